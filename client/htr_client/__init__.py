@@ -1,0 +1,51 @@
+"""Client for handwritten text recognition served by TensorFlow Serving, without TensorFlow.
+
+    from htr_client import HtrClient
+
+    with HtrClient("localhost:8500") as client:
+        print(client.transcribe("word.png").text)
+
+Everything is loaded at first use, so that decoding and picture checks work where grpcio is not installed.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from htr_client.client import AsyncHtrClient, Character, HtrClient, Timings, Transcription, VersionStatus
+    from htr_client.connection import Tls
+    from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
+    from htr_client.errors import HtrError, PictureError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "client": ("AsyncHtrClient", "Character", "HtrClient", "Timings", "Transcription", "VersionStatus"),
+    "connection": ("Tls",),
+    "decoding": ("Alphabet", "BestPath", "Decoded", "Decoder"),
+    "errors": ("HtrError", "PictureError"),
+}
+
+__all__ = [
+    "Alphabet",
+    "AsyncHtrClient",
+    "BestPath",
+    "Character",
+    "Decoded",
+    "Decoder",
+    "HtrClient",
+    "HtrError",
+    "PictureError",
+    "Timings",
+    "Tls",
+    "Transcription",
+    "VersionStatus",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"htr_client.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

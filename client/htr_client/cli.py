@@ -1,0 +1,218 @@
+"""The command line: `htr-client`, and the part of `htr predict` that does the work."""
+
+import argparse
+import csv
+import glob
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from htr_client.errors import HtrError
+
+if TYPE_CHECKING:
+    from htr_client.client import Transcription
+    from htr_client.connection import Tls
+    from htr_client.decoding import Decoder
+    from htr_client.pictures import Picture
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `run` reads.
+
+    Args:
+        parser: To add them to.
+    """
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder, glob, or - for standard input")
+    parser.add_argument("--format", choices=["text", "json", "csv"], default="text", help="json: one object a line")
+    server = parser.add_argument_group("server")
+    server.add_argument("--server", default="localhost:8500", metavar="HOST:PORT", help="several with commas")
+    server.add_argument("--model", default="htr", help="name of the served model (default: %(default)s)")
+    which = server.add_mutually_exclusive_group()
+    which.add_argument("--model-version", type=int, metavar="N", help="default: the server's latest")
+    which.add_argument("--model-label", metavar="LABEL", help="such as stable or canary")
+    server.add_argument("--timeout", type=float, default=15.0, metavar="SECONDS", help="of one request")
+    server.add_argument("--patience", type=float, default=60.0, metavar="SECONDS", help="for a server that is away")
+    server.add_argument("--batch-size", type=int, default=32, metavar="N", help="most pictures in a request")
+    server.add_argument("--in-flight", type=int, default=4, metavar="N", help="most requests at a time")
+    server.add_argument("--tls", action="store_true", help="encrypt, and trust the usual public certificates")
+    server.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
+    server.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
+    server.add_argument("--tls-key", metavar="PEM", help="its private key")
+    decoding = parser.add_argument_group("decoding")
+    decoding.add_argument("--decoder", choices=["best-path", "beam"], help="default: best-path; beam with --lexicon/lm")
+    decoding.add_argument("--beam-width", type=int, default=16, metavar="N")
+    decoding.add_argument("--alternatives", type=int, default=0, metavar="N", help="other readings to show (beam)")
+    decoding.add_argument("--lexicon", metavar="FILE", help="words that may be written, one or more a line")
+    decoding.add_argument("--lm", metavar="FILE", help="text to learn a character language model from")
+    decoding.add_argument(
+        "--lm-order", type=int, default=5, metavar="N", help="characters the model looks at, with the next"
+    )
+    decoding.add_argument("--lm-weight", type=float, default=0.5, metavar="W", help="of the language model")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Transcribe the pictures and print the results.
+
+    Args:
+        args: As `add_arguments` defines them.
+
+    Returns:
+        Exit code: 0 when every picture was transcribed, 1 when one or more were not or the server failed, 2 for
+        wrong usage.
+    """
+    from htr_client.client import HtrClient  # so that --help does not wait for gRPC
+
+    try:
+        paths = list(_expand(args.pictures))
+        decoder = _decoder(args)
+        client = HtrClient(
+            args.server,
+            args.model,
+            version=args.model_version,
+            label=args.model_label,
+            tls=_tls(args),
+            timeout=args.timeout,
+            patience=args.patience,
+            batch_size=args.batch_size,
+            in_flight=args.in_flight,
+            decoder=decoder,
+        )
+    except (ValueError, OSError, HtrError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    failed = 0
+    # A bar in the middle of results on the same terminal would be torn apart.
+    progress = sys.stderr.isatty() and not sys.stdout.isatty() and len(paths) > 1
+    try:
+        with client:
+            write = _writer(args.format, sys.stdout)
+            pictures: list[Picture] = [sys.stdin.buffer.read() if path == "-" else path for path in paths]
+            for done, (path, result) in enumerate(zip(paths, client.transcribe_many(pictures), strict=True), 1):
+                write(path, result)
+                if result.error is not None:
+                    failed += 1
+                    print(f"error: {path}: {result.error}", file=sys.stderr)
+                if progress:
+                    _progress(done, len(paths), failed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has gone (such as head); nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except HtrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 1 if failed else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `htr-client`.
+
+    Args:
+        argv: Arguments; by default the process's.
+
+    Returns:
+        Exit code, see `run`.
+    """
+    parser = argparse.ArgumentParser("htr-client", description="Transcribe pictures of handwriting.")
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def _expand(arguments: list[str]) -> Iterator[str]:
+    for argument in arguments:
+        if argument == "-" or os.path.isfile(argument):
+            yield argument
+        elif os.path.isdir(argument):
+            found = sorted(str(path) for path in Path(argument).rglob("*") if path.suffix.lower() in _SUFFIXES)
+            if not found:
+                raise ValueError(f"no picture in the folder {argument!r} (looked for {' '.join(sorted(_SUFFIXES))})")
+            yield from found
+        elif glob.has_magic(argument):
+            found = sorted(path for path in glob.glob(argument, recursive=True) if os.path.isfile(path))
+            if not found:
+                raise ValueError(f"no file matches {argument!r}")
+            yield from found
+        else:
+            yield argument  # reported with the results as a file that cannot be read
+
+
+def _decoder(args: argparse.Namespace) -> "Decoder | None":
+    if args.decoder == "best-path" and (args.lexicon or args.lm or args.alternatives):
+        raise ValueError("--lexicon, --lm and --alternatives need --decoder beam")
+    if args.decoder != "beam" and not (args.lexicon or args.lm or args.alternatives):
+        return None
+    from htr_client.beam import PrefixBeamSearch
+    from htr_client.language import CharacterModel, Lexicon
+
+    lexicon = Lexicon.from_file(args.lexicon) if args.lexicon else None
+    model = CharacterModel.from_file(args.lm, order=args.lm_order) if args.lm else None
+    return PrefixBeamSearch(
+        args.beam_width,
+        alternatives=args.alternatives,
+        lexicon=lexicon,
+        language_model=model,
+        language_weight=args.lm_weight,
+    )
+
+
+def _tls(args: argparse.Namespace) -> "Tls | bool":
+    from htr_client.connection import Tls
+
+    if bool(args.tls_certificate) != bool(args.tls_key):
+        raise ValueError("--tls-certificate and --tls-key belong together")
+    if args.tls_ca or args.tls_certificate:
+        return Tls(ca=args.tls_ca, certificate=args.tls_certificate, key=args.tls_key)
+    return bool(args.tls)
+
+
+class _writer:
+    """Prints results in one of the formats."""
+
+    def __init__(self, format_: str, out: TextIO) -> None:
+        self._format = format_
+        self._out = out
+        self._csv = csv.writer(out, lineterminator="\n")
+        if format_ == "csv":
+            self._csv.writerow(["file", "text", "confidence", "model_version", "error"])
+
+    def __call__(self, path: str, result: "Transcription") -> None:
+        error = result.error
+        if self._format == "csv":
+            row = [path, result.text, f"{result.confidence:.4f}", result.version, error.reason if error else ""]
+            self._csv.writerow(row)
+        elif self._format == "text" and error is None:
+            print(f"{path}\t{result.text}\t{result.confidence:.3f}", file=self._out)
+        elif self._format == "json":
+            fields = {
+                "file": path,
+                "text": result.text,
+                "confidence": round(result.confidence, 6),
+                "characters": [
+                    {"text": text, "confidence": round(confidence, 6), "span": [round(edge, 1) for edge in span]}
+                    for text, confidence, span in result.characters
+                ],
+                "alternatives": [
+                    {"text": text, "confidence": round(confidence, 6)} for text, confidence in result.alternatives
+                ],
+                "model": result.model,
+                "model_version": result.version,
+                "error": None if error is None else {"reason": error.reason, "message": str(error)},
+            }
+            print(json.dumps(fields, ensure_ascii=False), file=self._out)
+
+
+def _progress(done: int, total: int, failed: int) -> None:
+    filled = 30 * done // total
+    note = f", {failed} failed" if failed else ""
+    end = "\n" if done == total else ""
+    print(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done}/{total}{note} ", end=end, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""How this client talks gRPC: addresses, TLS, channel options, and what a failed call means."""
+
+import ipaddress
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+import grpc
+
+from htr_client.errors import (
+    AccessDenied,
+    HtrError,
+    MissingExtra,
+    ModelNotFound,
+    ModelUnusable,
+    PictureError,
+    RequestRefused,
+    RequestTooLarge,
+    ServerBusy,
+    ServerFault,
+    ServerUnavailable,
+    TimedOut,
+)
+
+Metadata = Callable[[], Iterable[tuple[str, str]]]
+Pem = Union[str, "os.PathLike[str]", bytes]
+
+# Predict is a pure function, so a call may be repeated. A full server answers RESOURCE_EXHAUSTED at once and without
+# having started; the throttle keeps a struggling server from getting five times the load: half of the tokens are
+# gone after 50 failures in a row, and then nothing is repeated in the channel until calls succeed again.
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                # CANCELLED is what a stopping server says to the calls it cuts off; this client never cancels its own.
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
+            },
+        }
+    ],
+}
+
+# What TensorFlow Serving says (INVALID_ARGUMENT) when the request itself is wrong, whatever pictures it holds.
+_WRONG_REQUEST = re.compile(
+    r"ModelSpec|signature|servable version label|output tensor alias|Expects arg\[|tensor parsing error"
+)
+_SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Encryption and identities; every part is a path or the PEM bytes themselves.
+
+    Attributes:
+        ca: Certificates that the server's certificate must be signed by; None for the usual public ones.
+        certificate: This client's own certificate chain, for mutual TLS.
+        key: The private key of `certificate`.
+        server_name: Name expected in the server's certificate, when it differs from the address.
+    """
+
+    ca: Pem | None = None
+    certificate: Pem | None = None
+    key: Pem | None = None
+    server_name: str | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the parts.
+
+        Returns:
+            gRPC channel credentials.
+
+        Raises:
+            OSError: When a file cannot be read.
+        """
+        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.certificate))
+
+
+def _pem(part: Pem | None) -> bytes | None:
+    if part is None or isinstance(part, bytes):
+        return part
+    with open(part, "rb") as file:
+        return file.read()
+
+
+def grpc_target(addresses: str | Sequence[str]) -> str:
+    """The gRPC target for one address or several.
+
+    Args:
+        addresses: "host:port" (the name may stand for several servers), any gRPC target with a scheme, or several
+            "host:port". Names among several are looked up once, here; gRPC has no target for a list of names.
+
+    Returns:
+        A target over which round_robin balances.
+
+    Raises:
+        ValueError: When there is no address or one has no port.
+        ServerUnavailable: When one of several names cannot be resolved.
+    """
+    if isinstance(addresses, str):
+        addresses = addresses.split(",") if not _SCHEME.match(addresses) else [addresses]
+    if not addresses:
+        raise ValueError("no address")
+    if len(addresses) == 1:
+        if _SCHEME.match(addresses[0]):
+            return addresses[0]
+        _split(addresses[0])
+        return f"dns:///{addresses[0]}"
+    found: list[tuple[str, int]] = []
+    for address in addresses:
+        host, port = _split(address)
+        try:
+            found += [info[4][:2] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]  # type: ignore[misc]
+        except OSError as error:
+            raise ServerUnavailable(f"The name {host!r} cannot be resolved: {error}.") from None
+    # A gRPC target is of one family. IPv4 when every server has such an address, else IPv6.
+    by_family: dict[int, list[str]] = {4: [], 6: []}
+    for host, port in dict.fromkeys(found):
+        version = ipaddress.ip_address(host.partition("%")[0]).version
+        by_family[version].append(f"{host}:{port}" if version == 4 else f"[{host}]:{port}")
+    return "ipv4:" + ",".join(by_family[4]) if by_family[4] else "ipv6:" + ",".join(by_family[6])
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.strip().rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"an address is host:port, not {address!r}")
+    return host.strip("[]"), int(port)
+
+
+def channel_options(tls: Tls | None, max_message_bytes: int) -> list[tuple[str, Any]]:
+    """Options of a channel.
+
+    Args:
+        tls: For the name to expect, or None.
+        max_message_bytes: Limit of a request and of an answer.
+
+    Returns:
+        gRPC channel arguments.
+    """
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.enable_retries", 1),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        # Finds a peer that vanished without closing. Only during calls: TensorFlow Serving, like every gRPC server
+        # with default settings, closes connections that ping while they are idle.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 0),
+        # gRPC's own maximum of two minutes would leave a restarted server unused for that long.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 500),
+        ("grpc.max_reconnect_backoff_ms", 3_000),
+    ]
+    if tls is not None and tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return options
+
+
+def tracing() -> Any:
+    """OpenTelemetry's instrumentation of gRPC.
+
+    Returns:
+        The module opentelemetry.instrumentation.grpc.
+
+    Raises:
+        MissingExtra: When it is not installed.
+    """
+    try:
+        from opentelemetry.instrumentation import grpc as instrumentation
+        from opentelemetry.instrumentation.grpc import grpcext  # noqa: F401  (used by the caller as an attribute)
+    except ImportError:
+        raise MissingExtra(
+            "opentelemetry=True needs the package opentelemetry-instrumentation-grpc.",
+            advice="Install it with: pip install 'htr-client[opentelemetry]'",
+        ) from None
+    return instrumentation
+
+
+def to_error(error: grpc.RpcError) -> HtrError:
+    """Translate a failed call.
+
+    Args:
+        error: What gRPC raised.
+
+    Returns:
+        The exception to raise instead. INVALID_ARGUMENT becomes a PictureError unless the server's words show that
+        the request is wrong whatever it holds.
+    """
+    code: grpc.StatusCode = error.code()
+    details: str = error.details() or ""
+    said = f"The server says {code.name}: {details.rstrip('.')}." if details else f"The call failed with {code.name}."
+    if code is grpc.StatusCode.INVALID_ARGUMENT and not _WRONG_REQUEST.search(details):
+        return PictureError("refused", said, advice="", code=code.name)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        return RequestTooLarge(said, code=code.name)
+    return _ERRORS.get(code, ServerFault)(said, code=code.name)
+
+
+_ERRORS: dict[grpc.StatusCode, type[HtrError]] = {
+    grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
+    grpc.StatusCode.CANCELLED: ServerUnavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ServerBusy,
+    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
+    grpc.StatusCode.NOT_FOUND: ModelNotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: ModelUnusable,
+    grpc.StatusCode.INVALID_ARGUMENT: RequestRefused,
+    grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
+    grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
+}

@@ -1,0 +1,359 @@
+"""From the model's log-probabilities to text: alphabet, CTC probabilities, best path, and the decoder protocol.
+
+Names used throughout: `log_probs` is float32 [N, T, C], natural logarithms; `frames` is int32 [N], how many of the T
+frames of each row are valid; classes 0..C-2 are the characters of the alphabet and class C-1 is the blank.
+
+Everything works on whole batches in numpy, which lets go of the interpreter lock while it computes.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, overload
+
+import numpy as np
+
+
+class Alphabet(Sequence[str]):
+    """The characters a model can write, in class order; the blank comes after the last one.
+
+    Args:
+        characters: One string a class. Usually single code points; a longer one (a letter with a combining mark) works.
+
+    Raises:
+        ValueError: When a character is empty or comes twice.
+    """
+
+    def __init__(self, characters: Iterable[str]) -> None:
+        self._characters = tuple(characters)
+        self._ids = {character: i for i, character in enumerate(self._characters)}
+        if "" in self._ids or len(self._ids) != len(self._characters):
+            raise ValueError("the characters of an alphabet are different and not empty")
+        # Longest first, so that a letter with its combining mark wins over the bare letter.
+        longest_first = sorted(self._characters, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    @property
+    def blank(self) -> int:
+        """The class of the blank."""
+        return len(self._characters)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return self._characters[index]
+
+    def __len__(self) -> int:
+        return len(self._characters)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._characters)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Alphabet) and self._characters == other._characters
+
+    def __hash__(self) -> int:
+        return hash(self._characters)
+
+    def __repr__(self) -> str:
+        return f"Alphabet({self._characters!r})"
+
+    def encode(self, text: str, *, skip_unknown: bool = False) -> list[int]:
+        """Classes of a text.
+
+        Args:
+            text: In the same Unicode normal form as the alphabet (NFC).
+            skip_unknown: Leave out characters that are not in the alphabet.
+
+        Returns:
+            One class a character.
+
+        Raises:
+            ValueError: When a character is not in the alphabet and not to be skipped.
+        """
+        ids, at = [], 0
+        while at < len(text):
+            match = self._pattern.match(text, at)
+            if match is not None:
+                ids.append(self._ids[match.group()])
+            elif not skip_unknown:
+                raise ValueError(f"{text[at]!r} is not in the alphabet")
+            at = match.end() if match is not None else at + 1
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of classes (without blanks).
+
+        Args:
+            ids: Classes 0..C-2.
+
+        Returns:
+            The text.
+        """
+        return "".join([self._characters[i] for i in ids])
+
+
+class DecodedCharacter(NamedTuple):
+    """One character of a decoded text.
+
+    Attributes:
+        text: The character.
+        confidence: The highest probability of the character over the frames of its run, 0 to 1.
+        span: First frame of its run and the frame after the last one.
+    """
+
+    text: str
+    confidence: float
+    span: tuple[int, int]
+
+
+class Alternative(NamedTuple):
+    """Another reading of the same picture.
+
+    Attributes:
+        text: The text.
+        confidence: Its CTC posterior, 0 to 1.
+    """
+
+    text: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a decoder makes of one picture.
+
+    Attributes:
+        text: The text.
+        confidence: P(text | picture), the sum over all CTC alignments: the model's probability that the whole text is
+            right. 0 when there is no valid frame.
+        characters: The characters of the text with their confidence and span.
+        alternatives: Other readings, best first, when the decoder was asked for them.
+    """
+
+    text: str
+    confidence: float
+    characters: tuple[DecodedCharacter, ...]
+    alternatives: tuple[Alternative, ...] = ()
+
+
+class Decoder(Protocol):
+    """Anything that reads texts out of a batch of log-probabilities."""
+
+    def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
+        """Decode a batch.
+
+        Args:
+            log_probs: float32 [N, T, C].
+            frames: int [N], 0..T.
+            alphabet: Of C - 1 characters.
+
+        Returns:
+            N results, in order.
+
+        Raises:
+            ValueError: When the shapes do not fit each other or a number is not a number.
+        """
+        ...
+
+
+class BestPath:
+    """The most probable class of every frame; repeats merged, blanks dropped. Fast, and the default."""
+
+    def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
+        """Decode a batch; see `Decoder.decode`."""
+        check(log_probs, frames, alphabet)
+        count, length, _ = log_probs.shape
+        if log_probs.size == 0:
+            return [Decoded("", 0.0, ()) for _ in range(count)]
+        ids = log_probs.argmax(axis=2)
+        best = np.take_along_axis(log_probs, ids[:, :, None], axis=2)[:, :, 0]
+        ids[np.arange(length) >= frames[:, None]] = alphabet.blank
+        # A run is a stretch of equal classes; runs of the blank are dropped. Cutting also at every row's start keeps
+        # runs of neighbouring rows apart, so that the whole batch is one flat sequence.
+        starts_run = np.ones_like(ids, dtype=bool)
+        starts_run[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        starts = np.flatnonzero(starts_run)
+        ends = np.append(starts[1:], ids.size)
+        peaks = np.maximum.reduceat(best.ravel(), starts)
+        classes = ids.ravel()[starts]
+        kept = classes != alphabet.blank
+        rows, firsts = np.divmod(starts[kept], length)
+        lasts = ends[kept] - rows * length
+        classes = classes[kept]
+        confidences = np.exp(np.minimum(peaks[kept], 0.0)).tolist()
+        bounds = np.searchsorted(rows, np.arange(count + 1)).tolist()
+        labels = [classes[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        posteriors = np.where(frames > 0, np.exp(log_posteriors(log_probs, frames, labels)), 0.0).tolist()
+        characters = [
+            DecodedCharacter(alphabet[c], p, (a, b))
+            for c, p, a, b in zip(classes.tolist(), confidences, firsts.tolist(), lasts.tolist(), strict=True)
+        ]
+        results = []
+        for a, b, posterior in zip(bounds, bounds[1:], posteriors, strict=False):
+            text = "".join([character.text for character in characters[a:b]])
+            results.append(Decoded(text, posterior, tuple(characters[a:b])))
+        return results
+
+
+def check(log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> None:
+    """Refuse a batch whose parts do not fit each other.
+
+    Args:
+        log_probs: float [N, T, C].
+        frames: int [N].
+        alphabet: Of C - 1 characters.
+
+    Raises:
+        ValueError: With what does not fit.
+    """
+    if log_probs.ndim != 3 or log_probs.shape[2] != len(alphabet) + 1:
+        raise ValueError(f"log_probs of shape {log_probs.shape} do not fit {len(alphabet)} characters and a blank")
+    if frames.shape != log_probs.shape[:1]:
+        raise ValueError(f"frames of shape {frames.shape} do not fit log_probs of shape {log_probs.shape}")
+    if frames.size and not (frames.min() >= 0 and frames.max() <= log_probs.shape[1]):
+        raise ValueError(f"frames outside 0..{log_probs.shape[1]}")
+    if log_probs.size and np.isnan(log_probs.max()):
+        raise ValueError("log_probs holds NaN")
+
+
+def log_posteriors(log_probs: np.ndarray, frames: np.ndarray, labels: Sequence[Sequence[int]]) -> np.ndarray:
+    """The logarithm of P(text | picture) for one text a row: the CTC forward algorithm (Graves 2006).
+
+    Args:
+        log_probs: float [N, T, C].
+        frames: int [N].
+        labels: N sequences of classes, without blanks.
+
+    Returns:
+        float64 [N], at most 0; -inf for a text that cannot be aligned with so few frames.
+    """
+    count, length, classes = log_probs.shape
+    states, last, skips = _states(labels, classes - 1)
+    total = np.zeros(count)
+    if length == 0 or count == 0:
+        return np.where(last == 0, total, -np.inf)
+    # Probabilities instead of logarithms: one exponential for the whole batch, then products and sums only. Each frame
+    # is scaled by its most probable class and each step by its sum, so nothing underflows that matters.
+    peaks = log_probs.max(axis=2).astype(np.float64)
+    peaks[~np.isfinite(peaks)] = 0.0
+    emissions = np.take_along_axis(log_probs, states[:, None, :], axis=2).transpose(1, 0, 2).astype(np.float64)
+    emissions = np.exp(np.subtract(emissions, peaks.T[:, :, None], out=emissions), out=emissions)
+    alpha = np.zeros(states.shape)
+    alpha[:, 0] = 1.0  # before the first frame: as if on the leading blank, from where state 1 is one step away
+    with np.errstate(divide="ignore"):
+        for t in range(int(frames.max(initial=0))):
+            step = alpha.copy()
+            step[:, 1:] += alpha[:, :-1]
+            step[:, 2:] += alpha[:, :-2] * skips
+            step *= emissions[t]
+            scale = step.sum(axis=1)
+            active = t < frames
+            total += np.where(active, np.log(scale) + peaks[:, t], 0.0)
+            scale[scale == 0] = 1.0
+            alpha = np.where(active[:, None], step / scale[:, None], alpha)
+        rows = np.arange(count)
+        ending = alpha[rows, last] + np.where(last > 0, alpha[rows, last - 1], 0.0)
+        return np.minimum(total + np.log(ending), 0.0)
+
+
+def align(
+    log_probs: np.ndarray, frames: np.ndarray, labels: Sequence[Sequence[int]]
+) -> list[list[tuple[tuple[int, int], float]]]:
+    """Where each character of one text a row stands: the most probable CTC alignment (Viterbi).
+
+    Args:
+        log_probs: float [N, T, C].
+        frames: int [N].
+        labels: N sequences of classes, without blanks.
+
+    Returns:
+        For each row and each of its characters the span (first frame, frame after the last) and the highest
+        probability of the character in it; empty rows for texts that cannot be aligned.
+    """
+    count, length, classes = log_probs.shape
+    states, last, skips = _states(labels, classes - 1)
+    if length == 0 or count == 0:
+        return [[] for _ in labels]
+    emissions = np.take_along_axis(log_probs, states[:, None, :], axis=2).transpose(1, 0, 2)
+    score = np.full(states.shape, -np.inf)
+    score[:, 0] = 0.0
+    came_from = np.zeros((length, *states.shape), np.int8)
+    choices = np.full((3, *states.shape), -np.inf)
+    for t in range(int(frames.max(initial=0))):
+        choices[0] = score
+        choices[1, :, 1:] = score[:, :-1]
+        choices[2, :, 2:] = np.where(skips, score[:, :-2], -np.inf)
+        came_from[t] = choices.argmax(axis=0)
+        score = np.where((t < frames)[:, None], choices.max(axis=0) + emissions[t], score)
+    rows = np.arange(count)
+    at = np.where((last > 0) & (score[rows, last - 1] > score[rows, last]), last - 1, last)
+    reached = np.isfinite(score[rows, at]) & (frames > 0)
+    path = np.full((count, length), -1)
+    for t in range(length - 1, -1, -1):
+        active = t < frames
+        path[:, t] = np.where(active, at, -1)
+        at = np.where(active, at - came_from[t, rows, at], at)
+    results: list[list[tuple[tuple[int, int], float]]] = []
+    for row, ids in enumerate(labels):
+        if not reached[row]:
+            results.append([])
+            continue
+        # States never go back, so a character's frames are found by bisection.
+        starts = np.searchsorted(path[row, : frames[row]], 2 * np.arange(len(ids)) + 1, side="left").tolist()
+        ends = np.searchsorted(path[row, : frames[row]], 2 * np.arange(len(ids)) + 1, side="right").tolist()
+        results.append(
+            [
+                ((a, b), float(np.exp(min(0.0, log_probs[row, a:b, i].max()))))
+                for i, a, b in zip(ids, starts, ends, strict=True)
+            ]
+        )
+    return results
+
+
+def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
+    """Levenshtein distance: the fewest insertions, deletions and replacements between two sequences.
+
+    Args:
+        reference: A string (counts characters) or a list of words (counts words).
+        hypothesis: Of the same kind.
+
+    Returns:
+        The number of edits.
+    """
+    # Myers' bit-parallel algorithm as simplified by Hyyrö (2003): a column of the table is two integers.
+    if not reference:
+        return len(hypothesis)
+    where: dict[object, int] = {}
+    for i, symbol in enumerate(reference):
+        where[symbol] = where.get(symbol, 0) | 1 << i
+    full = (1 << len(reference)) - 1
+    last = 1 << (len(reference) - 1)
+    up, down, distance = full, 0, len(reference)
+    for symbol in hypothesis:
+        equal = where.get(symbol, 0)
+        diagonal = (((equal & up) + up) ^ up) | equal | down
+        rises = down | ~(diagonal | up)
+        falls = diagonal & up
+        distance += bool(rises & last) - bool(falls & last)
+        rises = rises << 1 | 1
+        up = (falls << 1 | ~(diagonal | rises)) & full
+        down = diagonal & rises & full
+    return distance
+
+
+def _states(labels: Sequence[Sequence[int]], blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """CTC states of one text a row: blanks around every character.
+
+    Returns:
+        Classes of the states, int [N, S]; the last state of each row, int [N]; and for the states from 2 on whether
+        the state two before leads to it (a new character, not the same as the one before), bool [N, S - 2].
+    """
+    lengths = np.array([len(ids) for ids in labels], int)
+    # At least one character wide, so that the slices of the callers hold for a batch of empty texts too.
+    states = np.full((len(labels), 2 * max(1, int(lengths.max(initial=0))) + 1), blank)
+    for row, ids in enumerate(labels):
+        states[row, 1 : 2 * len(ids) : 2] = ids
+    return states, 2 * lengths, (states[:, 2:] != blank) & (states[:, 2:] != states[:, :-2])

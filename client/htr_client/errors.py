@@ -1,0 +1,110 @@
+"""The exceptions of this package: what happened, whether trying again can help, and what to do about it."""
+
+
+class HtrError(Exception):
+    """Base class of everything this package raises on purpose.
+
+    Attributes:
+        what: What happened, one sentence.
+        advice: What the caller can do about it.
+        retryable: Whether the same call can succeed later without any change.
+        code: Name of the gRPC status code, or "" when the error did not come from a call.
+    """
+
+    retryable = False
+    advice = ""
+
+    def __init__(self, what: str, *, advice: str | None = None, code: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.code = code
+        if advice is not None:
+            self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.advice}".strip()
+
+
+class PictureError(HtrError):
+    """A picture cannot be transcribed; other pictures are not affected.
+
+    Attributes:
+        reason: "empty" (no bytes or no pixels), "not_a_picture" (no known signature), "truncated" (the file ends
+            early), "too_large" (more pixels or bytes than allowed), "undecodable" (damaged, or a kind that is not
+            supported), "unreadable" (the file cannot be opened) or "refused" (the server did not take it).
+    """
+
+    def __init__(self, reason: str, what: str, *, advice: str | None = None, code: str = "") -> None:
+        super().__init__(what, advice=advice, code=code)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:
+        # The default would call PictureError(what), so that an error could not come back from a worker process.
+        return (type(self), (self.reason, self.what))
+
+
+class MissingExtra(HtrError):
+    """An optional library is needed and not installed."""
+
+
+class ServerUnavailable(HtrError):
+    """Nobody answers at the address, the connection broke, or the server is starting or stopping (UNAVAILABLE)."""
+
+    retryable = True
+    advice = "Check the address and that the server runs; calls were already retried with backoff."
+
+
+class ServerBusy(HtrError):
+    """The server has no free thread or queue place (RESOURCE_EXHAUSTED)."""
+
+    retryable = True
+    advice = "Send fewer requests at once, try again later, or give the server more threads or replicas."
+
+
+class TimedOut(HtrError):
+    """The deadline passed before the answer came (DEADLINE_EXCEEDED)."""
+
+    retryable = True
+    advice = "Raise the timeout, send smaller batches, or look at the load of the server."
+
+
+class ModelNotFound(HtrError):
+    """The server does not serve this model, version or label (NOT_FOUND)."""
+
+    advice = "Compare model, version and label with what model_status() says."
+
+
+class ModelUnusable(HtrError):
+    """The server has the model but cannot run it, or it lacks the signatures of this system (FAILED_PRECONDITION)."""
+
+    advice = "The pushed version is broken or of another kind: roll back to the last good version."
+
+
+class RequestRefused(HtrError):
+    """The server calls the request invalid (INVALID_ARGUMENT); sending it again cannot help."""
+
+    advice = "The same request will be refused again; see the server's words above."
+
+
+class AccessDenied(HtrError):
+    """The server wants other credentials (UNAUTHENTICATED, PERMISSION_DENIED)."""
+
+    advice = "Check the TLS certificates and the metadata (tokens) that this client sends."
+
+
+class RequestTooLarge(HtrError):
+    """A message is larger than the limit of the client."""
+
+    advice = "Send fewer or smaller pictures a request, or raise max_message_bytes here and on the server."
+
+
+class ServerFault(HtrError):
+    """The server failed in a way that is not the caller's fault (INTERNAL, UNKNOWN, DATA_LOSS ...)."""
+
+    advice = "Look at the server's log."
+
+
+class UnexpectedAnswer(HtrError):
+    """The server answered with something that is not what the signatures of this system promise."""
+
+    advice = "Check that the address, the model and the signature belong to this system."

@@ -1,0 +1,184 @@
+"""The gate: which bounds a model must meet to be blessed, and afterwards which one it missed by how much."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
+
+from pipeline.config import GateConfig
+
+SLICES = ("writer", "length_band", "source")
+_MODULE = "components.evaluator.tfma_metrics"
+
+
+def eval_config(gate: GateConfig, with_baseline: bool = True) -> config_pb2.EvalConfig:
+    """What TFX Evaluator measures and judges.
+
+    Args:
+        gate: the bounds.
+        with_baseline: whether the last blessed model is compared with.
+
+    Returns:
+        CER (`cer`, `cer_low`, `cer_high`), WER (`wer`, ...), `exact` and `samples`, overall and by `SLICES`.
+    """
+    # Per slice throughout: a plain threshold of a metric would hold for every slice that is computed.
+    everything = config_pb2.SlicingSpec()
+    change = config_pb2.MetricThreshold(
+        change_threshold=config_pb2.GenericChangeThreshold(
+            direction=config_pb2.LOWER_IS_BETTER, absolute={"value": gate.max_cer_increase}
+        )
+    )
+    # The interval's upper end: with few samples a good mean may be luck. Slices are often that small, so there the
+    # rate itself is judged.
+    thresholds = {
+        "cer_high": [_threshold(everything, _bound(gate.max_cer))],
+        "cer": [_threshold(everything, change)]
+        + [_threshold(_slicing_spec(name), _bound(value)) for name, value in sorted(gate.slice_max_cer.items())],
+    }
+    metrics = []
+    for name, unit, statistic in (
+        ("cer", "character", "rate"), ("cer_low", "character", "low"), ("cer_high", "character", "high"),
+        ("character_edits", "character", "edits"), ("characters", "character", "length"),
+        ("samples", "character", "samples"), ("exact", "character", "exact"),
+        ("wer", "word", "rate"), ("wer_low", "word", "low"), ("wer_high", "word", "high"),
+    ):  # fmt: skip
+        config = {"name": name, "unit": unit, "statistic": statistic, "level": gate.confidence_level}
+        metrics.append(
+            config_pb2.MetricConfig(
+                class_name="ErrorRate", module=_MODULE, config=json.dumps(config),
+                per_slice_thresholds=thresholds.get(name),
+            )
+        )  # fmt: skip
+    # Without prediction_key TFMA would compare the label with some output and say nothing.
+    spec = {"signature_name": "evaluate", "label_key": "text", "prediction_key": "text"}
+    models = [config_pb2.ModelSpec(name="candidate" if with_baseline else "", **spec)]
+    if with_baseline:
+        models.append(config_pb2.ModelSpec(name="baseline", is_baseline=True, **spec))
+    return config_pb2.EvalConfig(
+        model_specs=models,
+        slicing_specs=[config_pb2.SlicingSpec()]
+        + [config_pb2.SlicingSpec(feature_keys=[key]) for key in SLICES]
+        + [_slicing_spec(name) for name in sorted(gate.slice_max_cer) if "=" in name],
+        metrics_specs=[config_pb2.MetricsSpec(metrics=metrics)],
+    )
+
+
+def _bound(value: float) -> config_pb2.MetricThreshold:
+    return config_pb2.MetricThreshold(value_threshold=config_pb2.GenericValueThreshold(upper_bound={"value": value}))
+
+
+def _threshold(
+    slicing: config_pb2.SlicingSpec, threshold: config_pb2.MetricThreshold
+) -> config_pb2.PerSliceMetricThreshold:
+    return config_pb2.PerSliceMetricThreshold(slicing_specs=[slicing], threshold=threshold)
+
+
+def _slicing_spec(name: str) -> config_pb2.SlicingSpec:
+    key, equals, value = name.partition("=")
+    if equals:
+        return config_pb2.SlicingSpec(feature_values={key: value})
+    return config_pb2.SlicingSpec(feature_keys=[key])
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One missed bound.
+
+    Attributes:
+        metric: name of the metric.
+        slice: such as "writer = 7", or "all".
+        value: measured.
+        bound: what it should have been at most.
+        kind: "bound", or "change" against the last blessed model.
+    """
+
+    metric: str
+    slice: str
+    value: float
+    bound: float
+    kind: str
+
+    def __str__(self) -> str:
+        where = "" if self.slice == "all" else f" for {self.slice}"
+        if self.kind == "change":
+            return (
+                f"CER{where} is {self.value:+.4f} against the last blessed model, "
+                f"gate.max_cer_increase allows {self.bound:+.4f}: {self.value - self.bound:.4f} too much"
+            )
+        setting = "gate.max_cer" if self.slice == "all" else "gate.slice_max_cer"
+        what = "the upper end of the CER's interval" if self.metric == "cer_high" else "CER"
+        return f"{what}{where} is {self.value:.4f}, {setting} allows {self.bound:g}: {self.value - self.bound:.4f} too much"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the Evaluator found.
+
+    Attributes:
+        blessed: whether the model may ship.
+        metrics: of the candidate over all samples, by name.
+        baseline: of the last blessed model on the same samples; None where there was none.
+        slices: metrics of the candidate by slice name such as "writer = 7".
+        failures: missed bounds.
+    """
+
+    blessed: bool
+    metrics: dict[str, float]
+    baseline: dict[str, float] | None
+    slices: dict[str, dict[str, float]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def read_verdict(evaluation_uri: str) -> Verdict:
+    """Reads an evaluation artifact.
+
+    Args:
+        evaluation_uri: of the ModelEvaluation artifact.
+
+    Returns:
+        Metrics and verdict.
+    """
+    validation = tfma.load_validation_result(evaluation_uri)
+    by_model: dict[str, dict[str, dict[str, float]]] = {}
+    for record in tfma.load_metrics(evaluation_uri):
+        name = _slice_name(record.slice_key)
+        for metric in record.metric_keys_and_values:
+            values = by_model.setdefault(metric.key.model_name, {}).setdefault(name, {})
+            if not metric.key.is_diff:
+                values[metric.key.name] = _number(metric.value)
+    candidate = by_model.get("candidate", by_model.get("", {}))
+    failures = [
+        _failure(failure, _slice_name(per_slice.slice_key))
+        for per_slice in validation.metric_validations_per_slice
+        for failure in per_slice.failures
+    ]
+    slices = {name: values for name, values in sorted(candidate.items()) if name != "all"}
+    baseline = by_model.get("baseline", {}).get("all")
+    return Verdict(bool(validation.validation_ok), candidate.get("all", {}), baseline, slices, failures)
+
+
+def _slice_name(key: Any) -> str:
+    return " and ".join(f"{c.column} = {_slice_value(c)}" for c in key.single_slice_keys) or "all"
+
+
+def _slice_value(part: Any) -> str:
+    value = getattr(part, part.WhichOneof("kind"))
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def _number(value: Any) -> float:
+    return value.double_value.value if value.WhichOneof("type") == "double_value" else math.nan
+
+
+def _failure(failure: Any, slice_name: str) -> Failure:
+    threshold = failure.metric_threshold
+    if threshold.HasField("change_threshold"):
+        bound, kind = threshold.change_threshold.absolute.value, "change"
+    else:
+        bound, kind = threshold.value_threshold.upper_bound.value, "bound"
+    return Failure(failure.metric_key.name, slice_name, _number(failure.metric_value), bound, kind)

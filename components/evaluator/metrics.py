@@ -1,0 +1,109 @@
+"""CER and WER: the one implementation that training, Evaluator, command line and benchmarks share.
+
+CER = sum of edit distances / sum of reference lengths in characters, over all samples (micro-average). WER is the same
+over words between white space. Neither is a mean of per-sample rates: one wrong letter in a word of two would weigh
+as much as ten in a line of twenty. Texts are compared as they are, in NFC, without stripping or folding anything.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from htr_client.decoding import edit_distance
+
+Unit = Literal["character", "word"]
+RESAMPLES = 2000
+
+
+@dataclass
+class ErrorCounts:
+    """How often each pair (edits, reference length) occurred: all that rate and interval need.
+
+    A few hundred distinct pairs stand for millions of samples, and counts merge in any order to the same result.
+    """
+
+    pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def add(self, reference: str, prediction: str, unit: Unit = "character") -> None:
+        """Counts one sample."""
+        self.pairs[edits_and_length(reference, prediction, unit)] += 1
+
+    def merge(self, others: Iterable[ErrorCounts]) -> ErrorCounts:
+        """Adds other counts to these and returns them."""
+        for other in others:
+            self.pairs.update(other.pairs)
+        return self
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return sum(self.pairs.values())
+
+    @property
+    def edits(self) -> int:
+        """Sum of the edit distances."""
+        return sum(edits * count for (edits, _), count in self.pairs.items())
+
+    @property
+    def length(self) -> int:
+        """Sum of the reference lengths."""
+        return sum(length * count for (_, length), count in self.pairs.items())
+
+    @property
+    def rate(self) -> float:
+        """Edits / length; NaN without reference characters."""
+        return self.edits / self.length if self.length else float("nan")
+
+    @property
+    def exact(self) -> float:
+        """Share of samples without an edit; NaN without samples."""
+        right = sum(count for (edits, _), count in self.pairs.items() if edits == 0)
+        return right / self.samples if self.pairs else float("nan")
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Bootstrap percentile interval of the rate over samples (Efron 1979), always the same for the same counts.
+
+        Args:
+            level: its coverage, e.g. 0.95.
+
+        Returns:
+            Lower and upper end; NaN without reference characters.
+        """
+        if not self.length:
+            return float("nan"), float("nan")
+        pairs = sorted(self.pairs)
+        counts = np.array([self.pairs[pair] for pair in pairs], np.float64)
+        # Drawing n samples with replacement is drawing the multinomial counts of the distinct pairs.
+        drawn = np.random.default_rng(0).multinomial(self.samples, counts / counts.sum(), size=RESAMPLES)
+        totals = drawn @ np.array(pairs, np.float64)
+        rates = totals[:, 0] / np.maximum(totals[:, 1], 1.0)
+        low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+
+def edits_and_length(reference: str, prediction: str, unit: Unit = "character") -> tuple[int, int]:
+    """Edit distance of one sample and the length of its reference, in characters or words."""
+    reference = unicodedata.normalize("NFC", reference)
+    prediction = unicodedata.normalize("NFC", prediction)
+    if unit == "word":
+        words = reference.split()
+        return edit_distance(words, prediction.split()), len(words)
+    return edit_distance(reference, prediction), len(reference)
+
+
+def count_errors(references: Iterable[str], predictions: Iterable[str], unit: Unit = "character") -> ErrorCounts:
+    """Counts all samples of two equally long sequences.
+
+    Raises:
+        ValueError: one is longer than the other.
+    """
+    counts = ErrorCounts()
+    for reference, prediction in zip(references, predictions, strict=True):
+        counts.add(reference, prediction, unit)
+    return counts

@@ -1,0 +1,291 @@
+"""HandwritingExampleGen: the pipeline's first step, from CSV files and pictures to tf.Examples in splits."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import tensorflow as tf
+from tfx.components.example_gen import write_split
+from tfx.dsl.components.base import base_beam_component, base_beam_executor, base_driver, executor_spec
+from tfx.dsl.io import fileio
+from tfx.orchestration.portable import base_driver as portable_driver
+from tfx.proto.orchestration import driver_output_pb2
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
+from tfx.types.artifact import Artifact
+
+from components.example_gen import dataset
+from pipeline.config import DataConfig, TransformConfig
+
+REJECTS_FILE = "rejects.csv"
+COUNTS_FILE = "counts.json"
+_METRICS = "htr.ExampleGen"
+
+
+class TooManyRejects(RuntimeError):
+    """More rows were rejected than `data.max_rejected` allows, or a split has no pictures left.
+
+    Attributes:
+        counts: what was accepted by split and rejected by reason.
+    """
+
+    def __init__(self, message: str, counts: dict[str, dict[str, int]]):
+        super().__init__(message)
+        self.counts = counts
+
+
+class Quarantine(Artifact):
+    """Rejected rows (`rejects.csv`: csv, row, image, text, reason, detail) and counts (`counts.json`)."""
+
+    TYPE_NAME = "HandwritingQuarantine"
+
+
+class HandwritingExampleGenSpec(component_spec.ComponentSpec):
+    """Inputs, outputs and settings of HandwritingExampleGen."""
+
+    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+        "data_config": component_spec.ExecutionParameter(type=str),
+        "transform_config": component_spec.ExecutionParameter(type=str),
+        "rejects_copy": component_spec.ExecutionParameter(type=str, optional=True),
+        # Set by the driver, so that a changed picture is a changed input.
+        "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
+    }
+    INPUTS = {}  # noqa: RUF012
+    OUTPUTS = {  # noqa: RUF012
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "quarantine": component_spec.ChannelParameter(type=Quarantine),
+    }
+
+
+class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
+    """Adds a fingerprint of label files and pictures to what TFX's cache compares."""
+
+    def __init__(self, metadata_handle: Any):
+        base_driver.BaseDriver.__init__(self, metadata_handle)
+        portable_driver.BaseDriver.__init__(self, metadata_handle)
+
+    def resolve_exec_properties(
+        self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
+    ) -> dict[str, Any]:
+        """Called by runners with classic drivers."""
+        tables, _ = dataset.find_tables(DataConfig.model_validate_json(exec_properties["data_config"]))
+        exec_properties["input_fingerprint"] = dataset.fingerprint(tables)
+        return exec_properties
+
+    def run(self, execution_info: Any) -> driver_output_pb2.DriverOutput:
+        """Called by runners that execute the pipeline's intermediate representation."""
+        result = driver_output_pb2.DriverOutput()
+        properties = self.resolve_exec_properties(dict(execution_info.exec_properties), None, None)
+        for name, value in properties.items():
+            if value is not None:
+                result.exec_properties[name].string_value = value
+        return result
+
+
+class _ReadRows(beam.DoFn):
+    def process(self, table: dataset.Table) -> Iterator[dataset.Row]:
+        yield from dataset.read_rows(table)
+
+
+class _Examine(beam.DoFn):
+    """Row -> serialized tf.Example in the output of its split, or Reject in the output "rejects"."""
+
+    def __init__(self, given: frozenset[str], data_config: str, transform_config: str):
+        self._given = given
+        self._data_config, self._transform_config = data_config, transform_config
+
+    def setup(self) -> None:
+        self._data = DataConfig.model_validate_json(self._data_config)
+        self._transform = TransformConfig.model_validate_json(self._transform_config)
+
+    def process(self, row: dataset.Row) -> Iterator[Any]:
+        result = dataset.examine(row, self._given, self._data, self._transform)
+        if isinstance(result, dataset.Reject):
+            beam.metrics.Metrics.counter(_METRICS, f"rejected_{result.reason}").inc()
+            yield beam.pvalue.TaggedOutput("rejects", result)
+        else:
+            beam.metrics.Metrics.counter(_METRICS, f"accepted_{result.split}").inc()
+            yield beam.pvalue.TaggedOutput(result.split, to_example(result).SerializeToString(deterministic=True))
+
+
+def to_example(sample: dataset.Sample) -> tf.train.Example:
+    """The tf.Example of one accepted row; components/schema/schema.pbtxt describes its features."""
+
+    def text(value: str) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+
+    def integer(value: int) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    features = {
+        "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[sample.image])),
+        "text": text(sample.text),
+        "id": text(sample.id),
+        "source": text(sample.source),
+        "writer": text(sample.writer),
+        "width": integer(sample.width),
+        "height": integer(sample.height),
+        "text_length": integer(len(sample.text)),
+        "length_band": text(length_band(len(sample.text))),
+    }
+    for name, number in sample.statistics.items():
+        features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=[number]))
+    return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+def length_band(characters: int) -> str:
+    """Slice of a text by its number of characters; single lengths would be slices too small to judge."""
+    for top in (4, 8, 12, 16, 24, 32, 48, 64, 96):
+        if characters <= top:
+            return f"<={top:02d}"
+    return ">96"
+
+
+class _Count(beam.CombineFn):
+    def create_accumulator(self) -> collections.Counter:
+        return collections.Counter()
+
+    def add_input(self, counts: collections.Counter, key: str) -> collections.Counter:
+        counts[key] += 1
+        return counts
+
+    def merge_accumulators(self, accumulators: Iterable[collections.Counter]) -> collections.Counter:
+        return sum(accumulators, collections.Counter())
+
+    def extract_output(self, counts: collections.Counter) -> collections.Counter:
+        return counts
+
+
+def _as_csv_line(reject: dataset.Reject) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(
+        [reject.table, reject.line, reject.image, reject.text, reject.reason, reject.detail]
+    )
+    return line.getvalue()
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Reads, checks and splits all rows in one Beam pipeline."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Writes the examples of each split, the rejects and their counts.
+
+        Raises:
+            DatasetError: there is nothing to read.
+            TooManyRejects: the rejected share exceeds `data.max_rejected`, or a split is empty.
+        """
+        data = DataConfig.model_validate_json(exec_properties["data_config"])
+        tables, notes = dataset.find_tables(data)
+        examples = artifact_utils.get_single_instance(output_dict["examples"])
+        quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
+        examples.split_names = artifact_utils.encode_split_names(list(dataset.SPLITS))
+        examine = _Examine(
+            dataset.named_splits(tables), exec_properties["data_config"], exec_properties["transform_config"]
+        )
+        with self._make_beam_pipeline() as pipeline:
+            checked = (
+                pipeline
+                | "Tables" >> beam.Create(tables)
+                | "Rows" >> beam.ParDo(_ReadRows())
+                | "Spread" >> beam.Reshuffle()
+                | "Examine" >> beam.ParDo(examine).with_outputs(*dataset.SPLITS, "rejects")
+            )
+            counts = []
+            for split in dataset.SPLITS:
+                uri = artifact_utils.get_split_uri([examples], split)
+                _ = checked[split] | f"Write[{split}]" >> write_split.WriteSplit(uri, "tfrecords_gzip", exec_properties)
+                counts.append(checked[split] | f"Key[{split}]" >> beam.Map(lambda _, key: key, f"accepted/{split}"))
+            _ = (
+                checked["rejects"]
+                | "Format" >> beam.Map(_as_csv_line)
+                | "WriteRejects"
+                >> beam.io.WriteToText(
+                    os.path.join(quarantine.uri, REJECTS_FILE),
+                    num_shards=1, shard_name_template="", header="csv,row,image,text,reason,detail",
+                )
+            )  # fmt: skip
+            counts.append(checked["rejects"] | "Reason" >> beam.Map(lambda reject: f"rejected/{reject.reason}"))
+            _ = (
+                counts
+                | "AllKeys" >> beam.Flatten()
+                | "Count" >> beam.CombineGlobally(_Count())
+                | "ToJson" >> beam.Map(lambda counter: json.dumps(_nested(counter, notes), indent=1, sort_keys=True))
+                | "WriteCounts"
+                >> beam.io.WriteToText(
+                    os.path.join(quarantine.uri, COUNTS_FILE), num_shards=1, shard_name_template=""
+                )
+            )
+        counted = read_counts(quarantine.uri)
+        if exec_properties.get("rejects_copy"):  # the artifact is removed when this step fails
+            fileio.makedirs(os.path.dirname(exec_properties["rejects_copy"]))
+            fileio.copy(os.path.join(quarantine.uri, REJECTS_FILE), exec_properties["rejects_copy"], overwrite=True)
+        check_counts(counted, data, exec_properties.get("rejects_copy"))
+
+
+def _nested(counter: collections.Counter, notes: list[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {"accepted": dict.fromkeys(dataset.SPLITS, 0), "rejected": {}, "notes": notes}
+    for key, count in counter.items():
+        outcome, name = key.split("/")
+        result[outcome][name] = count
+    return result
+
+
+def read_counts(quarantine_uri: str) -> dict[str, Any]:
+    """Reads `{"accepted": {split: n}, "rejected": {reason: n}, "notes": [...]}` of a Quarantine artifact."""
+    with fileio.open(os.path.join(quarantine_uri, COUNTS_FILE)) as file:
+        return json.loads(file.read())
+
+
+def check_counts(counts: dict[str, Any], data: DataConfig, rejects_copy: str | None) -> None:
+    """Raises `TooManyRejects` when too many rows were refused, or a split is empty."""
+    accepted, rejected = sum(counts["accepted"].values()), sum(counts["rejected"].values())
+    total = accepted + rejected
+    by_reason = ", ".join(f"{n} {reason}" for reason, n in sorted(counts["rejected"].items(), key=lambda x: -x[1]))
+    where = f" Each is listed in {rejects_copy}." if rejects_copy else ""
+    if not total:
+        raise dataset.DatasetError("The CSV files hold a header line but no rows.")
+    if rejected > data.max_rejected * total:
+        raise TooManyRejects(
+            f"{rejected} of {total} rows were rejected ({rejected / total:.1%}; data.max_rejected allows "
+            f"{data.max_rejected:.1%}): {by_reason}.{where}",
+            counts,
+        )
+    empty = [split for split, count in counts["accepted"].items() if not count]
+    if empty:
+        raise dataset.DatasetError(
+            f"No pictures fell into the split(s) {' and '.join(empty)}: {accepted} accepted rows are split by writer "
+            f"(or by picture where there is no writer column). Add data, raise data.validation_fraction or "
+            f"data.eval_fraction, or draw again with another data.split_salt."
+        )
+
+
+class HandwritingExampleGen(base_beam_component.BaseBeamComponent):
+    """From dataset folders to tf.Examples in the splits train, validation and eval, and a quarantine."""
+
+    SPEC_CLASS = HandwritingExampleGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+    DRIVER_CLASS = Driver
+
+    def __init__(self, data: DataConfig, transform: TransformConfig, rejects_copy: str | None = None):
+        """Creates the step.
+
+        Args:
+            data: what to read and refuse.
+            transform: geometry of the image tensor, for the check of labels against frames.
+            rejects_copy: file that always holds the rejects of the last run, also when it failed.
+        """
+        super().__init__(
+            HandwritingExampleGenSpec(
+                data_config=data.model_dump_json(),
+                transform_config=transform.model_dump_json(),
+                rejects_copy=rejects_copy,
+                examples=channel_utils.as_channel([standard_artifacts.Examples()]),
+                quarantine=channel_utils.as_channel([Quarantine()]),
+            )
+        )

@@ -1,0 +1,443 @@
+"""Reads the dataset contract: folders of CSV/TSV files and pictures, as Kaggle ships them.
+
+No TFX here: `htr check` uses the same functions as the pipeline step, so both accept and reject the same rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+
+from components.transform.geometry import available_frames, needed_frames
+from htr_client import pictures
+from pipeline.config import DataConfig, TransformConfig
+
+SPLITS = ("train", "validation", "eval")
+IMAGE_COLUMNS = ("filename", "file_name", "image", "image_path", "path", "file", "img")
+TEXT_COLUMNS = ("text", "label", "identity", "transcription", "word", "words")
+DELIMITERS = ",;\t|"
+# Words in a file name or split column and the split that they mean; `test` is what the gate judges.
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "eval", "testing": "eval", "eval": "eval", "evaluation": "eval",
+}  # fmt: skip
+
+csv.field_size_limit(16 * 1024 * 1024)
+
+
+class DatasetError(ValueError):
+    """The dataset as a whole cannot be read; the message names the folder or file and what to do."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One CSV/TSV file with labels.
+
+    Attributes:
+        path: of the file.
+        root: dataset folder that it belongs to.
+        delimiter: between its fields.
+        encoding: of the file.
+        image, text, writer, split: positions of the columns; None where there is none.
+        columns: number of columns.
+        default_split: split that the file's name says, else None.
+    """
+
+    path: str
+    root: str
+    delimiter: str
+    encoding: str
+    image: int
+    text: int
+    writer: int | None
+    split: int | None
+    columns: int
+    default_split: str | None
+
+    @property
+    def name(self) -> str:
+        """Path relative to the dataset folder, with the folder's own name in front."""
+        return os.path.join(os.path.basename(self.root), os.path.relpath(self.path, self.root))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One data row of a table, not yet checked.
+
+    Attributes:
+        table: that it stands in.
+        line: number of its last line in the file, from 1.
+        fields: as read.
+    """
+
+    table: Table
+    line: int
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An accepted row: a picture and its text.
+
+    Attributes:
+        id: picture's path below its dataset folder, with the folder's name in front.
+        source: name of the dataset folder.
+        image: encoded PNG or JPEG.
+        text: label, NFC-normalised.
+        writer: who wrote it; empty if unknown.
+        split: one of `SPLITS`.
+        width, height: pixels of the picture.
+        statistics: numbers that describe the picture, by name (see `describe`).
+    """
+
+    id: str
+    source: str
+    image: bytes
+    text: str
+    writer: str
+    split: str
+    width: int
+    height: int
+    statistics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A refused row.
+
+    Attributes:
+        table: name of the CSV file.
+        line: its line.
+        image: picture's path as the row gives it.
+        text: label as the row gives it, at most 200 characters.
+        reason: one of a few words, for counting.
+        detail: what exactly is wrong.
+    """
+
+    table: str
+    line: int
+    image: str
+    text: str
+    reason: str
+    detail: str
+
+
+class _Rejected(Exception):
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
+    """Finds the label files of all dataset folders.
+
+    Args:
+        config: paths and column names.
+
+    Returns:
+        The tables, sorted by path, and notes on CSV files that hold no labels.
+
+    Raises:
+        DatasetError: no such folder, no CSV file in it, none with the needed columns, an unreadable or empty one.
+    """
+    if not config.paths:
+        raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and pictures).")
+    tables: list[Table] = []
+    notes: list[str] = []
+    for root in config.paths:
+        root = os.path.abspath(root)
+        if not os.path.isdir(root):
+            what = "is a file, not a folder" if os.path.exists(root) else "does not exist"
+            raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
+        paths = _csv_files(root)
+        if not paths:
+            raise DatasetError(f"The data folder {root} holds no .csv or .tsv file with labels.")
+        found = []
+        for path in paths:
+            table = _open_table(path, root, config)
+            if isinstance(table, Table):
+                found.append(table)
+            else:
+                notes.append(table)
+        if not found:
+            raise DatasetError(" ".join(notes[-len(paths) :]))
+        tables += found
+    return tables, notes
+
+
+def _csv_files(root: str) -> list[str]:
+    for depth in range(2):  # archives often unpack into one more folder
+        folders = [root] if depth == 0 else [e.path for e in os.scandir(root) if e.is_dir()]
+        found = [e.path for f in folders for e in os.scandir(f) if e.name.lower().endswith((".csv", ".tsv"))]
+        if found:
+            return sorted(found)
+    return []
+
+
+def _open_table(path: str, root: str, config: DataConfig) -> Table | str:
+    """Reads the header line. Returns the table, or a sentence that says why the file holds no labels."""
+    with open(path, "rb") as file:
+        mark = file.read(4)
+    encoding = config.encoding
+    if mark.startswith(b"\xef\xbb\xbf"):
+        encoding = "utf-8-sig"
+    elif mark.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    try:
+        with open(path, encoding=encoding, newline="") as file:
+            header_line = file.readline()
+    except (UnicodeDecodeError, LookupError) as error:
+        raise DatasetError(_encoding_problem(path, encoding, error)) from error
+    if not header_line.strip():
+        raise DatasetError(f"{path} is empty: it needs a header line such as `filename,text` and one row a picture.")
+    delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([header_line], delimiter=d))))
+    header = [name.strip() for name in next(csv.reader([header_line], delimiter=delimiter))]
+
+    def position(wanted: str | None, usual: tuple[str, ...], setting: str) -> int | None:
+        if wanted is not None:
+            if wanted not in header:
+                raise DatasetError(f"{path} has no column {wanted!r} ({setting}). It has: {', '.join(header)}.")
+            return header.index(wanted)
+        lowered = [name.lower() for name in header]
+        return next((lowered.index(name) for name in usual if name in lowered), None)
+
+    image = position(config.image_column, IMAGE_COLUMNS, "data.image_column")
+    text = position(config.text_column, TEXT_COLUMNS, "data.text_column")
+    missing = [f"{what} (one of {', '.join(names)}, or set data.{what}_column)"
+               for what, names, at in (("image", IMAGE_COLUMNS, image), ("text", TEXT_COLUMNS, text)) if at is None]  # fmt: skip
+    if image is None or text is None:
+        return f"{path} has no column for {' and none for '.join(missing)}. Its columns are: {', '.join(header)}."
+    words = re.split(r"[^a-z]+", os.path.basename(path).lower())
+    return Table(
+        path=path, root=root, delimiter=delimiter, encoding=encoding, image=image, text=text,
+        writer=position(config.writer_column, ("writer",), "data.writer_column"),
+        split=position(config.split_column, ("split",), "data.split_column"),
+        columns=len(header), default_split=next((SPLIT_NAMES[w] for w in words if w in SPLIT_NAMES), None),
+    )  # fmt: skip
+
+
+def _encoding_problem(path: str, encoding: str, error: Exception) -> str:
+    return f"{path} is not {encoding} text ({error}). Save it as UTF-8, or name its encoding with data.encoding."
+
+
+def read_rows(table: Table) -> Iterator[Row]:
+    """Reads the rows of a table; empty lines are passed over.
+
+    Raises:
+        DatasetError: the file is not text in its encoding, or breaks the CSV format.
+    """
+    with open(table.path, encoding=table.encoding, newline="") as file:
+        reader = csv.reader(file, delimiter=table.delimiter)
+        try:
+            next(reader)
+            for fields in reader:
+                if fields:
+                    yield Row(table, reader.line_num, tuple(fields))
+        except UnicodeDecodeError as error:
+            raise DatasetError(_encoding_problem(table.path, table.encoding, error)) from error
+        except csv.Error as error:
+            raise DatasetError(f"{table.path}, line {reader.line_num}: {error}.") from error
+
+
+def named_splits(tables: list[Table]) -> frozenset[str]:
+    """Splits that file names give; the rest is drawn (see `assign_split`)."""
+    return frozenset(t.default_split for t in tables if t.default_split)
+
+
+def assign_split(named: str | None, key: str, given: frozenset[str], config: DataConfig) -> str:
+    """The split of one row.
+
+    A split that the data names is kept, with two exceptions that make sure that training never sees what the gate
+    judges: a named `validation` becomes `eval` where no `eval` is named, and `validation` is then drawn from `train`.
+    Everything else is drawn by the SHA-256 of `key` (the writer, or the picture's id): the same key is always in the
+    same split, whatever else the dataset holds.
+
+    Args:
+        named: split that the file name or column gives, or None.
+        key: writer, or the picture's id where writers are unknown.
+        given: all splits that the dataset names.
+        config: fractions and salt.
+    """
+    draw = int.from_bytes(hashlib.sha256(f"{config.split_salt}\0{key}".encode()).digest()[:8], "big") / 2**64
+    has_eval, has_validation = "eval" in given, "validation" in given
+    if named == "eval" or (named == "validation" and has_eval):
+        return named
+    if named == "validation":
+        return "eval"
+    if named == "train" and has_eval and has_validation:
+        return "train"
+    if draw < config.eval_fraction and not (has_eval or has_validation):
+        return "eval"
+    if draw < config.eval_fraction + config.validation_fraction and draw >= config.eval_fraction:
+        if not (has_eval and has_validation):
+            return "validation"
+    return "train"
+
+
+def examine(
+    row: Row, given: frozenset[str], data: DataConfig, transform: TransformConfig
+) -> Sample | Reject:
+    """Checks one row completely: its fields, its picture, its label against the frames.
+
+    Args:
+        row: to check.
+        given: splits that the dataset names, from `named_splits`.
+        data: what to refuse.
+        transform: geometry of the image tensor, for the number of frames.
+
+    Returns:
+        The sample, or the reject with its reason.
+    """
+    table = row.table
+    image = row.fields[table.image] if len(row.fields) > table.image else ""
+    text = row.fields[table.text] if len(row.fields) > table.text else ""
+    try:
+        if len(row.fields) != table.columns:
+            raise _Rejected("malformed_row", f"{len(row.fields)} fields where the header has {table.columns}")
+        label = _check_label(text, data)
+        path = resolve_image(image.strip(), table)
+        encoded, grey = _read_picture(path, data)
+        height, width = grey.shape
+        frames, needed = available_frames(width, height, transform), needed_frames(label)
+        if needed > frames:
+            raise _Rejected(
+                "label_too_long", f"{len(label)} characters need {needed} frames, a {width} x {height} picture has {frames}"
+            )
+        writer = row.fields[table.writer].strip() if table.writer is not None else ""
+        identity = os.path.join(os.path.basename(table.root), os.path.relpath(path, table.root))
+        named = table.default_split
+        if table.split is not None and row.fields[table.split].strip():
+            named = SPLIT_NAMES.get(row.fields[table.split].strip().lower())
+            if named is None:
+                raise _Rejected("unknown_split", f"{row.fields[table.split]!r} is none of {', '.join(SPLIT_NAMES)}")
+    except _Rejected as rejected:
+        return Reject(table.name, row.line, image[:500], text[:200], rejected.reason, rejected.detail)
+    return Sample(
+        id=identity, source=os.path.basename(table.root), image=encoded, text=label,
+        writer=writer, split=assign_split(named, writer or identity, given, data), width=width, height=height,
+        statistics=describe(grey),
+    )  # fmt: skip
+
+
+def examine_without_image(
+    row: Row, given: frozenset[str], data: DataConfig, transform: TransformConfig
+) -> Sample | Reject:
+    """Like `examine`, but the sample does not carry the picture: for results that travel between processes."""
+    result = examine(row, given, data, transform)
+    return result if isinstance(result, Reject) else replace(result, image=b"")
+
+
+def _check_label(text: str, data: DataConfig) -> str:
+    label = unicodedata.normalize("NFC", text).strip()
+    if not label:
+        raise _Rejected("empty_label", "the label is empty")
+    if label in data.placeholders:
+        raise _Rejected("placeholder_label", f"{label!r} stands for 'no text' (data.placeholders)")
+    control = sorted({c for c in label if unicodedata.category(c) in ("Cc", "Cs")})
+    if control:
+        raise _Rejected("control_character", f"the label holds {', '.join(map(repr, control))}")
+    if data.alphabet is not None:
+        unknown = sorted(set(label) - set(unicodedata.normalize("NFC", data.alphabet)))
+        if unknown:
+            raise _Rejected("unknown_character", f"not in data.alphabet: {' '.join(map(repr, unknown))}")
+    return label
+
+
+def resolve_image(name: str, table: Table) -> str:
+    """Finds the picture that a row names: relative to the CSV, else below the dataset folder by its base name."""
+    if not name:
+        raise _Rejected("missing_file", "the row names no picture")
+    path = os.path.normpath(os.path.join(os.path.dirname(table.path), name))
+    if not os.path.exists(path):
+        found = _files_by_name(table.root).get(os.path.basename(name.replace("\\", "/")), ())
+        if len(found) > 1:
+            raise _Rejected("ambiguous_file", f"{len(found)} files of that name, among them {found[0]} and {found[1]}")
+        if not found:
+            raise _Rejected("missing_file", f"no file {name} beside the CSV nor anywhere below {table.root}")
+        path = found[0]
+    if os.path.commonpath([os.path.realpath(path), os.path.realpath(table.root)]) != os.path.realpath(table.root):
+        raise _Rejected("outside_folder", f"{path} lies outside of {table.root}")
+    return path
+
+
+@functools.lru_cache(maxsize=16)
+def _files_by_name(root: str) -> dict[str, tuple[str, ...]]:
+    index: dict[str, tuple[str, ...]] = {}
+    for folder, _, files in os.walk(root):
+        for file in files:
+            index[file] = (*index.get(file, ()), os.path.join(folder, file))
+    return index
+
+
+def _read_picture(path: str, data: DataConfig) -> tuple[bytes, np.ndarray]:
+    """Returns bytes that the Transform graph can decode, and the grey picture uint8 [height, width]."""
+    try:
+        with open(path, "rb") as file:
+            encoded = file.read()
+    except OSError as error:
+        raise _Rejected("unreadable_file", f"{path}: {error.strerror}") from error
+    try:
+        packed = pictures.pack(encoded, max_pixels=int(data.max_megapixels * 1e6))
+    except pictures.PictureError as error:
+        reason = "picture_too_large" if error.reason == "too_large" else f"picture_{error.reason}"
+        raise _Rejected(reason, str(error)) from error
+    return packed.data, pictures.load(packed.data)
+
+
+def describe(grey: np.ndarray) -> dict[str, float]:
+    """Cheap numbers that move when pictures change: drift in the images becomes visible in their statistics.
+
+    Args:
+        grey: uint8 [height, width].
+
+    Returns:
+        paper_level and ink_level (95th and 2nd percentile of the grey values, 0..255), ink_share (share of pixels
+        darker than half-way), sharpness (mean absolute Laplacian over the contrast).
+    """
+    levels = np.cumsum(np.bincount(grey.ravel(), minlength=256)) / grey.size
+    ink, paper = int(np.searchsorted(levels, 0.02)), int(np.searchsorted(levels, 0.95))
+    contrast = max(paper - ink, 1)
+    return {
+        "paper_level": float(paper),
+        "ink_level": float(ink),
+        "ink_share": float(levels[min((ink + paper) // 2, 255)]) if paper > ink else 0.0,
+        "sharpness": float(np.abs(cv2.Laplacian(grey, cv2.CV_16S)).mean() / contrast),
+    }
+
+
+def fingerprint(tables: list[Table]) -> str:
+    """Changes when a label file or any picture below the dataset folders changes (content or name).
+
+    Label files count by content, pictures by path, size and modification time: reading hundreds of thousands of
+    pictures only to find that nothing changed would cost more than it saves.
+    """
+    digest = hashlib.sha256()
+    for table in tables:
+        with open(table.path, "rb") as file:
+            digest.update(table.path.encode() + b"\0" + hashlib.sha256(file.read()).digest())
+    for root in sorted({table.root for table in tables}):
+        for folder, folders, files in os.walk(root):
+            folders.sort()
+            for name in sorted(files):
+                if name.lower().endswith((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")):
+                    stat = os.stat(os.path.join(folder, name))
+                    digest.update(f"{folder}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def write_rejects(rejects: list[Reject], file: io.TextIOBase) -> None:
+    """Writes rejects as CSV with a header line."""
+    writer = csv.writer(file)
+    writer.writerow(["csv", "row", "image", "text", "reason", "detail"])
+    writer.writerows([r.table, r.line, r.image, r.text, r.reason, r.detail] for r in rejects)

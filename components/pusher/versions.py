@@ -1,0 +1,107 @@
+"""The directory of numbered versions that a model server watches: push, list, roll back.
+
+No TFX or TensorFlow here: `htr versions` and `htr rollback` start at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+
+# Servers look at numeric names only, so what is being written or has been withdrawn may lie beside them.
+_INCOMING, _WITHDRAWN = ".incoming-", ".withdrawn-"
+
+
+class VersionError(RuntimeError):
+    """A version cannot be pushed or withdrawn; the message says why."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A pushed version.
+
+    Attributes:
+        number: of the version; the greatest is the newest.
+        path: its directory.
+        withdrawn: True after a rollback.
+    """
+
+    number: int
+    path: str
+    withdrawn: bool
+
+
+def list_versions(model_dir: str) -> list[Version]:
+    """All versions below a model directory, oldest first, with those that were withdrawn."""
+    found = []
+    for name in os.listdir(model_dir) if os.path.isdir(model_dir) else ():
+        withdrawn = name.startswith(_WITHDRAWN)
+        number = name.removeprefix(_WITHDRAWN)
+        if number.isdigit():
+            found.append(Version(int(number), os.path.join(model_dir, name), withdrawn))
+    return sorted(found, key=lambda version: version.number)
+
+
+def push(source: str, model_dir: str, keep: int) -> int:
+    """Copies a SavedModel into a model directory as its newest version.
+
+    A server that polls the directory sees the whole version or none: the copy is made under a name that servers pass
+    over, flushed to disk, and renamed.
+
+    Args:
+        source: directory of the SavedModel.
+        model_dir: directory of the numbered versions; made if missing.
+        keep: versions that remain, this one included; older ones are deleted, as are leftovers of broken pushes.
+
+    Returns:
+        The version's number: the Unix time in seconds, or one more than the greatest number ever used here.
+    """
+    os.makedirs(model_dir, exist_ok=True)
+    for name in os.listdir(model_dir):
+        if name.startswith(_INCOMING):
+            shutil.rmtree(os.path.join(model_dir, name))
+    numbers = [version.number for version in list_versions(model_dir)]
+    number = max([int(time.time()), *(n + 1 for n in numbers)])
+    incoming = os.path.join(model_dir, f"{_INCOMING}{number}")
+    shutil.copytree(source, incoming)
+    for folder, _, files in os.walk(incoming):
+        for name in files:
+            _flush(os.path.join(folder, name))
+        _flush(folder)
+    os.rename(incoming, os.path.join(model_dir, str(number)))
+    _flush(model_dir)
+    serving = [version for version in list_versions(model_dir) if not version.withdrawn]
+    for version in serving[:-keep]:
+        shutil.rmtree(version.path)
+    return number
+
+
+def roll_back(model_dir: str) -> tuple[int, int]:
+    """Withdraws the newest version, so that servers go back to the one before.
+
+    Args:
+        model_dir: directory of the numbered versions.
+
+    Returns:
+        The withdrawn version's number and that of the version which is now the newest.
+
+    Raises:
+        VersionError: there is no earlier version.
+    """
+    serving = [version for version in list_versions(model_dir) if not version.withdrawn]
+    if len(serving) < 2:
+        raise VersionError(f"{model_dir} holds {len(serving)} version(s): there is none to go back to.")
+    newest = serving[-1]
+    os.rename(newest.path, os.path.join(model_dir, f"{_WITHDRAWN}{newest.number}"))
+    _flush(model_dir)
+    return newest.number, serving[-2].number
+
+
+def _flush(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,234 @@
+"""Draws one word in one writer's hand.
+
+A word is set glyph by glyph at a few times the final size, bent (slant, waves of the baseline, trembling),
+made thinner or thicker by moving its outline, scaled down and laid on paper.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from components.sample_data.fonts import LINE_PX, FontInfo, Glyph, load_glyphs
+
+MIN_HEIGHT, MAX_HEIGHT = 24, 64
+MAX_ASPECT = 4.8
+"""Pictures are at most this many times as wide as high."""
+_COMFORTABLE_ASPECT = 3.9  # just fits 128 x 32; longer labels are written narrower before they are let grow wider
+_NARROWEST = 0.6
+
+# Blue, green, red, as OpenCV orders them.
+_INKS = {
+    "black": (34, 30, 30),
+    "grey": (88, 82, 80),
+    "blue": (120, 48, 30),
+    "royal": (150, 70, 40),
+    "brown": (30, 44, 74),
+}
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One synthetic writer: a font and the traits that all pictures of this writer share.
+
+    Attributes:
+        name: As it stands in the column WRITER.
+        font: Shared with other writers.
+        slant: Horizontal shift per unit of height.
+        stroke: Width of the strokes as a fraction of the line height.
+        spacing: Extra space between letters as a fraction of the line height.
+        stretch: Width of the hand relative to the font's.
+        height: Typical height of the pictures.
+        wave: How far the baseline bends, as a fraction of the line height.
+        tremor: How far strokes stray, in pixels of the large drawing.
+        ink: Colour of the ink, blue-green-red.
+        opacity: How strongly the ink covers the paper.
+        paper: Colour of the paper, blue-green-red.
+        grain: Standard deviation of the paper's noise.
+        ruled: Chance that a picture shows a ruled line.
+        colour: Whether the pictures have colours.
+    """
+
+    name: str
+    font: FontInfo
+    slant: float
+    stroke: float
+    spacing: float
+    stretch: float
+    height: float
+    wave: float
+    tremor: float
+    ink: tuple[float, ...]
+    opacity: float
+    paper: tuple[float, ...]
+    grain: float
+    ruled: float
+    colour: bool
+
+
+def make_writer(name: str, font: FontInfo, rng: np.random.Generator) -> Writer:
+    """Draws the traits of a writer."""
+    tone = rng.uniform(205, 250)
+    tint = rng.uniform(0, 14)  # yellowish rather than bluish, as old paper is
+    return Writer(
+        name=name,
+        font=font,
+        slant=float(rng.uniform(-0.12, 0.16) if font.joined else rng.uniform(-0.12, 0.28)),
+        stroke=float(rng.uniform(0.035, 0.075)),
+        spacing=float(rng.uniform(-0.01, 0.01) if font.joined else rng.uniform(-0.01, 0.07)),
+        stretch=float(rng.uniform(0.88, 1.15)),
+        height=float(np.clip(rng.lognormal(np.log(36), 0.2), 27, 54)),
+        wave=float(rng.uniform(0.005, 0.035)),
+        tremor=float(rng.uniform(0.3, 1.8)),
+        ink=tuple(_INKS[rng.choice(list(_INKS))]),
+        opacity=float(rng.uniform(0.85, 1.0)),
+        paper=(tone - tint, tone - 0.3 * tint, tone),
+        grain=float(rng.uniform(1.0, 5.0)),
+        ruled=float(rng.choice([0.0, 0.1, 0.7], p=[0.5, 0.3, 0.2])),
+        colour=bool(rng.random() < 0.5),
+    )
+
+
+def render(text: str, writer: Writer, rng: np.random.Generator) -> np.ndarray:
+    """Draws a text in a writer's hand.
+
+    Args:
+        text: One line, every character of which the writer's font must have.
+        writer: Whose hand it is.
+        rng: What differs from one picture of the writer to the next.
+
+    Returns:
+        The picture, uint8, [height, width] or [height, width, 3] (blue, green, red).
+
+    Raises:
+        ValueError: If the font lacks a character of the text.
+    """
+    mask, baseline = _set_glyphs(text, writer, rng)
+    mask = _bend(mask, baseline, writer, rng)
+    mask = _restroke(mask, writer, rng)
+    return _on_paper(mask, baseline, writer, rng)
+
+
+def _field(shape: tuple[int, ...], step: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns smooth noise [height, width] of about unit variance that changes over distances of `step` pixels."""
+    nodes = rng.standard_normal((int(shape[0] / step) + 2, int(shape[1] / step) + 2)).astype(np.float32)
+    return cv2.resize(nodes, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+
+
+def _set_glyphs(text: str, writer: Writer, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Returns the ink of the text, set on a straight line with room on all sides, and the row of the baseline."""
+    glyphs = load_glyphs(writer.font)
+    spacing = writer.spacing * LINE_PX
+    unsteady = 0.0 if writer.font.joined else 0.012 * LINE_PX
+    placed: list[tuple[int, int, Glyph]] = []
+    pen = 0.0
+    for character in text:
+        glyph = glyphs.glyph(character)
+        if glyph is None:
+            raise ValueError(f"The font {writer.font.name} cannot write {character!r} (in {text!r}).")
+        shift, drop = rng.standard_normal(2) * unsteady
+        placed.append((round(pen + shift) + glyph.left, round(drop) + glyph.top, glyph))
+        pen += glyph.advance + spacing
+    pad = LINE_PX // 2  # what bending may need
+    left = min(x for x, _, g in placed if g.mask.size) - pad
+    right = max(x + g.mask.shape[1] for x, _, g in placed if g.mask.size) + pad
+    top = min(*(y for _, y, g in placed if g.mask.size), -round(glyphs.ascent)) - pad // 2
+    bottom = max(*(y + g.mask.shape[0] for _, y, g in placed if g.mask.size), round(glyphs.descent)) + pad // 2
+    canvas = np.zeros((bottom - top, right - left), np.uint8)
+    for x, y, glyph in placed:
+        height, width = glyph.mask.shape
+        window = canvas[y - top : y - top + height, x - left : x - left + width]
+        np.maximum(window, glyph.mask, out=window)
+    return canvas, -top
+
+
+def _bend(mask: np.ndarray, baseline: int, writer: Writer, rng: np.random.Generator) -> np.ndarray:
+    """Slants the text and lets its baseline wave and its strokes tremble."""
+    height, width = mask.shape
+    columns = np.arange(width, dtype=np.float32)
+    rows = np.arange(height, dtype=np.float32)[:, None]
+    slant = writer.slant + rng.normal(0, 0.03)
+    length = LINE_PX * rng.uniform(2.5, 6.0)
+    wave = writer.wave * LINE_PX * np.sin(2 * np.pi * (columns / length + rng.random())).astype(np.float32)
+    slope = rng.normal(0, 0.012) * (columns - width / 2)
+    limit = LINE_PX / 8  # a long word on a steep line would leave the canvas
+    map_x = columns + slant * (rows - baseline) + writer.tremor * _field(mask.shape, LINE_PX / 5, rng)
+    map_y = rows + np.clip(wave + slope, -limit, limit) + writer.tremor * _field(mask.shape, LINE_PX / 5, rng)
+    return cv2.remap(mask, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR)
+
+
+def _restroke(mask: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndarray:
+    """Gives the strokes the writer's width: moves the outline by a distance that changes along the word."""
+    natural = load_glyphs(writer.font).stroke
+    wanted = LINE_PX * writer.stroke * rng.lognormal(0, 0.08)
+    # Too much of either kind would break thin strokes or fill the eyes of letters.
+    grow = np.clip((wanted - natural) / 2, -0.2 * natural, 0.02 * LINE_PX)
+    ink = (mask > 127).astype(np.uint8)
+    inside = cv2.distanceTransform(ink, cv2.DIST_L2, 3)
+    outside = cv2.distanceTransform(1 - ink, cv2.DIST_L2, 3)
+    pressure = 0.25 * _field((1, mask.shape[1]), LINE_PX, rng)
+    return np.clip(inside - outside + grow + pressure + 0.5, 0, 1).astype(np.float32)
+
+
+def _on_paper(mask: np.ndarray, baseline: int, writer: Writer, rng: np.random.Generator) -> np.ndarray:
+    """Scales the ink down and lays it on paper."""
+    glyphs = load_glyphs(writer.font)
+    rows, columns = np.flatnonzero(mask.max(axis=1) > 0.5), np.flatnonzero(mask.max(axis=0) > 0.5)
+    ink = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+    # Crops lie between the whole line and the ink alone: "nurse" fills more of the height when cut out tightly.
+    tight = rng.uniform(0, 0.6)
+    line_top, line_bottom = baseline - glyphs.ascent, baseline + glyphs.descent
+    box_top = min(rows[0], (1 - tight) * line_top + tight * rows[0])
+    box_bottom = max(rows[-1] + 1, (1 - tight) * line_bottom + tight * (rows[-1] + 1))
+
+    height = int(np.clip(round(writer.height * rng.lognormal(0, 0.1)), MIN_HEIGHT, MAX_HEIGHT))
+    scale = rng.uniform(0.74, 0.94) * height / (box_bottom - box_top)
+    stretch = writer.stretch * rng.uniform(0.94, 1.06)
+    left, right = rng.uniform(0.04, 0.3, 2) * height
+    natural = ink.shape[1] * scale
+    stretch = min(stretch, max(_NARROWEST, (_COMFORTABLE_ASPECT * height - left - right) / natural))
+    scale *= min(1.0, (MAX_ASPECT * height - left - right - 2) / (natural * stretch))
+    ink_width = max(2, round(ink.shape[1] * scale * stretch))
+    ink_height = max(2, min(height - 2, round(ink.shape[0] * scale)))
+    width = ink_width + int(left) + int(right) + 1
+
+    room = height - (box_bottom - box_top) * scale
+    top = round(room * rng.uniform(0.2, 0.8) + (rows[0] - box_top) * scale)
+    top = int(np.clip(top, 1, height - 1 - ink_height))
+    alpha = np.zeros((height, width), np.float32)
+    alpha[top : top + ink_height, int(left) : int(left) + ink_width] = cv2.resize(
+        ink, (ink_width, ink_height), interpolation=cv2.INTER_AREA
+    )
+    alpha *= np.clip(writer.opacity + 0.06 * _field(alpha.shape, height, rng), 0.7, 1.0)
+
+    paper = _paper((height, width), writer, rng)
+    if rng.random() < writer.ruled:
+        foot = top + (baseline - rows[0]) * scale
+        _rule(paper, foot + rng.uniform(0.0, 0.08) * height, rng)
+    picture = paper * (1 - alpha[..., None]) + np.asarray(writer.ink, np.float32) * alpha[..., None]
+    if not writer.colour:
+        picture = picture @ np.array([[0.114], [0.587], [0.299]], np.float32)
+    sigma = rng.uniform(0, 0.75)
+    if sigma > 0.25:  # less is no blur at all
+        picture = cv2.GaussianBlur(picture, (0, 0), sigma)
+    picture = picture.reshape(height, width, -1)
+    picture = picture + rng.normal(0, writer.grain * rng.uniform(0.6, 1.4), picture.shape)
+    return np.squeeze(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
+
+
+def _paper(shape: tuple[int, int], writer: Writer, rng: np.random.Generator) -> np.ndarray:
+    """Returns an empty piece of the writer's paper, float32, with uneven light."""
+    height, width = shape
+    y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
+    light = rng.normal(0, 4) + rng.normal(0, 5) * x + rng.normal(0, 3) * y + 2.0 * _field(shape, height / 2, rng)
+    return np.asarray(writer.paper, np.float32) + light[..., None].astype(np.float32)
+
+
+def _rule(paper: np.ndarray, y: float, rng: np.random.Generator) -> None:
+    """Draws a ruled line across the paper, in place, lighter than any ink."""
+    height, width, _ = paper.shape
+    slope = rng.normal(0, 0.01)
+    distance = np.abs(np.arange(height)[:, None] - y - slope * (np.arange(width) - width / 2))
+    strength = np.clip(rng.uniform(0.8, 1.3) - distance, 0, 1)[..., None].astype(np.float32)
+    paper -= strength * rng.uniform(18, 55) * np.array([0.7, 0.9, 1.0], np.float32)  # bluish

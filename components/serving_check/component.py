@@ -1,0 +1,191 @@
+"""Serving check: loads the exported model in a model server process and sends it the warm-up requests over gRPC.
+
+A model can look healthy in Python and still fail in a server, so nothing is pushed before a server has answered.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+)
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
+from tfx.utils import json_utils, path_utils
+
+from components.trainer.export import WARMUP_FILE
+
+START_SECONDS = 180
+_VERSION = "1"
+
+
+class NotServable(RuntimeError):
+    """The model server did not load the model or did not answer its warm-up requests."""
+
+
+class ServingCheckSpec(component_spec.ComponentSpec):
+    """Inputs, outputs and settings of ServingCheck."""
+
+    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+        "server_command": component_spec.ExecutionParameter(type=str),
+        "name": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS = {  # noqa: RUF012
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}  # noqa: RUF012
+
+
+class Executor(base_executor.BaseExecutor):
+    """Starts the server, sends the requests, stops the server."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Marks the InfraBlessing; a model that the gate did not bless is not tried.
+
+        Raises:
+            NotServable: with what the server said.
+        """
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        model_blessing = artifact_utils.get_single_instance(input_dict["model_blessing"])
+        blessing.set_int_custom_property("blessed", 0)
+        if model_blessing.get_int_custom_property("blessed") != 1:
+            return
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        command = json_utils.loads(exec_properties["server_command"])
+        check(path_utils.serving_model_path(model.uri), exec_properties["name"], command)
+        blessing.set_int_custom_property("blessed", 1)
+
+
+def check(model_path: str, name: str, command: list[str]) -> int:
+    """Serves a SavedModel in a process of its own and replays its warm-up requests.
+
+    Args:
+        model_path: directory of the SavedModel, with warm-up requests.
+        name: of the servable.
+        command: of a server that takes TensorFlow Serving's flags; the embedded one if empty.
+
+    Returns:
+        Number of requests that were answered.
+
+    Raises:
+        NotServable: with what the server said.
+    """
+    with tempfile.TemporaryDirectory() as base, tempfile.TemporaryFile() as log:
+        # A server wants numbered versions below a base path.
+        version = os.path.join(base, name, _VERSION)
+        if os.path.isdir(model_path):
+            shutil.copytree(model_path, version)
+        else:
+            from tfx.utils import io_utils
+
+            io_utils.copy_dir(model_path, version)
+        port = _free_port()
+        process = subprocess.Popen(
+            [
+                *(command or [sys.executable, "-m", "serving.server"]),
+                f"--port={port}", f"--model_name={name}", f"--model_base_path={os.path.dirname(version)}",
+            ],
+            stdout=log, stderr=subprocess.STDOUT, env=_environment(),
+        )  # fmt: skip
+        try:
+            return _replay(port, name, os.path.join(version, WARMUP_FILE), process)
+        except NotServable as error:
+            log.seek(0)
+            tail = log.read().decode(errors="replace")[-2000:]
+            raise NotServable(f"{error} The server's last words:\n{tail}") from None
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _environment() -> dict[str, str]:
+    # The server must find our packages also where they are not installed but on sys.path, as in a Beam worker.
+    paths = [path for path in sys.path if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _replay(port: int, name: str, warmup_file: str, process: subprocess.Popen) -> int:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        _wait_until_available(model_service_pb2_grpc.ModelServiceStub(channel), name, process)
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        answered = 0
+        for record in tf.data.TFRecordDataset(warmup_file).as_numpy_iterator():
+            request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+            try:
+                response = stub.Predict(request, timeout=60)
+            except grpc.RpcError as error:
+                raise NotServable(f"{request.model_spec.signature_name}: {error.code().name}: {error.details()}") from None
+            if not response.outputs:
+                raise NotServable(f"{request.model_spec.signature_name}: the answer has no outputs.")
+            answered += 1
+        if not answered:
+            raise NotServable(f"{warmup_file} holds no requests.")
+        return answered
+
+
+def _wait_until_available(stub: Any, name: str, process: subprocess.Popen) -> None:
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = name
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise NotServable(f"The server ended with code {process.returncode} before it served the model.")
+        try:
+            versions = stub.GetModelStatus(request, timeout=5, wait_for_ready=False).model_version_status
+        except grpc.RpcError:
+            versions = []
+        for status in versions:
+            if status.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE:
+                return
+            if status.state == get_model_status_pb2.ModelVersionStatus.END:
+                raise NotServable(f"The server could not load the model: {status.status.error_message}.")
+        time.sleep(0.1)
+    raise NotServable(f"The server did not serve the model within {START_SECONDS} s.")
+
+
+class ServingCheck(base_component.BaseComponent):
+    """Blesses a model for serving once a model server has answered its warm-up requests."""
+
+    SPEC_CLASS = ServingCheckSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(self, model: Any, model_blessing: Any, name: str, server_command: list[str]):
+        """Creates the step.
+
+        Args:
+            model: channel of the exported model.
+            model_blessing: channel of the gate's verdict.
+            name: of the servable.
+            server_command: of a model server; the embedded one if empty.
+        """
+        super().__init__(
+            ServingCheckSpec(
+                model=model, model_blessing=model_blessing, name=name,
+                server_command=json_utils.dumps(server_command),
+                blessing=channel_utils.as_channel([standard_artifacts.InfraBlessing()]),
+            )
+        )  # fmt: skip

@@ -1,0 +1,31 @@
+"""How large a picture becomes in the image tensor, and how many frames it then has.
+
+Plain arithmetic without TensorFlow, so that checking a dataset stays quick. `preprocessing.py` computes the same
+sizes with TensorFlow operations; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from pipeline.config import TransformConfig
+
+# The network halves the width twice: one frame covers four columns of the image tensor.
+COLUMNS_PER_FRAME = 4
+
+
+def resized_width(width: int, height: int, config: TransformConfig) -> int:
+    """Columns that a picture of `width` x `height` pixels covers in the image tensor, without the padding."""
+    assert config.height is not None and config.width is not None
+    if config.resize == "stretch":
+        return config.width
+    scale = min(config.height / height, config.width / width)
+    return min(max(int(width * scale + 0.5), 1), config.width)
+
+
+def available_frames(width: int, height: int, config: TransformConfig) -> int:
+    """Frames that CTC may use for a picture of `width` x `height` pixels: those of its own columns, not the padding."""
+    return -(-resized_width(width, height, config) // COLUMNS_PER_FRAME)
+
+
+def needed_frames(text: str) -> int:
+    """Frames that CTC needs at least: one a character and a blank between equal neighbours (Graves 2006)."""
+    return len(text) + sum(a == b for a, b in zip(text, text[1:], strict=False))

@@ -1,0 +1,275 @@
+"""From encoded picture and label to the image tensor and class ids, all in TensorFlow operations.
+
+TFX Transform runs `preprocessing_fn` over the dataset and saves its graph; the exported model contains that graph.
+There is no other implementation: what the network saw in training is what it sees in production.
+
+The transformed picture is kept as a PNG of the resized, normalised uint8 tensor: a fraction of the size of float32,
+quick to decode, and of each picture's own width, so that padding is decided when batches are made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+import tensorflow_transform.beam as tft_beam
+
+from components.transform.geometry import COLUMNS_PER_FRAME
+from pipeline.config import TransformConfig
+
+ALPHABET_ASSET = "alphabet.json"
+# Larger pictures are treated as undecodable inside the graph: a small file can declare a huge picture.
+MAX_PIXELS = 50_000_000
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+
+
+def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
+    """The function that TFX Transform runs.
+
+    Args:
+        inputs: raw features: `image` string [N, 1] (PNG or JPEG), `text`, `id`, `writer`, ... string [N, 1].
+        custom_config: `transform`, the TransformConfig as JSON, and `alphabet`, allowed characters or None.
+
+    Returns:
+        `image_png` string [N] (see `resize_pictures`); `labels` int64 [N, None] sparse, class ids of the label's
+        characters; `text`, `id`, `writer`, `source` string [N].
+    """
+    config = TransformConfig.model_validate_json(custom_config["transform"])
+    outputs: dict[str, Any] = {"image_png": resize_pictures(tf.reshape(inputs["image"], [-1]), config)}
+    outputs.update({name: tf.reshape(inputs[name], [-1]) for name in ("text", "id", "writer", "source")})
+    codes = tf.strings.unicode_decode(outputs["text"], "UTF-8")
+    alphabet = _alphabet(codes.flat_values, custom_config.get("alphabet"))
+    outputs["labels"] = class_ids(codes, alphabet).to_sparse()
+    return outputs
+
+
+def class_ids(codes: tf.RaggedTensor, alphabet: tf.Tensor) -> tf.RaggedTensor:
+    """Code points [N, None] to class ids: positions in the sorted alphabet [C - 1]; unknown characters are left out.
+
+    Unknown characters occur only outside the training split. The text itself keeps them, so that they count as errors.
+    """
+    position = tf.searchsorted(alphabet, codes.flat_values)
+    known = tf.equal(tf.gather(alphabet, tf.minimum(position, tf.size(alphabet) - 1)), codes.flat_values)
+    ids = tf.RaggedTensor.from_row_splits(tf.cast(position, tf.int64), codes.row_splits, validate=False)
+    return tf.ragged.boolean_mask(ids, tf.RaggedTensor.from_row_splits(known, codes.row_splits, validate=False))
+
+
+def resize_pictures(encoded: tf.Tensor, config: TransformConfig) -> tf.Tensor:
+    """Decodes, turns grey, resizes and normalises pictures; one that cannot be decoded becomes an empty string.
+
+    Args:
+        encoded: string [N], PNG or JPEG files.
+        config: height and width of the image tensor.
+
+    Returns:
+        string [N]: PNG, uint8, `config.height` rows, at most `config.width` columns, 255 full ink, 0 paper.
+    """
+    return tf.map_fn(lambda data: _resize_picture(data, config), encoded, fn_output_signature=tf.string)
+
+
+def _resize_picture(data: tf.Tensor, config: TransformConfig) -> tf.Tensor:
+    # No picture is that short, and tf.strings.substr refuses positions outside of the string.
+    long_enough = tf.strings.length(data) > 64
+    is_png = tf.cond(long_enough, lambda: _is_whole_png(data), lambda: False)
+    is_jpeg = tf.cond(long_enough, lambda: _is_whole_jpeg(data), lambda: False)
+
+    def resize() -> tf.Tensor:
+        grey = tf.cond(is_png, lambda: _decode_png(data), lambda: _decode_jpeg(data))
+        return tf.io.encode_png(_normalise(grey, config))
+
+    return tf.cond(is_png | is_jpeg, resize, lambda: tf.constant(b""))
+
+
+def _fits(width: tf.Tensor, height: tf.Tensor) -> tf.Tensor:
+    area = tf.cast(width, tf.int64) * tf.cast(height, tf.int64)
+    return (width > 0) & (height > 0) & (area <= MAX_PIXELS)
+
+
+def _is_whole_png(data: tf.Tensor) -> tf.Tensor:
+    """Signature, size of the picture in the IHDR chunk and IEND trailer are right (PNG specification, 5 and 11.2)."""
+    is_png = tf.strings.substr(data, 0, 8) == _PNG_SIGNATURE
+    whole = is_png & (tf.strings.substr(data, -len(_PNG_END), len(_PNG_END)) == _PNG_END)
+
+    def size_fits() -> tf.Tensor:
+        size = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)
+        return _fits(size[0], size[1])
+
+    return tf.cond(whole, size_fits, lambda: False)
+
+
+def _is_whole_jpeg(data: tf.Tensor) -> tf.Tensor:
+    """Starts with SOI, ends with EOI, and the frame header gives a size that fits (ITU T.81, annex B)."""
+    length = tf.strings.length(data)
+    is_jpeg = tf.strings.substr(data, 0, 3) == b"\xff\xd8\xff"
+    whole = is_jpeg & (tf.strings.substr(data, -2, 2) == b"\xff\xd9")
+
+    def byte(at: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.io.decode_raw(tf.strings.substr(data, at, 1), tf.uint8)[0], tf.int32)
+
+    def is_frame_header(marker: tf.Tensor) -> tf.Tensor:
+        # SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
+        return (marker >= 0xC0) & (marker <= 0xCF) & (marker != 0xC4) & (marker != 0xC8) & (marker != 0xCC)
+
+    def size_fits() -> tf.Tensor:
+        def searching(at: tf.Tensor) -> tf.Tensor:
+            inside = at + 9 <= length
+            return tf.cond(inside, lambda: (byte(at) == 0xFF) & ~is_frame_header(byte(at + 1)), lambda: False)
+
+        def next_segment(at: tf.Tensor) -> tf.Tensor:
+            # A fill byte (FF before the marker's own FF) is one byte long, a segment as long as it says.
+            return tf.cond(byte(at + 1) == 0xFF, lambda: at + 1, lambda: at + 2 + byte(at + 2) * 256 + byte(at + 3))
+
+        (at,) = tf.while_loop(searching, lambda at: (next_segment(at),), (tf.constant(2),))
+        found = tf.cond(at + 9 <= length, lambda: (byte(at) == 0xFF) & is_frame_header(byte(at + 1)), lambda: False)
+        return tf.cond(
+            found,
+            lambda: _fits(byte(at + 7) * 256 + byte(at + 8), byte(at + 5) * 256 + byte(at + 6)),
+            lambda: False,
+        )
+
+    return tf.cond(whole, size_fits, lambda: False)
+
+
+def _decode_png(data: tf.Tensor) -> tf.Tensor:
+    """Grey float32 [h, w, 1] in 0..255; transparent pixels show white paper."""
+    rgba = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
+    alpha = rgba[..., 3:] / 255.0
+    return _luminance(rgba[..., :3]) * alpha + 255.0 * (1.0 - alpha)
+
+
+def _decode_jpeg(data: tf.Tensor) -> tf.Tensor:
+    """Grey float32 [h, w, 1] in 0..255."""
+    return tf.cast(tf.io.decode_jpeg(data, channels=1, dct_method="INTEGER_ACCURATE", try_recover_truncated=True), tf.float32)
+
+
+def _luminance(rgb: tf.Tensor) -> tf.Tensor:
+    """ITU-R BT.601 weights, as JPEG's own grey channel."""
+    return tf.reduce_sum(rgb * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
+
+
+def _normalise(grey: tf.Tensor, config: TransformConfig) -> tf.Tensor:
+    """Grey float32 [h, w, 1] to uint8 [config.height, w', 1], 255 ink, 0 paper; antialiased bilinear."""
+    height, width = config.height, config.width
+    shape = tf.cast(tf.shape(grey)[:2], tf.float32)
+    if config.resize == "stretch":
+        columns = tf.constant(width)
+        rows = tf.constant(height)
+    else:
+        scale = tf.minimum(height / shape[0], width / shape[1])
+        columns = tf.clip_by_value(tf.cast(shape[1] * scale + 0.5, tf.int32), 1, width)
+        rows = tf.clip_by_value(tf.cast(shape[0] * scale + 0.5, tf.int32), 1, height)
+    resized = tf.image.resize(grey, tf.stack([rows, columns]), antialias=True)
+    ink = 255.0 - tf.clip_by_value(resized, 0.0, 255.0)
+    if config.contrast:
+        ink = _spread_levels(ink)
+    # A picture wider than the tensor is lower than it: centre it between paper.
+    above = (height - rows) // 2
+    ink = tf.pad(ink, [[above, height - rows - above], [0, 0], [0, 0]])
+    return tf.cast(tf.round(ink), tf.uint8)
+
+
+def _spread_levels(ink: tf.Tensor) -> tf.Tensor:
+    """Maps the picture's own paper (30th percentile of ink) to 0 and its darkest strokes (99.5th) to 255.
+
+    Strokes less than 40 levels darker than the paper stay faint: an empty picture must not become noise.
+    """
+    values = tf.cast(tf.reshape(ink, [-1]), tf.int32)
+    below = tf.cumsum(tf.math.bincount(values, minlength=256, maxlength=256))
+    share = tf.cast(below, tf.float32) / tf.cast(tf.size(values), tf.float32)
+    paper = tf.cast(tf.searchsorted(share, [0.3])[0], tf.float32)
+    full = tf.cast(tf.searchsorted(share, [0.995])[0], tf.float32)
+    return tf.clip_by_value((ink - paper) * 255.0 / tf.maximum(full - paper, 40.0), 0.0, 255.0)
+
+
+class _CollectAlphabet(tft_beam.experimental.PTransformAnalyzer):
+    """Analyzer: batches of code points -> the alphabet, as a sorted int32 array or as the path of a JSON file."""
+
+    def __init__(self, given: str | None, as_file: bool):
+        super().__init__()
+        self._given, self._as_file = given, as_file
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        path = os.path.join(self.base_temp_dir, ALPHABET_ASSET) if self._as_file else None
+        given = self._given
+
+        def finish(codes: set[int]) -> Any:
+            codes = sorted(codes if given is None else set(map(ord, given)))
+            if path is None:
+                return np.array(codes, np.int32)
+            tf.io.gfile.makedirs(os.path.dirname(path))
+            with tf.io.gfile.GFile(path, "w") as file:
+                file.write(json.dumps([chr(code) for code in codes], ensure_ascii=False))
+            return path
+
+        return (
+            batches
+            | "Distinct" >> beam.FlatMap(lambda arrays: np.unique(arrays[0]).tolist())
+            | "AllDistinct" >> beam.combiners.ToSet()
+            | "Finish" >> beam.Map(finish)
+        )
+
+
+def _alphabet(codes: tf.Tensor, given: str | None) -> tf.Tensor:
+    """The alphabet's sorted code points int32 [C - 1]: `given`, or those of the training split once it is analysed.
+
+    Two analyzers, since ptransform_analyzer takes either tensors or assets. The file is for `read_alphabet`.
+    """
+    analyze = tft.experimental.ptransform_analyzer
+    analyze([codes], _CollectAlphabet(given, as_file=True), [tf.string], [[]], [b"[]"])
+    (alphabet,) = analyze([codes], _CollectAlphabet(given, as_file=False), [tf.int32], [[None]])
+    return alphabet
+
+
+def read_alphabet(tft_output: tft.TFTransformOutput) -> list[str]:
+    """The characters of classes 0 to C - 2, in class order; class C - 1 is the blank."""
+    path = os.path.join(tft_output.transform_savedmodel_dir, "assets", ALPHABET_ASSET)
+    with tf.io.gfile.GFile(path) as file:
+        return json.loads(file.read())
+
+
+def decode_tensor(image_png: tf.Tensor) -> tf.Tensor:
+    """One transformed picture, PNG string [], to the image tensor float32 [H, w, 1]: ink 1, paper 0."""
+    return tf.cast(tf.io.decode_png(image_png, channels=1), tf.float32) / 255.0
+
+
+def decode_batch(image_png: tf.Tensor, config: TransformConfig) -> tuple[tf.Tensor, tf.Tensor]:
+    """Transformed pictures to a batch, as training and serving both feed it to the network.
+
+    Args:
+        image_png: string [N], from `resize_pictures`; the empty string stands for an undecodable picture.
+        config: `word` pads to `config.width` columns, `line` to the widest picture of the batch.
+
+    Returns:
+        float32 [N, H, W, 1] and the pictures' own widths int32 [N], 0 where there is no picture.
+    """
+    header = tf.io.decode_raw(
+        tf.where(tf.strings.length(image_png) > 0, tf.strings.substr(_padded(image_png), 16, 4), b"\0\0\0\0"),
+        tf.int32, little_endian=False,
+    )  # fmt: skip
+    widths = tf.reshape(header, [-1])
+    if config.preset == "word":
+        columns = tf.constant(config.width)
+    else:
+        longest = tf.maximum(tf.reduce_max(tf.concat([widths, [1]], 0)), COLUMNS_PER_FRAME)
+        columns = -(-longest // COLUMNS_PER_FRAME) * COLUMNS_PER_FRAME
+
+    def one(data: tf.Tensor) -> tf.Tensor:
+        image = tf.cond(
+            tf.strings.length(data) > 0, lambda: decode_tensor(data), lambda: tf.zeros([config.height, 1, 1])
+        )
+        return tf.pad(image, [[0, 0], [0, columns - tf.shape(image)[1]], [0, 0]])
+
+    width = config.width if config.preset == "word" else None
+    images = tf.map_fn(one, image_png, fn_output_signature=tf.TensorSpec([config.height, width, 1], tf.float32))
+    return tf.ensure_shape(images, [None, config.height, width, 1]), widths
+
+
+def _padded(data: tf.Tensor) -> tf.Tensor:
+    """At least 20 bytes, since tf.strings.substr refuses positions behind the end also where tf.where drops them."""
+    return tf.strings.join([data, tf.constant(b"\0" * 20)])

@@ -1,0 +1,192 @@
+"""The one configuration of a run: every setting of every stage, typed, with its default and its meaning.
+
+A configuration is read from YAML (`load`), changed on the command line (`--set gate.max_cer=0.05`) and
+recorded with the model it made. Unknown names and impossible values are refused with the name of the setting.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or impossible; the message names it and says what is allowed."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataConfig(_Section):
+    """What to read, and which rows to refuse."""
+
+    paths: list[str] = Field([], description="dataset folders, each with CSV/TSV files and pictures")
+    image_column: str | None = Field(None, description="column with the picture's path; found by common names if unset")
+    text_column: str | None = Field(None, description="column with the label; found by common names if unset")
+    writer_column: str | None = Field(None, description="column with the writer; `writer` if present")
+    split_column: str | None = Field(None, description="column with the split; `split` if present")
+    encoding: str = Field("utf-8", description="encoding of the CSV files; a byte order mark overrides it")
+    placeholders: list[str] = Field(
+        ["EMPTY", "UNREADABLE", "ILLEGIBLE", "#N/A", "NaN"], description="labels that stand for 'no text'"
+    )
+    alphabet: str | None = Field(None, description="allowed characters; every character of the labels if unset")
+    max_megapixels: float = Field(50.0, gt=0, description="larger pictures are rejected before they are decoded")
+    max_rejected: float = Field(0.1, ge=0, le=1, description="rejected share of rows above which the run fails")
+    validation_fraction: float = Field(0.1, gt=0, lt=0.5, description="share of writers (or pictures) that training watches")
+    eval_fraction: float = Field(0.1, gt=0, lt=0.5, description="share of writers (or pictures) that the gate judges")
+    split_salt: str = Field("", description="change it to draw other splits")
+
+
+class TransformConfig(_Section):
+    """How a picture becomes a tensor."""
+
+    preset: Literal["word", "line"] = Field("word", description="word: fixed width; line: variable width")
+    height: int | None = Field(None, ge=16, le=256, description="rows of the image tensor; 32 (word), 64 (line)")
+    width: int | None = Field(None, ge=32, le=8192, description="columns, at most; 128 (word), 1600 (line)")
+    resize: Literal["pad", "stretch"] = Field("pad", description="keep the aspect ratio and pad, or fill the tensor")
+    contrast: bool = Field(True, description="spread each picture's own ink and paper levels over 0..1")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            height, width = {"line": (64, 1600)}.get(values.get("preset", "word"), (32, 128))
+            values = {**values}
+            values["height"] = height if values.get("height") is None else values["height"]
+            values["width"] = width if values.get("width") is None else values["width"]
+        return values
+
+
+class ModelConfig(_Section):
+    """The network: convolutions, recurrent layers, CTC."""
+
+    filters: list[int] = Field([24, 48, 96, 128], min_length=2, description="channels of the convolution stages")
+    recurrent_units: int = Field(128, ge=8, description="units of each direction of the recurrent layers")
+    recurrent_layers: int = Field(2, ge=1, le=6)
+    dropout: float = Field(0.2, ge=0, lt=0.9, description="before each recurrent layer and the classes")
+
+
+class TrainConfig(_Section):
+    """How the network is trained."""
+
+    epochs: int = Field(24, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(2e-3, gt=0, description="peak, after warm-up; decays along a cosine to a hundredth")
+    warmup_epochs: float = Field(0.5, ge=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
+    augment: float = Field(1.0, ge=0, le=3, description="strength of the random distortions; 0 switches them off")
+    patience: int = Field(12, ge=1, description="epochs without a better validation CER before training stops")
+    shuffle_buffer: int = Field(4096, ge=1, description="pictures held in memory for shuffling")
+    mixed_precision: bool = Field(True, description="float16 on GPUs that have it; the loss stays float32")
+    seed: int = 1
+
+
+class GateConfig(_Section):
+    """When a model may ship."""
+
+    max_cer: float = Field(0.10, ge=0, description="upper end of the CER's confidence interval must not exceed it")
+    max_cer_increase: float = Field(0.005, ge=0, description="allowed increase over the last blessed model's CER")
+    confidence_level: float = Field(0.95, gt=0, lt=1, description="of the bootstrap interval")
+    slice_max_cer: dict[str, float] = Field(
+        {}, description="bounds for slices, e.g. {'writer=7': 0.2} or {'text_length': 0.3} for every length band"
+    )
+
+
+class PushConfig(_Section):
+    """Where blessed models go."""
+
+    model_dir: str | None = Field(None, description="base directory of the servable; <workspace>/serving_model/htr if unset")
+    keep_versions: int = Field(5, ge=1, description="older versions are deleted after a push")
+    server_command: list[str] = Field(
+        [], description="command of a model server for the serving check, e.g. [tensorflow_model_server]; embedded if empty"
+    )
+
+
+class BeamConfig(_Section):
+    """How the data-parallel steps run."""
+
+    args: list[str] = Field(["--runner=FnApiRunner"], description="Beam pipeline options of every step")
+
+
+class Config(_Section):
+    """All settings of a run."""
+
+    name: str = Field("htr", pattern=r"^[a-z][a-z0-9_-]*$", description="name of the pipeline and of the servable")
+    workspace: str = Field("workspace", description="folder of everything that a local run makes")
+    data: DataConfig = DataConfig()
+    transform: TransformConfig = TransformConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    gate: GateConfig = GateConfig()
+    push: PushConfig = PushConfig()
+    beam: BeamConfig = BeamConfig()
+
+    @property
+    def model_dir(self) -> str:
+        """Directory that a model server watches: numbered versions lie directly below it."""
+        return self.push.model_dir or str(Path(self.workspace) / "serving_model" / self.name)
+
+
+def load(path: str | None = None, overrides: list[str] | None = None, **settings: Any) -> Config:
+    """Reads a configuration.
+
+    Args:
+        path: YAML file, or None for the defaults.
+        overrides: `section.name=value` strings; the value is YAML (`0.1`, `[a, b]`, `null`).
+        **settings: top-level values and sections that win over file and overrides.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: naming the setting that is unknown or has an impossible value.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(loaded, dict | None):
+            raise ConfigError(f"{path} must hold `section: {{name: value}}` pairs at the top, not a {type(loaded).__name__}")
+        values = loaded or {}
+    for override in overrides or []:
+        name, equals, text = override.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {override}: write it as section.name=value, for example gate.max_cer=0.05")
+        try:
+            _assign(values, name.strip().split("."), yaml.safe_load(text), override)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            section = values.setdefault(name, {})
+            section.update(value)
+        else:
+            values[name] = value
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {_explain(e)}" for e in error.errors()]
+        raise ConfigError("; ".join(problems)) from None
+
+
+def _assign(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override}: {part} is a setting, not a section")
+    values[path[-1]] = value
+
+
+def _explain(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "no such setting (docs/configuration.md lists them all)"
+    return f"{error['msg']} (got {error.get('input')!r})"

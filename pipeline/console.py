@@ -1,0 +1,46 @@
+"""Where a run talks to the person who started it, apart from the logs of TensorFlow, TFX and Beam."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+_console: Console | None = None
+
+
+def console() -> Console:
+    """The console for people; standard error unless `quiet_logs` is active."""
+    return _console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def quiet_logs(path: str) -> Iterator[None]:
+    """Sends everything written to the process's standard output and error to a file, except what `console` prints.
+
+    Works on file descriptors, since TensorFlow's C++ parts and worker processes write past Python's `sys.stderr`.
+
+    Args:
+        path: log file, appended to.
+    """
+    global _console
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with open(path, "a", encoding="utf-8") as log, os.fdopen(os.dup(2), "w", encoding="utf-8") as people:
+        _console = Console(file=people, highlight=False, soft_wrap=True)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, saved in zip((1, 2), kept, strict=True):
+                os.dup2(saved, descriptor)
+                os.close(saved)
+            _console = None

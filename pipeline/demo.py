@@ -1,0 +1,94 @@
+"""`make demo`: the whole path on sample data, from rendered handwriting to text from a server."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from components.example_gen import dataset
+from htr_client import HtrClient
+from pipeline import cli, config
+from pipeline.console import console
+
+FOLDER = Path("demo")
+PICTURES = 6000
+SETTINGS = {"train.epochs": 16, "train.batch_size": 16, "train.augment": 0.5, "gate.max_cer": 0.08}
+SHOWN = 16
+
+
+def main() -> int:
+    """Makes the data, runs the pipeline, serves the model, shows what it reads. Returns the exit code."""
+    data, workspace = FOLDER / "data", FOLDER / "workspace"
+    if not data.exists():
+        console().print(f"Rendering {PICTURES} pictures of names and words in handwriting fonts")
+        code = cli.main(["sample-data", str(data), "--pictures", str(PICTURES)])
+        if code:
+            return code
+    overrides = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+    code = cli.main(["run", "--data", str(data), "--workspace", str(workspace), *overrides])
+    if code:
+        return code
+    return _serve_and_ask(data, workspace)
+
+
+def _serve_and_ask(data: Path, workspace: Path) -> int:
+    console().print("\nStarting the server, and asking it for pictures of the evaluation split")
+    settings = config.load(data={"paths": [str(data)]})
+    tables, _ = dataset.find_tables(settings.data)
+    given = dataset.named_splits(tables)
+    rows = [row for table in tables for row in dataset.read_rows(table)]
+    checked = (dataset.examine(row, given, settings.data, settings.transform) for row in rows)
+    samples = [sample for sample in checked if isinstance(sample, dataset.Sample) and sample.split == "eval"]
+    shown = random.Random(0).sample(samples, min(SHOWN, len(samples)))
+    log = workspace / "logs" / "server.log"
+    with open(log, "ab") as errors:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "serve", "--workspace", str(workspace), "--port=0"],
+            stdout=subprocess.PIPE, stderr=errors, text=True,
+        )  # fmt: skip
+        try:
+            assert server.stdout is not None
+            found = re.search(r"grpc=(\S+)", server.stdout.readline())
+            if found is None:
+                console().print(f"error: the server did not start, see {log}", style="red")
+                return cli.ERROR
+            right = 0
+            with HtrClient(found[1]) as client:
+                results = client.transcribe_many([sample.image for sample in shown])
+                console().print(f"  {'written':18s} {'read':18s} {'confidence':>10s}")
+                for sample, result in zip(shown, results, strict=True):
+                    right += result.text == sample.text
+                    mark = " " if result.text == sample.text else "x"
+                    console().print(
+                        f"{mark} {sample.text:18s} {result.text:18s} {result.confidence:10.2f}", markup=False
+                    )
+            console().print(f"  {right} of {len(shown)} exactly right")
+        finally:
+            server.terminate()
+            server.wait()
+    versions = workspace / "serving_model" / "htr"
+    picture = data / "images" / sorted(os.listdir(data / "images"))[0]
+    console().print(
+        f"""
+The model      {versions}
+The report     {workspace / "reports"}   (open the newest in a browser)
+Rejected rows  {workspace / "rejects.csv"}
+The logs       {workspace / "logs"}
+
+To try next, after `source .venv/bin/activate`:
+  htr serve --workspace {workspace} &
+  htr predict {picture}
+  htr run --data {data} --workspace {workspace} --set gate.max_cer=0.0001 {" ".join(f"--set {k}={v}" for k, v in SETTINGS.items() if k != "gate.max_cer")}
+  htr check --data YOUR_FOLDER        what would be accepted of your own CSV and pictures
+  htr run --data YOUR_FOLDER          train on them""",
+        markup=False,
+    )
+    return cli.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

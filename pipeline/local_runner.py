@@ -1,0 +1,157 @@
+"""Runs the pipeline in this process, step after step, and tells the person at the terminal what happens."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.compiler import constants
+from tfx.orchestration import metadata
+from tfx.orchestration.local import runner_utils
+from tfx.orchestration.portable import launcher, runtime_parameter_utils, tfx_runner
+
+from pipeline import summary
+from pipeline.config import Config
+from pipeline.console import console
+from pipeline.definition import create_pipeline
+
+_DOING = {
+    "HandwritingExampleGen": "Reading labels and pictures",
+    "ImportSchemaGen": "Loading the schema",
+    "StatisticsGen": "Computing statistics",
+    "ExampleValidator": "Checking the statistics against the schema",
+    "Transform": "Resizing and normalising pictures, collecting the alphabet",
+    "Trainer": "Training the network",
+    "Baseline": "Looking up the last blessed model",
+    "Evaluator": "Measuring CER and WER, judging the gate",
+    "ServingCheck": "Asking a model server to serve the model",
+    "Pusher": "Pushing the model",
+}
+
+
+class WorkspaceBusy(RuntimeError):
+    """Another run works in the same workspace."""
+
+
+class LocalRunner(tfx_runner.IrBasedRunner):
+    """TFX's local runner with progress for people and the peak memory of each step."""
+
+    def __init__(self) -> None:
+        """Starts with no measurements."""
+        self.peak_bytes: dict[str, int] = {}
+
+    def run_with_ir(self, pipeline: Any, run_options: Any = None) -> None:
+        """Runs all nodes in order; the first exception ends the run.
+
+        Args:
+            pipeline: the compiled pipeline.
+            run_options: not supported.
+        """
+        del run_options
+        run_id = datetime.datetime.now().isoformat()
+        runtime_parameter_utils.substitute_runtime_parameter(
+            pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
+        )
+        deployment = runner_utils.extract_local_deployment_config(pipeline)
+        connection_config = getattr(
+            deployment.metadata_connection_config, deployment.metadata_connection_config.WhichOneof("connection_config")
+        )
+        for number, node in enumerate(pipeline.nodes, 1):
+            node_id = node.pipeline_node.node_info.id
+            connection = metadata.Metadata(connection_config)
+            console().print(f"[{number}/{len(pipeline.nodes)}] {_DOING.get(node_id, node_id)}", markup=False)
+            begin = time.monotonic()
+            with _peak_memory() as peak:
+                execution = launcher.Launcher(
+                    pipeline_node=node.pipeline_node,
+                    mlmd_connection=connection,
+                    pipeline_info=pipeline.pipeline_info,
+                    pipeline_runtime_spec=pipeline.runtime_spec,
+                    executor_spec=runner_utils.extract_executor_spec(deployment, node_id),
+                    custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node_id),
+                ).launch()
+            self.peak_bytes[node_id] = peak[0]
+            how = "cached" if _was_cached(connection, execution) else f"{time.monotonic() - begin:.1f} s"
+            console().print(f"  {how}", style="dim")
+
+
+@contextlib.contextmanager
+def _peak_memory() -> Iterator[list[int]]:
+    """Yields a list whose one number becomes the peak resident bytes of this process and its children."""
+    peak, stop, me = [0], threading.Event(), psutil.Process()
+
+    def watch() -> None:
+        while True:
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    total += process.memory_info().rss
+            peak[0] = max(peak[0], total)
+            if stop.wait(0.25):
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _was_cached(connection: metadata.Metadata, execution: Any) -> bool:
+    if execution is None or not execution.execution_id:
+        return False
+    with connection as handle:
+        (record,) = handle.store.get_executions_by_id([execution.execution_id])
+    return record.last_known_state == metadata_store_pb2.Execution.CACHED
+
+
+@contextlib.contextmanager
+def _locked(workspace: str) -> Iterator[None]:
+    """Holds the workspace's lock; the kernel drops it when the process ends, however it ends."""
+    with open(os.path.join(workspace, ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise WorkspaceBusy(
+                f"Another run works in {workspace}. Wait for it to end, or use another folder with --workspace."
+            ) from None
+        yield
+
+
+def run(config: Config) -> summary.RunSummary:
+    """Runs the pipeline of a configuration here.
+
+    Args:
+        config: all settings; `workspace` must be an absolute path.
+
+    Returns:
+        What the run did, read back from the metadata.
+
+    Raises:
+        WorkspaceBusy: another run is under way in the workspace.
+    """
+    os.makedirs(config.workspace, exist_ok=True)
+    with _locked(config.workspace):
+        database = os.path.join(config.workspace, summary.METADATA_FILE)
+        connection = metadata.sqlite_metadata_connection_config(database)
+        runner = LocalRunner()
+        runner.run(create_pipeline(config, os.path.join(config.workspace, "pipeline"), connection))
+        return summary.read(config.workspace, config.name, runner.peak_bytes)
+
+
+def root_message(error: BaseException) -> tuple[str, str]:
+    """Class name and message of what really went wrong, also where Beam has turned an exception into text."""
+    text = str(error)
+    found = re.findall(r"^(?:RuntimeError: )?[\w.]*?(\w+(?:Error|Rejects|Anomalies)): (.*?)(?: \[while running|$)", text, re.M)
+    return found[-1] if found else (type(error).__name__, text)

@@ -1,0 +1,1 @@
+"""Serving: the embedded development server, and what it shares with TensorFlow Serving."""

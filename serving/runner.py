@@ -1,0 +1,442 @@
+"""One loaded version of a model: a SavedModel in a TF1 session, as TensorFlow Serving runs it.
+
+The session is driven through the same C call that `tf.compat.v1.Session.run` ends in, but without Python's
+own checks and conversions before it and without Python's additions to error messages after it: that way a
+client gets the texts TensorFlow Serving sends. TensorFlow 2's `saved_model.load` gives other errors.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving import tensors
+from serving.status import Code, ServingError, from_exception, invalid
+
+DEFAULT_SIGNATURE = "serving_default"
+_INIT_OP_SIGNATURE = "__saved_model_init_op"
+WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+MAX_WARMUP_RECORDS = 1000
+
+
+def import_tensorflow() -> Any:
+    """Import TensorFlow without its log noise.
+
+    Returns:
+        The `tensorflow` module.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow
+
+    tensorflow.get_logger().setLevel("ERROR")
+    return tensorflow
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """How versions are loaded and checked."""
+
+    tags: tuple[str, ...] = ("serve",)
+    session_config: Any = None
+    intra_op_parallelism: int = 0
+    inter_op_parallelism: int = 0
+    enable_warmup: bool = True
+    warmup_iterations: int = 1
+    check_input_shapes: bool = True
+    require_variables: bool = True
+    max_tensor_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a signature."""
+
+    alias: str
+    tensor: str
+    dtype: int
+    shape: tuple[int, ...] | None
+    default: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a call needs to know of a SignatureDef."""
+
+    name: str
+    inputs: tuple[Input, ...]
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+
+def _braces(names: Sequence[str] | set[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"
+
+
+def prepare_feeds(signature: Signature, inputs: Mapping[str, Any], max_bytes: int) -> dict[str, np.ndarray]:
+    """Turn the inputs of a PredictRequest into feeds, with TensorFlow Serving's checks and messages.
+
+    Args:
+        signature: The signature called.
+        inputs: Alias to TensorProto.
+        max_bytes: Bound on the memory one tensor may take.
+
+    Returns:
+        Tensor name to array.
+
+    Raises:
+        ServingError: Wrong number or names of inputs, or a TensorProto that is none.
+    """
+    expected = {entry.alias for entry in signature.inputs}
+    has_defaults = any(entry.default is not None for entry in signature.inputs)
+    if len(inputs) > len(expected) or (len(inputs) < len(expected) and not has_defaults):
+        sent = set(inputs)
+        raise invalid(
+            f"input size does not match signature: {len(sent)}!={len(expected)} "
+            f"len({_braces(sent)}) != len({_braces(expected)}). "
+            f"Sent extra: {_braces(sent - expected)}. Missing but required: {_braces(expected - sent)}."
+        )
+    feeds: dict[str, np.ndarray] = {}
+    for entry in signature.inputs:
+        if entry.alias in inputs:
+            try:
+                feeds[entry.tensor] = tensors.from_proto(inputs[entry.alias], max_bytes)
+            except (tensors.TensorError, ValueError, OverflowError, TypeError) as error:
+                raise invalid(f"tensor parsing error: {entry.alias}") from error
+        elif entry.default is not None:
+            feeds[entry.tensor] = entry.default
+        else:
+            defaults = ",".join(sorted(item.alias for item in signature.inputs if item.default is not None))
+            raise invalid(
+                f"Signature input alias: {entry.alias}(feed name: {entry.tensor}) not found in request and no "
+                f"default value provided. Inputs expected to be in the request {_braces(set(inputs))}, "
+                f"or default input alias set: {defaults}"
+            )
+    return feeds
+
+
+def select_outputs(signature: Signature, output_filter: Sequence[str]) -> dict[str, str]:
+    """Return alias to tensor name of the wanted outputs, all of them without a filter.
+
+    Raises:
+        ServingError: The filter names an unknown output, or one twice.
+    """
+    if not output_filter:
+        return dict(signature.outputs)
+    chosen: dict[str, str] = {}
+    for alias in output_filter:
+        if alias not in signature.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"{_braces(set(signature.outputs))}."
+            )
+        if alias in chosen:
+            raise invalid(f"duplicate output tensor alias: {alias}")
+        chosen[alias] = signature.outputs[alias]
+    return chosen
+
+
+def check_shapes(signature: Signature, feeds: Mapping[str, np.ndarray]) -> None:
+    """Refuse feeds whose shape the signature excludes.
+
+    TensorFlow Serving does not look, and some kernels abort the whole process on a wrong rank.
+
+    Raises:
+        ServingError: A shape does not fit.
+    """
+    for entry in signature.inputs:
+        array = feeds.get(entry.tensor)
+        if array is None or entry.shape is None or tensors.number_of(array.dtype) != entry.dtype:
+            continue  # a wrong type is refused by the session itself, with its own message
+        fits = len(array.shape) == len(entry.shape) and all(
+            declared < 0 or declared == actual for declared, actual in zip(entry.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise invalid(
+                f"input {entry.alias} has shape {list(array.shape)}, but the signature {signature.name} "
+                f"takes {['?' if size < 0 else size for size in entry.shape]}".replace("'", "")
+            )
+
+
+class LoadedModel:
+    """A SavedModel in a session, ready to be run by many threads."""
+
+    def __init__(self, path: str | Path, options: RunnerOptions) -> None:
+        """Load a version.
+
+        Args:
+            path: The version's directory.
+            options: How to load.
+
+        Raises:
+            ServingError: It cannot be loaded; codes and texts are TensorFlow Serving's.
+        """
+        self.path = str(path)
+        self.options = options
+        self.tf = import_tensorflow()
+        from tensorflow.python.client import pywrap_tf_session
+
+        self._c_api: Any = pywrap_tf_session
+        self.meta_graph = self._read_meta_graph()
+        self.graph = self.tf.Graph()
+        self._outputs: dict[str, Any] = {}
+        self._output_lock = threading.Lock()
+        try:
+            self._import_graph()
+            self.session = self.tf.compat.v1.Session(graph=self.graph, config=self._session_config())
+            self._extend()
+            self._restore()
+        except ServingError:
+            raise
+        except Exception as error:
+            raise from_exception(error) from error
+        self.signatures = {name: self._signature(name, sig) for name, sig in self.meta_graph.signature_def.items()}
+
+    # -- loading ---------------------------------------------------------------------------------------------
+
+    def _read_meta_graph(self) -> Any:
+        from tensorflow.core.protobuf import saved_model_pb2
+
+        file = Path(self.path, "saved_model.pb")
+        if not file.exists():
+            raise ServingError(
+                Code.NOT_FOUND,
+                f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {self.path}. Check "
+                "that the directory exists and that you have the right permissions for accessing it.",
+            )
+        try:
+            saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+        except OSError as error:
+            raise ServingError(Code.UNKNOWN, f"{file}: {error.strerror}") from error
+        except Exception as error:  # protobuf's DecodeError, whose import path differs between versions
+            raise ServingError(Code.DATA_LOSS, f"Can't parse {file} as binary proto") from error
+        for meta_graph in saved_model.meta_graphs:
+            if set(meta_graph.meta_info_def.tags) == set(self.options.tags):
+                return meta_graph
+        raise ServingError(
+            Code.NOT_FOUND,
+            f"Could not find meta graph def matching supplied tags: {{ {' '.join(self.options.tags)} }}. "
+            "To inspect available tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
+        )
+
+    def _session_config(self) -> Any:
+        config = self.tf.compat.v1.ConfigProto()
+        if self.options.session_config is not None:
+            config.CopyFrom(self.options.session_config)
+        if self.options.intra_op_parallelism > 0:
+            config.intra_op_parallelism_threads = self.options.intra_op_parallelism
+        if self.options.inter_op_parallelism > 0:
+            config.inter_op_parallelism_threads = self.options.inter_op_parallelism
+        config.gpu_options.allow_growth = True  # several versions live side by side during a swap
+        return config
+
+    def _import_graph(self) -> None:
+        with self.graph.as_default():
+            try:
+                self.tf.graph_util.import_graph_def(
+                    self.meta_graph.graph_def,
+                    name="",
+                    producer_op_list=self.meta_graph.meta_info_def.stripped_op_list,
+                )
+            except ValueError as error:
+                raise invalid(str(error)) from error
+
+    def _extend(self) -> None:
+        self.session._extend_graph()
+
+    def _restore(self) -> None:
+        folder = Path(self.path, "variables")
+        saver = self.meta_graph.saver_def
+        assets = self._asset_feeds()
+        has_files = (folder / "variables.index").exists()
+        if not has_files and self.options.require_variables and self._needs_variables():
+            raise ServingError(
+                Code.NOT_FOUND,
+                f"{folder}{os.sep} holds no checkpoint, but the model has variables. (TensorFlow Serving would "
+                "load this version and then fail every request; see --require_variables.)",
+            )
+        if has_files and saver.restore_op_name:
+            prefix = np.array(str(folder / "variables").encode(), dtype=object)
+            feeds = {saver.filename_tensor_name: prefix, **assets}
+            self._call(feeds, [], [saver.restore_op_name])
+        init_op = self._init_op()
+        if init_op:
+            self._call(assets, [], [init_op])
+
+    def _needs_variables(self) -> bool:
+        kinds = {"VarHandleOp", "VariableV2", "Variable"}
+        return any(node.op in kinds for node in self.meta_graph.graph_def.node)
+
+    def _init_op(self) -> str:
+        signature = self.meta_graph.signature_def.get(_INIT_OP_SIGNATURE)
+        if signature is not None and signature.outputs:
+            return str(next(iter(signature.outputs.values())).name).split(":")[0]
+        for key in ("saved_model_main_op", "legacy_init_op"):
+            if key in self.meta_graph.collection_def:
+                names = self.meta_graph.collection_def[key].node_list.value
+                if names:
+                    return str(names[0])
+        return ""
+
+    def _asset_feeds(self) -> dict[str, np.ndarray]:
+        return {
+            asset.tensor_info.name: np.array(os.path.join(self.path, "assets", asset.filename).encode(), dtype=object)
+            for asset in self.meta_graph.asset_file_def
+        }
+
+    def _signature(self, name: str, definition: Any) -> Signature:
+        defaults = getattr(definition, "defaults", {})
+        inputs = []
+        for alias in sorted(definition.inputs):
+            info = definition.inputs[alias]
+            shape = None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim)
+            default = None
+            if alias in defaults:
+                default = tensors.from_proto(defaults[alias], self.options.max_tensor_bytes)
+            inputs.append(Input(alias, info.name, info.dtype, shape, default))
+        outputs = {alias: definition.outputs[alias].name for alias in sorted(definition.outputs)}
+        return Signature(name, tuple(inputs), outputs)
+
+    # -- running ---------------------------------------------------------------------------------------------
+
+    def signature(self, name: str) -> Signature:
+        """Return a signature, the default one for an empty name.
+
+        Raises:
+            ServingError: There is none of that name.
+        """
+        name = name or DEFAULT_SIGNATURE
+        found = self.signatures.get(name)
+        if found is None:
+            raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+        return found
+
+    def _output(self, name: str) -> Any:
+        handle = self._outputs.get(name)
+        if handle is None:
+            with self._output_lock:
+                full = name if ":" in name else name + ":0"
+                handle = self._outputs[name] = self.graph.get_tensor_by_name(full)._as_tf_output()
+        return handle
+
+    def _call(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], targets: Sequence[str] = (), timeout_ms: int = 0
+    ) -> list[np.ndarray]:
+        c_api = self._c_api
+        options = None
+        if timeout_ms > 0:
+            run_options = self.tf.compat.v1.RunOptions(timeout_in_ms=timeout_ms)
+            options = c_api.TF_NewBufferFromString(run_options.SerializeToString())
+        try:
+            result: list[np.ndarray] = c_api.TF_SessionRun_wrapper(
+                self.session._session,
+                options,
+                {self._output(name): array for name, array in feeds.items()},
+                [self._output(name) for name in fetches],
+                [self.graph.get_operation_by_name(name)._c_op for name in targets],
+                None,
+            )
+            return result
+        finally:
+            if options is not None:
+                c_api.TF_DeleteBuffer(options)
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float | None = None
+    ) -> list[np.ndarray]:
+        """Run the graph.
+
+        Args:
+            feeds: Tensor name to array.
+            fetches: Tensor names to return.
+            deadline: `time.monotonic()` value after which the run is cancelled.
+
+        Returns:
+            The fetched arrays, in order.
+
+        Raises:
+            ServingError: With the session's own code and text.
+        """
+        timeout_ms = 0
+        if deadline is not None:
+            timeout_ms = int((deadline - time.monotonic()) * 1000)
+            if timeout_ms <= 0:
+                raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        try:
+            return self._call(feeds, fetches, (), timeout_ms)
+        except Exception as error:
+            raise from_exception(error) from error
+
+    def predict_feeds(self, request: Any) -> tuple[Signature, dict[str, np.ndarray], dict[str, str]]:
+        """Check a PredictRequest against this version.
+
+        Args:
+            request: The PredictRequest.
+
+        Returns:
+            The signature, the feeds, and alias to tensor name of the wanted outputs.
+
+        Raises:
+            ServingError: The request does not fit the signature.
+        """
+        signature = self.signature(request.model_spec.signature_name)
+        feeds = prepare_feeds(signature, request.inputs, self.options.max_tensor_bytes)
+        fetches = select_outputs(signature, request.output_filter)
+        if self.options.check_input_shapes:
+            check_shapes(signature, feeds)
+        return signature, feeds, fetches
+
+    def warm_up(self) -> int:
+        """Answer the version's warm-up requests, if it ships any.
+
+        Returns:
+            The number of records.
+
+        Raises:
+            ServingError: A record cannot be read or answered; such a version must never be served.
+        """
+        file = os.path.join(self.path, WARMUP_FILE)
+        if not self.options.enable_warmup or not os.path.exists(file):
+            return 0
+        count = 0
+        for record in self._warmup_records(file):
+            count += 1
+            if count > MAX_WARMUP_RECORDS:
+                raise invalid(f"Number of warmup records exceeds the maximum ({MAX_WARMUP_RECORDS}) at {file}")
+            kind = record.WhichOneof("log_type")
+            if kind is None:
+                continue
+            if kind != "predict_log":
+                number = record.DESCRIPTOR.fields_by_name[kind].number
+                raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}")
+            for _ in range(max(1, self.options.warmup_iterations)):
+                _, feeds, fetches = self.predict_feeds(record.predict_log.request)
+                self.run(feeds, list(fetches.values()))
+        return count
+
+    def _warmup_records(self, file: str) -> Iterator[Any]:
+        from tensorflow_serving.apis import prediction_log_pb2
+
+        try:
+            for data in self.tf.compat.v1.io.tf_record_iterator(file):
+                yield prediction_log_pb2.PredictionLog.FromString(data)
+        except self.tf.errors.DataLossError as error:
+            text = f"{error.message}. Please verify your warmup data is in TFRecord format."
+            raise ServingError(Code.DATA_LOSS, text) from error
+        except ServingError:
+            raise
+        except Exception as error:
+            if type(error).__name__ == "DecodeError":
+                raise invalid(f"Failed to parse warmup record from {file}") from error
+            raise from_exception(error) from error
+
+    def close(self) -> None:
+        """Free the session; nothing may run it any more."""
+        session: Any = getattr(self, "session", None)
+        if session is not None:
+            session.close()

@@ -1,0 +1,296 @@
+"""What the server does with a request, whichever way it came: the methods of PredictionService and ModelService.
+
+Protocol buffers in, protocol buffers out; errors are ServingErrors. gRPC (server.py) and REST (rest.py) are thin
+layers above.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from serving import tensors, versions
+from serving.batching import Batcher
+from serving.metrics import Metrics
+from serving.runner import DEFAULT_SIGNATURE
+from serving.status import Code, ServingError, from_exception, invalid
+
+_SIGNATURE_FIELD = "signature_def"
+_CLASSIFY_METHOD = "tensorflow/serving/classify"
+_REGRESS_METHOD = "tensorflow/serving/regress"
+
+
+@dataclass
+class Call:
+    """What the transport knows about one request."""
+
+    deadline: float | None = None
+    entrypoint: str = "GRPC"
+    abandoned: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def within(cls, seconds: float | None, entrypoint: str = "GRPC") -> Call:
+        """Return a call that has this many seconds left."""
+        return cls(None if seconds is None else time.monotonic() + seconds, entrypoint)
+
+    def check(self) -> None:
+        """Stop work that nobody waits for.
+
+        Raises:
+            ServingError: The caller has gone or the deadline has passed.
+        """
+        if self.abandoned.is_set():
+            raise ServingError(Code.CANCELLED, "the caller has gone")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+
+@dataclass
+class Prediction:
+    """The outputs of a Predict call, not yet in any wire format."""
+
+    name: str
+    version: int
+    signature: str
+    outputs: dict[str, np.ndarray]
+
+
+class Service:
+    """Answers requests with the versions the manager holds."""
+
+    def __init__(
+        self,
+        manager: versions.ModelManager,
+        metrics: Metrics,
+        batcher: Batcher | None = None,
+        max_rows: int = 0,
+        as_tensor_content: bool = False,
+    ) -> None:
+        from tensorflow_serving.apis import (
+            classification_pb2,
+            get_model_metadata_pb2,
+            get_model_status_pb2,
+            inference_pb2,
+            model_management_pb2,
+            predict_pb2,
+            regression_pb2,
+        )
+
+        self.manager = manager
+        self.metrics = metrics
+        self._batcher = batcher
+        self._max_rows = max_rows
+        self._as_tensor_content = as_tensor_content
+        self._predict_pb2: Any = predict_pb2
+        self._metadata_pb2: Any = get_model_metadata_pb2
+        self._status_pb2: Any = get_model_status_pb2
+        self._management_pb2: Any = model_management_pb2
+        self.request_types: dict[str, Any] = {
+            "Predict": predict_pb2.PredictRequest,
+            "GetModelMetadata": get_model_metadata_pb2.GetModelMetadataRequest,
+            "Classify": classification_pb2.ClassificationRequest,
+            "Regress": regression_pb2.RegressionRequest,
+            "MultiInference": inference_pb2.MultiInferenceRequest,
+            "GetModelStatus": get_model_status_pb2.GetModelStatusRequest,
+            "HandleReloadConfigRequest": model_management_pb2.ReloadConfigRequest,
+        }
+
+    @contextmanager
+    def counted(self, name: str, api: str, call: Call) -> Iterator[None]:
+        """Count a request and its time under TensorFlow Serving's metrics.
+
+        Args:
+            name: The model asked for.
+            api: The method.
+            call: The request's transport facts.
+        """
+        started = time.monotonic()
+        code = Code.OK
+        try:
+            yield
+        except Exception as error:
+            code = from_exception(error).code
+            raise
+        finally:
+            self.metrics.request_count.add(1, name, code.name)
+            if code == Code.OK:
+                micros = (time.monotonic() - started) * 1e6
+                self.metrics.request_latency.add(micros, name, api, call.entrypoint)
+
+    # -- prediction ------------------------------------------------------------------------------------------
+
+    def predict_arrays(self, request: Any, call: Call) -> Prediction:
+        """Answer a PredictRequest with arrays.
+
+        Args:
+            request: The PredictRequest.
+            call: The request's transport facts.
+
+        Returns:
+            The outputs.
+
+        Raises:
+            ServingError: With TensorFlow Serving's code and text.
+        """
+        call.check()
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        with self.manager.use(request.model_spec) as handle:
+            loaded = handle.loaded
+            signature, feeds, fetches = loaded.predict_feeds(request)
+            names = list(fetches.values())
+            if self._max_rows:
+                rows = max((array.shape[0] for array in feeds.values() if array.ndim), default=0)
+                if rows > self._max_rows:
+                    raise invalid(f"Task size {rows} is larger than maximum input batch size {self._max_rows}")
+            started = time.monotonic()
+            if self._batcher is None:
+                results = loaded.run(feeds, names, call.deadline)
+            else:
+                abandoned = call.abandoned.is_set
+                results = self._batcher.run(loaded, loaded.run, feeds, names, call.deadline, abandoned)
+            self.metrics.runtime_latency.add((time.monotonic() - started) * 1e6, handle.name, "Predict", "TF1")
+            outputs = dict(zip(fetches, results, strict=True))
+            return Prediction(handle.name, handle.version, signature.name, outputs)
+
+    def predict(self, request: Any, call: Call) -> Any:
+        """Answer a PredictRequest with a PredictResponse."""
+        with self.counted(request.model_spec.name, "Predict", call):
+            result = self.predict_arrays(request, call)
+            response = self._predict_pb2.PredictResponse()
+            response.model_spec.name = result.name
+            response.model_spec.version.value = result.version
+            response.model_spec.signature_name = result.signature
+            for alias, array in result.outputs.items():
+                try:
+                    tensors.to_proto(array, response.outputs[alias], self._as_tensor_content)
+                except tensors.TensorError as error:
+                    raise ServingError(Code.UNIMPLEMENTED, f"output {alias}: {error}") from error
+            return response
+
+    def input_types(self, model_spec: Any, signature_name: str) -> dict[str, int]:
+        """Return alias to DataType of a signature's inputs, for REST.
+
+        Raises:
+            ServingError: No such model or signature.
+        """
+        with self.manager.use(model_spec) as handle:
+            name = signature_name or DEFAULT_SIGNATURE
+            found = handle.loaded.signatures.get(name)
+            if found is None:
+                raise invalid(f'Serving signature name: "{name}" not found in signature def')
+            return {entry.alias: entry.dtype for entry in found.inputs}
+
+    # -- Classify, Regress, MultiInference -------------------------------------------------------------------
+
+    def classify(self, request: Any, call: Call) -> Any:
+        """Refuse a ClassificationRequest, with TensorFlow Serving's text where it would refuse too."""
+        with self.counted(request.model_spec.name, "Classify", call):
+            self._check_example_signature(request, "classification", "inputs", (1, 2), ("classes", "scores"))
+            raise ServingError(Code.UNIMPLEMENTED, "Classify is not implemented by the embedded server")
+
+    def regress(self, request: Any, call: Call) -> Any:
+        """Refuse a RegressionRequest, with TensorFlow Serving's text where it would refuse too."""
+        with self.counted(request.model_spec.name, "Regress", call):
+            self._check_example_signature(request, "regression", "inputs", (1,), ("outputs",))
+            raise ServingError(Code.UNIMPLEMENTED, "Regress is not implemented by the embedded server")
+
+    def multi_inference(self, request: Any, call: Call) -> Any:
+        """Refuse a MultiInferenceRequest, with TensorFlow Serving's text where it would refuse too."""
+        call.check()
+        if not request.tasks:
+            raise invalid("Inference request must contain at least one task.")
+        spec = request.tasks[0].model_spec
+        if not spec.name:
+            raise invalid("Found ModelSpec with an empty model name.")
+        with self.manager.use(spec):
+            for task in request.tasks:
+                if task.method_name not in (_CLASSIFY_METHOD, _REGRESS_METHOD):
+                    text = f"Unsupported signature method_name: {task.method_name}"
+                    raise ServingError(Code.UNIMPLEMENTED, text)
+        raise ServingError(Code.UNIMPLEMENTED, "MultiInference is not implemented by the embedded server")
+
+    def _check_example_signature(
+        self, request: Any, kind: str, input_name: str, output_counts: tuple[int, ...], output_names: tuple[str, ...]
+    ) -> None:
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        with self.manager.use(request.model_spec) as handle:
+            name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            definitions = handle.loaded.meta_graph.signature_def
+            if name not in definitions:
+                raise invalid(f"No signature was found with the name: {name}")
+            definition = definitions[name]
+        if len(definition.inputs) != 1:
+            raise invalid("Expected one input Tensor.")
+        if len(definition.outputs) not in output_counts:
+            if output_counts == (1,):
+                raise invalid("Expected one output Tensor.")
+            raise invalid(f"Expected one or two output Tensors, found {len(definition.outputs)}")
+        if input_name not in definition.inputs:
+            raise invalid(f"No {kind} inputs found in SignatureDef: {definition}")
+        if not any(output in definition.outputs for output in output_names):
+            if kind == "regression":
+                raise invalid(f"No regression outputs found in SignatureDef: {definition}")
+            raise invalid(
+                "Expected classification signature outputs to contain at least one of "
+                f'"classes" or "scores". Signature was: {definition}'
+            )
+
+    # -- metadata and status ---------------------------------------------------------------------------------
+
+    def get_model_metadata(self, request: Any, call: Call) -> Any:
+        """Answer a GetModelMetadataRequest."""
+        call.check()
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for name in request.metadata_field:
+            if name != _SIGNATURE_FIELD:
+                raise invalid(f"Metadata field {name} is not supported")
+        response = self._metadata_pb2.GetModelMetadataResponse()
+        signatures = self._metadata_pb2.SignatureDefMap()
+        with self.manager.use(request.model_spec) as handle:
+            for name, definition in handle.loaded.meta_graph.signature_def.items():
+                signatures.signature_def[name].CopyFrom(definition)
+            response.model_spec.name = handle.name
+            response.model_spec.version.value = handle.version
+        response.metadata[_SIGNATURE_FIELD].Pack(signatures)
+        return response
+
+    def get_model_status(self, request: Any, call: Call) -> Any:
+        """Answer a GetModelStatusRequest."""
+        call.check()
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        spec = request.model_spec
+        number = spec.version.value if spec.HasField("version") else None
+        response = self._status_pb2.GetModelStatusResponse()
+        for version, state, error in self.manager.status(spec.name, number):
+            row = response.model_version_status.add(version=version, state=int(state))
+            row.status.SetInParent()
+            if error is not None:
+                row.status.error_code = int(error.code)
+                row.status.error_message = error.message
+        return response
+
+    def handle_reload_config(self, request: Any, call: Call) -> Any:
+        """Answer a ReloadConfigRequest."""
+        call.check()
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+                "supported"
+            )
+        models = versions.config_from_proto(request.config.model_config_list)
+        self.manager.apply(models, call.deadline)
+        response = self._management_pb2.ReloadConfigResponse()
+        response.status.SetInParent()
+        return response

@@ -1,0 +1,334 @@
+"""Decoders against brute force: on small cases every CTC path can be enumerated."""
+
+import itertools
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from htr_client.beam import PrefixBeamSearch
+from htr_client.decoding import Alphabet, BestPath, align, edit_distance, log_posteriors
+from htr_client.language import CharacterModel, Lexicon
+
+AB = Alphabet("ab ")
+EVERYTHING = {"width": 400, "candidates": 99}
+
+
+def collapse(path, blank):
+    return tuple(c for c, _ in itertools.groupby(path) if c != blank)
+
+
+def brute_force(log_probs, frames):
+    """P(text) of every text, by summing over all paths."""
+    classes = log_probs.shape[1]
+    texts = defaultdict(float)
+    for path in itertools.product(range(classes), repeat=frames):
+        texts[collapse(path, classes - 1)] += math.exp(sum(float(log_probs[t, c]) for t, c in enumerate(path)))
+    return texts
+
+
+@st.composite
+def batches(draw, classes=4, longest=5, most=3):
+    """Log-probabilities from flat over peaky to impossible, with rows of different length and rubbish as padding."""
+    count = draw(st.integers(1, most))
+    length = draw(st.integers(1, longest))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    logits = rng.normal(size=(count, length, classes)) * draw(st.sampled_from([0.0, 0.3, 1.0, 4.0, 12.0]))
+    if draw(st.booleans()):  # blanks dominate, as in a trained model
+        logits[:, :, -1] += 3
+    if draw(st.booleans()):
+        logits[rng.random(logits.shape) < 0.3] = -np.inf
+        logits[..., rng.integers(classes)] = 0.0
+    log_probs = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
+    frames = rng.integers(0, length + 1, count) if draw(st.booleans()) else np.full(count, length)
+    for row, valid in enumerate(frames):
+        log_probs[row, valid:] = rng.normal(size=(length - valid, classes)) * 5
+    return log_probs.astype(np.float32), frames.astype(np.int32)
+
+
+@given(batches())
+def test_posterior_is_the_sum_over_all_paths(batch):
+    log_probs, frames = batch
+    for row in range(len(frames)):
+        texts = brute_force(log_probs[row], frames[row])
+        every = [*texts, (0,) * 6]  # the last one does not fit
+        rows = np.full(len(every), row)
+        found = np.exp(log_posteriors(log_probs[rows], frames[rows], every))
+        np.testing.assert_allclose(found, [texts.get(text, 0.0) for text in every], rtol=1e-4, atol=1e-9)
+        assert found.sum() == pytest.approx(1.0, abs=1e-3)
+
+
+@given(batches())
+def test_best_path(batch):
+    log_probs, frames = batch
+    for row, result in enumerate(BestPath().decode(log_probs, frames, AB)):
+        best = log_probs[row, : frames[row]].argmax(axis=1)
+        ids = collapse(best, 3)
+        assert result.text == AB.decode(ids) == "".join(c.text for c in result.characters)
+        expected = brute_force(log_probs[row], frames[row])[ids] if frames[row] else 0.0
+        assert result.confidence == pytest.approx(expected, rel=1e-4, abs=1e-9)
+        at = 0
+        for character, i in zip(result.characters, ids, strict=True):
+            first, end = character.span
+            assert at <= first < end <= frames[row]
+            assert (best[first:end] == i).all() and (end == frames[row] or best[end] != i)
+            assert character.confidence == pytest.approx(math.exp(log_probs[row, first:end, i].max()), rel=1e-5)
+            at = end
+
+
+@given(batches())
+def test_alignment_is_the_most_probable_path(batch):
+    log_probs, frames = batch
+    for row in range(len(frames)):
+        paths = defaultdict(lambda: (-np.inf, None))
+        for path in itertools.product(range(4), repeat=int(frames[row])):
+            score = float(sum(log_probs[row, t, c] for t, c in enumerate(path)))
+            ids = collapse(path, 3)
+            if score > paths[ids][0]:
+                paths[ids] = (score, path)
+        for ids, (score, path) in paths.items():
+            if path is None:  # impossible
+                continue
+            [spans] = align(log_probs[row : row + 1], frames[row : row + 1], [ids])
+            assert len(spans) == len(ids)
+            path = np.full(frames[row], 3)
+            for i, ((first, end), _) in zip(ids, spans, strict=True):
+                path[first:end] = i
+            assert collapse(path, 3) == ids
+            assert sum(log_probs[row, t, c] for t, c in enumerate(path)) == pytest.approx(score, rel=1e-4, abs=1e-4)
+
+
+@given(batches())
+def test_beam_finds_the_most_probable_text(batch):
+    log_probs, frames = batch
+    decoder = PrefixBeamSearch(**EVERYTHING, alternatives=2)
+    for row, result in enumerate(decoder.decode(log_probs, frames, AB)):
+        texts = {AB.decode(ids): p for ids, p in brute_force(log_probs[row], frames[row]).items() if p > 0}
+        if not frames[row]:
+            assert (result.text, result.confidence) == ("", 0.0)
+            continue
+        ranking = sorted(texts.values(), reverse=True)
+        found = [result.confidence, *(alternative.confidence for alternative in result.alternatives)]
+        np.testing.assert_allclose(found, ranking[: len(found)], rtol=1e-4, atol=1e-12)
+        assert len(found) == min(3, len(texts))
+        for text, p in [(result.text, result.confidence), *result.alternatives]:
+            assert texts[text] == pytest.approx(p, rel=1e-4)
+        assert "".join(c.text for c in result.characters) == result.text
+
+
+@given(batches())
+def test_narrow_beam_gives_a_text_and_its_own_probability(batch):
+    log_probs, frames = batch
+    for row, result in enumerate(PrefixBeamSearch(1, candidates=1).decode(log_probs, frames, AB)):
+        p = brute_force(log_probs[row], frames[row])[tuple(AB.encode(result.text))] if frames[row] else 0.0
+        assert result.confidence == pytest.approx(p, rel=1e-4, abs=1e-9)
+
+
+def allowed(text, words, separators=" "):
+    """Scores by the definition in Lexicon's documentation: the words of a text, each with its own score."""
+    for separator in separators:
+        text = text.replace(separator, "\n")
+    return [word for word in text.split("\n") if word]
+
+
+@given(batches(), st.sets(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4))
+def test_strict_lexicon_finds_the_most_probable_allowed_text(batch, words):
+    log_probs, frames = batch
+    decoder = PrefixBeamSearch(**EVERYTHING, lexicon=Lexicon(words))
+    for row, result in enumerate(decoder.decode(log_probs, frames, AB)):
+        texts = {AB.decode(ids): p for ids, p in brute_force(log_probs[row], frames[row]).items() if p > 0}
+        possible = {text: p for text, p in texts.items() if set(allowed(text, words)) <= words}
+        assert set(allowed(result.text, words)) <= words
+        if frames[row]:
+            best = max(possible.values(), default=0.0)
+            assert result.confidence == pytest.approx(best, rel=1e-4, abs=1e-12)
+
+
+@given(
+    batches(),
+    st.dictionaries(st.text("ab", min_size=1, max_size=3), st.integers(1, 9), min_size=1, max_size=4),
+    st.sampled_from([-0.5, -2.0, -6.0]),
+)
+def test_soft_lexicon_weighs_words(batch, counts, unknown):
+    log_probs, frames = batch
+    decoder = PrefixBeamSearch(**EVERYTHING, lexicon=Lexicon(counts, unknown=unknown, weight=0.7))
+    total = sum(counts.values())
+
+    def score(text, p):
+        words = allowed(text, counts)
+        return math.log(p) + sum(0.7 * math.log(counts[w] / total) if w in counts else unknown for w in words)
+
+    for row, result in enumerate(decoder.decode(log_probs, frames, AB)):
+        if frames[row]:
+            texts = {AB.decode(ids): p for ids, p in brute_force(log_probs[row], frames[row]).items() if p > 0}
+            best = max(score(text, p) for text, p in texts.items())
+            assert score(result.text, texts[result.text]) == pytest.approx(best, abs=1e-3)
+
+
+def witten_bell(texts, order, alphabet):
+    """The same language model written the slow way: a function from a text to its log-probability."""
+    following = defaultdict(Counter)
+    for text in texts:
+        symbols = ["^", *text, "$"]
+        for i in range(1, len(symbols)):
+            for length in range(min(order - 1, i) + 1):
+                following[tuple(symbols[i - length : i])][symbols[i]] += 1
+
+    def p(context, symbol):
+        lower = p(context[1:], symbol) if context else 1.0 / (len(alphabet) + 1)
+        seen = following.get(context)
+        return (seen[symbol] + len(seen) * lower) / (seen.total() + len(seen)) if seen else lower
+
+    def score(text):
+        symbols = ["^", *text, "$"]
+        return sum(math.log(p(tuple(symbols[max(0, i - order + 1) : i]), symbols[i])) for i in range(1, len(symbols)))
+
+    return score
+
+
+@given(
+    batches(),
+    st.lists(st.text("ab ", min_size=1, max_size=5), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.sampled_from([0.3, 1.0]),
+    st.sampled_from([0.0, 0.5]),
+)
+def test_language_model_is_weighed_in(batch, corpus, order, weight, length_bonus):
+    log_probs, frames = batch
+    model = CharacterModel(corpus, order=order)
+    decoder = PrefixBeamSearch(**EVERYTHING, language_model=model, language_weight=weight, length_bonus=length_bonus)
+    language = witten_bell(corpus, order, AB)
+
+    def score(text, p):
+        return math.log(p) + weight * language(text) + length_bonus * len(text)
+
+    for row, result in enumerate(decoder.decode(log_probs, frames, AB)):
+        if frames[row]:
+            texts = {AB.decode(ids): p for ids, p in brute_force(log_probs[row], frames[row]).items() if p > 0}
+            best = max(score(text, p) for text, p in texts.items())
+            assert score(result.text, texts[result.text]) == pytest.approx(best, abs=1e-3)
+
+
+@given(st.lists(st.text("abc", max_size=6), min_size=1, max_size=8), st.integers(1, 5), st.integers(4, 60))
+def test_language_model_stays_a_distribution_when_cut(corpus, order, cells):
+    if not any(corpus):
+        return
+    compiled = CharacterModel(corpus, order=order, most_cells=cells).compile(Alphabet("abc"))
+    np.testing.assert_allclose(np.exp(compiled.scores).sum(axis=1), 1.0)
+    assert compiled.scores.size <= cells + 4  # the context of length 0 always stays
+    assert compiled.next_state.max() < len(compiled.scores) and 0 <= compiled.start < len(compiled.scores)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        BestPath(),
+        PrefixBeamSearch(8),
+        PrefixBeamSearch(8, lexicon=Lexicon(["ab", "ba"], unknown=-2.0), language_model=CharacterModel(["abba"])),
+    ],
+    ids=["best path", "beam", "beam with lexicon and model"],
+)
+@settings(max_examples=30)
+@given(batch=batches(longest=12, most=6))
+def test_neighbours_and_padding_change_nothing(decoder, batch):
+    log_probs, frames = batch
+    together = decoder.decode(log_probs, frames, AB)
+    for row, result in enumerate(together):
+        valid = int(frames[row])
+        [alone] = decoder.decode(log_probs[row : row + 1, :valid], frames[row : row + 1], AB)
+        assert alone.text == result.text
+        assert [c.span for c in alone.characters] == [c.span for c in result.characters]
+        assert alone.confidence == pytest.approx(result.confidence, rel=1e-9, abs=1e-300)
+
+
+def test_blank_between_repeats():
+    log_probs = np.log(np.full((1, 5, 4), 0.02, np.float32))
+    log_probs[0, range(5), [0, 0, 3, 0, 1]] = np.log(0.94)
+    frames = np.array([5])
+    for decoder in (BestPath(), PrefixBeamSearch(), PrefixBeamSearch(lexicon=Lexicon(["aab"]))):
+        [result] = decoder.decode(log_probs, frames, AB)
+        assert result.text == "aab"
+        assert [c.span for c in result.characters] == [(0, 2), (3, 4), (4, 5)]
+
+
+def test_empty_batch_and_no_frames():
+    for decoder in (BestPath(), PrefixBeamSearch()):
+        assert decoder.decode(np.zeros((0, 7, 4), np.float32), np.zeros(0, int), AB) == []
+        [result] = decoder.decode(np.zeros((1, 0, 4), np.float32), np.zeros(1, int), AB)
+        assert (result.text, result.confidence, result.characters) == ("", 0.0, ())
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "frames"),
+    [
+        (np.zeros((2, 3, 5), np.float32), np.array([3, 3])),
+        (np.zeros((2, 3, 4), np.float32), np.array([3])),
+        (np.zeros((2, 3, 4), np.float32), np.array([3, 4])),
+        (np.zeros((2, 3, 4), np.float32), np.array([3, -1])),
+        (np.full((1, 3, 4), np.nan, np.float32), np.array([3])),
+    ],
+    ids=["classes", "rows", "too many frames", "negative frames", "not a number"],
+)
+def test_what_does_not_fit_is_refused(log_probs, frames):
+    for decoder in (BestPath(), PrefixBeamSearch()):
+        with pytest.raises(ValueError):
+            decoder.decode(log_probs, frames, AB)
+
+
+def test_long_and_improbable_lines_do_not_underflow():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(2, 800, 100)).astype(np.float32)
+    log_probs = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
+    alphabet = Alphabet(map(chr, range(200, 299)))
+    frames = np.array([800, 700])
+    texts = [alphabet.encode(result.text) for result in BestPath().decode(log_probs, frames, alphabet)]
+    found = log_posteriors(log_probs, frames, texts)
+    assert np.isfinite(found).all() and (found < -800).all()
+
+
+def test_a_lexicon_that_lets_nothing_end_gives_the_empty_text():
+    log_probs = np.log(np.array([[[0.97, 0.01, 0.01, 0.01]]], np.float32))
+    [result] = PrefixBeamSearch(1, lexicon=Lexicon(["ab"])).decode(log_probs, np.array([1]), AB)
+    assert (result.text, result.characters) == ("", ())
+    assert result.confidence == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("words", [[], ["a b"], [""], {"a": 0}])
+def test_lexicons_that_make_no_sense(words):
+    with pytest.raises(ValueError):
+        Lexicon(words)
+
+
+def test_lexicon_of_whole_texts():
+    lexicon = Lexicon.from_texts(["a b", "a b", "b"], separators="")
+    log_probs = np.log(np.full((1, 3, 4), 0.05, np.float32))
+    log_probs[0, range(3), [0, 2, 0]] = np.log(0.85)  # looks like "a a"
+    [result] = PrefixBeamSearch(lexicon=lexicon).decode(log_probs, np.array([3]), AB)
+    assert result.text == "a b"
+
+
+@given(st.lists(st.integers(0, 3), max_size=70), st.lists(st.integers(0, 3), max_size=70))
+def test_edit_distance(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    assert edit_distance(a, b) == row[-1]
+
+
+def test_alphabet():
+    alphabet = Alphabet(["a", "e", "e\u0323", " "])
+    assert alphabet.blank == len(alphabet) == 4
+    assert alphabet.encode("ae\u0323 e") == [0, 2, 3, 1]
+    assert alphabet.decode([0, 2, 3, 1]) == "ae\u0323 e"
+    assert alphabet.encode("axe", skip_unknown=True) == [0, 1]
+    with pytest.raises(ValueError, match="'x' is not in the alphabet"):
+        alphabet.encode("axe")
+    for wrong in (["a", "a"], ["a", ""]):
+        with pytest.raises(ValueError):
+            Alphabet(wrong)
+    assert Alphabet("").encode("", skip_unknown=True) == []

@@ -1,0 +1,102 @@
+"""The messages without generated code: equal to the official ones, beside them, and read in both forms."""
+
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from google.protobuf import descriptor_pb2
+
+from htr_client import messages
+
+
+def stored():
+    from importlib import resources
+
+    data = zlib.decompress(resources.files("htr_client").joinpath("descriptors.pb.z").read_bytes())
+    return descriptor_pb2.FileDescriptorSet.FromString(data)
+
+
+def test_descriptors_are_those_of_tensorflow_serving_api():
+    pytest.importorskip("tensorflow_serving")
+    from google.protobuf import descriptor_pool
+
+    # Importing these registers all that they depend on in the default pool.
+    from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2  # noqa: F401
+
+    official = descriptor_pool.Default()
+    for file in stored().file:
+        expected = descriptor_pb2.FileDescriptorProto()
+        official.FindFileByName(file.name).CopyToProto(expected)
+        assert file == expected, file.name
+
+
+def test_both_read_what_the_other_writes():
+    pytest.importorskip("tensorflow_serving")
+    from tensorflow_serving.apis import predict_pb2
+
+    request = messages.predict_request("htr", 3, None, "serving_default", {"image_bytes": [b"a", b"\0\xff"]})
+    official = predict_pb2.PredictRequest.FromString(request.SerializeToString())
+    assert official.model_spec.version.value == 3
+    assert list(official.inputs["image_bytes"].string_val) == [b"a", b"\0\xff"]
+    assert messages.PredictRequest.FromString(official.SerializeToString()) == request
+
+
+def test_lives_beside_tensorflow_serving_api_when_loaded_first():
+    """Loaded second is what happens in this process, in the tests above."""
+    pytest.importorskip("tensorflow_serving")
+    code = """
+import htr_client.messages
+from tensorflow_serving.apis import predict_pb2
+request = htr_client.messages.predict_request("htr", None, "stable", "serving_default", {"image_bytes": [b"a"]})
+assert predict_pb2.PredictRequest.FromString(request.SerializeToString()).model_spec.version_label == "stable"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 5), (0, 4), (2, 300, 80)])
+def test_floats_in_both_forms(shape):
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    typed, packed = messages.TensorProto(dtype=1), messages.TensorProto(dtype=1)
+    for tensor in (typed, packed):
+        for size in shape:
+            tensor.tensor_shape.dim.add().size = size
+    typed.float_val.extend(values.ravel().tolist())
+    packed.tensor_content = values.tobytes()
+    for tensor in (typed, packed):
+        found = messages.to_array(messages.TensorProto.FromString(tensor.SerializeToString()))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, values)
+
+
+def test_other_fields_do_not_disturb_floats():
+    tensor = messages.TensorProto(dtype=1, version_number=7, float_val=[1.0, 2.0], double_val=[3.0])
+    tensor.tensor_shape.dim.add().size = 2
+    np.testing.assert_array_equal(messages.to_array(tensor), [1.0, 2.0])
+
+
+def test_integers_and_strings():
+    typed = messages.TensorProto(dtype=3, int_val=[1, -2])
+    packed = messages.TensorProto(dtype=3, tensor_content=np.array([1, -2], "<i4").tobytes())
+    strings = messages.TensorProto(dtype=7, string_val=[b"a", b"\0b"])
+    for tensor, expected in ((typed, [1, -2]), (packed, [1, -2]), (strings, [b"a", b"\0b"])):
+        tensor.tensor_shape.dim.add().size = 2
+        assert messages.to_array(tensor).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        messages.TensorProto(dtype=1, float_val=[1.0, 2.0]),
+        messages.TensorProto(dtype=1, tensor_content=b"123"),
+        messages.TensorProto(dtype=2, double_val=[1.0]),
+        messages.TensorProto(),
+    ],
+)
+def test_tensors_that_do_not_fit(tensor):
+    with pytest.raises(ValueError):
+        messages.to_array(tensor)
+    tensor.tensor_shape.dim.add().size = -1
+    with pytest.raises(ValueError):
+        messages.to_array(tensor)

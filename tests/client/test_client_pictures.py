@@ -1,0 +1,400 @@
+"""Every kind of picture, good and hostile, has a defined result."""
+
+import io
+import os
+import pickle
+import struct
+import time
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from htr_client import pictures
+from htr_client.errors import PictureError
+
+Image = pytest.importorskip("PIL.Image")
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def grey(height=24, width=90):
+    """Something like handwriting: smooth, so that JPEG keeps it, and without any symmetry."""
+    y, x = np.mgrid[:height, :width]
+    return (127 + 100 * np.sin(x / 7 + y / 11) * np.cos(y / 5) + 20 * x / width).clip(0, 255).astype(np.uint8)
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def raw_png(width, height, depth, colour, rows, *extra, interlace=0):
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
+    return PNG + chunk(b"IHDR", header) + b"".join(extra) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def saved(image, format_, **options):
+    out = io.BytesIO()
+    image.save(out, format_, **options)
+    return out.getvalue()
+
+
+def reason(picture, **options):
+    with pytest.raises(PictureError) as error:
+        pictures.load(picture, **options)
+    assert str(error.value)
+    if not isinstance(picture, np.ndarray):
+        with pytest.raises(PictureError) as again:
+            pictures.pack(picture, **options)
+        assert again.value.reason == error.value.reason
+    return error.value.reason
+
+
+# What the serving graph reads as it is goes as it is.
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_plain_pictures_are_sent_as_they_are(format_, mode):
+    data = saved(Image.fromarray(grey()).convert(mode), format_)
+    assert pictures.inspect(data) == pictures.PictureInfo(format_.lower(), 90, 24, 1, True)
+    assert pictures.pack(data) == pictures.PackedPicture(data, 90, 24)
+    np.testing.assert_allclose(pictures.load(data), grey(), atol=8)
+
+
+def test_paths_and_kinds_of_bytes(tmp_path):
+    data = saved(Image.fromarray(grey()), "PNG")
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    for picture in (path, str(path), bytearray(data), memoryview(data)):
+        np.testing.assert_array_equal(pictures.load(picture), grey())
+    assert reason(tmp_path / "none.png") == "unreadable"
+    assert reason(tmp_path) == "unreadable"
+    assert reason("a\0b") == "unreadable"
+    with pytest.raises(TypeError):
+        pictures.load(12)
+
+
+# What it does not read becomes an upright grey PNG.
+
+
+def turned(orientation):
+    """How a camera stores the picture when a viewer must undo the given EXIF orientation."""
+    upright = Image.fromarray(grey())
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    return upright.transpose(undo[orientation]) if orientation in undo else upright
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation(format_, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"lossless": True} if format_ == "WEBP" else {}
+    data = saved(turned(orientation), format_, exif=exif, **options)
+    info = pictures.inspect(data)
+    assert (info.width, info.height, info.orientation) == (90, 24, orientation)
+    assert info.plain == (orientation == 1 and format_ != "WEBP")
+    tolerance = 8 if format_ == "JPEG" else 1
+    np.testing.assert_allclose(pictures.load(data).astype(int), grey(), atol=tolerance)
+    packed = pictures.pack(data)
+    assert (packed.width, packed.height) == (90, 24)
+    np.testing.assert_array_equal(pictures.load(packed.data), pictures.load(data))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_orientation(orientation):
+    data = saved(turned(orientation), "TIFF", tiffinfo={274: orientation})
+    np.testing.assert_array_equal(pictures.load(data), grey())
+    packed = pictures.pack(data)
+    assert (packed.width, packed.height) == (90, 24)
+
+
+def test_damaged_exif_is_ignored():
+    data = saved(Image.fromarray(grey()), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert pictures.inspect(data).orientation == 1
+
+
+def test_sixteen_bits():
+    data = cv2.imencode(".png", grey().astype(np.uint16) * 256 + 99)[1].tobytes()
+    assert not pictures.inspect(data).plain
+    np.testing.assert_array_equal(pictures.load(pictures.pack(data).data), grey())
+
+
+def test_alpha_shows_white_paper():
+    ink = np.zeros((24, 90, 4), np.uint8)
+    ink[..., 3] = 255 - grey()  # black ink, as transparent as the paper is white
+    data = saved(Image.fromarray(ink), "PNG")
+    assert not pictures.inspect(data).plain
+    np.testing.assert_array_equal(pictures.load(data), grey())
+    np.testing.assert_array_equal(pictures.load(cv2.cvtColor(ink, cv2.COLOR_RGBA2BGRA)), grey())
+    grey_alpha = saved(Image.merge("LA", [Image.new("L", (90, 24)), Image.fromarray(255 - grey())]), "PNG")
+    np.testing.assert_array_equal(pictures.load(grey_alpha), grey())
+
+
+def test_palette_with_a_transparent_colour():
+    palette = chunk(b"PLTE", bytes([0, 0, 0, 200, 200, 200]))
+    data = raw_png(4, 1, 8, 3, b"\0\0\1\0\1", palette, chunk(b"tRNS", b"\0"))
+    np.testing.assert_array_equal(pictures.load(data), [[255, 200, 255, 200]])
+    assert not pictures.inspect(data).plain
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_few_bits(depth):
+    data = raw_png(8 // depth, 1, depth, 0, b"\0\xc0" if depth == 1 else b"\0\xff")
+    assert not pictures.inspect(data).plain
+    assert pictures.load(data)[0, 0] == 255
+
+
+def test_cmyk_jpeg():
+    colours = Image.fromarray(grey()).convert("CMYK")
+    data = saved(colours, "JPEG", quality=95)
+    assert not pictures.inspect(data).plain
+    np.testing.assert_allclose(pictures.load(data).astype(int), grey(), atol=8)
+
+
+def test_progressive_jpeg_and_interlaced_png():
+    assert pictures.inspect(saved(Image.fromarray(grey()), "JPEG", progressive=True)).plain
+    assert not pictures.inspect(raw_png(1, 1, 8, 0, b"\0\x42", interlace=1)).plain
+
+
+@pytest.mark.parametrize("format_", ["BMP", "TIFF", "WEBP", "PPM"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_other_formats(format_, mode):
+    options = {"lossless": True} if format_ == "WEBP" else {}
+    data = saved(Image.fromarray(grey()).convert(mode), format_, **options)
+    info = pictures.inspect(data)
+    assert (info.width, info.height, info.plain) == (90, 24, False)
+    np.testing.assert_allclose(pictures.load(data).astype(int), grey(), atol=1)
+    lossy = pictures.inspect(saved(Image.fromarray(grey()), "WEBP"))
+    assert (lossy.width, lossy.height) == (90, 24)
+
+
+def test_tiff_of_floats():
+    data = saved(Image.fromarray((grey() / 255).astype(np.float32)), "TIFF")
+    np.testing.assert_array_equal(pictures.load(data), grey())
+
+
+def test_one_pixel():
+    for format_ in ("PNG", "JPEG"):
+        assert pictures.load(saved(Image.new("L", (1, 1), 200), format_)).shape == (1, 1)
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG"])
+def test_bytes_after_the_end_are_dropped(format_):
+    """Some cameras and download tools append bytes; the serving graph would take the file for a cut one."""
+    data = saved(Image.fromarray(grey()), format_)
+    packed = pictures.pack(data + b"\0trailer")
+    assert packed.data.startswith(PNG) and packed.data.endswith(b"IEND\xaeB`\x82")
+    np.testing.assert_array_equal(pictures.load(packed.data), pictures.load(data))
+
+
+# Arrays.
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        grey(),
+        grey()[:, :, None],
+        np.repeat(grey()[:, :, None], 3, axis=2),
+        grey().astype(np.uint16) * 257,
+        grey() / 255,
+        (grey() / 255).astype(np.float32),
+        np.asfortranarray(grey()),
+        grey()[::-1][::-1],
+    ],
+    ids=["grey", "one channel", "colour", "16 bit", "double", "float", "column order", "strided"],
+)
+def test_arrays(array):
+    np.testing.assert_array_equal(pictures.load(array), grey())
+    np.testing.assert_array_equal(pictures.load(pictures.pack(array).data), grey())
+
+
+def test_array_of_bools():
+    np.testing.assert_array_equal(pictures.load(np.array([[True, False]])), [[255, 0]])
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.zeros((0, 5), np.uint8), "empty"),
+        (np.zeros(5, np.uint8), "undecodable"),
+        (np.zeros((2, 2, 2), np.uint8), "undecodable"),
+        (np.zeros((2, 2), np.int64), "undecodable"),
+        (np.full((2, 2), np.nan), "undecodable"),
+        (np.full((2, 2), 255.0), "undecodable"),
+        (np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (60_000, 60_000), (0, 0)), "too_large"),
+    ],
+)
+def test_arrays_that_are_no_pictures(array, expected):
+    assert reason(array) == expected
+
+
+# Hostile files.
+
+
+def test_bombs_are_refused_by_their_header():
+    bomb = raw_png(60_000, 60_000, 8, 0, bytes(100_000_000))
+    assert 90_000 < len(bomb) < 110_000
+    started = time.process_time()
+    assert reason(bomb) == "too_large"
+    assert time.process_time() - started < 0.25  # decoding would take seconds and gigabytes
+    jpeg = bytearray(saved(Image.fromarray(grey()), "JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    assert reason(bytes(jpeg)) == "too_large"
+    gif = b"GIF89a" + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0) + b";"
+    assert reason(gif) == "too_large"
+    assert reason(b"P5 60000 60000 255\n") == "too_large"
+    bmp = bytearray(saved(Image.fromarray(grey()), "BMP"))
+    bmp[18:26] = struct.pack("<ii", 60_000, -60_000)
+    assert reason(bytes(bmp)) == "too_large"
+    tiff = saved(Image.fromarray(grey()), "TIFF", tiffinfo={})
+    for tag, value in ((256, 90), (257, 24)):
+        entry = struct.pack("<HHII", tag, 4, 1, value)
+        assert entry in tiff or struct.pack("<HHIHH", tag, 3, 1, value, 0) in tiff
+        tiff = tiff.replace(entry, struct.pack("<HHII", tag, 4, 1, 60_000))
+        tiff = tiff.replace(struct.pack("<HHIHH", tag, 3, 1, value, 0), struct.pack("<HHII", tag, 4, 1, 60_000))
+    assert reason(tiff) == "too_large"
+    assert reason(saved(Image.fromarray(grey()), "PNG"), max_pixels=1000) == "too_large"
+
+
+def test_too_many_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_BYTES", 1000)
+    path = tmp_path / "large.png"
+    path.write_bytes(bytes(5000))
+    assert reason(path) == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", "empty"),
+        (b"Dear Sir or Madam,\nthis is a text file.\n", "not_a_picture"),
+        (b"%PDF-1.7\n", "not_a_picture"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "not_a_picture"),
+        (PNG, "truncated"),
+        (b"\xff\xd8\xff", "truncated"),
+        (b"\xff\xd8\xff\xd9", "undecodable"),
+        (b"GIF89a", "truncated"),
+        (b"BM", "truncated"),
+        (b"II*\0", "truncated"),
+        (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "undecodable"),
+        (b"RIFF\x24\0\0\0WEBPVP8X", "truncated"),
+        (b"P5 12", "truncated"),
+        (b"P5 x y", "truncated"),
+        (raw_png(0, 5, 8, 0, b""), "undecodable"),
+        (raw_png(50, 50, 8, 0, bytes(100)), "undecodable"),
+        (raw_png(2, 2, 8, 0, b"\0ab\x09cd"), "undecodable"),
+        (raw_png(2, 2, 77, 0, b"\0ab\0cd"), "undecodable"),
+    ],
+)
+def test_bytes_that_are_no_pictures(data, expected):
+    assert reason(data) == expected
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_truncated(format_):
+    data = saved(Image.fromarray(grey()), format_)
+    for length in (12, len(data) // 4, len(data) // 2, len(data) * 9 // 10, len(data) - 2):
+        assert reason(data[:length]) in {"truncated", "undecodable"}
+    if format_ in ("PNG", "JPEG"):
+        assert reason(data[: len(data) // 2]) == "truncated"
+
+
+def test_damaged_png():
+    data = bytearray(saved(Image.fromarray(grey()), "PNG"))
+    data[len(data) // 2] ^= 0xFF
+    assert reason(bytes(data)) == "undecodable"
+
+
+def test_animations_and_pages_are_refused():
+    frames = [Image.fromarray(grey()), Image.fromarray(255 - grey())]
+    for format_ in ("GIF", "WEBP", "TIFF"):
+        data = saved(frames[0], format_, save_all=True, append_images=frames[1:])
+        assert reason(data) == "undecodable"
+        with pytest.raises(PictureError, match="several pictures"):
+            pictures.inspect(data)
+
+
+def test_animated_png_is_its_still_picture():
+    frames = [Image.fromarray(grey()), Image.fromarray(255 - grey())]
+    data = saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    packed = pictures.pack(data)
+    assert b"acTL" in data and b"acTL" not in packed.data
+    np.testing.assert_array_equal(pictures.load(packed.data), grey())
+
+
+def test_still_gif_is_read_or_refused_with_advice():
+    data = saved(Image.fromarray(grey()), "GIF")
+    assert pictures.inspect(data).width == 90
+    try:
+        assert pictures.load(data).shape == (24, 90)  # OpenCV 4.12 and later
+    except PictureError as error:
+        assert error.reason == "undecodable" and "PNG" in error.advice
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]), st.data())
+def test_mutilated_files_give_a_picture_or_a_picture_error(format_, data):
+    file = bytearray(saved(Image.fromarray(grey()), format_))
+    for _ in range(data.draw(st.integers(1, 8))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    del file[data.draw(st.integers(0, len(file))) :]
+    try:
+        packed = pictures.pack(bytes(file), max_pixels=1_000_000)
+    except PictureError as error:
+        assert error.reason in {"empty", "not_a_picture", "truncated", "too_large", "undecodable"}
+    else:
+        assert pictures.inspect(packed.data).plain
+
+
+# Shrinking.
+
+
+def resize_as_the_graph(image, height):
+    """Antialiased bilinear, as the serving graph: each output pixel is a triangle filter over its footprint."""
+    return Image.fromarray(image).resize(
+        (round(image.shape[1] * height / image.shape[0]), height), Image.Resampling.BILINEAR
+    )
+
+
+@pytest.mark.parametrize("height", [600, 1023, 2000])
+def test_shrinking_does_not_change_what_the_model_sees(height):
+    rng = np.random.default_rng(0)
+    large = cv2.resize(grey(60, 400), (height * 6, height), interpolation=cv2.INTER_CUBIC)
+    large = (large.astype(int) + rng.integers(-20, 20, large.shape)).clip(0, 255).astype(np.uint8)
+    packed = pictures.pack(large)
+    assert (packed.width, packed.height) == (height * 6, height)
+    sent = pictures.load(packed.data)
+    assert 256 <= sent.shape[0] < 512
+    seen = np.asarray(resize_as_the_graph(sent, 64), int)
+    would_have_seen = np.asarray(resize_as_the_graph(large, 64), int)
+    assert seen.shape == would_have_seen.shape
+    assert np.abs(seen - would_have_seen).mean() < 1.0 and np.abs(seen - would_have_seen).max() <= 6
+
+
+def test_pictures_of_usual_size_are_not_shrunk():
+    assert pictures.inspect(pictures.encode(grey(511, 700))).height == 511
+    assert pictures.inspect(pictures.encode(grey(512, 700))).height == 256
+    assert pictures.inspect(pictures.encode(grey(5000, 2))).width == 1
+
+
+def test_errors_travel_between_processes():
+    error = pickle.loads(pickle.dumps(PictureError("empty", "The picture has no bytes.")))
+    assert (error.reason, str(error)) == ("empty", "The picture has no bytes.")
+
+
+def test_no_grpc_needed(tmp_path):
+    """ExampleGen and training import pictures and decoding only."""
+    (tmp_path / "grpc.py").write_text("raise ImportError('grpc must not be needed')")
+    code = "import htr_client.pictures, htr_client.decoding, htr_client.beam, htr_client.language, htr_client.messages"
+    import subprocess
+    import sys
+
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, check=True)

@@ -1,0 +1,186 @@
+"""The batcher alone, with a function in place of the model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from serving import protos
+from serving.batching import Batcher, BatchingOptions
+from serving.metrics import Metrics
+from serving.status import Code, ServingError
+
+NEVER = threading.Event().is_set
+
+
+class Model:
+    """Doubles its input, slowly if told so; notes the size of every run; negative numbers are poison."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.sizes: list[int] = []
+        self.seconds = seconds
+        self.started = threading.Event()
+
+    def __call__(self, feeds, fetches, deadline):
+        rows = feeds["x"]
+        self.sizes.append(len(rows))
+        self.started.set()
+        time.sleep(self.seconds)
+        if (rows < 0).any():
+            raise ServingError(Code.INVALID_ARGUMENT, "poison")
+        return [rows * 2 if name == "double" else rows.sum() for name in fetches]
+
+
+def batcher(**options) -> Batcher:
+    return Batcher(BatchingOptions(**{"num_batch_threads": 1, **options}), Metrics())
+
+
+def call(joined: Batcher, model: Model, *values: float, deadline=None, abandoned=NEVER, fetch="double"):
+    array = np.array(values, dtype=np.float32)
+    return joined.run("v1", model, {"x": array}, [fetch], deadline, abandoned)[0]
+
+
+def test_concurrent_calls_run_as_one_and_get_their_own_rows():
+    model, joined = Model(0.05), batcher(max_batch_size=8, batch_timeout_micros=1000)
+    with ThreadPoolExecutor(9) as pool:
+        results = list(pool.map(lambda value: call(joined, model, value, value + 0.5).tolist(), range(9)))
+    assert results == [[2.0 * value, 2.0 * value + 1] for value in range(9)]
+    assert max(model.sizes) == 8 and len(model.sizes) < 9
+
+
+def test_a_lone_call_waits_for_the_timeout_only():
+    model, joined = Model(), batcher(max_batch_size=8, batch_timeout_micros=100_000)
+    started = time.monotonic()
+    call(joined, model, 1)
+    assert 0.09 < time.monotonic() - started < 0.5
+
+
+def test_a_full_batch_does_not_wait():
+    model, joined = Model(), batcher(max_batch_size=2, batch_timeout_micros=10_000_000)
+    assert call(joined, model, 1, 2).tolist() == [2, 4]
+
+
+def test_full_queue():
+    model, joined = Model(0.3), batcher(max_batch_size=2, max_enqueued_batches=2)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(call, joined, model, 1, 1)
+        model.started.wait()
+        waiting = [pool.submit(call, joined, model, 2, 2) for _ in range(2)]
+        time.sleep(0.05)
+        started = time.monotonic()
+        with pytest.raises(ServingError) as failure:
+            call(joined, model, 3, 3)
+        assert time.monotonic() - started < 0.1
+        assert failure.value.code == Code.UNAVAILABLE
+        assert failure.value.message.endswith("currently 2 batches enqueued and max_enqueued_batches is 2")
+        assert all(len(future.result()) == 2 for future in [first, *waiting])
+    assert call(joined, model, 1).tolist() == [2]
+
+
+def test_too_many_rows():
+    with pytest.raises(ServingError, match="Task size 3 is larger than maximum input batch size 2"):
+        call(batcher(max_batch_size=2), Model(), 1, 2, 3)
+
+
+def test_large_calls_are_split_when_allowed():
+    model = Model()
+    joined = batcher(
+        max_batch_size=8, enable_large_batch_splitting=True, max_execution_batch_size=3, batch_timeout_micros=0
+    )
+    assert call(joined, model, *range(8)).tolist() == [2.0 * value for value in range(8)]
+    assert max(model.sizes) <= 3
+
+
+def test_padding_to_an_allowed_size():
+    model, joined = Model(), batcher(max_batch_size=8, allowed_batch_sizes=(4, 8))
+    assert call(joined, model, 1).tolist() == [2]
+    assert model.sizes == [4]
+
+
+def test_poison_fails_alone():
+    model, joined = Model(0.05), batcher(max_batch_size=8, batch_timeout_micros=50_000)
+    values = [1.0, 2.0, -1.0, 3.0]
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(call, joined, model, value) for value in values]
+    for value, future in zip(values, futures, strict=True):
+        if value < 0:
+            assert isinstance(future.exception(), ServingError) and future.exception().message == "poison"
+        else:
+            assert future.result().tolist() == [2 * value]
+    assert model.sizes[0] == 4
+
+
+def test_poison_fails_all_as_in_the_real_server_when_switched_off():
+    model, joined = Model(), batcher(max_batch_size=2, batch_timeout_micros=100_000, isolate_failures=False)
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(call, joined, model, value) for value in (1.0, -1.0)]
+    assert all(future.exception() is not None for future in futures)
+    assert model.sizes == [2]
+
+
+def test_expired_and_abandoned_calls_cost_nothing():
+    model, joined = Model(0.2), batcher(max_batch_size=1)
+    gone = threading.Event()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(call, joined, model, 1)
+        model.started.wait()
+        late = pool.submit(call, joined, model, 2, deadline=time.monotonic() + 0.05)
+        left = pool.submit(call, joined, model, 3, abandoned=gone.is_set)
+        gone.set()
+        started = time.monotonic()
+        assert late.exception().code == Code.DEADLINE_EXCEEDED
+        assert time.monotonic() - started < 0.15  # it does not wait for the run before it
+        assert left.exception().code == Code.CANCELLED
+        assert first.result().tolist() == [2]
+    time.sleep(0.05)
+    assert model.sizes == [1]
+
+
+def test_different_shapes_and_types_never_meet():
+    sizes = []
+
+    def run(feeds, fetches, deadline):
+        sizes.append(feeds["x"].shape)
+        return [feeds["x"]]
+
+    joined = batcher(max_batch_size=8, batch_timeout_micros=50_000)
+    arrays = [np.zeros((1, 2), "f"), np.zeros((1, 3), "f"), np.zeros((1, 2), "i4")]
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda array: joined.run("v", run, {"x": array}, ["x"], None, NEVER)[0], arrays))
+    assert sorted(sizes) == [(1, 2), (1, 2), (1, 3)]
+    assert [result.dtype for result in results] == [array.dtype for array in arrays]
+
+
+def test_output_without_batch_dimension():
+    with pytest.raises(ServingError) as failure:
+        call(batcher(), Model(), 1, fetch="sum")
+    assert failure.value.code == Code.FAILED_PRECONDITION
+
+
+def test_stop_finishes_what_is_queued():
+    model, joined = Model(0.1), batcher(max_batch_size=1)
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(call, joined, model, value) for value in range(3)]
+        model.started.wait()
+        time.sleep(0.02)
+        joined.stop()
+        assert [future.result().tolist() for future in futures] == [[0], [2], [4]]
+    with pytest.raises(ServingError):
+        call(joined, model, 1)
+
+
+def test_parameters_file(tmp_path):
+    file = tmp_path / "batching.config"
+    file.write_text("max_batch_size { value: 16 } batch_timeout_micros { value: 0 } allowed_batch_sizes: [4, 16]")
+    options = BatchingOptions.from_proto(protos.read_text_proto(file, protos.BatchingParameters()))
+    assert (options.max_batch_size, options.allowed_batch_sizes, options.max_enqueued_batches) == (16, (4, 16), 10)
+    file.write_text("max_batch_size { value: 16 } allowed_batch_sizes: [4, 8]")
+    with pytest.raises(ServingError, match="Last entry in allowed_batch_sizes must match max_batch_size"):
+        BatchingOptions.from_proto(protos.read_text_proto(file, protos.BatchingParameters()))
+    file.write_text("max_batch_siz { value: 16 }")
+    with pytest.raises(ServingError, match="max_batch_siz"):
+        protos.read_text_proto(file, protos.BatchingParameters())

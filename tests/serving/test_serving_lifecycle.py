@@ -1,0 +1,190 @@
+"""Versions come and go under load, and nobody notices."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+
+import grpc
+import pytest
+import serving_toy as toy
+from serving_client import Client, Load
+
+from serving.server import EmbeddedServer
+from serving.status import ServingError
+
+LOADING, AVAILABLE, UNLOADING, END = 20, 30, 40, 50
+FAST = {
+    "port": 0,
+    "model_name": "htr",
+    "file_system_poll_wait_seconds": 0.05,
+    "max_num_load_retries": 0,
+    "tensorflow_session_parallelism": 1,
+}
+
+
+@pytest.fixture
+def base(tmp_path, toy_model):
+    toy.push(toy_model, tmp_path / "htr", 1)
+    return tmp_path / "htr"
+
+
+def serve(base, **settings) -> EmbeddedServer:
+    return EmbeddedServer(model_base_path=str(base), **{**FAST, **settings})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
+def test_no_request_fails_while_versions_come_and_go(base, toy_model, picture, batching):
+    wanted = 2000 if batching else 5000
+    request = toy.predict_request({"image_bytes": [picture]}, "transcribe")
+    with serve(base, enable_batching=batching) as server, Client(server.address) as client:
+        with Load(server.address, request) as load:
+            load.wait_version(1)
+            toy.push(toy_model, base, 2)
+            load.wait_version(2)
+            client.wait_state(1, END)
+            toy.push(toy_model, base, 3)
+            load.wait_version(3)
+            shutil.rmtree(base / "3")
+            load.wait_version(2)
+            broken = ["truncated_variables", "no_variables_no_warmup", "bad_warmup", "corrupt_graph", "no_graph"]
+            for number, damage in enumerate(broken, 4):
+                toy.push(toy_model, base, number, damage)
+                client.wait_state(number, END)
+                load.wait_version(2)
+            toy.push(toy_model, base, 20)
+            load.wait_version(20)
+            until = time.monotonic() + 40
+            while load.codes["OK"] < wanted and time.monotonic() < until:
+                time.sleep(0.05)
+        assert load.errors == []
+        assert load.codes["OK"] >= wanted
+        status = {row.version: row.status for row in client.status().model_version_status}
+        assert status[4].error_code == 11 and status[4].error_message.startswith("Read less bytes than requested")
+        assert status[5].error_code == 5 and "require_variables" in status[5].error_message
+        assert status[6].error_code == 3 and "Unknown image file format" in status[6].error_message
+        assert status[7].error_code == 15
+        assert status[8].error_code == 5 and "Could not find SavedModel" in status[8].error_message
+        assert [row.version for row in client.status().model_version_status] == sorted(status, reverse=True)
+
+
+def test_a_version_without_variables_is_served_broken_when_the_switch_is_off(base, toy_model, picture):
+    toy.push(toy_model, base, 2, "no_variables_no_warmup")
+    with serve(base, require_variables=False) as server, Client(server.address) as client:
+        client.wait_state(2, AVAILABLE)
+        with pytest.raises(grpc.RpcError) as failure:
+            client.predict(toy.predict_request({"image_bytes": [picture]}))
+        assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert "Could not find variable" in failure.value.details()
+
+
+def test_an_old_version_ends_only_after_its_last_request(base, toy_model):
+    slow = toy.predict_request({"rounds": [3000]}, "burn")
+    with serve(base) as server, Client(server.address) as client:
+        future = client.prediction.Predict.future(slow, timeout=60)
+        time.sleep(0.1)
+        toy.push(toy_model, base, 2)
+        client.wait_state(2, AVAILABLE)
+        if not future.done():
+            assert client.states()[1] == UNLOADING
+        assert future.result().model_spec.version.value == 1
+        client.wait_state(1, END)
+
+
+def test_a_restarted_server_falls_back_to_the_newest_good_version(base, toy_model, picture):
+    toy.push(toy_model, base, 2)
+    toy.push(toy_model, base, 3, "truncated_variables")
+    toy.push(toy_model, base, 4, "bad_warmup")
+    request = toy.predict_request({"image_bytes": [picture]})
+    # The retries of the broken ones take minutes; nobody waits for them.
+    with serve(base, max_num_load_retries=5) as server, Client(server.address) as client:
+        assert client.predict(request).model_spec.version.value == 2
+        toy.push(toy_model, base, 5)
+        client.wait_state(5, AVAILABLE)
+        client.wait_state(2, END)
+        assert client.predict(request).model_spec.version.value == 5
+
+
+def test_without_the_fall_back_a_broken_newest_version_ends_the_start(base, toy_model):
+    toy.push(toy_model, base, 2, "truncated_variables")
+    with pytest.raises(ServingError) as failure:
+        serve(base, serve_newest_good=False).start()
+    assert failure.value.message.startswith(
+        "1 servable(s) did not become available: {{{name: htr version: 2} due to error: OUT_OF_RANGE: "
+        "Read less bytes than requested"
+    )
+
+
+def test_a_server_without_versions_waits_for_the_first_one(tmp_path, toy_model):
+    base = tmp_path / "htr"
+    base.mkdir()
+    server = serve(base)
+    thread = threading.Thread(target=server.start)
+    thread.start()
+    time.sleep(0.3)
+    assert not server.port
+    toy.push(toy_model, base, 7)
+    thread.join(20)
+    with Client(server.address) as client:
+        assert client.states() == {7: AVAILABLE}
+    server.stop()
+
+
+def test_half_a_copy_is_retried(base, toy_model):
+    retries = {"max_num_load_retries": 50, "load_retry_interval_micros": 50_000}
+    with serve(base, **retries) as server, Client(server.address) as client:
+        shutil.copytree(toy_model, base / "2", ignore=shutil.ignore_patterns("variables"))
+        time.sleep(0.3)
+        assert client.states()[2] == LOADING
+        shutil.copytree(toy_model / "variables", base / "2" / "variables")
+        client.wait_state(2, AVAILABLE)
+
+
+def test_labels_move_in_two_steps(base, toy_model, picture):
+    toy.push(toy_model, base, 2)
+    config = {"name": "htr", "base_path": base, "versions": [1, 2]}
+    with serve(base) as server, Client(server.address) as client:
+
+        def label(name):
+            request = toy.predict_request({"image_bytes": [picture]}, label=name)
+            return client.predict(request).model_spec.version.value
+
+        with pytest.raises(grpc.RpcError) as failure:
+            client.reload([{**config, "labels": {"stable": 1}}])
+        assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        client.reload([config])
+        client.wait_state(1, AVAILABLE)
+        client.reload([{**config, "labels": {"stable": 1, "canary": 2}}])
+        assert (label("stable"), label("canary")) == (1, 2)
+        toy.push(toy_model, base, 3, "bad_warmup")  # a bad push does not touch what is labelled
+        time.sleep(0.3)
+        assert (label("stable"), label("canary")) == (1, 2)
+        client.reload([{**config, "labels": {"stable": 2}}])
+        assert label("stable") == 2
+
+
+def test_a_reload_replaces_the_whole_configuration(base, toy_model, picture, tmp_path):
+    toy.push(toy_model, tmp_path / "other", 5)
+    request = toy.predict_request({"image_bytes": [picture]}, model="other")
+    with serve(base) as server, Client(server.address) as client:
+        client.reload([{"name": "other", "base_path": tmp_path / "other"}])
+        assert client.predict(request).model_spec.version.value == 5
+        client.wait_state(1, END)
+        with pytest.raises(grpc.RpcError) as failure:
+            client.reload([{"name": "nowhere", "base_path": tmp_path / "nowhere"}], timeout=0.5)
+        assert failure.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        client.reload([{"name": "other", "base_path": tmp_path / "other"}])  # the lock is free again
+        assert client.predict(request).model_spec.version.value == 5
+
+
+def test_configuration_file_is_polled(base, toy_model, tmp_path):
+    file = tmp_path / "models.config"
+    text = 'model_config_list {{ config {{ name: "{}" base_path: "{}" model_platform: "tensorflow" }} }}'
+    file.write_text(text.format("htr", base))
+    settings = {**FAST, "model_config_file": str(file), "model_config_file_poll_wait_seconds": 0.1}
+    with EmbeddedServer(**settings) as server, Client(server.address) as client:
+        assert client.states() == {1: AVAILABLE}
+        file.write_text(text.format("renamed", base))
+        client.wait_state(1, AVAILABLE, name="renamed")

@@ -1,0 +1,104 @@
+"""The server as a process of its own, as users and the pipeline start it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+import serving_toy as toy
+from serving_client import Client
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "serving.server", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}"}
+
+
+class Process:
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            command("--port=0", "--model_name=htr", "--tensorflow_session_parallelism=1", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        self.errors: list[str] = []
+        threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True).start()
+
+    def ready(self) -> str:
+        line = self.process.stdout.readline()
+        found = re.search(r"grpc=(\S+)", line)
+        assert found, self.errors
+        return found[1]
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+@pytest.mark.slow
+def test_term_drains_and_kill_is_survived(tmp_path, toy_model, picture):
+    base = tmp_path / "htr"
+    toy.push(toy_model, base, 1)
+    flags = [f"--model_base_path={base}", "--file_system_poll_wait_seconds=1", "--enable_grpc_healthcheck_service"]
+    slow = toy.predict_request({"rounds": [20_000]}, "burn")
+    with Process(*flags) as first, Client(first.ready()) as client:
+        running = client.prediction.Predict.future(slow, timeout=60)
+        time.sleep(0.3)
+        first.process.kill()  # in the middle of a request
+        assert running.code() == grpc.StatusCode.UNAVAILABLE
+    toy.push(toy_model, base, 2)
+    toy.push(toy_model, base, 3, "truncated_variables")
+    with Process(*flags, "--num_unload_threads=4") as second, Client(second.ready()) as client:
+        assert client.predict(toy.predict_request({"image_bytes": [picture]})).model_spec.version.value == 2
+        running = client.prediction.Predict.future(slow, timeout=60)
+        time.sleep(0.3)
+        second.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert second.process.poll() is None
+        assert running.result().outputs["done"].int_val == [20_000]
+        assert second.process.wait(15) == 0
+        errors = "".join(second.errors)
+        assert "without effect in the embedded server: num_unload_threads" in errors
+        assert "Traceback" not in errors and "Warning" not in errors and "external/local_xla" not in errors
+
+
+def test_bad_flags_end_at_once_with_the_real_servers_words():
+    started = time.monotonic()
+    result = subprocess.run(command("--model_base_path=relative"), capture_output=True, text=True, env=environment())
+    assert result.returncode == 255
+    assert "have an absolute path or URI; got base_path()=relative" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert time.monotonic() - started < 5
+
+
+def test_help_needs_neither_tensorflow_nor_grpc():
+    code = (
+        "import sys, serving.server as s\n"
+        "try: s.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'grpc', 'numpy', 'tfx', 'tensorflow_serving'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert result.returncode == 0, result.stderr
+    for flag in ("--model_base_path", "--enable_batching", "--ssl_config_file", "--host"):
+        assert flag in result.stdout

@@ -1,0 +1,432 @@
+"""The server as a whole, in this process: limits, TLS, health, draining, hostile clients."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import functools
+import http.client
+import json
+import random
+import socket
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+import serving_toy as toy
+from serving_client import Client
+
+from serving import protos
+from serving.metrics import resident_bytes
+from serving.server import EmbeddedServer
+from serving.status import Code, ServingError
+
+FAST = {
+    "port": 0,
+    "model_name": "htr",
+    "file_system_poll_wait_seconds": 0.1,
+    "max_num_load_retries": 0,
+    "tensorflow_session_parallelism": 1,
+}
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, toy_model):
+    folder = tmp_path_factory.mktemp("server") / "htr"
+    toy.push(toy_model, folder, 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(base):
+    monitoring = base.parent / "monitoring.config"
+    monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
+    settings = {"rest_api_port": -1, "monitoring_config_file": str(monitoring), "max_request_bytes": 4 << 20}
+    with EmbeddedServer(model_base_path=str(base), **FAST, **settings) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with Client(server.address) as connected:
+        yield connected
+
+
+def fails(call, *args, **kwargs) -> tuple[str, str]:
+    with pytest.raises(grpc.RpcError) as failure:
+        call(*args, **kwargs)
+    return failure.value.code().name, failure.value.details()
+
+
+def rest(server, method, path, body=None, headers=None):
+    host, port = server.rest_address.split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection.request(method, path, body, headers or {}, encode_chunked=bool(headers))
+    response = connection.getresponse()
+    data = response.read()
+    connection.close()
+    return response.status, data
+
+
+# -- limits --------------------------------------------------------------------------------------------------
+
+
+def test_too_large_a_request(client, server):
+    assert fails(client.channel.unary_unary(PREDICT), b"\0" * (5 << 20), timeout=20)[0] == "RESOURCE_EXHAUSTED"
+    status, data = rest(server, "POST", "/v1/models/htr:predict", b"x" * (5 << 20))
+    assert status == 413 and b"larger than max" in data
+
+
+def test_too_many_rows(client):
+    request = toy.predict_request({"image_bytes": [b""] * 257})
+    message = "Task size 257 is larger than maximum input batch size 256"
+    assert fails(client.predict, request) == ("INVALID_ARGUMENT", message)
+
+
+@pytest.mark.parametrize("dtype", [1, 7], ids=["float", "string"])
+def test_a_shape_that_asks_for_terabytes(client, dtype):
+    request = toy.predict_request({})
+    proto = request.inputs["image_bytes"]
+    proto.dtype = dtype
+    proto.tensor_shape.dim.add(size=1 << 40)
+    assert fails(client.predict, request) == ("INVALID_ARGUMENT", "tensor parsing error: image_bytes")
+
+
+@pytest.mark.parametrize("shape", [(), (32,), (32, 128), (1, 32, 128), (1, 32, 128, 2), (1, 1, 32, 128, 1)])
+def test_ranks_that_abort_the_real_server(client, shape):
+    request = toy.predict_request({"image": np.zeros(shape, "f")}, "tensor")
+    code, message = fails(client.predict, request)
+    assert code == "INVALID_ARGUMENT" and "the signature tensor takes [?, 32, 128, 1]" in message
+    good = toy.predict_request({"image": np.zeros((2, 32, 128, 1), "f")}, "tensor")
+    assert client.predict(good).outputs["features"].tensor_shape.dim[0].size == 2
+
+
+def test_without_shape_checks_the_graph_answers(base):
+    settings = {**FAST, "check_input_shapes": False}
+    with EmbeddedServer(model_base_path=str(base), **settings) as loose, Client(loose.address) as client:
+        code, message = fails(client.predict, toy.predict_request({"image_bytes": b"x"}))
+    assert code == "INVALID_ARGUMENT" and "the signature" not in message and "{{node" in message
+
+
+def test_a_deadline_ends_the_work_too(client, server):
+    request = toy.predict_request({"rounds": [200_000]}, "burn")  # half a minute
+    started = time.monotonic()
+    assert fails(client.predict, request, timeout=0.2) == ("DEADLINE_EXCEEDED", "Deadline Exceeded")
+    wait_idle(server)
+    assert time.monotonic() - started < 5
+
+
+def wait_idle(server, timeout: float = 10) -> None:
+    until = time.monotonic() + timeout
+    while server._front._active:
+        assert time.monotonic() < until, "a thread is still busy"
+        time.sleep(0.02)
+
+
+def test_tensor_content_on_request(base, picture):
+    settings = {**FAST, "enable_serialization_as_tensor_content": True}
+    with EmbeddedServer(model_base_path=str(base), **settings) as content, Client(content.address) as client:
+        output = client.predict(toy.predict_request({"image_bytes": [picture]})).outputs["log_probs"]
+    assert len(output.tensor_content) == 4 * toy.FRAMES * toy.CLASSES and not output.float_val
+
+
+# -- REST ----------------------------------------------------------------------------------------------------
+
+
+def test_rest_and_grpc_give_the_same_numbers(client, server, picture):
+    body = json.dumps({"instances": [{"b64": base64.b64encode(picture).decode()}]})
+    status, data = rest(server, "POST", "/v1/models/htr:predict", body)
+    assert status == 200
+    by_rest = np.array(json.loads(data)["predictions"][0]["log_probs"], "f").ravel()
+    by_grpc = client.predict(toy.predict_request({"image_bytes": [picture]})).outputs["log_probs"].float_val
+    np.testing.assert_array_equal(by_rest, np.array(by_grpc, "f"))
+
+
+def test_rest_chunked_request(server, picture):
+    body = json.dumps({"instances": [{"b64": base64.b64encode(picture).decode()}]}).encode()
+    parts = iter([body[:100], body[100:]])
+    assert rest(server, "POST", "/v1/models/htr:predict", parts, {"Transfer-Encoding": "chunked"})[0] == 200
+
+
+def test_rest_survives_nonsense(server):
+    host, port = server.rest_address.split(":")
+    for data in [
+        b"\0\xff" * 100 + b"\r\n\r\n",
+        b"POST /v1/models/htr:predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/models/htr:predict HTTP/1.1\r\nContent-Length: ten\r\n\r\n",
+        b"POST /v1/models/htr:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    ]:
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(data)
+            assert connection.recv(1000)[:9] in (b"HTTP/1.1 ", b"HTTP/1.0 ") or True
+    deep = b'{"instances": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert rest(server, "POST", "/v1/models/htr:predict", deep)[0] == 400
+    assert rest(server, "GET", "/v1/models/htr")[0] == 200
+
+
+def test_slow_clients_hold_nobody_up(client, server, picture):
+    host, port = server.rest_address.split(":")
+    slow = []
+    for _ in range(40):
+        connection = socket.create_connection((host, int(port)), timeout=10)
+        connection.sendall(b"POST /v1/models/htr:predict HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        slow.append(connection)
+    for _ in range(40):  # gRPC's connection preface, and then nothing
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        slow.append(connection)
+    endless = client.channel.stream_unary(PREDICT)  # headers, but never a message
+    stop = threading.Event()
+    calls = [endless.future(iter(stop.wait, True), timeout=30) for _ in range(40)]
+    started = time.monotonic()
+    client.predict(toy.predict_request({"image_bytes": [picture]}))
+    assert rest(server, "GET", "/v1/models/htr")[0] == 200
+    assert time.monotonic() - started < 2
+    stop.set()
+    for call in calls:
+        call.cancel()
+    for connection in slow:
+        connection.close()
+
+
+def test_metrics_at_the_configured_path(client, server, picture):
+    client.predict(toy.predict_request({"image_bytes": [picture]}))
+    fails(client.predict, toy.predict_request({"image_bytes": [b"bad"]}))
+    status, data = rest(server, "GET", "/metrics")
+    page = data.decode()
+    assert status == 200
+    assert ':tensorflow:serving:request_count{model_name="htr",status="OK"} ' in page
+    assert ':tensorflow:serving:request_count{model_name="htr",status="INVALID_ARGUMENT"} ' in page
+    latency = ':tensorflow:serving:request_latency_count{model_name="htr",API="Predict",entrypoint="GRPC"} '
+    assert latency in page
+    assert page.count('le="+Inf"') >= 3
+    metric = server.service.metrics.request_count
+    for index in range(2000):  # names from outside must not fill the memory
+        metric.add(1, f"made-up-{index}", "NOT_FOUND")
+    assert metric.value("other", "other") > 1000
+
+
+# -- health and draining -------------------------------------------------------------------------------------
+
+
+def test_health_watch_and_drain(base):
+    draining = EmbeddedServer(model_base_path=str(base), **FAST).start()
+    with Client(draining.address) as client:
+        watch = client.channel.unary_stream("/grpc.health.v1.Health/Watch")
+        stream = watch(protos.HealthCheckRequest(service="PredictionService").SerializeToString())
+        assert protos.HealthCheckResponse.FromString(next(stream)).status == 1
+        unknown = watch(protos.HealthCheckRequest(service="nope").SerializeToString())
+        assert protos.HealthCheckResponse.FromString(next(unknown)).status == 3
+        running = client.prediction.Predict.future(toy.predict_request({"rounds": [4000]}, "burn"), timeout=60)
+        time.sleep(0.1)
+        stopper = threading.Thread(target=draining.stop)
+        stopper.start()
+        assert protos.HealthCheckResponse.FromString(next(stream)).status == 2
+        time.sleep(0.1)
+        assert not running.done()
+        with Client(draining.address) as late:
+            assert fails(late.predict, toy.predict_request({"rounds": [1]}, "burn"))[0] == "UNAVAILABLE"
+        assert running.result().outputs["done"].int_val == [4000]
+        stopper.join(10)
+        assert draining.wait(1)
+
+
+def test_no_health_service_when_switched_off(base):
+    settings = {**FAST, "enable_grpc_healthcheck_service": False}
+    with EmbeddedServer(model_base_path=str(base), **settings) as silent, Client(silent.address) as client:
+        assert fails(client.health) == ("UNIMPLEMENTED", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_base_path": ""}, "Both server_options.model_base_path and server_options.model_config_file are empty"),
+        ({"batching_parameters_file": "x"}, "without setting server_options.enable_batching to true"),
+        ({"ssl_config_file": "/no/such/file"}, "No such file"),
+        ({"model_config_file": "/no/such/file"}, "No such file"),
+    ],
+)
+def test_bad_settings(base, settings, message):
+    with pytest.raises(ServingError, match=message):
+        EmbeddedServer(**{**FAST, "model_base_path": str(base), **settings}).start()
+
+
+def test_a_taken_port(base, server):
+    with pytest.raises(ServingError) as failure:
+        EmbeddedServer(**{**FAST, "model_base_path": str(base), "port": server.port}).start()
+    assert failure.value.code == Code.UNAVAILABLE
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------
+
+
+class Authority:
+    """A certificate authority for one test."""
+
+    def __init__(self, name: str) -> None:
+        self.key, self.certificate = self._issue(name, None)
+
+    def _issue(self, name: str, issuer: Authority | None, days: int = 1):
+        x509 = pytest.importorskip("cryptography.x509")
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer.certificate.subject if issuer else subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(end - datetime.timedelta(days=3))
+            .not_valid_after(end)
+            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        )
+        return key, builder.sign(issuer.key if issuer else key, hashes.SHA256())
+
+    def pem(self) -> bytes:
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    def issue(self, name: str, days: int = 1) -> tuple[bytes, bytes]:
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        key, certificate = self._issue(name, self, days)
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return private, certificate.public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mtls"])
+def test_tls(base, tmp_path, mutual):
+    authority, stranger = Authority("ours"), Authority("theirs")
+    key, certificate = authority.issue("localhost")
+    lines = [f"server_key: {json.dumps(key.decode())}", f"server_cert: {json.dumps(certificate.decode())}"]
+    if mutual:
+        lines += [f"custom_ca: {json.dumps(authority.pem().decode())}", "client_verify: true"]
+    file = tmp_path / "ssl.config"
+    file.write_text("\n".join(lines))
+
+    def answer(*args) -> str:
+        with Client(f"localhost:{secure.port}", grpc.ssl_channel_credentials(*args)) as client:
+            try:
+                return (client.states() and "OK") or fails(client.status)[0]
+            except grpc.RpcError as error:
+                return error.code().name
+
+    with EmbeddedServer(model_base_path=str(base), **FAST, ssl_config_file=str(file)) as secure:
+        assert answer(authority.pem(), *authority.issue("client")) == "OK"
+        assert answer(authority.pem()) == ("UNAVAILABLE" if mutual else "OK")
+        if mutual:
+            assert answer(authority.pem(), *stranger.issue("client")) == "UNAVAILABLE"
+            assert answer(authority.pem(), *authority.issue("client", days=-1)) == "UNAVAILABLE"
+        assert answer(stranger.pem(), *authority.issue("client")) == "UNAVAILABLE"
+        with Client(secure.address) as plain:
+            assert fails(plain.status)[0] == "UNAVAILABLE"
+
+
+# -- hostile input -------------------------------------------------------------------------------------------
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        kind, at = rng.randrange(5), rng.randrange(len(out) or 1)
+        if kind == 0 and out:
+            out[at % len(out)] = rng.randrange(256)
+        elif kind == 1 and out:
+            out[at % len(out)] ^= 1 << rng.randrange(8)
+        elif kind == 2:
+            del out[at : at + rng.randrange(1, 20)]
+        elif kind == 3:
+            out[at:at] = rng.randbytes(rng.randrange(1, 20))
+        else:
+            out += out[at : at + rng.randrange(1, 40)]
+    return bytes(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
+def test_fuzzed_requests_each_get_a_status_and_leave_no_trace(base, picture, batching):
+    rng = random.Random(batching)
+    small = toy.png(8, 4)
+    seeds = [
+        toy.predict_request({"image_bytes": [small]}),
+        toy.predict_request({"image_bytes": [small, small]}, "transcribe", version=1),
+        toy.predict_request({"query": [b"x"]}, "alphabet", label="stable"),
+        toy.predict_request({"image": np.zeros((1, 4, 4, 1), "f")}, "tensor"),
+        toy.predict_request({"rounds": [1]}, "burn"),
+    ]
+    methods = [PREDICT] * 8 + [PREDICT.replace("Predict", name, 1) for name in ("Predict",)]
+    methods += [
+        "/tensorflow.serving.PredictionService/GetModelMetadata",
+        "/tensorflow.serving.PredictionService/Classify",
+        "/tensorflow.serving.PredictionService/MultiInference",
+        "/tensorflow.serving.ModelService/GetModelStatus",
+        "/grpc.health.v1.Health/Check",
+    ]
+    settings = {**FAST, "enable_batching": batching, "grpc_max_threads": 16}
+    with EmbeddedServer(model_base_path=str(base), **settings) as server, Client(server.address) as client:
+        good = toy.predict_request({"image_bytes": [picture]})
+        before = 0
+        for block in range(10):
+            calls = []
+            for _ in range(250):
+                seed = rng.choice(seeds)
+                if rng.random() < 0.3 and "image_bytes" in seed.inputs:
+                    copy = type(seed).FromString(seed.SerializeToString())
+                    copy.inputs["image_bytes"].string_val[0] = mutate(small, rng)
+                    data = copy.SerializeToString()
+                else:
+                    data = mutate(seed.SerializeToString(), rng)
+                calls.append(client.channel.unary_unary(rng.choice(methods)).future(data, timeout=10))
+            codes = {call.code() for call in calls}
+            assert None not in codes and grpc.StatusCode.UNAVAILABLE not in codes
+            assert client.predict(good).model_spec.version.value == 1
+            if block == 3:
+                before = resident_bytes()
+        assert resident_bytes() - before < 60 << 20
+
+
+def test_a_kilobyte_of_names_is_answered(client):
+    request = toy.predict_request({"x" * 10_000: [1]}, "y" * 10_000)
+    code, message = fails(client.predict, request)
+    assert code == "FAILED_PRECONDITION" and message.endswith("...TRUNCATED")
+
+
+def test_overload_is_refused_at_once_and_forgotten_at_once(base):
+    """Many more callers than places: rejects are fast and typed, and right afterwards all is well."""
+    request = toy.predict_request({"rounds": [300]}, "burn")
+    settings = {**FAST, "grpc_max_threads": 4}
+    with EmbeddedServer(model_base_path=str(base), **settings) as server, Client(server.address) as client:
+        rejected, accepted = [], 0
+
+        def note(done, call):
+            done.setdefault(call, time.monotonic())
+
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            started = time.monotonic()
+            calls = [client.prediction.Predict.future(request, timeout=5) for _ in range(12)]
+            done: dict = {}
+            for call in calls:
+                call.add_done_callback(functools.partial(note, done))
+            for call in calls:
+                if call.exception() is None:
+                    accepted += 1
+                else:
+                    assert (call.code().name, call.details()) == ("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted")
+                    rejected.append(done.get(call, time.monotonic()) - started)
+        assert accepted > 4 and len(rejected) > 10
+        assert np.percentile(rejected, 95) < 0.25
+        wait_idle(server)
+        started = time.monotonic()
+        client.predict(toy.predict_request({"rounds": [1]}, "burn"))
+        assert time.monotonic() - started < 0.5

@@ -1,0 +1,248 @@
+"""The version manager alone, with a model that only pretends to load."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+
+import pytest
+
+from serving import versions
+from serving.metrics import Metrics
+from serving.runner import RunnerOptions
+from serving.status import Code, ServingError
+from serving.versions import ManagerOptions, ModelConfig, ModelManager, Policy, State
+
+
+class FakeModel:
+    """Loads unless its directory holds a file named `broken` (or `slow`); notes what is open."""
+
+    open: set[int] = set()
+    loads: list[int] = []
+
+    def __init__(self, path, options) -> None:
+        self.number = int(path.rsplit("/", 1)[1])
+        FakeModel.loads.append(self.number)
+        with_file = {entry.name for entry in versions.Path(path).iterdir()}
+        if "slow" in with_file:
+            time.sleep(0.2)
+        if "broken" in with_file:
+            raise ServingError(Code.DATA_LOSS, "broken")
+        FakeModel.open.add(self.number)
+
+    def warm_up(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        FakeModel.open.discard(self.number)
+
+
+class Spec:
+    """Stands in for a ModelSpec."""
+
+    def __init__(self, name="m", number=None, label=None) -> None:
+        self.name, self.version_label = name, label
+        self.version = type("Value", (), {"value": number})
+        self._choice = "version" if number is not None else "version_label" if label is not None else None
+
+    def WhichOneof(self, _):
+        return self._choice
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    monkeypatch.setattr(versions, "LoadedModel", FakeModel)
+    FakeModel.open, FakeModel.loads = set(), []
+    return tmp_path / "m"
+
+
+@pytest.fixture
+def make(base):
+    managers = []
+
+    def build(policy=None, wait=True, **options) -> ModelManager:
+        defaults = {"poll_wait_seconds": 0.02, "max_num_load_retries": 0}
+        manager = ModelManager(ManagerOptions(**{**defaults, **options}), RunnerOptions(), Metrics())
+        managers.append(manager)
+        if wait:
+            manager.apply([ModelConfig("m", str(base), policy or Policy())], time.monotonic() + 5)
+        return manager
+
+    yield build
+    for manager in managers:
+        manager.stop(2)
+
+
+def push(base, number, *files):
+    folder = base / f".{number}"
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).touch()
+    folder.rename(base / str(number))
+
+
+def until(condition, timeout=5.0):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def answers(manager, **spec) -> int:
+    with manager.use(Spec(**spec)) as handle:
+        return handle.version
+
+
+def test_only_numbered_directories_count(base, make):
+    push(base, 3)
+    for name in ("4.tmp", "temp", ".5", "-6", "1e3"):
+        (base / name).mkdir()
+    (base / "9").touch()
+    manager = make()
+    assert manager.available("m") == [3]
+
+
+def test_policies(base, make):
+    for number in (1, 2, 3):
+        push(base, number)
+    assert make(Policy("latest", 2)).available("m") == [3]  # the second follows
+    latest = make(Policy("latest", 2))
+    until(lambda: latest.available("m") == [3, 2])
+    every = make(Policy("all"))
+    until(lambda: every.available("m") == [3, 2, 1])
+    specific = make(Policy("specific", versions=(1, 3)))
+    until(lambda: specific.available("m") == [3, 1])
+    assert answers(specific, number=1) == 1 and answers(specific) == 3
+    with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 2\)"):
+        answers(specific, number=2)
+
+
+def test_new_before_old_goes_and_old_only_after_its_last_request(base, make):
+    push(base, 1)
+    manager = make()
+    with manager.use(Spec()) as handle:
+        push(base, 2, "slow")
+        while manager.available("m") != [2]:
+            assert answers(manager) in (1, 2)  # never a gap
+        until(lambda: manager.status("m", 1)[0][1] == State.UNLOADING)
+        assert handle.version == 1 and FakeModel.open == {1, 2}
+    until(lambda: manager.status("m", 1)[0][1] == State.END)
+    assert FakeModel.open == {2}
+
+
+def test_a_broken_version_is_tried_as_often_as_said_and_kept_in_the_status(base, make):
+    push(base, 1)
+    manager = make(max_num_load_retries=2, load_retry_interval_micros=20_000)
+    push(base, 2, "broken")
+    until(lambda: FakeModel.loads.count(2) == 1 and manager.status("m", 2)[0][1] == State.LOADING)
+    until(lambda: manager.status("m", 2)[0][1] == State.END)
+    time.sleep(0.1)
+    assert FakeModel.loads.count(2) == 3
+    number, _, error = manager.status("m")[0]
+    assert number == 2 and str(error) == "DATA_LOSS: broken"
+    assert answers(manager) == 1
+    shutil.rmtree(base / "2")
+    time.sleep(0.1)  # a version replaced between two polls is not noticed, there or here
+    push(base, 2)
+    until(lambda: answers(manager) == 2)
+
+
+def test_a_waiting_retry_does_not_hold_up_a_good_version(base, make):
+    push(base, 1)
+    manager = make(max_num_load_retries=5, load_retry_interval_micros=60_000_000)
+    push(base, 2, "broken")
+    until(lambda: 2 in FakeModel.loads)
+    push(base, 3)
+    until(lambda: answers(manager) == 3)
+    until(lambda: manager.status("m", 2)[0][1] == State.END)
+
+
+def test_a_bad_push_takes_a_slot_of_latest_but_not_of_specific(base, make):
+    """As measured on the real server: the reason to serve labels with `specific`."""
+    for number in (1, 2):
+        push(base, number)
+    manager = make(Policy("latest", 2))
+    until(lambda: manager.available("m") == [2, 1])
+    push(base, 3, "broken")
+    until(lambda: manager.available("m") == [2])
+
+
+def test_rollback_by_deletion_and_an_empty_directory(base, make):
+    for number in (1, 2):
+        push(base, number)
+    manager = make()
+    assert answers(manager) == 2
+    shutil.rmtree(base / "2")
+    until(lambda: answers(manager) == 1)
+    shutil.rmtree(base / "1")
+    until(lambda: not manager.available("m"))  # as the real server: nothing wanted, nothing served
+
+
+def test_a_vanished_base_path_unloads_nothing(base, make):
+    push(base, 1)
+    manager = make()
+    base.rename(base.parent / "away")
+    time.sleep(0.1)
+    assert answers(manager) == 1
+
+
+def test_fall_back_only_when_nothing_is_served(base, make):
+    push(base, 1)
+    push(base, 2)
+    push(base, 3, "broken")
+    manager = make()
+    assert answers(manager) == 2
+    push(base, 4, "broken")
+    until(lambda: 4 in FakeModel.loads)
+    time.sleep(0.1)
+    assert answers(manager) == 2 and 1 not in FakeModel.loads and FakeModel.loads.count(3) == 1
+    strict = make(wait=False, serve_newest_good=False)
+    with pytest.raises(ServingError, match="did not become available"):
+        strict.apply([ModelConfig("m", str(base))], time.monotonic() + 5)
+
+
+def test_labels(base, make):
+    push(base, 1)
+    push(base, 2)
+    config = ModelConfig("m", str(base), Policy("specific", versions=(1, 2)))
+    manager = make(Policy("specific", versions=(1, 2)))
+    until(lambda: manager.available("m") == [2, 1])
+    manager.apply([ModelConfig(config.name, config.base_path, config.policy, {"stable": 1})])
+    assert answers(manager, label="stable") == 1
+    with pytest.raises(ServingError, match="which is not currently available for inference"):
+        manager.apply([ModelConfig(config.name, config.base_path, config.policy, {"stable": 7})])
+    assert answers(manager, label="stable") == 1
+    loose = make(wait=False, allow_version_labels_for_unavailable_models=True)
+    with pytest.raises(ServingError, match="Model labels does not init yet"):
+        answers(loose, label="next")
+    loose.apply([ModelConfig("m", str(base), labels={"next": 9})])
+    with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 9\)"):
+        answers(loose, label="next")
+
+
+def test_waiting_for_a_first_version_can_be_interrupted(base, make):
+    base.mkdir()
+    manager = make(wait=False)
+    errors = []
+
+    def wait() -> None:
+        try:
+            manager.apply([ModelConfig("m", str(base))])
+        except ServingError as error:
+            errors.append(error.code)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.05)
+    manager.interrupt()
+    thread.join(3)
+    assert errors == [Code.CANCELLED]
+
+
+def test_ended_versions_do_not_pile_up(base, make):
+    push(base, 1)
+    manager = make()
+    for number in range(2, 130):
+        manager._end(versions._Version("m", number, "x"), None)
+    assert len(manager.status("m")) <= 101
