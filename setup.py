@@ -5,13 +5,15 @@ dependencies, so that the package can also be installed into an existing TFX env
 The client is a distribution of its own, see client/.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="htr-pipeline",
     version="0.1.0",
     description="Handwritten text recognition: a gated TFX pipeline from CSV and pictures to TensorFlow Serving",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",

@@ -22,6 +22,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import zlib
@@ -89,6 +90,7 @@ class Result:
         """Return the table's row."""
         rate = len(self.good) / self.seconds if self.seconds else 0.0
         errors = " ".join(f"{code}:{count}" for code, count in sorted(self.codes.items()) if code != "OK")
+        rejects = "/".join(f"{percentile(self.rejected, share) * 1e3:.1f}" for share in (0.5, 0.99))
         return {
             "load": self.name,
             "goodput/s": f"{rate:.0f}",
@@ -96,7 +98,7 @@ class Result:
             "p50 ms": f"{percentile(self.good, 0.50) * 1e3:.1f}",
             "p95 ms": f"{percentile(self.good, 0.95) * 1e3:.1f}",
             "p99 ms": f"{percentile(self.good, 0.99) * 1e3:.1f}",
-            "reject p99 ms": f"{percentile(self.rejected, 0.99) * 1e3:.1f}" if self.rejected else "-",
+            "reject p50/p99 ms": rejects if self.rejected else "-",
             "batch": f"{self.server['batch']:.1f}" if "batch" in self.server else "-",
             "RSS MB": f"{self.server['rss'] / 1e6:.0f}" if "rss" in self.server else "-",
             "errors": errors or "-",
@@ -260,7 +262,7 @@ def floor(
 
 def spawn(base_path: str, model: str, flags: list[str]) -> tuple[subprocess.Popen[str], str, str]:
     """Start an embedded server; returns the process, its gRPC and its REST address."""
-    monitoring = Path("/tmp") / f"htr-bench-{os.getpid()}.config"
+    monitoring = Path(tempfile.gettempdir()) / f"htr-bench-{os.getpid()}.config"
     monitoring.write_text("prometheus_config { enable: true }\n")
     base = str(Path(base_path).absolute())
     arguments = ["--port=0", "--rest_api_port=-1", f"--model_name={model}", f"--model_base_path={base}"]

@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("serve", _serve, "serve the pushed versions with the embedded server, for development")
     command.add_argument("--workspace", default="workspace", metavar="DIR")
     _add_server_arguments(command)
+    command.set_defaults(model_name="htr")
 
     command = add("predict", _predict, "send pictures to a server and print their text")
     _add_client_arguments(command)
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("versions", _versions, "list the pushed versions"),
         ("rollback", _rollback, "withdraw the newest version, so that servers go back to the one before"),
+        ("config", _print_config, "print all settings as YAML, with their meaning"),
         ("report", _report, "write the HTML report of the latest run again and print its path"),
     ):
         command = add(name, run, text)
@@ -100,7 +102,7 @@ def _add_config_arguments(command: argparse.ArgumentParser, data: bool = True) -
         command.add_argument(
             "--data", action="append", default=[], metavar="DIR", help="folder with CSV and pictures; may be repeated"
         )
-    command.add_argument("--config", metavar="FILE", help="YAML file with settings (docs/configuration.md)")
+    command.add_argument("--config", metavar="FILE", help="YAML file with settings (see `htr config`)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as gate.max_cer=0.05")
     command.add_argument("--workspace", metavar="DIR", help="folder for everything that is made (default: workspace)")
 
@@ -179,7 +181,9 @@ def _check(arguments: argparse.Namespace) -> int:
     by_split = Counter(sample.split for sample in samples)
     writers = {s: len({x.writer for x in samples if x.split == s and x.writer}) for s in dataset.SPLITS}
     for split in dataset.SPLITS:
-        print(f"  {by_split[split]:7d} accepted for {split}" + (f", {writers[split]} writers" if writers[split] else ""))
+        print(
+            f"  {by_split[split]:7d} accepted for {split}" + (f", {writers[split]} writers" if writers[split] else "")
+        )
     for reason, count in Counter(reject.reason for reject in rejects).most_common():
         example = next(reject for reject in rejects if reject.reason == reason)
         print(f"  {count:7d} rejected: {reason}, e.g. row {example.line} of {example.table}: {example.detail}")
@@ -278,7 +282,7 @@ def _print_outcome(summary: Any, config: Any, report: Path, log: str, duration: 
 def _serve(arguments: argparse.Namespace) -> int:
     from serving.server import run
 
-    if arguments.model_base_path is None and arguments.model_config_file is None:
+    if not arguments.model_base_path and not arguments.model_config_file:
         arguments.model_base_path = os.path.join(os.path.abspath(arguments.workspace), "serving_model", "htr")
         if not os.path.isdir(arguments.model_base_path):
             raise CommandError(
@@ -306,6 +310,13 @@ def _versions(arguments: argparse.Namespace) -> int:
         state = "withdrawn" if version.withdrawn else "newest" if version.number == newest else ""
         moment = datetime.datetime.fromtimestamp(version.number)
         print(f"{version.number}  {moment:%Y-%m-%d %H:%M:%S}  {version.path}  {state}".rstrip())
+    return OK
+
+
+def _print_config(arguments: argparse.Namespace) -> int:
+    from pipeline.config import as_yaml
+
+    print(as_yaml(_config(arguments)), end="")
     return OK
 
 

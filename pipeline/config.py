@@ -36,7 +36,9 @@ class DataConfig(_Section):
     alphabet: str | None = Field(None, description="allowed characters; every character of the labels if unset")
     max_megapixels: float = Field(50.0, gt=0, description="larger pictures are rejected before they are decoded")
     max_rejected: float = Field(0.1, ge=0, le=1, description="rejected share of rows above which the run fails")
-    validation_fraction: float = Field(0.1, gt=0, lt=0.5, description="share of writers (or pictures) that training watches")
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=0.5, description="share of writers (or pictures) that training watches"
+    )
     eval_fraction: float = Field(0.1, gt=0, lt=0.5, description="share of writers (or pictures) that the gate judges")
     split_salt: str = Field("", description="change it to draw other splits")
 
@@ -66,24 +68,24 @@ class ModelConfig(_Section):
 
     filters: list[int] = Field([24, 48, 96, 128], min_length=2, description="channels of the convolution stages")
     recurrent_units: int = Field(128, ge=8, description="units of each direction of the recurrent layers")
-    recurrent_layers: int = Field(2, ge=1, le=6)
+    recurrent_layers: int = Field(2, ge=1, le=6, description="bidirectional LSTM layers")
     dropout: float = Field(0.2, ge=0, lt=0.9, description="before each recurrent layer and the classes")
 
 
 class TrainConfig(_Section):
     """How the network is trained."""
 
-    epochs: int = Field(24, ge=1)
-    batch_size: int = Field(32, ge=1)
+    epochs: int = Field(24, ge=1, description="passes over the training pictures, at most")
+    batch_size: int = Field(16, ge=1, description="pictures of one optimiser step")
     learning_rate: float = Field(2e-3, gt=0, description="peak, after warm-up; decays along a cosine to a hundredth")
-    warmup_epochs: float = Field(0.5, ge=0)
-    weight_decay: float = Field(1e-4, ge=0)
+    warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW; biases and normalisation are left out")
     clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
-    augment: float = Field(1.0, ge=0, le=3, description="strength of the random distortions; 0 switches them off")
+    augment: float = Field(0.5, ge=0, le=3, description="strength of the random distortions; 0 switches them off")
     patience: int = Field(12, ge=1, description="epochs without a better validation CER before training stops")
     shuffle_buffer: int = Field(4096, ge=1, description="pictures held in memory for shuffling")
     mixed_precision: bool = Field(True, description="float16 on GPUs that have it; the loss stays float32")
-    seed: int = 1
+    seed: int = Field(1, description="of weights, shuffling and distortions")
 
 
 class GateConfig(_Section):
@@ -93,17 +95,20 @@ class GateConfig(_Section):
     max_cer_increase: float = Field(0.005, ge=0, description="allowed increase over the last blessed model's CER")
     confidence_level: float = Field(0.95, gt=0, lt=1, description="of the bootstrap interval")
     slice_max_cer: dict[str, float] = Field(
-        {}, description="bounds for slices, e.g. {'writer=7': 0.2} or {'text_length': 0.3} for every length band"
+        {}, description="bounds for slices, e.g. {'writer=7': 0.2} or {'length_band': 0.3} for each band"
     )
 
 
 class PushConfig(_Section):
     """Where blessed models go."""
 
-    model_dir: str | None = Field(None, description="base directory of the servable; <workspace>/serving_model/htr if unset")
+    model_dir: str | None = Field(
+        None, description="base directory of the servable; <workspace>/serving_model/htr if unset"
+    )
     keep_versions: int = Field(5, ge=1, description="older versions are deleted after a push")
     server_command: list[str] = Field(
-        [], description="command of a model server for the serving check, e.g. [tensorflow_model_server]; embedded if empty"
+        [],
+        description="model server of the serving check, e.g. [tensorflow_model_server]; the embedded one if empty",
     )
 
 
@@ -155,7 +160,9 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(loaded, dict | None):
-            raise ConfigError(f"{path} must hold `section: {{name: value}}` pairs at the top, not a {type(loaded).__name__}")
+            raise ConfigError(
+                f"{path} must hold `section: {{name: value}}` pairs at the top, not a {type(loaded).__name__}"
+            )
         values = loaded or {}
     for override in overrides or []:
         name, equals, text = override.partition("=")
@@ -188,5 +195,25 @@ def _assign(values: dict[str, Any], path: list[str], value: Any, override: str) 
 
 def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return "no such setting (docs/configuration.md lists them all)"
+        return "no such setting (`htr config` lists them all)"
     return f"{error['msg']} (got {error.get('input')!r})"
+
+
+def as_yaml(config: Config) -> str:
+    """The configuration as YAML, every setting with its meaning: what `load` reads."""
+    lines = []
+    for name, field in Config.model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, _Section):
+            lines += ["", f"# {(type(value).__doc__ or '').strip()}", f"{name}:"]
+            lines += [_setting(setting, getattr(value, setting), f.description, "  ")
+                      for setting, f in type(value).model_fields.items()]  # fmt: skip
+        else:
+            lines.append(_setting(name, value, field.description, ""))
+    return "\n".join(lines) + "\n"
+
+
+def _setting(name: str, value: Any, description: str | None, indent: str) -> str:
+    text = f"{indent}{name}: {yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).strip()}"
+    text = text.removesuffix("\n...")
+    return f"{text:<40s}  # {description}" if description else text

@@ -42,7 +42,9 @@ def create_pipeline(config: Config, pipeline_root: str, metadata_connection: Any
     schema_gen = ImportSchemaGen(schema_file=SCHEMA_FILE)
     schema = schema_gen.outputs["schema"]
     statistics_gen = StatisticsGen(examples=examples, schema=schema)
-    validator = CuratedExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema).with_id("ExampleValidator")
+    validator = CuratedExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema).with_id(
+        "ExampleValidator"
+    )
     transform = Transform(
         examples=examples,
         schema=schema,

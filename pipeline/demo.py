@@ -16,7 +16,7 @@ from pipeline.console import console
 
 FOLDER = Path("demo")
 PICTURES = 6000
-SETTINGS = {"train.epochs": 16, "train.batch_size": 16, "train.augment": 0.5, "gate.max_cer": 0.08}
+SETTINGS = {"train.epochs": 16, "gate.max_cer": 0.08}
 SHOWN = 16
 
 
@@ -72,6 +72,7 @@ def _serve_and_ask(data: Path, workspace: Path) -> int:
             server.wait()
     versions = workspace / "serving_model" / "htr"
     picture = data / "images" / sorted(os.listdir(data / "images"))[0]
+    same_settings = " ".join(f"--set {name}={value}" for name, value in SETTINGS.items() if name != "gate.max_cer")
     console().print(
         f"""
 The model      {versions}
@@ -82,7 +83,7 @@ The logs       {workspace / "logs"}
 To try next, after `source .venv/bin/activate`:
   htr serve --workspace {workspace} &
   htr predict {picture}
-  htr run --data {data} --workspace {workspace} --set gate.max_cer=0.0001 {" ".join(f"--set {k}={v}" for k, v in SETTINGS.items() if k != "gate.max_cer")}
+  htr run --data {data} --workspace {workspace} {same_settings} --set gate.max_cer=0.0001
   htr check --data YOUR_FOLDER        what would be accepted of your own CSV and pictures
   htr run --data YOUR_FOLDER          train on them""",
         markup=False,

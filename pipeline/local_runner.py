@@ -153,5 +153,7 @@ def run(config: Config) -> summary.RunSummary:
 def root_message(error: BaseException) -> tuple[str, str]:
     """Class name and message of what really went wrong, also where Beam has turned an exception into text."""
     text = str(error)
-    found = re.findall(r"^(?:RuntimeError: )?[\w.]*?(\w+(?:Error|Rejects|Anomalies)): (.*?)(?: \[while running|$)", text, re.M)
+    found = re.findall(
+        r"^(?:RuntimeError: )?[\w.]*?(\w+(?:Error|Rejects|Anomalies)): (.*?)(?: \[while running|$)", text, re.M
+    )
     return found[-1] if found else (type(error).__name__, text)

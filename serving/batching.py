@@ -203,6 +203,34 @@ class Batcher:
         Raises:
             ServingError: The queue is full, the call too large or expired, or the run failed.
         """
+        futures = self.submit(owner, run, feeds, fetches, deadline, abandoned)
+        return self.join([self._wait(future, deadline) for future in futures], fetches)
+
+    def submit(
+        self,
+        owner: Hashable,
+        run: RunFunction,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        deadline: float | None,
+        abandoned: Callable[[], bool],
+    ) -> list[Future[list[np.ndarray]]]:
+        """Queue a call as `run` does, without waiting.
+
+        Args:
+            owner: What only calls of the same version share.
+            run: Runs a batch on that version.
+            feeds: Tensor name to array.
+            fetches: Tensor names to return.
+            deadline: `time.monotonic()` value after which nobody waits any more.
+            abandoned: Tells whether the caller has gone.
+
+        Returns:
+            A future for each piece the call was split into, nearly always one; `join` makes their results one.
+
+        Raises:
+            ServingError: The queue is full or the call too large.
+        """
         size = call_size(feeds)
         self._metrics.input_size.add(size)
         names = tuple(sorted(set(fetches)))
@@ -211,8 +239,7 @@ class Batcher:
         limit = self.options.max_batch_size
         if size > limit and not self.options.enable_large_batch_splitting:
             raise invalid(f"Task size {size} is larger than maximum input batch size {limit}")
-        pieces = self._split(feeds, size)
-        tasks = [_Task(piece, rows, deadline, abandoned) for piece, rows in pieces]
+        tasks = [_Task(piece, rows, deadline, abandoned) for piece, rows in self._split(feeds, size)]
         with self._changed:
             if self._stopped:
                 raise ServingError(Code.UNAVAILABLE, "the server is shutting down")
@@ -220,7 +247,12 @@ class Batcher:
             if queue is None:
                 queue = self._queues[key] = _Queue(run, names)
             self._enqueue(queue, tasks)
-        results = [self._wait(task) for task in tasks]
+        return [task.future for task in tasks]
+
+    @staticmethod
+    def join(results: Sequence[list[np.ndarray]], fetches: Sequence[str]) -> list[np.ndarray]:
+        """Put the results of a call's pieces together, in the order of `fetches`."""
+        names = sorted(set(fetches))
         order = [names.index(name) for name in fetches]
         if len(results) == 1:
             return [results[0][index] for index in order]
@@ -253,15 +285,14 @@ class Batcher:
             batches[-1].size += task.size
         self._changed.notify_all()
 
-    def _wait(self, task: _Task) -> list[np.ndarray]:
+    @staticmethod
+    def _wait(future: Future[list[np.ndarray]], deadline: float | None) -> list[np.ndarray]:
         while True:
             try:
-                left = None if task.deadline is None else max(0.0, task.deadline - time.monotonic())
-                return task.future.result(left)
+                return future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except FutureTimeout as error:
-                if task.future.done():
-                    continue
-                raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded") from error
+                if not future.done():
+                    raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded") from error
 
     # -- the batch threads -----------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ _TYPES = {
     "string": _FieldProto.TYPE_STRING,
     "bool": _FieldProto.TYPE_BOOL,
     "int64": _FieldProto.TYPE_INT64,
-    "enum": _FieldProto.TYPE_ENUM,
 }
 _INT64 = ".google.protobuf.Int64Value"
 # name -> {field: (number, type)}; "*" repeats, a leading dot is a message type.

@@ -21,8 +21,9 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ _HEALTH_NAMES = ("", "ModelService", "PredictionService")
 _PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 _MODEL_SERVICE = "tensorflow.serving.ModelService"
 _HEALTH_SERVICE = "grpc.health.v1.Health"
+# A larger request would hold up the event loop while it is parsed.
+_PARSE_ON_LOOP_BYTES = 256 << 10
 _HEALTH_SERVING, _HEALTH_NOT_SERVING, _HEALTH_SERVICE_UNKNOWN = 1, 2, 3
 
 
@@ -221,6 +224,8 @@ class _GrpcFront:
         # A reload may block until its deadline; it must not take a place from predictions.
         self._reload_pool = ThreadPoolExecutor(2, thread_name_prefix="reload")
         self._reloads = 0
+        self._answers: deque[tuple[asyncio.Future[bytes], bool, bytes, ServingError | None]] = deque()
+        self._waking = False
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._loop_error)
         self._health = _HEALTH_SERVING
@@ -298,21 +303,38 @@ class _GrpcFront:
         reload = name == "HandleReloadConfigRequest"
         if (self._reloads >= 2) if reload else (self._active >= self._limit):
             await self._abort(context, ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"))
-        call = Call.within(context.time_remaining())
-        future: Future[bytes] = (self._reload_pool if reload else self._pool).submit(
-            self._work, name, method, data, call
-        )
-        # Counted until the thread is really free, which may be long after the caller has gone.
+        left = context.time_remaining()
+        call = Call.within(left)
+        answer: asyncio.Future[bytes] = self.loop.create_future()
+
+        def done(result: bytes, error: ServingError | None) -> None:
+            self._post(answer, reload, result, error)
+
+        # Counted until the work has really ended, which may be long after the caller has gone.
         self._count(reload, 1)
-        future.add_done_callback(lambda _: self.loop.call_soon_threadsafe(self._count, reload, -1))
+        if name == "Predict" and self._service.batching and len(data) <= _PARSE_ON_LOOP_BYTES:
+            self._submit(data, call, done)
+        else:
+            (self._reload_pool if reload else self._pool).submit(self._work, name, method, data, call, done)
+        # Just before gRPC itself would, which calls it CANCELLED if it comes first.
+        timer = None if left is None else self.loop.call_later(0.99 * left, self._expire, answer, call)
         try:
-            return await asyncio.wrap_future(future)
+            return await answer
         except asyncio.CancelledError:
             call.abandoned.set()
             raise
         except ServingError as error:
             await self._abort(context, error)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    @staticmethod
+    def _expire(answer: asyncio.Future[bytes], call: Any) -> None:
+        if not answer.done():
+            call.abandoned.set()
+            answer.set_exception(ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
 
     def _count(self, reload: bool, step: int) -> None:
         if reload:
@@ -320,19 +342,59 @@ class _GrpcFront:
         else:
             self._active += step
 
-    def _work(self, name: str, method: Callable[[Any, Any], Any], data: bytes, call: Any) -> bytes:
+    def _post(self, answer: asyncio.Future[bytes], reload: bool, result: bytes, error: ServingError | None) -> None:
+        """Hand an answer to the event loop, from any thread; answers of one batch share one wake-up."""
+        self._answers.append((answer, reload, result, error))
+        if not self._waking:
+            self._waking = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._waking = False  # before the queue is emptied: what comes after that wakes the loop again
+        while self._answers:
+            answer, reload, result, error = self._answers.popleft()
+            self._count(reload, -1)
+            if answer.done():
+                continue
+            if error is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(error)
+
+    def _parse(self, name: str, data: bytes) -> Any:
         try:
-            try:
-                request = self._service.request_types[name].FromString(data)
-            except Exception as error:
-                raise ServingError(Code.INTERNAL, "") from error
-            result: bytes = method(request, call).SerializeToString()
-            return result
+            return self._service.request_types[name].FromString(data)
+        except Exception as error:
+            raise ServingError(Code.INTERNAL, "") from error
+
+    def _submit(self, data: bytes, call: Any, done: Callable[[bytes, ServingError | None], None]) -> None:
+        def finish(response: Any, error: ServingError | None) -> None:
+            done(response.SerializeToString() if error is None else b"", error)
+
+        try:
+            request = self._parse("Predict", data)
+        except ServingError as error:
+            done(b"", error)
+            return
+        self._service.submit_predict(request, call, finish)
+
+    def _work(
+        self,
+        name: str,
+        method: Callable[[Any, Any], Any],
+        data: bytes,
+        call: Any,
+        done: Callable[[bytes, ServingError | None], None],
+    ) -> None:
+        result, failure = b"", None
+        try:
+            result = method(self._parse(name, data), call).SerializeToString()
         except Exception as error:
             failure = from_exception(error)
-            if failure.code == Code.INTERNAL and failure is not error and failure.message:
+            if failure.code == Code.INTERNAL and failure is not error:
                 logger.exception("%s failed", name)
-            raise failure from error
+        done(result, failure)
 
     # -- health ----------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from serving import tensors, versions
 from serving.batching import Batcher
 from serving.metrics import Metrics
-from serving.runner import DEFAULT_SIGNATURE
+from serving.runner import DEFAULT_SIGNATURE, Signature
 from serving.status import Code, ServingError, from_exception, invalid
 
 _SIGNATURE_FIELD = "signature_def"
@@ -138,41 +138,111 @@ class Service:
         Raises:
             ServingError: With TensorFlow Serving's code and text.
         """
+        with ExitStack() as held:
+            handle, signature, feeds, fetches = self._prepare(request, call, held)
+            names = list(fetches.values())
+            started = time.monotonic()
+            if self._batcher is None:
+                results = handle.loaded.run(feeds, names, call.deadline)
+            else:
+                abandoned = call.abandoned.is_set
+                results = self._batcher.run(handle.loaded, handle.loaded.run, feeds, names, call.deadline, abandoned)
+            self.metrics.runtime_latency.add((time.monotonic() - started) * 1e6, handle.name, "Predict", "TF1")
+            return Prediction(handle.name, handle.version, signature.name, dict(zip(fetches, results, strict=True)))
+
+    def _prepare(
+        self, request: Any, call: Call, held: ExitStack
+    ) -> tuple[versions.Handle, Signature, dict[str, np.ndarray], dict[str, str]]:
         call.check()
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
-        with self.manager.use(request.model_spec) as handle:
-            loaded = handle.loaded
-            signature, feeds, fetches = loaded.predict_feeds(request)
-            names = list(fetches.values())
-            if self._max_rows:
-                rows = max((array.shape[0] for array in feeds.values() if array.ndim), default=0)
-                if rows > self._max_rows:
-                    raise invalid(f"Task size {rows} is larger than maximum input batch size {self._max_rows}")
-            started = time.monotonic()
-            if self._batcher is None:
-                results = loaded.run(feeds, names, call.deadline)
-            else:
-                abandoned = call.abandoned.is_set
-                results = self._batcher.run(loaded, loaded.run, feeds, names, call.deadline, abandoned)
-            self.metrics.runtime_latency.add((time.monotonic() - started) * 1e6, handle.name, "Predict", "TF1")
-            outputs = dict(zip(fetches, results, strict=True))
-            return Prediction(handle.name, handle.version, signature.name, outputs)
+        handle = held.enter_context(self.manager.use(request.model_spec))
+        signature, feeds, fetches = handle.loaded.predict_feeds(request)
+        if self._max_rows:
+            rows = max((array.shape[0] for array in feeds.values() if array.ndim), default=0)
+            if rows > self._max_rows:
+                raise invalid(f"Task size {rows} is larger than maximum input batch size {self._max_rows}")
+        return handle, signature, feeds, fetches
+
+    @property
+    def batching(self) -> bool:
+        """Whether requests are joined into batches."""
+        return self._batcher is not None
+
+    def submit_predict(self, request: Any, call: Call, done: Callable[[Any, ServingError | None], None]) -> None:
+        """Answer a PredictRequest as part of a batch, without a thread that waits for it.
+
+        Args:
+            request: The PredictRequest.
+            call: The request's transport facts.
+            done: Called once, in any thread, with the PredictResponse or an error.
+        """
+        counting = self.counted(request.model_spec.name, "Predict", call)
+        held = ExitStack()
+        counting.__enter__()
+        started = time.monotonic()
+
+        def finish(results: Sequence[list[np.ndarray]], failure: BaseException | None) -> None:
+            response = None
+            error = None if failure is None else from_exception(failure)
+            try:
+                if error is None:
+                    micros = (time.monotonic() - started) * 1e6
+                    self.metrics.runtime_latency.add(micros, handle.name, "Predict", "TF1")
+                    arrays = Batcher.join(results, list(fetches.values()))
+                    outputs = dict(zip(fetches, arrays, strict=True))
+                    response = self._response(Prediction(handle.name, handle.version, signature.name, outputs))
+            except Exception as problem:
+                error = from_exception(problem)
+            held.close()
+            with suppress(ServingError):
+                counting.__exit__(*((None,) * 3 if error is None else (type(error), error, None)))
+            done(response, error)
+
+        try:
+            handle, signature, feeds, fetches = self._prepare(request, call, held)
+            assert self._batcher is not None
+            futures = self._batcher.submit(
+                handle.loaded,
+                handle.loaded.run,
+                feeds,
+                list(fetches.values()),
+                call.deadline,
+                call.abandoned.is_set,
+            )
+        except Exception as problem:
+            finish([], problem)
+            return
+        left = [len(futures)]
+        lock = threading.Lock()
+
+        def piece(_: Any) -> None:
+            with lock:
+                left[0] -= 1
+                if left[0]:
+                    return
+            failure = next((future.exception() for future in futures if future.exception() is not None), None)
+            finish([] if failure is not None else [future.result() for future in futures], failure)
+
+        for future in futures:
+            future.add_done_callback(piece)
 
     def predict(self, request: Any, call: Call) -> Any:
         """Answer a PredictRequest with a PredictResponse."""
         with self.counted(request.model_spec.name, "Predict", call):
-            result = self.predict_arrays(request, call)
-            response = self._predict_pb2.PredictResponse()
-            response.model_spec.name = result.name
-            response.model_spec.version.value = result.version
-            response.model_spec.signature_name = result.signature
-            for alias, array in result.outputs.items():
-                try:
-                    tensors.to_proto(array, response.outputs[alias], self._as_tensor_content)
-                except tensors.TensorError as error:
-                    raise ServingError(Code.UNIMPLEMENTED, f"output {alias}: {error}") from error
-            return response
+            return self._response(self.predict_arrays(request, call))
+
+    def _response(self, result: Prediction) -> Any:
+        response = self._predict_pb2.PredictResponse()
+        response.model_spec.name = result.name
+        response.model_spec.version.value = result.version
+        response.model_spec.signature_name = result.signature
+        for alias, array in result.outputs.items():
+            try:
+                tensors.to_proto(array, response.outputs[alias], self._as_tensor_content)
+            except tensors.TensorError as error:
+                raise ServingError(Code.UNIMPLEMENTED, f"output {alias}: {error}") from error
+        return response
 
     def input_types(self, model_spec: Any, signature_name: str) -> dict[str, int]:
         """Return alias to DataType of a signature's inputs, for REST.

@@ -6,6 +6,7 @@ slow, so a server cannot use them.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +45,7 @@ def dtype_name(number: int) -> str:
     return _TYPES[number][0] if number in _TYPES else f"unknown dtype enum ({number})"
 
 
+@functools.cache  # NumPy computes a dtype's name anew each time, slowly
 def number_of(dtype: np.dtype) -> int | None:
     """Return the DataType number of a NumPy type, None if there is none."""
     return _NUMBERS.get("object" if dtype.kind in "OSU" else dtype.name)

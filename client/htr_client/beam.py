@@ -19,7 +19,8 @@ class PrefixBeamSearch:
     """Finds texts by the sum over their alignments, instead of the one best alignment.
 
     The text returned has the highest log P(text | picture) + language_weight * log P(text) + length_bonus * length,
-    plus what the lexicon adds, among those the beam holds. Its confidence is P(text | picture) alone, as for `BestPath`.
+    plus what the lexicon adds, among those that the beam holds. Its confidence is P(text | picture) alone, as for
+    `BestPath`.
 
     Args:
         width: Prefixes kept after every frame.

@@ -206,6 +206,7 @@ class _Client:
         self._tracing = tracing() if opentelemetry else None
         self._lock = threading.Lock()
         self._channel: Any = None
+        self._methods: dict[str, Any] = {}
         self._process = 0
         # By version: a version on the server never changes, and several servers may have different ones.
         self._alphabets: dict[int, Alphabet] = {}
@@ -414,7 +415,8 @@ class HtrClient(_Client):
     def transcribe_many(self, pictures: Iterable[Picture]) -> Iterator[Transcription]:
         """Transcribe any number of pictures, several requests at a time.
 
-        Reads ahead by up to three times batch_size x in_flight pictures.
+        Reads ahead by up to three times batch_size x in_flight pictures, so it suits pictures that are there already;
+        where they trickle in, call `transcribe` for each.
 
         Args:
             pictures: Paths, encoded bytes or arrays; may be a generator.
@@ -450,9 +452,9 @@ class HtrClient(_Client):
                     for positions, call in calls:
                         for i, result in zip(positions, call.result(), strict=True):
                             window[i] = result
-                    for result in window:
-                        assert isinstance(result, Transcription)
-                        yield result
+                    for entry in window:
+                        assert isinstance(entry, Transcription)
+                        yield entry
         finally:
             stop.set()
             packers.shutdown(wait=False, cancel_futures=True)
@@ -546,15 +548,13 @@ class HtrClient(_Client):
         return self._learn_alphabet(self._call(messages.PREDICT, messages.PredictResponse, request, deadline))
 
     def _call(self, method: str, answer: Any, request: Any, deadline: float) -> Any:
-        call = self._connected().unary_unary(
-            method, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
-        )
+        call = self._method(method, type(request), answer)
         try:
             return call(request, timeout=_remaining(deadline), metadata=self._headers())
         except grpc.RpcError as error:
             raise to_error(error) from error
 
-    def _connected(self) -> grpc.Channel:
+    def _method(self, name: str, request: Any, answer: Any) -> Any:
         with self._lock:
             if self._channel is None or self._process != os.getpid():
                 if self._credentials is not None:
@@ -563,9 +563,10 @@ class HtrClient(_Client):
                     channel = grpc.insecure_channel(self._target, self._options)
                 if self._tracing is not None:
                     channel = self._tracing.grpcext.intercept_channel(channel, self._tracing.client_interceptor())
-                self._channel = channel
-                self._process = os.getpid()
-            return self._channel
+                self._channel, self._methods, self._process = channel, {}, os.getpid()
+            if name not in self._methods:
+                self._methods[name] = self._channel.unary_unary(name, request.SerializeToString, answer.FromString)
+            return self._methods[name]
 
 
 class AsyncHtrClient(_Client):
@@ -629,9 +630,9 @@ class AsyncHtrClient(_Client):
                         for i, result in zip(positions, await call, strict=True):
                             done[i] = result
                     under_way.popleft()
-                    for result in done:
-                        assert isinstance(result, Transcription)
-                        yield result
+                    for entry in done:
+                        assert isinstance(entry, Transcription)
+                        yield entry
         finally:
             for _, calls in under_way:
                 for _, call in calls:
@@ -716,22 +717,23 @@ class AsyncHtrClient(_Client):
         return self._learn_alphabet(await self._call(messages.PREDICT, messages.PredictResponse, request, deadline))
 
     async def _call(self, method: str, answer: Any, request: Any, deadline: float) -> Any:
-        call = self._connected().unary_unary(
-            method, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
-        )
+        call = self._method(method, type(request), answer)
         try:
             return await call(request, timeout=_remaining(deadline), metadata=self._headers())
         except grpc.RpcError as error:
             raise to_error(error) from error
 
-    def _connected(self) -> grpc.aio.Channel:
+    def _method(self, name: str, request: Any, answer: Any) -> Any:
         if self._channel is None:
             tracers = self._tracing.aio_client_interceptors() if self._tracing is not None else None
             if self._credentials is not None:
                 self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options, None, tracers)
             else:
                 self._channel = grpc.aio.insecure_channel(self._target, self._options, None, tracers)
-        return self._channel
+            self._methods = {}
+        if name not in self._methods:
+            self._methods[name] = self._channel.unary_unary(name, request.SerializeToString, answer.FromString)
+        return self._methods[name]
 
 
 async def _asynchronous(items: Iterable[Picture]) -> AsyncIterator[Picture]:

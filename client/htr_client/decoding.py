@@ -6,6 +6,7 @@ frames of each row are valid; classes 0..C-2 are the characters of the alphabet 
 Everything works on whole batches in numpy, which lets go of the interpreter lock while it computes.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -185,14 +186,14 @@ class BestPath:
         classes = classes[kept]
         confidences = np.exp(np.minimum(peaks[kept], 0.0)).tolist()
         bounds = np.searchsorted(rows, np.arange(count + 1)).tolist()
-        labels = [classes[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        labels = [classes[a:b] for a, b in itertools.pairwise(bounds)]
         posteriors = np.where(frames > 0, np.exp(log_posteriors(log_probs, frames, labels)), 0.0).tolist()
         characters = [
             DecodedCharacter(alphabet[c], p, (a, b))
             for c, p, a, b in zip(classes.tolist(), confidences, firsts.tolist(), lasts.tolist(), strict=True)
         ]
         results = []
-        for a, b, posterior in zip(bounds, bounds[1:], posteriors, strict=False):
+        for (a, b), posterior in zip(itertools.pairwise(bounds), posteriors, strict=True):
             text = "".join([character.text for character in characters[a:b]])
             results.append(Decoded(text, posterior, tuple(characters[a:b])))
         return results
@@ -232,31 +233,41 @@ def log_posteriors(log_probs: np.ndarray, frames: np.ndarray, labels: Sequence[S
     """
     count, length, classes = log_probs.shape
     states, last, skips = _states(labels, classes - 1)
-    total = np.zeros(count)
+    posteriors = np.where((frames == 0) & (last == 0), 0.0, -np.inf)
     if length == 0 or count == 0:
-        return np.where(last == 0, total, -np.inf)
-    # Probabilities instead of logarithms: one exponential for the whole batch, then products and sums only. Each frame
-    # is scaled by its most probable class and each step by its sum, so nothing underflows that matters.
+        return posteriors
+    # Probabilities instead of logarithms: one exponential for the whole batch, then sums and products only. They are
+    # relative to the best path, so what underflows (1e-308) would be 0 as a probability anyway; nothing overflows
+    # because the scale is moved to the logarithm now and then.
     peaks = log_probs.max(axis=2).astype(np.float64)
     peaks[~np.isfinite(peaks)] = 0.0
     emissions = np.take_along_axis(log_probs, states[:, None, :], axis=2).transpose(1, 0, 2).astype(np.float64)
     emissions = np.exp(np.subtract(emissions, peaks.T[:, :, None], out=emissions), out=emissions)
-    alpha = np.zeros(states.shape)
-    alpha[:, 0] = 1.0  # before the first frame: as if on the leading blank, from where state 1 is one step away
+    scale = np.cumsum(peaks, axis=1)
+    moved = np.zeros(count)
+    skipping = np.zeros(states.shape)
+    skipping[:, 2:] = skips
+    # Two columns of zeros in front stand for the states before the first one. Before the first frame the text is as
+    # if on its leading blank, from where state 1 is one step away.
+    alpha = np.zeros((count, states.shape[1] + 2))
+    alpha[:, 2] = 1.0
+    ends = set(frames.tolist())
     with np.errstate(divide="ignore"):
         for t in range(int(frames.max(initial=0))):
-            step = alpha.copy()
-            step[:, 1:] += alpha[:, :-1]
-            step[:, 2:] += alpha[:, :-2] * skips
-            step *= emissions[t]
-            scale = step.sum(axis=1)
-            active = t < frames
-            total += np.where(active, np.log(scale) + peaks[:, t], 0.0)
-            scale[scale == 0] = 1.0
-            alpha = np.where(active[:, None], step / scale[:, None], alpha)
-        rows = np.arange(count)
-        ending = alpha[rows, last] + np.where(last > 0, alpha[rows, last - 1], 0.0)
-        return np.minimum(total + np.log(ending), 0.0)
+            step = alpha[:, :-2] * skipping
+            step += alpha[:, 1:-1]
+            step += alpha[:, 2:]
+            np.multiply(step, emissions[t], out=alpha[:, 2:])
+            if t + 1 in ends:
+                rows = np.flatnonzero(frames == t + 1)
+                ending = alpha[rows, last[rows] + 2] + np.where(last[rows] > 0, alpha[rows, last[rows] + 1], 0.0)
+                posteriors[rows] = np.log(ending) + moved[rows] + scale[rows, t]
+            if t % 16 == 15:
+                total = alpha.sum(axis=1)
+                total[total == 0] = 1.0
+                alpha /= total[:, None]
+                moved += np.log(total)
+    return np.minimum(posteriors, 0.0)
 
 
 def align(

@@ -78,10 +78,8 @@ def inspect(data: bytes) -> PictureInfo:
     """
     if not data:
         raise PictureError("empty", "The picture has no bytes.")
-    for signature, reader in _READERS:
-        if data.startswith(signature):
-            break
-    else:
+    reader = next((reader for signature, reader in _READERS if data.startswith(signature)), None)
+    if reader is None:
         raise PictureError("not_a_picture", f"Not a picture: it starts with {data[:8]!r}.", advice=_SUPPORTED)
     try:
         info = reader(data)
@@ -412,7 +410,7 @@ def _pnm(data: bytes) -> PictureInfo:
     for line in lines:
         fields += [int(word) for word in line.split(b"#")[0].split()[: 2 - len(fields)]]
         if len(fields) == 2:
-            return _info("pnm", *fields)
+            return _info("pnm", fields[0], fields[1])
     raise ValueError
 
 

@@ -112,7 +112,8 @@ class Failure:
             )
         setting = "gate.max_cer" if self.slice == "all" else "gate.slice_max_cer"
         what = "the upper end of the CER's interval" if self.metric == "cer_high" else "CER"
-        return f"{what}{where} is {self.value:.4f}, {setting} allows {self.bound:g}: {self.value - self.bound:.4f} too much"
+        excess = self.value - self.bound
+        return f"{what}{where} is {self.value:.4f}, {setting} allows {self.bound:g}: {excess:.4f} too much"
 
 
 @dataclass(frozen=True)

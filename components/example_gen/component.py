@@ -56,7 +56,7 @@ class HandwritingExampleGenSpec(component_spec.ComponentSpec):
         # Set by the driver, so that a changed picture is a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS = {}  # noqa: RUF012
+    INPUTS: dict[str, Any] = {}  # noqa: RUF012
     OUTPUTS = {  # noqa: RUF012
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=Quarantine),
@@ -217,9 +217,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "Count" >> beam.CombineGlobally(_Count())
                 | "ToJson" >> beam.Map(lambda counter: json.dumps(_nested(counter, notes), indent=1, sort_keys=True))
                 | "WriteCounts"
-                >> beam.io.WriteToText(
-                    os.path.join(quarantine.uri, COUNTS_FILE), num_shards=1, shard_name_template=""
-                )
+                >> beam.io.WriteToText(os.path.join(quarantine.uri, COUNTS_FILE), num_shards=1, shard_name_template="")
             )
         counted = read_counts(quarantine.uri)
         if exec_properties.get("rejects_copy"):  # the artifact is removed when this step fails

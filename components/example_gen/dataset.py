@@ -195,14 +195,14 @@ def _open_table(path: str, root: str, config: DataConfig) -> Table | str:
     elif mark.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
     try:
-        with open(path, encoding=encoding, newline="") as file:
-            header_line = file.readline()
+        with open(path, encoding=encoding, newline="") as text_file:
+            header_line = text_file.readline()
     except (UnicodeDecodeError, LookupError) as error:
         raise DatasetError(_encoding_problem(path, encoding, error)) from error
     if not header_line.strip():
         raise DatasetError(f"{path} is empty: it needs a header line such as `filename,text` and one row a picture.")
     delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([header_line], delimiter=d))))
-    header = [name.strip() for name in next(csv.reader([header_line], delimiter=delimiter))]
+    header: list[str] = [name.strip() for name in next(csv.reader([header_line], delimiter=delimiter))]
 
     def position(wanted: str | None, usual: tuple[str, ...], setting: str) -> int | None:
         if wanted is not None:
@@ -214,8 +214,10 @@ def _open_table(path: str, root: str, config: DataConfig) -> Table | str:
 
     image = position(config.image_column, IMAGE_COLUMNS, "data.image_column")
     text = position(config.text_column, TEXT_COLUMNS, "data.text_column")
-    missing = [f"{what} (one of {', '.join(names)}, or set data.{what}_column)"
-               for what, names, at in (("image", IMAGE_COLUMNS, image), ("text", TEXT_COLUMNS, text)) if at is None]  # fmt: skip
+    wanted = (("image", IMAGE_COLUMNS, image), ("text", TEXT_COLUMNS, text))
+    missing = [
+        f"{what} (one of {', '.join(names)}, or set data.{what}_column)" for what, names, at in wanted if at is None
+    ]
     if image is None or text is None:
         return f"{path} has no column for {' and none for '.join(missing)}. Its columns are: {', '.join(header)}."
     words = re.split(r"[^a-z]+", os.path.basename(path).lower())
@@ -279,15 +281,13 @@ def assign_split(named: str | None, key: str, given: frozenset[str], config: Dat
         return "train"
     if draw < config.eval_fraction and not (has_eval or has_validation):
         return "eval"
-    if draw < config.eval_fraction + config.validation_fraction and draw >= config.eval_fraction:
-        if not (has_eval and has_validation):
-            return "validation"
+    drawn = config.eval_fraction <= draw < config.eval_fraction + config.validation_fraction
+    if drawn and not (has_eval and has_validation):
+        return "validation"
     return "train"
 
 
-def examine(
-    row: Row, given: frozenset[str], data: DataConfig, transform: TransformConfig
-) -> Sample | Reject:
+def examine(row: Row, given: frozenset[str], data: DataConfig, transform: TransformConfig) -> Sample | Reject:
     """Checks one row completely: its fields, its picture, its label against the frames.
 
     Args:
@@ -312,7 +312,8 @@ def examine(
         frames, needed = available_frames(width, height, transform), needed_frames(label)
         if needed > frames:
             raise _Rejected(
-                "label_too_long", f"{len(label)} characters need {needed} frames, a {width} x {height} picture has {frames}"
+                "label_too_long",
+                f"{len(label)} characters need {needed} frames, a {width} x {height} picture has {frames}",
             )
         writer = row.fields[table.writer].strip() if table.writer is not None else ""
         identity = os.path.join(os.path.basename(table.root), os.path.relpath(path, table.root))

@@ -97,6 +97,8 @@ def check(model_path: str, name: str, command: list[str]) -> int:
             [
                 *(command or [sys.executable, "-m", "serving.server"]),
                 f"--port={port}", f"--model_name={name}", f"--model_base_path={os.path.dirname(version)}",
+                # The default would try a bad model for minutes before anybody hears of it.
+                "--max_num_load_retries=0",
             ],
             stdout=log, stderr=subprocess.STDOUT, env=_environment(),
         )  # fmt: skip
@@ -138,7 +140,9 @@ def _replay(port: int, name: str, warmup_file: str, process: subprocess.Popen) -
             try:
                 response = stub.Predict(request, timeout=60)
             except grpc.RpcError as error:
-                raise NotServable(f"{request.model_spec.signature_name}: {error.code().name}: {error.details()}") from None
+                raise NotServable(
+                    f"{request.model_spec.signature_name}: {error.code().name}: {error.details()}"
+                ) from None
             if not response.outputs:
                 raise NotServable(f"{request.model_spec.signature_name}: the answer has no outputs.")
             answered += 1

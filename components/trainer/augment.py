@@ -5,9 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def distort(
-    images: tf.Tensor, widths: tf.Tensor, narrowest: tf.Tensor, strength: float
-) -> tuple[tf.Tensor, tf.Tensor]:
+def distort(images: tf.Tensor, widths: tf.Tensor, narrowest: tf.Tensor, strength: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Distorts a batch.
 
     Args:
@@ -28,15 +26,15 @@ def _uniform(n: tf.Tensor, low: float, high: float) -> tf.Tensor:
     return tf.random.uniform([n], low, high)
 
 
-def _affine(
-    images: tf.Tensor, widths: tf.Tensor, narrowest: tf.Tensor, strength: float
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _affine(images: tf.Tensor, widths: tf.Tensor, narrowest: tf.Tensor, strength: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Slant, rotation, scale and shift; ink never leaves the tensor to the right."""
     shape = tf.shape(images)
     n, height, width = shape[0], tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
     valid = tf.cast(widths, tf.float32)
     # Where the picture fills the tensor it can only be narrowed.
-    scale_x = tf.maximum(1.0 + strength * _uniform(n, -0.2, 0.15), tf.cast(narrowest, tf.float32) / tf.maximum(valid, 1.0))
+    scale_x = tf.maximum(
+        1.0 + strength * _uniform(n, -0.2, 0.15), tf.cast(narrowest, tf.float32) / tf.maximum(valid, 1.0)
+    )
     scale_x = tf.minimum(scale_x, width / tf.maximum(valid, 1.0))
     scale_y = 1.0 + strength * _uniform(n, -0.2, 0.05)
     slant, turn = strength * _uniform(n, -0.3, 0.3), strength * _uniform(n, -0.03, 0.03)

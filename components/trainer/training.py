@@ -73,7 +73,9 @@ def batches(
 class Validation(keras.callbacks.Callback):
     """After each epoch: CER on the validation split, best weights, progress for people, early stopping."""
 
-    def __init__(self, dataset: tf.data.Dataset, texts: list[str], alphabet: Sequence[str], steps: int, train: TrainConfig):
+    def __init__(
+        self, dataset: tf.data.Dataset, texts: list[str], alphabet: Sequence[str], steps: int, train: TrainConfig
+    ):
         """Remembers what to validate on.
 
         Args:

@@ -6,6 +6,8 @@ sizes with TensorFlow operations; a test compares the two.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from pipeline.config import TransformConfig
 
 # The network halves the width twice: one frame covers four columns of the image tensor.
@@ -28,4 +30,4 @@ def available_frames(width: int, height: int, config: TransformConfig) -> int:
 
 def needed_frames(text: str) -> int:
     """Frames that CTC needs at least: one a character and a blank between equal neighbours (Graves 2006)."""
-    return len(text) + sum(a == b for a, b in zip(text, text[1:], strict=False))
+    return len(text) + sum(a == b for a, b in pairwise(text))

@@ -145,7 +145,9 @@ def _decode_png(data: tf.Tensor) -> tf.Tensor:
 
 def _decode_jpeg(data: tf.Tensor) -> tf.Tensor:
     """Grey float32 [h, w, 1] in 0..255."""
-    return tf.cast(tf.io.decode_jpeg(data, channels=1, dct_method="INTEGER_ACCURATE", try_recover_truncated=True), tf.float32)
+    return tf.cast(
+        tf.io.decode_jpeg(data, channels=1, dct_method="INTEGER_ACCURATE", try_recover_truncated=True), tf.float32
+    )
 
 
 def _luminance(rgb: tf.Tensor) -> tf.Tensor:
@@ -179,12 +181,12 @@ def _spread_levels(ink: tf.Tensor) -> tf.Tensor:
 
     Strokes less than 40 levels darker than the paper stay faint: an empty picture must not become noise.
     """
-    values = tf.cast(tf.reshape(ink, [-1]), tf.int32)
+    values = tf.cast(tf.round(tf.reshape(ink, [-1])), tf.int32)
     below = tf.cumsum(tf.math.bincount(values, minlength=256, maxlength=256))
     share = tf.cast(below, tf.float32) / tf.cast(tf.size(values), tf.float32)
     paper = tf.cast(tf.searchsorted(share, [0.3])[0], tf.float32)
     full = tf.cast(tf.searchsorted(share, [0.995])[0], tf.float32)
-    return tf.clip_by_value((ink - paper) * 255.0 / tf.maximum(full - paper, 40.0), 0.0, 255.0)
+    return tf.clip_by_value((tf.round(ink) - paper) * 255.0 / tf.maximum(full - paper, 40.0), 0.0, 255.0)
 
 
 class _CollectAlphabet(tft_beam.experimental.PTransformAnalyzer):
@@ -199,12 +201,12 @@ class _CollectAlphabet(tft_beam.experimental.PTransformAnalyzer):
         given = self._given
 
         def finish(codes: set[int]) -> Any:
-            codes = sorted(codes if given is None else set(map(ord, given)))
+            alphabet = sorted(codes if given is None else set(map(ord, given)))
             if path is None:
-                return np.array(codes, np.int32)
+                return np.array(alphabet, np.int32)
             tf.io.gfile.makedirs(os.path.dirname(path))
             with tf.io.gfile.GFile(path, "w") as file:
-                file.write(json.dumps([chr(code) for code in codes], ensure_ascii=False))
+                file.write(json.dumps([chr(code) for code in alphabet], ensure_ascii=False))
             return path
 
         return (

@@ -30,7 +30,7 @@ def test_public_names_exist():
     for name in htr_client.__all__:
         assert getattr(htr_client, name) is not None
     with pytest.raises(AttributeError):
-        htr_client.nothing
+        htr_client.nothing  # noqa: B018
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -552,9 +552,9 @@ def test_tls(kind, certificates, mutual):
     with kind(server.address, **short) as client, pytest.raises(HtrError):
         client.transcribe(png("a"))  # not encrypted
     if mutual:
-        with kind(server.address, tls=Tls(ca=ca, server_name="htr.internal"), **short) as client:
-            with pytest.raises(HtrError):
-                client.transcribe(png("a"))  # without a certificate of its own
+        anonymous = Tls(ca=ca, server_name="htr.internal")
+        with kind(server.address, tls=anonymous, **short) as client, pytest.raises(HtrError):
+            client.transcribe(png("a"))
     server.stop()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "serving")]
 
-import serving_toy as toy
+import serving_toy as toy  # noqa: E402
 
 MODELS = """model_config_list {{
   config {{

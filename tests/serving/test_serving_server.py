@@ -119,6 +119,17 @@ def test_a_deadline_ends_the_work_too(client, server):
     assert time.monotonic() - started < 5
 
 
+def test_callers_that_wait_in_vain_all_hear_of_the_deadline(base):
+    """Also when the server's clock runs out first, and whether or not their work was begun."""
+    request = toy.predict_request({"rounds": [1500]}, "burn")
+    settings = {**FAST, "enable_batching": True, "grpc_max_threads": 64}
+    with EmbeddedServer(model_base_path=str(base), **settings) as server, Client(server.address) as client:
+        calls = [client.prediction.Predict.future(request, timeout=0.3) for _ in range(40)]
+        codes = {call.code().name for call in calls}
+        assert "DEADLINE_EXCEEDED" in codes and codes <= {"OK", "DEADLINE_EXCEEDED"}
+        wait_idle(server)
+
+
 def wait_idle(server, timeout: float = 10) -> None:
     until = time.monotonic() + timeout
     while server._front._active:

@@ -1,0 +1,98 @@
+"""How much of a server's speed this client reaches: pictures per second with and without the client's own work.
+
+Drives a running server twice in the same way (same batches, same requests in flight): once with requests built
+beforehand and answers thrown away, once with HtrClient.transcribe_many from files to text. Rounds alternate, so that
+a machine that gets slower or faster meanwhile treats both alike.
+
+    python client/benchmarks/client.py --server localhost:8500 --pictures FOLDER
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+
+from htr_client import HtrClient, messages
+from htr_client.connection import channel_options, grpc_target
+from htr_client.pictures import pack
+
+
+def bare(target: str, model: str, pictures: list[bytes], batch_size: int, in_flight: int) -> Callable[[], None]:
+    """The server's own speed: requests built beforehand, answers not even parsed.
+
+    Args:
+        target: gRPC target.
+        model: Name of the served model.
+        pictures: Encoded pictures.
+        batch_size: Pictures a request.
+        in_flight: Requests at a time.
+
+    Returns:
+        A function that sends all of them once.
+    """
+    channel = grpc.insecure_channel(target, channel_options(None, 256 * 2**20))
+    call = channel.unary_unary(messages.PREDICT)
+    requests = [
+        messages.predict_request(
+            model, None, None, "serving_default", {"image_bytes": pictures[i : i + batch_size]}
+        ).SerializeToString()
+        for i in range(0, len(pictures), batch_size)
+    ]
+
+    def send() -> None:
+        with ThreadPoolExecutor(in_flight) as pool:
+            for _ in pool.map(lambda request: call(request, timeout=60), requests):
+                pass
+
+    return send
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", default="localhost:8500")
+    parser.add_argument("--model", default="htr")
+    parser.add_argument("--pictures", required=True, help="folder of PNG and JPEG files")
+    parser.add_argument("--count", type=int, default=2000, help="pictures a round; the files are repeated as needed")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--in-flight", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    suffixes = {".png", ".jpg", ".jpeg"}
+    files = sorted(path for path in Path(args.pictures).rglob("*") if path.suffix.lower() in suffixes)[: args.count]
+    if not files:
+        parser.error(f"no PNG or JPEG file in {args.pictures!r}")
+    paths = (files * (args.count // len(files) + 1))[: args.count]
+    encoded = {path: pack(path).data for path in files}
+    print("| batch | in flight | bare pictures/s | client pictures/s | share | client CPU ms/picture |")
+    print("|---|---|---|---|---|---|")
+    for size in args.batch_size:
+        send = bare(grpc_target(args.server), args.model, [encoded[path] for path in paths], size, args.in_flight)
+        with HtrClient(args.server, args.model, batch_size=size, in_flight=args.in_flight, timeout=60) as client:
+            list(client.transcribe_many(paths[: 4 * size]))
+            send()
+            speeds: tuple[list[float], list[float]] = ([], [])
+            cpu = []
+            for _ in range(args.rounds):
+                started = time.perf_counter()
+                send()
+                speeds[0].append(len(paths) / (time.perf_counter() - started))
+                started, spent = time.perf_counter(), time.process_time()
+                failed = sum(not result.ok for result in client.transcribe_many(paths))
+                speeds[1].append(len(paths) / (time.perf_counter() - started))
+                cpu.append((time.process_time() - spent) / len(paths) * 1000)
+                if failed:
+                    print(f"{failed} pictures failed")
+        server, whole = (statistics.median(values) for values in speeds)
+        print(
+            f"| {size} | {args.in_flight} | {server:.0f} | {whole:.0f} | {whole / server:.0%} "
+            f"| {statistics.median(cpu):.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Compare decoders on a labelled dataset: character error rate and time per picture.
+
+Asks a running server for the log-probabilities of every picture once, then decodes them with every decoder. Learn the
+lexicon and the language model from labels of writers that are not in the evaluated data.
+
+    python client/benchmarks/decoders.py --server localhost:8500 --data valid.csv --texts train_labels.txt
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from htr_client import HtrClient
+from htr_client.beam import PrefixBeamSearch
+from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder, edit_distance
+from htr_client.language import CharacterModel, Lexicon
+
+
+class Recorder:
+    """A decoder that keeps what it is given; the text of a result is its place in the record."""
+
+    def __init__(self) -> None:
+        self.rows: list[np.ndarray] = []
+        self.alphabet = Alphabet("")
+
+    def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
+        """Keep the valid frames of each row; see `Decoder.decode`."""
+        self.alphabet = alphabet
+        results = []
+        for row, valid in zip(log_probs, frames.tolist(), strict=True):
+            results.append(Decoded(str(len(self.rows)), 0.0, ()))
+            self.rows.append(row[:valid].copy())
+        return results
+
+
+def error_rate(decoder: Decoder, alphabet: Alphabet, rows: Sequence[np.ndarray], labels: Sequence[str]) -> str:
+    """Decode everything in batches of 32.
+
+    Args:
+        decoder: To measure.
+        alphabet: Of the model.
+        rows: float32 [frames, C] each.
+        labels: The true texts.
+
+    Returns:
+        Two cells of a table: CER in per cent and milliseconds a picture.
+    """
+    edits, seconds = 0, 0.0
+    decoder.decode(np.stack([rows[0]]), np.array([len(rows[0])]), alphabet)  # builds the tables
+    for start in range(0, len(rows), 32):
+        batch = rows[start : start + 32]
+        frames = np.array([len(row) for row in batch])
+        log_probs = np.zeros((len(batch), frames.max(), len(alphabet) + 1), np.float32)
+        for i, row in enumerate(batch):
+            log_probs[i, : len(row)] = row
+        started = time.perf_counter()
+        results = decoder.decode(log_probs, frames, alphabet)
+        seconds += time.perf_counter() - started
+        edits += sum(
+            edit_distance(label, result.text) for label, result in zip(labels[start : start + 32], results, strict=True)
+        )
+    return f"{100 * edits / sum(map(len, labels)):.2f} | {1000 * seconds / len(rows):.2f}"
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", default="localhost:8500")
+    parser.add_argument("--model", default="htr")
+    parser.add_argument("--data", required=True, help="CSV with a picture and its text in every row")
+    parser.add_argument("--image-column", default="filename")
+    parser.add_argument("--text-column", default="text")
+    parser.add_argument("--images", help="folder that the pictures are relative to (default: that of the CSV)")
+    parser.add_argument("--texts", required=True, help="training labels, one a line")
+    parser.add_argument("--limit", type=int, default=0, help="evaluate only so many pictures")
+    parser.add_argument("--width", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--order", type=int, nargs="+", default=[5])
+    parser.add_argument("--language-weight", type=float, nargs="+", default=[0.2, 0.4, 0.6])
+    parser.add_argument("--unknown", type=float, nargs="+", default=[-3.0, -6.0], help="penalty of unknown words")
+    args = parser.parse_args()
+
+    with open(args.data, encoding="utf-8-sig", newline="") as file:
+        samples = [(row[args.image_column], row[args.text_column]) for row in csv.DictReader(file)]
+    folder = Path(args.images) if args.images else Path(args.data).parent
+    samples = samples[: args.limit or None]
+    recorder = Recorder()
+    # One request at a time: the record is in the order of decoding.
+    with HtrClient(args.server, args.model, decoder=recorder, in_flight=1) as client:
+        found = list(client.transcribe_many(folder / name for name, _ in samples))
+    good = [(int(result.text), text) for result, (_, text) in zip(found, samples, strict=True) if result.ok]
+    if not good:
+        parser.error("no picture could be transcribed")
+    rows, labels = [recorder.rows[i] for i, _ in good], [text for _, text in good]
+    texts = Path(args.texts).read_text("utf-8-sig").splitlines()
+
+    decoders: list[tuple[str, Decoder]] = [("best path", BestPath())]
+    decoders += [(f"beam {width}", PrefixBeamSearch(width)) for width in args.width]
+    decoders.append(("beam + strict lexicon", PrefixBeamSearch(lexicon=Lexicon.from_texts(texts))))
+    for unknown in args.unknown:
+        lexicon = Lexicon.from_texts(texts, unknown=unknown)
+        decoders.append((f"beam + lexicon, unknown {unknown:g}", PrefixBeamSearch(lexicon=lexicon)))
+    for order in args.order:
+        model = CharacterModel(texts, order=order)
+        for weight in args.language_weight:
+            decoder = PrefixBeamSearch(language_model=model, language_weight=weight)
+            decoders.append((f"beam + {order}-gram, weight {weight:g}", decoder))
+    print(f"{len(rows)} pictures, {len(samples) - len(rows)} could not be read\n")
+    print("| decoder | CER % | ms/picture |\n|---|---|---|")
+    for name, decoder in decoders:
+        print(f"| {name} | {error_rate(decoder, recorder.alphabet, rows, labels)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The examples of client/README.md run as they are written, but for the address."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_server import png
+
+CLIENT = Path(__file__).parents[2] / "client"
+EXAMPLES = re.findall(r"```python\n(.*?)```", (CLIENT / "README.md").read_text("utf-8"), re.DOTALL)
+
+ASK = """
+
+from fastapi.testclient import TestClient
+
+with TestClient(app) as web:
+    answer = web.post("/transcribe", content=PICTURE)
+    assert answer.status_code == 200 and answer.json()["text"] == "webservice", answer.text
+    assert answer.json()["model_version"] == 1
+    answer = web.post("/transcribe", content=b"rubbish")
+    assert answer.status_code == 422 and "Not a picture" in answer.text
+    app.state.htr.model = "nope"
+    assert web.post("/transcribe", content=PICTURE).status_code == 500
+print("asked")
+"""
+
+
+def example(server, containing):
+    [code] = [code for code in EXAMPLES if containing in code]
+    return code.replace("localhost:8500", server.address)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words").mkdir()
+    for name, text in (("word.png", "word"), ("words/1.png", "one"), ("words/3.png", "three")):
+        (tmp_path / name).write_bytes(png(text))
+    (tmp_path / "words" / "2.png").write_bytes(b"rubbish")
+    return tmp_path
+
+
+def test_quickstart(server, folder, capsys):
+    exec(example(server, 'transcribe("word.png")'), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("word 0.") and lines[1] == "w 0.9 0.0 4.0"
+
+
+def test_many(server, folder, capsys):
+    exec(example(server, "sorted(Path"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("1.png one") and "Not a picture" in lines[1] and lines[2].endswith("3.png three")
+
+
+def test_decoders(server, folder):
+    names = {}
+    exec(example(server, "PrefixBeamSearch(\n"), names)
+    with names["client"] as client:
+        assert client.transcribe("word.png").text
+
+
+def test_settings(server, folder):
+    code = example(server, "metadata=")
+    code = code.replace('["10.0.0.1:8500", "10.0.0.2:8500"]', repr([server.address]))
+    code = re.sub(r"    tls=.*\n", "", code)
+    names = {}
+    exec(code, names)
+    with names["client"] as client:
+        assert client.transcribe("word.png").text == "word"
+    assert server.model.metadata[0]["x-request-id"] == "42"
+
+
+def service(server):
+    return f"PICTURE = {png('webservice')!r}\n" + example(server, "FastAPI(") + ASK
+
+
+def test_web_service(server):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    done = subprocess.run([sys.executable, "-c", service(server)], capture_output=True, text=True)
+    assert done.stdout == "asked\n", done.stderr
+
+
+@pytest.mark.slow
+def test_web_service_in_its_own_environment(server, tmp_path):
+    try:
+        import fastapi  # noqa: F401
+        import httpx  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        pytest.skip("tested in this environment")
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("needs uv to make an environment with FastAPI")
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    needed = ["fastapi", "httpx", "grpcio", "protobuf", "numpy", "opencv-python-headless"]
+    done = subprocess.run([uv, "pip", "install", "-q", "--python", python, *needed], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no package index is reachable: {done.stderr.strip().splitlines()[-1]}")
+    environment = {**os.environ, "PYTHONPATH": str(CLIENT)}
+    done = subprocess.run([python, "-c", service(server)], capture_output=True, text=True, env=environment)
+    assert done.stdout == "asked\n", done.stderr

@@ -1,0 +1,244 @@
+"""The dataset contract: what is read, from where, and what happens to every row that cannot be used."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.example_gen import dataset
+from components.example_gen.dataset import DatasetError, Reject
+from pipeline.config import DataConfig, TransformConfig
+from tests.conftest import encode, picture, write_dataset
+
+
+def read(*folders, transform=None, **settings):
+    data = DataConfig(paths=[str(folder) for folder in folders], **settings)
+    tables, _ = dataset.find_tables(data)
+    given_splits = dataset.named_splits(tables)
+    transform = transform or TransformConfig()
+    return [dataset.examine(r, given_splits, data, transform) for table in tables for r in dataset.read_rows(table)]
+
+
+def rejected(*folders, **settings):
+    return {result.image: result.reason for result in read(*folders, **settings) if isinstance(result, Reject)}
+
+
+@pytest.mark.parametrize("image", ["filename", "file_name", "FILENAME", "image", "image_path", "path"])
+@pytest.mark.parametrize("text", ["text", "label", "IDENTITY", "transcription"])
+def test_finds_columns_by_their_common_names(tmp_path, image, text):
+    write_dataset(tmp_path, [{image: "a.png", text: "Anna"}])
+    (sample,) = read(tmp_path)
+    assert (sample.text, sample.id) == ("Anna", f"{tmp_path.name}/a.png")
+
+
+def test_columns_can_be_named(tmp_path):
+    write_dataset(tmp_path, [{"scan": "a.png", "says": "Anna", "hand": "w1", "text": "wrong"}])
+    (sample,) = read(tmp_path, image_column="scan", text_column="says", writer_column="hand")
+    assert (sample.text, sample.writer) == ("Anna", "w1")
+    with pytest.raises(DatasetError, match=r"no column 'hands'.*scan, says, hand"):
+        read(tmp_path, image_column="scan", text_column="says", writer_column="hands")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding):
+    (tmp_path / "a.png").write_bytes(encode(picture()))
+    (tmp_path / "labels.csv").write_text(f"filename{delimiter}text\na.png{delimiter}Zoë\n", encoding=encoding)
+    (sample,) = read(tmp_path)
+    assert sample.text == "Zoë"
+
+
+def test_labels_stay_text_and_quotes_are_handled(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.png").write_bytes(encode(picture(400)))
+    (tmp_path / "labels.csv").write_text('filename,text\na.png,7647\nb.png,"a, b"\nc.png,"say ""hi"""\nd.png,007\n')
+    assert [sample.text for sample in read(tmp_path)] == ["7647", "a, b", 'say "hi"', "007"]
+
+
+def test_labels_are_normalised_to_nfc(tmp_path):
+    write_dataset(tmp_path, [{"filename": "a.png", "text": unicodedata.normalize("NFD", " Zoé ")}])
+    assert read(tmp_path)[0].text == "Zoé"
+
+
+def test_kaggle_layout(tmp_path):
+    for split, name in (("train", "train_v2"), ("validation", "validation_v2"), ("test", "test_v2")):
+        image = f"{split.upper()}_0001.jpg"
+        write_dataset(tmp_path / "tmp", [{"FILENAME": image, "IDENTITY": split}], f"written_name_{name}.csv")
+        (tmp_path / f"written_name_{name}.csv").write_bytes(
+            (tmp_path / "tmp" / f"written_name_{name}.csv").read_bytes()
+        )
+        (tmp_path / name / split).mkdir(parents=True)
+        (tmp_path / "tmp" / image).rename(tmp_path / name / split / image)
+        (tmp_path / "tmp" / f"written_name_{name}.csv").unlink()
+    assert {sample.text: sample.split for sample in read(tmp_path)} == {
+        "train": "train", "validation": "validation", "test": "eval",
+    }  # fmt: skip
+
+
+def test_named_validation_is_judged_where_there_is_no_test(tmp_path):
+    rows = [{"filename": f"{i}.png", "text": "ab", "split": "train" if i < 80 else "val"} for i in range(100)]
+    write_dataset(tmp_path, rows, "labels_train.csv")
+    splits = {s.id.rsplit("/", 1)[-1]: s.split for s in read(tmp_path)}
+    # The column wins over the file's name.
+    assert {splits[f"{i}.png"] for i in range(80, 100)} == {"eval"}
+
+
+def test_split_column_is_checked(tmp_path):
+    write_dataset(tmp_path, [{"filename": "a.png", "text": "ab", "split": "holdout"}])
+    assert rejected(tmp_path) == {"a.png": "unknown_split"}
+
+
+def test_every_dirty_row_has_its_reason(tmp_path):
+    rows = {
+        "missing.png": "ab", "empty.png": " ", "placeholder.png": "UNREADABLE", "cut.png": "ab", "cut.jpg": "ab",
+        "zero.png": "ab", "text.png": "ab", "long.png": "a" * 40, "tab.png": "a\tb", "fine.png": "ab",
+        "../out.png": "ab", "huge.png": "ab",
+    }  # fmt: skip
+    folder = write_dataset(tmp_path / "data", [{"filename": k, "text": v} for k, v in rows.items()])
+    (folder / "missing.png").unlink()
+    (folder / "cut.png").write_bytes(encode(picture())[:-30])
+    (folder / "cut.jpg").write_bytes(encode(picture(), ".jpg")[:-30])
+    (folder / "zero.png").write_bytes(b"")
+    (folder / "text.png").write_bytes(b"not a picture at all")
+    (folder / "huge.png").write_bytes(encode(picture(1200, 1000)))
+    assert rejected(folder, max_megapixels=1) == {
+        "missing.png": "missing_file", "empty.png": "empty_label", "placeholder.png": "placeholder_label",
+        "cut.png": "picture_truncated", "cut.jpg": "picture_truncated", "zero.png": "picture_empty",
+        "text.png": "picture_not_a_picture", "long.png": "label_too_long", "tab.png": "control_character",
+        "../out.png": "outside_folder", "huge.png": "picture_too_large",
+    }  # fmt: skip
+
+
+def test_fixed_alphabet_rejects_other_characters(tmp_path):
+    write_dataset(tmp_path, [{"filename": "a.png", "text": "abc"}, {"filename": "b.png", "text": "abX"}])
+    assert rejected(tmp_path, alphabet="abc") == {"b.png": "unknown_character"}
+
+
+def test_rows_with_too_few_fields_are_rejected_by_line(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(picture()))
+    (tmp_path / "labels.csv").write_text("filename,text,writer\na.png,Anna,1\na.png\n\na.png,b,c,d\n")
+    results = read(tmp_path)
+    assert [(r.line, r.reason) for r in results if isinstance(r, Reject)] == [
+        (3, "malformed_row"),
+        (5, "malformed_row"),
+    ]
+
+
+def test_pictures_are_found_below_the_folder_by_name(tmp_path):
+    write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}, {"filename": "b.png", "text": "ab"}])
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "x" / "a.png")
+    (tmp_path / "x" / "b.png").write_bytes((tmp_path / "b.png").read_bytes())
+    (tmp_path / "b.png").rename(tmp_path / "y" / "b.png")
+    dataset._files_by_name.cache_clear()
+    results = read(tmp_path)
+    assert results[0].id == f"{tmp_path.name}/x/a.png"
+    assert results[1].reason == "ambiguous_file"
+
+
+def test_pictures_that_the_graph_cannot_read_are_converted(tmp_path):
+    import cv2
+
+    write_dataset(tmp_path, [{"filename": "a.bmp", "text": "ab"}, {"filename": "b.png", "text": "ab"}])
+    deep = (picture(60, 40).astype("uint16")) << 8
+    (tmp_path / "b.png").write_bytes(encode(deep))
+    for sample in read(tmp_path):
+        assert sample.image.startswith(b"\x89PNG")
+        assert cv2.imdecode(__import__("numpy").frombuffer(sample.image, "u1"), cv2.IMREAD_UNCHANGED).dtype == "uint8"
+
+
+def test_several_folders_keep_apart(tmp_path):
+    for name in ("one", "two"):
+        write_dataset(tmp_path / name, [{"filename": "a.png", "text": name}])
+    assert {(s.id, s.source) for s in read(tmp_path / "one", tmp_path / "two")} == {
+        ("one/a.png", "one"), ("two/a.png", "two"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"name,words and more\n", "no column for image"),
+        (b"filename,textual\n", "no column for text"),
+        ("filename,text\na.png,Zoë\n".encode("latin-1"), "not utf-8 text"),
+    ],
+)
+def test_unusable_files_are_named(tmp_path, content, message):
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(DatasetError, match=message) as caught:
+        read(tmp_path)
+    assert "labels.csv" in str(caught.value)
+
+
+def test_unusable_folders_are_named(tmp_path):
+    with pytest.raises(DatasetError, match="does not exist"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match=r"no \.csv or \.tsv"):
+        read(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="is a file"):
+        read(tmp_path / "file")
+
+
+def test_other_csv_files_are_noted_not_read(tmp_path):
+    write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}])
+    (tmp_path / "prices.csv").write_text("item,price\n")
+    tables, notes = dataset.find_tables(DataConfig(paths=[str(tmp_path)]))
+    assert len(tables) == 1
+    assert "prices.csv has no column for image" in notes[0]
+
+
+@given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=40, unique=True))
+def test_a_writer_stays_in_its_split_whatever_else_there_is(writers):
+    config = DataConfig()
+    alone = {w: dataset.assign_split(None, w, frozenset(), config) for w in writers}
+    again = {w: dataset.assign_split(None, w, frozenset(), config) for w in reversed(writers)}
+    assert alone == again
+    assert set(alone.values()) <= set(dataset.SPLITS)
+
+
+def test_split_shares_follow_the_fractions():
+    config = DataConfig(validation_fraction=0.2, eval_fraction=0.1)
+    splits = [dataset.assign_split(None, str(i), frozenset(), config) for i in range(4000)]
+    assert splits.count("validation") / 4000 == pytest.approx(0.2, abs=0.03)
+    assert splits.count("eval") / 4000 == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "eval", None])
+@pytest.mark.parametrize("others", [(), ("train",), ("train", "validation"), ("train", "eval"), dataset.SPLITS])
+def test_training_never_gets_what_is_named_otherwise(name, others):
+    given_splits = frozenset(others) | ({name} if name else set())
+    for i in range(50):
+        split = dataset.assign_split(name, str(i), given_splits, DataConfig())
+        assert split in dataset.SPLITS
+        if name in ("validation", "eval"):
+            assert split != "train"
+
+
+def test_known_splits_do_not_change():
+    # A change of the rule would mix training and evaluation pictures of every existing dataset.
+    known = {"4": "eval", "8": "eval", "15": "train", "16": "train", "23": "train", "42": "eval", "11": "validation"}
+    assert {w: dataset.assign_split(None, w, frozenset(), DataConfig()) for w in known} == known
+
+
+def test_fingerprint_notices_a_replaced_picture(tmp_path):
+    write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}])
+    tables, _ = dataset.find_tables(DataConfig(paths=[str(tmp_path)]))
+    before = dataset.fingerprint(tables)
+    assert dataset.fingerprint(tables) == before
+    (tmp_path / "a.png").write_bytes(encode(picture(91, 40)))
+    assert dataset.fingerprint(tables) != before
+
+
+def test_statistics_see_inverted_and_blurred_pictures():
+    import cv2
+
+    page = picture(200, 64)
+    normal, inverted, blurred = (
+        dataset.describe(p) for p in (page, 255 - page, cv2.GaussianBlur(page, (0, 0), 3))
+    )  # fmt: skip
+    assert inverted["ink_share"] > 0.5 > normal["ink_share"]
+    assert blurred["sharpness"] < normal["sharpness"] / 2

@@ -1,0 +1,93 @@
+"""CER and WER against plain definitions."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.evaluator.metrics import ErrorCounts, count_errors, edits_and_length
+
+TEXTS = st.text("abé ", max_size=8)
+
+
+def plain_distance(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        row, above = [i], row
+        for j, y in enumerate(b, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
+    return row[-1]
+
+
+@given(TEXTS, TEXTS)
+def test_edits_are_the_levenshtein_distance(reference, prediction):
+    assert edits_and_length(reference, prediction) == (plain_distance(reference, prediction), len(reference))
+    words = reference.split()
+    assert edits_and_length(reference, prediction, "word") == (plain_distance(words, prediction.split()), len(words))
+
+
+def test_one_inserted_letter_is_one_error():
+    # Counting by position, as public notebooks do, would call everything after it wrong.
+    assert edits_and_length("handwriting", "hxandwriting") == (1, 11)
+
+
+def test_micro_average_not_mean_of_rates():
+    counts = count_errors(["a", "abcdefghij"], ["b", "abcdefghij"])
+    assert counts.rate == pytest.approx(1 / 11)
+    assert counts.exact == 0.5
+
+
+def test_composed_and_decomposed_characters_are_equal():
+    assert edits_and_length("é", "e\u0301") == (0, 1)
+
+
+def test_empty_sets_have_no_rate():
+    counts = ErrorCounts()
+    assert math.isnan(counts.rate) and math.isnan(counts.interval(0.95)[0])
+
+
+def test_empty_prediction_is_all_deletions_and_rates_may_exceed_one():
+    assert count_errors(["abc"], [""]).rate == 1.0
+    assert count_errors(["a"], ["bcd"]).rate == 3.0
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=30), st.integers(1, 5))
+def test_counts_merge_to_the_same_result_in_any_order(pairs, parts):
+    whole = count_errors(*zip(*pairs, strict=True))
+    pieces = [count_errors([r for r, _ in pairs[i::parts]], [p for _, p in pairs[i::parts]]) for i in range(parts)]
+    random.shuffle(pieces)
+    merged = ErrorCounts().merge(pieces)
+    assert merged.pairs == whole.pairs
+    if whole.length:
+        assert merged.interval(0.9) == whole.interval(0.9)
+
+
+@given(st.lists(st.tuples(TEXTS.filter(bool), TEXTS), min_size=3, max_size=40))
+def test_interval_contains_the_rate_and_grows_with_the_level(pairs):
+    counts = count_errors(*zip(*pairs, strict=True))
+    narrow, wide = counts.interval(0.5), counts.interval(0.99)
+    assert wide[0] <= narrow[0] <= narrow[1] <= wide[1]
+    assert wide[0] - 1e-9 <= counts.rate <= wide[1] + 1e-9
+
+
+def test_interval_covers_as_often_as_it_says():
+    source = random.Random(1)
+    covered = 0
+    for _ in range(200):
+        counts = ErrorCounts()
+        for _ in range(150):
+            counts.pairs[(sum(source.random() < 0.1 for _ in range(10)), 10)] += 1
+        low, high = counts.interval(0.9)
+        covered += low <= 0.1 <= high
+    assert 0.83 <= covered / 200 <= 0.96
+
+
+def test_more_samples_give_a_narrower_interval():
+    small, large = ErrorCounts(), ErrorCounts()
+    for edits in (0, 0, 0, 1, 2):
+        small.pairs[(edits, 10)] += 4
+        large.pairs[(edits, 10)] += 400
+    assert small.rate == large.rate
+    assert large.interval(0.95)[1] - large.interval(0.95)[0] < 0.2 * (small.interval(0.95)[1] - small.interval(0.95)[0])

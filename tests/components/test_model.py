@@ -1,0 +1,260 @@
+"""The network and its export: padding, alignment, learning, signatures as TensorFlow Serving runs them."""
+
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+import tensorflow_transform.beam as tft_beam
+from tensorflow_transform.tf_metadata import metadata_io
+
+from components.evaluator.metrics import count_errors
+from components.trainer import augment, export, training
+from components.trainer.model import build, ctc_loss, needed_frames
+from components.transform import geometry, preprocessing
+from htr_client.decoding import Alphabet, BestPath
+from pipeline.config import ModelConfig, TrainConfig, TransformConfig
+from tests.conftest import encode, picture
+
+SMALL = ModelConfig(filters=[8, 16, 16], recurrent_units=24, recurrent_layers=1, dropout=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(3)
+    return build(SMALL, classes=5, height=32)
+
+
+def test_padding_does_not_change_a_result(model):
+    random = np.random.default_rng(0)
+    image = random.random((1, 32, 60, 1)).astype("float32")
+    alone = model({"images": image, "widths": tf.constant([60])})
+    padded = np.concatenate([np.pad(image, [(0, 0), (0, 0), (0, 68), (0, 0)]), random.random((1, 32, 128, 1))])
+    beside = model({"images": padded.astype("float32"), "widths": tf.constant([60, 128])})
+    assert alone["frames"].numpy().tolist() == [15] and beside["frames"].numpy().tolist() == [15, 32]
+    np.testing.assert_allclose(alone["logits"][0, :15], beside["logits"][0, :15], atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 3, 4, 5, 63, 64, 128])
+def test_frames_are_what_the_plain_arithmetic_says(model, width):
+    outputs = model({"images": tf.zeros([1, 32, 128, 1]), "widths": tf.constant([width])})
+    assert int(outputs["frames"][0]) == -(-width // geometry.COLUMNS_PER_FRAME)
+
+
+def brute_force_loss(logits, frames, label):
+    """Negative log of the summed probability of all paths that collapse to the label."""
+    log_probs = logits[:frames] - np.logaddexp.reduce(logits[:frames], axis=1, keepdims=True)
+    blank = logits.shape[1] - 1
+    total = -np.inf
+    for path in itertools.product(range(blank + 1), repeat=frames):
+        collapsed = [c for c, _ in itertools.groupby(path) if c != blank]
+        if collapsed == list(label):
+            total = np.logaddexp(total, sum(log_probs[t, c] for t, c in enumerate(path)))
+    return -total
+
+
+@pytest.mark.parametrize("label", [[0], [1, 0], [0, 0], [1, 1, 0]])
+@pytest.mark.parametrize("frames", [4, 5])
+def test_ctc_loss_is_the_sum_over_all_paths(label, frames):
+    logits = np.random.default_rng(len(label)).normal(size=(1, 6, 3)).astype("float32")
+    labels = np.full((1, 4), -1)
+    labels[0, : len(label)] = label
+    loss = ctc_loss(tf.constant(labels), tf.constant(logits), tf.constant([frames]))
+    assert float(loss[0]) == pytest.approx(brute_force_loss(logits[0], frames, label), abs=1e-3)
+
+
+def test_needed_frames_count_repeats():
+    texts = ["a", "aa", "abab", "aabb", ""]
+    labels = np.full((5, 4), -1)
+    for row, text in enumerate(texts):
+        labels[row, : len(text)] = [ord(c) - 97 for c in text]
+    assert needed_frames(tf.constant(labels)).numpy().tolist() == [geometry.needed_frames(t) for t in texts]
+
+
+def test_best_path_and_posterior_agree_with_the_client():
+    random = np.random.default_rng(5)
+    log_probs = np.log(random.dirichlet([0.15] * 5, size=(40, 12))).astype("float32").clip(-40)
+    frames = random.integers(0, 13, 40).astype("int32")
+    alphabet = ["a", "b", "é", " "]
+    text, confidence = export.best_path(tf.constant(log_probs), tf.constant(frames), tf.constant(alphabet))
+    decoded = BestPath().decode(log_probs, frames, Alphabet(alphabet))
+    assert [t.decode() for t in text.numpy()] == [d.text for d in decoded]
+    np.testing.assert_allclose(confidence, [d.confidence for d in decoded], atol=1e-4)
+
+
+def test_distortion_keeps_shape_range_and_room_for_the_label():
+    images = np.stack([1 - picture(128, 32, seed)[..., None] / 255 for seed in range(8)]).astype("float32")
+    widths, narrowest = tf.constant([128, 100, 60, 20, 128, 128, 0, 128]), tf.constant([128, 90, 40, 20, 4, 4, 0, 4])
+    moved, new_widths = augment.distort(images, widths, narrowest, 1.0)
+    assert moved.shape == images.shape
+    assert float(tf.reduce_min(moved)) >= 0 and float(tf.reduce_max(moved)) <= 1
+    assert (new_widths.numpy() >= np.minimum(narrowest, widths)).all() and (new_widths.numpy() <= 128).all()
+    assert int(new_widths[6]) == 0
+    same, same_widths = augment.distort(images, widths, narrowest, 0.0)
+    np.testing.assert_allclose(same, images, atol=1e-5)
+    assert same_widths.numpy().tolist() == widths.numpy().tolist()
+
+
+WORDS = ["ab", "ba", "aab", "cab", "abc", "bca", "caab", "bbc"]
+
+
+def drawn(word: str, seed: int) -> bytes:
+    """A word of a toy script: a, b and c are a bar, a box and a cross."""
+    import cv2
+
+    random = np.random.default_rng(seed)
+    page = np.full((40, 30 + 28 * len(word)), 230, np.uint8)
+    for i, letter in enumerate(word):
+        x, y = 12 + 28 * i + int(random.integers(-2, 3)), 8 + int(random.integers(-2, 3))
+        if letter == "a":
+            cv2.line(page, (x + 8, y), (x + 8, y + 22), 30, 2)
+        elif letter == "b":
+            cv2.rectangle(page, (x, y), (x + 16, y + 22), 30, 2)
+        else:
+            cv2.line(page, (x, y), (x + 16, y + 22), 30, 2)
+            cv2.line(page, (x + 16, y), (x, y + 22), 30, 2)
+    return encode(page)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A network trained on the toy script through Transform, as Trainer does it, and its export."""
+    folder = tmp_path_factory.mktemp("trained")
+    transform = TransformConfig()
+    raw = [
+        {"image": [drawn(word, i)], "text": [word.encode()], "id": [b"%d" % i], "writer": [b""], "source": [b""]}
+        for i, word in enumerate(WORDS * 24)
+    ]
+    spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in raw[0]}
+    config = {"transform": transform.model_dump_json(), "alphabet": None}
+    with tft_beam.Context(temp_dir=str(folder / "tmp")):
+        (data, metadata), transform_fn = (
+            (raw, tft.DatasetMetadata.from_feature_spec(spec))
+            | tft_beam.AnalyzeAndTransformDataset(lambda inputs: preprocessing.preprocessing_fn(inputs, config))
+        )  # fmt: skip
+        transform_fn | tft_beam.WriteTransformFn(str(folder / "tft"))
+    metadata_io.write_metadata(metadata, str(folder / "tft" / "transformed_metadata"))
+    coder = tft.coders.ExampleProtoCoder(metadata.schema)
+    with tf.io.TFRecordWriter(str(folder / "train.gz"), "GZIP") as writer:
+        for row in data:
+            writer.write(coder.encode(row))
+    tft_output = tft.TFTransformOutput(str(folder / "tft"))
+    alphabet = preprocessing.read_alphabet(tft_output)
+    train = TrainConfig(epochs=12, batch_size=8, learning_rate=0.004, augment=0, patience=12)
+    feature_spec, files = tft_output.transformed_feature_spec(), [str(folder / "train.gz")]
+    keras.utils.set_random_seed(1)
+    network = build(SMALL, len(alphabet) + 1, 32)
+    watched = training.batches(files, feature_spec, transform, train, training=False)
+    validation = training.Validation(watched, WORDS * 24, alphabet, 24, train)
+    batches = training.batches(files, feature_spec, transform, train, training=True)
+    history = training.fit(network, batches.apply(tf.data.experimental.assert_cardinality(24)), validation, train)
+    served = export.ServedModel(network, tft_output, alphabet, transform)
+    export.save(served, str(folder / "export"), [drawn("abc", 0), drawn("b", 1)], "htr")
+    return {"folder": folder, "alphabet": alphabet, "history": history, "validation": validation}
+
+
+def test_it_learns_a_toy_script(trained):
+    assert trained["alphabet"] == ["a", "b", "c"]
+    assert trained["history"][0]["validation_cer"] > 0.3
+    assert trained["validation"].best_cer < 0.02
+    assert trained["validation"].validate().rate == pytest.approx(trained["validation"].best_cer)
+
+
+@pytest.fixture(scope="module")
+def session(trained):
+    """The export as TensorFlow Serving runs it: in a TF1 session."""
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(trained["folder"] / "export"))
+
+    def call(signature, **inputs):
+        definition = loaded.signature_def[signature]
+        feed = {definition.inputs[name].name: value for name, value in inputs.items()}
+        return session.run({name: t.name for name, t in definition.outputs.items()}, feed)
+
+    yield call
+    session.close()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 17])
+def test_export_answers_batches_of_different_sizes(session, batch):
+    words = (WORDS * 3)[:batch]
+    pictures = [drawn(word, 900 + i) for i, word in enumerate(words)]
+    answer = session("serving_default", image_bytes=pictures)
+    assert answer["log_probs"].shape == (batch, 32, 4)
+    np.testing.assert_allclose(np.exp(answer["log_probs"]).sum(axis=2), 1, atol=1e-4)
+    texts = session("transcribe", image_bytes=pictures)
+    assert count_errors(words, [t.decode() for t in texts["text"]]).rate < 0.1
+    assert ((texts["confidence"] > 0) & (texts["confidence"] <= 1)).all()
+
+
+def test_signatures_agree_with_each_other_and_with_the_client(session):
+    pictures = [drawn(word, 50 + i) for i, word in enumerate(WORDS)] + [drawn("ab", 1)[:60], b""]
+    answer, texts = session("serving_default", image_bytes=pictures), session("transcribe", image_bytes=pictures)
+    characters = session("alphabet", query=["", "anything"])["characters"]
+    assert characters.shape == (2, 3)
+    alphabet = Alphabet(c.decode() for c in characters[0])
+    decoded = BestPath().decode(answer["log_probs"], answer["frames"], alphabet)
+    assert [d.text for d in decoded] == [t.decode() for t in texts["text"]]
+    np.testing.assert_allclose([d.confidence for d in decoded], texts["confidence"], atol=1e-4)
+    assert answer["frames"][-2:].tolist() == [0, 0] and texts["confidence"][-2:].tolist() == [0, 0]
+    examples = [
+        tf.train.Example(
+            features=tf.train.Features(feature={"image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[p]))})
+        ).SerializeToString()
+        for p in pictures
+    ]
+    evaluated = session("evaluate", examples=examples)
+    assert evaluated["text"].shape == (10, 1)
+    assert evaluated["text"][:, 0].tolist() == texts["text"].tolist()
+    np.testing.assert_allclose(evaluated["confidence"][:, 0], texts["confidence"], atol=1e-6)
+
+
+def test_batch_neighbours_do_not_change_a_text(session):
+    pictures = [drawn(word, 70 + i) for i, word in enumerate(WORDS)]
+    together = session("serving_default", image_bytes=pictures)["log_probs"]
+    for i, alone in enumerate(pictures):
+        np.testing.assert_allclose(
+            session("serving_default", image_bytes=[alone])["log_probs"][0], together[i], atol=1e-4
+        )
+
+
+def test_wrong_ranks_are_refused_not_fatal(session):
+    for hostile in (b"x", [[b"x"]]):
+        with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+            session("transcribe", image_bytes=hostile)
+    assert session("transcribe", image_bytes=[drawn("ab", 3)])["text"].tolist() == [b"ab"]
+
+
+def test_export_holds_warmup_requests_that_it_answers(trained, session):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = trained["folder"] / "export" / export.WARMUP_FILE
+    requests = [
+        prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    ]
+    assert {request.model_spec.signature_name for request in requests} == {"serving_default", "transcribe", "alphabet"}
+    for request in requests:
+        inputs = {name: list(tensor.string_val) for name, tensor in request.inputs.items()}
+        assert session(request.model_spec.signature_name, **inputs)
+
+
+def test_export_has_no_optimiser_state(trained):
+    reader = tf.train.load_checkpoint(str(trained["folder"] / "export" / "variables" / "variables"))
+    names = list(reader.get_variable_to_shape_map())
+    assert not [name for name in names if "velocity" in name or "momentum" in name.replace("_momentum", "")]
+    total = sum(
+        int(np.prod(shape)) for name, shape in reader.get_variable_to_shape_map().items() if "OBJECT" not in name
+    )
+    assert total <= build(SMALL, 4, 32).count_params() + 100
+
+
+def test_curves_are_drawn(trained, tmp_path):
+    with open(tmp_path / "curves.png", "wb") as file:
+        training.plot_curves(trained["history"], file)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.dumps(trained["history"])

@@ -1,0 +1,132 @@
+"""Preprocessing: sizes, normalisation, refusal of what cannot be decoded, class ids."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.transform import geometry, preprocessing
+from pipeline.config import TransformConfig
+from tests.conftest import encode, picture
+
+WORD, LINE = TransformConfig(), TransformConfig(preset="line", width=400)
+
+
+def resize(*files: bytes, config=WORD) -> list[np.ndarray | None]:
+    """The transformed pictures uint8 [H, w], None for refused ones."""
+    pngs = preprocessing.resize_pictures(tf.constant(list(files), tf.string), config).numpy()
+    return [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None for png in pngs]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 900), st.integers(1, 300), st.sampled_from([WORD, LINE, TransformConfig(resize="stretch")]))
+def test_width_is_what_the_plain_arithmetic_says(width, height, config):
+    (result,) = resize(encode(np.full((height, width), 200, np.uint8)), config=config)
+    assert result.shape == (config.height, geometry.resized_width(width, height, config))
+
+
+def test_ink_is_bright_paper_is_zero():
+    (result,) = resize(encode(picture(128, 32)))
+    assert result.shape == (32, 128)
+    assert np.median(result) == 0 and result.max() == 255
+
+
+def test_contrast_of_faint_pictures_is_spread_but_empty_ones_stay_empty():
+    faint = (picture(128, 32) // 3 + 150).astype(np.uint8)
+    strong, empty = resize(encode(faint), encode(np.full((32, 128), 180, np.uint8)))
+    assert strong.max() == 255
+    assert empty.max() == 0
+    (as_it_is,) = resize(encode(faint), config=TransformConfig(contrast=False))
+    assert as_it_is.max() < 120
+
+
+def test_colour_grey_and_transparent_versions_agree():
+    page = picture(100, 40)
+    alpha = np.zeros((40, 100, 4), np.uint8)
+    alpha[..., 3] = 255 - page  # black ink that is as opaque as it is dark
+    grey, colour, transparent, jpeg = resize(
+        encode(page), encode(picture(100, 40, channels=3)), encode(alpha), encode(page, ".jpg")
+    )
+    assert np.abs(grey.astype(int) - colour).max() <= 1
+    assert np.abs(grey.astype(int) - transparent).max() <= 2
+    assert np.abs(grey.astype(int) - jpeg).mean() < 8
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+def jpeg_that_claims(width: int, height: int) -> bytes:
+    data = bytearray(encode(picture(), ".jpg"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+REFUSED = {
+    "empty": b"",
+    "short": b"\x89PNG\r\n\x1a\n",
+    "text": b"this is not a picture, although it is long enough to be one of the smaller ones there are",
+    "cut png": encode(picture())[:-20],
+    "cut jpeg": encode(picture(), ".jpg")[:-20],
+    "png bomb": png_that_claims(60_000, 60_000),
+    "jpeg bomb": jpeg_that_claims(60_000, 60_000),
+    "negative size": png_that_claims(2**32 - 5, 4),
+    "gif": b"GIF89a" + bytes(100),
+    "jpeg of fill bytes": b"\xff\xd8" + b"\xff" * 200 + b"\xff\xd9",
+    "jpeg without frame": b"\xff\xd8\xff\xe0\x00\x10" + b"x" * 100 + b"\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_one_bad_picture_does_not_fail_its_neighbours(name):
+    good = encode(picture())
+    before, bad, after = resize(good, REFUSED[name], good)
+    assert bad is None
+    assert np.array_equal(before, after) and before.max() == 255
+
+
+def test_jpegs_with_long_headers_are_read():
+    plain = encode(picture(), ".jpg")
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + 5000) + bytes(5000)
+    exif_like = b"\xff\xe1" + struct.pack(">H", 2 + 40) + b"\xff\xc0" * 20  # a frame header inside of another segment
+    with_segments, reference = resize(plain[:2] + comment + exif_like + plain[2:], plain)
+    assert np.array_equal(with_segments, reference)
+
+
+def test_batches_pad_to_the_right_and_know_the_widths():
+    pngs = preprocessing.resize_pictures(tf.constant([encode(picture(40, 40)), b"", encode(picture(300, 40))]), LINE)
+    images, widths = preprocessing.decode_batch(pngs, LINE)
+    assert widths.numpy().tolist() == [64, 0, 400]
+    assert images.shape == (3, 64, 400, 1)
+    assert not images.numpy()[0, :, 64:].any() and not images.numpy()[1].any()
+    assert images.numpy().min() >= 0 and images.numpy().max() <= 1
+    word_images, _ = preprocessing.decode_batch(
+        preprocessing.resize_pictures(tf.constant([encode(picture(20, 40))]), WORD), WORD
+    )
+    assert word_images.shape == (1, 32, 128, 1)
+
+
+@given(st.lists(st.text("abé ", max_size=6), min_size=1, max_size=5))
+@settings(deadline=None, max_examples=30)
+def test_class_ids_are_positions_in_the_sorted_alphabet(texts):
+    alphabet = sorted("abé ")
+    codes = tf.strings.unicode_decode(tf.constant([t.encode() for t in texts]), "UTF-8")
+    ids = preprocessing.class_ids(codes, tf.constant([ord(c) for c in alphabet]))
+    assert ["".join(alphabet[i] for i in row) for row in ids.to_list()] == texts
+
+
+def test_unknown_characters_are_left_out_of_the_labels():
+    codes = tf.strings.unicode_decode(["xaybz"], "UTF-8")
+    assert preprocessing.class_ids(codes, tf.constant([ord("a"), ord("b")])).to_list() == [[0, 1]]

@@ -1,0 +1,52 @@
+"""What several test modules share."""
+
+import csv
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+def picture(width: int = 90, height: int = 40, seed: int = 0, channels: int = 1) -> np.ndarray:
+    """A light page with a few dark strokes, uint8 [height, width] or [height, width, channels]."""
+    random = np.random.default_rng(seed)
+    page = np.full((height, width), 235, np.uint8)
+    for _ in range(6):
+        ends = random.integers(0, [width, height], size=(2, 2))
+        cv2.line(page, ends[0].tolist(), ends[1].tolist(), int(random.integers(0, 80)), 2)
+    return page if channels == 1 else np.repeat(page[..., None], channels, axis=2)
+
+
+def encode(image: np.ndarray, extension: str = ".png") -> bytes:
+    """The picture as a file."""
+    return cv2.imencode(extension, image)[1].tobytes()
+
+
+def write_dataset(folder: Path, rows: list[dict[str, str]], name: str = "labels.csv", delimiter: str = ",") -> Path:
+    """Writes rows as a CSV and a picture for every `filename` that does not exist yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    for number, row in enumerate(rows):
+        path = folder / next(iter(row.values()))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(picture(120, 40, number), path.suffix.lower()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sample dataset with some dirty rows."""
+    from components.sample_data import generate
+
+    folder = tmp_path_factory.mktemp("sample") / "data"
+    generate(folder, pictures=240, writers=16, dirty_fraction=0.05)
+    return folder

@@ -1,0 +1,287 @@
+"""The real thing: `htr run` on a small dataset, the embedded server on what it pushed, the client against it."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from components.example_gen import dataset
+from components.pusher.versions import list_versions
+from pipeline import cli
+from pipeline.config import DataConfig
+from tests.conftest import encode, picture, write_dataset
+
+pytestmark = pytest.mark.slow
+
+# Seconds of training: enough to run every step, not to read. What a trained model reads, test_model.py checks.
+FAST = [
+    "train.epochs=1",
+    "model.filters=[8,8,8]",
+    "model.recurrent_units=8",
+    "model.recurrent_layers=1",
+    "gate.max_cer=9",
+]
+
+
+def run(data, workspace, *settings, capsys=None):
+    """Runs the pipeline in this process; returns exit code, states of the steps, and the JSON line."""
+    code = cli.main(
+        [
+            "run",
+            "--data",
+            str(data),
+            "--workspace",
+            str(workspace),
+            "--json",
+            *(f"--set={s}" for s in [*FAST, *settings]),
+        ]
+    )
+    captured = capsys.readouterr() if capsys else None
+    from pipeline import summary
+
+    with contextlib.suppress(FileNotFoundError):
+        read = summary.read(str(workspace), "htr")
+        states = {step.name: step.state for step in read.steps}
+        return code, states, json.loads(captured.out.splitlines()[-1]) if captured else {}, captured
+    return code, {}, {}, captured
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, sample_data):
+    folder = tmp_path_factory.mktemp("data") / "data"
+    shutil.copytree(sample_data, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, data):
+    """A workspace with one run, made by the installed command in a process of its own."""
+    folder = tmp_path_factory.mktemp("workspace")
+    command = [sys.executable, "-m", "pipeline.cli", "run", "--data", str(data), "--workspace", str(folder), "--json"]
+    done = subprocess.run(
+        command + [f"--set={s}" for s in FAST], capture_output=True, text=True, timeout=600, env={**os.environ}
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "first.json").write_text(done.stdout)
+    (folder / "first.txt").write_text(done.stderr)
+    return folder
+
+
+@contextlib.contextmanager
+def served(workspace):
+    """The embedded server, as `htr serve` starts it; yields its address."""
+    command = [sys.executable, "-m", "pipeline.cli", "serve", "--workspace", str(workspace), "--port=0"]
+    with open(workspace / "server.log", "ab") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        yield re.search(r"grpc=(\S+)", process.stdout.readline())[1]
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def versions(workspace):
+    return [v.number for v in list_versions(str(workspace / "serving_model" / "htr")) if not v.withdrawn]
+
+
+def test_first_run_ends_with_a_pushed_version(workspace):
+    outcome = json.loads((workspace / "first.json").read_text())
+    assert outcome["blessed"] and outcome["version"] == versions(workspace)[0]
+    assert outcome["cer_low"] <= outcome["cer"] <= outcome["cer_high"]
+    assert outcome["model_dir"] == str(workspace / "serving_model" / "htr")
+    text = (workspace / "first.txt").read_text()
+    assert "Training the network" in text and "CER" in text
+    assert "tensorflow" not in text.lower().replace("loading tfx and tensorflow", "")
+
+
+def test_every_dirty_row_is_in_the_quarantine_with_its_reason(workspace, data):
+    with open(workspace / "rejects.csv", encoding="utf-8", newline="") as file:
+        found = Counter(row["reason"] for row in csv.DictReader(file))
+    expected = {
+        "missing_file": "missing_file", "truncated_png": "picture_truncated", "truncated_jpeg": "picture_truncated",
+        "empty_label": "empty_label", "label_empty": "placeholder_label", "label_unreadable": "placeholder_label",
+        "zero_byte_file": "picture_empty", "text_file": "picture_not_a_picture",
+    }  # fmt: skip
+    listed = Counter()
+    for line in (data / "README.txt").read_text().splitlines():
+        kind = next(
+            (kind for kind in expected if re.search(rf"\b{kind}\b", line) and re.search(r"SAMPLE_\d", line)), None
+        )
+        if kind:
+            listed[expected[kind]] += 1
+    assert found == listed and sum(found.values()) >= 8
+    assert found == Counter(json.loads((workspace / "first.json").read_text())["rejected"])
+
+
+def test_identical_run_does_no_work(workspace, data, capsys):
+    before = versions(workspace)
+    code, states, outcome, _ = run(data, workspace, capsys=capsys)
+    assert code == 0
+    assert {name for name, state in states.items() if state != "CACHED"} == {"Baseline"}
+    assert versions(workspace) == before == [outcome["version"]]
+
+
+def test_gate_stops_a_bad_model_and_the_server_goes_on(workspace, data, capsys):
+    from htr_client import HtrClient
+
+    before = versions(workspace)
+    with served(workspace) as address, HtrClient(address) as client:
+        image = next((data / "images").glob("*.jpg"))
+        assert client.transcribe(image).version == before[0]
+        code, states, outcome, captured = run(data, workspace, "gate.max_cer=0.0001", capsys=capsys)
+        assert code == cli.NOT_BLESSED
+        assert not outcome["blessed"] and outcome["version"] is None
+        assert re.search(r"interval is \d\.\d+, gate.max_cer allows 0.0001: \d\.\d+ too much", captured.err)
+        assert states["Trainer"] == "CACHED" and states["Evaluator"] == "COMPLETE"
+        assert versions(workspace) == before
+        assert client.transcribe(image).version == before[0]
+
+
+def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(workspace, data, capsys):
+    from htr_client import HtrClient
+
+    (first,) = versions(workspace)
+    picture_path = next((data / "images").glob("*.jpg"))
+    with served(workspace) as address, HtrClient(address) as client:
+        assert client.transcribe(picture_path).version == first
+
+        # A setting of the training: data and Transform stay as they are.
+        code, states, outcome, _ = run(
+            data, workspace, "train.learning_rate=0.001", "gate.max_cer_increase=9", capsys=capsys
+        )
+        assert code == 0
+        done = {name for name, state in states.items() if state == "COMPLETE"}
+        assert done == {"Trainer", "Baseline", "Evaluator", "ServingCheck", "Pusher"}
+        assert versions(workspace) == [first, outcome["version"]]
+        deadline = time.monotonic() + 60
+        while client.transcribe(picture_path).version == first:
+            assert time.monotonic() < deadline, "the server did not take the new version"
+            time.sleep(0.2)
+
+        # Back to the version before, by the command.
+        assert cli.main(["rollback", "--workspace", str(workspace)]) == 0
+        assert versions(workspace) == [first]
+        while client.transcribe(picture_path).version != first:
+            assert time.monotonic() < deadline + 60, "the server did not go back"
+            time.sleep(0.2)
+
+
+def test_replaced_picture_and_label_are_noticed(workspace, data, capsys):
+    image = sorted((data / "images").glob("*.png"))[-1]
+    image.write_bytes(encode(picture(130, 40, 5)))
+    code, states, *_ = run(data, workspace, "gate.max_cer_increase=9", capsys=capsys)
+    assert code == 0
+    assert {states[n] for n in ("HandwritingExampleGen", "StatisticsGen", "Transform", "Trainer")} == {"COMPLETE"}
+    assert states["ImportSchemaGen"] == "CACHED"
+
+
+def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
+    """CER that the gate saw = CER of asking the server for the same pictures."""
+    from components.evaluator.metrics import count_errors
+    from htr_client import HtrClient
+    from pipeline import summary
+
+    metrics = summary.read(str(workspace), "htr").verdict.metrics
+    settings = DataConfig(paths=[str(data)])
+    tables, _ = dataset.find_tables(settings)
+    from pipeline.config import TransformConfig
+
+    checked = [
+        dataset.examine(r, frozenset(), settings, TransformConfig()) for t in tables for r in dataset.read_rows(t)
+    ]
+    samples = [s for s in checked if isinstance(s, dataset.Sample) and s.split == "eval"]
+    with served(workspace) as address, HtrClient(address) as client:
+        texts = [result.text for result in client.transcribe_many(sample.image for sample in samples)]
+    counts = count_errors([s.text for s in samples], texts)
+    assert (counts.rate, *counts.interval(0.95)) == (metrics["cer"], metrics["cer_low"], metrics["cer_high"])
+    assert counts.samples == metrics["samples"]
+
+
+def test_report_stands_alone(workspace):
+    html = max((workspace / "reports").glob("*.html")).read_text()
+    assert "Blessed." in html and "character error rate" in html and "data:image/png;base64," in html
+    assert not re.search(r'(?:src|href)="(?!data:)', html)
+    assert cli.main(["report", "--workspace", str(workspace)]) == 0
+
+
+def test_two_runs_in_one_workspace_are_refused(workspace, data, capsys):
+    from pipeline import local_runner
+
+    with local_runner._locked(str(workspace)):
+        code, *_, captured = run(data, workspace, capsys=capsys)
+    assert code == cli.ERROR and "Another run works in" in captured.err
+
+
+def test_too_many_bad_rows_end_with_code_4(tmp_path, capsys):
+    rows = [{"filename": f"{i}.png", "text": "" if i % 5 == 0 else "ab"} for i in range(100)]
+    folder = write_dataset(tmp_path / "data", rows)
+    code, states, _, captured = run(folder, tmp_path / "workspace", capsys=capsys)
+    assert code == cli.TOO_MANY_REJECTS
+    assert "20 of 100 rows were rejected" in captured.err and "20 empty_label" in captured.err
+    assert states == {"HandwritingExampleGen": "FAILED"}
+    assert len((tmp_path / "workspace" / "rejects.csv").read_text().splitlines()) == 21
+    assert cli.main(["check", "--data", str(folder)]) == cli.TOO_MANY_REJECTS
+
+
+def test_broken_csv_in_the_middle_is_one_clear_paragraph(tmp_path, capsys):
+    folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": "ab"} for i in range(30)])
+    with open(folder / "labels.csv", "ab") as file:
+        file.write("1.png,Zoë\n".encode("latin-1"))
+    code, *_, captured = run(folder, tmp_path / "workspace", capsys=capsys)
+    assert code == cli.USAGE
+    error = captured.err[captured.err.index("error:") :]
+    assert "labels.csv is not utf-8 text" in error and "data.encoding" in error
+    assert "Traceback" not in captured.err and len(error.strip().splitlines()) == 1
+
+
+def test_anomalies_stop_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        dataset, "describe", lambda grey: {"paper_level": 300.0, "ink_level": 0.0, "ink_share": 0.1, "sharpness": 1.0}
+    )
+    folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": "ab"} for i in range(60)])
+    code, states, _, captured = run(folder, tmp_path / "workspace", capsys=capsys)
+    assert code == cli.ERROR
+    assert "paper_level" in captured.err and "schema" in captured.err
+    assert states["ExampleValidator"] == "FAILED" and "Transform" not in states
+
+
+def test_kaggle_layout_keeps_its_splits(tmp_path, capsys):
+    for split, count in (("train", 40), ("validation", 12), ("test", 12)):
+        rows = [{"FILENAME": f"{split.upper()}_{i:04d}.jpg", "IDENTITY": "ANNA"} for i in range(count)]
+        made = write_dataset(tmp_path / split, rows)
+        images = tmp_path / "data" / f"{split}_v2" / split
+        images.mkdir(parents=True)
+        for path in made.glob("*.jpg"):
+            path.rename(images / path.name)
+        (made / "labels.csv").rename(tmp_path / "data" / f"written_name_{split}_v2.csv")
+    code, _, outcome, captured = run(tmp_path / "data", tmp_path / "workspace", capsys=capsys)
+    assert code == 0 and outcome["rejected"] == {}
+    assert "40 train" in captured.err and "12 validation" in captured.err and "12 eval" in captured.err
+
+
+def test_readme_snippets(workspace, data):
+    """Both Python snippets of README run as they stand, on the pushed model and against its server."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", readme, re.S)
+    local = next(s for s in snippets if "saved_model" in s)
+    remote = next(s for s in snippets if "HtrClient" in s)
+    image = next((data / "images").glob("*.jpg"))
+    model = workspace / "serving_model" / "htr" / str(versions(workspace)[-1])
+    with served(workspace) as address:
+        texts = []
+        for snippet in (local, remote):
+            code = re.sub(r'"[^"]*serving_model[^"]*"', repr(str(model)), snippet)
+            code = code.replace("localhost:8500", address).replace('"word.png"', repr(str(image)))
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
+            assert done.returncode == 0, done.stderr
+            texts.append(done.stdout.splitlines()[0])
+    assert texts[1].startswith(texts[0])

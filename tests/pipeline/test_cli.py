@@ -1,0 +1,99 @@
+"""The command line without training: quick start, exit codes, readable errors."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import cli
+from tests.conftest import write_dataset
+
+HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
+
+
+@pytest.mark.parametrize("command", [[], ["predict"], ["serve"], ["check"], ["run"], ["versions"], ["sample-data"]])
+def test_help_imports_nothing_heavy(command):
+    code = (
+        "import sys\nfrom pipeline import cli\n"
+        f"try: cli.main({[*command, '--help']!r})\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage: htr" in done.stdout
+
+
+def test_check_and_predict_import_no_tfx(tmp_path):
+    write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}])
+    code = (
+        "import sys\nfrom pipeline import cli\n"
+        f"cli.main(['check', '--data', {str(tmp_path)!r}])\n"
+        f"picture = {str(tmp_path / 'a.png')!r}\n"
+        "cli.main(['predict', picture, '--server', 'localhost:1', '--patience', '0', '--timeout', '1'])\n"
+        f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsys):
+    rejects = tmp_path / "rejects.csv"
+    assert cli.main(["check", "--data", str(sample_data), "--rejects", str(rejects)]) == 0
+    out = capsys.readouterr().out
+    assert "240 rows" in out and "accepted for train" in out and "rejected: missing_file" in out
+    assert len(rejects.read_text().splitlines()) == 1 + 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "No data folder given"),
+        (["run", "--data", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
+        (["check", "--data", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
+        (["run", "--data", ".", "--set", "train.epocs=3"], "train.epocs: no such setting"),
+        (["run", "--data", ".", "--config", "/nowhere.yaml"], "cannot read the configuration"),
+        (["serve", "--workspace", "/nowhere/at/all"], "push a model first"),
+        (["report", "--workspace", "/nowhere/at/all"], "does not exist"),
+    ],
+)
+def test_wrong_usage_is_one_readable_paragraph_and_code_2(arguments, message, capsys):
+    assert cli.main(arguments) == cli.USAGE
+    error = capsys.readouterr().err
+    assert message in error and error.strip().startswith("error:") and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"file name,words\nx,y\n", "no column for image"),
+        (b"filename,says\nx,y\n", "no column for text"),
+    ],
+)
+def test_unusable_csv_is_named(tmp_path, capsys, content, message):
+    (tmp_path / "labels.csv").write_bytes(content)
+    for command in ("run", "check"):
+        assert cli.main([command, "--data", str(tmp_path), "--workspace", str(tmp_path / "w")]) == cli.USAGE
+        error = capsys.readouterr().err
+        assert message in error and "labels.csv" in error
+    assert not (tmp_path / "w").exists()
+
+
+def test_no_versions_yet(tmp_path, capsys):
+    assert cli.main(["versions", "--workspace", str(tmp_path)]) == cli.ERROR
+    assert cli.main(["rollback", "--workspace", str(tmp_path)]) == cli.ERROR
+    assert "none to go back to" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(cli.CommandError):
+        cli.main(["--debug", "run", "--data", str(tmp_path)])
+
+
+def test_sample_data_refuses_a_folder_with_something_in_it(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("keep me")
+    assert cli.main(["sample-data", str(tmp_path)]) == cli.USAGE
+    assert (tmp_path / "mine.txt").exists()

@@ -1,0 +1,63 @@
+"""The configuration: defaults, files, overrides, and errors that name the setting."""
+
+import pytest
+
+from pipeline.config import Config, ConfigError, as_yaml, load
+
+
+def test_defaults_are_valid():
+    assert load() == Config()
+    assert (Config().transform.height, Config().transform.width) == (32, 128)
+
+
+def test_presets_set_the_size_unless_told_otherwise():
+    line = load(overrides=["transform.preset=line"]).transform
+    assert (line.height, line.width) == (64, 1600)
+    assert load(overrides=["transform.preset=line", "transform.height=48"]).transform.height == 48
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("gate: {max_cer: 0.3}\ntrain: {epochs: 7}\n")
+    config = load(str(path), ["gate.max_cer=0.05"], workspace="elsewhere")
+    assert (config.gate.max_cer, config.train.epochs, config.workspace) == (0.05, 7, "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("gate.max_cr=0.1", "gate.max_cr: no such setting"),
+        ("train.epochs=many", "train.epochs: .*integer"),
+        ("train.epochs=0", "train.epochs: .*greater than or equal to 1"),
+        ("gate", "write it as section.name=value"),
+        ("gate=1", "gate: "),
+        ("train.epochs.more=1", "train.epochs"),
+        ("transform.preset=page", "transform.preset"),
+        ("gate.max_cer=[", "not valid YAML"),
+    ],
+)
+def test_errors_name_the_setting(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(overrides=["train.epochs=3", override] if "more" in override else [override])
+
+
+def test_unusable_files_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(str(tmp_path / "none.yaml"))
+    path = tmp_path / "list.yaml"
+    path.write_text("- a\n")
+    with pytest.raises(ConfigError, match="section"):
+        load(str(path))
+
+
+def test_json_round_trip():
+    config = load(overrides=["data.alphabet=abc", "gate.slice_max_cer={writer: 0.2}"])
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_printed_configuration_is_read_back_and_explains_every_setting(tmp_path):
+    config = load(overrides=["gate.max_cer=0.07", "data.alphabet='ab é'", "transform.preset=line"])
+    (tmp_path / "run.yaml").write_text(as_yaml(config), encoding="utf-8")
+    assert load(str(tmp_path / "run.yaml")) == config
+    settings = [line for line in as_yaml(config).splitlines() if line.startswith("  ")]
+    assert not [line for line in settings if "  # " not in line]
