@@ -4,7 +4,7 @@ Drives a running server twice in the same way (same batches, same requests in fl
 beforehand and answers thrown away, once with HtrClient.transcribe_many from files to text. Rounds alternate, so that
 a machine that gets slower or faster meanwhile treats both alike.
 
-    python client/benchmarks/client.py --server localhost:8500 --pictures FOLDER
+    python client.py --server localhost:8500 --pictures FOLDER
 """
 
 import argparse

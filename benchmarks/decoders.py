@@ -3,7 +3,7 @@
 Asks a running server for the log-probabilities of every picture once, then decodes them with every decoder. Learn the
 lexicon and the language model from labels of writers that are not in the evaluated data.
 
-    python client/benchmarks/decoders.py --server localhost:8500 --data valid.csv --texts train_labels.txt
+    python decoders.py --server localhost:8500 --data valid.csv --texts train_labels.txt
 """
 
 import argparse
