@@ -1,23 +1,24 @@
 """Compare decoders on a labelled dataset: character error rate and time per picture.
 
-Asks a running server for the log-probabilities of every picture once, then decodes them with every decoder. Learn the
-lexicon and the language model from labels of writers that are not in the evaluated data.
+Asks a running server for the log-probabilities of every picture of the evaluation split once, then decodes them with
+every decoder. Lexicon and language model are learnt from the labels of the training split: of other writers, where the
+data names the writers. The splits are those of `htr run` on the same folder.
 
-    python decoders.py --server localhost:8500 --data valid.csv --texts train_labels.txt
+    python benchmarks/decoders.py --server localhost:8500 --data FOLDER
 """
 
 import argparse
-import csv
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from components.example_gen import dataset
 from htr_client import HtrClient
 from htr_client.beam import PrefixBeamSearch
 from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder, edit_distance
 from htr_client.language import CharacterModel, Lexicon
+from pipeline.config import DataConfig, TransformConfig
 
 
 class Recorder:
@@ -35,6 +36,16 @@ class Recorder:
             results.append(Decoded(str(len(self.rows)), 0.0, ()))
             self.rows.append(row[:valid].copy())
         return results
+
+
+def read(config: DataConfig) -> tuple[list[tuple[bytes, str]], list[str]]:
+    """Pictures and labels of the evaluation split, and the labels of the training split."""
+    tables, _ = dataset.find_tables(config)
+    given = dataset.named_splits(tables)
+    rows = (row for table in tables for row in dataset.read_rows(table))
+    checked = [dataset.examine(row, given, config, TransformConfig(preset="line")) for row in rows]
+    samples = [sample for sample in checked if isinstance(sample, dataset.Sample)]
+    return [(s.image, s.text) for s in samples if s.split == "eval"], [s.text for s in samples if s.split == "train"]
 
 
 def error_rate(decoder: Decoder, alphabet: Alphabet, rows: Sequence[np.ndarray], labels: Sequence[str]) -> str:
@@ -71,11 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default="localhost:8500")
     parser.add_argument("--model", default="htr")
-    parser.add_argument("--data", required=True, help="CSV with a picture and its text in every row")
-    parser.add_argument("--image-column", default="filename")
-    parser.add_argument("--text-column", default="text")
-    parser.add_argument("--images", help="folder that the pictures are relative to (default: that of the CSV)")
-    parser.add_argument("--texts", required=True, help="training labels, one a line")
+    parser.add_argument("--data", required=True, action="append", help="dataset folder, as for `htr run`")
     parser.add_argument("--limit", type=int, default=0, help="evaluate only so many pictures")
     parser.add_argument("--width", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--order", type=int, nargs="+", default=[5])
@@ -83,19 +90,16 @@ def main() -> None:
     parser.add_argument("--unknown", type=float, nargs="+", default=[-3.0, -6.0], help="penalty of unknown words")
     args = parser.parse_args()
 
-    with open(args.data, encoding="utf-8-sig", newline="") as file:
-        samples = [(row[args.image_column], row[args.text_column]) for row in csv.DictReader(file)]
-    folder = Path(args.images) if args.images else Path(args.data).parent
+    samples, texts = read(DataConfig(paths=args.data))
     samples = samples[: args.limit or None]
     recorder = Recorder()
     # One request at a time: the record is in the order of decoding.
     with HtrClient(args.server, args.model, decoder=recorder, in_flight=1) as client:
-        found = list(client.transcribe_many(folder / name for name, _ in samples))
+        found = list(client.transcribe_many(image for image, _ in samples))
     good = [(int(result.text), text) for result, (_, text) in zip(found, samples, strict=True) if result.ok]
     if not good:
         parser.error("no picture could be transcribed")
     rows, labels = [recorder.rows[i] for i, _ in good], [text for _, text in good]
-    texts = Path(args.texts).read_text("utf-8-sig").splitlines()
 
     decoders: list[tuple[str, Decoder]] = [("best path", BestPath())]
     decoders += [(f"beam {width}", PrefixBeamSearch(width)) for width in args.width]

@@ -86,9 +86,23 @@ def _parser() -> argparse.ArgumentParser:
     command = add("predict", _predict, "send pictures to a server and print their text")
     _add_client_arguments(command)
 
+    command = add("versions", _versions, "list the pushed versions, or those that servers know")
+    _add_config_arguments(command, data=False)
+    _add_rollout_arguments(command)
+
+    command = add("promote", _promote, "give a label to a version, once the running servers have loaded it")
+    command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists")
+    _add_label_argument(command, required=True, text="the label to give")
+    _add_config_arguments(command, data=False)
+    _add_rollout_arguments(command, move=True)
+
+    text = "withdraw the newest version, so that servers go back to the one before; or give a label back"
+    command = add("rollback", _rollback, text)
+    _add_label_argument(command, required=False, text="give this label back to the version that bore it before")
+    _add_config_arguments(command, data=False)
+    _add_rollout_arguments(command, move=True)
+
     for name, run, text in (
-        ("versions", _versions, "list the pushed versions"),
-        ("rollback", _rollback, "withdraw the newest version, so that servers go back to the one before"),
         ("config", _print_config, "print all settings as YAML, with their meaning"),
         ("report", _report, "write the HTML report of the latest run again and print its path"),
     ):
@@ -117,6 +131,20 @@ def _add_client_arguments(command: argparse.ArgumentParser) -> None:
     from htr_client.cli import add_arguments
 
     add_arguments(command)
+
+
+def _add_label_argument(command: argparse.ArgumentParser, required: bool, text: str) -> None:
+    from serving.rollout import LABELS
+
+    command.add_argument("--label", required=required, choices=LABELS, help=text)
+
+
+def _add_rollout_arguments(command: argparse.ArgumentParser, move: bool = False) -> None:
+    from serving import rollout
+
+    rollout.add_server_arguments(command)
+    if move:
+        rollout.add_move_arguments(command)
 
 
 def _config(arguments: argparse.Namespace) -> Any:
@@ -283,13 +311,35 @@ def _serve(arguments: argparse.Namespace) -> int:
     from serving.server import run
 
     if not arguments.model_base_path and not arguments.model_config_file:
-        arguments.model_base_path = os.path.join(os.path.abspath(arguments.workspace), "serving_model", "htr")
-        if not os.path.isdir(arguments.model_base_path):
+        model_dir = os.path.join(os.path.abspath(arguments.workspace), "serving_model", "htr")
+        if not os.path.isdir(model_dir):
             raise CommandError(
-                f"{arguments.model_base_path} does not exist: push a model first (htr run), or name another "
+                f"{model_dir} does not exist: push a model first (htr run), or name another "
                 f"--workspace or --model_base_path.", USAGE,
             )  # fmt: skip
+        _serve_labels(arguments, model_dir)
     return run(arguments)
+
+
+def _serve_labels(arguments: argparse.Namespace, model_dir: str) -> None:
+    """Once a version has been promoted, its labels say what is served; before, the newest version is."""
+    from serving import rollout
+
+    try:
+        labels = rollout.Labels.read(model_dir, "htr")
+    except rollout.RolloutError as error:
+        raise CommandError(str(error), USAGE) from error
+    if labels.base_path is None:
+        arguments.model_base_path = model_dir
+        return
+    if not os.path.isdir(labels.base_path):
+        raise CommandError(
+            f"{labels.path} is for servers that see the models in {labels.base_path}, which is not a folder of this "
+            f"machine. To serve the newest version here: --model_base_path {model_dir}", USAGE,
+        )  # fmt: skip
+    arguments.model_config_file = str(labels.path)
+    # At the start nothing is loaded yet; later moves of a label are checked all the same.
+    arguments.allow_version_labels_for_unavailable_models = True
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -300,17 +350,74 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _versions(arguments: argparse.Namespace) -> int:
     from components.pusher.versions import list_versions
+    from serving import rollout
 
-    model_dir = _config(arguments).model_dir
-    found = list_versions(model_dir)
+    config = _config(arguments)
+    if arguments.server:
+        return _served_versions(arguments, config.name)
+    found = list_versions(config.model_dir)
     if not found:
-        raise CommandError(f"No version has been pushed to {model_dir} yet.")
+        raise CommandError(f"No version has been pushed to {config.model_dir} yet.")
+    try:
+        labels = rollout.Labels.read(config.model_dir, config.name).labels
+    except rollout.RolloutError as error:
+        raise CommandError(str(error)) from error
     newest = max((v.number for v in found if not v.withdrawn), default=None)
     for version in found:
-        state = "withdrawn" if version.withdrawn else "newest" if version.number == newest else ""
+        notes = ["withdrawn"] if version.withdrawn else ["newest"] if version.number == newest else []
+        notes += [label for label, number in labels.items() if number == version.number]
         moment = datetime.datetime.fromtimestamp(version.number)
-        print(f"{version.number}  {moment:%Y-%m-%d %H:%M:%S}  {version.path}  {state}".rstrip())
+        print(f"{version.number}  {moment:%Y-%m-%d %H:%M:%S}  {version.path}  {', '.join(notes)}".rstrip())
     return OK
+
+
+def _served_versions(arguments: argparse.Namespace, name: str) -> int:
+    from serving import rollout
+
+    try:
+        addresses, tls = rollout.servers_from(arguments), rollout.tls_from(arguments)
+        for address in addresses:
+            with rollout.Server(address, tls) as server:
+                rows = server.labelled(name)
+            if len(addresses) > 1:
+                print(f"{address}:")
+            for row in rows:
+                print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.error}".rstrip())
+    except rollout.RolloutError as error:
+        raise _rollout_failed(error) from error
+    return OK
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    return _move_label(arguments, lambda rollout: rollout.promote(arguments.version, arguments.label))
+
+
+def _move_label(arguments: argparse.Namespace, move: Callable[[Any], Any]) -> int:
+    from serving import rollout
+
+    config = _config(arguments)
+    try:
+        moved = move(
+            rollout.Rollout(
+                config.model_dir, config.name, rollout.servers_from(arguments), rollout.tls_from(arguments),
+                arguments.base_path, arguments.timeout,
+            )
+        )  # fmt: skip
+    except rollout.RolloutError as error:
+        raise _rollout_failed(error) from error
+    before = f" (before: {moved.before})" if moved.before not in (None, moved.version) else ""
+    print(f"{moved.label} is version {moved.version}{before}, in {moved.path}.")
+    if moved.servers:
+        print(f"It answers on {', '.join(moved.servers)}.")
+    else:
+        print("Servers read this when they start; to move the label on running ones, name them with --server.")
+    return OK
+
+
+def _rollout_failed(error: Exception) -> CommandError:
+    from serving.rollout import Refused
+
+    return CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR)
 
 
 def _print_config(arguments: argparse.Namespace) -> int:
@@ -323,6 +430,10 @@ def _print_config(arguments: argparse.Namespace) -> int:
 def _rollback(arguments: argparse.Namespace) -> int:
     from components.pusher.versions import VersionError, roll_back
 
+    if arguments.label:
+        return _move_label(arguments, lambda rollout: rollout.roll_back(arguments.label))
+    if arguments.server:
+        raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
     try:
         withdrawn, newest = roll_back(_config(arguments).model_dir)
     except VersionError as error:

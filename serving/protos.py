@@ -7,6 +7,7 @@ clash with a package that brings the same ones.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,23 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 }
 
 
+def message_classes(pool: descriptor_pool.DescriptorPool, names: Iterable[str]) -> dict[str, Any]:
+    """Return message classes by their short names.
+
+    Args:
+        pool: Where their descriptors are.
+        names: Full names.
+
+    Returns:
+        The classes.
+    """
+    factory: Any = message_factory
+    get_class = getattr(factory, "GetMessageClass", None)  # absent in protobuf 3.20
+    if get_class is None:
+        get_class = factory.MessageFactory(pool).GetPrototype
+    return {name.rpartition(".")[2]: get_class(pool.FindMessageTypeByName(name)) for name in names}
+
+
 def _build() -> dict[str, Any]:
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
@@ -62,11 +80,7 @@ def _build() -> dict[str, Any]:
             else:
                 entry.type = _TYPES[kind.rstrip("*")]
     pool.AddSerializedFile(file.SerializeToString())
-    factory: Any = message_factory
-    get_class = getattr(factory, "GetMessageClass", None)  # absent in protobuf 3.20
-    if get_class is None:
-        get_class = factory.MessageFactory(pool).GetPrototype
-    return {name: get_class(pool.FindMessageTypeByName(f"htr.serving.{name}")) for name in _MESSAGES}
+    return message_classes(pool, [f"htr.serving.{name}" for name in _MESSAGES])
 
 
 _CLASSES = _build()

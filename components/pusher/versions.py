@@ -1,5 +1,6 @@
 """The directory of numbered versions that a model server watches: push, list, roll back.
 
+Versions under a label (`serving.rollout`) are neither deleted nor withdrawn.
 No TFX or TensorFlow here: `htr versions` and `htr rollback` start at once.
 """
 
@@ -9,6 +10,8 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
+
+from serving.rollout import RolloutError, pinned_versions
 
 # Servers look at numeric names only, so what is being written or has been withdrawn may lie beside them.
 _INCOMING, _WITHDRAWN = ".incoming-", ".withdrawn-"
@@ -54,10 +57,15 @@ def push(source: str, model_dir: str, keep: int) -> int:
         source: directory of the SavedModel.
         model_dir: directory of the numbered versions; made if missing.
         keep: versions that remain, this one included; older ones are deleted, as are leftovers of broken pushes.
+            Versions that a label needs, or its rollback, stay in any case.
 
     Returns:
         The version's number: the Unix time in seconds, or one more than the greatest number ever used here.
+
+    Raises:
+        VersionError: it is not known which versions bear labels.
     """
+    served, earlier = _pinned(model_dir)
     os.makedirs(model_dir, exist_ok=True)
     for name in os.listdir(model_dir):
         if name.startswith(_INCOMING):
@@ -74,7 +82,8 @@ def push(source: str, model_dir: str, keep: int) -> int:
     _flush(model_dir)
     serving = [version for version in list_versions(model_dir) if not version.withdrawn]
     for version in serving[:-keep]:
-        shutil.rmtree(version.path)
+        if version.number not in served | earlier:
+            shutil.rmtree(version.path)
     return number
 
 
@@ -88,15 +97,27 @@ def roll_back(model_dir: str) -> tuple[int, int]:
         The withdrawn version's number and that of the version which is now the newest.
 
     Raises:
-        VersionError: there is no earlier version.
+        VersionError: there is no earlier version, or the newest bears a label.
     """
     serving = [version for version in list_versions(model_dir) if not version.withdrawn]
     if len(serving) < 2:
         raise VersionError(f"{model_dir} holds {len(serving)} version(s): there is none to go back to.")
     newest = serving[-1]
+    if newest.number in _pinned(model_dir)[0]:
+        raise VersionError(
+            f"Version {newest.number} is served under a label, which would answer no more. Move the label: "
+            "htr rollback --label LABEL --server HOST:PORT"
+        )
     os.rename(newest.path, os.path.join(model_dir, f"{_WITHDRAWN}{newest.number}"))
     _flush(model_dir)
     return newest.number, serving[-2].number
+
+
+def _pinned(model_dir: str) -> tuple[set[int], set[int]]:
+    try:
+        return pinned_versions(model_dir)
+    except RolloutError as error:
+        raise VersionError(str(error)) from error
 
 
 def _flush(path: str) -> None:

@@ -11,6 +11,44 @@ from components.transform.geometry import COLUMNS_PER_FRAME
 from pipeline.config import ModelConfig
 
 
+class FusedBatchNormalization(keras.layers.Layer):
+    """Batch normalisation over [N, H, W, D] in TensorFlow's one fused operation (cuDNN on GPUs).
+
+    Keras 3 computes the same from single operations, which takes a third of the time of a training step on CPUs.
+    """
+
+    def __init__(self, momentum: float = 0.95, epsilon: float = 1e-3, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Creates the weights for D channels, float32 under every precision policy."""
+
+        def weight(name: str, initial: str, trainable: bool) -> keras.Variable:
+            return self.add_weight(
+                shape=(shape[-1],), initializer=initial, trainable=trainable, name=name, dtype="float32", autocast=False
+            )
+
+        self.gamma, self.beta = weight("gamma", "ones", True), weight("beta", "zeros", True)
+        self.moving_mean = weight("moving_mean", "zeros", False)
+        self.moving_variance = weight("moving_variance", "ones", False)
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Normalises with the statistics of the batch in training, with the moving ones otherwise."""
+        if not training:
+            y, _, _ = tf.compat.v1.nn.fused_batch_norm(
+                x, self.gamma.value, self.beta.value, self.moving_mean.value, self.moving_variance.value,
+                epsilon=self.epsilon, is_training=False,
+            )  # fmt: skip
+            return y
+        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            x, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=True
+        )
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(self.momentum * moving + (1.0 - self.momentum) * batch)
+        return y
+
+
 class ConvolutionStage(keras.layers.Layer):
     """3 x 3 convolution, batch normalisation, ReLU, max-pooling; columns right of a picture's width stay zero.
 
@@ -22,8 +60,7 @@ class ConvolutionStage(keras.layers.Layer):
         super().__init__(**kwargs)
         self.pool_rows, self.pool_columns = pool
         self.convolution = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)
-        self.normalisation = keras.layers.BatchNormalization(momentum=0.95)
-        self.pooling = keras.layers.MaxPooling2D(pool) if max(pool) > 1 else None
+        self.normalisation = FusedBatchNormalization()
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Creates the weights for input [N, H, W, D]."""
@@ -33,8 +70,10 @@ class ConvolutionStage(keras.layers.Layer):
     def call(self, x: tf.Tensor, widths: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """Features [N, H, W, D] and valid widths int32 [N] to those of the next stage."""
         x = tf.nn.relu(self.normalisation(self.convolution(x), training=training))
-        if self.pooling is not None:
-            x = self.pooling(x)
+        pool = (self.pool_rows, self.pool_columns)
+        if max(pool) > 1:
+            x = tf.nn.max_pool2d(x, pool, pool, "VALID")
+        # Rounded up like the frames, though pooling drops an odd last column: `decode_batch` pads to whole frames.
         widths = -(-widths // self.pool_columns)
         mask = tf.sequence_mask(widths, tf.shape(x)[2], dtype=x.dtype)
         return x * mask[:, tf.newaxis, :, tf.newaxis], widths

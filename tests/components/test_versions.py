@@ -6,6 +6,7 @@ import time
 import pytest
 
 from components.pusher import versions
+from serving.rollout import Rollout
 
 
 @pytest.fixture
@@ -77,3 +78,18 @@ def test_a_poller_never_sees_half_a_version(model, tmp_path):
         stop.set()
         poller.join()
     assert seen and not broken
+
+
+def test_versions_under_a_label_are_neither_deleted_nor_withdrawn(model, tmp_path):
+    base = str(tmp_path / "m")
+    first, second, third = (versions.push(str(model), base, keep=5) for _ in range(3))
+    rollout = Rollout(base, "m")
+    rollout.promote(first, "stable")
+    rollout.promote(third, "stable")
+    with pytest.raises(versions.VersionError, match="served under a label"):
+        versions.roll_back(base)
+    newest = versions.push(str(model), base, keep=1)
+    # The first would come back with `htr rollback --label stable`.
+    assert [v.number for v in versions.list_versions(base)] == [first, third, newest]
+    assert versions.roll_back(base) == (newest, third)
+    assert second not in [v.number for v in versions.list_versions(base)]

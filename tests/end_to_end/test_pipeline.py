@@ -17,7 +17,7 @@ import pytest
 from components.example_gen import dataset
 from components.pusher.versions import list_versions
 from pipeline import cli
-from pipeline.config import DataConfig
+from pipeline.config import DataConfig, TransformConfig
 from tests.conftest import encode, picture, write_dataset
 
 pytestmark = pytest.mark.slow
@@ -76,14 +76,20 @@ def workspace(tmp_path_factory, data):
     return folder
 
 
-@contextlib.contextmanager
-def served(workspace):
-    """The embedded server, as `htr serve` starts it; yields its address."""
-    command = [sys.executable, "-m", "pipeline.cli", "serve", "--workspace", str(workspace), "--port=0"]
+def start_server(workspace, port=0):
+    """Starts the embedded server as `htr serve` does; returns its process and address once it answers."""
+    command = [sys.executable, "-m", "pipeline.cli", "serve", "--workspace", str(workspace), f"--port={port}"]
     with open(workspace / "server.log", "ab") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    return process, re.search(r"grpc=(\S+)", process.stdout.readline())[1]
+
+
+@contextlib.contextmanager
+def served(workspace):
+    """A running embedded server; yields its address."""
+    process, address = start_server(workspace)
     try:
-        yield re.search(r"grpc=(\S+)", process.stdout.readline())[1]
+        yield address
     finally:
         process.terminate()
         assert process.wait(30) == 0
@@ -193,8 +199,6 @@ def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
     metrics = summary.read(str(workspace), "htr").verdict.metrics
     settings = DataConfig(paths=[str(data)])
     tables, _ = dataset.find_tables(settings)
-    from pipeline.config import TransformConfig
-
     checked = [
         dataset.examine(r, frozenset(), settings, TransformConfig()) for t in tables for r in dataset.read_rows(t)
     ]
@@ -204,6 +208,36 @@ def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
     counts = count_errors([s.text for s in samples], texts)
     assert (counts.rate, *counts.interval(0.95)) == (metrics["cer"], metrics["cer_low"], metrics["cer_high"])
     assert counts.samples == metrics["samples"]
+
+
+def test_killed_server_comes_back_and_no_result_is_lost_or_doubled(workspace, data):
+    """kill -9 in the middle of 2,000 pictures, 5 % of them corrupt."""
+    from htr_client import HtrClient
+
+    settings = DataConfig(paths=[str(data)])
+    tables, _ = dataset.find_tables(settings)
+    checked = [
+        dataset.examine(r, frozenset(), settings, TransformConfig()) for t in tables for r in dataset.read_rows(t)
+    ]
+    images = [sample.image for sample in checked if isinstance(sample, dataset.Sample)]
+    pictures = [images[i % len(images)] if i % 20 else images[i % len(images)][:-40] for i in range(2000)]
+    process, address = start_server(workspace)
+    try:
+        with HtrClient(address) as client:
+            expected = [result.text for result in client.transcribe_many(images)]
+            results = []
+            for result in client.transcribe_many(pictures):
+                results.append(result)
+                if len(results) == 300:
+                    process.kill()
+                    process.wait()
+                    process, _ = start_server(workspace, address.rsplit(":", 1)[1])
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert len(results) == 2000
+    assert [i for i, result in enumerate(results) if not result.ok] == list(range(0, 2000, 20))
+    assert all(r.text == expected[i % len(images)] for i, r in enumerate(results) if r.ok)
 
 
 def test_report_stands_alone(workspace):

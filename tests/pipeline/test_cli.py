@@ -11,11 +11,13 @@ from tests.conftest import write_dataset
 HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
 
 
-@pytest.mark.parametrize("command", [[], ["predict"], ["serve"], ["check"], ["run"], ["versions"], ["sample-data"]])
+@pytest.mark.parametrize(
+    "command", ["", "predict", "serve", "check", "run", "versions", "promote", "rollback", "sample-data"]
+)
 def test_help_imports_nothing_heavy(command):
     code = (
         "import sys\nfrom pipeline import cli\n"
-        f"try: cli.main({[*command, '--help']!r})\n"
+        f"try: cli.main({[*command.split(), '--help']!r})\n"
         "except SystemExit as end: assert end.code == 0\n"
         f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
         "assert not loaded, loaded\n"

@@ -1,0 +1,301 @@
+"""The production configuration: made from one file, consistent, and accepted by what can be run without Docker."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+
+import pytest
+import serving_toy as toy
+import yaml
+from serving_client import Client
+from test_serving_server import Authority
+
+from htr_client.client import HtrClient
+from pipeline import cli
+from serving import production, protos, server
+from serving.batching import BatchingOptions
+from serving.metrics import Metrics
+from serving.production import FOLDER, Settings
+
+SETTINGS = Settings.read()
+VARIANTS = ("gpu", "cpu")
+
+
+def changed(**values) -> dict:
+    """The settings as a dict, with changes by dotted path."""
+    result = SETTINGS.model_dump()
+    for path, value in values.items():
+        *parents, last = path.split("__")
+        section = result
+        for name in parents:
+            section = section[name]
+        section[last] = value
+    return result
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """The Dockerfile's instructions with their arguments."""
+    lines = [line for line in (FOLDER / name).read_text().splitlines() if not line.startswith("#")]
+    text = re.sub(r"\\\n", "", "\n".join(lines))
+    return [(line.split(" ", 1)[0], line.split(" ", 1)[1].strip()) for line in text.splitlines() if line]
+
+
+def load(name: str) -> dict:
+    return yaml.safe_load((FOLDER / name).read_text())
+
+
+def test_the_files_are_made_from_the_settings():
+    made = production.render(SETTINGS)
+    assert {path.name for path in FOLDER.iterdir()} == {*made, "settings.yaml"}
+    for name, text in made.items():
+        assert (FOLDER / name).read_text() == text, f"{name}: run python -m serving.production render"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variants__gpu__grpc_max_threads": 255}, "at least 256"),
+        ({"variants__gpu__batching__max_batch_size": 64}, "must be max_batch_size"),
+        ({"variants__gpu__batching__allowed_batch_sizes": [1, 8, 4, 32]}, "must increase"),
+        ({"variants__gpu__batching__allowed_batch_sizes": []}, "at least 1 item"),
+        ({"variants__gpu__batching__max_enqueued_batches": 2}, "threads without work"),
+        ({"variants__gpu__batching__batch_timeout_micros": 2_000_000}, "less than or equal"),
+        ({"variants__gpu__image": "tensorflow/serving"}, "image"),
+        ({"tls": "perhaps"}, "tls"),
+        ({"grpc_port": 1}, "Extra inputs"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path, capsys, change, message):
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(changed(**change)))
+    assert production.main(["render", "--folder", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]
+
+
+def test_batching_is_what_the_server_reads_and_what_the_client_sends():
+    message = protos.read_text_proto(FOLDER / "batching.gpu.config", protos.BatchingParameters())
+    options = BatchingOptions.from_proto(message)
+    wanted = SETTINGS.variants["gpu"].batching
+    assert options.execution_size == wanted.max_batch_size == options.allowed_batch_sizes[-1]
+    assert (options.batch_timeout_micros, options.max_enqueued_batches, options.num_batch_threads) == (
+        wanted.batch_timeout_micros,
+        wanted.max_enqueued_batches,
+        wanted.num_batch_threads,
+    )
+    assert inspect.signature(HtrClient).parameters["batch_size"].default <= wanted.max_batch_size
+
+
+def test_monitoring_is_scraped_where_it_is_served():
+    message = protos.read_text_proto(FOLDER / "monitoring.config", protos.MonitoringConfig())
+    (job,) = load("prometheus.yml")["scrape_configs"]
+    assert message.prometheus_config.enable and message.prometheus_config.path == job["metrics_path"]
+    (target,) = job["static_configs"][0]["targets"]
+    host, port = target.split(":")
+    for variant in VARIANTS:
+        assert f"--rest_api_port={port}" in production.flags(SETTINGS, variant)
+        assert host in load("docker-compose.yml")["services"][f"server-{variant}"]["networks"]["default"]["aliases"]
+    assert f'job="{job["job_name"]}"' in (FOLDER / "alerts.yml").read_text()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dockerfile(variant):
+    steps = instructions(f"Dockerfile.{variant}")
+    last_stage = steps[max(i for i, (name, _) in enumerate(steps) if name == "FROM") :]
+    assert last_stage[0] == ("FROM", SETTINGS.variants[variant].image)
+    assert SETTINGS.variants[variant].image == "tensorflow/serving:2.16.1" + ("-gpu" if variant == "gpu" else "")
+    named = dict(last_stage)
+    assert json.loads(named["ENTRYPOINT"]) == ["/usr/bin/tini", "--", "/usr/bin/tensorflow_model_server"]
+    command = json.loads(named["CMD"])
+    assert command == production.flags(SETTINGS, variant)
+    uid = named["USER"].split(":")[0]
+    assert uid.isdigit() and int(uid) > 0
+    assert ("ENV", "TF_FORCE_GPU_ALLOW_GROWTH=true") in last_stage or variant == "cpu"
+    copied = set()
+    for source, target in (text.split()[-2:] for name, text in last_stage if name == "COPY"):
+        assert source == "/usr/bin/tini-static" or (FOLDER / source).is_file()
+        copied.add(target)
+    # Every file that the flags name is in the image, mounted, or a secret.
+    compose = load("docker-compose.yml")
+    service = compose["services"][f"server-{variant}"]
+    mounted = service["volumes"][0].split(":")[-2]
+    for name, value in (flag[2:].split("=") for flag in command):
+        if name.endswith("_file"):
+            secret = value.removeprefix("/run/secrets/") in service.get("secrets", [])
+            assert value in copied or value.startswith(mounted + "/") or secret, name
+    assert f"--port={named['EXPOSE'].split()[0]}" in command
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_flags_are_those_of_the_real_server(variant):
+    real = {flag.name for flag in server._FLAGS if not flag.own} | set(server._IGNORED_FLAGS)
+    assert {flag[2:].split("=")[0] for flag in production.flags(SETTINGS, variant)} <= real
+
+
+@pytest.mark.parametrize("tls", ["mutual", "server", "none"])
+def test_compose(tls):
+    settings = Settings.model_validate(changed(tls=tls))
+    compose = yaml.safe_load(production.render(settings)["docker-compose.yml"])
+    assert set(compose) <= {"name", "services", "volumes", "secrets"}
+    for variant in VARIANTS:
+        service = compose["services"][f"server-{variant}"]
+        assert service["profiles"] == [variant] and service["build"]["dockerfile"] == f"Dockerfile.{variant}"
+        assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["user"] == production.USER
+        # REST and metrics have no access control; gRPC only with TLS.
+        assert service["ports"] == (["127.0.0.1:8500:8500"] if tls == "none" else ["8500:8500"])
+        assert ("deploy" in service) == (variant == "gpu")
+        encrypted = "--ssl_config_file=/run/secrets/ssl.config" in production.flags(settings, variant)
+        assert encrypted == ("ssl.config" in service.get("secrets", [])) == (tls != "none")
+    assert set(compose.get("secrets", {})) == (set() if tls == "none" else {"ssl.config"})
+    prometheus = compose["services"]["prometheus"]
+    assert all(port.startswith("127.0.0.1:") for port in prometheus["ports"])
+    mounts = dict(volume.split(":")[:2] for volume in prometheus["volumes"])
+    for source, target in mounts.items():
+        assert source in compose["volumes"] or (FOLDER / source).is_file()
+        assert source in compose["volumes"] or target == f"/etc/prometheus/{source[2:]}"
+    assert load("prometheus.yml")["rule_files"] == [mounts["./alerts.yml"]]
+
+
+# -- alert rules -----------------------------------------------------------------------------------------------
+
+
+def rules() -> dict[str, dict]:
+    (group,) = load("alerts.yml")["groups"]
+    return {rule["alert"]: rule for rule in group["rules"]}
+
+
+def test_alerts_name_metrics_that_exist():
+    existing = set(re.findall(r"# TYPE (\S+)", Metrics().page()))
+    for name, rule in rules().items():
+        used = re.findall(r":tensorflow:[\w:]+", rule["expr"])
+        assert {re.sub(r"_(bucket|count)$", "", metric) for metric in used} <= existing | {
+            re.sub(r"_count$", "", metric) for metric in existing
+        }, name
+        assert rule["labels"]["severity"] in ("page", "ticket") and rule["annotations"]["summary"]
+
+
+@pytest.fixture
+def promtool():
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool is not installed (Debian: package prometheus)")
+    return found
+
+
+def test_promtool_accepts_rules_and_configuration(promtool):
+    for command in (["rules", "alerts.yml"], ["config", "--syntax-only", "prometheus.yml"]):
+        done = subprocess.run([promtool, "check", *command], cwd=FOLDER, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
+    count, latency = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency_bucket"
+    loads = ':tensorflow:cc:saved_model:load_attempt_count{model_path="/models/htr/3",status="%s"}'
+
+    def series(**values: str) -> list[dict]:
+        lines = {'up{job="htr"}': "1x30", f'{count}{{model_name="htr",status="OK"}}': "0+6000x30"}
+        lines |= {f'{count}{{model_name="htr",status="{code}"}}': text for code, text in values.items()}
+        return [{"series": name, "values": text} for name, text in lines.items()]
+
+    slow = [
+        {"series": f'{latency}{{model_name="htr",le="{bound}"}}', "values": f"0+{step}x30"}
+        for bound, step in (("100000", 50), ("1000000", 100), ("+Inf", 100))
+    ]
+    cases = [
+        (series(), set()),
+        (series(INVALID_ARGUMENT="0+6000x30", CANCELLED="0+6000x30"), set()),
+        (series(INTERNAL="0+30x30"), set()),  # half a per cent
+        (series(INTERNAL="0+300x30"), {"HtrRequestsFail"}),
+        (series(NOT_FOUND="0+300x30"), {"HtrRequestsFail"}),
+        (series(UNAVAILABLE="0+300x30"), {"HtrOverloaded"}),
+        (series()[1:] + [{"series": 'up{job="htr"}', "values": "0x30"}], {"HtrServerDown"}),
+        (series() + slow, {"HtrSlow"}),
+        (series() + [{"series": loads % "success", "values": "_x18 1x12"}], set()),
+        (series() + [{"series": loads % "fail", "values": "_x18 1x12"}], {"HtrLoadFails"}),  # the very first
+        (series() + [{"series": loads % "fail", "values": "1x18 2x12"}], {"HtrLoadFails"}),
+        (series() + [{"series": loads % "fail", "values": "1x30"}], set()),  # long ago
+    ]
+    shutil.copy(FOLDER / "alerts.yml", tmp_path)
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": lines,
+            "promql_expr_test": [
+                {
+                    "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                    "eval_time": "25m",
+                    "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(firing)],
+                }
+            ],
+        }
+        for lines, firing in cases
+    ]
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": ["alerts.yml"], "tests": tests}))
+    done = subprocess.run([promtool, "test", "rules", "tests.yml"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# -- for real, as far as the embedded server goes --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_model, picture, capsys):
+    models = tmp_path / "serving_model"
+    for number in (1, 2):
+        toy.push(toy_model, models / "htr", number)
+    authority = Authority("ours")
+    files = {"ca.pem": authority.pem()}
+    for name in ("server", "client"):
+        files[f"{name}.key"], files[f"{name}.pem"] = authority.issue("localhost")
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    pem = [str(tmp_path / name) for name in ("server.key", "server.pem")]
+    assert production.main(["ssl-config", *pem]) == 2
+    assert "mutual TLS: give --ca" in capsys.readouterr().err
+    assert production.main(["ssl-config", *pem, "--ca", str(tmp_path / "ca.pem")]) == 0
+    (tmp_path / "ssl.config").write_text(capsys.readouterr().out)
+    message = protos.read_text_proto(tmp_path / "ssl.config", protos.SSLConfig())
+    assert message.client_verify and message.custom_ca.encode() == files["ca.pem"]
+
+    promote = ["promote", "1", "--label", "stable", "--workspace", str(tmp_path)]
+    assert cli.main(promote) == 0
+    for name, target in (("monitoring.config", "monitoring.config"), (f"batching.{variant}.config", "batching.config")):
+        if (FOLDER / name).exists():
+            shutil.copy(FOLDER / name, tmp_path / target)
+    places = {"/models/": f"{models}/", "/etc/htr/": f"{tmp_path}/", "/run/secrets/": f"{tmp_path}/"}
+    flags = production.flags(SETTINGS, variant)
+    for there, here in places.items():
+        flags = [flag.replace(f"={there}", f"={here}") for flag in flags]
+    parser = server.argparse.ArgumentParser()
+    server.add_arguments(parser)
+    options = server.options_from(parser.parse_args(flags))
+    assert options.enable_batching == (variant == "gpu")
+    options.port, options.rest_api_port, options.tensorflow_session_parallelism = 0, -1, 1
+
+    import grpc
+
+    with server.EmbeddedServer(options) as running:
+        address = f"localhost:{running.port}"
+        tls = ["--tls-ca", str(tmp_path / "ca.pem")]
+        for part, name in (("certificate", "client.pem"), ("key", "client.key")):
+            tls += [f"--tls-{part}", str(tmp_path / name)]
+        credentials = grpc.ssl_channel_credentials(files["ca.pem"], files["client.key"], files["client.pem"])
+        with Client(address, credentials) as client:
+            request = toy.predict_request({"image_bytes": [picture] * 32}, "transcribe", label="stable")
+            assert client.predict(request).model_spec.version.value == 1
+            promote[1] = "2"
+            assert cli.main([*promote, "--server", address]) == cli.ERROR  # without a certificate
+            assert cli.main([*promote, "--server", address, *tls]) == 0
+            assert client.predict(request).model_spec.version.value == 2
+            assert client.health("PredictionService") == 1
+        health = production.health_command("htr", running.rest_port).replace("$$", "$")
+        assert subprocess.run(["bash", "-c", health], timeout=10).returncode == 0
+        other = production.health_command("other", running.rest_port).replace("$$", "$")
+        assert subprocess.run(["bash", "-c", other], timeout=10).returncode != 0
+        metrics = f"http://127.0.0.1:{running.rest_port}{production.PROMETHEUS_PATH}"
+        with urllib.request.urlopen(metrics, timeout=10) as page:
+            assert ':tensorflow:serving:request_count{model_name="htr",status="OK"} 2' in page.read().decode()

@@ -1,0 +1,294 @@
+"""Labels move between versions on running servers, through the command line, and no request fails."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+
+import pytest
+import serving_toy as toy
+from serving_client import Client, Load
+from tensorflow_serving.config import model_server_config_pb2
+
+from components.pusher import versions
+from pipeline import cli
+from serving import protos, rollout
+from serving.server import EmbeddedServer
+
+END = 50
+
+
+@pytest.fixture
+def workspace(tmp_path, toy_model):
+    """Two good versions and the way to put more."""
+    for number in (1, 2):
+        toy.push(toy_model, tmp_path / "serving_model" / "htr", number)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(rollout, "_SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(rollout, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(rollout, "_STALE_SECONDS", 0.5)
+
+
+def base(workspace):
+    return workspace / "serving_model" / "htr"
+
+
+def config_file(workspace):
+    return workspace / "serving_model" / "models.config"
+
+
+def serve(workspace, **settings) -> EmbeddedServer:
+    """A server as `htr serve` starts it: from the configuration file once there is one."""
+    if config_file(workspace).exists():
+        settings |= {
+            "model_config_file": str(config_file(workspace)),
+            "allow_version_labels_for_unavailable_models": True,
+        }
+    else:
+        settings["model_base_path"] = str(base(workspace))
+    fast = {"file_system_poll_wait_seconds": 0.05, "max_num_load_retries": 0, "tensorflow_session_parallelism": 1}
+    return EmbeddedServer(port=0, model_name="htr", **{**fast, **settings})
+
+
+def htr(workspace, *arguments, server=None) -> int:
+    extra = ["--server", server] if server else []
+    return cli.main([*map(str, arguments), "--workspace", str(workspace), *extra])
+
+
+def labels(address) -> dict[str, int | None]:
+    with rollout.Server(address) as server:
+        return {label: server.label("htr", label) for label in rollout.LABELS}
+
+
+def request(picture, label=""):
+    return toy.predict_request({"image_bytes": [picture]}, "transcribe", label=label)
+
+
+def answers(client, picture, label) -> int:
+    return client.predict(request(picture, label)).model_spec.version.value
+
+
+def written(workspace):
+    config = model_server_config_pb2.ModelServerConfig()
+    protos.read_text_proto(config_file(workspace), config)
+    (entry,) = config.model_config_list.config
+    return entry
+
+
+@pytest.mark.slow
+def test_stable_canary_rollback_and_restart_without_a_failed_request(workspace, toy_model, picture, capsys):
+    with serve(workspace) as server, Client(server.address) as client:
+        # The server came up with the newest version; both are there from the first step on.
+        assert htr(workspace, "promote", 1, "--label", "stable", server=server.address) == 0
+        assert labels(server.address) == {"stable": 1, "canary": None}
+        client.wait_state(2, END)
+        with Load(server.address, request(picture, "stable")) as load:
+            load.wait_version(1)
+            assert htr(workspace, "promote", 2, "--label", "canary", server=server.address) == 0
+            assert answers(client, picture, "canary") == 2 and answers(client, picture, "stable") == 1
+            assert htr(workspace, "promote", 2, "--label", "stable", server=server.address) == 0
+            load.wait_version(2)
+            client.wait_state(1, END)  # no label needs it
+            toy.push(toy_model, base(workspace), 3)
+            assert htr(workspace, "promote", 3, "--label", "stable", server=server.address) == 0
+            load.wait_version(3)
+            capsys.readouterr()
+            assert htr(workspace, "versions", server=server.address) == 0
+            lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+            assert ["2", "AVAILABLE", "canary"] in lines and ["3", "AVAILABLE", "stable"] in lines
+            assert ["1", "END"] in lines
+            assert htr(workspace, "rollback", "--label", "stable", server=server.address) == 0
+            load.wait_version(2)
+            assert htr(workspace, "rollback", "--label", "stable", server=server.address) == 0
+            load.wait_version(1)
+        assert load.errors == [] and load.codes["OK"] > 200
+        assert htr(workspace, "rollback", "--label", "stable", server=server.address) == cli.ERROR
+        assert "no version before 1" in capsys.readouterr().err
+        before = labels(server.address)
+    with serve(workspace) as server, Client(server.address) as client:
+        client.wait_state(1, 30)
+        client.wait_state(2, 30)
+        assert labels(server.address) == before == {"stable": 1, "canary": 2}
+        assert htr(workspace, "promote", 3, "--label", "canary", server=server.address) == 0
+        assert labels(server.address) == {"stable": 1, "canary": 3}
+
+
+@pytest.mark.parametrize("damage", ["truncated_variables", "bad_warmup"])
+def test_a_version_that_does_not_load_changes_nothing(workspace, toy_model, picture, capsys, damage):
+    toy.push(toy_model, base(workspace), 3, damage)
+    assert htr(workspace, "promote", 1, "--label", "stable") == 0
+    with serve(workspace) as server, Client(server.address) as client:
+        assert htr(workspace, "promote", 2, "--label", "canary", server=server.address) == 0
+        before = config_file(workspace).read_text()
+        for _ in range(2):  # the failure of the first attempt is not taken for that of the second
+            capsys.readouterr()
+            for label in ("stable", "canary"):
+                assert htr(workspace, "promote", 3, "--label", label, server=server.address) == cli.ERROR
+                error = capsys.readouterr().err
+                assert "Version 3 of htr does not load on" in error and "The labels stay where they were." in error
+                reason = "Read less bytes" if damage == "truncated_variables" else "Unknown image file format"
+                assert reason in error
+        assert labels(server.address) == {"stable": 1, "canary": 2}
+        assert answers(client, picture, "stable") == 1 and answers(client, picture, "canary") == 2
+        assert config_file(workspace).read_text() == before
+        client.wait_state(3, END)
+        # Mended, the same number loads.
+        shutil.rmtree(base(workspace) / "3")
+        toy.push(toy_model, base(workspace), 3)
+        assert htr(workspace, "promote", 3, "--label", "stable", server=server.address) == 0
+        assert answers(client, picture, "stable") == 3
+
+
+def test_several_servers_move_together_or_not_at_all(workspace, toy_model, tmp_path, picture, capsys):
+    other = tmp_path / "other"
+    toy.push(toy_model, other / "serving_model" / "htr", 1)
+    toy.push(toy_model, other / "serving_model" / "htr", 2, "truncated_variables")
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(serve(workspace))
+        second = stack.enter_context(serve(other))
+        both = f"{first.address},{second.address}"
+        with rollout.Server(second.address) as server:
+            server.reload(rollout.Labels.read(str(base(other)), "htr").config_with(str(base(other)), [1], {}))
+        # The second server looks into a directory of its own, as on another machine.
+        mount = tmp_path / "mount"
+        mount.symlink_to(base(workspace))
+        move = rollout.Rollout(str(base(workspace)), "htr", both.split(","), base_path=str(mount))
+        move.promote(1, "stable")
+        assert labels(first.address)["stable"] == labels(second.address)["stable"] == 1
+        mount.unlink()
+        mount.symlink_to(base(other))
+        with pytest.raises(rollout.LoadFailed, match="Version 2 of htr does not load"):
+            move.promote(2, "stable")
+        for server in (first, second):
+            assert labels(server.address)["stable"] == 1
+            with Client(server.address) as client:
+                assert answers(client, picture, "stable") == 1
+        assert written(workspace).version_labels["stable"] == 1
+
+
+def test_a_failed_last_step_is_undone_everywhere(workspace, picture, monkeypatch):
+    with serve(workspace) as server, Client(server.address) as client:
+        move = rollout.Rollout(str(base(workspace)), "htr", [server.address])
+        move.promote(1, "stable")
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(rollout.Labels, "write", full)
+        with pytest.raises(rollout.RolloutError, match=r"No space left on device.*stay where they were"):
+            move.promote(2, "stable")
+        assert labels(server.address)["stable"] == 1 and answers(client, picture, "stable") == 1
+
+
+def test_a_version_that_takes_too_long(workspace, tmp_path):
+    with serve(workspace) as server:
+        rollout.Rollout(str(base(workspace)), "htr", [server.address]).promote(1, "stable")
+        nowhere = rollout.Rollout(
+            str(base(workspace)), "htr", [server.address], base_path=str(tmp_path / "nowhere"), timeout=0.3
+        )
+        with pytest.raises(
+            rollout.LoadFailed, match=r"was not AVAILABLE on .* in time, but not even loading. Is .*/nowhere"
+        ):
+            nowhere.promote(2, "stable")
+        assert labels(server.address)["stable"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["promote", 9, "--label", "stable", "--server", "localhost:1"], cli.USAGE, "no version 9 in"),
+        (["promote", 2, "--label", "canary", "--server", "localhost:1"], cli.USAGE, "No version is stable yet"),
+        (["promote", 2, "--label", "stable", "--server", "localhost"], cli.USAGE, "An address is HOST:PORT"),
+        (["promote", 2, "--label", "stable", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
+        (["promote", 2, "--label", "stable", "--tls-key", "k"], cli.USAGE, "belong together"),
+        (["promote", 2, "--label", "stable", "--tls-ca", "/nowhere.pem"], cli.USAGE, "/nowhere.pem cannot be read"),
+        (["rollback", "--label", "stable"], cli.USAGE, "No version bears the label stable"),
+        (["rollback", "--server", "localhost:1"], cli.USAGE, "--server goes with --label"),
+        (["versions", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
+    ],
+)
+def test_refusals(workspace, capsys, arguments, code, message):
+    assert htr(workspace, *arguments) == code
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not config_file(workspace).exists()
+
+
+def test_the_file_alone(workspace, toy_model, capsys):
+    assert htr(workspace, "promote", 1, "--label", "stable", "--base-path", "/models/htr") == 0
+    assert "when they start" in capsys.readouterr().out
+    assert htr(workspace, "promote", 2, "--label", "canary") == 0
+    entry = written(workspace)
+    assert (entry.name, entry.base_path, entry.model_platform) == ("htr", "/models/htr", "tensorflow")
+    assert list(entry.model_version_policy.specific.versions) == [1, 2]
+    assert dict(entry.version_labels) == {"stable": 1, "canary": 2}
+    assert config_file(workspace).stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in config_file(workspace).parent.iterdir() if path.name != "htr"] == ["models.config"]
+    assert htr(workspace, "versions") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].endswith("stable") and lines[-1].endswith("newest, canary")
+    # A path of other machines cannot be served here.
+    assert htr(workspace, "serve") == cli.USAGE
+    assert "in /models/htr, which is not a folder of this machine" in capsys.readouterr().err
+
+
+def test_other_models_in_the_file_stay(workspace):
+    config_file(workspace).write_text(
+        'model_config_list { config { name: "other" base_path: "/models/other" model_platform: "tensorflow" } }'
+    )
+    move = rollout.Rollout(str(base(workspace)), "htr")
+    move.promote(1, "stable")
+    move.promote(2, "stable")
+    assert move.roll_back("stable").version == 1
+    config = model_server_config_pb2.ModelServerConfig()
+    protos.read_text_proto(config_file(workspace), config)
+    assert [entry.name for entry in config.model_config_list.config] == ["other", "htr"]
+
+
+def test_a_canary_whose_directory_is_gone_does_not_block_stable(workspace):
+    move = rollout.Rollout(str(base(workspace)), "htr")
+    move.promote(1, "stable")
+    move.promote(2, "canary")
+    (base(workspace) / "2").rename(base(workspace) / "away")
+    move.promote(1, "stable")
+    assert dict(written(workspace).version_labels) == {"stable": 1}
+    (base(workspace) / "1").rename(base(workspace) / "gone")
+    (base(workspace) / "away").rename(base(workspace) / "2")
+    with pytest.raises(rollout.Refused, match="promote another to stable first"):
+        move.promote(2, "canary")
+
+
+def test_one_rollout_at_a_time(workspace):
+    move = rollout.Rollout(str(base(workspace)), "htr")
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with move._locked():
+            inside.set()
+            leave.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(10)
+    try:
+        with pytest.raises(rollout.RolloutError, match="Another rollout"):
+            move.promote(1, "stable")
+    finally:
+        leave.set()
+        holder.join()
+    move.promote(1, "stable")
+
+
+def test_an_unreadable_file_is_named_and_nothing_is_deleted(workspace, toy_model, capsys):
+    config_file(workspace).write_text("not a configuration")
+    assert htr(workspace, "promote", 1, "--label", "stable") == cli.ERROR
+    assert "models.config is not a readable model configuration" in capsys.readouterr().err
+    assert htr(workspace, "rollback") == cli.ERROR
+    with pytest.raises(versions.VersionError, match="not a readable"):
+        versions.push(str(toy_model), str(base(workspace)), keep=1)
+    assert sorted(path.name for path in base(workspace).iterdir()) == ["1", "2"]
