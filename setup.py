@@ -18,7 +18,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["pipeline*", "components*", "serving*"]),
-    package_data={"components": ["**/*.pbtxt", "**/*.woff", "**/*.txt", "**/*.j2", "**/*.md"]},
+    package_data={
+        "serving": ["production/*"],
+        "components": ["**/*.pbtxt", "**/*.woff", "**/*.txt", "**/*.j2", "**/*.md"],
+    },
     install_requires=[
         "htr-client==0.1.0",
         "tfx>=1.16",
@@ -34,7 +37,6 @@ setup(
         "matplotlib>=3.8",
         "tensorboard",
         "pydantic>=2.7",
-        "rapidfuzz>=3.9",
         "rich>=13",
         "PyYAML>=6",
         "Jinja2>=3.1",

@@ -382,7 +382,7 @@ def _served_versions(arguments: argparse.Namespace, name: str) -> int:
             if len(addresses) > 1:
                 print(f"{address}:")
             for row in rows:
-                print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.error}".rstrip())
+                print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.reason}".rstrip())
     except rollout.RolloutError as error:
         raise _rollout_failed(error) from error
     return OK

@@ -295,11 +295,12 @@ def _prometheus() -> dict[str, Any]:
 
 def _alerts(settings: Settings) -> dict[str, Any]:
     bounds = settings.alerts
-    count = f':tensorflow:serving:request_count{{model_name="{settings.model}"%s}}'
+    metric = ":tensorflow:serving:request_count"
+    model = f'model_name="{settings.model}"'
 
-    def share(codes: str) -> str:
-        some = count % f", status{codes}"
-        return f"sum(rate({some}[5m])) / sum(rate({count % ''}[5m]))"
+    def share(operator: str, codes: str) -> str:
+        some = f'{metric}{{{model}, status{operator}"{codes}"}}'
+        return f"sum(rate({some}[5m])) / sum(rate({metric}{{{model}}}[5m]))"
 
     def p95(metric: str, selector: str = "") -> str:
         # Their unit is the microsecond.
@@ -310,16 +311,16 @@ def _alerts(settings: Settings) -> dict[str, Any]:
         return f"increase({counter}[15m]) > 0 or ({counter} unless {counter} offset 15m)"
 
     caller, full = "OK|INVALID_ARGUMENT|CANCELLED", "UNAVAILABLE|RESOURCE_EXHAUSTED"
-    latency = p95(":tensorflow:serving:request_latency", f'{{model_name="{settings.model}"}}')
+    latency = p95(":tensorflow:serving:request_latency", f"{{{model}}}")
     queueing = p95(":tensorflow:serving:batching_session:queuing_latency")
     rules = [
         ("HtrServerDown", 'up{job="htr"} == 0', "1m", "page", "The model server does not answer Prometheus."),
         (
-            "HtrRequestsFail", f'{share(f"!~{chr(34)}{caller}|{full}{chr(34)}")} > {bounds.failed_share}', "5m", "page",
+            "HtrRequestsFail", f"{share('!~', f'{caller}|{full}')} > {bounds.failed_share}", "5m", "page",
             "{{ $value | humanizePercentage }} of the requests fail through no fault of the caller.",
         ),
         (
-            "HtrOverloaded", f'{share(f"=~{chr(34)}{full}{chr(34)}")} > {bounds.rejected_share}', "5m", "page",
+            "HtrOverloaded", f"{share('=~', full)} > {bounds.rejected_share}", "5m", "page",
             "{{ $value | humanizePercentage }} of the requests are refused: queue or threads are full.",
         ),
         (

@@ -238,6 +238,11 @@ class VersionStatus:
     error: str
     labels: tuple[str, ...] = ()
 
+    @property
+    def reason(self) -> str:
+        """The error without the graph's nodes, which TensorFlow appends on lines of their own."""
+        return self.error.partition("\n")[0]
+
 
 class Server:
     """One model server, embedded or TensorFlow Serving."""
@@ -377,7 +382,7 @@ class _Change:
                     fresh.add(number)
                 elif row.error and (number in fresh or number not in self._before or time.monotonic() > stale_until):
                     raise LoadFailed(
-                        f"Version {number} of {self._name} does not load on {self.server.address}: {row.error}."
+                        f"Version {number} of {self._name} does not load on {self.server.address}: {row.reason}."
                     )
             if not waiting:
                 return

@@ -212,12 +212,12 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
         (series(INTERNAL="0+300x30"), {"HtrRequestsFail"}),
         (series(NOT_FOUND="0+300x30"), {"HtrRequestsFail"}),
         (series(UNAVAILABLE="0+300x30"), {"HtrOverloaded"}),
-        (series()[1:] + [{"series": 'up{job="htr"}', "values": "0x30"}], {"HtrServerDown"}),
+        ([*series()[1:], {"series": 'up{job="htr"}', "values": "0x30"}], {"HtrServerDown"}),
         (series() + slow, {"HtrSlow"}),
-        (series() + [{"series": loads % "success", "values": "_x18 1x12"}], set()),
-        (series() + [{"series": loads % "fail", "values": "_x18 1x12"}], {"HtrLoadFails"}),  # the very first
-        (series() + [{"series": loads % "fail", "values": "1x18 2x12"}], {"HtrLoadFails"}),
-        (series() + [{"series": loads % "fail", "values": "1x30"}], set()),  # long ago
+        ([*series(), {"series": loads % "success", "values": "_x18 1x12"}], set()),
+        ([*series(), {"series": loads % "fail", "values": "_x18 1x12"}], {"HtrLoadFails"}),  # the very first
+        ([*series(), {"series": loads % "fail", "values": "1x18 2x12"}], {"HtrLoadFails"}),
+        ([*series(), {"series": loads % "fail", "values": "1x30"}], set()),  # long ago
     ]
     shutil.copy(FOLDER / "alerts.yml", tmp_path)
     tests = [
