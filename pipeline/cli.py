@@ -186,6 +186,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from rich.progress import track
 
     from components.example_gen import dataset
+    from components.transform import geometry
     from pipeline.console import console
 
     config = _config(arguments)
@@ -217,6 +218,12 @@ def _check(arguments: argparse.Namespace) -> int:
         print(f"  {count:7d} rejected: {reason}, e.g. row {example.line} of {example.table}: {example.detail}")
     characters = Counter(character for sample in samples for character in sample.text)
     print(f"{len(characters)} characters: {''.join(sorted(characters))}")
+    crowding = geometry.crowding([(s.width, s.height, s.text) for s in samples], config.transform)
+    if crowding > geometry.CROWDED and config.transform.preset == "word":
+        print(
+            f"Suggestion: one label in twenty needs {crowding:.0%} or more of its picture's frames. "
+            f"More frames read better: --set transform.preset=line"
+        )
     if arguments.rejects:
         with open(arguments.rejects, "w", encoding="utf-8", newline="") as file:
             dataset.write_rejects(rejects, file)

@@ -66,7 +66,7 @@ class TransformConfig(_Section):
 class ModelConfig(_Section):
     """The network: convolutions, recurrent layers, CTC."""
 
-    filters: list[int] = Field([16, 32, 64, 128, 160], min_length=2, description="channels of the convolution stages")
+    filters: list[int] = Field([24, 48, 96, 128], min_length=2, description="channels of the convolution stages")
     recurrent_units: int = Field(128, ge=8, description="units of each direction of the recurrent layers")
     recurrent_layers: int = Field(2, ge=1, le=6, description="bidirectional LSTM layers")
     dropout: float = Field(0.2, ge=0, lt=0.9, description="before each recurrent layer and the classes")

@@ -15,7 +15,7 @@ from pipeline import cli, config
 from pipeline.console import console
 
 FOLDER = Path("demo")
-PICTURES = 6000
+PICTURES = 7000
 SETTINGS = {"train.epochs": 16, "gate.max_cer": 0.08}
 SHOWN = 16
 

@@ -6,12 +6,14 @@ sizes with TensorFlow operations; a test compares the two.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from pipeline.config import TransformConfig
 
 # The network halves the width twice: one frame covers four columns of the image tensor.
 COLUMNS_PER_FRAME = 4
+CROWDED = 0.6
 
 
 def resized_width(width: int, height: int, config: TransformConfig) -> int:
@@ -26,6 +28,15 @@ def resized_width(width: int, height: int, config: TransformConfig) -> int:
 def available_frames(width: int, height: int, config: TransformConfig) -> int:
     """Frames that CTC may use for a picture of `width` x `height` pixels: those of its own columns, not the padding."""
     return -(-resized_width(width, height, config) // COLUMNS_PER_FRAME)
+
+
+def crowding(samples: Iterable[tuple[int, int, str]], config: TransformConfig) -> float:
+    """Share of its frames that a crowded label needs: the 95th percentile over pictures (width, height, label).
+
+    CTC can align up to 1, but a network needs room: from `CROWDED` on, finer frames read better.
+    """
+    shares = sorted(needed_frames(text) / available_frames(width, height, config) for width, height, text in samples)
+    return shares[int(0.95 * (len(shares) - 1))] if shares else 0.0
 
 
 def needed_frames(text: str) -> int:

@@ -99,3 +99,12 @@ def test_sample_data_refuses_a_folder_with_something_in_it(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("keep me")
     assert cli.main(["sample-data", str(tmp_path)]) == cli.USAGE
     assert (tmp_path / "mine.txt").exists()
+
+
+def test_check_suggests_more_frames_for_crowded_labels(tmp_path, capsys):
+    crowded = [{"filename": f"{i}.png", "text": "Johannes Gutenberg"} for i in range(20)]  # 120 x 40 pixels
+    write_dataset(tmp_path / "crowded", crowded)
+    write_dataset(tmp_path / "roomy", [{**row, "text": "Johannes"} for row in crowded])
+    for name, suggested in (("crowded", True), ("roomy", False)):
+        assert cli.main(["check", "--data", str(tmp_path / name)]) == 0
+        assert ("--set transform.preset=line" in capsys.readouterr().out) == suggested
