@@ -1,7 +1,6 @@
 # `make demo` shows the whole path on sample data, `make test` runs all checks. Both set up what they need.
 .PHONY: demo test test-fast lint lock setup clean
 PYTHON := .venv/bin/python
-export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 setup:
 	@./setup_env.sh
