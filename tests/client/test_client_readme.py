@@ -94,7 +94,7 @@ def test_web_service_in_its_own_environment(server, tmp_path):
         pass
     else:
         pytest.skip("tested in this environment")
-    uv = shutil.which("uv")
+    uv = shutil.which("uv") or shutil.which("uv", path=os.path.dirname(sys.executable))
     if uv is None:
         pytest.skip("needs uv to make an environment with FastAPI")
     subprocess.run([uv, "venv", "-q", "--python", sys.executable, tmp_path / "env"], check=True)
