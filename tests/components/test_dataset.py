@@ -233,6 +233,14 @@ def test_fingerprint_notices_a_replaced_picture(tmp_path):
     assert dataset.fingerprint(tables) != before
 
 
+def test_fingerprint_notices_a_changed_label(tmp_path):
+    write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}])
+    tables, _ = dataset.find_tables(DataConfig(paths=[str(tmp_path)]))
+    before = dataset.fingerprint(tables)
+    write_dataset(tmp_path, [{"filename": "a.png", "text": "ac"}])
+    assert dataset.fingerprint(tables) != before
+
+
 def test_statistics_see_inverted_and_blurred_pictures():
     import cv2
 

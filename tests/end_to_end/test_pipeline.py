@@ -181,7 +181,7 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
             time.sleep(0.2)
 
 
-def test_replaced_picture_and_label_are_noticed(workspace, data, capsys):
+def test_replaced_picture_is_noticed(workspace, data, capsys):
     image = sorted((data / "images").glob("*.png"))[-1]
     image.write_bytes(encode(picture(130, 40, 5)))
     code, states, *_ = run(data, workspace, "gate.max_cer_increase=9", capsys=capsys)
