@@ -6,11 +6,12 @@ recorded with the model it made. Unknown names and impossible values are refused
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 
 class ConfigError(ValueError):
@@ -66,7 +67,7 @@ class TransformConfig(_Section):
 class ModelConfig(_Section):
     """The network: convolutions, recurrent layers, CTC."""
 
-    filters: list[int] = Field([24, 48, 96, 128], min_length=2, description="channels of the convolution stages")
+    filters: list[int] = Field([24, 48, 96, 128, 192], min_length=3, description="channels of the convolution stages")
     recurrent_units: int = Field(128, ge=8, description="units of each direction of the recurrent layers")
     recurrent_layers: int = Field(2, ge=1, le=6, description="bidirectional LSTM layers")
     dropout: float = Field(0.2, ge=0, lt=0.9, description="before each recurrent layer and the classes")
@@ -81,9 +82,19 @@ class TrainConfig(_Section):
     warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW; biases and normalisation are left out")
     clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
+    shortcut: float = Field(0.3, ge=0, description="weight of the loss of the head that skips the recurrent layers")
+    average_epochs: float = Field(1.0, ge=0, description="span of the moving average of the weights that is kept")
     augment: float = Field(0.5, ge=0, le=3, description="strength of the random distortions; 0 switches them off")
+    augmentations: list[Literal["affine", "elastic", "stroke", "contrast", "noise", "cutout"]] = Field(
+        ["affine", "elastic", "stroke", "contrast", "noise", "cutout"], description="which distortions"
+    )
     patience: int = Field(12, ge=1, description="epochs without a better validation CER before training stops")
     shuffle_buffer: int = Field(4096, ge=1, description="pictures held in memory for shuffling")
+    warm_start: str | None = Field(None, description="version directory of a model whose weights are the start")
+    freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
+    checkpoint_minutes: float = Field(
+        5.0, gt=0, description="a training that is killed goes on from its last epoch or from so many minutes before"
+    )
     mixed_precision: bool = Field(True, description="float16 on GPUs that have it; the loss stays float32")
     seed: int = Field(1, description="of weights, shuffling and distortions")
 
@@ -112,10 +123,97 @@ class PushConfig(_Section):
     )
 
 
-class BeamConfig(_Section):
-    """How the data-parallel steps run."""
+class CardConfig(_Section):
+    """What the model card says besides figures."""
 
-    args: list[str] = Field(["--runner=FnApiRunner"], description="Beam pipeline options of every step")
+    intended_use: str = Field(
+        "Transcribing pictures like those it was trained on, as a draft where errors are looked for by a person. Not "
+        "meant for decisions about people without one.",
+        description="what the model is for, and what not",
+    )
+    data_licence: str | None = Field(None, description="licence of the training data")
+    contact: str | None = Field(None, description="whom to ask about the model")
+
+
+class BeamConfig(_Section):
+    """Where the data-parallel steps run (Apache Beam)."""
+
+    runner: Literal["local", "flink", "spark", "dataflow", "dask"] = Field(
+        "local", description="engine; dask runs `htr transcribe` only"
+    )
+    workers: int = Field(1, ge=1, description="worker processes (local), parallelism (flink), at most (dataflow)")
+    address: str | None = Field(None, description="Flink's host:port, spark://host:port, or Dask's tcp://host:port")
+    worker_image: str | None = Field(None, description="container image of the workers (flink, spark, dataflow)")
+    setup_file: str | None = Field(None, description="setup.py that ships this package to workers that lack it")
+    extra_packages: list[str] = Field([], description="source archives that go with it, such as htr-client's")
+    project: str | None = Field(None, description="Google Cloud project (dataflow)")
+    region: str | None = Field(None, description="Google Cloud region (dataflow)")
+    temp_location: str | None = Field(None, description="gs:// folder for what workers exchange (dataflow)")
+    args: list[str] = Field([], description="more Beam pipeline options, for every step")
+    step_args: dict[str, list[str]] = Field({}, description="and for single steps, e.g. {Transform: [--x=y]}")
+
+
+class AirflowConfig(_Section):
+    """How Airflow runs the pipeline (`htr compile airflow`)."""
+
+    schedule: str | None = Field(None, description="cron expression or preset such as '@daily'; by hand only if unset")
+    start_date: datetime.date = Field(datetime.date(2024, 1, 1), description="no run is scheduled before it")
+    retries: int = Field(2, ge=0, description="of a failed step; a refused model or bad data is not tried again")
+    retry_delay: float = Field(300, ge=0, description="seconds before the first retry; doubled with each")
+    timeout: float = Field(86400, gt=0, description="seconds after which a step is stopped")
+    pools: dict[str, str] = Field({}, description="Airflow pool by step, e.g. {Trainer: gpu}")
+    queues: dict[str, str] = Field({}, description="Airflow queue by step, for Celery workers with GPUs")
+    metadata_connection: str | None = Field(
+        None, description="Airflow connection (MySQL) of ML Metadata; SQLite in the workspace if unset"
+    )
+    tags: list[str] = Field(["htr"], description="of the DAG in Airflow's interface")
+
+
+class KubeflowConfig(_Section):
+    """How Kubeflow Pipelines runs the pipeline (`htr compile kubeflow`, `htr submit kubeflow`)."""
+
+    image: str = Field("htr-pipeline:0.1.0", description="image of the steps, see kubeflow/Dockerfile")
+    trainer_image: str | None = Field(None, description="image of Trainer, with CUDA; that of the other steps if unset")
+    image_pull_secrets: list[str] = Field([], description="secrets with the registry's credentials")
+    pipeline_root: str | None = Field(None, description="where artifacts go, e.g. s3://bucket/htr; Kubeflow's if unset")
+    stage_artifacts: bool = Field(
+        True, description="steps work on copies beside them; off: on the addresses, for Beam workers elsewhere"
+    )
+    cpu: float = Field(4, gt=0, description="CPU limit of each step")
+    memory: float = Field(8, gt=0, description="memory limit of each step, GB")
+    trainer_cpu: float = Field(8, gt=0, description="CPU limit of Trainer")
+    trainer_memory: float = Field(32, gt=0, description="memory limit of Trainer, GB")
+    accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of Trainer's accelerator")
+    accelerators: int = Field(1, ge=0, description="how many Trainer gets; 0 trains on the CPU")
+    node_selector: dict[str, str] = Field({}, description="labels of the nodes that steps may run on")
+    trainer_node_selector: dict[str, str] = Field(
+        {}, description="and Trainer, e.g. {cloud.google.com/gke-accelerator: nvidia-l4}"
+    )
+    tolerations: list[dict[str, str]] = Field([], description="tolerated taints: key, operator, value, effect")
+    trainer_tolerations: list[dict[str, str]] = Field(
+        [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}], description="and Trainer besides"
+    )
+    volumes: dict[str, str] = Field({}, description="mount path by volume claim, e.g. {htr-data: /data}")
+    secret_volumes: dict[str, str] = Field({}, description="mount path by secret")
+    secret_env: dict[str, dict[str, str]] = Field(
+        {}, description="by secret, environment variable by key, e.g. {s3: {accesskey: AWS_ACCESS_KEY_ID}}"
+    )
+    env: dict[str, str] = Field({}, description="environment variables of the steps")
+    cache: bool = Field(True, description="reuse a step's output where nothing that it depends on has changed")
+    retries: int = Field(2, ge=0, description="of a failed step; the gate's verdict is not tried again")
+    retry_delay: float = Field(60, ge=0, description="seconds before the first retry; doubled with each")
+    host: str | None = Field(None, description="address of the API, e.g. https://kubeflow.example.com/pipeline")
+    namespace: str | None = Field(None, description="profile that runs belong to, where there are several users")
+    experiment: str = Field("htr", description="experiment that runs are listed under")
+    service_account: str | None = Field(None, description="of the steps' pods; Kubeflow's if unset")
+
+    @field_validator("tolerations", "trainer_tolerations")
+    @classmethod
+    def _known_keys(cls, tolerations: list[dict[str, str]]) -> list[dict[str, str]]:
+        for name in {name for toleration in tolerations for name in toleration}:
+            if name not in ("key", "operator", "value", "effect"):
+                raise ValueError(f"a toleration has key, operator, value and effect, not {name}")
+        return tolerations
 
 
 class Config(_Section):
@@ -129,7 +227,10 @@ class Config(_Section):
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
     push: PushConfig = PushConfig()
+    card: CardConfig = CardConfig()
     beam: BeamConfig = BeamConfig()
+    airflow: AirflowConfig = AirflowConfig()
+    kubeflow: KubeflowConfig = KubeflowConfig()
 
     @property
     def model_dir(self) -> str:

@@ -1,11 +1,40 @@
-"""Random distortions of training pictures, on whole batches: other hands, pens and scanners than those in the data."""
+"""Random distortions of training pictures, on whole batches: other hands, pens and scanners than those in the data.
+
+Everything follows from a seed (stateless random numbers), whatever the number of threads and wherever training resumes.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import tensorflow as tf
 
 
-def distort(images: tf.Tensor, widths: tf.Tensor, narrowest: tf.Tensor, strength: float) -> tuple[tf.Tensor, tf.Tensor]:
+class _Random:
+    """Random tensors that follow from a seed int64 [2] and the order of the calls."""
+
+    def __init__(self, seed: tf.Tensor):
+        self._seed, self._calls = seed, 0
+
+    def _next(self) -> tf.Tensor:
+        self._calls += 1
+        return tf.random.experimental.stateless_fold_in(self._seed, self._calls)
+
+    def uniform(self, shape: list[int | tf.Tensor], low: float, high: float) -> tf.Tensor:
+        return tf.random.stateless_uniform(shape, self._next(), low, high)
+
+    def normal(self, shape: list[int | tf.Tensor]) -> tf.Tensor:
+        return tf.random.stateless_normal(shape, self._next())
+
+
+def distort(
+    images: tf.Tensor,
+    widths: tf.Tensor,
+    narrowest: tf.Tensor,
+    strength: float,
+    kinds: Collection[str],
+    seed: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Distorts a batch.
 
     Args:
@@ -13,63 +42,126 @@ def distort(images: tf.Tensor, widths: tf.Tensor, narrowest: tf.Tensor, strength
         widths: int32 [N], columns without padding.
         narrowest: int32 [N], columns that a label needs; no picture is scaled below.
         strength: factor of all ranges; 0 changes nothing.
+        kinds: which distortions, of `affine`, `elastic`, `stroke`, `contrast`, `cutout`, `noise`.
+        seed: int64 [2], another one for each batch.
 
     Returns:
         Images of the same shape, and their widths: horizontal scaling changes them.
     """
-    images, widths = _affine(images, widths, narrowest, strength)
-    images = _stroke(images, strength)
-    return _levels(images, strength), widths
+    random = _Random(seed)
+    if "affine" in kinds or "elastic" in kinds:
+        affine, elastic = strength * ("affine" in kinds), strength * ("elastic" in kinds)
+        images, widths = _warp(images, widths, narrowest, affine, elastic, random)
+    if "stroke" in kinds:
+        images = _stroke(images, strength, random)
+    if "contrast" in kinds:
+        images = _contrast(images, strength, random)
+    if "cutout" in kinds:
+        images = _cutout(images, widths, strength, random)
+    if "noise" in kinds:
+        images = _noise(images, strength, random)
+    return images, widths
 
 
-def _uniform(n: tf.Tensor, low: float, high: float) -> tf.Tensor:
-    return tf.random.uniform([n], low, high)
-
-
-def _affine(images: tf.Tensor, widths: tf.Tensor, narrowest: tf.Tensor, strength: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Slant, rotation, scale and shift; ink never leaves the tensor to the right."""
+def _warp(
+    images: tf.Tensor, widths: tf.Tensor, narrowest: tf.Tensor, affine: float, elastic: float, random: _Random
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Slant, rotation, scale, shift and a smooth random field in one resampling; no ink leaves to the right."""
     shape = tf.shape(images)
-    n, height, width = shape[0], tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
-    valid = tf.cast(widths, tf.float32)
-    # Where the picture fills the tensor it can only be narrowed.
-    scale_x = tf.maximum(
-        1.0 + strength * _uniform(n, -0.2, 0.15), tf.cast(narrowest, tf.float32) / tf.maximum(valid, 1.0)
-    )
-    scale_x = tf.minimum(scale_x, width / tf.maximum(valid, 1.0))
-    scale_y = 1.0 + strength * _uniform(n, -0.2, 0.05)
-    slant, turn = strength * _uniform(n, -0.3, 0.3), strength * _uniform(n, -0.03, 0.03)
-    shift_y = strength * _uniform(n, -0.07, 0.07) * height
-    # The operation wants output -> input: in = centre + A (out - centre'), rows keep their order.
-    a0, a1 = 1.0 / scale_x, slant
-    b0, b1 = turn, 1.0 / scale_y
-    centre = height / 2.0
-    zero = tf.zeros([n])
-    a2 = -a1 * centre
-    b2 = centre - b1 * (centre + shift_y) - b0 * valid * scale_x / 2.0
-    transforms = tf.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1)
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=images, transforms=transforms, output_shape=shape[1:3], fill_value=0.0,
-        interpolation="BILINEAR", fill_mode="CONSTANT",
-    )  # fmt: skip
-    new_widths = tf.cast(tf.math.ceil(valid * scale_x), tf.int32)
-    return moved, tf.where(widths > 0, tf.clip_by_value(new_widths, 1, shape[2]), 0)
-
-
-def _stroke(images: tf.Tensor, strength: float) -> tf.Tensor:
-    """Thicker or thinner strokes: a mixture with the grey dilation or erosion over 3 x 3 pixels."""
-    n = tf.shape(images)[0]
-    amount = strength * _uniform(n, -0.5, 0.6)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    thick = tf.nn.max_pool2d(images, 3, 1, "SAME")
-    thin = -tf.nn.max_pool2d(-images, 3, 1, "SAME")
-    return images + tf.maximum(amount, 0.0) * (thick - images) + tf.maximum(-amount, 0.0) * (thin - images)
-
-
-def _levels(images: tf.Tensor, strength: float) -> tf.Tensor:
-    """Fainter ink, gamma, and noise."""
-    n = tf.shape(images)[0]
+    height, width = tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
 
     def each(low: float, high: float) -> tf.Tensor:
-        return strength * _uniform(n, low, high)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+        return affine * random.uniform([shape[0], 1, 1], low, high)
 
-    images = (1.0 + each(-0.3, 0.0)) * tf.pow(tf.clip_by_value(images, 0.0, 1.0), tf.exp(each(-0.3, 0.3)))
-    return tf.clip_by_value(images + each(0.0, 0.06) * tf.random.normal(tf.shape(images)), 0.0, 1.0)
+    valid = tf.maximum(tf.cast(widths, tf.float32), 1.0)[:, tf.newaxis, tf.newaxis]
+    scale_y = tf.exp(each(-0.4, 0.1))
+    # Never narrower than its label needs; where the picture fills the tensor it can only become narrower.
+    scale_x = tf.maximum(scale_y * tf.exp(each(-0.15, 0.15)), tf.cast(narrowest, tf.float32)[:, None, None] / valid)
+    scale_x = tf.minimum(scale_x, width / valid)
+    # A smaller picture may lie anywhere in the free rows.
+    shift = each(-1.0, 1.0) * (0.05 + 0.5 * tf.maximum(1.0 - scale_y, 0.0)) * height
+    slant, turn = each(-0.4, 0.4), each(-0.03, 0.03)
+
+    x = tf.range(width)[tf.newaxis, tf.newaxis, :] - scale_x * valid / 2.0
+    y = tf.range(height)[tf.newaxis, :, tf.newaxis] - height / 2.0
+    source_x = x / scale_x + slant * y + valid / 2.0
+    source_y = (y - shift) / scale_y + turn * x + height / 2.0
+    if elastic:
+        field = elastic * 0.04 * height * _smooth_field(shape, random)
+        source_x, source_y = source_x + field[..., 0], source_y + field[..., 1]
+    new_widths = tf.cast(tf.math.ceil(valid * scale_x), tf.int32)[:, 0, 0]
+    return _sample(images, source_x, source_y), tf.where(widths > 0, tf.clip_by_value(new_widths, 1, shape[2]), 0)
+
+
+def _smooth_field(shape: tf.Tensor, random: _Random) -> tf.Tensor:
+    """Two components of smooth noise for images of shape [N, H, W, 1]: float32 [N, H, W, 2].
+
+    Cubic B-splines over normal noise at knots half a picture's height apart; about as wide as a letter.
+    """
+    spacing = tf.cast(shape[1], tf.float32) / 2.0
+
+    def basis(length: tf.Tensor) -> tf.Tensor:
+        positions = tf.range(tf.cast(length, tf.float32)) / spacing
+        knots = tf.range(-1.0, tf.math.ceil(tf.cast(length, tf.float32) / spacing) + 2.0)
+        d = tf.abs(positions[:, tf.newaxis] - knots[tf.newaxis, :])
+        return tf.where(d < 1.0, 2.0 / 3.0 - d**2 + d**3 / 2.0, tf.maximum(2.0 - d, 0.0) ** 3 / 6.0)
+
+    rows, columns = basis(shape[1]), basis(shape[2])
+    noise = random.normal([shape[0], tf.shape(rows)[1], tf.shape(columns)[1], 2])
+    return tf.einsum("hk,nklc,wl->nhwc", rows, noise, columns, optimize="optimal")
+
+
+def _sample(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Bilinear samples of images [N, H, W, 1] at coordinates [N, H, W]; paper outside."""
+    shape = tf.shape(images)
+    height, width = tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
+    flat = tf.reshape(tf.pad(images[..., 0], [[0, 0], [1, 2], [1, 2]]), [-1])
+    stride = shape[2] + 3
+    x, y = tf.clip_by_value(x, -1.0, width) + 1.0, tf.clip_by_value(y, -1.0, height) + 1.0
+    left, top = tf.floor(x), tf.floor(y)
+    start = tf.range(shape[0])[:, tf.newaxis, tf.newaxis] * (stride * (shape[1] + 3))
+    index = start + tf.cast(top, tf.int32) * stride + tf.cast(left, tf.int32)
+
+    def row(offset: tf.Tensor | int) -> tf.Tensor:
+        a, b = tf.gather(flat, index + offset), tf.gather(flat, index + offset + 1)
+        return a + (x - left) * (b - a)
+
+    upper = row(0)
+    return (upper + (y - top) * (row(stride) - upper))[..., tf.newaxis]
+
+
+def _stroke(images: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
+    """Thicker or thinner strokes: a mixture with the grey dilation or erosion over 3 x 3 pixels."""
+    amount = strength * random.uniform([tf.shape(images)[0], 1, 1, 1], -0.5, 0.6)
+    # Erosion is the dilation of the negative.
+    sign = tf.where(amount < 0.0, -1.0, 1.0)
+    return images + tf.abs(amount) * (sign * tf.nn.max_pool2d(sign * images, 3, 1, "SAME") - images)
+
+
+def _contrast(images: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
+    """Fainter ink, and half-tones darker or lighter."""
+    ink = 1.0 + strength * random.uniform([tf.shape(images)[0], 1, 1, 1], -0.3, 0.0)
+    bend = tf.clip_by_value(strength * random.uniform([tf.shape(images)[0], 1, 1, 1], -0.5, 0.5), -1.0, 1.0)
+    return tf.clip_by_value(ink, 0.1, 1.0) * (images + bend * images * (1.0 - images))
+
+
+def _cutout(images: tf.Tensor, widths: tf.Tensor, strength: float, random: _Random, count: int = 3) -> tf.Tensor:
+    """Papers over small rectangles (DeVries & Taylor 2017): broken strokes and worn paper."""
+    shape = tf.shape(images)
+    height = tf.cast(shape[1], tf.float32)
+
+    def each(low: float, high: float) -> tf.Tensor:
+        return random.uniform([shape[0], count, 1, 1], low, high)
+
+    x = tf.range(tf.cast(shape[2], tf.float32))[tf.newaxis, tf.newaxis, tf.newaxis, :]
+    y = tf.range(height)[tf.newaxis, tf.newaxis, :, tf.newaxis]
+    centre_x = each(0.0, 1.0) * tf.cast(widths, tf.float32)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    half_x, half_y = strength * each(0.0, 0.1) * height, strength * each(0.0, 0.2) * height
+    inside = (tf.abs(x - centre_x) < half_x) & (tf.abs(y - each(0.0, 1.0) * height) < half_y)
+    return images * tf.cast(~tf.reduce_any(inside, axis=1), images.dtype)[..., tf.newaxis]
+
+
+def _noise(images: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
+    """Grain of paper and scanner."""
+    amount = strength * random.uniform([tf.shape(images)[0], 1, 1, 1], 0.0, 0.1)
+    return tf.clip_by_value(images + amount * random.uniform(tf.unstack(tf.shape(images)), -1.0, 1.0), 0.0, 1.0)

@@ -14,6 +14,8 @@ from components.trainer.model import Recogniser
 from components.transform.preprocessing import decode_batch
 from pipeline.config import TransformConfig
 
+SETTINGS_FILE = os.path.join("assets.extra", "htr.json")
+VARIABLES_KEY = "network_variables"
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 
@@ -81,7 +83,12 @@ class ServedModel(tf.Module):
     """
 
     def __init__(
-        self, model: Recogniser, tft_output: tft.TFTransformOutput, alphabet: Sequence[str], config: TransformConfig
+        self,
+        model: Recogniser,
+        tft_output: tft.TFTransformOutput,
+        alphabet: Sequence[str],
+        config: TransformConfig,
+        temperature: float = 1.0,
     ):
         """Wires Transform, network and decoding together.
 
@@ -90,9 +97,11 @@ class ServedModel(tf.Module):
             tft_output: output of TFX Transform.
             alphabet: characters of classes 0 to C - 2.
             config: geometry of the image tensor.
+            temperature: the logits are divided by it, so that confidences are neither too high nor too low.
         """
         super().__init__(name="htr")
-        self.network_variables = [variable.value for variable in model.variables]
+        # By path, for `transfer.start_from`; the attribute's name is VARIABLES_KEY.
+        self.network_variables = {v.path: v.value for v in model.variables if "seed_generator" not in v.path}
         self.transform = tft_output.transform_features_layer()
         characters = tf.constant(list(alphabet))
         feature_spec = {"image": tf.io.FixedLenFeature([1], tf.string)}
@@ -101,7 +110,7 @@ class ServedModel(tf.Module):
             transformed = self.transform({"image": image_bytes[:, tf.newaxis]})
             images, widths = decode_batch(transformed["image_png"], config)
             outputs = model({"images": images, "widths": widths}, training=False)
-            return {"log_probs": tf.nn.log_softmax(outputs["logits"]), "frames": outputs["frames"]}
+            return {"log_probs": tf.nn.log_softmax(outputs["logits"] / temperature), "frames": outputs["frames"]}
 
         def transcribe(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             outputs = recognise(image_bytes)

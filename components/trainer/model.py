@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from components.trainer.recurrent import BidirectionalLSTM
 from components.transform.geometry import COLUMNS_PER_FRAME
 from pipeline.config import ModelConfig
 
@@ -26,8 +27,9 @@ class FusedBatchNormalization(keras.layers.Layer):
 
         def weight(name: str, initial: str, trainable: bool) -> keras.Variable:
             return self.add_weight(
-                shape=(shape[-1],), initializer=initial, trainable=trainable, name=name, dtype="float32", autocast=False
-            )
+                shape=(shape[-1],), initializer=initial, trainable=trainable, name=name, dtype="float32",
+                autocast=False, aggregation="mean",
+            )  # fmt: skip
 
         self.gamma, self.beta = weight("gamma", "ones", True), weight("beta", "zeros", True)
         self.moving_mean = weight("moving_mean", "zeros", False)
@@ -50,17 +52,19 @@ class FusedBatchNormalization(keras.layers.Layer):
 
 
 class ConvolutionStage(keras.layers.Layer):
-    """3 x 3 convolution, batch normalisation, ReLU, max-pooling; columns right of a picture's width stay zero.
+    """Convolution, batch normalisation, ReLU, max-pooling; columns right of a picture's width stay zero.
 
     Without the mask, biases would fill the padding and leak back over the edge, so that a picture's result would
     depend on the widths of its neighbours in the batch.
     """
 
-    def __init__(self, filters: int, pool: tuple[int, int], **kwargs: Any):
+    def __init__(self, filters: int, kernel: int, stride: int, pool: tuple[int, int], **kwargs: Any):
         super().__init__(**kwargs)
-        self.pool_rows, self.pool_columns = pool
-        self.convolution = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)
-        self.normalisation = FusedBatchNormalization()
+        self.stride, self.pool = stride, pool
+        self.convolution = keras.layers.Conv2D(
+            filters, kernel, strides=stride, padding="same", use_bias=False, name="convolution"
+        )
+        self.normalisation = FusedBatchNormalization(name="normalisation")
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Creates the weights for input [N, H, W, D]."""
@@ -69,44 +73,20 @@ class ConvolutionStage(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, widths: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """Features [N, H, W, D] and valid widths int32 [N] to those of the next stage."""
-        x = tf.nn.relu(self.normalisation(self.convolution(x), training=training))
-        pool = (self.pool_rows, self.pool_columns)
-        if max(pool) > 1:
-            x = tf.nn.max_pool2d(x, pool, pool, "VALID")
+        # A frozen stage keeps its statistics as well as its weights.
+        x = tf.nn.relu(self.normalisation(self.convolution(x), training=training and self.trainable))
+        if max(self.pool) > 1:
+            x = tf.nn.max_pool2d(x, self.pool, self.pool, "VALID")
         # Rounded up like the frames, though pooling drops an odd last column: `decode_batch` pads to whole frames.
-        widths = -(-widths // self.pool_columns)
+        widths = -(-widths // (self.stride * self.pool[1]))
         mask = tf.sequence_mask(widths, tf.shape(x)[2], dtype=x.dtype)
         return x * mask[:, tf.newaxis, :, tf.newaxis], widths
 
 
-class BidirectionalLSTM(keras.layers.Layer):
-    """LSTMs in both directions over the valid frames of each row.
-
-    The backward one reads each row reversed up to its own length instead of a masked batch: the result does not
-    depend on the padding, and both layers stay within what cuDNN computes.
-    """
-
-    def __init__(self, units: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.units = units
-        self.forward = keras.layers.LSTM(units, return_sequences=True)
-        self.backward = keras.layers.LSTM(units, return_sequences=True)
-
-    def build(self, shape: tuple[int | None, ...]) -> None:
-        """Creates the weights for input [N, T, D]."""
-        self.forward.build(shape)
-        self.backward.build(shape)
-
-    def call(self, x: tf.Tensor, frames: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Features [N, T, D] and valid frames int32 [N] to [N, T, 2 * units]."""
-        reverse = tf.reverse_sequence(x, frames, seq_axis=1)
-        backward = tf.reverse_sequence(self.backward(reverse, training=training), frames, seq_axis=1)
-        return tf.concat([self.forward(x, training=training), backward], axis=-1)
-
-
 class Recogniser(keras.Model):
     """CNN - BiLSTM - CTC (Shi et al. 2015, arXiv 1507.05717), with a maximum over each column of the last
-    convolution instead of the concatenation of its rows (Retsinas et al. 2022, arXiv 2404.11339).
+    convolution instead of the concatenation of its rows, and a second CTC head that skips the recurrent layers in
+    training (Retsinas et al. 2022, arXiv 2404.11339): the convolutions learn from it before the LSTMs do.
     """  # noqa: D205
 
     def __init__(self, config: ModelConfig, classes: int, **kwargs: Any):
@@ -117,49 +97,44 @@ class Recogniser(keras.Model):
             classes: C, characters of the alphabet plus the blank, which is the last class.
             **kwargs: for keras.Model.
         """
-        super().__init__(**kwargs)
+        super().__init__(name="recogniser", **kwargs)
         last = len(config.filters) - 1
-        pools = [(2, 2) if i < 2 else (2, 1) if i < last else (1, 1) for i in range(last + 1)]
-        self.stages = [ConvolutionStage(f, p) for f, p in zip(config.filters, pools, strict=True)]
-        self.recurrent = [BidirectionalLSTM(config.recurrent_units) for _ in range(config.recurrent_layers)]
+        # The first stage has few channels at full size, where time goes to memory: a stride instead of pooling.
+        shapes = [(5, 2, (1, 1)), (3, 1, (2, 2)), *[(3, 1, (2, 1))] * (last - 2), (3, 1, (1, 1))]
+        self.stages = [
+            ConvolutionStage(filters, *shape, name=f"convolution_{i}")
+            for i, (filters, shape) in enumerate(zip(config.filters, shapes, strict=True))
+        ]
+        self.recurrent = [
+            BidirectionalLSTM(config.recurrent_units, name=f"recurrent_{i}") for i in range(config.recurrent_layers)
+        ]
         self.dropout = keras.layers.Dropout(config.dropout)
         # float32 also under mixed precision: the loss needs it.
-        self.classes = keras.layers.Dense(classes, dtype="float32")
+        self.classes = keras.layers.Dense(classes, dtype="float32", name="classes")
+        self.shortcut_classes = keras.layers.Dense(classes, dtype="float32", name="shortcut_classes")
 
     def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Runs the network.
 
         Args:
             inputs: `images` float32 [N, H, W, 1] (ink 1, paper 0), `widths` int32 [N] (columns without padding).
-            training: whether dropout and batch statistics are used.
+            training: whether dropout, batch statistics and the shortcut are used.
 
         Returns:
-            `logits` float32 [N, T, C] with T = ceil(W / 4), and `frames` int32 [N], of which each row uses the first.
+            `logits` float32 [N, T, C] with T = ceil(W / 4), and `frames` int32 [N], of which each row uses the first;
+            in training also `shortcut_logits` float32 [N, T, C].
         """
         x, widths = tf.cast(inputs["images"], self.compute_dtype), inputs["widths"]
         for stage in self.stages:
             x, widths = stage(x, widths, training=training)
         x = tf.reduce_max(x, axis=1)
+        outputs = {"frames": widths}
+        if training:
+            outputs["shortcut_logits"] = self.shortcut_classes(self.dropout(x, training=True))
         for layer in self.recurrent:
             x = layer(self.dropout(x, training=training), widths, training=training)
-        return {"logits": self.classes(self.dropout(x, training=training)), "frames": widths}
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> tf.Tensor:
-        """Mean CTC loss of the batch (Graves et al. 2006) in nats per sample.
-
-        Args:
-            x: unused.
-            y: labels int [N, L], class ids padded with -1.
-            y_pred: output of `call`.
-            sample_weight: unused.
-            training: unused.
-
-        Returns:
-            float32 [].
-        """
-        return tf.reduce_mean(ctc_loss(y, y_pred["logits"], y_pred["frames"]))
+        outputs["logits"] = self.classes(self.dropout(x, training=training))
+        return outputs
 
 
 def ctc_loss(labels: tf.Tensor, logits: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
@@ -191,5 +166,6 @@ def needed_frames(labels: tf.Tensor) -> tf.Tensor:
 def build(config: ModelConfig, classes: int, height: int) -> Recogniser:
     """Creates a network with its weights for pictures of `height` rows."""
     model = Recogniser(config, classes)
-    model({"images": tf.zeros([1, height, 8 * COLUMNS_PER_FRAME, 1]), "widths": tf.constant([8 * COLUMNS_PER_FRAME])})
+    width = 8 * COLUMNS_PER_FRAME
+    model({"images": tf.zeros([1, height, width, 1]), "widths": tf.constant([width])}, training=True)
     return model

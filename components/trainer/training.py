@@ -1,10 +1,9 @@
-"""Trains the network on what Transform wrote, keeps the best weights, exports the model: TFX Trainer's `run_fn`."""
+"""Trains the network on what Transform wrote and exports it: TFX Trainer's `run_fn`."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,194 +12,22 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from components.evaluator.metrics import ErrorCounts, count_errors
 from components.trainer import augment, export
-from components.trainer.model import Recogniser, build, needed_frames
+from components.trainer.export import SETTINGS_FILE
+from components.trainer.fitting import Fitting, fingerprint, is_chief, training_strategy
+from components.trainer.input_pipeline import Source, batches, plain_batches, survey
+from components.trainer.model import build, ctc_loss
+from components.trainer.transfer import freeze, start_from
 from components.transform.geometry import COLUMNS_PER_FRAME
-from components.transform.preprocessing import decode_batch, read_alphabet
-from htr_client.decoding import Alphabet, BestPath
+from components.transform.preprocessing import read_alphabet
 from pipeline.config import ModelConfig, TrainConfig, TransformConfig
 from pipeline.console import console
 
 HISTORY_FILE = "history.json"
 CURVES_FILE = "curves.png"
-SETTINGS_FILE = os.path.join("assets.extra", "htr.json")
-
-
-def read_records(files: Sequence[str], feature_spec: dict[str, Any]) -> tf.data.Dataset:
-    """Transformed records as batches-to-be: `image_png` string [], `labels` sparse int64, `text` string []."""
-    dataset = tf.data.TFRecordDataset(list(files), compression_type="GZIP")
-    return dataset.map(lambda record: tf.io.parse_single_example(record, feature_spec), tf.data.AUTOTUNE)
-
-
-def batches(
-    files: Sequence[str],
-    feature_spec: dict[str, Any],
-    transform: TransformConfig,
-    train: TrainConfig,
-    training: bool,
-) -> tf.data.Dataset:
-    """The input pipeline, streamed from the files; memory holds the shuffle buffer and a few batches.
-
-    Args:
-        files: transformed examples, gzipped TFRecords.
-        feature_spec: of the transformed examples.
-        transform: geometry of the image tensor.
-        train: batch size, shuffling and augmentation.
-        training: shuffles and distorts.
-
-    Returns:
-        Pairs of inputs (`images`, `widths`, see `Recogniser.call`) and labels int64 [N, L] padded with -1.
-    """
-    dataset = read_records(files, {name: feature_spec[name] for name in ("image_png", "labels")})
-    dataset = dataset.map(lambda record: (record["image_png"], tf.sparse.to_dense(record["labels"])))
-    if training:
-        dataset = dataset.shuffle(train.shuffle_buffer, seed=train.seed, reshuffle_each_iteration=True)
-    dataset = dataset.padded_batch(train.batch_size, ([], [None]), (b"", np.int64(-1)))
-
-    def to_inputs(image_png: tf.Tensor, labels: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        images, widths = decode_batch(image_png, transform)
-        if training and train.augment:
-            narrowest = COLUMNS_PER_FRAME * needed_frames(labels)
-            images, widths = augment.distort(images, widths, narrowest, train.augment)
-        return {"images": images, "widths": widths}, labels
-
-    return dataset.map(to_inputs, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-class Validation(keras.callbacks.Callback):
-    """After each epoch: CER on the validation split, best weights, progress for people, early stopping."""
-
-    def __init__(
-        self, dataset: tf.data.Dataset, texts: list[str], alphabet: Sequence[str], steps: int, train: TrainConfig
-    ):
-        """Remembers what to validate on.
-
-        Args:
-            dataset: validation batches in the order of `texts`.
-            texts: references.
-            alphabet: characters of the classes.
-            steps: of an epoch.
-            train: epochs and patience.
-        """
-        super().__init__()
-        self.dataset, self.texts, self.alphabet = dataset, texts, Alphabet(alphabet)
-        self.steps, self.train = steps, train
-        self.best_cer, self.best_epoch, self.best_weights = float("inf"), 0, None
-        self.history: list[dict[str, float]] = []
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Starts the clock and, on a terminal, the bar."""
-        self.begin = time.monotonic()
-        self.bar = Progress(
-            TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console(), transient=True, disable=not console().is_terminal,
-        )  # fmt: skip
-        self.bar.start()
-        self.task = self.bar.add_task("epoch 1", total=self.steps)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Resets the bar."""
-        self.bar.reset(self.task, description=f"epoch {epoch + 1}/{self.train.epochs}", total=self.steps)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Moves the bar."""
-        self.bar.advance(self.task)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Validates, keeps the best weights, prints a line, stops when nothing has improved for long."""
-        errors = self.validate()
-        cer, loss = errors.rate, float((logs or {})["loss"])
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"the training loss became {loss} in epoch {epoch + 1}: lower train.learning_rate")
-        if cer < self.best_cer:
-            self.best_cer, self.best_epoch, self.best_weights = cer, epoch, self.model.get_weights()
-        if logs is not None:
-            logs["validation_cer"] = cer
-        seconds = time.monotonic() - self.begin
-        self.history.append({"epoch": epoch + 1, "loss": loss, "validation_cer": cer, "seconds": seconds})
-        left = seconds / (epoch + 1) * (self.train.epochs - epoch - 1)
-        console().print(
-            f"  epoch {epoch + 1:3d}/{self.train.epochs}  loss {loss:7.3f}  validation CER {cer:.4f}"
-            f"  (best {self.best_cer:.4f})  {_clock(seconds)} gone, {_clock(left)} left"
-        )
-        if epoch - self.best_epoch >= self.train.patience:
-            console().print(f"  no better validation CER for {self.train.patience} epochs: training stops here")
-            self.model.stop_training = True
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Puts the best weights back."""
-        self.bar.stop()
-        if self.best_weights is not None:
-            self.model.set_weights(self.best_weights)
-
-    def validate(self) -> ErrorCounts:
-        """Errors of the current weights on the validation split."""
-        predictions: list[str] = []
-        for inputs, _ in self.dataset:
-            outputs = _infer(self.model, inputs)
-            decoded = BestPath().decode(outputs["log_probs"].numpy(), outputs["frames"].numpy(), self.alphabet)
-            predictions += [result.text for result in decoded]
-        return count_errors(self.texts, predictions)
-
-
-@tf.function(reduce_retracing=True)
-def _infer(model: Recogniser, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    outputs = model(inputs, training=False)
-    return {"log_probs": tf.nn.log_softmax(outputs["logits"]), "frames": outputs["frames"]}
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to a peak, then falls along half a cosine to a hundredth of it (Loshchilov & Hutter 2017)."""
-
-    def __init__(self, peak: float, warmup_steps: int, total_steps: int):
-        """Sets peak rate and numbers of optimiser steps."""
-        self.peak, self.warmup_steps, self.total_steps = peak, max(warmup_steps, 1), max(total_steps, 2)
-
-    def __call__(self, step: Any) -> tf.Tensor:
-        """Learning rate at a step."""
-        step = tf.cast(step, tf.float32)
-        rising = (step + 1.0) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
-        falling = 0.01 + 0.99 * 0.5 * (1.0 + tf.cos(np.pi * tf.clip_by_value(progress, 0.0, 1.0)))
-        return self.peak * tf.minimum(rising, falling)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
-        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
-
-
-def fit(
-    model: Recogniser, training: tf.data.Dataset, validation: Validation, train: TrainConfig, log_dir: str | None = None
-) -> list[dict[str, float]]:
-    """Trains a network.
-
-    Args:
-        model: with initial weights; afterwards with those of the best epoch.
-        training: batches of one epoch.
-        validation: what to watch.
-        train: optimiser and epochs.
-        log_dir: for TensorBoard.
-
-    Returns:
-        Of each epoch its number, loss, validation CER and the seconds since the start.
-    """
-    steps = validation.steps
-    schedule = WarmupCosine(train.learning_rate, int(train.warmup_epochs * steps), train.epochs * steps)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    model.compile(optimizer)
-    callbacks: list[keras.callbacks.Callback] = [validation]
-    if log_dir:
-        callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
-    model.fit(training, epochs=train.epochs, callbacks=callbacks, verbose=0)
-    return validation.history
+SHEET_FILE = "augmented.png"
+UNALIGNABLE_FILE = "unalignable.json"
 
 
 def use_accelerators(train: TrainConfig) -> str:
@@ -215,65 +42,140 @@ def use_accelerators(train: TrainConfig) -> str:
 
 
 def run_fn(fn_args: Any) -> None:
-    """Called by TFX Trainer.
+    """Called by TFX Trainer, on every worker if TF_CONFIG names several; the first one writes.
 
     Args:
         fn_args: `train_files`, `eval_files` (the validation split), `transform_output`, `serving_model_dir`,
-            `model_run_dir`, and in `custom_config` the sections `transform`, `model`, `train` as JSON and the
-            servable's `name`.
+            `model_run_dir`, and in `custom_config` the sections `transform`, `model`, `train` as JSON, the
+            servable's `name`, and `checkpoint_dir`, below which an interrupted training leaves its state.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
+        WarmStartError: the model to start from does not fit.
+        ValueError: no picture can be trained on.
     """
     transform = TransformConfig.model_validate_json(fn_args.custom_config["transform"])
     model_config = ModelConfig.model_validate_json(fn_args.custom_config["model"])
     train = TrainConfig.model_validate_json(fn_args.custom_config["train"])
-    keras.utils.set_random_seed(train.seed)
     device = use_accelerators(train)
+    strategy = training_strategy()
+    keras.utils.set_random_seed(train.seed)
 
     tft_output = tft.TFTransformOutput(fn_args.transform_output)
     alphabet = read_alphabet(tft_output)
     feature_spec = tft_output.transformed_feature_spec()
-    train_files, validation_files = _expand(fn_args.train_files), _expand(fn_args.eval_files)
-    watched = batches(validation_files, feature_spec, transform, train, training=False)
-    records = read_records(validation_files, {"text": feature_spec["text"]})
-    texts = [record["text"].decode() for record in records.as_numpy_iterator()]
-    samples = int(tf.data.TFRecordDataset(train_files, compression_type="GZIP").reduce(np.int64(0), lambda n, _: n + 1))
+    training = survey(_expand(fn_args.train_files), feature_spec, transform)
+    validation = survey(_expand(fn_args.eval_files), feature_spec, transform)
+    _tell_unalignable(training, fn_args.model_run_dir)
 
-    steps = -(-samples // train.batch_size)
-    training = batches(train_files, feature_spec, transform, train, training=True)
-    training = training.apply(tf.data.experimental.assert_cardinality(steps))
-
-    model = build(model_config, len(alphabet) + 1, transform.height or 0)
+    state_dir = None
+    if parent := fn_args.custom_config.get("checkpoint_dir"):
+        sections = [fn_args.custom_config[name] for name in ("transform", "model", "train")]
+        state_dir = os.path.join(parent, fingerprint(training.files + validation.files, *sections))
+    classes, height = len(alphabet) + 1, transform.height or 0
+    with strategy.scope():
+        model = build(model_config, classes, height)
+        if train.warm_start:
+            console().print(f"  starting from {start_from(model, alphabet, train.warm_start)}")
+        freeze(model, train.freeze)
+        fitting = Fitting(model, training, validation, alphabet, train, state_dir)
     console().print(
-        f"  {samples} pictures to train on, {len(texts)} to watch, {len(alphabet)} characters, "
+        f"  {training.samples} pictures to train on, {validation.samples} to watch, {len(alphabet)} characters, "
         f"{model.count_params():,} parameters, {device}"
+        + (f", {strategy.num_replicas_in_sync} replicas" if strategy.num_replicas_in_sync > 1 else "")
     )
-    validation = Validation(watched, texts, alphabet, steps, train)
-    history = fit(model, training, validation, train, log_dir=os.path.join(fn_args.model_run_dir, "tensorboard"))
+    fitting.run(log_dir=os.path.join(fn_args.model_run_dir, "tensorboard"))
+    if not is_chief():
+        return
 
-    served = export.ServedModel(model, tft_output, alphabet, transform)
-    pictures = _pictures_for_warmup(validation_files, feature_spec)
+    # What is served is float32, on one device, whatever it was trained on.
+    weights = [variable.numpy() for variable in model.variables]
+    keras.mixed_precision.set_global_policy("float32")
+    final = build(model_config, classes, height)
+    for variable, value in zip(final.variables, weights, strict=True):
+        variable.assign(value)
+    temperature = fit_temperature(final, validation, alphabet)
+    served = export.ServedModel(final, tft_output, alphabet, transform, temperature)
+    pictures = _pictures_for_warmup(validation)
     export.save(served, fn_args.serving_model_dir, pictures, fn_args.custom_config["name"])
-    settings = {"alphabet": alphabet, "transform": transform.model_dump(), "model": model_config.model_dump(),
-                "train": train.model_dump(), "best_validation_cer": validation.best_cer}  # fmt: skip
+    settings = {
+        "alphabet": alphabet, "transform": transform.model_dump(), "model": model_config.model_dump(),
+        "train": train.model_dump(), "best_validation_cer": fitting.best_cer, "temperature": temperature,
+    }  # fmt: skip
     _write(os.path.join(fn_args.serving_model_dir, SETTINGS_FILE), json.dumps(settings, indent=1, ensure_ascii=False))
-    _write(os.path.join(fn_args.model_run_dir, HISTORY_FILE), json.dumps(history, indent=1))
+    _write(os.path.join(fn_args.model_run_dir, HISTORY_FILE), json.dumps(fitting.history, indent=1))
     with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, CURVES_FILE), "wb") as file:
-        plot_curves(history, file)
+        plot_curves(fitting.history, file)
+    with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, SHEET_FILE), "wb") as file:
+        file.write(augmentation_sheet(training, train))
+    fitting.forget()
+
+
+def fit_temperature(model: Any, validation: Source, alphabet: Sequence[str], most: int = 4096) -> float:
+    """Temperature under which the true texts of the validation split are most probable (Guo et al. 2017).
+
+    It is fitted there and not on the evaluation split, which must stay unseen by everything that ships.
+
+    Args:
+        model: trained network.
+        validation: pictures with their texts.
+        alphabet: characters of the classes.
+        most: pictures to use, to bound the memory of their logits.
+
+    Returns:
+        The divisor of the logits; above 1 where the network is too sure of itself.
+    """
+    classes = {character: i for i, character in enumerate(alphabet)}
+    collected = []
+    for inputs, texts in plain_batches(validation, 32).take(-(-most // 32)):
+        outputs = model(inputs, training=False)
+        known = [[classes[c] for c in text.decode() if c in classes] for text in texts.numpy()]
+        collected.append((tf.ragged.constant(known, tf.int64).to_tensor(-1), outputs["logits"], outputs["frames"]))
+
+    def surprise(temperature: float) -> float:
+        losses = [ctc_loss(labels, logits / temperature, frames).numpy() for labels, logits, frames in collected]
+        return float(np.concatenate(losses).mean())
+
+    return min(np.geomspace(0.5, 4.0, 25).tolist(), key=surprise) if collected else 1.0
+
+
+def augmentation_sheet(source: Source, train: TrainConfig, pictures: int = 8, variants: int = 4) -> bytes:
+    """A PNG with a few training pictures, each as it is and as training may see it."""
+    rows = []
+    still = train.model_copy(update={"batch_size": pictures, "augment": 0.0})
+    inputs, _ = next(iter(batches(source, still)))
+    images, widths = inputs["images"], inputs["widths"]
+    columns = [images] + [
+        augment.distort(images, widths, tf.zeros_like(widths) + COLUMNS_PER_FRAME, train.augment, train.augmentations,
+                        tf.constant([train.seed, variant], tf.int64))[0] for variant in range(variants)
+    ]  # fmt: skip
+    for picture in range(int(images.shape[0])):
+        rows.append(tf.concat([tf.pad(column[picture], [[2, 2], [4, 4], [0, 0]]) for column in columns], axis=1))
+    return tf.io.encode_png(tf.cast(255.0 * (1.0 - tf.concat(rows, axis=0)), tf.uint8)).numpy()
+
+
+def _tell_unalignable(source: Source, directory: str) -> None:
+    """Names the pictures that CTC cannot align: they are left out, but not silently."""
+    if source.unalignable:
+        shown = ", ".join(source.unalignable[:5]) + (", ..." if len(source.unalignable) > 5 else "")
+        console().print(
+            f"  {len(source.unalignable)} pictures have fewer frames than their labels need and are left out: {shown}"
+        )
+        _write(os.path.join(directory, UNALIGNABLE_FILE), json.dumps(source.unalignable, ensure_ascii=False))
+    if not source.samples:
+        raise ValueError("no picture can be trained on: all are too narrow for their labels; see transform.preset")
 
 
 def _expand(patterns: Sequence[str]) -> list[str]:
     return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
 
 
-def _pictures_for_warmup(files: Sequence[str], feature_spec: dict[str, Any], count: int = 4) -> list[bytes]:
+def _pictures_for_warmup(source: Source, count: int = 4) -> list[bytes]:
     """A few real pictures of the dataset as dark ink on white paper, in the size that the network sees."""
-    records = read_records(files, {"image_png": feature_spec["image_png"]}).take(count)
+    inputs, _ = next(iter(plain_batches(source, count)))
     return [
-        tf.io.encode_png(255 - tf.io.decode_png(record["image_png"])).numpy()
-        for record in records
-        if tf.strings.length(record["image_png"]) > 0
+        tf.io.encode_png(tf.cast(255.0 * (1.0 - image[:, : max(int(width), 1)]), tf.uint8)).numpy()
+        for image, width in zip(inputs["images"], inputs["widths"], strict=True)
     ]
 
 

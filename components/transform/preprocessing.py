@@ -240,6 +240,15 @@ def decode_tensor(image_png: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.io.decode_png(image_png, channels=1), tf.float32) / 255.0
 
 
+def picture_widths(image_png: tf.Tensor) -> tf.Tensor:
+    """Columns int32 [N] of transformed pictures, PNG string [N], from their headers; 0 for empty strings."""
+    # At least 20 bytes, since tf.strings.substr refuses positions behind the end also where tf.where drops them.
+    padded = tf.strings.join([image_png, tf.constant(b"\0" * 20)])
+    empty = tf.strings.length(image_png) == 0
+    header = tf.where(empty, b"\0\0\0\0", tf.strings.substr(padded, 16, 4))
+    return tf.reshape(tf.io.decode_raw(header, tf.int32, little_endian=False), [-1])
+
+
 def decode_batch(image_png: tf.Tensor, config: TransformConfig) -> tuple[tf.Tensor, tf.Tensor]:
     """Transformed pictures to a batch, as training and serving both feed it to the network.
 
@@ -250,11 +259,7 @@ def decode_batch(image_png: tf.Tensor, config: TransformConfig) -> tuple[tf.Tens
     Returns:
         float32 [N, H, W, 1] and the pictures' own widths int32 [N], 0 where there is no picture.
     """
-    header = tf.io.decode_raw(
-        tf.where(tf.strings.length(image_png) > 0, tf.strings.substr(_padded(image_png), 16, 4), b"\0\0\0\0"),
-        tf.int32, little_endian=False,
-    )  # fmt: skip
-    widths = tf.reshape(header, [-1])
+    widths = picture_widths(image_png)
     if config.preset == "word":
         columns = tf.constant(config.width)
     else:
@@ -270,8 +275,3 @@ def decode_batch(image_png: tf.Tensor, config: TransformConfig) -> tuple[tf.Tens
     width = config.width if config.preset == "word" else None
     images = tf.map_fn(one, image_png, fn_output_signature=tf.TensorSpec([config.height, width, 1], tf.float32))
     return tf.ensure_shape(images, [None, config.height, width, 1]), widths
-
-
-def _padded(data: tf.Tensor) -> tf.Tensor:
-    """At least 20 bytes, since tf.strings.substr refuses positions behind the end also where tf.where drops them."""
-    return tf.strings.join([data, tf.constant(b"\0" * 20)])

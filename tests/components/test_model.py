@@ -13,6 +13,8 @@ from tensorflow_transform.tf_metadata import metadata_io
 
 from components.evaluator.metrics import count_errors
 from components.trainer import augment, export, training
+from components.trainer.fitting import Fitting
+from components.trainer.input_pipeline import survey
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.transform import geometry, preprocessing
 from htr_client.decoding import Alphabet, BestPath
@@ -20,6 +22,7 @@ from pipeline.config import ModelConfig, TrainConfig, TransformConfig
 from tests.conftest import encode, picture
 
 SMALL = ModelConfig(filters=[8, 16, 16], recurrent_units=24, recurrent_layers=1, dropout=0)
+KINDS = TrainConfig().augmentations
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +88,27 @@ def test_best_path_and_posterior_agree_with_the_client():
     np.testing.assert_allclose(confidence, [d.confidence for d in decoded], atol=1e-4)
 
 
-def test_distortion_keeps_shape_range_and_room_for_the_label():
+@pytest.mark.parametrize("kinds", [[kind] for kind in KINDS] + [KINDS], ids=lambda kinds: "+".join(kinds))
+def test_distortion_keeps_shape_range_and_room_for_the_label(kinds):
     images = np.stack([1 - picture(128, 32, seed)[..., None] / 255 for seed in range(8)]).astype("float32")
     widths, narrowest = tf.constant([128, 100, 60, 20, 128, 128, 0, 128]), tf.constant([128, 90, 40, 20, 4, 4, 0, 4])
-    moved, new_widths = augment.distort(images, widths, narrowest, 1.0)
+    seed = tf.constant([1, 2], tf.int64)
+    moved, new_widths = augment.distort(images, widths, narrowest, 1.0, kinds, seed)
     assert moved.shape == images.shape
-    assert float(tf.reduce_min(moved)) >= 0 and float(tf.reduce_max(moved)) <= 1
+    assert float(tf.reduce_max(tf.abs(moved - images))) > 0.05
+    assert float(tf.reduce_min(moved)) >= 0 and float(tf.reduce_max(moved)) <= 1.0001
     assert (new_widths.numpy() >= np.minimum(narrowest, widths)).all() and (new_widths.numpy() <= 128).all()
     assert int(new_widths[6]) == 0
-    same, same_widths = augment.distort(images, widths, narrowest, 0.0)
+    again, _ = augment.distort(images, widths, narrowest, 1.0, kinds, seed)
+    np.testing.assert_array_equal(moved, again)
+    other, _ = augment.distort(images, widths, narrowest, 1.0, kinds, seed + 1)
+    assert float(tf.reduce_max(tf.abs(moved - other))) > 0.01
+    same, same_widths = augment.distort(images, widths, narrowest, 0.0, kinds, seed)
     np.testing.assert_allclose(same, images, atol=1e-5)
     assert same_widths.numpy().tolist() == widths.numpy().tolist()
 
 
+TRAIN = TrainConfig(epochs=12, batch_size=8, learning_rate=0.004, augment=0, patience=12)
 WORDS = ["ab", "ba", "aab", "cab", "abc", "bca", "caab", "bbc"]
 
 
@@ -143,24 +154,22 @@ def trained(tmp_path_factory):
             writer.write(coder.encode(row))
     tft_output = tft.TFTransformOutput(str(folder / "tft"))
     alphabet = preprocessing.read_alphabet(tft_output)
-    train = TrainConfig(epochs=12, batch_size=8, learning_rate=0.004, augment=0, patience=12)
-    feature_spec, files = tft_output.transformed_feature_spec(), [str(folder / "train.gz")]
+    source = survey([str(folder / "train.gz")], tft_output.transformed_feature_spec(), transform)
     keras.utils.set_random_seed(1)
     network = build(SMALL, len(alphabet) + 1, 32)
-    watched = training.batches(files, feature_spec, transform, train, training=False)
-    validation = training.Validation(watched, WORDS * 24, alphabet, 24, train)
-    batches = training.batches(files, feature_spec, transform, train, training=True)
-    history = training.fit(network, batches.apply(tf.data.experimental.assert_cardinality(24)), validation, train)
+    fitting = Fitting(network, source, source, alphabet, TRAIN)
+    fitting.run()
     served = export.ServedModel(network, tft_output, alphabet, transform)
     export.save(served, str(folder / "export"), [drawn("abc", 0), drawn("b", 1)], "htr")
-    return {"folder": folder, "alphabet": alphabet, "history": history, "validation": validation}
+    return {"folder": folder, "alphabet": alphabet, "source": source, "fitting": fitting}
 
 
 def test_it_learns_a_toy_script(trained):
     assert trained["alphabet"] == ["a", "b", "c"]
-    assert trained["history"][0]["validation_cer"] > 0.3
-    assert trained["validation"].best_cer < 0.02
-    assert trained["validation"].validate().rate == pytest.approx(trained["validation"].best_cer)
+    fitting = trained["fitting"]
+    assert fitting.history[0]["validation_cer"] > 0.3
+    assert fitting.best_cer < 0.02
+    assert fitting.validate().rate == pytest.approx(fitting.best_cer)
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +264,6 @@ def test_export_has_no_optimiser_state(trained):
 
 def test_curves_are_drawn(trained, tmp_path):
     with open(tmp_path / "curves.png", "wb") as file:
-        training.plot_curves(trained["history"], file)
+        training.plot_curves(trained["fitting"].history, file)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert json.dumps(trained["history"])
+    assert json.dumps(trained["fitting"].history)

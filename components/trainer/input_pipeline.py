@@ -1,0 +1,158 @@
+"""What Transform wrote, as batches for the network: streamed, shuffled, bucketed by width, distorted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from components.trainer import augment
+from components.trainer.model import needed_frames
+from components.transform.geometry import COLUMNS_PER_FRAME
+from components.transform.preprocessing import decode_batch, picture_widths
+from pipeline.config import TrainConfig, TransformConfig
+
+# Bounds at quantiles of the widths: pictures of a bucket differ little, so that batches have little padding.
+BUCKETS = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """Transformed examples of one split, and what one pass over them tells."""
+
+    files: list[str]
+    feature_spec: dict[str, Any]
+    transform: TransformConfig
+    samples: int
+    bounds: list[int]
+    per_bucket: list[int]
+    unalignable: list[str]
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of an epoch."""
+        return sum(-(-count // batch_size) for count in self.per_bucket)
+
+
+def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: TransformConfig) -> Source:
+    """Reads a split once: how many pictures, how wide, and which ones CTC cannot align.
+
+    Args:
+        files: gzipped TFRecords.
+        feature_spec: of the transformed examples.
+        transform: geometry of the image tensor.
+
+    Returns:
+        The source of `batches`; pictures with fewer frames than `needed_frames` are named by their `id` and left out.
+    """
+    records = _records(files, {name: feature_spec[name] for name in ("image_png", "labels", "id")})
+    records = records.map(_dense).padded_batch(256, {"image_png": [], "labels": [None], "id": []}, _PADDING)
+    records = records.map(
+        lambda r: (picture_widths(r["image_png"]), _can_align(r["image_png"], r["labels"]), r["id"]), tf.data.AUTOTUNE
+    )
+    read = [tuple(column.numpy() for column in batch) for batch in records]
+    widths, alignable, ids = (np.concatenate(column) for column in zip(*read, strict=True)) if read else ([], [], [])
+    widths = np.asarray(widths)[np.asarray(alignable, bool)]
+    bounds: list[int] = []
+    if transform.preset == "line" and len(widths):
+        quantiles = np.quantile(widths, np.linspace(0, 1, BUCKETS + 1)[1:-1], method="higher")
+        bounds = sorted({int(width) + 1 for width in quantiles if width < widths.max()})
+    per_bucket = np.bincount(np.searchsorted(bounds, widths, side="right"), minlength=len(bounds) + 1)
+    return Source(
+        list(files), feature_spec, transform, len(widths), bounds, per_bucket.tolist(),
+        [name.decode() for name, can in zip(ids, alignable, strict=True) if not can],
+    )  # fmt: skip
+
+
+def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) -> tf.data.Dataset:
+    """Shuffled and distorted batches of several epochs; memory holds the shuffle buffer and a few batches.
+
+    The order of the pictures and their distortions follow from the seed, the epoch and the number of the batch: a
+    training that is resumed sees the same batches as one that was not interrupted.
+
+    Args:
+        source: training split.
+        train: batch size, shuffling and augmentation.
+        epochs: how many.
+        done: batches to leave out at the beginning.
+
+    Returns:
+        Pairs of inputs (`images`, `widths`, see `Recogniser.call`) and labels int64 [N, L] padded with -1.
+    """
+    spec = {name: source.feature_spec[name] for name in ("image_png", "labels")}
+    first_epoch, skipped = divmod(done, source.steps(train.batch_size))
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        dataset = _records(source.files, spec).map(_dense)
+        if source.unalignable:
+            dataset = dataset.filter(lambda r: _can_align(r["image_png"][tf.newaxis], r["labels"][tf.newaxis])[0])
+        dataset = dataset.shuffle(train.shuffle_buffer, seed=train.seed + number, reshuffle_each_iteration=False)
+        shapes = {"image_png": [], "labels": [None]}
+        padding = {name: _PADDING[name] for name in shapes}
+        if not source.bounds:
+            return dataset.padded_batch(train.batch_size, shapes, padding)
+        bucketed = dataset.bucket_by_sequence_length(
+            lambda r: picture_widths(r["image_png"][tf.newaxis])[0], source.bounds,
+            [train.batch_size] * len(source.per_bucket), padded_shapes=shapes, padding_values=padding,
+        )  # fmt: skip
+        # Buckets fill at their own pace, and the last batches of an epoch would all be the odd rests.
+        return bucketed.shuffle(64, seed=train.seed + number, reshuffle_each_iteration=False)
+
+    def to_inputs(number: tf.Tensor, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        images, widths = decode_batch(batch["image_png"], source.transform)
+        if train.augment:
+            narrowest = COLUMNS_PER_FRAME * needed_frames(batch["labels"])
+            seed = tf.stack([tf.constant(train.seed, tf.int64), number])
+            images, widths = augment.distort(images, widths, narrowest, train.augment, train.augmentations, seed)
+        return {"images": images, "widths": widths}, batch["labels"]
+
+    dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch).skip(skipped)
+    dataset = tf.data.Dataset.zip((tf.data.Dataset.counter(done), dataset))
+    return dataset.map(to_inputs, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def plain_batches(source: Source, batch_size: int) -> tf.data.Dataset:
+    """All pictures of a split as they are, those of about one width together.
+
+    Args:
+        source: any split.
+        batch_size: N.
+
+    Returns:
+        Pairs of inputs (see `Recogniser.call`) and texts string [N].
+    """
+    spec = {name: source.feature_spec[name] for name in ("image_png", "text")}
+    dataset = _records(source.files, spec)
+    if source.bounds:
+        dataset = dataset.bucket_by_sequence_length(
+            lambda r: picture_widths(r["image_png"][tf.newaxis])[0], source.bounds,
+            [batch_size] * len(source.per_bucket),
+        )  # fmt: skip
+    else:
+        dataset = dataset.batch(batch_size)
+
+    def to_inputs(batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        images, widths = decode_batch(batch["image_png"], source.transform)
+        return {"images": images, "widths": widths}, batch["text"]
+
+    return dataset.map(to_inputs, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+_PADDING = {"image_png": b"", "labels": np.int64(-1), "id": b""}
+
+
+def _records(files: Sequence[str], spec: dict[str, Any]) -> tf.data.Dataset:
+    dataset = tf.data.TFRecordDataset(list(files), compression_type="GZIP")
+    return dataset.map(lambda record: tf.io.parse_single_example(record, spec), tf.data.AUTOTUNE)
+
+
+def _dense(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {**record, "labels": tf.sparse.to_dense(record["labels"])}
+
+
+def _can_align(image_png: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """bool [N]: as many frames as CTC needs, and at least one character."""
+    frames = -(-picture_widths(image_png) // COLUMNS_PER_FRAME)
+    return (needed_frames(labels) <= frames) & tf.reduce_any(labels >= 0, axis=1)
