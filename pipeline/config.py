@@ -76,7 +76,7 @@ class ModelConfig(_Section):
 class TrainConfig(_Section):
     """How the network is trained."""
 
-    epochs: int = Field(24, ge=1, description="passes over the training pictures, at most")
+    epochs: int = Field(30, ge=1, description="passes over the training pictures, at most")
     batch_size: int = Field(16, ge=1, description="pictures of one optimiser step")
     learning_rate: float = Field(2e-3, gt=0, description="peak, after warm-up; decays along a cosine to a hundredth")
     warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
@@ -176,6 +176,7 @@ class KubeflowConfig(_Section):
     trainer_image: str | None = Field(None, description="image of Trainer, with CUDA; that of the other steps if unset")
     image_pull_secrets: list[str] = Field([], description="secrets with the registry's credentials")
     pipeline_root: str | None = Field(None, description="where artifacts go, e.g. s3://bucket/htr; Kubeflow's if unset")
+    scratch: str = Field("/tmp/htr", description="for Trainer's checkpoints; a retry goes on from those on a volume")
     stage_artifacts: bool = Field(
         True, description="steps work on copies beside them; off: on the addresses, for Beam workers elsewhere"
     )

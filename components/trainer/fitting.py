@@ -264,7 +264,7 @@ class Fitting:
             "done": self.done, "history": self.history, "best_cer": self.best_cer, "best_epoch": self.best_epoch,
             "losses": [float(loss) for loss in self._losses], "seconds": seconds,
         }  # fmt: skip
-        if not is_chief():
+        if not self.checkpoint or not is_chief():
             return
         buffer = io.BytesIO()
         np.savez(buffer, progress=np.frombuffer(json.dumps(progress).encode(), np.uint8), **arrays)

@@ -153,6 +153,6 @@ def _dense(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def _can_align(image_png: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """bool [N]: as many frames as CTC needs, and at least one character."""
+    """Whether each of N pictures has as many frames as CTC needs, and a label at all: bool [N]."""
     frames = -(-picture_widths(image_png) // COLUMNS_PER_FRAME)
     return (needed_frames(labels) <= frames) & tf.reduce_any(labels >= 0, axis=1)

@@ -146,8 +146,11 @@ def ctc_loss(labels: tf.Tensor, logits: tf.Tensor, frames: tf.Tensor) -> tf.Tens
         frames: int32 [N], valid frames of each row.
 
     Returns:
-        float32 [N]. Samples that cannot be aligned (see `geometry.needed_frames`) have loss 0: they must be kept
-        out beforehand, which ExampleGen does.
+        float32 [N].
+
+    Raises:
+        tf.errors.InvalidArgumentError: a sample cannot be aligned (see `needed_frames`) or is empty; ExampleGen
+            rejects such pictures, and `input_pipeline.survey` leaves out what another geometry makes so.
     """
     where = tf.where(labels >= 0)
     sparse = tf.SparseTensor(where, tf.cast(tf.gather_nd(labels, where), tf.int32), tf.shape(labels, out_type=tf.int64))

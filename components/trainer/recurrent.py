@@ -1,4 +1,4 @@
-"""The recurrent layers: LSTMs over the frames in both directions, quick on CPUs, cuDNN on GPUs, portable when served."""
+"""The recurrent layers: LSTMs over the frames in both directions; cuDNN on GPUs, portable where they are served."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from components.trainer import augment, export
 from components.trainer.export import SETTINGS_FILE
 from components.trainer.fitting import Fitting, fingerprint, is_chief, training_strategy
 from components.trainer.input_pipeline import Source, batches, plain_batches, survey
-from components.trainer.model import build, ctc_loss
+from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.transfer import freeze, start_from
 from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.preprocessing import read_alphabet
@@ -130,12 +130,16 @@ def fit_temperature(model: Any, validation: Source, alphabet: Sequence[str], mos
     for inputs, texts in plain_batches(validation, 32).take(-(-most // 32)):
         outputs = model(inputs, training=False)
         known = [[classes[c] for c in text.decode() if c in classes] for text in texts.numpy()]
-        collected.append((tf.ragged.constant(known, tf.int64).to_tensor(-1), outputs["logits"], outputs["frames"]))
+        labels = tf.ragged.constant(known, tf.int64, ragged_rank=1).to_tensor(-1)
+        possible = (needed_frames(labels) <= outputs["frames"]) & tf.reduce_any(labels >= 0, axis=1)
+        parts = (labels, outputs["logits"], outputs["frames"])
+        collected.append([tf.boolean_mask(part, possible) for part in parts])
 
     def surprise(temperature: float) -> float:
         losses = [ctc_loss(labels, logits / temperature, frames).numpy() for labels, logits, frames in collected]
         return float(np.concatenate(losses).mean())
 
+    collected = [parts for parts in collected if len(parts[0])]
     return min(np.geomspace(0.5, 4.0, 25).tolist(), key=surprise) if collected else 1.0
 
 

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
-import tensorflow_transform.beam as tft_beam
-from tensorflow_transform.tf_metadata import metadata_io
 
 from components.evaluator.metrics import count_errors
 from components.trainer import augment, export, training
@@ -18,10 +16,10 @@ from components.trainer.input_pipeline import survey
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.transform import geometry, preprocessing
 from htr_client.decoding import Alphabet, BestPath
-from pipeline.config import ModelConfig, TrainConfig, TransformConfig
-from tests.conftest import encode, picture
+from pipeline.config import TrainConfig, TransformConfig
+from tests.components.toy import SMALL, TRAIN, WORDS, drawn
+from tests.conftest import picture
 
-SMALL = ModelConfig(filters=[8, 16, 16], recurrent_units=24, recurrent_layers=1, dropout=0)
 KINDS = TrainConfig().augmentations
 
 
@@ -108,53 +106,14 @@ def test_distortion_keeps_shape_range_and_room_for_the_label(kinds):
     assert same_widths.numpy().tolist() == widths.numpy().tolist()
 
 
-TRAIN = TrainConfig(epochs=12, batch_size=8, learning_rate=0.004, augment=0, patience=12)
-WORDS = ["ab", "ba", "aab", "cab", "abc", "bca", "caab", "bbc"]
-
-
-def drawn(word: str, seed: int) -> bytes:
-    """A word of a toy script: a, b and c are a bar, a box and a cross."""
-    import cv2
-
-    random = np.random.default_rng(seed)
-    page = np.full((40, 30 + 28 * len(word)), 230, np.uint8)
-    for i, letter in enumerate(word):
-        x, y = 12 + 28 * i + int(random.integers(-2, 3)), 8 + int(random.integers(-2, 3))
-        if letter == "a":
-            cv2.line(page, (x + 8, y), (x + 8, y + 22), 30, 2)
-        elif letter == "b":
-            cv2.rectangle(page, (x, y), (x + 16, y + 22), 30, 2)
-        else:
-            cv2.line(page, (x, y), (x + 16, y + 22), 30, 2)
-            cv2.line(page, (x + 16, y), (x, y + 22), 30, 2)
-    return encode(page)
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, toy):
     """A network trained on the toy script through Transform, as Trainer does it, and its export."""
     folder = tmp_path_factory.mktemp("trained")
     transform = TransformConfig()
-    raw = [
-        {"image": [drawn(word, i)], "text": [word.encode()], "id": [b"%d" % i], "writer": [b""], "source": [b""]}
-        for i, word in enumerate(WORDS * 24)
-    ]
-    spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in raw[0]}
-    config = {"transform": transform.model_dump_json(), "alphabet": None}
-    with tft_beam.Context(temp_dir=str(folder / "tmp")):
-        (data, metadata), transform_fn = (
-            (raw, tft.DatasetMetadata.from_feature_spec(spec))
-            | tft_beam.AnalyzeAndTransformDataset(lambda inputs: preprocessing.preprocessing_fn(inputs, config))
-        )  # fmt: skip
-        transform_fn | tft_beam.WriteTransformFn(str(folder / "tft"))
-    metadata_io.write_metadata(metadata, str(folder / "tft" / "transformed_metadata"))
-    coder = tft.coders.ExampleProtoCoder(metadata.schema)
-    with tf.io.TFRecordWriter(str(folder / "train.gz"), "GZIP") as writer:
-        for row in data:
-            writer.write(coder.encode(row))
-    tft_output = tft.TFTransformOutput(str(folder / "tft"))
+    tft_output = tft.TFTransformOutput(str(toy / "tft"))
     alphabet = preprocessing.read_alphabet(tft_output)
-    source = survey([str(folder / "train.gz")], tft_output.transformed_feature_spec(), transform)
+    source = survey([str(toy / "train.gz")], tft_output.transformed_feature_spec(), transform)
     keras.utils.set_random_seed(1)
     network = build(SMALL, len(alphabet) + 1, 32)
     fitting = Fitting(network, source, source, alphabet, TRAIN)

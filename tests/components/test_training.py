@@ -1,0 +1,246 @@
+"""What people trust a trainer for: the same seed the same curve, resuming, warm starts, nothing lost silently."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from components.evaluator.metrics import count_errors
+from components.trainer import training, transfer
+from components.trainer.fitting import Fitting
+from components.trainer.input_pipeline import batches, plain_batches, survey
+from components.trainer.model import build
+from components.transform import preprocessing
+from pipeline.config import TransformConfig
+from tests.components.toy import SMALL, TRAIN, WORDS, arguments, drawn, write_transformed
+
+WORD = TransformConfig()
+LINE = TransformConfig(preset="line", height=32, width=400)
+
+
+def source_of(folder: Path, transform: TransformConfig = WORD):
+    spec = tft.TFTransformOutput(str(folder / "tft")).transformed_feature_spec()
+    return survey([str(folder / "train.gz")], spec, transform)
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    """Words of one to sixteen letters, each picture as wide as its word."""
+    words = [("abcabbca" * 2)[: 1 + i % 16] for i in range(160)]
+    return write_transformed(tmp_path_factory.mktemp("lines"), words, LINE)
+
+
+def fit(source, train, **kwargs):
+    keras.utils.set_random_seed(train.seed)
+    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], train, **kwargs)
+    fitting.run()
+    return fitting
+
+
+def losses(history):
+    return [(epoch["loss"], epoch["validation_cer"]) for epoch in history]
+
+
+def test_a_seed_gives_one_curve_and_another_seed_another(toy):
+    train = TRAIN.model_copy(update={"epochs": 1, "augment": 0.5})
+    first, again = (fit(source_of(toy), train) for _ in range(2))
+    np.testing.assert_allclose(losses(first.history), losses(again.history), rtol=1e-4)
+    other = fit(source_of(toy), train.model_copy(update={"seed": 2}))
+    assert abs(other.history[0]["loss"] - first.history[0]["loss"]) > 1e-3
+
+
+def test_batches_go_on_where_an_interrupted_training_stopped(lines):
+    source = source_of(lines, LINE)
+    train = TRAIN.model_copy(update={"augment": 0.7})
+    whole = list(batches(source, train, epochs=2))
+    assert len(whole) == 2 * source.steps(train.batch_size)
+    for done in (3, source.steps(train.batch_size) + 2):
+        rest = list(batches(source, train, epochs=2, done=done))
+        assert len(rest) == len(whole) - done
+        for (inputs, labels), (expected, expected_labels) in zip(rest, whole[done:], strict=True):
+            np.testing.assert_array_equal(inputs["images"], expected["images"])
+            np.testing.assert_array_equal(labels, expected_labels)
+
+
+def test_every_picture_is_seen_once_in_an_epoch(lines):
+    source = source_of(lines, LINE)
+    seen = sorted(tuple(row[row >= 0]) for _, labels in batches(source, TRAIN) for row in labels.numpy())
+    expected = sorted(
+        tuple("abc".index(c) for c in t.decode()) for _, ts in plain_batches(source, 7) for t in ts.numpy()
+    )
+    assert seen == expected and len(seen) == 160
+
+
+def test_buckets_waste_little_on_padding(lines):
+    source = source_of(lines, LINE)
+    assert len(source.bounds) > 3
+
+    def padding(bounded):
+        filled = [float(tf.reduce_mean(x["widths"] / x["images"].shape[2])) for x, _ in batches(bounded, TRAIN)]
+        return 1 - np.mean(filled)
+
+    one_bucket = source_of(lines, LINE)
+    object.__setattr__(one_bucket, "bounds", [])
+    assert padding(source) < 0.15 < 0.3 < padding(one_bucket)
+
+
+def test_pictures_that_cannot_be_aligned_are_named_and_left_out(tmp_path, capsys):
+    transform = TransformConfig(preset="word", height=32, width=32)  # eight frames
+    folder = write_transformed(tmp_path, ["ab", "abcabcabc", "aaaaa", "abc"] * 6, transform)
+    source = source_of(folder, transform)
+    assert source.unalignable == [str(i) for i in range(24) if i % 4 in (1, 2)] and source.samples == 12
+    train = TRAIN.model_copy(update={"epochs": 1})
+    training.run_fn(SimpleNamespace(**arguments(folder, tmp_path / "out", train, transform)))
+    assert "12 pictures have fewer frames than their labels need and are left out: 1, 2, 5" in capsys.readouterr().err
+    named = json.loads((tmp_path / "out" / "run" / training.UNALIGNABLE_FILE).read_text())
+    assert named == source.unalignable
+    history = json.loads((tmp_path / "out" / "run" / training.HISTORY_FILE).read_text())
+    assert np.isfinite(history[0]["loss"])
+
+
+def test_nothing_to_train_on_is_an_error_that_says_why(tmp_path):
+    transform = TransformConfig(preset="word", height=32, width=32)
+    folder = write_transformed(tmp_path, ["aaaaaaa"] * 3, transform)
+    with pytest.raises(ValueError, match=r"too narrow for their labels; see transform\.preset"):
+        training.run_fn(SimpleNamespace(**arguments(folder, tmp_path / "out", TRAIN, transform)))
+
+
+def start(json_file: Path, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.components.toy", str(json_file)]
+    log = open(f"{json_file}.log", "w")  # noqa: SIM115
+    return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
+
+
+@pytest.mark.slow
+def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_it_had_not(toy, tmp_path):
+    train = TRAIN.model_copy(update={"epochs": 5, "augment": 0.5, "checkpoint_minutes": 1e-4, "shuffle_buffer": 50})
+    for name in ("whole", "killed"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(arguments(toy, tmp_path / name, train, WORD)))
+    assert start(tmp_path / "whole.json").wait(timeout=180) == 0
+    process = start(tmp_path / "killed.json")
+    checkpoints = tmp_path / "killed" / "checkpoints"
+
+    def steps_done():
+        files = list(checkpoints.glob("*/checkpoint.npz"))
+        return json.loads(np.load(files[0])["progress"].tobytes())["done"] if files else 0
+
+    deadline = time.monotonic() + 120
+    while steps_done() < 30:
+        assert process.poll() is None and time.monotonic() < deadline, Path(f"{tmp_path}/killed.json.log").read_text()
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    done = steps_done()
+    assert 30 <= done < 5 * 24 and done % 24, "killed within an epoch"
+    assert start(tmp_path / "killed.json").wait(timeout=180) == 0
+    log = Path(f"{tmp_path}/killed.json.log").read_text()
+    assert f"going on after {done // 24} epochs and {done % 24} batches" in log
+    whole, resumed = (
+        json.loads((tmp_path / name / "run" / training.HISTORY_FILE).read_text()) for name in ("whole", "killed")
+    )
+    np.testing.assert_allclose(losses(resumed), losses(whole), rtol=0.02, atol=0.02)
+    assert not list(checkpoints.glob("*/*.npz")), "a checkpoint that has been used is deleted"
+
+
+def test_a_changed_setting_does_not_resume_another_training(toy, tmp_path):
+    train = TRAIN.model_copy(update={"epochs": 1})
+    first = arguments(toy, tmp_path, train, WORD)
+    second = arguments(toy, tmp_path, train.model_copy(update={"seed": 5}), WORD)
+    names = [
+        training.fingerprint(a["train_files"], *(a["custom_config"][s] for s in ("transform", "model", "train")))
+        for a in (first, second)
+    ]
+    assert names[0] != names[1]
+
+
+def test_warm_start_knows_old_characters_and_learns_new_ones(toy, tmp_path):
+    trained = arguments(toy, tmp_path / "old", TRAIN, WORD)
+    training.run_fn(SimpleNamespace(**trained))
+    grown = write_transformed(tmp_path, [w.replace("c", "d") if i % 2 else w for i, w in enumerate(WORDS * 12)],
+                              WORD)  # fmt: skip
+    alphabet = preprocessing.read_alphabet(tft.TFTransformOutput(str(grown / "tft")))
+    assert alphabet == ["a", "b", "c", "d"]
+    keras.utils.set_random_seed(2)
+    model = build(SMALL, 5, 32)
+    told = transfer.start_from(model, alphabet, trained["serving_model_dir"])
+    assert "3 characters known, new: d" in told
+    old_words = Fitting(model, source_of(toy), source_of(toy), alphabet, TRAIN)
+    assert old_words.validate().rate < 0.1, "what was known is still known"
+
+    transfer.freeze(model, ["convolutions"])
+    before = [w.numpy() for stage in model.stages for w in stage.weights]
+    short = TRAIN.model_copy(update={"epochs": 8})
+    fitting = Fitting(model, source_of(grown), source_of(grown), alphabet, short)
+    fitting.run()
+    assert fitting.best_cer < 0.1, "and the new character is learnt"
+    for weight, value in zip([w for stage in model.stages for w in stage.weights], before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+
+
+def test_warm_start_refuses_another_network_by_name(toy, tmp_path):
+    train = TRAIN.model_copy(update={"epochs": 1})
+    trained = arguments(toy, tmp_path / "old", train, WORD)
+    training.run_fn(SimpleNamespace(**trained))
+    wider = build(SMALL.model_copy(update={"recurrent_units": 32}), 4, 32)
+    with pytest.raises(transfer.WarmStartError, match=r"recurrent_0/forward.*`model` section"):
+        transfer.start_from(wider, ["a", "b", "c"], trained["serving_model_dir"])
+    with pytest.raises(transfer.WarmStartError, match="neither a version of a model nor a directory with versions"):
+        transfer.start_from(wider, ["a", "b", "c"], str(tmp_path))
+
+
+def test_temperature_makes_a_doubtful_network_say_so(toy):
+    class Overconfident:
+        def __call__(self, inputs, training):
+            # Right three times of four, but always sure.
+            logits = np.zeros((len(inputs["widths"]), 8, 4), np.float32)
+            logits[..., 3] = 12
+            logits[:, 0, 0], logits[:, 0, 3] = 12, 0
+            return {"logits": tf.constant(logits), "frames": tf.fill([len(logits)], 8)}
+
+    source = source_of(toy)
+    assert training.fit_temperature(Overconfident(), source, ["a", "b", "c"]) > 2.0
+
+
+def test_sheet_shows_originals_and_variants(toy):
+    sheet = tf.io.decode_png(training.augmentation_sheet(source_of(toy), TRAIN.model_copy(update={"augment": 1.0})))
+    height, width = 32 + 4, 128 + 8
+    assert sheet.shape == (8 * height, 5 * width, 1)
+    first, second = sheet[:, :width], sheet[:, width : 2 * width]
+    assert float(tf.reduce_mean(tf.abs(tf.cast(first, tf.float32) - tf.cast(second, tf.float32)))) > 1
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.mark.slow
+def test_two_workers_train_one_model(toy, tmp_path):
+    train = TRAIN.model_copy(update={"epochs": 10, "learning_rate": 0.006})
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    processes = []
+    for index in range(2):
+        file = tmp_path / f"worker{index}.json"
+        file.write_text(json.dumps(arguments(toy, tmp_path / "out", train, WORD)))
+        task = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        processes.append(start(file, TF_CONFIG=task))
+    assert [process.wait(timeout=240) for process in processes] == [0, 0], (tmp_path / "worker0.json.log").read_text()
+    assert "2 replicas" in (tmp_path / "worker0.json.log").read_text()
+    history = json.loads((tmp_path / "out" / "run" / training.HISTORY_FILE).read_text())
+    assert history[-1]["validation_cer"] < 0.1
+    loaded = tf.saved_model.load(str(tmp_path / "out" / "model"))
+    answer = loaded.signatures["transcribe"](image_bytes=tf.constant([drawn(w, 500) for w in WORDS]))
+    assert count_errors(WORDS, [t.decode() for t in answer["text"].numpy()]).rate < 0.15
