@@ -16,23 +16,23 @@ import psutil
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import constants
 from tfx.orchestration import metadata
-from tfx.orchestration.local import runner_utils
-from tfx.orchestration.portable import launcher, runtime_parameter_utils, tfx_runner
+from tfx.orchestration.portable import runtime_parameter_utils, tfx_runner
 
-from pipeline import summary
+from pipeline import steps, summary
 from pipeline.config import Config
 from pipeline.console import console
 from pipeline.definition import create_pipeline
 
 _DOING = {
     "HandwritingExampleGen": "Reading labels and pictures",
-    "ImportSchemaGen": "Loading the schema",
+    "SchemaGen": "Loading the schema",
     "StatisticsGen": "Computing statistics",
     "ExampleValidator": "Checking the statistics against the schema",
     "Transform": "Resizing and normalising pictures, collecting the alphabet",
     "Trainer": "Training the network",
     "Baseline": "Looking up the last blessed model",
     "Evaluator": "Measuring CER and WER, judging the gate",
+    "RunReport": "Writing the report",
     "ServingCheck": "Asking a model server to serve the model",
     "Pusher": "Pushing the model",
 }
@@ -43,11 +43,7 @@ class WorkspaceBusy(RuntimeError):
 
 
 class LocalRunner(tfx_runner.IrBasedRunner):
-    """TFX's local runner with progress for people and the peak memory of each step."""
-
-    def __init__(self) -> None:
-        """Starts with no measurements."""
-        self.peak_bytes: dict[str, int] = {}
+    """TFX's local runner with progress for people; notes the peak memory of each step in ML Metadata."""
 
     def run_with_ir(self, pipeline: Any, run_options: Any = None) -> None:
         """Runs all nodes in order; the first exception ends the run.
@@ -61,26 +57,15 @@ class LocalRunner(tfx_runner.IrBasedRunner):
         runtime_parameter_utils.substitute_runtime_parameter(
             pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
         )
-        deployment = runner_utils.extract_local_deployment_config(pipeline)
-        connection_config = getattr(
-            deployment.metadata_connection_config, deployment.metadata_connection_config.WhichOneof("connection_config")
-        )
+        connection_config = steps.metadata_connection(pipeline)
         for number, node in enumerate(pipeline.nodes, 1):
             node_id = node.pipeline_node.node_info.id
             connection = metadata.Metadata(connection_config)
             console().print(f"[{number}/{len(pipeline.nodes)}] {_DOING.get(node_id, node_id)}", markup=False)
             begin = time.monotonic()
             with _peak_memory() as peak:
-                execution = launcher.Launcher(
-                    pipeline_node=node.pipeline_node,
-                    mlmd_connection=connection,
-                    pipeline_info=pipeline.pipeline_info,
-                    pipeline_runtime_spec=pipeline.runtime_spec,
-                    executor_spec=runner_utils.extract_executor_spec(deployment, node_id),
-                    custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node_id),
-                ).launch()
-            self.peak_bytes[node_id] = peak[0]
-            how = "cached" if _was_cached(connection, execution) else f"{time.monotonic() - begin:.1f} s"
+                execution = steps.launch(pipeline, node, connection)
+            how = "cached" if _note_peak(connection, execution, peak[0]) else f"{time.monotonic() - begin:.1f} s"
             console().print(f"  {how}", style="dim")
 
 
@@ -108,12 +93,17 @@ def _peak_memory() -> Iterator[list[int]]:
         thread.join()
 
 
-def _was_cached(connection: metadata.Metadata, execution: Any) -> bool:
+def _note_peak(connection: metadata.Metadata, execution: Any, peak_bytes: int) -> bool:
+    """Notes the peak memory of a step in ML Metadata, unless it was cached. Returns whether it was."""
     if execution is None or not execution.execution_id:
         return False
     with connection as handle:
         (record,) = handle.store.get_executions_by_id([execution.execution_id])
-    return record.last_known_state == metadata_store_pb2.Execution.CACHED
+        cached = record.last_known_state == metadata_store_pb2.Execution.CACHED
+        if not cached:
+            record.custom_properties[summary.PEAK_PROPERTY].int_value = peak_bytes
+            handle.store.put_executions([record])
+    return cached
 
 
 @contextlib.contextmanager
@@ -149,9 +139,8 @@ def run(config: Config) -> summary.RunSummary:
     with _locked(config.workspace):
         database = os.path.join(config.workspace, summary.METADATA_FILE)
         connection = metadata.sqlite_metadata_connection_config(database)
-        runner = LocalRunner()
-        runner.run(create_pipeline(config, os.path.join(config.workspace, "pipeline"), connection))
-        return summary.read(config.workspace, config.name, runner.peak_bytes)
+        LocalRunner().run(create_pipeline(config, os.path.join(config.workspace, "pipeline"), connection))
+        return summary.read(config.workspace, config.name)
 
 
 def root_message(error: BaseException) -> tuple[str, str]:

@@ -1,0 +1,169 @@
+"""Accuracy against CPU time: trains recipes on labelled folders and reads the pictures of writers not in training.
+
+Every variant is the default recipe with some settings changed, so that the table is the ablation behind the defaults.
+Splits are by writer, drawn with a salt of their own. Transform's own functions resize the pictures, Trainer's own loop
+trains; what a run adds around that is measured elsewhere.
+
+    python -m benchmarks.accuracy --data FOLDER --preset line --epochs 12 --variants recipe no-shortcut --seeds 1 2
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from benchmarks.plain import ConcatenatedColumns
+from components.evaluator.metrics import ErrorCounts
+from components.example_gen import dataset
+from components.trainer.fitting import Fitting
+from components.trainer.input_pipeline import Source, plain_batches, survey
+from components.trainer.model import Recogniser, build
+from components.transform.preprocessing import resize_pictures
+from htr_client.decoding import Alphabet, BestPath
+from pipeline import config as configuration
+from pipeline.config import Config, DataConfig, TransformConfig
+
+KINDS = ("affine", "elastic", "stroke", "contrast", "noise", "cutout")
+VARIANTS: dict[str, list[str]] = {
+    "recipe": [],
+    "no-shortcut": ["train.shortcut=0"],
+    "no-average": ["train.average_epochs=0"],
+    "no-augment": ["train.augment=0"],
+    "augment-1.0": ["train.augment=1.0"],
+    **{f"only-{kind}": [f"train.augmentations=[{kind}]"] for kind in KINDS},
+    **{f"no-{kind}": [f"train.augmentations=[{','.join(k for k in KINDS if k != kind)}]"] for kind in KINDS},
+    "one-lstm": ["model.recurrent_layers=1"],
+    "three-lstm": ["model.recurrent_layers=3"],
+    "lstm-256": ["model.recurrent_units=256"],
+    "narrow": ["model.filters=[16,32,64,96,128]"],
+    "shallow": ["model.filters=[24,48,96,192]"],
+    "batch-32": ["train.batch_size=32"],
+    "rate-0.001": ["train.learning_rate=0.001"],
+    "rate-0.004": ["train.learning_rate=0.004"],
+    "dropout-0.4": ["model.dropout=0.4"],
+    "concatenate": [],
+}
+FEATURES = {
+    "image_png": tf.io.FixedLenFeature([], tf.string),
+    "labels": tf.io.VarLenFeature(tf.int64),
+    **{name: tf.io.FixedLenFeature([], tf.string) for name in ("text", "id", "source")},
+}
+
+
+def prepare(data: DataConfig, transform: TransformConfig, folder: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Reads datasets as ExampleGen does and resizes them as Transform does.
+
+    Args:
+        data: folders and the salt of the splits.
+        transform: geometry.
+        folder: where to write one TFRecord file a split, and for each source one of its evaluation split.
+
+    Returns:
+        The alphabet of the training split, and the files by split (`train`, `validation`, `eval`, `eval SOURCE`).
+    """
+    tables, _ = dataset.find_tables(data)
+    given = dataset.named_splits(tables)
+    rows = [dataset.examine(row, given, data, transform) for table in tables for row in dataset.read_rows(table)]
+    samples = [row for row in rows if isinstance(row, dataset.Sample)]
+    print(
+        f"{len(samples)} pictures, rejected: {dict(Counter(r.reason for r in rows if isinstance(r, dataset.Reject)))}"
+    )
+    alphabet = sorted({character for s in samples if s.split == "train" for character in s.text})
+    classes = {character: i for i, character in enumerate(alphabet)}
+    resize = tf.function(lambda encoded: resize_pictures(encoded, transform), reduce_retracing=True)
+
+    splits: dict[str, list[dataset.Sample]] = defaultdict(list)
+    for sample in samples:
+        splits[sample.split].append(sample)
+        if sample.split == "eval":
+            splits[f"eval {sample.source}"].append(sample)
+    for split, members in splits.items():
+        print(f"  {split:24s} {len(members):6d} pictures, {len({s.writer for s in members}):4d} writers")
+        with tf.io.TFRecordWriter(str(folder / f"{split}.gz"), "GZIP") as writer:
+            for start in range(0, len(members), 64):
+                part = members[start : start + 64]
+                for sample, png in zip(part, resize(tf.constant([s.image for s in part])).numpy(), strict=True):
+                    writer.write(_example(sample, png, [classes[c] for c in sample.text if c in classes]))
+    return alphabet, {split: [str(folder / f"{split}.gz")] for split in splits}
+
+
+def _example(sample: dataset.Sample, png: bytes, labels: Sequence[int]) -> bytes:
+    features = {"labels": tf.train.Feature(int64_list=tf.train.Int64List(value=labels))}
+    for name, value in (("image_png", png), ("text", sample.text), ("id", sample.id), ("source", sample.source)):
+        encoded = value if isinstance(value, bytes) else value.encode()
+        features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded]))
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def errors(model: Recogniser, source: Source, alphabet: Sequence[str]) -> tuple[ErrorCounts, ErrorCounts]:
+    """Character and word errors of a network on a split, best path."""
+    infer = tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
+    characters, words = ErrorCounts(), ErrorCounts()
+    for inputs, texts in plain_batches(source, 32):
+        outputs = infer(inputs)
+        log_probs = tf.nn.log_softmax(outputs["logits"]).numpy()
+        decoded = BestPath().decode(log_probs, outputs["frames"].numpy(), Alphabet(alphabet))
+        for text, result in zip(texts.numpy(), decoded, strict=True):
+            characters.add(text.decode(), result.text)
+            words.add(text.decode(), result.text, "word")
+    return characters, words
+
+
+def train(
+    variant: str, config: Config, files: dict[str, list[str]], alphabet: Sequence[str]
+) -> tuple[Recogniser, float]:
+    """Trains one variant. Returns the network and the CPU minutes (user and system) that it took."""
+    keras.utils.set_random_seed(config.train.seed)
+    sources = {split: survey(files[split], FEATURES, config.transform) for split in ("train", "validation")}
+    kind = ConcatenatedColumns if variant == "concatenate" else Recogniser
+    model = build(config.model, len(alphabet) + 1, config.transform.height or 0, kind)
+    begin = time.process_time()
+    Fitting(model, sources["train"], sources["validation"], alphabet, config.train).run()
+    return model, (time.process_time() - begin) / 60
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", action="append", required=True, help="folder with CSV and pictures; may be repeated")
+    parser.add_argument("--preset", default="line", choices=["word", "line"])
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--variants", nargs="+", default=["recipe"], choices=list(VARIANTS), metavar="VARIANT",
+                        help=f"any of {', '.join(VARIANTS)}")  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all variants")
+    parser.add_argument("--threads", type=int, default=0, help="of TensorFlow within an operation; 0 lets it choose")
+    arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
+    base = [f"transform.preset={arguments.preset}", f"train.epochs={arguments.epochs}", *arguments.set]
+    data = DataConfig(paths=arguments.data, split_salt="benchmark")
+    transform = configuration.load(overrides=base).transform
+    with tempfile.TemporaryDirectory() as folder:
+        alphabet, files = prepare(data, transform, Path(folder))
+        judged = [split for split in files if split.startswith("eval ")]
+        lines = [f"{'variant':14s} seed  CPU min  {'set':16s}  CER (95 % interval)          WER"]
+        print(lines[0], flush=True)
+        for variant in arguments.variants:
+            for seed in arguments.seeds:
+                config = configuration.load(overrides=[*base, *VARIANTS[variant], f"train.seed={seed}"])
+                model, minutes = train(variant, config, files, alphabet)
+                for split in judged:
+                    characters, words = errors(model, survey(files[split], FEATURES, transform), alphabet)
+                    low, high = characters.interval(0.95)
+                    lines.append(
+                        f"{variant:14s} {seed:4d}  {minutes:7.1f}  {split.removeprefix('eval '):16s}  "
+                        f"{characters.rate:.4f} ({low:.4f} to {high:.4f})  {words.rate:.4f}"
+                    )
+                    print(lines[-1], flush=True)
+        print("\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    main()

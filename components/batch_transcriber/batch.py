@@ -1,0 +1,185 @@
+"""Batch transcription: an Apache Beam pipeline that reads any number of pictures with a pushed model, without a server.
+
+Every worker process loads the model once. Reading and checking of pictures goes on in threads while the model works.
+The same pictures give the same texts, whatever the engine and the number of workers: shards and the batches within
+them follow from the paths alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from components.batch_transcriber.shards import BatchError, Job, Picture, Record, Shard, plan
+from htr_client import pictures
+from htr_client.errors import PictureError
+
+# Enough to hide the latency of an object store; decoding itself is bound by the cores.
+_READERS = 8
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a batch has come to.
+
+    Attributes:
+        pictures: that the input holds.
+        new: of those, transcribed or tried by this run; earlier runs did the others.
+        errors: pictures that could not be read.
+        shards: number of output files.
+        example: the first of them.
+        errors_path: file that names those pictures and says what is wrong with them.
+    """
+
+    pictures: int
+    new: int
+    errors: int
+    shards: int
+    example: str
+    errors_path: str
+
+
+def transcribe(
+    folder: str, output: str, model_path: str, beam_args: Sequence[str], *, pictures_per_shard: int = 1000,
+    batch_size: int = 64, overwrite: bool = False,
+) -> Outcome:  # fmt: skip
+    """Transcribes all pictures below a folder; a repeated or interrupted batch does only what is missing.
+
+    Args:
+        folder: of the pictures; local, or a URL of a store that Beam knows.
+        output: `texts.jsonl` becomes `texts-00000-of-00020.jsonl` and so on; `.csv` likewise. Workers must see the
+            same folders under the same names.
+        model_path: directory of a SavedModel with the signature `transcribe`.
+        beam_args: pipeline options, which say where it runs.
+        pictures_per_shard: on average. What an interrupted worker loses is at most one shard.
+        batch_size: pictures of one call of the model.
+        overwrite: begin again what an earlier run has done.
+
+    Returns:
+        The counts.
+
+    Raises:
+        BatchError: nothing to do, not a model, or an earlier run had another model or input.
+    """
+    model = {"path": model_path, "fingerprint": _fingerprint(model_path)}
+    job, shards, count = plan(folder, output, model, pictures_per_shard, overwrite)
+    run = uuid.uuid4().hex
+    with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
+        # Create spreads its elements among the workers.
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(shards)
+            | "Transcribe" >> beam.ParDo(_Transcribe(job, model_path, batch_size, run))
+        )
+    # From the records, since not every engine brings results or metrics back.
+    records = [job.read_record(shard.number) for shard in shards]
+    errors = [error for record in records for error in record.errors]
+    job.write_errors(errors)
+    new = sum(record.new for record in records if record.run == run)
+    return Outcome(count, new, len(errors), job.shards, job.shard_path(0), job.errors_path)
+
+
+def _fingerprint(model_path: str) -> str:
+    """Tells models apart wherever they were copied to: TensorFlow's own digest of graph and variables."""
+    try:
+        with FileSystems.open(FileSystems.join(model_path, "fingerprint.pb")) as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError as error:
+        raise BatchError(f"{model_path} is no SavedModel: it holds no fingerprint.pb.") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _load(model_path: str) -> Any:
+    import tensorflow as tf
+
+    return tf.saved_model.load(model_path)
+
+
+class _Transcribe(beam.DoFn):
+    """Does one shard, and yields its number."""
+
+    def __init__(self, job: Job, model_path: str, batch_size: int, run: str):
+        self._job, self._model_path, self._batch_size, self._run = job, model_path, batch_size, run
+
+    def process(self, shard: Shard) -> Iterator[int]:
+        yield shard.number
+        before = self._job.read_record(shard.number)
+        members = self._job.pictures(shard)
+        stamps = {picture.path: picture.stamp for picture in members}
+        texts = self._job.read_texts(shard.number) if before.stamps else {}
+        # A file that could not be opened may be there today; a damaged one stays damaged.
+        failed = {error["path"]: error for error in before.errors if error["reason"] != "unreadable"}
+        known = {
+            path
+            for path, stamp in before.stamps.items()
+            if stamps.get(path) == stamp and path in (texts.keys() | failed.keys())
+        }
+        todo = [picture for picture in members if picture.path not in known]
+        if stamps == before.stamps and not todo:
+            return
+        rows, errors = self._read(todo)
+        rows += [texts[path] for path in known if path in texts]
+        errors += [failed[path] for path in known if path not in texts]
+        rows.sort(key=lambda row: row["path"])
+        self._job.write_shard(shard.number, rows, Record(stamps, errors, self._run, len(todo)))
+
+    def _read(self, members: list[Picture]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+        rows: list[dict[str, Any]] = []
+        errors: list[dict[str, str]] = []
+        batches = [members[i : i + self._batch_size] for i in range(0, len(members), self._batch_size)]
+        with ThreadPoolExecutor(_READERS) as pool:
+
+            def begin(batch: list[Picture]) -> list[Future]:
+                return [pool.submit(self._open, picture) for picture in batch]
+
+            following = begin(batches[0]) if batches else []
+            for number, batch in enumerate(batches):
+                opened = following
+                following = begin(batches[number + 1]) if number + 1 < len(batches) else []
+                good: list[tuple[Picture, bytes]] = []
+                for picture, future in zip(batch, opened, strict=True):
+                    try:
+                        good.append((picture, future.result()))
+                    except PictureError as error:
+                        errors.append({"path": picture.path, "reason": error.reason, "detail": str(error)})
+                for (picture, _), text, confidence in zip(good, *self._ask([data for _, data in good]), strict=True):
+                    if not text and confidence == 0:  # how the model says that it has no picture
+                        detail = "The model cannot decode it."
+                        errors.append({"path": picture.path, "reason": "refused", "detail": detail})
+                    else:
+                        rows.append({"path": picture.path, "text": text, "confidence": round(confidence, 6)})
+        return rows, errors
+
+    def _open(self, picture: Picture) -> bytes:
+        path = FileSystems.join(self._job.folder, picture.path)
+        try:
+            with FileSystems.open(path) as file:
+                data = file.read(pictures.MAX_BYTES + 1)
+        except OSError as error:
+            raise PictureError("unreadable", f"Cannot read {os.fspath(path)!r}: {error}") from None
+        return pictures.pack(data).data
+
+    def _ask(self, batch: list[bytes]) -> tuple[list[str], list[float]]:
+        if not batch:
+            return [], []
+        import tensorflow as tf
+
+        with _loading:  # an engine may run several threads in a process
+            model = _load(self._model_path)
+        # The last batch of a shard is filled up, so that the graph sees one shape only.
+        filled = batch + batch[-1:] * (self._batch_size - len(batch))
+        outputs = model.signatures["transcribe"](image_bytes=tf.constant(filled))
+        texts = [text.decode() for text in outputs["text"].numpy()[: len(batch)]]
+        return texts, outputs["confidence"].numpy()[: len(batch)].tolist()

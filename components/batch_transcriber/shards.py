@@ -1,0 +1,291 @@
+"""What a batch transcription has to do and has done: list of pictures, shards, and the records that allow a restart.
+
+The pictures are divided among shards by a hash of their path, so that a picture always belongs to the same shard. A
+shard is one output file; beside all of them lies the folder `<output>.state` with
+
+    manifest.json     which model, which input, how many shards: fixed by the first run
+    pictures.jsonl    the pictures of this run, shard by shard; workers read their part of it
+    00000.json, ...   one record a shard: the pictures it holds, with size and time, and those that failed
+
+Files are written to `incoming` in that folder and renamed: whoever is killed leaves whole shards or none. All paths
+may be local or whatever Beam's file systems know (gs://, s3://, hdfs://).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm"
+)  # fmt: skip
+FORMATS = (".jsonl", ".csv")
+_COLUMNS = {"texts": ["path", "text", "confidence"], "errors": ["path", "reason", "detail"]}
+
+
+class BatchError(ValueError):
+    """The batch cannot start, or cannot go on where it stopped; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the input folder.
+
+    Attributes:
+        path: below the folder.
+        stamp: size and time of its last change; another stamp is another picture.
+    """
+
+    path: str
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a shard holds.
+
+    Attributes:
+        stamps: of the pictures it has dealt with, by path.
+        errors: pictures that could not be read: path, reason, detail.
+        run: identity of the run that wrote it.
+        new: pictures that this run transcribed or tried to.
+    """
+
+    stamps: dict[str, str] = field(default_factory=dict)
+    errors: list[dict[str, str]] = field(default_factory=list)
+    run: str = ""
+    new: int = 0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One piece of work for one worker.
+
+    Attributes:
+        number: from 0.
+        offset, length: bytes of `pictures.jsonl` that list its pictures.
+    """
+
+    number: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a batch reads and writes; small, since it travels to every worker.
+
+    Attributes:
+        folder: of the pictures.
+        output: file name of the output, ending in .jsonl or .csv.
+        shards: number of output files.
+    """
+
+    folder: str
+    output: str
+    shards: int
+
+    @property
+    def state(self) -> str:
+        """Folder of the records."""
+        return f"{self.output}.state"
+
+    @property
+    def incoming(self) -> str:
+        """Folder of files that are being written."""
+        return FileSystems.join(self.state, "incoming")
+
+    @property
+    def errors_path(self) -> str:
+        """File of the pictures that could not be read."""
+        stem, suffix = os.path.splitext(self.output)
+        return f"{stem}-errors{suffix}"
+
+    def shard_path(self, number: int) -> str:
+        """Output file of a shard."""
+        stem, suffix = os.path.splitext(self.output)
+        return f"{stem}-{number:05d}-of-{self.shards:05d}{suffix}"
+
+    def record_path(self, number: int) -> str:
+        """Record of a shard."""
+        return FileSystems.join(self.state, f"{number:05d}.json")
+
+    def read_record(self, number: int) -> Record:
+        """The record of a shard; an empty one where there is none yet."""
+        path = self.record_path(number)
+        return Record(**json.loads(_read(path))) if FileSystems.exists(path) else Record()
+
+    def pictures(self, shard: Shard) -> list[Picture]:
+        """The pictures of a shard, by path."""
+        with FileSystems.open(FileSystems.join(self.state, "pictures.jsonl")) as file:
+            file.seek(shard.offset)
+            lines = file.read(shard.length).splitlines()
+        return [Picture(*json.loads(line)) for line in lines]
+
+    def write_shard(self, number: int, texts: list[dict[str, Any]], record: Record) -> None:
+        """Writes the texts of a shard (path, text, confidence), then its record."""
+        # In this order: a record without its texts would pass for done work.
+        self.write(self.shard_path(number), _format(texts, "texts", self.output))
+        self.write(self.record_path(number), json.dumps(asdict(record)).encode())
+
+    def read_texts(self, number: int) -> dict[str, dict[str, Any]]:
+        """The texts that a shard holds, by path."""
+        path = self.shard_path(number)
+        if not FileSystems.exists(path):
+            return {}
+        text = _read(path).decode("utf-8", "surrogateescape")
+        rows: Iterable[dict[str, Any]]
+        if self.output.endswith(".jsonl"):
+            rows = (json.loads(line) for line in text.split("\n") if line)
+        else:
+            lines = csv.DictReader(io.StringIO(text, newline=""))
+            rows = ({**row, "confidence": float(row["confidence"])} for row in lines)
+        return {row["path"]: row for row in rows}
+
+    def write(self, path: str, data: bytes) -> None:
+        """Writes a file that is seen whole or not at all."""
+        # Two workers may write the same shard when an engine believes that one of them has died.
+        temporary = FileSystems.join(self.incoming, uuid.uuid4().hex)
+        with FileSystems.create(temporary) as file:
+            file.write(data)
+        FileSystems.rename([temporary], [path])
+
+    def write_errors(self, errors: list[dict[str, str]]) -> None:
+        """Writes the file of pictures that could not be read; there is always one, if only with its header."""
+        self.write(self.errors_path, _format(sorted(errors, key=lambda error: error["path"]), "errors", self.output))
+
+
+def list_pictures(folder: str) -> list[Picture]:
+    """All pictures below a folder, known by their file names' endings, sorted by path.
+
+    Raises:
+        BatchError: there is no such folder, or no picture in it.
+    """
+    if "://" in folder:
+        prefix = folder.rstrip("/") + "/"
+        (match,) = FileSystems.match([prefix + "**"])
+        pictures = [
+            Picture(f.path[len(prefix) :], f"{f.size_in_bytes}-{f.last_updated_in_seconds}")
+            for f in match.metadata_list
+            if f.path.lower().endswith(SUFFIXES)
+        ]
+    elif os.path.isdir(folder):
+        # Not with FileSystems.match, which would take brackets in the folder's name for a pattern.
+        pictures = list(_walk(folder))
+    else:
+        raise BatchError(f"The input folder {folder} does not exist or is not a folder.")
+    if not pictures:
+        raise BatchError(f"There is no picture ({', '.join(SUFFIXES)}) anywhere below {folder}.")
+    return sorted(pictures, key=lambda picture: picture.path)
+
+
+def _walk(folder: str) -> Iterable[Picture]:
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.name.lower().endswith(SUFFIXES):
+                    stat = entry.stat()
+                    yield Picture(os.path.relpath(entry.path, folder), f"{stat.st_size}-{stat.st_mtime_ns}")
+
+
+def plan(
+    folder: str, output: str, model: dict[str, str], pictures_per_shard: int, overwrite: bool
+) -> tuple[Job, list[Shard], int]:
+    """Divides the pictures among shards, and notes what later runs must not change.
+
+    Args:
+        folder: of the pictures.
+        output: file name of the output, ending in .jsonl or .csv.
+        model: `path` of the model, for people, and `fingerprint`, which tells models apart.
+        pictures_per_shard: on average; it counts in the first run only.
+        overwrite: forget what earlier runs have done.
+
+    Returns:
+        The job, its shards, and the number of pictures.
+
+    Raises:
+        BatchError: no pictures, an unknown file format, or an earlier run had another model or input.
+    """
+    if not output.endswith(FORMATS):
+        raise BatchError(f"The output {output} must end in {' or '.join(FORMATS)}.")
+    pictures = list_pictures(folder)
+    job = Job(folder, output, max(1, -(-len(pictures) // pictures_per_shard)))
+    manifest_path = FileSystems.join(job.state, "manifest.json")
+    if FileSystems.exists(manifest_path):
+        if overwrite:
+            before = Job(folder, output, json.loads(_read(manifest_path))["shards"])
+            for path in (before.state, before.errors_path, *map(before.shard_path, range(before.shards))):
+                _delete(path)
+        else:
+            job = _resumed(job, json.loads(_read(manifest_path)), model)
+    _delete(job.incoming)
+    job.write(manifest_path, json.dumps({"input": folder, "shards": job.shards, "model": model}, indent=1).encode())
+    by_shard: list[list[Picture]] = [[] for _ in range(job.shards)]
+    for picture in pictures:
+        by_shard[_shard_of(picture.path, job.shards)].append(picture)
+    listing, shards = io.BytesIO(), []
+    for number, members in enumerate(by_shard):
+        offset = listing.tell()
+        listing.writelines(json.dumps([p.path, p.stamp]).encode() + b"\n" for p in members)
+        shards.append(Shard(number, offset, listing.tell() - offset))
+    job.write(FileSystems.join(job.state, "pictures.jsonl"), listing.getvalue())
+    return job, shards, len(pictures)
+
+
+def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:
+    if manifest["model"]["fingerprint"] != model["fingerprint"]:
+        different = f"with the model {manifest['model']['path']}, and {model['path']} is another one"
+    elif manifest["input"] != job.folder:
+        different = f"for the pictures in {manifest['input']}, not for those in {job.folder}"
+    else:
+        return Job(job.folder, job.output, manifest["shards"])
+    raise BatchError(
+        f"{job.output} was begun {different}. Name another output, or begin this one again with --overwrite."
+    )
+
+
+def _delete(path: str) -> None:
+    """Deletes a file, or a folder with all that is in it, if there is one."""
+    if "://" in path:
+        # The slash tells stores without folders that all below is meant.
+        pattern = path if path.endswith(FORMATS) else f"{path}/"
+        if any(match.metadata_list for match in FileSystems.match([pattern if pattern == path else f"{pattern}**"])):
+            FileSystems.delete([pattern])
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
+
+
+def _shard_of(path: str, shards: int) -> int:
+    return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8], "big") % shards
+
+
+def _format(rows: list[dict[str, Any]], kind: str, output: str) -> bytes:
+    text = io.StringIO(newline="")
+    if output.endswith(".csv"):
+        writer = csv.DictWriter(text, _COLUMNS[kind], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    # File names need not be UTF-8.
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _read(path: str) -> bytes:
+    with FileSystems.open(path) as file:
+        return file.read()

@@ -1,0 +1,185 @@
+"""Files here or in a bucket: paths with the standard library, addresses such as gs:// with TensorFlow's file systems.
+
+TensorFlow is imported for an address only, so that commands on local files start at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import posixpath
+import shutil
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path is an address such as gs://bucket/folder."""
+    return "://" in path
+
+
+def absolute(path: str) -> str:
+    """The path without `.` and `..`, from the root or with its scheme; symbolic links stay."""
+    if not is_remote(path):
+        return os.path.abspath(path)
+    scheme, _, rest = path.partition("://")
+    return f"{scheme}://{posixpath.normpath(rest)}"
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a path lies in a folder, when symbolic links have been followed."""
+    resolve = absolute if is_remote(path) else os.path.realpath
+    return f"{resolve(path)}/".startswith(f"{resolve(folder)}/")
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file or folder.
+
+    Raises:
+        OSError: the bucket cannot be reached.
+    """
+    if not is_remote(path):
+        return os.path.exists(path)
+    with _bucket(path) as bucket:
+        return bucket.exists(path)
+
+
+def is_dir(path: str) -> bool:
+    """Whether there is such a folder.
+
+    Raises:
+        OSError: the bucket cannot be reached.
+    """
+    if not is_remote(path):
+        return os.path.isdir(path)
+    with _bucket(path) as bucket:
+        return bucket.isdir(path)
+
+
+def read(path: str) -> bytes:
+    """A file's content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_file(path) as file:
+        return file.read()
+
+
+def open_file(path: str) -> BinaryIO:
+    """Opens a file for reading; one from a bucket is in memory.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not is_remote(path):
+        return open(path, "rb")
+    with _bucket(path) as bucket, bucket.GFile(path, "rb") as file:
+        return io.BytesIO(file.read())
+
+
+def entries(folder: str) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files in a folder, sorted.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not is_remote(folder):
+        with os.scandir(folder) as found:
+            kinds = sorted((entry.name, entry.is_dir()) for entry in found)
+    else:
+        with _bucket(folder) as bucket:
+            names = sorted(bucket.listdir(folder))
+        kinds = []
+        for name in names:
+            # Buckets mark folders with a slash; asking for each picture would be a request for each.
+            bare = name.rstrip("/")
+            kinds.append((bare, name != bare or ("." not in bare and is_dir(posixpath.join(folder, bare)))))
+    return [name for name, is_folder in kinds if is_folder], [name for name, is_folder in kinds if not is_folder]
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Each folder below and including a folder, with the names of its files, in order.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    folders, files = entries(folder)
+    yield folder, files
+    for name in folders:
+        path = posixpath.join(folder, name)
+        if is_remote(path) or not os.path.islink(path):
+            yield from walk(path)
+
+
+def copy_tree(source: str, target: str, last: str = "") -> None:
+    """Copies a folder; either side may be in a bucket.
+
+    Args:
+        source: folder.
+        target: folder, made if missing.
+        last: name of a file in `source` that is copied after all others.
+
+    Raises:
+        OSError: something cannot be read or written.
+    """
+    paths = [posixpath.join(folder, name) for folder, files in walk(source) for name in files]
+    for path in sorted(paths, key=lambda path: path == posixpath.join(source, last)):
+        destination = target + path.removeprefix(source)
+        if is_remote(destination):
+            with _bucket(destination) as bucket:
+                bucket.makedirs(posixpath.dirname(destination))
+                with bucket.GFile(destination, "wb") as file:
+                    file.write(read(path))
+        else:
+            os.makedirs(os.path.dirname(destination), exist_ok=True)
+            with open_file(path) as original, open(destination, "wb") as copy:
+                shutil.copyfileobj(original, copy)
+
+
+def remove_tree(folder: str) -> None:
+    """Deletes a folder with all that is in it.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if not is_remote(folder):
+        shutil.rmtree(folder)
+        return
+    with _bucket(folder) as bucket:
+        bucket.rmtree(folder)
+
+
+def digest(folder: str) -> str:
+    """SHA-256 of all files below a folder, with their names.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    total = hashlib.sha256()
+    for path, files in walk(folder):
+        for name in files:
+            content = hashlib.sha256(read(posixpath.join(path, name))).hexdigest()
+            total.update(f"{path.removeprefix(folder)}/{name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+@contextlib.contextmanager
+def _bucket(path: str) -> Iterator[Any]:
+    """Yields tf.io.gfile for an address; its errors become OSError."""
+    import tensorflow as tf
+
+    if path.startswith("s3://"):
+        try:
+            import tensorflow_io  # noqa: F401 - its import registers the file system
+        except ImportError as error:
+            raise OSError(
+                f"{path}: s3:// needs the package tensorflow-io of this TensorFlow, which is not installed. Install "
+                "it, or mount the bucket and use its path."
+            ) from error
+    try:
+        yield tf.io.gfile
+    except tf.errors.OpError as error:
+        raise OSError(f"{path}: {error.message}") from error

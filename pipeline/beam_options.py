@@ -1,0 +1,135 @@
+"""Beam pipeline options from the configuration: which engine runs the data-parallel steps, and what it needs to know.
+
+Nothing here talks to an engine; `check` asks Beam itself whether it understands the options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.config import BeamConfig, ConfigError
+
+
+def pipeline_options(beam: BeamConfig) -> list[str]:
+    """The options of every Beam pipeline, `beam.args` last, so that they win.
+
+    Args:
+        beam: settings of the engine.
+
+    Returns:
+        Command-line options such as `--runner=FlinkRunner`.
+
+    Raises:
+        ConfigError: a setting that the engine cannot do without is missing.
+    """
+    return [*_RUNNERS[beam.runner](beam), *beam.args]
+
+
+def check(beam: BeamConfig) -> None:
+    """Asks Beam whether it knows the options that the user wrote; it would pass over others with a line in the log.
+
+    Raises:
+        ConfigError: naming unknown options, or the library that the engine needs.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    if beam.runner == "dask":
+        try:
+            import apache_beam.runners.dask.dask_runner  # noqa: F401 - makes its options known
+        except ImportError as error:
+            raise ConfigError(f"beam.runner=dask needs the packages dask and distributed: {error}") from error
+    for name, options in {
+        "beam.args": beam.args,
+        **{f"beam.step_args.{k}": v for k, v in beam.step_args.items()},
+    }.items():
+        parsed = PipelineOptions(options)
+        unknown = set(parsed.get_all_options(retain_unknown_options=True)) - set(parsed.get_all_options())
+        if unknown:
+            listed = ", ".join(f"--{option}" for option in sorted(unknown))
+            raise ConfigError(f"{name}: Apache Beam knows no option {listed}.")
+
+
+def for_pipeline(beam: BeamConfig, steps: Sequence[Any]) -> list[str]:
+    """Gives the steps the options that `beam.step_args` has for them, and returns those of all steps.
+
+    Args:
+        beam: settings of the engine.
+        steps: TFX components of the pipeline.
+
+    Returns:
+        Options for TFX's Pipeline.
+
+    Raises:
+        ConfigError: unknown options, no such step, or an engine that would compute wrong results.
+    """
+    if beam.runner == "dask":
+        raise ConfigError(
+            "beam.runner=dask runs `htr transcribe` only: Beam's DaskRunner mixes up the outputs of transforms that "
+            "have several (Beam 2.74), as those of this pipeline do. Choose local, flink, spark or dataflow."
+        )
+    check(beam)
+    by_id = {step.id: step for step in steps if hasattr(step, "with_beam_pipeline_args")}
+    for name, options in beam.step_args.items():
+        if name not in by_id:
+            raise ConfigError(f"beam.step_args.{name}: the steps that run on Beam are {', '.join(by_id)}.")
+        by_id[name].with_beam_pipeline_args(options)
+    return pipeline_options(beam)
+
+
+def _local(beam: BeamConfig) -> list[str]:
+    # Beam's own choice, DirectRunner, first tries to download another runner.
+    options = ["--runner=FnApiRunner"]
+    if beam.workers > 1:
+        options += ["--direct_running_mode=multi_processing", f"--direct_num_workers={beam.workers}"]
+    return options
+
+
+def _flink(beam: BeamConfig) -> list[str]:
+    address = _needed(beam, "address")
+    return ["--runner=FlinkRunner", f"--flink_master={address}", f"--parallelism={beam.workers}", *_workers(beam)]
+
+
+def _spark(beam: BeamConfig) -> list[str]:
+    return ["--runner=SparkRunner", f"--spark_master_url={_needed(beam, 'address')}", *_workers(beam)]
+
+
+def _workers(beam: BeamConfig) -> list[str]:
+    """Python processes beside Flink's or Spark's own: containers of the image, or the worker pool in the same pod."""
+    if beam.worker_image:
+        environment = ["--environment_type=DOCKER", f"--environment_config={beam.worker_image}"]
+    else:
+        environment = ["--environment_type=EXTERNAL", "--environment_config=localhost:50000"]
+    return [*environment, *_packages(beam)]
+
+
+def _dataflow(beam: BeamConfig) -> list[str]:
+    options = [
+        "--runner=DataflowRunner", f"--max_num_workers={beam.workers}",
+        *(f"--{name}={_needed(beam, name)}" for name in ("project", "region", "temp_location")),
+    ]  # fmt: skip
+    if beam.worker_image:
+        options += [f"--sdk_container_image={beam.worker_image}", "--sdk_location=container"]
+    return [*options, *_packages(beam)]
+
+
+def _dask(beam: BeamConfig) -> list[str]:
+    # One shard is one task: by default Beam would give 128 of them to one worker.
+    runner = "apache_beam.runners.dask.dask_runner.DaskRunner"
+    return [f"--runner={runner}", f"--dask_client_address={_needed(beam, 'address')}", "--dask_partition_size=1"]
+
+
+def _packages(beam: BeamConfig) -> list[str]:
+    setup = [f"--setup_file={beam.setup_file}"] if beam.setup_file else []
+    return [*setup, *(f"--extra_package={path}" for path in beam.extra_packages)]
+
+
+def _needed(beam: BeamConfig, name: str) -> str:
+    value = getattr(beam, name)
+    if not value:
+        meaning = BeamConfig.model_fields[name].description
+        raise ConfigError(f"beam.runner={beam.runner} needs beam.{name}: {meaning}.")
+    return value
+
+
+_RUNNERS = {"local": _local, "flink": _flink, "spark": _spark, "dataflow": _dataflow, "dask": _dask}

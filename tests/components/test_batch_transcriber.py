@@ -1,0 +1,227 @@
+"""Batch transcription: the same texts on every engine, restarts that repeat nothing, errors apart."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from components.batch_transcriber.batch import transcribe
+from components.batch_transcriber.shards import BatchError, list_pictures
+from pipeline.beam_options import pipeline_options
+from pipeline.config import BeamConfig
+from tests.conftest import encode, picture
+
+LOCAL = ["--runner=FnApiRunner"]
+TWO_WORKERS = [*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+PICTURES = 60
+
+
+class Reader(tf.Module):
+    """Reads a picture's width and a checksum of its bytes: cheap, and wrong as soon as pictures are mixed up."""
+
+    def __init__(self, prefix=""):
+        super().__init__()
+        self.prefix = tf.Variable(prefix)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def transcribe(self, image_bytes):
+        widths = tf.map_fn(lambda d: tf.shape(tf.io.decode_image(d))[1], image_bytes, fn_output_signature=tf.int32)
+        checksums = tf.strings.to_hash_bucket_fast(image_bytes, 10**9)
+        text = tf.strings.join([self.prefix, tf.strings.as_string(widths), " ", tf.strings.as_string(checksums)])
+        return {"text": text, "confidence": tf.cast(widths, tf.float32) / 1000}
+
+
+def save(path: Path, prefix: str = "") -> str:
+    module = Reader(prefix)
+    tf.saved_model.save(module, str(path), signatures={"transcribe": module.transcribe})
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("model") / "1")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures in two folders, of which one is cut off, one is text and one has a name that is not UTF-8."""
+    folder = tmp_path / "in [1]"
+    for number in range(PICTURES):
+        path = folder / ("a" if number % 2 else "b") / f"{number:03d}.{'png' if number % 3 else 'JPG'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(picture(60 + number, 30, number), path.suffix.lower()))
+    cut = folder / "a" / "001.png"
+    cut.write_bytes(cut.read_bytes()[:-30])
+    (folder / "b" / "002.png").write_text("no picture")
+    (folder / "notes.txt").write_text("passed over")
+    shutil.copyfile(folder / "b" / "004.png", os.path.join(os.fsencode(folder), b"caf\xe9.png"))
+    return folder
+
+
+def texts(output: Path) -> dict[str, dict]:
+    """All results, with a check that no picture is listed twice."""
+    rows = []
+    for path in sorted(output.parent.glob(f"{output.stem}-0*{output.suffix}")):
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows += csv.DictReader(file) if path.suffix == ".csv" else map(json.loads, file)
+    assert len(rows) == len({row["path"] for row in rows})
+    return {row["path"]: row for row in rows}
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    return {path.name.replace(output.stem, ""): path.read_bytes() for path in output.parent.glob(f"{output.stem}-*")}
+
+
+def test_every_picture_is_in_the_results_or_in_the_errors(folder, model, tmp_path):
+    outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL, pictures_per_shard=16, batch_size=8)
+    assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (PICTURES + 1, PICTURES + 1, 2, 4)
+    found = texts(tmp_path / "texts.jsonl")
+    assert len(found) == PICTURES - 1
+    for path, row in found.items():
+        data = Path(folder, path).read_bytes()
+        assert row["text"].split()[1] == str(tf.strings.to_hash_bucket_fast(data, 10**9).numpy()), path
+    assert found["b/004.png"]["text"].split()[0] == "64" and found["b/004.png"]["confidence"] == pytest.approx(0.064)
+    assert found["caf\udce9.png"]["text"] == found["b/004.png"]["text"]
+    errors = [json.loads(line) for line in Path(outcome.errors_path).read_text().splitlines()]
+    assert [(e["path"], e["reason"]) for e in errors] == [("a/001.png", "truncated"), ("b/002.png", "not_a_picture")]
+
+
+def test_csv_holds_the_same(folder, model, tmp_path):
+    transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
+    outcome = transcribe(str(folder), str(tmp_path / "table.csv"), model, LOCAL)
+    lines, table = texts(tmp_path / "texts.jsonl"), texts(tmp_path / "table.csv")
+    assert {path: (row["text"], str(row["confidence"])) for path, row in lines.items()} == {
+        path: (row["text"], row["confidence"]) for path, row in table.items()
+    }
+    with open(outcome.errors_path, newline="") as file:
+        assert [row["reason"] for row in csv.DictReader(file)] == ["truncated", "not_a_picture"]
+
+
+def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):
+    output = tmp_path / "texts.csv"
+    transcribe(str(folder), str(output), model, LOCAL, pictures_per_shard=16)
+    before = contents(output)
+    assert transcribe(str(folder), str(output), model, LOCAL, pictures_per_shard=5).new == 0
+    assert contents(output) == before
+    (folder / "a" / "new.png").write_bytes(encode(picture(90, 30, 99)))
+    (folder / "a" / "003.JPG").write_bytes(encode(picture(77, 30, 98), ".jpg"))
+    (folder / "b" / "002.png").write_bytes(encode(picture(78, 30, 97)))
+    (folder / "a" / "005.png").unlink()
+    outcome = transcribe(str(folder), str(output), model, LOCAL)
+    assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (PICTURES + 1, 3, 1, 4)
+    found = texts(output)
+    assert found["a/new.png"]["text"].startswith("90 ") and found["a/003.JPG"]["text"].startswith("77 ")
+    assert found["b/002.png"]["text"].startswith("78 ") and "a/005.png" not in found
+    fresh = tmp_path / "fresh.csv"
+    transcribe(str(folder), str(fresh), model, LOCAL, pictures_per_shard=16)
+    assert contents(fresh) == contents(output)
+
+
+def test_results_of_two_models_or_inputs_are_not_mixed(folder, model, tmp_path):
+    output = tmp_path / "texts.jsonl"
+    transcribe(str(folder), str(output), model, LOCAL, pictures_per_shard=16)
+    other = save(tmp_path / "2", "other ")
+    with pytest.raises(BatchError, match=r"begun with the model .*1, and .*2 is another one.*--overwrite"):
+        transcribe(str(folder), str(output), other, LOCAL)
+    with pytest.raises(BatchError, match="begun for the pictures in"):
+        transcribe(str(folder / "a"), str(output), model, LOCAL)
+    shutil.copytree(model, tmp_path / "3")
+    assert transcribe(str(folder), str(output), str(tmp_path / "3"), LOCAL).new == 0
+    outcome = transcribe(str(folder), str(output), other, LOCAL, overwrite=True)
+    assert (outcome.new, outcome.shards) == (PICTURES + 1, 1)
+    assert all(row["text"].startswith("other ") for row in texts(output).values())
+
+
+def test_what_cannot_start_says_why(folder, model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ((str(tmp_path / "none"), "texts.csv", model), "none does not exist"),
+        ((str(tmp_path / "empty"), "texts.csv", model), "no picture"),
+        ((str(folder), "texts.txt", model), r"must end in \.jsonl or \.csv"),
+        ((str(folder), "texts.csv", str(folder)), "is no SavedModel"),
+    ):
+        with pytest.raises(BatchError, match=message):
+            transcribe(*arguments, LOCAL)
+    assert len(list_pictures(str(folder))) == PICTURES + 1
+
+
+@pytest.mark.slow
+def test_two_local_workers_give_the_same_files(folder, model, tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    transcribe(str(folder), str(one), model, LOCAL, pictures_per_shard=8)
+    assert transcribe(str(folder), str(two), model, TWO_WORKERS, pictures_per_shard=8).new == PICTURES + 1
+    assert contents(one) == contents(two)
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same_files(folder, model, tmp_path):
+    """A scheduler and two workers, processes of their own, that find the pictures under the same path."""
+    distributed = pytest.importorskip("distributed")
+    one, many = tmp_path / "one.jsonl", tmp_path / "many.jsonl"
+    transcribe(str(folder), str(one), model, LOCAL, pictures_per_shard=8)
+    described = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(described), "--no-nanny"]
+    commands = [
+        [*dask, "--scheduler-file", str(described), "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
+        *[[*worker, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]] * 2,
+    ]
+    with open(tmp_path / "dask.log", "wb") as log:
+        processes = [subprocess.Popen(command, stdout=log, stderr=log) for command in commands]
+        try:
+            deadline = time.monotonic() + 60
+            while not described.exists() or not described.read_text():
+                assert time.monotonic() < deadline, (tmp_path / "dask.log").read_text()
+                time.sleep(0.1)
+            address = json.loads(described.read_text())["address"]
+            options = pipeline_options(BeamConfig(runner="dask", address=address))
+            with distributed.Client(address) as client, distributed.get_task_stream(client) as stream:
+                client.wait_for_workers(2, timeout=60)
+                outcome = transcribe(str(folder), str(many), model, options, pictures_per_shard=8)
+            assert outcome.new == PICTURES + 1
+            assert len({task["worker"] for task in stream.data}) == 2
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(30)
+    assert contents(one) == contents(many)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_stopped(model, tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "texts.jsonl"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number}.png").write_bytes(encode(picture(60 + number, 30, number)))
+    for number in range(200, 4000):
+        os.link(folder / f"{number % 200}.png", folder / f"{number}.png")
+    command = [
+        sys.executable, "-m", "pipeline.cli", "transcribe", "--input", str(folder), "--output", str(output),
+        "--model", model, "--shard-size", "100", "--json", "--workspace", str(tmp_path / "workspace"),
+    ]  # fmt: skip
+    with open(tmp_path / "killed.log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("texts-0*.jsonl"))) < 3:
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "killed.log").read_text()
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    whole = contents(output)
+    assert 3 <= len(whole) < 40
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    # The last shard may be there without its record.
+    assert 4000 - 110 * len(whole) - 200 < outcome["new"] <= 4000 - 60 * (len(whole) - 1)
+    assert len(texts(output)) == 4000 and outcome["errors"] == 0
+    assert {name: data for name, data in contents(output).items() if name in whole} == whole

@@ -1,0 +1,160 @@
+"""The DAG in a real Airflow. `make airflow-test` sets it up and runs this; other runs skip where it is missing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.pusher.versions import list_versions
+from pipeline import cli
+from pipeline.airflow_demo import AIRFLOW, SETTINGS, run_dag
+from pipeline.airflow_runner import METADATA_VARIABLE
+
+needs_airflow = pytest.mark.skipif(not AIRFLOW.exists(), reason="no .venv-airflow: `make airflow-test` creates it")
+STEPS = {
+    "SchemaGen", "HandwritingExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer", "Baseline",
+    "Evaluator", "Gate", "ServingCheck", "Pusher",
+}  # fmt: skip
+
+
+def compile_dag(folder: Path, data: Path, *settings: str) -> int:
+    overrides = [f"--set={setting}" for setting in [*SETTINGS, *settings]]
+    arguments = ["--data", str(data), "--workspace", str(folder / "workspace"), *overrides]
+    return cli.main(["compile", "airflow", str(folder / "dags"), *arguments])
+
+
+def in_airflow(folder: Path, code: str, **environment: str) -> str:
+    """Runs Python in Airflow's environment, where `dag` is the compiled DAG; returns what it prints last."""
+    loading = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("htr", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+dag = module.dag
+assert "tensorflow" not in sys.modules
+"""
+    done = subprocess.run(
+        [AIRFLOW.with_name("python"), "-c", loading + code, str(folder / "dags" / "htr.py")],
+        env={**os.environ, "AIRFLOW_HOME": str(folder / "home"), **environment},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A compiled pipeline, with settings of all kinds, whose interpreter is a script that ends as it is told."""
+    folder = tmp_path_factory.mktemp("compiled")
+    settings = [
+        "airflow.schedule='@daily'", "airflow.retries=5", "airflow.pools={Trainer: gpu}",
+        "airflow.queues={Trainer: big}", "airflow.metadata_connection=htr_metadata", "airflow.start_date=2026-02-03",
+    ]  # fmt: skip
+    assert compile_dag(folder, folder, *settings) == 0
+    interpreter = folder / "python.sh"
+    interpreter.write_text('#!/bin/sh\necho "$HTR_METADATA_DATABASE" >"$0.database"\necho "$@" >"$0.arguments"\n'
+                           'echo working\necho "the last words"\nexit "$EXIT_CODE"\n')  # fmt: skip
+    interpreter.chmod(0o755)
+    document = folder / "dags" / "htr.json"
+    document.write_text(json.dumps({**json.loads(document.read_text()), "python": str(interpreter)}))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_dag_has_the_steps_and_edges_of_the_pipeline(compiled):
+    upstream = json.loads((compiled / "dags" / "htr.json").read_text())["upstream"]
+    assert upstream.keys() >= STEPS
+    assert set(upstream["Evaluator"]) >= {"HandwritingExampleGen", "Trainer", "Baseline"}
+    assert "Gate" in upstream["ServingCheck"] and "ServingCheck" in upstream["Pusher"]
+
+
+@pytest.mark.slow
+def test_steps_that_do_not_exist_are_refused(tmp_path, capsys):
+    assert compile_dag(tmp_path, tmp_path, "airflow.pools={Training: gpu}") == cli.USAGE
+    assert "airflow.pools: no step Training; there are" in capsys.readouterr().err
+
+
+@needs_airflow
+@pytest.mark.slow
+def test_settings_reach_airflow(compiled):
+    code = """
+tasks = {t.task_id: [t.pool, t.queue, t.retries, sorted(t.upstream_task_ids)] for t in dag.tasks}
+about = [str(dag.schedule_interval), str(dag.start_date.date()), dag.catchup, dag.max_active_runs, dag.max_active_tasks]
+print(json.dumps([tasks, about]))
+"""
+    tasks, about = json.loads(in_airflow(compiled, code))
+    assert about == ["@daily", "2026-02-03", False, 1, 16]
+    assert tasks["Trainer"][:3] == ["gpu", "big", 5]
+    assert tasks["Pusher"][:3] == ["default_pool", "default", 5]
+    assert {name: set(task[3]) for name, task in tasks.items()} == {
+        name: set(names) for name, names in json.loads((compiled / "dags" / "htr.json").read_text())["upstream"].items()
+    }
+
+
+@needs_airflow
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("exit_code", "expected"),
+    [
+        (0, "done"),
+        (1, "AirflowException: Trainer ended with code 1: the last words"),
+        (2, "AirflowFailException: the last words"),
+        (3, "AirflowFailException: the last words"),
+        (4, "AirflowFailException: the last words"),
+    ],
+)
+def test_only_what_another_try_can_mend_is_tried_again(compiled, exit_code, expected):
+    code = """
+try:
+    dag.get_task("Trainer").execute({"run_id": "manual__1"})
+    print("done")
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+    connection = {"AIRFLOW_CONN_HTR_METADATA": "mysql://user:secret%2F1@database:3307/mlmd"}
+    assert in_airflow(compiled, code, EXIT_CODE=str(exit_code), **connection) == expected
+    arguments = (compiled / "python.sh.arguments").read_text().split()
+    assert arguments == ["-m", "pipeline.airflow_runner", str(compiled / "dags" / "htr.json"), "Trainer", "manual__1"]
+    assert json.loads((compiled / "python.sh.database").read_text()) == {
+        "host": "database", "port": 3307, "database": "mlmd", "username": "user", "password": "secret/1",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
+    (tmp_path / "data").mkdir()
+    assert compile_dag(tmp_path, tmp_path / "data") == 0
+    command = [sys.executable, "-m", "pipeline.airflow_runner", str(tmp_path / "dags" / "htr.json")]
+    environment = {name: value for name, value in os.environ.items() if name != METADATA_VARIABLE}
+    done = subprocess.run(
+        [*command, "HandwritingExampleGen", "run1"], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == cli.USAGE, done.stderr
+    assert "holds no .csv or .tsv file with labels" in done.stdout.splitlines()[-1]
+
+
+@needs_airflow
+@pytest.mark.slow
+def test_a_refused_model_fails_the_gate_and_a_good_one_is_pushed(tmp_path, sample_data):
+    log, model_dir = tmp_path / "airflow.log", str(tmp_path / "workspace" / "serving_model" / "htr")
+    assert compile_dag(tmp_path, sample_data, "gate.max_cer=0.0001", "airflow.retries=2") == 0
+    states = run_dag(tmp_path, "htr", log)
+    assert states.keys() >= STEPS
+    assert states["Gate"] == "failed"
+    assert {name for name, state in states.items() if state != "success"} == {"Gate", "ServingCheck", "Pusher"}
+    text = log.read_text()
+    assert "AirflowFailException: The model is not blessed: the upper end of the CER's interval is" in text
+    assert "gate.max_cer allows 0.0001" in text
+    assert list_versions(model_dir) == []
+
+    assert compile_dag(tmp_path, sample_data, "gate.max_cer=2") == 0
+    states = run_dag(tmp_path, "htr", log)
+    assert set(states.values()) == {"success"}, log.read_text()[-3000:]
+    assert len(list_versions(model_dir)) == 1
+    from pipeline import summary
+
+    steps = {step.name: step.state for step in summary.read(str(tmp_path / "workspace"), "htr").steps}
+    assert (steps["Trainer"], steps["Evaluator"], steps["Pusher"]) == ("CACHED", "COMPLETE", "COMPLETE")
