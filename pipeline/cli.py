@@ -8,8 +8,8 @@ import json
 import os
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--pictures", type=int, default=3500, metavar="N")
     command.add_argument("--seed", type=int, default=7647)
 
-    command = add("check", _check, "tell what would be accepted and rejected, without training")
+    command = add("check", _check, "look at a dataset without training: rejects, leaks, doubtful labels, characters")
     _add_config_arguments(command)
+    command.add_argument("--html", metavar="FILE", help="write a report with pictures to this HTML file")
     command.add_argument("--rejects", metavar="FILE", help="write the rejected rows to this CSV file")
 
     command = add("run", _run, "run the pipeline here: read, train, judge, push")
     _add_config_arguments(command)
     command.add_argument("--json", action="store_true", help="print one JSON line at the end")
+
+    command = add("compile", _compile, "write the pipeline for an orchestrator, which then runs it")
+    command.add_argument("target", choices=list(_COMPILERS))
+    command.add_argument("output", metavar="OUTPUT", help="airflow: its folder of DAGs; kubeflow: a YAML file")
+    _add_config_arguments(command)
+
+    command = add("submit", _submit, "upload the pipeline to an orchestrator and start a run of it")
+    command.add_argument("target", choices=["kubeflow"])
+    command.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="bearer token of the API (default: environment variable HTR_KUBEFLOW_TOKEN)",
+    )
+    _add_config_arguments(command)
 
     command = add("serve", _serve, "serve the pushed versions with the embedded server, for development")
     command.add_argument("--workspace", default="workspace", metavar="DIR")
@@ -85,6 +100,19 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("predict", _predict, "send pictures to a server and print their text")
     _add_client_arguments(command)
+
+    text = "transcribe a folder of any size with a pushed model, without a server; do what is missing if run again"
+    command = add("transcribe", _transcribe, text)
+    command.add_argument("--input", required=True, metavar="DIR", help="folder with pictures, or a URL such as gs://")
+    command.add_argument(
+        "--output", required=True, metavar="FILE", help="texts.jsonl (or .csv) becomes texts-00000-of-00020.jsonl, ..."
+    )
+    command.add_argument("--model", metavar="DIR", help="a version's folder (default: newest of the workspace)")
+    command.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="pictures of one model call")
+    command.add_argument("--shard-size", type=_positive, default=1000, metavar="N", help="pictures of one output file")
+    command.add_argument("--overwrite", action="store_true", help="begin again instead of going on")
+    command.add_argument("--json", action="store_true", help="print the counts as JSON")
+    _add_config_arguments(command, data=False)
 
     command = add("versions", _versions, "list the pushed versions, or those that servers know")
     _add_config_arguments(command, data=False)
@@ -102,13 +130,29 @@ def _parser() -> argparse.ArgumentParser:
     _add_config_arguments(command, data=False)
     _add_rollout_arguments(command, move=True)
 
-    for name, run, text in (
-        ("config", _print_config, "print all settings as YAML, with their meaning"),
-        ("report", _report, "write the HTML report of the latest run again and print its path"),
-    ):
-        command = add(name, run, text)
-        _add_config_arguments(command, data=False)
+    command = add("config", _print_config, "print all settings as YAML, with their meaning")
+    _add_config_arguments(command, data=False)
+
+    run_help = "as `htr runs` shows it (its beginning is enough), a pushed version, or latest"
+    command = add("report", _report, "write the HTML report of a run again and print its path")
+    command.add_argument("run_name", nargs="?", default="latest", metavar="RUN", help=f"{run_help} (default)")
+    _add_config_arguments(command, data=False)
+
+    command = add("runs", _list_runs, "list the runs of the workspace: verdict, CER, data, version, duration")
+    _add_config_arguments(command, data=False)
+
+    command = add("compare", _compare, "compare two runs: figures with a paired test, settings, data, pictures")
+    command.add_argument("before", metavar="A", help=run_help)
+    command.add_argument("after", metavar="B", help=run_help)
+    _add_config_arguments(command, data=False)
     return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
 
 
 def _add_config_arguments(command: argparse.ArgumentParser, data: bool = True) -> None:
@@ -148,11 +192,12 @@ def _add_rollout_arguments(command: argparse.ArgumentParser, move: bool = False)
 
 
 def _config(arguments: argparse.Namespace) -> Any:
+    from components import storage
     from pipeline.config import ConfigError, load
 
     settings: dict[str, Any] = {}
     if getattr(arguments, "data", None):
-        settings["data"] = {"paths": [os.path.abspath(path) for path in arguments.data]}
+        settings["data"] = {"paths": [storage.absolute(path) for path in arguments.data]}
     if arguments.workspace:
         settings["workspace"] = arguments.workspace
     try:
@@ -160,7 +205,7 @@ def _config(arguments: argparse.Namespace) -> Any:
     except ConfigError as error:
         raise CommandError(str(error), USAGE) from error
     # Absolute, since artifacts are found again by these paths, from wherever the next command is started.
-    paths = [os.path.abspath(path) for path in config.data.paths]
+    paths = [storage.absolute(path) for path in config.data.paths]
     return config.model_copy(
         update={
             "workspace": os.path.abspath(config.workspace),
@@ -186,7 +231,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from rich.progress import track
 
     from components.example_gen import dataset
-    from components.transform import geometry
+    from components.report import check
     from pipeline.console import console
 
     config = _config(arguments)
@@ -196,34 +241,18 @@ def _check(arguments: argparse.Namespace) -> int:
         rows = [row for table in tables for row in dataset.read_rows(table)]
         with ProcessPoolExecutor() as pool:
             futures = pool.map(
-                dataset.examine_without_image, rows, [given] * len(rows), [config.data] * len(rows),
-                [config.transform] * len(rows), chunksize=64,
+                check.look, rows, [given] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
+                chunksize=64,
             )  # fmt: skip
             results = list(track(futures, "Looking at pictures", len(rows), console=console(), transient=True))
     except dataset.DatasetError as error:
         raise CommandError(str(error), USAGE) from error
-    samples = [r for r in results if isinstance(r, dataset.Sample)]
-    rejects = [r for r in results if isinstance(r, dataset.Reject)]
-    for note in notes:
-        print(f"Note: {note}")
-    print(f"{len(rows)} rows in {', '.join(table.path for table in tables)}")
-    by_split = Counter(sample.split for sample in samples)
-    writers = {s: len({x.writer for x in samples if x.split == s and x.writer}) for s in dataset.SPLITS}
-    for split in dataset.SPLITS:
-        print(
-            f"  {by_split[split]:7d} accepted for {split}" + (f", {writers[split]} writers" if writers[split] else "")
-        )
-    for reason, count in Counter(reject.reason for reject in rejects).most_common():
-        example = next(reject for reject in rejects if reject.reason == reason)
-        print(f"  {count:7d} rejected: {reason}, e.g. row {example.line} of {example.table}: {example.detail}")
-    characters = Counter(character for sample in samples for character in sample.text)
-    print(f"{len(characters)} characters: {''.join(sorted(characters))}")
-    crowding = geometry.crowding([(s.width, s.height, s.text) for s in samples], config.transform)
-    if crowding > geometry.CROWDED and config.transform.preset == "word":
-        print(
-            f"Suggestion: one label in twenty needs {crowding:.0%} or more of its picture's frames. "
-            f"More frames read better: --set transform.preset=line"
-        )
+    contents = check.check(results, tables, notes, config)
+    print(check.as_text(contents))
+    if arguments.html:
+        Path(arguments.html).write_text(check.as_page(contents), encoding="utf-8")
+        print(f"\nThe report with pictures is in {arguments.html}.")
+    rejects = [result for result in results if isinstance(result, dataset.Reject)]
     if arguments.rejects:
         with open(arguments.rejects, "w", encoding="utf-8", newline="") as file:
             dataset.write_rejects(rejects, file)
@@ -275,6 +304,64 @@ def _run(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _compile(arguments: argparse.Namespace) -> int:
+    from pipeline.config import ConfigError
+    from pipeline.console import quiet_logs
+
+    config = _config(arguments)
+    with quiet_logs(os.path.join(config.workspace, "logs", "compile.log")):
+        try:
+            written = _COMPILERS[arguments.target](config, arguments.output)
+        except ConfigError as error:
+            raise CommandError(str(error), USAGE) from error
+    print(written)
+    return OK
+
+
+def _compile_airflow(config: Any, folder: str) -> Path:
+    from pipeline.airflow_runner import compile_dag
+
+    return compile_dag(config, folder)
+
+
+def _compile_kubeflow(config: Any, file: str) -> Path:
+    from pipeline import kubeflow_runner
+
+    text = kubeflow_runner.as_yaml(kubeflow_runner.compile_pipeline(config))
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror}", USAGE) from error
+    return Path(file)
+
+
+_COMPILERS: dict[str, Callable[[Any, str], Path]] = {"airflow": _compile_airflow, "kubeflow": _compile_kubeflow}
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from pipeline.config import ConfigError
+    from pipeline.console import quiet_logs
+
+    config = _config(arguments)
+    token = os.environ.get("HTR_KUBEFLOW_TOKEN")
+    if arguments.token_file:
+        try:
+            token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise CommandError(f"cannot read the token {arguments.token_file}: {error.strerror}", USAGE) from error
+    with quiet_logs(os.path.join(config.workspace, "logs", "submit.log")):
+        from pipeline import kubeflow_runner
+
+        try:
+            page = kubeflow_runner.submit(config, token)
+        except ConfigError as error:
+            raise CommandError(str(error), USAGE) from error
+        except kubeflow_runner.KubeflowError as error:
+            raise CommandError(str(error)) from error
+    print(page)
+    return OK
+
+
 def _explained(error: Exception, log: str, root_message: Callable[[BaseException], tuple[str, str]]) -> CommandError:
     """A readable error of a failed run, with its exit code."""
     import traceback
@@ -282,16 +369,21 @@ def _explained(error: Exception, log: str, root_message: Callable[[BaseException
     with open(log, "a", encoding="utf-8") as file:
         traceback.print_exception(error, file=file)
     name, message = root_message(error)
-    code = {"TooManyRejects": TOO_MANY_REJECTS, "DatasetError": USAGE}.get(name, ERROR)
+    code = exit_code(name)
     known = code != ERROR or name in ("DataAnomalies", "WorkspaceBusy", "NotServable", "FloatingPointError")
     return CommandError(message if known else f"{name}: {message}\nThe log is {log}", code)
 
 
-def _write_report(summary: Any, config: Any) -> Path:
-    from components.report import report
+def exit_code(name: str) -> int:
+    """Exit code of a run that failed with an exception of this class name."""
+    codes = {"TooManyRejects": TOO_MANY_REJECTS, "DatasetError": USAGE, "ConfigError": USAGE, "NotBlessed": NOT_BLESSED}
+    return codes.get(name, ERROR)
 
-    path = Path(config.workspace) / "reports" / f"{summary.run_id[:19].replace(':', '-')}.html"
-    report.write(summary, config, str(path))
+
+def _write_report(summary: Any, config: Any) -> Path:
+    path = Path(config.workspace) / "reports" / f"{summary.name.replace(':', '-')}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(summary.page(), encoding="utf-8")
     return path
 
 
@@ -353,6 +445,58 @@ def _predict(arguments: argparse.Namespace) -> int:
     from htr_client.cli import run
 
     return run(arguments)
+
+
+def _transcribe(arguments: argparse.Namespace) -> int:
+    from components.pusher.versions import list_versions
+    from pipeline.config import ConfigError
+    from pipeline.console import console, quiet_logs
+
+    config = _config(arguments)
+    model = arguments.model
+    if model is None:
+        found = [version.path for version in list_versions(config.model_dir) if not version.withdrawn]
+        if not found:
+            raise CommandError(f"No version has been pushed to {config.model_dir} yet. Or name one: --model.", USAGE)
+        model = found[-1]
+    folder, output, model = (
+        path if "://" in path else os.path.abspath(path) for path in (arguments.input, arguments.output, model)
+    )
+    log = os.path.join(config.workspace, "logs", f"transcribe-{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
+    started = datetime.datetime.now()
+    # Workers that share this machine would otherwise each start as many threads as there are cores.
+    threads = max(1, (os.cpu_count() or 1) // config.beam.workers)
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+    with quiet_logs(log):
+        console().print(f"Transcribing {folder} with {model}", markup=False)
+        from components.batch_transcriber import batch
+        from components.batch_transcriber.shards import BatchError
+        from pipeline import beam_options
+
+        try:
+            beam_options.check(config.beam)
+            outcome = batch.transcribe(
+                folder, output, model, beam_options.pipeline_options(config.beam), overwrite=arguments.overwrite,
+                batch_size=arguments.batch_size, pictures_per_shard=arguments.shard_size,
+            )  # fmt: skip
+        except (BatchError, ConfigError) as error:
+            raise CommandError(str(error), USAGE) from error
+        except Exception as error:
+            raise CommandError(
+                f"{type(error).__name__}: {error}\nThe same command goes on where this one stopped. The log is {log}"
+            ) from error
+    seconds = (datetime.datetime.now() - started).total_seconds()
+    if arguments.json:
+        print(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}))
+        return OK
+    before = outcome.pictures - outcome.new
+    print(
+        f"{outcome.pictures} pictures in {outcome.shards} file(s) like {outcome.example}"
+        + (f", {before} of them done before" if before else "")
+    )
+    print(f"{outcome.errors} could not be read, see {outcome.errors_path}")
+    print(f"Took {seconds:.0f} s")
+    return OK
 
 
 def _versions(arguments: argparse.Namespace) -> int:
@@ -450,19 +594,43 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from pipeline.console import quiet_logs
+    config, (run,) = _runs_of(arguments, [arguments.run_name])
+    print(_write_report(run, config))
+    return OK
+
+
+def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Any, list[Any]]:
+    """Configuration, and the runs of its workspace that are called so."""
+    from pipeline import summary
 
     config = _config(arguments)
-    if not os.path.isdir(config.workspace):
-        raise CommandError(f"{config.workspace} does not exist.", USAGE)
-    with quiet_logs(os.path.join(config.workspace, "logs", "report.log")):
-        from pipeline import summary
+    try:
+        return config, [summary.read(config.workspace, config.name, name) for name in names]
+    except summary.NoSuchRun as error:
+        raise CommandError(str(error), USAGE) from error
 
-        try:
-            path = _write_report(summary.read(config.workspace, config.name), config)
-        except FileNotFoundError as error:
-            raise CommandError(str(error), USAGE) from error
-    print(path)
+
+def _list_runs(arguments: argparse.Namespace) -> int:
+    from components.report import comparison
+    from pipeline import summary
+
+    config = _config(arguments)
+    try:
+        runs = summary.read_all(config.workspace, config.name)
+    except summary.NoSuchRun as error:
+        raise CommandError(str(error), USAGE) from error
+    print(comparison.listing(runs))
+    return OK
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from components.report import comparison
+
+    _, (before, after) = _runs_of(arguments, [arguments.before, arguments.after])
+    try:
+        print(comparison.compare(before, after))
+    except comparison.NothingToCompare as error:
+        raise CommandError(str(error), USAGE) from error
     return OK
 
 

@@ -5,24 +5,35 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tfx.components import Evaluator, StatisticsGen, Trainer, Transform
-from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.components import StatisticsGen, Trainer, Transform
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import pipeline
-from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
+from tfx.proto import trainer_pb2, transform_pb2
 from tfx.types import Channel
 from tfx.types.standard_artifacts import Model, ModelBlessing
 
 from components.evaluator import gate
 from components.evaluator.baseline import PreviousBlessedModel
+from components.evaluator.enforcement import Gate
+from components.evaluator.served_baseline import Evaluator, ServedBaseline
 from components.example_gen.component import HandwritingExampleGen
-from components.example_validator.component import SCHEMA_FILE, CuratedExampleValidator
+from components.example_gen.data_version import DataVersion
+from components.example_validator.component import CuratedExampleValidator
+from components.example_validator.curated_schema import CuratedSchema
 from components.pusher.component import AtomicPusher
+from components.report.component import RunReport
 from components.serving_check.component import ServingCheck
+from pipeline import beam_options
 from pipeline.config import Config
 
 
-def create_pipeline(config: Config, pipeline_root: str, metadata_connection: Any = None) -> pipeline.Pipeline:
+def create_pipeline(
+    config: Config,
+    pipeline_root: str,
+    metadata_connection: Any = None,
+    looks_back: bool = True,
+    fails_unblessed: bool = False,
+) -> pipeline.Pipeline:
     """Builds the pipeline of a configuration.
 
     Each step gets only the settings that it depends on: a changed setting re-runs the steps that it changes.
@@ -31,15 +42,26 @@ def create_pipeline(config: Config, pipeline_root: str, metadata_connection: Any
         config: all settings.
         pipeline_root: where the artifacts go.
         metadata_connection: ML Metadata connection of runners that need one.
+        looks_back: whether the runner calls drivers and resolvers, which look at earlier runs in ML Metadata. Where it
+            does not, the fingerprint of the data comes from a step, and the baseline is the model in service.
+        fails_unblessed: whether a step fails when the model is not blessed, for runners that show the state of steps.
 
     Returns:
         The pipeline, for any TFX runner.
+
+    Raises:
+        ConfigError: the Beam options are unknown or incomplete.
     """
     transform_json = config.transform.model_dump_json()
-    rejects_copy = os.path.join(config.workspace, "rejects.csv")
-    example_gen = HandwritingExampleGen(config.data, config.transform, rejects_copy)
+    data_version = None if looks_back else DataVersion(config.data)
+    example_gen = HandwritingExampleGen(
+        config.data,
+        config.transform,
+        os.path.join(config.workspace, "rejects.csv") if looks_back else None,
+        data_version and data_version.outputs["fingerprint"].future()[0].value,
+    )
     examples = example_gen.outputs["examples"]
-    schema_gen = ImportSchemaGen(schema_file=SCHEMA_FILE)
+    schema_gen = CuratedSchema().with_id("SchemaGen")
     schema = schema_gen.outputs["schema"]
     statistics_gen = StatisticsGen(examples=examples, schema=schema)
     validator = CuratedExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema).with_id(
@@ -66,14 +88,19 @@ def create_pipeline(config: Config, pipeline_root: str, metadata_connection: Any
             "model": config.model.model_dump_json(),
             "train": config.train.model_dump_json(),
             "name": config.name,
+            "checkpoint_dir": os.path.join(pipeline_root, "checkpoints"),
         },
     )
     model = trainer.outputs["model"]
-    baseline = Resolver(
-        strategy_class=PreviousBlessedModel,
-        candidate=model,
-        model=Channel(type=Model),
-        model_blessing=Channel(type=ModelBlessing),
+    baseline = (
+        Resolver(
+            strategy_class=PreviousBlessedModel,
+            candidate=model,
+            model=Channel(type=Model),
+            model_blessing=Channel(type=ModelBlessing),
+        )
+        if looks_back
+        else ServedBaseline(model, config.model_dir)
     ).with_id("Baseline")
     evaluator = Evaluator(
         examples=examples,
@@ -82,24 +109,34 @@ def create_pipeline(config: Config, pipeline_root: str, metadata_connection: Any
         eval_config=gate.eval_config(config.gate),
         example_splits=["eval"],
     )
-    serving_check = ServingCheck(model, evaluator.outputs["blessing"], config.name, config.push.server_command)
-    pusher = AtomicPusher(
+    report = RunReport(
+        config,
+        baseline.outputs["model"],
+        examples=examples,
+        quarantine=example_gen.outputs["quarantine"],
+        anomalies=validator.outputs["anomalies"],
         model=model,
-        model_blessing=evaluator.outputs["blessing"],
-        infra_blessing=serving_check.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.model_dir)
-        ),
-        custom_config={"keep_versions": config.push.keep_versions},
-    ).with_id("Pusher")
+        model_run=trainer.outputs["model_run"],
+        evaluation=evaluator.outputs["evaluation"],
+    )
+    enforcement = Gate(evaluator.outputs["evaluation"], evaluator.outputs["blessing"]) if fails_unblessed else None
+    serving_check = ServingCheck(model, evaluator.outputs["blessing"], config.name, config.push.server_command)
+    if enforcement:
+        enforcement.add_upstream_node(report)  # which says why
+        serving_check.add_upstream_node(enforcement)
+    pusher = AtomicPusher(
+        model, evaluator.outputs["blessing"], serving_check.outputs["blessing"], report.outputs["report"],
+        config.model_dir, config.push.keep_versions,
+    ).with_id("Pusher")  # fmt: skip
+    steps = [
+        *([data_version] if data_version else []), example_gen, schema_gen, statistics_gen, validator, transform,
+        trainer, baseline, evaluator, report, *([enforcement] if enforcement else []), serving_check, pusher,
+    ]  # fmt: skip
     return pipeline.Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
-        components=[
-            example_gen, schema_gen, statistics_gen, validator, transform, trainer, baseline, evaluator,
-            serving_check, pusher,
-        ],
+        components=steps,
         enable_cache=True,
         metadata_connection_config=metadata_connection,
-        beam_pipeline_args=config.beam.args,
-    )  # fmt: skip
+        beam_pipeline_args=beam_options.for_pipeline(config.beam, steps),
+    )

@@ -1,20 +1,29 @@
-"""What a run did, read from ML Metadata and the artifacts it points to; there is no second record of it."""
+"""What runs did, read from ML Metadata and the reports it points to; there is no second record of them.
+
+No TFX or TensorFlow here: listing and comparing runs starts at once.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from components.evaluator.gate import Verdict, read_verdict
-from components.example_gen.component import read_counts
-from components.trainer.training import CURVES_FILE, HISTORY_FILE
+from components.evaluator.verdict import Verdict
+from components.report import report
 
 METADATA_FILE = "metadata.db"
+PEAK_PROPERTY = "peak_bytes"
+_COUNTS_FILE = "counts.json"
+
+
+class NoSuchRun(LookupError):
+    """There is no run, none of that name, or several; the message says which there are."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +50,9 @@ class RunSummary:
     Attributes:
         run_id: time of its start.
         steps: in order.
+        seconds: from its first to its last step.
         counts: `{"accepted": {split: n}, "rejected": {reason: n}, "notes": [...]}`.
-        verdict: of the gate; None if the run did not come so far.
-        history: of the training, by epoch.
-        curves: path of the training curves as PNG; None if there are none.
+        report_folder: artifact of its report; None if the run did not come so far.
         pushed: whether a version was pushed by this run or the run whose push it found cached.
         version: its number.
         pushed_path: its directory.
@@ -52,64 +60,138 @@ class RunSummary:
 
     run_id: str
     steps: list[Step]
+    seconds: float
     counts: dict[str, Any]
-    verdict: Verdict | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
-    curves: str | None = None
+    report_folder: str | None = None
     pushed: bool = False
     version: int | None = None
     pushed_path: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The time of its start in seconds, which tells runs apart for people."""
+        return self.run_id[:19]
 
-def read(workspace: str, name: str, peak_bytes: dict[str, int] | None = None) -> RunSummary:
-    """Reads the latest run of a workspace.
+    @cached_property
+    def report(self) -> dict[str, Any] | None:
+        """Contents of its report, see `components.report.contents`."""
+        return self._read(report.CONTENTS_FILE)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any] | None:
+        """The figures alone: quicker to read than the report."""
+        return self._read(report.METRICS_FILE)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = os.path.join(self.report_folder, name) if self.report_folder else ""
+        if not os.path.exists(path):
+            return None
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """Of the gate; None if the run did not come so far."""
+        return Verdict.from_dict(self.report["verdict"]) if self.report else None
+
+    @property
+    def outcome(self) -> str:
+        """One or a few words: "blessed", "not blessed", or the step that failed."""
+        failed = next((step.name for step in self.steps if step.state == "FAILED"), None)
+        if failed and failed != "Gate":  # which fails to show the verdict
+            return f"failed at {failed}"
+        if self.metrics is None:
+            return "unfinished"
+        return "blessed" if self.metrics["blessed"] else "not blessed"
+
+    def page(self) -> str:
+        """The report as HTML, with the push and the timings that were not known when it was first written."""
+        pushed = (self.version, self.pushed_path) if self.version and self.pushed_path else None
+        return report.page(self.report, self.run_id, self.steps, pushed)
+
+
+def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
+    """Reads one run of a workspace.
 
     Args:
         workspace: folder of the run.
         name: of the pipeline.
-        peak_bytes: measured peak memory by step.
+        run: "latest", the beginning of its time, or the version that it pushed.
 
     Returns:
         The summary.
 
     Raises:
-        FileNotFoundError: nothing was run there yet.
+        NoSuchRun: nothing was run there yet, or no run or several are called that.
+    """
+    if run == "latest":
+        return read_all(workspace, name, newest=1)[0]
+    runs = read_all(workspace, name)
+    # A run that finds the push of an earlier one cached has the same version: the first is meant.
+    found = [r for r in runs if r.run_id.startswith(run)] or [r for r in runs if str(r.version) == run][-1:]
+    if len(found) != 1:
+        many = "Several runs are" if found else "No run is"
+        raise NoSuchRun(f"{many} called {run}. There are: {', '.join(r.name for r in found or runs)} (`htr runs`).")
+    return found[0]
+
+
+def read_all(workspace: str, name: str, newest: int | None = None) -> list[RunSummary]:
+    """Reads the runs of a workspace.
+
+    Args:
+        workspace: folder of the runs.
+        name: of the pipeline.
+        newest: how many; all if None.
+
+    Returns:
+        The summaries, newest first.
+
+    Raises:
+        NoSuchRun: nothing was run there yet.
     """
     database = os.path.join(workspace, METADATA_FILE)
     if not os.path.exists(database):
-        raise FileNotFoundError(f"{workspace} holds no run yet.")
+        raise NoSuchRun(f"{workspace} holds no run yet.")
     connection = metadata_store_pb2.ConnectionConfig()
     connection.sqlite.filename_uri = database
     connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
     store = metadata_store.MetadataStore(connection)
     pipeline = store.get_context_by_type_and_name("pipeline", name)
     mine = {execution.id for execution in store.get_executions_by_context(pipeline.id)} if pipeline else set()
+    runs = []
     for run in sorted(store.get_contexts_by_type("pipeline_run"), key=lambda context: context.id, reverse=True):
         executions = [e for e in store.get_executions_by_context(run.id) if e.id in mine]
         if executions:
+            runs.append(_read_run(store, name, run.name, sorted(executions, key=lambda e: e.id)))
+        if len(runs) == newest:
             break
-    else:
-        raise FileNotFoundError(f"{workspace} holds no run of the pipeline {name} yet.")
+    if not runs:
+        raise NoSuchRun(f"{workspace} holds no run of the pipeline {name} yet.")
+    return runs
+
+
+def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, executions: list[Any]) -> RunSummary:
     steps, outputs = [], {}
-    for execution in sorted(executions, key=lambda execution: execution.id):
+    for execution in executions:
         nodes = [c.name for c in store.get_contexts_by_execution(execution.id) if c.name.startswith(f"{name}.")]
         component = nodes[0].removeprefix(f"{name}.")
         state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
         seconds = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
-        steps.append(Step(component, state, seconds, (peak_bytes or {}).get(component)))
+        measured = execution.custom_properties
+        peak = measured[PEAK_PROPERTY].int_value if PEAK_PROPERTY in measured else None
+        steps.append(Step(component, state, seconds, peak))
         outputs.update(_outputs(store, execution.id))
-    history, curves = _training(outputs.get("model_run"))
     pushed = outputs.get("pushed_model")
     properties = pushed.custom_properties if pushed else {}
     was_pushed = bool(pushed) and properties["pushed"].int_value == 1
-    evaluation, quarantine = outputs.get("evaluation"), outputs.get("quarantine")
+    written = outputs.get("report")
+    ends = [execution.last_update_time_since_epoch for execution in executions]
     return RunSummary(
-        run_id=run.name,
+        run_id=run_id,
         steps=steps,
-        counts=read_counts(quarantine.uri) if quarantine else {"accepted": {}, "rejected": {}, "notes": []},
-        verdict=read_verdict(evaluation.uri) if evaluation else None,
-        history=history,
-        curves=curves,
+        seconds=(max(ends) - executions[0].create_time_since_epoch) / 1000,
+        counts=_counts(outputs.get("quarantine")),
+        report_folder=written.uri if written else None,
         pushed=was_pushed,
         version=int(properties["pushed_version"].string_value) if was_pushed else None,
         pushed_path=properties["pushed_destination"].string_value if was_pushed else None,
@@ -129,14 +211,12 @@ def _outputs(store: metadata_store.MetadataStore, execution_id: int) -> dict[str
     }
 
 
-def _training(model_run: Any) -> tuple[list[dict[str, float]], str | None]:
-    if model_run is None:
-        return [], None
-    history, curves = (os.path.join(model_run.uri, name) for name in (HISTORY_FILE, CURVES_FILE))
-    if not os.path.exists(history):
-        return [], None
-    with open(history, encoding="utf-8") as file:
-        return json.load(file), curves if os.path.exists(curves) else None
+def _counts(quarantine: Any) -> dict[str, Any]:
+    path = os.path.join(quarantine.uri, _COUNTS_FILE) if quarantine else ""
+    if not os.path.exists(path):
+        return {"accepted": {}, "rejected": {}, "notes": []}
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def as_json(summary: RunSummary, model_dir: str) -> dict[str, Any]:

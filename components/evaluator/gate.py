@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
+from components.evaluator.verdict import Failure, Verdict
 from pipeline.config import GateConfig
 
 SLICES = ("writer", "length_band", "source")
@@ -83,56 +83,6 @@ def _slicing_spec(name: str) -> config_pb2.SlicingSpec:
     if equals:
         return config_pb2.SlicingSpec(feature_values={key: value})
     return config_pb2.SlicingSpec(feature_keys=[key])
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One missed bound.
-
-    Attributes:
-        metric: name of the metric.
-        slice: such as "writer = 7", or "all".
-        value: measured.
-        bound: what it should have been at most.
-        kind: "bound", or "change" against the last blessed model.
-    """
-
-    metric: str
-    slice: str
-    value: float
-    bound: float
-    kind: str
-
-    def __str__(self) -> str:
-        where = "" if self.slice == "all" else f" for {self.slice}"
-        if self.kind == "change":
-            return (
-                f"CER{where} is {self.value:+.4f} against the last blessed model, "
-                f"gate.max_cer_increase allows {self.bound:+.4f}: {self.value - self.bound:.4f} too much"
-            )
-        setting = "gate.max_cer" if self.slice == "all" else "gate.slice_max_cer"
-        what = "the upper end of the CER's interval" if self.metric == "cer_high" else "CER"
-        excess = self.value - self.bound
-        return f"{what}{where} is {self.value:.4f}, {setting} allows {self.bound:g}: {excess:.4f} too much"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the Evaluator found.
-
-    Attributes:
-        blessed: whether the model may ship.
-        metrics: of the candidate over all samples, by name.
-        baseline: of the last blessed model on the same samples; None where there was none.
-        slices: metrics of the candidate by slice name such as "writer = 7".
-        failures: missed bounds.
-    """
-
-    blessed: bool
-    metrics: dict[str, float]
-    baseline: dict[str, float] | None
-    slices: dict[str, dict[str, float]] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
 
 
 def read_verdict(evaluation_uri: str) -> Verdict:

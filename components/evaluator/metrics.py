@@ -19,6 +19,7 @@ from htr_client.decoding import edit_distance
 
 Unit = Literal["character", "word"]
 RESAMPLES = 2000
+RANDOMISATIONS = 20_000
 
 
 @dataclass
@@ -78,13 +79,74 @@ class ErrorCounts:
         if not self.length:
             return float("nan"), float("nan")
         pairs = sorted(self.pairs)
-        counts = np.array([self.pairs[pair] for pair in pairs], np.float64)
-        # Drawing n samples with replacement is drawing the multinomial counts of the distinct pairs.
-        drawn = np.random.default_rng(0).multinomial(self.samples, counts / counts.sum(), size=RESAMPLES)
-        totals = drawn @ np.array(pairs, np.float64)
+        totals = _resampled(np.array([self.pairs[pair] for pair in pairs]), np.array(pairs, np.float64))
         rates = totals[:, 0] / np.maximum(totals[:, 1], 1.0)
         low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
+
+
+@dataclass
+class PairedErrors:
+    """Errors of two models on the same samples: whether their difference is more than luck of the draw.
+
+    Pairs of edits on one sample vary together, since a hard picture is hard for both, so that a comparison by samples
+    sees differences that lie far within the two models' own intervals.
+    """
+
+    triples: Counter[tuple[int, int, int]] = field(default_factory=Counter)
+
+    def add(self, before: int, after: int, length: int) -> None:
+        """Counts one sample: edits of either model and the length of the reference."""
+        self.triples[(before, after, length)] += 1
+
+    @property
+    def difference(self) -> float:
+        """Rate of the model after minus rate of the model before; NaN without reference characters."""
+        length = sum(n * count for (_, _, n), count in self.triples.items())
+        edits = sum((after - before) * count for (before, after, _), count in self.triples.items())
+        return edits / length if length else float("nan")
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Bootstrap percentile interval of the difference over samples, always the same for the same counts.
+
+        Args:
+            level: its coverage, e.g. 0.95.
+
+        Returns:
+            Lower and upper end; NaN without reference characters.
+        """
+        if np.isnan(self.difference):
+            return float("nan"), float("nan")
+        triples = sorted(self.triples)
+        totals = _resampled(np.array([self.triples[t] for t in triples]), np.array(triples, np.float64))
+        differences = (totals[:, 1] - totals[:, 0]) / np.maximum(totals[:, 2], 1.0)
+        low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    @property
+    def p_value(self) -> float:
+        """Probability of a difference at least that large if it were chance which model made which text.
+
+        Approximate randomisation test (Noreen 1989), two-sided, by `RANDOMISATIONS` draws; at least one in as many.
+        """
+        gaps: Counter[int] = Counter()
+        for (before, after, _), count in self.triples.items():
+            gaps[abs(after - before)] += count
+        sizes = np.array(sorted(set(gaps) - {0}))
+        observed = abs(sum((a - b) * count for (b, a, _), count in self.triples.items()))
+        if not observed:
+            return 1.0
+        counts = np.array([gaps[size] for size in sizes])
+        ups = np.random.default_rng(0).binomial(counts, 0.5, size=(RANDOMISATIONS, len(sizes)))
+        drawn = np.abs((2 * ups - counts) @ sizes)
+        return float((np.count_nonzero(drawn >= observed) + 1) / (RANDOMISATIONS + 1))
+
+
+def _resampled(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums [RESAMPLES, k] over samples drawn with replacement: `counts` [m] samples have the `values` [m, k]."""
+    # Drawing n samples with replacement is drawing the multinomial counts of the distinct values.
+    drawn = np.random.default_rng(0).multinomial(int(counts.sum()), counts / counts.sum(), size=RESAMPLES)
+    return drawn @ values
 
 
 def edits_and_length(reference: str, prediction: str, unit: Unit = "character") -> tuple[int, int]:

@@ -43,7 +43,7 @@ class TooManyRejects(RuntimeError):
 class Quarantine(Artifact):
     """Rejected rows (`rejects.csv`: csv, row, image, text, reason, detail) and counts (`counts.json`)."""
 
-    TYPE_NAME = "HandwritingQuarantine"
+    TYPE_NAME = "htr.Quarantine"  # the form that Kubeflow asks for
 
 
 class HandwritingExampleGenSpec(component_spec.ComponentSpec):
@@ -270,19 +270,23 @@ class HandwritingExampleGen(base_beam_component.BaseBeamComponent):
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
     DRIVER_CLASS = Driver
 
-    def __init__(self, data: DataConfig, transform: TransformConfig, rejects_copy: str | None = None):
+    def __init__(
+        self, data: DataConfig, transform: TransformConfig, rejects_copy: str | None = None, fingerprint: Any = None
+    ):
         """Creates the step.
 
         Args:
             data: what to read and refuse.
             transform: geometry of the image tensor, for the check of labels against frames.
             rejects_copy: file that always holds the rejects of the last run, also when it failed.
+            fingerprint: value of DataVersion's output, for runners that do not call the driver.
         """
         super().__init__(
             HandwritingExampleGenSpec(
                 data_config=data.model_dump_json(),
                 transform_config=transform.model_dump_json(),
                 rejects_copy=rejects_copy,
+                input_fingerprint=fingerprint,
                 examples=channel_utils.as_channel([standard_artifacts.Examples()]),
                 quarantine=channel_utils.as_channel([Quarantine()]),
             )

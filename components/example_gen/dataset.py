@@ -13,11 +13,12 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
+from components import storage
 from components.transform.geometry import available_frames, needed_frames
 from htr_client import pictures
 from pipeline.config import DataConfig, TransformConfig
@@ -133,7 +134,13 @@ class Reject:
     detail: str
 
 
-class _Rejected(Exception):
+class Rejected(Exception):
+    """A row cannot be used.
+
+    Attributes:
+        reason, detail: as in `Reject`.
+    """
+
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)
         self.reason, self.detail = reason, detail
@@ -156,9 +163,9 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
     tables: list[Table] = []
     notes: list[str] = []
     for root in config.paths:
-        root = os.path.abspath(root)
-        if not os.path.isdir(root):
-            what = "is a file, not a folder" if os.path.exists(root) else "does not exist"
+        root = storage.absolute(root)
+        if not storage.is_dir(root):
+            what = "is a file, not a folder" if storage.exists(root) else "does not exist"
             raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
         paths = _csv_files(root)
         if not paths:
@@ -178,8 +185,9 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
 
 def _csv_files(root: str) -> list[str]:
     for depth in range(2):  # archives often unpack into one more folder
-        folders = [root] if depth == 0 else [e.path for e in os.scandir(root) if e.is_dir()]
-        found = [e.path for f in folders for e in os.scandir(f) if e.name.lower().endswith((".csv", ".tsv"))]
+        folders = [root] if depth == 0 else [os.path.join(root, name) for name in storage.entries(root)[0]]
+        names = [os.path.join(folder, name) for folder in folders for name in storage.entries(folder)[1]]
+        found = [path for path in names if path.lower().endswith((".csv", ".tsv"))]
         if found:
             return sorted(found)
     return []
@@ -187,7 +195,7 @@ def _csv_files(root: str) -> list[str]:
 
 def _open_table(path: str, root: str, config: DataConfig) -> Table | str:
     """Reads the header line. Returns the table, or a sentence that says why the file holds no labels."""
-    with open(path, "rb") as file:
+    with storage.open_file(path) as file:
         mark = file.read(4)
     encoding = config.encoding
     if mark.startswith(b"\xef\xbb\xbf"):
@@ -195,7 +203,7 @@ def _open_table(path: str, root: str, config: DataConfig) -> Table | str:
     elif mark.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
     try:
-        with open(path, encoding=encoding, newline="") as text_file:
+        with io.TextIOWrapper(storage.open_file(path), encoding, newline="") as text_file:
             header_line = text_file.readline()
     except (UnicodeDecodeError, LookupError) as error:
         raise DatasetError(_encoding_problem(path, encoding, error)) from error
@@ -239,7 +247,7 @@ def read_rows(table: Table) -> Iterator[Row]:
     Raises:
         DatasetError: the file is not text in its encoding, or breaks the CSV format.
     """
-    with open(table.path, encoding=table.encoding, newline="") as file:
+    with io.TextIOWrapper(storage.open_file(table.path), table.encoding, newline="") as file:
         reader = csv.reader(file, delimiter=table.delimiter)
         try:
             next(reader)
@@ -304,14 +312,14 @@ def examine(row: Row, given: frozenset[str], data: DataConfig, transform: Transf
     text = row.fields[table.text] if len(row.fields) > table.text else ""
     try:
         if len(row.fields) != table.columns:
-            raise _Rejected("malformed_row", f"{len(row.fields)} fields where the header has {table.columns}")
+            raise Rejected("malformed_row", f"{len(row.fields)} fields where the header has {table.columns}")
         label = _check_label(text, data)
         path = resolve_image(image.strip(), table)
         encoded, grey = _read_picture(path, data)
         height, width = grey.shape
         frames, needed = available_frames(width, height, transform), needed_frames(label)
         if needed > frames:
-            raise _Rejected(
+            raise Rejected(
                 "label_too_long",
                 f"{len(label)} characters need {needed} frames, a {width} x {height} picture has {frames}",
             )
@@ -321,8 +329,8 @@ def examine(row: Row, given: frozenset[str], data: DataConfig, transform: Transf
         if table.split is not None and row.fields[table.split].strip():
             named = SPLIT_NAMES.get(row.fields[table.split].strip().lower())
             if named is None:
-                raise _Rejected("unknown_split", f"{row.fields[table.split]!r} is none of {', '.join(SPLIT_NAMES)}")
-    except _Rejected as rejected:
+                raise Rejected("unknown_split", f"{row.fields[table.split]!r} is none of {', '.join(SPLIT_NAMES)}")
+    except Rejected as rejected:
         return Reject(table.name, row.line, image[:500], text[:200], rejected.reason, rejected.detail)
     return Sample(
         id=identity, source=os.path.basename(table.root), image=encoded, text=label,
@@ -331,51 +339,43 @@ def examine(row: Row, given: frozenset[str], data: DataConfig, transform: Transf
     )  # fmt: skip
 
 
-def examine_without_image(
-    row: Row, given: frozenset[str], data: DataConfig, transform: TransformConfig
-) -> Sample | Reject:
-    """Like `examine`, but the sample does not carry the picture: for results that travel between processes."""
-    result = examine(row, given, data, transform)
-    return result if isinstance(result, Reject) else replace(result, image=b"")
-
-
 def _check_label(text: str, data: DataConfig) -> str:
     label = unicodedata.normalize("NFC", text).strip()
     if not label:
-        raise _Rejected("empty_label", "the label is empty")
+        raise Rejected("empty_label", "the label is empty")
     if label in data.placeholders:
-        raise _Rejected("placeholder_label", f"{label!r} stands for 'no text' (data.placeholders)")
+        raise Rejected("placeholder_label", f"{label!r} stands for 'no text' (data.placeholders)")
     control = sorted({c for c in label if unicodedata.category(c) in ("Cc", "Cs")})
     if control:
-        raise _Rejected("control_character", f"the label holds {', '.join(map(repr, control))}")
+        raise Rejected("control_character", f"the label holds {', '.join(map(repr, control))}")
     if data.alphabet is not None:
         unknown = sorted(set(label) - set(unicodedata.normalize("NFC", data.alphabet)))
         if unknown:
-            raise _Rejected("unknown_character", f"not in data.alphabet: {' '.join(map(repr, unknown))}")
+            raise Rejected("unknown_character", f"not in data.alphabet: {' '.join(map(repr, unknown))}")
     return label
 
 
 def resolve_image(name: str, table: Table) -> str:
     """Finds the picture that a row names: relative to the CSV, else below the dataset folder by its base name."""
     if not name:
-        raise _Rejected("missing_file", "the row names no picture")
-    path = os.path.normpath(os.path.join(os.path.dirname(table.path), name))
-    if not os.path.exists(path):
+        raise Rejected("missing_file", "the row names no picture")
+    path = storage.absolute(os.path.join(os.path.dirname(table.path), name))
+    if not storage.exists(path):
         found = _files_by_name(table.root).get(os.path.basename(name.replace("\\", "/")), ())
         if len(found) > 1:
-            raise _Rejected("ambiguous_file", f"{len(found)} files of that name, among them {found[0]} and {found[1]}")
+            raise Rejected("ambiguous_file", f"{len(found)} files of that name, among them {found[0]} and {found[1]}")
         if not found:
-            raise _Rejected("missing_file", f"no file {name} beside the CSV nor anywhere below {table.root}")
+            raise Rejected("missing_file", f"no file {name} beside the CSV nor anywhere below {table.root}")
         path = found[0]
-    if os.path.commonpath([os.path.realpath(path), os.path.realpath(table.root)]) != os.path.realpath(table.root):
-        raise _Rejected("outside_folder", f"{path} lies outside of {table.root}")
+    if not storage.is_inside(path, table.root):
+        raise Rejected("outside_folder", f"{path} lies outside of {table.root}")
     return path
 
 
 @functools.lru_cache(maxsize=16)
 def _files_by_name(root: str) -> dict[str, tuple[str, ...]]:
     index: dict[str, tuple[str, ...]] = {}
-    for folder, _, files in os.walk(root):
+    for folder, files in storage.walk(root):
         for file in files:
             index[file] = (*index.get(file, ()), os.path.join(folder, file))
     return index
@@ -384,15 +384,14 @@ def _files_by_name(root: str) -> dict[str, tuple[str, ...]]:
 def _read_picture(path: str, data: DataConfig) -> tuple[bytes, np.ndarray]:
     """Returns bytes that the Transform graph can decode, and the grey picture uint8 [height, width]."""
     try:
-        with open(path, "rb") as file:
-            encoded = file.read()
+        encoded = storage.read(path)
     except OSError as error:
-        raise _Rejected("unreadable_file", f"{path}: {error.strerror}") from error
+        raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
     try:
         packed = pictures.pack(encoded, max_pixels=int(data.max_megapixels * 1e6))
     except pictures.PictureError as error:
         reason = "picture_too_large" if error.reason == "too_large" else f"picture_{error.reason}"
-        raise _Rejected(reason, str(error)) from error
+        raise Rejected(reason, str(error)) from error
     return packed.data, pictures.load(packed.data)
 
 
@@ -421,20 +420,24 @@ def fingerprint(tables: list[Table]) -> str:
     """Changes when a label file or any picture below the dataset folders changes (content or name).
 
     Label files count by content, pictures by path, size and modification time: reading hundreds of thousands of
-    pictures only to find that nothing changed would cost more than it saves.
+    pictures only to find that nothing changed would cost more than it saves. In a bucket pictures count by path alone,
+    since size and time would take a request for each.
     """
     digest = hashlib.sha256()
     for table in tables:
-        with open(table.path, "rb") as file:
-            digest.update(table.path.encode() + b"\0" + hashlib.sha256(file.read()).digest())
+        digest.update(table.path.encode() + b"\0" + hashlib.sha256(storage.read(table.path)).digest())
     for root in sorted({table.root for table in tables}):
-        for folder, folders, files in os.walk(root):
-            folders.sort()
-            for name in sorted(files):
+        for folder, files in storage.walk(root):
+            for name in files:
                 if name.lower().endswith((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")):
-                    stat = os.stat(os.path.join(folder, name))
-                    digest.update(f"{folder}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+                    path = os.path.join(folder, name)
+                    digest.update(f"{path}\0{'' if storage.is_remote(path) else _stamp(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _stamp(path: str) -> str:
+    stat = os.stat(path)
+    return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
 
 def write_rejects(rejects: list[Reject], file: io.TextIOBase) -> None:

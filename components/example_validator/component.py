@@ -13,8 +13,6 @@ from tfx.types import artifact_utils
 
 from pipeline.console import console
 
-SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.pbtxt")
-
 
 class DataAnomalies(RuntimeError):
     """The statistics of the examples contradict the curated schema."""

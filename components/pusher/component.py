@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tfx.components.pusher import component, executor
-from tfx.dsl.components.base import executor_spec
+from tfx.components.pusher import executor
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.dsl.io import fileio
 from tfx.proto import pusher_pb2
-from tfx.types import artifact_utils
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import json_utils, proto_utils
 
 from components.pusher import versions
+from components.report.component import Report
+from components.report.report import CARD_FILE, METRICS_FILE
 
 
 class Executor(executor.Executor):
@@ -27,14 +30,58 @@ class Executor(executor.Executor):
         destination = pusher_pb2.PushDestination()
         proto_utils.json_to_proto(exec_properties["push_destination"], destination)
         custom = json_utils.loads(exec_properties.get("custom_config") or "{}") or {}
-        version = versions.push(
-            self.GetModelPath(input_dict), destination.filesystem.base_directory, custom.get("keep_versions", 5)
-        )
-        path = os.path.join(destination.filesystem.base_directory, str(version))
+        model, model_dir = self.GetModelPath(input_dict), destination.filesystem.base_directory
+        newest = versions.in_service(model_dir)[-1:]
+        # A step may be repeated: after a lost connection to the cluster, or where a new verdict says the same again.
+        if newest and versions.holds(newest[0], model):
+            version = newest[0].number
+        else:
+            version = versions.push(model, model_dir, custom.get("keep_versions", 5))
+        _describe(artifact_utils.get_single_uri(input_dict["report"]), model_dir, version)
+        path = os.path.join(model_dir, str(version))
         self._MarkPushed(pushed, pushed_destination=path, pushed_version=str(version))
 
 
-class AtomicPusher(component.Pusher):
-    """Pushes into a directory of numbered versions that a model server watches."""
+def _describe(report: str, model_dir: str, version: int) -> None:
+    """Puts model card and metrics beside a version: not into it, where they would make it another model."""
+    for name in (CARD_FILE, METRICS_FILE):
+        fileio.copy(os.path.join(report, name), os.path.join(model_dir, f"{version}.{name}"), overwrite=True)
 
+
+class AtomicPusherSpec(standard_component_specs.PusherSpec):
+    """TFX's specification with the run's report as another input."""
+
+    INPUTS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+        **standard_component_specs.PusherSpec.INPUTS,
+        "report": component_spec.ChannelParameter(type=Report),
+    }
+
+
+class AtomicPusher(base_component.BaseComponent):
+    """Pushes into a directory of numbered versions that a model server watches, with a model card for each."""
+
+    SPEC_CLASS = AtomicPusherSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(
+        self, model: Any, model_blessing: Any, infra_blessing: Any, report: Any, model_dir: str, keep_versions: int
+    ):
+        """Creates the step.
+
+        Args:
+            model: channel of the exported model.
+            model_blessing: channel of the gate's verdict.
+            infra_blessing: channel of the serving check's verdict.
+            report: channel of the run's report, which holds the model card.
+            model_dir: directory of the numbered versions.
+            keep_versions: how many remain.
+        """
+        filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=model_dir)
+        super().__init__(
+            AtomicPusherSpec(
+                model=model, model_blessing=model_blessing, infra_blessing=infra_blessing, report=report,
+                push_destination=pusher_pb2.PushDestination(filesystem=filesystem),
+                custom_config=json_utils.dumps({"keep_versions": keep_versions}),
+                pushed_model=channel_utils.as_channel([standard_artifacts.PushedModel()]),
+            )
+        )  # fmt: skip

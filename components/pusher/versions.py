@@ -11,7 +11,8 @@ import shutil
 import time
 from dataclasses import dataclass
 
-from serving.rollout import RolloutError, pinned_versions
+from components import storage
+from serving.rollout import CONFIG_FILE, RolloutError, pinned_versions
 
 # Servers look at numeric names only, so what is being written or has been withdrawn may lie beside them.
 _INCOMING, _WITHDRAWN = ".incoming-", ".withdrawn-"
@@ -39,7 +40,7 @@ class Version:
 def list_versions(model_dir: str) -> list[Version]:
     """All versions below a model directory, oldest first, with those that were withdrawn."""
     found = []
-    for name in os.listdir(model_dir) if os.path.isdir(model_dir) else ():
+    for name in storage.entries(model_dir)[0] if storage.is_dir(model_dir) else ():
         withdrawn = name.startswith(_WITHDRAWN)
         number = name.removeprefix(_WITHDRAWN)
         if number.isdigit():
@@ -47,43 +48,68 @@ def list_versions(model_dir: str) -> list[Version]:
     return sorted(found, key=lambda version: version.number)
 
 
+def in_service(model_dir: str) -> list[Version]:
+    """The versions below a model directory that have not been withdrawn, oldest first."""
+    return [version for version in list_versions(model_dir) if not version.withdrawn]
+
+
+def holds(version: Version, model: str) -> bool:
+    """Whether a version is a copy of the SavedModel in the directory `model`."""
+    return storage.digest(version.path) == storage.digest(model)
+
+
 def push(source: str, model_dir: str, keep: int) -> int:
     """Copies a SavedModel into a model directory as its newest version.
 
     A server that polls the directory sees the whole version or none: the copy is made under a name that servers pass
-    over, flushed to disk, and renamed.
+    over, flushed to disk, and renamed. Buckets cannot rename: there the graph is copied last, without which a version
+    does not load, and a server tries again. Under labels it is not even tried before it is promoted.
 
     Args:
         source: directory of the SavedModel.
         model_dir: directory of the numbered versions; made if missing.
         keep: versions that remain, this one included; older ones are deleted, as are leftovers of broken pushes.
-            Versions that a label needs, or its rollback, stay in any case.
+            Versions that a label needs, or its rollback, stay in any case; all do in a bucket with labels.
 
     Returns:
         The version's number: the Unix time in seconds, or one more than the greatest number ever used here.
 
     Raises:
         VersionError: it is not known which versions bear labels.
+        OSError: something cannot be read or written.
     """
+    if storage.is_remote(model_dir):
+        return _push_to_bucket(source, model_dir, keep)
     served, earlier = _pinned(model_dir)
     os.makedirs(model_dir, exist_ok=True)
     for name in os.listdir(model_dir):
         if name.startswith(_INCOMING):
             shutil.rmtree(os.path.join(model_dir, name))
-    numbers = [version.number for version in list_versions(model_dir)]
-    number = max([int(time.time()), *(n + 1 for n in numbers)])
+    number = _next_number(model_dir)
     incoming = os.path.join(model_dir, f"{_INCOMING}{number}")
-    shutil.copytree(source, incoming)
+    storage.copy_tree(source, incoming)
     for folder, _, files in os.walk(incoming):
         for name in files:
             _flush(os.path.join(folder, name))
         _flush(folder)
     os.rename(incoming, os.path.join(model_dir, str(number)))
     _flush(model_dir)
-    serving = [version for version in list_versions(model_dir) if not version.withdrawn]
-    for version in serving[:-keep]:
+    for version in in_service(model_dir)[:-keep]:
         if version.number not in served | earlier:
             shutil.rmtree(version.path)
+    return number
+
+
+def _next_number(model_dir: str) -> int:
+    return max([int(time.time()), *(version.number + 1 for version in list_versions(model_dir))])
+
+
+def _push_to_bucket(source: str, model_dir: str, keep: int) -> int:
+    number = _next_number(model_dir)
+    storage.copy_tree(source, f"{model_dir}/{number}", last="saved_model.pb")
+    if not storage.exists(f"{model_dir.rpartition('/')[0]}/{CONFIG_FILE}"):
+        for version in list_versions(model_dir)[:-keep]:
+            storage.remove_tree(version.path)
     return number
 
 
@@ -97,9 +123,11 @@ def roll_back(model_dir: str) -> tuple[int, int]:
         The withdrawn version's number and that of the version which is now the newest.
 
     Raises:
-        VersionError: there is no earlier version, or the newest bears a label.
+        VersionError: there is no earlier version, the newest bears a label, or the directory is in a bucket.
     """
-    serving = [version for version in list_versions(model_dir) if not version.withdrawn]
+    if storage.is_remote(model_dir):
+        raise VersionError(f"{model_dir} is in a bucket, where versions cannot be renamed. Move a label instead.")
+    serving = in_service(model_dir)
     if len(serving) < 2:
         raise VersionError(f"{model_dir} holds {len(serving)} version(s): there is none to go back to.")
     newest = serving[-1]

@@ -1,44 +1,85 @@
-"""One self-contained HTML page about a run: what went in, what came out, how good it is, whether it may ship."""
+"""The report as one self-contained HTML page: no scripts, no other files, readable on a phone and on paper."""
 
 from __future__ import annotations
 
-import base64
+import json
+import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 
-from pipeline.config import Config
-from pipeline.summary import RunSummary
+from components.evaluator.verdict import Failure
+from components.report.figures import visible
+
+CONTENTS_FILE, PAGE_FILE, PREDICTIONS_FILE = "contents.json", "report.html", "predictions.csv"
+METRICS_FILE, CARD_FILE = "metrics.json", "model_card.md"
 
 
-def write(summary: RunSummary, config: Config, path: str) -> None:
-    """Writes the report of a run.
+def environment() -> jinja2.Environment:
+    """The templates of this folder with their filters; an unknown name is an error, never an empty place."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), undefined=jinja2.StrictUndefined,
+        autoescape=jinja2.select_autoescape(("html.j2",)), trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters.update(percent=percent, points=points, visible=visible, clock=_clock, yaml=_yaml, small=_small,
+                        band=_band)  # fmt: skip
+    made.globals["range_"] = range
+    return made
+
+
+def page(
+    contents: Mapping[str, Any] | None,
+    run_id: str = "",
+    steps: Sequence[Any] = (),
+    pushed: tuple[int, str] | None = None,
+) -> str:
+    """The page of a run.
 
     Args:
-        summary: of the run.
-        config: that it ran with.
-        path: of the HTML file.
+        contents: what `contents.build` made; None for a run that did not come so far.
+        run_id: of the run; that of the contents if empty.
+        steps: `pipeline.summary.Step`s of the run; empty if unknown.
+        pushed: version and its directory, where one was pushed.
+
+    Returns:
+        HTML.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    curves = None
-    if summary.curves:
-        with open(summary.curves, "rb") as file:
-            curves = base64.b64encode(file.read()).decode()
-    html = environment.get_template("report.html.j2").render(
-        run=summary, config=config.model_dump(), curves=curves, slices=_by_column(summary)
-    )
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(html)
+    failed = next((step.name for step in steps if step.state == "FAILED"), None)
+    failures = [str(Failure(**failure)) for failure in contents["verdict"]["failures"]] if contents else []
+    when = (run_id or (contents["run_id"] if contents else ""))[:19].replace("T", " ")
+    template = environment().get_template("report.html.j2")
+    return template.render(r=contents, when=when, steps=steps, pushed=pushed, failed=failed, failures=failures)
 
 
-def _by_column(summary: RunSummary) -> dict[str, list[tuple[str, dict[str, Any]]]]:
-    """Slices grouped by the column that they slice by."""
-    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for name, metrics in summary.verdict.slices.items() if summary.verdict else ():
-        column, _, value = name.partition(" = ")
-        groups.setdefault(column, []).append((value, metrics))
-    return groups
+def percent(rate: float | None) -> str:
+    """A rate in percent with two digits; a dash for what is not a number."""
+    return "–" if rate is None or math.isnan(rate) else f"{100 * rate:.2f} %"
+
+
+def points(difference: float | None) -> str:
+    """A difference of rates in percentage points, with its sign."""
+    if difference is None or math.isnan(difference):
+        return "–"
+    return f"{100 * difference:+.2f}".replace("-", "−")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _band(value: str) -> str:
+    """A band of lengths such as "<=08" for people."""
+    return value.replace("<=0", "≤ ").replace("<=", "≤ ") if value.startswith("<=") else value
+
+
+def _small(svg: str) -> str:
+    return svg.replace('class="plot"', 'class="plot small"', 1)
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

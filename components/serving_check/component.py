@@ -6,7 +6,6 @@ A model can look healthy in Python and still fail in a server, so nothing is pus
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import json_utils, path_utils
 
+from components import storage
 from components.trainer.export import WARMUP_FILE
 
 START_SECONDS = 180
@@ -86,12 +86,7 @@ def check(model_path: str, name: str, command: list[str]) -> int:
     with tempfile.TemporaryDirectory() as base, tempfile.TemporaryFile() as log:
         # A server wants numbered versions below a base path.
         version = os.path.join(base, name, _VERSION)
-        if os.path.isdir(model_path):
-            shutil.copytree(model_path, version)
-        else:
-            from tfx.utils import io_utils
-
-            io_utils.copy_dir(model_path, version)
+        storage.copy_tree(model_path, version)
         port = _free_port()
         process = subprocess.Popen(
             [

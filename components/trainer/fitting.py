@@ -84,8 +84,9 @@ class Fitting:
         alphabet: Sequence[str],
         train: TrainConfig,
         checkpoint_dir: str | None = None,
+        strategy: tf.distribute.Strategy | None = None,
     ):
-        """Prepares the optimiser; to be called within the scope of the strategy that made the model.
+        """Prepares the optimiser.
 
         Args:
             model: with initial weights.
@@ -94,24 +95,26 @@ class Fitting:
             alphabet: characters of the classes.
             train: optimiser, epochs, batches.
             checkpoint_dir: where to save the state every now and then, and to look for one to go on from.
+            strategy: within whose scope the model was made; None on one device.
         """
         self.model, self.training, self.validation, self.train = model, training, validation, train
         self.alphabet = Alphabet(alphabet)
-        self.strategy = tf.distribute.get_strategy()
+        self.strategy = strategy or tf.distribute.get_strategy()
         self.steps = training.steps(train.batch_size)
         self.checkpoint = os.path.join(checkpoint_dir, CHECKPOINT_FILE) if checkpoint_dir else None
         schedule = WarmupCosine(train.learning_rate, int(train.warmup_epochs * self.steps), train.epochs * self.steps)
-        # Averages over about an epoch, however long that is (Polyak & Juditsky 1992; as an exponential average).
-        optimizer = keras.optimizers.AdamW(
-            schedule, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm,
-            use_ema=True, ema_momentum=1.0 - 1.0 / max(train.average_epochs * self.steps, 2.0),
-        )  # fmt: skip
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        self.averaged_by = optimizer
-        if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
-            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-        optimizer.build(model.trainable_variables)
-        self.optimizer = optimizer
+        with self.strategy.scope():
+            self.optimizer = keras.optimizers.AdamW(
+                schedule, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm
+            )
+            self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+            if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
+                self.optimizer = keras.mixed_precision.LossScaleOptimizer(self.optimizer)
+            self.optimizer.build(model.trainable_variables)
+        # Moving averages of the weights (Polyak & Juditsky 1992) and of the normalisation's statistics with them.
+        self._averaged_variables = [v for v in model.variables if v.dtype == "float32"]
+        self._averages = [tf.Variable(v.numpy(), trainable=False) for v in self._averaged_variables]
+        self._steps_before = tf.Variable(0.0, trainable=False)
         self.history: list[dict[str, float]] = []
         self.best_cer, self.best_epoch = float("inf"), 0
         self.best_weights = self._weights()
@@ -185,6 +188,11 @@ class Fitting:
 
     def _distributed_step(self, batch: Any) -> tf.Tensor:
         losses = self.strategy.run(self._replica_step, args=batch)
+        # Over a tenth of the steps so far at first, so that the initial weights are soon forgotten.
+        steps = self._steps_before.assign_add(1.0)
+        share = tf.maximum(1.0 / max(self.train.average_epochs * self.steps, 1.0), 9.0 / (9.0 + steps))
+        for average, variable in zip(self._averages, self._averaged_variables, strict=True):
+            average.assign_add(share * (tf.convert_to_tensor(variable.value) - average))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     def _replica_step(self, inputs: dict[str, tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
@@ -213,7 +221,7 @@ class Fitting:
             cer = self.validate().rate
             if cer < self.best_cer:
                 self.best_cer, self.best_epoch, self.best_weights = cer, epoch, self._weights()
-        rate = float(self.averaged_by.learning_rate)
+        rate = float(self.optimizer.learning_rate)
         self.history.append(
             {"epoch": epoch + 1, "loss": loss, "validation_cer": cer, "learning_rate": rate, "seconds": seconds}
         )
@@ -234,15 +242,13 @@ class Fitting:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """The network with the averaged weights."""
-        variables = self.model.trainable_variables
-        own = [variable.numpy() for variable in variables]
-        for variable, average in zip(variables, self.averaged_by._model_variables_moving_average, strict=True):
+        own = self._weights()
+        for variable, average in zip(self._averaged_variables, self._averages, strict=True):
             variable.assign(average)
         try:
             yield
         finally:
-            for variable, value in zip(variables, own, strict=True):
-                variable.assign(value)
+            self._set_weights(own)
 
     def _weights(self) -> list[np.ndarray]:
         return [variable.numpy() for variable in self.model.variables]
@@ -252,7 +258,8 @@ class Fitting:
             variable.assign(value)
 
     def _state(self) -> dict[str, list[Any]]:
-        return {"model": self.model.variables, "optimizer": self.optimizer.variables}
+        averages = [*self._averages, self._steps_before]
+        return {"model": self.model.variables, "optimizer": self.optimizer.variables, "averages": averages}
 
     def _save(self, seconds: float) -> None:
         """Writes everything that `_restore` needs: the file is the old one or the new one, never a part."""

@@ -127,7 +127,7 @@ class Recogniser(keras.Model):
         x, widths = tf.cast(inputs["images"], self.compute_dtype), inputs["widths"]
         for stage in self.stages:
             x, widths = stage(x, widths, training=training)
-        x = tf.reduce_max(x, axis=1)
+        x = self.frames_of(x)
         outputs = {"frames": widths}
         if training:
             outputs["shortcut_logits"] = self.shortcut_classes(self.dropout(x, training=True))
@@ -135,6 +135,10 @@ class Recogniser(keras.Model):
             x = layer(self.dropout(x, training=training), widths, training=training)
         outputs["logits"] = self.classes(self.dropout(x, training=training))
         return outputs
+
+    def frames_of(self, x: tf.Tensor) -> tf.Tensor:
+        """Features of the convolutions [N, H, T, D] to frames [N, T, D]: the strongest of each column."""
+        return tf.reduce_max(x, axis=1)
 
 
 def ctc_loss(labels: tf.Tensor, logits: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
@@ -166,9 +170,9 @@ def needed_frames(labels: tf.Tensor) -> tf.Tensor:
     return characters + tf.reduce_sum(tf.cast(repeats, tf.int32), axis=1)
 
 
-def build(config: ModelConfig, classes: int, height: int) -> Recogniser:
+def build(config: ModelConfig, classes: int, height: int, kind: type[Recogniser] = Recogniser) -> Recogniser:
     """Creates a network with its weights for pictures of `height` rows."""
-    model = Recogniser(config, classes)
+    model = kind(config, classes)
     width = 8 * COLUMNS_PER_FRAME
     model({"images": tf.zeros([1, height, width, 1]), "widths": tf.constant([width])}, training=True)
     return model

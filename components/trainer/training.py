@@ -78,7 +78,7 @@ def run_fn(fn_args: Any) -> None:
         if train.warm_start:
             console().print(f"  starting from {start_from(model, alphabet, train.warm_start)}")
         freeze(model, train.freeze)
-        fitting = Fitting(model, training, validation, alphabet, train, state_dir)
+    fitting = Fitting(model, training, validation, alphabet, train, state_dir, strategy)
     console().print(
         f"  {training.samples} pictures to train on, {validation.samples} to watch, {len(alphabet)} characters, "
         f"{model.count_params():,} parameters, {device}"

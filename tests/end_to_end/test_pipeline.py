@@ -48,7 +48,7 @@ def run(data, workspace, *settings, capsys=None):
     captured = capsys.readouterr() if capsys else None
     from pipeline import summary
 
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(summary.NoSuchRun):
         read = summary.read(str(workspace), "htr")
         states = {step.name: step.state for step in read.steps}
         return code, states, json.loads(captured.out.splitlines()[-1]) if captured else {}, captured
@@ -166,7 +166,7 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
         )
         assert code == 0
         done = {name for name, state in states.items() if state == "COMPLETE"}
-        assert done == {"Trainer", "Baseline", "Evaluator", "ServingCheck", "Pusher"}
+        assert done == {"Trainer", "Baseline", "Evaluator", "RunReport", "ServingCheck", "Pusher"}
         assert versions(workspace) == [first, outcome["version"]]
         deadline = time.monotonic() + 60
         while client.transcribe(picture_path).version == first:
@@ -187,7 +187,7 @@ def test_replaced_picture_is_noticed(workspace, data, capsys):
     code, states, *_ = run(data, workspace, "gate.max_cer_increase=9", capsys=capsys)
     assert code == 0
     assert {states[n] for n in ("HandwritingExampleGen", "StatisticsGen", "Transform", "Trainer")} == {"COMPLETE"}
-    assert states["ImportSchemaGen"] == "CACHED"
+    assert states["SchemaGen"] == "CACHED"
 
 
 def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
@@ -241,10 +241,74 @@ def test_killed_server_comes_back_and_no_result_is_lost_or_doubled(workspace, da
 
 
 def test_report_stands_alone(workspace):
-    html = max((workspace / "reports").glob("*.html")).read_text()
-    assert "Blessed." in html and "character error rate" in html and "data:image/png;base64," in html
-    assert not re.search(r'(?:src|href)="(?!data:)', html)
-    assert cli.main(["report", "--workspace", str(workspace)]) == 0
+    html = min((workspace / "reports").glob("*.html")).read_text()
+    assert "Blessed: this model may ship." in html and "Pushed as version" in html and "data:image/jpeg" in html
+    assert "Trainer" in html and "GiB" in html  # timings and memory, from ML Metadata
+    assert not re.search(r'(?:src|href)="(?!data:|#)', html)
+
+
+def test_all_figures_are_the_evaluators_to_the_last_digit(workspace):
+    from components.evaluator.gate import read_verdict
+    from components.evaluator.metrics import count_errors
+    from components.report import analysis
+    from pipeline import summary
+
+    printed = json.loads((workspace / "first.json").read_text())
+    run = summary.read(str(workspace), "htr", str(printed["version"]))
+    (evaluation,) = (workspace / "pipeline" / "Evaluator" / "evaluation").glob(
+        min(path.name for path in (workspace / "pipeline" / "Evaluator" / "evaluation").iterdir())
+    )
+    judged = read_verdict(str(evaluation))
+    assert run.verdict == judged
+    assert run.metrics["metrics"] == judged.metrics and run.metrics["slices"] == judged.slices
+    for name in ("cer", "cer_low", "cer_high", "wer"):
+        assert printed[name] == judged.metrics[name]
+    card = workspace / "serving_model" / "htr" / f"{printed['version']}.metrics.json"
+    assert json.loads(card.read_text()) == run.metrics
+    # The report's own reading of the pictures, which all its slices and curves rest on.
+    table = analysis.read_csv(os.path.join(run.report_folder, "predictions.csv"))
+    for unit, name in (("character", "cer"), ("word", "wer")):
+        counts = count_errors(table["text"], table["prediction"], unit)
+        found = (counts.rate, *counts.interval(0.95))
+        assert found == tuple(judged.metrics[key] for key in (name, f"{name}_low", f"{name}_high"))
+    by_name = {f"{g['name']} = {r['value']}": r for g in run.report["slices"] for r in g["rows"]}
+    shared = set(by_name) & set(judged.slices)
+    assert len(shared) > 5
+    for name in shared:
+        assert by_name[name]["rate"] == judged.slices[name]["cer"]
+        assert by_name[name]["high"] == judged.slices[name]["cer_high"]
+    assert f"{100 * judged.metrics['cer']:.2f} %" in run.page()
+
+
+def test_model_card_lies_beside_the_version(workspace):
+    version = json.loads((workspace / "first.json").read_text())["version"]
+    card = (workspace / "serving_model" / "htr" / f"{version}.model_card.md").read_text()
+    assert "## Intended use" in card and "character error rate" in card and "not stated" in card
+
+
+def test_runs_are_listed_and_compared_without_tensorflow(workspace):
+    from pipeline import summary
+
+    runs = summary.read_all(str(workspace), "htr")
+    first = json.loads((workspace / "first.json").read_text())["version"]
+    other = next(run for run in runs if "learning_rate" in str(run.metrics) and run.version not in (None, first))
+    code = (
+        "import sys\nfrom pipeline import cli\n"
+        "for command in (['runs'], ['compare', sys.argv[2], sys.argv[3]], ['report', sys.argv[2]]):\n"
+        "    assert cli.main([*command, '--workspace', sys.argv[1]]) == 0\n"
+        "loaded = [m for m in ('tfx', 'tensorflow', 'apache_beam', 'keras') if m in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    arguments = [str(workspace), str(first), other.run_id]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    listed = lines[1 : 1 + len(runs)]
+    assert [line.split()[0] for line in listed] == [run.name for run in runs]
+    assert any("not blessed" in line for line in listed) and any(str(first) in line for line in listed)
+    assert re.search(r"train.learning_rate +0.002 +-> +0.001", done.stdout)
+    assert "Is B better?" in done.stdout and "on the same" in done.stdout
+    assert lines[-1].endswith(".html") and Path(lines[-1]).exists()
 
 
 def test_two_runs_in_one_workspace_are_refused(workspace, data, capsys):

@@ -12,7 +12,21 @@ HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
 
 
 @pytest.mark.parametrize(
-    "command", ["", "predict", "serve", "check", "run", "versions", "promote", "rollback", "sample-data"]
+    "command",
+    [
+        "",
+        "predict",
+        "serve",
+        "check",
+        "report",
+        "runs",
+        "compare",
+        "run",
+        "versions",
+        "promote",
+        "rollback",
+        "sample-data",
+    ],
 )
 def test_help_imports_nothing_heavy(command):
     code = (
@@ -58,7 +72,9 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
         (["run", "--data", ".", "--set", "train.epocs=3"], "train.epocs: no such setting"),
         (["run", "--data", ".", "--config", "/nowhere.yaml"], "cannot read the configuration"),
         (["serve", "--workspace", "/nowhere/at/all"], "push a model first"),
-        (["report", "--workspace", "/nowhere/at/all"], "does not exist"),
+        (["report", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
+        (["runs", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
+        (["compare", "latest", "latest", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
     ],
 )
 def test_wrong_usage_is_one_readable_paragraph_and_code_2(arguments, message, capsys):

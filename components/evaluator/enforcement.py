@@ -1,0 +1,60 @@
+"""Gate: fails the run of a model that is not blessed, for orchestrators that show people the state of steps.
+
+`htr run` needs no such step: it reads the verdict when the pipeline has ended.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
+from tfx.types import artifact_utils, component_spec, standard_artifacts
+
+from components.evaluator import gate
+
+
+class NotBlessed(RuntimeError):
+    """The model misses a bound of the gate; the message names bound and value."""
+
+
+class GateSpec(component_spec.ComponentSpec):
+    """Inputs of Gate."""
+
+    PARAMETERS: dict[str, Any] = {}  # noqa: RUF012 - the form that ComponentSpec asks for
+    INPUTS = {  # noqa: RUF012
+        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+    OUTPUTS: dict[str, Any] = {}  # noqa: RUF012
+
+
+class Executor(base_executor.BaseExecutor):
+    """Reads the verdict."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Does nothing for a blessed model.
+
+        Raises:
+            NotBlessed: with all bounds that were missed.
+        """
+        blessing = artifact_utils.get_single_instance(input_dict["blessing"])
+        if blessing.get_int_custom_property("blessed") != 1:
+            verdict = gate.read_verdict(artifact_utils.get_single_uri(input_dict["evaluation"]))
+            failures = "; ".join(map(str, verdict.failures))
+            raise NotBlessed(f"The model is not blessed: {failures}. Nothing is pushed.")
+
+
+class Gate(base_component.BaseComponent):
+    """Stands between the verdict and the push."""
+
+    SPEC_CLASS = GateSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(self, evaluation: Any, blessing: Any):
+        """Creates the step.
+
+        Args:
+            evaluation: channel of the metrics.
+            blessing: channel of the verdict.
+        """
+        super().__init__(GateSpec(evaluation=evaluation, blessing=blessing))

@@ -1,0 +1,66 @@
+"""What the gate decided about a model, in numbers and words. No TensorFlow: whoever lists runs need not load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One missed bound.
+
+    Attributes:
+        metric: name of the metric.
+        slice: such as "writer = 7", or "all".
+        value: measured.
+        bound: what it should have been at most.
+        kind: "bound", or "change" against the last blessed model.
+    """
+
+    metric: str
+    slice: str
+    value: float
+    bound: float
+    kind: str
+
+    def __str__(self) -> str:
+        where = "" if self.slice == "all" else f" for {self.slice}"
+        if self.kind == "change":
+            return (
+                f"CER{where} is {self.value:+.4f} against the last blessed model, "
+                f"gate.max_cer_increase allows {self.bound:+.4f}: {self.value - self.bound:.4f} too much"
+            )
+        setting = "gate.max_cer" if self.slice == "all" else "gate.slice_max_cer"
+        what = "the upper end of the CER's interval" if self.metric == "cer_high" else "CER"
+        excess = self.value - self.bound
+        return f"{what}{where} is {self.value:.4f}, {setting} allows {self.bound:g}: {excess:.4f} too much"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the Evaluator found.
+
+    Attributes:
+        blessed: whether the model may ship.
+        metrics: of the candidate over all samples, by name.
+        baseline: of the last blessed model on the same samples; None where there was none.
+        slices: metrics of the candidate by slice name such as "writer = 7".
+        failures: missed bounds.
+    """
+
+    blessed: bool
+    metrics: dict[str, float]
+    baseline: dict[str, float] | None
+    slices: dict[str, dict[str, float]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, which keeps every digit; `from_dict` is the way back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
+        """From what `as_dict` made."""
+        return cls(**{**values, "failures": [Failure(**failure) for failure in values["failures"]]})

@@ -1,0 +1,55 @@
+"""DataVersion: the fingerprint of the data as a step of its own, for runners that call no drivers.
+
+Where a runner calls them, HandwritingExampleGen's driver does the same without a step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
+
+from components.example_gen import dataset
+from pipeline.config import DataConfig
+
+
+class DataVersionSpec(component_spec.ComponentSpec):
+    """Output and setting of DataVersion."""
+
+    PARAMETERS = {"data_config": component_spec.ExecutionParameter(type=str)}  # noqa: RUF012 - ComponentSpec's form
+    INPUTS: dict[str, Any] = {}  # noqa: RUF012
+    OUTPUTS = {"fingerprint": component_spec.ChannelParameter(type=standard_artifacts.String)}  # noqa: RUF012
+
+
+class Executor(base_executor.BaseExecutor):
+    """Looks at label files and pictures."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Writes the fingerprint.
+
+        Raises:
+            DatasetError: there is nothing to read.
+        """
+        tables, _ = dataset.find_tables(DataConfig.model_validate_json(exec_properties["data_config"]))
+        artifact_utils.get_single_instance(output_dict["fingerprint"]).write(dataset.fingerprint(tables))
+
+
+class DataVersion(base_component.BaseComponent):
+    """Its output `fingerprint` changes when a label file or a picture changes; it must not be cached itself."""
+
+    SPEC_CLASS = DataVersionSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(self, data: DataConfig):
+        """Creates the step.
+
+        Args:
+            data: what to look at.
+        """
+        super().__init__(
+            DataVersionSpec(
+                data_config=data.model_dump_json(),
+                fingerprint=channel_utils.as_channel([standard_artifacts.String()]),
+            )
+        )

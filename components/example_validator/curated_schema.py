@@ -1,0 +1,46 @@
+"""The curated schema as a step. Its text is a setting of the step: another schema re-runs what depends on it, and no
+path of the machine that describes the pipeline has to exist on the one that runs it.
+"""  # noqa: D205
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
+
+SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.pbtxt")
+
+
+class CuratedSchemaSpec(component_spec.ComponentSpec):
+    """Output and setting of CuratedSchema."""
+
+    PARAMETERS = {"text": component_spec.ExecutionParameter(type=str)}  # noqa: RUF012 - the form of ComponentSpec
+    INPUTS: dict[str, Any] = {}  # noqa: RUF012
+    OUTPUTS = {"schema": component_spec.ChannelParameter(type=standard_artifacts.Schema)}  # noqa: RUF012
+
+
+class Executor(base_executor.BaseExecutor):
+    """Writes the schema."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Writes the text to the file that TFX looks for."""
+        folder = artifact_utils.get_single_uri(output_dict["schema"])
+        fileio.makedirs(folder)
+        with fileio.open(os.path.join(folder, "schema.pbtxt"), "w") as file:
+            file.write(exec_properties["text"])
+
+
+class CuratedSchema(base_component.BaseComponent):
+    """Provides components/example_validator/schema.pbtxt to the other steps."""
+
+    SPEC_CLASS = CuratedSchemaSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(self) -> None:
+        """Creates the step."""
+        with open(SCHEMA_FILE, encoding="utf-8") as file:
+            text = file.read()
+        super().__init__(CuratedSchemaSpec(text=text, schema=channel_utils.as_channel([standard_artifacts.Schema()])))

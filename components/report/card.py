@@ -1,0 +1,25 @@
+"""The model card (Mitchell et al. 2019): a page of Markdown that stays with the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from components.report.report import environment
+
+REVIEWED = 0.1
+
+
+def write(contents: Mapping[str, Any]) -> str:
+    """The card of a run's model.
+
+    Args:
+        contents: what `contents.build` made.
+
+    Returns:
+        Markdown.
+    """
+    tenth = next(row for row in contents["review"] if row["share"] == REVIEWED)
+    text = environment().get_template("model_card.md.j2").render(r=contents, tenth=tenth)
+    return re.sub(r"\n{3,}", "\n\n", text)

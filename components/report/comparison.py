@@ -1,0 +1,168 @@
+"""Runs side by side, as text for a terminal."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from components.evaluator.metrics import PairedErrors
+from components.report import analysis
+from components.report.report import PREDICTIONS_FILE, percent, points
+
+if TYPE_CHECKING:
+    from pipeline.summary import RunSummary
+
+PICTURES_SHOWN, SLICES_SHOWN = 6, 8
+
+
+class NothingToCompare(LookupError):
+    """A run has no report; the message names it."""
+
+
+def listing(runs: Iterable[RunSummary]) -> str:
+    """One line a run: when, verdict, CER with interval, pictures, data digest, version, duration."""
+    rows = [["run", "outcome", "CER", "interval", "pictures", "data", "version", "took"]]
+    for run in runs:
+        metrics = run.metrics["metrics"] if run.metrics else {}
+        interval = f"{percent(metrics['cer_low'])} to {percent(metrics['cer_high'])}" if metrics else ""
+        rows.append(
+            [run.name, run.outcome, percent(metrics["cer"]) if metrics else "", interval,
+             str(sum(run.counts["accepted"].values()) or ""), run.metrics["data"]["digest"][:8] if run.metrics else "",
+             str(run.version or ""), _clock(run.seconds)]
+        )  # fmt: skip
+    return _table(rows)
+
+
+def compare(before: RunSummary, after: RunSummary) -> str:
+    """What changed from one run to another, and whether it is better.
+
+    Args:
+        before: run A.
+        after: run B.
+
+    Returns:
+        A text of several paragraphs.
+
+    Raises:
+        NothingToCompare: a run has no report.
+    """
+    a, b = _metrics(before), _metrics(after)
+    rows = [["", f"A  {before.name}", f"B  {after.name}"], ["outcome", before.outcome, after.outcome]]
+    rows.append(["version", str(before.version or "none"), str(after.version or "none")])
+    for name, title in (("cer", "CER"), ("wer", "WER")):
+        rows.append([title, *(f"{percent(m['metrics'][name])} ({percent(m['metrics'][f'{name}_low'])} to "
+                              f"{percent(m['metrics'][f'{name}_high'])})" for m in (a, b))])  # fmt: skip
+    rows.append(["exactly right", *(percent(m["metrics"]["exact"]) for m in (a, b))])
+    rows.append(["data", *(f"{m['data']['digest'][:8]}, {_pictures(m['data'])}" for m in (a, b))])
+    rows.append(["took", _clock(before.seconds), _clock(after.seconds)])
+    parts = [_table(rows), _verdict(before, after, float(b["config"]["gate"]["confidence_level"]))]
+    changed = [[key, str(x), "->", str(y)] for key, x, y in _changes(a["config"], b["config"])]
+    parts.append("Settings that differ\n" + _table(changed) if changed else "The settings are the same.")
+    packages = [[key, str(x), "->", str(y)] for key, x, y in _changes(a["versions"], b["versions"])]
+    if packages:
+        parts.append("Versions that differ\n" + _table(packages))
+    if a["data"]["digest"] != b["data"]["digest"]:
+        parts.append("The data differ: other pictures, labels or splits.")
+    for name, this, other in (("A", a, b), ("B", b, a)):
+        only = sorted(set(this["alphabet"]) - set(other["alphabet"]))
+        if only:
+            parts.append(f"Only in the alphabet of {name}: {' '.join(only)}")
+    return "\n\n".join(parts)
+
+
+def _metrics(run: RunSummary) -> dict[str, Any]:
+    if run.metrics is None:
+        raise NothingToCompare(f"The run {run.name} has no report: {run.outcome}. `htr runs` lists the runs.")
+    return run.metrics
+
+
+def _predictions(run: RunSummary) -> pd.DataFrame:
+    return analysis.read_csv(os.path.join(run.report_folder or "", PREDICTIONS_FILE))
+
+
+def _pictures(data: Mapping[str, Any]) -> str:
+    return " + ".join(f"{split['samples']} {name}" for name, split in data["splits"].items())
+
+
+def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
+    """Whether B is better on the pictures that both were judged on, and where."""
+    tables = [_predictions(run) for run in (before, after)]
+    # The same picture under another label is another sample.
+    both = tables[0].merge(tables[1], on=["id", "text"], suffixes=("_a", "_b"))
+    if both.empty:
+        return "The runs were judged on different pictures: their figures cannot be compared."
+    paired = _paired(both)
+    low, high = paired.interval(level)
+    answer = "yes" if high < 0 else "no, it is worse" if low > 0 else "that cannot be told from chance"
+    pictures = f"the same {len(both)} pictures"
+    if not len(both) == len(tables[0]) == len(tables[1]):
+        pictures = f"the {len(both)} pictures that both were judged on (A {len(tables[0])}, B {len(tables[1])})"
+    better, worse = both[both["edits_b"] < both["edits_a"]], both[both["edits_b"] > both["edits_a"]]
+    p_value = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.3f}"
+    lines = [
+        f"Is B better? {answer.capitalize()}: {points(paired.difference)} points of CER ({points(low)} to "
+        f"{points(high)}, {p_value}) on {pictures}; {len(better)} are read better, {len(worse)} worse."
+    ]
+    changed = _changed_slices(both, level)
+    if changed:
+        lines.append("\nSlices that changed\n" + _table(changed))
+    for title, part in (("better", better), ("worse", worse)):
+        gain = (part["edits_b"] - part["edits_a"]).abs().sort_values(ascending=False, kind="stable")
+        shown = part.loc[gain.index[:PICTURES_SHOWN]]
+        if len(shown):
+            rows = [["picture", "label", "A", "B"], *shown[["id", "text", "prediction_a", "prediction_b"]].values]
+            lines.append(f"\nRead {title} by B, most edits first\n" + _table(rows))
+    return "\n".join(lines)
+
+
+def _paired(both: pd.DataFrame) -> PairedErrors:
+    columns = (both[name].tolist() for name in ("edits_a", "edits_b", "length_a"))
+    return PairedErrors(Counter(zip(*columns, strict=True)))
+
+
+def _changed_slices(both: pd.DataFrame, level: float) -> list[list[str]]:
+    """Slices whose paired difference has an interval without zero, largest change of edits first."""
+    found = []
+    for name, title in analysis.BY_NAME.items():
+        groups = both.groupby(f"{name}_a")
+        if len(groups) < 2:
+            continue
+        for value, part in groups:
+            paired = _paired(part)
+            low, high = paired.interval(level)
+            if low > 0 or high < 0:
+                edits = [int(part[column].sum()) for column in ("edits_a", "edits_b")]
+                rates = [percent(count / part["length_a"].sum()) for count in edits]
+                row = [f"{title} {value or 'unknown'}", f"{len(part)} pictures", rates[0], "->", rates[1]]
+                found.append((abs(edits[0] - edits[1]), row))
+    return [row for _, row in sorted(found, key=lambda item: -item[0])[:SLICES_SHOWN]]
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted names of the values that differ, with both values."""
+    found = []
+    for key in [*before, *(key for key in after if key not in before)]:
+        a, b = before.get(key), after.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _changes(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append((f"{prefix}{key}", a, b))
+    return found
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> str:
+    """Columns of equal width, two spaces apart."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in texts
+    )

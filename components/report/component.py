@@ -1,0 +1,140 @@
+"""RunReport: looks at what the model does and writes it down, whatever the gate decided.
+
+The candidate and the last blessed model read the evaluation split once more, on the same pictures, through the
+signature that services use. What is written into the artifact:
+
+    report.html      one self-contained page
+    predictions.csv  every evaluation picture with label, prediction, confidence and edits
+    metrics.json     the figures, for programs
+    model_card.md    what the model is for; Pusher copies it, and metrics.json, beside a pushed version
+    contents.json    all that the page says, so that it can be written again with push and timings
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
+from tfx.types.artifact import Artifact
+from tfx.utils import path_utils
+
+from components.evaluator.gate import read_verdict
+from components.example_gen.component import REJECTS_FILE, Quarantine, read_counts
+from components.example_validator.component import read_anomalies
+from components.report import analysis, card, collect, contents, report
+from components.trainer.training import HISTORY_FILE
+from pipeline.config import Config
+
+AUGMENTED_FILE = "augmented.png"
+
+
+class Report(Artifact):
+    """Report of a run; the module's docstring lists the files."""
+
+    TYPE_NAME = "htr.Report"  # the form that Kubeflow asks for
+
+
+class RunReportSpec(component_spec.ComponentSpec):
+    """Inputs, outputs and settings of RunReport."""
+
+    PARAMETERS = {"config": component_spec.ExecutionParameter(type=str)}  # noqa: RUF012 - the form that TFX asks for
+    INPUTS = {  # noqa: RUF012
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "quarantine": component_spec.ChannelParameter(type=Quarantine),
+        "anomalies": component_spec.ChannelParameter(type=standard_artifacts.ExampleAnomalies),
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
+        "baseline_model": component_spec.ChannelParameter(type=standard_artifacts.Model, optional=True),
+        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+    }
+    OUTPUTS = {"report": component_spec.ChannelParameter(type=Report)}  # noqa: RUF012
+
+
+class Executor(base_executor.BaseExecutor):
+    """Reads the artifacts of the run, lets the models read the evaluation split, writes the report."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Writes the files of the report."""
+
+        def uri(name: str) -> str:
+            return artifact_utils.get_single_uri(input_dict[name])
+
+        config = Config.model_validate_json(exec_properties["config"])
+        examples = uri("examples")
+        model = collect.Model(path_utils.serving_model_path(uri("model")))
+        predictions = collect.predict(examples, model, _baseline(input_dict.get("baseline_model") or []))
+        shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
+        splits, digest = collect.read_splits(examples)
+        material = contents.Material(
+            config=config,
+            verdict=read_verdict(uri("evaluation")),
+            predictions=predictions,
+            splits=splits,
+            digest=digest,
+            alphabet=list(model.alphabet),
+            settings=model.settings,
+            model_bytes=model.bytes,
+            readings=collect.look_closely(examples, model, {place: predictions["text"][place] for place in shown}),
+            history=json.loads(_read(os.path.join(uri("model_run"), HISTORY_FILE)) or "[]"),
+            counts=read_counts(uri("quarantine")),
+            rejects=contents.parse_rejects(_read(os.path.join(uri("quarantine"), REJECTS_FILE)) or b""),
+            anomalies=read_anomalies(artifact_utils.get_single_instance(input_dict["anomalies"])),
+            augmented=_read(os.path.join(uri("model_run"), AUGMENTED_FILE)),
+            run_id=(self._context.pipeline_run_id if self._context else None) or "",
+        )
+        built = contents.build(material)
+        files = {
+            report.CONTENTS_FILE: json.dumps(built, ensure_ascii=False),
+            report.METRICS_FILE: json.dumps(contents.metrics(built), ensure_ascii=False, indent=1, allow_nan=False),
+            report.CARD_FILE: card.write(built),
+            report.PAGE_FILE: report.page(built),
+            report.PREDICTIONS_FILE: analysis.as_csv(predictions),
+        }
+        folder = artifact_utils.get_single_uri(output_dict["report"])
+        for name, text in files.items():
+            _write(os.path.join(folder, name), text)
+
+
+def _baseline(found: list[Any]) -> collect.Model | None:
+    """The last blessed model, if there is one: a step that found none leaves its artifact empty."""
+    paths = [path_utils.serving_model_path(artifact.uri) for artifact in found]
+    return next((collect.Model(path) for path in paths if fileio.exists(os.path.join(path, "saved_model.pb"))), None)
+
+
+def _read(path: str) -> bytes | None:
+    if not fileio.exists(path):
+        return None
+    with fileio.open(path, "rb") as file:
+        return file.read()
+
+
+def _write(path: str, text: str) -> None:
+    fileio.makedirs(os.path.dirname(path))
+    with fileio.open(path, "wb") as file:
+        file.write(text.encode())
+
+
+class RunReport(base_component.BaseComponent):
+    """Writes the report of a run and the card of its model."""
+
+    SPEC_CLASS = RunReportSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(self, config: Config, baseline_model: Any = None, **inputs: Any):
+        """Creates the step.
+
+        Args:
+            config: of the run; the report shows it.
+            baseline_model: channel of the last blessed model, which may be empty.
+            **inputs: channels `examples`, `quarantine`, `anomalies`, `model`, `model_run` and `evaluation`.
+        """
+        super().__init__(
+            RunReportSpec(
+                config=config.model_dump_json(include=set(contents.SECTIONS)), baseline_model=baseline_model, **inputs,
+                report=channel_utils.as_channel([Report()]),
+            )
+        )  # fmt: skip

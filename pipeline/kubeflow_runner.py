@@ -1,0 +1,268 @@
+"""The pipeline on Kubeflow Pipelines: compiled to a pipeline spec (schema 2.1), uploaded, started."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import tempfile
+from typing import Any
+
+import yaml
+
+from pipeline.config import Config, ConfigError, KubeflowConfig
+
+ENTRY_POINT = ("python", "-m", "pipeline.kubeflow_step")
+TRAINER = "Trainer"
+# What these find out must be found out in each run; what follows from it may be cached.
+NEVER_CACHED = ("DataVersion", "Baseline")
+# Trying again would not change the verdict.
+NEVER_RETRIED = ("Gate",)
+_TIMEOUT = 60
+
+
+class KubeflowError(RuntimeError):
+    """The API of Kubeflow Pipelines cannot be reached or refuses; the message says what to do."""
+
+
+def compile_pipeline(config: Config) -> list[dict[str, Any]]:
+    """Compiles the pipeline of a configuration.
+
+    Args:
+        config: all settings. `data.paths`, `push.model_dir` and `beam` are seen from inside the containers.
+
+    Returns:
+        The documents of the package: the pipeline spec, and the platform spec with what only Kubernetes knows.
+
+    Raises:
+        ConfigError: a setting has a value that cannot work on Kubeflow.
+    """
+    _check(config)
+    from kfp.pipeline_spec import pipeline_spec_pb2
+    from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner, pipeline_builder
+
+    from pipeline.definition import create_pipeline
+
+    settings = config.kubeflow
+    # Where artifacts go Kubeflow says when it runs; below this root lie only the checkpoints.
+    pipeline = create_pipeline(config, settings.scratch, looks_back=False, fails_unblessed=True)
+    resources = pipeline_spec_pb2.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
+    for component in pipeline.components:
+        limits = resources(cpu_limit=settings.cpu, memory_limit=settings.memory)
+        if component.id == TRAINER:
+            limits = resources(cpu_limit=settings.trainer_cpu, memory_limit=settings.trainer_memory)
+            if settings.accelerators:
+                limits.accelerator.type, limits.accelerator.count = settings.accelerator, settings.accelerators
+        component.with_platform_config(limits)
+    runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
+        kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
+            default_image={
+                pipeline_builder.DEFAULT_IMAGE_PATH_KEY: settings.image,
+                TRAINER: settings.trainer_image or settings.image,
+            },
+            default_commands=list(ENTRY_POINT),
+            use_pipeline_spec_2_1=True,
+        )
+    )
+    spec = runner.run(pipeline, write_out=False)["pipelineSpec"]
+    if settings.pipeline_root:
+        spec["defaultPipelineRoot"] = settings.pipeline_root
+    titles = {
+        channel.type.TYPE_NAME: f"{channel.type.__module__}.{channel.type.__qualname__}"
+        for component in pipeline.components
+        for channel in component.outputs.values()
+    }
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        _finish_types(spec["components"][name], titles)
+        _finish_task(name, task, settings)
+        _finish_container(spec, name, settings)
+    executors = {f"{name}_executor": _on_kubernetes(name, settings) for name in spec["components"]}
+    return [spec, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}]
+
+
+def _check(config: Config) -> None:
+    if "_" in config.name:
+        raise ConfigError(f"name: Kubeflow allows no underscore in a pipeline's name (got {config.name!r})")
+    if not config.push.model_dir:
+        raise ConfigError(
+            "push.model_dir: name the folder of the models as the containers see it, on a volume "
+            "(kubeflow.volumes={htr-models: /models}, push.model_dir=/models/htr) or in a bucket (gs://...)"
+        )
+    if not config.data.paths:
+        raise ConfigError("data.paths: name the data as the containers see it, on a volume or in a bucket")
+
+
+def _finish_task(name: str, task: dict[str, Any], settings: KubeflowConfig) -> None:
+    """What TFX's compiler leaves out of a task, or writes for Vertex AI only."""
+    task["cachingOptions"] = {"enableCache": settings.cache and name not in NEVER_CACHED}
+    if settings.retries and name not in NEVER_RETRIED:
+        delay, last = settings.retry_delay, settings.retry_delay * 2**settings.retries
+        task["retryPolicy"] = {
+            "maxRetryCount": settings.retries,
+            "backoffDuration": f"{delay:g}s",
+            "backoffFactor": 2.0,
+            "backoffMaxDuration": f"{last:g}s",
+        }
+    for parameter in task.get("inputs", {}).get("parameters", {}).values():
+        if source := parameter.get("taskOutputParameter"):
+            source["producerTask"] = source["producerTask"].removesuffix("_task")
+
+
+def _finish_types(component: dict[str, Any], titles: dict[str, str]) -> None:
+    """Types that are not TFX's are imported by their title, where the compiler writes their name."""
+    for side in ("inputDefinitions", "outputDefinitions"):
+        for artifact in component.get(side, {}).get("artifacts", {}).values():
+            schema = yaml.safe_load(artifact["artifactType"]["instanceSchema"])
+            if path := titles.get(schema["title"]):
+                schema["title"] = path
+                artifact["artifactType"]["instanceSchema"] = yaml.safe_dump(schema, sort_keys=False)
+
+
+def _finish_container(spec: dict[str, Any], name: str, settings: KubeflowConfig) -> None:
+    container = spec["deploymentSpec"]["executors"][f"{name}_executor"]["container"]
+    component = spec["components"][name]
+    # The compiler wrote it before the types were finished.
+    place = container["args"].index("--json_serialized_inputs_spec_args") + 1
+    container["args"][place] = json.dumps(component.get("inputDefinitions", {}), sort_keys=True)
+    if settings.env:
+        container["env"] = [{"name": key, "value": value} for key, value in settings.env.items()]
+    if settings.stage_artifacts:
+        for side in ("input", "output"):
+            for key in sorted(component.get(f"{side}Definitions", {}).get("artifacts", {})):
+                placeholder = f"{{{{$.{side}s.artifacts['{key}'].path}}}}"
+                container["args"] += ["--local", f"{side}s/{key}={placeholder}"]
+
+
+def _on_kubernetes(name: str, settings: KubeflowConfig) -> dict[str, Any]:
+    """KubernetesExecutorConfig of a step: where its pod may run and what is mounted."""
+    trains = name == TRAINER
+    accelerated = trains and settings.accelerators > 0
+    result: dict[str, Any] = {
+        "secretAsVolume": [
+            {"secretName": secret, "mountPath": path} for secret, path in settings.secret_volumes.items()
+        ],
+        "secretAsEnv": [
+            {
+                "secretName": secret,
+                "keyToEnv": [{"secretKey": key, "envVar": variable} for key, variable in keys.items()],
+            }
+            for secret, keys in settings.secret_env.items()
+        ],
+        "pvcMount": [{"constant": claim, "mountPath": path} for claim, path in settings.volumes.items()],
+        "imagePullSecret": [{"secretName": secret} for secret in settings.image_pull_secrets],
+        "tolerations": settings.tolerations + (settings.trainer_tolerations if accelerated else []),
+    }
+    if labels := settings.node_selector | (settings.trainer_node_selector if trains else {}):
+        result["nodeSelector"] = {"labels": labels}
+    return {key: value for key, value in result.items() if value}
+
+
+def as_yaml(documents: list[dict[str, Any]]) -> str:
+    """The package as Kubeflow's interface, SDK and API take it."""
+    return yaml.safe_dump_all(documents, sort_keys=True, allow_unicode=True, width=10_000)
+
+
+def submit(config: Config, token: str | None = None) -> str:
+    """Uploads the pipeline, as a new version where it exists, and starts a run of it.
+
+    Args:
+        config: all settings; `kubeflow.host` must be set.
+        token: bearer token of the API; None where it asks for none.
+
+    Returns:
+        Address of the run's page.
+
+    Raises:
+        ConfigError: `kubeflow.host` is not set, or a setting has a value that cannot work on Kubeflow.
+        KubeflowError: the API cannot be reached or refuses.
+    """
+    host = (config.kubeflow.host or "").rstrip("/")
+    if not host:
+        raise ConfigError("kubeflow.host: name the address of Kubeflow Pipelines' API, e.g. http://localhost:8888")
+    package = as_yaml(compile_pipeline(config))
+
+    import kfp_server_api
+    import urllib3
+
+    # urllib3 would otherwise try three times more, without saying so.
+    connection = kfp_server_api.Configuration(host=host)
+    connection.retries = urllib3.Retry(0)
+    if token:
+        connection.api_key["authorization"] = token
+        connection.api_key_prefix["authorization"] = "Bearer"
+    try:
+        with kfp_server_api.ApiClient(connection) as client:
+            run_id = _start(client, config, package)
+    except kfp_server_api.ApiException as error:
+        hint = {401: " Give a token: HTR_KUBEFLOW_TOKEN.", 403: " Check kubeflow.namespace and the token's rights."}
+        body = _message(error.body)
+        raise KubeflowError(
+            f"{host} answered {error.status} {error.reason}: {body}.{hint.get(error.status, '')}"
+        ) from None
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise KubeflowError(f"No Kubeflow Pipelines API answers at {host} (kubeflow.host): {reason}") from None
+    return f"{host}/#/runs/details/{run_id}"
+
+
+def _message(body: Any) -> str:
+    text = body.decode(errors="replace") if isinstance(body, bytes) else str(body or "")
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return text[:500]
+    return str(answer.get("error") or answer.get("message") or answer)[:500] if isinstance(answer, dict) else text[:500]
+
+
+def _start(client: Any, config: Config, package: str) -> str:
+    """Returns the id of the run."""
+    import kfp_server_api as api
+
+    settings, now = config.kubeflow, f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    pipelines, uploads = api.PipelineServiceApi(client), api.PipelineUploadServiceApi(client)
+    experiments, runs = api.ExperimentServiceApi(client), api.RunServiceApi(client)
+    scope = {"namespace": settings.namespace} if settings.namespace else {}
+
+    def named(name: str) -> str:
+        return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+    found = pipelines.pipeline_service_list_pipelines(filter=named(config.name), _request_timeout=_TIMEOUT, **scope)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, f"{config.name}.yaml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(package)
+        if found.pipelines:
+            pipeline_id = found.pipelines[0].pipeline_id
+            version = uploads.upload_pipeline_version(
+                path, name=f"{config.name}-{now}", pipelineid=pipeline_id, _request_timeout=_TIMEOUT
+            )
+        else:
+            pipeline_id = uploads.upload_pipeline(
+                path, name=config.name, _request_timeout=_TIMEOUT, **scope
+            ).pipeline_id
+            version = pipelines.pipeline_service_list_pipeline_versions(
+                pipeline_id, page_size=1, sort_by="created_at desc", _request_timeout=_TIMEOUT
+            ).pipeline_versions[0]
+    listed = experiments.experiment_service_list_experiments(
+        filter=named(settings.experiment), _request_timeout=_TIMEOUT, **scope
+    )
+    experiment = (
+        listed.experiments[0]
+        if listed.experiments
+        else experiments.experiment_service_create_experiment(
+            api.V2beta1Experiment(display_name=settings.experiment, **scope), _request_timeout=_TIMEOUT
+        )
+    )
+    run = runs.run_service_create_run(
+        api.V2beta1Run(
+            display_name=f"{config.name}-{now}",
+            experiment_id=experiment.experiment_id,
+            pipeline_version_reference=api.V2beta1PipelineVersionReference(
+                pipeline_id=pipeline_id, pipeline_version_id=version.pipeline_version_id
+            ),
+            runtime_config=api.V2beta1RuntimeConfig(pipeline_root=settings.pipeline_root),
+            service_account=settings.service_account,
+        ),
+        _request_timeout=_TIMEOUT,
+    )
+    return run.run_id

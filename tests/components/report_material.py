@@ -1,0 +1,98 @@
+"""Material of a report without training: labels, what a model might have read, and frames that say the same."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+
+from components.evaluator.verdict import Verdict
+from components.report import analysis
+from components.report.contents import NUMBERS, Material, Reading, Split
+from components.sample_data.words import WORDS
+from htr_client.decoding import Alphabet, BestPath
+from pipeline.config import Config
+from tests.conftest import encode, picture
+
+
+def words(count, seed=0):
+    """Labels of a few letters."""
+    return random.Random(seed).choices(sorted({w for w in WORDS if w.isascii() and w.isalpha()}), k=count)
+
+
+def misread(text, source, rate):
+    """The text as a model might read it that gets a share of the characters wrong."""
+    return "".join(source.choice("aeinr") if source.random() < rate else c for c in text)
+
+
+def table(truths, labels=None, rate=0.04, baseline_rate=None, writers=8, seed=1):
+    """A table of predictions of a model that reads the truth, while the labels may say something else."""
+    source = random.Random(seed)
+    rows = []
+    for i, truth in enumerate(truths):
+        read = misread(truth, source, rate)
+        rows.append(
+            {"id": f"data/{i}.png", "source": "data", "writer": f"w{i % writers}", "length_band": f"<={len(truth):02d}",
+             "text": labels[i] if labels else truth, "prediction": read,
+             "baseline": misread(truth, source, baseline_rate) if baseline_rate is not None else "",
+             "confidence": source.uniform(0.7, 0.99) if read == truth else source.uniform(0.05, 0.6),
+             "width": 120, "height": 40, "paper_level": 235.0, "ink_level": 30.0 + i % 50,
+             "ink_share": 0.05 + 0.001 * (i % 40), "sharpness": 0.1 + 0.002 * (i % 30)}
+        )  # fmt: skip
+    return analysis.count_edits(pd.DataFrame(rows), compared=baseline_rate is not None)
+
+
+def split_of(texts, writers, pictures=None):
+    """What a split holds."""
+    numbers = np.random.default_rng(0).uniform(1, 100, (len(texts), len(NUMBERS))).astype(np.float32)
+    return Split(
+        samples=len(texts), writers=Counter(writers), characters=Counter("".join(texts)),
+        numbers={name: numbers[:, i] for i, name in enumerate(NUMBERS)}, pictures=pictures or {},
+    )  # fmt: skip
+
+
+def reading(text, alphabet, number):
+    """Frames in which each character of the text stands for two frames between blanks."""
+    classes = [alphabet.blank, *(c for i in alphabet.encode(text, skip_unknown=True) for c in (i, i, alphabet.blank))]
+    probabilities = np.full((len(classes), len(alphabet) + 1), 0.05 / len(alphabet), np.float32)
+    probabilities[np.arange(len(classes)), classes] = 0.95
+    (decoded,) = BestPath().decode(np.log(probabilities)[None], np.array([len(classes)]), alphabet)
+    characters = [(c.text, c.confidence, c.span) for c in decoded.characters]
+    return Reading(encode(picture(120, 40, number)), probabilities, alphabet, characters, characters)
+
+
+def material(predictions, config=None, splits=None, alphabet=None, **more):
+    """A whole run's material around a table of predictions, with the verdict that the Evaluator would give."""
+    config = config or Config(data={"paths": ["names"]})
+    known = "".join(sorted(set("".join(predictions["text"]) + "".join(predictions["prediction"]))))
+    alphabet = Alphabet(alphabet or known)
+    errors, level = analysis.errors_of(predictions), config.gate.confidence_level
+    word = analysis.errors_of(predictions, "word")
+    (low, high), (word_low, word_high) = errors.interval(level), word.interval(level)
+    metrics = {"cer": errors.rate, "cer_low": low, "cer_high": high, "wer": word.rate, "wer_low": word_low,
+               "wer_high": word_high, "exact": errors.exact, "samples": float(errors.samples)}  # fmt: skip
+    paired = analysis.paired_errors(predictions)
+    baseline = {"cer": analysis.errors_of(predictions, baseline=True).rate} if paired else None
+    texts, writers = list(predictions["text"]), list(predictions["writer"])
+    train = split_of(words(2000, 3) + [c * 20 for c in known], [f"t{i % 20}" for i in range(2000 + len(known))])
+    shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
+    values = {
+        "config": config,
+        "verdict": Verdict(high <= config.gate.max_cer, metrics, baseline),
+        "predictions": predictions,
+        "splits": splits or {"train": train, "validation": split_of(words(50), ["v1"] * 50),
+                             "eval": split_of(texts, writers)},
+        "digest": "0123456789abcdef" * 4,
+        "alphabet": list(alphabet),
+        "settings": {"transform": {"preset": "word", "height": 32, "width": 128}, "best_validation_cer": 0.05},
+        "model_bytes": 3_400_000,
+        "readings": {place: reading(predictions["prediction"][place], alphabet, place) for place in shown},
+        "history": [{"epoch": i, "loss": 20 / i, "validation_cer": 1 / (i + 1), "seconds": 10.0 * i}
+                    for i in range(1, 9)],
+        "counts": {"accepted": {"train": 2000, "validation": 50, "eval": len(texts)},
+                   "rejected": {"empty_label": 2}, "notes": []},
+        "rejects": [{"csv": "names/labels.csv", "row": "7", "image": "7.png", "text": "", "reason": "empty_label",
+                     "detail": "the label is empty"}],
+        "run_id": "2026-01-02T03:04:05.678",
+    }  # fmt: skip
+    return Material(**{**values, **more})

@@ -1,0 +1,177 @@
+"""What the report says about a model: errors, characters, slices, confidence, and the problems that it names."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.evaluator.metrics import PairedErrors, count_errors
+from components.evaluator.verdict import Failure
+from components.report import analysis, contents
+from pipeline.config import Config
+from tests.components.report_material import material, split_of, table, words
+
+TEXTS = st.text("abé ", max_size=8)
+
+
+def findings(made):
+    return {finding["kind"]: finding for finding in contents.build(made)["findings"]}
+
+
+def swapped(texts, share, seed=5):
+    """The texts with a share of them given to each other's places."""
+    source, labels = random.Random(seed), list(texts)
+    places = source.sample(range(len(texts)), int(share * len(texts)))
+    for here, there in zip(places, places[1:] + places[:1], strict=True):
+        labels[here] = texts[there]
+    return labels
+
+
+@given(TEXTS, TEXTS)
+def test_edit_steps_lead_from_truth_to_prediction_in_as_many_steps_as_are_counted(truth, prediction):
+    steps = analysis.edit_steps(truth, prediction)
+    assert "".join(old for _, old, _ in steps) == truth and "".join(new for _, _, new in steps) == prediction
+    assert sum(kind != "equal" for kind, *_ in steps) == count_errors([truth], [prediction]).edits
+    for kind, old, new in steps:
+        assert kind == ("equal" if old == new else "replace" if old and new else "delete" if old else "insert")
+
+
+def test_characters_are_counted_by_what_happened_to_them():
+    predictions = table(["anna", "otto", "hanna"], rate=0)
+    predictions["prediction"] = ["onna", "ott", "hannah"]
+    found = analysis.Characters.of(predictions)
+    assert found.replaced == Counter({("a", "o"): 1})
+    assert (found.deleted, found.inserted) == (Counter("o"), Counter("h"))
+    assert (found.seen["a"], found.right["a"]) == (4, 3)
+    names, counts = found.matrix()
+    assert names == ["a", "o"]
+    assert counts.tolist() == [[3, 1, 0], [0, 1, 1]]
+
+
+def test_rates_are_those_of_the_one_implementation_and_survive_the_file(tmp_path):
+    predictions = table([*words(300), "007", "NA", "a,b"], rate=0.1, baseline_rate=0.2)
+    (tmp_path / "predictions.csv").write_text(analysis.as_csv(predictions), encoding="utf-8")
+    again = analysis.read_csv(str(tmp_path / "predictions.csv"))
+    assert list(again["text"]) == list(predictions["text"])
+    for unit in ("character", "word"):
+        counts = count_errors(predictions["text"], predictions["prediction"], unit)
+        for read in (predictions, again):
+            assert analysis.errors_of(read, unit).pairs == counts.pairs
+    before = count_errors(predictions["text"], predictions["baseline"])
+    assert analysis.paired_errors(again).difference == pytest.approx(
+        analysis.errors_of(again).rate - before.rate, abs=1e-12
+    )
+
+
+def test_paired_test_tells_a_real_difference_from_chance():
+    worse, same = table(words(600), rate=0.08, baseline_rate=0.05), table(words(600), rate=0.05, baseline_rate=0.05)
+    real, chance = analysis.paired_errors(worse), analysis.paired_errors(same)
+    assert real.interval(0.95)[0] > 0 and real.p_value < 0.01
+    low, high = chance.interval(0.95)
+    assert low < 0 < high and chance.p_value > 0.05
+    assert analysis.paired_errors(table(words(20))) is None
+
+
+def test_paired_test_is_exact_in_a_case_that_can_be_counted():
+    # Five pictures, each one edit better: as large by chance in 2 of 32 cases.
+    errors = PairedErrors(Counter({(1, 0, 10): 5}))
+    assert errors.difference == pytest.approx(-0.1)
+    assert errors.p_value == pytest.approx(2 / 32, abs=0.01)
+    assert PairedErrors(Counter({(2, 2, 10): 9})).p_value == 1.0
+
+
+def test_slices_find_the_hard_writer_and_cover_every_picture():
+    predictions = table(words(800), rate=0.02)
+    hard = predictions["writer"] == "w3"
+    predictions.loc[hard, "prediction"] = ["x" + text[:-1] for text in predictions.loc[hard, "text"]]
+    predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    groups = {group["name"]: group["rows"] for group in analysis.slices(predictions, 0.95)}
+    assert groups["writer"][0]["value"] == "w3" and groups["writer"][0]["worse"]
+    assert not any(row["worse"] for row in groups["writer"][1:])
+    for name, rows in groups.items():
+        assert sum(row["samples"] for row in rows) == len(predictions), name
+        assert sum(row["edits"] for row in rows) == predictions["edits"].sum()
+    assert "source" not in groups  # only one
+
+
+def test_calibration_sees_confidence_that_is_too_high():
+    source = np.random.default_rng(0)
+    predictions = table(words(3000), rate=0)
+    confidence = source.uniform(0.2, 1, len(predictions))
+    right = source.random(len(predictions)) < confidence
+    predictions["edits"] = np.where(right, 0, 1)
+    honest = analysis.calibration(predictions.assign(confidence=confidence))
+    boastful = analysis.calibration(predictions.assign(confidence=confidence**0.3))
+    assert honest["error"] < 0.05 < 0.1 < boastful["error"]
+    assert boastful["gap"] > 0.1 > abs(honest["gap"])
+    assert [b["samples"] for b in honest["bins"]] == [300] * 10
+
+
+def test_review_removes_the_least_confident_first():
+    predictions = table(words(1000), rate=0.05)
+    rows = analysis.review(predictions)
+    assert rows[0]["cer"] == analysis.errors_of(predictions).rate
+    accepted = predictions[predictions["confidence"] >= rows[4]["threshold"]]
+    assert rows[4]["share"] == 0.2 and len(accepted) == 800
+    assert rows[4]["cer"] == analysis.errors_of(accepted).rate < rows[0]["cer"]
+
+
+def test_report_names_swapped_labels():
+    texts = words(600)
+    clean = findings(material(table(texts)))
+    assert "suspicious_labels" not in clean
+    predictions = table(texts, labels=swapped(texts, 0.1))
+    found = findings(material(predictions))["suspicious_labels"]
+    assert found["severity"] == "problem" and "exactly the label of another picture" in found["text"]
+    doubted = analysis.suspicious(predictions)
+    wrong = [i for i, (a, b) in enumerate(zip(texts, predictions["text"], strict=True)) if a != b]
+    assert set(doubted.index) <= set(wrong) and len(doubted) > 0.6 * len(wrong)
+
+
+def test_report_names_leaked_writers_and_pictures():
+    predictions = table(words(400), writers=8)
+    leaking = split_of(words(500), ["w2", "t1"] * 250, {b"1": ("x", "data/9.png")})
+    judged = split_of(list(predictions["text"]), list(predictions["writer"]), {b"1": ("x", "data/5.png")})
+    found = findings(material(predictions, splits={"train": leaking, "validation": split_of([], []), "eval": judged}))
+    assert "w2 (50 of 400" in found["leaked_writers"]["text"] and found["leaked_writers"]["severity"] == "problem"
+    assert "data/5.png" in found["leaked_pictures"]["text"]
+    clean = findings(material(predictions))
+    assert not {"leaked_writers", "leaked_pictures"} & set(clean)
+
+
+def test_report_names_new_characters():
+    predictions = table([*words(400), "Łódź", "Łuk"], rate=0)
+    alphabet = "".join(sorted(set("".join(words(400)))))
+    found = findings(material(predictions, alphabet=alphabet))["new_characters"]
+    assert found["severity"] == "problem" and "Ł (2)" in found["text"]
+    assert "new_characters" not in findings(material(table(words(400))))
+
+
+def test_report_names_a_weak_slice_and_a_disagreement_with_the_evaluator():
+    predictions = table(words(400), rate=0.02)
+    weak = predictions["sharpness"] < 0.11
+    predictions.loc[weak, "prediction"] = ["q" + text[1:] for text in predictions.loc[weak, "text"]]
+    predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    made = material(predictions)
+    assert "Sharpness" in findings(made)["weak_slice"]["text"]
+    assert "disagreement" not in findings(made)
+    made.verdict.metrics["cer"] += 1e-9
+    assert "disagreement" in findings(made)
+
+
+def test_bounds_are_told_with_what_was_measured():
+    predictions = table(words(400), rate=0.05, baseline_rate=0.02)
+    config = Config(gate={"max_cer": 0.2, "slice_max_cer": {"writer": 0.01, "writer=w1": 0.5}})
+    made = material(predictions, config)
+    made.verdict.slices.update({"writer = w1": {"cer": 0.04}, "writer = w2": {"cer": 0.06}})
+    made.verdict.failures.append(Failure("cer", "writer = w2", 0.06, 0.01, "bound"))
+    rows = contents.bounds(made.verdict, config)
+    assert [row["met"] for row in rows] == [True, True, False, True]
+    assert rows[0]["value"] == made.verdict.metrics["cer_high"]
+    assert rows[1]["value"] == made.verdict.metrics["cer"] - made.verdict.baseline["cer"]
+    assert rows[2]["value"] == 0.06 and "w2" in rows[2]["what"]
+    alone = contents.bounds(material(table(words(50))).verdict, Config())
+    assert alone[1]["met"] is None and alone[1]["value"] is None

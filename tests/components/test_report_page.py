@@ -1,0 +1,153 @@
+"""The report as a page: complete, self-contained, and laid out well in a real browser on a phone and on a desk."""
+
+import html as markup
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from components.report import card, contents, report
+from pipeline import cli
+from pipeline.config import Config
+from pipeline.summary import Step
+from tests.components.report_material import material, table, words
+from tests.conftest import encode, picture, write_dataset
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+STEPS = [Step("Trainer", "COMPLETE", 12.3, 2**30), Step("Transform", "CACHED", 0.1), Step("RunReport", "COMPLETE", 3)]
+
+
+@pytest.fixture(scope="module")
+def built():
+    predictions = table(words(500), rate=0.05, baseline_rate=0.06)
+    predictions.loc[3, "text"] = "<script>alert(1)</script> & a long label that has to be broken"
+    return contents.build(material(predictions, augmented=encode(picture(300, 80))))
+
+
+@pytest.fixture(scope="module")
+def page(built):
+    # The way through JSON is the way that `htr report` goes.
+    return report.page(json.loads(json.dumps(built)), steps=STEPS, pushed=(17, "models/htr/17"))
+
+
+def test_page_answers_the_questions(page, built):
+    metrics = built["verdict"]["metrics"]
+    for text in (
+        "Blessed: this model may ship.", "Pushed as version 17", report.percent(metrics["cer"]),
+        report.percent(metrics["cer_high"]), "What the gate asked", "gate.max_cer_increase",
+        "Better than the last blessed model?", "randomisation test", "Where it fails", "Worst", "Typical errors",
+        "Taken for each other", "Missed and added", "Alphabet", "By writer", "By sharpness", "Reliability",
+        "expected calibration error", "With a person for the least confident", "validation CER", "Rejected rows",
+        "empty label", "the label is empty", "Trainer", "1.00 GiB", "Configuration", "learning_rate", "tensorflow",
+        "0123456789ab", "Run of 2026-01-02 03:04:05", "What the network saw in training",
+    ):  # fmt: skip
+        assert text in page, text
+
+
+def test_page_needs_no_other_file_and_no_script(page):
+    assert not re.search(r"<(script|link|iframe)\b", page)
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert "&lt;script&gt;" in page or "script" not in page.split("<style>")[1].split("</style>")[1]
+
+
+def test_ids_of_the_figures_do_not_collide(page):
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', page)) <= set(ids)
+
+
+def test_page_of_a_model_that_must_not_ship_says_so():
+    made = material(table(words(200), rate=0.3), Config(gate={"max_cer": 0.05}))
+    html = report.page(contents.build(made))
+    assert "Not blessed: this model must not ship." in html and "missed" in html
+    assert "nothing to compare" in html and 'id="steps"' not in html
+
+
+def test_page_of_a_run_that_failed_names_the_step():
+    html = report.page(None, "2026-01-02T03:04:05", [Step("Transform", "FAILED", 1.0)])
+    assert "The run ended at Transform" in html and "Run of 2026-01-02 03:04:05" in html
+
+
+def test_card_and_metrics_say_the_same_as_the_page(built):
+    config = Config(card={"data_licence": "CC-BY 4.0", "contact": "desk@example.org"})
+    made = contents.build(material(table(words(300)), config))
+    text, metrics = card.write(made), json.loads(json.dumps(contents.metrics(made), allow_nan=False))
+    for part in ("CC-BY 4.0", "desk@example.org", "## Intended use", "## Limits", made["data"]["digest"],
+                 report.percent(made["verdict"]["metrics"]["cer_high"]), made["model"]["alphabet"]):  # fmt: skip
+        assert part in text, part
+    assert "not stated (`card.data_licence`)" in card.write(built)
+    assert metrics["metrics"] == made["verdict"]["metrics"] and metrics["blessed"] is True
+    assert "\n\n\n" not in text and re.search(r"^\| character error rate \| \d", text, re.M)
+
+
+def browser():
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not found:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
+    return found
+
+
+def laid_out(page, width, folder):
+    """What a browser makes of the page in a column of some pixels: sizes and what went wrong, measured by a script."""
+    script = """
+      const frame = document.querySelector('iframe');
+      frame.onload = () => {
+        const page = frame.contentDocument, root = page.documentElement;
+        const broken = [...page.images].filter(i => !i.complete || !i.naturalWidth).length;
+        const inside = e => e.closest('.wide, .scroll, pre');  // these scroll by themselves
+        const wide = [...page.querySelectorAll('body *')]
+          .filter(e => e.getBoundingClientRect().right > root.clientWidth + 1 && (!inside(e) || inside(e) === e))
+          .map(e => e.outerHTML.slice(0, 80));
+        const plots = [...page.querySelectorAll('svg.plot, svg.reading')].map(e => e.getBoundingClientRect())
+          .filter(box => box.width < 100 || box.height < 40).length;
+        const found = JSON.stringify({width: root.clientWidth, scroll: root.scrollWidth, height: root.scrollHeight,
+          broken, wide, plots});
+        document.body.innerHTML = '<pre id=out></pre>';
+        document.getElementById('out').textContent = found;
+      };"""
+    outer = folder / "outer.html"
+    outer.write_text(
+        f'<body><iframe width={width} height=900 srcdoc="{markup.escape(page)}"></iframe><script>{script}</script>',
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
+         "--virtual-time-budget=10000", "--window-size=1400,1000", "--dump-dom", outer.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout)
+    assert found, done.stderr[-2000:]
+    return json.loads(markup.unescape(found[1]))
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_report_fits_a_phone_and_a_desk(page, width, tmp_path):
+    measured = laid_out(page, width, tmp_path)
+    assert measured["wide"] == []
+    assert measured["scroll"] <= measured["width"] + 1, "the page scrolls sideways"
+    assert (measured["broken"], measured["plots"]) == (0, 0)
+    assert measured["height"] > 3000
+
+
+def test_check_fits_a_phone(tmp_path):
+    browser()
+    folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": f"word{i}"} for i in range(60)])
+    (folder / "1.png").write_bytes((folder / "2.png").read_bytes())
+    assert cli.main(["check", "--data", str(folder), "--html", str(tmp_path / "check.html")]) == 0
+    measured = laid_out((tmp_path / "check.html").read_text(encoding="utf-8"), 360, tmp_path)
+    assert measured["wide"] == [] and measured["scroll"] <= measured["width"] + 1 and measured["broken"] == 0
+
+
+def test_report_prints_as_pdf(page, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page, encoding="utf-8")
+    subprocess.run(
+        [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+         f"--print-to-pdf={tmp_path / 'report.pdf'}", path.as_uri()],
+        capture_output=True, timeout=120, check=True,
+    )  # fmt: skip
+    pages = len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "report.pdf").read_bytes()))
+    assert 4 <= pages <= 40

@@ -1,0 +1,108 @@
+"""Data and models in a bucket: TensorFlow's in-memory file system stands in for gs://, through the same calls."""
+
+import shutil
+import uuid
+
+import pytest
+
+from components import storage
+from components.example_gen import dataset
+from components.pusher import versions
+from pipeline.config import DataConfig, TransformConfig
+from tests.conftest import write_dataset
+
+
+@pytest.fixture
+def bucket():
+    return f"ram://{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def model(tmp_path):
+    source = tmp_path / "export"
+    (source / "variables").mkdir(parents=True)
+    (source / "saved_model.pb").write_bytes(b"graph")
+    (source / "variables" / "variables.index").write_bytes(b"index")
+    return str(source)
+
+
+def test_paths_and_addresses():
+    assert storage.absolute("gs://bucket/a/../b/./c") == "gs://bucket/b/c"
+    assert storage.is_inside("gs://bucket/data/a.png", "gs://bucket/data")
+    assert not storage.is_inside("gs://bucket/data2/a.png", "gs://bucket/data")
+    assert not storage.is_inside("gs://bucket/data/../a.png", "gs://bucket/data")
+
+
+def test_a_link_out_of_the_folder_is_not_inside(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (tmp_path / "data" / "a.png").symlink_to(tmp_path / "secret.png")
+    assert not storage.is_inside(str(tmp_path / "data" / "a.png"), str(tmp_path / "data"))
+
+
+def test_copies_are_equal_wherever_they_are(model, bucket, tmp_path):
+    storage.copy_tree(model, f"{bucket}/copy")
+    storage.copy_tree(f"{bucket}/copy", str(tmp_path / "back"))
+    assert storage.digest(model) == storage.digest(f"{bucket}/copy") == storage.digest(str(tmp_path / "back"))
+    (tmp_path / "back" / "saved_model.pb").write_bytes(b"other")
+    assert storage.digest(str(tmp_path / "back")) != storage.digest(model)
+
+
+def test_the_named_file_is_copied_last(model, bucket, monkeypatch):
+    order = []
+    read = storage.read
+    monkeypatch.setattr(storage, "read", lambda path: order.append(path.rpartition("/")[2]) or read(path))
+    storage.copy_tree(model, f"{bucket}/copy", last="saved_model.pb")
+    assert order == ["variables.index", "saved_model.pb"]
+
+
+def test_what_is_missing_is_an_os_error(bucket):
+    with pytest.raises(OSError, match=r"none\.csv"):
+        storage.read(f"{bucket}/none.csv")
+    with pytest.raises(OSError, match="tensorflow-io"):
+        storage.exists("s3://bucket/data")
+
+
+def test_a_dataset_in_a_bucket_is_read_as_one_here(tmp_path, bucket):
+    rows = [{"filename": f"images/{i}.png", "text": f"word {i}", "writer": str(i % 5)} for i in range(12)]
+    rows += [{"filename": "images/none.png", "text": "lost", "writer": "1"}]
+    folder = write_dataset(tmp_path / "names", rows)
+    (folder / "images" / "none.png").unlink()
+    # By base name too, in another folder.
+    shutil.move(folder / "images" / "3.png", folder / "3.png")
+    storage.copy_tree(str(folder), f"{bucket}/names")
+
+    def read(place):
+        config = DataConfig(paths=[place])
+        tables, notes = dataset.find_tables(config)
+        assert not notes
+        found = [
+            dataset.examine(r, frozenset(), config, TransformConfig()) for t in tables for r in dataset.read_rows(t)
+        ]
+        return found, dataset.fingerprint(tables)
+
+    here, _ = read(str(folder))
+    there, before = read(f"{bucket}/names")
+    assert [s for s in there if isinstance(s, dataset.Sample)] == [s for s in here if isinstance(s, dataset.Sample)]
+    assert sum(isinstance(s, dataset.Sample) for s in there) == 12
+    assert [r.reason for r in there if isinstance(r, dataset.Reject)] == ["missing_file"]
+    storage.copy_tree(str(folder / "images"), f"{bucket}/names/more")
+    assert read(f"{bucket}/names")[1] != before
+
+
+def test_versions_in_a_bucket(model, bucket):
+    base = f"{bucket}/serving/htr"
+    pushed = [versions.push(model, base, keep=2) for _ in range(3)]
+    assert [v.number for v in versions.in_service(base)] == pushed[-2:]
+    assert versions.holds(versions.in_service(base)[-1], model)
+    with pytest.raises(versions.VersionError, match="in a bucket"):
+        versions.roll_back(base)
+
+
+def test_nothing_is_deleted_from_a_bucket_with_labels(model, bucket, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "models.config").write_text("model_config_list {}")
+    storage.copy_tree(str(tmp_path / "labels"), f"{bucket}/serving")
+    for _ in range(3):
+        versions.push(model, f"{bucket}/serving/htr", keep=1)
+    assert len(versions.in_service(f"{bucket}/serving/htr")) == 3

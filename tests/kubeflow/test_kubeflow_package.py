@@ -1,0 +1,225 @@
+"""What is compiled: valid by Kubeflow's schema, with the resources, nodes, secrets and volumes of the configuration."""
+
+import json
+
+import kubernetes_validate
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+from tfx.types.artifact import Artifact
+from tfx.utils import import_utils
+
+from pipeline import cli, kubeflow_runner, kubeflow_step
+from pipeline.config import ConfigError, load
+
+KUBERNETES = ("1.28", kubernetes_validate.latest_version())
+SETTINGS = [
+    "data.paths=[/data/names]",
+    "push.model_dir=/models/htr",
+    "kubeflow.trainer_image=registry.example/htr-trainer:0.1.0",
+    "kubeflow.accelerators=2",
+    "kubeflow.accelerator=amd.com/gpu",
+    "kubeflow.memory=6",
+    "kubeflow.node_selector={disk: ssd}",
+    "kubeflow.trainer_node_selector={gpu: l4}",
+    "kubeflow.tolerations=[{key: batch, operator: Equal, value: 'yes', effect: NoSchedule}]",
+    "kubeflow.volumes={htr-data: /data, htr-models: /models}",
+    "kubeflow.secret_env={s3: {accesskey: AWS_ACCESS_KEY_ID}}",
+    "kubeflow.secret_volumes={gcs: /secrets}",
+    "kubeflow.image_pull_secrets=[registry]",
+    "kubeflow.env={TZ: UTC}",
+    "kubeflow.pipeline_root=s3://bucket/htr",
+]
+
+
+@pytest.fixture(scope="module")
+def package():
+    return kubeflow_runner.compile_pipeline(load(overrides=SETTINGS))
+
+
+def executors(package):
+    spec, platform = yaml.safe_load_all(kubeflow_runner.as_yaml(package))
+    on_kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(on_kubernetes) == set(spec["deploymentSpec"]["executors"])
+    return {
+        name.removesuffix("_executor"): (executor["container"], on_kubernetes[name])
+        for name, executor in spec["deploymentSpec"]["executors"].items()
+    }
+
+
+def pod(container, config):
+    """The pod as Kubeflow's driver makes it of both documents."""
+    limits = {"cpu": f"{container['resources']['cpuLimit']}", "memory": f"{container['resources']['memoryLimit']}G"}
+    if accelerator := container["resources"].get("accelerator"):
+        limits[accelerator["type"]] = accelerator["count"]
+    env = container.get("env", []) + [
+        {"name": k["envVar"], "valueFrom": {"secretKeyRef": {"name": s["secretName"], "key": k["secretKey"]}}}
+        for s in config.get("secretAsEnv", [])
+        for k in s["keyToEnv"]
+    ]
+    volumes = [
+        {"name": v["constant"], "persistentVolumeClaim": {"claimName": v["constant"]}}
+        for v in config.get("pvcMount", [])
+    ] + [{"name": v["secretName"], "secret": {"secretName": v["secretName"]}} for v in config.get("secretAsVolume", [])]
+    mounts = [{"name": v["constant"], "mountPath": v["mountPath"]} for v in config.get("pvcMount", [])] + [
+        {"name": v["secretName"], "mountPath": v["mountPath"]} for v in config.get("secretAsVolume", [])
+    ]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "step"},
+        "spec": {
+            "containers": [
+                {
+                    "name": "main",
+                    "image": container["image"],
+                    "command": container["command"],
+                    "args": container["args"],
+                    "resources": {"limits": limits},
+                    "env": env,
+                    "volumeMounts": mounts,
+                }
+            ],
+            "volumes": volumes,
+            "nodeSelector": config.get("nodeSelector", {}).get("labels", {}),
+            "tolerations": config.get("tolerations", []),
+            "imagePullSecrets": [{"name": s["secretName"]} for s in config.get("imagePullSecret", [])],
+        },
+    }
+
+
+def test_both_documents_are_valid_by_kubeflows_schema(package):
+    spec, platform = yaml.safe_load_all(kubeflow_runner.as_yaml(package))
+    parsed = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    assert parsed.schema_version == "2.1.0" and parsed.default_pipeline_root == "s3://bucket/htr"
+    deployment = json_format.ParseDict(spec["deploymentSpec"], pipeline_spec_pb2.PipelineDeploymentConfig())
+    # The open-source backend runs containers and importers only.
+    assert {executor.WhichOneof("spec") for executor in deployment.executors.values()} == {"container"}
+    json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+
+
+def test_every_type_can_be_imported_in_the_containers(package):
+    definitions = list(package[0]["components"].values())
+    for container, _ in executors(package).values():
+        place = container["args"].index("--json_serialized_inputs_spec_args") + 1
+        definitions.append({"inputDefinitions": json.loads(container["args"][place])})
+    titles = {
+        yaml.safe_load(artifact["artifactType"]["instanceSchema"])["title"]
+        for definition in definitions
+        for side in ("inputDefinitions", "outputDefinitions")
+        for artifact in definition.get(side, {}).get("artifacts", {}).values()
+    }
+    ours = {title for title in titles if not title.startswith("tfx.")}
+    assert ours and all(issubclass(import_utils.import_class_by_path(title), Artifact) for title in ours)
+
+
+def test_every_input_comes_from_a_task_that_is_waited_for(package):
+    spec = package[0]
+    tasks = spec["root"]["dag"]["tasks"]
+    assert tasks["HandwritingExampleGen"]["inputs"]["parameters"]["input_fingerprint"] == {
+        "taskOutputParameter": {"producerTask": "DataVersion", "outputParameterKey": "fingerprint"}
+    }
+    for task in tasks.values():
+        for kind, key in (("artifacts", "taskOutputArtifact"), ("parameters", "taskOutputParameter")):
+            for value in task.get("inputs", {}).get(kind, {}).values():
+                if source := value.get(key):
+                    assert source["producerTask"] in task["dependentTasks"]
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_steps_become_valid_pods(package, version):
+    for container, config in executors(package).values():
+        kubernetes_validate.validate(pod(container, config), version, strict=True)
+
+
+def test_only_trainer_gets_accelerators_and_its_nodes(package):
+    for name, (container, config) in executors(package).items():
+        spec = pod(container, config)["spec"]
+        limits = spec["containers"][0]["resources"]["limits"]
+        tolerated = [toleration["key"] for toleration in spec["tolerations"]]
+        if name == "Trainer":
+            assert container["image"] == "registry.example/htr-trainer:0.1.0"
+            assert limits == {"cpu": "8.0", "memory": "32.0G", "amd.com/gpu": "2"}
+            assert spec["nodeSelector"] == {"disk": "ssd", "gpu": "l4"} and tolerated == ["batch", "nvidia.com/gpu"]
+        else:
+            assert container["image"] == "htr-pipeline:0.1.0" and limits == {"cpu": "4.0", "memory": "6.0G"}
+            assert spec["nodeSelector"] == {"disk": "ssd"} and tolerated == ["batch"]
+        (main,) = spec["containers"]
+        assert [variable["name"] for variable in main["env"]] == ["TZ", "AWS_ACCESS_KEY_ID"]
+        assert {mount["mountPath"] for mount in main["volumeMounts"]} == {"/data", "/models", "/secrets"}
+
+
+def test_caching_and_retries(package):
+    tasks = package[0]["root"]["dag"]["tasks"]
+    assert {n for n, task in tasks.items() if not task["cachingOptions"]["enableCache"]} == {"DataVersion", "Baseline"}
+    assert {n for n, task in tasks.items() if "retryPolicy" not in task} == {"Gate"}
+    retry = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "240s"}
+    assert tasks["Trainer"]["retryPolicy"] == retry
+
+
+def test_steps_can_work_on_addresses_without_cache_retries_and_accelerator():
+    changes = ["stage_artifacts=false", "cache=false", "retries=0", "accelerators=0"]
+    settings = [*SETTINGS, *(f"kubeflow.{change}" for change in changes)]
+    package = kubeflow_runner.compile_pipeline(load(overrides=settings))
+    for task in package[0]["root"]["dag"]["tasks"].values():
+        assert "retryPolicy" not in task and not task["cachingOptions"]["enableCache"]
+    for container, config in executors(package).values():
+        assert "--local" not in container["args"] and "accelerator" not in container["resources"]
+        assert [toleration["key"] for toleration in config["tolerations"]] == ["batch"]
+
+
+def test_a_step_that_works_on_addresses(package, tmp_path):
+    """Without `--local` nothing is copied; here the address is a folder."""
+    spec = package[0]
+    container, _ = executors(package)["SchemaGen"]
+    place = tmp_path / "root" / "schema"
+    definition = spec["components"]["SchemaGen"]["outputDefinitions"]["artifacts"]["schema"]
+    artifact = {"name": "schema", "uri": str(place), "type": definition["artifactType"]}
+    parameters = spec["root"]["dag"]["tasks"]["SchemaGen"]["inputs"]["parameters"]
+    invocation = {
+        "inputs": {"parameterValues": {k: v["runtimeValue"]["constant"] for k, v in parameters.items()}},
+        "outputs": {"artifacts": {"schema": {"artifacts": [artifact]}}, "outputFile": str(tmp_path / "out.json")},
+    }
+    arguments = container["args"][: container["args"].index("--local")]
+    kubeflow_step.main([argument.replace("{{$}}", json.dumps(invocation)) for argument in arguments])
+    assert (place / "schema.pbtxt").read_text() == parameters["text"]["runtimeValue"]["constant"]
+    (reported,) = json.loads((tmp_path / "out.json").read_text())["artifacts"]["schema"]["artifacts"]
+    assert reported["uri"] == str(place) and None not in reported["metadata"].values()
+
+
+def test_nothing_of_this_machine_is_in_the_package(package):
+    from pathlib import Path
+
+    text = kubeflow_runner.as_yaml(package)
+    assert str(Path(kubeflow_runner.__file__).parents[1]) not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("name=my_htr", "name: Kubeflow allows no underscore"),
+        ("push.model_dir=null", "push.model_dir: name the folder"),
+        ("data.paths=[]", "data.paths: name the data"),
+    ],
+)
+def test_what_cannot_work_is_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        kubeflow_runner.compile_pipeline(load(overrides=[*SETTINGS, change]))
+
+
+def test_unknown_key_of_a_toleration_is_refused():
+    with pytest.raises(ConfigError, match=r"kubeflow\.tolerations: .*not taint"):
+        load(overrides=["kubeflow.tolerations=[{taint: x}]"])
+
+
+def test_command_writes_what_is_compiled(tmp_path, capsys, package):
+    settings = [argument for setting in SETTINGS for argument in ("--set", setting)]
+    out = tmp_path / "htr.yaml"
+    assert cli.main(["compile", "kubeflow", str(out), "--workspace", str(tmp_path), *settings]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    written = list(yaml.safe_load_all(out.read_text()))
+    assert json.dumps(written, sort_keys=True) == json.dumps(package, sort_keys=True)
+    assert (
+        cli.main(["compile", "kubeflow", str(tmp_path / "no" / "x.yaml"), "--workspace", str(tmp_path), *settings]) == 2
+    )

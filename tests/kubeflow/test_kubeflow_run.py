@@ -1,0 +1,123 @@
+"""The compiled package, executed: every container's command, from the data to the push, with gate and baseline."""
+
+import re
+
+import pytest
+import yaml
+from kubeflow_launcher import Cluster
+
+from components.pusher.versions import in_service
+from pipeline import kubeflow_runner
+from pipeline.config import load
+from tests.conftest import encode, picture
+
+pytestmark = pytest.mark.slow
+
+FAST = ["train.epochs=1", "model.filters=[8,8,8]", "model.recurrent_units=8", "model.recurrent_layers=1"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, sample_data):
+    import shutil
+
+    folder = tmp_path_factory.mktemp("kubeflow")
+    shutil.copytree(sample_data, folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(place):
+    return Cluster(place / "cluster", in_processes=("SchemaGen",))
+
+
+@pytest.fixture(scope="module")
+def start(place, cluster):
+    """Compiles and runs; the paths are those that the containers see."""
+
+    def start(*settings):
+        config = load(
+            overrides=[
+                *FAST,
+                f"data.paths=[{place / 'data'}]",
+                f"push.model_dir={place / 'models' / 'htr'}",
+                "kubeflow.pipeline_root=minio://mlpipeline/htr",
+                f"kubeflow.scratch={place / 'scratch'}",
+                *settings,
+            ]
+        )
+        return cluster.run(kubeflow_runner.as_yaml(kubeflow_runner.compile_pipeline(config)))
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def models(place):
+    def numbers():
+        return [version.number for version in in_service(str(place / "models" / "htr"))]
+
+    return numbers
+
+
+@pytest.fixture(scope="module")
+def first(start):
+    return start("gate.max_cer=9")
+
+
+def explain(run):
+    return "\n".join(f"--- {name}: {run.logs[name][-3000:]}" for name, state in run.states.items() if state == "Failed")
+
+
+def test_first_run_pushes_a_version_although_there_is_no_baseline(first, models):
+    assert set(first.states.values()) == {"Succeeded"}, explain(first)
+    assert len(models()) == 1
+    assert "nothing to compare with" in first.logs["Baseline"]
+
+
+def test_same_run_again_trains_and_pushes_nothing(first, start, models):
+    before = models()
+    run = start("gate.max_cer=9")
+    assert set(run.states.values()) <= {"Succeeded", "Cached"}, explain(run)
+    for name in ("HandwritingExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer"):
+        assert run.states[name] == "Cached"
+    # The only version is the candidate itself, which is no baseline.
+    assert "nothing to compare with" in run.logs["Baseline"]
+    assert models() == before
+
+
+def test_another_model_is_compared_with_the_one_in_service(first, start, models, cluster):
+    (before,) = models()
+    run = start("gate.max_cer=9", "gate.max_cer_increase=9", "train.learning_rate=0.001")
+    assert set(run.states.values()) <= {"Succeeded", "Cached"}, explain(run)
+    assert run.states["Transform"] == "Cached" and run.states["Trainer"] == "Succeeded"
+    assert f"version {before} of" in run.logs["Baseline"]
+    assert models()[0] == before and len(models()) == 2
+    from components.evaluator.gate import read_verdict
+
+    evaluation = cluster.artifacts[run.outputs["Evaluator"]["artifacts"]["evaluation"]]
+    verdict = read_verdict(str(cluster._object(evaluation["uri"])))
+    assert verdict.baseline is not None and 0 <= verdict.baseline["cer"] <= 9
+
+
+def test_failing_gate_fails_its_task_and_pushes_nothing(first, start, models):
+    before = models()
+    run = start("gate.max_cer=0.0001")
+    assert run.states["Evaluator"] == "Succeeded" and run.states["Gate"] == "Failed"
+    assert run.states["ServingCheck"] == run.states["Pusher"] == "Omitted"
+    assert re.search(
+        r"NotBlessed: .*gate.max_cer allows 0.0001: \d\.\d+ too much.* Nothing is pushed", run.logs["Gate"]
+    )
+    assert models() == before
+
+
+def test_replaced_picture_is_noticed(first, start, place):
+    image = sorted((place / "data" / "images").glob("*.png"))[-1]
+    image.write_bytes(encode(picture(130, 40, 5)))
+    # Stops at the first step after the data, which is all that this is about.
+    run = start("data.max_rejected=0")
+    assert run.states["HandwritingExampleGen"] == "Failed" and run.states["Trainer"] == "Omitted"
+    assert "data.max_rejected allows 0.0%" in run.logs["HandwritingExampleGen"]
+
+
+def test_no_address_of_a_pod_stays_in_the_metadata(first, cluster):
+    text = yaml.safe_dump(cluster.artifacts)
+    assert "minio://mlpipeline/htr" in text and str(cluster.folder / "pods") not in text

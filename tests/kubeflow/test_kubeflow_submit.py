@@ -1,0 +1,121 @@
+"""Uploading and starting, against a small HTTP server that answers as Kubeflow Pipelines' API does."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from pipeline import cli
+
+
+class Api(BaseHTTPRequestHandler):
+    def _answer(self, body, status=200):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _handle(self):
+        url, server = urlsplit(self.path), self.server
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = url.path.removeprefix("/pipeline/apis/v2beta1/")
+        server.calls.append((self.command, path, query, body))
+        if server.token and self.headers.get("Authorization") != f"Bearer {server.token}":
+            self._answer({"error": "no valid token", "code": 16}, 401)
+        elif (self.command, path) == ("GET", "pipelines"):
+            self._answer({"pipelines": server.pipelines})
+        elif (self.command, path) == ("POST", "pipelines/upload"):
+            server.pipelines.append({"pipeline_id": "p1", "display_name": query["name"]})
+            self._answer(server.pipelines[0])
+        elif (self.command, path) == ("POST", "pipelines/upload_version"):
+            self._answer({"pipeline_id": query["pipelineid"], "pipeline_version_id": "v2"})
+        elif (self.command, path) == ("GET", "pipelines/p1/versions"):
+            self._answer({"pipeline_versions": [{"pipeline_id": "p1", "pipeline_version_id": "v1"}]})
+        elif (self.command, path) == ("GET", "experiments"):
+            self._answer({})
+        elif (self.command, path) == ("POST", "experiments"):
+            self._answer({**json.loads(body), "experiment_id": "e1"})
+        elif (self.command, path) == ("POST", "runs"):
+            self._answer({**json.loads(body), "run_id": "r1"})
+        else:
+            self._answer({"error": f"no {path}"}, 404)
+
+    do_GET = do_POST = _handle
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def api():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    server.calls, server.pipelines, server.token = [], [], None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def submit(api, tmp_path, capsys):
+    host = f"http://127.0.0.1:{api.server_port}/pipeline"
+
+    def submit(*arguments):
+        settings = ["push.model_dir=/models/htr", f"kubeflow.host={host}", "kubeflow.namespace=team"]
+        settings += ["kubeflow.service_account=runner", "kubeflow.pipeline_root=s3://bucket/htr"]
+        command = ["submit", "kubeflow", "--data", "/data", "--workspace", str(tmp_path), *arguments]
+        code = cli.main(command + [f"--set={setting}" for setting in settings])
+        return code, capsys.readouterr()
+
+    submit.host = host
+    return submit
+
+
+def test_first_submission_uploads_the_pipeline_and_starts_it(api, submit):
+    code, captured = submit()
+    assert code == 0 and captured.out.strip() == f"{submit.host}/#/runs/details/r1"
+    calls = {(method, path): (query, body) for method, path, query, body in api.calls}
+    query, body = calls["POST", "pipelines/upload"]
+    assert query == {"name": "htr", "namespace": "team"}
+    assert b"schemaVersion: 2.1.0" in body and b"platforms:" in body
+    assert json.loads(calls["POST", "experiments"][1]) == {"display_name": "htr", "namespace": "team"}
+    run = json.loads(calls["POST", "runs"][1])
+    assert run["pipeline_version_reference"] == {"pipeline_id": "p1", "pipeline_version_id": "v1"}
+    assert run["experiment_id"] == "e1" and run["service_account"] == "runner"
+    assert run["runtime_config"] == {"pipeline_root": "s3://bucket/htr"}
+
+
+def test_next_submission_is_a_version_of_the_same_pipeline(api, submit):
+    api.pipelines.append({"pipeline_id": "p1", "display_name": "htr"})
+    assert submit()[0] == 0
+    calls = {(method, path): (query, body) for method, path, query, body in api.calls}
+    assert ("POST", "pipelines/upload") not in calls
+    assert calls["POST", "pipelines/upload_version"][0]["pipelineid"] == "p1"
+    assert json.loads(calls["POST", "runs"][1])["pipeline_version_reference"]["pipeline_version_id"] == "v2"
+
+
+def test_token_is_sent_from_variable_or_file(api, submit, tmp_path, monkeypatch):
+    api.token = "secret"
+    code, captured = submit()
+    assert code == 1 and "answered 401" in captured.err and "no valid token" in captured.err
+    assert "HTR_KUBEFLOW_TOKEN" in captured.err and "Traceback" not in captured.err
+    monkeypatch.setenv("HTR_KUBEFLOW_TOKEN", "secret")
+    assert submit()[0] == 0
+    monkeypatch.setenv("HTR_KUBEFLOW_TOKEN", "old")
+    (tmp_path / "token").write_text("secret\n")
+    assert submit("--token-file", str(tmp_path / "token"))[0] == 0
+    assert submit("--token-file", str(tmp_path / "none"))[0] == cli.USAGE
+
+
+def test_no_api_there_is_one_readable_sentence(tmp_path, capsys):
+    settings = ["push.model_dir=/models/htr", "kubeflow.host=http://127.0.0.1:9"]
+    command = ["submit", "kubeflow", "--data", "/data", "--workspace", str(tmp_path)]
+    assert cli.main(command + [f"--set={setting}" for setting in settings]) == 1
+    assert "No Kubeflow Pipelines API answers at http://127.0.0.1:9" in capsys.readouterr().err
+    assert cli.main([*command, "--set=push.model_dir=/models/htr"]) == cli.USAGE
+    assert "kubeflow.host" in capsys.readouterr().err
