@@ -99,6 +99,13 @@ class TrainConfig(_Section):
     seed: int = Field(1, description="of weights, shuffling and distortions")
 
 
+class TuneConfig(_Section):
+    """Search for better hyper-parameters before training: learning rate, augmentation, dropout, recurrent units."""
+
+    trials: int = Field(0, ge=0, description="short trainings that are compared; 0 leaves the search out")
+    epochs: int = Field(6, ge=1, description="of each of them")
+
+
 class GateConfig(_Section):
     """When a model may ship."""
 
@@ -226,6 +233,7 @@ class Config(_Section):
     transform: TransformConfig = TransformConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
     gate: GateConfig = GateConfig()
     push: PushConfig = PushConfig()
     card: CardConfig = CardConfig()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tfx.components import StatisticsGen, Trainer, Transform
+from tfx.components import StatisticsGen, Trainer, Transform, Tuner
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import pipeline
 from tfx.proto import trainer_pb2, transform_pb2
@@ -77,20 +77,34 @@ def create_pipeline(
         disable_statistics=True,
     )
     transform.add_upstream_node(validator)
+    learning = {
+        "examples": transform.outputs["transformed_examples"],
+        "transform_graph": transform.outputs["transform_graph"],
+        "train_args": trainer_pb2.TrainArgs(splits=["train"]),
+        "eval_args": trainer_pb2.EvalArgs(splits=["validation"]),
+    }
+    settings = {
+        "transform": transform_json,
+        "model": config.model.model_dump_json(),
+        "train": config.train.model_dump_json(),
+    }
+    tuner = (
+        Tuner(
+            tuner_fn="components.trainer.tuning.tuner_fn",
+            custom_config={**settings, "tune": config.tune.model_dump_json()},
+            **learning,
+        )
+        if config.tune.trials
+        else None
+    )
     trainer = Trainer(
         run_fn="components.trainer.training.run_fn",
-        examples=transform.outputs["transformed_examples"],
-        transform_graph=transform.outputs["transform_graph"],
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["validation"]),
+        hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
         custom_config={
-            "transform": transform_json,
-            "model": config.model.model_dump_json(),
-            "train": config.train.model_dump_json(),
-            "name": config.name,
-            "checkpoint_dir": os.path.join(pipeline_root, "checkpoints"),
+            **settings, "name": config.name, "checkpoint_dir": os.path.join(pipeline_root, "checkpoints")
         },
-    )
+        **learning,
+    )  # fmt: skip
     model = trainer.outputs["model"]
     baseline = (
         Resolver(
@@ -129,14 +143,15 @@ def create_pipeline(
         config.model_dir, config.push.keep_versions,
     ).with_id("Pusher")  # fmt: skip
     steps = [
-        *([data_version] if data_version else []), example_gen, schema_gen, statistics_gen, validator, transform,
-        trainer, baseline, evaluator, report, *([enforcement] if enforcement else []), serving_check, pusher,
+        data_version, example_gen, schema_gen, statistics_gen, validator, transform, tuner, trainer, baseline,
+        evaluator, report, enforcement, serving_check, pusher,
     ]  # fmt: skip
+    components = [step for step in steps if step]
     return pipeline.Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
-        components=steps,
+        components=components,
         enable_cache=True,
         metadata_connection_config=metadata_connection,
-        beam_pipeline_args=beam_options.for_pipeline(config.beam, steps),
+        beam_pipeline_args=beam_options.for_pipeline(config.beam, components),
     )

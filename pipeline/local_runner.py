@@ -29,6 +29,7 @@ _DOING = {
     "StatisticsGen": "Computing statistics",
     "ExampleValidator": "Checking the statistics against the schema",
     "Transform": "Resizing and normalising pictures, collecting the alphabet",
+    "Tuner": "Searching for better hyper-parameters",
     "Trainer": "Training the network",
     "Baseline": "Looking up the last blessed model",
     "Evaluator": "Measuring CER and WER, judging the gate",

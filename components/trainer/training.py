@@ -47,7 +47,8 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: `train_files`, `eval_files` (the validation split), `transform_output`, `serving_model_dir`,
             `model_run_dir`, and in `custom_config` the sections `transform`, `model`, `train` as JSON, the
-            servable's `name`, and `checkpoint_dir`, below which an interrupted training leaves its state.
+            servable's `name`, and `checkpoint_dir`, below which an interrupted training leaves its state; and
+            `hyperparameters`, those that Tuner found, where there is a Tuner.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
@@ -57,6 +58,10 @@ def run_fn(fn_args: Any) -> None:
     transform = TransformConfig.model_validate_json(fn_args.custom_config["transform"])
     model_config = ModelConfig.model_validate_json(fn_args.custom_config["model"])
     train = TrainConfig.model_validate_json(fn_args.custom_config["train"])
+    if found := getattr(fn_args, "hyperparameters", None):
+        from components.trainer.tuning import with_hyperparameters
+
+        model_config, train = with_hyperparameters(model_config, train, found["values"])
     device = use_accelerators(train)
     strategy = training_strategy()
     keras.utils.set_random_seed(train.seed)
@@ -64,13 +69,13 @@ def run_fn(fn_args: Any) -> None:
     tft_output = tft.TFTransformOutput(fn_args.transform_output)
     alphabet = read_alphabet(tft_output)
     feature_spec = tft_output.transformed_feature_spec()
-    training = survey(_expand(fn_args.train_files), feature_spec, transform)
-    validation = survey(_expand(fn_args.eval_files), feature_spec, transform)
+    training = survey(expand(fn_args.train_files), feature_spec, transform)
+    validation = survey(expand(fn_args.eval_files), feature_spec, transform)
     _tell_unalignable(training, fn_args.model_run_dir)
 
     state_dir = None
     if parent := fn_args.custom_config.get("checkpoint_dir"):
-        sections = [fn_args.custom_config[name] for name in ("transform", "model", "train")]
+        sections = [section.model_dump_json() for section in (transform, model_config, train)]
         state_dir = os.path.join(parent, fingerprint(training.files + validation.files, *sections))
     classes, height = len(alphabet) + 1, transform.height or 0
     with strategy.scope():
@@ -170,7 +175,8 @@ def _tell_unalignable(source: Source, directory: str) -> None:
         raise ValueError("no picture can be trained on: all are too narrow for their labels; see transform.preset")
 
 
-def _expand(patterns: Sequence[str]) -> list[str]:
+def expand(patterns: Sequence[str]) -> list[str]:
+    """The files that patterns stand for, sorted."""
     return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
 
 

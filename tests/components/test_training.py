@@ -21,7 +21,7 @@ from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, plain_batches, survey
 from components.trainer.model import build
 from components.transform import preprocessing
-from pipeline.config import TransformConfig
+from pipeline.config import TransformConfig, TuneConfig
 from tests.components.toy import SMALL, TRAIN, WORDS, arguments, drawn, write_transformed
 
 WORD = TransformConfig()
@@ -244,3 +244,23 @@ def test_two_workers_train_one_model(toy, tmp_path):
     loaded = tf.saved_model.load(str(tmp_path / "out" / "model"))
     answer = loaded.signatures["transcribe"](image_bytes=tf.constant([drawn(w, 500) for w in WORDS]))
     assert count_errors(WORDS, [t.decode() for t in answer["text"].numpy()]).rate < 0.15
+
+
+@pytest.mark.slow
+def test_what_the_tuner_finds_is_what_is_trained(toy, tmp_path):
+    from components.trainer.tuning import tuner_fn
+
+    train = TRAIN.model_copy(update={"epochs": 1})
+    given = arguments(toy, tmp_path, train, WORD)
+    given["custom_config"]["tune"] = TuneConfig(trials=3, epochs=2).model_dump_json()
+    result = tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)))
+    result.tuner.search(**result.fit_kwargs)
+    trials = result.tuner.oracle.get_best_trials(3)
+    assert len(trials) == 3 and trials[0].score == min(trial.score for trial in trials)
+    assert len({trial.hyperparameters.values["train.learning_rate"] for trial in trials}) == 3
+    best = result.tuner.get_best_hyperparameters()[0].get_config()
+    training.run_fn(SimpleNamespace(**given, hyperparameters=best))
+    settings = json.loads((tmp_path / "model" / "assets.extra" / "htr.json").read_text())
+    for name, value in best["values"].items():
+        section, setting = name.split(".")
+        assert settings[section][setting] == value

@@ -1,0 +1,47 @@
+"""How far measures of the examples may move, as the comparators of the curated schema say it. No TFX here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+SCHEMA_FILE = Path(__file__).with_name("schema.pbtxt")
+Kind = Literal["drift", "skew"]
+
+
+def schema_text(overrides: Mapping[str, float]) -> str:
+    """The curated schema, with other thresholds for some features.
+
+    Args:
+        overrides: Jensen-Shannon divergence by feature; names without a comparator in the schema are passed over, since
+            `drift.thresholds` also names measures that no feature has.
+    """
+    text = SCHEMA_FILE.read_text(encoding="utf-8")
+    if not overrides:
+        return text
+    schema = text_format.Parse(text, schema_pb2.Schema())
+    for feature in schema.feature:
+        if feature.name in overrides and feature.HasField("drift_comparator"):
+            for comparator in (feature.drift_comparator, feature.skew_comparator):
+                comparator.jensen_shannon_divergence.threshold = overrides[feature.name]
+    return text_format.MessageToString(schema, as_utf8=True)
+
+
+def read(kind: Kind, overrides: Mapping[str, float]) -> dict[str, float]:
+    """Thresholds by feature.
+
+    Args:
+        kind: "drift" between two spans of data, "skew" between training data and what a model is asked.
+        overrides: that win over those of the schema.
+    """
+    schema = text_format.Parse(schema_text(overrides), schema_pb2.Schema())
+    comparators = {
+        feature.name: feature.drift_comparator if kind == "drift" else feature.skew_comparator
+        for feature in schema.feature
+        if feature.HasField(f"{kind}_comparator")
+    }
+    return {name: found.jensen_shannon_divergence.threshold for name, found in comparators.items()}
