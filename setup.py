@@ -19,7 +19,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["pipeline*", "components*", "serving*"]),
     package_data={
-        "serving": ["production/*"],
+        "serving": ["production/*", "ui.html"],
         "components": ["**/*.pbtxt", "**/*.woff", "**/*.txt", "**/*.j2", "**/*.md"],
     },
     install_requires=[

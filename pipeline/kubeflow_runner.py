@@ -13,7 +13,7 @@ import yaml
 from pipeline.config import Config, ConfigError, KubeflowConfig
 
 ENTRY_POINT = ("python", "-m", "pipeline.kubeflow_step")
-TRAINER = "Trainer"
+TRAINING = ("Trainer", "Tuner")
 # What these find out must be found out in each run; what follows from it may be cached.
 NEVER_CACHED = ("DataVersion", "Baseline")
 # Trying again would not change the verdict.
@@ -49,7 +49,7 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
     resources = pipeline_spec_pb2.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
     for component in pipeline.components:
         limits = resources(cpu_limit=settings.cpu, memory_limit=settings.memory)
-        if component.id == TRAINER:
+        if component.id in TRAINING:
             limits = resources(cpu_limit=settings.trainer_cpu, memory_limit=settings.trainer_memory)
             if settings.accelerators:
                 limits.accelerator.type, limits.accelerator.count = settings.accelerator, settings.accelerators
@@ -58,7 +58,7 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
         kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
             default_image={
                 pipeline_builder.DEFAULT_IMAGE_PATH_KEY: settings.image,
-                TRAINER: settings.trainer_image or settings.image,
+                **dict.fromkeys(TRAINING, settings.trainer_image or settings.image),
             },
             default_commands=list(ENTRY_POINT),
             use_pipeline_spec_2_1=True,
@@ -135,7 +135,7 @@ def _finish_container(spec: dict[str, Any], name: str, settings: KubeflowConfig)
 
 def _on_kubernetes(name: str, settings: KubeflowConfig) -> dict[str, Any]:
     """KubernetesExecutorConfig of a step: where its pod may run and what is mounted."""
-    trains = name == TRAINER
+    trains = name in TRAINING
     accelerated = trains and settings.accelerators > 0
     result: dict[str, Any] = {
         "secretAsVolume": [

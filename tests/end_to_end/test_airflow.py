@@ -16,7 +16,7 @@ from pipeline.airflow_runner import METADATA_VARIABLE
 needs_airflow = pytest.mark.skipif(not AIRFLOW.exists(), reason="no .venv-airflow: `make airflow-test` creates it")
 STEPS = {
     "SchemaGen", "HandwritingExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer", "Baseline",
-    "Evaluator", "Gate", "ServingCheck", "Pusher",
+    "Evaluator", "RunReport", "Gate", "ServingCheck", "Pusher",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ KUBERNETES = ("1.28", kubernetes_validate.latest_version())
 SETTINGS = [
     "data.paths=[/data/names]",
     "push.model_dir=/models/htr",
+    "tune.trials=2",
     "kubeflow.trainer_image=registry.example/htr-trainer:0.1.0",
     "kubeflow.accelerators=2",
     "kubeflow.accelerator=amd.com/gpu",
@@ -133,12 +134,13 @@ def test_steps_become_valid_pods(package, version):
         kubernetes_validate.validate(pod(container, config), version, strict=True)
 
 
-def test_only_trainer_gets_accelerators_and_its_nodes(package):
+def test_only_training_gets_accelerators_and_their_nodes(package):
+    assert {"Trainer", "Tuner"} <= set(executors(package))
     for name, (container, config) in executors(package).items():
         spec = pod(container, config)["spec"]
         limits = spec["containers"][0]["resources"]["limits"]
         tolerated = [toleration["key"] for toleration in spec["tolerations"]]
-        if name == "Trainer":
+        if name in ("Trainer", "Tuner"):
             assert container["image"] == "registry.example/htr-trainer:0.1.0"
             assert limits == {"cpu": "8.0", "memory": "32.0G", "amd.com/gpu": "2"}
             assert spec["nodeSelector"] == {"disk": "ssd", "gpu": "l4"} and tolerated == ["batch", "nvidia.com/gpu"]
