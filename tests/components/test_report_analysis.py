@@ -61,6 +61,7 @@ def test_rates_are_those_of_the_one_implementation_and_survive_the_file(tmp_path
         for read in (predictions, again):
             assert analysis.errors_of(read, unit).pairs == counts.pairs
     before = count_errors(predictions["text"], predictions["baseline"])
+    assert analysis.errors_of(again, baseline=True).pairs == before.pairs
     assert analysis.paired_errors(again).difference == pytest.approx(
         analysis.errors_of(again).rate - before.rate, abs=1e-12
     )
@@ -95,6 +96,8 @@ def test_slices_find_the_hard_writer_and_cover_every_picture():
         assert sum(row["samples"] for row in rows) == len(predictions), name
         assert sum(row["edits"] for row in rows) == predictions["edits"].sum()
     assert "source" not in groups  # only one
+    even = [row for group in analysis.slices(table(words(800), rate=0.05), 0.95) for row in group["rows"]]
+    assert len(even) > 20 and sum(row["worse"] for row in even) <= 2  # by chance
 
 
 def test_calibration_sees_confidence_that_is_too_high():
@@ -173,5 +176,7 @@ def test_bounds_are_told_with_what_was_measured():
     assert rows[0]["value"] == made.verdict.metrics["cer_high"]
     assert rows[1]["value"] == made.verdict.metrics["cer"] - made.verdict.baseline["cer"]
     assert rows[2]["value"] == 0.06 and "w2" in rows[2]["what"]
+    made.verdict.failures.append(Failure("cer_high", "all", 0.3, 0.2, "bound"))
+    assert [row["met"] for row in contents.bounds(made.verdict, config)] == [False, True, False, True]
     alone = contents.bounds(material(table(words(50))).verdict, Config())
     assert alone[1]["met"] is None and alone[1]["value"] is None

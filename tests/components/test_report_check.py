@@ -85,14 +85,14 @@ def test_new_character_is_named(changed, capsys):
     assert "Problem: Characters that occur outside the training split only" in out and "Ł (2)" in out
 
 
-@pytest.mark.parametrize("kind", ["identical", "recompressed", "scaled", "lighter"])
+@pytest.mark.parametrize("kind", ["stored_again", "recompressed", "scaled", "lighter"])
 def test_the_same_picture_twice_is_named(clean, changed, capsys, kind):
     with open(clean / "written_name.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     original = next(row for row in rows if (clean / "images" / row["FILENAME"]).exists())
     grey = cv2.imread(str(clean / "images" / original["FILENAME"]), cv2.IMREAD_GRAYSCALE)
     copy = {
-        "identical": encode(grey),
+        "stored_again": encode(grey),
         "recompressed": encode(grey, ".jpg"),
         "scaled": encode(cv2.resize(grey, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)),
         "lighter": encode(np.clip(grey.astype(int) + 20, 0, 255).astype(np.uint8)),
