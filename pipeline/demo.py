@@ -16,7 +16,7 @@ from pipeline.console import console
 
 FOLDER = Path("demo")
 PICTURES = 7000
-SETTINGS = {"train.epochs": 16, "gate.max_cer": 0.08}
+SETTINGS = {"train.epochs": 10, "gate.max_cer": 0.08}
 SHOWN = 16
 
 

@@ -410,10 +410,8 @@ def _figures(m: Material, characters: analysis.Characters, calibration: Mapping[
         "review": figures.review_curve(p["confidence"].to_numpy(), p["edits"].to_numpy(), p["length"].to_numpy()),
         "distributions": figures.distributions({name: split.numbers for name, split in m.splits.items()}),
     }
-    if m.history:
-        plots["curves"] = figures.learning_curves(m.history)
-    if names:
-        plots["confusion"] = figures.confusion_matrix(names, counts)
+    plots["curves"] = figures.learning_curves(m.history) if m.history else ""
+    plots["confusion"] = figures.confusion_matrix(names, counts) if names else ""
     return plots
 
 

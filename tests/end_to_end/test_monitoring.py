@@ -1,0 +1,141 @@
+"""After the first run: the notebook, the page, logs, drift against the run, and a drifted span in the pipeline."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from htr_client import HtrClient, RequestLog
+from pipeline import cli
+
+pytestmark = pytest.mark.slow
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
+# Seconds of training: enough to run every step, not to read.
+FAST = ["train.epochs=1", "model.filters=[8,8,8]", "model.recurrent_units=8", "model.recurrent_layers=1",
+        "gate.max_cer=9", "gate.max_cer_increase=9"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, sample_data):
+    folder = tmp_path_factory.mktemp("data") / "data"
+    shutil.copytree(sample_data, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory, data):
+    """The executed notebook, and the workspace that it made."""
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    import nbformat
+
+    workspace = tmp_path_factory.mktemp("notebook") / "workspace"
+    made = nbformat.read(NOTEBOOK, as_version=4)
+    environment = {
+        **os.environ, "HTR_REPOSITORY": str(NOTEBOOK.parents[1]), "HTR_DATA": str(data),
+        "HTR_WORKSPACE": str(workspace), "HTR_SETTINGS": " ".join(FAST),
+    }  # fmt: skip
+    client = nbclient.NotebookClient(made, timeout=600, resources={"metadata": {"path": str(workspace.parent)}})
+    client.execute(env=environment)
+    return made, workspace
+
+
+@pytest.fixture(scope="module")
+def workspace(notebook):
+    return notebook[1]
+
+
+@contextlib.contextmanager
+def served(workspace, *flags):
+    """A running `htr serve`; yields the line that it prints when it is ready."""
+    command = [sys.executable, "-m", "pipeline.cli", "serve", "--workspace", str(workspace), "--port=0", *flags]
+    with open(workspace / "server.log", "ab") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        yield process.stdout.readline()
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_notebook_runs_and_shows_the_report(notebook):
+    made, workspace = notebook
+    text = json.dumps(made)
+    assert "accepted for train" in text and "Blessed: this model may ship." in text
+    assert list(workspace.glob("serving_model/htr/*/saved_model.pb"))
+    lines = made.cells[-1].outputs[0]["text"].splitlines()
+    assert any('"confidence"' in line for line in lines)
+
+
+def test_notebook_is_kept_without_outputs():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
+
+
+def test_page_log_drift_and_review_work_on_the_served_model(workspace, data, tmp_path, capsys):
+    images = sorted((data / "images").glob("*.jpg"))[:80]
+    with served(workspace, "--ui", "--ui_port=-1") as ready:
+        grpc, page = re.search(r"grpc=(\S+) ui=http://(\S+)", ready).groups()
+        log = RequestLog(tmp_path / "log", rate=1)
+        with HtrClient(grpc, log=log) as client:
+            answers = [answer for answer in client.transcribe_many(images) if answer.ok]
+            log.close()
+        greys = [cv2.imread(answer.source, cv2.IMREAD_GRAYSCALE) for answer in answers]
+        turned = RequestLog(tmp_path / "inverted", rate=1)
+        with HtrClient(grpc, log=turned) as client:
+            list(client.transcribe_many(255 - grey for grey in greys))
+        turned.close()
+        connection = http.client.HTTPConnection(page, timeout=60)
+        connection.request("POST", "/transcribe", Path(answers[0].source).read_bytes(), {"Content-Type": "image/jpeg"})
+        shown = json.loads(connection.getresponse().read())
+        assert (shown["text"], shown["version"]) == (answers[0].text, answers[0].version)
+        arguments = [
+            "review",
+            *map(str, images),
+            "--server",
+            grpc,
+            "--output",
+            str(tmp_path / "review"),
+            "--below",
+            "2",
+        ]
+        assert cli.main([*arguments, "--limit", "5"]) == 0
+    capsys.readouterr()
+    assert len(list((tmp_path / "review" / "pictures").iterdir())) == 5
+    assert log.counts.written == len(answers)
+    moved = {}
+    for folder in ("log", "inverted"):
+        assert cli.main(["drift", "--data", str(tmp_path / folder), "--workspace", str(workspace), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["kind"] == "skew" and "confidence" in [measure["name"] for measure in found["measures"]]
+        moved[folder] = set(found["moved"])
+    assert "ink_share" in moved["inverted"] and not {"ink_share", "sharpness", "height"} & moved["log"]
+
+
+def test_drifted_span_stops_the_run_when_asked_and_is_a_warning_otherwise(workspace, data, capfd):
+    from pipeline import summary
+
+    for path in (data / "images").iterdir():
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if grey is not None:
+            cv2.imwrite(str(path), cv2.GaussianBlur(grey, (0, 0), 2))
+    arguments = ["run", "--data", str(data), "--workspace", str(workspace), *(f"--set={setting}" for setting in FAST)]
+    assert cli.main([*arguments, "--set=drift.fail=true"]) == cli.DRIFT
+    error = capfd.readouterr().err.split("error: ")[1]
+    assert "moved away from that of the run before" in error and "sharpness" in error and "width" not in error
+    states = {step.name: step.state for step in summary.read(str(workspace), "htr").steps}
+    assert states["ExampleValidator"] == "FAILED" and "Transform" not in states
+
+    assert cli.main(arguments) == 0
+    warned = capfd.readouterr().err
+    assert "data warning: sharpness (train)" in warned
+    report = summary.read(str(workspace), "htr").report
+    assert any("sharpness" in f["text"] for f in report["findings"] if f["kind"] == "anomaly")
