@@ -19,8 +19,8 @@ from airflow.hooks.subprocess import SubprocessHook
 from airflow.models.baseoperator import BaseOperator
 
 _COMPILED = Path(__file__).with_suffix(".json")
-# Exit codes of `htr`: wrong usage or data, not blessed, too many rejected rows. Trying again would end the same way.
-_FINAL = (2, 3, 4)
+# Exit codes of `htr`: wrong usage or data, not blessed, too many rejected rows, drift. Trying again changes nothing.
+_FINAL = (2, 3, 4, 5)
 
 
 class PipelineStep(BaseOperator):

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-OK, ERROR, USAGE, NOT_BLESSED, TOO_MANY_REJECTS = 0, 1, 2, 3, 4
+OK, ERROR, USAGE, NOT_BLESSED, TOO_MANY_REJECTS, DRIFT = 0, 1, 2, 3, 4, 5
 
 
 class CommandError(Exception):
@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments; those of the process if None.
 
     Returns:
-        Exit code: 0 done, 1 failed, 2 wrong usage or configuration, 3 not blessed, 4 too many rejected rows.
+        Exit code: 0 done, 1 failed, 2 wrong usage or configuration, 3 not blessed, 4 too many rejected rows,
+        5 drift that must not be.
     """
     arguments = _parser().parse_args(argv)
     if not arguments.debug:
@@ -75,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--html", metavar="FILE", help="write a report with pictures to this HTML file")
     command.add_argument("--rejects", metavar="FILE", help="write the rejected rows to this CSV file")
 
+    text = "compare pictures or logged requests with the training data of a run, or with other data: what has moved?"
+    command = add("drift", _drift, text)
+    _add_config_arguments(command)
+    command.add_argument("--against", action="append", metavar="DIR", help="other data; may be repeated")
+    command.add_argument("--run", dest="run_name", metavar="RUN", help="run to compare with (default: latest)")
+    command.add_argument("--fail", action="store_true", help=f"exit code {DRIFT} when something has moved too far")
+    command.add_argument("--json", action="store_true", help="print all measures as JSON")
+
     command = add("run", _run, "run the pipeline here: read, train, judge, push")
     _add_config_arguments(command)
     command.add_argument("--json", action="store_true", help="print one JSON line at the end")
@@ -96,10 +105,22 @@ def _parser() -> argparse.ArgumentParser:
     command = add("serve", _serve, "serve the pushed versions with the embedded server, for development")
     command.add_argument("--workspace", default="workspace", metavar="DIR")
     _add_server_arguments(command)
+    command.add_argument("--ui", action="store_true", help="also a page to try the model: http://localhost:8600")
     command.set_defaults(model_name="htr")
 
     command = add("predict", _predict, "send pictures to a server and print their text")
     _add_client_arguments(command)
+
+    text = "collect pictures that the model is not sure of, from logs or folders, for a person to correct"
+    command = add("review", _review, text)
+    command.add_argument("pictures", nargs="*", metavar="PICTURE", help="files, folders or globs that a server reads")
+    command.add_argument("--logs", action="append", default=[], metavar="DIR", help="logged requests; may be repeated")
+    command.add_argument(
+        "--output", required=True, metavar="DIR", help="new folder for labels.csv, pictures and a page"
+    )
+    command.add_argument("--below", type=float, default=0.7, metavar="C", help="confidence (default: %(default)s)")
+    command.add_argument("--limit", type=_positive, default=200, metavar="N", help="least sure pictures at most")
+    _add_client_server_arguments(command)
 
     text = "transcribe a folder of any size with a pushed model, without a server; do what is missing if run again"
     command = add("transcribe", _transcribe, text)
@@ -175,6 +196,12 @@ def _add_client_arguments(command: argparse.ArgumentParser) -> None:
     from htr_client.cli import add_arguments
 
     add_arguments(command)
+
+
+def _add_client_server_arguments(command: argparse.ArgumentParser) -> None:
+    from htr_client.cli import add_server_arguments
+
+    add_server_arguments(command)
 
 
 def _add_label_argument(command: argparse.ArgumentParser, required: bool, text: str) -> None:
@@ -262,6 +289,30 @@ def _check(arguments: argparse.Namespace) -> int:
             f"{len(rejects)} of {len(rows)} rows would be rejected; data.max_rejected allows "
             f"{config.data.max_rejected:.1%}.", TOO_MANY_REJECTS,
         )  # fmt: skip
+    return OK
+
+
+def _drift(arguments: argparse.Namespace) -> int:
+    from components.drift import comparison, profiles
+    from components.example_gen.dataset import DatasetError
+    from pipeline.summary import NoSuchRun
+
+    config = _config(arguments)
+    if arguments.against and arguments.run_name:
+        raise CommandError("--against and --run exclude each other: compare with data or with a run.", USAGE)
+    try:
+        after = profiles.of_folders(config.data, config.transform)
+        if arguments.against:
+            data = config.data.model_copy(update={"paths": [os.path.abspath(path) for path in arguments.against]})
+            before = profiles.of_folders(data, config.transform)
+        else:
+            before = profiles.of_run(config, arguments.run_name or "latest")
+    except (DatasetError, NoSuchRun, profiles.NoStatistics) as error:
+        raise CommandError(str(error), USAGE) from error
+    found = comparison.compare(before, after, config.drift.thresholds)
+    print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
+    if found.moved and (arguments.fail or config.drift.fail):
+        raise CommandError(f"Moved too far: {', '.join(measure.name for measure in found.moved)}.", DRIFT)
     return OK
 
 
@@ -376,7 +427,10 @@ def _explained(error: Exception, log: str, root_message: Callable[[BaseException
 
 def exit_code(name: str) -> int:
     """Exit code of a run that failed with an exception of this class name."""
-    codes = {"TooManyRejects": TOO_MANY_REJECTS, "DatasetError": USAGE, "ConfigError": USAGE, "NotBlessed": NOT_BLESSED}
+    codes = {
+        "DatasetError": USAGE, "ConfigError": USAGE, "NotBlessed": NOT_BLESSED, "TooManyRejects": TOO_MANY_REJECTS,
+        "DataDrift": DRIFT,
+    }  # fmt: skip
     return codes.get(name, ERROR)
 
 
@@ -417,6 +471,8 @@ def _serve(arguments: argparse.Namespace) -> int:
                 f"--workspace or --model_base_path.", USAGE,
             )  # fmt: skip
         _serve_labels(arguments, model_dir)
+    if arguments.ui and not arguments.ui_port:
+        arguments.ui_port = 8600
     return run(arguments)
 
 
@@ -445,6 +501,31 @@ def _predict(arguments: argparse.Namespace) -> int:
     from htr_client.cli import run
 
     return run(arguments)
+
+
+def _review(arguments: argparse.Namespace) -> int:
+    from components.example_gen.dataset import DatasetError
+    from components.review import review
+    from htr_client import HtrError
+    from htr_client.cli import client_from, expand
+
+    if bool(arguments.logs) == bool(arguments.pictures):
+        raise CommandError("Name either --logs DIR or pictures for the server to read.", USAGE)
+    try:
+        if arguments.logs:
+            count = review.write(review.from_logs(arguments.logs, arguments.below), arguments.output, arguments.limit)
+        else:
+            with client_from(arguments) as client:
+                answers = client.transcribe_many(expand(arguments.pictures))
+                count = review.write(review.from_answers(answers, arguments.below), arguments.output, arguments.limit)
+    except (review.ReviewError, DatasetError, ValueError) as error:
+        raise CommandError(str(error), USAGE) from error
+    except (HtrError, OSError) as error:
+        raise CommandError(str(error)) from error
+    print(
+        f"{count} pictures in {arguments.output}. Correct them in {review.PAGE_FILE} there, or in {review.LABELS_FILE}."
+    )
+    return OK
 
 
 def _transcribe(arguments: argparse.Namespace) -> int:

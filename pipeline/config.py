@@ -142,6 +142,28 @@ class CardConfig(_Section):
     contact: str | None = Field(None, description="whom to ask about the model")
 
 
+# What `drift.thresholds` may name: features of the curated schema, and measures of their own.
+DRIFT_MEASURES = ("width", "height", "text_length", "paper_level", "ink_level", "ink_share", "sharpness", "confidence",
+                  "characters", "new_characters", "rejected")  # fmt: skip
+
+
+class DriftConfig(_Section):
+    """How far data may move: from one run to the next (`htr run`), and against a run or a folder (`htr drift`)."""
+
+    fail: bool = Field(False, description="drift ends the command with exit code 5 instead of a warning")
+    thresholds: dict[str, float] = Field(
+        {}, description="by measure, instead of those of the curated schema, e.g. {sharpness: 0.3}"
+    )
+
+    @field_validator("thresholds")
+    @classmethod
+    def _known_measures(cls, thresholds: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(thresholds) - set(DRIFT_MEASURES))
+        if unknown:
+            raise ValueError(f"{unknown[0]} is no measure; there are {', '.join(DRIFT_MEASURES)}")
+        return thresholds
+
+
 class BeamConfig(_Section):
     """Where the data-parallel steps run (Apache Beam)."""
 
@@ -180,7 +202,7 @@ class KubeflowConfig(_Section):
     """How Kubeflow Pipelines runs the pipeline (`htr compile kubeflow`, `htr submit kubeflow`)."""
 
     image: str = Field("htr-pipeline:0.1.0", description="image of the steps, see kubeflow/Dockerfile")
-    trainer_image: str | None = Field(None, description="image of Trainer, with CUDA; that of the other steps if unset")
+    trainer_image: str | None = Field(None, description="of Trainer and Tuner, with CUDA; `image` if unset")
     image_pull_secrets: list[str] = Field([], description="secrets with the registry's credentials")
     pipeline_root: str | None = Field(None, description="where artifacts go, e.g. s3://bucket/htr; Kubeflow's if unset")
     scratch: str = Field("/tmp/htr", description="for Trainer's checkpoints; a retry goes on from those on a volume")
@@ -189,17 +211,17 @@ class KubeflowConfig(_Section):
     )
     cpu: float = Field(4, gt=0, description="CPU limit of each step")
     memory: float = Field(8, gt=0, description="memory limit of each step, GB")
-    trainer_cpu: float = Field(8, gt=0, description="CPU limit of Trainer")
-    trainer_memory: float = Field(32, gt=0, description="memory limit of Trainer, GB")
-    accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of Trainer's accelerator")
-    accelerators: int = Field(1, ge=0, description="how many Trainer gets; 0 trains on the CPU")
+    trainer_cpu: float = Field(8, gt=0, description="CPU limit of Trainer and Tuner")
+    trainer_memory: float = Field(32, gt=0, description="memory limit of Trainer and Tuner, GB")
+    accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of their accelerator")
+    accelerators: int = Field(1, ge=0, description="how many each of them gets; 0 trains on the CPU")
     node_selector: dict[str, str] = Field({}, description="labels of the nodes that steps may run on")
     trainer_node_selector: dict[str, str] = Field(
-        {}, description="and Trainer, e.g. {cloud.google.com/gke-accelerator: nvidia-l4}"
+        {}, description="and these two, e.g. {cloud.google.com/gke-accelerator: nvidia-l4}"
     )
     tolerations: list[dict[str, str]] = Field([], description="tolerated taints: key, operator, value, effect")
     trainer_tolerations: list[dict[str, str]] = Field(
-        [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}], description="and Trainer besides"
+        [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}], description="and these two besides"
     )
     volumes: dict[str, str] = Field({}, description="mount path by volume claim, e.g. {htr-data: /data}")
     secret_volumes: dict[str, str] = Field({}, description="mount path by secret")
@@ -237,6 +259,7 @@ class Config(_Section):
     gate: GateConfig = GateConfig()
     push: PushConfig = PushConfig()
     card: CardConfig = CardConfig()
+    drift: DriftConfig = DriftConfig()
     beam: BeamConfig = BeamConfig()
     airflow: AirflowConfig = AirflowConfig()
     kubeflow: KubeflowConfig = KubeflowConfig()

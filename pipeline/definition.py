@@ -10,7 +10,7 @@ from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import pipeline
 from tfx.proto import trainer_pb2, transform_pb2
 from tfx.types import Channel
-from tfx.types.standard_artifacts import Model, ModelBlessing
+from tfx.types.standard_artifacts import ExampleStatistics, Model, ModelBlessing
 
 from components.evaluator import gate
 from components.evaluator.baseline import PreviousBlessedModel
@@ -20,6 +20,7 @@ from components.example_gen.component import HandwritingExampleGen
 from components.example_gen.data_version import DataVersion
 from components.example_validator.component import CuratedExampleValidator
 from components.example_validator.curated_schema import CuratedSchema
+from components.example_validator.previous import PreviousStatistics
 from components.pusher.component import AtomicPusher
 from components.report.component import RunReport
 from components.serving_check.component import ServingCheck
@@ -61,12 +62,20 @@ def create_pipeline(
         data_version and data_version.outputs["fingerprint"].future()[0].value,
     )
     examples = example_gen.outputs["examples"]
-    schema_gen = CuratedSchema().with_id("SchemaGen")
+    schema_gen = CuratedSchema(config.drift.thresholds).with_id("SchemaGen")
     schema = schema_gen.outputs["schema"]
     statistics_gen = StatisticsGen(examples=examples, schema=schema)
-    validator = CuratedExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema).with_id(
-        "ExampleValidator"
+    statistics = statistics_gen.outputs["statistics"]
+    before = (
+        Resolver(
+            strategy_class=PreviousStatistics, current=statistics, statistics=Channel(type=ExampleStatistics)
+        ).with_id("PreviousStatistics")
+        if looks_back
+        else None
     )
+    validator = CuratedExampleValidator(
+        statistics, schema, before and before.outputs["statistics"], config.drift.fail
+    ).with_id("ExampleValidator")
     transform = Transform(
         examples=examples,
         schema=schema,
@@ -143,8 +152,8 @@ def create_pipeline(
         config.model_dir, config.push.keep_versions,
     ).with_id("Pusher")  # fmt: skip
     steps = [
-        data_version, example_gen, schema_gen, statistics_gen, validator, transform, tuner, trainer, baseline,
-        evaluator, report, enforcement, serving_check, pusher,
+        data_version, example_gen, schema_gen, statistics_gen, before, validator, transform, tuner, trainer,
+        baseline, evaluator, report, enforcement, serving_check, pusher,
     ]  # fmt: skip
     components = [step for step in steps if step]
     return pipeline.Pipeline(

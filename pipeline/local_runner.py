@@ -27,7 +27,8 @@ _DOING = {
     "HandwritingExampleGen": "Reading labels and pictures",
     "SchemaGen": "Loading the schema",
     "StatisticsGen": "Computing statistics",
-    "ExampleValidator": "Checking the statistics against the schema",
+    "PreviousStatistics": "Looking up the statistics of the data before",
+    "ExampleValidator": "Checking the statistics against the schema and the data before",
     "Transform": "Resizing and normalising pictures, collecting the alphabet",
     "Tuner": "Searching for better hyper-parameters",
     "Trainer": "Training the network",
@@ -148,6 +149,6 @@ def root_message(error: BaseException) -> tuple[str, str]:
     """Class name and message of what really went wrong, also where Beam has turned an exception into text."""
     text = str(error)
     found = re.findall(
-        r"^(?:RuntimeError: )?[\w.]*?(\w+(?:Error|Rejects|Anomalies)): (.*?)(?: \[while running|$)", text, re.M
+        r"^(?:RuntimeError: )?[\w.]*?(\w+(?:Error|Rejects|Anomalies|Drift)): (.*?)(?: \[while running|$)", text, re.M
     )
     return found[-1] if found else (type(error).__name__, text)

@@ -33,6 +33,7 @@ from serving.status import Code, ServingError, from_exception, invalid
 if TYPE_CHECKING:
     from serving.rest import RestServer
     from serving.service import Service
+    from serving.ui import UiServer
     from serving.versions import ModelConfig, ModelManager
 
 logger = logging.getLogger("serving")
@@ -92,6 +93,7 @@ class ServerOptions:
     enable_serialization_as_tensor_content: bool = False
 
     host: str = "127.0.0.1"
+    ui_port: int = 0
     max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES
     max_rows_per_request: int = DEFAULT_MAX_ROWS
     check_input_shapes: bool = True
@@ -141,6 +143,7 @@ _FLAGS = (
     _Flag("enable_grpc_healthcheck_service", "serve grpc.health.v1.Health (TensorFlow Serving's default: off)"),
     _Flag("enable_serialization_as_tensor_content", "answer with tensor_content instead of typed values"),
     _Flag("host", "address to bind; 0.0.0.0 is what TensorFlow Serving does", own=True),
+    _Flag("ui_port", "TCP port for a page to try the model; 0 is off, -1 picks a free one", own=True),
     _Flag("max_request_bytes", "largest request, gRPC or REST (TensorFlow Serving: 2 GiB)", own=True),
     _Flag("max_rows_per_request", "most rows in one request without batching; 0 is no limit", own=True),
     _Flag("check_input_shapes", "refuse shapes the signature excludes; some abort TensorFlow Serving", own=True),
@@ -497,6 +500,7 @@ class EmbeddedServer:
         self.service: Service | None = None
         self._front: _GrpcFront | None = None
         self._rest: RestServer | None = None
+        self._ui: UiServer | None = None
         self._batcher: Any = None
         self._stopped = threading.Event()
         self._config_poller: threading.Thread | None = None
@@ -517,6 +521,11 @@ class EmbeddedServer:
     def rest_address(self) -> str:
         """`host:port` of the REST API, empty if it is off."""
         return f"{self.address.rsplit(':', 1)[0]}:{self.rest_port}" if self.rest_port else ""
+
+    @property
+    def ui_address(self) -> str:
+        """`host:port` of the page to try the model, empty if it is off."""
+        return self._ui.address if self._ui is not None else ""
 
     def start(self) -> EmbeddedServer:
         """Load the models, then listen.
@@ -602,6 +611,16 @@ class EmbeddedServer:
 
             self._rest = RestServer(self.service, self.options, monitoring_path)
             self.rest_port = self._rest.start()
+        if self.options.ui_port:
+            self._start_ui(ssl_config)
+
+    def _start_ui(self, ssl_config: Any) -> None:
+        from serving.ui import UiServer
+
+        if ssl_config is not None:
+            raise invalid("The page asks this server without TLS: --ui and --ssl_config_file exclude each other.")
+        self._ui = UiServer(self.address, self.options.model_name, self.options.host, max(0, self.options.ui_port))
+        self._ui.start()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the server has been stopped.
@@ -633,6 +652,8 @@ class EmbeddedServer:
             self._front.set_not_serving()
             if grace and self.options.drain_wait_seconds:
                 time.sleep(self.options.drain_wait_seconds)
+        if self._ui is not None:
+            self._ui.stop()
         if self._rest is not None:
             self._rest.stop(grace)
         if self._front is not None:
@@ -773,7 +794,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"Failed to start server. Error: {error}", file=sys.stderr, flush=True)
         return 255
     rest = f" rest={server.rest_address}" if server.rest_address else ""
-    print(f"embedded server ready: grpc={server.address}{rest} (for development)", flush=True)
+    page = f" ui=http://{server.ui_address}" if server.ui_address else ""
+    print(f"embedded server ready: grpc={server.address}{rest}{page} (for development)", flush=True)
     stopping.wait()
     logger.info("draining")
     server.stop()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from htr_client.connection import Tls
     from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
     from htr_client.errors import HtrError, PictureError
+    from htr_client.request_log import RequestLog
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ _HOMES = {
     "connection": ("Tls",),
     "decoding": ("Alphabet", "BestPath", "Decoded", "Decoder"),
     "errors": ("HtrError", "PictureError"),
+    "request_log": ("RequestLog",),
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "HtrClient",
     "HtrError",
     "PictureError",
+    "RequestLog",
     "Timings",
     "Tls",
     "Transcription",

@@ -6,14 +6,14 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from htr_client.errors import HtrError
 
 if TYPE_CHECKING:
-    from htr_client.client import Transcription
+    from htr_client.client import HtrClient, Transcription
     from htr_client.connection import Tls
     from htr_client.decoding import Decoder
     from htr_client.pictures import Picture
@@ -29,6 +29,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder, glob, or - for standard input")
     parser.add_argument("--format", choices=["text", "json", "csv"], default="text", help="json: one object a line")
+    add_server_arguments(parser)
+    decoding = parser.add_argument_group("decoding")
+    decoding.add_argument("--decoder", choices=["best-path", "beam"], help="default: best-path; beam with --lexicon/lm")
+    decoding.add_argument("--beam-width", type=int, default=16, metavar="N")
+    decoding.add_argument("--alternatives", type=int, default=0, metavar="N", help="other readings to show (beam)")
+    decoding.add_argument("--lexicon", metavar="FILE", help="words that may be written, one or more a line")
+    decoding.add_argument("--lm", metavar="FILE", help="text to learn a character language model from")
+    decoding.add_argument(
+        "--lm-order", type=int, default=5, metavar="N", help="characters the model looks at, with the next"
+    )
+    decoding.add_argument("--lm-weight", type=float, default=0.5, metavar="W", help="of the language model")
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `client_from` reads.
+
+    Args:
+        parser: To add them to.
+    """
     server = parser.add_argument_group("server")
     server.add_argument("--server", default="localhost:8500", metavar="HOST:PORT", help="several with commas")
     server.add_argument("--model", default="htr", help="name of the served model (default: %(default)s)")
@@ -43,16 +62,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
     server.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
     server.add_argument("--tls-key", metavar="PEM", help="its private key")
-    decoding = parser.add_argument_group("decoding")
-    decoding.add_argument("--decoder", choices=["best-path", "beam"], help="default: best-path; beam with --lexicon/lm")
-    decoding.add_argument("--beam-width", type=int, default=16, metavar="N")
-    decoding.add_argument("--alternatives", type=int, default=0, metavar="N", help="other readings to show (beam)")
-    decoding.add_argument("--lexicon", metavar="FILE", help="words that may be written, one or more a line")
-    decoding.add_argument("--lm", metavar="FILE", help="text to learn a character language model from")
-    decoding.add_argument(
-        "--lm-order", type=int, default=5, metavar="N", help="characters the model looks at, with the next"
+
+
+def client_from(args: argparse.Namespace, decoder: "Decoder | None" = None) -> "HtrClient":
+    """The client that the arguments describe.
+
+    Args:
+        args: As `add_server_arguments` defines them.
+        decoder: How log-probabilities become text; by default the best path.
+
+    Raises:
+        ValueError: When settings contradict each other or an address is not one.
+        OSError: When a certificate or key cannot be read.
+    """
+    from htr_client.client import HtrClient  # so that --help does not wait for gRPC
+
+    return HtrClient(
+        args.server,
+        args.model,
+        version=args.model_version,
+        label=args.model_label,
+        tls=_tls(args),
+        timeout=args.timeout,
+        patience=args.patience,
+        batch_size=args.batch_size,
+        in_flight=args.in_flight,
+        decoder=decoder,
     )
-    decoding.add_argument("--lm-weight", type=float, default=0.5, metavar="W", help="of the language model")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,23 +101,9 @@ def run(args: argparse.Namespace) -> int:
         Exit code: 0 when every picture was transcribed, 1 when one or more were not or the server failed, 2 for
         wrong usage.
     """
-    from htr_client.client import HtrClient  # so that --help does not wait for gRPC
-
     try:
-        paths = list(_expand(args.pictures))
-        decoder = _decoder(args)
-        client = HtrClient(
-            args.server,
-            args.model,
-            version=args.model_version,
-            label=args.model_label,
-            tls=_tls(args),
-            timeout=args.timeout,
-            patience=args.patience,
-            batch_size=args.batch_size,
-            in_flight=args.in_flight,
-            decoder=decoder,
-        )
+        paths = list(expand(args.pictures))
+        client = client_from(args, _decoder(args))
     except (ValueError, OSError, HtrError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -124,7 +146,15 @@ def main(argv: list[str] | None = None) -> int:
     return run(parser.parse_args(argv))
 
 
-def _expand(arguments: list[str]) -> Iterator[str]:
+def expand(arguments: Iterable[str]) -> Iterator[str]:
+    """Paths of the pictures that files, folders, globs and - for standard input stand for.
+
+    Args:
+        arguments: Of the command line.
+
+    Raises:
+        ValueError: When a folder or a glob holds no picture.
+    """
     for argument in arguments:
         if argument == "-" or os.path.isfile(argument):
             yield argument

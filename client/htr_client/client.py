@@ -23,6 +23,7 @@ from htr_client.connection import Metadata, Tls, channel_options, grpc_target, t
 from htr_client.decoding import Alphabet, Alternative, BestPath, Decoder
 from htr_client.errors import HtrError, ModelNotFound, PictureError, RequestTooLarge, TimedOut, UnexpectedAnswer
 from htr_client.pictures import MAX_PIXELS, PackedPicture, Picture, pack
+from htr_client.request_log import RequestLog
 
 # A batch this much smaller than the message limit leaves room for the answer, which can be larger than the pictures.
 _BATCH_SHARE = 4
@@ -159,6 +160,7 @@ class _Client:
         max_message_bytes: int = 32 * 2**20,
         metadata: Metadata | None = None,
         opentelemetry: bool = False,
+        log: RequestLog | None = None,
     ) -> None:
         """Keep the settings; the connection is made by the first call.
 
@@ -178,6 +180,7 @@ class _Client:
             max_message_bytes: Limit of a request and of an answer.
             metadata: Called for every request; returns its gRPC metadata, such as tracing ids or tokens.
             opentelemetry: Trace the calls with OpenTelemetry (needs the extra "opentelemetry").
+            log: Gets the pictures and what was read in them, of which it keeps a sample.
 
         Raises:
             ValueError: When settings contradict each other or an address is not one.
@@ -204,6 +207,7 @@ class _Client:
         self._max_message_bytes = max_message_bytes
         self._metadata = metadata
         self._tracing = tracing() if opentelemetry else None
+        self._log = log
         self._lock = threading.Lock()
         self._channel: Any = None
         self._methods: dict[str, Any] = {}
@@ -309,6 +313,8 @@ class _Client:
                     Timings(sent.seconds, server, seconds),
                 )
             )
+            if self._log is not None:
+                self._log.offer(sent.picture.data, row.text, row.confidence, self.model, answer.version)
         return results
 
     def _batches(self, window: Sequence[_Sent | Transcription]) -> list[list[int]]:

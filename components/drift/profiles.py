@@ -6,26 +6,31 @@ No TFX or TensorFlow here. Rows are accepted and rejected by the same function a
 from __future__ import annotations
 
 import csv
-import json
+import io
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
+from components import storage
 from components.example_gen import dataset
+from components.report import report
 from pipeline import summary
-from pipeline.config import DataConfig, TransformConfig
+from pipeline.config import Config, DataConfig, TransformConfig
 
 NUMBERS = ("width", "height", "text_length", "paper_level", "ink_level", "ink_share", "sharpness")
 CONFIDENCE = "confidence"
-# Points of a distribution that is known by its quantiles only.
+# Points that stand for a distribution that is known by its quantiles only.
 _POINTS = 1000
+_OUTPUTS = (metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT)
 
 
 class NoStatistics(LookupError):
@@ -41,10 +46,11 @@ class Profile:
         samples: accepted rows.
         numbers: float64 [samples] by name in `NUMBERS`, where known `CONFIDENCE`; of a run, points of the quantile
             function instead.
-        characters: number of labels by the characters in them; empty if unknown.
+        characters: how often each occurs in the texts; empty if unknown.
         alphabet: characters that are known to occur.
         rejected: refused rows by reason.
         predicted: whether the texts are what a model read.
+        texts: number of texts by the set of their characters; empty if unknown.
     """
 
     name: str
@@ -54,10 +60,15 @@ class Profile:
     alphabet: frozenset[str] = frozenset()
     rejected: Mapping[str, int] = field(default_factory=dict)
     predicted: bool = False
+    texts: Counter[frozenset[str]] = field(default_factory=Counter)
+
+    def labels_with(self, characters: Container[str]) -> int:
+        """Number of texts in which any of some characters occurs."""
+        return sum(count for found, count in self.texts.items() if any(c in characters for c in found))
 
 
 def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
-    """Reads dataset folders or logs of requests.
+    """Reads dataset folders, or logs of requests, which have a column `confidence` besides.
 
     Args:
         data: paths and column names.
@@ -68,34 +79,109 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     """
     tables, _ = dataset.find_tables(data)
     given = dataset.named_splits(tables)
-    rows = list(_rows(tables))
-    places = {table.path: _confidence_column(table) for table in tables}
+    places = [columns(table).get(CONFIDENCE) for table in tables]
+    jobs = [
+        (row, place, given, data, transform)
+        for table, place in zip(tables, places, strict=True)
+        for row in dataset.read_rows(table)
+    ]
     with ProcessPoolExecutor() as pool:
-        results = pool.map(dataset_measures, ((row, given, data, transform) for row, _ in rows), chunksize=64)
-        found = list(zip(rows, results, strict=True))
-    numbers: dict[str, list[float]] = {name: [] for name in (*NUMBERS, CONFIDENCE)}
-    characters: Counter[str] = Counter()
-    rejected: Counter[str] = Counter()
-    for (row, _), result in found:
-        if isinstance(result, str):
-            rejected[result] += 1
-            continue
-        text, measured = result
-        characters.update(set(text))
-        for name in NUMBERS:
-            numbers[name].append(measured[name])
-        place = places[row.table.path]
-        if place is not None:
-            numbers[CONFIDENCE].append(_number(row.fields[place]))
-    samples = len(found) - sum(rejected.values())
-    folders = ", ".join(os.path.basename(os.path.normpath(path)) for path in data.paths)
-    if not samples:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
-        raise dataset.DatasetError(f"{folders} holds no usable row{f' ({reasons})' if reasons else ''}.")
-    arrays = {name: np.array(values, np.float64) for name, values in numbers.items()}
-    arrays[CONFIDENCE] = arrays[CONFIDENCE][np.isfinite(arrays[CONFIDENCE])]
-    predicted = any(place is not None for place in places.values())
+        results = list(pool.map(_measure, jobs, chunksize=64))
+    found = [result for result in results if not isinstance(result, str)]
+    rejected = Counter(result for result in results if isinstance(result, str))
+    name = ", ".join(os.path.basename(os.path.normpath(path)) for path in data.paths)
+    if not found:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common()) or "there is none"
+        raise dataset.DatasetError(f"{name} holds no usable row: {reasons}.")
+    table = np.array([measured for _, measured in found])
+    numbers = {
+        column: values[np.isfinite(values)] for column, values in zip((*NUMBERS, CONFIDENCE), table.T, strict=True)
+    }
+    characters = Counter("".join(text for text, _ in found))
     return Profile(
-        folders, samples, {name: values for name, values in arrays.items() if len(values)}, characters,
-        frozenset(characters), rejected, predicted,
+        name, len(found), {column: values for column, values in numbers.items() if len(values)}, characters,
+        frozenset(characters), rejected, predicted=any(place is not None for place in places),
+        texts=Counter(frozenset(text) for text, _ in found),
     )  # fmt: skip
+
+
+def columns(table: dataset.Table) -> dict[str, int]:
+    """Positions of a table's columns by their names in small letters."""
+    with io.TextIOWrapper(storage.open_file(table.path), table.encoding, newline="") as file:
+        header = [name.strip().lower() for name in next(csv.reader(file, delimiter=table.delimiter))]
+    return {name: place for place, name in enumerate(header)}
+
+
+def _measure(
+    job: tuple[dataset.Row, int | None, frozenset[str], DataConfig, TransformConfig],
+) -> tuple[str, list[float]] | str:
+    """Text, and `NUMBERS` and `CONFIDENCE` of one row (nan where unknown); or the reason why it is refused."""
+    row, place, given, data, transform = job
+    sample = dataset.examine(row, given, data, transform)
+    if isinstance(sample, dataset.Reject):
+        return sample.reason
+    measured = {**sample.statistics, "width": sample.width, "height": sample.height, "text_length": len(sample.text)}
+    try:
+        confidence = float(row.fields[place]) if place is not None else math.nan
+    except ValueError:
+        confidence = math.nan
+    return sample.text, [*(measured[name] for name in NUMBERS), confidence]
+
+
+def of_run(config: Config, run: str) -> Profile:
+    """What a run was trained on, and how sure its model was on the evaluation split.
+
+    Args:
+        config: with the workspace and the name of the pipeline.
+        run: as `pipeline.summary.read` takes it.
+
+    Raises:
+        NoSuchRun: there is no such run.
+        NoStatistics: it ended before its data was measured.
+    """
+    found = summary.read(config.workspace, config.name, run)
+    path = os.path.join(_statistics_uri(config, found.run_id), "Split-train", "FeatureStats.pb")
+    try:
+        with open(path, "rb") as file:
+            statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read()).datasets[0]
+    except OSError as error:
+        raise NoStatistics(f"The statistics of run {found.name} cannot be read: {error}.") from error
+    numbers = {
+        feature.path.step[0]: _quantiles(feature.num_stats)
+        for feature in statistics.features
+        if feature.path.step[0] in NUMBERS
+    }
+    counts: Counter[str] = Counter()
+    alphabet: list[str] = []
+    if found.report_folder and found.report:
+        counts.update({row["character"]: row["in_training"] for row in found.report["characters"]})
+        alphabet = list(found.report["model"]["alphabet"])
+        predictions = pd.read_csv(os.path.join(found.report_folder, report.PREDICTIONS_FILE), usecols=[CONFIDENCE])
+        numbers[CONFIDENCE] = predictions[CONFIDENCE].to_numpy(np.float64)
+    return Profile(
+        f"training data of run {found.name}", int(statistics.num_examples), numbers, counts, frozenset(alphabet),
+        found.counts["rejected"],
+    )  # fmt: skip
+
+
+def _quantiles(numbers: statistics_pb2.NumericStatistics) -> np.ndarray:
+    """Points that are distributed like the values which a histogram of quantiles sums up."""
+    (histogram,) = [h for h in numbers.histograms if h.type == statistics_pb2.Histogram.QUANTILES]
+    edges = [histogram.buckets[0].low_value, *(bucket.high_value for bucket in histogram.buckets)]
+    reached = np.cumsum([0.0, *(bucket.sample_count for bucket in histogram.buckets)])
+    return np.interp((np.arange(_POINTS) + 0.5) / _POINTS, reached / reached[-1], edges)
+
+
+def _statistics_uri(config: Config, run_id: str) -> str:
+    """Folder of the artifact of StatisticsGen that a run made or found cached."""
+    connection = metadata_store_pb2.ConnectionConfig()
+    connection.sqlite.filename_uri = os.path.join(config.workspace, summary.METADATA_FILE)
+    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
+    store = metadata_store.MetadataStore(connection)
+    context = store.get_context_by_type_and_name("pipeline_run", run_id)
+    mine = {execution.id for execution in store.get_executions_by_context(context.id)}
+    for artifact in store.get_artifacts_by_type("ExampleStatistics"):
+        events = store.get_events_by_artifact_ids([artifact.id])
+        if mine & {event.execution_id for event in events if event.type in _OUTPUTS}:
+            return artifact.uri
+    raise NoStatistics(f"Run {run_id} ended before its data was measured.")

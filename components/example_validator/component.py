@@ -1,45 +1,99 @@
-"""ExampleValidator that stops the run when the data has serious anomalies, instead of only writing them down."""
+"""ExampleValidator that also looks for drift, and stops the run when something is seriously wrong with the data.
+
+TFX's own only writes anomalies down, and compares with the schema alone.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
+import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2
-from tfx.components.example_validator import component, executor
-from tfx.dsl.components.base import executor_spec
+from tfx.components.example_validator import executor
+from tfx.components.statistics_gen import stats_artifact_utils
+from tfx.dsl.components.base import base_component, executor_spec
 from tfx.dsl.io import fileio
-from tfx.types import artifact_utils
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
+from tfx.utils import io_utils, json_utils, writer_utils
 
 from pipeline.console import console
+
+_DRIFT = anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH
+_Severity = anomalies_pb2.AnomalyInfo.Severity
 
 
 class DataAnomalies(RuntimeError):
     """The statistics of the examples contradict the curated schema."""
 
 
+class DataDrift(RuntimeError):
+    """The examples differ more from those of the run before than the curated schema allows."""
+
+
+class CuratedExampleValidatorSpec(component_spec.ComponentSpec):
+    """Inputs, outputs and settings of CuratedExampleValidator."""
+
+    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+        "exclude_splits": component_spec.ExecutionParameter(type=str),
+        "fails_on_drift": component_spec.ExecutionParameter(type=int),
+    }
+    INPUTS = {  # noqa: RUF012
+        "statistics": component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics),
+        "schema": component_spec.ChannelParameter(type=standard_artifacts.Schema),
+        "previous": component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics, optional=True),
+    }
+    OUTPUTS = {  # noqa: RUF012
+        "anomalies": component_spec.ChannelParameter(type=standard_artifacts.ExampleAnomalies),
+    }
+
+
 class Executor(executor.Executor):
-    """TFX's executor, then a look at what it found."""
+    """TFX's executor, then drift of the training split, then a look at what was found."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> Any:
         """Validates all splits.
 
         Raises:
             DataAnomalies: an anomaly of severity ERROR was found; warnings are shown only.
+            DataDrift: the same for drift, which is an error where `drift.fail` says so.
         """
         result = super().Do(input_dict, output_dict, exec_properties)
         (artifact,) = output_dict["anomalies"]
+        drifted = input_dict.get("previous") and _add_drift(
+            input_dict, artifact, bool(exec_properties["fails_on_drift"])
+        )
         serious = []
         for severity, sentence in read_anomalies(artifact):
             if severity == "ERROR":
                 serious.append(sentence)
             else:
-                console().print(f"  data warning: {sentence}")
+                console().print(f"  data warning: {sentence}", markup=False)
+        if serious and drifted:
+            raise DataDrift(
+                f"The data has moved away from that of the run before: {'; '.join(serious)}. If that is meant: --set "
+                f"drift.fail=false, or other drift.thresholds. `htr drift` says more."
+            )
         if serious:
             raise DataAnomalies(
                 "The data contradicts the schema (components/example_validator/schema.pbtxt): " + "; ".join(serious)
             )
         return result
+
+
+def _add_drift(input_dict: dict[str, Any], artifact: Any, fails: bool) -> bool:
+    """Adds drift of the training split to its anomalies. Returns whether drift is all that is serious there."""
+    (statistics,), (schema,), (previous,) = (input_dict[name] for name in ("statistics", "schema", "previous"))
+    now, then = (stats_artifact_utils.load_statistics(found, "train").proto() for found in (statistics, previous))
+    rules = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema.uri))
+    anomalies = tfdv.validate_statistics(now, rules, previous_statistics=then)
+    for info in anomalies.anomaly_info.values():
+        if not fails and {reason.type for reason in info.reason} == {_DRIFT}:
+            info.severity = _Severity.WARNING
+    path = os.path.join(artifact_utils.get_split_uri([artifact], "train"), executor.DEFAULT_FILE_NAME)
+    writer_utils.write_anomalies(path, anomalies)
+    errors = [info for info in anomalies.anomaly_info.values() if info.severity == _Severity.ERROR]
+    return bool(errors) and all(reason.type == _DRIFT for info in errors for reason in info.reason)
 
 
 def read_anomalies(artifact: Any) -> list[tuple[str, str]]:
@@ -54,12 +108,30 @@ def read_anomalies(artifact: Any) -> list[tuple[str, str]]:
         if anomalies.HasField("dataset_anomaly_info"):
             infos.append(("dataset", anomalies.dataset_anomaly_info))
         for feature, info in infos:
-            severity = anomalies_pb2.AnomalyInfo.Severity.Name(info.severity)
+            severity = _Severity.Name(info.severity)
             found.append((severity, f"{feature} ({split}): {info.description}"))
     return found
 
 
-class CuratedExampleValidator(component.ExampleValidator):
-    """Checks the statistics of every split against the curated schema."""
+class CuratedExampleValidator(base_component.BaseComponent):
+    """Checks the statistics of every split against the curated schema, and of the training split for drift."""
 
+    SPEC_CLASS = CuratedExampleValidatorSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(self, statistics: Any, schema: Any, previous: Any = None, fails_on_drift: bool = False):
+        """Creates the step.
+
+        Args:
+            statistics: channel of StatisticsGen.
+            schema: channel of the curated schema.
+            previous: channel of the statistics to compare with; None where the runner cannot find them.
+            fails_on_drift: whether drift ends the run instead of being a warning.
+        """
+        super().__init__(
+            CuratedExampleValidatorSpec(
+                statistics=statistics, schema=schema, previous=previous, exclude_splits=json_utils.dumps([]),
+                fails_on_drift=int(fails_on_drift),
+                anomalies=channel_utils.as_channel([standard_artifacts.ExampleAnomalies()]),
+            )
+        )  # fmt: skip

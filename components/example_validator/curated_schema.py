@@ -5,13 +5,14 @@ path of the machine that describes the pipeline has to exist on the one that run
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 
-SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.pbtxt")
+from components.example_validator.thresholds import schema_text
 
 
 class CuratedSchemaSpec(component_spec.ComponentSpec):
@@ -39,8 +40,11 @@ class CuratedSchema(base_component.BaseComponent):
     SPEC_CLASS = CuratedSchemaSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
-    def __init__(self) -> None:
-        """Creates the step."""
-        with open(SCHEMA_FILE, encoding="utf-8") as file:
-            text = file.read()
+    def __init__(self, thresholds: Mapping[str, float]) -> None:
+        """Creates the step.
+
+        Args:
+            thresholds: of the drift and skew comparators, by feature, instead of the file's.
+        """
+        text = schema_text(thresholds)
         super().__init__(CuratedSchemaSpec(text=text, schema=channel_utils.as_channel([standard_artifacts.Schema()])))

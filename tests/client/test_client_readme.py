@@ -44,6 +44,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_request_log(server, folder, capsys):
+    code = example(server, "RequestLog(").replace("rate=0.05", "rate=1")
+    exec(code, {})
+    assert "LogCounts(seen=1, written=1, dropped=0, failed=0)" in capsys.readouterr().out
+    assert list((folder / "requests").glob("*.csv"))
+
+
 def test_quickstart(server, folder, capsys):
     exec(example(server, 'transcribe("word.png")'), {})
     lines = capsys.readouterr().out.splitlines()

@@ -21,6 +21,8 @@ HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
         "report",
         "runs",
         "compare",
+        "drift",
+        "review",
         "run",
         "versions",
         "promote",

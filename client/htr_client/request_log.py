@@ -1,0 +1,168 @@
+"""A sample of what a service asks and what it is answered, on disk, without slowing the service down.
+
+The folder is a dataset: CSV files with the columns `FIELDS`, and the pictures. `htr drift` compares it with training
+data, `htr review` takes from it what a person should look at.
+"""
+
+import atexit
+import csv
+import logging
+import os
+import queue
+import random
+import secrets
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+FIELDS = ("filename", "text", "confidence", "model", "model_version", "time")
+
+_logger = logging.getLogger("htr_client")
+
+
+class LogCounts(NamedTuple):
+    """What became of the answers of this process.
+
+    Attributes:
+        seen: All answers that were offered.
+        written: Picture and row are on disk.
+        dropped: Chosen, but the queue or the space allowed was full.
+        failed: Chosen, but could not be written; the reason is in Python's log.
+    """
+
+    seen: int
+    written: int
+    dropped: int
+    failed: int
+
+
+class _Record(NamedTuple):
+    picture: bytes
+    text: str
+    confidence: float
+    model: str
+    version: int
+    moment: float
+
+
+class RequestLog:
+    """Writes a random sample of pictures with their transcriptions to a folder.
+
+    A thread of its own writes; callers put a record into a bounded queue and never wait. Nothing that goes wrong here
+    reaches them: records that find no room are dropped and counted. May be shared by several clients and threads; each
+    process writes files of its own, so that processes may share the folder.
+
+        log = RequestLog("requests", rate=0.01)
+        client = HtrClient("localhost:8500", log=log)
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], rate: float = 0.01, *, queue_size: int = 256, max_bytes: int = 2**30
+    ) -> None:
+        """Keep the settings; folder and files are made by the first record.
+
+        Args:
+            folder: Where the log goes; files that it makes are readable by their owner only.
+            rate: Share of the answers that is logged, 0 to 1.
+            queue_size: Records that may wait for the disk.
+            max_bytes: Room for the pictures of one process; what comes after that is dropped.
+
+        Raises:
+            ValueError: When a setting is impossible.
+        """
+        if not 0 <= rate <= 1 or queue_size < 1 or max_bytes < 0:
+            raise ValueError("rate is between 0 and 1, queue_size positive, max_bytes not negative")
+        self.folder = Path(folder)
+        self.rate = rate
+        self._queue_size = queue_size
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._reset()
+        atexit.register(self.close)
+
+    def _reset(self) -> None:
+        """Begin anew, as a process must that was forked from another: threads and locks do not survive that."""
+        self._process = os.getpid()
+        self._queue: queue.Queue[_Record | None] = queue.Queue(self._queue_size)
+        self._thread: threading.Thread | None = None
+        self._random = random.Random(secrets.randbits(64))
+        self._seen = self._written = self._dropped = self._failed = self._bytes = 0
+
+    def offer(self, picture: bytes, text: str, confidence: float, model: str, version: int) -> None:
+        """Log an answer, if chance chooses it; never waits and never fails.
+
+        Args:
+            picture: As it was sent, PNG or JPEG.
+            text: What the model read.
+            confidence: P(text | picture).
+            model: Name of the served model.
+            version: Version that answered.
+        """
+        if self._process != os.getpid():
+            self._lock = threading.Lock()
+            self._reset()
+        with self._lock:
+            self._seen += 1
+            if self._random.random() >= self.rate:
+                return
+            if self._bytes + len(picture) > self._max_bytes:
+                self._dropped += 1
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write, args=(self._queue,), name="htr-log", daemon=True)
+                self._thread.start()
+            try:
+                self._queue.put_nowait(_Record(picture, text, confidence, model, version, time.time()))
+                self._bytes += len(picture)
+            except queue.Full:
+                self._dropped += 1
+
+    @property
+    def counts(self) -> LogCounts:
+        """What became of the answers so far; chosen ones that wait for the disk are not in it yet."""
+        return LogCounts(self._seen, self._written, self._dropped, self._failed)
+
+    def close(self) -> None:
+        """Wait until everything is written; done at the end of the process too. A later record begins new files."""
+        with self._lock:
+            thread, records = self._thread, self._queue
+            self._thread, self._queue = None, queue.Queue(self._queue_size)
+        if thread is not None and self._process == os.getpid():
+            records.put(None)
+            thread.join()
+
+    def _write(self, records: "queue.Queue[_Record | None]") -> None:
+        # The pictures' names begin like the table's, so that processes never write over each other's.
+        name = f"requests-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}"
+        number = 0
+        while (record := records.get()) is not None:
+            number += 1
+            try:
+                self._append(name, number, record)
+                self._written += 1
+            except OSError as error:
+                if not self._failed:
+                    _logger.warning("requests cannot be logged in %s: %s", self.folder, error)
+                self._failed += 1
+
+    def _append(self, name: str, number: int, record: _Record) -> None:
+        suffix = "png" if record.picture.startswith(b"\x89PNG") else "jpg"
+        picture = Path("pictures") / f"{name}-{number:06d}.{suffix}"
+        (self.folder / "pictures").mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(self.folder / picture, "xb", opener=_private) as file:
+            file.write(record.picture)
+        # The row comes last: a table never names a picture that is not there yet.
+        moment = datetime.fromtimestamp(record.moment, timezone.utc).isoformat(timespec="seconds")
+        row = (picture.as_posix(), record.text, f"{record.confidence:.4f}", record.model, record.version, moment)
+        with open(self.folder / f"{name}.csv", "a", encoding="utf-8", newline="", opener=_private) as table:
+            writer = csv.writer(table)
+            if table.tell() == 0:
+                writer.writerow(FIELDS)
+            writer.writerow(row)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open for the owner only: handwriting is personal."""
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,213 @@
+"""Names what has moved between two sets of pictures, in words and numbers."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from components.drift.profiles import CONFIDENCE, Profile
+from components.example_validator import thresholds
+from components.report.figures import visible
+from components.report.findings import some
+
+# What no feature of the schema measures: divergence of confidence and of characters, and shares of rows.
+OWN_THRESHOLDS = {CONFIDENCE: 0.15, "characters": 0.15, "new_characters": 0.001, "rejected": 0.05}
+FEW = 50
+_BINS = 10
+_NAMES = {
+    "width": "width", "height": "height", "text_length": "length of the text", "paper_level": "grey level of the paper",
+    "ink_level": "grey level of the ink", "ink_share": "share of dark pixels", "sharpness": "sharpness",
+    CONFIDENCE: "confidence", "characters": "characters", "new_characters": "labels with new characters",
+    "rejected": "rejected rows",
+}  # fmt: skip
+# What a measure that has fallen or risen usually means.
+_MEANING = {
+    "width": ("narrower pictures", "wider pictures"),
+    "height": ("lower pictures: cut closer or scanned with fewer pixels", "higher pictures: more rows or more pixels"),
+    "text_length": ("shorter texts", "longer texts"),
+    "paper_level": ("darker paper or light", "lighter paper or light"),
+    "ink_level": ("darker ink", "paler ink"),
+    "ink_share": ("thinner strokes, or more paper around them", "bolder strokes, less paper around them, or stains"),
+    "sharpness": ("blurred, enlarged or strongly compressed pictures", "sharper, smaller or noisier pictures"),
+    CONFIDENCE: ("the model is less sure", "the model is surer"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How far one measure is apart.
+
+    Attributes:
+        name: key of `_NAMES`, as `drift.thresholds` takes it.
+        distance: Jensen-Shannon divergence, 0 (the same) to 1 bit (nothing in common), less what chance alone makes
+            between samples of these sizes; of `new_characters` and `rejected` a share of rows.
+        threshold: that it must not exceed.
+        before, after: medians, or shares of rows; None for characters.
+        text: the same in words.
+    """
+
+    name: str
+    distance: float
+    threshold: float
+    before: float | None
+    after: float | None
+    text: str
+
+    @property
+    def moved(self) -> bool:
+        """Whether it is further apart than allowed."""
+        return self.distance > self.threshold
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What has moved between two profiles.
+
+    Attributes:
+        before, after: their names.
+        samples: accepted rows of both.
+        kind: "drift" between data, "skew" against what a model was asked.
+        measures: all of them, the furthest beyond its threshold first.
+    """
+
+    before: str
+    after: str
+    samples: tuple[int, int]
+    kind: thresholds.Kind
+    measures: list[Measure]
+
+    @property
+    def moved(self) -> list[Measure]:
+        """The measures that have moved further than allowed."""
+        return [measure for measure in self.measures if measure.moved]
+
+    def as_text(self) -> str:
+        """For a terminal."""
+        lines = [
+            f"Before: {self.before}, {self.samples[0]} pictures",
+            f"After:  {self.after}, {self.samples[1]} pictures",
+        ]
+        if min(self.samples) < FEW:
+            lines.append(f"Fewer than {FEW} pictures say little: only great changes can be told from chance.")
+        lines.append("")
+        if self.moved:
+            lines += [f"Moved ({self.kind}):", *(f"  {measure.text}" for measure in self.moved)]
+        else:
+            lines.append(f"Nothing has moved beyond its threshold ({self.kind}).")
+        rest = [measure for measure in self.measures if not measure.moved]
+        if rest:
+            near = ", ".join(f"{_NAMES[m.name]} {m.distance:.2f} of {m.threshold:g}" for m in rest)
+            lines.append(f"Within their thresholds: {near}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "before": self.before, "after": self.after, "samples": list(self.samples), "kind": self.kind,
+            "moved": [measure.name for measure in self.moved],
+            "measures": [{**asdict(measure), "moved": measure.moved} for measure in self.measures],
+        }  # fmt: skip
+
+
+def compare(before: Profile, after: Profile, overrides: Mapping[str, float]) -> Comparison:
+    """Compares two profiles, measure by measure.
+
+    Args:
+        before: what to compare with.
+        after: what may have moved.
+        overrides: thresholds by measure, instead of those of the curated schema and `OWN_THRESHOLDS`.
+    """
+    kind: thresholds.Kind = "skew" if after.predicted and not before.predicted else "drift"
+    limits = {**OWN_THRESHOLDS, **overrides, **thresholds.read(kind, overrides)}
+    measures = [
+        _numbers(name, before, after, limits[name])
+        for name in _NAMES
+        if name in before.numbers and name in after.numbers
+    ]
+    if before.alphabet:
+        measures.append(_new_characters(before, after, limits["new_characters"]))
+    if before.characters:
+        measures.append(_characters(before, after, limits["characters"]))
+    measures.append(_rejected(before, after, limits["rejected"]))
+    measures.sort(key=lambda measure: measure.threshold / max(measure.distance, 1e-9))
+    return Comparison(before.name, after.name, (before.samples, after.samples), kind, measures)
+
+
+def divergence(before: np.ndarray, after: np.ndarray) -> float:
+    """Jensen-Shannon divergence of two counts by bin in bits, 0 where chance explains it.
+
+    Args:
+        before: counts [bins] with a positive sum.
+        after: counts of the same bins.
+    """
+    n, m = before.sum(), after.sum()
+    p, q = before / n, after / m
+    middle = (p + q) / 2
+    value = _entropy(middle) - (_entropy(p) + _entropy(q)) / 2
+    # Its mean for two samples of one distribution: half of a chi-squared variable with bins - 1 degrees of freedom.
+    chance = (np.count_nonzero(middle) - 1) / (8 * math.log(2)) * (1 / n + 1 / m)
+    return float(max(0.0, value - chance))
+
+
+def _entropy(shares: np.ndarray) -> float:
+    positive = shares[shares > 0]
+    return float(-(positive * np.log2(positive)).sum())
+
+
+def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Measure:
+    a, b = before.numbers[name], after.numbers[name]
+    # Bins that hold the same share of both together: no outlier stretches them, and none is empty.
+    points = np.concatenate([np.quantile(values, np.linspace(0, 1, 201)) for values in (a, b)])
+    edges = np.unique(np.quantile(points, np.arange(1, _BINS) / _BINS))
+    counts = [np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) for values in (a, b)]
+    # A run knows points of its distribution only; they stand for all its pictures.
+    known = len(a) if name == CONFIDENCE else before.samples
+    distance = divergence(counts[0] * (known / len(a)), counts[1])
+    low, high = statistics.median(a), statistics.median(b)
+    meaning = f": {_meaning(name, low, high)}" if distance > threshold and low != high else ""
+    return Measure(
+        name, distance, threshold, float(low), float(high),
+        f"{_NAMES[name]}: median {low:.3g} -> {high:.3g}, divergence {distance:.2f}, allowed {threshold:g}{meaning}",
+    )  # fmt: skip
+
+
+def _meaning(name: str, before: float, after: float) -> str:
+    if name == "ink_share" and before < 0.5 < after:
+        return "most pictures are light on dark, as if inverted"
+    return _MEANING[name][after > before]
+
+
+def _characters(before: Profile, after: Profile, threshold: float) -> Measure:
+    names = sorted({*before.characters, *after.characters})
+    a, b = (np.array([profile.characters[c] for c in names], np.float64) for profile in (before, after))
+    distance = divergence(a, b) if a.sum() and b.sum() else 0.0
+    change = b / max(b.sum(), 1) - a / max(a.sum(), 1)
+    largest = sorted(range(len(names)), key=lambda i: -abs(change[i]))[:5]
+    shown = ", ".join(
+        f"{visible(names[i])} {a[i] / max(a.sum(), 1):.1%} -> {b[i] / max(b.sum(), 1):.1%}" for i in largest
+    )
+    return Measure("characters", distance, threshold, None, None, f"characters: divergence {distance:.2f}, allowed "
+                   f"{threshold:g}; most of all {shown}")  # fmt: skip
+
+
+def _new_characters(before: Profile, after: Profile, threshold: float) -> Measure:
+    new = {c: count for c, count in after.characters.most_common() if c not in before.alphabet}
+    share = after.labels_with(new) / after.samples
+    shown = some([f"{visible(c)} ({count})" for c, count in new.items()], 12)
+    return Measure("new_characters", share, threshold, 0.0, share, f"labels with characters that were never seen "
+                   f"before: {share:.1%}, allowed {threshold:.1%}: {shown or 'none'}")  # fmt: skip
+
+
+def _rejected(before: Profile, after: Profile, threshold: float) -> Measure:
+    a, b = (
+        sum(profile.rejected.values()) / (profile.samples + sum(profile.rejected.values()))
+        for profile in (before, after)
+    )
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(after.rejected.items(), key=lambda x: -x[1]))
+    return Measure("rejected", b - a, threshold, a, b, f"rejected rows: {a:.1%} -> {b:.1%}, allowed {threshold:.1%} "
+                   f"more{f' ({reasons})' if reasons else ''}")  # fmt: skip

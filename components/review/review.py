@@ -1,0 +1,146 @@
+"""Collects what the model is least sure of, for a person to correct: the corrected folder is a new span of data.
+
+No TensorFlow here.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from components import storage
+from components.drift.profiles import CONFIDENCE, columns
+from components.example_gen import dataset
+from htr_client import Transcription
+from htr_client.pictures import PictureError, pack
+from pipeline.config import DataConfig
+
+LABELS_FILE, PAGE_FILE, PICTURES_FOLDER = "labels.csv", "review.html", "pictures"
+FIELDS = ("filename", "text", "guess", CONFIDENCE, "model_version", "source")
+
+
+class ReviewError(ValueError):
+    """There is nothing to review, or nowhere to put it; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A picture that a person should look at.
+
+    Attributes:
+        picture: encoded PNG or JPEG.
+        guess: what the model read.
+        confidence: of the model.
+        model_version: that read it.
+        source: where the picture was found.
+    """
+
+    picture: bytes
+    guess: str
+    confidence: float
+    model_version: str
+    source: str
+
+
+def from_logs(folders: list[str], below: float) -> Iterator[Doubt]:
+    """Doubts in logs of requests.
+
+    Args:
+        folders: that `htr_client.RequestLog` wrote, or others with the columns filename, text and confidence.
+        below: confidence from which on a guess is believed.
+
+    Raises:
+        DatasetError: there is no table, or it cannot be read.
+        ReviewError: a table has no confidence.
+    """
+    tables, _ = dataset.find_tables(DataConfig(paths=folders))
+    for table in tables:
+        names = columns(table)
+        if CONFIDENCE not in names:
+            raise ReviewError(
+                f"{table.path} has no column confidence: it is no log of requests. To have a server read pictures, "
+                f"name them without --logs."
+            )
+        version = names.get("model_version")
+        for row in dataset.read_rows(table):
+            try:
+                confidence = float(row.fields[names[CONFIDENCE]])
+                if confidence >= below:
+                    continue
+                picture = storage.read(dataset.resolve_image(row.fields[table.image].strip(), table))
+            except (ValueError, IndexError, dataset.Rejected, OSError):
+                continue  # a row that was being written when the service stopped, or a picture since deleted
+            answered = row.fields[version] if version is not None else ""
+            yield Doubt(picture, row.fields[table.text], confidence, answered, f"{table.name}, row {row.line}")
+
+
+def from_answers(answers: Iterable[Transcription], below: float) -> Iterator[Doubt]:
+    """Doubts among what a server answers.
+
+    Args:
+        answers: with the pictures' paths as their sources; those that failed are passed over.
+        below: confidence from which on a guess is believed.
+
+    Raises:
+        HtrError: the server fails.
+    """
+    for answer in answers:
+        if answer.ok and answer.source is not None and answer.confidence < below:
+            try:
+                picture = pack(answer.source).data
+            except PictureError:  # gone since it was read
+                continue
+            yield Doubt(picture, answer.text, answer.confidence, str(answer.version), answer.source)
+
+
+def write(doubts: Iterable[Doubt], folder: str, limit: int) -> int:
+    """Writes the least sure ones as a dataset with a page to correct them in.
+
+    Args:
+        doubts: in any order; the same picture counts once.
+        folder: new or empty.
+        limit: how many at most.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        ReviewError: the folder holds something, or there is no doubt at all.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ReviewError(f"{folder} holds something already, perhaps corrections: name a new folder with --output.")
+    chosen: dict[bytes, Doubt] = {}
+    for doubt in doubts:
+        chosen.setdefault(hashlib.sha256(doubt.picture).digest(), doubt)
+        if len(chosen) > 2 * limit:  # so that any number of pictures takes the memory of a few
+            chosen = dict(_least_sure(chosen)[:limit])
+    rows = [doubt for _, doubt in _least_sure(chosen)[:limit]]
+    if not rows:
+        raise ReviewError("Nothing to review: the model is surer than --below of every picture.")
+    (target / PICTURES_FOLDER).mkdir(parents=True)
+    lines = []
+    for number, doubt in enumerate(rows, 1):
+        suffix = "png" if doubt.picture.startswith(b"\x89PNG") else "jpg"
+        name = f"{PICTURES_FOLDER}/{number:05d}.{suffix}"
+        (target / name).write_bytes(doubt.picture)
+        values = (name, doubt.guess, doubt.guess, f"{doubt.confidence:.4f}", doubt.model_version, doubt.source)
+        lines.append(dict(zip(FIELDS, values, strict=True)))
+    with open(target / LABELS_FILE, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(lines)
+    loader = jinja2.FileSystemLoader(os.path.dirname(__file__))
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("review.html.j2")
+    (target / PAGE_FILE).write_text(template.render(rows=lines, fields=list(FIELDS)), encoding="utf-8")
+    return len(rows)
+
+
+def _least_sure(doubts: dict[bytes, Doubt]) -> list[tuple[bytes, Doubt]]:
+    return sorted(doubts.items(), key=lambda item: (item[1].confidence, item[1].source))

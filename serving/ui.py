@@ -1,0 +1,191 @@
+"""A page to try the model: draw or drop a picture, see text, confidence and where the model saw each character.
+
+A standard-library HTTP server for one person on one machine. It asks the model server through `htr_client`, as any
+service would.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import re
+import socket
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from htr_client import HtrClient, HtrError, PictureError
+from htr_client.pictures import inspect
+from serving.status import Code, ServingError
+
+MAX_BYTES = 16 << 20
+_MAX_READING = 8
+_TIMEOUT_SECONDS = 30
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+logger = logging.getLogger("serving")
+
+
+class _Ipv6Server(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+class UiServer:
+    """Serves the page on a thread of its own."""
+
+    def __init__(self, target: str, model: str, host: str, port: int) -> None:
+        """Bind; nothing is served yet.
+
+        Args:
+            target: `host:port` of the model server.
+            model: Name of the served model.
+            host: Address to bind.
+            port: To bind; 0 picks a free one.
+
+        Raises:
+            ServingError: The port is taken.
+        """
+        self._client = HtrClient(target, model, timeout=_TIMEOUT_SECONDS)
+        page = Path(__file__).with_name("ui.html").read_bytes()
+        policy = _content_security_policy(page)
+        reading = threading.BoundedSemaphore(_MAX_READING)
+        settings = {"client": self._client, "page": page, "policy": policy, "reading": reading}
+        handler = type("Handler", (_Handler,), {**settings, "local": host in ("localhost", "127.0.0.1", "::1")})
+        try:
+            self._server = (_Ipv6Server if ":" in host else ThreadingHTTPServer)((host, port), handler)
+        except OSError as error:
+            raise ServingError(Code.UNAVAILABLE, f"cannot listen on {host}:{port} for the page: {error}") from error
+        self._thread = threading.Thread(target=self._server.serve_forever, name="ui", daemon=True)
+        shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        self.address = f"{shown}:{self._server.server_port}"
+
+    def start(self) -> None:
+        """Serve until `stop`."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; requests under way are cut off."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+        self._server.server_close()
+        self._client.close()
+
+
+def _content_security_policy(page: bytes) -> str:
+    """Allows the page's own script and style, pictures that it made, and requests to this server; nothing else."""
+
+    def allowed(tag: str) -> str:
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; script-src {allowed('script')}; style-src {allowed('style')}; img-src blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+class _Refused(Exception):
+    """A request that is answered with an error.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, status: HTTPStatus, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+class _Handler(BaseHTTPRequestHandler):
+    client: HtrClient
+    page: bytes
+    policy: str
+    reading: threading.BoundedSemaphore
+    local: bool
+    timeout = _TIMEOUT_SECONDS
+    server_version = "htr-ui"
+
+    def do_GET(self) -> None:
+        """Sends the page."""
+        if not self._is_host_good():
+            self._send_json(HTTPStatus.FORBIDDEN, {"error": "This page is for this machine only."})
+        elif self.path.split("?")[0] != "/":
+            self._send_json(HTTPStatus.NOT_FOUND, {"error": "There is only one page: /"})
+        else:
+            self._send(HTTPStatus.OK, "text/html; charset=utf-8", self.page)
+
+    def do_POST(self) -> None:
+        """Reads the picture in the body."""
+        try:
+            answer = self._transcribe(self._body())
+        except _Refused as refused:
+            self.close_connection = True  # what is left of the body is not read
+            self._send_json(refused.status, {"error": str(refused)})
+        except PictureError as error:
+            self._send_json(HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)})
+        except HtrError as error:
+            status = HTTPStatus.SERVICE_UNAVAILABLE if error.retryable else HTTPStatus.BAD_GATEWAY
+            self._send_json(status, {"error": str(error)})
+        else:
+            self._send_json(HTTPStatus.OK, answer)
+
+    def _is_host_good(self) -> bool:
+        """Whether the browser was sent here by this machine's name, not by a foreign one that points to it."""
+        return not self.local or re.sub(r":\d+$", "", self.headers.get("Host", "")) in _LOOPBACK
+
+    def _body(self) -> bytes:
+        if not self._is_host_good():
+            raise _Refused(HTTPStatus.FORBIDDEN, "This page is for this machine only.")
+        if self.path != "/transcribe":
+            raise _Refused(HTTPStatus.NOT_FOUND, "Pictures go to /transcribe.")
+        # A page from elsewhere cannot send these types without asking first, and is refused then.
+        kind = self.headers.get("Content-Type", "")
+        if not kind.startswith("image/") and kind != "application/octet-stream":
+            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the picture as the body, as image/png or the like.")
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit():
+            raise _Refused(HTTPStatus.LENGTH_REQUIRED, "The request needs a Content-Length.")
+        if int(length) > MAX_BYTES:
+            raise _Refused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"The picture has {int(length) / 2**20:.0f} MiB; {MAX_BYTES >> 20} MiB is the limit here.",
+            )
+        return self.rfile.read(int(length))
+
+    def _transcribe(self, picture: bytes) -> dict[str, Any]:
+        if not self.reading.acquire(timeout=_TIMEOUT_SECONDS):
+            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "Too many pictures are being read. Try again.")
+        try:
+            result = self.client.transcribe(picture)
+        finally:
+            self.reading.release()
+        characters = [
+            {"text": text, "confidence": confidence, "span": list(span)} for text, confidence, span in result.characters
+        ]
+        size = inspect(picture)
+        return {
+            "text": result.text, "confidence": result.confidence, "characters": characters,
+            "width": size.width, "height": size.height, "version": result.version,
+            "milliseconds": 1000 * sum(result.timings),
+        }  # fmt: skip
+
+    def _send_json(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+        self._send(status, "application/json", json.dumps(content, ensure_ascii=False).encode())
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        for name, value in (
+            ("Content-Type", kind), ("Content-Length", str(len(body))), ("Content-Security-Policy", self.policy),
+            ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"), ("Cache-Control", "no-store"),
+        ):  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keeps requests out of the terminal."""
+        logger.debug("ui: " + format, *args)

@@ -1,0 +1,141 @@
+"""The log of requests: a sample, readable as a dataset, that never slows or breaks the service."""
+
+import asyncio
+import csv
+import multiprocessing
+import stat
+import threading
+import time
+
+import pytest
+from fake_server import png
+
+from htr_client import AsyncHtrClient, HtrClient, RequestLog
+from htr_client.request_log import FIELDS
+
+
+def rows(folder):
+    found = []
+    for path in sorted(folder.glob("*.csv")):
+        with open(path, encoding="utf-8", newline="") as file:
+            found += csv.DictReader(file)
+    return found
+
+
+def test_answers_are_logged_with_their_pictures(server, tmp_path):
+    log = RequestLog(tmp_path / "log", rate=1)
+    with HtrClient(server.address, log=log) as client:
+        client.transcribe(png("one"))
+        list(client.transcribe_many([png("two"), b"rubbish", png("three")]))
+    log.close()
+    found = rows(tmp_path / "log")
+    assert sorted(row["text"] for row in found) == ["one", "three", "two"]
+    for row in found:
+        assert tuple(row) == FIELDS
+        assert (tmp_path / "log" / row["filename"]).read_bytes() == png(row["text"])
+        assert row["model_version"] == "1" and 0 < float(row["confidence"]) < 1 and row["time"].endswith("+00:00")
+    assert log.counts == (3, 3, 0, 0)
+
+
+def test_asynchronous_client_logs_too(server, tmp_path):
+    log = RequestLog(tmp_path, rate=1)
+
+    async def ask():
+        async with AsyncHtrClient(server.address, log=log) as client:
+            await client.transcribe(png("async"))
+
+    asyncio.run(ask())
+    log.close()
+    assert [row["text"] for row in rows(tmp_path)] == ["async"]
+
+
+def test_rate_is_the_share_that_is_logged(tmp_path):
+    log = RequestLog(tmp_path / "a", rate=0.1, queue_size=10_000)
+    for _ in range(5000):
+        log.offer(b"\x89PNG", "x", 0.5, "htr", 1)
+    log.close()
+    assert log.counts.seen == 5000 and 400 < log.counts.written < 600 and log.counts.dropped == 0
+    none = RequestLog(tmp_path / "b", rate=0)
+    none.offer(b"\x89PNG", "x", 0.5, "htr", 1)
+    none.close()
+    assert not (tmp_path / "b").exists()
+
+
+def test_full_queue_drops_and_counts_and_never_waits(tmp_path):
+    log = RequestLog(tmp_path, rate=1, queue_size=4)
+    slowest = 0.0
+    for _ in range(3000):
+        began = time.perf_counter()
+        log.offer(b"\x89PNG" + bytes(50_000), "x", 0.5, "htr", 1)
+        slowest = max(slowest, time.perf_counter() - began)
+    log.close()
+    seen, written, dropped, failed = log.counts
+    assert dropped > 0 and seen == 3000 == written + dropped and failed == 0
+    assert len(rows(tmp_path)) == written
+    assert slowest < 1  # a thread may wait for the processor, but none for the disk
+
+
+def test_room_is_limited(tmp_path):
+    log = RequestLog(tmp_path, rate=1, max_bytes=1000)
+    for _ in range(5):
+        log.offer(bytes(400), "x", 0.5, "htr", 1)
+    log.close()
+    assert log.counts == (5, 2, 3, 0)
+
+
+def test_unwritable_folder_is_counted_and_answers_come_all_the_same(server, tmp_path, caplog):
+    (tmp_path / "file").write_text("not a folder")
+    log = RequestLog(tmp_path / "file", rate=1)
+    with HtrClient(server.address, log=log) as client:
+        assert client.transcribe(png("still")).text == "still"
+        assert client.transcribe(png("there")).text == "there"
+    log.close()
+    assert log.counts == (2, 0, 0, 2)
+    assert [record.message.startswith("requests cannot be logged") for record in caplog.records] == [True]
+
+
+def test_closed_log_begins_again_and_files_are_private(tmp_path):
+    log = RequestLog(tmp_path, rate=1)
+    for text in ("first", "second"):
+        log.offer(b"\xff\xd8", text, 0.5, "htr", 1)
+        log.close()
+    assert sorted(row["text"] for row in rows(tmp_path)) == ["first", "second"]
+    for path in [*tmp_path.glob("*.csv"), *tmp_path.glob("pictures/*.jpg")]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_many_threads_lose_nothing(tmp_path):
+    log = RequestLog(tmp_path, rate=1, queue_size=10_000)
+    threads = [
+        threading.Thread(target=lambda: [log.offer(b"\x89PNG", "x", 0.5, "htr", 1) for _ in range(100)])
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    assert log.counts == (800, 800, 0, 0) and len({row["filename"] for row in rows(tmp_path)}) == 800
+
+
+def _offer_and_close(log):
+    log.offer(b"\x89PNG", "child", 0.5, "htr", 1)
+    log.close()
+
+
+def test_forked_process_writes_files_of_its_own(tmp_path):
+    log = RequestLog(tmp_path, rate=1)
+    log.offer(b"\x89PNG", "parent", 0.5, "htr", 1)
+    child = multiprocessing.get_context("fork").Process(target=_offer_and_close, args=(log,))
+    child.start()
+    child.join(30)
+    log.close()
+    assert child.exitcode == 0
+    assert sorted(row["text"] for row in rows(tmp_path)) == ["child", "parent"]
+    assert len(list(tmp_path.glob("*.csv"))) == 2
+
+
+@pytest.mark.parametrize("settings", [{"rate": 1.5}, {"rate": -0.1}, {"queue_size": 0}, {"max_bytes": -1}])
+def test_impossible_settings(tmp_path, settings):
+    with pytest.raises(ValueError):
+        RequestLog(tmp_path, **settings)

@@ -1,0 +1,166 @@
+"""`htr drift` names what has moved: pictures, characters, rejected rows, the confidence in logged requests."""
+
+import csv
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from components.drift import comparison
+from components.example_validator import thresholds
+from htr_client import RequestLog
+from pipeline import cli
+from pipeline.config import DRIFT_MEASURES, Config, ConfigError, load
+
+
+@pytest.fixture(scope="module")
+def pictures(sample_data):
+    """Good rows of the sample data: grey picture and label."""
+    found = []
+    with open(sample_data / "written_name.csv", encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file):
+            path = sample_data / "images" / row["FILENAME"]
+            grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.exists() else None
+            if grey is not None and row["IDENTITY"] not in ("", "EMPTY", "UNREADABLE"):
+                found.append((grey, row["IDENTITY"]))
+    return found
+
+
+def span(folder, pictures, change=lambda grey: grey, label=lambda text, number: text):
+    """A dataset of changed pictures and labels."""
+    folder.mkdir()
+    with open(folder / "labels.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "text"])
+        for number, (grey, text) in enumerate(pictures):
+            cv2.imwrite(str(folder / f"{number}.png"), change(grey))
+            writer.writerow([f"{number}.png", label(text, number)])
+    return folder
+
+
+def drift(before, after, *more, capsys):
+    code = cli.main(["drift", "--against", str(before), "--data", str(after), "--json", *more])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def words(found, name):
+    return next(measure["text"] for measure in found["measures"] if measure["name"] == name)
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory, pictures):
+    folder = tmp_path_factory.mktemp("spans")
+    return span(folder / "first", pictures[::2]), pictures[1::2], folder
+
+
+def test_more_of_the_same_is_no_drift(halves, capsys):
+    first, rest, folder = halves
+    code, found = drift(first, span(folder / "same", rest), "--fail", "--set=drift.thresholds.new_characters=0.3",
+                        capsys=capsys)  # fmt: skip
+    assert code == 0 and found["moved"] == [] and found["kind"] == "drift"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "sentence"),
+    [
+        (lambda grey: 255 - grey, "ink_share", "light on dark, as if inverted"),
+        (lambda grey: cv2.GaussianBlur(grey, (0, 0), 1.5), "sharpness", "blurred"),
+        (lambda grey: cv2.resize(grey, None, fx=2, fy=2), "height", "more rows or more pixels"),
+        (lambda grey: (grey * 0.6).astype(np.uint8), "paper_level", "darker paper"),
+    ],
+    ids=["inverted", "blurred", "enlarged", "dark"],
+)
+def test_changed_pictures_are_named_and_fail_when_asked(halves, tmp_path, capsys, change, name, sentence):
+    first, rest, _ = halves
+    after = span(tmp_path / "after", rest, change)
+    code, found = drift(first, after, capsys=capsys)
+    assert code == 0 and name in found["moved"] and sentence in words(found, name)
+    code, _ = drift(first, after, "--fail", capsys=capsys)
+    assert code == cli.DRIFT
+    code, _ = drift(first, after, "--set=drift.fail=true", capsys=capsys)
+    assert code == cli.DRIFT
+    allowed = "--set=drift.thresholds={" + ", ".join(f"{measure}: 1" for measure in DRIFT_MEASURES) + "}"
+    code, found = drift(first, after, "--fail", allowed, capsys=capsys)
+    assert code == 0 and found["moved"] == []
+
+
+def test_new_character_is_named(halves, tmp_path, capsys):
+    first, rest, _ = halves
+    after = span(tmp_path / "after", rest, label=lambda text, number: text + "Ж" if number % 25 == 0 else text)
+    _, found = drift(first, after, capsys=capsys)
+    assert "new_characters" in found["moved"] and "Ж (5)" in words(found, "new_characters")
+
+
+def test_rejected_rows_are_named(halves, tmp_path, capsys):
+    first, rest, _ = halves
+    after = span(tmp_path / "after", rest, label=lambda text, number: "" if number % 5 == 0 else text)
+    _, found = drift(first, after, capsys=capsys)
+    assert "rejected" in found["moved"] and "empty_label" in words(found, "rejected")
+
+
+def test_logged_requests_are_skew_and_low_confidence_is_named(halves, tmp_path, capsys):
+    first, rest, _ = halves
+    for folder, confidence in (("sure", 0.9), ("unsure", 0.3)):
+        log = RequestLog(tmp_path / folder, rate=1)
+        for number, (grey, text) in enumerate(rest):
+            log.offer(cv2.imencode(".png", grey)[1].tobytes(), text, confidence + 0.001 * number % 0.05, "htr", 7)
+        log.close()
+    _, found = drift(first, tmp_path / "sure", capsys=capsys)
+    assert found["kind"] == "skew" and found["samples"][1] == len(rest)
+    _, found = drift(tmp_path / "sure", tmp_path / "unsure", capsys=capsys)
+    assert found["moved"] == ["confidence"] and "the model is less sure" in words(found, "confidence")
+
+
+def test_text_says_what_moved(halves, tmp_path, capsys):
+    first, rest, _ = halves
+    after = span(tmp_path / "after", rest[:30], lambda grey: 255 - grey)
+    assert cli.main(["drift", "--against", str(first), "--data", str(after)]) == 0
+    out = capsys.readouterr().out
+    assert "share of dark pixels: median 0.1" in out and "Within their thresholds" in out
+    assert "Fewer than 50 pictures say little" in out
+
+
+def test_divergence_is_zero_for_chance_and_one_for_nothing_in_common():
+    source = np.random.default_rng(0)
+    shares = np.array([0.5, 0.2, 0.2, 0.1])
+    drawn = [comparison.divergence(*(source.multinomial(n, shares) for n in (200, 60))) for _ in range(500)]
+    assert np.mean(drawn) < 0.006 and max(drawn) < 0.1
+    assert comparison.divergence(np.array([9000, 0]), np.array([0, 9000])) == pytest.approx(1, abs=1e-3)
+    # By hand: half of p log2(p / m) + q log2(q / m), samples so large that chance plays no part.
+    p, q = 0.8, 0.3
+    expected = sum(a / 2 * math.log2(a / ((a + b) / 2)) + b / 2 * math.log2(b / ((a + b) / 2))
+                   for a, b in ((p, q), (1 - p, 1 - q)))  # fmt: skip
+    assert comparison.divergence(np.array([8e8, 2e8]), np.array([3e8, 7e8])) == pytest.approx(expected, abs=1e-6)
+
+
+def test_thresholds_come_from_the_curated_schema_and_may_be_set():
+    for kind in ("drift", "skew"):
+        read = thresholds.read(kind, {"sharpness": 0.7, "confidence": 0.1})
+        assert read["sharpness"] == pytest.approx(0.7) and read["width"] == pytest.approx(0.2)
+        # Every measure has exactly one home.
+        assert sorted([*read, *comparison.OWN_THRESHOLDS]) == sorted(DRIFT_MEASURES)
+
+
+def test_unknown_measure_is_refused():
+    with pytest.raises(ConfigError, match="blur is no measure; there are width"):
+        load(overrides=["drift.thresholds.blur=1"])
+    assert Config().drift.fail is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "/nowhere"], "/nowhere does not exist"),
+        (["--data", ".", "--against", ".", "--run", "latest"], "exclude each other"),
+    ],
+)
+def test_wrong_usage(arguments, message, capsys):
+    assert cli.main(["drift", *arguments]) == cli.USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_no_run_to_compare_with(halves, tmp_path, capsys):
+    assert cli.main(["drift", "--data", str(halves[0]), "--workspace", str(tmp_path)]) == cli.USAGE
+    assert "holds no run yet" in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""`htr review`: what the model is unsure of becomes a folder to correct and train on."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+from components.example_gen import dataset
+from htr_client import RequestLog
+from pipeline import cli
+from pipeline.config import DataConfig, TransformConfig
+from tests.conftest import encode, picture, write_dataset
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Twenty answers of rising confidence, the first picture three times."""
+    made = RequestLog(tmp_path / "log", rate=1)
+    for number in (0, 0, *range(20)):
+        made.offer(encode(picture(200, 40, number)), f"guess {number}", 0.05 * number, "htr", 7)
+    made.close()
+    return tmp_path / "log"
+
+
+def rows(folder):
+    with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_least_sure_answers_of_logs_become_a_dataset(log, tmp_path, capsys):
+    output = tmp_path / "review"
+    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "0.5"]) == 0
+    assert f"10 pictures in {output}" in capsys.readouterr().out
+    found = rows(output)
+    assert [row["text"] for row in found] == [f"guess {number}" for number in range(10)]
+    assert all(row["guess"] == row["text"] and row["model_version"] == "7" for row in found)
+    assert (output / found[3]["filename"]).read_bytes() == encode(picture(200, 40, 3))
+    # What the pipeline makes of it once it is corrected.
+    settings = DataConfig(paths=[str(output)])
+    (table,), notes = dataset.find_tables(settings)
+    samples = [dataset.examine(r, frozenset(), settings, TransformConfig()) for r in dataset.read_rows(table)]
+    assert [s.text for s in samples] == [row["text"] for row in found] and notes == []
+
+
+def test_limit_keeps_the_least_sure(log, tmp_path):
+    output = tmp_path / "review"
+    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "2", "--limit", "3"]) == 0
+    assert [row["text"] for row in rows(output)] == ["guess 0", "guess 1", "guess 2"]
+
+
+def test_broken_rows_of_a_log_are_passed_over(log, tmp_path):
+    (table,) = log.glob("*.csv")
+    with open(table, "a", encoding="utf-8") as file:
+        file.write("pictures/gone.png,lost,0.01,htr,7,2026\npictures/ha")  # as a killed service leaves it
+    output = tmp_path / "review"
+    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "0.1"]) == 0
+    assert [row["text"] for row in rows(output)] == ["guess 0", "guess 1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Name either --logs DIR or pictures"),
+        (["--logs", "/nowhere"], "/nowhere does not exist"),
+        (["--logs", "{log}", "--below", "0"], "Nothing to review"),
+        (["--logs", "{plain}"], "has no column confidence"),
+        (["--logs", "{log}", "--output", "{plain}"], "holds something already"),
+        (["{empty}"], "no picture in the folder"),
+    ],
+)
+def test_wrong_usage_is_readable(log, tmp_path, capsys, arguments, message):
+    plain = write_dataset(tmp_path / "plain", [{"filename": "a.png", "text": "ab"}])
+    (tmp_path / "empty").mkdir()
+    names = {"log": log, "plain": plain, "empty": tmp_path / "empty"}
+    arguments = [argument.format(**names) for argument in arguments]
+    assert cli.main(["review", "--output", str(tmp_path / "review"), *arguments]) == cli.USAGE
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "review").exists()
+
+
+def test_server_that_is_away_is_an_error_not_a_traceback(tmp_path, capsys):
+    write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}])
+    arguments = [str(tmp_path), "--output", str(tmp_path / "out"), "--server", "localhost:1", "--patience", "0"]
+    assert cli.main(["review", *arguments]) == cli.ERROR
+    assert "error:" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_commands_import_no_tensorflow(log, tmp_path):
+    code = (
+        "import sys\nfrom pipeline import cli\nlog, output = sys.argv[1:]\n"
+        "assert cli.main(['review', '--logs', log, '--output', output]) == 0\n"
+        "assert cli.main(['drift', '--data', log, '--against', output]) == 0\n"
+        "loaded = [m for m in ('tfx', 'tensorflow', 'apache_beam', 'keras') if m in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    command = [sys.executable, "-c", code, str(log), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,208 @@
+"""The page to try the model: in a real browser, and what its server refuses."""
+
+import base64
+import csv
+import http.client
+import json
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "client"))
+
+from browser import Browser, wait_for
+from fake_server import FakeServer, png
+
+from pipeline import cli
+from serving import ui
+from serving.status import ServingError
+
+
+@pytest.fixture
+def model():
+    server = FakeServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def page(model):
+    server = ui.UiServer(model.address, "htr", "127.0.0.1", 0)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    made = Browser(tmp_path_factory.mktemp("browser"))
+    yield made
+    made.close()
+
+
+def post(page, body, headers=None, path="/transcribe", method="POST"):
+    connection = http.client.HTTPConnection(page.address, timeout=30)
+    connection.request(method, path, body, {"Content-Type": "image/png", **(headers or {})})
+    answer = connection.getresponse()
+    return answer.status, answer.read(), answer.headers
+
+
+def text_of(browser):
+    wait_for(lambda: browser.evaluate("at('busy').textContent === '' && !at('result').hidden"))
+    return browser.evaluate("at('text').textContent")
+
+
+def test_chosen_picture_is_read_and_its_characters_are_where_they_stand(page, browser, tmp_path):
+    (tmp_path / "word.png").write_bytes(png("word"))  # blocks of four columns, a white one after each
+    browser.open(f"http://{page.address}/")
+    browser.choose_file("#file", tmp_path / "word.png")
+    assert text_of(browser) == "word"
+    assert browser.evaluate("[...document.querySelectorAll('li b')].map(e => e.textContent).join('')") == "word"
+    assert all(
+        s.endswith(" %") for s in browser.evaluate("[...document.querySelectorAll('li span')].map(e => e.textContent)")
+    )
+    wait_for(lambda: browser.evaluate("at('picture').complete && at('picture').naturalWidth") == 32)
+    # Centres of the marks as shares of the picture's width, measured on the screen.
+    centres = browser.evaluate("""(() => { const box = at('picture').getBoundingClientRect();
+        return [...document.querySelectorAll('rect')].map(e => e.getBoundingClientRect())
+            .map(r => ((r.left + r.right) / 2 - box.left) / box.width); })()""")  # fmt: skip
+    assert centres == pytest.approx([(8 * i + 2) / 32 for i in range(4)], abs=0.01)
+    assert "version 1" in browser.evaluate("at('about').textContent")
+    browser.evaluate("document.querySelector('li').focus()")
+    assert browser.evaluate("document.querySelectorAll('rect.lit').length") == 1
+    assert browser.errors == []
+
+
+def test_dropped_picture_is_read(page, browser):
+    browser.open(f"http://{page.address}/")
+    content = base64.b64encode(png("drop")).decode()
+    browser.evaluate(f"""(() => {{
+        const bytes = Uint8Array.from(atob('{content}'), c => c.charCodeAt(0)), data = new DataTransfer();
+        data.items.add(new File([bytes], 'a.png', {{type: 'image/png'}}));
+        document.body.dispatchEvent(new DragEvent('drop', {{dataTransfer: data, bubbles: true}})); }})()""")
+    assert text_of(browser) == "drop"
+
+
+def test_drawing_is_cut_to_the_ink_and_read(page, model, browser):
+    browser.open(f"http://{page.address}/")
+    assert browser.evaluate("at('read').disabled")
+    left, top, width = browser.evaluate(
+        "(() => { const b = pad.getBoundingClientRect(); return [b.left, b.top, b.width] })()"
+    )
+    scale = 900 / width
+    browser.drag([(left + 100, top + 50), (left + 150, top + 90), (left + 200, top + 50)])
+    browser.evaluate("at('read').click()")
+    wait_for(lambda: model.model.seen)
+    sent = cv2.imdecode(np.frombuffer(model.model.seen[-1], np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert sent.shape[1] == pytest.approx(100 * scale + 50, abs=2) and sent.shape[0] == pytest.approx(
+        40 * scale + 50, abs=2
+    )
+    assert sent.min() < 60 and sent[0].min() == 255
+    browser.evaluate("at('clear').click()")
+    assert browser.evaluate("at('read').disabled")
+
+
+def test_errors_are_readable(page, model, browser, tmp_path):
+    (tmp_path / "letter.png").write_bytes(b"Dear Sir or Madam")
+    browser.open(f"http://{page.address}/")
+    browser.choose_file("#file", tmp_path / "letter.png")
+    wait_for(lambda: not browser.evaluate("at('error').hidden"))
+    assert "Not a picture" in browser.evaluate("at('error').textContent")
+    assert browser.evaluate("at('result').hidden && at('error').getAttribute('role')") == "alert"
+    page.stop()
+    browser.choose_file("#file", tmp_path / "letter.png")
+    wait_for(lambda: "cannot reach" in browser.evaluate("at('error').textContent"))
+
+
+@pytest.mark.parametrize("width", [360, 1000])
+def test_page_fits_a_phone_and_a_desk(page, browser, tmp_path, width):
+    (tmp_path / "word.png").write_bytes(png("abcdefghijklmnopqrstuvwxyz" * 3))
+    browser.open(f"http://{page.address}/", width)
+    browser.choose_file("#file", tmp_path / "word.png")
+    text_of(browser)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    if folder := os.environ.get("HTR_SCREENSHOTS"):
+        browser.screenshot(Path(folder) / f"ui-{width}.png")
+
+
+def test_every_control_has_a_name(page, browser):
+    browser.open(f"http://{page.address}/")
+    tree = browser.call("Accessibility.getFullAXTree")["nodes"]
+    roles = ("button", "textbox", "img", "image", "heading", "list")
+    nameless = [
+        node["role"]["value"] for node in tree
+        if not node["ignored"] and node["role"]["value"] in roles and not node["name"]["value"]
+    ]  # fmt: skip
+    assert nameless == []
+
+
+def test_page_needs_nothing_from_elsewhere(page):
+    status, body, headers = post(page, None, path="/", method="GET")
+    assert status == 200 and b"http" not in body.replace(b"http://www.w3.org/2000/svg", b"")
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_answer_is_the_clients(page):
+    status, body, _ = post(page, png("answer"))
+    answer = json.loads(body)
+    assert status == 200 and answer["text"] == "answer" and answer["version"] == 1 and answer["width"] == 48
+    assert [c["span"] for c in answer["characters"]][:2] == [[0.0, 4.0], [8.0, 12.0]]
+
+
+@pytest.mark.parametrize(
+    ("status", "change", "message"),
+    [
+        (413, {"headers": {"Content-Length": str(ui.MAX_BYTES + 1)}, "body": b""}, "limit"),
+        (415, {"headers": {"Content-Type": "text/plain"}}, "image/png"),
+        (411, {"headers": {"Content-Length": "many"}}, "Content-Length"),
+        (403, {"headers": {"Host": "evil.example"}}, "this machine"),
+        (404, {"path": "/other"}, "/transcribe"),
+        (422, {"body": b""}, "no bytes"),
+        (422, {"body": png("ab")[:-9]}, "end"),
+    ],
+)
+def test_refusals_say_why(page, model, status, change, message):
+    found, body, _ = post(page, **{"body": png("ab"), **change})
+    assert found == status and message in json.loads(body)["error"]
+    assert model.model.seen == []
+
+
+def test_server_that_is_away_is_named(page, model):
+    model.stop()
+    status, body, _ = post(page, png("ab"))
+    assert status == 503 and json.loads(body)["error"]
+
+
+def test_taken_port_is_a_serving_error(page, model):
+    with pytest.raises(ServingError, match="cannot listen on"):
+        ui.UiServer(model.address, "htr", "127.0.0.1", int(page.address.rsplit(":", 1)[1]))
+
+
+def test_review_asks_the_server_and_its_page_saves_what_was_corrected(model, browser, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for text in ("ab", "cd", "ef"):
+        (folder / f"{text}.png").write_bytes(png(text))
+    (folder / "broken.png").write_bytes(b"rubbish")
+    output = tmp_path / "review"
+    arguments = [str(folder), "--server", model.address, "--output", str(output), "--below", "1"]
+    assert cli.main(["review", *arguments]) == 0
+    browser.open((output / "review.html").as_uri())
+    assert browser.evaluate("[...document.images].every(image => image.complete && image.naturalWidth)")
+    browser.evaluate("""
+        URL.createObjectURL = blob => { window.saved = blob; return '#'; };
+        const [first, second] = document.querySelectorAll('input[type=text]');
+        first.value = 'x, "y"'; first.dispatchEvent(new Event('input'));
+        second.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'}));
+        document.querySelector('button').click();""")
+    lines = browser.evaluate("saved.text()").splitlines()
+    assert browser.evaluate("document.getElementById('count').textContent") == "2 of 3 looked at"
+    found = list(csv.DictReader(lines))
+    assert [row["text"] for row in found] == ['x, "y"', found[1]["guess"]] and found[0]["guess"] in ("ab", "cd", "ef")
+    assert list(found[0]) == ["filename", "text", "guess", "confidence", "model_version", "source"]
