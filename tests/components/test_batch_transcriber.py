@@ -189,10 +189,10 @@ def test_a_dask_cluster_gives_the_same_files(folder, model, tmp_path):
             assert outcome.new == PICTURES + 1
             assert len({task["worker"] for task in stream.data}) == 2
         finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.wait(30)
+            # Workers whose scheduler has gone do not end by themselves.
+            for process in reversed(processes):
+                process.kill()
+                process.wait()
     assert contents(one) == contents(many)
 
 
