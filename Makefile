@@ -9,7 +9,7 @@ demo: setup  ## sample data -> pipeline -> gate -> pushed version -> server -> t
 	@$(PYTHON) -m pipeline.demo
 
 test: setup lint  ## lint, types, all tests
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile
 
 test-fast: setup  ## tests without those that train or start several processes
 	@$(PYTHON) -m pytest -m "not slow"
