@@ -27,9 +27,9 @@ from components.trainer.model import Recogniser, build
 from components.transform.preprocessing import resize_pictures
 from htr_client.decoding import Alphabet, BestPath
 from pipeline import config as configuration
-from pipeline.config import Config, DataConfig, TransformConfig
+from pipeline.config import Config, DataConfig, TrainConfig, TransformConfig
 
-KINDS = ("affine", "elastic", "stroke", "contrast", "noise", "cutout")
+KINDS = TrainConfig().augmentations
 VARIANTS: dict[str, list[str]] = {
     "recipe": [],
     "no-shortcut": ["train.shortcut=0"],
@@ -67,9 +67,7 @@ def prepare(data: DataConfig, transform: TransformConfig, folder: Path) -> tuple
     Returns:
         The alphabet of the training split, and the files by split (`train`, `validation`, `eval`, `eval SOURCE`).
     """
-    tables, _ = dataset.find_tables(data)
-    given = dataset.named_splits(tables)
-    rows = [dataset.examine(row, given, data, transform) for table in tables for row in dataset.read_rows(table)]
+    rows = list(dataset.examine_all(data, transform))
     samples = [row for row in rows if isinstance(row, dataset.Sample)]
     print(
         f"{len(samples)} pictures, rejected: {dict(Counter(r.reason for r in rows if isinstance(r, dataset.Reject)))}"

@@ -53,9 +53,7 @@ def grow(samples: list[tuple[str, str]], pictures: int, folder: Path) -> Path:
 def read(folder: str) -> list[tuple[str, str]]:
     """Absolute paths and labels of the accepted rows of a dataset."""
     data, transform = DataConfig(paths=[os.path.abspath(folder)]), TransformConfig()
-    tables, _ = dataset.find_tables(data)
-    rows = [row for table in tables for row in dataset.read_rows(table)]
-    checked = [dataset.examine(row, frozenset(), data, transform) for row in rows]
+    checked = dataset.examine_all(data, transform)
     root = Path(folder).resolve().parent
     return [(str(root / sample.id), sample.text) for sample in checked if isinstance(sample, dataset.Sample)]
 

@@ -40,10 +40,7 @@ class Recorder:
 
 def read(config: DataConfig) -> tuple[list[tuple[bytes, str]], list[str]]:
     """Pictures and labels of the evaluation split, and the labels of the training split."""
-    tables, _ = dataset.find_tables(config)
-    given = dataset.named_splits(tables)
-    rows = (row for table in tables for row in dataset.read_rows(table))
-    checked = [dataset.examine(row, given, config, TransformConfig(preset="line")) for row in rows]
+    checked = list(dataset.examine_all(config, TransformConfig(preset="line")))
     samples = [sample for sample in checked if isinstance(sample, dataset.Sample)]
     return [(s.image, s.text) for s in samples if s.split == "eval"], [s.text for s in samples if s.split == "train"]
 

@@ -293,6 +293,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _drift(arguments: argparse.Namespace) -> int:
+    from components import storage
     from components.drift import comparison, profiles
     from components.example_gen.dataset import DatasetError
     from pipeline.summary import NoSuchRun
@@ -303,7 +304,7 @@ def _drift(arguments: argparse.Namespace) -> int:
     try:
         after = profiles.of_folders(config.data, config.transform)
         if arguments.against:
-            data = config.data.model_copy(update={"paths": [os.path.abspath(path) for path in arguments.against]})
+            data = config.data.model_copy(update={"paths": [storage.absolute(path) for path in arguments.against]})
             before = profiles.of_folders(data, config.transform)
         else:
             before = profiles.of_run(config, arguments.run_name or "latest")
@@ -529,20 +530,19 @@ def _review(arguments: argparse.Namespace) -> int:
 
 
 def _transcribe(arguments: argparse.Namespace) -> int:
-    from components.pusher.versions import list_versions
+    from components import storage
+    from components.pusher.versions import in_service
     from pipeline.config import ConfigError
     from pipeline.console import console, quiet_logs
 
     config = _config(arguments)
     model = arguments.model
     if model is None:
-        found = [version.path for version in list_versions(config.model_dir) if not version.withdrawn]
+        found = in_service(config.model_dir)
         if not found:
             raise CommandError(f"No version has been pushed to {config.model_dir} yet. Or name one: --model.", USAGE)
-        model = found[-1]
-    folder, output, model = (
-        path if "://" in path else os.path.abspath(path) for path in (arguments.input, arguments.output, model)
-    )
+        model = found[-1].path
+    folder, output, model = map(storage.absolute, (arguments.input, arguments.output, model))
     log = os.path.join(config.workspace, "logs", f"transcribe-{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
     started = datetime.datetime.now()
     # Workers that share this machine would otherwise each start as many threads as there are cores.

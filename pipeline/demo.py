@@ -38,10 +38,7 @@ def main() -> int:
 def _serve_and_ask(data: Path, workspace: Path) -> int:
     console().print("\nStarting the server, and asking it for pictures of the evaluation split")
     settings = config.load(data={"paths": [str(data)]})
-    tables, _ = dataset.find_tables(settings.data)
-    given = dataset.named_splits(tables)
-    rows = [row for table in tables for row in dataset.read_rows(table)]
-    checked = (dataset.examine(row, given, settings.data, settings.transform) for row in rows)
+    checked = dataset.examine_all(settings.data, settings.transform)
     samples = [sample for sample in checked if isinstance(sample, dataset.Sample) and sample.split == "eval"]
     shown = random.Random(0).sample(samples, min(SHOWN, len(samples)))
     log = workspace / "logs" / "server.log"

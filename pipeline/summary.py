@@ -135,6 +135,21 @@ def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
     return found[0]
 
 
+def open_metadata(workspace: str) -> metadata_store.MetadataStore:
+    """ML Metadata of a workspace, to read from; a run that goes on there is not disturbed.
+
+    Raises:
+        NoSuchRun: nothing was run there yet.
+    """
+    database = os.path.join(workspace, METADATA_FILE)
+    if not os.path.exists(database):
+        raise NoSuchRun(f"{workspace} holds no run yet.")
+    connection = metadata_store_pb2.ConnectionConfig()
+    connection.sqlite.filename_uri = database
+    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
+    return metadata_store.MetadataStore(connection)
+
+
 def read_all(workspace: str, name: str, newest: int | None = None) -> list[RunSummary]:
     """Reads the runs of a workspace.
 
@@ -149,13 +164,7 @@ def read_all(workspace: str, name: str, newest: int | None = None) -> list[RunSu
     Raises:
         NoSuchRun: nothing was run there yet.
     """
-    database = os.path.join(workspace, METADATA_FILE)
-    if not os.path.exists(database):
-        raise NoSuchRun(f"{workspace} holds no run yet.")
-    connection = metadata_store_pb2.ConnectionConfig()
-    connection.sqlite.filename_uri = database
-    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
-    store = metadata_store.MetadataStore(connection)
+    store = open_metadata(workspace)
     pipeline = store.get_context_by_type_and_name("pipeline", name)
     mine = {execution.id for execution in store.get_executions_by_context(pipeline.id)} if pipeline else set()
     runs = []

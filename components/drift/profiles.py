@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
@@ -26,7 +25,6 @@ from components.report import report
 from pipeline import summary
 from pipeline.config import Config, DataConfig, TransformConfig
 
-NUMBERS = ("width", "height", "text_length", "paper_level", "ink_level", "ink_share", "sharpness")
 CONFIDENCE = "confidence"
 # Points that stand for a distribution that is known by its quantiles only.
 _POINTS = 1000
@@ -95,7 +93,8 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
         raise dataset.DatasetError(f"{name} holds no usable row: {reasons}.")
     table = np.array([measured for _, measured in found])
     numbers = {
-        column: values[np.isfinite(values)] for column, values in zip((*NUMBERS, CONFIDENCE), table.T, strict=True)
+        column: values[np.isfinite(values)]
+        for column, values in zip((*dataset.NUMBERS, CONFIDENCE), table.T, strict=True)
     }
     characters = Counter("".join(text for text, _ in found))
     return Profile(
@@ -125,7 +124,7 @@ def _measure(
         confidence = float(row.fields[place]) if place is not None else math.nan
     except ValueError:
         confidence = math.nan
-    return sample.text, [*(measured[name] for name in NUMBERS), confidence]
+    return sample.text, [*(measured[name] for name in dataset.NUMBERS), confidence]
 
 
 def of_run(config: Config, run: str) -> Profile:
@@ -149,7 +148,7 @@ def of_run(config: Config, run: str) -> Profile:
     numbers = {
         feature.path.step[0]: _quantiles(feature.num_stats)
         for feature in statistics.features
-        if feature.path.step[0] in NUMBERS
+        if feature.path.step[0] in dataset.NUMBERS
     }
     counts: Counter[str] = Counter()
     alphabet: list[str] = []
@@ -174,10 +173,7 @@ def _quantiles(numbers: statistics_pb2.NumericStatistics) -> np.ndarray:
 
 def _statistics_uri(config: Config, run_id: str) -> str:
     """Folder of the artifact of StatisticsGen that a run made or found cached."""
-    connection = metadata_store_pb2.ConnectionConfig()
-    connection.sqlite.filename_uri = os.path.join(config.workspace, summary.METADATA_FILE)
-    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
-    store = metadata_store.MetadataStore(connection)
+    store = summary.open_metadata(config.workspace)
     context = store.get_context_by_type_and_name("pipeline_run", run_id)
     mine = {execution.id for execution in store.get_executions_by_context(context.id)}
     for artifact in store.get_artifacts_by_type("ExampleStatistics"):

@@ -26,6 +26,8 @@ from pipeline.config import DataConfig, TransformConfig
 SPLITS = ("train", "validation", "eval")
 IMAGE_COLUMNS = ("filename", "file_name", "image", "image_path", "path", "file", "img")
 TEXT_COLUMNS = ("text", "label", "identity", "transcription", "word", "words")
+# Measures of a picture and its label that examples carry.
+NUMBERS = ("width", "height", "text_length", "paper_level", "ink_level", "ink_share", "sharpness")
 DELIMITERS = ",;\t|"
 # Words in a file name or split column and the split that they mean; `test` is what the gate judges.
 SPLIT_NAMES = {
@@ -293,6 +295,26 @@ def assign_split(named: str | None, key: str, given: frozenset[str], config: Dat
     if drawn and not (has_eval and has_validation):
         return "validation"
     return "train"
+
+
+def examine_all(data: DataConfig, transform: TransformConfig) -> Iterator[Sample | Reject]:
+    """Checks all rows of the dataset folders one after the other, see `examine`.
+
+    Args:
+        data: folders, and what to refuse.
+        transform: geometry of the image tensor.
+
+    Yields:
+        A sample or a reject for each row, in the order of the files.
+
+    Raises:
+        DatasetError: no table was found, or one cannot be read.
+    """
+    tables, _ = find_tables(data)
+    given = named_splits(tables)
+    for table in tables:
+        for row in read_rows(table):
+            yield examine(row, given, data, transform)
 
 
 def examine(row: Row, given: frozenset[str], data: DataConfig, transform: TransformConfig) -> Sample | Reject:

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from components.example_gen.dataset import SPLITS
+from components.example_gen.dataset import NUMBERS, SPLITS
 from components.report import analysis
-from components.report.contents import NUMBERS, Reading, Split
+from components.report.contents import Reading, Split
 from components.trainer.training import SETTINGS_FILE
 from htr_client.decoding import Alphabet, BestPath, align
 

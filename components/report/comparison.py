@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ import pandas as pd
 
 from components.evaluator.metrics import PairedErrors
 from components.report import analysis
-from components.report.report import PREDICTIONS_FILE, percent, points
+from components.report.report import PREDICTIONS_FILE, clock, percent, points
 
 if TYPE_CHECKING:
     from pipeline.summary import RunSummary
@@ -33,7 +32,7 @@ def listing(runs: Iterable[RunSummary]) -> str:
         rows.append(
             [run.name, run.outcome, percent(metrics["cer"]) if metrics else "", interval,
              str(sum(run.counts["accepted"].values()) or ""), run.metrics["data"]["digest"][:8] if run.metrics else "",
-             str(run.version or ""), _clock(run.seconds)]
+             str(run.version or ""), clock(run.seconds)]
         )  # fmt: skip
     return _table(rows)
 
@@ -59,7 +58,7 @@ def compare(before: RunSummary, after: RunSummary) -> str:
                               f"{percent(m['metrics'][f'{name}_high'])})" for m in (a, b))])  # fmt: skip
     rows.append(["exactly right", *(percent(m["metrics"]["exact"]) for m in (a, b))])
     rows.append(["data", *(f"{m['data']['digest'][:8]}, {_pictures(m['data'])}" for m in (a, b))])
-    rows.append(["took", _clock(before.seconds), _clock(after.seconds)])
+    rows.append(["took", clock(before.seconds), clock(after.seconds)])
     parts = [_table(rows), _verdict(before, after, float(b["config"]["gate"]["confidence_level"]))]
     changed = [[key, str(x), "->", str(y)] for key, x, y in _changes(a["config"], b["config"])]
     parts.append("Settings that differ\n" + _table(changed) if changed else "The settings are the same.")
@@ -153,10 +152,6 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = 
         elif a != b:
             found.append((f"{prefix}{key}", a, b))
     return found
-
-
-def _clock(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> str:

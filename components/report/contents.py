@@ -28,8 +28,6 @@ from pipeline.config import Config, DataConfig, TransformConfig
 
 PACKAGES = ("htr-pipeline", "htr-client", "tensorflow", "keras", "tfx", "tensorflow-transform",
             "tensorflow-model-analysis", "apache-beam", "numpy", "opencv-python-headless")  # fmt: skip
-# Measures of a picture and its label that examples carry.
-NUMBERS = ("width", "height", "text_length", "paper_level", "ink_level", "ink_share", "sharpness")
 # Settings that a run's outcome depends on; the rest says where it runs.
 SECTIONS = ("name", "data", "transform", "model", "train", "gate", "push", "card")
 FEW_PICTURES = 300
@@ -44,7 +42,7 @@ class Split:
         samples: number of pictures.
         writers: pictures by writer; those of unknown writers under "".
         characters: occurrences in the labels.
-        numbers: float32 [samples] by name in `NUMBERS`.
+        numbers: float32 [samples] by name in `dataset.NUMBERS`.
         pictures: first label and id by SHA-256 of the picture's file.
     """
 

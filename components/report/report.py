@@ -24,7 +24,7 @@ def environment() -> jinja2.Environment:
         autoescape=jinja2.select_autoescape(("html.j2",)), trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip
-    made.filters.update(percent=percent, points=points, visible=visible, clock=_clock, yaml=_yaml, small=_small,
+    made.filters.update(percent=percent, points=points, visible=visible, clock=clock, yaml=_yaml, small=_small,
                         band=_band)  # fmt: skip
     made.globals["range_"] = range
     return made
@@ -66,7 +66,8 @@ def points(difference: float | None) -> str:
     return f"{100 * difference:+.2f}".replace("-", "−")
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration as people say it, such as 3 min 20 s."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

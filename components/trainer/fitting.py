@@ -51,8 +51,8 @@ def training_strategy() -> tf.distribute.Strategy:
 
     To be called before any other TensorFlow operation: TensorFlow sets up collective operations only then.
     """
-    workers = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
-    if sum(len(addresses) for addresses in workers.values()) > 1:
+    cluster = _tf_config().get("cluster", {})
+    if sum(len(addresses) for addresses in cluster.values()) > 1:
         return tf.distribute.MultiWorkerMirroredStrategy()
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
@@ -61,10 +61,14 @@ def training_strategy() -> tf.distribute.Strategy:
 
 def is_chief() -> bool:
     """Whether this process is the one that writes: the only one, or the first worker of TF_CONFIG."""
-    task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
-    return task.get("type", "chief") == "chief" or (
-        task.get("index", 0) == 0 and "chief" not in json.loads(os.environ["TF_CONFIG"]).get("cluster", {})
-    )
+    cluster, task = (_tf_config().get(part, {}) for part in ("cluster", "task"))
+    chief = ("chief" if "chief" in cluster else "worker", 0)
+    return not cluster or (task["type"], int(task["index"])) == chief
+
+
+def _tf_config() -> dict[str, Any]:
+    """What Kubeflow's training operator and others tell each worker about the cluster and its own place in it."""
+    return json.loads(os.environ.get("TF_CONFIG") or "{}")
 
 
 class Fitting:

@@ -14,10 +14,7 @@ from tests.conftest import encode, picture, write_dataset
 
 def read(*folders, transform=None, **settings):
     data = DataConfig(paths=[str(folder) for folder in folders], **settings)
-    tables, _ = dataset.find_tables(data)
-    given_splits = dataset.named_splits(tables)
-    transform = transform or TransformConfig()
-    return [dataset.examine(r, given_splits, data, transform) for table in tables for r in dataset.read_rows(table)]
+    return list(dataset.examine_all(data, transform or TransformConfig()))
 
 
 def rejected(*folders, **settings):

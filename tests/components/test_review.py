@@ -38,9 +38,8 @@ def test_least_sure_answers_of_logs_become_a_dataset(log, tmp_path, capsys):
     assert (output / found[3]["filename"]).read_bytes() == encode(picture(200, 40, 3))
     # What the pipeline makes of it once it is corrected.
     settings = DataConfig(paths=[str(output)])
-    (table,), notes = dataset.find_tables(settings)
-    samples = [dataset.examine(r, frozenset(), settings, TransformConfig()) for r in dataset.read_rows(table)]
-    assert [s.text for s in samples] == [row["text"] for row in found] and notes == []
+    samples = dataset.examine_all(settings, TransformConfig())
+    assert [s.text for s in samples] == [row["text"] for row in found]
 
 
 def test_limit_keeps_the_least_sure(log, tmp_path):

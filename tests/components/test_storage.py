@@ -76,10 +76,7 @@ def test_a_dataset_in_a_bucket_is_read_as_one_here(tmp_path, bucket):
         config = DataConfig(paths=[place])
         tables, notes = dataset.find_tables(config)
         assert not notes
-        found = [
-            dataset.examine(r, frozenset(), config, TransformConfig()) for t in tables for r in dataset.read_rows(t)
-        ]
-        return found, dataset.fingerprint(tables)
+        return list(dataset.examine_all(config, TransformConfig())), dataset.fingerprint(tables)
 
     here, _ = read(str(folder))
     there, before = read(f"{bucket}/names")

@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,20 +14,13 @@ import pytest
 
 from htr_client import HtrClient, RequestLog
 from pipeline import cli
+from tests.end_to_end.conftest import FAST
 
 pytestmark = pytest.mark.slow
 
+# Untrained networks: which of two reads better is chance.
+SETTINGS = [*FAST, "gate.max_cer_increase=9"]
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
-# Seconds of training: enough to run every step, not to read.
-FAST = ["train.epochs=1", "model.filters=[8,8,8]", "model.recurrent_units=8", "model.recurrent_layers=1",
-        "gate.max_cer=9", "gate.max_cer_increase=9"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, sample_data):
-    folder = tmp_path_factory.mktemp("data") / "data"
-    shutil.copytree(sample_data, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +33,7 @@ def notebook(tmp_path_factory, data):
     made = nbformat.read(NOTEBOOK, as_version=4)
     environment = {
         **os.environ, "HTR_REPOSITORY": str(NOTEBOOK.parents[1]), "HTR_DATA": str(data),
-        "HTR_WORKSPACE": str(workspace), "HTR_SETTINGS": " ".join(FAST),
+        "HTR_WORKSPACE": str(workspace), "HTR_SETTINGS": " ".join(SETTINGS),
     }  # fmt: skip
     client = nbclient.NotebookClient(made, timeout=600, resources={"metadata": {"path": str(workspace.parent)}})
     client.execute(env=environment)
@@ -127,7 +119,14 @@ def test_drifted_span_stops_the_run_when_asked_and_is_a_warning_otherwise(worksp
         grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if grey is not None:
             cv2.imwrite(str(path), cv2.GaussianBlur(grey, (0, 0), 2))
-    arguments = ["run", "--data", str(data), "--workspace", str(workspace), *(f"--set={setting}" for setting in FAST)]
+    arguments = [
+        "run",
+        "--data",
+        str(data),
+        "--workspace",
+        str(workspace),
+        *(f"--set={setting}" for setting in SETTINGS),
+    ]
     assert cli.main([*arguments, "--set=drift.fail=true"]) == cli.DRIFT
     error = capfd.readouterr().err.split("error: ")[1]
     assert "moved away from that of the run before" in error and "sharpness" in error and "width" not in error

@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -19,17 +18,9 @@ from components.pusher.versions import list_versions
 from pipeline import cli
 from pipeline.config import DataConfig, TransformConfig
 from tests.conftest import encode, picture, write_dataset
+from tests.end_to_end.conftest import FAST
 
 pytestmark = pytest.mark.slow
-
-# Seconds of training: enough to run every step, not to read. What a trained model reads, test_model.py checks.
-FAST = [
-    "train.epochs=1",
-    "model.filters=[8,8,8]",
-    "model.recurrent_units=8",
-    "model.recurrent_layers=1",
-    "gate.max_cer=9",
-]
 
 
 def run(data, workspace, *settings, capsys=None):
@@ -53,13 +44,6 @@ def run(data, workspace, *settings, capsys=None):
         states = {step.name: step.state for step in read.steps}
         return code, states, json.loads(captured.out.splitlines()[-1]) if captured else {}, captured
     return code, {}, {}, captured
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, sample_data):
-    folder = tmp_path_factory.mktemp("data") / "data"
-    shutil.copytree(sample_data, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -198,10 +182,7 @@ def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
 
     metrics = summary.read(str(workspace), "htr").verdict.metrics
     settings = DataConfig(paths=[str(data)])
-    tables, _ = dataset.find_tables(settings)
-    checked = [
-        dataset.examine(r, frozenset(), settings, TransformConfig()) for t in tables for r in dataset.read_rows(t)
-    ]
+    checked = dataset.examine_all(settings, TransformConfig())
     samples = [s for s in checked if isinstance(s, dataset.Sample) and s.split == "eval"]
     with served(workspace) as address, HtrClient(address) as client:
         texts = [result.text for result in client.transcribe_many(sample.image for sample in samples)]
@@ -215,10 +196,7 @@ def test_killed_server_comes_back_and_no_result_is_lost_or_doubled(workspace, da
     from htr_client import HtrClient
 
     settings = DataConfig(paths=[str(data)])
-    tables, _ = dataset.find_tables(settings)
-    checked = [
-        dataset.examine(r, frozenset(), settings, TransformConfig()) for t in tables for r in dataset.read_rows(t)
-    ]
+    checked = dataset.examine_all(settings, TransformConfig())
     images = [sample.image for sample in checked if isinstance(sample, dataset.Sample)]
     pictures = [images[i % len(images)] if i % 20 else images[i % len(images)][:-40] for i in range(2000)]
     process, address = start_server(workspace)

@@ -10,8 +10,9 @@ from apache_beam.options import pipeline_options as beam
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.transforms.environments import DockerEnvironment, ExternalEnvironment
 
+from benchmarks.beam import example_gen
 from pipeline.beam_options import check, for_pipeline, pipeline_options
-from pipeline.config import BeamConfig, ConfigError, DataConfig, TransformConfig
+from pipeline.config import BeamConfig, ConfigError
 
 ROOT = Path(__file__).parents[2]
 FLINK = {"runner": "flink", "address": "flink:8081", "workers": 4}
@@ -144,18 +145,8 @@ def test_example_gen_gives_the_same_with_one_and_two_workers(sample_data, tmp_pa
 
 def _generate(data, folder, options):
     """Runs ExampleGen; returns the sorted records of each split and lines of each report."""
-    from tfx.types import standard_artifacts
-
-    from components.example_gen.component import Executor, Quarantine
-
-    examples, quarantine = standard_artifacts.Examples(), Quarantine()
-    examples.uri, quarantine.uri = str(folder / "examples"), str(folder / "quarantine")
-    context = Executor.Context(beam_pipeline_args=options, tmp_dir=str(folder), unique_id="1")
-    properties = {
-        "data_config": DataConfig(paths=[str(data)]).model_dump_json(),
-        "transform_config": TransformConfig().model_dump_json(),
-    }
-    Executor(context).Do({}, {"examples": [examples], "quarantine": [quarantine]}, properties)
+    folder.mkdir()
+    example_gen(data, folder, options)
     found = {}
     for split in ("train", "validation", "eval"):
         files = [str(path) for path in (folder / "examples" / f"Split-{split}").glob("*.gz")]
