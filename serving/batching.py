@@ -279,11 +279,14 @@ class Batcher:
                 f"{len(batches)} batches enqueued and max_enqueued_batches is {self.options.max_enqueued_batches}",
             )
         for task in tasks:
-            if not batches or task.size > limit - batches[-1].size:
+            opened = not batches or task.size > limit - batches[-1].size
+            if opened:
                 batches.append(_Batch())
             batches[-1].tasks.append(task)
             batches[-1].size += task.size
-        self._changed.notify_all()
+            # A thread has to look again only when there is a new batch to wait for, or a full one to run.
+            if opened or batches[-1].size >= limit:
+                self._changed.notify()
 
     @staticmethod
     def _wait(future: Future[list[np.ndarray]], deadline: float | None) -> list[np.ndarray]:
@@ -320,6 +323,8 @@ class Batcher:
                     batch = queue.batches.popleft()
                     if not queue.batches:
                         del self._queues[best[1]]
+                    if self._queues:
+                        self._changed.notify()  # another thread watches over the rest meanwhile
                     return queue, batch
                 if self._stopped:
                     return None

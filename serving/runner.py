@@ -7,10 +7,11 @@ client gets the texts TensorFlow Serving sends. TensorFlow 2's `saved_model.load
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,18 @@ class Signature:
     inputs: tuple[Input, ...]
     outputs: Mapping[str, str] = field(default_factory=dict)
 
+    @functools.cached_property
+    def aliases(self) -> frozenset[str]:
+        """Names of the inputs."""
+        return frozenset(entry.alias for entry in self.inputs)
 
-def _braces(names: Sequence[str] | set[str]) -> str:
+    @functools.cached_property
+    def has_defaults(self) -> bool:
+        """Whether a request may leave an input out."""
+        return any(entry.default is not None for entry in self.inputs)
+
+
+def _braces(names: Iterable[str]) -> str:
     return "{" + ",".join(sorted(names)) + "}"
 
 
@@ -92,9 +103,8 @@ def prepare_feeds(signature: Signature, inputs: Mapping[str, Any], max_bytes: in
     Raises:
         ServingError: Wrong number or names of inputs, or a TensorProto that is none.
     """
-    expected = {entry.alias for entry in signature.inputs}
-    has_defaults = any(entry.default is not None for entry in signature.inputs)
-    if len(inputs) > len(expected) or (len(inputs) < len(expected) and not has_defaults):
+    expected = signature.aliases
+    if len(inputs) > len(expected) or (len(inputs) < len(expected) and not signature.has_defaults):
         sent = set(inputs)
         raise invalid(
             f"input size does not match signature: {len(sent)}!={len(expected)} "

@@ -300,12 +300,18 @@ class _GrpcFront:
     async def _abort(self, context: Any, error: ServingError) -> None:
         await context.abort(self._codes[int(error.code)], error.wire_message)
 
+    def _refuse(self, context: Any, error: ServingError) -> bytes:
+        """End a call as `_abort` does, without the cost of an exception: under overload most calls end here."""
+        context.set_code(self._codes[int(error.code)])
+        context.set_details(error.wire_message)
+        return b""
+
     async def _unary(self, name: str, method: Callable[[Any, Any], Any], data: bytes, context: Any) -> bytes:
         from serving.service import Call
 
         reload = name == "HandleReloadConfigRequest"
         if (self._reloads >= 2) if reload else (self._active >= self._limit):
-            await self._abort(context, ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"))
+            return self._refuse(context, ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"))
         left = context.time_remaining()
         call = Call.within(left)
         answer: asyncio.Future[bytes] = self.loop.create_future()
@@ -320,15 +326,14 @@ class _GrpcFront:
         else:
             (self._reload_pool if reload else self._pool).submit(self._work, name, method, data, call, done)
         # Just before gRPC itself would, which calls it CANCELLED if it comes first.
-        timer = None if left is None else self.loop.call_later(0.99 * left, self._expire, answer, call)
+        timer = None if left is None or answer.done() else self.loop.call_later(0.99 * left, self._expire, answer, call)
         try:
             return await answer
         except asyncio.CancelledError:
             call.abandoned.set()
             raise
         except ServingError as error:
-            await self._abort(context, error)
-            raise
+            return self._refuse(context, error)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -348,7 +353,9 @@ class _GrpcFront:
     def _post(self, answer: asyncio.Future[bytes], reload: bool, result: bytes, error: ServingError | None) -> None:
         """Hand an answer to the event loop, from any thread; answers of one batch share one wake-up."""
         self._answers.append((answer, reload, result, error))
-        if not self._waking:
+        if threading.current_thread() is self._thread:
+            self._deliver()
+        elif not self._waking:
             self._waking = True
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
                 self.loop.call_soon_threadsafe(self._deliver)

@@ -12,6 +12,7 @@ import enum
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -160,6 +161,17 @@ class Handle:
         self.name = version.model
         self.version = version.number
         self.loaded = loaded
+
+
+def _give_way() -> None:
+    """Lowers the priority of this thread, and of those that TensorFlow starts from it to run models.
+
+    The threads that talk to callers then answer and refuse at once however much the model has to do: under overload a
+    refusal costs less than waiting for a turn.
+    """
+    if sys.platform == "linux":  # elsewhere a priority belongs to the whole process
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 class ModelManager:
@@ -359,6 +371,7 @@ class ModelManager:
 
     def _start(self, target: Callable[[_Version], None], version: _Version) -> None:
         def work() -> None:
+            _give_way()
             try:
                 target(version)
             except Exception:

@@ -38,72 +38,73 @@ class BidirectionalLSTM(keras.layers.Layer):
         return tf.concat([onward, tf.reverse_sequence(backward, frames, seq_axis=1)], axis=-1)
 
     def _both(self, x: tf.Tensor, reverse: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Both directions in one loop. What does not depend on the frame before is computed for all frames at once."""
-        weights = [[tf.cast(w.value, x.dtype) for w in layer.cell.weights] for layer in (self.forward, self.backward)]
-        gates = [
-            tf.einsum("ntd,dg->tng", sequence, kernel) + bias
-            for sequence, (kernel, _, bias) in zip((x, reverse), weights, strict=True)
-        ]
-        hidden = lstm(tf.stack(gates, 1), tf.stack([recurrent for _, recurrent, _ in weights]))
-        hidden = tf.transpose(hidden, [1, 2, 0, 3])
+        """Both directions with the same numbers as Keras's layers; in float32, whatever the network computes in."""
+        layers = [[w.value for w in layer.cell.weights] for layer in (self.forward, self.backward)]
+        kernels, recurrents, biases = (
+            tf.stack([tf.cast(w, tf.float32) for w in ws]) for ws in zip(*layers, strict=True)
+        )
+        sequences = tf.transpose(tf.cast(tf.stack([x, reverse]), tf.float32), [0, 2, 1, 3])
+        hidden = tf.cast(tf.transpose(lstm(sequences, kernels, recurrents, biases), [0, 2, 1, 3]), x.dtype)
         return hidden[0], hidden[1]
 
 
 @tf.custom_gradient
 def lstm(
-    inputs: tf.Tensor, recurrent: tf.Tensor
-) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
-    """LSTMs (Hochreiter & Schmidhuber 1997, with forget gates) from zero states.
+    sequences: tf.Tensor, kernels: tf.Tensor, recurrents: tf.Tensor, biases: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
+    """LSTMs (Hochreiter & Schmidhuber 1997, with forget gates) from zero states, K of them side by side.
 
-    The gradient is written out (backpropagation through time, Graves & Schmidhuber 2005): TensorFlow's own keeps a
-    stack for every operation of the loop and adds up the weights' gradient frame by frame, which takes longer.
+    Forward it is one operation of TensorFlow for a whole sequence, where Keras's layer on CPUs is a loop of a dozen
+    operations a frame. Backward (backpropagation through time, Graves & Schmidhuber 2005) it is written out: the
+    gradient that comes with the operation gives other numbers than Keras's layer, and takes no less time.
 
     Args:
-        inputs: [T, K, N, 4 * units], the gates' part that comes from the input, for K independent LSTMs; order of
-            the gates as in Keras: input, forget, candidate, output.
-        recurrent: [K, units, 4 * units].
+        sequences: float32 [K, T, N, D].
+        kernels: float32 [K, D, 4 * units]; order of the gates as in Keras: input, forget, candidate, output.
+        recurrents: float32 [K, units, 4 * units].
+        biases: float32 [K, 4 * units].
 
     Returns:
-        Hidden states [T, K, N, units], and the function that `tf.custom_gradient` wants.
+        Hidden states float32 [K, T, N, units], and the function that `tf.custom_gradient` wants.
     """
-    units = recurrent.shape[1]
-    frames = tf.shape(inputs)[0]
-    zero = tf.zeros_like(inputs[0][..., :units])
+    count, units = recurrents.shape[:2]
+    frames, rows = tf.shape(sequences)[1], tf.shape(sequences)[2]
+    zero, no_peephole = tf.zeros([rows, units]), tf.zeros([units])
+    runs = [
+        tf.raw_ops.BlockLSTMV2(
+            seq_len_max=tf.cast(frames, tf.int64), x=sequences[k], cs_prev=zero, h_prev=zero,
+            w=tf.concat([kernels[k], recurrents[k]], 0), wci=no_peephole, wcf=no_peephole, wco=no_peephole,
+            b=biases[k], cell_clip=-1.0, use_peephole=False,
+        )
+        for k in range(count)
+    ]  # fmt: skip
 
-    def array() -> tf.TensorArray:
-        return tf.TensorArray(inputs.dtype, frames, element_shape=[*inputs.shape[1:3], None])
-
-    def step(t: tf.Tensor, h: tf.Tensor, c: tf.Tensor, hidden: Any, cells: Any, gates: Any) -> Any:
-        i, f, g, o = tf.split(inputs[t] + tf.matmul(h, recurrent), 4, axis=-1)
-        i, f, g, o = tf.sigmoid(i), tf.sigmoid(f), tf.tanh(g), tf.sigmoid(o)
-        c = f * c + i * g
-        h = o * tf.tanh(c)
-        return t + 1, h, c, hidden.write(t, h), cells.write(t, c), gates.write(t, tf.concat([i, f, g, o], -1))
-
-    loop = tf.while_loop(lambda t, *_: t < frames, step, (0, zero, zero, array(), array(), array()))
-    hidden, cells, gates = (stack.stack() for stack in loop[3:])
-    hidden = tf.ensure_shape(hidden, [*inputs.shape[:3], units])
-
-    def gradient(of_hidden: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        def before(states: tf.Tensor) -> tf.Tensor:
-            return tf.concat([zero[tf.newaxis], states[:-1]], 0)
-
-        i, f, g, o = tf.split(gates, 4, axis=-1)
-        tanh = tf.tanh(cells)
+    def gradient(of_hidden: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        # All [T, K, N, units], since the loop goes over the frames.
+        i, f, g, o, cells, tanh, hidden = (
+            tf.stack([getattr(run, name) for run in runs], 1) for name in ("i", "f", "ci", "o", "cs", "co", "h")
+        )
+        of_hidden = tf.transpose(of_hidden, [1, 0, 2, 3])
+        start = tf.zeros([1, count, rows, units])
         hidden_to_cell, hidden_to_o = o * (1.0 - tanh * tanh), tanh * o * (1.0 - o)
-        cell_to_i, cell_to_f, cell_to_g = g * i * (1.0 - i), before(cells) * f * (1.0 - f), i * (1.0 - g * g)
+        cell_to_i, cell_to_g = g * i * (1.0 - i), i * (1.0 - g * g)
+        cell_to_f = tf.concat([start, cells[:-1]], 0) * f * (1.0 - f)
 
-        def step_back(t: tf.Tensor, of_h: tf.Tensor, of_c: tf.Tensor, of_inputs: Any) -> Any:
+        def step_back(t: tf.Tensor, of_h: tf.Tensor, of_c: tf.Tensor, of_gates: Any) -> Any:
             of_h += of_hidden[t]
             of_c += of_h * hidden_to_cell[t]
-            of_gates = tf.concat(
-                [of_c * cell_to_i[t], of_c * cell_to_f[t], of_c * cell_to_g[t], of_h * hidden_to_o[t]], -1
-            )
-            of_h = tf.matmul(of_gates, recurrent, transpose_b=True)
-            return t - 1, of_h, of_c * f[t], of_inputs.write(t, of_gates)
+            here = tf.concat([of_c * cell_to_i[t], of_c * cell_to_f[t], of_c * cell_to_g[t], of_h * hidden_to_o[t]], -1)
+            of_h = tf.matmul(here, recurrents, transpose_b=True)
+            return t - 1, of_h, of_c * f[t], of_gates.write(t, here)
 
-        loop = tf.while_loop(lambda t, *_: t >= 0, step_back, (frames - 1, zero, zero, array()))
-        of_inputs = tf.ensure_shape(loop[3].stack(), inputs.shape)
-        return of_inputs, tf.einsum("tknu,tkng->kug", before(hidden), of_inputs)
+        array = tf.TensorArray(tf.float32, frames, element_shape=[count, None, 4 * units])
+        loop = tf.while_loop(lambda t, *_: t >= 0, step_back, (frames - 1, start[0], start[0], array))
+        of_gates = loop[3].stack()
+        return (
+            tf.einsum("tkng,kdg->ktnd", of_gates, kernels),
+            tf.einsum("ktnd,tkng->kdg", sequences, of_gates),
+            tf.einsum("tknu,tkng->kug", tf.concat([start, hidden[:-1]], 0), of_gates),
+            tf.reduce_sum(of_gates, [0, 2]),
+        )
 
-    return hidden, gradient
+    return tf.stack([run.h for run in runs]), gradient

@@ -14,6 +14,7 @@ from components.trainer import augment, export, training
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build, ctc_loss, needed_frames
+from components.trainer.recurrent import BidirectionalLSTM
 from components.transform import geometry, preprocessing
 from htr_client.decoding import Alphabet, BestPath
 from pipeline.config import TrainConfig, TransformConfig
@@ -27,6 +28,36 @@ KINDS = TrainConfig().augmentations
 def model():
     keras.utils.set_random_seed(3)
     return build(SMALL, classes=5, height=32)
+
+
+def test_recurrent_layers_and_their_gradients_are_those_of_keras():
+    random = np.random.default_rng(5)
+    layer = BidirectionalLSTM(4)
+    layer.build((None, None, 3))
+    for weight in layer.weights:
+        weight.assign(random.normal(size=weight.shape))
+    x, frames = tf.constant(random.normal(size=(3, 7, 3)).astype("float32")), tf.constant([7, 4, 1])
+    wanted = tf.constant(random.normal(size=(3, 7, 8)).astype("float32"))
+
+    def keras_layers():
+        """Row by row without padding, the backward one over the reversed row."""
+        rows = []
+        for row, length in zip(x, frames.numpy(), strict=True):
+            valid = row[tf.newaxis, :length]
+            both = tf.concat([layer.forward(valid), layer.backward(valid[:, ::-1])[:, ::-1]], -1)
+            rows.append(tf.pad(both, [(0, 0), (0, 7 - length), (0, 0)]))
+        return tf.concat(rows, 0)
+
+    found = []
+    for read in (lambda: layer(x, frames), keras_layers):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = read() * tf.sequence_mask(frames, 7, tf.float32)[..., tf.newaxis]
+            loss = tf.reduce_sum(y * wanted)
+        variables = [x, *(weight.value for weight in layer.weights)]
+        found.append([y, *(tf.convert_to_tensor(g) for g in tape.gradient(loss, variables))])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_does_not_change_a_result(model):
