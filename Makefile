@@ -1,5 +1,5 @@
 # `make demo` shows the whole path on sample data, `make test` runs all checks. Both set up what they need.
-.PHONY: demo test test-fast lint lock setup clean airflow-env airflow-demo airflow-test
+.PHONY: bench demo test test-fast lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
 PYTHON := .venv/bin/python
 
 setup:
@@ -13,6 +13,33 @@ test: setup lint  ## lint, types, all tests
 
 test-fast: setup  ## tests without those that train or start several processes
 	@$(PYTHON) -m pytest -m "not slow"
+
+fuzz: setup  ## the property tests with 1000 examples each instead of 100
+	@HTR_HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -m hypothesis --numprocesses=2
+
+# --strict: behind a mirror without vulnerability data every package would count as free of them.
+audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so it needs the internet
+	@UV_PYTHON_DOWNLOADS=never .venv/bin/uv tool run --quiet --python $(PYTHON) --from pip-audit==2.10.1 pip-audit \
+	  --strict --progress-spinner off --no-deps --disable-pip --requirement requirements.txt \
+	  --requirement requirements-airflow.txt \
+	  $$(sed -n 's/^\([A-Z][A-Z]*-[^ ]*\) .*/--ignore-vuln \1/p' audit-exceptions.txt) \
+	|| { echo "Vulnerabilities outside of audit-exceptions.txt, or packages that pypi.org was not reached for: see above." >&2; exit 1; }
+
+DATA ?= demo/data
+WORKSPACE ?= demo/workspace
+MODELS = $(WORKSPACE)/serving_model/htr
+
+bench: setup  ## the benchmarks, on the demo's data and model or on DATA=... WORKSPACE=...; an hour, alone on the machine
+	@test -d $(MODELS) || $(MAKE) demo
+	$(PYTHON) -m benchmarks.pipeline --data $(DATA) --model $(MODELS)
+	$(PYTHON) -m benchmarks.training --data $(DATA) --preset word
+	$(PYTHON) -m benchmarks.beam --data $(DATA) --model $$(ls -d $(MODELS)/[0-9]*[0-9] | tail -n 1)
+	$(PYTHON) -m benchmarks.report --workspace $(WORKSPACE)
+	$(PYTHON) -m benchmarks.client --spawn $(MODELS) --pictures $(DATA)/images
+	$(PYTHON) -m benchmarks.serving --spawn=$(MODELS) --floor=1 --closed=1
+	$(PYTHON) -m benchmarks.serving --spawn=$(MODELS) --floor=16 --closed=64 --overload --overload_callers=64 -- \
+	  --enable_batching --batching_parameters_file=$(CURDIR)/benchmarks/batching.config --grpc_max_threads=96 \
+	  --tensorflow_intra_op_parallelism=1 --tensorflow_inter_op_parallelism=2
 
 airflow-env: setup  ## Airflow in an environment of its own, .venv-airflow
 	@cksum requirements-airflow.txt | cmp -s - .venv-airflow/.installed || { \

@@ -4,10 +4,11 @@ Drives a running server twice in the same way (same batches, same requests in fl
 beforehand and answers thrown away, once with HtrClient.transcribe_many from files to text. Rounds alternate, so that
 a machine that gets slower or faster meanwhile treats both alike.
 
-    python client.py --server localhost:8500 --pictures FOLDER
+    python -m benchmarks.client --server localhost:8500 --pictures FOLDER
 """
 
 import argparse
+import atexit
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import grpc
 
+from benchmarks.serving import spawn
 from htr_client import HtrClient, messages
 from htr_client.connection import channel_options, grpc_target
 from htr_client.pictures import pack
@@ -55,6 +57,7 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default="localhost:8500")
+    parser.add_argument("--spawn", metavar="DIR", help="start an embedded server on these versions instead")
     parser.add_argument("--model", default="htr")
     parser.add_argument("--pictures", required=True, help="folder of PNG and JPEG files")
     parser.add_argument("--count", type=int, default=2000, help="pictures a round; the files are repeated as needed")
@@ -62,6 +65,9 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    if args.spawn:
+        process, args.server, _ = spawn(args.spawn, args.model, [])
+        atexit.register(process.terminate)
     suffixes = {".png", ".jpg", ".jpeg"}
     files = sorted(path for path in Path(args.pictures).rglob("*") if path.suffix.lower() in suffixes)[: args.count]
     if not files:

@@ -1,10 +1,25 @@
-"""What the benchmarks of training compare with: a plain Keras loop, and other ways to make frames of columns."""
+"""What the benchmarks compare with: a plain Keras loop, other ways to make frames of columns, a training script.
 
+    python -m benchmarks.plain FOLDER
+
+is that script: it reads `labels.csv` and the pictures that it names into memory, trains one epoch, and prints seconds
+and peak memory as JSON.
+"""
+
+import csv
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import cv2
 import keras
+import numpy as np
 import tensorflow as tf
 
 from components.trainer.model import Recogniser
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, TrainConfig, TransformConfig
 
 
 class ConcatenatedColumns(Recogniser):
@@ -49,3 +64,30 @@ class PlainLoop:
         return tf.nn.ctc_loss(
             tf.cast(tf.maximum(labels, 0), tf.int32), logits, lengths, frames, False, blank_index=logits.shape[-1] - 1
         )
+
+
+def main() -> None:
+    """Entry point of the script."""
+    folder, config, transform = Path(sys.argv[1]), ModelConfig(), TransformConfig()
+    width, height = transform.width or 0, transform.height or 0
+    begin = time.perf_counter()
+    with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    alphabet = sorted(set("".join(row["text"] for row in rows)))
+    labels = np.full((len(rows), max(len(row["text"]) for row in rows)), -1)
+    images = np.empty((len(rows), height, width, 1), np.float32)
+    for number, row in enumerate(rows):
+        grey = cv2.imread(str(folder / row["filename"]), cv2.IMREAD_GRAYSCALE)
+        images[number, :, :, 0] = cv2.resize(grey, (width, height)) / 255.0
+        labels[number, : len(row["text"])] = [alphabet.index(character) for character in row["text"]]
+    read = time.perf_counter()
+    train = TrainConfig()
+    PlainLoop(config, len(alphabet) + 1, height, train.learning_rate).model.fit(
+        images, labels, batch_size=train.batch_size, epochs=1, verbose=0
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"read": read - begin, "fitting": time.perf_counter() - read, "peak": peak}))
+
+
+if __name__ == "__main__":
+    main()

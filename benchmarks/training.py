@@ -44,9 +44,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="of each part in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    half = max((os.cpu_count() or 1) // 2, 1)
+    parser.add_argument("--threads", type=int, default=half, help="within an operation; half the cores, as `htr run`")
     arguments = parser.parse_args()
-    cores = os.cpu_count() or 1
-    tf.config.threading.set_intra_op_parallelism_threads(max(cores // 2, 1))
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(2)
     config = configuration.load(overrides=[f"transform.preset={arguments.preset}", *arguments.set])
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +78,8 @@ def main() -> None:
             "train, one batch repeated": lambda: rate(lambda: fitting._step(one), size, arguments.steps),
             "train, real input pipeline": lambda: rate(lambda: fitting._step(next(stream)), size, arguments.steps),
             "train, plain Keras loop": lambda: rate(keras_steps, size * arguments.steps, 1),
-            "input pipeline alone": lambda: rate(lambda: next(feed), size, arguments.steps),
+            # Many more steps than are prefetched.
+            "input pipeline alone": lambda: rate(lambda: next(feed), size, 20 * arguments.steps),
             "inference": lambda: rate(lambda: infer(one[0]), size, arguments.steps),
             "inference, plain Keras": lambda: rate(
                 lambda: plain.model.predict_on_batch(one[0]["images"]), size, arguments.steps

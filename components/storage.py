@@ -6,11 +6,13 @@ TensorFlow is imported for an address only, so that commands on local files star
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import posixpath
 import shutil
+import stat
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -72,12 +74,39 @@ def open_file(path: str) -> BinaryIO:
     """Opens a file for reading; one from a bucket is in memory.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no regular file: a pipe or a device may never come to an end.
     """
     if not is_remote(path):
-        return open(path, "rb")
+        return open(path, "rb", opener=_open_regular)
     with _bucket(path) as bucket, bucket.GFile(path, "rb") as file:
         return io.BytesIO(file.read())
+
+
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)  # without it, opening a pipe waits for someone who writes
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file of this machine, in UTF-8, that is seen whole or not at all; or to a device such as /dev/stdout.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    incoming = path if os.path.exists(path) and not os.path.isfile(path) else f"{path}.incoming"
+    try:
+        with open(incoming, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        if incoming != path:
+            os.replace(incoming, path)
+    except OSError as error:
+        if incoming != path:
+            with contextlib.suppress(OSError):
+                os.remove(incoming)
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def entries(folder: str) -> tuple[list[str], list[str]]:
@@ -88,7 +117,10 @@ def entries(folder: str) -> tuple[list[str], list[str]]:
     """
     if not is_remote(folder):
         with os.scandir(folder) as found:
-            kinds = sorted((entry.name, entry.is_dir()) for entry in found)
+            # os.path.isdir takes a link that leads nowhere or in circles for no folder; entry.is_dir() fails.
+            kinds = sorted(
+                (e.name, os.path.isdir(e.path) if e.is_symlink() else e.is_dir(follow_symlinks=False)) for e in found
+            )
     else:
         with _bucket(folder) as bucket:
             names = sorted(bucket.listdir(folder))
@@ -106,12 +138,13 @@ def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     Raises:
         OSError: one cannot be read.
     """
-    folders, files = entries(folder)
-    yield folder, files
-    for name in folders:
-        path = posixpath.join(folder, name)
-        if is_remote(path) or not os.path.islink(path):
-            yield from walk(path)
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        folders, files = entries(folder)
+        yield folder, files
+        paths = [posixpath.join(folder, name) for name in folders]
+        waiting += [path for path in reversed(paths) if is_remote(path) or not os.path.islink(path)]
 
 
 def copy_tree(source: str, target: str, last: str = "") -> None:

@@ -34,6 +34,9 @@ class DataConfig(_Section):
     placeholders: list[str] = Field(
         ["EMPTY", "UNREADABLE", "ILLEGIBLE", "#N/A", "NaN"], description="labels that stand for 'no text'"
     )
+    allow_outside: bool = Field(
+        False, description="read pictures and label files outside of the folders too: absolute paths, .., links"
+    )
     alphabet: str | None = Field(None, description="allowed characters; every character of the labels if unset")
     max_megapixels: float = Field(50.0, gt=0, description="larger pictures are rejected before they are decoded")
     max_rejected: float = Field(0.1, ge=0, le=1, description="rejected share of rows above which the run fails")
@@ -164,6 +167,14 @@ class DriftConfig(_Section):
         return thresholds
 
 
+class BulkConfig(_Section):
+    """New pictures that the pipeline transcribes with a blessed model (step BulkInferrer)."""
+
+    folder: str | None = Field(None, description="with pictures, at any depth; there is no such step if unset")
+    format: Literal["jsonl", "csv"] = Field("jsonl", description="of the texts")
+    batch_size: int = Field(64, ge=1, description="pictures of one call of the model")
+
+
 class BeamConfig(_Section):
     """Where the data-parallel steps run (Apache Beam)."""
 
@@ -260,6 +271,7 @@ class Config(_Section):
     push: PushConfig = PushConfig()
     card: CardConfig = CardConfig()
     drift: DriftConfig = DriftConfig()
+    bulk: BulkConfig = BulkConfig()
     beam: BeamConfig = BeamConfig()
     airflow: AirflowConfig = AirflowConfig()
     kubeflow: KubeflowConfig = KubeflowConfig()

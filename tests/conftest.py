@@ -7,6 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Results are what is tested: on a loaded machine a single example can take any time. `make fuzz` is thorough.
+settings.register_profile("quick", deadline=None, derandomize="CI" in os.environ)
+settings.register_profile(
+    "thorough", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile(os.environ.get("HTR_HYPOTHESIS_PROFILE", "quick"))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")

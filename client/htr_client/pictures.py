@@ -22,6 +22,8 @@ MAX_BYTES = 64 * 2**20
 # Models read text at 32 to 64 pixels of height. From this height on pictures are shrunk before sending; what
 # remains is still at least four times what the model sees, so that its own antialiased resize decides what it reads.
 TALL = 512
+# A progressive JPEG has about ten scans. Each may be a few bytes long and costs the decoder a pass over all pixels.
+MAX_SCANS = 500
 
 Picture = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
 
@@ -122,14 +124,24 @@ def encode(grey: np.ndarray, tall: int = TALL) -> bytes:
     Returns:
         The PNG file.
     """
+    return _encode(_shrink(grey, tall))
+
+
+def _shrink(grey: np.ndarray, tall: int) -> np.ndarray:
     height, width = grey.shape
-    if height >= tall:
-        new_height = round(height / (height // (tall // 2)))
-        grey = cv2.resize(grey, (max(1, round(width * new_height / height)), new_height), interpolation=cv2.INTER_AREA)
+    if height < tall:
+        return grey
+    new_height = round(height / (height // (tall // 2)))
+    return cv2.resize(grey, (max(1, round(width * new_height / height)), new_height), interpolation=cv2.INTER_AREA)
+
+
+def _encode(grey: np.ndarray) -> bytes:
     # Level 1 is within a few per cent of level 6 on scans and takes a quarter of its time.
     ok, png = cv2.imencode(".png", grey, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not ok:
-        raise PictureError("undecodable", f"OpenCV cannot encode a picture of {width} x {height} pixels.")
+        raise PictureError(
+            "undecodable", f"OpenCV cannot encode a picture of {grey.shape[1]} x {grey.shape[0]} pixels."
+        )
     return png.tobytes()
 
 
@@ -149,14 +161,37 @@ def pack(picture: Picture, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> Pa
     Raises:
         PictureError: With its reason.
     """
+    return pack_with_pixels(picture, max_pixels, tall)[0]
+
+
+def pack_with_pixels(
+    picture: Picture, max_pixels: int = MAX_PIXELS, tall: int = TALL
+) -> tuple[PackedPicture, np.ndarray]:
+    """As `pack`, with what decoding the bytes to send would give, for callers that need the pixels too.
+
+    Args:
+        picture: As for `load`.
+        max_pixels: As for `load`.
+        tall: As for `encode`.
+
+    Returns:
+        The bytes to send, and their pixels, uint8 [h, w].
+
+    Raises:
+        PictureError: With its reason.
+    """
     if isinstance(picture, np.ndarray):
-        grey = load(picture, max_pixels)
-        return PackedPicture(encode(grey, tall), grey.shape[1], grey.shape[0])
-    data = _read(picture)
-    info = _inspect_bounded(data, max_pixels)
-    grey = _decode(data, info)  # also when the file goes as it is: only decoding proves that it can be decoded
-    as_it_is = info.plain and info.height < tall
-    return PackedPicture(data if as_it_is else encode(grey, tall), grey.shape[1], grey.shape[0])
+        data, grey, as_it_is = b"", load(picture, max_pixels), False
+    else:
+        data = _read(picture)
+        info = _inspect_bounded(data, max_pixels)
+        grey = _decode(data, info)  # also when the file goes as it is: only decoding proves that it can be decoded
+        as_it_is = info.plain and info.height < tall
+    height, width = grey.shape
+    if not as_it_is:
+        grey = _shrink(grey, tall)
+        data = _encode(grey)
+    return PackedPicture(data, width, height), grey
 
 
 def _read(picture: Picture) -> bytes:
@@ -317,8 +352,12 @@ def _jpeg(data: bytes) -> PictureInfo:
             break
     if frame is None:
         raise PictureError("undecodable", "The JPEG has no frame header.")
-    if data.find(b"\xff\xd9", at) < 0:
+    end = data.find(b"\xff\xd9", at)
+    if end < 0:
         raise PictureError("truncated", f"The JPEG ends early, after {len(data)} bytes.")
+    scans = 1 + data.count(b"\xff\xda", at, end)
+    if scans > MAX_SCANS:
+        raise PictureError("too_large", f"The JPEG has {scans} scans, more than the limit of {MAX_SCANS}.")
     precision, height, width, components = frame
     plain = process <= 0xC2 and precision == 8 and (components == 1 or (components == 3 and not adobe_rgb))
     plain = plain and data.endswith(b"\xff\xd9")  # the graph wants the end at the end

@@ -164,6 +164,8 @@ class _Transcribe(beam.DoFn):
 
     def _open(self, picture: Picture) -> bytes:
         path = FileSystems.join(self._job.folder, picture.path)
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device, which may never come to an end
+            raise PictureError("unreadable", f"Cannot read {os.fspath(path)!r}: not a regular file")
         try:
             with FileSystems.open(path) as file:
                 data = file.read(pictures.MAX_BYTES + 1)

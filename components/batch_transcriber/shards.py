@@ -37,6 +37,10 @@ class BatchError(ValueError):
     """The batch cannot start, or cannot go on where it stopped; the message says why and what to do."""
 
 
+class NoPictures(BatchError):
+    """The input folder holds no picture."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture of the input folder.
@@ -169,7 +173,8 @@ def list_pictures(folder: str) -> list[Picture]:
     """All pictures below a folder, known by their file names' endings, sorted by path.
 
     Raises:
-        BatchError: there is no such folder, or no picture in it.
+        BatchError: there is no such folder.
+        NoPictures: there is no picture in it.
     """
     if "://" in folder:
         prefix = folder.rstrip("/") + "/"
@@ -185,19 +190,25 @@ def list_pictures(folder: str) -> list[Picture]:
     else:
         raise BatchError(f"The input folder {folder} does not exist or is not a folder.")
     if not pictures:
-        raise BatchError(f"There is no picture ({', '.join(SUFFIXES)}) anywhere below {folder}.")
+        raise NoPictures(f"There is no picture ({', '.join(SUFFIXES)}) anywhere below {folder}.")
     return sorted(pictures, key=lambda picture: picture.path)
 
 
 def _walk(folder: str) -> Iterable[Picture]:
-    waiting = [folder]
+    # Folders with those they lie in: links are followed, but not in circles.
+    waiting: list[tuple[str, frozenset[str]]] = [(folder, frozenset())]
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
+        place, above = waiting.pop()
+        real = os.path.realpath(place)
+        if real in above:
+            continue
+        with os.scandir(place) as entries:
             for entry in entries:
                 if entry.is_dir():
-                    waiting.append(entry.path)
+                    waiting.append((entry.path, above | {real}))
                 elif entry.name.lower().endswith(SUFFIXES):
-                    stat = entry.stat()
+                    # A link that leads nowhere stays in the list: opening it fails, which is reported.
+                    stat = entry.stat(follow_symlinks=os.path.exists(entry.path))
                     yield Picture(os.path.relpath(entry.path, folder), f"{stat.st_size}-{stat.st_mtime_ns}")
 
 

@@ -5,6 +5,7 @@ No TFX here: `htr check` uses the same functions as the pipeline step, so both a
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -36,7 +37,16 @@ SPLIT_NAMES = {
     "test": "eval", "testing": "eval", "eval": "eval", "evaluation": "eval",
 }  # fmt: skip
 
-csv.field_size_limit(16 * 1024 * 1024)
+csv.field_size_limit(16 * 2**20)
+_MOST_CHARACTERS = 64 * 2**20  # of a line; one without an end would fill the memory
+_MOST_LINES = 100  # of a row, whose fields may hold line breaks when they are quoted
+# Normalisation takes time that grows with the square of the length, and no picture has room for so many: at most 8192
+# columns, four to a frame, one character a frame, which NFC composes of at most four code points.
+_LONGEST_LABEL = 10_000
+_PICTURE_NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+_NUL_SHOWN_AS = "\x1a"  # ASCII's "substitute"
+_CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}  # which a terminal would obey
+_END = "\x1aend"  # a line after the last one of a file
 
 
 class DatasetError(ValueError):
@@ -55,6 +65,7 @@ class Table:
         image, text, writer, split: positions of the columns; None where there is none.
         columns: number of columns.
         default_split: split that the file's name says, else None.
+        allow_outside: whether its pictures may lie outside of `root`.
     """
 
     path: str
@@ -67,11 +78,12 @@ class Table:
     split: int | None
     columns: int
     default_split: str | None
+    allow_outside: bool
 
     @property
     def name(self) -> str:
         """Path relative to the dataset folder, with the folder's own name in front."""
-        return os.path.join(os.path.basename(self.root), os.path.relpath(self.path, self.root))
+        return _name_below(self.root, self.path)
 
 
 @dataclass(frozen=True)
@@ -158,7 +170,8 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
         The tables, sorted by path, and notes on CSV files that hold no labels.
 
     Raises:
-        DatasetError: no such folder, no CSV file in it, none with the needed columns, an unreadable or empty one.
+        DatasetError: no such folder, no CSV file in it, none with the needed columns, an unreadable or empty one, one
+            outside of the folder.
     """
     if not config.paths:
         raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and pictures).")
@@ -169,12 +182,23 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
         if not storage.is_dir(root):
             what = "is a file, not a folder" if storage.exists(root) else "does not exist"
             raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
-        paths = _csv_files(root)
+        try:
+            paths = _csv_files(root)
+        except OSError as error:
+            raise DatasetError(f"The data folder {root} cannot be read: {error.strerror or error}.") from error
         if not paths:
             raise DatasetError(f"The data folder {root} holds no .csv or .tsv file with labels.")
         found = []
         for path in paths:
-            table = _open_table(path, root, config)
+            if not (config.allow_outside or storage.is_inside(path, root)):
+                raise DatasetError(
+                    f"{path} is a link to a file outside of the data folder. Copy it into the folder, or set "
+                    f"data.allow_outside=true if you trust who made the folder."
+                )
+            try:
+                table = _open_table(path, root, config)
+            except OSError as error:
+                raise DatasetError(f"{path} cannot be read: {error.strerror or error}. Mend or remove it.") from error
             if isinstance(table, Table):
                 found.append(table)
             else:
@@ -206,21 +230,31 @@ def _open_table(path: str, root: str, config: DataConfig) -> Table | str:
         encoding = "utf-16"
     try:
         with io.TextIOWrapper(storage.open_file(path), encoding, newline="") as text_file:
-            header_line = text_file.readline()
-    except (UnicodeDecodeError, LookupError) as error:
+            header_line = text_file.readline(csv.field_size_limit() + 1)
+    except (UnicodeError, LookupError) as error:
         raise DatasetError(_encoding_problem(path, encoding, error)) from error
     if not header_line.strip():
         raise DatasetError(f"{path} is empty: it needs a header line such as `filename,text` and one row a picture.")
+    if "\0" in header_line:
+        raise DatasetError(_encoding_problem(path, encoding, "NUL characters in the header line"))
+    if len(header_line) > csv.field_size_limit():
+        raise DatasetError(f"{path} is no table: its first line is longer than {csv.field_size_limit()} characters.")
     delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([header_line], delimiter=d))))
     header: list[str] = [name.strip() for name in next(csv.reader([header_line], delimiter=delimiter))]
+    lowered = [name.lower() for name in header]
+    twice: dict[str, str] = {}  # ambiguous column by the setting that names it
 
     def position(wanted: str | None, usual: tuple[str, ...], setting: str) -> int | None:
         if wanted is not None:
             if wanted not in header:
-                raise DatasetError(f"{path} has no column {wanted!r} ({setting}). It has: {', '.join(header)}.")
+                raise DatasetError(f"{path} has no column {wanted!r} ({setting}). It has: {_listed(header)}.")
+            if header.count(wanted) > 1:
+                twice[setting] = wanted
             return header.index(wanted)
-        lowered = [name.lower() for name in header]
-        return next((lowered.index(name) for name in usual if name in lowered), None)
+        found = next((name for name in usual if name in lowered), None)
+        if found is not None and lowered.count(found) > 1:
+            twice[setting] = found
+        return None if found is None else lowered.index(found)
 
     image = position(config.image_column, IMAGE_COLUMNS, "data.image_column")
     text = position(config.text_column, TEXT_COLUMNS, "data.text_column")
@@ -229,17 +263,27 @@ def _open_table(path: str, root: str, config: DataConfig) -> Table | str:
         f"{what} (one of {', '.join(names)}, or set data.{what}_column)" for what, names, at in wanted if at is None
     ]
     if image is None or text is None:
-        return f"{path} has no column for {' and none for '.join(missing)}. Its columns are: {', '.join(header)}."
+        return f"{path} has no column for {' and none for '.join(missing)}. Its columns are: {_listed(header)}."
     words = re.split(r"[^a-z]+", os.path.basename(path).lower())
-    return Table(
+    table = Table(
         path=path, root=root, delimiter=delimiter, encoding=encoding, image=image, text=text,
         writer=position(config.writer_column, ("writer",), "data.writer_column"),
         split=position(config.split_column, ("split",), "data.split_column"),
         columns=len(header), default_split=next((SPLIT_NAMES[w] for w in words if w in SPLIT_NAMES), None),
+        allow_outside=config.allow_outside,
     )  # fmt: skip
+    for setting, name in twice.items():
+        raise DatasetError(f"{path} has several columns {name!r}. Rename all but one, or choose another by {setting}.")
+    return table
 
 
-def _encoding_problem(path: str, encoding: str, error: Exception) -> str:
+def _listed(header: list[str]) -> str:
+    """Names of columns as an error shows them: not all of thousands."""
+    shown = ", ".join(name[:40] for name in header[:20])
+    return shown if len(header) <= 20 else f"{shown}, ... ({len(header)} in all)"
+
+
+def _encoding_problem(path: str, encoding: str, error: object) -> str:
     return f"{path} is not {encoding} text ({error}). Save it as UTF-8, or name its encoding with data.encoding."
 
 
@@ -250,16 +294,34 @@ def read_rows(table: Table) -> Iterator[Row]:
         DatasetError: the file is not text in its encoding, or breaks the CSV format.
     """
     with io.TextIOWrapper(storage.open_file(table.path), table.encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=table.delimiter)
+        reader = csv.reader(_lines(file, table.path), delimiter=table.delimiter)
         try:
-            next(reader)
+            line = 0
             for fields in reader:
-                if fields:
+                if fields == [_END]:
+                    return
+                if reader.line_num - line > _MOST_LINES or (fields and fields[-1].endswith(_END)):
+                    break
+                if fields and line:  # the first one is the header
                     yield Row(table, reader.line_num, tuple(fields))
-        except UnicodeDecodeError as error:
+                line = reader.line_num
+            raise DatasetError(
+                f"{table.path}, line {line + 1}: a quotation mark is opened that is not closed within {_MOST_LINES} "
+                f"lines, so that rows would be lost in a field. Close it; one that belongs to a text is written twice."
+            )
+        except UnicodeError as error:
             raise DatasetError(_encoding_problem(table.path, table.encoding, error)) from error
         except csv.Error as error:
             raise DatasetError(f"{table.path}, line {reader.line_num}: {error}.") from error
+
+
+def _lines(file: io.TextIOWrapper, path: str) -> Iterator[str]:
+    """Lines for a csv.reader, then `_END`, which becomes a row of its own unless a quotation mark is still open."""
+    while line := file.readline(_MOST_CHARACTERS):
+        if len(line) == _MOST_CHARACTERS:
+            raise DatasetError(f"{path} is no table: it has a line of more than {_MOST_CHARACTERS} characters.")
+        yield line.replace("\0", _NUL_SHOWN_AS)  # at which Python 3.10's csv stops
+    yield _END
 
 
 def named_splits(tables: list[Table]) -> frozenset[str]:
@@ -346,23 +408,39 @@ def examine(row: Row, given: frozenset[str], data: DataConfig, transform: Transf
                 f"{len(label)} characters need {needed} frames, a {width} x {height} picture has {frames}",
             )
         writer = row.fields[table.writer].strip() if table.writer is not None else ""
-        identity = os.path.join(os.path.basename(table.root), os.path.relpath(path, table.root))
+        identity = _name_below(table.root, path)
         named = table.default_split
         if table.split is not None and row.fields[table.split].strip():
             named = SPLIT_NAMES.get(row.fields[table.split].strip().lower())
             if named is None:
                 raise Rejected("unknown_split", f"{row.fields[table.split]!r} is none of {', '.join(SPLIT_NAMES)}")
     except Rejected as rejected:
-        return Reject(table.name, row.line, image[:500], text[:200], rejected.reason, rejected.detail)
+        return Reject(
+            table.name, row.line, _plain(image[:500]), _plain(text[:200]), rejected.reason,
+            _plain(rejected.detail[:1000]).translate(_CONTROLS),
+        )  # fmt: skip
     return Sample(
-        id=identity, source=os.path.basename(table.root), image=encoded, text=label,
+        id=identity, source=_plain(os.path.basename(table.root)), image=encoded, text=label,
         writer=writer, split=assign_split(named, writer or identity, given, data), width=width, height=height,
         statistics=describe(grey),
     )  # fmt: skip
 
 
+def _name_below(root: str, path: str) -> str:
+    """Path relative to a dataset folder, with the folder's own name in front."""
+    return _plain(os.path.join(os.path.basename(root), os.path.relpath(path, root)))
+
+
+def _plain(text: str) -> str:
+    """Text that can be stored as UTF-8: bytes of a file name that are none are written as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _check_label(text: str, data: DataConfig) -> str:
-    label = unicodedata.normalize("NFC", text).strip()
+    text = text.strip()
+    if len(text) > _LONGEST_LABEL:
+        raise Rejected("label_too_long", f"{len(text)} characters are more than any picture has frames for")
+    label = unicodedata.normalize("NFC", text)
     if not label:
         raise Rejected("empty_label", "the label is empty")
     if label in data.placeholders:
@@ -378,43 +456,61 @@ def _check_label(text: str, data: DataConfig) -> str:
 
 
 def resolve_image(name: str, table: Table) -> str:
-    """Finds the picture that a row names: relative to the CSV, else below the dataset folder by its base name."""
+    """Finds the picture that a row names: relative to the CSV, else below the dataset folder by its base name.
+
+    Raises:
+        Rejected: there is none, or several of that base name, or it lies outside of the dataset folder.
+    """
     if not name:
         raise Rejected("missing_file", "the row names no picture")
-    path = storage.absolute(os.path.join(os.path.dirname(table.path), name))
-    if not storage.exists(path):
-        found = _files_by_name(table.root).get(os.path.basename(name.replace("\\", "/")), ())
+    path = storage.absolute(name if storage.is_remote(name) else os.path.join(os.path.dirname(table.path), name))
+    # No server is asked only because a row names it.
+    foreign = storage.is_remote(path) and not storage.is_inside(path, table.root)
+    if foreign or not storage.exists(path):
+        base = os.path.basename(name.replace("\\", "/"))
+        found = _files_by_name(table.root).get(unicodedata.normalize("NFC", base[:1000]), [])
         if len(found) > 1:
             raise Rejected("ambiguous_file", f"{len(found)} files of that name, among them {found[0]} and {found[1]}")
         if not found:
             raise Rejected("missing_file", f"no file {name} beside the CSV nor anywhere below {table.root}")
         path = found[0]
-    if not storage.is_inside(path, table.root):
-        raise Rejected("outside_folder", f"{path} lies outside of {table.root}")
+    if not (table.allow_outside or storage.is_inside(path, table.root)):
+        raise Rejected("outside_folder", f"{path} lies outside of {table.root} (data.allow_outside)")
     return path
 
 
 @functools.lru_cache(maxsize=16)
-def _files_by_name(root: str) -> dict[str, tuple[str, ...]]:
-    index: dict[str, tuple[str, ...]] = {}
-    for folder, files in storage.walk(root):
+def _files_by_name(root: str) -> dict[str, list[str]]:
+    """Paths by base name in NFC: archives made on a Mac hold names in NFD."""
+    index: dict[str, list[str]] = {}
+    for folder, files in _walk(root):
         for file in files:
-            index[file] = (*index.get(file, ()), os.path.join(folder, file))
+            index.setdefault(unicodedata.normalize("NFC", file), []).append(os.path.join(folder, file))
     return index
+
+
+def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    try:
+        yield from storage.walk(root)
+    except OSError as error:
+        what = f"{str(error.filename)[:200]}: {error.strerror}" if error.filename else error
+        raise DatasetError(f"A folder below {root} cannot be read ({what}). Mend or remove it.") from error
 
 
 def _read_picture(path: str, data: DataConfig) -> tuple[bytes, np.ndarray]:
     """Returns bytes that the Transform graph can decode, and the grey picture uint8 [height, width]."""
     try:
-        encoded = storage.read(path)
+        with storage.open_file(path) as file:
+            encoded = file.read(pictures.MAX_BYTES + 1)  # one more, so that `pack` refuses a longer file
     except OSError as error:
         raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
+    max_pixels = int(data.max_megapixels * 1e6)
     try:
-        packed = pictures.pack(encoded, max_pixels=int(data.max_megapixels * 1e6))
+        packed, grey = pictures.pack_with_pixels(encoded, max_pixels)
     except pictures.PictureError as error:
         reason = "picture_too_large" if error.reason == "too_large" else f"picture_{error.reason}"
         raise Rejected(reason, str(error)) from error
-    return packed.data, pictures.load(packed.data)
+    return packed.data, grey
 
 
 def describe(grey: np.ndarray) -> dict[str, float]:
@@ -439,7 +535,7 @@ def describe(grey: np.ndarray) -> dict[str, float]:
 
 
 def fingerprint(tables: list[Table]) -> str:
-    """Changes when a label file or any picture below the dataset folders changes (content or name).
+    """Changes when a label file or any picture of the dataset changes (content or name).
 
     Label files count by content, pictures by path, size and modification time: reading hundreds of thousands of
     pictures only to find that nothing changed would cost more than it saves. In a bucket pictures count by path alone,
@@ -447,19 +543,36 @@ def fingerprint(tables: list[Table]) -> str:
     """
     digest = hashlib.sha256()
     for table in tables:
-        digest.update(table.path.encode() + b"\0" + hashlib.sha256(storage.read(table.path)).digest())
+        digest.update(os.fsencode(table.path) + b"\0" + hashlib.sha256(storage.read(table.path)).digest())
+        for path in sorted(set(_unusual_pictures(table))):
+            digest.update(_stamp(path))
     for root in sorted({table.root for table in tables}):
-        for folder, files in storage.walk(root):
+        for folder, files in _walk(root):
             for name in files:
-                if name.lower().endswith((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")):
-                    path = os.path.join(folder, name)
-                    digest.update(f"{path}\0{'' if storage.is_remote(path) else _stamp(path)}\n".encode())
+                if name.lower().endswith(_PICTURE_NAMES):
+                    digest.update(_stamp(os.path.join(folder, name)))
     return digest.hexdigest()
 
 
-def _stamp(path: str) -> str:
-    stat = os.stat(path)
-    return f"{stat.st_size}\0{stat.st_mtime_ns}"
+def _unusual_pictures(table: Table) -> Iterator[str]:
+    """Pictures of a table that do not look like pictures by their names, or lie outside of its dataset folder."""
+    for row in read_rows(table):
+        name = row.fields[table.image].strip() if len(row.fields) == table.columns else ""
+        unusual = not name.lower().endswith(_PICTURE_NAMES)
+        if unusual or table.allow_outside:
+            with contextlib.suppress(Rejected):
+                path = resolve_image(name, table)
+                if unusual or not storage.is_inside(path, table.root):
+                    yield path
+
+
+def _stamp(path: str) -> bytes:
+    size_and_time = ""
+    if not storage.is_remote(path):
+        with contextlib.suppress(OSError):  # a link that leads nowhere
+            stat = os.stat(path)
+            size_and_time = f"{stat.st_size}\0{stat.st_mtime_ns}"
+    return os.fsencode(path) + f"\0{size_and_time}\n".encode()
 
 
 def write_rejects(rejects: list[Reject], file: io.TextIOBase) -> None:

@@ -75,7 +75,7 @@ def look(
     sample = dataset.examine(row, given, data, transform)
     if isinstance(sample, dataset.Reject):
         return sample
-    grey = pictures.load(sample.image)
+    grey = pictures.load(sample.image, int(data.max_megapixels * 1e6))
     path = dataset.resolve_image(row.fields[row.table.image].strip(), row.table)
     pixels = hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).digest()[:16]
     darkest, paper = np.percentile(grey, [0.2, 95])

@@ -19,6 +19,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from htr_client import pictures
+
 # Colours in matplotlib's output that stand for variables of the page's style sheet.
 _INK, _SOFT, _ACCENT, _SECOND, _THIRD = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _ACCENT: "var(--accent)", _SECOND: "var(--second)",
@@ -182,8 +184,9 @@ def visible(character: str) -> str:
 
 def thumbnail(encoded: bytes, width: int = SHOWN_WIDTH, height: int = SHOWN_HEIGHT) -> tuple[str, int, int] | None:
     """A small grey picture as a data URI, with its width and height; None for what cannot be decoded."""
-    grey = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE) if encoded else None
-    if grey is None:
+    try:
+        grey = pictures.load(encoded)
+    except pictures.PictureError:
         return None
     scale = min(width / grey.shape[1], height / grey.shape[0], 1.0)
     if scale < 1:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from htr_client.beam import PrefixBeamSearch
 from htr_client.decoding import Alphabet, BestPath, align, edit_distance, log_posteriors
@@ -318,6 +319,48 @@ def test_edit_distance(a, b):
         for j, y in enumerate(b, 1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
     assert edit_distance(a, b) == row[-1]
+
+
+LETTERS = st.lists(st.text(min_size=1, max_size=2), max_size=12, unique=True)
+
+
+@given(LETTERS, st.data())
+def test_texts_of_an_alphabet_are_encoded_and_decoded(letters, data):
+    alphabet = Alphabet(letters)
+    text = data.draw(st.text(st.sampled_from("".join(letters)), max_size=12) if letters else st.just(""))
+    try:
+        ids = alphabet.encode(text)
+    except ValueError:
+        assert any(len(letter) > 1 for letter in letters)  # only half of a letter stands in the text
+    else:
+        assert alphabet.decode(ids) == text and alphabet.blank not in ids
+
+
+@given(st.sets(st.sampled_from("abé🖋 .")), st.text("abé🖋 .x", max_size=20))
+def test_unknown_characters_are_left_out_or_refused(letters, text):
+    alphabet = Alphabet(sorted(letters))
+    known = "".join(c for c in text if c in letters)
+    assert alphabet.decode(alphabet.encode(text, skip_unknown=True)) == known
+    if known != text:
+        with pytest.raises(ValueError, match="not in the alphabet"):
+            alphabet.encode(text)
+
+
+@pytest.mark.parametrize("decoder", [BestPath(), PrefixBeamSearch(8)], ids=["best path", "beam"])
+@given(
+    log_probs=hnp.arrays(np.float32, st.tuples(st.integers(0, 3), st.integers(0, 6), st.integers(3, 5))),
+    frames=st.lists(st.integers(-1, 7), max_size=4),
+)
+def test_any_numbers_are_decoded_or_refused(decoder, log_probs, frames):
+    try:
+        results = decoder.decode(log_probs, np.array(frames, np.int32), AB)
+    except ValueError:
+        return
+    assert len(results) == len(log_probs)
+    for result, valid in zip(results, frames, strict=True):
+        assert result.confidence >= 0 or math.isnan(result.confidence)
+        assert "".join(c.text for c in result.characters) == result.text
+        assert all(0 <= c.span[0] < c.span[1] <= valid for c in result.characters)
 
 
 def test_alphabet():

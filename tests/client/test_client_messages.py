@@ -1,5 +1,6 @@
 """The messages without generated code: equal to the official ones, beside them, and read in both forms."""
 
+import contextlib
 import subprocess
 import sys
 import zlib
@@ -7,6 +8,9 @@ import zlib
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from htr_client import messages
 
@@ -100,3 +104,39 @@ def test_tensors_that_do_not_fit(tensor):
     tensor.tensor_shape.dim.add().size = -1
     with pytest.raises(ValueError):
         messages.to_array(tensor)
+
+
+SIZES = st.lists(st.integers(-1, 5) | st.sampled_from([2**31, 2**62]), max_size=4)
+
+
+@given(
+    st.sampled_from([0, 1, 2, 3, 7, 99]),
+    SIZES,
+    st.binary(max_size=24),
+    st.lists(st.floats(width=32), max_size=6),
+    st.lists(st.integers(-(2**31), 2**31 - 1), max_size=6),
+    st.lists(st.binary(max_size=4), max_size=6),
+)
+def test_any_tensor_is_an_array_of_its_shape_or_a_value_error(kind, sizes, content, floats, integers, strings):
+    tensor = messages.TensorProto(
+        dtype=kind, tensor_content=content, float_val=floats, int_val=integers, string_val=strings
+    )
+    for size in sizes:
+        tensor.tensor_shape.dim.add().size = size
+    try:
+        array = messages.to_array(tensor)
+    except ValueError:
+        return
+    assert array.shape == tuple(sizes) and kind in (1, 3, 7)
+    assert array.nbytes < 10_000
+
+
+@given(st.binary(max_size=80))
+def test_any_answer_is_read_or_refused(data):
+    try:
+        response = messages.PredictResponse.FromString(data)
+    except DecodeError:
+        return
+    for tensor in response.outputs.values():
+        with contextlib.suppress(ValueError):
+            messages.to_array(tensor)

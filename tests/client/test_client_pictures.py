@@ -10,7 +10,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from htr_client import pictures
@@ -338,7 +338,6 @@ def test_still_gif_is_read_or_refused_with_advice():
         assert error.reason == "undecodable" and "PNG" in error.advice
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]), st.data())
 def test_mutilated_files_give_a_picture_or_a_picture_error(format_, data):
     file = bytearray(saved(Image.fromarray(grey()), format_))
@@ -351,6 +350,29 @@ def test_mutilated_files_give_a_picture_or_a_picture_error(format_, data):
         assert error.reason in {"empty", "not_a_picture", "truncated", "too_large", "undecodable"}
     else:
         assert pictures.inspect(packed.data).plain
+
+
+@given(st.sampled_from([signature for signature, _ in pictures._READERS]), st.binary(max_size=300))
+def test_any_header_is_read_or_refused(signature, data):
+    try:
+        info = pictures.inspect(signature + data)
+    except PictureError as error:
+        assert error.reason in {"not_a_picture", "truncated", "undecodable", "too_large"}
+    else:
+        assert info.width > 0 and info.height > 0 and 1 <= info.orientation <= 8
+
+
+def test_scans_are_counted():
+    """Each scan of a progressive JPEG may be a few bytes long and costs the decoder a pass over all pixels."""
+    data = saved(Image.fromarray(grey()), "JPEG", progressive=True)
+    start = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    end = next(at for at in range(start + 12, len(data)) if data[at] == 0xFF and data[at + 1] != 0)
+    for more, expected in ((pictures.MAX_SCANS - 100, None), (pictures.MAX_SCANS, "too_large")):
+        longer = data[:end] + data[start:end] * more + data[end:]
+        if expected:
+            assert reason(longer) == expected
+        else:
+            assert pictures.inspect(longer).plain
 
 
 # Shrinking.

@@ -94,6 +94,29 @@ def test_every_picture_is_in_the_results_or_in_the_errors(folder, model, tmp_pat
     assert [(e["path"], e["reason"]) for e in errors] == [("a/001.png", "truncated"), ("b/002.png", "not_a_picture")]
 
 
+@pytest.mark.timeout(120)
+def test_a_pipe_among_the_pictures_is_not_waited_for(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(encode(picture()))
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    outcome = transcribe(str(tmp_path / "in"), str(tmp_path / "texts.jsonl"), model, LOCAL)
+    assert outcome.errors == 1 and list(texts(tmp_path / "texts.jsonl")) == ["a.png"]
+
+
+def test_links_in_circles_or_to_nowhere_lose_nothing_and_repeat_nothing(folder, model, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copyfile(folder / "b" / "004.png", elsewhere / "far.png")
+    (folder / "circle").symlink_to(folder)
+    (folder / "other").symlink_to(elsewhere)
+    (folder / "nowhere.png").symlink_to(tmp_path / "gone.png")
+    outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
+    assert (outcome.pictures, outcome.errors) == (PICTURES + 3, 3)
+    found = texts(tmp_path / "texts.jsonl")
+    assert os.path.join("other", "far.png") in found and not any("circle" in path for path in found)
+    assert "nowhere.png" in Path(outcome.errors_path).read_text()
+
+
 def test_csv_holds_the_same(folder, model, tmp_path):
     transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
     outcome = transcribe(str(folder), str(tmp_path / "table.csv"), model, LOCAL)

@@ -2,12 +2,13 @@
 
 import math
 import random
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluator.metrics import ErrorCounts, count_errors, edits_and_length
+from components.evaluator.metrics import ErrorCounts, PairedErrors, count_errors, edits_and_length
 
 TEXTS = st.text("abé ", max_size=8)
 
@@ -26,6 +27,31 @@ def test_edits_are_the_levenshtein_distance(reference, prediction):
     assert edits_and_length(reference, prediction) == (plain_distance(reference, prediction), len(reference))
     words = reference.split()
     assert edits_and_length(reference, prediction, "word") == (plain_distance(words, prediction.split()), len(words))
+
+
+@given(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12))
+def test_distances_are_a_metric_on_any_characters(a, b, c):
+    def distance(x, y):
+        return edits_and_length(x, y)[0]
+
+    assert distance(a, b) == distance(b, a) <= max(edits_and_length(a, "")[1], edits_and_length(b, "")[1])
+    assert distance(a, c) <= distance(a, b) + distance(b, c)
+    assert (distance(a, b) == 0) == (unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b))
+
+
+TRIPLES = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9))
+
+
+@given(st.lists(TRIPLES, min_size=1, max_size=30))
+def test_comparisons_are_the_same_from_both_sides(triples):
+    there, back = PairedErrors(), PairedErrors()
+    for before, after, length in triples:
+        there.add(before, after, length)
+        back.add(after, before, length)
+    assert there.difference == -back.difference
+    assert 0 < there.p_value == back.p_value <= 1
+    low, high = there.interval(0.95)
+    assert -9 <= low <= high <= 9
 
 
 def test_one_inserted_letter_is_one_error():

@@ -77,7 +77,7 @@ def test_leaked_writers_are_named(changed, capsys):
 
 def test_new_character_is_named(changed, capsys):
     def with_split(rows):
-        rows = [{**row, "split": "test" if i % 5 == 0 else "train", "writer": str(i % 5)} for i, row in enumerate(rows)]
+        rows = [{**row, "split": "test" if i % 5 == 0 else "train", "WRITER": str(i % 5)} for i, row in enumerate(rows)]
         rows[0]["IDENTITY"], rows[5]["IDENTITY"] = "Ł" + rows[0]["IDENTITY"][1:], "Ł" + rows[5]["IDENTITY"][1:]
         return rows
 

@@ -6,7 +6,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -23,7 +23,6 @@ ARRAYS = st.sampled_from(DTYPES).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(ARRAYS, st.booleans())
 def test_round_trip_and_agreement_with_tensorflow(array, as_content):
     proto = tensor_pb2.TensorProto()
@@ -35,7 +34,6 @@ def test_round_trip_and_agreement_with_tensorflow(array, as_content):
     assert theirs.dtype == array.dtype
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=5), st.booleans())
 def test_strings(values, as_content):
     proto = tensor_pb2.TensorProto()
@@ -43,7 +41,6 @@ def test_strings(values, as_content):
     assert tensors.from_proto(proto, LIMIT).tolist() == values
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_end_in_an_array_or_an_error(data):
     proto = tensor_pb2.TensorProto()

@@ -1,0 +1,183 @@
+"""What the pipeline costs beside the network: start-up of the commands, its data steps, whole runs.
+
+    python -m benchmarks.pipeline --data FOLDER --model workspace/serving_model/htr
+
+startup  CPU seconds of commands and imports, each in a fresh process, median of three.
+steps    pictures per second of CPU time: ExampleGen against a loop over `cv2.imdecode`, Transform's resizing against
+         `cv2.resize` and `cv2.imencode`, in this process, median of three.
+runs     `htr run` with one epoch on copies of the given pictures, against a script that reads, resizes and trains a
+         plain Keras model: seconds without fitting and imports, and peak memory.
+"""
+
+import argparse
+import csv
+import glob
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks import beam, serving
+from pipeline import summary
+from pipeline.beam_options import pipeline_options
+from pipeline.config import BeamConfig, TransformConfig
+
+PARTS = ("startup", "steps", "runs")
+HTR = [sys.executable, "-m", "pipeline.cli"]
+
+
+def cpu_seconds(command: list[str]) -> float:
+    """User and system time of a command; its output is thrown away."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def startup(folder: Path, model: str) -> None:
+    """Prints what commands cost before they do anything.
+
+    Args:
+        folder: dataset of a few pictures.
+        model: directory of versions for the server that `htr predict` asks.
+    """
+    picture = str(next((folder / "images").iterdir()))
+    server, address, _ = serving.spawn(model, "htr", [])
+    commands = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "htr --help": [*HTR, "--help"],
+        f"htr check, {beam.FEW} pictures": [*HTR, "check", "--data", str(folder)],
+        "htr predict, 1 picture": [*HTR, "predict", "--server", address, picture],
+        "from tfx import v1": [sys.executable, "-c", "from tfx import v1"],
+        "imports of htr run": [sys.executable, "-c", "import pipeline.local_runner"],
+    }
+    print(f"\n{'start-up':28s} CPU seconds (median of 3)")
+    found = {}
+    try:
+        for name, command in commands.items():
+            found[name] = statistics.median(cpu_seconds(command) for _ in range(3))
+            print(f"{name:28s} {found[name]:8.2f}", flush=True)
+    finally:
+        server.terminate()
+        server.wait()
+    print(f"imports of htr run / from tfx import v1: {found['imports of htr run'] / found['from tfx import v1']:.2f}")
+
+
+def steps(folder: Path, few: Path, pictures: int, scratch: Path) -> None:
+    """Prints rates of the data steps beside bare loops over the same pictures.
+
+    Args:
+        folder: dataset.
+        few: dataset of `beam.FEW` pictures, whose time is start-up.
+        pictures: number of pictures in `folder`.
+        scratch: for what the steps write.
+    """
+    import tensorflow as tf
+
+    from components.transform.preprocessing import resize_pictures
+
+    with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
+        paths = [folder / row["filename"] for row in csv.DictReader(file)]
+    transform = TransformConfig()
+    resize = tf.function(lambda encoded: resize_pictures(encoded, transform), reduce_retracing=True)
+    size = (transform.width or 0, transform.height or 0)
+
+    def decode(path: Path) -> np.ndarray:
+        return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+
+    def generate(data: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=scratch) as name:
+            beam.example_gen(data, Path(name), pipeline_options(BeamConfig()))
+
+    def resize_all() -> None:
+        for start in range(0, len(paths), 64):
+            resize(tf.constant([path.read_bytes() for path in paths[start : start + 64]]))
+
+    def cost(work: Callable[[], object]) -> float:
+        begin = time.process_time()
+        work()
+        return time.process_time() - begin
+
+    parts: dict[str, Callable[[], float]] = {
+        "cv2.imdecode": lambda: cost(lambda: [decode(path) for path in paths]),
+        "ExampleGen": lambda: cost(lambda: generate(folder)) - cost(lambda: generate(few)),
+        "cv2.imdecode, resize, imencode": lambda: cost(
+            lambda: [cv2.imencode(".png", cv2.resize(decode(path), size)) for path in paths]
+        ),
+        "Transform": lambda: cost(resize_all),
+    }
+    for part in parts.values():
+        part()
+    print(f"\n{'step':32s} pictures per CPU second (median of 3)")
+    rates = {name: statistics.median(pictures / part() for _ in range(3)) for name, part in parts.items()}
+    for name, rate in rates.items():
+        print(f"{name:32s} {rate:10.0f}")
+    print(f"ExampleGen / cv2.imdecode: {rates['ExampleGen'] / rates['cv2.imdecode']:.2f}")
+    print(f"Transform / cv2: {rates['Transform'] / rates['cv2.imdecode, resize, imencode']:.2f}")
+
+
+def runs(folders: dict[int, Path], scratch: Path) -> None:
+    """Prints what whole runs cost on datasets of several sizes.
+
+    Args:
+        folders: dataset by number of pictures.
+        scratch: for the workspaces.
+    """
+    print(
+        f"\n{'pictures':>8s}  {'run: steps s':>12s} {'fitting s':>10s} {'other s':>8s} {'peak MB':>8s}"
+        f"  {'script: read s':>14s} {'fitting s':>10s} {'peak MB':>8s}"
+    )
+    for pictures, folder in folders.items():
+        workspace = scratch / f"workspace{pictures}"
+        command = [*HTR, "run", "--data", str(folder), "--workspace", str(workspace), "--set", "train.epochs=1",
+                   "--set", "gate.max_cer=9"]  # fmt: skip
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        run = summary.read(str(workspace), "htr")
+        (history,) = glob.glob(str(workspace / "pipeline" / "Trainer" / "model_run" / "*" / "history.json"))
+        fitting = json.loads(Path(history).read_text())[-1]["seconds"]
+        peak = max(step.peak_bytes or 0 for step in run.steps)
+        script = [sys.executable, "-m", "benchmarks.plain", str(folder)]
+        bare = json.loads(subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        print(
+            f"{pictures:8d}  {run.seconds:12.1f} {fitting:10.1f} {run.seconds - fitting:8.1f} {peak / 1e6:8.0f}"
+            f"  {bare['read']:14.1f} {bare['fitting']:10.1f} {bare['peak'] / 1e6:8.0f}", flush=True,
+        )  # fmt: skip
+        slow = (f"{step.name} {step.seconds:.1f} s" for step in run.steps if step.seconds >= 1)
+        print(f"          {', '.join(slow)}", flush=True)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="a dataset, such as htr sample-data makes")
+    parser.add_argument("--model", metavar="DIR", help="directory of pushed versions (startup)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 5000, 50000], metavar="N", help="of the runs")
+    arguments = parser.parse_args()
+    if "startup" in arguments.parts and not arguments.model:
+        parser.error("startup needs --model")
+    samples = beam.read(arguments.data)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        few = beam.grow(samples, beam.FEW, scratch / "few")
+        if "startup" in arguments.parts:
+            startup(few, arguments.model)
+        if "steps" in arguments.parts:
+            steps(beam.grow(samples, 2000, scratch / "steps"), few, 2000, scratch)
+        if "runs" in arguments.parts:
+            runs({count: beam.grow(samples, count, scratch / str(count)) for count in arguments.pictures}, scratch)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    main()

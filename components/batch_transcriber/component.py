@@ -1,0 +1,131 @@
+"""BulkInferrer: transcribes new pictures with the model of the run, if it is blessed; batch transcription as a step.
+
+TFX's own BulkInferrer wants examples and writes PredictionLogs. This one reads a folder of pictures as it is and writes
+what `htr transcribe` writes, with the pictures that it cannot read in a file of their own:
+
+    texts-00000-of-00004.jsonl, ...   path, text and confidence of each picture
+    texts-errors.jsonl                path, reason and detail of each that could not be read
+    counts.json                       pictures, errors; `blessed` false and nothing else if the model was refused
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from tfx.components.util import model_utils
+from tfx.dsl.components.base import base_beam_component, base_beam_executor, base_driver, executor_spec
+from tfx.dsl.io import fileio
+from tfx.orchestration.portable import base_driver as portable_driver
+from tfx.proto.orchestration import driver_output_pb2
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
+from tfx.types.artifact import Artifact
+from tfx.utils import path_utils
+
+from components.batch_transcriber import batch, shards
+from pipeline.config import BulkConfig
+
+COUNTS_FILE = "counts.json"
+
+
+class Transcriptions(Artifact):
+    """Texts of new pictures; the module's docstring lists the files."""
+
+    TYPE_NAME = "htr.Transcriptions"  # the form that Kubeflow asks for
+
+
+class BulkInferrerSpec(component_spec.ComponentSpec):
+    """Inputs, output and settings of BulkInferrer."""
+
+    PARAMETERS = {  # noqa: RUF012 - the form that TFX asks for
+        "config": component_spec.ExecutionParameter(type=str),
+        # Set by the driver, so that a new picture is a new input.
+        "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
+    }
+    INPUTS = {  # noqa: RUF012
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+    OUTPUTS = {"transcriptions": component_spec.ChannelParameter(type=Transcriptions)}  # noqa: RUF012
+
+
+class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
+    """Adds a fingerprint of the pictures to what TFX's cache compares."""
+
+    def __init__(self, metadata_handle: Any):
+        base_driver.BaseDriver.__init__(self, metadata_handle)
+        portable_driver.BaseDriver.__init__(self, metadata_handle)
+
+    def resolve_exec_properties(
+        self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
+    ) -> dict[str, Any]:
+        """Called by runners with classic drivers."""
+        folder = BulkConfig.model_validate_json(exec_properties["config"]).folder or ""
+        try:
+            lines = [f"{picture.path}\0{picture.stamp}" for picture in shards.list_pictures(folder)]
+        except shards.NoPictures:
+            lines = []
+        digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        exec_properties["input_fingerprint"] = digest
+        return exec_properties
+
+    def run(self, execution_info: Any) -> driver_output_pb2.DriverOutput:
+        """Called by runners that execute the pipeline's intermediate representation."""
+        result = driver_output_pb2.DriverOutput()
+        for name, value in self.resolve_exec_properties(dict(execution_info.exec_properties), None, None).items():
+            if value is not None:
+                result.exec_properties[name].string_value = value
+        return result
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Runs the batch transcription on the step's Beam engine."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Writes texts, errors and counts.
+
+        Raises:
+            BatchError: there is no such folder.
+        """
+        config = BulkConfig.model_validate_json(exec_properties["config"])
+        output = artifact_utils.get_single_uri(output_dict["transcriptions"])
+        blessed = model_utils.is_model_blessed(artifact_utils.get_single_instance(input_dict["model_blessing"]))
+        counts: dict[str, Any] = {"folder": config.folder, "blessed": blessed}
+        if blessed:
+            try:
+                outcome = batch.transcribe(
+                    config.folder or "", os.path.join(output, f"texts.{config.format}"),
+                    path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])),
+                    self._beam_pipeline_args or [], batch_size=config.batch_size, overwrite=True,
+                )  # fmt: skip
+                counts.update(pictures=outcome.pictures, errors=outcome.errors)
+            except shards.NoPictures:  # nothing has arrived since the last run
+                counts.update(pictures=0, errors=0)
+        fileio.makedirs(output)
+        with fileio.open(os.path.join(output, COUNTS_FILE), "w") as file:
+            file.write(json.dumps(counts))
+
+
+class BulkInferrer(base_beam_component.BaseBeamComponent):
+    """Transcribes a folder of new pictures with a blessed model."""
+
+    SPEC_CLASS = BulkInferrerSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+    DRIVER_CLASS = Driver
+
+    def __init__(self, model: Any, model_blessing: Any, config: BulkConfig):
+        """Creates the step.
+
+        Args:
+            model: channel of the exported model.
+            model_blessing: channel of the gate's verdict.
+            config: which folder, which format.
+        """
+        super().__init__(
+            BulkInferrerSpec(
+                model=model, model_blessing=model_blessing, config=config.model_dump_json(),
+                transcriptions=channel_utils.as_channel([Transcriptions()]),
+            )
+        )  # fmt: skip
