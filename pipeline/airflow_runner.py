@@ -46,7 +46,7 @@ def compile_dag(config: Config, folder: str) -> Path:
     from pipeline.definition import create_pipeline
 
     connection = metadata.sqlite_metadata_connection_config(os.path.join(config.workspace, summary.METADATA_FILE))
-    root = os.path.join(config.workspace, "pipeline")
+    root = os.path.join(config.workspace, summary.PIPELINE_FOLDER)
     compiled = compiler.Compiler().compile(create_pipeline(config, root, connection, fails_unblessed=True))
     upstream = {n.pipeline_node.node_info.id: list(n.pipeline_node.upstream_nodes) for n in compiled.nodes}
     settings = config.airflow

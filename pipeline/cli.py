@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import io
 import json
 import os
 import sys
@@ -36,21 +38,31 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 1 failed, 2 wrong usage or configuration, 3 not blessed, 4 too many rejected rows,
-        5 drift that must not be.
+        5 drift that must not be, 130 or 143 stopped by SIGINT or SIGTERM.
     """
+    from pipeline.stopping import Stopped, stoppable
+
     arguments = _parser().parse_args(argv)
     if not arguments.debug:
         warnings.simplefilter("ignore")
     try:
-        return arguments.run(arguments)
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return 130
+        with stoppable(3.0 if argv is None else None):
+            return arguments.run(arguments)
+    except Stopped as stopped:
+        print("\nInterrupted.", file=sys.stderr, flush=True)
+        if argv is None:
+            os._exit(stopped.code)  # the process is ours, and some thread of a step would keep it for long
+        return stopped.code
     except CommandError as error:
         if arguments.debug:
             raise
         print(f"\nerror: {error}", file=sys.stderr)
         return error.code
+    except OSError as error:  # a full or read-only disk, no rights: system and file are named
+        if arguments.debug:
+            raise
+        print(f"\nerror: {error}", file=sys.stderr)
+        return ERROR
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -232,11 +244,12 @@ def _config(arguments: argparse.Namespace) -> Any:
     except ConfigError as error:
         raise CommandError(str(error), USAGE) from error
     # Absolute, since artifacts are found again by these paths, from wherever the next command is started.
-    paths = [storage.absolute(path) for path in config.data.paths]
+    paths, bulk = [storage.absolute(path) for path in config.data.paths], config.bulk.folder
     return config.model_copy(
         update={
             "workspace": os.path.abspath(config.workspace),
             "data": config.data.model_copy(update={"paths": paths}),
+            "bulk": config.bulk.model_copy(update={"folder": bulk and storage.absolute(bulk)}),
         }
     )
 
@@ -257,16 +270,18 @@ def _check(arguments: argparse.Namespace) -> int:
 
     from rich.progress import track
 
+    from components import storage
     from components.example_gen import dataset
     from components.report import check
     from pipeline.console import console
+    from pipeline.stopping import follow_parent
 
     config = _config(arguments)
     try:
         tables, notes = dataset.find_tables(config.data)
         given = dataset.named_splits(tables)
         rows = [row for table in tables for row in dataset.read_rows(table)]
-        with ProcessPoolExecutor() as pool:
+        with ProcessPoolExecutor(initializer=follow_parent) as pool:
             futures = pool.map(
                 check.look, rows, [given] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
                 chunksize=64,
@@ -277,12 +292,13 @@ def _check(arguments: argparse.Namespace) -> int:
     contents = check.check(results, tables, notes, config)
     print(check.as_text(contents))
     if arguments.html:
-        Path(arguments.html).write_text(check.as_page(contents), encoding="utf-8")
+        storage.write_text(arguments.html, check.as_page(contents))
         print(f"\nThe report with pictures is in {arguments.html}.")
     rejects = [result for result in results if isinstance(result, dataset.Reject)]
     if arguments.rejects:
-        with open(arguments.rejects, "w", encoding="utf-8", newline="") as file:
-            dataset.write_rejects(rejects, file)
+        listed = io.StringIO(newline="")
+        dataset.write_rejects(rejects, listed)
+        storage.write_text(arguments.rejects, listed.getvalue())
         print(f"The rejected rows are in {arguments.rejects}.")
     if len(rejects) > config.data.max_rejected * len(rows):
         raise CommandError(
@@ -296,7 +312,7 @@ def _drift(arguments: argparse.Namespace) -> int:
     from components import storage
     from components.drift import comparison, profiles
     from components.example_gen.dataset import DatasetError
-    from pipeline.summary import NoSuchRun
+    from pipeline.summary import MetadataError, NoSuchRun
 
     config = _config(arguments)
     if arguments.against and arguments.run_name:
@@ -310,6 +326,8 @@ def _drift(arguments: argparse.Namespace) -> int:
             before = profiles.of_run(config, arguments.run_name or "latest")
     except (DatasetError, NoSuchRun, profiles.NoStatistics) as error:
         raise CommandError(str(error), USAGE) from error
+    except MetadataError as error:
+        raise CommandError(str(error)) from error
     found = comparison.compare(before, after, config.drift.thresholds)
     print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
     if found.moved and (arguments.fail or config.drift.fail):
@@ -338,7 +356,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 summary = local_runner.run(config)
                 report = _write_report(summary, config)
             except Exception as error:
-                raise _explained(error, log, local_runner.root_message) from error
+                raise _explained(error, config, log, local_runner.root_message) from error
     except OSError as error:
         raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
     except CommandError as error:
@@ -414,16 +432,45 @@ def _submit(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _explained(error: Exception, log: str, root_message: Callable[[BaseException], tuple[str, str]]) -> CommandError:
+def _explained(
+    error: Exception, config: Any, log: str, root_message: Callable[[BaseException], tuple[str, str]]
+) -> CommandError:
     """A readable error of a failed run, with its exit code."""
     import traceback
 
-    with open(log, "a", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
         traceback.print_exception(error, file=file)
+    if full := _disk_trouble(error, config):
+        return CommandError(full)
     name, message = root_message(error)
     code = exit_code(name)
-    known = code != ERROR or name in ("DataAnomalies", "WorkspaceBusy", "NotServable", "FloatingPointError")
+    known = code != ERROR or name in (
+        "DataAnomalies", "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError"
+    )  # fmt: skip
     return CommandError(message if known else f"{name}: {message}\nThe log is {log}", code)
+
+
+def _disk_trouble(error: BaseException | None, config: Any) -> str | None:
+    """What to do about a full or read-only disk, if that is what lies below the exceptions of TFX and Beam."""
+    import shutil
+    import tempfile
+
+    texts = []
+    while error:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    reasons = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large", "Read-only file")
+    reason = next((reason for reason in reasons if any(reason in text for text in texts)), None)
+    if not reason:
+        return None
+    folders = [config.workspace, tempfile.gettempdir()]
+    folders += [config.model_dir] if os.path.isdir(config.model_dir) else []
+    free = {folder: shutil.disk_usage(folder).free / 2**20 for folder in folders}
+    listed = ", ".join(f"{free[folder]:,.1f} MB in {folder}" for folder in sorted(free, key=free.__getitem__))
+    return (
+        f"A file could not be written ({reason}). Free are {listed}. Make room there, then start the same command "
+        "again: it goes on where it stopped, and nothing half-written is used."
+    )
 
 
 def exit_code(name: str) -> int:
@@ -436,9 +483,11 @@ def exit_code(name: str) -> int:
 
 
 def _write_report(summary: Any, config: Any) -> Path:
+    from components import storage
+
     path = Path(config.workspace) / "reports" / f"{summary.name.replace(':', '-')}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(summary.page(), encoding="utf-8")
+    storage.write_text(str(path), summary.page())
     return path
 
 
@@ -458,6 +507,12 @@ def _print_outcome(summary: Any, config: Any, report: Path, log: str, duration: 
             out.print(f"Before     CER {summary.verdict.baseline['cer']:.4f} (last blessed model, same pictures)")
     if summary.pushed and summary.verdict.blessed:
         out.print(f"Version    {summary.version} in {config.model_dir}")
+    if summary.transcribed and summary.transcribed["blessed"]:
+        pictures, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
+        out.print(
+            f"New        {pictures} pictures in {summary.transcribed['folder']}, {errors} could not be read\n"
+            f"           {summary.transcriptions_folder}", markup=False,
+        )  # fmt: skip
     out.print(f"Report     {report}\nLog        {log}\nTook       {str(duration).split('.')[0]}")
 
 
@@ -689,6 +744,8 @@ def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Any, list
         return config, [summary.read(config.workspace, config.name, name) for name in names]
     except summary.NoSuchRun as error:
         raise CommandError(str(error), USAGE) from error
+    except summary.MetadataError as error:
+        raise CommandError(str(error)) from error
 
 
 def _list_runs(arguments: argparse.Namespace) -> int:
@@ -700,6 +757,8 @@ def _list_runs(arguments: argparse.Namespace) -> int:
         runs = summary.read_all(config.workspace, config.name)
     except summary.NoSuchRun as error:
         raise CommandError(str(error), USAGE) from error
+    except summary.MetadataError as error:
+        raise CommandError(str(error)) from error
     print(comparison.listing(runs))
     return OK
 

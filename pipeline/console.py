@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -17,7 +17,7 @@ def console() -> Console:
     return _console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet_logs(path: str) -> Iterator[None]:
     """Sends everything written to the process's standard output and error to a file, except what `console` prints.
 
@@ -38,8 +38,9 @@ def quiet_logs(path: str) -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # the log's disk may be full
+                sys.stdout.flush()
+                sys.stderr.flush()
             for descriptor, saved in zip((1, 2), kept, strict=True):
                 os.dup2(saved, descriptor)
                 os.close(saved)

@@ -12,6 +12,7 @@ from tfx.proto import trainer_pb2, transform_pb2
 from tfx.types import Channel
 from tfx.types.standard_artifacts import ExampleStatistics, Model, ModelBlessing
 
+from components.batch_transcriber.component import BulkInferrer
 from components.evaluator import gate
 from components.evaluator.baseline import PreviousBlessedModel
 from components.evaluator.enforcement import Gate
@@ -151,9 +152,11 @@ def create_pipeline(
         model, evaluator.outputs["blessing"], serving_check.outputs["blessing"], report.outputs["report"],
         config.model_dir, config.push.keep_versions,
     ).with_id("Pusher")  # fmt: skip
+    bulk_inferrer = BulkInferrer(model, evaluator.outputs["blessing"], config.bulk) if config.bulk.folder else None
     steps = [
         data_version, example_gen, schema_gen, statistics_gen, before, validator, transform, tuner, trainer,
         baseline, evaluator, report, enforcement, serving_check, pusher,
+        bulk_inferrer,
     ]  # fmt: skip
     components = [step for step in steps if step]
     return pipeline.Pipeline(

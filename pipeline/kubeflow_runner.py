@@ -15,7 +15,7 @@ from pipeline.config import Config, ConfigError, KubeflowConfig
 ENTRY_POINT = ("python", "-m", "pipeline.kubeflow_step")
 TRAINING = ("Trainer", "Tuner")
 # What these find out must be found out in each run; what follows from it may be cached.
-NEVER_CACHED = ("DataVersion", "Baseline")
+NEVER_CACHED = ("DataVersion", "Baseline", "BulkInferrer")
 # Trying again would not change the verdict.
 NEVER_RETRIED = ("Gate",)
 _TIMEOUT = 60

@@ -37,6 +37,7 @@ _DOING = {
     "RunReport": "Writing the report",
     "ServingCheck": "Asking a model server to serve the model",
     "Pusher": "Pushing the model",
+    "BulkInferrer": "Transcribing new pictures",
 }
 
 
@@ -55,11 +56,11 @@ class LocalRunner(tfx_runner.IrBasedRunner):
             run_options: not supported.
         """
         del run_options
-        run_id = datetime.datetime.now().isoformat()
+        connection_config = steps.metadata_connection(pipeline)
+        run_id = _unused_run_id(metadata.Metadata(connection_config))
         runtime_parameter_utils.substitute_runtime_parameter(
             pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
         )
-        connection_config = steps.metadata_connection(pipeline)
         for number, node in enumerate(pipeline.nodes, 1):
             node_id = node.pipeline_node.node_info.id
             connection = metadata.Metadata(connection_config)
@@ -69,6 +70,16 @@ class LocalRunner(tfx_runner.IrBasedRunner):
                 execution = steps.launch(pipeline, node, connection)
             how = "cached" if _note_peak(connection, execution, peak[0]) else f"{time.monotonic() - begin:.1f} s"
             console().print(f"  {how}", style="dim")
+
+
+def _unused_run_id(connection: metadata.Metadata) -> str:
+    """The time, or the next second that no run is named after: clocks go back, and reports bear the second."""
+    with connection as handle:
+        taken = {context.name[:19] for context in handle.store.get_contexts_by_type("pipeline_run")}
+    moment = datetime.datetime.now()
+    while moment.isoformat()[:19] in taken:
+        moment += datetime.timedelta(seconds=1)
+    return moment.isoformat()
 
 
 @contextlib.contextmanager
@@ -132,6 +143,7 @@ def run(config: Config) -> summary.RunSummary:
 
     Raises:
         WorkspaceBusy: another run is under way in the workspace.
+        MetadataError: what its earlier runs have noted cannot be read.
     """
     # One operation rarely fills many cores here, and threads that wait for each other cost a sixth of the CPU time.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -139,9 +151,10 @@ def run(config: Config) -> summary.RunSummary:
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
     os.makedirs(config.workspace, exist_ok=True)
     with _locked(config.workspace):
+        summary.check_metadata(config.workspace)
         database = os.path.join(config.workspace, summary.METADATA_FILE)
         connection = metadata.sqlite_metadata_connection_config(database)
-        LocalRunner().run(create_pipeline(config, os.path.join(config.workspace, "pipeline"), connection))
+        LocalRunner().run(create_pipeline(config, os.path.join(config.workspace, summary.PIPELINE_FOLDER), connection))
         return summary.read(config.workspace, config.name)
 
 

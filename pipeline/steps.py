@@ -1,12 +1,29 @@
-"""Launches one step of a compiled pipeline, as the local runner and a task of an orchestrator both do."""
+"""Launches one step of a compiled pipeline, as the local runner and a task of an orchestrator both do.
+
+TFX takes a step's result from the cache when its inputs, settings and executor's name are the same and the folders of
+the result exist. Here two things more count: the code that the step runs (`pipeline.code_version`), and whether the
+files of the result are still those that the step has written.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from typing import Any
 
+from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher
+
+from components import storage
+from components.pusher import versions
+from pipeline import code_version
+from pipeline.console import console
+
+_FILES_PROPERTY = "output_files"
+_PUSHED = "pushed_destination"  # property of TFX's PushedModel
+_OUTPUT = (metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT)
 
 
 def metadata_connection(pipeline: Any) -> Any:
@@ -28,11 +45,89 @@ def launch(pipeline: Any, node: Any, connection: metadata.Metadata) -> Any:
     """
     deployment = runner_utils.extract_local_deployment_config(pipeline)
     node_id = node.pipeline_node.node_info.id
-    return launcher.Launcher(
+    executor = runner_utils.extract_executor_spec(deployment, node_id)
+    if executor is not None:
+        _add_code_version(executor, node.pipeline_node)
+    name = f"{pipeline.pipeline_info.id}.{node_id}"
+    with connection as handle:
+        _forget_damaged(handle.store, name)
+    execution = launcher.Launcher(
         pipeline_node=node.pipeline_node,
         mlmd_connection=connection,
         pipeline_info=pipeline.pipeline_info,
         pipeline_runtime_spec=pipeline.runtime_spec,
-        executor_spec=runner_utils.extract_executor_spec(deployment, node_id),
+        executor_spec=executor,
         custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node_id),
     ).launch()
+    if execution is not None and execution.execution_id:
+        with connection as handle:
+            _note_files(handle.store, execution.execution_id)
+    return execution
+
+
+def _add_code_version(executor: Any, node: Any) -> None:
+    """Makes the code a part of the executor's specification, which TFX's cache compares; executors ignore the flag."""
+    python = getattr(executor, "python_executor_spec", executor)
+    settings = [value.field_value.string_value for value in node.parameters.parameters.values()]
+    python.extra_flags.append(f"--code_version={code_version.digest([python.class_path, *settings])}")
+
+
+def _note_files(store: Any, execution_id: int) -> None:
+    """Notes with an execution what it has written."""
+    (execution,) = store.get_executions_by_id([execution_id])
+    if execution.last_known_state == metadata_store_pb2.Execution.COMPLETE:
+        outputs = _outputs(store, execution_id)
+        execution.custom_properties[_FILES_PROPERTY].string_value = _listing(outputs)
+        store.put_executions([execution])
+
+
+def _forget_damaged(store: Any, node: str) -> None:
+    """Marks results of a step as deleted whose files are not those that were written: nothing uses them any more.
+
+    Names and sizes are compared, which takes no time; content that has been altered without another size is not
+    noticed, since reading gigabytes of examples again would cost more than most steps.
+    """
+    context = store.get_context_by_type_and_name("node", node)
+    for execution in store.get_executions_by_context(context.id) if context else ():
+        if _FILES_PROPERTY not in execution.custom_properties:
+            continue
+        outputs = [a for a in _outputs(store, execution.id) if a.state == metadata_store_pb2.Artifact.LIVE]
+        if not outputs or _listing(outputs) == execution.custom_properties[_FILES_PROPERTY].string_value:
+            continue
+        for artifact in outputs:
+            artifact.state = metadata_store_pb2.Artifact.DELETED
+            if os.path.isdir(artifact.uri) and _PUSHED not in artifact.custom_properties:
+                console().print(f"  not as it was written, and not used any more: {artifact.uri}", markup=False)
+        store.put_artifacts(outputs)
+
+
+def _outputs(store: Any, execution_id: int) -> list[Any]:
+    events = store.get_events_by_execution_ids([execution_id])
+    ids = {event.artifact_id for event in events if event.type in _OUTPUT}
+    return sorted(store.get_artifacts_by_id(ids), key=lambda artifact: artifact.id)
+
+
+def _listing(artifacts: list[Any]) -> str:
+    """Digest of the names and sizes of all files of some artifacts, and of the versions they tell of."""
+    total = hashlib.sha256()
+    for artifact in artifacts:
+        folders = [artifact.uri]
+        if _PUSHED in artifact.custom_properties:
+            folders.append(_version(artifact.custom_properties[_PUSHED].string_value))
+        for number, folder in enumerate(folders):
+            # What is in a bucket would cost a request a file.
+            for path, names in storage.walk(folder) if os.path.isdir(folder) else ():
+                for name in names:
+                    file = os.path.join(path, name)
+                    total.update(
+                        f"{artifact.id}/{number}{file.removeprefix(folder)} {os.path.getsize(file)}\n".encode()
+                    )
+    return total.hexdigest()
+
+
+def _version(path: str) -> str:
+    """Folder of a pushed version, wherever it is now: it may have been withdrawn, which is no damage."""
+    model_dir, number = os.path.split(path)
+    if storage.is_remote(path):
+        return path
+    return next((v.path for v in versions.list_versions(model_dir) if str(v.number) == number), path)

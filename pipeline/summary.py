@@ -5,11 +5,14 @@ No TFX or TensorFlow here: listing and comparing runs starts at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
@@ -18,12 +21,17 @@ from components.evaluator.verdict import Verdict
 from components.report import report
 
 METADATA_FILE = "metadata.db"
+PIPELINE_FOLDER = "pipeline"
 PEAK_PROPERTY = "peak_bytes"
 _COUNTS_FILE = "counts.json"
 
 
 class NoSuchRun(LookupError):
     """There is no run, none of that name, or several; the message says which there are."""
+
+
+class MetadataError(RuntimeError):
+    """The database of ML Metadata cannot be read; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class RunSummary:
         pushed: whether a version was pushed by this run or the run whose push it found cached.
         version: its number.
         pushed_path: its directory.
+        transcriptions_folder: artifact of its BulkInferrer, where there is one.
     """
 
     run_id: str
@@ -66,6 +75,7 @@ class RunSummary:
     pushed: bool = False
     version: int | None = None
     pushed_path: str | None = None
+    transcriptions_folder: str | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +94,15 @@ class RunSummary:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = os.path.join(self.report_folder, name) if self.report_folder else ""
+        if not os.path.exists(path):
+            return None
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+
+    @property
+    def transcribed(self) -> dict[str, Any] | None:
+        """What BulkInferrer counted, see `components.batch_transcriber.component`; None without that step."""
+        path = os.path.join(self.transcriptions_folder, "counts.json") if self.transcriptions_folder else ""
         if not os.path.exists(path):
             return None
         with open(path, encoding="utf-8") as file:
@@ -135,12 +154,45 @@ def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
     return found[0]
 
 
+def check_metadata(workspace: str) -> None:
+    """Looks whether the database of a workspace is whole, before ML Metadata reads or writes it; it may be missing.
+
+    Raises:
+        MetadataError: it is damaged, or gone while the artifacts that it describes are there.
+    """
+    database, artifacts = (os.path.join(workspace, name) for name in (METADATA_FILE, PIPELINE_FOLDER))
+    if not os.path.exists(database) or not os.path.getsize(database):
+        # A kill may have left an empty database, but not one that has been used.
+        wrong = "missing or empty" if os.path.isdir(artifacts) and os.listdir(artifacts) else None
+    else:
+        wrong = _damage(database)
+    if wrong:
+        raise MetadataError(
+            f"{database}, where runs are noted, is {wrong}. Nothing was changed. Put a copy of it back, or move it and "
+            f"{artifacts} aside: the next run then begins anew, without an earlier model to compare with. Pushed "
+            "versions stay."
+        )
+
+
+def _damage(database: str) -> str | None:
+    try:
+        # Not read-only: what a killed run has left in the journal is rolled back, which ML Metadata's readers cannot.
+        with contextlib.closing(sqlite3.connect(f"file:{quote(database)}?mode=rw", uri=True)) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        locked = "locked" in str(error)  # by a run that is under way
+        return None if locked else f"damaged ({error})"
+    return None if found == "ok" else f"damaged ({found})"
+
+
 def open_metadata(workspace: str) -> metadata_store.MetadataStore:
     """ML Metadata of a workspace, to read from; a run that goes on there is not disturbed.
 
     Raises:
         NoSuchRun: nothing was run there yet.
+        MetadataError: the database is damaged.
     """
+    check_metadata(workspace)
     database = os.path.join(workspace, METADATA_FILE)
     if not os.path.exists(database):
         raise NoSuchRun(f"{workspace} holds no run yet.")
@@ -193,7 +245,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
     pushed = outputs.get("pushed_model")
     properties = pushed.custom_properties if pushed else {}
     was_pushed = bool(pushed) and properties["pushed"].int_value == 1
-    written = outputs.get("report")
+    written, transcribed = outputs.get("report"), outputs.get("transcriptions")
     ends = [execution.last_update_time_since_epoch for execution in executions]
     return RunSummary(
         run_id=run_id,
@@ -204,6 +256,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
         pushed=was_pushed,
         version=int(properties["pushed_version"].string_value) if was_pushed else None,
         pushed_path=properties["pushed_destination"].string_value if was_pushed else None,
+        transcriptions_folder=transcribed.uri if transcribed else None,
     )
 
 

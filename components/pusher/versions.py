@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from components import storage
 from serving.rollout import CONFIG_FILE, RolloutError, pinned_versions
 
-# Servers look at numeric names only, so what is being written or has been withdrawn may lie beside them.
-_INCOMING, _WITHDRAWN = ".incoming-", ".withdrawn-"
+# Servers look at numeric names only, so what is being written or deleted or has been withdrawn may lie beside them.
+_INCOMING, _OUTGOING, _WITHDRAWN = ".incoming-", ".outgoing-", ".withdrawn-"
 
 
 class VersionError(RuntimeError):
@@ -83,20 +83,26 @@ def push(source: str, model_dir: str, keep: int) -> int:
     served, earlier = _pinned(model_dir)
     os.makedirs(model_dir, exist_ok=True)
     for name in os.listdir(model_dir):
-        if name.startswith(_INCOMING):
+        if name.startswith((_INCOMING, _OUTGOING)):
             shutil.rmtree(os.path.join(model_dir, name))
     number = _next_number(model_dir)
     incoming = os.path.join(model_dir, f"{_INCOMING}{number}")
-    storage.copy_tree(source, incoming)
-    for folder, _, files in os.walk(incoming):
-        for name in files:
-            _flush(os.path.join(folder, name))
-        _flush(folder)
+    try:
+        storage.copy_tree(source, incoming)
+        for folder, _, files in os.walk(incoming):
+            for name in files:
+                _flush(os.path.join(folder, name))
+            _flush(folder)
+    except OSError:
+        shutil.rmtree(incoming, ignore_errors=True)  # the disk may be full, and servers write to it as well
+        raise
     os.rename(incoming, os.path.join(model_dir, str(number)))
     _flush(model_dir)
     for version in in_service(model_dir)[:-keep]:
         if version.number not in served | earlier:
-            shutil.rmtree(version.path)
+            outgoing = os.path.join(model_dir, f"{_OUTGOING}{version.number}")
+            os.rename(version.path, outgoing)  # a server must not see half of it, whatever happens meanwhile
+            shutil.rmtree(outgoing)
     return number
 
 

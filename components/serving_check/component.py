@@ -90,6 +90,7 @@ def check(model_path: str, name: str, command: list[str]) -> int:
         port = _free_port()
         process = subprocess.Popen(
             [
+                sys.executable, "-m", "pipeline.stopping",
                 *(command or [sys.executable, "-m", "serving.server"]),
                 f"--port={port}", f"--model_name={name}", f"--model_base_path={os.path.dirname(version)}",
                 # The default would try a bad model for minutes before anybody hears of it.

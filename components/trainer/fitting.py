@@ -7,6 +7,7 @@ import io
 import json
 import os
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from components.evaluator.metrics import ErrorCounts, count_errors
 from components.trainer.input_pipeline import Source, batches, plain_batches
 from components.trainer.model import Recogniser, ctc_loss
 from htr_client.decoding import Alphabet, BestPath
+from pipeline import code_version
 from pipeline.config import TrainConfig
 from pipeline.console import console
 
@@ -288,8 +290,12 @@ class Fitting:
     def _restore(self) -> bool:
         if not self.checkpoint or not tf.io.gfile.exists(self.checkpoint):
             return False
-        with tf.io.gfile.GFile(self.checkpoint, "rb") as file:
-            arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        try:
+            with tf.io.gfile.GFile(self.checkpoint, "rb") as file:
+                arrays = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            console().print(f"  {self.checkpoint} is damaged ({error}): the training starts anew", markup=False)
+            return False
         for part, variables in self._state().items():
             for i, variable in enumerate(variables):
                 variable.assign(arrays[f"{part}/{i}"])
@@ -302,8 +308,9 @@ class Fitting:
 
 
 def fingerprint(files: Sequence[str], *settings: str) -> str:
-    """Name of a training: the same for the same files (path and size) and settings, so that it can be resumed."""
-    parts = [*settings, *(f"{file} {tf.io.gfile.stat(file).length}" for file in sorted(files))]
+    """Name of a training: the same for the same files (path and size), settings and code, so that it can be resumed."""
+    code = code_version.digest(["components.trainer.training"])
+    parts = [code, *settings, *(f"{file} {tf.io.gfile.stat(file).length}" for file in sorted(files))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

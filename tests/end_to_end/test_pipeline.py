@@ -5,6 +5,8 @@ import csv
 import json
 import os
 import re
+import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -93,6 +95,11 @@ def test_first_run_ends_with_a_pushed_version(workspace):
     assert "tensorflow" not in text.lower().replace("loading tfx and tensorflow", "")
 
 
+def test_nobody_else_can_write_the_workspace(workspace):
+    found = [path for path in workspace.rglob("*") if not path.is_symlink() and path.lstat().st_mode & stat.S_IWOTH]
+    assert not found
+
+
 def test_every_dirty_row_is_in_the_quarantine_with_its_reason(workspace, data):
     with open(workspace / "rejects.csv", encoding="utf-8", newline="") as file:
         found = Counter(row["reason"] for row in csv.DictReader(file))
@@ -120,6 +127,38 @@ def test_identical_run_does_no_work(workspace, data, capsys):
     assert versions(workspace) == before == [outcome["version"]]
 
 
+def test_new_pictures_are_transcribed_by_a_blessed_model_only(workspace, data, tmp_path, capsys):
+    """BulkInferrer: the texts are those of the server; a new picture is noticed; no verdict, no texts."""
+    from htr_client import HtrClient
+    from pipeline import summary
+
+    def texts():
+        made = Path(summary.read(str(workspace), "htr").transcriptions_folder)
+        lines = [json.loads(line) for path in made.glob("texts-0*.jsonl") for line in path.read_text().splitlines()]
+        return {line["path"]: line["text"] for line in lines}, json.loads((made / "counts.json").read_text())
+
+    folder = tmp_path / "new"
+    (folder / "below").mkdir(parents=True)
+    code, _, _, captured = run(data, workspace, f"bulk.folder={folder}", capsys=capsys)
+    assert code == 0 and "0 pictures in" in captured.err
+    for number, path in enumerate(sorted((data / "images").glob("*.png"))[:5]):
+        shutil.copyfile(path, folder / "below" / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG")
+    code, states, _, captured = run(data, workspace, f"bulk.folder={folder}", capsys=capsys)
+    assert code == 0 and states["Trainer"] == "CACHED" and states["BulkInferrer"] == "COMPLETE"
+    assert "6 pictures in" in captured.err and "1 could not be read" in captured.err
+    found, counts = texts()
+    assert counts == {"folder": str(folder), "blessed": True, "pictures": 6, "errors": 1}
+    with served(workspace) as address, HtrClient(address) as client:
+        asked = {path: client.transcribe(folder / path).text for path in found}
+    assert len(found) == 5 and found == asked
+    assert run(data, workspace, f"bulk.folder={folder}", capsys=capsys)[1]["BulkInferrer"] == "CACHED"
+
+    code, _, _, captured = run(data, workspace, f"bulk.folder={folder}", "gate.max_cer=0.0001", capsys=capsys)
+    assert code == cli.NOT_BLESSED and "pictures in" not in captured.err
+    assert texts() == ({}, {"folder": str(folder), "blessed": False})
+
+
 def test_gate_stops_a_bad_model_and_the_server_goes_on(workspace, data, capsys):
     from htr_client import HtrClient
 
@@ -144,13 +183,23 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
     with served(workspace) as address, HtrClient(address) as client:
         assert client.transcribe(picture_path).version == first
 
-        # A setting of the training: data and Transform stay as they are.
-        code, states, outcome, _ = run(
-            data, workspace, "train.learning_rate=0.001", "gate.max_cer_increase=9", capsys=capsys
-        )
-        assert code == 0
+        # Settings of the training, and a search for better ones: data and Transform stay as they are.
+        code, states, outcome, captured = run(
+            data, workspace, "train.learning_rate=0.001", "gate.max_cer_increase=9", "tune.trials=1", "tune.epochs=1",
+            capsys=capsys,
+        )  # fmt: skip
+        assert code == 0 and "trial 1 of 1: train.learning_rate 0.001" in captured.err
         done = {name for name, state in states.items() if state == "COMPLETE"}
-        assert done == {"PreviousStatistics", "Trainer", "Baseline", "Evaluator", "RunReport", "ServingCheck", "Pusher"}
+        assert done == {
+            "PreviousStatistics",
+            "Tuner",
+            "Trainer",
+            "Baseline",
+            "Evaluator",
+            "RunReport",
+            "ServingCheck",
+            "Pusher",
+        }
         assert versions(workspace) == [first, outcome["version"]]
         deadline = time.monotonic() + 60
         while client.transcribe(picture_path).version == first:

@@ -1,6 +1,8 @@
 """The compiled package, executed: every container's command, from the data to the push, with gate and baseline."""
 
+import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -18,8 +20,6 @@ FAST = ["train.epochs=1", "model.filters=[8,8,8]", "model.recurrent_units=8", "m
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, sample_data):
-    import shutil
-
     folder = tmp_path_factory.mktemp("kubeflow")
     shutil.copytree(sample_data, folder / "data")
     return folder
@@ -82,6 +82,19 @@ def test_same_run_again_trains_and_pushes_nothing(first, start, models):
     # The only version is the candidate itself, which is no baseline.
     assert "nothing to compare with" in run.logs["Baseline"]
     assert models() == before
+
+
+def test_new_pictures_are_transcribed_in_every_run(first, start, place, cluster):
+    """No driver looks at the folder here, so the step must not be cached."""
+    new = place / "new"
+    new.mkdir()
+    for number, path in enumerate(sorted((place / "data" / "images").glob("*.png"))[:2], 1):
+        shutil.copyfile(path, new / f"{number}.png")
+        run = start("gate.max_cer=9", f"bulk.folder={new}")
+        assert run.states["BulkInferrer"] == "Succeeded", explain(run)
+        written = cluster.artifacts[run.outputs["BulkInferrer"]["artifacts"]["transcriptions"]]
+        counts = json.loads((cluster._object(written["uri"]) / "counts.json").read_text())
+        assert (counts["pictures"], counts["errors"]) == (number, 0)
 
 
 def test_another_model_is_compared_with_the_one_in_service(first, start, models, cluster):

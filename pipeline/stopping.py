@@ -1,0 +1,96 @@
+"""How commands end when they are told to: SIGTERM works as Ctrl-C does, and no process stays behind.
+
+`python -m pipeline.stopping COMMAND ...` runs a command that ends when the process which started it is killed. Python
+could call `follow_parent` between fork and exec as well, but not safely where there are threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGINT came.
+
+    Attributes:
+        code: exit code that tells so, 128 and the signal's number.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.code = 128 + number
+
+
+@contextlib.contextmanager
+def stoppable(patience: float | None = None) -> Iterator[None]:
+    """Within it SIGTERM and SIGINT end the worker processes and raise `Stopped`; the second one kills.
+
+    Args:
+        patience: seconds after which the process ends, wherever the exception has come to by then: a pool whose workers
+            were ended may wait for them for ever. None leaves the process to its owner.
+
+    Raises:
+        Stopped: in the main thread; elsewhere signals cannot be caught, and nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: Any) -> None:
+        for each in _NUMBERS:
+            signal.signal(each, signal.SIG_DFL)
+        # Before the exception: on its way up there are pools that wait for their workers.
+        end_children()
+        if patience is not None:
+            timer = threading.Timer(patience, os._exit, [128 + number])
+            timer.daemon = True
+            timer.start()
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in _NUMBERS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_children(patience: float = 3.0) -> None:
+    """Ends all processes that this one has started, and theirs.
+
+    Args:
+        patience: seconds until those that do not listen are killed.
+    """
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.terminate()
+    for child in psutil.wait_procs(children, patience)[1]:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+
+
+def follow_parent() -> None:
+    """To be called first in a child process: signals end it at once, and on Linux so does the end of its parent."""
+    for number in _NUMBERS:
+        signal.signal(number, signal.SIG_DFL)
+    if _LIBC:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    follow_parent()
+    os.execvp(sys.argv[1], sys.argv[1:])
