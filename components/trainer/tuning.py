@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import keras_tuner
 import tensorflow_transform as tft
+from keras_tuner.engine.trial import TrialStatus
 from tfx.components.tuner.component import TunerFnResult
 
 from components.trainer.fitting import Fitting
@@ -20,13 +21,13 @@ from pipeline.console import console
 
 
 def search_space(model: ModelConfig, train: TrainConfig) -> keras_tuner.HyperParameters:
-    """The few settings that matter most, by their names in the configuration; the configured ones are tried first."""
+    """The few settings that matter most, by their names in the configuration; the defaults are the configured ones."""
     space = keras_tuner.HyperParameters()
     rate, units = train.learning_rate, model.recurrent_units
     space.Float("train.learning_rate", rate / 4, rate * 4, sampling="log", default=rate)
     space.Float("train.augment", 0.0, 1.5, default=min(train.augment, 1.5))
     space.Float("model.dropout", 0.0, 0.5, default=min(model.dropout, 0.5))
-    space.Choice("model.recurrent_units", sorted({units // 2, units, 2 * units}), default=units)
+    space.Choice("model.recurrent_units", sorted({max(units // 2, 8), units, 2 * units}), default=units)
     return space
 
 
@@ -41,8 +42,19 @@ def with_hyperparameters(
     return ModelConfig.model_validate(sections["model"]), TrainConfig.model_validate(sections["train"])
 
 
-class RecogniserTuner(keras_tuner.RandomSearch):
-    """Random search (Bergstra & Bengio 2012) for the lowest validation CER after a few epochs."""
+class ConfiguredFirst(keras_tuner.oracles.RandomSearchOracle):
+    """Random search (Bergstra & Bengio 2012) that begins with the configured values, so that it finds no worse ones."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Values of the next trial; called by KerasTuner."""
+        if self.trials:
+            return super().populate_space(trial_id)
+        values = {parameter.name: parameter.default for parameter in self.hyperparameters.space}
+        return {"status": TrialStatus.RUNNING, "values": values}
+
+
+class RecogniserTuner(keras_tuner.Tuner):
+    """Searches for the lowest validation CER after a few epochs."""
 
     def __init__(self, fn_args: Any, tune: TuneConfig):
         """Reads what all trials share; `fn_args` as in `training.run_fn`."""
@@ -57,11 +69,17 @@ class RecogniserTuner(keras_tuner.RandomSearch):
         self.training_source = survey(expand(fn_args.train_files), spec, self.transform_config)
         self.validation_source = survey(expand(fn_args.eval_files), spec, self.transform_config)
         use_accelerators(train)
-        super().__init__(
+        oracle = ConfiguredFirst(
             hyperparameters=search_space(self.model_config, train), tune_new_entries=False,
             objective=keras_tuner.Objective("validation_cer", "min"), max_trials=tune.trials, seed=train.seed,
-            directory=os.path.join(fn_args.working_dir, "trials"), project_name="htr",
         )  # fmt: skip
+        super().__init__(oracle, directory=os.path.join(fn_args.working_dir, "trials"), project_name="htr")
+
+    def search_space_summary(self, extended: bool = False) -> None:
+        """Nothing: TFX calls it, and standard output belongs to `htr run --json`."""
+
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Nothing, for the same reason; `run_trial` tells people what is tried."""
 
     def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
         """Trains with the values of one trial."""
@@ -84,7 +102,7 @@ def tuner_fn(fn_args: Any) -> TunerFnResult:
             sections `transform`, `model`, `train` and `tune` as JSON.
 
     Returns:
-        The tuner; its search needs no arguments.
+        The tuner, and what keeps its search quiet.
     """
     tune = TuneConfig.model_validate_json(fn_args.custom_config["tune"])
-    return TunerFnResult(tuner=RecogniserTuner(fn_args, tune), fit_kwargs={})
+    return TunerFnResult(tuner=RecogniserTuner(fn_args, tune), fit_kwargs={"verbose": 0})

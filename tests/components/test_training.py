@@ -257,6 +257,10 @@ def test_what_the_tuner_finds_is_what_is_trained(toy, tmp_path):
     result.tuner.search(**result.fit_kwargs)
     trials = result.tuner.oracle.get_best_trials(3)
     assert len(trials) == 3 and trials[0].score == min(trial.score for trial in trials)
+    first = min(trials, key=lambda trial: trial.trial_id).hyperparameters.values
+    assert (
+        first["train.learning_rate"] == train.learning_rate and first["model.recurrent_units"] == SMALL.recurrent_units
+    )
     assert len({trial.hyperparameters.values["train.learning_rate"] for trial in trials}) == 3
     best = result.tuner.get_best_hyperparameters()[0].get_config()
     training.run_fn(SimpleNamespace(**given, hyperparameters=best))

@@ -154,7 +154,7 @@ def test_new_pictures_are_transcribed_by_a_blessed_model_only(workspace, data, t
     assert len(found) == 5 and found == asked
     assert run(data, workspace, f"bulk.folder={folder}", capsys=capsys)[1]["BulkInferrer"] == "CACHED"
 
-    code, _, _, captured = run(data, workspace, f"bulk.folder={folder}", "gate.max_cer=0.0001", capsys=capsys)
+    code, _, _, captured = run(data, workspace, f"bulk.folder={folder}", "gate.max_cer=0.0002", capsys=capsys)
     assert code == cli.NOT_BLESSED and "pictures in" not in captured.err
     assert texts() == ({}, {"folder": str(folder), "blessed": False})
 
@@ -188,7 +188,7 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
             data, workspace, "train.learning_rate=0.001", "gate.max_cer_increase=9", "tune.trials=1", "tune.epochs=1",
             capsys=capsys,
         )  # fmt: skip
-        assert code == 0 and "trial 1 of 1: train.learning_rate 0.001" in captured.err
+        assert code == 0 and len(captured.out.splitlines()) == 1
         done = {name for name, state in states.items() if state == "COMPLETE"}
         assert done == {
             "PreviousStatistics",
