@@ -1,5 +1,5 @@
 # `make demo` shows the whole path on sample data, `make test` runs all checks. Both set up what they need.
-.PHONY: bench demo test test-fast lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
+.PHONY: bench demo test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
 PYTHON := .venv/bin/python
 
 setup:
@@ -11,6 +11,9 @@ demo: setup  ## sample data -> pipeline -> gate -> pushed version -> server -> t
 test: setup lint  ## lint, types, all tests
 	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile
 
+test-current:  ## all tests on the current stack, if need be in a Debian 13 root of its own (as root)
+	@tests/current.sh
+
 test-fast: setup  ## tests without those that train or start several processes
 	@$(PYTHON) -m pytest -m "not slow"
 
@@ -19,11 +22,11 @@ fuzz: setup  ## the property tests with 1000 examples each instead of 100
 
 # --strict: behind a mirror without vulnerability data every package would count as free of them.
 audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so it needs the internet
-	@UV_PYTHON_DOWNLOADS=never .venv/bin/uv tool run --quiet --python $(PYTHON) --from pip-audit==2.10.1 pip-audit \
-	  --strict --progress-spinner off --no-deps --disable-pip --requirement requirements.txt \
-	  --requirement requirements-airflow.txt \
-	  $$(sed -n 's/^\([A-Z][A-Z]*-[^ ]*\) .*/--ignore-vuln \1/p' audit-exceptions.txt) \
-	|| { echo "Vulnerabilities outside of audit-exceptions.txt, or packages that pypi.org was not reached for: see above." >&2; exit 1; }
+	@for lock in portable current cuda airflow; do echo "$$lock.txt:"; UV_PYTHON_DOWNLOADS=never .venv/bin/uv tool run --quiet \
+	  --python $(PYTHON) --from pip-audit==2.10.1 pip-audit --strict --progress-spinner off --no-deps --disable-pip \
+	  --requirement requirements/$$lock.txt \
+	  $$(sed -n 's/^\([A-Z][A-Z]*-[^ ]*\) .*/--ignore-vuln \1/p' requirements/audit-exceptions.txt) \
+	  || { echo "Vulnerabilities outside of requirements/audit-exceptions.txt, or packages that pypi.org was not reached for: see above." >&2; exit 1; }; done
 
 DATA ?= demo/data
 WORKSPACE ?= demo/workspace
@@ -41,11 +44,12 @@ bench: setup  ## the benchmarks, on the demo's data and model or on DATA=... WOR
 	  --enable_batching --batching_parameters_file=$(CURDIR)/benchmarks/batching.config --grpc_max_threads=96 \
 	  --tensorflow_intra_op_parallelism=1 --tensorflow_inter_op_parallelism=2
 
-airflow-env: setup  ## Airflow in an environment of its own, .venv-airflow
-	@cksum requirements-airflow.txt | cmp -s - .venv-airflow/.installed || { \
-	  .venv/bin/uv venv --quiet --clear --python $(PYTHON) .venv-airflow && \
-	  .venv/bin/uv pip install --quiet --python .venv-airflow/bin/python --requirement requirements-airflow.txt && \
-	  cksum requirements-airflow.txt > .venv-airflow/.installed; }
+AIRFLOW_PYTHON ?= $(PYTHON)
+airflow-env: setup  ## Airflow in an environment of its own, .venv-airflow; Airflow 2 needs Python 3.12 or older
+	@cksum requirements/airflow.txt | cmp -s - .venv-airflow/.installed || { \
+	  .venv/bin/uv venv --quiet --clear --python $(AIRFLOW_PYTHON) .venv-airflow && \
+	  .venv/bin/uv pip install --quiet --python .venv-airflow/bin/python --requirement requirements/airflow.txt && \
+	  cksum requirements/airflow.txt > .venv-airflow/.installed; }
 
 airflow-demo: airflow-env  ## the pipeline as a DAG, to a pushed model
 	@$(PYTHON) -m pipeline.airflow_demo
@@ -58,13 +62,15 @@ lint: setup
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-lock: setup  ## resolves requirements.txt again from requirements.in
-	@.venv/bin/uv pip compile --quiet --no-header --no-emit-index-url --python $(PYTHON) requirements.in -o requirements.lock
-	@{ echo "# Exact versions for Python 3.10 (stack A). Made by \`make lock\` from requirements.in; works with plain pip too."; cat requirements.lock; } > requirements.txt
+COMPILE = .venv/bin/uv pip compile --quiet --no-header --no-emit-index-url
+lock: setup  ## resolves requirements/*.txt again from requirements/*.in
+	@$(COMPILE) --python-version 3.10 requirements/portable.in -o requirements/portable.txt
+	@$(COMPILE) --python-version 3.11 --universal requirements/current.in -o requirements/current.txt
+	@$(COMPILE) --python-version 3.11 --universal requirements/cuda.in -o requirements/cuda.txt
 	@# Airflow breaks with libraries newer than itself, hence the date.
-	@echo apache-airflow==2.11.2 | .venv/bin/uv pip compile --quiet --no-header --no-emit-index-url --exclude-newer 2026-04-01 --python $(PYTHON) - -o requirements-airflow.lock
-	@{ echo "# Exact versions of Airflow and its libraries for Python 3.10, for an environment of its own. Made by \`make lock\`."; cat requirements-airflow.lock; } > requirements-airflow.txt
-	@rm requirements.lock requirements-airflow.lock
+	@$(COMPILE) --python-version 3.10 --universal --exclude-newer 2026-04-01 requirements/airflow.in -o requirements/airflow.txt
+	@for name in portable current cuda airflow; do \
+	  sed -i "1i # Exact versions of the environment '$$name'. Made by 'make lock'; works with plain pip too." requirements/$$name.txt; done
 
 clean:
-	@rm -rf .venv .venv-airflow demo
+	@rm -rf .venv .venv-airflow .debian13 demo

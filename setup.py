@@ -1,6 +1,6 @@
 """Installs the pipeline application: packages `pipeline`, `components`, `serving` and the command `htr`.
 
-Exact versions of everything live in requirements.txt (the lock file); here stand only the direct
+Exact versions of everything live in requirements/ (a lock file for each stack); here stand only the direct
 dependencies, so that the package can also be installed into an existing TFX environment or image.
 The client is a distribution of its own, see client/.
 """
@@ -52,6 +52,9 @@ setup(
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
 )

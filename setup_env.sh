@@ -1,39 +1,84 @@
 #!/bin/sh
 # Creates the virtual environment .venv with the locked packages and this project, or brings it up to date.
-# Does nothing, in a fraction of a second, when neither requirements.txt nor the packaging files have changed.
+# Does nothing, in a fraction of a second, when neither the lock file nor the packaging files have changed.
+#
+# Two stacks: "current" (TFX 1.21, TensorFlow 2.21) where the machine can run it, else "portable" (TFX 1.16,
+# TensorFlow 2.16). HTR_STACK=current or HTR_STACK=portable decides; without it, an environment keeps its stack.
 set -eu
 cd "$(dirname "$0")"
 
-wanted=3.10
 stamp=.venv/.installed
-state=$(cat requirements.txt setup.py client/pyproject.toml setup_env.sh | cksum)
+stack=${HTR_STACK:-$(sed -n 's/ .*//p' "$stamp" 2>/dev/null)}
+state="$stack $(cat "requirements/$stack.txt" setup.py client/pyproject.toml setup_env.sh 2>/dev/null | cksum)"
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ] && exit 0
 
-find_python() {
-    for candidate in \
-        "${HTR_PYTHON:-}" \
-        python$wanted \
-        "${PYENV_ROOT:-$HOME/.pyenv}"/versions/$wanted*/bin/python \
-        "${UV_PYTHON_INSTALL_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/uv/python}"/cpython-$wanted*/bin/python$wanted \
-        "$HOME"/miniconda3/envs/*/bin/python$wanted /opt/python/cp310-cp310/bin/python \
-        /usr/local/bin/python$wanted /opt/homebrew/bin/python$wanted python3 python
-    do
-        [ -n "$candidate" ] || continue
-        version=$("$candidate" -c 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
-        [ "$version" = "$wanted" ] && { command -v "$candidate"; return 0; }
+current_pythons="3.12 3.13 3.11"  # in this order: 3.12 is what the images have
+portable_pythons=3.10
+current_glibc=2.39  # of the wheels of ml-metadata 1.21
+
+find_python() {  # find_python VERSION...: prints the first of these with venv
+    for wanted; do
+        for candidate in \
+            "${HTR_PYTHON:-}" \
+            python"$wanted" \
+            "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$wanted"*/bin/python \
+            "${UV_PYTHON_INSTALL_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/uv/python}"/cpython-"$wanted"*/bin/python"$wanted" \
+            "$HOME"/miniconda3/envs/*/bin/python"$wanted" \
+            /usr/local/bin/python"$wanted" /opt/homebrew/bin/python"$wanted" python3 python
+        do
+            [ -n "$candidate" ] || continue
+            version=$("$candidate" -c 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+            [ "$version" = "$wanted" ] && { command -v "$candidate"; return 0; }
+        done
     done
     return 1
 }
 
-python=$(find_python) || {
+no_python() {  # no_python VERSIONS WHY
     cat >&2 <<MESSAGE
-Python $wanted (with venv) was not found on the PATH, nor where pyenv, uv or conda keep interpreters.
-Install it, for example with one of
-    pyenv install $wanted          uv python install $wanted          apt-get install python$wanted-venv
-or point HTR_PYTHON at a Python $wanted, then run the same command again.
+$2
+None of Python $1 (with venv) was found on the PATH, nor where pyenv, uv or conda keep interpreters.
+Install one, for example with
+    pyenv install ${1%% *}          uv python install ${1%% *}          apt-get install python${1%% *}-venv
+or point HTR_PYTHON at one, then run the same command again.
 MESSAGE
     exit 1
 }
+
+glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | sed 's/.* //')
+oldest=$(printf '%s\n' "$current_glibc" "${glibc:-0}" | sort -V | head -n 1)
+case ${HTR_STACK:-} in
+    current)
+        why="HTR_STACK asks for it"
+        [ "$oldest" = "$current_glibc" ] || {
+            echo "The current stack needs glibc $current_glibc or later (Debian 13, Ubuntu 24.04); this machine has ${glibc:-none}." >&2
+            exit 1
+        }
+        python=$(find_python $current_pythons) || no_python "$current_pythons" "HTR_STACK=current:"
+        ;;
+    portable)
+        why="HTR_STACK asks for it"
+        python=$(find_python $portable_pythons) || no_python "$portable_pythons" "HTR_STACK=portable:"
+        ;;
+    "")
+        if [ "$oldest" != "$current_glibc" ]; then
+            stack=portable why="glibc is ${glibc:-not there}, the current stack needs $current_glibc"
+            python=$(find_python $portable_pythons) || no_python "$portable_pythons" "The portable stack it must be: $why."
+        elif python=$(find_python $current_pythons); then
+            stack=current why="glibc is $glibc"
+        else
+            stack=portable why="none of Python $current_pythons was found, which the current stack needs"
+            python=$(find_python $portable_pythons) || no_python "$current_pythons $portable_pythons" ""
+        fi
+        ;;
+    *)
+        echo "HTR_STACK=$HTR_STACK: there are 'current' and 'portable'." >&2
+        exit 2
+        ;;
+esac
+state="$stack $(cat "requirements/$stack.txt" setup.py client/pyproject.toml setup_env.sh | cksum)"
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
 # One dependency (pyfarmhash) has no wheel: better to say so now than after minutes of downloading.
 command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || {
     echo "A C++ compiler is needed to build one package (pyfarmhash): install g++ (Debian, Ubuntu: apt-get install g++)." >&2
@@ -41,16 +86,19 @@ command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || {
 }
 header=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"] + "/Python.h")')
 [ -f "$header" ] || {
-    echo "The Python headers are missing ($header): install them (Debian, Ubuntu: apt-get install python$wanted-dev)." >&2
+    echo "The Python headers are missing ($header): install them (Debian, Ubuntu: apt-get install python$version-dev)." >&2
     exit 1
 }
 
-echo "Setting up .venv with $("$python" --version) (about 3 GB; a minute or two the first time)" >&2
+echo "Setting up .venv with the $stack stack ($why): $("$python" --version)," \
+    "$(sed -n 's/^\(tfx\)==/TFX /p; s/^\(tensorflow\)==/TensorFlow /p' "requirements/$stack.txt" | sort | paste -s -d ' ')" \
+    "(about 3 GB; a minute or two the first time)" >&2
 rm -f "$stamp"
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+[ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ] \
+    || "$python" -m venv --clear .venv
 # uv installs the lock file many times faster than pip; it must not fetch interpreters of its own.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==0.13.*"
 export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv"
-.venv/bin/uv pip install --quiet --requirement requirements.txt
+.venv/bin/uv pip install --quiet --requirement "requirements/$stack.txt"
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable ./client --editable .
 echo "$state" > "$stamp"

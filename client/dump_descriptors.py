@@ -1,6 +1,7 @@
 """Write htr_client/descriptors.pb.z from the installed tensorflow-serving-api (a tool for developers of this package).
 
-Run it after a new tensorflow-serving-api adds something this client needs:
+Run it after a new tensorflow-serving-api adds something this client needs, with protobuf older than 6, where
+tensorflow-serving-api 2.19 cannot be imported as a whole:
 
     python client/dump_descriptors.py
 """
@@ -31,7 +32,7 @@ def descriptor_set() -> bytes:
     add(model_service_pb2.DESCRIPTOR)
     result = descriptor_pb2.FileDescriptorSet()
     for file in files.values():
-        file.CopyToProto(result.file.add())
+        result.file.add().ParseFromString(file.serialized_pb)
     return result.SerializeToString(deterministic=True)
 
 

@@ -179,7 +179,7 @@ def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Me
 def _meaning(name: str, before: float, after: float) -> str:
     if name == "ink_share" and before < 0.5 < after:
         return "most pictures are light on dark, as if inverted"
-    return _MEANING[name][after > before]
+    return _MEANING[name][bool(after > before)]
 
 
 def _characters(before: Profile, after: Profile, threshold: float) -> Measure:

@@ -154,7 +154,7 @@ ROWS = [
     Row(
         "garbage picture",
         INVALID,
-        rf"^Unknown image file format. One of JPEG, PNG, GIF, BMP required.{NODE}",
+        rf"^Unknown image file format. One of JPEG, (JPEG XL, )?PNG, GIF, BMP(, WebP)? required.{NODE}",
         predict({"image_bytes": [b"garbage"]}),
     ),
     Row("empty picture", INVALID, rf"^Input is empty.{NODE}", predict({"image_bytes": [b""]})),
