@@ -188,7 +188,11 @@ def slices(predictions: pd.DataFrame, level: float) -> list[dict[str, Any]]:
     compared = paired_errors(predictions) is not None
     groups = []
     for name, title, keys in _keys(predictions):
-        parts = [(value, predictions.loc[rows]) for value, rows in keys.groupby(keys, observed=True).groups.items() if len(rows)]
+        parts = [
+            (value, predictions.loc[rows])
+            for value, rows in keys.groupby(keys, observed=True).groups.items()
+            if len(rows)
+        ]
         if len(parts) < 2:
             continue
         by_name = name in BY_NAME and name != "length_band"
