@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import os
@@ -32,8 +33,17 @@ def absolute(path: str) -> str:
 
 def is_inside(path: str, folder: str) -> bool:
     """Whether a path lies in a folder, when symbolic links have been followed."""
-    resolve = absolute if is_remote(path) else os.path.realpath
-    return f"{resolve(path)}/".startswith(f"{resolve(folder)}/")
+    if is_remote(path):
+        return f"{absolute(path)}/".startswith(f"{absolute(folder)}/")
+    parent, name = os.path.split(path)
+    # Most files of a dataset lie in one folder and are no links.
+    resolved = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(parent), name)
+    return f"{resolved}/".startswith(f"{_real_folder(folder)}/")
+
+
+@functools.lru_cache(maxsize=1024)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def exists(path: str) -> bool:

@@ -35,10 +35,10 @@ cp /etc/resolv.conf /etc/hosts "$root/etc/"
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 
 # What git tracks or would track; .venv stays from the last time.
-mkdir -p "$root/htr" "$root/exchange"
-find "$root/htr" -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +
+mkdir -p "$root/checkout" "$root/exchange"
+find "$root/checkout" -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +
 git ls-files -z --cached --others --exclude-standard | xargs -0 sh -c 'for f; do [ ! -e "$f" ] || printf "%s\0" "$f"; done' _ \
-    | tar --create --null --files-from=- | tar --extract --no-same-owner --directory "$root/htr"
+    | tar --create --null --files-from=- | tar --extract --no-same-owner --directory "$root/checkout"
 
 inside() {
     # The mounts end with the command.
@@ -46,7 +46,7 @@ inside() {
         root=$1; shift
         mount -t proc proc "$root/proc" && mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev" || exit 75
         exec chroot "$root" env -u VIRTUAL_ENV -u HTR_PYTHON -u PYTHONPATH -u PYENV_ROOT -u TMPDIR HOME=/root LANG=C.UTF-8 \
-            PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin sh -c "cd /htr && $*"' _ "$root" "$@"
+            PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin sh -c "cd /checkout && $*"' _ "$root" "$@"
 }
 
 inside HTR_STACK=current ./setup_env.sh

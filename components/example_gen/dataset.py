@@ -428,7 +428,8 @@ def examine(row: Row, given: frozenset[str], data: DataConfig, transform: Transf
 
 def _name_below(root: str, path: str) -> str:
     """Path relative to a dataset folder, with the folder's own name in front."""
-    return _plain(os.path.join(os.path.basename(root), os.path.relpath(path, root)))
+    below = path[len(root) + 1 :] if path.startswith(f"{root}/") else os.path.relpath(path, root)
+    return _plain(os.path.join(os.path.basename(root), below))
 
 
 def _plain(text: str) -> str:
@@ -523,14 +524,14 @@ def describe(grey: np.ndarray) -> dict[str, float]:
         paper_level and ink_level (95th and 2nd percentile of the grey values, 0..255), ink_share (share of pixels
         darker than half-way), sharpness (mean absolute Laplacian over the contrast).
     """
-    levels = np.cumsum(np.bincount(grey.ravel(), minlength=256)) / grey.size
+    levels = np.cumsum(cv2.calcHist([grey], [0], None, [256], [0, 256])[:, 0], dtype=np.float64) / grey.size
     ink, paper = int(np.searchsorted(levels, 0.02)), int(np.searchsorted(levels, 0.95))
     contrast = max(paper - ink, 1)
     return {
         "paper_level": float(paper),
         "ink_level": float(ink),
         "ink_share": float(levels[min((ink + paper) // 2, 255)]) if paper > ink else 0.0,
-        "sharpness": float(np.abs(cv2.Laplacian(grey, cv2.CV_16S)).mean() / contrast),
+        "sharpness": cv2.norm(cv2.Laplacian(grey, cv2.CV_16S), cv2.NORM_L1) / grey.size / contrast,
     }
 
 

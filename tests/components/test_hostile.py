@@ -109,11 +109,16 @@ def test_pipeline_step_stores_every_row(built):
     tables, _ = dataset.find_tables(data)
     step = component._Examine(frozenset(), data.model_dump_json(), TransformConfig().model_dump_json())
     step.setup()
-    outcomes = [next(iter(step.process(row))) for table in tables for row in component._ReadRows().process(table)]
+    outcomes = [found for t in tables for rows in component._ReadRows().process(t) for found in step.process(rows)]
     rejects = [outcome.value for outcome in outcomes if outcome.tag == "rejects"]
+    records = [record for o in outcomes if o.tag in dataset.SPLITS for record in o.value]
     assert Counter(r.reason for r in rejects) == Counter(c.reason for c in cases if c.reason)
-    assert len(outcomes) == len(cases)
-    assert all(isinstance(o.value, bytes) for o in outcomes if o.tag != "rejects")
+    assert len(rejects) + len(records) == len(cases) and all(isinstance(record, bytes) for record in records)
+    counts = sum((o.value for o in outcomes if o.tag == "counts"), Counter())
+    assert counts.total() == len(cases)
+    assert Counter({k: n for k, n in counts.items() if k.startswith("rejected/")}) == Counter(
+        f"rejected/{r.reason}" for r in rejects
+    )
     for reject in rejects:
         component._as_csv_line(reject).encode()
 

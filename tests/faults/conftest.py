@@ -37,12 +37,12 @@ class Process:
             self._code = self._forge.ask(poll=self.pid)
         return self._code
 
-    def wait(self, seconds=120.0):
+    def wait(self, seconds=300.0):
         """Its exit code; below zero if a signal ended it."""
         self.until(lambda: self.poll() is not None, seconds)
         return self._code
 
-    def until(self, condition, seconds=120.0):
+    def until(self, condition, seconds=300.0):
         """Waits for something, at most until the process has ended."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -50,7 +50,7 @@ class Process:
             assert self.poll() is None or condition(), f"ended with {self._code}:\n{self.err}"
             time.sleep(0.02)
 
-    def says(self, text, seconds=120.0):
+    def says(self, text, seconds=300.0):
         self.until(lambda: text in self.err + self.out, seconds)
 
     def signal(self, number):
