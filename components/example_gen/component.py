@@ -100,7 +100,7 @@ class _ReadRows(beam.DoFn):
 
 
 class _Examine(beam.DoFn):
-    """Rows -> lists of serialized tf.Examples in the output of their split, Rejects in "rejects", numbers in "counts"."""
+    """Rows -> lists of serialized tf.Examples in the output of their split, "rejects" and "counts"."""
 
     def __init__(self, given: frozenset[str], data_config: str, transform_config: str):
         self._given = given
@@ -159,8 +159,7 @@ class _RecordSink(beam.io.filebasedsink.FileBasedSink):
 
 
 def to_example(sample: dataset.Sample) -> tf.train.Example:
-    """The tf.Example of one accepted row; components/schema/schema.pbtxt describes its features."""
-
+    """The tf.Example of one accepted row; components/example_validator/schema.pbtxt describes its features."""
     example = tf.train.Example()
     feature = example.features.feature
     feature["image"].bytes_list.value.append(sample.image)
