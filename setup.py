@@ -45,7 +45,7 @@ setup(
         "rapidfuzz>=3",
     ],
     extras_require={
-        "kubeflow": ["kfp-pipeline-spec>=0.2.2,<0.3", "kfp-server-api>=2.0"],
+        "kubeflow": ["kfp-pipeline-spec>=0.2.2", "kfp-server-api>=2.0"],
         "dask": ["dask>=2024.4.2", "distributed>=2024.4.2"],
     },
     entry_points={"console_scripts": ["htr = pipeline.cli:main"]},

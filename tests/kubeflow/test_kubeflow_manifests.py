@@ -80,6 +80,14 @@ def test_everything_needed_is_in_the_lock_file():
     assert not different, "the environment is not that of the lock file: run ./setup_env.sh"
 
 
+@pytest.mark.parametrize(("stack", "python"), [("portable", "3.10"), ("current", "3.12")])
+def test_setup_allows_what_is_locked(stack, python):
+    versions = locked(stack, python)
+    for requirement in map(Requirement, metadata.requires("htr-pipeline")):
+        if requirement.name != "htr-client":
+            assert requirement.specifier.contains(versions[requirement.name.lower()]), requirement
+
+
 def test_gpu_image_has_the_locked_tensorflow_and_cuda():
     assert "pip install --requirement requirements/cuda.txt" in DOCKERFILE
     (python,) = set(re.findall(r"^FROM python:([\d.]+)-", DOCKERFILE, re.M))
