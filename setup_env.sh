@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")"
 
 stamp=.venv/.installed
-stack=${HTR_STACK:-$(sed -n 's/ .*//p' "$stamp" 2>/dev/null)}
+stack=${HTR_STACK:-$(sed -n "s/ .*//p" "$stamp" 2>/dev/null || true)}
 state="$stack $(cat "requirements/$stack.txt" setup.py client/pyproject.toml setup_env.sh 2>/dev/null | cksum)"
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ] && exit 0
 
