@@ -524,7 +524,7 @@ def describe(grey: np.ndarray) -> dict[str, float]:
         paper_level and ink_level (95th and 2nd percentile of the grey values, 0..255), ink_share (share of pixels
         darker than half-way), sharpness (mean absolute Laplacian over the contrast).
     """
-    levels = np.cumsum(cv2.calcHist([grey], [0], None, [256], [0, 256])[:, 0], dtype=np.float64) / grey.size
+    levels = np.cumsum(cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel(), dtype=np.float64) / grey.size
     ink, paper = int(np.searchsorted(levels, 0.02)), int(np.searchsorted(levels, 0.95))
     contrast = max(paper - ink, 1)
     return {
