@@ -32,7 +32,7 @@ if [ ! -e "$root/.made" ]; then
 fi
 # Names and certificates are those of this machine: it may stand behind a proxy.
 cp /etc/resolv.conf /etc/hosts "$root/etc/"
-cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+[ ! -e /etc/ssl/certs/ca-certificates.crt ] || cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 
 # What git tracks or would track; .venv stays from the last time.
 mkdir -p "$root/checkout" "$root/exchange"
