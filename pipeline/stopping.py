@@ -18,6 +18,8 @@ from typing import Any
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_on_abort: Any = None  # the handler of SIGABRT, which must not be collected
 
 
 class Stopped(KeyboardInterrupt):
@@ -56,6 +58,7 @@ def stoppable(patience: float | None = None) -> Iterator[None]:
             timer = threading.Timer(patience, os._exit, [128 + number])
             timer.daemon = True
             timer.start()
+            _exit_instead_of_abort(128 + number)
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in _NUMBERS}
@@ -64,6 +67,18 @@ def stoppable(patience: float | None = None) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _exit_instead_of_abort(code: int) -> None:
+    """Gives a process that is ending its exit code also when C++ aborts it.
+
+    The exception of `stoppable` can come up in a Python function that TensorFlow's C++ code calls, and not every such
+    place lets exceptions through. `signal.signal` would not do: its handlers run when C++ has returned to Python.
+    """
+    global _on_abort
+    if _LIBC:
+        _on_abort = _HANDLER(lambda _: os._exit(code))
+        _LIBC.signal(signal.SIGABRT, _on_abort)
 
 
 def end_children(patience: float = 3.0) -> None:

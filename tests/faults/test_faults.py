@@ -185,6 +185,21 @@ def test_a_stopped_training_ends_soon(forge, data, whole):
     assert again.wait(15) == 143
 
 
+def test_an_abort_while_stopping_has_the_exit_code_of_the_signal():
+    code = """
+import os, signal, time
+from pipeline.stopping import Stopped, stoppable
+try:
+    with stoppable(3.0):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+except Stopped:
+    os.abort()
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 143
+    assert subprocess.run([sys.executable, "-c", "import os; os.abort()"]).returncode == -signal.SIGABRT
+
+
 def test_a_stopped_check_leaves_neither_workers_nor_half_a_report(forge, data, tmp_path):
     many = tmp_path / "many"
     many.mkdir()
