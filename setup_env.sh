@@ -8,9 +8,15 @@ set -eu
 cd "$(dirname "$0")"
 
 stamp=.venv/.installed
-stack=${HTR_STACK:-$(sed -n "s/ .*//p" "$stamp" 2>/dev/null || true)}
-state="$stack $(cat "requirements/$stack.txt" setup.py client/pyproject.toml setup_env.sh 2>/dev/null | cksum)"
-[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ] && exit 0
+stack=${HTR_STACK:-$(sed -n "s/^current .*/current/p; s/^portable .*/portable/p" "$stamp" 2>/dev/null || true)}
+why=${HTR_STACK:+HTR_STACK asks for it}
+why=${why:-as before}
+
+state() { echo "$stack $(cat "requirements/$stack.txt" setup.py client/pyproject.toml setup_env.sh | cksum)"; }
+
+case $stack in
+    current | portable) [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(state)" ] && exit 0 ;;
+esac
 
 current_pythons="3.12 3.13 3.11"  # in this order: 3.12 is what the images have
 portable_pythons=3.10
@@ -23,7 +29,7 @@ find_python() {  # find_python VERSION...: prints the first of these with venv
             python"$wanted" \
             "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$wanted"*/bin/python \
             "${UV_PYTHON_INSTALL_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/uv/python}"/cpython-"$wanted"*/bin/python"$wanted" \
-            "$HOME"/miniconda3/envs/*/bin/python"$wanted" \
+            "$HOME"/miniconda3/envs/*/bin/python"$wanted" /opt/python/cp"$(echo "$wanted" | tr -d .)"-*/bin/python \
             /usr/local/bin/python"$wanted" /opt/homebrew/bin/python"$wanted" python3 python
         do
             [ -n "$candidate" ] || continue
@@ -47,18 +53,16 @@ MESSAGE
 
 glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | sed 's/.* //')
 oldest=$(printf '%s\n' "$current_glibc" "${glibc:-0}" | sort -V | head -n 1)
-case ${HTR_STACK:-} in
+case $stack in
     current)
-        why="HTR_STACK asks for it"
         [ "$oldest" = "$current_glibc" ] || {
             echo "The current stack needs glibc $current_glibc or later (Debian 13, Ubuntu 24.04); this machine has ${glibc:-none}." >&2
             exit 1
         }
-        python=$(find_python $current_pythons) || no_python "$current_pythons" "HTR_STACK=current:"
+        python=$(find_python $current_pythons) || no_python "$current_pythons" "The current stack is wanted ($why)."
         ;;
     portable)
-        why="HTR_STACK asks for it"
-        python=$(find_python $portable_pythons) || no_python "$portable_pythons" "HTR_STACK=portable:"
+        python=$(find_python $portable_pythons) || no_python "$portable_pythons" "The portable stack is wanted ($why)."
         ;;
     "")
         if [ "$oldest" != "$current_glibc" ]; then
@@ -72,11 +76,10 @@ case ${HTR_STACK:-} in
         fi
         ;;
     *)
-        echo "HTR_STACK=$HTR_STACK: there are 'current' and 'portable'." >&2
+        echo "HTR_STACK=$stack: there are 'current' and 'portable'." >&2
         exit 2
         ;;
 esac
-state="$stack $(cat "requirements/$stack.txt" setup.py client/pyproject.toml setup_env.sh | cksum)"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 # One dependency (pyfarmhash) has no wheel: better to say so now than after minutes of downloading.
@@ -101,4 +104,4 @@ rm -f "$stamp"
 export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv"
 .venv/bin/uv pip install --quiet --requirement "requirements/$stack.txt"
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable ./client --editable .
-echo "$state" > "$stamp"
+state > "$stamp"

@@ -15,7 +15,6 @@ import json
 import os
 from typing import Any
 
-from tfx.components.util import model_utils
 from tfx.dsl.components.base import base_beam_component, base_beam_executor, base_driver, executor_spec
 from tfx.dsl.io import fileio
 from tfx.orchestration.portable import base_driver as portable_driver
@@ -91,7 +90,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """
         config = BulkConfig.model_validate_json(exec_properties["config"])
         output = artifact_utils.get_single_uri(output_dict["transcriptions"])
-        blessed = model_utils.is_model_blessed(artifact_utils.get_single_instance(input_dict["model_blessing"]))
+        model_blessing = artifact_utils.get_single_instance(input_dict["model_blessing"])
+        blessed = model_blessing.get_int_custom_property("blessed") == 1
         counts: dict[str, Any] = {"folder": config.folder, "blessed": blessed}
         if blessed:
             try:
