@@ -15,15 +15,14 @@ import json
 import os
 from typing import Any
 
-from tfx.dsl.components.base import base_beam_component, base_beam_executor, base_driver, executor_spec
+from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
 from tfx.dsl.io import fileio
-from tfx.orchestration.portable import base_driver as portable_driver
-from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.types.artifact import Artifact
 from tfx.utils import path_utils
 
 from components.batch_transcriber import batch, shards
+from components.fingerprint_driver import FingerprintDriver
 from pipeline.config import BulkConfig
 
 COUNTS_FILE = "counts.json"
@@ -50,33 +49,17 @@ class BulkInferrerSpec(component_spec.ComponentSpec):
     OUTPUTS = {"transcriptions": component_spec.ChannelParameter(type=Transcriptions)}  # noqa: RUF012
 
 
-class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Adds a fingerprint of the pictures to what TFX's cache compares."""
+class Driver(FingerprintDriver):
+    """Takes a fingerprint of the pictures."""
 
-    def __init__(self, metadata_handle: Any):
-        base_driver.BaseDriver.__init__(self, metadata_handle)
-        portable_driver.BaseDriver.__init__(self, metadata_handle)
-
-    def resolve_exec_properties(
-        self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
-    ) -> dict[str, Any]:
-        """Called by runners with classic drivers."""
+    def fingerprint(self, exec_properties: dict[str, Any]) -> str:
+        """Of paths, sizes and times."""
         folder = BulkConfig.model_validate_json(exec_properties["config"]).folder or ""
         try:
             lines = [f"{picture.path}\0{picture.stamp}" for picture in shards.list_pictures(folder)]
         except shards.NoPictures:
             lines = []
-        digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-        exec_properties["input_fingerprint"] = digest
-        return exec_properties
-
-    def run(self, execution_info: Any) -> driver_output_pb2.DriverOutput:
-        """Called by runners that execute the pipeline's intermediate representation."""
-        result = driver_output_pb2.DriverOutput()
-        for name, value in self.resolve_exec_properties(dict(execution_info.exec_properties), None, None).items():
-            if value is not None:
-                result.exec_properties[name].string_value = value
-        return result
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):

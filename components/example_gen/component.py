@@ -14,14 +14,13 @@ from typing import Any
 import apache_beam as beam
 import tensorflow as tf
 from apache_beam.io.filesystem import CompressionTypes
-from tfx.dsl.components.base import base_beam_component, base_beam_executor, base_driver, executor_spec
+from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
 from tfx.dsl.io import fileio
-from tfx.orchestration.portable import base_driver as portable_driver
-from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.types.artifact import Artifact
 
 from components.example_gen import dataset
+from components.fingerprint_driver import FingerprintDriver
 from pipeline.config import DataConfig, TransformConfig
 
 REJECTS_FILE = "rejects.csv"
@@ -67,29 +66,13 @@ class HandwritingExampleGenSpec(component_spec.ComponentSpec):
     }
 
 
-class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Adds a fingerprint of label files and pictures to what TFX's cache compares."""
+class Driver(FingerprintDriver):
+    """Takes a fingerprint of label files and pictures."""
 
-    def __init__(self, metadata_handle: Any):
-        base_driver.BaseDriver.__init__(self, metadata_handle)
-        portable_driver.BaseDriver.__init__(self, metadata_handle)
-
-    def resolve_exec_properties(
-        self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
-    ) -> dict[str, Any]:
-        """Called by runners with classic drivers."""
+    def fingerprint(self, exec_properties: dict[str, Any]) -> str:
+        """See `dataset.fingerprint`."""
         tables, _ = dataset.find_tables(DataConfig.model_validate_json(exec_properties["data_config"]))
-        exec_properties["input_fingerprint"] = dataset.fingerprint(tables)
-        return exec_properties
-
-    def run(self, execution_info: Any) -> driver_output_pb2.DriverOutput:
-        """Called by runners that execute the pipeline's intermediate representation."""
-        result = driver_output_pb2.DriverOutput()
-        properties = self.resolve_exec_properties(dict(execution_info.exec_properties), None, None)
-        for name, value in properties.items():
-            if value is not None:
-                result.exec_properties[name].string_value = value
-        return result
+        return dataset.fingerprint(tables)
 
 
 class _ReadRows(beam.DoFn):
