@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Union
+from typing import BinaryIO, Union
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ MAX_BYTES = 64 * 2**20
 TALL = 512
 # A progressive JPEG has about ten scans. Each may be a few bytes long and costs the decoder a pass over all pixels.
 MAX_SCANS = 500
+_FIRST_READ = 2**16
 
 Picture = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
 
@@ -194,13 +195,20 @@ def pack_with_pixels(
     return PackedPicture(data, width, height), grey
 
 
+def read_file(file: BinaryIO) -> bytes:
+    """Read an open file to its end, or to one byte more than `MAX_BYTES`, so that `pack` refuses a longer one."""
+    # Asked for all of it, Python makes room for 64 MiB first, which takes longer than to decode a small picture.
+    data = file.read(_FIRST_READ)
+    return data + file.read(MAX_BYTES + 1 - _FIRST_READ) if len(data) == _FIRST_READ else data
+
+
 def _read(picture: Picture) -> bytes:
     if isinstance(picture, (bytes, bytearray, memoryview)):
         data = bytes(picture)
     elif isinstance(picture, (str, os.PathLike)):
         try:
             with open(picture, "rb") as file:
-                data = file.read(MAX_BYTES + 1)
+                data = read_file(file)
         except OSError as error:
             raise PictureError("unreadable", f"Cannot read {os.fspath(picture)!r}: {error.strerror}.") from None
         except ValueError as error:  # a NUL in the path

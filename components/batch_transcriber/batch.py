@@ -168,7 +168,7 @@ class _Transcribe(beam.DoFn):
             raise PictureError("unreadable", f"Cannot read {os.fspath(path)!r}: not a regular file")
         try:
             with FileSystems.open(path) as file:
-                data = file.read(pictures.MAX_BYTES + 1)
+                data = pictures.read_file(file)
         except OSError as error:
             raise PictureError("unreadable", f"Cannot read {os.fspath(path)!r}: {error}") from None
         return pictures.pack(data).data

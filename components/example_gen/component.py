@@ -202,7 +202,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
             for split in dataset.SPLITS:
                 sink = _RecordSink(artifact_utils.get_split_uri([examples], split))
-                _ = checked[split] | f"Shuffle[{split}]" >> beam.Reshuffle() | f"Write[{split}]" >> beam.io.Write(sink)
+                _ = checked[split] | f"Write[{split}]" >> beam.io.Write(sink)
             _ = (
                 checked["rejects"]
                 | "Format" >> beam.Map(_as_csv_line)
