@@ -386,7 +386,8 @@ class RestServer:
         except Exception as error:
             failure = from_exception(error)
             text = json.dumps({"error": failure.message}, ensure_ascii=False)
-            return HTTP_STATUS.get(failure.code, 500), "application/json", text.encode("utf-8", "surrogateescape")
+            # A message may quote half of a surrogate pair, which JSON writes in the same way as Python.
+            return HTTP_STATUS.get(failure.code, 500), "application/json", text.encode("utf-8", "backslashreplace")
         finally:
             with self._idle:
                 self._active -= 1

@@ -522,7 +522,7 @@ class EmbeddedServer:
     def address(self) -> str:
         """`host:port` of the gRPC service."""
         host = "127.0.0.1" if self.options.host in ("0.0.0.0", "::") else self.options.host
-        return f"{host}:{self.port}"
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
     def rest_address(self) -> str:

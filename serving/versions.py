@@ -569,12 +569,6 @@ class ModelManager:
             raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
         return [rows[key] for key in sorted(rows, reverse=True)]
 
-    @property
-    def model_names(self) -> list[str]:
-        """The configured models."""
-        with self._changed:
-            return sorted(self._models or {})
-
     def available(self, name: str) -> list[int]:
         """Return the versions of a model that answer, newest first."""
         return sorted(self._serving.get(name, {}), reverse=True)

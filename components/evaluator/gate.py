@@ -10,18 +10,16 @@ import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.verdict import Failure, Verdict
-from pipeline.config import GateConfig
+from pipeline.config import SLICES, GateConfig
 
-SLICES = ("writer", "length_band", "source")
 _MODULE = "components.evaluator.tfma_metrics"
 
 
-def eval_config(gate: GateConfig, with_baseline: bool = True) -> config_pb2.EvalConfig:
+def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
     """What TFX Evaluator measures and judges.
 
     Args:
         gate: the bounds.
-        with_baseline: whether the last blessed model is compared with.
 
     Returns:
         CER (`cer`, `cer_low`, `cer_high`), WER (`wer`, ...), `exact` and `samples`, overall and by `SLICES`.
@@ -56,11 +54,11 @@ def eval_config(gate: GateConfig, with_baseline: bool = True) -> config_pb2.Eval
         )  # fmt: skip
     # Without prediction_key TFMA would compare the label with some output and say nothing.
     spec = {"signature_name": "evaluate", "label_key": "text", "prediction_key": "text"}
-    models = [config_pb2.ModelSpec(name="candidate" if with_baseline else "", **spec)]
-    if with_baseline:
-        models.append(config_pb2.ModelSpec(name="baseline", is_baseline=True, **spec))
     return config_pb2.EvalConfig(
-        model_specs=models,
+        model_specs=[
+            config_pb2.ModelSpec(name="candidate", **spec),
+            config_pb2.ModelSpec(name="baseline", is_baseline=True, **spec),
+        ],
         slicing_specs=[config_pb2.SlicingSpec()]
         + [config_pb2.SlicingSpec(feature_keys=[key]) for key in SLICES]
         + [_slicing_spec(name) for name in sorted(gate.slice_max_cer) if "=" in name],
@@ -108,9 +106,14 @@ def read_verdict(evaluation_uri: str) -> Verdict:
         for per_slice in validation.metric_validations_per_slice
         for failure in per_slice.failures
     ]
+    failures += [Failure("samples", _spec_name(spec), 0.0, 1.0, "missing") for spec in validation.missing_slices]
     slices = {name: values for name, values in sorted(candidate.items()) if name != "all"}
     baseline = by_model.get("baseline", {}).get("all")
     return Verdict(bool(validation.validation_ok), candidate.get("all", {}), baseline, slices, failures)
+
+
+def _spec_name(spec: config_pb2.SlicingSpec) -> str:
+    return " and ".join([*spec.feature_keys, *(f"{key} = {value}" for key, value in spec.feature_values.items())])
 
 
 def _slice_name(key: Any) -> str:

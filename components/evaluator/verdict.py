@@ -16,7 +16,7 @@ class Failure:
         slice: such as "writer = 7", or "all".
         value: measured.
         bound: what it should have been at most.
-        kind: "bound", or "change" against the last blessed model.
+        kind: "bound", "change" against the last blessed model, or "missing" for a bounded slice without pictures.
     """
 
     metric: str
@@ -26,6 +26,11 @@ class Failure:
     kind: str
 
     def __str__(self) -> str:
+        if self.kind == "missing":
+            return (
+                f"gate.slice_max_cer bounds {self.slice}, of which the evaluation split has no picture: take the bound "
+                f"out, or see to it that the split has some (a split column, data.split_salt)"
+            )
         where = "" if self.slice == "all" else f" for {self.slice}"
         if self.kind == "change":
             return (

@@ -29,7 +29,7 @@ from pipeline.config import Config, DataConfig, TransformConfig
 PACKAGES = ("htr-pipeline", "htr-client", "tensorflow", "keras", "tfx", "tensorflow-transform",
             "tensorflow-model-analysis", "apache-beam", "numpy", "opencv-python-headless")  # fmt: skip
 # Settings that a run's outcome depends on; the rest says where it runs.
-SECTIONS = ("name", "data", "transform", "model", "train", "gate", "push", "card")
+SECTIONS = ("name", "data", "transform", "model", "train", "tune", "gate", "push", "card")
 FEW_PICTURES = 300
 REJECTS_SHOWN = 3
 
@@ -151,7 +151,9 @@ def build(material: Material) -> dict[str, Any]:
             "augmented": f"data:image/png;base64,{base64.b64encode(m.augmented).decode()}" if m.augmented else None,
         },
         "model": {"alphabet": "".join(m.alphabet), "bytes": m.model_bytes, "transform": m.settings["transform"]},
-        "config": m.config.model_dump(mode="json", include=set(SECTIONS)),
+        # The Tuner may have changed what the run was told.
+        "config": m.config.model_dump(mode="json", include=set(SECTIONS))
+        | {section: m.settings[section] for section in ("model", "train")},
         "versions": versions(),
     }
     contents["findings"] = [vars(finding) for finding in findings(m, contents)]
@@ -186,7 +188,8 @@ def bounds(verdict: Verdict, config: Config) -> list[dict[str, Any]]:
         rows.append(
             {"setting": "gate.slice_max_cer", "what": f"CER for {where}" + (", the worst of its kind" if not equals
              else ""), "value": worst, "bound": bound,
-             "met": not any(missed("cer", s, "bound") for _, s in found) if found else None}
+             "met": not (any(missed("cer", s, "bound") for _, s in found)
+                         or any(missed("samples", s, "missing") for s in (column, *wanted)))}
         )  # fmt: skip
     return rows
 

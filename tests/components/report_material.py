@@ -85,7 +85,8 @@ def material(predictions, config=None, splits=None, alphabet=None, **more):
                              "eval": split_of(texts, writers)},
         "digest": "0123456789abcdef" * 4,
         "alphabet": list(alphabet),
-        "settings": {"transform": {"preset": "word", "height": 32, "width": 128}, "best_validation_cer": 0.05},
+        "settings": {"transform": {"preset": "word", "height": 32, "width": 128}, "best_validation_cer": 0.05,
+                     "model": config.model.model_dump(), "train": config.train.model_dump()},
         "model_bytes": 3_400_000,
         "readings": {place: reading(predictions["prediction"][place], alphabet, place) for place in shown},
         "history": [{"epoch": i, "loss": 20 / i, "validation_cer": 1 / (i + 1), "seconds": 10.0 * i}

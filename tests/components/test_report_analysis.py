@@ -165,6 +165,14 @@ def test_report_names_a_weak_slice_and_a_disagreement_with_the_evaluator():
     assert "disagreement" in findings(made)
 
 
+def test_report_shows_the_settings_that_the_tuner_chose():
+    made = material(table(words(50)))
+    train = {**made.settings["train"], "learning_rate": 0.5}
+    tuned = contents.build(material(table(words(50)), settings={**made.settings, "train": train}))
+    assert tuned["config"]["train"]["learning_rate"] == 0.5
+    assert contents.metrics(tuned)["config"]["tune"] == made.config.tune.model_dump()
+
+
 def test_bounds_are_told_with_what_was_measured():
     predictions = table(words(400), rate=0.05, baseline_rate=0.02)
     config = Config(gate={"max_cer": 0.2, "slice_max_cer": {"writer": 0.01, "writer=w1": 0.5}})
@@ -178,5 +186,10 @@ def test_bounds_are_told_with_what_was_measured():
     assert rows[2]["value"] == 0.06 and "w2" in rows[2]["what"]
     made.verdict.failures.append(Failure("cer_high", "all", 0.3, 0.2, "bound"))
     assert [row["met"] for row in contents.bounds(made.verdict, config)] == [False, True, False, True]
+    missing = Config(gate={"max_cer": 0.2, "slice_max_cer": {"writer=nobody": 0.5}})
+    made.verdict.failures.append(Failure("samples", "writer = nobody", 0.0, 1.0, "missing"))
+    row = contents.bounds(made.verdict, missing)[2]
+    assert (row["met"], row["value"], row["bound"]) == (False, None, 0.5)
+    assert "no picture" in str(made.verdict.failures[-1])
     alone = contents.bounds(material(table(words(50))).verdict, Config())
     assert alone[1]["met"] is None and alone[1]["value"] is None

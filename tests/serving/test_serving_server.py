@@ -80,6 +80,20 @@ def test_too_large_a_request(client, server):
     assert status == 413 and b"larger than max" in data
 
 
+def test_half_a_surrogate_pair_is_an_error_like_others(server):
+    status, data = rest(server, "POST", "/v1/models/htr:predict", b'["\\ud800"]')
+    assert status == 400 and json.loads(data)["error"]
+
+
+def test_address_of_ipv6_is_one_that_clients_take(base):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    with EmbeddedServer(model_base_path=str(base), **FAST, host="::1") as started, Client(started.address) as connected:
+        grpc.channel_ready_future(connected.channel).result(timeout=20)
+
+
 def test_too_many_rows(client):
     request = toy.predict_request({"image_bytes": [b""] * 257})
     message = "Task size 257 is larger than maximum input batch size 256"
