@@ -115,10 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_config_arguments(command)
 
     command = add("serve", _serve, "serve the pushed versions with the embedded server, for development")
-    command.add_argument("--workspace", default="workspace", metavar="DIR")
+    _add_config_arguments(command, data=False)
     _add_server_arguments(command)
     command.add_argument("--ui", action="store_true", help="also a page to try the model: http://localhost:8600")
-    command.set_defaults(model_name="htr")
+    command.set_defaults(model_name=None)  # as the configuration has it
 
     command = add("predict", _predict, "send pictures to a server and print their text")
     _add_client_arguments(command)
@@ -230,6 +230,13 @@ def _add_rollout_arguments(command: argparse.ArgumentParser, move: bool = False)
         rollout.add_move_arguments(command)
 
 
+# Settings that are paths or lists of them, besides the workspace.
+_PATHS = (
+    ("data", "paths"), ("train", "warm_start"), ("push", "model_dir"), ("bulk", "folder"), ("beam", "setup_file"),
+    ("beam", "extra_packages"),
+)  # fmt: skip
+
+
 def _config(arguments: argparse.Namespace) -> Any:
     from components import storage
     from pipeline.config import ConfigError, load
@@ -243,15 +250,16 @@ def _config(arguments: argparse.Namespace) -> Any:
         config = load(arguments.config, arguments.set, **settings)
     except ConfigError as error:
         raise CommandError(str(error), USAGE) from error
-    # Absolute, since artifacts are found again by these paths, from wherever the next command is started.
-    paths, bulk = [storage.absolute(path) for path in config.data.paths], config.bulk.folder
-    return config.model_copy(
-        update={
-            "workspace": os.path.abspath(config.workspace),
-            "data": config.data.model_copy(update={"paths": paths}),
-            "bulk": config.bulk.model_copy(update={"folder": bulk and storage.absolute(bulk)}),
-        }
-    )
+    # Absolute, since artifacts are found again by these paths, from wherever the next command is started, and since
+    # Airflow runs each step in a folder of its own, which it deletes.
+    config = config.model_copy(update={"workspace": os.path.abspath(config.workspace)})
+    for name, setting in _PATHS:
+        section = getattr(config, name)
+        value = getattr(section, setting)
+        if value:
+            found = [storage.absolute(path) for path in value] if isinstance(value, list) else storage.absolute(value)
+            config = config.model_copy(update={name: section.model_copy(update={setting: found})})
+    return config
 
 
 def _sample_data(arguments: argparse.Namespace) -> int:
@@ -517,27 +525,34 @@ def _print_outcome(summary: Any, config: Any, report: Path, log: str, duration: 
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from components import storage
     from serving.server import run
 
+    config = _config(arguments)
+    arguments.model_name = arguments.model_name or config.name
     if not arguments.model_base_path and not arguments.model_config_file:
-        model_dir = os.path.join(os.path.abspath(arguments.workspace), "serving_model", "htr")
-        if not os.path.isdir(model_dir):
+        if storage.is_remote(config.model_dir):
             raise CommandError(
-                f"{model_dir} does not exist: push a model first (htr run), or name another "
-                f"--workspace or --model_base_path.", USAGE,
+                f"{config.model_dir} is in a bucket, which the embedded server does not read: serve it with "
+                "TensorFlow Serving, or name a folder of this machine with --model_base_path.", USAGE,
             )  # fmt: skip
-        _serve_labels(arguments, model_dir)
+        if not os.path.isdir(config.model_dir):
+            raise CommandError(
+                f"{config.model_dir} does not exist: push a model first (htr run), or name what it was pushed with "
+                "(--workspace, --config, --set name=...) or a --model_base_path.", USAGE,
+            )  # fmt: skip
+        _serve_labels(arguments, config.model_dir, config.name)
     if arguments.ui and not arguments.ui_port:
         arguments.ui_port = 8600
     return run(arguments)
 
 
-def _serve_labels(arguments: argparse.Namespace, model_dir: str) -> None:
+def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> None:
     """Once a version has been promoted, its labels say what is served; before, the newest version is."""
     from serving import rollout
 
     try:
-        labels = rollout.Labels.read(model_dir, "htr")
+        labels = rollout.Labels.read(model_dir, name)
     except rollout.RolloutError as error:
         raise CommandError(str(error), USAGE) from error
     if labels.base_path is None:

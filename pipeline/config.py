@@ -109,6 +109,10 @@ class TuneConfig(_Section):
     epochs: int = Field(6, ge=1, description="of each of them")
 
 
+# Features whose values `gate.slice_max_cer` may bound; the CER of each is computed.
+SLICES = ("writer", "length_band", "source")
+
+
 class GateConfig(_Section):
     """When a model may ship."""
 
@@ -119,12 +123,20 @@ class GateConfig(_Section):
         {}, description="bounds for slices, e.g. {'writer=7': 0.2} or {'length_band': 0.3} for each band"
     )
 
+    @field_validator("slice_max_cer")
+    @classmethod
+    def _known_slices(cls, bounds: dict[str, float]) -> dict[str, float]:
+        unknown = [name for name in bounds if name.partition("=")[0] not in SLICES]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is no slice; there are {', '.join(SLICES)}, and values such as writer=7")
+        return bounds
+
 
 class PushConfig(_Section):
     """Where blessed models go."""
 
     model_dir: str | None = Field(
-        None, description="base directory of the servable; <workspace>/serving_model/htr if unset"
+        None, description="base directory of the servable; <workspace>/serving_model/<name> if unset"
     )
     keep_versions: int = Field(5, ge=1, description="older versions are deleted after a push")
     server_command: list[str] = Field(
@@ -319,10 +331,12 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
             raise ConfigError(f"--set {override}: the value is not valid YAML") from error
     for name, value in settings.items():
         if isinstance(value, dict):
-            section = values.setdefault(name, {})
-            section.update(value)
+            _section(values, name, name).update(value)
         else:
             values[name] = value
+    for name, field in Config.model_fields.items():
+        if name in values and isinstance(field.default, _Section):
+            _section(values, name, name)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -331,11 +345,19 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
 
 
 def _assign(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
-    for part in path[:-1]:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {override}: {part} is a setting, not a section")
+    for depth, part in enumerate(path[:-1], 1):
+        values = _section(values, part, f"--set {override}: {'.'.join(path[:depth])}")
     values[path[-1]] = value
+
+
+def _section(values: dict[str, Any], name: str, called: str) -> dict[str, Any]:
+    """The section of this name, made where it is missing or, as when all its lines are comments, empty."""
+    if values.get(name) is None:
+        values[name] = {}
+    section = values[name]
+    if not isinstance(section, dict):
+        raise ConfigError(f"{called}: must hold `name: value` pairs, not {section!r}")
+    return section
 
 
 def _explain(error: Any) -> str:

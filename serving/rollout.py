@@ -440,7 +440,7 @@ class Rollout:
     """Moves labels of one model.
 
     Attributes:
-        model_dir: directory of the numbered versions, on this machine.
+        model_dir: directory of the numbered versions, on this machine; labels in a bucket are refused.
         name: of the model.
         servers: addresses of running servers; without any, only the file is changed.
         tls: for all servers.
@@ -466,7 +466,7 @@ class Rollout:
             What was done.
 
         Raises:
-            Refused: there is no such version, or canary comes before stable.
+            Refused: there is no such version, canary comes before stable, or the model directory is in a bucket.
             LoadFailed: a server cannot load it; the label stays where it was.
             ServerError: a server cannot be reached or refused; the label stays where it was.
             RolloutError: the configuration file cannot be read or written, or another rollout runs.
@@ -589,6 +589,11 @@ class Rollout:
         """Keeps a second rollout out: both would send a whole configuration."""
         import fcntl
 
+        if "://" in self.model_dir:
+            raise Refused(
+                f"{self.model_dir} is in a bucket, but labels need {CONFIG_FILE} beside models on a disk or volume. "
+                "Push to a folder there (push.model_dir) that the servers see too (--base-path)."
+            )
         folder = config_path(self.model_dir).parent
         if not folder.is_dir():
             raise Refused(f"{folder} does not exist: no version has been pushed yet.")

@@ -115,10 +115,11 @@ def run(args: argparse.Namespace) -> int:
             write = _writer(args.format, sys.stdout)
             pictures: list[Picture] = [sys.stdin.buffer.read() if path == "-" else path for path in paths]
             for done, (path, result) in enumerate(zip(paths, client.transcribe_many(pictures), strict=True), 1):
-                write(path, result)
+                name = _plain(path)
+                write(name, result)
                 if result.error is not None:
                     failed += 1
-                    print(f"error: {path}: {result.error}", file=sys.stderr)
+                    print(f"error: {name}: {result.error}", file=sys.stderr)
                 if progress:
                     _progress(done, len(paths), failed)
         sys.stdout.flush()
@@ -235,6 +236,11 @@ class _writer:
                 "error": None if error is None else {"reason": error.reason, "message": str(error)},
             }
             print(json.dumps(fields, ensure_ascii=False), file=self._out)
+
+
+def _plain(text: str) -> str:
+    """Text that can be printed as UTF-8: bytes of a file name that are none are written as escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _progress(done: int, total: int, failed: int) -> None:

@@ -205,7 +205,7 @@ def _new_characters(before: Profile, after: Profile, threshold: float) -> Measur
 
 def _rejected(before: Profile, after: Profile, threshold: float) -> Measure:
     a, b = (
-        sum(profile.rejected.values()) / (profile.samples + sum(profile.rejected.values()))
+        sum(profile.rejected.values()) / (profile.accepted + sum(profile.rejected.values()))
         for profile in (before, after)
     )
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(after.rejected.items(), key=lambda x: -x[1]))

@@ -41,7 +41,8 @@ class Profile:
 
     Attributes:
         name: for people.
-        samples: accepted rows.
+        samples: accepted rows; of a run, those of the training split.
+        accepted: accepted rows of all splits.
         numbers: float64 [samples] by name in `NUMBERS`, where known `CONFIDENCE`; of a run, points of the quantile
             function instead.
         characters: how often each occurs in the texts; empty if unknown.
@@ -53,6 +54,7 @@ class Profile:
 
     name: str
     samples: int
+    accepted: int
     numbers: Mapping[str, np.ndarray]
     characters: Counter[str] = field(default_factory=Counter)
     alphabet: frozenset[str] = frozenset()
@@ -98,8 +100,8 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     }
     characters = Counter("".join(text for text, _ in found))
     return Profile(
-        name, len(found), {column: values for column, values in numbers.items() if len(values)}, characters,
-        frozenset(characters), rejected, predicted=any(place is not None for place in places),
+        name, len(found), len(found), {column: values for column, values in numbers.items() if len(values)},
+        characters, frozenset(characters), rejected, predicted=any(place is not None for place in places),
         texts=Counter(frozenset(text) for text, _ in found),
     )  # fmt: skip
 
@@ -157,9 +159,10 @@ def of_run(config: Config, run: str) -> Profile:
         alphabet = list(found.report["model"]["alphabet"])
         predictions = pd.read_csv(os.path.join(found.report_folder, report.PREDICTIONS_FILE), usecols=[CONFIDENCE])
         numbers[CONFIDENCE] = predictions[CONFIDENCE].to_numpy(np.float64)
+    samples = int(statistics.num_examples)
     return Profile(
-        f"training data of run {found.name}", int(statistics.num_examples), numbers, counts, frozenset(alphabet),
-        found.counts["rejected"],
+        f"training data of run {found.name}", samples, sum(found.counts["accepted"].values()) or samples, numbers,
+        counts, frozenset(alphabet), found.counts["rejected"],
     )  # fmt: skip
 
 

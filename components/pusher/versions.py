@@ -111,6 +111,7 @@ def _next_number(model_dir: str) -> int:
 
 
 def _push_to_bucket(source: str, model_dir: str, keep: int) -> int:
+    model_dir = model_dir.rstrip("/")  # else the labels beside it would be looked for within
     number = _next_number(model_dir)
     storage.copy_tree(source, f"{model_dir}/{number}", last="saved_model.pb")
     if not storage.exists(f"{model_dir.rpartition('/')[0]}/{CONFIG_FILE}"):
@@ -132,7 +133,10 @@ def roll_back(model_dir: str) -> tuple[int, int]:
         VersionError: there is no earlier version, the newest bears a label, or the directory is in a bucket.
     """
     if storage.is_remote(model_dir):
-        raise VersionError(f"{model_dir} is in a bucket, where versions cannot be renamed. Move a label instead.")
+        raise VersionError(
+            f"{model_dir} is in a bucket, where versions cannot be renamed. Move the folder of the newest version out "
+            "of it with the bucket's own tools: servers then go back to the one before."
+        )
     serving = in_service(model_dir)
     if len(serving) < 2:
         raise VersionError(f"{model_dir} holds {len(serving)} version(s): there is none to go back to.")

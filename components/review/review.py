@@ -38,7 +38,7 @@ class Doubt:
         guess: what the model read.
         confidence: of the model.
         model_version: that read it.
-        source: where the picture was found.
+        source: where the picture was found; can be stored as UTF-8.
     """
 
     picture: bytes
@@ -69,13 +69,15 @@ def from_logs(folders: list[str], below: float) -> Iterator[Doubt]:
             )
         version = names.get("model_version")
         for row in dataset.read_rows(table):
+            if len(row.fields) != table.columns:
+                continue  # a row that was being written when the service stopped
             try:
                 confidence = float(row.fields[names[CONFIDENCE]])
                 if confidence >= below:
                     continue
                 picture = storage.read(dataset.resolve_image(row.fields[table.image].strip(), table))
-            except (ValueError, IndexError, dataset.Rejected, OSError):
-                continue  # a row that was being written when the service stopped, or a picture since deleted
+            except (ValueError, dataset.Rejected, OSError):
+                continue  # no number, or a picture since deleted
             answered = row.fields[version] if version is not None else ""
             yield Doubt(picture, row.fields[table.text], confidence, answered, f"{table.name}, row {row.line}")
 
@@ -96,7 +98,9 @@ def from_answers(answers: Iterable[Transcription], below: float) -> Iterator[Dou
                 picture = pack(answer.source).data
             except PictureError:  # gone since it was read
                 continue
-            yield Doubt(picture, answer.text, answer.confidence, str(answer.version), answer.source)
+            # Bytes of a file name that are no UTF-8 become escapes: neither table nor page could hold them.
+            source = answer.source.encode(errors="backslashreplace").decode()
+            yield Doubt(picture, answer.text, answer.confidence, str(answer.version), source)
 
 
 def write(doubts: Iterable[Doubt], folder: str, limit: int) -> int:

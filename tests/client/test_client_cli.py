@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -62,6 +63,17 @@ def test_csv_and_a_bad_picture(call, folder):
         ("", "unreadable"),
     ]
     assert "d.png: Not a picture" in err and "none.png: Cannot read" in err
+
+
+@pytest.mark.parametrize("format_", ["text", "json", "csv"])
+def test_file_names_that_are_no_utf8_are_printed_as_escapes(call, folder, format_):
+    for name, content in ((b"m\xfcller.png", png("delta")), (b"none\xfc.png", b"rubbish")):
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            file.write(content)
+    code, out, _ = call(folder, "--format", format_)
+    assert code == 1 and all(text in out for text in ("alpha", "beta", "gamma", "delta"))
+    name = json.loads(out.splitlines()[-2])["file"] if format_ == "json" else out
+    assert f"{folder}/m\\udcfcller.png" in name
 
 
 def test_decoders(call, folder):

@@ -7,6 +7,9 @@ import math
 import cv2
 import numpy as np
 import pytest
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.drift import comparison
 from components.example_validator import thresholds
@@ -98,6 +101,40 @@ def test_rejected_rows_are_named(halves, tmp_path, capsys):
     after = span(tmp_path / "after", rest, label=lambda text, number: "" if number % 5 == 0 else text)
     _, found = drift(first, after, capsys=capsys)
     assert "rejected" in found["moved"] and "empty_label" in words(found, "rejected")
+
+
+def test_rejected_rows_of_a_run_are_a_share_of_all_its_rows(halves, tmp_path, capsys):
+    a_run(tmp_path / "workspace", {"train": 72, "validation": 9, "eval": 9}, {"missing_file": 10})
+    assert cli.main(["drift", "--workspace", str(tmp_path / "workspace"), "--data", str(halves[0]), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (rejected,) = [measure for measure in found["measures"] if measure["name"] == "rejected"]
+    assert rejected["before"] == pytest.approx(0.1) and found["samples"][0] == 72
+
+
+def a_run(workspace, accepted, rejected):
+    """Metadata of a run that has read and counted its data."""
+    quarantine, statistics = workspace / "quarantine", workspace / "statistics"
+    quarantine.mkdir(parents=True)
+    (quarantine / "counts.json").write_text(json.dumps({"accepted": accepted, "rejected": rejected, "notes": []}))
+    measured = statistics_pb2.DatasetFeatureStatisticsList()
+    measured.datasets.add(num_examples=accepted["train"])
+    (statistics / "Split-train").mkdir(parents=True)
+    (statistics / "Split-train" / "FeatureStats.pb").write_bytes(measured.SerializeToString())
+    connection = mlmd.ConnectionConfig()
+    connection.sqlite.filename_uri = str(workspace / "metadata.db")
+    connection.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+    store = metadata_store.MetadataStore(connection)
+    names = {"pipeline": "htr", "pipeline_run": "2026-01-01T00:00:00", "node": "htr.StatisticsGen"}
+    contexts = [mlmd.Context(type_id=store.put_context_type(mlmd.ContextType(name=kind)), name=name)
+                for kind, name in names.items()]  # fmt: skip
+    execution = mlmd.Execution(type_id=store.put_execution_type(mlmd.ExecutionType(name="step")),
+                               last_known_state=mlmd.Execution.COMPLETE)  # fmt: skip
+    outputs = []
+    for kind, folder in (("Quarantine", quarantine), ("ExampleStatistics", statistics)):
+        artifact = mlmd.Artifact(type_id=store.put_artifact_type(mlmd.ArtifactType(name=kind)), uri=str(folder))
+        steps = [{"key": folder.name}, {"index": 0}]
+        outputs.append((artifact, mlmd.Event(type=mlmd.Event.OUTPUT, path={"steps": steps})))
+    store.put_execution(execution, outputs, contexts)
 
 
 def test_logged_requests_are_skew_and_low_confidence_is_named(halves, tmp_path, capsys):

@@ -1,13 +1,16 @@
 """`htr review`: what the model is unsure of becomes a folder to correct and train on."""
 
 import csv
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from components.example_gen import dataset
-from htr_client import RequestLog
+from components.review import review
+from htr_client import RequestLog, Timings, Transcription
 from pipeline import cli
 from pipeline.config import DataConfig, TransformConfig
 from tests.conftest import encode, picture, write_dataset
@@ -50,8 +53,9 @@ def test_limit_keeps_the_least_sure(log, tmp_path):
 
 def test_broken_rows_of_a_log_are_passed_over(log, tmp_path):
     (table,) = log.glob("*.csv")
-    with open(table, "a", encoding="utf-8") as file:
-        file.write("pictures/gone.png,lost,0.01,htr,7,2026\npictures/ha")  # as a killed service leaves it
+    cut_off = next(table.parent.rglob("*.png")).relative_to(table.parent)
+    with open(table, "a", encoding="utf-8") as file:  # as a killed service leaves it
+        file.write(f"pictures/gone.png,lost,0.01,htr,7,2026\npictures/ha\n{cut_off},Anna,0.01")
     output = tmp_path / "review"
     assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "0.1"]) == 0
     assert [row["text"] for row in rows(output)] == ["guess 0", "guess 1"]
@@ -76,6 +80,15 @@ def test_wrong_usage_is_readable(log, tmp_path, capsys, arguments, message):
     assert cli.main(["review", "--output", str(tmp_path / "review"), *arguments]) == cli.USAGE
     assert message in capsys.readouterr().err
     assert not (tmp_path / "review").exists()
+
+
+def test_file_names_that_are_no_utf8_are_written_as_escapes(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcller.png")
+    Path(path).write_bytes(encode(picture()))
+    answer = Transcription("Anna", 0.2, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None)
+    assert review.write(review.from_answers([answer], 0.5), str(tmp_path / "review"), 10) == 1
+    assert [row["source"] for row in rows(tmp_path / "review")] == [f"{tmp_path}/m\\udcfcller.png"]
+    assert "m\\udcfcller.png" in (tmp_path / "review" / "review.html").read_text(encoding="utf-8")
 
 
 def test_server_that_is_away_is_an_error_not_a_traceback(tmp_path, capsys):

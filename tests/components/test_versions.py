@@ -2,9 +2,11 @@
 
 import threading
 import time
+import uuid
 
 import pytest
 
+from components import storage
 from components.pusher import versions
 from serving.rollout import Rollout
 
@@ -53,6 +55,16 @@ def test_leftovers_of_a_broken_push_disappear(model, tmp_path):
     (base / ".incoming-17").mkdir(parents=True)
     versions.push(str(model), str(base), keep=5)
     assert not (base / ".incoming-17").exists()
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_labels_in_a_bucket_are_seen_however_its_folder_is_written(model, tmp_path, end):
+    bucket = f"ram://{uuid.uuid4().hex}"  # TensorFlow's in-memory file system
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "models.config").write_text("model_config_list {}")
+    storage.copy_tree(str(tmp_path / "labels"), f"{bucket}/serving")
+    pushed = [versions.push(str(model), f"{bucket}/serving/htr{end}", keep=1) for _ in range(2)]
+    assert [version.number for version in versions.in_service(f"{bucket}/serving/htr")] == pushed
 
 
 def test_a_poller_never_sees_half_a_version(model, tmp_path):

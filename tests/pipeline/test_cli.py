@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from pipeline import cli
 from tests.conftest import write_dataset
@@ -73,7 +74,9 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
         (["check", "--data", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
         (["run", "--data", ".", "--set", "train.epocs=3"], "train.epocs: no such setting"),
         (["run", "--data", ".", "--config", "/nowhere.yaml"], "cannot read the configuration"),
-        (["serve", "--workspace", "/nowhere/at/all"], "push a model first"),
+        (["serve", "--workspace", "/nowhere/at/all"], "/nowhere/at/all/serving_model/htr does not exist: push a model"),
+        (["serve", "--workspace", "/nowhere", "--set", "name=words"], "/nowhere/serving_model/words does not exist"),
+        (["serve", "--set", "push.model_dir=gs://bucket/htr"], "gs://bucket/htr is in a bucket"),
         (["report", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
         (["runs", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
         (["compare", "latest", "latest", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
@@ -106,6 +109,42 @@ def test_no_versions_yet(tmp_path, capsys):
     assert cli.main(["versions", "--workspace", str(tmp_path)]) == cli.ERROR
     assert cli.main(["rollback", "--workspace", str(tmp_path)]) == cli.ERROR
     assert "none to go back to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "model_dir"),
+    [
+        ([], "htr", "workspace/serving_model/htr"),
+        (["--set", "name=words"], "words", "workspace/serving_model/words"),
+        (["--set", "name=words", "--set", "push.model_dir=models"], "words", "models"),
+        (["--model_name", "other"], "other", "workspace/serving_model/htr"),
+    ],
+)
+def test_serve_finds_what_the_same_settings_push(tmp_path, monkeypatch, settings, name, model_dir):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / model_dir).mkdir(parents=True)
+    served = []
+    monkeypatch.setattr("serving.server.run", lambda arguments: served.append(arguments) or 0)
+    assert cli.main(["serve", *settings]) == 0
+    assert [(found.model_name, found.model_base_path) for found in served] == [(name, str(tmp_path / model_dir))]
+
+
+def test_paths_are_absolute_since_steps_run_elsewhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    here, archives = str(tmp_path), "[client.tar.gz, gs://bucket/client.tar.gz]"
+    settings = {
+        "data.paths": ("[names]", [f"{here}/names"]), "bulk.folder": ("/mnt/new", "/mnt/new"),
+        "train.warm_start": ("htr/7", f"{here}/htr/7"), "push.model_dir": ("../models", f"{tmp_path.parent}/models"),
+        "beam.setup_file": ("setup.py", f"{here}/setup.py"),
+        "beam.extra_packages": (archives, [f"{here}/client.tar.gz", "gs://bucket/client.tar.gz"]),
+    }  # fmt: skip
+    assert cli.main(["config", *(f"--set={name}={given}" for name, (given, _) in settings.items())]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for name, (_, expected) in settings.items():
+        section, setting = name.split(".")
+        assert printed[section][setting] == expected
+    assert cli.main(["config", "--set=push.model_dir=gs://bucket/models/htr"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["push"]["model_dir"] == "gs://bucket/models/htr"
 
 
 def test_debug_shows_the_traceback(tmp_path):

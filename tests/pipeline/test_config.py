@@ -34,6 +34,8 @@ def test_overrides_win_over_the_file(tmp_path):
         ("train.epochs.more=1", "train.epochs"),
         ("transform.preset=page", "transform.preset"),
         ("gate.max_cer=[", "not valid YAML"),
+        ("gate.slice_max_cer={text_length: 0.3}", "text_length is no slice; there are writer, length_band, source"),
+        ("gate.slice_max_cer={writers=7: 0.3}", "writers=7 is no slice"),
     ],
 )
 def test_errors_name_the_setting(override, message):
@@ -48,6 +50,24 @@ def test_unusable_files_are_named(tmp_path):
     path.write_text("- a\n")
     with pytest.raises(ConfigError, match="section"):
         load(str(path))
+
+
+@pytest.mark.parametrize("content", ["data:\n", "data:\n  # encoding: latin-1\n"])
+def test_an_empty_section_has_its_defaults(tmp_path, content):
+    path = tmp_path / "run.yaml"
+    path.write_text(content)
+    assert load(str(path)) == Config()
+    assert load(str(path), data={"paths": ["names"]}).data.paths == ["names"]
+    assert load(str(path), ["data.encoding=latin-1"]).data.encoding == "latin-1"
+
+
+@pytest.mark.parametrize("value", ["[names]", "names", "3"])
+def test_what_is_no_section_is_named(tmp_path, value):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"data: {value}\n")
+    for overrides, settings in (([], {}), (["data.encoding=latin-1"], {}), ([], {"data": {"paths": ["names"]}})):
+        with pytest.raises(ConfigError, match="data: must hold `name: value` pairs, not "):
+            load(str(path), overrides, **settings)
 
 
 def test_json_round_trip():

@@ -17,6 +17,7 @@ from serving import protos, rollout
 from serving.server import EmbeddedServer
 
 END = 50
+BUCKET = ["--set", "push.model_dir=gs://b/models/htr"]
 
 
 @pytest.fixture
@@ -208,6 +209,9 @@ def test_a_version_that_takes_too_long(workspace, tmp_path):
         (["promote", 2, "--label", "stable", "--tls-key", "k"], cli.USAGE, "belong together"),
         (["promote", 2, "--label", "stable", "--tls-ca", "/nowhere.pem"], cli.USAGE, "/nowhere.pem cannot be read"),
         (["rollback", "--label", "stable"], cli.USAGE, "No version bears the label stable"),
+        (["promote", 2, "--label", "stable", *BUCKET], cli.USAGE, "gs://b/models/htr is in a bucket, but labels need"),
+        (["rollback", "--label", "stable", *BUCKET], cli.USAGE, "gs://b/models/htr is in a bucket, but labels need"),
+        (["rollback", *BUCKET], cli.ERROR, "Move the folder of the newest version"),
         (["rollback", "--server", "localhost:1"], cli.USAGE, "--server goes with --label"),
         (["versions", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
     ],
@@ -235,6 +239,15 @@ def test_the_file_alone(workspace, toy_model, capsys):
     # A path of other machines cannot be served here.
     assert htr(workspace, "serve") == cli.USAGE
     assert "in /models/htr, which is not a folder of this machine" in capsys.readouterr().err
+
+
+def test_a_pipeline_of_another_name_is_served_with_its_labels(workspace, monkeypatch):
+    base(workspace).rename(workspace / "serving_model" / "words")
+    served = []
+    monkeypatch.setattr("serving.server.run", lambda arguments: served.append(arguments) or 0)
+    assert htr(workspace, "promote", 1, "--label", "stable", "--set", "name=words") == 0
+    assert htr(workspace, "serve", "--set", "name=words") == 0
+    assert [found.model_config_file for found in served] == [str(config_file(workspace))]
 
 
 def test_other_models_in_the_file_stay(workspace):
