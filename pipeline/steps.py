@@ -43,6 +43,8 @@ def launch(pipeline: Any, node: Any, connection: metadata.Metadata) -> Any:
     Returns:
         What TFX says about the execution.
     """
+    # Steps share a process, and with a model server the GPU. TensorFlow reads this once, when it is first used.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     deployment = runner_utils.extract_local_deployment_config(pipeline)
     node_id = node.pipeline_node.node_info.id
     executor = runner_utils.extract_executor_spec(deployment, node_id)

@@ -18,7 +18,7 @@ import tensorflow as tf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from components.evaluator.metrics import ErrorCounts, count_errors
-from components.trainer.input_pipeline import Source, batches, plain_batches
+from components.trainer.input_pipeline import Source, batches, divisible, plain_batches
 from components.trainer.model import Recogniser, ctc_loss
 from htr_client.decoding import Alphabet, BestPath
 from pipeline import code_version
@@ -187,6 +187,7 @@ class Fitting:
     def _stream(self) -> Iterator[Any]:
         dataset = batches(self.training, self.train, self.train.epochs, self.done)
         if self.strategy.num_replicas_in_sync > 1:
+            dataset = divisible(dataset, self.strategy.num_replicas_in_sync)
             options = tf.data.Options()
             options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
             dataset = self.strategy.experimental_distribute_dataset(dataset.with_options(options))
@@ -305,6 +306,11 @@ class Fitting:
         self.best_cer, self.best_epoch = progress["best_cer"], progress["best_epoch"]
         self._seconds_before = progress["seconds"]
         return True
+
+
+def has_checkpoint(directory: str) -> bool:
+    """Whether an interrupted training has left its state in a directory."""
+    return tf.io.gfile.exists(os.path.join(directory, CHECKPOINT_FILE))
 
 
 def fingerprint(files: Sequence[str], *settings: str) -> str:

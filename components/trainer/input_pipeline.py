@@ -113,6 +113,27 @@ def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) 
     return dataset.map(to_inputs, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
+def divisible(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
+    """Batches that can be dealt out evenly: short ones repeat their first rows, which count for more by that.
+
+    TensorFlow deals out a batch of 5 to 4 replicas as 2, 2, 1 and none, and CTC has no loss of no rows.
+
+    Args:
+        dataset: of `batches`.
+        replicas: how many share a batch.
+
+    Returns:
+        The same with a multiple of `replicas` rows in each batch.
+    """
+
+    def repeat(inputs: dict[str, tf.Tensor], labels: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        rows = tf.shape(labels)[0]
+        taken = tf.range(-(-rows // replicas) * replicas) % rows
+        return {name: tf.gather(part, taken) for name, part in inputs.items()}, tf.gather(labels, taken)
+
+    return dataset.map(repeat, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
 def plain_batches(source: Source, batch_size: int) -> tf.data.Dataset:
     """All pictures of a split as they are, those of about one width together.
 

@@ -15,7 +15,7 @@ import tensorflow_transform as tft
 
 from components.trainer import augment, export
 from components.trainer.export import SETTINGS_FILE
-from components.trainer.fitting import Fitting, fingerprint, is_chief, training_strategy
+from components.trainer.fitting import Fitting, fingerprint, has_checkpoint, is_chief, training_strategy
 from components.trainer.input_pipeline import Source, batches, plain_batches, survey
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.transfer import freeze, start_from
@@ -32,9 +32,10 @@ UNALIGNABLE_FILE = "unalignable.json"
 
 def use_accelerators(train: TrainConfig) -> str:
     """Lets TensorFlow take GPU memory as needed and, where it pays, compute in float16. Returns what is used."""
+    # Steps that `pipeline.steps` launches have it already. `set_memory_growth` would fail after an earlier step of the
+    # process, Transform for one, has used TensorFlow.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
     capable = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0,))[0] >= 7 for gpu in gpus]
     mixed = train.mixed_precision and bool(gpus) and all(capable)
     keras.mixed_precision.set_global_policy("mixed_float16" if mixed else "float32")
@@ -76,7 +77,7 @@ def run_fn(fn_args: Any) -> None:
     state_dir = None
     if parent := fn_args.custom_config.get("checkpoint_dir"):
         sections = [section.model_dump_json() for section in (transform, model_config, train)]
-        state_dir = os.path.join(parent, fingerprint(training.files + validation.files, *sections))
+        state_dir = _state_dir(parent, training.files + validation.files, sections)
     classes, height = len(alphabet) + 1, transform.height or 0
     with strategy.scope():
         model = build(model_config, classes, height)
@@ -114,6 +115,16 @@ def run_fn(fn_args: Any) -> None:
     with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, SHEET_FILE), "wb") as file:
         file.write(augmentation_sheet(training, train))
     fitting.forget()
+
+
+def _state_dir(parent: str, files: Sequence[str], sections: Sequence[str]) -> str:
+    """Where the training leaves its state: not where another precision does, whose optimiser has other variables."""
+    precision = keras.mixed_precision.dtype_policy().name
+    other = "float32" if precision == "mixed_float16" else "mixed_float16"
+    own, others = (os.path.join(parent, fingerprint(files, name, *sections)) for name in (precision, other))
+    if has_checkpoint(others) and not has_checkpoint(own):
+        console().print(f"  a training that was interrupted used {other}, this one {precision}: it starts anew")
+    return own
 
 
 def fit_temperature(model: Any, validation: Source, alphabet: Sequence[str], most: int = 4096) -> float:

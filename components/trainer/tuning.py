@@ -62,13 +62,13 @@ class RecogniserTuner(keras_tuner.Tuner):
         self.transform_config = TransformConfig.model_validate_json(sections["transform"])
         self.model_config = ModelConfig.model_validate_json(sections["model"])
         train = TrainConfig.model_validate_json(sections["train"])
+        use_accelerators(train)
         self.train_config = train.model_copy(update={"epochs": tune.epochs, "patience": tune.epochs})
         tft_output = tft.TFTransformOutput(fn_args.transform_graph_path)
         self.characters = read_alphabet(tft_output)
         spec = tft_output.transformed_feature_spec()
         self.training_source = survey(expand(fn_args.train_files), spec, self.transform_config)
         self.validation_source = survey(expand(fn_args.eval_files), spec, self.transform_config)
-        use_accelerators(train)
         oracle = ConfiguredFirst(
             hyperparameters=search_space(self.model_config, train), tune_new_entries=False,
             objective=keras_tuner.Objective("validation_cer", "min"), max_trials=tune.trials, seed=train.seed,

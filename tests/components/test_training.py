@@ -14,18 +14,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from tfx.dsl.component.experimental.decorators import component
+from tfx.orchestration import metadata
+from tfx.orchestration.pipeline import Pipeline
 
 from components.evaluator.metrics import count_errors
 from components.trainer import training, transfer
 from components.trainer.fitting import Fitting
-from components.trainer.input_pipeline import batches, plain_batches, survey
+from components.trainer.input_pipeline import batches, divisible, plain_batches, survey
 from components.trainer.model import build
 from components.transform import preprocessing
 from pipeline.config import TransformConfig, TuneConfig
+from pipeline.local_runner import LocalRunner
 from tests.components.toy import SMALL, TRAIN, WORDS, arguments, drawn, write_transformed
 
 WORD = TransformConfig()
 LINE = TransformConfig(preset="line", height=32, width=400)
+GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
+asked: list[str | None] = []
 
 
 def source_of(folder: Path, transform: TransformConfig = WORD):
@@ -38,6 +44,17 @@ def lines(tmp_path_factory):
     """Words of one to sixteen letters, each picture as wide as its word."""
     words = [("abcabbca" * 2)[: 1 + i % 16] for i in range(160)]
     return write_transformed(tmp_path_factory.mktemp("lines"), words, LINE)
+
+
+@pytest.fixture
+def capable_gpu(monkeypatch):
+    """A GPU that TensorFlow tells of. Nothing can compute on it; what is asked for float16 does so on the CPU."""
+    devices, gpu = tf.config.list_physical_devices, tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+    details = {"compute_capability": (8, 0)}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [gpu] if kind == "GPU" else devices(kind))
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda device: details)
+    yield
+    keras.mixed_precision.set_global_policy("float32")
 
 
 def fit(source, train, **kwargs):
@@ -163,6 +180,51 @@ def test_a_changed_setting_does_not_resume_another_training(toy, tmp_path):
     assert names[0] != names[1]
 
 
+@pytest.mark.slow
+def test_a_training_interrupted_under_another_precision_starts_anew_and_says_so(toy, tmp_path, request, capsys):
+    train = TRAIN.model_copy(update={"epochs": 1, "mixed_precision": True})
+    given = SimpleNamespace(**arguments(toy, tmp_path, train, WORD))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "fit_temperature", interrupted)
+        training.run_fn(given)
+    assert list(tmp_path.glob("checkpoints/*/checkpoint.npz"))
+    request.getfixturevalue("capable_gpu")
+    training.run_fn(given)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "a training that was interrupted used float32, this one mixed_float16: it starts anew" in told
+    assert "1 GPU(s), float16" in told and "going on after" not in told
+    history = json.loads((tmp_path / "run" / training.HISTORY_FILE).read_text())
+    assert np.isfinite(history[0]["loss"])
+
+
+def test_accelerators_are_used_also_after_an_earlier_step_has_used_tensorflow(capable_gpu, monkeypatch):
+    monkeypatch.delenv(GROWTH, raising=False)
+    assert tf.executing_eagerly() and float(tf.constant(1.0)) == 1.0
+    assert training.use_accelerators(TRAIN.model_copy(update={"mixed_precision": True})) == "1 GPU(s), float16"
+    assert os.environ[GROWTH] == "true"
+
+
+@component
+def AsksForGrowth():
+    asked.append(os.environ.get(GROWTH))
+
+
+@pytest.mark.parametrize(("before", "within"), [(None, "true"), ("false", "false")])
+def test_gpu_memory_grows_from_the_first_step_on(tmp_path, monkeypatch, before, within):
+    """TensorFlow reads the variable when a process uses it for the first time, which Transform may do."""
+    monkeypatch.setenv(GROWTH, before or "")
+    if before is None:
+        monkeypatch.delenv(GROWTH)
+    asked.clear()
+    database = metadata.sqlite_metadata_connection_config(str(tmp_path / "metadata.sqlite"))
+    LocalRunner().run(Pipeline("asks", str(tmp_path), database, [AsksForGrowth()]))
+    assert asked == [within]
+
+
 def test_warm_start_knows_old_characters_and_learns_new_ones(toy, tmp_path):
     trained = arguments(toy, tmp_path / "old", TRAIN, WORD)
     training.run_fn(SimpleNamespace(**trained))
@@ -217,6 +279,61 @@ def test_sheet_shows_originals_and_variants(toy):
     assert sheet.shape == (8 * height, 5 * width, 1)
     first, second = sheet[:, :width], sheet[:, width : 2 * width]
     assert float(tf.reduce_mean(tf.abs(tf.cast(first, tf.float32) - tf.cast(second, tf.float32)))) > 1
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 8])
+def test_each_replica_gets_as_many_rows_and_none_is_lost(replicas):
+    for rows in range(1, 18):
+        column = tf.range(rows)
+        batch = ({"images": column[:, tf.newaxis], "widths": column}, column[:, tf.newaxis])
+        ((inputs, labels),) = divisible(tf.data.Dataset.from_tensors(batch), replicas)
+        seen = inputs["widths"].numpy()
+        assert len(seen) % replicas == 0 and len(seen) - rows < replicas
+        np.testing.assert_array_equal(seen[:rows], range(rows))
+        assert set(seen) == set(range(rows))
+        np.testing.assert_array_equal(inputs["images"][:, 0], seen)
+        np.testing.assert_array_equal(labels[:, 0], seen)
+
+
+REPLICAS = """
+import json
+import sys
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+folder, replicas, batch_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas
+)
+from components.trainer.fitting import Fitting
+from components.trainer.model import build
+from tests.components.test_training import SMALL, TRAIN, source_of
+
+train = TRAIN.model_copy(update={"epochs": 2, "batch_size": batch_size})
+strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+keras.utils.set_random_seed(train.seed)
+with strategy.scope():
+    model = build(SMALL, 4, 32)
+source = source_of(folder)
+fitting = Fitting(model, source, source, ["a", "b", "c"], train, strategy=strategy)
+fitting.run()
+print(json.dumps({"done": fitting.done, "losses": [epoch["loss"] for epoch in fitting.history]}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("replicas", "batch_size", "left"), [(2, 191, 1), (3, 188, 4)])
+def test_replicas_train_also_on_a_batch_that_has_no_row_for_one_of_them(toy, replicas, batch_size, left):
+    source = source_of(toy)
+    assert source.samples % batch_size == left
+    command = [sys.executable, "-c", REPLICAS, str(toy), str(replicas), str(batch_size)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout.splitlines()[-1])
+    assert found["done"] == 2 * source.steps(batch_size)
+    assert len(found["losses"]) == 2 and np.isfinite(found["losses"]).all()
 
 
 def free_ports(count):
