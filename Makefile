@@ -17,7 +17,7 @@ test-current:  ## all tests on the current stack, if need be in a Debian 13 root
 test-fast: setup  ## tests without those that train or start several processes
 	@$(PYTHON) -m pytest -m "not slow"
 
-fuzz: setup  ## the property tests with 1000 examples each instead of 100
+fuzz: setup  ## the property tests with 1000 examples instead of 100, where a test sets no number
 	@HTR_HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -m hypothesis --numprocesses=2
 
 # --strict: behind a mirror without vulnerability data every package would count as free of them.

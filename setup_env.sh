@@ -95,7 +95,7 @@ header=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"] 
 
 echo "Setting up .venv with the $stack stack ($why): $("$python" --version)," \
     "$(sed -n 's/^\(tfx\)==/TFX /p; s/^\(tensorflow\)==/TensorFlow /p' "requirements/$stack.txt" | sort | paste -s -d ' ')" \
-    "(about 3 GB; a minute or two the first time)" >&2
+    "(about 4 GB; a minute or two the first time)" >&2
 rm -f "$stamp"
 [ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ] \
     || "$python" -m venv --clear .venv

@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="evaluate only so many pictures")
     parser.add_argument("--width", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--order", type=int, nargs="+", default=[5])
-    parser.add_argument("--language-weight", type=float, nargs="+", default=[0.2, 0.4, 0.6])
+    parser.add_argument("--language-weight", type=float, nargs="+", default=[0.1, 0.3, 0.5])
     parser.add_argument("--unknown", type=float, nargs="+", default=[-3.0, -6.0], help="penalty of unknown words")
     args = parser.parse_args()
 
