@@ -44,7 +44,7 @@ class PrefixBeamSearch:
         alternatives: int = 0,
         lexicon: Lexicon | None = None,
         language_model: CharacterModel | None = None,
-        language_weight: float = 0.5,
+        language_weight: float = 0.3,
         length_bonus: float | None = None,
     ) -> None:
         if width < 1 or candidates < 1:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoding.add_argument(
         "--lm-order", type=int, default=5, metavar="N", help="characters the model looks at, with the next"
     )
-    decoding.add_argument("--lm-weight", type=float, default=0.5, metavar="W", help="of the language model")
+    decoding.add_argument("--lm-weight", type=float, default=0.3, metavar="W", help="of the language model")
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
