@@ -417,11 +417,11 @@ def examine(row: Row, given: frozenset[str], data: DataConfig, transform: Transf
                 raise Rejected("unknown_split", f"{row.fields[table.split]!r} is none of {', '.join(SPLIT_NAMES)}")
     except Rejected as rejected:
         return Reject(
-            table.name, row.line, _plain(image[:500]), _plain(text[:200]), rejected.reason,
-            _plain(rejected.detail[:1000]).translate(_CONTROLS),
+            table.name, row.line, plain(image[:500]), plain(text[:200]), rejected.reason,
+            plain(rejected.detail[:1000]).translate(_CONTROLS),
         )  # fmt: skip
     return Sample(
-        id=identity, source=_plain(os.path.basename(table.root)), image=encoded, text=label,
+        id=identity, source=plain(os.path.basename(table.root)), image=encoded, text=label,
         writer=writer, split=assign_split(named, writer or identity, given, data), width=width, height=height,
         statistics=describe(grey),
     )  # fmt: skip
@@ -430,10 +430,10 @@ def examine(row: Row, given: frozenset[str], data: DataConfig, transform: Transf
 def _name_below(root: str, path: str) -> str:
     """Path relative to a dataset folder, with the folder's own name in front."""
     below = path[len(root) + 1 :] if path.startswith(f"{root}/") else os.path.relpath(path, root)
-    return _plain(os.path.join(os.path.basename(root), below))
+    return plain(os.path.join(os.path.basename(root), below))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that can be stored as UTF-8: bytes of a file name that are none are written as escapes."""
     return text.encode(errors="backslashreplace").decode()
 

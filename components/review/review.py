@@ -98,8 +98,7 @@ def from_answers(answers: Iterable[Transcription], below: float) -> Iterator[Dou
                 picture = pack(answer.source).data
             except PictureError:  # gone since it was read
                 continue
-            # Bytes of a file name that are no UTF-8 become escapes: neither table nor page could hold them.
-            source = answer.source.encode(errors="backslashreplace").decode()
+            source = dataset.plain(answer.source)
             yield Doubt(picture, answer.text, answer.confidence, str(answer.version), source)
 
 

@@ -121,7 +121,8 @@ def _state_dir(parent: str, files: Sequence[str], sections: Sequence[str]) -> st
     """Where the training leaves its state: not where another precision does, whose optimiser has other variables."""
     precision = keras.mixed_precision.dtype_policy().name
     other = "float32" if precision == "mixed_float16" else "mixed_float16"
-    own, others = (os.path.join(parent, fingerprint(files, name, *sections)) for name in (precision, other))
+    name = fingerprint(files, *sections)
+    own, others = (os.path.join(parent, f"{name}-{each}") for each in (precision, other))
     if has_checkpoint(others) and not has_checkpoint(own):
         console().print(f"  a training that was interrupted used {other}, this one {precision}: it starts anew")
     return own
