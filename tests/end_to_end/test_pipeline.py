@@ -49,12 +49,19 @@ def run(data, workspace, *settings, capsys=None):
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory, data):
+def temporary(tmp_path_factory):
+    """The folder for temporary files of the workspace's first run."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, temporary, data):
     """A workspace with one run, made by the installed command in a process of its own."""
     folder = tmp_path_factory.mktemp("workspace")
     command = [sys.executable, "-m", "pipeline.cli", "run", "--data", str(data), "--workspace", str(folder), "--json"]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
     done = subprocess.run(
-        command + [f"--set={s}" for s in FAST], capture_output=True, text=True, timeout=600, env={**os.environ}
+        command + [f"--set={s}" for s in FAST], capture_output=True, text=True, timeout=600, env=environment
     )
     assert done.returncode == 0, done.stderr
     (folder / "first.json").write_text(done.stdout)
@@ -93,6 +100,10 @@ def test_first_run_ends_with_a_pushed_version(workspace):
     text = (workspace / "first.txt").read_text()
     assert "Training the network" in text and "CER" in text
     assert "tensorflow" not in text.lower().replace("loading tfx and tensorflow", "")
+
+
+def test_no_temporary_files_are_left(workspace, temporary):
+    assert not list(temporary.iterdir())
 
 
 def test_nobody_else_can_write_the_workspace(workspace):

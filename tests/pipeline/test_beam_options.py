@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import tensorflow as tf
 from apache_beam.options import pipeline_options as beam
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.transforms.environments import DockerEnvironment, ExternalEnvironment
+from tfx.utils.dependency_utils import make_beam_dependency_flags
 
 from benchmarks.beam import example_gen
 from pipeline.beam_options import check, for_pipeline, pipeline_options
@@ -45,6 +47,14 @@ def test_flink_and_spark_get_their_address_and_the_workers_environment():
     spark = parsed(**SPARK)
     assert spark.view_as(beam.SparkRunnerOptions).spark_master_url == "spark://master:7077"
     assert ExternalEnvironment.from_options(spark.view_as(beam.PortableOptions)).url == "localhost:50000"
+
+
+@pytest.mark.parametrize("settings", [{}, FLINK, SPARK, {**FLINK, "worker_image": "image"}])
+def test_tfx_packs_no_sources_of_its_own_for_workers(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    options = pipeline_options(BeamConfig(**settings))
+    assert make_beam_dependency_flags(options) == options
+    assert not list(tmp_path.iterdir())
 
 
 def test_dataflow_gets_project_and_image():
