@@ -253,6 +253,8 @@ def _decode(data: bytes, info: PictureInfo) -> np.ndarray:
 
 
 def _to_grey(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2 and array.dtype == np.uint8 and array.size:
+        return np.ascontiguousarray(array)  # nearly all
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
@@ -280,6 +282,8 @@ def _to_grey(array: np.ndarray) -> np.ndarray:
 
 
 def _upright(grey: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation == 1:
+        return grey
     if orientation >= 5:
         grey = grey.T
     if orientation in (2, 3, 6, 7):

@@ -76,14 +76,14 @@ class Driver(FingerprintDriver):
 
 
 class _ReadRows(beam.DoFn):
-    def process(self, table: dataset.Table) -> Iterator[list[dataset.Row]]:
-        rows = dataset.read_rows(table)
+    def process(self, table: dataset.Table) -> Iterator[tuple[dataset.Table, list[tuple[int, tuple[str, ...]]]]]:
+        rows = ((row.line, row.fields) for row in dataset.read_rows(table))  # Beam has fast coders for plain tuples
         while some := list(itertools.islice(rows, _ROWS)):
-            yield some
+            yield table, some
 
 
 class _Examine(beam.DoFn):
-    """Rows -> lists of serialized tf.Examples in the output of their split, "rejects" and "counts"."""
+    """Rows of a table -> lists of serialized tf.Examples in the output of their split, "rejects" and "counts"."""
 
     def __init__(self, given: frozenset[str], data_config: str, transform_config: str):
         self._given = given
@@ -94,11 +94,13 @@ class _Examine(beam.DoFn):
         self._transform = TransformConfig.model_validate_json(self._transform_config)
         self._encoder = _ExampleEncoder()
 
-    def process(self, rows: list[dataset.Row]) -> Iterator[Any]:
+    def process(self, element: tuple[dataset.Table, list[tuple[int, tuple[str, ...]]]]) -> Iterator[Any]:
+        table, rows = element
         counts: collections.Counter[str] = collections.Counter()
         records: dict[str, list[bytes]] = collections.defaultdict(list)
         size = 0
-        for row in rows:
+        for line, fields in rows:
+            row = dataset.Row(table, line, fields)
             result = dataset.examine(row, self._given, self._data, self._transform)
             if isinstance(result, dataset.Reject):
                 counts[f"rejected/{result.reason}"] += 1

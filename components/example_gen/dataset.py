@@ -14,7 +14,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -43,7 +44,8 @@ _MOST_LINES = 100  # of a row, whose fields may hold line breaks when they are q
 # Normalisation takes time that grows with the square of the length, and no picture has room for so many: at most 8192
 # columns, four to a frame, one character a frame, which NFC composes of at most four code points.
 _LONGEST_LABEL = 10_000
-_MEASURED_PIXELS, _MEASURED_ROWS = 2**13, 16  # at least, where a picture has them
+_MEASURED_PIXELS, _MEASURED_ROWS = 2**12, 16  # at least, where a picture has them
+_INK_AND_PAPER = np.array([0.02, 0.95])  # shares of pixels that are darker
 _PICTURE_NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _NUL_SHOWN_AS = "\x1a"  # ASCII's "substitute"
 _CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}  # which a terminal would obey
@@ -87,8 +89,7 @@ class Table:
         return _name_below(self.root, self.path)
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One data row of a table, not yet checked.
 
     Attributes:
@@ -102,8 +103,7 @@ class Row:
     fields: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """An accepted row: a picture and its text.
 
     Attributes:
@@ -125,7 +125,7 @@ class Sample:
     split: str
     width: int
     height: int
-    statistics: dict[str, float] = field(default_factory=dict)
+    statistics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -430,7 +430,7 @@ def examine(row: Row, given: frozenset[str], data: DataConfig, transform: Transf
 def _name_below(root: str, path: str) -> str:
     """Path relative to a dataset folder, with the folder's own name in front."""
     below = path[len(root) + 1 :] if path.startswith(f"{root}/") else os.path.relpath(path, root)
-    return plain(os.path.join(os.path.basename(root), below))
+    return plain(f"{os.path.basename(root)}/{below}")
 
 
 def plain(text: str) -> str:
@@ -447,9 +447,10 @@ def _check_label(text: str, data: DataConfig) -> str:
         raise Rejected("empty_label", "the label is empty")
     if label in data.placeholders:
         raise Rejected("placeholder_label", f"{label!r} stands for 'no text' (data.placeholders)")
-    control = sorted({c for c in label if unicodedata.category(c) in ("Cc", "Cs")})
-    if control:
-        raise Rejected("control_character", f"the label holds {', '.join(map(repr, control))}")
+    if not label.isprintable():
+        control = sorted({c for c in label if unicodedata.category(c) in ("Cc", "Cs")})
+        if control:
+            raise Rejected("control_character", f"the label holds {', '.join(map(repr, control))}")
     if data.alphabet is not None:
         unknown = sorted(set(label) - set(unicodedata.normalize("NFC", data.alphabet)))
         if unknown:
@@ -465,7 +466,9 @@ def resolve_image(name: str, table: Table) -> str:
     """
     if not name:
         raise Rejected("missing_file", "the row names no picture")
-    path = storage.absolute(name if storage.is_remote(name) else os.path.join(os.path.dirname(table.path), name))
+    folder, base = os.path.split(name)
+    # `.` and `..` name folders.
+    path = os.path.join(_beside(table.path, folder), base) if base.strip(".") else _beside(table.path, name)
     # No server is asked only because a row names it.
     foreign = storage.is_remote(path) and not storage.is_inside(path, table.root)
     if foreign or not storage.exists(path):
@@ -479,6 +482,12 @@ def resolve_image(name: str, table: Table) -> str:
     if not (table.allow_outside or storage.is_inside(path, table.root)):
         raise Rejected("outside_folder", f"{path} lies outside of {table.root} (data.allow_outside)")
     return path
+
+
+@functools.lru_cache(maxsize=1024)
+def _beside(path: str, name: str) -> str:
+    """Absolute path of what is named relative to a file; cached for folders, of which there are few."""
+    return storage.absolute(name if storage.is_remote(name) else os.path.join(os.path.dirname(path), name))
 
 
 @functools.lru_cache(maxsize=16)
@@ -502,8 +511,7 @@ def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
 def _read_picture(path: str, data: DataConfig) -> tuple[bytes, np.ndarray]:
     """Returns bytes that the Transform graph can decode, and the grey picture uint8 [height, width]."""
     try:
-        with storage.open_file(path) as file:
-            encoded = pictures.read_file(file)
+        encoded = storage.read(path, pictures.MAX_BYTES + 1)  # one more, so that a larger one is refused
     except OSError as error:
         raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
     max_pixels = int(data.max_megapixels * 1e6)
@@ -527,13 +535,13 @@ def describe(grey: np.ndarray) -> dict[str, float]:
     """
     # Some of the rows of a large picture have the grey values of all, for a part of the price.
     some = grey[:: max(1, min(grey.size // _MEASURED_PIXELS, len(grey) // _MEASURED_ROWS))]
-    levels = cv2.calcHist([some], [0], None, [256], [0, 256]).ravel().cumsum(dtype=np.float64) / some.size
-    ink, paper = levels.searchsorted((0.02, 0.95)).tolist()
+    levels = cv2.calcHist([some], [0], None, [256], [0, 256]).cumsum(dtype=np.float64)
+    ink, paper = levels.searchsorted(_INK_AND_PAPER * some.size).tolist()
     contrast = max(paper - ink, 1)
     return {
         "paper_level": float(paper),
         "ink_level": float(ink),
-        "ink_share": float(levels[min((ink + paper) // 2, 255)]) if paper > ink else 0.0,
+        "ink_share": float(levels[(ink + paper) // 2]) / some.size if paper > ink else 0.0,
         "sharpness": cv2.norm(cv2.Laplacian(grey, cv2.CV_16S), cv2.NORM_L1) / grey.size / contrast,
     }
 

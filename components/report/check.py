@@ -13,7 +13,7 @@ import statistics
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -84,7 +84,7 @@ def look(
     mass = np.cumsum(np.where(ink < 0.4, 0, ink).sum(axis=0))
     first, last = np.searchsorted(mass, [0.02 * mass[-1], 0.98 * mass[-1]])
     return Seen(
-        sample=replace(sample, image=b""), table=row.table.name, line=row.line, path=path, pixels=pixels,
+        sample=sample._replace(image=b""), table=row.table.name, line=row.line, path=path, pixels=pixels,
         outline=outline(grey), ink_columns=int(last - first + 1) if mass[-1] else 0, contrast=float(paper - darkest),
     )  # fmt: skip
 

@@ -6,8 +6,8 @@ sizes with TensorFlow operations; a test compares the two.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
-from itertools import pairwise
 
 from pipeline.config import TransformConfig
 
@@ -41,4 +41,4 @@ def crowding(samples: Iterable[tuple[int, int, str]], config: TransformConfig) -
 
 def needed_frames(text: str) -> int:
     """Frames that CTC needs at least: one a character and a blank between equal neighbours (Graves 2006)."""
-    return len(text) + sum(a == b for a, b in pairwise(text))
+    return len(text) + sum(map(operator.eq, text, text[1:]))

@@ -259,7 +259,7 @@ def test_fields_are_read_as_they_were_written(tmp_path_factory, rows, delimiter,
 @given(CELLS | st.text(max_size=12), st.none() | st.text(max_size=20))
 def test_any_label_is_accepted_in_nfc_or_rejected(labelled, text, alphabet):
     row, given_ = labelled
-    row = dataclasses.replace(row, fields=("a.png", text))
+    row = row._replace(fields=("a.png", text))
     settings = DataConfig() if alphabet is None else DataConfig(alphabet=alphabet)
     result = dataset.examine(row, given_, settings, TransformConfig())
     if isinstance(result, Reject):
