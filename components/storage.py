@@ -89,7 +89,7 @@ def read(path: str, most: int = sys.maxsize) -> bytes:
         with open_file(path) as file:
             return file.read(most)
     # Python's file object asks the system six more questions, which for a small picture take as long as all else here.
-    descriptor = _open_regular(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = _open_regular(path, os.O_RDONLY)
     parts = []
     try:
         while part := os.read(descriptor, min(most, _PIECE)):

@@ -392,6 +392,14 @@ def examine(row: Row, given: frozenset[str], data: DataConfig, transform: Transf
     Returns:
         The sample, or the reject with its reason.
     """
+    result = examine_with_pixels(row, given, data, transform)
+    return result if isinstance(result, Reject) else result[0]
+
+
+def examine_with_pixels(
+    row: Row, given: frozenset[str], data: DataConfig, transform: TransformConfig
+) -> tuple[Sample, np.ndarray] | Reject:
+    """As `examine`, with the decoded picture, uint8 [height, width], for callers that need it too."""
     table = row.table
     image = row.fields[table.image] if len(row.fields) > table.image else ""
     text = row.fields[table.text] if len(row.fields) > table.text else ""
@@ -420,11 +428,12 @@ def examine(row: Row, given: frozenset[str], data: DataConfig, transform: Transf
             table.name, row.line, plain(image[:500]), plain(text[:200]), rejected.reason,
             plain(rejected.detail[:1000]).translate(_CONTROLS),
         )  # fmt: skip
-    return Sample(
+    sample = Sample(
         id=identity, source=plain(os.path.basename(table.root)), image=encoded, text=label,
         writer=writer, split=assign_split(named, writer or identity, given, data), width=width, height=height,
         statistics=describe(grey),
     )  # fmt: skip
+    return sample, grey
 
 
 def _name_below(root: str, path: str) -> str:

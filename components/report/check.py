@@ -25,7 +25,6 @@ from components.report import figures
 from components.report.findings import Findings, some
 from components.report.report import environment
 from components.transform import geometry
-from htr_client import pictures
 from pipeline.config import Config, DataConfig, TransformConfig
 
 RARE, FAINT = 10, 24
@@ -72,10 +71,10 @@ def look(
     row: dataset.Row, given: frozenset[str], data: DataConfig, transform: TransformConfig
 ) -> Seen | dataset.Reject:
     """Examines a row as the pipeline does, and looks at its picture; see `dataset.examine` for the arguments."""
-    sample = dataset.examine(row, given, data, transform)
-    if isinstance(sample, dataset.Reject):
-        return sample
-    grey = pictures.load(sample.image, int(data.max_megapixels * 1e6))
+    examined = dataset.examine_with_pixels(row, given, data, transform)
+    if isinstance(examined, dataset.Reject):
+        return examined
+    sample, grey = examined
     path = dataset.resolve_image(row.fields[row.table.image].strip(), row.table)
     pixels = hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).digest()[:16]
     darkest, paper = np.percentile(grey, [0.2, 95])

@@ -40,6 +40,20 @@ def test_a_link_out_of_the_folder_is_not_inside(tmp_path):
     assert not storage.is_inside(str(tmp_path / "data" / "a.png"), str(tmp_path / "data"))
 
 
+def test_files_are_read_whole_or_as_far_as_asked(bucket, tmp_path):
+    content = bytes(range(256)) * 1000
+    (tmp_path / "file").write_bytes(content)
+    storage.copy_tree(str(tmp_path), bucket)
+    for path in (str(tmp_path / "file"), f"{bucket}/file"):
+        assert storage.read(path) == content
+        for most in (0, 1, 65_536, 100_000, 256_000, 300_000):
+            assert storage.read(path, most) == content[:most]
+    (tmp_path / "empty").touch()
+    assert storage.read(str(tmp_path / "empty")) == b""
+    with pytest.raises(OSError, match="not a regular file"):
+        storage.read(str(tmp_path))
+
+
 def test_copies_are_equal_wherever_they_are(model, bucket, tmp_path):
     storage.copy_tree(model, f"{bucket}/copy")
     storage.copy_tree(f"{bucket}/copy", str(tmp_path / "back"))
