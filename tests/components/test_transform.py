@@ -1,5 +1,6 @@
 """Preprocessing: sizes, normalisation, refusal of what cannot be decoded, class ids."""
 
+import io
 import struct
 import zlib
 
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from components.transform import geometry, preprocessing
 from pipeline.config import TransformConfig
@@ -57,10 +59,35 @@ def test_colour_grey_and_transparent_versions_agree():
     assert np.abs(grey.astype(int) - jpeg).mean() < 8
 
 
-def png_that_claims(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+
+def test_a_grey_level_that_is_transparent_shows_paper():
+    page = picture(100, 40)
+    page[10:30, 40:60] = 7
+    plain = encode(page)
+    marked = plain[:33] + chunk(b"tRNS", b"\0\x07") + plain[33:]  # behind the header
+    page[page == 7] = 255
+    transparent, white, solid = resize(marked, encode(page), plain)
+    assert np.abs(transparent.astype(int) - white).max() <= 1
+    assert np.abs(transparent.astype(int) - solid).max() > 100
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
+def test_every_kind_of_png_is_read(mode):
+    page = picture(100, 40)
+    if mode == "1":
+        page = np.where(page > 128, 255, 0).astype(np.uint8)
+    image = Image.fromarray(page)
+    image = Image.fromarray(page.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    file = io.BytesIO()
+    image.save(file, "png")
+    result, grey = resize(file.getvalue(), encode(page))
+    assert np.abs(result.astype(int) - grey).max() <= 1
+
+
+def png_that_claims(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
