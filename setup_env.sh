@@ -101,7 +101,8 @@ rm -f "$stamp"
     || "$python" -m venv --clear .venv
 # uv installs the lock file many times faster than pip; it must not fetch interpreters of its own.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==0.13.*"
-export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv"
+# Compiled now, since where Python may not write its bytecode each command would compile thousands of files anew.
+export UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1 VIRTUAL_ENV="$PWD/.venv"
 .venv/bin/uv pip install --quiet --requirement "requirements/$stack.txt"
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable ./client --editable .
 state > "$stamp"

@@ -9,6 +9,7 @@ a machine that gets slower or faster meanwhile treats both alike.
 
 import argparse
 import atexit
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import grpc
 from benchmarks.serving import spawn
 from htr_client import HtrClient, messages
 from htr_client.connection import channel_options, grpc_target
+from htr_client.errors import PictureError
 from htr_client.pictures import pack
 
 
@@ -72,8 +74,12 @@ def main() -> None:
     files = sorted(path for path in Path(args.pictures).rglob("*") if path.suffix.lower() in suffixes)[: args.count]
     if not files:
         parser.error(f"no PNG or JPEG file in {args.pictures!r}")
-    paths = (files * (args.count // len(files) + 1))[: args.count]
-    encoded = {path: pack(path).data for path in files}
+    encoded = {}
+    for path in files:
+        with contextlib.suppress(PictureError):
+            encoded[path] = pack(path).data
+    print(f"{len(encoded)} pictures, {len(files) - len(encoded)} damaged ones left out")
+    paths = (list(encoded) * (args.count // len(encoded) + 1))[: args.count]
     print("| batch | in flight | bare pictures/s | client pictures/s | share | client CPU ms/picture |")
     print("|---|---|---|---|---|---|")
     for size in args.batch_size:
