@@ -34,7 +34,7 @@ MODELS = $(WORKSPACE)/serving_model/htr
 
 bench: export TF_CPP_MIN_LOG_LEVEL := 3
 bench: export PYTHONWARNINGS := ignore
-bench: setup  ## the benchmarks, on the demo's data and model or on DATA=... WORKSPACE=...; an hour, alone on the machine
+bench: setup  ## the benchmarks, on the demo's data and model or on DATA=... WORKSPACE=...; half an hour, alone on the machine
 	@test -d $(MODELS) || $(MAKE) demo
 	$(PYTHON) -m benchmarks.pipeline --data $(DATA) --model $(MODELS)
 	$(PYTHON) -m benchmarks.training --data $(DATA) --preset word
