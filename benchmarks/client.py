@@ -72,12 +72,12 @@ def main() -> None:
         atexit.register(process.terminate)
     suffixes = {".png", ".jpg", ".jpeg"}
     files = sorted(path for path in Path(args.pictures).rglob("*") if path.suffix.lower() in suffixes)[: args.count]
-    if not files:
-        parser.error(f"no PNG or JPEG file in {args.pictures!r}")
     encoded = {}
     for path in files:
         with contextlib.suppress(PictureError):
             encoded[path] = pack(path).data
+    if not encoded:
+        parser.error(f"no PNG or JPEG picture in {args.pictures!r}")
     print(f"{len(encoded)} pictures, {len(files) - len(encoded)} damaged ones left out")
     paths = (list(encoded) * (args.count // len(encoded) + 1))[: args.count]
     print("| batch | in flight | bare pictures/s | client pictures/s | share | client CPU ms/picture |")
