@@ -8,9 +8,7 @@ read natively (EXIF rotation, 16 bit, alpha, palettes, CMYK, other formats) is t
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, Union
+from typing import BinaryIO, NamedTuple, Union
 
 import cv2
 import numpy as np
@@ -29,11 +27,11 @@ _FIRST_READ = 2**16
 Picture = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNK, _PNG_CHECKSUM = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
 _SUPPORTED = "PNG, JPEG, BMP, TIFF, WebP, PNM and still GIF pictures are read."
 
 
-@dataclass(frozen=True)
-class PictureInfo:
+class PictureInfo(NamedTuple):
     """What the header of a picture file says; nothing has been decoded.
 
     Attributes:
@@ -51,8 +49,7 @@ class PictureInfo:
     plain: bool
 
 
-@dataclass(frozen=True)
-class PackedPicture:
+class PackedPicture(NamedTuple):
     """A fully checked picture, ready to be sent.
 
     Attributes:
@@ -301,38 +298,28 @@ def _info(format_: str, width: int, height: int, orientation: int = 1, plain: bo
 
 def _png(data: bytes) -> PictureInfo:
     size: tuple[int, ...] | None = None
-    orientation, plain, complete = 1, True, False
-    for name, chunk in _png_chunks(data):
+    orientation, plain = 1, True
+    view = memoryview(data)
+    at = len(_PNG)
+    while at + 12 <= len(data):  # for each chunk: length, name, content, checksum of name and content
+        length, name = _PNG_CHUNK(data, at)
+        begin, at = at + 8, at + 12 + length
+        if at > len(data):
+            break
+        if zlib.crc32(view[begin - 4 : at - 4]) != _PNG_CHECKSUM(data, at - 4)[0]:
+            raise PictureError("undecodable", f"The PNG is damaged: wrong checksum in its chunk {name!r}.")
         if name == b"IHDR":
-            size = struct.unpack(">IIBBBBB", chunk)
+            size = struct.unpack(">IIBBBBB", view[begin : at - 4])
             depth, colour, interlace = size[2], size[3], size[6]
             plain = depth == 8 and colour in (0, 2) and interlace == 0
         elif name in (b"tRNS", b"acTL"):
             plain = False
         elif name == b"eXIf":
-            orientation = _exif_orientation(bytes(chunk))
-        elif name == b"IEND":
-            complete = True
-    if size is None or not complete:
-        raise PictureError("truncated", f"The PNG ends early, after {len(data)} bytes.")
-    plain = plain and data.endswith(b"IEND\xaeB`\x82")  # the graph wants the end at the end
-    return _info("png", size[0], size[1], orientation, plain)
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """The chunks of a PNG up to IEND, each with its checksum verified."""
-    view = memoryview(data)
-    at = len(_PNG)
-    while at + 12 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, at)
-        if at + 12 + length > len(data):
-            return
-        if zlib.crc32(view[at + 4 : at + 8 + length]) != struct.unpack_from(">I", data, at + 8 + length)[0]:
-            raise PictureError("undecodable", f"The PNG is damaged: wrong checksum in its chunk {name!r}.")
-        yield name, view[at + 8 : at + 8 + length]
-        if name == b"IEND":
-            return
-        at += 12 + length
+            orientation = _exif_orientation(data[begin : at - 4])
+        elif name == b"IEND" and size is not None:
+            # The graph wants the end at the end.
+            return _info("png", size[0], size[1], orientation, plain and at == len(data))
+    raise PictureError("truncated", f"The PNG ends early, after {len(data)} bytes.")
 
 
 def _jpeg(data: bytes) -> PictureInfo:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import os
 from collections import Counter
@@ -80,23 +81,23 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     tables, _ = dataset.find_tables(data)
     given = dataset.named_splits(tables)
     places = [columns(table).get(CONFIDENCE) for table in tables]
-    jobs = [
-        (row, place, given, data, transform)
-        for table, place in zip(tables, places, strict=True)
-        for row in dataset.read_rows(table)
-    ]
+    jobs = []
+    for table, place in zip(tables, places, strict=True):
+        rows = dataset.read_rows(table)
+        while some := list(itertools.islice(rows, dataset.ROWS)):
+            jobs.append((some, place, given, data, transform))
     with ProcessPoolExecutor() as pool:
-        results = list(pool.map(_measure, jobs, chunksize=64))
+        results = [result for measured in pool.map(_measure, jobs) for result in measured]
     found = [result for result in results if not isinstance(result, str)]
     rejected = Counter(result for result in results if isinstance(result, str))
     name = ", ".join(os.path.basename(os.path.normpath(path)) for path in data.paths)
     if not found:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common()) or "there is none"
         raise dataset.DatasetError(f"{name} holds no usable row: {reasons}.")
-    table = np.array([measured for _, measured in found])
+    measures = np.array([measured for _, measured in found])
     numbers = {
         column: values[np.isfinite(values)]
-        for column, values in zip((*dataset.NUMBERS, CONFIDENCE), table.T, strict=True)
+        for column, values in zip((*dataset.NUMBERS, CONFIDENCE), measures.T, strict=True)
     }
     characters = Counter("".join(text for text, _ in found))
     return Profile(
@@ -114,19 +115,24 @@ def columns(table: dataset.Table) -> dict[str, int]:
 
 
 def _measure(
-    job: tuple[dataset.Row, int | None, frozenset[str], DataConfig, TransformConfig],
-) -> tuple[str, list[float]] | str:
-    """Text, and `NUMBERS` and `CONFIDENCE` of one row (nan where unknown); or the reason why it is refused."""
-    row, place, given, data, transform = job
-    sample = dataset.examine(row, given, data, transform)
-    if isinstance(sample, dataset.Reject):
-        return sample.reason
-    measured = {**sample.statistics, "width": sample.width, "height": sample.height, "text_length": len(sample.text)}
-    try:
-        confidence = float(row.fields[place]) if place is not None else math.nan
-    except ValueError:
-        confidence = math.nan
-    return sample.text, [*(measured[name] for name in dataset.NUMBERS), confidence]
+    job: tuple[list[dataset.Row], int | None, frozenset[str], DataConfig, TransformConfig],
+) -> list[tuple[str, list[float]] | str]:
+    """Text, and `NUMBERS` and `CONFIDENCE` of each row (nan where unknown); or the reason why it is refused."""
+    rows, place, given, data, transform = job
+    results: list[tuple[str, list[float]] | str] = []
+    for row, sample in zip(rows, dataset.examine_rows(rows, given, data, transform), strict=True):
+        if isinstance(sample, dataset.Reject):
+            results.append(sample.reason)
+            continue
+        measured = {
+            **sample.statistics, "width": sample.width, "height": sample.height, "text_length": len(sample.text)
+        }  # fmt: skip
+        try:
+            confidence = float(row.fields[place]) if place is not None else math.nan
+        except ValueError:
+            confidence = math.nan
+        results.append((sample.text, [*(measured[name] for name in dataset.NUMBERS), confidence]))
+    return results
 
 
 def of_run(config: Config, run: str) -> Profile:

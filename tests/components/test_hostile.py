@@ -100,29 +100,6 @@ def test_rejects_are_short_and_can_be_written(built, tmp_path):
     assert not any(unicodedata.category(c) == "Cc" for reject in rejects for c in reject.detail)  # they go to terminals
 
 
-def test_pipeline_step_stores_every_row(built):
-    """The step's own function on each row: what it yields can be written to the examples and the quarantine."""
-    from components.example_gen import component
-
-    folder, cases = built
-    data = config(folder)
-    tables, _ = dataset.find_tables(data)
-    step = component._Examine(frozenset(), data.model_dump_json(), TransformConfig().model_dump_json())
-    step.setup()
-    outcomes = [found for t in tables for rows in component._ReadRows().process(t) for found in step.process(rows)]
-    rejects = [outcome.value for outcome in outcomes if outcome.tag == "rejects"]
-    records = [record for o in outcomes if o.tag in dataset.SPLITS for record in o.value]
-    assert Counter(r.reason for r in rejects) == Counter(c.reason for c in cases if c.reason)
-    assert len(rejects) + len(records) == len(cases) and all(isinstance(record, bytes) for record in records)
-    counts = sum((o.value for o in outcomes if o.tag == "counts"), Counter())
-    assert counts.total() == len(cases)
-    assert Counter({k: n for k, n in counts.items() if k.startswith("rejected/")}) == Counter(
-        f"rejected/{r.reason}" for r in rejects
-    )
-    for reject in rejects:
-        component._as_csv_line(reject).encode()
-
-
 def test_check_counts_every_row_and_shows_only_what_is_harmless(built, tmp_path, capsys):
     folder, cases = built
     page, rejects = tmp_path / "check.html", tmp_path / "rejects.csv"
@@ -261,7 +238,7 @@ def test_any_label_is_accepted_in_nfc_or_rejected(labelled, text, alphabet):
     row, given_ = labelled
     row = row._replace(fields=("a.png", text))
     settings = DataConfig() if alphabet is None else DataConfig(alphabet=alphabet)
-    result = dataset.examine(row, given_, settings, TransformConfig())
+    (result,) = dataset.examine_rows([row], given_, settings, TransformConfig())
     if isinstance(result, Reject):
         assert result.reason in {
             "empty_label", "placeholder_label", "control_character", "unknown_character", "label_too_long",

@@ -1,0 +1,89 @@
+"""HandwritingExampleGen: what its executor writes, and its tf.Examples."""
+
+import csv
+from collections import Counter
+
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from tfx.types import standard_artifacts
+from tfx_bsl.coders import example_coder
+
+from components.example_gen import component, dataset
+from pipeline.beam_options import pipeline_options
+from pipeline.config import BeamConfig, DataConfig, TransformConfig
+from tests.components import hostile
+
+BYTES = ("image", "text", "id", "source", "writer", "length_band")
+INTEGERS = ("width", "height", "text_length")
+FLOATS = ("paper_level", "ink_level", "ink_share", "sharpness")
+
+# With lengths at which protobuf needs one more byte for a length.
+binary = st.one_of(st.binary(max_size=300), st.sampled_from([99, 100, 127, 128, 16_383, 16_384, 70_000]).map(bytes))
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+measure = st.floats(0, 1e6, width=32)
+samples = st.builds(
+    dataset.Sample, id=text, source=text, image=binary, text=text, writer=text, split=st.sampled_from(dataset.SPLITS),
+    width=st.integers(1, 2**31), height=st.integers(1, 2**31),
+    statistics=st.fixed_dictionaries(dict.fromkeys(FLOATS, measure)),
+)  # fmt: skip
+
+
+def expected(sample):
+    """Features of a sample by name."""
+    strings = {name: getattr(sample, name).encode() for name in ("text", "id", "source", "writer")}
+    return {
+        **strings, "image": sample.image, "length_band": component.length_band(len(sample.text)).encode(),
+        "width": sample.width, "height": sample.height, "text_length": len(sample.text), **sample.statistics,
+    }  # fmt: skip
+
+
+@given(samples)
+def test_examples_are_read_the_same_by_protobuf_tensorflow_and_tfx(sample):
+    features = expected(sample)
+    record = component.encode(sample)
+    message = tf.train.Example()
+    for names, kind in ((BYTES, "bytes_list"), (INTEGERS, "int64_list"), (FLOATS, "float_list")):
+        for name in names:
+            getattr(message.features.feature[name], kind).value.append(features[name])
+    assert tf.train.Example.FromString(record) == message
+    types = {
+        **dict.fromkeys(BYTES, tf.string),
+        **dict.fromkeys(INTEGERS, tf.int64),
+        **dict.fromkeys(FLOATS, tf.float32),
+    }
+    parsed = tf.io.parse_example([record], {name: tf.io.FixedLenFeature([], kind) for name, kind in types.items()})
+    assert {name: value.numpy()[0] for name, value in parsed.items()} == features
+    table = example_coder.ExamplesToRecordBatchDecoder().DecodeBatch([record]).to_pydict()
+    assert {name: values for name, (values,) in table.items()} == {name: [value] for name, value in features.items()}
+    assert component.encode(sample) == record
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
+    cases = hostile.build(tmp_path)
+    examples, quarantine = standard_artifacts.Examples(), component.Quarantine()
+    examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
+    data = DataConfig(paths=[str(tmp_path / "data")], max_rejected=1.0)
+    options = pipeline_options(BeamConfig(workers=workers))
+    context = component.Executor.Context(beam_pipeline_args=options, tmp_dir=str(tmp_path / "tmp"), unique_id="1")
+    component.Executor(context).Do(
+        {},
+        {"examples": [examples], "quarantine": [quarantine]},
+        {"data_config": data.model_dump_json(), "transform_config": TransformConfig().model_dump_json()},
+    )
+    found = Counter()
+    for split in dataset.SPLITS:
+        files = [str(path) for path in (tmp_path / "examples" / f"Split-{split}").iterdir()]
+        for record in tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator():
+            features = tf.train.Example.FromString(record).features.feature
+            found[features["id"].bytes_list.value[0].decode(), features["text"].bytes_list.value[0].decode()] += 1
+    checked = list(dataset.examine_all(data, TransformConfig()))
+    assert found == Counter((row.id, row.text) for row in checked if isinstance(row, dataset.Sample))
+    with open(tmp_path / "quarantine" / component.REJECTS_FILE, encoding="utf-8", newline="") as file:
+        rejects = [(row["csv"], int(row["row"]), row["reason"]) for row in csv.DictReader(file)]
+    assert Counter(rejects) == Counter((r.table, r.line, r.reason) for r in checked if isinstance(r, dataset.Reject))
+    counts = component.read_counts(quarantine.uri)
+    assert sum(counts["accepted"].values()) == found.total() and found.total() + len(rejects) == len(cases)
+    assert counts["rejected"] == Counter(reason for _, _, reason in rejects)
