@@ -28,7 +28,7 @@ from htr_client import pictures
 from pipeline.config import DataConfig, TransformConfig
 
 SPLITS = ("train", "validation", "eval")
-ROWS = 32  # that are examined together
+ROWS = 64  # that are examined together
 IMAGE_COLUMNS = ("filename", "file_name", "image", "image_path", "path", "file", "img")
 TEXT_COLUMNS = ("text", "label", "identity", "transcription", "word", "words")
 # Measures of a picture and its label that examples carry.
