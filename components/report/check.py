@@ -71,7 +71,7 @@ def look(
     row: dataset.Row, given: frozenset[str], data: DataConfig, transform: TransformConfig
 ) -> Seen | dataset.Reject:
     """Examines a row as the pipeline does, and looks at its picture; see `dataset.examine_rows` for the arguments."""
-    examined = dataset.examine_with_pixels(row, given, data, transform)
+    (examined,) = dataset.examine_with_pixels([row], given, data, transform)
     if isinstance(examined, dataset.Reject):
         return examined
     sample, grey = examined

@@ -242,8 +242,6 @@ def test_statistics_see_inverted_and_blurred_pictures():
     import cv2
 
     page = picture(200, 64)
-    normal, inverted, blurred = (
-        dataset.describe(p) for p in (page, 255 - page, cv2.GaussianBlur(page, (0, 0), 3))
-    )  # fmt: skip
+    normal, inverted, blurred = dataset.describe([page, 255 - page, cv2.GaussianBlur(page, (0, 0), 3)])
     assert inverted["ink_share"] > 0.5 > normal["ink_share"]
     assert blurred["sharpness"] < normal["sharpness"] / 2

@@ -384,9 +384,8 @@ def test_broken_csv_in_the_middle_is_one_clear_paragraph(tmp_path, capsys):
 
 
 def test_anomalies_stop_the_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        dataset, "describe", lambda grey: {"paper_level": 300.0, "ink_level": 0.0, "ink_share": 0.1, "sharpness": 1.0}
-    )
+    impossible = {"paper_level": 300.0, "ink_level": 0.0, "ink_share": 0.1, "sharpness": 1.0}
+    monkeypatch.setattr(dataset, "describe", lambda greys: [impossible] * len(greys))
     folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": "ab"} for i in range(60)])
     code, states, _, captured = run(folder, tmp_path / "workspace", capsys=capsys)
     assert code == cli.ERROR
