@@ -5,6 +5,8 @@ Nothing here talks to an engine; `check` asks Beam itself whether it understands
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +32,7 @@ def check(beam: BeamConfig) -> None:
     """Asks Beam whether it knows the options that the user wrote; it would pass over others with a line in the log.
 
     Raises:
-        ConfigError: naming unknown options, or the library that the engine needs.
+        ConfigError: naming unknown options, impossible values, or the library that the engine needs.
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -43,8 +45,16 @@ def check(beam: BeamConfig) -> None:
         "beam.args": beam.args,
         **{f"beam.step_args.{k}": v for k, v in beam.step_args.items()},
     }.items():
-        parsed = PipelineOptions(options)
-        unknown = set(parsed.get_all_options(retain_unknown_options=True)) - set(parsed.get_all_options())
+        for word, before in zip(options, ["", *options], strict=False):
+            if not word.startswith("-") and (not before.startswith("-") or "=" in before):
+                raise ConfigError(f"{name}: {word!r} is no option; options begin with --.")
+        complaint = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(complaint):
+                parsed = PipelineOptions(options)
+                unknown = set(parsed.get_all_options(retain_unknown_options=True)) - set(parsed.get_all_options())
+        except SystemExit as error:  # argparse ends the process
+            raise ConfigError(f"{name}: {complaint.getvalue().rpartition('error: ')[2].strip()}") from error
         if unknown:
             listed = ", ".join(f"--{option}" for option in sorted(unknown))
             raise ConfigError(f"{name}: Apache Beam knows no option {listed}.")

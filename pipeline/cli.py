@@ -582,17 +582,22 @@ def _review(arguments: argparse.Namespace) -> int:
 
     if bool(arguments.logs) == bool(arguments.pictures):
         raise CommandError("Name either --logs DIR or pictures for the server to read.", USAGE)
+    unread: list[str] = []
     try:
         if arguments.logs:
-            count = review.write(review.from_logs(arguments.logs, arguments.below), arguments.output, arguments.limit)
+            doubts = review.from_logs(arguments.logs, arguments.below, unread)
+            count = review.write(doubts, arguments.output, arguments.limit, unread)
         else:
             with client_from(arguments) as client:
                 answers = client.transcribe_many(expand(arguments.pictures))
-                count = review.write(review.from_answers(answers, arguments.below), arguments.output, arguments.limit)
+                doubts = review.from_answers(answers, arguments.below, unread)
+                count = review.write(doubts, arguments.output, arguments.limit, unread)
     except (review.ReviewError, DatasetError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error
     except (HtrError, OSError) as error:
         raise CommandError(str(error)) from error
+    if unread:
+        print(f"{len(unread)} could not be read; the first: {unread[0]}", file=sys.stderr)
     print(
         f"{count} pictures in {arguments.output}. Correct them in {review.PAGE_FILE} there, or in {review.LABELS_FILE}."
     )
@@ -668,9 +673,16 @@ def _versions(arguments: argparse.Namespace) -> int:
     for version in found:
         notes = ["withdrawn"] if version.withdrawn else ["newest"] if version.number == newest else []
         notes += [label for label, number in labels.items() if number == version.number]
-        moment = datetime.datetime.fromtimestamp(version.number)
-        print(f"{version.number}  {moment:%Y-%m-%d %H:%M:%S}  {version.path}  {', '.join(notes)}".rstrip())
+        print(f"{version.number}  {_moment(version.number)}  {version.path}  {', '.join(notes)}".rstrip())
     return OK
+
+
+def _moment(number: int) -> str:
+    """When a version was pushed; blank for numbers that are no Unix time, which others gave."""
+    try:
+        return f"{datetime.datetime.fromtimestamp(number):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return " " * len("2026-05-04 10:12:31")
 
 
 def _served_versions(arguments: argparse.Namespace, name: str) -> int:

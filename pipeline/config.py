@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 from typing import Any, Literal
+from unicodedata import normalize
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -45,6 +46,14 @@ class DataConfig(_Section):
     )
     eval_fraction: float = Field(0.1, gt=0, lt=0.5, description="share of writers (or pictures) that the gate judges")
     split_salt: str = Field("", description="change it to draw other splits")
+
+    @field_validator("alphabet", "placeholders")
+    @classmethod
+    def _compose(cls, value: list[str] | str | None) -> list[str] | str | None:
+        """NFC, as labels are."""
+        if isinstance(value, list):
+            return [normalize("NFC", text) for text in value]
+        return None if value is None else normalize("NFC", value)
 
 
 class TransformConfig(_Section):

@@ -161,6 +161,8 @@ def run(config: Config) -> summary.RunSummary:
 def root_message(error: BaseException) -> tuple[str, str]:
     """Class name and message of what really went wrong, also where Beam has turned an exception into text."""
     text = str(error)
+    if type(error).__module__.startswith(("components.", "pipeline.")) and "[while running" not in text:
+        return type(error).__name__, text
     found = re.findall(
         r"^(?:RuntimeError: )?[\w.]*?(\w+(?:Error|Rejects|Anomalies|Drift)): (.*?)(?: \[while running|$)", text, re.M
     )

@@ -108,4 +108,7 @@ def follow_parent() -> None:
 
 if __name__ == "__main__":
     follow_parent()
-    os.execvp(sys.argv[1], sys.argv[1:])
+    try:
+        os.execvp(sys.argv[1], sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"{sys.argv[1]} cannot be run: {error.strerror}.")

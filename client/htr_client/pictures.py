@@ -317,8 +317,8 @@ def _png(data: bytes) -> PictureInfo:
         elif name == b"eXIf":
             orientation = _exif_orientation(data[begin : at - 4])
         elif name == b"IEND" and size is not None:
-            # The graph wants the end at the end.
-            return _info("png", size[0], size[1], orientation, plain and at == len(data))
+            # The graph wants the end at the end, and nothing in it.
+            return _info("png", size[0], size[1], orientation, plain and length == 0 and at == len(data))
     raise PictureError("truncated", f"The PNG ends early, after {len(data)} bytes.")
 
 

@@ -25,6 +25,7 @@ from components.example_gen import dataset
 from components.report import report
 from pipeline import summary
 from pipeline.config import Config, DataConfig, TransformConfig
+from pipeline.stopping import follow_parent
 
 CONFIDENCE = "confidence"
 # Points that stand for a distribution that is known by its quantiles only.
@@ -86,7 +87,7 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
         rows = dataset.read_rows(table)
         while some := list(itertools.islice(rows, dataset.ROWS)):
             jobs.append((some, place, given, data, transform))
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(initializer=follow_parent) as pool:
         results = [result for measured in pool.map(_measure, jobs) for result in measured]
     found = [result for result in results if not isinstance(result, str)]
     rejected = Counter(result for result in results if isinstance(result, str))

@@ -34,15 +34,7 @@ _BYTES = 4 * 2**20  # of records in one element, but for a single record that is
 
 
 class TooManyRejects(RuntimeError):
-    """More rows were rejected than `data.max_rejected` allows, or a split has no pictures left.
-
-    Attributes:
-        counts: what was accepted by split and rejected by reason.
-    """
-
-    def __init__(self, message: str, counts: dict[str, dict[str, int]]):
-        super().__init__(message)
-        self.counts = counts
+    """More rows were rejected than `data.max_rejected` allows."""
 
 
 class Quarantine(Artifact):
@@ -91,14 +83,13 @@ class _ReadRows(beam.DoFn):
 class _Examine(beam.DoFn):
     """Rows of a table -> lists of serialized tf.Examples in the output of their split, "rejects" and "counts"."""
 
-    def __init__(self, tables: list[dataset.Table], data_config: str, transform_config: str):
-        self._tables = tables
+    def __init__(self, tables: list[dataset.Table], given: frozenset[str], data_config: str, transform_config: str):
+        self._tables, self._given = tables, given
         self._data_config, self._transform_config = data_config, transform_config
 
     def setup(self) -> None:
         self._data = DataConfig.model_validate_json(self._data_config)
         self._transform = TransformConfig.model_validate_json(self._transform_config)
-        self._given = dataset.named_splits(self._tables)
 
     def start_bundle(self) -> None:
         self._counts: collections.Counter[str] = collections.Counter()
@@ -223,15 +214,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes the examples of each split, the rejects and their counts.
 
         Raises:
-            DatasetError: there is nothing to read.
-            TooManyRejects: the rejected share exceeds `data.max_rejected`, or a split is empty.
+            DatasetError: there is nothing to read, or a split has no pictures.
+            TooManyRejects: the rejected share exceeds `data.max_rejected`.
         """
         data = DataConfig.model_validate_json(exec_properties["data_config"])
         tables, notes = dataset.find_tables(data)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
         examples.split_names = artifact_utils.encode_split_names(list(dataset.SPLITS))
-        examine = _Examine(tables, exec_properties["data_config"], exec_properties["transform_config"])
+        given = dataset.named_splits(tables)
+        examine = _Examine(tables, given, exec_properties["data_config"], exec_properties["transform_config"])
         with self._make_beam_pipeline() as pipeline:
             checked = (
                 pipeline
@@ -281,7 +273,7 @@ def read_counts(quarantine_uri: str) -> dict[str, Any]:
 
 
 def check_counts(counts: dict[str, Any], data: DataConfig, rejects_copy: str | None) -> None:
-    """Raises `TooManyRejects` when too many rows were refused, or a split is empty."""
+    """Raises `TooManyRejects` when too many rows were refused, `DatasetError` when a split is empty."""
     accepted, rejected = sum(counts["accepted"].values()), sum(counts["rejected"].values())
     total = accepted + rejected
     by_reason = ", ".join(f"{n} {reason}" for reason, n in sorted(counts["rejected"].items(), key=lambda x: -x[1]))
@@ -291,8 +283,7 @@ def check_counts(counts: dict[str, Any], data: DataConfig, rejects_copy: str | N
     if rejected > data.max_rejected * total:
         raise TooManyRejects(
             f"{rejected} of {total} rows were rejected ({rejected / total:.1%}; data.max_rejected allows "
-            f"{data.max_rejected:.1%}): {by_reason}.{where}",
-            counts,
+            f"{data.max_rejected:.1%}): {by_reason}.{where}"
         )
     empty = [split for split, count in counts["accepted"].items() if not count]
     if empty:

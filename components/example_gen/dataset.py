@@ -65,6 +65,7 @@ class Table:
     Attributes:
         path: of the file.
         root: dataset folder that it belongs to.
+        source: name of that folder; of several with the same name, with as much of their paths as tells them apart.
         delimiter: between its fields.
         encoding: of the file.
         image, text, writer, split: positions of the columns; None where there is none.
@@ -75,6 +76,7 @@ class Table:
 
     path: str
     root: str
+    source: str
     delimiter: str
     encoding: str
     image: int
@@ -87,8 +89,8 @@ class Table:
 
     @property
     def name(self) -> str:
-        """Path relative to the dataset folder, with the folder's own name in front."""
-        return _name_below(self.root, self.path)
+        """Path relative to the dataset folder, with the folder's name in front."""
+        return _name_below(self.source, self.root, self.path)
 
 
 class Row(NamedTuple):
@@ -110,7 +112,7 @@ class Sample(NamedTuple):
 
     Attributes:
         id: picture's path below its dataset folder, with the folder's name in front.
-        source: name of the dataset folder.
+        source: name of the dataset folder, as in `Table`.
         image: encoded PNG or JPEG.
         text: label, NFC-normalised.
         writer: who wrote it; empty if unknown.
@@ -173,15 +175,14 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
         The tables, sorted by path, and notes on CSV files that hold no labels.
 
     Raises:
-        DatasetError: no such folder, no CSV file in it, none with the needed columns, an unreadable or empty one, one
-            outside of the folder.
+        DatasetError: no such folder, or the same one twice, no CSV file in it, none with the needed columns, an
+            unreadable or empty one, one outside of the folder.
     """
     if not config.paths:
         raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and pictures).")
     tables: list[Table] = []
     notes: list[str] = []
-    for root in config.paths:
-        root = storage.absolute(root)
+    for root, source in _sources([storage.absolute(path) for path in config.paths]).items():
         if not storage.is_dir(root):
             what = "is a file, not a folder" if storage.exists(root) else "does not exist"
             raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
@@ -199,7 +200,7 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
                     f"data.allow_outside=true if you trust who made the folder."
                 )
             try:
-                table = _open_table(path, root, config)
+                table = _open_table(path, root, source, config)
             except OSError as error:
                 raise DatasetError(f"{path} cannot be read: {error.strerror or error}. Mend or remove it.") from error
             if isinstance(table, Table):
@@ -212,6 +213,21 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
     return tables, notes
 
 
+def _sources(roots: list[str]) -> dict[str, str]:
+    """Names of the dataset folders by path: their last parts, as many as are needed to tell them apart."""
+    for root in roots:
+        if roots.count(root) > 1:
+            raise DatasetError(f"The data folder {root} is given {roots.count(root)} times. Name it once.")
+    sources = {}
+    for root in roots:
+        parts = root.split("/")
+        ends = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        sources[root] = next(
+            end for end in ends if not any(f"/{other}".endswith(f"/{end}") for other in roots if other != root)
+        )
+    return sources
+
+
 def _csv_files(root: str) -> list[str]:
     for depth in range(2):  # archives often unpack into one more folder
         folders = [root] if depth == 0 else [os.path.join(root, name) for name in storage.entries(root)[0]]
@@ -222,7 +238,7 @@ def _csv_files(root: str) -> list[str]:
     return []
 
 
-def _open_table(path: str, root: str, config: DataConfig) -> Table | str:
+def _open_table(path: str, root: str, source: str, config: DataConfig) -> Table | str:
     """Reads the header line. Returns the table, or a sentence that says why the file holds no labels."""
     with storage.open_file(path) as file:
         mark = file.read(4)
@@ -269,7 +285,7 @@ def _open_table(path: str, root: str, config: DataConfig) -> Table | str:
         return f"{path} has no column for {' and none for '.join(missing)}. Its columns are: {_listed(header)}."
     words = re.split(r"[^a-z]+", os.path.basename(path).lower())
     table = Table(
-        path=path, root=root, delimiter=delimiter, encoding=encoding, image=image, text=text,
+        path=path, root=root, source=source, delimiter=delimiter, encoding=encoding, image=image, text=text,
         writer=position(config.writer_column, ("writer",), "data.writer_column"),
         split=position(config.split_column, ("split",), "data.split_column"),
         columns=len(header), default_split=next((SPLIT_NAMES[w] for w in words if w in SPLIT_NAMES), None),
@@ -328,8 +344,17 @@ def _lines(file: io.TextIOWrapper, path: str) -> Iterator[str]:
 
 
 def named_splits(tables: list[Table]) -> frozenset[str]:
-    """Splits that file names give; the rest is drawn (see `assign_split`)."""
-    return frozenset(t.default_split for t in tables if t.default_split)
+    """Splits that names of files or split columns give; the rest is drawn (see `assign_split`).
+
+    Raises:
+        DatasetError: a table cannot be read.
+    """
+    named = {table.default_split for table in tables}
+    for table in tables:
+        if table.split is not None:
+            values = {row.fields[table.split] for row in read_rows(table) if len(row.fields) == table.columns}
+            named |= {SPLIT_NAMES.get(value.strip().lower()) for value in values}
+    return frozenset(split for split in named if split)
 
 
 def assign_split(named: str | None, key: str, given: frozenset[str], config: DataConfig) -> str:
@@ -468,18 +493,20 @@ def _accept(
             f"{len(label)} characters need {needed} frames, a {width} x {height} picture has {frames}",
         )
     writer = row.fields[table.writer].strip() if table.writer is not None else ""
-    identity = _name_below(table.root, path)
+    identity = _name_below(table.source, table.root, path)
+    # Not by the id, which depends on whether another folder has the same name.
+    key = writer or _name_below(os.path.basename(table.root), table.root, path)
     sample = Sample(
-        id=identity, source=plain(os.path.basename(table.root)), image=encoded, text=label, writer=writer,
-        split=assign_split(named, writer or identity, given, data), width=width, height=height, statistics=statistics,
+        id=identity, source=plain(table.source), image=encoded, text=label, writer=writer,
+        split=assign_split(named, key, given, data), width=width, height=height, statistics=statistics,
     )  # fmt: skip
     return sample, grey
 
 
-def _name_below(root: str, path: str) -> str:
-    """Path relative to a dataset folder, with the folder's own name in front."""
+def _name_below(source: str, root: str, path: str) -> str:
+    """Path relative to a dataset folder, with the folder's name in front."""
     below = path[len(root) + 1 :] if path.startswith(f"{root}/") else os.path.relpath(path, root)
-    return plain(f"{os.path.basename(root)}/{below}")
+    return plain(f"{source}/{below}")
 
 
 def plain(text: str) -> str:
@@ -501,7 +528,7 @@ def _check_label(text: str, data: DataConfig) -> str:
         if control:
             raise Rejected("control_character", f"the label holds {', '.join(map(repr, control))}")
     if data.alphabet is not None:
-        unknown = sorted(set(label) - set(unicodedata.normalize("NFC", data.alphabet)))
+        unknown = sorted(set(label) - set(data.alphabet))
         if unknown:
             raise Rejected("unknown_character", f"not in data.alphabet: {' '.join(map(repr, unknown))}")
     return label

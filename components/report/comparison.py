@@ -91,8 +91,10 @@ def _pictures(data: Mapping[str, Any]) -> str:
 def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
     """Whether B is better on the pictures that both were judged on, and where."""
     tables = [_predictions(run) for run in (before, after)]
-    # The same picture under another label is another sample.
-    both = tables[0].merge(tables[1], on=["id", "text"], suffixes=("_a", "_b"))
+    # The same picture under another label is another sample, and so is each of several equal rows.
+    for table in tables:
+        table["repeat"] = table.groupby(["id", "text"]).cumcount()
+    both = tables[0].merge(tables[1], on=["id", "text", "repeat"], suffixes=("_a", "_b"))
     if both.empty:
         return "The runs were judged on different pictures: their figures cannot be compared."
     paired = _paired(both)

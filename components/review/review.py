@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +48,13 @@ class Doubt:
     source: str
 
 
-def from_logs(folders: list[str], below: float) -> Iterator[Doubt]:
+def from_logs(folders: list[str], below: float, unread: list[str]) -> Iterator[Doubt]:
     """Doubts in logs of requests.
 
     Args:
         folders: that `htr_client.RequestLog` wrote, or others with the columns filename, text and confidence.
         below: confidence from which on a guess is believed.
+        unread: takes a line for each row that cannot be used, with its reason.
 
     Raises:
         DatasetError: there is no table, or it cannot be read.
@@ -69,46 +70,55 @@ def from_logs(folders: list[str], below: float) -> Iterator[Doubt]:
             )
         version = names.get("model_version")
         for row in dataset.read_rows(table):
-            if len(row.fields) != table.columns:
-                continue  # a row that was being written when the service stopped
+            place = f"{table.name}, row {row.line}"
+            if len(row.fields) != table.columns:  # as one that was being written when the service stopped
+                unread.append(f"{place}: {len(row.fields)} fields where the header has {table.columns}")
+                continue
             try:
                 confidence = float(row.fields[names[CONFIDENCE]])
                 if confidence >= below:
                     continue
                 picture = storage.read(dataset.resolve_image(row.fields[table.image].strip(), table))
-            except (ValueError, dataset.Rejected, OSError):
-                continue  # no number, or a picture since deleted
+            except (ValueError, dataset.Rejected, OSError) as error:  # no number, or a picture since deleted
+                unread.append(dataset.plain(f"{place}: {error}"))
+                continue
             answered = row.fields[version] if version is not None else ""
-            yield Doubt(picture, row.fields[table.text], confidence, answered, f"{table.name}, row {row.line}")
+            yield Doubt(picture, row.fields[table.text], confidence, answered, place)
 
 
-def from_answers(answers: Iterable[Transcription], below: float) -> Iterator[Doubt]:
+def from_answers(answers: Iterable[Transcription], below: float, unread: list[str]) -> Iterator[Doubt]:
     """Doubts among what a server answers.
 
     Args:
-        answers: with the pictures' paths as their sources; those that failed are passed over.
+        answers: with the pictures' paths as their sources.
         below: confidence from which on a guess is believed.
+        unread: takes a line for each picture that failed, with its reason.
 
     Raises:
         HtrError: the server fails.
     """
     for answer in answers:
-        if answer.ok and answer.source is not None and answer.confidence < below:
+        assert answer.source is not None
+        source = dataset.plain(answer.source)
+        if answer.error is not None:
+            unread.append(f"{source}: {answer.error}")
+        elif answer.confidence < below:
             try:
                 picture = pack(answer.source).data
-            except PictureError:  # gone since it was read
+            except PictureError as error:  # gone since it was read
+                unread.append(f"{source}: {error}")
                 continue
-            source = dataset.plain(answer.source)
             yield Doubt(picture, answer.text, answer.confidence, str(answer.version), source)
 
 
-def write(doubts: Iterable[Doubt], folder: str, limit: int) -> int:
+def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str] = ()) -> int:
     """Writes the least sure ones as a dataset with a page to correct them in.
 
     Args:
         doubts: in any order; the same picture counts once.
         folder: new or empty.
         limit: how many at most.
+        unread: what `doubts` could not use, known once they have come to their end.
 
     Returns:
         How many were written.
@@ -126,6 +136,11 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int) -> int:
             chosen = dict(_least_sure(chosen)[:limit])
     rows = [doubt for _, doubt in _least_sure(chosen)[:limit]]
     if not rows:
+        if unread:
+            raise ReviewError(
+                f"Nothing to review: {len(unread)} could not be read (the first: {unread[0]}), and the model is surer "
+                "than --below of all others."
+            )
         raise ReviewError("Nothing to review: the model is surer than --below of every picture.")
     (target / PICTURES_FOLDER).mkdir(parents=True)
     lines = []

@@ -156,6 +156,13 @@ def test_cmyk_jpeg():
     np.testing.assert_allclose(pictures.load(data).astype(int), grey(), atol=8)
 
 
+def test_an_end_that_holds_something_is_not_sent():
+    data = raw_png(1, 1, 8, 0, b"\0\x42")
+    odd = data[:-12] + chunk(b"IEND", b"x")
+    assert pictures.inspect(data).plain and not pictures.inspect(odd).plain
+    assert pictures.load(pictures.pack(odd).data)[0, 0] == 0x42
+
+
 def test_progressive_jpeg_and_interlaced_png():
     assert pictures.inspect(saved(Image.fromarray(grey()), "JPEG", progressive=True)).plain
     assert not pictures.inspect(raw_png(1, 1, 8, 0, b"\0\x42", interlace=1)).plain

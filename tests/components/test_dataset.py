@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.example_gen import dataset
-from components.example_gen.dataset import DatasetError, Reject
+from components.example_gen.dataset import DatasetError, Reject, Sample
 from pipeline.config import DataConfig, TransformConfig
 from tests.conftest import encode, picture, write_dataset
 
@@ -245,3 +245,35 @@ def test_statistics_see_inverted_and_blurred_pictures():
     normal, inverted, blurred = dataset.describe([page, 255 - page, cv2.GaussianBlur(page, (0, 0), 3)])
     assert inverted["ink_share"] > 0.5 > normal["ink_share"]
     assert blurred["sharpness"] < normal["sharpness"] / 2
+
+
+def test_a_split_column_that_names_all_splits_is_kept(tmp_path):
+    names = {"train": "train", "validation": "validation", "test": "eval"}
+    rows = [
+        {"filename": f"{i}.png", "text": "ab", "split": name} for i, name in enumerate([*names] * 20)
+    ]  # fmt: skip
+    results = read(write_dataset(tmp_path, rows))
+    assert [sample.split for sample in results] == [names[row["split"]] for row in rows]
+
+
+def test_folders_of_the_same_name_are_told_apart_and_keep_their_splits(tmp_path):
+    rows = [{"filename": f"{i}.png", "text": "ab"} for i in range(30)] + [{"filename": "30.png", "text": ""}]
+    folders = [write_dataset(tmp_path / year / "names", rows) for year in ("2023", "2024")]
+    results = read(*folders)
+    assert len({r.id for r in results if isinstance(r, Sample)}) == 60
+    assert {r.source for r in results if isinstance(r, Sample)} == {"2023/names", "2024/names"}
+    assert [r.table for r in results if isinstance(r, Reject)] == ["2023/names/labels.csv", "2024/names/labels.csv"]
+    alone = [r for r in read(folders[0]) if isinstance(r, Sample)]
+    assert alone[0].id == "names/0.png"
+    assert [r.split for r in alone] * 2 == [r.split for r in results if isinstance(r, Sample)]
+    with pytest.raises(DatasetError, match="is given 2 times"):
+        read(folders[0], folders[0] / ".")
+
+
+def test_settings_are_composed_as_labels_are(tmp_path):
+    decomposed = unicodedata.normalize("NFD", "Zoé")
+    folder = write_dataset(tmp_path, [{"filename": "a.png", "text": "Zoé"}, {"filename": "b.png", "text": decomposed}])
+    config = DataConfig(alphabet=decomposed)
+    assert config.alphabet == "Zoé" and DataConfig().alphabet is None
+    assert [sample.text for sample in read(folder, alphabet=decomposed)] == ["Zoé", "Zoé"]
+    assert [reject.reason for reject in read(folder, placeholders=[decomposed])] == ["placeholder_label"] * 2

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,3 +194,17 @@ def test_bounds_are_told_with_what_was_measured():
     assert "no picture" in str(made.verdict.failures[-1])
     alone = contents.bounds(material(table(words(50))).verdict, Config())
     assert alone[1]["met"] is None and alone[1]["value"] is None
+
+
+def test_equal_rows_are_compared_once_each(monkeypatch):
+    from components.report import comparison
+
+    better, worse = table(words(100), rate=0.0), table(words(100), rate=0.0)
+    repeated = [0] * 10
+    better, worse = (pd.concat([t.iloc[repeated], t.iloc[1:]], ignore_index=True) for t in (better, worse))
+    worse.loc[:9, "prediction"] = ""
+    worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    tables = iter([better, worse])
+    monkeypatch.setattr(comparison, "_predictions", lambda run: next(tables))
+    text = comparison._verdict(None, None, 0.95)
+    assert "on the same 109 pictures" in text and "10 worse" in text

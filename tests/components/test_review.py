@@ -10,7 +10,7 @@ import pytest
 
 from components.example_gen import dataset
 from components.review import review
-from htr_client import RequestLog, Timings, Transcription
+from htr_client import PictureError, RequestLog, Timings, Transcription
 from pipeline import cli
 from pipeline.config import DataConfig, TransformConfig
 from tests.conftest import encode, picture, write_dataset
@@ -51,13 +51,14 @@ def test_limit_keeps_the_least_sure(log, tmp_path):
     assert [row["text"] for row in rows(output)] == ["guess 0", "guess 1", "guess 2"]
 
 
-def test_broken_rows_of_a_log_are_passed_over(log, tmp_path):
+def test_broken_rows_of_a_log_are_passed_over(log, tmp_path, capsys):
     (table,) = log.glob("*.csv")
     cut_off = next(table.parent.rglob("*.png")).relative_to(table.parent)
     with open(table, "a", encoding="utf-8") as file:  # as a killed service leaves it
         file.write(f"pictures/gone.png,lost,0.01,htr,7,2026\npictures/ha\n{cut_off},Anna,0.01")
     output = tmp_path / "review"
     assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "0.1"]) == 0
+    assert "3 could not be read; the first: " in capsys.readouterr().err
     assert [row["text"] for row in rows(output)] == ["guess 0", "guess 1"]
 
 
@@ -86,7 +87,7 @@ def test_file_names_that_are_no_utf8_are_written_as_escapes(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcller.png")
     Path(path).write_bytes(encode(picture()))
     answer = Transcription("Anna", 0.2, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None)
-    assert review.write(review.from_answers([answer], 0.5), str(tmp_path / "review"), 10) == 1
+    assert review.write(review.from_answers([answer], 0.5, []), str(tmp_path / "review"), 10) == 1
     assert [row["source"] for row in rows(tmp_path / "review")] == [f"{tmp_path}/m\\udcfcller.png"]
     assert "m\\udcfcller.png" in (tmp_path / "review" / "review.html").read_text(encoding="utf-8")
 
@@ -109,3 +110,17 @@ def test_commands_import_no_tensorflow(log, tmp_path):
     command = [sys.executable, "-c", code, str(log), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_cannot_be_read_is_counted(tmp_path, capsys):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "log.csv").write_text("filename,text,confidence\ngone.png,Anna,0.2\n")
+    assert cli.main(["review", "--logs", str(folder), "--output", str(tmp_path / "review")]) == cli.USAGE
+    error = capsys.readouterr().err
+    assert "1 could not be read" in error and "logs/log.csv, row 2: no file gone.png" in error
+    error = PictureError("empty", "No bytes.")
+    failed = Transcription("", 0.0, (), (), "htr", 0, "b.png", Timings(0.0, 0.0, 0.0), error)
+    unread: list[str] = []
+    assert list(review.from_answers([failed], 0.5, unread)) == []
+    assert len(unread) == 1 and unread[0].startswith("b.png: No bytes.")

@@ -88,6 +88,12 @@ def test_options_that_beam_does_not_know_are_refused():
         check(BeamConfig(args=["--direct_num_worker=2"]))
     with pytest.raises(ConfigError, match=r"beam\.step_args\.Transform: .* --nonsense"):
         check(BeamConfig(step_args={"Transform": ["--nonsense=2"]}))
+    with pytest.raises(ConfigError, match=r"beam\.args: argument --direct_running_mode: invalid choice: 'bogus'"):
+        check(BeamConfig(args=["--direct_running_mode=bogus"]))
+    for args in (["foo"], ["--direct_num_workers=2", "foo"], ["--direct_num_workers", "2", "foo"]):
+        with pytest.raises(ConfigError, match="'foo' is no option"):
+            check(BeamConfig(args=args))
+    check(BeamConfig(args=["--direct_num_workers", "2"]))
 
 
 def test_the_pipeline_takes_options_for_all_steps_and_for_one(tmp_path):

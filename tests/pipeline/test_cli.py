@@ -165,3 +165,30 @@ def test_check_suggests_more_frames_for_crowded_labels(tmp_path, capsys):
     for name, suggested in (("crowded", True), ("roomy", False)):
         assert cli.main(["check", "--data", str(tmp_path / name)]) == 0
         assert ("--set transform.preset=line" in capsys.readouterr().out) == suggested
+
+
+def test_versions_of_others_need_not_be_times(tmp_path, capsys):
+    for number in (20240101123000, 1700000000):
+        folder = tmp_path / "serving_model" / "htr" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "saved_model.pb").write_bytes(b"")
+    assert cli.main(["versions", "--workspace", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "20240101123000" in out and "2023-11-1" in out
+
+
+def test_what_stops_a_run_is_said_in_its_own_words():
+    from components.serving_check.component import NotServable
+    from pipeline.local_runner import root_message
+
+    words = "It ended.\nTraceback (most recent call last):\nFileNotFoundError: [Errno 2] No such file or directory"
+    assert root_message(NotServable(words)) == ("NotServable", words)
+    wrapped = RuntimeError("components.example_gen.dataset.DatasetError: labels.csv is odd. [while running 'Rows']")
+    assert root_message(wrapped) == ("DatasetError", "labels.csv is odd.")
+
+
+def test_a_program_that_is_missing_is_named():
+    command = [sys.executable, "-m", "pipeline.stopping", "tensorflow_model_server_of_nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "tensorflow_model_server_of_nowhere cannot be run: No such file or directory" in done.stderr
