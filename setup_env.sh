@@ -22,17 +22,27 @@ current_pythons="3.12 3.13 3.11"  # in this order: 3.12 is what the images have
 portable_pythons=3.10
 current_glibc=2.39  # of the wheels of ml-metadata 1.21
 
-find_python() {  # find_python VERSION...: prints the first of these with venv
+given=
+if [ -n "${HTR_PYTHON:-}" ]; then
+    given=$("$HTR_PYTHON" -c 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])') || {
+        echo "HTR_PYTHON=$HTR_PYTHON is no Python with venv. Name another, or unset HTR_PYTHON." >&2
+        exit 1
+    }
+fi
+
+find_python() {  # find_python VERSION...: prints the first of these with venv; HTR_PYTHON or none where that is set
     for wanted; do
+        if [ -n "${HTR_PYTHON:-}" ]; then
+            [ "$given" = "$wanted" ] && { command -v "$HTR_PYTHON"; return 0; }
+            continue
+        fi
         for candidate in \
-            "${HTR_PYTHON:-}" \
             python"$wanted" \
             "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$wanted"*/bin/python \
             "${UV_PYTHON_INSTALL_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/uv/python}"/cpython-"$wanted"*/bin/python"$wanted" \
             "$HOME"/miniconda3/envs/*/bin/python"$wanted" /opt/python/cp"$(echo "$wanted" | tr -d .)"-*/bin/python \
             /usr/local/bin/python"$wanted" /opt/homebrew/bin/python"$wanted" python3 python
         do
-            [ -n "$candidate" ] || continue
             version=$("$candidate" -c 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
             [ "$version" = "$wanted" ] && { command -v "$candidate"; return 0; }
         done
@@ -43,7 +53,7 @@ find_python() {  # find_python VERSION...: prints the first of these with venv
 no_python() {  # no_python VERSIONS WHY
     cat >&2 <<MESSAGE
 $2
-None of Python $1 (with venv) was found on the PATH, nor where pyenv, uv or conda keep interpreters.
+${HTR_PYTHON:+HTR_PYTHON is Python $given. }None of Python $1 (with venv) was found on the PATH, nor where pyenv, uv or conda keep interpreters.
 Install one, for example with
     pyenv install ${1%% *}          uv python install ${1%% *}          apt-get install python${1%% *}-venv
 or point HTR_PYTHON at one, then run the same command again.
@@ -96,9 +106,9 @@ header=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"] 
 echo "Setting up .venv with the $stack stack ($why): $("$python" --version)," \
     "$(sed -n 's/^\(tfx\)==/TFX /p; s/^\(tensorflow\)==/TensorFlow /p' "requirements/$stack.txt" | sort | paste -s -d ' ')" \
     "(about 4 GB; a minute or two the first time)" >&2
-rm -f "$stamp"
 [ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ] \
     || "$python" -m venv --clear .venv
+echo "$stack unfinished" > "$stamp"
 # uv installs the lock file many times faster than pip; it must not fetch interpreters of its own.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==0.13.*"
 # Compiled now, since where Python may not write its bytecode each command would compile thousands of files anew.

@@ -623,6 +623,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
     group.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
     group.add_argument("--tls-key", metavar="PEM", help="its private key")
+    group.add_argument("--tls-server-name", metavar="NAME", help="in the servers' certificate, if not the address")
 
 
 def add_move_arguments(parser: argparse.ArgumentParser) -> None:
@@ -646,8 +647,8 @@ def servers_from(arguments: argparse.Namespace) -> list[str]:
     addresses = [address.strip() for address in (arguments.server or "").split(",") if address.strip()]
     for address in addresses:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise Refused(f"An address is HOST:PORT, not {address!r}.")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise Refused(f"An address is HOST:PORT, with a port from 1 to 65535, not {address!r}.")
     return addresses
 
 
@@ -659,11 +660,11 @@ def tls_from(arguments: argparse.Namespace) -> Tls | None:
     """
     if bool(arguments.tls_certificate) != bool(arguments.tls_key):
         raise Refused("--tls-certificate and --tls-key belong together.")
-    if not (arguments.tls or arguments.tls_ca or arguments.tls_certificate):
+    if not (arguments.tls or arguments.tls_ca or arguments.tls_certificate or arguments.tls_server_name):
         return None
     from htr_client.connection import Tls
 
-    tls = Tls(ca=arguments.tls_ca, certificate=arguments.tls_certificate, key=arguments.tls_key)
+    tls = Tls(arguments.tls_ca, arguments.tls_certificate, arguments.tls_key, arguments.tls_server_name)
     try:
         tls.credentials()
     except OSError as error:

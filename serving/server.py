@@ -17,6 +17,7 @@ import functools
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -270,12 +271,28 @@ class _GrpcFront:
                 else:
                     port = self.server.add_secure_port(target, credentials)
             except RuntimeError as error:
-                raise ServingError(Code.UNAVAILABLE, f"cannot listen on {target}: address in use?") from error
+                reason = self._why_not(target, credentials is not None)
+                raise ServingError(Code.UNAVAILABLE, f"cannot listen on {target}: {reason}") from error
             if not port:
-                raise ServingError(Code.UNAVAILABLE, f"cannot listen on {target}: address in use?")
+                reason = self._why_not(target, credentials is not None)
+                raise ServingError(Code.UNAVAILABLE, f"cannot listen on {target}: {reason}")
             self.port = self.port or port
         await self.server.start()
         return self.port
+
+    def _why_not(self, target: str, secure: bool) -> str:
+        """Why nothing can listen there, which gRPC writes to its own log only."""
+        family = socket.AF_INET6 if ":" in self._options.host else socket.AF_INET
+        try:
+            if target.startswith("unix:"):
+                path = target.removeprefix("unix:")
+                if not os.path.isdir(os.path.dirname(path) or "."):
+                    return f"there is no folder {os.path.dirname(path)}"
+                return "in use, or no place for a socket"
+            socket.create_server((self._options.host, self._options.port), family=family).close()
+        except OSError as error:
+            return error.strerror or str(error)
+        return "certificate and key in --ssl_config_file do not fit" if secure else "in use a moment ago"
 
     def _handlers(self) -> dict[str, Any]:
         service = self._service
@@ -544,6 +561,9 @@ class EmbeddedServer:
             ServingError: A bad option, no model became available, or a port is taken.
         """
         options = self.options
+        for name in ("port", "rest_api_port", "ui_port"):
+            if getattr(options, name) >= 2**16:
+                raise invalid(f"--{name}={getattr(options, name)}: ports end at 65535.")
         models = self._read_models()
         from serving.metrics import Metrics
         from serving.runner import RunnerOptions, import_tensorflow
@@ -729,7 +749,10 @@ class EmbeddedServer:
 
         if not self.options.ssl_config_file:
             return None
-        return protos.read_text_proto(self.options.ssl_config_file, protos.SSLConfig())
+        message = protos.read_text_proto(self.options.ssl_config_file, protos.SSLConfig())
+        if not (message.server_key and message.server_cert):
+            raise invalid(f"{self.options.ssl_config_file} needs server_key and server_cert, in PEM.")
+        return message
 
     @staticmethod
     def _credentials(ssl_config: Any) -> Any:

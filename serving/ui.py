@@ -30,7 +30,12 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 logger = logging.getLogger("serving")
 
 
-class _Ipv6Server(ThreadingHTTPServer):
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a browser that goes away is no news."""
+
+
+class _Ipv6Server(_Server):
     address_family = socket.AF_INET6
 
 
@@ -56,7 +61,7 @@ class UiServer:
         settings = {"client": self._client, "page": page, "policy": policy, "reading": reading}
         handler = type("Handler", (_Handler,), {**settings, "local": host in ("localhost", "127.0.0.1", "::1")})
         try:
-            self._server = (_Ipv6Server if ":" in host else ThreadingHTTPServer)((host, port), handler)
+            self._server = (_Ipv6Server if ":" in host else _Server)((host, port), handler)
         except OSError as error:
             raise ServingError(Code.UNAVAILABLE, f"cannot listen on {host}:{port} for the page: {error}") from error
         self._thread = threading.Thread(target=self._server.serve_forever, name="ui", daemon=True)

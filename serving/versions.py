@@ -186,6 +186,7 @@ class ModelManager:
         self._models: dict[str, ModelConfig] | None = None
         self._labels: dict[str, dict[str, int]] | None = None
         self._live: dict[str, dict[int, _Version]] = {}
+        self._empty: set[str] = set()  # models of which the log says that there is no version
         self._ended: dict[str, dict[int, ServingError | None]] = {}
         self._serving: dict[str, dict[int, _Version]] = {}
         self._stopping = threading.Event()
@@ -310,6 +311,12 @@ class ModelManager:
                 # A file system that is away for a moment must not unload everything.
                 logger.error("Could not find base path %s for servable %s", model.base_path, model.name)
                 continue
+            if not found and model.name not in self._empty:
+                logger.warning(
+                    "No versions (folders with a number for a name) under %s for servable %s; waiting",
+                    model.base_path, model.name,
+                )  # fmt: skip
+            (self._empty.discard if found else self._empty.add)(model.name)
             with self._changed:
                 if self._models is None or self._models.get(model.name) != model:
                     continue  # reconfigured meanwhile

@@ -47,8 +47,8 @@ class PrefixBeamSearch:
         language_weight: float = 0.3,
         length_bonus: float | None = None,
     ) -> None:
-        if width < 1 or candidates < 1:
-            raise ValueError("width and candidates are positive")
+        if width < 1 or candidates < 1 or alternatives < 0:
+            raise ValueError("width and candidates are positive, alternatives not negative")
         self._width = width
         self._candidates = candidates
         self._alternatives = alternatives

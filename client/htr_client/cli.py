@@ -62,6 +62,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
     server.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
     server.add_argument("--tls-key", metavar="PEM", help="its private key")
+    server.add_argument("--tls-server-name", metavar="NAME", help="in the servers' certificate, if not the address")
 
 
 def client_from(args: argparse.Namespace, decoder: "Decoder | None" = None) -> "HtrClient":
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         Exit code: 0 when every picture was transcribed, 1 when one or more were not or the server failed, 2 for
-        wrong usage.
+        wrong usage, 130 after Ctrl-C.
     """
     try:
         paths = list(expand(args.pictures))
@@ -130,6 +131,9 @@ def run(args: argparse.Namespace) -> int:
     except HtrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
     return 1 if failed else 0
 
 
@@ -197,8 +201,8 @@ def _tls(args: argparse.Namespace) -> "Tls | bool":
 
     if bool(args.tls_certificate) != bool(args.tls_key):
         raise ValueError("--tls-certificate and --tls-key belong together")
-    if args.tls_ca or args.tls_certificate:
-        return Tls(ca=args.tls_ca, certificate=args.tls_certificate, key=args.tls_key)
+    if args.tls_ca or args.tls_certificate or args.tls_server_name:
+        return Tls(args.tls_ca, args.tls_certificate, args.tls_key, args.tls_server_name)
     return bool(args.tls)
 
 

@@ -191,6 +191,8 @@ class _Client:
             raise ValueError("give a version or a label, not both")
         if min(batch_size, in_flight) < 1 or timeout <= 0:
             raise ValueError("batch_size, in_flight and timeout are positive")
+        if version is not None and not 0 <= version < 2**63:
+            raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
         self.model = model
         self.timeout = timeout
         self.decoder: Decoder = decoder if decoder is not None else BestPath()
@@ -199,6 +201,11 @@ class _Client:
         tls = Tls() if tls is True else tls or None
         self._credentials = tls.credentials() if tls is not None else None
         self._target = grpc_target(target)
+        if tls is not None and tls.server_name is None and "," in self._target:
+            raise ValueError(
+                "gRPC checks the certificates of several addresses by one name: give it as Tls(server_name=...) "
+                "(--tls-server-name), or one DNS name that stands for all servers"
+            )
         self._options = channel_options(tls, max_message_bytes)
         self._batch_size = batch_size
         self._in_flight = in_flight

@@ -54,6 +54,7 @@ _SERVICE_CONFIG = {
 _WRONG_REQUEST = re.compile(
     r"ModelSpec|signature|servable version label|output tensor alias|Expects arg\[|tensor parsing error"
 )
+_NO_LABEL = "Unrecognized servable version label"
 _SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):")
 
 
@@ -103,7 +104,7 @@ def grpc_target(addresses: str | Sequence[str]) -> str:
         A target over which round_robin balances.
 
     Raises:
-        ValueError: When there is no address or one has no port.
+        ValueError: When there is no address, or one has no port or an impossible one.
         ServerUnavailable: When one of several names cannot be resolved.
     """
     if isinstance(addresses, str):
@@ -132,8 +133,8 @@ def grpc_target(addresses: str | Sequence[str]) -> str:
 
 def _split(address: str) -> tuple[str, int]:
     host, _, port = address.strip().rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"an address is host:port, not {address!r}")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise ValueError(f"an address is host:port, with a port from 1 to 65535, not {address!r}")
     return host.strip("[]"), int(port)
 
 
@@ -203,6 +204,8 @@ def to_error(error: grpc.RpcError) -> HtrError:
     said = f"The server says {code.name}: {details.rstrip('.')}." if details else f"The call failed with {code.name}."
     if code is grpc.StatusCode.INVALID_ARGUMENT and not _WRONG_REQUEST.search(details):
         return PictureError("refused", said, advice="", code=code.name)
+    if code is grpc.StatusCode.INVALID_ARGUMENT and _NO_LABEL in details:
+        return ModelNotFound(said, code=code.name)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return RequestTooLarge(said, code=code.name)
     return _ERRORS.get(code, ServerFault)(said, code=code.name)

@@ -3,17 +3,27 @@
 Both are tables over classes, compiled once for an alphabet, so that the beam search looks up all its beams at once.
 """
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Union
+from typing import TextIO, Union
 
 import numpy as np
 
 from htr_client.decoding import Alphabet
 
 Path = Union[str, "os.PathLike[str]"]
+
+
+@contextlib.contextmanager
+def _utf8(path: Path) -> Iterator[TextIO]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{os.fspath(path)} is not UTF-8 ({error}): convert it, for example with iconv") from None
 
 
 class Lexicon:
@@ -81,8 +91,12 @@ class Lexicon:
 
         Returns:
             The lexicon, without counts.
+
+        Raises:
+            OSError: When the file cannot be read.
+            ValueError: When it is not UTF-8.
         """
-        with open(path, encoding="utf-8-sig") as file:
+        with _utf8(path) as file:
             return cls(file.read().split(), unknown=unknown)
 
     def compile(self, alphabet: Alphabet) -> "CompiledLexicon":
@@ -226,8 +240,12 @@ class CharacterModel:
 
         Returns:
             The model.
+
+        Raises:
+            OSError: When the file cannot be read.
+            ValueError: When it is not UTF-8.
         """
-        with open(path, encoding="utf-8-sig") as file:
+        with _utf8(path) as file:
             return cls((line.rstrip("\r\n") for line in file), order=order)
 
     def compile(self, alphabet: Alphabet) -> "CompiledCharacterModel":

@@ -105,12 +105,18 @@ def test_decoders(call, folder):
         ["a.png", "--tls-certificate", "a.pem"],
         ["a.png", "--tls-ca", "nowhere.pem"],
         ["a.png", "--batch-size", "0"],
+        ["a.png", "--decoder", "beam", "--alternatives", "-1"],
+        ["a.png", "--lexicon", "latin1.txt"],
+        ["a.png", "--lm", "latin1.txt"],
+        ["a.png", "--model-version", "99999999999999999999"],
     ],
 )
 def test_wrong_usage(call, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").write_bytes(png("a"))
+    (tmp_path / "latin1.txt").write_bytes("Köln".encode("latin-1"))
     code, out, err = call(*arguments)
+    assert "latin1.txt" not in arguments or "latin1.txt is not UTF-8" in err
     assert (code, out) == (2, "") and err.startswith("error: ") and "Traceback" not in err
 
 

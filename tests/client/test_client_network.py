@@ -144,14 +144,15 @@ def test_version_and_label(kind, server):
         assert client.transcribe(png("a")).version == 2
     with kind(server.address, label="stable") as client:
         assert client.transcribe(png("a")).version == 1
-    with kind(server.address, label="canary") as client, pytest.raises(RequestRefused, match="canary"):
+    with kind(server.address, label="canary") as client, pytest.raises(ModelNotFound, match="canary"):
         client.transcribe(png("a"))
     with kind(server.address, version=7) as client, pytest.raises(ModelNotFound, match=r"Specific\(htr, 7\)"):
         client.transcribe(png("a"))
     with kind(server.address, "nope") as client, pytest.raises(ModelNotFound, match="model_status"):
         client.transcribe(png("a"))
-    with pytest.raises(ValueError):
-        kind(server.address, version=1, label="stable")
+    for settings in ({"version": 1, "label": "stable"}, {"version": -1}, {"version": 2**63}):
+        with pytest.raises(ValueError, match="version"):
+            kind(server.address, **settings)
 
 
 def test_a_new_version_brings_its_own_alphabet(client, server):
@@ -460,10 +461,18 @@ def test_targets(addresses, target):
     assert grpc_target(addresses) == target
 
 
-@pytest.mark.parametrize("address", ["localhost", "", ":8500", "localhost:port", [], ["a", "b"]])
+@pytest.mark.parametrize("address", ["localhost", "", ":8500", "localhost:port", "localhost:99999", [], ["a", "b"]])
 def test_what_is_no_address(address):
     with pytest.raises(ValueError):
         HtrClient(address)
+
+
+def test_several_addresses_share_the_name_in_their_certificates(kind):
+    addresses = ["10.0.0.1:8500", "10.0.0.2:8500"]
+    with pytest.raises(ValueError, match="server_name"):
+        kind(addresses, tls=True)
+    kind(addresses, tls=Tls(server_name="htr.internal"))
+    kind(addresses[:1], tls=True)
 
 
 def test_names_among_several_that_cannot_be_resolved():

@@ -289,7 +289,10 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
             assert client.predict(request).model_spec.version.value == 1
             promote[1] = "2"
             assert cli.main([*promote, "--server", address]) == cli.ERROR  # without a certificate
-            assert cli.main([*promote, "--server", address, *tls]) == 0
+            # The certificate is for localhost, not for its address.
+            by_number = [*promote, "--server", f"127.0.0.1:{running.port}", *tls]
+            assert cli.main(by_number) == cli.ERROR
+            assert cli.main([*by_number, "--tls-server-name", "localhost"]) == 0
             assert client.predict(request).model_spec.version.value == 2
             assert client.health("PredictionService") == 1
         health = production.health_command("htr", running.rest_port).replace("$$", "$")

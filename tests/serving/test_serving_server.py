@@ -7,6 +7,7 @@ import datetime
 import functools
 import http.client
 import json
+import os
 import random
 import socket
 import threading
@@ -273,6 +274,11 @@ def test_no_health_service_when_switched_off(base):
         ({"batching_parameters_file": "x"}, "without setting server_options.enable_batching to true"),
         ({"ssl_config_file": "/no/such/file"}, "No such file"),
         ({"model_config_file": "/no/such/file"}, "No such file"),
+        ({"ssl_config_file": os.devnull}, "needs server_key and server_cert"),
+        ({"port": 99_999}, "--port=99999: ports end at 65535"),
+        ({"rest_api_port": 65_536}, "--rest_api_port=65536: ports end"),
+        ({"grpc_socket_path": "/no/such/folder/htr"}, "there is no folder /no/such/folder"),
+        ({"host": "nowhere.invalid"}, "cannot listen on nowhere.invalid:0: (?!in use)"),
     ],
 )
 def test_bad_settings(base, settings, message):
@@ -283,7 +289,7 @@ def test_bad_settings(base, settings, message):
 def test_a_taken_port(base, server):
     with pytest.raises(ServingError) as failure:
         EmbeddedServer(**{**FAST, "model_base_path": str(base), "port": server.port}).start()
-    assert failure.value.code == Code.UNAVAILABLE
+    assert failure.value.code == Code.UNAVAILABLE and "Address already in use" in str(failure.value)
 
 
 # -- TLS -----------------------------------------------------------------------------------------------------

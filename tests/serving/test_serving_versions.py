@@ -246,3 +246,12 @@ def test_ended_versions_do_not_pile_up(base, make):
     for number in range(2, 130):
         manager._end(versions._Version("m", number, "x"), None)
     assert len(manager.status("m")) <= 101
+
+
+def test_a_folder_without_versions_is_said_once(base, make, caplog):
+    base.mkdir()
+    manager = make(wait=False)
+    with pytest.raises(ServingError, match="Deadline"):
+        manager.apply([ModelConfig("m", str(base), Policy())], time.monotonic() + 0.3)
+    said = [record.getMessage() for record in caplog.records if "No versions" in record.getMessage()]
+    assert len(said) == 1 and str(base) in said[0] and "waiting" in said[0]
