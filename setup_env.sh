@@ -51,9 +51,13 @@ find_python() {  # find_python VERSION...: prints the first of these with venv; 
 }
 
 no_python() {  # no_python VERSIONS WHY
+    [ -z "$given" ] || {
+        echo "$2 HTR_PYTHON=$HTR_PYTHON is Python $given, but it must be one of: $1. Name another, or unset HTR_PYTHON." >&2
+        exit 1
+    }
     cat >&2 <<MESSAGE
 $2
-${HTR_PYTHON:+HTR_PYTHON is Python $given. }None of Python $1 (with venv) was found on the PATH, nor where pyenv, uv or conda keep interpreters.
+None of Python $1 (with venv) was found on the PATH, nor where pyenv, uv or conda keep interpreters.
 Install one, for example with
     pyenv install ${1%% *}          uv python install ${1%% *}          apt-get install python${1%% *}-venv
 or point HTR_PYTHON at one, then run the same command again.
