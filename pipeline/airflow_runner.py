@@ -76,6 +76,10 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
         document: what `compile_dag` wrote.
         step: id of the step.
         run_id: Airflow's, which becomes the run's in ML Metadata.
+
+    Raises:
+        WorkspaceBusy: `htr run` or another step works in the workspace, where the metadata is in a file.
+        MetadataError: what earlier runs have noted there cannot be read.
     """
     from google.protobuf import json_format
     from tfx.dsl.compiler import constants
@@ -83,7 +87,7 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
     from tfx.orchestration.portable import runtime_parameter_utils
     from tfx.proto.orchestration import pipeline_pb2
 
-    from pipeline import steps
+    from pipeline import local_runner, steps, summary
 
     pipeline = json_format.ParseDict(document["pipeline"], pipeline_pb2.Pipeline())
     runtime_parameter_utils.substitute_runtime_parameter(pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
@@ -91,10 +95,12 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
     database = os.environ.get(METADATA_VARIABLE)
     if database:
         connection = metadata.mysql_metadata_connection_config(**json.loads(database))
-    else:
-        connection = steps.metadata_connection(pipeline)
-        os.makedirs(document["workspace"], exist_ok=True)
-    steps.launch(pipeline, node, metadata.Metadata(connection))
+        steps.launch(pipeline, node, metadata.Metadata(connection))
+        return
+    os.makedirs(document["workspace"], exist_ok=True)
+    with local_runner.locked(document["workspace"]):
+        summary.check_metadata(document["workspace"])
+        steps.launch(pipeline, node, metadata.Metadata(steps.metadata_connection(pipeline)))
 
 
 def main() -> int:

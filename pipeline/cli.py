@@ -507,21 +507,31 @@ def _print_outcome(summary: Any, config: Any, report: Path, log: str, duration: 
     out.print(f"\nPictures   {', '.join(f'{n} {split}' for split, n in accepted.items())}", markup=False)
     if rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
-        out.print(f"Rejected   {sum(rejected.values())} rows: {reasons}\n           {config.workspace}/rejects.csv")
+        out.print(
+            f"Rejected   {sum(rejected.values())} rows: {reasons}\n           {config.workspace}/rejects.csv",
+            markup=False,
+        )
     if summary.verdict:
         m = summary.verdict.metrics
         out.print(f"CER        {m['cer']:.4f} ({m['cer_low']:.4f} to {m['cer_high']:.4f}), WER {m['wer']:.4f}")
         if summary.verdict.baseline:
             out.print(f"Before     CER {summary.verdict.baseline['cer']:.4f} (last blessed model, same pictures)")
     if summary.pushed and summary.verdict.blessed:
-        out.print(f"Version    {summary.version} in {config.model_dir}")
+        out.print(f"Version    {summary.version} in {config.model_dir}{_withdrawn(summary, config)}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:
         pictures, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
         out.print(
             f"New        {pictures} pictures in {summary.transcribed['folder']}, {errors} could not be read\n"
             f"           {summary.transcriptions_folder}", markup=False,
         )  # fmt: skip
-    out.print(f"Report     {report}\nLog        {log}\nTook       {str(duration).split('.')[0]}")
+    out.print(f"Report     {report}\nLog        {log}\nTook       {str(duration).split('.')[0]}", markup=False)
+
+
+def _withdrawn(summary: Any, config: Any) -> str:
+    from components.pusher.versions import list_versions
+
+    found = [version for version in list_versions(config.model_dir) if version.number == summary.version]
+    return ", withdrawn by htr rollback: another is in service" if found and found[0].withdrawn else ""
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
 import yaml
@@ -56,12 +56,17 @@ class DataConfig(_Section):
         return None if value is None else normalize("NFC", value)
 
 
+_SIZES = {"word": (32, 128), "line": (64, 1600)}  # height and width of the presets
+
+
 class TransformConfig(_Section):
     """How a picture becomes a tensor."""
 
     preset: Literal["word", "line"] = Field("word", description="word: fixed width; line: variable width")
     height: int | None = Field(None, ge=16, le=256, description="rows of the image tensor; 32 (word), 64 (line)")
-    width: int | None = Field(None, ge=32, le=8192, description="columns, at most; 128 (word), 1600 (line)")
+    width: int | None = Field(
+        None, ge=32, le=8192, multiple_of=4, description="columns, at most; 128 (word), 1600 (line)"
+    )
     resize: Literal["pad", "stretch"] = Field("pad", description="keep the aspect ratio and pad, or fill the tensor")
     contrast: bool = Field(True, description="spread each picture's own ink and paper levels over 0..1")
 
@@ -69,7 +74,7 @@ class TransformConfig(_Section):
     @classmethod
     def _fill_preset(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            height, width = {"line": (64, 1600)}.get(values.get("preset", "word"), (32, 128))
+            height, width = _SIZES.get(values.get("preset", "word"), _SIZES["word"])
             values = {**values}
             values["height"] = height if values.get("height") is None else values["height"]
             values["width"] = width if values.get("width") is None else values["width"]
@@ -79,7 +84,9 @@ class TransformConfig(_Section):
 class ModelConfig(_Section):
     """The network: convolutions, recurrent layers, CTC."""
 
-    filters: list[int] = Field([24, 48, 96, 128, 192], min_length=3, description="channels of the convolution stages")
+    filters: list[Annotated[int, Field(ge=1)]] = Field(
+        [24, 48, 96, 128, 192], min_length=3, description="channels of the convolution stages"
+    )
     recurrent_units: int = Field(128, ge=8, description="units of each direction of the recurrent layers")
     recurrent_layers: int = Field(2, ge=1, le=6, description="bidirectional LSTM layers")
     dropout: float = Field(0.2, ge=0, lt=0.9, description="before each recurrent layer and the classes")
@@ -108,7 +115,7 @@ class TrainConfig(_Section):
         5.0, gt=0, description="a training that is killed goes on from its last epoch or from so many minutes before"
     )
     mixed_precision: bool = Field(True, description="float16 on GPUs that have it; the loss stays float32")
-    seed: int = Field(1, description="of weights, shuffling and distortions")
+    seed: int = Field(1, ge=0, lt=2**32, description="of weights, shuffling and distortions")
 
 
 class TuneConfig(_Section):
@@ -128,7 +135,7 @@ class GateConfig(_Section):
     max_cer: float = Field(0.10, ge=0, description="upper end of the CER's confidence interval must not exceed it")
     max_cer_increase: float = Field(0.005, ge=0, description="allowed increase over the last blessed model's CER")
     confidence_level: float = Field(0.95, gt=0, lt=1, description="of the bootstrap interval")
-    slice_max_cer: dict[str, float] = Field(
+    slice_max_cer: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="bounds for slices, e.g. {'writer=7': 0.2} or {'length_band': 0.3} for each band"
     )
 
@@ -297,6 +304,16 @@ class Config(_Section):
     airflow: AirflowConfig = AirflowConfig()
     kubeflow: KubeflowConfig = KubeflowConfig()
 
+    @model_validator(mode="after")
+    def _rows_for_all_stages(self) -> Config:
+        stages, height = len(self.model.filters), self.transform.height or 0
+        if height < 2 ** (stages - 1):
+            raise ValueError(
+                f"model.filters: {stages} stages, of which each but the first halves the rows, leave none of the "
+                f"{height} of transform.height"
+            )
+        return self
+
     @property
     def model_dir(self) -> str:
         """Directory that a model server watches: numbered versions lie directly below it."""
@@ -349,7 +366,7 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {_explain(e)}" for e in error.errors()]
+        problems = [": ".join(filter(None, [".".join(map(str, e["loc"])), _explain(e)])) for e in error.errors()]
         raise ConfigError("; ".join(problems)) from None
 
 
@@ -372,7 +389,10 @@ def _section(values: dict[str, Any], name: str, called: str) -> dict[str, Any]:
 def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "no such setting (`htr config` lists them all)"
-    return f"{error['msg']} (got {error.get('input')!r})"
+    if not error["loc"]:
+        return str(error["ctx"]["error"])
+    hint = "; in quotation marks it is text" if error["type"] == "string_type" else ""
+    return f"{error['msg']} (got {error.get('input')!r}{hint})"
 
 
 def as_yaml(config: Config) -> str:
@@ -382,7 +402,10 @@ def as_yaml(config: Config) -> str:
         value = getattr(config, name)
         if isinstance(value, _Section):
             lines += ["", f"# {(type(value).__doc__ or '').strip()}", f"{name}:"]
-            lines += [_setting(setting, getattr(value, setting), f.description, "  ")
+            settings = {setting: getattr(value, setting) for setting in type(value).model_fields}
+            if isinstance(value, TransformConfig) and (value.height, value.width) == _SIZES[value.preset]:
+                settings |= {"height": None, "width": None}  # so that they follow the preset when that is changed
+            lines += [_setting(setting, settings[setting], f.description, "  ")
                       for setting, f in type(value).model_fields.items()]  # fmt: skip
         else:
             lines.append(_setting(name, value, field.description, ""))

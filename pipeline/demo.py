@@ -51,7 +51,7 @@ def _serve_and_ask(data: Path, workspace: Path) -> int:
             assert server.stdout is not None
             found = re.search(r"grpc=(\S+)", server.stdout.readline())
             if found is None:
-                console().print(f"error: the server did not start, see {log}", style="red")
+                console().print(f"error: the server did not start, see {log}", style="red", markup=False)
                 return cli.ERROR
             right = 0
             with HtrClient(found[1]) as client:

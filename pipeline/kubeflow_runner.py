@@ -14,11 +14,13 @@ from pipeline.config import Config, ConfigError, KubeflowConfig
 
 ENTRY_POINT = ("python", "-m", "pipeline.kubeflow_step")
 TRAINING = ("Trainer", "Tuner")
-# What these find out must be found out in each run; what follows from it may be cached.
-NEVER_CACHED = ("DataVersion", "Baseline", "BulkInferrer")
+# What these find out must be found out in each run; what follows from it may be cached. The Pusher looks at what is in
+# service and does nothing where that is the model already.
+NEVER_CACHED = ("DataVersion", "Baseline", "Pusher", "BulkInferrer")
 # Trying again would not change the verdict.
 NEVER_RETRIED = ("Gate",)
 _TIMEOUT = 60
+_EXTRA = "Kubeflow needs packages that are not installed: pip install 'htr-pipeline[kubeflow]'"
 
 
 class KubeflowError(RuntimeError):
@@ -38,7 +40,10 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
         ConfigError: a setting has a value that cannot work on Kubeflow.
     """
     _check(config)
-    from kfp.pipeline_spec import pipeline_spec_pb2
+    try:
+        from kfp.pipeline_spec import pipeline_spec_pb2
+    except ImportError as error:
+        raise ConfigError(_EXTRA) from error
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner, pipeline_builder
 
     from pipeline.definition import create_pipeline
@@ -99,13 +104,18 @@ def _finish_task(name: str, task: dict[str, Any], settings: KubeflowConfig) -> N
         delay, last = settings.retry_delay, settings.retry_delay * 2**settings.retries
         task["retryPolicy"] = {
             "maxRetryCount": settings.retries,
-            "backoffDuration": f"{delay:g}s",
+            "backoffDuration": _duration(delay),
             "backoffFactor": 2.0,
-            "backoffMaxDuration": f"{last:g}s",
+            "backoffMaxDuration": _duration(last),
         }
     for parameter in task.get("inputs", {}).get("parameters", {}).values():
         if source := parameter.get("taskOutputParameter"):
             source["producerTask"] = source["producerTask"].removesuffix("_task")
+
+
+def _duration(seconds: float) -> str:
+    """As protobuf writes it, which knows no exponents."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def _finish_types(component: dict[str, Any], titles: dict[str, str]) -> None:
@@ -181,7 +191,10 @@ def submit(config: Config, token: str | None = None) -> str:
         raise ConfigError("kubeflow.host: name the address of Kubeflow Pipelines' API, e.g. http://localhost:8888")
     package = as_yaml(compile_pipeline(config))
 
-    import kfp_server_api
+    try:
+        import kfp_server_api
+    except ImportError as error:
+        raise ConfigError(_EXTRA) from error
     import urllib3
 
     # urllib3 would otherwise try three times more, without saying so.

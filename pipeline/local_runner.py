@@ -120,7 +120,7 @@ def _note_peak(connection: metadata.Metadata, execution: Any, peak_bytes: int) -
 
 
 @contextlib.contextmanager
-def _locked(workspace: str) -> Iterator[None]:
+def locked(workspace: str) -> Iterator[None]:
     """Holds the workspace's lock; the kernel drops it when the process ends, however it ends."""
     with open(os.path.join(workspace, ".lock"), "w") as file:
         try:
@@ -150,7 +150,7 @@ def run(config: Config) -> summary.RunSummary:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // 2)))
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
     os.makedirs(config.workspace, exist_ok=True)
-    with _locked(config.workspace):
+    with locked(config.workspace):
         summary.check_metadata(config.workspace)
         database = os.path.join(config.workspace, summary.METADATA_FILE)
         connection = metadata.sqlite_metadata_connection_config(database)

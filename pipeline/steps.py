@@ -110,12 +110,18 @@ def _outputs(store: Any, execution_id: int) -> list[Any]:
 
 
 def _listing(artifacts: list[Any]) -> str:
-    """Digest of the names and sizes of all files of some artifacts, and of the versions they tell of."""
+    """Digest of the names and sizes of all files of some artifacts, and of the versions they tell of.
+
+    It is another one once a newer version than one of those is in service.
+    """
     total = hashlib.sha256()
     for artifact in artifacts:
         folders = [artifact.uri]
         if _PUSHED in artifact.custom_properties:
-            folders.append(_version(artifact.custom_properties[_PUSHED].string_value))
+            path = artifact.custom_properties[_PUSHED].string_value
+            folders.append(_version(path))
+            if _has_followers(path):  # the same model must be pushed again to be in service
+                total.update(b"followed")
         for number, folder in enumerate(folders):
             # What is in a bucket would cost a request a file.
             for path, names in storage.walk(folder) if os.path.isdir(folder) else ():
@@ -133,3 +139,8 @@ def _version(path: str) -> str:
     if storage.is_remote(path):
         return path
     return next((v.path for v in versions.list_versions(model_dir) if str(v.number) == number), path)
+
+
+def _has_followers(path: str) -> bool:
+    model_dir, number = os.path.split(path)
+    return any(version.number > int(number) for version in versions.in_service(model_dir))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sqlite3
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,8 +80,8 @@ class RunSummary:
 
     @property
     def name(self) -> str:
-        """The time of its start in seconds, which tells runs apart for people."""
-        return self.run_id[:19]
+        """What tells runs apart for people: the time of its start in seconds, before it what Airflow says of it."""
+        return re.sub(r"(T\d\d:\d\d:\d\d).*", r"\1", self.run_id).replace("/", "-")
 
     @cached_property
     def report(self) -> dict[str, Any] | None:

@@ -616,7 +616,8 @@ def describe(greys: Sequence[np.ndarray]) -> list[dict[str, float]]:
         return []
     # Some of the rows of a large picture have the grey values of all, for a part of the price.
     some = [g[:: max(1, min(g.size // _MEASURED_PIXELS, len(g) // _MEASURED_ROWS))] for g in greys]
-    levels = np.stack([cv2.calcHist([rows], [0], None, [256], [0, 256])[:, 0] for rows in some]).cumsum(axis=1)
+    # [256, 1] from OpenCV 4, [256] from OpenCV 5.
+    levels = np.stack([cv2.calcHist([rows], [0], None, [256], [0, 256]).ravel() for rows in some]).cumsum(axis=1)
     pixels = levels[:, -1]
     ink, paper = ((levels >= share * pixels[:, None]).argmax(axis=1) for share in (0.02, 0.95))
     dark = levels[np.arange(len(levels)), (ink + paper) // 2] / pixels

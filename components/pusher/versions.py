@@ -6,9 +6,12 @@ No TFX or TensorFlow here: `htr versions` and `htr rollback` start at once.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components import storage
@@ -80,8 +83,13 @@ def push(source: str, model_dir: str, keep: int) -> int:
     """
     if storage.is_remote(model_dir):
         return _push_to_bucket(source, model_dir, keep)
-    served, earlier = _pinned(model_dir)
     os.makedirs(model_dir, exist_ok=True)
+    with _locked(model_dir):
+        return _push(source, model_dir, keep)
+
+
+def _push(source: str, model_dir: str, keep: int) -> int:
+    served, earlier = _pinned(model_dir)
     for name in os.listdir(model_dir):
         if name.startswith((_INCOMING, _OUTGOING)):
             shutil.rmtree(os.path.join(model_dir, name))
@@ -137,6 +145,13 @@ def roll_back(model_dir: str) -> tuple[int, int]:
             f"{model_dir} is in a bucket, where versions cannot be renamed. Move the folder of the newest version out "
             "of it with the bucket's own tools: servers then go back to the one before."
         )
+    if not os.path.isdir(model_dir):
+        raise VersionError(f"{model_dir} does not exist: there is none to go back to.")
+    with _locked(model_dir):
+        return _withdraw(model_dir)
+
+
+def _withdraw(model_dir: str) -> tuple[int, int]:
     serving = in_service(model_dir)
     if len(serving) < 2:
         raise VersionError(f"{model_dir} holds {len(serving)} version(s): there is none to go back to.")
@@ -149,6 +164,19 @@ def roll_back(model_dir: str) -> tuple[int, int]:
     os.rename(newest.path, os.path.join(model_dir, f"{_WITHDRAWN}{newest.number}"))
     _flush(model_dir)
     return newest.number, serving[-2].number
+
+
+@contextlib.contextmanager
+def _locked(model_dir: str) -> Iterator[None]:
+    """Waits until no other process pushes into the directory or withdraws from it."""
+    descriptor = os.open(model_dir, os.O_RDONLY)
+    try:
+        # Not every network file system can lock a directory; there two runs must not push at once.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _pinned(model_dir: str) -> tuple[set[int], set[int]]:

@@ -127,7 +127,8 @@ def _free_port() -> int:
 
 
 def _replay(port: int, name: str, warmup_file: str, process: subprocess.Popen) -> int:
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    # A proxy for the world outside does not know this machine's own ports.
+    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
         _wait_until_available(model_service_pb2_grpc.ModelServiceStub(channel), name, process)
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         answered = 0

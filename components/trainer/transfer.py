@@ -59,10 +59,14 @@ def start_from(model: Recogniser, alphabet: Sequence[str], directory: str) -> st
             there = "no such layer" if value is None else f"the shape {list(value.shape)}"
             raise WarmStartError(
                 f"train.warm_start: {version} has {there} where this network has {variable.path} "
-                f"{list(variable.shape)}. Train with the `model` section of that version's {SETTINGS_FILE}, "
-                f"and the same transform.height"
+                f"{list(variable.shape)}. Train with the `model` section of that version's {SETTINGS_FILE}"
             )
         variable.assign(value)
+    if surplus := sorted(earlier.keys() - {variable.path for variable in model.variables}):
+        raise WarmStartError(
+            f"train.warm_start: {version} has {surplus[0]}, for which this network has no layer. Train with the "
+            f"`model` section of that version's {SETTINGS_FILE}"
+        )
     fresh = [character for character in alphabet if character not in known]
     return f"weights of {version}; {len(shared)} characters known" + (f", new: {''.join(fresh)}" if fresh else "")
 

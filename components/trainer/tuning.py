@@ -15,19 +15,24 @@ from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build
 from components.trainer.training import expand, use_accelerators
+from components.trainer.transfer import freeze, start_from
 from components.transform.preprocessing import read_alphabet
 from pipeline.config import ModelConfig, TrainConfig, TransformConfig, TuneConfig
 from pipeline.console import console
 
 
 def search_space(model: ModelConfig, train: TrainConfig) -> keras_tuner.HyperParameters:
-    """The few settings that matter most, by their names in the configuration; the defaults are the configured ones."""
+    """The few settings that matter most, by their names in the configuration; the defaults are the configured ones.
+
+    Where training starts from an earlier model, the number of units is that model's.
+    """
     space = keras_tuner.HyperParameters()
     rate, units = train.learning_rate, model.recurrent_units
     space.Float("train.learning_rate", rate / 4, rate * 4, sampling="log", default=rate)
-    space.Float("train.augment", 0.0, 1.5, default=min(train.augment, 1.5))
-    space.Float("model.dropout", 0.0, 0.5, default=min(model.dropout, 0.5))
-    space.Choice("model.recurrent_units", sorted({max(units // 2, 8), units, 2 * units}), default=units)
+    space.Float("train.augment", 0.0, max(train.augment, 1.5), default=train.augment)
+    space.Float("model.dropout", 0.0, max(model.dropout, 0.5), default=model.dropout)
+    if not train.warm_start:
+        space.Choice("model.recurrent_units", sorted({max(units // 2, 8), units, 2 * units}), default=units)
     return space
 
 
@@ -89,6 +94,9 @@ class RecogniserTuner(keras_tuner.Tuner):
         told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         console().print(f"  trial {len(self.oracle.trials)} of {self.oracle.max_trials}: {told}")
         model = build(model_config, len(self.characters) + 1, self.transform_config.height or 0)
+        if train.warm_start:
+            start_from(model, self.characters, train.warm_start)
+        freeze(model, train.freeze)
         fitting = Fitting(model, self.training_source, self.validation_source, self.characters, train)
         fitting.run()
         return {"validation_cer": fitting.best_cer}

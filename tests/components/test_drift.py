@@ -201,3 +201,30 @@ def test_wrong_usage(arguments, message, capsys):
 def test_no_run_to_compare_with(halves, tmp_path, capsys):
     assert cli.main(["drift", "--data", str(halves[0]), "--workspace", str(tmp_path)]) == cli.USAGE
     assert "holds no run yet" in capsys.readouterr().err
+
+
+def test_refused_statistics_are_no_measure_for_later_ones():
+    """After `drift.fail` has ended a run, data that is close to what it refused must not pass."""
+    import ml_metadata
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    from components.example_validator.previous import PreviousStatistics
+
+    connection = pb.ConnectionConfig()
+    connection.fake_database.SetInParent()
+    store = ml_metadata.MetadataStore(connection)
+    kind = store.put_artifact_type(pb.ArtifactType(name="ExampleStatistics"))
+    validator = store.put_execution_type(
+        pb.ExecutionType(name="components.example_validator.component.ExampleValidator")
+    )
+    states = (pb.Execution.COMPLETE, pb.Execution.CACHED, pb.Execution.FAILED, None)
+    ids = store.put_artifacts([pb.Artifact(type_id=kind) for _ in states])
+    for artifact, state in zip(ids, states, strict=True):
+        if state is not None:
+            (execution,) = store.put_executions([pb.Execution(type_id=validator, last_known_state=state)])
+            store.put_events([pb.Event(artifact_id=artifact, execution_id=execution, type=pb.Event.INPUT)])
+    statistics = store.get_artifacts_by_id(ids)
+    found = PreviousStatistics().resolve_artifacts(store, {"current": statistics[-1:], "statistics": statistics})
+    assert [artifact.id for artifact in found["statistics"]] == [ids[1]]
+    alone = PreviousStatistics().resolve_artifacts(store, {"current": statistics[2:3], "statistics": statistics[2:3]})
+    assert alone["statistics"] == []

@@ -256,6 +256,9 @@ def test_warm_start_refuses_another_network_by_name(toy, tmp_path):
     wider = build(SMALL.model_copy(update={"recurrent_units": 32}), 4, 32)
     with pytest.raises(transfer.WarmStartError, match=r"recurrent_0/forward.*`model` section"):
         transfer.start_from(wider, ["a", "b", "c"], trained["serving_model_dir"])
+    convolutions = build(SMALL.model_copy(update={"filters": [*SMALL.filters, SMALL.filters[-1]]}), 4, 32)
+    with pytest.raises(transfer.WarmStartError):
+        transfer.start_from(convolutions, ["a", "b", "c"], trained["serving_model_dir"])
     with pytest.raises(transfer.WarmStartError, match="neither a version of a model nor a directory with versions"):
         transfer.start_from(wider, ["a", "b", "c"], str(tmp_path))
 

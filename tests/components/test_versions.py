@@ -105,3 +105,21 @@ def test_versions_under_a_label_are_neither_deleted_nor_withdrawn(model, tmp_pat
     assert [v.number for v in versions.list_versions(base)] == [first, third, newest]
     assert versions.roll_back(base) == (newest, third)
     assert second not in [v.number for v in versions.list_versions(base)]
+
+
+def test_two_pushes_at_once_make_two_whole_versions(model, tmp_path, monkeypatch):
+    """Without the lock the second would delete what the first has copied so far, and the first publish the rest."""
+    copy, base, both = storage.copy_tree, tmp_path / "htr", []
+
+    def slowly(source, target, last=""):
+        copy(source, target, last)
+        if not both:
+            both.append(threading.Thread(target=versions.push, args=(str(model), str(base), 5)))
+            both[0].start()
+            time.sleep(0.5)
+
+    monkeypatch.setattr(storage, "copy_tree", slowly)
+    versions.push(str(model), str(base), 5)
+    both[0].join()
+    found = versions.list_versions(str(base))
+    assert len(found) == 2 and all(versions.holds(version, str(model)) for version in found)

@@ -356,7 +356,7 @@ def test_runs_are_listed_and_compared_without_tensorflow(workspace):
 def test_two_runs_in_one_workspace_are_refused(workspace, data, capsys):
     from pipeline import local_runner
 
-    with local_runner._locked(str(workspace)):
+    with local_runner.locked(str(workspace)):
         code, *_, captured = run(data, workspace, capsys=capsys)
     assert code == cli.ERROR and "Another run works in" in captured.err
 

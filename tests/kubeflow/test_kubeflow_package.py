@@ -154,7 +154,11 @@ def test_only_training_gets_accelerators_and_their_nodes(package):
 
 def test_caching_and_retries(package):
     tasks = package[0]["root"]["dag"]["tasks"]
-    assert {n for n, task in tasks.items() if not task["cachingOptions"]["enableCache"]} == {"DataVersion", "Baseline"}
+    assert {n for n, task in tasks.items() if not task["cachingOptions"]["enableCache"]} == {
+        "DataVersion",
+        "Baseline",
+        "Pusher",
+    }
     assert {n for n, task in tasks.items() if "retryPolicy" not in task} == {"Gate"}
     retry = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "240s"}
     assert tasks["Trainer"]["retryPolicy"] == retry

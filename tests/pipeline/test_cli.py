@@ -192,3 +192,11 @@ def test_a_program_that_is_missing_is_named():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "tensorflow_model_server_of_nowhere cannot be run: No such file or directory" in done.stderr
+
+
+def test_runs_of_airflow_have_names_of_their_own():
+    from pipeline.summary import RunSummary
+
+    ids = ("2026-05-04T10:12:31.123456", "scheduled__2026-11-23T00:00:00+00:00", "manual__2026-11-23T10:12:31.5+00:00")
+    names = [RunSummary(run_id=run, steps=[], seconds=0.0, counts={}).name for run in ids]
+    assert names == ["2026-05-04T10:12:31", "scheduled__2026-11-23T00:00:00", "manual__2026-11-23T10:12:31"]

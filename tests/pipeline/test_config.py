@@ -81,3 +81,28 @@ def test_printed_configuration_is_read_back_and_explains_every_setting(tmp_path)
     assert load(str(tmp_path / "run.yaml")) == config
     settings = [line for line in as_yaml(config).splitlines() if line.startswith("  ")]
     assert not [line for line in settings if "  # " not in line]
+
+
+def test_height_and_width_follow_a_preset_that_is_changed_in_a_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(as_yaml(load()), encoding="utf-8")
+    lines = load(str(path), ["transform.preset=line"]).transform
+    assert (lines.height, lines.width) == (64, 1600)
+    path.write_text(as_yaml(load(None, ["transform.height=48"])), encoding="utf-8")
+    assert load(str(path), ["transform.preset=line"]).transform.height == 48
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.filters=[8, 8, 8, 8, 8, 8, 8]", r"^model\.filters: 7 stages.* transform\.height"),
+        ("model.filters=[0, 8, 8]", r"model\.filters\.0: .*greater than or equal to 1"),
+        ("transform.width=150", r"transform\.width: .*multiple of 4"),
+        ("train.seed=-1", r"train\.seed"),
+        ("data.split_salt=2", r"data\.split_salt: .*in quotation marks it is text"),
+        ("gate.slice_max_cer={writer: -1}", r"gate\.slice_max_cer\.writer"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        load(None, [setting])
