@@ -44,13 +44,10 @@ def is_inside(path: str, folder: str) -> bool:
     return path == folder or _is_folder_inside(os.path.dirname(path), folder)
 
 
-def is_file_inside(path: str, folder: str) -> bool:
-    """Whether this is a regular file of this machine, not a symbolic link, that lies in a folder.
-
-    It says of most files of a dataset by one question to the system what `exists` and `is_inside` ask three for.
-    """
+def is_plain_file(path: str) -> bool:
+    """Whether this is a regular file of this machine, not a symbolic link."""
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode) and _is_folder_inside(os.path.dirname(path), folder)
+        return stat.S_ISREG(os.lstat(path).st_mode)
     except (OSError, ValueError):  # there is none, or its name holds a NUL
         return False
 

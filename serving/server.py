@@ -265,14 +265,12 @@ class _GrpcFront:
         if self._options.grpc_socket_path:
             targets.append("unix:" + self._options.grpc_socket_path)
         for target in targets:
-            try:
+            port = 0
+            with contextlib.suppress(RuntimeError):  # or it returns 0, depending on its version
                 if credentials is None:
                     port = self.server.add_insecure_port(target)
                 else:
                     port = self.server.add_secure_port(target, credentials)
-            except RuntimeError as error:
-                reason = self._why_not(target, credentials is not None)
-                raise ServingError(Code.UNAVAILABLE, f"cannot listen on {target}: {reason}") from error
             if not port:
                 reason = self._why_not(target, credentials is not None)
                 raise ServingError(Code.UNAVAILABLE, f"cannot listen on {target}: {reason}")

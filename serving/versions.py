@@ -311,12 +311,14 @@ class ModelManager:
                 # A file system that is away for a moment must not unload everything.
                 logger.error("Could not find base path %s for servable %s", model.base_path, model.name)
                 continue
-            if not found and model.name not in self._empty:
+            if found:
+                self._empty.discard(model.name)
+            elif model.name not in self._empty:
+                self._empty.add(model.name)
                 logger.warning(
                     "No versions (folders with a number for a name) under %s for servable %s; waiting",
                     model.base_path, model.name,
                 )  # fmt: skip
-            (self._empty.discard if found else self._empty.add)(model.name)
             with self._changed:
                 if self._models is None or self._models.get(model.name) != model:
                     continue  # reconfigured meanwhile

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import math
 import os
 from collections import Counter
@@ -82,11 +81,11 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     tables, _ = dataset.find_tables(data)
     given = dataset.named_splits(tables)
     places = [columns(table).get(CONFIDENCE) for table in tables]
-    jobs = []
-    for table, place in zip(tables, places, strict=True):
-        rows = dataset.read_rows(table)
-        while some := list(itertools.islice(rows, dataset.ROWS)):
-            jobs.append((some, place, given, data, transform))
+    jobs = [
+        (rows, place, given, data, transform)
+        for table, place in zip(tables, places, strict=True)
+        for rows in dataset.read_together(table)
+    ]
     with ProcessPoolExecutor(initializer=follow_parent) as pool:
         results = [result for measured in pool.map(_measure, jobs) for result in measured]
     found = [result for result in results if not isinstance(result, str)]

@@ -74,10 +74,9 @@ class _ReadRows(beam.DoFn):
 
     def process(self, element: tuple[int, dataset.Table]) -> Iterator[tuple[int, list[tuple[int, tuple[str, ...]]]]]:
         number, table = element
-        rows = ((row.line, row.fields) for row in dataset.read_rows(table))  # Beam has fast coders for plain tuples
         # Beam's price is by element: single rows would cost more in Beam than in the functions below.
-        while some := list(itertools.islice(rows, dataset.ROWS)):
-            yield number, some
+        for rows in dataset.read_together(table):
+            yield number, [(row.line, row.fields) for row in rows]  # Beam has fast coders for plain tuples
 
 
 class _Examine(beam.DoFn):
@@ -95,12 +94,11 @@ class _Examine(beam.DoFn):
         self._counts: collections.Counter[str] = collections.Counter()
 
     def process(self, element: tuple[int, list[tuple[int, tuple[str, ...]]]]) -> Iterator[Any]:
-        number, rows = element
-        table = self._tables[number]
+        number, lines = element
+        rows = [dataset.Row(self._tables[number], line, fields) for line, fields in lines]
         records: dict[str, list[bytes]] = collections.defaultdict(list)
         size = 0
-        given = [dataset.Row(table, line, fields) for line, fields in rows]
-        for result in dataset.examine_rows(given, self._given, self._data, self._transform):
+        for result in dataset.examine_rows(rows, self._given, self._data, self._transform):
             if isinstance(result, dataset.Reject):
                 self._counts[f"rejected/{result.reason}"] += 1
                 yield beam.pvalue.TaggedOutput("rejects", result)
@@ -160,22 +158,20 @@ def encode(sample: dataset.Sample) -> bytes:
             _head("image", len(sample.image)), sample.image,
             _head("text", len(text)), text,
             _head("id", len(id_)), id_,
-            _feature("source", sample.source.encode()),
-            _feature("writer", sample.writer.encode()),
-            _feature("length_band", length_band(len(sample.text)).encode()),
+            _feature("source", sample.source),
+            _feature("writer", sample.writer),
             _feature("width", sample.width),
             _feature("height", sample.height),
-            _feature("text_length", len(sample.text)),
+            _length(len(sample.text)),
             _feature("paper_level", measures["paper_level"]),
             _feature("ink_level", measures["ink_level"]),
-            _feature("ink_share", 0.0)[:-4], _FLOAT(measures["ink_share"]),
-            _feature("sharpness", 0.0)[:-4], _FLOAT(measures["sharpness"]),
+            _INK_SHARE, _FLOAT(measures["ink_share"]),
+            _SHARPNESS, _FLOAT(measures["sharpness"]),
         )
     )  # fmt: skip
 
 
-@functools.lru_cache(maxsize=2**14)
-def _feature(name: str, value: bytes | int | float) -> bytes:
+def _message(name: str, value: bytes | int | float) -> bytes:
     """A serialized tf.Example with one feature; the bytes of the value, unless it is an integer, are the last ones."""
     kind = "bytes_list" if isinstance(value, bytes) else "int64_list" if isinstance(value, int) else "float_list"
     example = tf.train.Example()
@@ -183,10 +179,25 @@ def _feature(name: str, value: bytes | int | float) -> bytes:
     return example.SerializeToString()
 
 
+_INK_SHARE, _SHARPNESS = (_message(name, 0.0)[:-4] for name in ("ink_share", "sharpness"))
+
+
+@functools.lru_cache(maxsize=2**14)
+def _feature(name: str, value: str | int | float) -> bytes:
+    """A serialized tf.Example with one feature that many pictures share."""
+    return _message(name, value.encode() if isinstance(value, str) else value)
+
+
+@functools.lru_cache(maxsize=2**14)
+def _length(characters: int) -> bytes:
+    """A serialized tf.Example with what the number of characters says."""
+    return _message("text_length", characters) + _message("length_band", length_band(characters).encode())
+
+
 @functools.lru_cache(maxsize=2**14)
 def _head(name: str, length: int) -> bytes:
     """What stands before a value of some bytes in a serialized tf.Example with that feature alone."""
-    message = _feature.__wrapped__(name, bytes(length))
+    message = _message(name, bytes(length))
     return message[: len(message) - length]
 
 

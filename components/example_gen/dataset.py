@@ -90,7 +90,7 @@ class Table:
     @property
     def name(self) -> str:
         """Path relative to the dataset folder, with the folder's name in front."""
-        return _name_below(self.source, self.root, self.path)
+        return f"{self.source}/{_below(self.path, self.root)}"
 
 
 class Row(NamedTuple):
@@ -222,8 +222,8 @@ def _sources(roots: list[str]) -> dict[str, str]:
     for root in roots:
         parts = root.split("/")
         ends = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
-        sources[root] = next(
-            end for end in ends if not any(f"/{other}".endswith(f"/{end}") for other in roots if other != root)
+        sources[root] = plain(
+            next(end for end in ends if not any(f"/{other}".endswith(f"/{end}") for other in roots if other != root))
         )
     return sources
 
@@ -334,6 +334,13 @@ def read_rows(table: Table) -> Iterator[Row]:
             raise DatasetError(f"{table.path}, line {reader.line_num}: {error}.") from error
 
 
+def read_together(table: Table) -> Iterator[list[Row]]:
+    """Reads the rows of a table in lists of at most `ROWS`, for `examine_rows`; errors as of `read_rows`."""
+    rows = read_rows(table)
+    while together := list(itertools.islice(rows, ROWS)):
+        yield together
+
+
 def _lines(file: io.TextIOWrapper, path: str) -> Iterator[str]:
     """Lines for a csv.reader, then `_END`, which becomes a row of its own unless a quotation mark is still open."""
     while line := file.readline(_MOST_CHARACTERS):
@@ -403,9 +410,8 @@ def examine_all(data: DataConfig, transform: TransformConfig) -> Iterator[Sample
     tables, _ = find_tables(data)
     given = named_splits(tables)
     for table in tables:
-        rows = read_rows(table)
-        while some := list(itertools.islice(rows, ROWS)):
-            yield from examine_rows(some, given, data, transform)
+        for rows in read_together(table):
+            yield from examine_rows(rows, given, data, transform)
 
 
 def examine_rows(
@@ -486,32 +492,31 @@ def _accept(
 ) -> tuple[Sample, np.ndarray]:  # fmt: skip
     table, (label, path, named) = row.table, fields
     height, width = grey.shape
-    frames, needed = available_frames(width, height, transform), needed_frames(label)
-    if needed > frames:
+    frames = available_frames(width, height, transform)
+    if 2 * len(label) > frames and (needed := needed_frames(label)) > frames:  # twice the length is always enough
         raise Rejected(
             "label_too_long",
             f"{len(label)} characters need {needed} frames, a {width} x {height} picture has {frames}",
         )
     writer = row.fields[table.writer].strip() if table.writer is not None else ""
-    identity = _name_below(table.source, table.root, path)
+    below = _below(path, table.root)
     # Not by the id, which depends on whether another folder has the same name.
-    key = writer or _name_below(os.path.basename(table.root), table.root, path)
+    key = writer or f"{plain(os.path.basename(table.root))}/{below}"
     sample = Sample(
-        id=identity, source=plain(table.source), image=encoded, text=label, writer=writer,
+        id=f"{table.source}/{below}", source=table.source, image=encoded, text=label, writer=writer,
         split=assign_split(named, key, given, data), width=width, height=height, statistics=statistics,
     )  # fmt: skip
     return sample, grey
 
 
-def _name_below(source: str, root: str, path: str) -> str:
-    """Path relative to a dataset folder, with the folder's name in front."""
-    below = path[len(root) + 1 :] if path.startswith(f"{root}/") else os.path.relpath(path, root)
-    return plain(f"{source}/{below}")
+def _below(path: str, root: str) -> str:
+    """Path relative to a dataset folder."""
+    return plain(path[len(root) + 1 :] if path.startswith(f"{root}/") else os.path.relpath(path, root))
 
 
 def plain(text: str) -> str:
     """Text that can be stored as UTF-8: bytes of a file name that are none are written as escapes."""
-    return text.encode(errors="backslashreplace").decode()
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _check_label(text: str, data: DataConfig) -> str:
@@ -542,10 +547,11 @@ def resolve_image(name: str, table: Table) -> str:
     """
     if not name:
         raise Rejected("missing_file", "the row names no picture")
-    folder, base = os.path.split(name)
-    # `.` and `..` name folders.
-    path = os.path.join(_beside(table.path, folder), base) if base.strip(".") else _beside(table.path, name)
-    if storage.is_file_inside(path, table.root):
+    end = name.rfind("/") + 1
+    base = name[end:] if name[end:].strip(".") else ""  # `.` and `..` name folders
+    folder, is_inside = _beside(table.path, table.root, name[:end] if base else name)
+    path = f"{folder}/{base}" if base else folder
+    if is_inside and storage.is_plain_file(path):  # one question to the system, where those below are three
         return path
     # No server is asked only because a row names it.
     foreign = storage.is_remote(path) and not storage.is_inside(path, table.root)
@@ -563,9 +569,12 @@ def resolve_image(name: str, table: Table) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _beside(path: str, name: str) -> str:
-    """Absolute path of what is named relative to a file; cached for folders, of which there are few."""
-    return storage.absolute(name if storage.is_remote(name) else os.path.join(os.path.dirname(path), name))
+def _beside(path: str, root: str, name: str) -> tuple[str, bool]:
+    """Absolute path of a folder that is named relative to a file, and whether it lies in a dataset folder of this
+    machine when links have been followed; cached, since most pictures lie in few folders.
+    """  # noqa: D205
+    folder = storage.absolute(name if storage.is_remote(name) else os.path.join(os.path.dirname(path), name))
+    return folder.rstrip("/"), not storage.is_remote(folder) and storage.is_inside(folder, root)
 
 
 @functools.lru_cache(maxsize=16)
@@ -617,19 +626,18 @@ def describe(greys: Sequence[np.ndarray]) -> list[dict[str, float]]:
     # Some of the rows of a large picture have the grey values of all, for a part of the price.
     some = [g[:: max(1, min(g.size // _MEASURED_PIXELS, len(g) // _MEASURED_ROWS))] for g in greys]
     # [256, 1] from OpenCV 4, [256] from OpenCV 5.
-    levels = np.stack([cv2.calcHist([rows], [0], None, [256], [0, 256]).ravel() for rows in some]).cumsum(axis=1)
+    histograms = np.concatenate([cv2.calcHist([rows], [0], None, [256], [0, 256]) for rows in some])
+    levels = histograms.reshape(len(some), 256).cumsum(axis=1)
     pixels = levels[:, -1]
     ink, paper = ((levels >= share * pixels[:, None]).argmax(axis=1) for share in (0.02, 0.95))
     dark = levels[np.arange(len(levels)), (ink + paper) // 2] / pixels
     bends = np.array([cv2.norm(cv2.filter2D(rows, cv2.CV_16S, _SECOND_DIFFERENCE)) for rows in some])
-    columns = {
-        "paper_level": paper.astype(float),
-        "ink_level": ink.astype(float),
-        "ink_share": np.where(paper > ink, dark, 0.0),
-        "sharpness": bends / np.sqrt(pixels) / np.maximum(paper - ink, 1),
-    }
+    shares = np.where(paper > ink, dark, 0.0)
+    sharpness = bends / np.sqrt(pixels) / np.maximum(paper - ink, 1)
+    columns = (column.astype(float).tolist() for column in (paper, ink, shares, sharpness))
     return [
-        dict(zip(columns, values, strict=True)) for values in zip(*(c.tolist() for c in columns.values()), strict=True)
+        {"paper_level": paper, "ink_level": ink, "ink_share": share, "sharpness": sharp}
+        for paper, ink, share, sharp in zip(*columns, strict=True)
     ]
 
 

@@ -249,9 +249,7 @@ def test_statistics_see_inverted_and_blurred_pictures():
 
 def test_a_split_column_that_names_all_splits_is_kept(tmp_path):
     names = {"train": "train", "validation": "validation", "test": "eval"}
-    rows = [
-        {"filename": f"{i}.png", "text": "ab", "split": name} for i, name in enumerate([*names] * 20)
-    ]  # fmt: skip
+    rows = [{"filename": f"{i}.png", "text": "ab", "split": name} for i, name in enumerate([*names] * 20)]
     results = read(write_dataset(tmp_path, rows))
     assert [sample.split for sample in results] == [names[row["split"]] for row in rows]
 

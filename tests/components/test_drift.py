@@ -207,16 +207,16 @@ def test_refused_statistics_are_no_measure_for_later_ones():
     """After `drift.fail` has ended a run, data that is close to what it refused must not pass."""
     import ml_metadata
     from ml_metadata.proto import metadata_store_pb2 as pb
+    from tfx.utils import name_utils
 
+    from components.example_validator.component import CuratedExampleValidator
     from components.example_validator.previous import PreviousStatistics
 
     connection = pb.ConnectionConfig()
     connection.fake_database.SetInParent()
     store = ml_metadata.MetadataStore(connection)
     kind = store.put_artifact_type(pb.ArtifactType(name="ExampleStatistics"))
-    validator = store.put_execution_type(
-        pb.ExecutionType(name="components.example_validator.component.ExampleValidator")
-    )
+    validator = store.put_execution_type(pb.ExecutionType(name=name_utils.get_full_name(CuratedExampleValidator)))
     states = (pb.Execution.COMPLETE, pb.Execution.CACHED, pb.Execution.FAILED, None)
     ids = store.put_artifacts([pb.Artifact(type_id=kind) for _ in states])
     for artifact, state in zip(ids, states, strict=True):

@@ -252,13 +252,17 @@ def test_warm_start_knows_old_characters_and_learns_new_ones(toy, tmp_path):
 def test_warm_start_refuses_another_network_by_name(toy, tmp_path):
     train = TRAIN.model_copy(update={"epochs": 1})
     trained = arguments(toy, tmp_path / "old", train, WORD)
+    deep = SMALL.model_copy(update={"recurrent_layers": 2})
+    trained["custom_config"]["model"] = deep.model_dump_json()
     training.run_fn(SimpleNamespace(**trained))
-    wider = build(SMALL.model_copy(update={"recurrent_units": 32}), 4, 32)
+    wider = build(deep.model_copy(update={"recurrent_units": 32}), 4, 32)
     with pytest.raises(transfer.WarmStartError, match=r"recurrent_0/forward.*`model` section"):
         transfer.start_from(wider, ["a", "b", "c"], trained["serving_model_dir"])
-    convolutions = build(SMALL.model_copy(update={"filters": [*SMALL.filters, SMALL.filters[-1]]}), 4, 32)
-    with pytest.raises(transfer.WarmStartError):
+    convolutions = build(deep.model_copy(update={"filters": [*SMALL.filters, SMALL.filters[-1]]}), 4, 32)
+    with pytest.raises(transfer.WarmStartError, match=r"where this network has .*convolution_"):
         transfer.start_from(convolutions, ["a", "b", "c"], trained["serving_model_dir"])
+    with pytest.raises(transfer.WarmStartError, match=r"has .*recurrent_1.*, for which this network has no layer"):
+        transfer.start_from(build(SMALL, 4, 32), ["a", "b", "c"], trained["serving_model_dir"])
     with pytest.raises(transfer.WarmStartError, match="neither a version of a model nor a directory with versions"):
         transfer.start_from(wider, ["a", "b", "c"], str(tmp_path))
 
