@@ -339,7 +339,7 @@ def _jpeg(data: bytes) -> PictureInfo:
             continue
         if marker == 0xD9:
             raise PictureError("undecodable", "The JPEG has no picture data.")
-        (length,) = struct.unpack_from(">H", data, at)
+        length = data[at] << 8 | data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             process, frame = marker, struct.unpack_from(">BHHB", data, at + 2)
         elif marker == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0":

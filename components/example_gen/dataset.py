@@ -46,7 +46,7 @@ _MOST_LINES = 100  # of a row, whose fields may hold line breaks when they are q
 # Normalisation takes time that grows with the square of the length, and no picture has room for so many: at most 8192
 # columns, four to a frame, one character a frame, which NFC composes of at most four code points.
 _LONGEST_LABEL = 10_000
-_MEASURED_PIXELS, _MEASURED_ROWS = 2**11, 16  # at least, where a picture has them
+_MEASURED_PIXELS, _MEASURED_ROWS = 2**10, 16  # at least, where a picture has them
 _SECOND_DIFFERENCE = np.array([[1, -2, 1]], np.float32)
 _PICTURE_NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _NUL_SHOWN_AS = "\x1a"  # ASCII's "substitute"

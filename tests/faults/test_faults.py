@@ -302,6 +302,20 @@ def test_a_damaged_version_is_pushed_again_with_a_greater_number_although_the_cl
     assert not done_by(whole) and numbers(whole) == [before]
 
 
+def test_a_model_that_another_has_replaced_is_pushed_again(forge, data, whole):
+    """Settings A and B by turns: each run leaves its own model in service, though its training is cached."""
+    exported = {}
+    for name, settings in (("b", ["train.seed=7"]), ("a", []), ("b", ["train.seed=7"]), ("a", [])):
+        known = name in exported or name == "a"
+        assert forge.run(*run_arguments(data, whole, *settings)).code == 0
+        assert "Pusher" in done_by(whole) and ("Trainer" in done_by(whole)) != known
+        served = storage.digest(str(model_dir(whole) / str(numbers(whole)[-1])))
+        assert exported.setdefault(name, served) == served
+    assert exported["a"] != exported["b"]
+    assert forge.run(*run_arguments(data, whole)).code == 0
+    assert not done_by(whole), "it is in service already"
+
+
 @pytest.mark.parametrize("kind", ["garbage", "truncated", "empty", "missing"])
 def test_damaged_metadata_is_named_and_left_alone(kind, forge, data, whole, tmp_path):
     database = tmp_path / "metadata.db"
