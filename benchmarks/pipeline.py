@@ -124,8 +124,8 @@ def steps(folder: Path, few: Path, pictures: int, scratch: Path) -> None:
     }
     for part in parts.values():
         part()
-    print(f"\n{'step':32s} pictures per CPU second (median of 3)")
-    rates = {name: statistics.median(pictures / part() for _ in range(3)) for name, part in parts.items()}
+    print(f"\n{'step':32s} pictures per CPU second (median of 7)")
+    rates = {name: statistics.median(pictures / part() for _ in range(7)) for name, part in parts.items()}
     for name, rate in rates.items():
         print(f"{name:32s} {rate:10.0f}")
     print(f"ExampleGen / cv2.imdecode: {rates['ExampleGen'] / rates['cv2.imdecode']:.2f}")

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import socket
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +33,9 @@ logger = logging.getLogger("serving")
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a browser that goes away is no news."""
+        """Log what went wrong; a browser that goes away is no news."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            logger.exception("The page's server could not answer %s", client_address)
 
 
 class _Ipv6Server(_Server):

@@ -6,7 +6,6 @@ import collections
 import csv
 import functools
 import io
-import itertools
 import json
 import os
 import struct
@@ -103,13 +102,17 @@ class _Examine(beam.DoFn):
                 self._counts[f"rejected/{result.reason}"] += 1
                 yield beam.pvalue.TaggedOutput("rejects", result)
                 continue
-            self._counts[f"accepted/{result.split}"] += 1
             records[result.split].append(encode(result))
             size += len(result.image)
             if size > _BYTES:
-                yield from itertools.starmap(beam.pvalue.TaggedOutput, records.items())
+                yield from self._outputs(records)
                 records, size = collections.defaultdict(list), 0
-        yield from itertools.starmap(beam.pvalue.TaggedOutput, records.items())
+        yield from self._outputs(records)
+
+    def _outputs(self, records: dict[str, list[bytes]]) -> Iterator[Any]:
+        for split, some in records.items():
+            self._counts[f"accepted/{split}"] += len(some)
+            yield beam.pvalue.TaggedOutput(split, some)
 
     def finish_bundle(self) -> Iterator[Any]:
         for name, number in self._counts.items():

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from fake_server import png
@@ -156,6 +158,18 @@ def test_a_reader_that_goes_away(server, folder):
     line = f"{sys.executable} -m htr_client.cli --server {server.address} {folder} {folder}/*.png | head -1"
     done = subprocess.run(["bash", "-c", line], capture_output=True)
     assert done.stdout.count(b"\n") == 1 and b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+
+
+def test_interrupted(server, folder):
+    server.model.delay = 5.0
+    arguments = [sys.executable, "-m", "htr_client.cli", "--server", server.address, str(folder)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        deadline = time.monotonic() + 20
+        while not server.model.batches and time.monotonic() < deadline:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        assert running.communicate(timeout=20) == (b"", b"Interrupted.\n")
+    assert running.returncode == 130
 
 
 def test_help_needs_no_grpc():

@@ -19,7 +19,7 @@ from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 
 from components.evaluator.metrics import count_errors
-from components.trainer import training, transfer
+from components.trainer import training, transfer, tuning
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, divisible, plain_batches, survey
 from components.trainer.model import build
@@ -239,6 +239,19 @@ def test_warm_start_knows_old_characters_and_learns_new_ones(toy, tmp_path):
     old_words = Fitting(model, source_of(toy), source_of(toy), alphabet, TRAIN)
     assert old_words.validate().rate < 0.1, "what was known is still known"
 
+    searching = TRAIN.model_copy(update={"epochs": 1, "warm_start": trained["serving_model_dir"],
+                                         "freeze": ["convolutions", "recurrent"]})  # fmt: skip
+    given = arguments(toy, tmp_path / "tuned", searching, WORD)
+    given["custom_config"]["tune"] = TuneConfig(trials=1, epochs=1).model_dump_json()
+    tuner = tuning.RecogniserTuner(
+        SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)),
+        TuneConfig(trials=1, epochs=1),
+    )
+    tuner.search(verbose=0)
+    (trial,) = tuner.oracle.get_best_trials(1)
+    assert trial.score < 0.3, "a trial begins where training would"
+    assert "model.recurrent_units" not in trial.hyperparameters.values
+
     transfer.freeze(model, ["convolutions"])
     before = [w.numpy() for stage in model.stages for w in stage.weights]
     short = TRAIN.model_copy(update={"epochs": 8})
@@ -372,12 +385,10 @@ def test_two_workers_train_one_model(toy, tmp_path):
 
 @pytest.mark.slow
 def test_what_the_tuner_finds_is_what_is_trained(toy, tmp_path):
-    from components.trainer.tuning import tuner_fn
-
     train = TRAIN.model_copy(update={"epochs": 1})
     given = arguments(toy, tmp_path, train, WORD)
     given["custom_config"]["tune"] = TuneConfig(trials=3, epochs=2).model_dump_json()
-    result = tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)))
+    result = tuning.tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)))
     result.tuner.search(**result.fit_kwargs)
     trials = result.tuner.oracle.get_best_trials(3)
     assert len(trials) == 3 and trials[0].score == min(trial.score for trial in trials)

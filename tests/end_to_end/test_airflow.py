@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.pusher.versions import list_versions
-from pipeline import cli
+from pipeline import cli, local_runner
 from pipeline.airflow_demo import AIRFLOW, SETTINGS, run_dag
 from pipeline.airflow_runner import METADATA_VARIABLE
 
@@ -134,6 +134,12 @@ def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
     )
     assert done.returncode == cli.USAGE, done.stderr
     assert "holds no .csv or .tsv file with labels" in done.stdout.splitlines()[-1]
+
+    with local_runner.locked(str(tmp_path / "workspace")):
+        done = subprocess.run(
+            [*command, "HandwritingExampleGen", "run2"], env=environment, capture_output=True, text=True, timeout=300
+        )
+    assert done.returncode == cli.ERROR and "Another run works in" in done.stdout.splitlines()[-1]
 
 
 @needs_airflow

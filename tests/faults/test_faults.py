@@ -217,12 +217,13 @@ def test_a_stopped_check_leaves_neither_workers_nor_half_a_report(forge, data, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many"]
 
 
-def test_a_killed_check_leaves_no_workers(forge, data):
-    check = forge.start("check", "--data", data)
-    check.until(check.family)
-    family = check.family()
-    check.signal(signal.SIGKILL)
-    assert check.wait() == -signal.SIGKILL
+@pytest.mark.parametrize("arguments", [["check"], ["drift", "--against", "{data}"]])
+def test_a_killed_command_leaves_no_workers(arguments, forge, data):
+    command = forge.start(*(a.format(data=data) for a in arguments), "--data", data)
+    command.until(command.family)
+    family = command.family()
+    command.signal(signal.SIGKILL)
+    assert command.wait() == -signal.SIGKILL
     assert_gone(family)
 
 

@@ -162,6 +162,9 @@ def test_caching_and_retries(package):
     assert {n for n, task in tasks.items() if "retryPolicy" not in task} == {"Gate"}
     retry = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "240s"}
     assert tasks["Trainer"]["retryPolicy"] == retry
+    patient = load(overrides=[*SETTINGS, "kubeflow.retry_delay=0.5", "kubeflow.retries=30"])
+    retry = kubeflow_runner.compile_pipeline(patient)[0]["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"]
+    assert (retry["backoffDuration"], retry["backoffMaxDuration"]) == ("0.5s", "536870912s")
 
 
 def test_steps_can_work_on_addresses_without_cache_retries_and_accelerator():

@@ -5,6 +5,8 @@ import csv
 import http.client
 import json
 import os
+import socket
+import struct
 import sys
 from pathlib import Path
 
@@ -49,6 +51,19 @@ def post(page, body, headers=None, path="/transcribe", method="POST"):
     connection.request(method, path, body, {"Content-Type": "image/png", **(headers or {})})
     answer = connection.getresponse()
     return answer.status, answer.read(), answer.headers
+
+
+def test_a_browser_that_goes_away_is_no_news_and_a_defect_is(page, caplog, capfd, monkeypatch):
+    with socket.create_connection(page.address.split(":")) as gone:
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends with a reset
+        gone.sendall(b"POST /transcribe HTTP/1.1\r\nHost: %b\r\nContent-Length: 9\r\n\r\n" % page.address.encode())
+    assert post(page, png("word"))[0] == 200
+    assert not caplog.records and capfd.readouterr() == ("", "")
+    monkeypatch.setattr(ui, "inspect", None)
+    with pytest.raises((http.client.HTTPException, ConnectionError)):
+        post(page, png("word"))
+    wait_for(lambda: "could not answer" in caplog.text)
+    assert "TypeError" in caplog.text
 
 
 def text_of(browser):
