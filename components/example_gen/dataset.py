@@ -501,7 +501,7 @@ def _accept(
     writer = row.fields[table.writer].strip() if table.writer is not None else ""
     below = _below(path, table.root)
     # Not by the id, which depends on whether another folder has the same name.
-    key = writer or f"{plain(os.path.basename(table.root))}/{below}"
+    key = writer or f"{plain(table.root.rpartition('/')[2])}/{below}"
     sample = Sample(
         id=f"{table.source}/{below}", source=table.source, image=encoded, text=label, writer=writer,
         split=assign_split(named, key, given, data), width=width, height=height, statistics=statistics,
@@ -627,9 +627,9 @@ def describe(greys: Sequence[np.ndarray]) -> list[dict[str, float]]:
     some = [g[:: max(1, min(g.size // _MEASURED_PIXELS, len(g) // _MEASURED_ROWS))] for g in greys]
     counted = [rows[:, :: max(1, rows.size // _COUNTED_PIXELS)].ravel() for rows in some]
     levels = np.array([np.bincount(pixels, minlength=256) for pixels in counted]).cumsum(axis=1)
-    pixels = levels[:, -1]
-    ink, paper = ((levels >= share * pixels[:, None]).argmax(axis=1) for share in (0.02, 0.95))
-    dark = levels[np.arange(len(levels)), (ink + paper) // 2] / pixels
+    pixels = levels[:, -1:]
+    ink, paper = ((levels < np.ceil(share * pixels).astype(int)).sum(axis=1) for share in (0.02, 0.95))
+    dark = levels[np.arange(len(levels)), (ink + paper) // 2] / pixels[:, 0]
     bends = np.array([cv2.norm(cv2.filter2D(rows, cv2.CV_16S, _SECOND_DIFFERENCE)) for rows in some])
     shares = np.where(paper > ink, dark, 0.0)
     sharpness = bends / np.sqrt([rows.size for rows in some]) / np.maximum(paper - ink, 1)
