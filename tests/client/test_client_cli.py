@@ -162,7 +162,12 @@ def test_a_reader_that_goes_away(server, folder):
 
 def test_interrupted(server, folder):
     server.model.delay = 5.0
-    arguments = [sys.executable, "-m", "htr_client.cli", "--server", server.address, str(folder)]
+    # Where tests run in the background, Ctrl-C is ignored, by their children too.
+    code = (
+        "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from htr_client.cli import main\nsys.exit(main())"
+    )
+    arguments = [sys.executable, "-c", code, "--server", server.address, str(folder)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         deadline = time.monotonic() + 20
         while not server.model.batches and time.monotonic() < deadline:
