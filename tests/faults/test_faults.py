@@ -347,8 +347,8 @@ def test_two_runs_at_once(forge, data, whole):
 
 @pytest.fixture
 def small_disk(walled_forge, whole):
-    """The workspace `whole` on a disk of 16 MB, for the processes of `walled_forge`; its folder as seen from here."""
-    walled_forge.ask(mount=["-t", "tmpfs", "-o", "size=16m", "none", str(whole)])
+    """The workspace `whole` on a disk of 24 MB, for the processes of `walled_forge`; its folder as seen from here."""
+    walled_forge.ask(mount=["-t", "tmpfs", "-o", "size=24m", "none", str(whole)])
     seen = Path(f"/proc/{walled_forge.process.pid}/root{whole}")
     shutil.copytree(whole, seen, dirs_exist_ok=True)
     return seen
