@@ -619,7 +619,7 @@ def describe(greys: Sequence[np.ndarray]) -> list[dict[str, float]]:
     Returns:
         Of each its paper_level and ink_level (95th and 2nd percentile of the grey values, 0..255), ink_share (share of
         pixels darker than half-way), sharpness (root mean square of the second difference along the rows, over the
-        contrast).
+        contrast); all from a sample of its pixels.
     """
     if not greys:
         return []
@@ -627,9 +627,9 @@ def describe(greys: Sequence[np.ndarray]) -> list[dict[str, float]]:
     some = [g[:: max(1, min(g.size // _MEASURED_PIXELS, len(g) // _MEASURED_ROWS))] for g in greys]
     counted = [rows[:, :: max(1, rows.size // _COUNTED_PIXELS)].ravel() for rows in some]
     levels = np.array([np.bincount(pixels, minlength=256) for pixels in counted]).cumsum(axis=1)
-    pixels = levels[:, -1:]
-    ink, paper = ((levels < np.ceil(share * pixels).astype(int)).sum(axis=1) for share in (0.02, 0.95))
-    dark = levels[np.arange(len(levels)), (ink + paper) // 2] / pixels[:, 0]
+    totals = levels[:, -1:]
+    ink, paper = ((levels < np.ceil(share * totals).astype(int)).sum(axis=1) for share in (0.02, 0.95))
+    dark = levels[np.arange(len(levels)), (ink + paper) // 2] / totals[:, 0]
     bends = np.array([cv2.norm(cv2.filter2D(rows, cv2.CV_16S, _SECOND_DIFFERENCE)) for rows in some])
     shares = np.where(paper > ink, dark, 0.0)
     sharpness = bends / np.sqrt([rows.size for rows in some]) / np.maximum(paper - ink, 1)

@@ -243,12 +243,9 @@ def test_warm_start_knows_old_characters_and_learns_new_ones(toy, tmp_path):
                                          "freeze": ["convolutions", "recurrent"]})  # fmt: skip
     given = arguments(toy, tmp_path / "tuned", searching, WORD)
     given["custom_config"]["tune"] = TuneConfig(trials=1, epochs=1).model_dump_json()
-    tuner = tuning.RecogniserTuner(
-        SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)),
-        TuneConfig(trials=1, epochs=1),
-    )
-    tuner.search(verbose=0)
-    (trial,) = tuner.oracle.get_best_trials(1)
+    found = tuning.tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)))
+    found.tuner.search(**found.fit_kwargs)
+    (trial,) = found.tuner.oracle.get_best_trials(1)
     assert trial.score < 0.3, "a trial begins where training would"
     assert "model.recurrent_units" not in trial.hyperparameters.values
 
