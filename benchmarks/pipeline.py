@@ -4,7 +4,7 @@
 
 startup  CPU seconds of commands and imports, each in a fresh process, median of three.
 steps    pictures per second of CPU time: ExampleGen against a loop that reads the files and calls `cv2.imdecode`,
-         Transform's resizing against `cv2.resize` and `cv2.imencode`, in this process, median of three.
+         Transform's resizing against `cv2.resize` and `cv2.imencode`, in this process, median of seven.
 runs     `htr run` with one epoch on copies of the given pictures, against a script that reads, resizes and trains a
          plain Keras model: seconds without fitting and imports, and peak memory.
 """
