@@ -1,0 +1,181 @@
+"""What judging a model costs: seconds and memory of Evaluator and RunReport on many pictures, beside a plain loop.
+
+Takes the artifacts of a run, repeats its evaluation pictures until there are enough, and runs each component on them
+twice: with the candidate alone, and with a last blessed model to compare with (the same model again). The plain loop
+reads the same pictures with one model, in batches, and counts edits.
+
+    python -m benchmarks.judging --workspace workspace --pictures 20000
+"""
+
+import argparse
+import glob
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import tensorflow as tf
+from tfx.types import artifact_utils, standard_artifacts
+from tfx.utils import path_utils, proto_utils
+
+from components.evaluator import gate
+from components.evaluator.metrics import ErrorCounts
+from components.evaluator.served_baseline import EvaluatorExecutor
+from components.example_gen.component import Quarantine
+from components.example_gen.dataset import SPLITS
+from components.report import contents
+from components.report.component import Executor, Report
+from pipeline.beam_options import pipeline_options
+from pipeline.config import BeamConfig, Config, GateConfig
+
+BATCH = 64
+
+
+def newest(workspace: str, step: str, output: str) -> str:
+    """Directory of the newest artifact of a step."""
+    found = glob.glob(os.path.join(workspace, "pipeline", step, output, "*"))
+    if not found:
+        raise SystemExit(f"{workspace} holds no {output} of {step}: run `htr run --workspace {workspace}` first.")
+    return max(found, key=lambda path: int(os.path.basename(path)))
+
+
+def repeat(examples: str, folder: str, pictures: int) -> None:
+    """Writes examples whose evaluation split has so many pictures, the others being as they are."""
+    for split in SPLITS:
+        os.makedirs(os.path.join(folder, f"Split-{split}"))
+        files = glob.glob(os.path.join(examples, f"Split-{split}", "*"))
+        records = list(tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator())
+        path = os.path.join(folder, f"Split-{split}", "data_tfrecord-00000-of-00001.gz")
+        with tf.io.TFRecordWriter(path, "GZIP") as writer:
+            for i in range(pictures if split == "eval" else len(records)):
+                writer.write(records[i % len(records)])
+
+
+def read_plainly(examples: str, model: str) -> float:
+    """Reads the evaluation split with a SavedModel.
+
+    Returns:
+        CER.
+    """
+    evaluate = tf.saved_model.load(model).signatures["evaluate"]
+    counts = ErrorCounts()
+    files = glob.glob(os.path.join(examples, "Split-eval", "*"))
+    for records in tf.data.TFRecordDataset(files, compression_type="GZIP").batch(BATCH):
+        labels = tf.io.parse_example(records, {"text": tf.io.FixedLenFeature([], tf.string)})["text"].numpy()
+        texts = evaluate(examples=records)["text"].numpy()[:, 0]
+        for label, text in zip(labels, texts, strict=True):
+            counts.add(label.decode(), text.decode())
+    return counts.rate
+
+
+def evaluate(inputs: dict[str, Any], folder: str, gate_config: GateConfig) -> float:
+    """Runs the Evaluator once.
+
+    Returns:
+        CER.
+    """
+    evaluation, blessing = standard_artifacts.ModelEvaluation(), standard_artifacts.ModelBlessing()
+    evaluation.uri, blessing.uri = os.path.join(folder, "evaluation"), os.path.join(folder, "blessing")
+    blessing.id = 1
+    context = EvaluatorExecutor.Context(
+        beam_pipeline_args=pipeline_options(BeamConfig()), tmp_dir=os.path.join(folder, "tmp"), unique_id="1"
+    )
+    given = {name: inputs[name] for name in ("examples", "model", "baseline_model") if name in inputs}
+    properties = {
+        "eval_config": proto_utils.proto_to_json(gate.eval_config(gate_config)),
+        "example_splits": '["eval"]',
+        "current_component_id": "Evaluator",
+    }
+    EvaluatorExecutor(context).Do(given, {"evaluation": [evaluation], "blessing": [blessing]}, properties)
+    return gate.read_verdict(evaluation.uri).metrics["cer"]
+
+
+def report(inputs: dict[str, Any], folder: str, config: Config) -> None:
+    """Runs RunReport once."""
+    made = Report()
+    made.uri = folder
+    os.makedirs(folder)
+    settings = config.model_dump_json(include=set(contents.SECTIONS))
+    Executor().Do(inputs, {"report": [made]}, {"config": settings})
+
+
+def measure(work: Callable[[], Any]) -> tuple[float, float, int, Any]:
+    """Calls something.
+
+    Returns:
+        Seconds, seconds of CPU time, the bytes by which the resident memory of the process grew at most, and what it
+        returned.
+    """
+    process = psutil.Process()
+    before = peak = process.memory_info().rss
+    stop = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.wait(0.05):
+            peak = max(peak, process.memory_info().rss)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    begin, begin_cpu = time.monotonic(), time.process_time()
+    try:
+        result = work()
+        seconds, cpu = time.monotonic() - begin, time.process_time() - begin_cpu
+    finally:
+        stop.set()
+        thread.join()
+    return seconds, cpu, peak - before, result
+
+
+def main() -> None:
+    """Measures and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", default="workspace")
+    parser.add_argument("--pictures", type=int, default=20000, help="of the evaluation split")
+    arguments = parser.parse_args()
+
+    def artifact(kind: Any, step: str, output: str) -> list[Any]:
+        made = kind()
+        made.uri = newest(arguments.workspace, step, output)
+        return [made]
+
+    with tempfile.TemporaryDirectory() as folder:
+        examples = standard_artifacts.Examples()
+        examples.uri = os.path.join(folder, "examples")
+        examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+        repeat(newest(arguments.workspace, "HandwritingExampleGen", "examples"), examples.uri, arguments.pictures)
+        inputs = {
+            "examples": [examples],
+            "quarantine": artifact(Quarantine, "HandwritingExampleGen", "quarantine"),
+            "anomalies": artifact(standard_artifacts.ExampleAnomalies, "ExampleValidator", "anomalies"),
+            "model": artifact(standard_artifacts.Model, "Trainer", "model"),
+            "model_run": artifact(standard_artifacts.ModelRun, "Trainer", "model_run"),
+            "evaluation": artifact(standard_artifacts.ModelEvaluation, "Evaluator", "evaluation"),
+        }
+        inputs["anomalies"][0].split_names = "[]"
+        two = {**inputs, "baseline_model": inputs["model"]}
+        served = path_utils.serving_model_path(inputs["model"][0].uri)
+        works: dict[str, Callable[[], Any]] = {
+            "plain loop": lambda: read_plainly(examples.uri, served),
+            "Evaluator, one model": lambda: evaluate(inputs, os.path.join(folder, "1"), GateConfig()),
+            "Evaluator, two models": lambda: evaluate(two, os.path.join(folder, "2"), GateConfig()),
+            "RunReport, one model": lambda: report(inputs, os.path.join(folder, "3"), Config()),
+            "RunReport, two models": lambda: report(two, os.path.join(folder, "4"), Config()),
+        }
+        print(f"| {arguments.pictures} evaluation pictures | seconds | CPU seconds | memory added | CPU ratio |")
+        print("|---|---|---|---|---|")
+        plain, rates = 0.0, set()
+        for name, work in works.items():
+            seconds, cpu, added, rate = measure(work)
+            plain = plain or cpu
+            rates |= {rate} - {None}
+            print(f"| {name} | {seconds:.1f} | {cpu:.1f} | {added / 2**20:.0f} MiB | {cpu / plain:.2f} |", flush=True)
+        if len(rates) > 1:
+            raise SystemExit(f"plain loop and Evaluator disagree about the CER: {sorted(rates)}")
+
+
+if __name__ == "__main__":
+    main()
