@@ -27,7 +27,7 @@ from htr_client import pictures
 from pipeline.config import DataConfig, TransformConfig
 
 SPLITS = ("train", "validation", "eval")
-ROWS = 64  # that are examined together
+ROWS = 128  # that are examined together
 IMAGE_COLUMNS = ("filename", "file_name", "image", "image_path", "path", "file", "img")
 TEXT_COLUMNS = ("text", "label", "identity", "transcription", "word", "words")
 # Measures of a picture and its label that examples carry.
@@ -46,6 +46,7 @@ _MOST_LINES = 100  # of a row, whose fields may hold line breaks when they are q
 # Normalisation takes time that grows with the square of the length, and no picture has room for so many: at most 8192
 # columns, four to a frame, one character a frame, which NFC composes of at most four code points.
 _LONGEST_LABEL = 10_000
+_LARGE_FILE = 2**16  # bytes
 _MEASURED_PIXELS, _MEASURED_ROWS, _COUNTED_PIXELS = 2**10, 16, 2**9  # at least, where a picture has them
 _SECOND_DIFFERENCE = np.array([[1, -2, 1]], np.float32)
 _PICTURE_NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -420,7 +421,7 @@ def examine_rows(
     """Checks rows completely: their fields, their pictures, their labels against the frames.
 
     Args:
-        rows: to check; a few dozen, since the pictures of all are held in memory.
+        rows: to check; a hundred or so, since the pictures of all are held in memory.
         given: splits that the dataset names, from `named_splits`.
         data: what to refuse.
         transform: geometry of the image tensor, for the number of frames.
@@ -438,9 +439,13 @@ def examine_with_pixels(
     """As `examine_rows`, with the decoded pictures, uint8 [height, width], for callers that need them too."""
     # One step for all rows before the next: its code and data then stay in the processor's caches, which saves a sixth.
     checked = [_attempt(row, _check_fields, row, data) for row in rows]
-    read = [
-        fields if isinstance(fields, Reject) else _attempt(row, _read_picture, fields.path, data)
+    files = [
+        fields if isinstance(fields, Reject) else _attempt(row, _read_file, fields.path, data)
         for row, fields in zip(rows, checked, strict=True)
+    ]
+    read = [
+        _attempt(row, _decode, file, data) if isinstance(file, bytes) else file
+        for row, file in zip(rows, files, strict=True)
     ]
     measured = iter(describe([picture[1] for picture in read if not isinstance(picture, Reject)]))
     return [
@@ -595,15 +600,19 @@ def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
         raise DatasetError(f"A folder below {root} cannot be read ({what}). Mend or remove it.") from error
 
 
-def _read_picture(path: str, data: DataConfig) -> tuple[bytes, np.ndarray]:
-    """Returns bytes that the Transform graph can decode, and the grey picture uint8 [height, width]."""
+def _read_file(path: str, data: DataConfig) -> bytes | tuple[bytes, np.ndarray]:
+    """Returns the file; if it is large, the decoded picture instead, since files of many rows are held in memory."""
     try:
         encoded = storage.read(path, pictures.MAX_BYTES + 1)  # one more, so that a larger one is refused
     except OSError as error:
         raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
-    max_pixels = int(data.max_megapixels * 1e6)
+    return encoded if len(encoded) <= _LARGE_FILE else _decode(encoded, data)
+
+
+def _decode(encoded: bytes, data: DataConfig) -> tuple[bytes, np.ndarray]:
+    """Returns bytes that the Transform graph can decode, and the grey picture uint8 [height, width]."""
     try:
-        packed, grey = pictures.pack_with_pixels(encoded, max_pixels)
+        packed, grey = pictures.pack_with_pixels(encoded, int(data.max_megapixels * 1e6))
     except pictures.PictureError as error:
         reason = "picture_too_large" if error.reason == "too_large" else f"picture_{error.reason}"
         raise Rejected(reason, str(error)) from error
@@ -625,10 +634,10 @@ def describe(greys: Sequence[np.ndarray]) -> list[dict[str, float]]:
         return []
     # Some rows of a large picture, and some of their pixels, have the grey values of all, for a part of the price.
     some = [g[:: max(1, min(g.size // _MEASURED_PIXELS, len(g) // _MEASURED_ROWS))] for g in greys]
-    counted = [rows[:, :: max(1, rows.size // _COUNTED_PIXELS)].ravel() for rows in some]
+    counted = [rows.ravel()[:: max(1, rows.size // _COUNTED_PIXELS)] for rows in some]
     levels = np.array([np.bincount(pixels, minlength=256) for pixels in counted]).cumsum(axis=1)
     totals = levels[:, -1:]
-    ink, paper = ((levels < np.ceil(share * totals).astype(int)).sum(axis=1) for share in (0.02, 0.95))
+    ink, paper = ((levels >= np.ceil(share * totals).astype(int)).argmax(axis=1) for share in (0.02, 0.95))
     dark = levels[np.arange(len(levels)), (ink + paper) // 2] / totals[:, 0]
     bends = np.array([cv2.norm(cv2.filter2D(rows, cv2.CV_16S, _SECOND_DIFFERENCE)) for rows in some])
     shares = np.where(paper > ink, dark, 0.0)
