@@ -60,18 +60,18 @@ def read_plainly(examples: str, model: str) -> float:
     Returns:
         CER.
     """
-    evaluate = tf.saved_model.load(model).signatures["evaluate"]
+    signature = tf.saved_model.load(model).signatures["evaluate"]
     counts = ErrorCounts()
     files = glob.glob(os.path.join(examples, "Split-eval", "*"))
     for records in tf.data.TFRecordDataset(files, compression_type="GZIP").batch(BATCH):
         labels = tf.io.parse_example(records, {"text": tf.io.FixedLenFeature([], tf.string)})["text"].numpy()
-        texts = evaluate(examples=records)["text"].numpy()[:, 0]
+        texts = signature(examples=records)["text"].numpy()[:, 0]
         for label, text in zip(labels, texts, strict=True):
             counts.add(label.decode(), text.decode())
     return counts.rate
 
 
-def evaluate(inputs: dict[str, Any], folder: str, gate_config: GateConfig) -> float:
+def evaluate(inputs: dict[str, Any], folder: str) -> float:
     """Runs the Evaluator once.
 
     Returns:
@@ -85,7 +85,7 @@ def evaluate(inputs: dict[str, Any], folder: str, gate_config: GateConfig) -> fl
     )
     given = {name: inputs[name] for name in ("examples", "model", "baseline_model") if name in inputs}
     properties = {
-        "eval_config": proto_utils.proto_to_json(gate.eval_config(gate_config)),
+        "eval_config": proto_utils.proto_to_json(gate.eval_config(GateConfig())),
         "example_splits": '["eval"]',
         "current_component_id": "Evaluator",
     }
@@ -93,12 +93,12 @@ def evaluate(inputs: dict[str, Any], folder: str, gate_config: GateConfig) -> fl
     return gate.read_verdict(evaluation.uri).metrics["cer"]
 
 
-def report(inputs: dict[str, Any], folder: str, config: Config) -> None:
+def report(inputs: dict[str, Any], folder: str) -> None:
     """Runs RunReport once."""
     made = Report()
     made.uri = folder
     os.makedirs(folder)
-    settings = config.model_dump_json(include=set(contents.SECTIONS))
+    settings = Config().model_dump_json(include=set(contents.SECTIONS))
     Executor().Do(inputs, {"report": [made]}, {"config": settings})
 
 
@@ -160,10 +160,10 @@ def main() -> None:
         served = path_utils.serving_model_path(inputs["model"][0].uri)
         works: dict[str, Callable[[], Any]] = {
             "plain loop": lambda: read_plainly(examples.uri, served),
-            "Evaluator, one model": lambda: evaluate(inputs, os.path.join(folder, "1"), GateConfig()),
-            "Evaluator, two models": lambda: evaluate(two, os.path.join(folder, "2"), GateConfig()),
-            "RunReport, one model": lambda: report(inputs, os.path.join(folder, "3"), Config()),
-            "RunReport, two models": lambda: report(two, os.path.join(folder, "4"), Config()),
+            "Evaluator, one model": lambda: evaluate(inputs, os.path.join(folder, "1")),
+            "Evaluator, two models": lambda: evaluate(two, os.path.join(folder, "2")),
+            "RunReport, one model": lambda: report(inputs, os.path.join(folder, "3")),
+            "RunReport, two models": lambda: report(two, os.path.join(folder, "4")),
         }
         print(f"| {arguments.pictures} evaluation pictures | seconds | CPU seconds | memory added | CPU ratio |")
         print("|---|---|---|---|---|")
