@@ -109,7 +109,7 @@ def main() -> int:
     try:
         run_step(json.loads(Path(path).read_text(encoding="utf-8")), step, run_id)
     except Exception as error:
-        from pipeline.cli import exit_code
+        from pipeline.commands.common import exit_code
         from pipeline.local_runner import root_message
 
         traceback.print_exc()

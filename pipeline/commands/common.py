@@ -1,0 +1,100 @@
+"""What the commands share: exit codes, the readable error, the configuration of a command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+# Adds a subcommand to `htr`: its name, the function that runs it, and a sentence about it.
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+OK, ERROR, USAGE, NOT_BLESSED, TOO_MANY_REJECTS, DRIFT = 0, 1, 2, 3, 4, 5
+
+# Settings that are paths or lists of them, besides the workspace.
+_PATHS = (
+    ("data", "paths"), ("train", "warm_start"), ("push", "model_dir"), ("bulk", "folder"), ("beam", "setup_file"),
+    ("beam", "extra_packages"),
+)  # fmt: skip
+
+
+class CommandError(Exception):
+    """Ends the command with a readable paragraph.
+
+    Attributes:
+        code: exit code.
+    """
+
+    def __init__(self, message: str, code: int = ERROR):
+        super().__init__(message)
+        self.code = code
+
+
+def read_config(arguments: argparse.Namespace) -> Config:
+    """Reads the configuration that a command line describes; its paths become absolute.
+
+    Args:
+        arguments: what the options of `add_config_arguments` gave.
+
+    Raises:
+        CommandError: a setting is unknown or impossible.
+    """
+    from components import storage
+    from pipeline.config import ConfigError, load
+
+    settings: dict[str, Any] = {}
+    if getattr(arguments, "data", None):
+        settings["data"] = {"paths": [storage.absolute(path) for path in arguments.data]}
+    if arguments.workspace:
+        settings["workspace"] = arguments.workspace
+    try:
+        config = load(arguments.config, arguments.set, **settings)
+    except ConfigError as error:
+        raise CommandError(str(error), USAGE) from error
+    # Absolute, since artifacts are found again by these paths, from wherever the next command is started, and since
+    # Airflow runs each step in a folder of its own, which it deletes.
+    config = config.model_copy(update={"workspace": os.path.abspath(config.workspace)})
+    for name, setting in _PATHS:
+        section = getattr(config, name)
+        value = getattr(section, setting)
+        if value:
+            found = [storage.absolute(path) for path in value] if isinstance(value, list) else storage.absolute(value)
+            config = config.model_copy(update={name: section.model_copy(update={setting: found})})
+    return config
+
+
+def add_config_arguments(command: argparse.ArgumentParser, data: bool = True) -> None:
+    """Adds the options that `read_config` reads.
+
+    Args:
+        command: parser of the command.
+        data: whether the command takes data folders.
+    """
+    if data:
+        command.add_argument(
+            "--data", action="append", default=[], metavar="DIR", help="folder with CSV and pictures; may be repeated"
+        )
+    command.add_argument("--config", metavar="FILE", help="YAML file with settings (see `htr config`)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as gate.max_cer=0.05")
+    command.add_argument("--workspace", metavar="DIR", help="folder for everything that is made (default: workspace)")
+
+
+def positive(text: str) -> int:
+    """Converts an option's text to a number above zero, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def exit_code(name: str) -> int:
+    """Exit code of a run that failed with an exception of this class name."""
+    codes = {
+        "DatasetError": USAGE, "ConfigError": USAGE, "NotBlessed": NOT_BLESSED, "TooManyRejects": TOO_MANY_REJECTS,
+        "DataDrift": DRIFT,
+    }  # fmt: skip
+    return codes.get(name, ERROR)

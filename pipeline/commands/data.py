@@ -1,0 +1,120 @@
+"""Commands about data, without training: `sample-data`, `check`, `drift`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+
+from pipeline.commands.common import (
+    DRIFT,
+    OK,
+    TOO_MANY_REJECTS,
+    USAGE,
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    read_config,
+)
+
+
+def add_commands(add: AddCommand) -> None:
+    """Adds them to the parser of `htr`."""
+    command = add("sample-data", _sample_data, "write a sample dataset of rendered handwriting, with a few dirty rows")
+    command.add_argument("directory", metavar="DIR")
+    command.add_argument("--pictures", type=int, default=3500, metavar="N")
+    command.add_argument("--seed", type=int, default=7647)
+
+    command = add("check", _check, "look at a dataset without training: rejects, leaks, doubtful labels, characters")
+    add_config_arguments(command)
+    command.add_argument("--html", metavar="FILE", help="write a report with pictures to this HTML file")
+    command.add_argument("--rejects", metavar="FILE", help="write the rejected rows to this CSV file")
+
+    text = "compare pictures or logged requests with the training data of a run, or with other data: what has moved?"
+    command = add("drift", _drift, text)
+    add_config_arguments(command)
+    command.add_argument("--against", action="append", metavar="DIR", help="other data; may be repeated")
+    command.add_argument("--run", dest="run_name", metavar="RUN", help="run to compare with (default: latest)")
+    command.add_argument("--fail", action="store_true", help=f"exit code {DRIFT} when something has moved too far")
+    command.add_argument("--json", action="store_true", help="print all measures as JSON")
+
+
+def _sample_data(arguments: argparse.Namespace) -> int:
+    from components.sample_data import generate
+
+    try:
+        summary = generate(arguments.directory, pictures=arguments.pictures, seed=arguments.seed)
+    except (FileExistsError, ValueError) as error:
+        raise CommandError(str(error), USAGE) from error
+    print(f"{summary.rows} rows in {summary.csv}, {len(summary.dirty_rows)} of them dirty on purpose.")
+    return OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from concurrent.futures import ProcessPoolExecutor
+
+    from rich.progress import track
+
+    from components import storage
+    from components.example_gen import dataset
+    from components.report import check
+    from pipeline.console import console
+    from pipeline.stopping import follow_parent
+
+    config = read_config(arguments)
+    try:
+        tables, notes = dataset.find_tables(config.data)
+        given = dataset.named_splits(tables)
+        rows = [row for table in tables for row in dataset.read_rows(table)]
+        with ProcessPoolExecutor(initializer=follow_parent) as pool:
+            futures = pool.map(
+                check.look, rows, [given] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
+                chunksize=64,
+            )  # fmt: skip
+            results = list(track(futures, "Looking at pictures", len(rows), console=console(), transient=True))
+    except dataset.DatasetError as error:
+        raise CommandError(str(error), USAGE) from error
+    contents = check.check(results, tables, notes, config)
+    print(check.as_text(contents))
+    if arguments.html:
+        storage.write_text(arguments.html, check.as_page(contents))
+        print(f"\nThe report with pictures is in {arguments.html}.")
+    rejects = [result for result in results if isinstance(result, dataset.Reject)]
+    if arguments.rejects:
+        listed = io.StringIO(newline="")
+        dataset.write_rejects(rejects, listed)
+        storage.write_text(arguments.rejects, listed.getvalue())
+        print(f"The rejected rows are in {arguments.rejects}.")
+    if len(rejects) > config.data.max_rejected * len(rows):
+        raise CommandError(
+            f"{len(rejects)} of {len(rows)} rows would be rejected; data.max_rejected allows "
+            f"{config.data.max_rejected:.1%}.", TOO_MANY_REJECTS,
+        )  # fmt: skip
+    return OK
+
+
+def _drift(arguments: argparse.Namespace) -> int:
+    from components import storage
+    from components.drift import comparison, profiles
+    from components.example_gen.dataset import DatasetError
+    from pipeline.summary import MetadataError, NoSuchRun
+
+    config = read_config(arguments)
+    if arguments.against and arguments.run_name:
+        raise CommandError("--against and --run exclude each other: compare with data or with a run.", USAGE)
+    try:
+        after = profiles.of_folders(config.data, config.transform)
+        if arguments.against:
+            data = config.data.model_copy(update={"paths": [storage.absolute(path) for path in arguments.against]})
+            before = profiles.of_folders(data, config.transform)
+        else:
+            before = profiles.of_run(config, arguments.run_name or "latest")
+    except (DatasetError, NoSuchRun, profiles.NoStatistics) as error:
+        raise CommandError(str(error), USAGE) from error
+    except MetadataError as error:
+        raise CommandError(str(error)) from error
+    found = comparison.compare(before, after, config.drift.thresholds)
+    print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
+    if found.moved and (arguments.fail or config.drift.fail):
+        raise CommandError(f"Moved too far: {', '.join(measure.name for measure in found.moved)}.", DRIFT)
+    return OK

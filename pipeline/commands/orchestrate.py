@@ -1,0 +1,89 @@
+"""Commands for orchestrators: `compile`, `submit`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.commands.common import OK, USAGE, AddCommand, CommandError, add_config_arguments, read_config
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+
+def add_commands(add: AddCommand) -> None:
+    """Adds them to the parser of `htr`."""
+    command = add("compile", _compile, "write the pipeline for an orchestrator, which then runs it")
+    command.add_argument("target", choices=list(_COMPILERS))
+    command.add_argument("output", metavar="OUTPUT", help="airflow: its folder of DAGs; kubeflow: a YAML file")
+    add_config_arguments(command)
+
+    command = add("submit", _submit, "upload the pipeline to an orchestrator and start a run of it")
+    command.add_argument("target", choices=["kubeflow"])
+    command.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="bearer token of the API (default: environment variable HTR_KUBEFLOW_TOKEN)",
+    )
+    add_config_arguments(command)
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    from pipeline.config import ConfigError
+    from pipeline.console import quiet_logs
+
+    config = read_config(arguments)
+    with quiet_logs(os.path.join(config.workspace, "logs", "compile.log")):
+        try:
+            written = _COMPILERS[arguments.target](config, arguments.output)
+        except ConfigError as error:
+            raise CommandError(str(error), USAGE) from error
+    print(written)
+    return OK
+
+
+def _compile_airflow(config: Config, folder: str) -> Path:
+    from pipeline.airflow_runner import compile_dag
+
+    return compile_dag(config, folder)
+
+
+def _compile_kubeflow(config: Config, file: str) -> Path:
+    from pipeline import kubeflow_runner
+
+    text = kubeflow_runner.as_yaml(kubeflow_runner.compile_pipeline(config))
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror}", USAGE) from error
+    return Path(file)
+
+
+_COMPILERS: dict[str, Callable[[Config, str], Path]] = {"airflow": _compile_airflow, "kubeflow": _compile_kubeflow}
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from pipeline.config import ConfigError
+    from pipeline.console import quiet_logs
+
+    config = read_config(arguments)
+    token = os.environ.get("HTR_KUBEFLOW_TOKEN")
+    if arguments.token_file:
+        try:
+            token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise CommandError(f"cannot read the token {arguments.token_file}: {error.strerror}", USAGE) from error
+    with quiet_logs(os.path.join(config.workspace, "logs", "submit.log")):
+        from pipeline import kubeflow_runner
+
+        try:
+            page = kubeflow_runner.submit(config, token)
+        except ConfigError as error:
+            raise CommandError(str(error), USAGE) from error
+        except kubeflow_runner.KubeflowError as error:
+            raise CommandError(str(error)) from error
+    print(page)
+    return OK

@@ -1,0 +1,84 @@
+"""Commands about past runs: `report`, `runs`, `compare`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.commands.common import OK, USAGE, AddCommand, CommandError, add_config_arguments, read_config
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.summary import RunSummary
+
+
+def add_commands(add: AddCommand) -> None:
+    """Adds them to the parser of `htr`."""
+    run_help = "as `htr runs` shows it (its beginning is enough), a pushed version, or latest"
+    command = add("report", _report, "write the HTML report of a run again and print its path")
+    command.add_argument("run_name", nargs="?", default="latest", metavar="RUN", help=f"{run_help} (default)")
+    add_config_arguments(command, data=False)
+
+    command = add("runs", _list_runs, "list the runs of the workspace: verdict, CER, data, version, duration")
+    add_config_arguments(command, data=False)
+
+    command = add("compare", _compare, "compare two runs: figures with a paired test, settings, data, pictures")
+    command.add_argument("before", metavar="A", help=run_help)
+    command.add_argument("after", metavar="B", help=run_help)
+    add_config_arguments(command, data=False)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    config, (run,) = _runs_of(arguments, [arguments.run_name])
+    print(write_report(run, config))
+    return OK
+
+
+def write_report(summary: RunSummary, config: Config) -> Path:
+    """Writes the HTML report of a run into its workspace and returns the file's path."""
+    from components import storage
+
+    path = Path(config.workspace) / "reports" / f"{summary.name.replace(':', '-')}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_text(str(path), summary.page())
+    return path
+
+
+def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Config, list[RunSummary]]:
+    """Configuration, and the runs of its workspace that are called so."""
+    from pipeline import summary
+
+    config = read_config(arguments)
+    try:
+        return config, [summary.read(config.workspace, config.name, name) for name in names]
+    except summary.NoSuchRun as error:
+        raise CommandError(str(error), USAGE) from error
+    except summary.MetadataError as error:
+        raise CommandError(str(error)) from error
+
+
+def _list_runs(arguments: argparse.Namespace) -> int:
+    from components.report import comparison
+    from pipeline import summary
+
+    config = read_config(arguments)
+    try:
+        runs = summary.read_all(config.workspace, config.name)
+    except summary.NoSuchRun as error:
+        raise CommandError(str(error), USAGE) from error
+    except summary.MetadataError as error:
+        raise CommandError(str(error)) from error
+    print(comparison.listing(runs))
+    return OK
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from components.report import comparison
+
+    _, (before, after) = _runs_of(arguments, [arguments.before, arguments.after])
+    try:
+        print(comparison.compare(before, after))
+    except comparison.NothingToCompare as error:
+        raise CommandError(str(error), USAGE) from error
+    return OK

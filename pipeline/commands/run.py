@@ -1,0 +1,151 @@
+"""The command `run`: the whole pipeline on this machine, and what it says at the end."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.commands.common import (
+    ERROR,
+    NOT_BLESSED,
+    OK,
+    USAGE,
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    exit_code,
+    read_config,
+)
+from pipeline.commands.reports import write_report
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.summary import RunSummary
+
+
+def add_commands(add: AddCommand) -> None:
+    """Adds it to the parser of `htr`."""
+    command = add("run", _run, "run the pipeline here: read, train, judge, push")
+    add_config_arguments(command)
+    command.add_argument("--json", action="store_true", help="print one JSON line at the end")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from components.example_gen import dataset
+    from pipeline.console import console, quiet_logs
+
+    config = read_config(arguments)
+    try:
+        dataset.find_tables(config.data)  # before the slow imports
+    except dataset.DatasetError as error:
+        raise CommandError(str(error), USAGE) from error
+    started = datetime.datetime.now()
+    log = os.path.join(config.workspace, "logs", f"run-{started:%Y%m%d-%H%M%S}.log")
+    try:
+        os.makedirs(config.workspace, exist_ok=True)
+        with quiet_logs(log):
+            console().print("Loading TFX and TensorFlow", style="dim")
+            from pipeline import local_runner
+
+            try:
+                summary = local_runner.run(config)
+                report = write_report(summary, config)
+            except Exception as error:
+                raise _explained(error, config, log, local_runner.root_message) from error
+    except OSError as error:
+        raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
+    except CommandError as error:
+        if arguments.json:
+            print(json.dumps({"blessed": False, "error": str(error), "exit_code": error.code}))
+        raise
+    _print_outcome(summary, config, report, log, datetime.datetime.now() - started)
+    if arguments.json:
+        from pipeline.summary import as_json
+
+        print(json.dumps(as_json(summary, config.model_dir), ensure_ascii=False))
+    if summary.verdict is None or not summary.verdict.blessed:
+        failures = "; ".join(map(str, summary.verdict.failures)) if summary.verdict else "no verdict"
+        raise CommandError(f"The model is not blessed: {failures}. Nothing was pushed.", NOT_BLESSED)
+    return OK
+
+
+def _explained(
+    error: Exception, config: Config, log: str, root_message: Callable[[BaseException], tuple[str, str]]
+) -> CommandError:
+    """A readable error of a failed run, with its exit code."""
+    import traceback
+
+    with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    if full := _disk_trouble(error, config):
+        return CommandError(full)
+    name, message = root_message(error)
+    code = exit_code(name)
+    known = code != ERROR or name in (
+        "DataAnomalies", "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError"
+    )  # fmt: skip
+    return CommandError(message if known else f"{name}: {message}\nThe log is {log}", code)
+
+
+def _disk_trouble(error: BaseException | None, config: Config) -> str | None:
+    """What to do about a full or read-only disk, if that is what lies below the exceptions of TFX and Beam."""
+    import shutil
+    import tempfile
+
+    texts = []
+    while error:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    reasons = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large", "Read-only file")
+    reason = next((reason for reason in reasons if any(reason in text for text in texts)), None)
+    if not reason:
+        return None
+    folders = [config.workspace, tempfile.gettempdir()]
+    folders += [config.model_dir] if os.path.isdir(config.model_dir) else []
+    free = {folder: shutil.disk_usage(folder).free / 2**20 for folder in folders}
+    listed = ", ".join(f"{free[folder]:,.1f} MB in {folder}" for folder in sorted(free, key=free.__getitem__))
+    return (
+        f"A file could not be written ({reason}). Free are {listed}. Make room there, then start the same command "
+        "again: it goes on where it stopped, and nothing half-written is used."
+    )
+
+
+def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, duration: datetime.timedelta) -> None:
+    from pipeline.console import console
+
+    out = console()
+    accepted, rejected = summary.counts["accepted"], summary.counts["rejected"]
+    out.print(f"\nPictures   {', '.join(f'{n} {split}' for split, n in accepted.items())}", markup=False)
+    if rejected:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
+        out.print(
+            f"Rejected   {sum(rejected.values())} rows: {reasons}\n           {config.workspace}/rejects.csv",
+            markup=False,
+        )
+    if summary.verdict:
+        m = summary.verdict.metrics
+        out.print(f"CER        {m['cer']:.4f} ({m['cer_low']:.4f} to {m['cer_high']:.4f}), WER {m['wer']:.4f}")
+        if summary.verdict.baseline:
+            out.print(f"Before     CER {summary.verdict.baseline['cer']:.4f} (last blessed model, same pictures)")
+    if summary.pushed and summary.verdict and summary.verdict.blessed:
+        out.print(f"Version    {summary.version} in {config.model_dir}{_withdrawn(summary, config)}", markup=False)
+    if summary.transcribed and summary.transcribed["blessed"]:
+        pictures, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
+        out.print(
+            f"New        {pictures} pictures in {summary.transcribed['folder']}, {errors} could not be read\n"
+            f"           {summary.transcriptions_folder}", markup=False,
+        )  # fmt: skip
+    out.print(f"Report     {report}\nLog        {log}\nTook       {str(duration).split('.')[0]}", markup=False)
+
+
+def _withdrawn(summary: RunSummary, config: Config) -> str:
+    from components.pusher.versions import list_versions
+
+    found = [version for version in list_versions(config.model_dir) if version.number == summary.version]
+    return ", withdrawn by htr rollback: another is in service" if found and found[0].withdrawn else ""

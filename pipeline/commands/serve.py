@@ -1,0 +1,73 @@
+"""Commands of a server and its callers: `serve`, `predict`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from pipeline.commands.common import USAGE, AddCommand, CommandError, add_config_arguments, read_config
+
+
+def add_commands(add: AddCommand) -> None:
+    """Adds them to the parser of `htr`."""
+    from htr_client.cli import add_arguments as add_client_arguments
+    from serving.server import add_arguments as add_server_arguments
+
+    command = add("serve", _serve, "serve the pushed versions with the embedded server, for development")
+    add_config_arguments(command, data=False)
+    add_server_arguments(command)
+    command.add_argument("--ui", action="store_true", help="also a page to try the model: http://localhost:8600")
+    command.set_defaults(model_name=None)  # as the configuration has it
+
+    command = add("predict", _predict, "send pictures to a server and print their text")
+    add_client_arguments(command)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from components import storage
+    from serving.server import run
+
+    config = read_config(arguments)
+    arguments.model_name = arguments.model_name or config.name
+    if not arguments.model_base_path and not arguments.model_config_file:
+        if storage.is_remote(config.model_dir):
+            raise CommandError(
+                f"{config.model_dir} is in a bucket, which the embedded server does not read: serve it with "
+                "TensorFlow Serving, or name a folder of this machine with --model_base_path.", USAGE,
+            )  # fmt: skip
+        if not os.path.isdir(config.model_dir):
+            raise CommandError(
+                f"{config.model_dir} does not exist: push a model first (htr run), or name what it was pushed with "
+                "(--workspace, --config, --set name=...) or a --model_base_path.", USAGE,
+            )  # fmt: skip
+        _serve_labels(arguments, config.model_dir, config.name)
+    if arguments.ui and not arguments.ui_port:
+        arguments.ui_port = 8600
+    return run(arguments)
+
+
+def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> None:
+    """Once a version has been promoted, its labels say what is served; before, the newest version is."""
+    from serving import rollout
+
+    try:
+        labels = rollout.Labels.read(model_dir, name)
+    except rollout.RolloutError as error:
+        raise CommandError(str(error), USAGE) from error
+    if labels.base_path is None:
+        arguments.model_base_path = model_dir
+        return
+    if not os.path.isdir(labels.base_path):
+        raise CommandError(
+            f"{labels.path} is for servers that see the models in {labels.base_path}, which is not a folder of this "
+            f"machine. To serve the newest version here: --model_base_path {model_dir}", USAGE,
+        )  # fmt: skip
+    arguments.model_config_file = str(labels.path)
+    # At the start nothing is loaded yet; later moves of a label are checked all the same.
+    arguments.allow_version_labels_for_unavailable_models = True
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from htr_client.cli import run
+
+    return run(arguments)

@@ -1,0 +1,140 @@
+"""Commands about pushed versions and their labels: `versions`, `promote`, `rollback`."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pipeline.commands.common import ERROR, OK, USAGE, AddCommand, CommandError, add_config_arguments, read_config
+
+if TYPE_CHECKING:
+    from serving.rollout import Moved, Rollout
+
+
+def add_commands(add: AddCommand) -> None:
+    """Adds them to the parser of `htr`."""
+    command = add("versions", _versions, "list the pushed versions, or those that servers know")
+    add_config_arguments(command, data=False)
+    _add_rollout_arguments(command)
+
+    command = add("promote", _promote, "give a label to a version, once the running servers have loaded it")
+    command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists")
+    _add_label_argument(command, required=True, text="the label to give")
+    add_config_arguments(command, data=False)
+    _add_rollout_arguments(command, move=True)
+
+    text = "withdraw the newest version, so that servers go back to the one before; or give a label back"
+    command = add("rollback", _rollback, text)
+    _add_label_argument(command, required=False, text="give this label back to the version that bore it before")
+    add_config_arguments(command, data=False)
+    _add_rollout_arguments(command, move=True)
+
+
+def _versions(arguments: argparse.Namespace) -> int:
+    from components.pusher.versions import list_versions
+    from serving import rollout
+
+    config = read_config(arguments)
+    if arguments.server:
+        return _served_versions(arguments, config.name)
+    found = list_versions(config.model_dir)
+    if not found:
+        raise CommandError(f"No version has been pushed to {config.model_dir} yet.")
+    try:
+        labels = rollout.Labels.read(config.model_dir, config.name).labels
+    except rollout.RolloutError as error:
+        raise CommandError(str(error)) from error
+    newest = max((v.number for v in found if not v.withdrawn), default=None)
+    for version in found:
+        notes = ["withdrawn"] if version.withdrawn else ["newest"] if version.number == newest else []
+        notes += [label for label, number in labels.items() if number == version.number]
+        print(f"{version.number}  {_moment(version.number)}  {version.path}  {', '.join(notes)}".rstrip())
+    return OK
+
+
+def _moment(number: int) -> str:
+    """When a version was pushed; blank for numbers that are no Unix time, which others gave."""
+    try:
+        return f"{datetime.datetime.fromtimestamp(number):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return " " * len("2026-05-04 10:12:31")
+
+
+def _served_versions(arguments: argparse.Namespace, name: str) -> int:
+    from serving import rollout
+
+    try:
+        addresses, tls = rollout.servers_from(arguments), rollout.tls_from(arguments)
+        for address in addresses:
+            with rollout.Server(address, tls) as server:
+                rows = server.labelled(name)
+            if len(addresses) > 1:
+                print(f"{address}:")
+            for row in rows:
+                print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.reason}".rstrip())
+    except rollout.RolloutError as error:
+        raise _rollout_failed(error) from error
+    return OK
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    return _move_label(arguments, lambda rollout: rollout.promote(arguments.version, arguments.label))
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from components.pusher.versions import VersionError, roll_back
+
+    if arguments.label:
+        return _move_label(arguments, lambda rollout: rollout.roll_back(arguments.label))
+    if arguments.server:
+        raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
+    try:
+        withdrawn, newest = roll_back(read_config(arguments).model_dir)
+    except VersionError as error:
+        raise CommandError(str(error)) from error
+    print(f"Withdrew version {withdrawn}; version {newest} is the newest again.")
+    return OK
+
+
+def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved]) -> int:
+    from serving import rollout
+
+    config = read_config(arguments)
+    try:
+        moved = move(
+            rollout.Rollout(
+                config.model_dir, config.name, rollout.servers_from(arguments), rollout.tls_from(arguments),
+                arguments.base_path, arguments.timeout,
+            )
+        )  # fmt: skip
+    except rollout.RolloutError as error:
+        raise _rollout_failed(error) from error
+    before = f" (before: {moved.before})" if moved.before not in (None, moved.version) else ""
+    print(f"{moved.label} is version {moved.version}{before}, in {moved.path}.")
+    if moved.servers:
+        print(f"It answers on {', '.join(moved.servers)}.")
+    else:
+        print("Servers read this when they start; to move the label on running ones, name them with --server.")
+    return OK
+
+
+def _rollout_failed(error: Exception) -> CommandError:
+    from serving.rollout import Refused
+
+    return CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR)
+
+
+def _add_label_argument(command: argparse.ArgumentParser, required: bool, text: str) -> None:
+    from serving.rollout import LABELS
+
+    command.add_argument("--label", required=required, choices=LABELS, help=text)
+
+
+def _add_rollout_arguments(command: argparse.ArgumentParser, move: bool = False) -> None:
+    from serving import rollout
+
+    rollout.add_server_arguments(command)
+    if move:
+        rollout.add_move_arguments(command)
