@@ -15,7 +15,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -73,6 +73,8 @@ class Table:
         columns: number of columns.
         default_split: split that the file's name says, else None.
         allow_outside: whether its pictures may lie outside of `root`.
+        only_train: whether its rows stay in `train`: its folder names no other split, and another folder has rows to
+            draw the other splits from.
     """
 
     path: str
@@ -87,6 +89,7 @@ class Table:
     columns: int
     default_split: str | None
     allow_outside: bool
+    only_train: bool = False
 
     @property
     def name(self) -> str:
@@ -211,7 +214,7 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
         if not found:
             raise DatasetError(" ".join(notes[-len(paths) :]))
         tables += found
-    return tables, notes
+    return _keep_in_train(tables), notes
 
 
 def _sources(roots: list[str]) -> dict[str, str]:
@@ -357,12 +360,27 @@ def named_splits(tables: list[Table]) -> frozenset[str]:
     Raises:
         DatasetError: a table cannot be read.
     """
-    named = {table.default_split for table in tables}
-    for table in tables:
-        if table.split is not None:
-            values = {row.fields[table.split] for row in read_rows(table) if len(row.fields) == table.columns}
-            named |= {SPLIT_NAMES.get(value.strip().lower()) for value in values}
-    return frozenset(split for split in named if split)
+    return frozenset(split for table in tables for split in _splits_of(table) if split)
+
+
+def _splits_of(table: Table) -> set[str | None]:
+    """Splits that the rows of a table name; None among them where a row names none."""
+    if table.split is None:
+        return {table.default_split}
+    values = {row.fields[table.split].strip() for row in read_rows(table) if len(row.fields) == table.columns}
+    known = {SPLIT_NAMES[value.lower()] for value in values if value.lower() in SPLIT_NAMES}
+    return known | ({table.default_split} if "" in values else set())
+
+
+def _keep_in_train(tables: list[Table]) -> list[Table]:
+    """Notes which tables stay in `train`, such as images that a person has reviewed because they are hard to read."""
+    named: dict[str, set[str | None]] = {}
+    for table in tables if len({table.root for table in tables}) > 1 else ():
+        named.setdefault(table.root, set()).update(_splits_of(table))
+    settled = {root for root, splits in named.items() if splits == {"train"}}
+    if not any({None, "train"} & splits for root, splits in named.items() if root not in settled):
+        return tables
+    return [replace(table, only_train=table.root in settled) for table in tables]
 
 
 def assign_split(named: str | None, key: str, given: frozenset[str], config: DataConfig) -> str:
@@ -509,7 +527,7 @@ def _accept(
     key = writer or f"{plain(table.root.rpartition('/')[2])}/{below}"
     sample = Sample(
         id=f"{table.source}/{below}", source=table.source, image=encoded, text=label, writer=writer,
-        split=assign_split(named, key, given, data), width=width, height=height, statistics=statistics,
+        split="train" if table.only_train else assign_split(named, key, given, data), width=width, height=height, statistics=statistics,
     )  # fmt: skip
     return sample, grey
 

@@ -22,7 +22,7 @@ from htr_client.pictures import PictureError, pack
 from pipeline.config import DataConfig
 
 LABELS_FILE, PAGE_FILE, PICTURES_FOLDER = "labels.csv", "review.html", "pictures"
-FIELDS = ("filename", "text", "guess", CONFIDENCE, "model_version", "source")
+FIELDS = ("filename", "text", "split", "guess", CONFIDENCE, "model_version", "source")
 
 
 class ReviewError(ValueError):
@@ -148,7 +148,8 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str
         suffix = "png" if doubt.picture.startswith(b"\x89PNG") else "jpg"
         name = f"{PICTURES_FOLDER}/{number:05d}.{suffix}"
         (target / name).write_bytes(doubt.picture)
-        values = (name, doubt.guess, doubt.guess, f"{doubt.confidence:.4f}", doubt.model_version, doubt.source)
+        # Images that were chosen because they are hard would shift every figure that is measured on them.
+        values = (name, doubt.guess, "train", doubt.guess, f"{doubt.confidence:.4f}", doubt.model_version, doubt.source)
         lines.append(dict(zip(FIELDS, values, strict=True)))
     with open(target / LABELS_FILE, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)

@@ -45,6 +45,37 @@ def test_least_sure_answers_of_logs_become_a_dataset(log, tmp_path, capsys):
     assert [s.text for s in samples] == [row["text"] for row in found]
 
 
+def splits_by_folder(*folders):
+    """Which splits the images of each folder fall into, as the pipeline reads them together."""
+    found = {}
+    for sample in dataset.examine_all(DataConfig(paths=[str(folder) for folder in folders]), TransformConfig()):
+        found.setdefault(sample.source, set()).add(sample.split)
+    return found
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda number: {},
+        lambda number: {"split": "test" if number % 4 == 0 else "train"},
+        lambda number: {"split": "" if number % 4 == 0 else "train"},
+        lambda number: {"split": ("train", "validation", "test")[number % 3]},
+    ],
+    ids=["drawn", "train and test", "some drawn", "all named"],
+)
+def test_reviewed_images_stay_in_training_beside_other_data(log, tmp_path, named):
+    names = write_dataset(tmp_path / "names", [{"filename": f"{n}.png", "text": "ab", **named(n)} for n in range(80)])
+    output = tmp_path / "review"
+    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "1"]) == 0
+    assert all(row["split"] == "train" for row in rows(output))
+    assert splits_by_folder(names, output) == {"names": set(dataset.SPLITS), "review": {"train"}}
+    # Alone, or with its like, it is all that there is to draw from.
+    for folder in ("again", "more"):
+        assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / folder), "--below", "1"]) == 0
+    drawn = splits_by_folder(tmp_path / "again", tmp_path / "more")
+    assert set().union(*drawn.values()) == set(dataset.SPLITS)
+
+
 def test_limit_keeps_the_least_sure(log, tmp_path):
     output = tmp_path / "review"
     assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "2", "--limit", "3"]) == 0

@@ -224,4 +224,5 @@ def test_review_asks_the_server_and_its_page_saves_what_was_corrected(model, bro
     assert browser.evaluate("document.getElementById('count').textContent") == "2 of 3 looked at"
     found = list(csv.DictReader(lines))
     assert [row["text"] for row in found] == ['x, "y"', found[1]["guess"]] and found[0]["guess"] in ("ab", "cd", "ef")
-    assert list(found[0]) == ["filename", "text", "guess", "confidence", "model_version", "source"]
+    assert list(found[0]) == ["filename", "text", "split", "guess", "confidence", "model_version", "source"]
+    assert {row["split"] for row in found} == {"train"}
