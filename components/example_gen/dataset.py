@@ -526,8 +526,9 @@ def _accept(
     # Not by the id, which depends on whether another folder has the same name.
     key = writer or f"{plain(table.root.rpartition('/')[2])}/{below}"
     sample = Sample(
-        id=f"{table.source}/{below}", source=table.source, image=encoded, text=label, writer=writer,
-        split="train" if table.only_train else assign_split(named, key, given, data), width=width, height=height, statistics=statistics,
+        id=f"{table.source}/{below}", source=table.source, image=encoded, text=label, writer=writer, width=width,
+        split="train" if table.only_train else assign_split(named, key, given, data), height=height,
+        statistics=statistics,
     )  # fmt: skip
     return sample, grey
 
