@@ -6,24 +6,22 @@ recorded with the model it made. Unknown names and impossible values are refused
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from pipeline.engine_config import AirflowConfig, BeamConfig, KubeflowConfig
+from pipeline.section import Section
 
 
 class ConfigError(ValueError):
     """A setting is unknown or impossible; the message names it and says what is allowed."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """What to read, and which rows to refuse."""
 
     paths: list[str] = Field([], description="dataset folders, each with CSV/TSV files and pictures")
@@ -59,7 +57,7 @@ class DataConfig(_Section):
 _SIZES = {"word": (32, 128), "line": (64, 1600)}  # height and width of the presets
 
 
-class TransformConfig(_Section):
+class TransformConfig(Section):
     """How a picture becomes a tensor."""
 
     preset: Literal["word", "line"] = Field("word", description="word: fixed width; line: variable width")
@@ -81,7 +79,7 @@ class TransformConfig(_Section):
         return values
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network: convolutions, recurrent layers, CTC."""
 
     filters: list[Annotated[int, Field(ge=1)]] = Field(
@@ -92,7 +90,7 @@ class ModelConfig(_Section):
     dropout: float = Field(0.2, ge=0, lt=0.9, description="before each recurrent layer and the classes")
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """How the network is trained."""
 
     epochs: int = Field(30, ge=1, description="passes over the training pictures, at most")
@@ -118,7 +116,7 @@ class TrainConfig(_Section):
     seed: int = Field(1, ge=0, lt=2**32, description="of weights, shuffling and distortions")
 
 
-class TuneConfig(_Section):
+class TuneConfig(Section):
     """Search for better hyper-parameters before training: learning rate, augmentation, dropout, recurrent units."""
 
     trials: int = Field(0, ge=0, description="short trainings that are compared; 0 leaves the search out")
@@ -129,7 +127,7 @@ class TuneConfig(_Section):
 SLICES = ("writer", "length_band", "source")
 
 
-class GateConfig(_Section):
+class GateConfig(Section):
     """When a model may ship."""
 
     max_cer: float = Field(0.10, ge=0, description="upper end of the CER's confidence interval must not exceed it")
@@ -148,7 +146,7 @@ class GateConfig(_Section):
         return bounds
 
 
-class PushConfig(_Section):
+class PushConfig(Section):
     """Where blessed models go."""
 
     model_dir: str | None = Field(
@@ -161,7 +159,7 @@ class PushConfig(_Section):
     )
 
 
-class CardConfig(_Section):
+class CardConfig(Section):
     """What the model card says besides figures."""
 
     intended_use: str = Field(
@@ -178,7 +176,7 @@ DRIFT_MEASURES = ("width", "height", "text_length", "paper_level", "ink_level", 
                   "characters", "new_characters", "rejected")  # fmt: skip
 
 
-class DriftConfig(_Section):
+class DriftConfig(Section):
     """How far data may move: from one run to the next (`htr run`), and against a run or a folder (`htr drift`)."""
 
     fail: bool = Field(False, description="drift ends the command with exit code 5 instead of a warning")
@@ -195,7 +193,7 @@ class DriftConfig(_Section):
         return thresholds
 
 
-class BulkConfig(_Section):
+class BulkConfig(Section):
     """New pictures that the pipeline transcribes with a blessed model (step BulkInferrer)."""
 
     folder: str | None = Field(None, description="with pictures, at any depth; there is no such step if unset")
@@ -203,89 +201,7 @@ class BulkConfig(_Section):
     batch_size: int = Field(64, ge=1, description="pictures of one call of the model")
 
 
-class BeamConfig(_Section):
-    """Where the data-parallel steps run (Apache Beam)."""
-
-    runner: Literal["local", "flink", "spark", "dataflow", "dask"] = Field(
-        "local", description="engine; dask runs `htr transcribe` only"
-    )
-    workers: int = Field(1, ge=1, description="worker processes (local), parallelism (flink), at most (dataflow)")
-    address: str | None = Field(None, description="Flink's host:port, spark://host:port, or Dask's tcp://host:port")
-    worker_image: str | None = Field(None, description="container image of the workers (flink, spark, dataflow)")
-    setup_file: str | None = Field(None, description="setup.py that ships this package to workers that lack it")
-    extra_packages: list[str] = Field([], description="source archives that go with it, such as htr-client's")
-    project: str | None = Field(None, description="Google Cloud project (dataflow)")
-    region: str | None = Field(None, description="Google Cloud region (dataflow)")
-    temp_location: str | None = Field(None, description="gs:// folder for what workers exchange (dataflow)")
-    args: list[str] = Field([], description="more Beam pipeline options, for every step")
-    step_args: dict[str, list[str]] = Field({}, description="and for single steps, e.g. {Transform: [--x=y]}")
-
-
-class AirflowConfig(_Section):
-    """How Airflow runs the pipeline (`htr compile airflow`)."""
-
-    schedule: str | None = Field(None, description="cron expression or preset such as '@daily'; by hand only if unset")
-    start_date: datetime.date = Field(datetime.date(2024, 1, 1), description="no run is scheduled before it")
-    retries: int = Field(2, ge=0, description="of a failed step; a refused model or bad data is not tried again")
-    retry_delay: float = Field(300, ge=0, description="seconds before the first retry; doubled with each")
-    timeout: float = Field(86400, gt=0, description="seconds after which a step is stopped")
-    pools: dict[str, str] = Field({}, description="Airflow pool by step, e.g. {Trainer: gpu}")
-    queues: dict[str, str] = Field({}, description="Airflow queue by step, for Celery workers with GPUs")
-    metadata_connection: str | None = Field(
-        None, description="Airflow connection (MySQL) of ML Metadata; SQLite in the workspace if unset"
-    )
-    tags: list[str] = Field(["htr"], description="of the DAG in Airflow's interface")
-
-
-class KubeflowConfig(_Section):
-    """How Kubeflow Pipelines runs the pipeline (`htr compile kubeflow`, `htr submit kubeflow`)."""
-
-    image: str = Field("htr-pipeline:0.1.0", description="image of the steps, see kubeflow/Dockerfile")
-    trainer_image: str | None = Field(None, description="of Trainer and Tuner, with CUDA; `image` if unset")
-    image_pull_secrets: list[str] = Field([], description="secrets with the registry's credentials")
-    pipeline_root: str | None = Field(None, description="where artifacts go, e.g. s3://bucket/htr; Kubeflow's if unset")
-    scratch: str = Field("/tmp/htr", description="for Trainer's checkpoints; a retry goes on from those on a volume")
-    stage_artifacts: bool = Field(
-        True, description="steps work on copies beside them; off: on the addresses, for Beam workers elsewhere"
-    )
-    cpu: float = Field(4, gt=0, description="CPU limit of each step")
-    memory: float = Field(8, gt=0, description="memory limit of each step, GB")
-    trainer_cpu: float = Field(8, gt=0, description="CPU limit of Trainer and Tuner")
-    trainer_memory: float = Field(32, gt=0, description="memory limit of Trainer and Tuner, GB")
-    accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of their accelerator")
-    accelerators: int = Field(1, ge=0, description="how many each of them gets; 0 trains on the CPU")
-    node_selector: dict[str, str] = Field({}, description="labels of the nodes that steps may run on")
-    trainer_node_selector: dict[str, str] = Field(
-        {}, description="and these two, e.g. {cloud.google.com/gke-accelerator: nvidia-l4}"
-    )
-    tolerations: list[dict[str, str]] = Field([], description="tolerated taints: key, operator, value, effect")
-    trainer_tolerations: list[dict[str, str]] = Field(
-        [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}], description="and these two besides"
-    )
-    volumes: dict[str, str] = Field({}, description="mount path by volume claim, e.g. {htr-data: /data}")
-    secret_volumes: dict[str, str] = Field({}, description="mount path by secret")
-    secret_env: dict[str, dict[str, str]] = Field(
-        {}, description="by secret, environment variable by key, e.g. {s3: {accesskey: AWS_ACCESS_KEY_ID}}"
-    )
-    env: dict[str, str] = Field({}, description="environment variables of the steps")
-    cache: bool = Field(True, description="reuse a step's output where nothing that it depends on has changed")
-    retries: int = Field(2, ge=0, description="of a failed step; the gate's verdict is not tried again")
-    retry_delay: float = Field(60, ge=0, description="seconds before the first retry; doubled with each")
-    host: str | None = Field(None, description="address of the API, e.g. https://kubeflow.example.com/pipeline")
-    namespace: str | None = Field(None, description="profile that runs belong to, where there are several users")
-    experiment: str = Field("htr", description="experiment that runs are listed under")
-    service_account: str | None = Field(None, description="of the steps' pods; Kubeflow's if unset")
-
-    @field_validator("tolerations", "trainer_tolerations")
-    @classmethod
-    def _known_keys(cls, tolerations: list[dict[str, str]]) -> list[dict[str, str]]:
-        for name in {name for toleration in tolerations for name in toleration}:
-            if name not in ("key", "operator", "value", "effect"):
-                raise ValueError(f"a toleration has key, operator, value and effect, not {name}")
-        return tolerations
-
-
-class Config(_Section):
+class Config(Section):
     """All settings of a run."""
 
     name: str = Field("htr", pattern=r"^[a-z][a-z0-9_-]*$", description="name of the pipeline and of the servable")
@@ -361,7 +277,7 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
         else:
             values[name] = value
     for name, field in Config.model_fields.items():
-        if name in values and isinstance(field.default, _Section):
+        if name in values and isinstance(field.default, Section):
             _section(values, name, name)
     try:
         return Config.model_validate(values)
@@ -400,7 +316,7 @@ def as_yaml(config: Config) -> str:
     lines = []
     for name, field in Config.model_fields.items():
         value = getattr(config, name)
-        if isinstance(value, _Section):
+        if isinstance(value, Section):
             lines += ["", f"# {(type(value).__doc__ or '').strip()}", f"{name}:"]
             settings = {setting: getattr(value, setting) for setting in type(value).model_fields}
             if isinstance(value, TransformConfig) and (value.height, value.width) == _SIZES[value.preset]:

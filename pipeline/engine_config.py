@@ -1,0 +1,92 @@
+"""Settings of what the steps run on: Apache Beam's engines, Airflow, Kubeflow Pipelines."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.section import Section
+
+
+class BeamConfig(Section):
+    """Where the data-parallel steps run (Apache Beam)."""
+
+    runner: Literal["local", "flink", "spark", "dataflow", "dask"] = Field(
+        "local", description="engine; dask runs `htr transcribe` only"
+    )
+    workers: int = Field(1, ge=1, description="worker processes (local), parallelism (flink), at most (dataflow)")
+    address: str | None = Field(None, description="Flink's host:port, spark://host:port, or Dask's tcp://host:port")
+    worker_image: str | None = Field(None, description="container image of the workers (flink, spark, dataflow)")
+    setup_file: str | None = Field(None, description="setup.py that ships this package to workers that lack it")
+    extra_packages: list[str] = Field([], description="source archives that go with it, such as htr-client's")
+    project: str | None = Field(None, description="Google Cloud project (dataflow)")
+    region: str | None = Field(None, description="Google Cloud region (dataflow)")
+    temp_location: str | None = Field(None, description="gs:// folder for what workers exchange (dataflow)")
+    args: list[str] = Field([], description="more Beam pipeline options, for every step")
+    step_args: dict[str, list[str]] = Field({}, description="and for single steps, e.g. {Transform: [--x=y]}")
+
+
+class AirflowConfig(Section):
+    """How Airflow runs the pipeline (`htr compile airflow`)."""
+
+    schedule: str | None = Field(None, description="cron expression or preset such as '@daily'; by hand only if unset")
+    start_date: datetime.date = Field(datetime.date(2024, 1, 1), description="no run is scheduled before it")
+    retries: int = Field(2, ge=0, description="of a failed step; a refused model or bad data is not tried again")
+    retry_delay: float = Field(300, ge=0, description="seconds before the first retry; doubled with each")
+    timeout: float = Field(86400, gt=0, description="seconds after which a step is stopped")
+    pools: dict[str, str] = Field({}, description="Airflow pool by step, e.g. {Trainer: gpu}")
+    queues: dict[str, str] = Field({}, description="Airflow queue by step, for Celery workers with GPUs")
+    metadata_connection: str | None = Field(
+        None, description="Airflow connection (MySQL) of ML Metadata; SQLite in the workspace if unset"
+    )
+    tags: list[str] = Field(["htr"], description="of the DAG in Airflow's interface")
+
+
+class KubeflowConfig(Section):
+    """How Kubeflow Pipelines runs the pipeline (`htr compile kubeflow`, `htr submit kubeflow`)."""
+
+    image: str = Field("htr-pipeline:0.1.0", description="image of the steps, see kubeflow/Dockerfile")
+    trainer_image: str | None = Field(None, description="of Trainer and Tuner, with CUDA; `image` if unset")
+    image_pull_secrets: list[str] = Field([], description="secrets with the registry's credentials")
+    pipeline_root: str | None = Field(None, description="where artifacts go, e.g. s3://bucket/htr; Kubeflow's if unset")
+    scratch: str = Field("/tmp/htr", description="for Trainer's checkpoints; a retry goes on from those on a volume")
+    stage_artifacts: bool = Field(
+        True, description="steps work on copies beside them; off: on the addresses, for Beam workers elsewhere"
+    )
+    cpu: float = Field(4, gt=0, description="CPU limit of each step")
+    memory: float = Field(8, gt=0, description="memory limit of each step, GB")
+    trainer_cpu: float = Field(8, gt=0, description="CPU limit of Trainer and Tuner")
+    trainer_memory: float = Field(32, gt=0, description="memory limit of Trainer and Tuner, GB")
+    accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of their accelerator")
+    accelerators: int = Field(1, ge=0, description="how many each of them gets; 0 trains on the CPU")
+    node_selector: dict[str, str] = Field({}, description="labels of the nodes that steps may run on")
+    trainer_node_selector: dict[str, str] = Field(
+        {}, description="and these two, e.g. {cloud.google.com/gke-accelerator: nvidia-l4}"
+    )
+    tolerations: list[dict[str, str]] = Field([], description="tolerated taints: key, operator, value, effect")
+    trainer_tolerations: list[dict[str, str]] = Field(
+        [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}], description="and these two besides"
+    )
+    volumes: dict[str, str] = Field({}, description="mount path by volume claim, e.g. {htr-data: /data}")
+    secret_volumes: dict[str, str] = Field({}, description="mount path by secret")
+    secret_env: dict[str, dict[str, str]] = Field(
+        {}, description="by secret, environment variable by key, e.g. {s3: {accesskey: AWS_ACCESS_KEY_ID}}"
+    )
+    env: dict[str, str] = Field({}, description="environment variables of the steps")
+    cache: bool = Field(True, description="reuse a step's output where nothing that it depends on has changed")
+    retries: int = Field(2, ge=0, description="of a failed step; the gate's verdict is not tried again")
+    retry_delay: float = Field(60, ge=0, description="seconds before the first retry; doubled with each")
+    host: str | None = Field(None, description="address of the API, e.g. https://kubeflow.example.com/pipeline")
+    namespace: str | None = Field(None, description="profile that runs belong to, where there are several users")
+    experiment: str = Field("htr", description="experiment that runs are listed under")
+    service_account: str | None = Field(None, description="of the steps' pods; Kubeflow's if unset")
+
+    @field_validator("tolerations", "trainer_tolerations")
+    @classmethod
+    def _known_keys(cls, tolerations: list[dict[str, str]]) -> list[dict[str, str]]:
+        for name in {name for toleration in tolerations for name in toleration}:
+            if name not in ("key", "operator", "value", "effect"):
+                raise ValueError(f"a toleration has key, operator, value and effect, not {name}")
+        return tolerations
