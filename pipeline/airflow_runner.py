@@ -36,15 +36,16 @@ def compile_dag(config: Config, folder: str) -> Path:
         The DAG file.
 
     Raises:
-        ConfigError: `airflow.pools` or `airflow.queues` names a step that does not exist; an unknown Beam option.
+        ConfigError: a setting cannot work, such as a step in `airflow.pools` or `airflow.queues` that does not exist.
     """
     from google.protobuf import json_format
     from tfx.dsl.compiler import compiler
     from tfx.orchestration import metadata
 
-    from pipeline import summary
+    from pipeline import preflight, summary
     from pipeline.definition import create_pipeline
 
+    preflight.check_airflow(config)
     connection = metadata.sqlite_metadata_connection_config(os.path.join(config.workspace, summary.METADATA_FILE))
     root = os.path.join(config.workspace, summary.PIPELINE_FOLDER)
     compiled = compiler.Compiler().compile(create_pipeline(config, root, connection, fails_unblessed=True))

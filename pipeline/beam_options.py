@@ -60,6 +60,22 @@ def check(beam: BeamConfig) -> None:
             raise ConfigError(f"{name}: Apache Beam knows no option {listed}.")
 
 
+def check_for_pipeline(beam: BeamConfig) -> None:
+    """As `check`, for the steps of the pipeline, which do not run on all engines.
+
+    Raises:
+        ConfigError: as of `check`; an engine that would compute wrong results; a setting that an engine needs.
+    """
+    if beam.runner == "dask":
+        raise ConfigError(
+            "beam.runner=dask runs `htr transcribe` only: Beam's DaskRunner mixes up the outputs of transforms that "
+            "have several (Beam 2.74), as those of this pipeline do. Choose local, flink, spark or dataflow."
+        )
+    pipeline_options(beam)
+    if beam.args or beam.step_args:  # importing Beam takes seconds
+        check(beam)
+
+
 def for_pipeline(beam: BeamConfig, steps: Sequence[Any]) -> list[str]:
     """Gives the steps the options that `beam.step_args` has for them, and returns those of all steps.
 
@@ -73,12 +89,7 @@ def for_pipeline(beam: BeamConfig, steps: Sequence[Any]) -> list[str]:
     Raises:
         ConfigError: unknown options, no such step, or an engine that would compute wrong results.
     """
-    if beam.runner == "dask":
-        raise ConfigError(
-            "beam.runner=dask runs `htr transcribe` only: Beam's DaskRunner mixes up the outputs of transforms that "
-            "have several (Beam 2.74), as those of this pipeline do. Choose local, flink, spark or dataflow."
-        )
-    check(beam)
+    check_for_pipeline(beam)
     by_id = {step.id: step for step in steps if hasattr(step, "with_beam_pipeline_args")}
     for name, options in beam.step_args.items():
         if name not in by_id:

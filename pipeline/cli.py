@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from pipeline.commands import config, data, orchestrate, reports, review, run, serve, transcribe, versions
 from pipeline.commands.common import DRIFT, ERROR, NOT_BLESSED, OK, TOO_MANY_REJECTS, USAGE, CommandError
+from pipeline.suggestions import did_you_mean
 
 __all__ = ["DRIFT", "ERROR", "NOT_BLESSED", "OK", "TOO_MANY_REJECTS", "USAGE", "CommandError", "main"]
 
@@ -25,16 +28,18 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 1 failed, 2 wrong usage or configuration, 3 not blessed, 4 too many rejected rows,
-        5 drift that must not be, 130 or 143 stopped by SIGINT or SIGTERM.
+        5 drift that must not be, 130 or 143 stopped by SIGINT or SIGTERM, 141 nobody reads the output any more.
     """
     from pipeline.stopping import Stopped, stoppable
 
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     if not arguments.debug:
         warnings.simplefilter("ignore")
     try:
         with stoppable(3.0 if argv is None else None):
-            return arguments.run(arguments)
+            code = arguments.run(arguments)
+            sys.stdout.flush()
+            return code
     except Stopped as stopped:
         print("\nInterrupted.", file=sys.stderr, flush=True)
         if argv is None:
@@ -45,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"\nerror: {error}", file=sys.stderr)
         return error.code
+    except BrokenPipeError:  # as of `htr runs | head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:  # a full or read-only disk, no rights: system and file are named
         if arguments.debug:
             raise
@@ -52,17 +60,51 @@ def main(argv: list[str] | None = None) -> int:
         return ERROR
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "htr", description="Handwritten text recognition: from a CSV and pictures to a gated, served model."
-    )
+class _Parser(argparse.ArgumentParser):
+    """Tells what was probably meant by a wrong command, option or choice."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(str(value), map(str, action.choices or ()))
+            raise
+
+    def refuse(self, unknown: list[str]) -> NoReturn:
+        """Ends the process because of arguments that the command does not take."""
+        option = unknown[0].partition("=")[0]
+        known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        meant = did_you_mean(option, known)
+        if "--data" in known and os.path.isdir(option):
+            meant = f"; did you mean --data {option}?"
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from htr_client import __version__
+
+        print(f"htr {__version__}")
+        parser.exit()
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.refuse(unknown)
+    return arguments
+
+
+def _parser() -> _Parser:
+    parser = _Parser("htr", description="Handwritten text recognition: from a CSV and images to a gated, served model.")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, parser=command)
         return command
 
     for family in _FAMILIES:

@@ -1,11 +1,14 @@
 """The one configuration of a run: every setting of every stage, typed, with its default and its meaning.
 
 A configuration is read from YAML (`load`), changed on the command line (`--set gate.max_cer=0.05`) and
-recorded with the model it made. Unknown names and impossible values are refused with the name of the setting.
+recorded with the model it made. Unknown names and impossible values are refused with the name of the setting and, where
+one resembles it, of the setting that was probably meant.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
@@ -15,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.engine_config import AirflowConfig, BeamConfig, KubeflowConfig
 from pipeline.section import Section
+from pipeline.suggestions import did_you_mean, setting_meant
 
 
 class ConfigError(ValueError):
@@ -142,7 +146,11 @@ class GateConfig(Section):
     def _known_slices(cls, bounds: dict[str, float]) -> dict[str, float]:
         unknown = [name for name in bounds if name.partition("=")[0] not in SLICES]
         if unknown:
-            raise ValueError(f"{unknown[0]} is no slice; there are {', '.join(SLICES)}, and values such as writer=7")
+            key = unknown[0].partition("=")[0]
+            raise ValueError(
+                f"{unknown[0]} is no slice; there are {', '.join(SLICES)}, and values such as writer=7"
+                f"{did_you_mean(key, SLICES)}"
+            )
         return bounds
 
 
@@ -189,7 +197,10 @@ class DriftConfig(Section):
     def _known_measures(cls, thresholds: dict[str, float]) -> dict[str, float]:
         unknown = sorted(set(thresholds) - set(DRIFT_MEASURES))
         if unknown:
-            raise ValueError(f"{unknown[0]} is no measure; there are {', '.join(DRIFT_MEASURES)}")
+            raise ValueError(
+                f"{unknown[0]} is no measure; there are {', '.join(DRIFT_MEASURES)}"
+                f"{did_you_mean(unknown[0], DRIFT_MEASURES)}"
+            )
         return thresholds
 
 
@@ -236,11 +247,25 @@ class Config(Section):
         return self.push.model_dir or str(Path(self.workspace) / "serving_model" / self.name)
 
 
+# Names of the settings by section.
+SETTINGS = {
+    name: list(type(field.default).model_fields)
+    for name, field in Config.model_fields.items()
+    if isinstance(field.default, Section)
+}
+
+# Settings that are paths or lists of them, besides the workspace.
+PATHS = (
+    ("data", "paths"), ("train", "warm_start"), ("push", "model_dir"), ("bulk", "folder"), ("beam", "setup_file"),
+    ("beam", "extra_packages"),
+)  # fmt: skip
+
+
 def load(path: str | None = None, overrides: list[str] | None = None, **settings: Any) -> Config:
     """Reads a configuration.
 
     Args:
-        path: YAML file, or None for the defaults.
+        path: YAML file, "-" for standard input, or None for the defaults.
         overrides: `section.name=value` strings; the value is YAML (`0.1`, `[a, b]`, `null`).
         **settings: top-level values and sections that win over file and overrides.
 
@@ -252,17 +277,7 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
     """
     values: dict[str, Any] = {}
     if path is not None:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(loaded, dict | None):
-            raise ConfigError(
-                f"{path} must hold `section: {{name: value}}` pairs at the top, not a {type(loaded).__name__}"
-            )
-        values = loaded or {}
+        values = _read(path)
     for override in overrides or []:
         name, equals, text = override.partition("=")
         if not equals or not name:
@@ -276,14 +291,28 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
             _section(values, name, name).update(value)
         else:
             values[name] = value
-    for name, field in Config.model_fields.items():
-        if name in values and isinstance(field.default, Section):
-            _section(values, name, name)
+    for name in SETTINGS.keys() & values.keys():
+        _section(values, name, name)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         problems = [": ".join(filter(None, [".".join(map(str, e["loc"])), _explain(e)])) for e in error.errors()]
         raise ConfigError("; ".join(problems)) from None
+
+
+def _read(path: str) -> dict[str, Any]:
+    called = "standard input" if path == "-" else path
+    try:
+        loaded = yaml.safe_load(sys.stdin.buffer if path == "-" else Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {called}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{called} is not valid YAML: {error}") from error
+    if not isinstance(loaded, dict | None):
+        raise ConfigError(
+            f"{called} must hold `section: {{name: value}}` pairs at the top, not a {type(loaded).__name__}"
+        )
+    return loaded or {}
 
 
 def _assign(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
@@ -304,16 +333,20 @@ def _section(values: dict[str, Any], name: str, called: str) -> dict[str, Any]:
 
 def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return "no such setting (`htr config` lists them all)"
-    if not error["loc"]:
+        name = ".".join(map(str, error["loc"]))
+        meant = setting_meant(name, {"": Config.model_fields, **SETTINGS})
+        return f"no such setting{meant or ' (`htr config` lists them all)'}"
+    if error["type"] == "value_error":  # of a validator above
         return str(error["ctx"]["error"])
     hint = "; in quotation marks it is text" if error["type"] == "string_type" else ""
+    if error["type"] == "literal_error":
+        hint = did_you_mean(str(error["input"]), re.findall("'([^']+)'", error["ctx"]["expected"]))
     return f"{error['msg']} (got {error.get('input')!r}{hint})"
 
 
 def as_yaml(config: Config) -> str:
     """The configuration as YAML, every setting with its meaning: what `load` reads."""
-    lines = []
+    lines = ["# Settings of htr. Relative paths begin in the folder in which a command runs."]
     for name, field in Config.model_fields.items():
         value = getattr(config, name)
         if isinstance(value, Section):

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipeline import preflight
 from pipeline.config import Config, ConfigError, KubeflowConfig
 
 ENTRY_POINT = ("python", "-m", "pipeline.kubeflow_step")
@@ -39,7 +40,7 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
     Raises:
         ConfigError: a setting has a value that cannot work on Kubeflow.
     """
-    _check(config)
+    preflight.check_kubeflow(config)
     try:
         from kfp.pipeline_spec import pipeline_spec_pb2
     except ImportError as error:
@@ -83,18 +84,6 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
         _finish_container(spec, name, settings)
     executors = {f"{name}_executor": _on_kubernetes(name, settings) for name in spec["components"]}
     return [spec, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}]
-
-
-def _check(config: Config) -> None:
-    if "_" in config.name:
-        raise ConfigError(f"name: Kubeflow allows no underscore in a pipeline's name (got {config.name!r})")
-    if not config.push.model_dir:
-        raise ConfigError(
-            "push.model_dir: name the folder of the models as the containers see it, on a volume "
-            "(kubeflow.volumes={htr-models: /models}, push.model_dir=/models/htr) or in a bucket (gs://...)"
-        )
-    if not config.data.paths:
-        raise ConfigError("data.paths: name the data as the containers see it, on a volume or in a bucket")
 
 
 def _finish_task(name: str, task: dict[str, Any], settings: KubeflowConfig) -> None:

@@ -513,7 +513,7 @@ def _accept(
     row: Row, fields: _Fields, encoded: bytes, grey: np.ndarray, statistics: dict[str, float],
     given: frozenset[str], data: DataConfig, transform: TransformConfig,
 ) -> tuple[Sample, np.ndarray]:  # fmt: skip
-    table, (label, path, named) = row.table, fields
+    table, label, path = row.table, fields.label, fields.path
     height, width = grey.shape
     frames = available_frames(width, height, transform)
     if 2 * len(label) > frames and (needed := needed_frames(label)) > frames:  # twice the length is always enough
@@ -521,16 +521,46 @@ def _accept(
             "label_too_long",
             f"{len(label)} characters need {needed} frames, a {width} x {height} picture has {frames}",
         )
-    writer = row.fields[table.writer].strip() if table.writer is not None else ""
-    below = _below(path, table.root)
-    # Not by the id, which depends on whether another folder has the same name.
-    key = writer or f"{plain(table.root.rpartition('/')[2])}/{below}"
     sample = Sample(
-        id=f"{table.source}/{below}", source=table.source, image=encoded, text=label, writer=writer, width=width,
-        split="train" if table.only_train else assign_split(named, key, given, data), height=height,
-        statistics=statistics,
+        id=f"{table.source}/{_below(path, table.root)}", source=table.source, image=encoded, text=label,
+        writer=_writer(row), split=_split(row, fields, given, data), width=width, height=height, statistics=statistics,
     )  # fmt: skip
     return sample, grey
+
+
+def _writer(row: Row) -> str:
+    return row.fields[row.table.writer].strip() if row.table.writer is not None else ""
+
+
+def _split(row: Row, fields: _Fields, given: frozenset[str], data: DataConfig) -> str:
+    if row.table.only_train:
+        return "train"
+    root = row.table.root
+    # Not by the id, which depends on whether another folder has the same name.
+    key = _writer(row) or f"{plain(root.rpartition('/')[2])}/{_below(fields.path, root)}"
+    return assign_split(fields.named, key, given, data)
+
+
+def eval_slices(tables: list[Table], data: DataConfig) -> dict[str, set[str]]:
+    """Writers, data folders and bands of lengths that the evaluation split has, before an image has been opened."""
+    given = named_splits(tables)
+    found: dict[str, set[str]] = {"writer": set(), "source": set(), "length_band": set()}
+    for row in (row for table in tables for row in read_rows(table)):
+        with contextlib.suppress(Rejected):
+            fields = _check_fields(row, data)
+            if _split(row, fields, given, data) == "eval":
+                found["writer"].add(_writer(row))
+                found["source"].add(row.table.source)
+                found["length_band"].add(length_band(len(fields.label)))
+    return found
+
+
+def length_band(characters: int) -> str:
+    """Slice of a text by its number of characters; single lengths would be slices too small to judge."""
+    for top in (4, 8, 12, 16, 24, 32, 48, 64, 96):
+        if characters <= top:
+            return f"<={top:02d}"
+    return ">96"
 
 
 def _below(path: str, root: str) -> str:

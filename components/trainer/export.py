@@ -14,7 +14,6 @@ from components.trainer.model import Recogniser
 from components.transform.preprocessing import decode_batch
 from pipeline.config import TransformConfig
 
-SETTINGS_FILE = os.path.join("assets.extra", "htr.json")
 VARIABLES_KEY = "network_variables"
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 

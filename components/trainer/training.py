@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.trainer import augment, export
-from components.trainer.export import SETTINGS_FILE
+from components.trainer.base import SETTINGS_FILE
 from components.trainer.fitting import Fitting, fingerprint, has_checkpoint, is_chief, training_strategy
 from components.trainer.input_pipeline import Source, batches, plain_batches, survey
 from components.trainer.model import build, ctc_loss, needed_frames

@@ -9,16 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from components.pusher.versions import in_service
-from components.trainer.export import SETTINGS_FILE, VARIABLES_KEY
+from components.trainer.base import SETTINGS_FILE, WarmStartError, find_base
+from components.trainer.export import VARIABLES_KEY
 from components.trainer.model import Recogniser
 
 # Layers whose last axis is the class: one column a character, the blank last.
 _HEADS = ("classes", "shortcut_classes")
-
-
-class WarmStartError(ValueError):
-    """The earlier model does not fit; the message says what differs and what to do."""
 
 
 def start_from(model: Recogniser, alphabet: Sequence[str], directory: str) -> str:
@@ -37,7 +33,7 @@ def start_from(model: Recogniser, alphabet: Sequence[str], directory: str) -> st
     Raises:
         WarmStartError: no model there, or one with other layers.
     """
-    version = _version(directory)
+    version = find_base(directory)
     with tf.io.gfile.GFile(os.path.join(version, SETTINGS_FILE)) as file:
         known = json.loads(file.read())["alphabet"]
     earlier = _read_weights(version)
@@ -76,17 +72,6 @@ def freeze(model: Recogniser, parts: Sequence[str]) -> None:
     for name, layers in (("convolutions", model.stages), ("recurrent", model.recurrent)):
         for layer in layers:
             layer.trainable = name not in parts
-
-
-def _version(directory: str) -> str:
-    if tf.io.gfile.exists(os.path.join(directory, SETTINGS_FILE)):
-        return directory
-    versions = in_service(directory)
-    if not versions:
-        raise WarmStartError(
-            f"train.warm_start: {directory} is neither a version of a model nor a directory with versions"
-        )
-    return versions[-1].path
 
 
 def _read_weights(version: str) -> dict[str, np.ndarray]:

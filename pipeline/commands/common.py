@@ -15,12 +15,6 @@ AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.
 
 OK, ERROR, USAGE, NOT_BLESSED, TOO_MANY_REJECTS, DRIFT = 0, 1, 2, 3, 4, 5
 
-# Settings that are paths or lists of them, besides the workspace.
-_PATHS = (
-    ("data", "paths"), ("train", "warm_start"), ("push", "model_dir"), ("bulk", "folder"), ("beam", "setup_file"),
-    ("beam", "extra_packages"),
-)  # fmt: skip
-
 
 class CommandError(Exception):
     """Ends the command with a readable paragraph.
@@ -44,27 +38,34 @@ def read_config(arguments: argparse.Namespace) -> Config:
         CommandError: a setting is unknown or impossible.
     """
     from components import storage
-    from pipeline.config import ConfigError, load
+    from pipeline.config import PATHS
 
-    settings: dict[str, Any] = {}
-    if getattr(arguments, "data", None):
-        settings["data"] = {"paths": [storage.absolute(path) for path in arguments.data]}
-    if arguments.workspace:
-        settings["workspace"] = arguments.workspace
-    try:
-        config = load(arguments.config, arguments.set, **settings)
-    except ConfigError as error:
-        raise CommandError(str(error), USAGE) from error
+    config = read_given_config(arguments)
     # Absolute, since artifacts are found again by these paths, from wherever the next command is started, and since
     # Airflow runs each step in a folder of its own, which it deletes.
     config = config.model_copy(update={"workspace": os.path.abspath(config.workspace)})
-    for name, setting in _PATHS:
+    for name, setting in PATHS:
         section = getattr(config, name)
         value = getattr(section, setting)
         if value:
             found = [storage.absolute(path) for path in value] if isinstance(value, list) else storage.absolute(value)
             config = config.model_copy(update={name: section.model_copy(update={setting: found})})
     return config
+
+
+def read_given_config(arguments: argparse.Namespace) -> Config:
+    """As `read_config`, with paths as they were given."""
+    from pipeline.config import ConfigError, load
+
+    settings: dict[str, Any] = {}
+    if getattr(arguments, "data", None):
+        settings["data"] = {"paths": arguments.data}
+    if arguments.workspace:
+        settings["workspace"] = arguments.workspace
+    try:
+        return load(arguments.config, arguments.set, **settings)
+    except ConfigError as error:
+        raise CommandError(str(error), USAGE) from error
 
 
 def add_config_arguments(command: argparse.ArgumentParser, data: bool = True) -> None:
@@ -78,7 +79,11 @@ def add_config_arguments(command: argparse.ArgumentParser, data: bool = True) ->
         command.add_argument(
             "--data", action="append", default=[], metavar="DIR", help="folder with CSV and pictures; may be repeated"
         )
-    command.add_argument("--config", metavar="FILE", help="YAML file with settings (see `htr config`)")
+    command.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file with settings, as `htr config` prints them; - reads them from standard input",
+    )
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as gate.max_cer=0.05")
     command.add_argument("--workspace", metavar="DIR", help="folder for everything that is made (default: workspace)")
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands.common import OK, AddCommand, add_config_arguments, read_config
+from pipeline.commands.common import OK, AddCommand, add_config_arguments, read_given_config
 
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
     command = add("config", _print_config, "print all settings as YAML, with their meaning")
-    add_config_arguments(command, data=False)
+    add_config_arguments(command)
 
 
 def _print_config(arguments: argparse.Namespace) -> int:
     from pipeline.config import as_yaml
 
-    print(as_yaml(read_config(arguments)), end="")
+    print(as_yaml(read_given_config(arguments)), end="")
     return OK

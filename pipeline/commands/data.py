@@ -58,12 +58,15 @@ def _check(arguments: argparse.Namespace) -> int:
     from components import storage
     from components.example_gen import dataset
     from components.report import check
+    from pipeline import preflight
+    from pipeline.config import ConfigError
     from pipeline.console import console
     from pipeline.stopping import follow_parent
 
     config = read_config(arguments)
     try:
         tables, notes = dataset.find_tables(config.data)
+        preflight.check_run(config, tables)
         given = dataset.named_splits(tables)
         rows = [row for table in tables for row in dataset.read_rows(table)]
         with ProcessPoolExecutor(initializer=follow_parent) as pool:
@@ -72,7 +75,7 @@ def _check(arguments: argparse.Namespace) -> int:
                 chunksize=64,
             )  # fmt: skip
             results = list(track(futures, "Looking at pictures", len(rows), console=console(), transient=True))
-    except dataset.DatasetError as error:
+    except (dataset.DatasetError, ConfigError) as error:
         raise CommandError(str(error), USAGE) from error
     contents = check.check(results, tables, notes, config)
     print(check.as_text(contents))

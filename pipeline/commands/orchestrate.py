@@ -8,7 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import OK, USAGE, AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.common import (
+    OK,
+    USAGE,
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    read_config,
+    read_given_config,
+)
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -35,7 +43,8 @@ def _compile(arguments: argparse.Namespace) -> int:
     from pipeline.config import ConfigError
     from pipeline.console import quiet_logs
 
-    config = read_config(arguments)
+    read = read_config if arguments.target == "airflow" else read_given_config  # containers see other folders
+    config = read(arguments)
     with quiet_logs(os.path.join(config.workspace, "logs", "compile.log")):
         try:
             written = _COMPILERS[arguments.target](config, arguments.output)
@@ -69,7 +78,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     from pipeline.config import ConfigError
     from pipeline.console import quiet_logs
 
-    config = read_config(arguments)
+    config = read_given_config(arguments)
     token = os.environ.get("HTR_KUBEFLOW_TOKEN")
     if arguments.token_file:
         try:

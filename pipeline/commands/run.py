@@ -38,12 +38,14 @@ def add_commands(add: AddCommand) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from components.example_gen import dataset
+    from pipeline import preflight
+    from pipeline.config import ConfigError
     from pipeline.console import console, quiet_logs
 
     config = read_config(arguments)
-    try:
-        dataset.find_tables(config.data)  # before the slow imports
-    except dataset.DatasetError as error:
+    try:  # before the slow imports
+        preflight.check_run(config, dataset.find_tables(config.data)[0])
+    except (dataset.DatasetError, ConfigError) as error:
         raise CommandError(str(error), USAGE) from error
     started = datetime.datetime.now()
     log = os.path.join(config.workspace, "logs", f"run-{started:%Y%m%d-%H%M%S}.log")

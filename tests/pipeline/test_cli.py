@@ -1,12 +1,18 @@
 """The command line without training: quick start, exit codes, readable errors."""
 
+import argparse
+import functools
+import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 import yaml
 
+import htr_client
 from pipeline import cli
+from pipeline.commands.common import read_config
 from tests.conftest import write_dataset
 
 HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
@@ -56,6 +62,63 @@ def test_check_and_predict_import_no_tfx(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_version_is_the_clients(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"htr {htr_client.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["chek"], "check"),
+        (["transcibe"], "transcribe"),
+        (["run", "--dta", "names"], "--data"),
+        (["serve", "--prot=8500"], "--port"),
+        (["promote", "5", "--label", "stabel"], "stable"),
+        (["compile", "kubeflo", "htr.yaml"], "kubeflow"),
+        (["run", "."], "--data ."),
+    ],
+)
+def test_typos_in_commands_and_options_are_told_what_was_meant(arguments, meant, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == cli.USAGE
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+HTR = [sys.executable, "-m", "pipeline.cli"]
+
+
+@pytest.mark.parametrize("source", ["-", "/dev/stdin", "run.yaml"])
+def test_printed_configuration_is_what_the_next_command_reads(tmp_path, source):
+    write_dataset(tmp_path / "names", [{"filename": "a.png", "text": "ab"}])
+    run = functools.partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True)
+    printed = run([*HTR, "config", "--data", "names", "--set", "push.model_dir=models", "--set", "gate.max_cer=0.07"])
+    assert printed.returncode == 0 and str(tmp_path) not in printed.stdout
+    settings = yaml.safe_load(printed.stdout)
+    assert settings["data"]["paths"] == ["names"] and settings["workspace"] == "workspace"
+    assert settings["push"]["model_dir"] == "models"
+    (tmp_path / "run.yaml").write_text(printed.stdout)
+    checked = run([*HTR, "check", "--config", source], input=printed.stdout if source != "run.yaml" else None)
+    assert checked.returncode == 0 and "1 rows in" in checked.stdout, checked.stderr
+    again = run([*HTR, "config", "--config", source], input=printed.stdout if source != "run.yaml" else None)
+    assert again.stdout == printed.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    command = f"{shlex.join(HTR)} config | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout in ("0\n", "141\n") and done.stderr == ""
+    # `true` may come too late to close the pipe first; here it is closed for certain.
+    code = f"import os, sys; os.close(0); from pipeline import cli; sys.exit(cli.main({['config']!r}))"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsys):
@@ -138,11 +201,11 @@ def test_paths_are_absolute_since_steps_run_elsewhere(tmp_path, monkeypatch, cap
         "beam.setup_file": ("setup.py", f"{here}/setup.py"),
         "beam.extra_packages": (archives, [f"{here}/client.tar.gz", "gs://bucket/client.tar.gz"]),
     }  # fmt: skip
-    assert cli.main(["config", *(f"--set={name}={given}" for name, (given, _) in settings.items())]) == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
+    overrides = [f"{name}={given}" for name, (given, _) in settings.items()]
+    config = read_config(argparse.Namespace(config=None, set=overrides, workspace=None))
     for name, (_, expected) in settings.items():
         section, setting = name.split(".")
-        assert printed[section][setting] == expected
+        assert getattr(getattr(config, section), setting) == expected
     assert cli.main(["config", "--set=push.model_dir=gs://bucket/models/htr"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["push"]["model_dir"] == "gs://bucket/models/htr"
 

@@ -43,6 +43,32 @@ def test_errors_name_the_setting(override, message):
         load(overrides=["train.epochs=3", override] if "more" in override else [override])
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("train.epocs=3", "train.epochs"),
+        ("trian.epochs=3", "train"),
+        ("epochs=3", "train.epochs or tune.epochs"),
+        ("model_dir=models", "push.model_dir"),
+        ("train.max_cer=0.1", "gate.max_cer"),
+        ("Workspace=w", "workspace"),
+        ("transform.preset=lien", "line"),
+        ("beam.runner=Spark", "spark"),
+        ("train.augmentations=[afine]", "affine"),
+        ("gate.slice_max_cer={writers=7: 0.2}", "writer"),
+        ("drift.thresholds={sharpnes: 0.3}", "sharpness"),
+    ],
+)
+def test_typos_are_told_what_was_meant(override, meant):
+    with pytest.raises(ConfigError, match=rf"did you mean {meant}\b"):
+        load(overrides=[override])
+
+
+def test_nothing_is_suggested_for_what_resembles_nothing():
+    with pytest.raises(ConfigError, match=r"^zzz: no such setting \(`htr config` lists them all\)$"):
+        load(overrides=["zzz=1"])
+
+
 def test_unusable_files_are_named(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         load(str(tmp_path / "none.yaml"))

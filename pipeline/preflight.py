@@ -1,0 +1,165 @@
+"""What can be known before the first step: settings that would fail late are refused at once, without TFX.
+
+A run reads, trains and evaluates for minutes to hours before gate, Pusher and BulkInferrer come to their settings.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+
+from components import storage
+from components.example_gen import dataset
+from components.trainer import base
+from pipeline import beam_options
+from pipeline.config import PATHS, Config, ConfigError
+from pipeline.suggestions import did_you_mean
+
+_OBJECT_STORES = ("gs", "s3", "minio")
+_SHOWN = 12
+
+
+def check_run(config: Config, tables: list[dataset.Table]) -> None:
+    """Checks the settings of a run on this machine.
+
+    Args:
+        config: all settings, with absolute paths.
+        tables: label files of its data.
+
+    Raises:
+        ConfigError: naming every setting that cannot work.
+        DatasetError: a table cannot be read.
+    """
+    _refuse(_settings(config), _here(config), _slices(config, tables))
+
+
+def check_airflow(config: Config) -> None:
+    """Checks the settings of a pipeline whose tasks run with this Python and see these paths; data may come later.
+
+    Raises:
+        ConfigError: naming every setting that cannot work.
+    """
+    _refuse(_settings(config), _here(config))
+
+
+def check_kubeflow(config: Config) -> None:
+    """Checks the settings of a pipeline in containers, whose files cannot be seen from here.
+
+    Args:
+        config: all settings, with paths as they were given.
+
+    Raises:
+        ConfigError: naming every setting that cannot work.
+    """
+    _refuse(_settings(config), _kubeflow(config))
+
+
+def _refuse(*findings: Iterator[str]) -> None:
+    problems = [problem for found in findings for problem in found]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _settings(config: Config) -> Iterator[str]:
+    """What the settings alone tell."""
+    if config.data.alphabet is not None:
+        unusable = [c for c in config.data.alphabet if not c.isprintable()]
+        if not config.data.alphabet:
+            yield "data.alphabet: it is empty; list the allowed characters, or leave it out to take those of the labels"
+        elif unusable:
+            yield f"data.alphabet: {', '.join(map(repr, unusable))} cannot be in a label"
+    if config.train.freeze and not config.train.warm_start:
+        yield (
+            f"train.freeze: {', '.join(config.train.freeze)} would keep the random weights of a new network; it goes "
+            "with train.warm_start"
+        )
+    yield from _problems(lambda: beam_options.check_for_pipeline(config.beam))
+
+
+def _here(config: Config) -> Iterator[str]:
+    """What the files of this machine tell."""
+    if config.train.warm_start:
+        start = config.train.warm_start
+        yield from _problems(lambda: base.check_fits(base.find_base(start), config.model))
+    if not storage.is_remote(config.model_dir):
+        yield from _writable("push.model_dir", config.model_dir)
+    if config.bulk.folder and not storage.is_dir(config.bulk.folder):
+        yield f"bulk.folder: {config.bulk.folder} does not exist or is not a folder"
+    if config.push.server_command and not shutil.which(config.push.server_command[0]):
+        yield f"push.server_command: there is no program {config.push.server_command[0]} (not a path, nor on the PATH)"
+    for name, paths in (("setup_file", [config.beam.setup_file]), ("extra_packages", config.beam.extra_packages)):
+        for path in filter(None, paths):
+            if not storage.exists(path):
+                yield f"beam.{name}: {path} does not exist"
+
+
+def _problems(check: Callable[[], object]) -> Iterator[str]:
+    try:
+        check()
+    except (ConfigError, base.WarmStartError) as error:
+        yield str(error)
+
+
+def _writable(setting: str, folder: str) -> Iterator[str]:
+    """Whether files can be made in a folder, which may have to be made first."""
+    place = folder
+    while not os.path.lexists(place) and os.path.dirname(place) != place:
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        yield f"{setting}: {folder} cannot be a folder, since {place} is not one"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        yield f"{setting}: {folder} cannot be written, since {place} is not writable for this user"
+
+
+def _slices(config: Config, tables: list[dataset.Table]) -> Iterator[str]:
+    """Bounds for slices that the evaluation split will not have: the gate would refuse every model."""
+    bounds = {name: value for name, equals, value in (b.partition("=") for b in config.gate.slice_max_cer) if equals}
+    unknown_writers = all(table.writer is None for table in tables)
+    if unknown_writers and any(name.partition("=")[0] == "writer" for name in config.gate.slice_max_cer):
+        yield "gate.slice_max_cer: writer: the data does not say who wrote what (data.writer_column)"
+        return
+    found = dataset.eval_slices(tables, config.data) if bounds else {}
+    for bound in config.gate.slice_max_cer:
+        name, equals, value = bound.partition("=")
+        if equals and value not in found[name]:
+            there = sorted(filter(None, found[name]))
+            listed = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
+            yield (
+                f"gate.slice_max_cer: {bound}: no image of this {name.replace('_', ' ')} is in the evaluation split, "
+                f"which has {listed}{did_you_mean(value, there)}"
+            )
+
+
+def _kubeflow(config: Config) -> Iterator[str]:
+    """What Kubeflow does not take, or what containers cannot find."""
+    settings = config.kubeflow
+    if "_" in config.name:
+        yield f"name: Kubeflow allows no underscore in a pipeline's name (got {config.name!r})"
+    if not config.push.model_dir:
+        yield (
+            "push.model_dir: name the folder of the models as the containers see it, on a volume "
+            "(kubeflow.volumes={htr-models: /models}, push.model_dir=/models/htr) or in a bucket (gs://...)"
+        )
+    if not config.data.paths:
+        yield "data.paths: name the data as the containers see it, on a volume or in a bucket"
+    for section, name in PATHS:
+        value = getattr(getattr(config, section), name) or []
+        for path in [value] if isinstance(value, str) else value:
+            if not (storage.is_remote(path) or os.path.isabs(path)):
+                yield f"{section}.{name}: {path} is relative; name it as the containers see it, such as /data/names"
+    if settings.pipeline_root and not re.match(rf"({'|'.join(_OBJECT_STORES)})://[^/]+", settings.pipeline_root):
+        yield (
+            f"kubeflow.pipeline_root: {settings.pipeline_root!r} is no address in an object store, such as "
+            f"{', '.join(f'{scheme}://bucket/htr' for scheme in _OBJECT_STORES)}"
+        )
+    if settings.host and not re.match(r"https?://[^/]+", settings.host):
+        yield f"kubeflow.host: {settings.host!r} is no address such as https://kubeflow.example.com/pipeline"
+    mounts = {"volumes": settings.volumes, "secret_volumes": settings.secret_volumes}
+    for name, where in (
+        ("scratch", settings.scratch),
+        *((f"{kind}: {claim}", path) for kind, paths in mounts.items() for claim, path in paths.items()),
+    ):
+        if not os.path.isabs(where):
+            yield f"kubeflow.{name}: {where!r} is no absolute path, as a mount in a container must be"

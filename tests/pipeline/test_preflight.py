@@ -1,0 +1,157 @@
+"""Settings that would fail late are refused before the first step, by every command that begins a run."""
+
+import json
+import os
+import re
+
+import pytest
+
+from components.example_gen import dataset
+from components.trainer.base import SETTINGS_FILE
+from pipeline import cli, preflight
+from pipeline.config import Config, ConfigError, DataConfig, load
+from tests.conftest import write_dataset
+
+WRITERS = [f"w{number}" for number in range(40)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    rows = [{"filename": f"{n}.png", "text": "ab", "writer": WRITERS[n % len(WRITERS)]} for n in range(80)]
+    return write_dataset(tmp_path_factory.mktemp("preflight") / "names", rows)
+
+
+@pytest.fixture(scope="module")
+def evaluated(data):
+    """Writers of the evaluation split, as the pipeline draws it."""
+    samples = dataset.examine_all(DataConfig(paths=[str(data)]), Config().transform)
+    return sorted({sample.writer for sample in samples if sample.split == "eval"})
+
+
+@pytest.fixture
+def version(tmp_path):
+    """A version as far as it can be known without TensorFlow: its number and its settings."""
+    path = tmp_path / "models" / "1795361526"
+    settings = path / SETTINGS_FILE
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"alphabet": ["a"], "model": json.loads(Config().model.model_dump_json())}))
+    return path
+
+
+def refused(command, data, workspace, capsys, *settings):
+    arguments = [argument for setting in settings for argument in ("--set", setting)]
+    code = cli.main([command, "--data", str(data), "--workspace", str(workspace), *arguments])
+    error = capsys.readouterr().err
+    assert code == cli.USAGE and "error:" in error and "Traceback" not in error and not workspace.exists()
+    return error
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.warm_start={nowhere}", "train.warm_start: {nowhere} is neither a version .* and does not exist"),
+        ("train.warm_start={data}", "train.warm_start: {data} is neither a version"),
+        ("train.freeze=[recurrent]", "train.freeze: recurrent would keep the random weights"),
+        ("push.model_dir={data}/0.png/models", "push.model_dir: .* since {data}/0.png is not one"),
+        ("push.server_command=[no-such-server]", "push.server_command: there is no program no-such-server"),
+        ("bulk.folder={nowhere}", "bulk.folder: {nowhere} does not exist"),
+        ("data.alphabet=''", "data.alphabet: it is empty"),
+        ('data.alphabet="a\\tb"', r"data.alphabet: '\\t' cannot be in a label"),
+        ("beam.runner=flink", "needs beam.address"),
+        ("beam.runner=dask", "beam.runner=dask runs `htr transcribe` only"),
+        ("beam.setup_file={nowhere}", "beam.setup_file: {nowhere} does not exist"),
+        ("gate.slice_max_cer={{writer=nobody: 0.2}}", "writer=nobody: no image of this writer is in the evaluation"),
+        ("gate.slice_max_cer={{length_band=2: 0.2}}", "length_band=2: no image of this length band .* has <=04"),
+        ("gate.slice_max_cer={{source=name: 0.2}}", "source=name: .*did you mean names"),
+    ],
+)
+def test_what_would_fail_late_is_refused_at_once(command, setting, message, data, tmp_path, capsys):
+    places = {"nowhere": tmp_path / "nowhere", "data": data}
+    error = refused(command, data, tmp_path / "w", capsys, setting.format(**places))
+    assert re.search(message.format(**places), error), error
+
+
+def test_a_bound_for_a_writer_of_another_split_names_those_of_the_right_one(data, evaluated, tmp_path, capsys):
+    trained = next(writer for writer in WRITERS if writer not in evaluated)
+    error = refused("run", data, tmp_path / "w", capsys, f"gate.slice_max_cer={{writer={trained}: 0.2}}")
+    assert f"writer={trained}: no image" in error and ", ".join(evaluated) in error
+    tables, _ = dataset.find_tables(DataConfig(paths=[str(data)]))
+    bounds = {f"writer={writer}": 0.2 for writer in evaluated} | {"writer": 0.3, "length_band=<=04": 0.2}
+    preflight.check_run(load(None, gate={"slice_max_cer": bounds}, workspace=str(tmp_path)), tables)
+
+
+def test_a_bound_for_writers_needs_writers(tmp_path, capsys):
+    data = write_dataset(tmp_path / "data", [{"filename": f"{n}.png", "text": "ab"} for n in range(20)])
+    error = refused("check", data, tmp_path / "w", capsys, "gate.slice_max_cer={writer: 0.2}")
+    assert "the data does not say who wrote what" in error
+
+
+def test_all_that_is_wrong_is_said_together(data, tmp_path, capsys):
+    error = refused("run", data, tmp_path / "w", capsys, "train.freeze=[recurrent]", f"bulk.folder={tmp_path}/nowhere")
+    assert "train.freeze" in error and "bulk.folder" in error
+
+
+def test_a_base_with_other_layers_is_refused_by_name(data, version, tmp_path, capsys):
+    for start in (version, version.parent):
+        settings = (f"train.warm_start={start}", "model.recurrent_units=64", "model.dropout=0.1")
+        error = refused("run", data, tmp_path / "w", capsys, *settings)
+        assert f"{version} has another network: model.recurrent_units is 64 here" in error
+        assert "--set model.recurrent_units='128'" in error and "dropout" not in error
+    tables, _ = dataset.find_tables(DataConfig(paths=[str(data)]))
+    config = load(None, [f"train.warm_start={version.parent}", "train.freeze=[convolutions]"], workspace=str(tmp_path))
+    preflight.check_run(config, tables)
+    (version / SETTINGS_FILE).write_text("{}")
+    with pytest.raises(ConfigError, match="does not hold the settings of a model"):
+        preflight.check_run(config, tables)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_model_directory_that_cannot_be_written_is_refused(data, tmp_path, capsys):
+    (tmp_path / "models").mkdir(mode=0o555)
+    error = refused("check", data, tmp_path / "w", capsys, f"push.model_dir={tmp_path}/models/htr")
+    assert f"push.model_dir: {tmp_path}/models/htr cannot be written" in error
+
+
+KUBEFLOW = ["data.paths=[/data/names]", "push.model_dir=/models/htr"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("kubeflow.pipeline_root=relative/x", "kubeflow.pipeline_root: 'relative/x' is no address in an object store"),
+        ("kubeflow.pipeline_root=s3:/bucket", "kubeflow.pipeline_root"),
+        ("kubeflow.scratch=tmp", "kubeflow.scratch: 'tmp' is no absolute path"),
+        ("kubeflow.volumes={htr-data: data}", "kubeflow.volumes: htr-data: 'data' is no absolute path"),
+        ("kubeflow.secret_volumes={gcs: secrets}", "kubeflow.secret_volumes: gcs: 'secrets'"),
+        ("kubeflow.host=localhost:8888", "kubeflow.host: 'localhost:8888' is no address"),
+        ("data.paths=[names]", "data.paths: names is relative; name it as the containers see it"),
+        ("push.model_dir=models", "push.model_dir: models is relative"),
+        ("train.warm_start=models/7", "train.warm_start: models/7 is relative"),
+        ("train.freeze=[convolutions]", "train.freeze: "),
+        ("beam.runner=spark", "needs beam.address"),
+    ],
+)
+def test_kubeflow_is_given_what_containers_can_find(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        preflight.check_kubeflow(load(None, [*KUBEFLOW, setting]))
+
+
+def test_kubeflow_may_be_given_what_this_machine_lacks():
+    settings = ["train.warm_start=/models/htr/7", "bulk.folder=gs://bucket/new", "kubeflow.pipeline_root=minio://b/htr"]
+    preflight.check_kubeflow(load(None, [*KUBEFLOW, *settings]))
+
+
+@pytest.mark.parametrize("command", [["compile", "kubeflow", "{out}"], ["submit", "kubeflow"]])
+def test_relative_paths_are_not_made_this_machines_for_kubeflow(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ["--data", "names", "--set", "push.model_dir=/models", "--set", "kubeflow.host=http://localhost:1"]
+    assert cli.main([part.format(out=tmp_path / "htr.yaml") for part in command] + settings) == cli.USAGE
+    assert "data.paths: names is relative" in capsys.readouterr().err
+    assert not (tmp_path / "htr.yaml").exists()
+
+
+def test_airflow_is_refused_what_a_task_would_find_late(tmp_path, capsys):
+    settings = ["--data", "/later", "--workspace", str(tmp_path / "w"), "--set", f"train.warm_start={tmp_path}/nowhere"]
+    assert cli.main(["compile", "airflow", str(tmp_path / "dags"), *settings]) == cli.USAGE
+    assert "train.warm_start" in capsys.readouterr().err and not (tmp_path / "dags").exists()
