@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
@@ -45,3 +47,34 @@ def quiet_logs(path: str) -> Iterator[None]:
                 os.dup2(saved, descriptor)
                 os.close(saved)
             _console = None
+
+
+@contextlib.contextmanager
+def announced(what: str | Callable[[], str], after: float = 2.0, every: float = 30.0) -> Iterator[None]:
+    """Says what is under way if it takes longer than a moment, and again every half minute.
+
+    Lines, not a bar: they are the same on a terminal, in a log and in a notebook, and mix with what others print.
+
+    Args:
+        what: what is done, such as "Reading images", or a function that says how far it is.
+        after: seconds before the first line.
+        every: seconds between the following lines.
+    """
+    ended, begin = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        wait = after
+        while not ended.wait(wait):
+            minutes, seconds = divmod(int(time.monotonic() - begin), 60)
+            said = what if isinstance(what, str) else what()
+            with contextlib.suppress(OSError):  # a terminal that was closed
+                console().print(f"  {said} ({minutes}:{seconds:02d} elapsed)", markup=False)
+            wait = every
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()

@@ -20,7 +20,7 @@ from tfx.orchestration.portable import runtime_parameter_utils, tfx_runner
 
 from pipeline import steps, summary
 from pipeline.config import Config
-from pipeline.console import console
+from pipeline.console import announced, console
 from pipeline.definition import create_pipeline
 
 _DOING = {
@@ -39,6 +39,9 @@ _DOING = {
     "Pusher": "Pushing the model",
     "BulkInferrer": "Transcribing new pictures",
 }
+
+# Steps that say themselves how far they are.
+_TALKING = ("Trainer", "Tuner")
 
 
 class WorkspaceBusy(RuntimeError):
@@ -66,10 +69,14 @@ class LocalRunner(tfx_runner.IrBasedRunner):
             connection = metadata.Metadata(connection_config)
             console().print(f"[{number}/{len(pipeline.nodes)}] {_DOING.get(node_id, node_id)}", markup=False)
             begin = time.monotonic()
-            with _peak_memory() as peak:
+            with _peak_memory() as peak, _slow(node_id):
                 execution = steps.launch(pipeline, node, connection)
             how = "cached" if _note_peak(connection, execution, peak[0]) else f"{time.monotonic() - begin:.1f} s"
             console().print(f"  {how}", style="dim")
+
+
+def _slow(node_id: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if node_id in _TALKING else announced("under way", after=10)
 
 
 def _unused_run_id(connection: metadata.Metadata) -> str:

@@ -1,4 +1,4 @@
-"""A page to try the model: draw or drop a picture, see text, confidence and where the model saw each character.
+"""A page to try the model: draw or drop an image, see text, confidence and where the model saw each character.
 
 A standard-library HTTP server for one person on one machine. It asks the model server through `htr_client`, as any
 service would.
@@ -14,6 +14,7 @@ import re
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +27,7 @@ from serving.status import Code, ServingError
 MAX_BYTES = 16 << 20
 _MAX_READING = 8
 _TIMEOUT_SECONDS = 30
+_STATUS_SECONDS = 5
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 logger = logging.getLogger("serving")
@@ -118,18 +120,24 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "htr-ui"
 
     def do_GET(self) -> None:
-        """Sends the page."""
+        """Sends the page, or what it says of the model."""
+        path = self.path.split("?")[0]
         if not self._is_host_good():
             self._send_json(HTTPStatus.FORBIDDEN, {"error": "This page is for this machine only."})
-        elif self.path.split("?")[0] != "/":
-            self._send_json(HTTPStatus.NOT_FOUND, {"error": "There is only one page: /"})
-        else:
+        elif path == "/":
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", self.page)
+        elif path == "/model":
+            self._answer(self._describe_model)
+        else:
+            self._send_json(HTTPStatus.NOT_FOUND, {"error": "There is only one page: /"})
 
     def do_POST(self) -> None:
-        """Reads the picture in the body."""
+        """Transcribes the image in the body."""
+        self._answer(lambda: self._transcribe(self._body()))
+
+    def _answer(self, find: Callable[[], dict[str, Any]]) -> None:
         try:
-            answer = self._transcribe(self._body())
+            answer = find()
         except _Refused as refused:
             self.close_connection = True  # what is left of the body is not read
             self._send_json(refused.status, {"error": str(refused)})
@@ -164,6 +172,11 @@ class _Handler(BaseHTTPRequestHandler):
             )
         return self.rfile.read(int(length))
 
+    def _describe_model(self) -> dict[str, Any]:
+        found = self.client.model_status(timeout=_STATUS_SECONDS)
+        ready = [status.version for status in found if status.state == "AVAILABLE"]
+        return {"model": self.client.model, "version": max(ready, default=None)}
+
     def _transcribe(self, picture: bytes) -> dict[str, Any]:
         if not self.reading.acquire(timeout=_TIMEOUT_SECONDS):
             raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "Too many pictures are being read. Try again.")
@@ -177,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         size = inspect(picture)
         return {
             "text": result.text, "confidence": result.confidence, "characters": characters,
-            "width": size.width, "height": size.height, "version": result.version,
+            "width": size.width, "height": size.height, "model": result.model, "version": result.version,
             "milliseconds": 1000 * sum(result.timings),
         }  # fmt: skip
 

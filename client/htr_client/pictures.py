@@ -80,7 +80,8 @@ def inspect(data: bytes) -> PictureInfo:
         raise PictureError("empty", "The picture has no bytes.")
     reader = next((reader for signature, reader in _READERS if data.startswith(signature)), None)
     if reader is None:
-        raise PictureError("not_a_picture", f"Not a picture: it starts with {data[:8]!r}.", advice=_SUPPORTED)
+        start = repr(data[:8])[1:]  # as text, not as Python's bytes
+        raise PictureError("not_a_picture", f"Not a picture: it starts with {start}.", advice=_SUPPORTED)
     try:
         info = reader(data)
     except (struct.error, IndexError, ValueError):
@@ -307,7 +308,7 @@ def _png(data: bytes) -> PictureInfo:
         if at > len(data):
             break
         if zlib.crc32(view[begin - 4 : at - 4]) != _PNG_CHECKSUM(data, at - 4)[0]:
-            raise PictureError("undecodable", f"The PNG is damaged: wrong checksum in its chunk {name!r}.")
+            raise PictureError("undecodable", f"The PNG is damaged: wrong checksum in its chunk {repr(name)[2:-1]}.")
         if name == b"IHDR":
             size = struct.unpack(">IIBBBBB", view[begin : at - 4])
             depth, colour, interlace = size[2], size[3], size[6]

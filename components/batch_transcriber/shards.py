@@ -22,6 +22,7 @@ import shutil
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
@@ -167,6 +168,17 @@ class Job:
     def write_errors(self, errors: list[dict[str, str]]) -> None:
         """Writes the file of pictures that could not be read; there is always one, if only with its header."""
         self.write(self.errors_path, _format(sorted(errors, key=lambda error: error["path"]), "errors", self.output))
+
+
+def written(output: str) -> str:
+    """How much of a batch is written, such as "3 of 20 files"; empty where that is not known (yet)."""
+    state = Path(f"{output}.state")
+    try:
+        shards = json.loads((state / "manifest.json").read_bytes())["shards"]
+        done = sum(1 for path in state.glob("[0-9]*.json"))
+    except OSError:  # not begun, or in a bucket, where looking takes long
+        return ""
+    return f"{done} of {shards} files"
 
 
 def list_pictures(folder: str) -> list[Picture]:

@@ -41,9 +41,11 @@ def add_commands(add: AddCommand) -> None:
 
 def _sample_data(arguments: argparse.Namespace) -> int:
     from components.sample_data import generate
+    from pipeline.console import announced
 
     try:
-        summary = generate(arguments.directory, pictures=arguments.pictures, seed=arguments.seed)
+        with announced(f"Rendering {arguments.pictures} images"):
+            summary = generate(arguments.directory, pictures=arguments.pictures, seed=arguments.seed)
     except (FileExistsError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error
     print(f"{summary.rows} rows in {summary.csv}, {len(summary.dirty_rows)} of them dirty on purpose.")
@@ -100,18 +102,20 @@ def _drift(arguments: argparse.Namespace) -> int:
     from components import storage
     from components.drift import comparison, profiles
     from components.example_gen.dataset import DatasetError
+    from pipeline.console import announced
     from pipeline.summary import MetadataError, NoSuchRun
 
     config = read_config(arguments)
     if arguments.against and arguments.run_name:
         raise CommandError("--against and --run exclude each other: compare with data or with a run.", USAGE)
     try:
-        after = profiles.of_folders(config.data, config.transform)
-        if arguments.against:
-            data = config.data.model_copy(update={"paths": [storage.absolute(path) for path in arguments.against]})
-            before = profiles.of_folders(data, config.transform)
-        else:
-            before = profiles.of_run(config, arguments.run_name or "latest")
+        with announced("Reading and measuring images"):
+            after = profiles.of_folders(config.data, config.transform)
+            if arguments.against:
+                data = config.data.model_copy(update={"paths": [storage.absolute(path) for path in arguments.against]})
+                before = profiles.of_folders(data, config.transform)
+            else:
+                before = profiles.of_run(config, arguments.run_name or "latest")
     except (DatasetError, NoSuchRun, profiles.NoStatistics) as error:
         raise CommandError(str(error), USAGE) from error
     except MetadataError as error:

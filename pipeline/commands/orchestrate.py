@@ -41,11 +41,12 @@ def add_commands(add: AddCommand) -> None:
 
 def _compile(arguments: argparse.Namespace) -> int:
     from pipeline.config import ConfigError
-    from pipeline.console import quiet_logs
+    from pipeline.console import announced, quiet_logs
 
     read = read_config if arguments.target == "airflow" else read_given_config  # containers see other folders
     config = read(arguments)
-    with quiet_logs(os.path.join(config.workspace, "logs", "compile.log")):
+    log = os.path.join(config.workspace, "logs", "compile.log")
+    with quiet_logs(log), announced("Loading TFX and compiling the pipeline"):
         try:
             written = _COMPILERS[arguments.target](config, arguments.output)
         except ConfigError as error:
@@ -76,7 +77,7 @@ _COMPILERS: dict[str, Callable[[Config, str], Path]] = {"airflow": _compile_airf
 
 def _submit(arguments: argparse.Namespace) -> int:
     from pipeline.config import ConfigError
-    from pipeline.console import quiet_logs
+    from pipeline.console import announced, quiet_logs
 
     config = read_given_config(arguments)
     token = os.environ.get("HTR_KUBEFLOW_TOKEN")
@@ -85,7 +86,8 @@ def _submit(arguments: argparse.Namespace) -> int:
             token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise CommandError(f"cannot read the token {arguments.token_file}: {error.strerror}", USAGE) from error
-    with quiet_logs(os.path.join(config.workspace, "logs", "submit.log")):
+    log = os.path.join(config.workspace, "logs", "submit.log")
+    with quiet_logs(log), announced("Loading TFX, compiling and uploading the pipeline"):
         from pipeline import kubeflow_runner
 
         try:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from pipeline.commands.common import OK, USAGE, AddCommand, CommandError, positive
+
+if TYPE_CHECKING:
+    from components.review.review import Doubt
+    from htr_client import Transcription
 
 
 def add_commands(add: AddCommand) -> None:
@@ -19,9 +25,23 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument(
         "--output", required=True, metavar="DIR", help="new folder for labels.csv, pictures and a page"
     )
-    command.add_argument("--below", type=float, default=0.7, metavar="C", help="confidence (default: %(default)s)")
+    command.add_argument("--below", type=_fraction, default=0.7, metavar="C", help="confidence (default: %(default)s)")
     command.add_argument("--limit", type=positive, default=200, metavar="N", help="least sure pictures at most")
     add_server_arguments(command)
+
+
+def _fraction(text: str) -> float:
+    """Converts `0.7` or `70%`, for argparse; 70 is refused, since every answer would be below it."""
+    percent = text.strip().endswith("%")
+    try:
+        number = float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction such as 0.7 or 70%") from None
+    value = number / 100 if percent else number
+    if not 0 <= value <= 1:
+        meant = f"; {number:g} % is {number / 100:g} or {number:g}%" if not percent and 1 < number <= 100 else ""
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction between 0 and 1{meant}")
+    return value
 
 
 def _review(arguments: argparse.Namespace) -> int:
@@ -29,19 +49,30 @@ def _review(arguments: argparse.Namespace) -> int:
     from components.review import review
     from htr_client import HtrError
     from htr_client.cli import client_from, expand
+    from pipeline.console import announced
 
     if bool(arguments.logs) == bool(arguments.pictures):
         raise CommandError("Name either --logs DIR or pictures for the server to read.", USAGE)
     unread: list[str] = []
+    seen = 0
+
+    def counted(answers: Iterable[Transcription]) -> Iterator[Transcription]:
+        nonlocal seen
+        for answer in answers:
+            seen += 1
+            yield answer
+
+    def write(doubts: Iterable[Doubt]) -> int:
+        return review.write(doubts, arguments.output, arguments.limit, unread)
+
     try:
         if arguments.logs:
-            doubts = review.from_logs(arguments.logs, arguments.below, unread)
-            count = review.write(doubts, arguments.output, arguments.limit, unread)
+            with announced("Reading the logs"):
+                count = write(review.from_logs(arguments.logs, arguments.below, unread))
         else:
-            with client_from(arguments) as client:
-                answers = client.transcribe_many(expand(arguments.pictures))
-                doubts = review.from_answers(answers, arguments.below, unread)
-                count = review.write(doubts, arguments.output, arguments.limit, unread)
+            with client_from(arguments) as client, announced(lambda: f"Asking the server: {seen} images answered"):
+                answers = counted(client.transcribe_many(expand(arguments.pictures)))
+                count = write(review.from_answers(answers, arguments.below, unread))
     except (review.ReviewError, DatasetError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error
     except (HtrError, OSError) as error:

@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from components.example_gen import dataset
     from pipeline import preflight
     from pipeline.config import ConfigError
-    from pipeline.console import console, quiet_logs
+    from pipeline.console import announced, console, quiet_logs
 
     config = read_config(arguments)
     try:  # before the slow imports
@@ -53,7 +53,8 @@ def _run(arguments: argparse.Namespace) -> int:
         os.makedirs(config.workspace, exist_ok=True)
         with quiet_logs(log):
             console().print("Loading TFX and TensorFlow", style="dim")
-            from pipeline import local_runner
+            with announced("Still loading", after=10):
+                from pipeline import local_runner
 
             try:
                 summary = local_runner.run(config)

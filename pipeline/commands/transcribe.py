@@ -31,7 +31,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from components import storage
     from components.pusher.versions import in_service
     from pipeline.config import ConfigError
-    from pipeline.console import console, quiet_logs
+    from pipeline.console import announced, console, quiet_logs
 
     config = read_config(arguments)
     model = arguments.model
@@ -41,6 +41,9 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             raise CommandError(f"No version has been pushed to {config.model_dir} yet. Or name one: --model.", USAGE)
         model = found[-1].path
     folder, output, model = map(storage.absolute, (arguments.input, arguments.output, model))
+    for what, place in (("--input", folder), ("--model", model)):  # before the slow imports
+        if not (storage.is_remote(place) or os.path.isdir(place)):
+            raise CommandError(f"{what}: {place} does not exist or is not a folder.", USAGE)
     log = os.path.join(config.workspace, "logs", f"transcribe-{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
     started = datetime.datetime.now()
     # Workers that share this machine would otherwise each start as many threads as there are cores.
@@ -48,16 +51,18 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
     with quiet_logs(log):
         console().print(f"Transcribing {folder} with {model}", markup=False)
-        from components.batch_transcriber import batch
-        from components.batch_transcriber.shards import BatchError
-        from pipeline import beam_options
+        with announced("Loading Apache Beam and TensorFlow"):
+            from components.batch_transcriber import batch
+            from components.batch_transcriber.shards import BatchError, written
+            from pipeline import beam_options
 
         try:
             beam_options.check(config.beam)
-            outcome = batch.transcribe(
-                folder, output, model, beam_options.pipeline_options(config.beam), overwrite=arguments.overwrite,
-                batch_size=arguments.batch_size, pictures_per_shard=arguments.shard_size,
-            )  # fmt: skip
+            with announced(lambda: written(output) or "Looking for images", after=10):
+                outcome = batch.transcribe(
+                    folder, output, model, beam_options.pipeline_options(config.beam), overwrite=arguments.overwrite,
+                    batch_size=arguments.batch_size, pictures_per_shard=arguments.shard_size,
+                )  # fmt: skip
         except (BatchError, ConfigError) as error:
             raise CommandError(str(error), USAGE) from error
         except Exception as error:

@@ -86,10 +86,65 @@ def test_chosen_picture_is_read_and_its_characters_are_where_they_stand(page, br
         return [...document.querySelectorAll('rect')].map(e => e.getBoundingClientRect())
             .map(r => ((r.left + r.right) / 2 - box.left) / box.width); })()""")  # fmt: skip
     assert centres == pytest.approx([(8 * i + 2) / 32 for i in range(4)], abs=0.01)
-    assert "version 1" in browser.evaluate("at('about').textContent")
+    assert "Model htr, version 1" in browser.evaluate("at('about').textContent")
     browser.evaluate("document.querySelector('li').focus()")
     assert browser.evaluate("document.querySelectorAll('rect.lit').length") == 1
     assert browser.errors == []
+
+
+@pytest.mark.parametrize(
+    ("confidence", "level", "words"),
+    [
+        (0.99, "good", "Confident: 99 %"),
+        (0.7, "fair", "Please check: 70 %"),
+        (0.06, "bad", "Unsure, probably wrong: 6 %"),
+    ],
+)
+def test_low_confidence_is_said_in_words_and_looks_another_way(page, browser, confidence, level, words):
+    browser.open(f"http://{page.address}/")
+    answer = {"text": "Anna", "confidence": confidence, "characters": [], "width": 120, "height": 40, "model": "htr",
+              "version": 7, "milliseconds": 12.3}  # fmt: skip
+    browser.evaluate(f"show({json.dumps(answer)}, new Blob([]))")
+    assert browser.evaluate("at('level').textContent") == words
+    assert browser.evaluate("at('suspicions').hidden")
+    looks = "[at('level'), at('text')].map(e => [getComputedStyle(e).borderStyle, getComputedStyle(e).color].join())"
+    found = browser.evaluate(looks)
+    other = {**answer, "confidence": 0.7 if level == "good" else 0.99}
+    browser.evaluate(f"show({json.dumps(other)}, new Blob([]))")
+    assert browser.evaluate(looks)[0] != found[0]
+
+
+def test_what_the_answer_suspects_is_listed(page, browser):
+    browser.open(f"http://{page.address}/")
+    answer = {"text": "", "confidence": 0.9, "characters": [], "width": 9, "height": 9, "model": "htr", "version": 7,
+              "milliseconds": 1, "suspicions": ["The image is blank.", "<b>It is inverted.</b>"]}  # fmt: skip
+    browser.evaluate(f"show({json.dumps(answer)}, new Blob([]))")
+    listed = browser.evaluate("[...document.querySelectorAll('#suspicions li')].map(e => e.textContent)")
+    assert listed == answer["suspicions"] and not browser.evaluate("at('suspicions').hidden")
+    assert browser.evaluate("at('copy').disabled && at('text').textContent") == "(no text found)"
+
+
+def test_text_is_copied(page, browser, tmp_path):
+    (tmp_path / "word.png").write_bytes(png("word"))
+    browser.open(f"http://{page.address}/")
+    origin = f"http://{page.address}"
+    browser.call("Browser.grantPermissions", origin=origin, permissions=["clipboardReadWrite"])
+    browser.choose_file("#file", tmp_path / "word.png")
+    text_of(browser)
+    browser.evaluate("at('copy').click()")
+    wait_for(lambda: browser.evaluate("at('copied').textContent") == "Copied")
+    assert browser.evaluate("navigator.clipboard.readText()") == "word"
+
+
+def test_the_model_is_named_before_the_first_image(page, model, browser):
+    browser.open(f"http://{page.address}/")
+    wait_for(lambda: browser.evaluate("at('model').textContent"))
+    assert browser.evaluate("at('model').textContent") == "Model htr, version 1"
+    status, body, _ = post(page, None, path="/model", method="GET")
+    assert status == 200 and json.loads(body) == {"model": "htr", "version": 1}
+    model.stop()
+    status, body, _ = post(page, None, path="/model", method="GET")
+    assert status == 503 and json.loads(body)["error"]
 
 
 def test_dropped_picture_is_read(page, browser):
@@ -126,7 +181,7 @@ def test_errors_are_readable(page, model, browser, tmp_path):
     browser.open(f"http://{page.address}/")
     browser.choose_file("#file", tmp_path / "letter.png")
     wait_for(lambda: not browser.evaluate("at('error').hidden"))
-    assert "Not a picture" in browser.evaluate("at('error').textContent")
+    assert "Not a picture: it starts with 'Dear Sir'." in browser.evaluate("at('error').textContent")
     assert browser.evaluate("at('result').hidden && at('error').getAttribute('role')") == "alert"
     # Stopping the server would not do: browsers open spare connections, on which its threads still answer.
     network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
