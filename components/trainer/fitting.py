@@ -105,7 +105,8 @@ class Fitting:
         # Initial weights that are random are soon forgotten (see `_distributed_step`), those of a base are not.
         self._steps_before = tf.Variable(9.0 * self._span if train.warm_start else 0.0, trainable=False)
         self.history: list[dict[str, Any]] = []
-        self.best_cer, self.best_epoch, self._best_collapse = float("inf"), 0, None
+        self.best_cer, self.best_epoch = float("inf"), 0
+        self._best_collapse: str | None = None
         self.best_weights = self._weights()
         self.done = 0
         self._losses: list[float] = []
@@ -161,14 +162,14 @@ class Fitting:
         Args:
             device: What it ran on.
         """
-        base = self.history[0] if self.history and self.history[0]["epoch"] == 0 else None
+        base = self.history[0]["validation_cer"] if self.train.warm_start else None
         ended = "loss" if self._broken else "epochs" if self.done >= self.total else "patience"
         return Outcome(
             images=self.training.samples, validation_images=self.validation.samples, epochs=self.schedule.epochs,
             epochs_done=self.done // self.steps, steps=self.done, best_epoch=self.best_epoch,
-            best_validation_cer=self.best_cer, base_validation_cer=base and base["validation_cer"], ended=ended,
+            best_validation_cer=self.best_cer, base_validation_cer=base, ended=ended,
             still_falling=ended == "epochs" and still_falling(self.history), collapse=self._best_collapse,
-            device=device, seconds=self.history[-1]["seconds"] if self.history else 0.0,
+            device=device, seconds=self.history[-1]["seconds"],
         )  # fmt: skip
 
     def forget(self) -> None:

@@ -92,7 +92,7 @@ def run_fn(fn_args: Any) -> None:
     if not is_chief():
         return
 
-    settings = {
+    settings: dict[str, Any] = {
         "alphabet": alphabet, "transform": transform.model_dump(), "model": model_config.model_dump(),
         "train": train.model_dump() | dataclasses.asdict(fitting.schedule),
         "best_validation_cer": fitting.best_cer, "training": dataclasses.asdict(fitting.outcome(device)),

@@ -15,6 +15,7 @@ from components.trainer.accelerators import use_accelerators
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import expand, survey
 from components.trainer.model import build
+from components.trainer.progress import announced
 from components.trainer.schedule import schedule_for, trial_epochs
 from components.trainer.transfer import freeze, start_from
 from components.transform.preprocessing import read_alphabet
@@ -77,8 +78,9 @@ class RecogniserTuner(keras_tuner.Tuner):
         tft_output = tft.TFTransformOutput(fn_args.transform_graph_path)
         self.characters = read_alphabet(tft_output)
         spec = tft_output.transformed_feature_spec()
-        self.training_source = survey(expand(fn_args.train_files), spec, self.transform_config)
-        self.validation_source = survey(expand(fn_args.eval_files), spec, self.transform_config)
+        with announced("Surveying the training and validation images"):
+            self.training_source = survey(expand(fn_args.train_files), spec, self.transform_config)
+            self.validation_source = survey(expand(fn_args.eval_files), spec, self.transform_config)
         schedule = schedule_for(train, self.training_source.samples)
         epochs = trial_epochs(tune, schedule)
         self.train_config = train.model_copy(update={"epochs": epochs, "patience": epochs})
