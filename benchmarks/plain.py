@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.trainer.model import Recogniser
+from components.trainer.schedule import RATE
 from pipeline.config import ModelConfig, TrainConfig, TransformConfig
 
 
@@ -82,7 +83,7 @@ def main() -> None:
         labels[number, : len(row["text"])] = [alphabet.index(character) for character in row["text"]]
     read = time.perf_counter()
     train = TrainConfig()
-    PlainLoop(config, len(alphabet) + 1, height, train.learning_rate).model.fit(
+    PlainLoop(config, len(alphabet) + 1, height, RATE).model.fit(
         images, labels, batch_size=train.batch_size, epochs=1, verbose=0
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

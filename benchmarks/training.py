@@ -55,13 +55,14 @@ def main() -> None:
         source = survey(files["train"], FEATURES, config.transform)
         keras.utils.set_random_seed(1)
         size, height = config.train.batch_size, config.transform.height or 0
-        endless = config.train.model_copy(update={"epochs": 1000})
+        endless_epochs = 1000
+        endless = config.train.model_copy(update={"epochs": endless_epochs})
         fitting = Fitting(build(config.model, len(alphabet) + 1, height), source, source, alphabet, endless)
-        stream: Iterator[Any] = iter(batches(source, endless, endless.epochs))
-        feed: Iterator[Any] = iter(batches(source, endless, endless.epochs))
+        stream: Iterator[Any] = iter(batches(source, endless, endless_epochs))
+        feed: Iterator[Any] = iter(batches(source, endless, endless_epochs))
         one = next(stream)
-        plain = PlainLoop(config.model, len(alphabet) + 1, height, config.train.learning_rate)
-        plain_data = batches(source, endless.model_copy(update={"augment": 0.0}), endless.epochs)
+        plain = PlainLoop(config.model, len(alphabet) + 1, height, fitting.schedule.learning_rate)
+        plain_data = batches(source, endless.model_copy(update={"augment": 0.0}), endless_epochs)
         plain_stream = iter(plain_data.map(lambda inputs, labels: (inputs["images"], labels)))
         infer = tf.function(lambda inputs: fitting.model(inputs, training=False), reduce_retracing=True)
 

@@ -97,9 +97,15 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """How the network is trained."""
 
-    epochs: int = Field(30, ge=1, description="passes over the training pictures, at most")
+    epochs: int | None = Field(
+        None, ge=1, description="passes over the training images, at most; by their number if unset, 30 for 5,000"
+    )
     batch_size: int = Field(16, ge=1, description="pictures of one optimiser step")
-    learning_rate: float = Field(2e-3, gt=0, description="peak, after warm-up; decays along a cosine to a hundredth")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="peak, which decays along a cosine to a hundredth; 0.002 if unset, 0.0005 with warm_start",
+    )
     warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW; biases and normalisation are left out")
     clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
@@ -109,7 +115,9 @@ class TrainConfig(Section):
     augmentations: list[Literal["affine", "elastic", "stroke", "contrast", "noise", "cutout"]] = Field(
         ["affine", "elastic", "stroke", "contrast", "noise", "cutout"], description="which distortions"
     )
-    patience: int = Field(12, ge=1, description="epochs without a better validation CER before training stops")
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better validation CER before training stops; 40 % of all if unset"
+    )
     shuffle_buffer: int = Field(4096, ge=1, description="pictures held in memory for shuffling")
     warm_start: str | None = Field(None, description="version directory of a model whose weights are the start")
     freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
@@ -124,7 +132,7 @@ class TuneConfig(Section):
     """Search for better hyper-parameters before training: learning rate, augmentation, dropout, recurrent units."""
 
     trials: int = Field(0, ge=0, description="short trainings that are compared; 0 leaves the search out")
-    epochs: int = Field(6, ge=1, description="of each of them")
+    epochs: int | None = Field(None, ge=1, description="of each of them; a fifth of the training's if unset")
 
 
 # Features whose values `gate.slice_max_cer` may bound; the CER of each is computed.

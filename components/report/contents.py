@@ -22,6 +22,7 @@ from components.evaluator.verdict import Verdict
 from components.example_gen import dataset
 from components.report import analysis, figures
 from components.report.findings import Finding, Findings, some
+from components.trainer.outcome import still_falling
 from components.transform.geometry import COLUMNS_PER_FRAME, resized_width
 from htr_client.decoding import Alphabet
 from pipeline.config import Config, DataConfig, TransformConfig
@@ -104,7 +105,7 @@ class Material:
     settings: Mapping[str, Any]
     model_bytes: int
     readings: Mapping[int, Reading]
-    history: Sequence[Mapping[str, float]]
+    history: Sequence[Mapping[str, Any]]
     counts: Mapping[str, Any]
     rejects: Sequence[Mapping[str, str]] = ()
     anomalies: Sequence[tuple[str, str]] = ()
@@ -148,6 +149,7 @@ def build(material: Material) -> dict[str, Any]:
         "training": {
             "history": list(m.history),
             "best_validation_cer": m.settings.get("best_validation_cer"),
+            "base_validation_cer": m.settings.get("training", {}).get("base_validation_cer"),
             "augmented": f"data:image/png;base64,{base64.b64encode(m.augmented).decode()}" if m.augmented else None,
         },
         "model": {"alphabet": "".join(m.alphabet), "bytes": m.model_bytes, "transform": m.settings["transform"]},
@@ -397,8 +399,14 @@ def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -
 
 
 def _check_training(m: Material, result: Findings) -> None:
-    cer = [entry["validation_cer"] for entry in m.history]
-    if len(cer) >= 5 and int(np.argmin(cer)) >= len(cer) - 2 and cer[-1] < 0.95 * cer[len(cer) * 3 // 4]:
+    facts = m.settings.get("training", {})
+    if facts.get("collapse"):
+        result.problem("collapse", f"Training collapsed: {facts['collapse']}.",
+                       "Try more epochs (train.epochs), a lower train.learning_rate, or more labels.")  # fmt: skip
+    if facts.get("base_validation_cer") is not None and facts["best_epoch"] == 0:
+        result.note("base_kept", "No epoch read the validation images better than the model that training started "
+                    "from: its weights were kept.", "Try a lower train.learning_rate, or more labels.")  # fmt: skip
+    if still_falling(m.history):
         result.note("still_learning", "The validation CER was still falling when training ended.",
                     "More epochs will probably help: train.epochs.")  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,12 +61,13 @@ def _figure(width: float = 5.2, height: float = 2.6, **kinds: Any) -> tuple[Figu
     return figure, figure.subplots(**kinds)
 
 
-def learning_curves(history: Sequence[Mapping[str, float]]) -> str:
-    """Training loss and validation CER by epoch, with the epoch whose weights were kept."""
+def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
+    """Training loss and validation CER by epoch, with the epoch whose weights were kept; epoch 0 has no loss."""
     with matplotlib.rc_context(_STYLE):
         figure, (loss_axis, cer_axis) = _figure(5.2, 2.5, ncols=2)
         epochs = [entry["epoch"] for entry in history]
-        loss_axis.plot(epochs, [entry["loss"] for entry in history], color=_SECOND, marker=".", markersize=3)
+        losses = [math.nan if entry["loss"] is None else entry["loss"] for entry in history]
+        loss_axis.plot(epochs, losses, color=_SECOND, marker=".", markersize=3)
         loss_axis.set(xlabel="epoch", title="training loss (nats a picture)")
         cer = [100 * entry["validation_cer"] for entry in history]
         cer_axis.plot(epochs, cer, color=_ACCENT, marker=".", markersize=3)
@@ -77,7 +79,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> str:
         for axis in (loss_axis, cer_axis):
             axis.title.set_fontsize(9)
             axis.xaxis.get_major_locator().set_params(integer=True)
-        return _svg(figure, f"Training loss and validation CER over {len(history)} epochs")
+        return _svg(figure, f"Training loss and validation CER over {history[-1]['epoch']} epochs")
 
 
 def reliability(calibration: Mapping[str, Any]) -> str:

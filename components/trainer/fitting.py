@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from components.evaluator.metrics import ErrorCounts, count_errors
+from components.trainer import checkpoint
+from components.trainer.accelerators import is_chief
 from components.trainer.input_pipeline import Source, batches, divisible, plain_batches
 from components.trainer.model import Recogniser, ctc_loss
+from components.trainer.outcome import Outcome, Validation, advice_for_collapse, compare, still_falling
+from components.trainer.progress import Progress, announced
+from components.trainer.schedule import schedule_for
 from htr_client.decoding import Alphabet, BestPath
-from pipeline import code_version
 from pipeline.config import TrainConfig
 from pipeline.console import console
 
-CHECKPOINT_FILE = "checkpoint.npz"
+# Batches after which the loss is looked at within an epoch: the same ones on every worker, so that all stop together.
+_CHECKED = 100
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
@@ -48,38 +47,18 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
 
 
-def training_strategy() -> tf.distribute.Strategy:
-    """How training is spread: over the workers that TF_CONFIG names, over the GPUs of this machine, or not at all.
-
-    To be called before any other TensorFlow operation: TensorFlow sets up collective operations only then.
-    """
-    cluster = _tf_config().get("cluster", {})
-    if sum(len(addresses) for addresses in cluster.values()) > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if len(tf.config.list_physical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
-
-
-def is_chief() -> bool:
-    """Whether this process is the one that writes: the only one, or the first worker of TF_CONFIG."""
-    cluster, task = (_tf_config().get(part, {}) for part in ("cluster", "task"))
-    chief = ("chief" if "chief" in cluster else "worker", 0)
-    return not cluster or (task["type"], int(task["index"])) == chief
-
-
-def _tf_config() -> dict[str, Any]:
-    """What Kubeflow's training operator and others tell each worker about the cluster and its own place in it."""
-    return json.loads(os.environ.get("TF_CONFIG") or "{}")
-
-
 class Fitting:
     """A training: what it has done so far, and how to go on.
 
+    The base of a warm start is validated before the first optimiser step, and its weights count among the best: a
+    training that only damages ends where it began.
+
     Attributes:
-        model: the network; after `run` it has the averaged weights of the best epoch.
-        history: of each epoch its number, loss, validation CER, learning rate and the seconds since the start.
-        best_cer: lowest validation CER.
+        model: The network; after `run` it has the averaged weights of the best epoch.
+        schedule: Epochs, patience and learning rate, with what the configuration leaves open filled in.
+        history: Entries of all epochs; `outcome.Outcome` lists what they hold.
+        best_cer: Lowest validation CER.
+        best_epoch: Epoch that has it, 0 for the base of a warm start.
     """
 
     def __init__(
@@ -95,97 +74,123 @@ class Fitting:
         """Prepares the optimiser.
 
         Args:
-            model: with initial weights.
-            training: pictures to learn from.
-            validation: pictures to watch.
-            alphabet: characters of the classes.
-            train: optimiser, epochs, batches.
-            checkpoint_dir: where to save the state every now and then, and to look for one to go on from.
-            strategy: within whose scope the model was made; None on one device.
+            model: Network with initial weights, those of the base where `train.warm_start` is set.
+            training: Images to learn from.
+            validation: Images to monitor the training with.
+            alphabet: Characters of the classes.
+            train: Optimiser, epochs, batches.
+            checkpoint_dir: Where to save the state every now and then, and to look for one to go on from.
+            strategy: Within whose scope the model was made; None on one device.
         """
         self.model, self.training, self.validation, self.train = model, training, validation, train
+        self.schedule = schedule_for(train, training.samples)
         self.alphabet = Alphabet(alphabet)
         self.strategy = strategy or tf.distribute.get_strategy()
         self.steps = training.steps(train.batch_size)
-        self.checkpoint = os.path.join(checkpoint_dir, CHECKPOINT_FILE) if checkpoint_dir else None
-        schedule = WarmupCosine(train.learning_rate, int(train.warmup_epochs * self.steps), train.epochs * self.steps)
+        self.total = self.schedule.epochs * self.steps
+        self.checkpoint = os.path.join(checkpoint_dir, checkpoint.CHECKPOINT_FILE) if checkpoint_dir else None
+        rate = WarmupCosine(self.schedule.learning_rate, int(train.warmup_epochs * self.steps), self.total)
         with self.strategy.scope():
             self.optimizer = keras.optimizers.AdamW(
-                schedule, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm
+                rate, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm
             )
             self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
             if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
                 self.optimizer = keras.mixed_precision.LossScaleOptimizer(self.optimizer)
             self.optimizer.build(model.trainable_variables)
         # Moving averages of the weights (Polyak & Juditsky 1992) and of the normalisation's statistics with them.
+        self._span = max(train.average_epochs * self.steps, 1.0)
         self._averaged_variables = [v for v in model.variables if v.dtype == "float32"]
         self._averages = [tf.Variable(v.numpy(), trainable=False) for v in self._averaged_variables]
-        self._steps_before = tf.Variable(0.0, trainable=False)
-        self.history: list[dict[str, float]] = []
+        # Initial weights that are random are soon forgotten (see `_distributed_step`), those of a base are not.
+        self._steps_before = tf.Variable(9.0 * self._span if train.warm_start else 0.0, trainable=False)
+        self.history: list[dict[str, Any]] = []
         self.best_cer, self.best_epoch = float("inf"), 0
+        self._best_collapse: str | None = None
         self.best_weights = self._weights()
         self.done = 0
         self._losses: list[float] = []
+        self._broken: str | None = None
+        self._told_collapse = False
         self._seconds_before = 0.0
         self._step = tf.function(self._distributed_step, reduce_retracing=True)
         self._infer = tf.function(self._log_probs, reduce_retracing=True)
 
     def run(self, log_dir: str | None = None) -> None:
-        """Trains to the last epoch, or until nothing has improved for `patience` epochs.
+        """Trains to the last epoch, or until nothing has improved for as many epochs as patience lasts.
 
         Args:
-            log_dir: for TensorBoard.
+            log_dir: Directory for TensorBoard.
 
         Raises:
-            FloatingPointError: the loss is no longer finite.
+            FloatingPointError: The loss is no longer finite. A warm start ends with its best weights instead.
         """
         if self._restore():
             console().print(
                 f"  going on after {self.done // self.steps} epochs and {self.done % self.steps} batches "
                 f"of a training that was interrupted"
             )
-        begin = last_save = time.monotonic()
+        last_save = time.monotonic()
         writer = tf.summary.create_file_writer(log_dir) if log_dir and is_chief() else tf.summary.create_noop_writer()
-        on_terminal = console().is_terminal and is_chief()
-        with Progress(
-            TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console(), transient=True, disable=not on_terminal,
-        ) as bar, writer.as_default():  # fmt: skip
-            task = bar.add_task("")
+        sizes = (self.schedule.epochs, self.steps, self.training.samples)
+        with Progress(*sizes, self.done, self._seconds_before, is_chief()) as progress, writer.as_default():
+            if self.train.warm_start and not self.history:
+                self._measure_base(progress)
             stream = self._stream()
-            while self.done < self.train.epochs * self.steps and not self._patience_is_over():
-                epoch, batch = divmod(self.done, self.steps)
-                bar.update(
-                    task, description=f"epoch {epoch + 1}/{self.train.epochs}", total=self.steps, completed=batch
-                )
-                self._losses.append(self._step(next(stream)))
+            first = announced("Building the network's graph") if is_chief() else nullcontext()
+            while not self._is_over():
+                with first:
+                    self._losses.append(self._step(next(stream)))
+                first = nullcontext()
                 self.done += 1
+                progress.batch(self.done, self._recent_loss)
                 ended = self.done % self.steps == 0
+                if (ended or len(self._losses) % _CHECKED == 0) and self._is_broken():
+                    break
                 if ended:
-                    self._end_epoch(epoch, self._seconds_before + time.monotonic() - begin)
+                    self._end_epoch(progress)
                 if self.checkpoint and (ended or time.monotonic() - last_save > 60.0 * self.train.checkpoint_minutes):
-                    self._save(self._seconds_before + time.monotonic() - begin)
+                    self._save(progress.seconds)
                     last_save = time.monotonic()
         self._set_weights(self.best_weights)
+        if is_chief():
+            self._tell_end()
+
+    def outcome(self, device: str = "") -> Outcome:
+        """Facts about the training that has been run.
+
+        Args:
+            device: What it ran on.
+        """
+        base = self.history[0]["validation_cer"] if self.train.warm_start else None
+        ended = "loss" if self._broken else "epochs" if self.done >= self.total else "patience"
+        return Outcome(
+            images=self.training.samples, validation_images=self.validation.samples, epochs=self.schedule.epochs,
+            epochs_done=self.done // self.steps, steps=self.done, best_epoch=self.best_epoch,
+            best_validation_cer=self.best_cer, base_validation_cer=base, ended=ended,
+            still_falling=ended == "epochs" and still_falling(self.history), collapse=self._best_collapse,
+            device=device, seconds=self.history[-1]["seconds"],
+        )  # fmt: skip
 
     def forget(self) -> None:
         """Deletes the checkpoint: the training has been used."""
         if self.checkpoint and is_chief() and tf.io.gfile.exists(self.checkpoint):
             tf.io.gfile.remove(self.checkpoint)
 
-    def validate(self) -> ErrorCounts:
-        """Errors of the current weights on the validation split."""
+    def validate(self) -> Validation:
+        """How the current weights read the validation split."""
         texts: list[str] = []
         predictions: list[str] = []
-        for inputs, references in plain_batches(self.validation, self.train.batch_size):
-            log_probs, frames = self._infer(inputs)
-            texts += [text.decode() for text in references.numpy()]
-            decoded = BestPath().decode(log_probs.numpy(), frames.numpy(), self.alphabet)
-            predictions += [result.text for result in decoded]
-        return count_errors(texts, predictions)
+        with announced("Reading the validation images", after=20.0) if is_chief() else nullcontext():
+            for inputs, references in plain_batches(self.validation, self.train.batch_size):
+                log_probs, frames = self._infer(inputs)
+                texts += [text.decode() for text in references.numpy()]
+                decoded = BestPath().decode(log_probs.numpy(), frames.numpy(), self.alphabet)
+                predictions += [result.text for result in decoded]
+        return compare(texts, predictions)
 
     def _stream(self) -> Iterator[Any]:
-        dataset = batches(self.training, self.train, self.train.epochs, self.done)
+        dataset = batches(self.training, self.train, self.schedule.epochs, self.done)
         if self.strategy.num_replicas_in_sync > 1:
             dataset = divisible(dataset, self.strategy.num_replicas_in_sync)
             options = tf.data.Options()
@@ -195,9 +200,9 @@ class Fitting:
 
     def _distributed_step(self, batch: Any) -> tf.Tensor:
         losses = self.strategy.run(self._replica_step, args=batch)
-        # Over a tenth of the steps so far at first, so that the initial weights are soon forgotten.
+        # Over a tenth of the steps so far at first, so that random initial weights are soon forgotten.
         steps = self._steps_before.assign_add(1.0)
-        share = tf.maximum(1.0 / max(self.train.average_epochs * self.steps, 1.0), 9.0 / (9.0 + steps))
+        share = tf.maximum(1.0 / self._span, 9.0 / (9.0 + steps))
         for average, variable in zip(self._averages, self._averaged_variables, strict=True):
             average.assign_add(share * (tf.convert_to_tensor(variable.value) - average))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
@@ -218,33 +223,89 @@ class Fitting:
         outputs = self.model(inputs, training=False)
         return tf.nn.log_softmax(outputs["logits"]), outputs["frames"]
 
-    def _end_epoch(self, epoch: int, seconds: float) -> None:
+    def _measure_base(self, progress: Progress) -> None:
+        """Validates a warm start's base as epoch 0: the training has to beat it."""
+        found = self._validated(0, None, progress.seconds)
+        if is_chief():
+            console().print(f"  epoch   0/{self.schedule.epochs}  the base      validation CER {found.rate:.4f}")
+            self._tell_collapse(found)
+
+    def _end_epoch(self, progress: Progress) -> None:
         """Validates the averaged weights, keeps them if they are the best, prints a line."""
         loss = float(np.mean(self._losses))
         self._losses = []
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"the training loss became {loss} in epoch {epoch + 1}: lower train.learning_rate")
         with self._averaged():
-            cer = self.validate().rate
-            if cer < self.best_cer:
-                self.best_cer, self.best_epoch, self.best_weights = cer, epoch, self._weights()
-        rate = float(self.optimizer.learning_rate)
-        self.history.append(
-            {"epoch": epoch + 1, "loss": loss, "validation_cer": cer, "learning_rate": rate, "seconds": seconds}
+            found = self._validated(self.done // self.steps, loss, progress.seconds)
+        progress.epoch(
+            self.done, f"loss {loss:7.3f}  validation CER {found.rate:.4f}  (best {self.best_cer:.4f})", self._is_over()
         )
+        if self.train.warm_start and is_chief():
+            self._tell_collapse(found)
+
+    def _validated(self, epoch: int, loss: float | None, seconds: float) -> Validation:
+        """Validates the current weights and notes them in history, and among the best where they are."""
+        found = self.validate()
+        if found.rate < self.best_cer:
+            self.best_cer, self.best_epoch, self.best_weights = found.rate, epoch, self._weights()
+            self._best_collapse = found.collapse
+        self.history.append({
+            "epoch": epoch, "loss": loss, "validation_cer": found.rate, "empty": found.empty,
+            "learning_rate": float(self.optimizer.learning_rate), "seconds": seconds,
+        })  # fmt: skip
         for name in ("loss", "validation_cer", "learning_rate"):
-            tf.summary.scalar(name, self.history[-1][name], step=epoch + 1)
-        if is_chief():
-            left = seconds / (epoch + 1) * (self.train.epochs - epoch - 1)
+            if self.history[-1][name] is not None:
+                tf.summary.scalar(name, self.history[-1][name], step=epoch)
+        return found
+
+    def _tell_collapse(self, found: Validation) -> None:
+        """Says once that a warm start has collapsed; from nothing, CTC reads nothing at first, which is no news."""
+        if found.collapse and not self._told_collapse:
+            self._told_collapse = True
+            console().print(f"  {found.collapse}", style="yellow", markup=False)
+
+    def _tell_end(self) -> None:
+        """Says why training ended before its time, what a warm start has brought, and what to do about a collapse."""
+        if self._patience_is_over() and self.done < self.total:
+            console().print(f"  no better validation CER for {self.schedule.patience} epochs: training stops here")
+        rate = self.schedule.learning_rate
+        if self.train.warm_start and self.best_epoch == 0:
             console().print(
-                f"  epoch {epoch + 1:3d}/{self.train.epochs}  loss {loss:7.3f}  validation CER {cer:.4f}"
-                f"  (best {self.best_cer:.4f})  {_clock(seconds)} gone, {_clock(left)} left"
+                f"  no epoch reads the validation images better than the base (CER {self.best_cer:.4f}): the weights "
+                f"of the base are kept. Try a lower train.learning_rate (it is {rate:g}), or more labels.",
+                style="yellow",
             )
-            if self._patience_is_over():
-                console().print(f"  no better validation CER for {self.train.patience} epochs: training stops here")
+        elif self.train.warm_start:
+            base = self.history[0]["validation_cer"]
+            console().print(
+                f"  validation CER {base:.4f} with the base, {self.best_cer:.4f} after epoch {self.best_epoch}"
+            )
+        if self._best_collapse:
+            told = advice_for_collapse(self._best_collapse, self.done, self.schedule.epochs, rate)
+            console().print(f"  {told}", style="yellow", markup=False)
+
+    def _recent_loss(self) -> float:
+        return float(np.mean(self._losses[-_CHECKED:]))
+
+    def _is_broken(self) -> bool:
+        """Whether the loss is no longer finite, in which case a warm start ends and another training fails."""
+        loss = self._recent_loss()
+        if np.isfinite(loss):
+            return False
+        self._broken = (
+            f"the training loss became {loss} in epoch {(self.done - 1) // self.steps + 1}: lower train.learning_rate "
+            f"(it is {self.schedule.learning_rate:g})"
+        )
+        if not self.train.warm_start:
+            raise FloatingPointError(self._broken)
+        if is_chief():
+            console().print(f"  {self._broken}; training stops here", style="yellow")
+        return True
+
+    def _is_over(self) -> bool:
+        return self.done >= self.total or self._patience_is_over()
 
     def _patience_is_over(self) -> bool:
-        return self.done // self.steps > self.best_epoch + self.train.patience
+        return self.done // self.steps - self.best_epoch >= self.schedule.patience
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -269,56 +330,29 @@ class Fitting:
         return {"model": self.model.variables, "optimizer": self.optimizer.variables, "averages": averages}
 
     def _save(self, seconds: float) -> None:
-        """Writes everything that `_restore` needs: the file is the old one or the new one, never a part."""
+        """Writes everything that `_restore` needs."""
         arrays = {
             f"{part}/{i}": v.numpy() for part, variables in self._state().items() for i, v in enumerate(variables)
         }
+        if not self.checkpoint or not is_chief():
+            return
         arrays.update({f"best/{i}": value for i, value in enumerate(self.best_weights)})
         progress = {
             "done": self.done, "history": self.history, "best_cer": self.best_cer, "best_epoch": self.best_epoch,
-            "losses": [float(loss) for loss in self._losses], "seconds": seconds,
+            "best_collapse": self._best_collapse, "losses": [float(loss) for loss in self._losses], "seconds": seconds,
         }  # fmt: skip
-        if not self.checkpoint or not is_chief():
-            return
-        buffer = io.BytesIO()
-        np.savez(buffer, progress=np.frombuffer(json.dumps(progress).encode(), np.uint8), **arrays)
-        tf.io.gfile.makedirs(os.path.dirname(self.checkpoint))
-        incoming = f"{self.checkpoint}.incoming"
-        with tf.io.gfile.GFile(incoming, "wb") as file:
-            file.write(buffer.getvalue())
-        tf.io.gfile.rename(incoming, self.checkpoint, overwrite=True)
+        checkpoint.save(self.checkpoint, arrays, progress)
 
     def _restore(self) -> bool:
-        if not self.checkpoint or not tf.io.gfile.exists(self.checkpoint):
+        state = checkpoint.load(self.checkpoint) if self.checkpoint else None
+        if state is None:
             return False
-        try:
-            with tf.io.gfile.GFile(self.checkpoint, "rb") as file:
-                arrays = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            console().print(f"  {self.checkpoint} is damaged ({error}): the training starts anew", markup=False)
-            return False
+        arrays, progress = state
         for part, variables in self._state().items():
             for i, variable in enumerate(variables):
                 variable.assign(arrays[f"{part}/{i}"])
         self.best_weights = [arrays[f"best/{i}"] for i in range(len(self.best_weights))]
-        progress = json.loads(arrays["progress"].tobytes())
         self.done, self.history, self._losses = progress["done"], progress["history"], progress["losses"]
         self.best_cer, self.best_epoch = progress["best_cer"], progress["best_epoch"]
-        self._seconds_before = progress["seconds"]
+        self._best_collapse, self._seconds_before = progress["best_collapse"], progress["seconds"]
         return True
-
-
-def has_checkpoint(directory: str) -> bool:
-    """Whether an interrupted training has left its state in a directory."""
-    return tf.io.gfile.exists(os.path.join(directory, CHECKPOINT_FILE))
-
-
-def fingerprint(files: Sequence[str], *settings: str) -> str:
-    """Name of a training: the same for the same files (path and size), settings and code, so that it can be resumed."""
-    code = code_version.digest(["components.trainer.training"])
-    parts = [code, *settings, *(f"{file} {tf.io.gfile.stat(file).length}" for file in sorted(files))]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -14,10 +15,13 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.trainer import augment, export
+from components.trainer.accelerators import is_chief, training_strategy, use_accelerators
 from components.trainer.base import SETTINGS_FILE
-from components.trainer.fitting import Fitting, fingerprint, has_checkpoint, is_chief, training_strategy
-from components.trainer.input_pipeline import Source, batches, plain_batches, survey
+from components.trainer.checkpoint import fingerprint, has_checkpoint
+from components.trainer.fitting import Fitting
+from components.trainer.input_pipeline import Source, batches, expand, plain_batches, survey
 from components.trainer.model import build, ctc_loss, needed_frames
+from components.trainer.progress import announced
 from components.trainer.transfer import freeze, start_from
 from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.preprocessing import read_alphabet
@@ -28,18 +32,6 @@ HISTORY_FILE = "history.json"
 CURVES_FILE = "curves.png"
 SHEET_FILE = "augmented.png"
 UNALIGNABLE_FILE = "unalignable.json"
-
-
-def use_accelerators(train: TrainConfig) -> str:
-    """Lets TensorFlow take GPU memory as needed and, where it pays, compute in float16. Returns what is used."""
-    # Steps that `pipeline.steps` launches have it already. `set_memory_growth` would fail after an earlier step of the
-    # process, Transform for one, has used TensorFlow.
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    gpus = tf.config.list_physical_devices("GPU")
-    capable = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0,))[0] >= 7 for gpu in gpus]
-    mixed = train.mixed_precision and bool(gpus) and all(capable)
-    keras.mixed_precision.set_global_policy("mixed_float16" if mixed else "float32")
-    return f"{len(gpus)} GPU(s){', float16' if mixed else ''}" if gpus else f"CPU, {os.cpu_count()} cores"
 
 
 def run_fn(fn_args: Any) -> None:
@@ -70,8 +62,9 @@ def run_fn(fn_args: Any) -> None:
     tft_output = tft.TFTransformOutput(fn_args.transform_output)
     alphabet = read_alphabet(tft_output)
     feature_spec = tft_output.transformed_feature_spec()
-    training = survey(expand(fn_args.train_files), feature_spec, transform)
-    validation = survey(expand(fn_args.eval_files), feature_spec, transform)
+    with announced("Surveying the training and validation images"):
+        training = survey(expand(fn_args.train_files), feature_spec, transform)
+        validation = survey(expand(fn_args.eval_files), feature_spec, transform)
     _tell_unalignable(training, fn_args.model_run_dir)
 
     state_dir = None
@@ -85,29 +78,36 @@ def run_fn(fn_args: Any) -> None:
             console().print(f"  starting from {start_from(model, alphabet, train.warm_start)}")
         freeze(model, train.freeze)
     fitting = Fitting(model, training, validation, alphabet, train, state_dir, strategy)
+    replicas = f", {strategy.num_replicas_in_sync} replicas" if strategy.num_replicas_in_sync > 1 else ""
+    console().print(f"  training on {device}{replicas}", markup=False)
     console().print(
-        f"  {training.samples} pictures to train on, {validation.samples} to watch, {len(alphabet)} characters, "
-        f"{model.count_params():,} parameters, {device}"
-        + (f", {strategy.num_replicas_in_sync} replicas" if strategy.num_replicas_in_sync > 1 else "")
+        f"  {training.samples:,} images to train on, {validation.samples:,} for validation, {len(alphabet)} "
+        f"characters, {model.count_params():,} parameters"
+    )
+    console().print(
+        f"  at most {fitting.schedule.epochs} epochs of {fitting.steps:,} optimiser steps, {fitting.total:,} in all"
+        + ("" if train.epochs else "; train.epochs sets another number")
     )
     fitting.run(log_dir=os.path.join(fn_args.model_run_dir, "tensorboard"))
     if not is_chief():
         return
 
-    # What is served is float32, on one device, whatever it was trained on.
-    weights = [variable.numpy() for variable in model.variables]
-    keras.mixed_precision.set_global_policy("float32")
-    final = build(model_config, classes, height)
-    for variable, value in zip(final.variables, weights, strict=True):
-        variable.assign(value)
-    temperature = fit_temperature(final, validation, alphabet)
-    served = export.ServedModel(final, tft_output, alphabet, transform, temperature)
-    pictures = _pictures_for_warmup(validation)
-    export.save(served, fn_args.serving_model_dir, pictures, fn_args.custom_config["name"])
-    settings = {
+    settings: dict[str, Any] = {
         "alphabet": alphabet, "transform": transform.model_dump(), "model": model_config.model_dump(),
-        "train": train.model_dump(), "best_validation_cer": fitting.best_cer, "temperature": temperature,
+        "train": train.model_dump() | dataclasses.asdict(fitting.schedule),
+        "best_validation_cer": fitting.best_cer, "training": dataclasses.asdict(fitting.outcome(device)),
     }  # fmt: skip
+    with announced("Exporting the model"):
+        # What is served is float32, on one device, whatever it was trained on.
+        weights = [variable.numpy() for variable in model.variables]
+        keras.mixed_precision.set_global_policy("float32")
+        final = build(model_config, classes, height)
+        for variable, value in zip(final.variables, weights, strict=True):
+            variable.assign(value)
+        settings["temperature"] = fit_temperature(final, validation, alphabet)
+        served = export.ServedModel(final, tft_output, alphabet, transform, settings["temperature"])
+        pictures = _pictures_for_warmup(validation)
+        export.save(served, fn_args.serving_model_dir, pictures, fn_args.custom_config["name"])
     _write(os.path.join(fn_args.serving_model_dir, SETTINGS_FILE), json.dumps(settings, indent=1, ensure_ascii=False))
     _write(os.path.join(fn_args.model_run_dir, HISTORY_FILE), json.dumps(fitting.history, indent=1))
     with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, CURVES_FILE), "wb") as file:
@@ -180,16 +180,11 @@ def _tell_unalignable(source: Source, directory: str) -> None:
     if source.unalignable:
         shown = ", ".join(source.unalignable[:5]) + (", ..." if len(source.unalignable) > 5 else "")
         console().print(
-            f"  {len(source.unalignable)} pictures have fewer frames than their labels need and are left out: {shown}"
+            f"  {len(source.unalignable)} images have fewer frames than their labels need and are left out: {shown}"
         )
         _write(os.path.join(directory, UNALIGNABLE_FILE), json.dumps(source.unalignable, ensure_ascii=False))
     if not source.samples:
-        raise ValueError("no picture can be trained on: all are too narrow for their labels; see transform.preset")
-
-
-def expand(patterns: Sequence[str]) -> list[str]:
-    """The files that patterns stand for, sorted."""
-    return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+        raise ValueError("no image can be trained on: all are too narrow for their labels; see transform.preset")
 
 
 def _pictures_for_warmup(source: Source, count: int = 4) -> list[bytes]:
@@ -207,8 +202,8 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def plot_curves(history: list[dict[str, float]], file: Any) -> None:
-    """Draws training loss and validation CER by epoch as PNG into a binary file."""
+def plot_curves(history: list[dict[str, Any]], file: Any) -> None:
+    """Draws training loss and validation CER by epoch as PNG into a binary file; epoch 0, a base, has no loss."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -11,23 +11,30 @@ import tensorflow_transform as tft
 from keras_tuner.engine.trial import TrialStatus
 from tfx.components.tuner.component import TunerFnResult
 
+from components.trainer.accelerators import use_accelerators
 from components.trainer.fitting import Fitting
-from components.trainer.input_pipeline import survey
+from components.trainer.input_pipeline import expand, survey
 from components.trainer.model import build
-from components.trainer.training import expand, use_accelerators
+from components.trainer.progress import announced
+from components.trainer.schedule import schedule_for, trial_epochs
 from components.trainer.transfer import freeze, start_from
 from components.transform.preprocessing import read_alphabet
 from pipeline.config import ModelConfig, TrainConfig, TransformConfig, TuneConfig
 from pipeline.console import console
 
 
-def search_space(model: ModelConfig, train: TrainConfig) -> keras_tuner.HyperParameters:
+def search_space(model: ModelConfig, train: TrainConfig, rate: float) -> keras_tuner.HyperParameters:
     """The few settings that matter most, by their names in the configuration; the defaults are the configured ones.
 
     Where training starts from an earlier model, the number of units is that model's.
+
+    Args:
+        model: Section `model` of the configuration.
+        train: Section `train`.
+        rate: Learning rate that training would take.
     """
     space = keras_tuner.HyperParameters()
-    rate, units = train.learning_rate, model.recurrent_units
+    units = model.recurrent_units
     space.Float("train.learning_rate", rate / 4, rate * 4, sampling="log", default=rate)
     space.Float("train.augment", 0.0, max(train.augment, 1.5), default=train.augment)
     space.Float("model.dropout", 0.0, max(model.dropout, 0.5), default=model.dropout)
@@ -68,14 +75,18 @@ class RecogniserTuner(keras_tuner.Tuner):
         self.model_config = ModelConfig.model_validate_json(sections["model"])
         train = TrainConfig.model_validate_json(sections["train"])
         use_accelerators(train)
-        self.train_config = train.model_copy(update={"epochs": tune.epochs, "patience": tune.epochs})
         tft_output = tft.TFTransformOutput(fn_args.transform_graph_path)
         self.characters = read_alphabet(tft_output)
         spec = tft_output.transformed_feature_spec()
-        self.training_source = survey(expand(fn_args.train_files), spec, self.transform_config)
-        self.validation_source = survey(expand(fn_args.eval_files), spec, self.transform_config)
+        with announced("Surveying the training and validation images"):
+            self.training_source = survey(expand(fn_args.train_files), spec, self.transform_config)
+            self.validation_source = survey(expand(fn_args.eval_files), spec, self.transform_config)
+        schedule = schedule_for(train, self.training_source.samples)
+        epochs = trial_epochs(tune, schedule)
+        self.train_config = train.model_copy(update={"epochs": epochs, "patience": epochs})
+        space = search_space(self.model_config, train, schedule.learning_rate)
         oracle = ConfiguredFirst(
-            hyperparameters=search_space(self.model_config, train), tune_new_entries=False,
+            hyperparameters=space, tune_new_entries=False,
             objective=keras_tuner.Objective("validation_cer", "min"), max_trials=tune.trials, seed=train.seed,
         )  # fmt: skip
         super().__init__(oracle, directory=os.path.join(fn_args.working_dir, "trials"), project_name="htr")

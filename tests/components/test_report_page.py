@@ -69,6 +69,30 @@ def test_page_of_a_model_that_must_not_ship_says_so():
     assert "nothing to compare" in html and 'id="steps"' not in html
 
 
+def test_page_tells_what_a_warm_start_has_brought():
+    history = [{"epoch": 0, "loss": None, "validation_cer": 0.06, "seconds": 1.0},
+               *({"epoch": i, "loss": 2.0, "validation_cer": 0.9, "seconds": 10.0 * i} for i in (1, 2))]  # fmt: skip
+    settings = material(table(words(50))).settings
+    facts = {"base_validation_cer": 0.06, "best_epoch": 0, "collapse": None}
+    made = contents.build(
+        material(
+            table(words(50)), history=history, settings={**settings, "best_validation_cer": 0.06, "training": facts}
+        )
+    )
+    assert "base_kept" in {finding["kind"] for finding in made["findings"]}
+    json.dumps(contents.metrics(made), allow_nan=False)
+    told = report.page(json.loads(json.dumps(made)))
+    assert "CER over 2 epochs" in told and "2 epochs in 20 s" in told
+    assert "The model that training started from has 6.00 % there" in told
+
+
+def test_page_tells_of_a_collapse():
+    settings = material(table(words(50))).settings
+    facts = {"collapse": "the network reads nothing: 50 of 50 validation images come out empty"}
+    made = contents.build(material(table(words(50)), settings={**settings, "training": facts}))
+    assert "the network reads nothing: 50 of 50 validation images come out empty" in report.page(made)
+
+
 def test_page_of_a_run_that_failed_names_the_step():
     html = report.page(None, "2026-01-02T03:04:05", [Step("Transform", "FAILED", 1.0)])
     assert "The run ended at Transform" in html and "Run of 2026-01-02 03:04:05" in html

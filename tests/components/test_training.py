@@ -19,7 +19,7 @@ from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 
 from components.evaluator.metrics import count_errors
-from components.trainer import training, transfer, tuning
+from components.trainer import accelerators, checkpoint, training, transfer, tuning
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, divisible, plain_batches, survey
 from components.trainer.model import build
@@ -50,7 +50,7 @@ def lines(tmp_path_factory):
 def capable_gpu(monkeypatch):
     """A GPU that TensorFlow tells of. Nothing can compute on it; what is asked for float16 does so on the CPU."""
     devices, gpu = tf.config.list_physical_devices, tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
-    details = {"compute_capability": (8, 0)}
+    details = {"compute_capability": (8, 0), "device_name": "Test GPU"}
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [gpu] if kind == "GPU" else devices(kind))
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda device: details)
     yield
@@ -118,7 +118,7 @@ def test_pictures_that_cannot_be_aligned_are_named_and_left_out(tmp_path, capsys
     assert source.unalignable == [str(i) for i in range(24) if i % 4 in (1, 2)] and source.samples == 12
     train = TRAIN.model_copy(update={"epochs": 1})
     training.run_fn(SimpleNamespace(**arguments(folder, tmp_path / "out", train, transform)))
-    assert "12 pictures have fewer frames than their labels need and are left out: 1, 2, 5" in capsys.readouterr().err
+    assert "12 images have fewer frames than their labels need and are left out: 1, 2, 5" in capsys.readouterr().err
     named = json.loads((tmp_path / "out" / "run" / training.UNALIGNABLE_FILE).read_text())
     assert named == source.unalignable
     history = json.loads((tmp_path / "out" / "run" / training.HISTORY_FILE).read_text())
@@ -174,7 +174,7 @@ def test_a_changed_setting_does_not_resume_another_training(toy, tmp_path):
     first = arguments(toy, tmp_path, train, WORD)
     second = arguments(toy, tmp_path, train.model_copy(update={"seed": 5}), WORD)
     names = [
-        training.fingerprint(a["train_files"], *(a["custom_config"][s] for s in ("transform", "model", "train")))
+        checkpoint.fingerprint(a["train_files"], *(a["custom_config"][s] for s in ("transform", "model", "train")))
         for a in (first, second)
     ]
     assert names[0] != names[1]
@@ -196,7 +196,7 @@ def test_a_training_interrupted_under_another_precision_starts_anew_and_says_so(
     training.run_fn(given)
     told = " ".join(capsys.readouterr().err.split())
     assert "a training that was interrupted used float32, this one mixed_float16: it starts anew" in told
-    assert "1 GPU(s), float16" in told and "going on after" not in told
+    assert "1 GPU (Test GPU), float16" in told and "going on after" not in told
     history = json.loads((tmp_path / "run" / training.HISTORY_FILE).read_text())
     assert np.isfinite(history[0]["loss"])
 
@@ -204,7 +204,9 @@ def test_a_training_interrupted_under_another_precision_starts_anew_and_says_so(
 def test_accelerators_are_used_also_after_an_earlier_step_has_used_tensorflow(capable_gpu, monkeypatch):
     monkeypatch.delenv(GROWTH, raising=False)
     assert tf.executing_eagerly() and float(tf.constant(1.0)) == 1.0
-    assert training.use_accelerators(TRAIN.model_copy(update={"mixed_precision": True})) == "1 GPU(s), float16"
+    assert (
+        accelerators.use_accelerators(TRAIN.model_copy(update={"mixed_precision": True})) == "1 GPU (Test GPU), float16"
+    )
     assert os.environ[GROWTH] == "true"
 
 

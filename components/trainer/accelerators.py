@@ -1,0 +1,65 @@
+"""What TensorFlow computes on: GPUs, float16, several replicas or workers."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from components.trainer.devices import system_gpus, unused_gpus
+from pipeline.config import TrainConfig
+from pipeline.console import console
+
+
+def use_accelerators(train: TrainConfig) -> str:
+    """Lets TensorFlow take GPU memory as needed and, where it pays, compute in float16.
+
+    Warns where the system has a GPU that TensorFlow does not see.
+
+    Args:
+        train: Section `train` of the configuration.
+
+    Returns:
+        What is used, such as "1 GPU (NVIDIA L4), float16" or "CPU, 2 cores".
+    """
+    # Steps that `pipeline.steps` launches have it already. `set_memory_growth` would fail after an earlier step of the
+    # process, Transform for one, has used TensorFlow.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    mixed = train.mixed_precision and bool(gpus) and all(d.get("compute_capability", (0,))[0] >= 7 for d in details)
+    keras.mixed_precision.set_global_policy("mixed_float16" if mixed else "float32")
+    if not gpus:
+        if warning := unused_gpus(system_gpus(), len(gpus)):
+            console().print(f"  warning: {warning}", style="yellow", markup=False)
+        return f"CPU, {os.cpu_count()} cores"
+    names = ", ".join(sorted({detail.get("device_name", "unknown kind") for detail in details}))
+    return f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''} ({names}){', float16' if mixed else ''}"
+
+
+def training_strategy() -> tf.distribute.Strategy:
+    """How training is spread: over the workers that TF_CONFIG names, over the GPUs of this machine, or not at all.
+
+    To be called before any other TensorFlow operation: TensorFlow sets up collective operations only then.
+    """
+    cluster = _tf_config().get("cluster", {})
+    if sum(len(addresses) for addresses in cluster.values()) > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if len(tf.config.list_physical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def is_chief() -> bool:
+    """Whether this process is the one that writes: the only one, or the first worker of TF_CONFIG."""
+    cluster, task = (_tf_config().get(part, {}) for part in ("cluster", "task"))
+    chief = ("chief" if "chief" in cluster else "worker", 0)
+    return not cluster or (task["type"], int(task["index"])) == chief
+
+
+def _tf_config() -> dict[str, Any]:
+    """What Kubeflow's training operator and others tell each worker about the cluster and its own place in it."""
+    return json.loads(os.environ.get("TF_CONFIG") or "{}")

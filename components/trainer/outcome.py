@@ -1,0 +1,137 @@
+"""What a training came to, in facts and words, for the terminal, the settings file and the report. No TensorFlow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.evaluator.metrics import ErrorCounts, count_errors
+
+# Share of validation images that come out empty, or all alike, from which on a network counts as collapsed.
+_COLLAPSED = 0.95
+# CTC networks of this size read nothing before about so many optimiser steps.
+_STEPS_TO_READ = 2000
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a network reads the validation split.
+
+    Attributes:
+        errors: Edits and lengths of all images.
+        images: Number of images.
+        empty: Images in which the network reads nothing.
+        alike: Images that come out as `commonest`.
+        commonest: The most frequent text.
+    """
+
+    errors: ErrorCounts
+    images: int
+    empty: int
+    alike: int
+    commonest: str
+
+    @property
+    def rate(self) -> float:
+        """CER."""
+        return self.errors.rate
+
+    @property
+    def collapse(self) -> str | None:
+        """A sentence where the network has collapsed: it reads nothing, or the same text everywhere."""
+        if self.images and self.empty >= _COLLAPSED * self.images:
+            return f"the network reads nothing: {self.empty} of {self.images} validation images come out empty"
+        if self.images > 1 and self.alike >= _COLLAPSED * self.images and self.rate > 0.5:
+            return (
+                f"the network reads the same everywhere: {self.alike} of {self.images} validation images come out as "
+                f"{self.commonest!r}"
+            )
+        return None
+
+
+def compare(references: Sequence[str], predictions: Sequence[str]) -> Validation:
+    """Compares texts that a network reads with the labels.
+
+    Args:
+        references: Labels.
+        predictions: Texts, in the same order.
+
+    Returns:
+        Errors, and how many texts are empty or alike.
+    """
+    texts = Counter(predictions)
+    commonest, alike = texts.most_common(1)[0] if texts else ("", 0)
+    return Validation(count_errors(references, predictions), len(predictions), texts[""], alike, commonest)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Facts about a training; the settings file of a model has them in its section `training`.
+
+    `history.json` has the entries of all epochs: `epoch`, `loss`, `validation_cer`, `empty` (validation images that
+    come out empty), `learning_rate`, `seconds` since the start. A warm start's first entry is epoch 0, the base before
+    the first optimiser step; its loss is null.
+
+    Attributes:
+        images: Number of training images.
+        validation_images: Number of validation images.
+        epochs: Epochs that were planned.
+        epochs_done: Epochs that were finished.
+        steps: Optimiser steps that were done.
+        best_epoch: Epoch whose weights were kept; 0 for those of the base.
+        best_validation_cer: Its CER on the validation split.
+        base_validation_cer: CER of the base of a warm start before the first step; None from nothing.
+        ended: "epochs" after the last one, "patience" where nothing improved any more, "loss" where it was not finite.
+        still_falling: Whether the validation CER still fell when the training ended: more epochs would help.
+        collapse: Sentence that says so where the kept weights read nothing, or the same text everywhere.
+        device: What the training ran on.
+        seconds: Time of the training.
+    """
+
+    images: int
+    validation_images: int
+    epochs: int
+    epochs_done: int
+    steps: int
+    best_epoch: int
+    best_validation_cer: float
+    base_validation_cer: float | None
+    ended: str
+    still_falling: bool
+    collapse: str | None
+    device: str
+    seconds: float
+
+
+def still_falling(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the validation CER still fell in the last epochs.
+
+    Args:
+        history: Entries of all epochs.
+
+    Returns:
+        True where one of the last epochs is the best and the last quarter has brought a twentieth or more.
+    """
+    cer = [entry["validation_cer"] for entry in history]
+    recent = max(2, len(cer) // 10)
+    return len(cer) >= 5 and min(cer) in cer[-recent:] and min(cer) < 0.95 * cer[len(cer) * 3 // 4 - 1]
+
+
+def advice_for_collapse(collapse: str, steps: int, epochs: int, learning_rate: float) -> str:
+    """What to do about a training from nothing that has ended collapsed.
+
+    Args:
+        collapse: Sentence of `Validation.collapse`.
+        steps: Optimiser steps that were done.
+        epochs: Epochs that were planned.
+        learning_rate: Peak of the learning rate.
+
+    Returns:
+        The sentence, with what to try, the likeliest first.
+    """
+    longer = f"more epochs (train.epochs is {epochs}: {steps:,} optimiser steps; a network needs some thousands)"
+    slower = f"a lower train.learning_rate (it is {learning_rate:g})"
+    ways = [longer, slower] if steps < _STEPS_TO_READ else [slower, longer]
+    return f"{collapse}. Try {ways[0]}, {ways[1]}, or more labels."

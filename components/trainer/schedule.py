@@ -1,0 +1,78 @@
+"""How long to train and how fast to learn where the configuration leaves it open. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pipeline.config import TrainConfig, TuneConfig
+
+# From nothing: 30 epochs of 5,000 images in batches of 16, with which docs/accuracy.md's figures were measured.
+# Optimiser steps grow with the square root of the number of images: a hundred times the images get a tenth of the
+# epochs. Small sets get half of these steps at least, since CTC reads nothing at all in its first thousand.
+_IMAGES, _STEPS = 5000, 9400
+_FEWEST_STEPS = _STEPS // 2
+_EPOCHS = (3, 300)
+# Epochs without a better validation CER before training stops, as a share of all.
+_PATIENCE = 0.4
+
+RATE = 2e-3
+# A base at RATE loses for epochs what it knows: docs/accuracy.md has the figures.
+WARM_RATE = 5e-4
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a training does, with every open setting filled in.
+
+    Attributes:
+        epochs: Passes over the training images, at most.
+        patience: Epochs without a better validation CER before training stops.
+        learning_rate: Peak of the learning rate.
+    """
+
+    epochs: int
+    patience: int
+    learning_rate: float
+
+
+def epochs_for(train: TrainConfig, samples: int) -> int:
+    """Number of epochs: the configured one, else as many as the number of images asks for.
+
+    Args:
+        train: Section `train` of the configuration.
+        samples: Number of training images.
+
+    Returns:
+        `train.epochs` where it is set. Else, in batches of 16: 300 for 200 images, 247 for 300, 75 for 1,000, 30 for
+        5,000, 15 for 20,000, 7 for 100,000, 4 for 330,000.
+    """
+    if train.epochs is not None:
+        return train.epochs
+    steps = max(_STEPS * math.sqrt(samples / _IMAGES), _FEWEST_STEPS)
+    least, most = _EPOCHS
+    return min(max(round(steps / math.ceil(max(samples, 1) / train.batch_size)), least), most)
+
+
+def schedule_for(train: TrainConfig, samples: int) -> Schedule:
+    """Fills in what the configuration leaves open.
+
+    Args:
+        train: Section `train` of the configuration.
+        samples: Number of training images.
+
+    Returns:
+        Epochs, patience and learning rate.
+    """
+    epochs = epochs_for(train, samples)
+    rate = WARM_RATE if train.warm_start else RATE
+    return Schedule(
+        epochs=epochs,
+        patience=train.patience or max(5, round(_PATIENCE * epochs)),
+        learning_rate=train.learning_rate or rate,
+    )
+
+
+def trial_epochs(tune: TuneConfig, schedule: Schedule) -> int:
+    """Epochs of each short training that Tuner compares: the configured ones, else a fifth of the training's."""
+    return tune.epochs or max(1, round(schedule.epochs / 5))

@@ -1,0 +1,53 @@
+"""How long a training lasts where nobody says so, and what is told of it: no TensorFlow needed."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from components.trainer.schedule import Schedule, epochs_for, schedule_for, trial_epochs
+from pipeline.config import TrainConfig, TuneConfig
+
+OPEN = TrainConfig()
+
+
+def steps(images: int, train: TrainConfig = OPEN) -> int:
+    return epochs_for(train, images) * math.ceil(images / train.batch_size)
+
+
+def test_epochs_follow_the_number_of_images():
+    table = {200: 300, 300: 247, 1000: 75, 5000: 30, 20_000: 15, 100_000: 7, 330_000: 4, 10_000_000: 3}
+    assert {images: epochs_for(OPEN, images) for images in table} == table
+    for images in table:
+        if images >= 300 and images <= 330_000:
+            assert 4_000 < steps(images) < 85_000
+    epochs = [epochs_for(OPEN, images) for images in range(1, 400_000, 997)]
+    assert epochs == sorted(epochs, reverse=True) and epochs_for(OPEN, 0) == 300
+
+
+def test_larger_batches_get_as_many_steps():
+    assert steps(5000, TrainConfig(batch_size=64)) == pytest.approx(steps(5000), rel=0.05)
+
+
+@pytest.mark.parametrize("images", [10, 5000, 330_000])
+def test_an_explicit_number_wins(images):
+    told = TrainConfig(epochs=9, patience=2, learning_rate=0.03)
+    assert schedule_for(told, images) == Schedule(epochs=9, patience=2, learning_rate=0.03)
+
+
+def test_patience_is_relative_and_a_warm_start_learns_slower():
+    assert schedule_for(OPEN, 5000) == Schedule(epochs=30, patience=12, learning_rate=2e-3)
+    assert schedule_for(TrainConfig(epochs=4), 5000).patience == 5
+    warm = schedule_for(TrainConfig(warm_start="htr/1"), 5000)
+    assert warm.learning_rate < 1e-3
+    assert trial_epochs(TuneConfig(), schedule_for(OPEN, 5000)) == 6
+    assert trial_epochs(TuneConfig(epochs=2), schedule_for(OPEN, 5000)) == 2
+
+
+def test_what_check_and_report_use_needs_no_tensorflow():
+    modules = ["schedule", "outcome", "devices", "progress"]
+    code = "import sys\n" + "".join(f"import components.trainer.{name}\n" for name in modules)
+    code += "print([name for name in ('tensorflow', 'keras', 'tfx') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

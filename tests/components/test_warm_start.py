@@ -1,0 +1,162 @@
+"""A warm start is compared with its base: it may learn, and it cannot end worse than it began."""
+
+import json
+from types import SimpleNamespace
+
+import keras
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from components.trainer import accelerators, training, transfer
+from components.trainer.fitting import Fitting
+from components.trainer.input_pipeline import survey
+from components.trainer.model import build
+from components.trainer.schedule import RATE
+from components.transform import preprocessing
+from pipeline.config import TransformConfig
+from tests.components.toy import SMALL, TRAIN, WORDS, arguments, write_transformed
+
+WORD = TransformConfig()
+
+
+@pytest.fixture(scope="module")
+def base(toy, tmp_path_factory):
+    """The directory of a model that reads the toy script well."""
+    given = arguments(toy, tmp_path_factory.mktemp("base"), TRAIN, WORD)
+    training.run_fn(SimpleNamespace(**given))
+    return given["serving_model_dir"]
+
+
+def run(data, out, train):
+    """Trains; returns the history and the model's settings."""
+    given = arguments(data, out, train, WORD)
+    training.run_fn(SimpleNamespace(**given))
+    settings = json.loads((out / "model" / "assets.extra" / "htr.json").read_text())
+    return json.loads((out / "run" / training.HISTORY_FILE).read_text()), settings
+
+
+def warm(base, **settings):
+    return TRAIN.model_copy(update={"warm_start": base, **settings})
+
+
+def validation_cer(data, model_dir):
+    """CER of an exported model's weights on the toy script."""
+    tft_output = tft.TFTransformOutput(str(data / "tft"))
+    source = survey([str(data / "train.gz")], tft_output.transformed_feature_spec(), WORD)
+    alphabet = preprocessing.read_alphabet(tft_output)
+    model = build(SMALL, len(alphabet) + 1, 32)
+    transfer.start_from(model, alphabet, model_dir)
+    return Fitting(model, source, source, alphabet, TRAIN).validate().rate
+
+
+def test_a_training_that_only_damages_ends_with_the_weights_of_its_base(toy, base, tmp_path, capsys):
+    history, settings = run(toy, tmp_path, warm(base, epochs=2, learning_rate=50 * RATE))
+    assert [entry["epoch"] for entry in history] == [0, 1, 2] and history[0]["loss"] is None
+    before = history[0]["validation_cer"]
+    assert before == pytest.approx(validation_cer(toy, base)) and before < 0.05
+    assert min(entry["validation_cer"] for entry in history[1:]) > before + 0.3, "it does damage"
+    assert validation_cer(toy, str(tmp_path / "model")) == pytest.approx(before)
+    facts = settings["training"]
+    assert (facts["best_epoch"], facts["epochs_done"], facts["ended"]) == (0, 2, "epochs")
+    assert facts["best_validation_cer"] == facts["base_validation_cer"] == pytest.approx(before)
+    assert not facts["collapse"] and not facts["still_falling"]
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"epoch 0/2 the base validation CER {before:.4f}" in told
+    assert f"no epoch reads the validation images better than the base (CER {before:.4f})" in told
+    assert "the weights of the base are kept. Try a lower train.learning_rate (it is 0.1)" in told
+    assert "validation images come out" in told, "it has collapsed, and that is said at once"
+    assert (tmp_path / "run" / training.CURVES_FILE).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_loss_that_is_not_finite_ends_a_warm_start_at_its_base_and_fails_another_training(
+    toy, base, tmp_path, capsys
+):
+    absurd = {"epochs": 3, "learning_rate": 1e30, "clip_norm": 1e30}
+    history, settings = run(toy, tmp_path / "warm", warm(base, **absurd))
+    assert settings["training"]["ended"] == "loss" and settings["training"]["best_epoch"] == 0
+    assert [entry["epoch"] for entry in history] == [0]
+    assert validation_cer(toy, str(tmp_path / "warm" / "model")) == pytest.approx(history[0]["validation_cer"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the training loss became nan in epoch 1: lower train.learning_rate (it is 1e+30); training stops" in told
+    with pytest.raises(FloatingPointError, match=r"nan in epoch 1: lower train\.learning_rate"):
+        run(toy, tmp_path / "scratch", TRAIN.model_copy(update=absurd))
+
+
+def test_the_default_learning_rate_of_a_warm_start_does_not_damage(toy, base, tmp_path):
+    history, settings = run(toy, tmp_path, warm(base, epochs=2, learning_rate=None))
+    before, *after = [entry["validation_cer"] for entry in history]
+    assert max(after) <= before + 0.01
+    assert settings["train"]["learning_rate"] < RATE, "the settings tell which one it was"
+
+
+def test_the_average_of_the_weights_begins_at_the_base(toy, base, tmp_path):
+    history, _ = run(toy, tmp_path, warm(base, epochs=1, learning_rate=50 * RATE, average_epochs=10_000.0))
+    before, after = (entry["validation_cer"] for entry in history)
+    assert after == pytest.approx(before, abs=0.02), "one epoch weighs a ten-thousandth"
+
+
+def test_a_warm_start_that_was_interrupted_does_not_measure_its_base_again(toy, base, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    train = warm(base, epochs=1, learning_rate=50 * RATE)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "fit_temperature", interrupted)
+        run(toy, tmp_path, train)
+    assert list(tmp_path.glob("checkpoints/*/checkpoint.npz"))
+    history, settings = run(toy, tmp_path, train)
+    told = capsys.readouterr().err
+    assert "going on after 1 epochs" in told and told.count("the base      validation CER") == 1
+    assert [entry["epoch"] for entry in history] == [0, 1] and settings["training"]["best_epoch"] == 0
+    assert validation_cer(toy, str(tmp_path / "model")) == pytest.approx(history[0]["validation_cer"])
+
+
+def test_mixed_precision_measures_the_base_too(toy, base):
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        tft_output = tft.TFTransformOutput(str(toy / "tft"))
+        source = survey([str(toy / "train.gz")], tft_output.transformed_feature_spec(), WORD)
+        model = build(SMALL, 4, 32)
+        transfer.start_from(model, ["a", "b", "c"], base)
+        fitting = Fitting(model, source, source, ["a", "b", "c"], warm(base, epochs=1, learning_rate=50 * RATE))
+        fitting.run()
+        assert fitting.best_epoch == 0 and fitting.validate().rate == pytest.approx(fitting.best_cer)
+        assert fitting.best_cer < 0.05
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def test_a_training_from_nothing_tells_of_a_collapse_only_at_its_end(toy, tmp_path, capsys):
+    history, settings = run(toy, tmp_path, TRAIN.model_copy(update={"epochs": 2, "learning_rate": 1e-6}))
+    assert [entry["epoch"] for entry in history] == [1, 2]
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("validation images come out") == 1
+    assert "Try more epochs (train.epochs is 2: 48 optimiser steps" in told and "or more labels" in told
+    facts = settings["training"]
+    assert "validation images come out" in facts["collapse"] and facts["base_validation_cer"] is None
+    assert facts["images"] == 192 and facts["steps"] == 48 and "CPU" in facts["device"]
+
+
+def test_the_plan_is_told_before_training_begins(tmp_path, capsys):
+    data = write_transformed(tmp_path, WORDS * 2, WORD)
+    train = TRAIN.model_copy(update={"epochs": None, "patience": 1, "learning_rate": 1e-9})
+    history, settings = run(data, tmp_path, train)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "16 images to train on, 16 for validation" in told
+    assert "at most 300 epochs of 2 optimiser steps, 600 in all; train.epochs sets another number" in told
+    assert settings["train"]["epochs"] == 300 and len(history) < 300 and settings["training"]["ended"] == "patience"
+
+
+@pytest.fixture
+def unused_gpu(monkeypatch):
+    """A GPU that only the driver tells of."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(accelerators, "system_gpus", lambda: ["NVIDIA L4"])
+
+
+def test_a_gpu_that_tensorflow_does_not_see_is_warned_of(unused_gpu, capsys):
+    assert not tf.config.list_physical_devices("GPU")
+    assert accelerators.use_accelerators(TRAIN).startswith("CPU, ")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "warning: This machine has NVIDIA L4, but TensorFlow cannot use it" in told and "htr doctor" in told
