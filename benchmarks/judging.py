@@ -22,8 +22,8 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils, proto_utils
 
 from components.evaluator import gate
+from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.metrics import ErrorCounts
-from components.evaluator.served_baseline import EvaluatorExecutor
 from components.example_gen.component import Quarantine
 from components.example_gen.dataset import SPLITS
 from components.report import contents

@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--output", required=True, metavar="DIR", help="new folder for labels.csv, pictures and a page"
     )
-    command.add_argument("--below", type=float, default=0.7, metavar="C", help="confidence (default: %(default)s)")
+    command.add_argument("--below", type=_fraction, default=0.7, metavar="C", help="confidence (default: %(default)s)")
     command.add_argument("--limit", type=_positive, default=200, metavar="N", help="least sure pictures at most")
     _add_client_server_arguments(command)
 
@@ -186,6 +186,15 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
     return value
+
+
+def _fraction(text: str) -> float:
+    from pipeline import fractions
+
+    try:
+        return fractions.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error} (got {text})") from error
 
 
 def _add_config_arguments(command: argparse.ArgumentParser, data: bool = True) -> None:

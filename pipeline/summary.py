@@ -19,6 +19,7 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
 from components.evaluator.verdict import Verdict
+from components.pusher.versions import METRICS_FILE
 from components.report import report
 
 METADATA_FILE = "metadata.db"
@@ -91,7 +92,7 @@ class RunSummary:
     @cached_property
     def metrics(self) -> dict[str, Any] | None:
         """The figures alone: quicker to read than the report."""
-        return self._read(report.METRICS_FILE)
+        return self._read(METRICS_FILE)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = os.path.join(self.report_folder, name) if self.report_folder else ""

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 LABELS = ("stable", "canary")
 CONFIG_FILE = "models.config"
+# Servers look at numeric names only, so what `htr rollback` has withdrawn lies beside the versions in service.
+WITHDRAWN = ".withdrawn-"
 
 _SERVICE = "/tensorflow.serving.ModelService/"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
@@ -127,18 +129,38 @@ class Labels:
         Raises:
             RolloutError: the file cannot be read or understood.
         """
+        path = config_path(model_dir)
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+        except (OSError, ValueError) as error:
+            raise RolloutError(f"{path} is not a readable model configuration: {error}") from error
+        return cls.parse(text, path, name)
+
+    @classmethod
+    def parse(cls, text: str, path: Path, name: str) -> Labels:
+        """Understands the file's text.
+
+        Args:
+            text: content of the file; empty where there is none.
+            path: of the file.
+            name: of the model.
+
+        Returns:
+            What it says.
+
+        Raises:
+            RolloutError: it cannot be understood.
+        """
         from google.protobuf import text_format
 
-        path = config_path(model_dir)
         config = _messages().ModelServerConfig()
         histories: dict[str, dict[str, list[int]]] = {}
         try:
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
             text_format.Parse(text, config)
             for line in text.splitlines():
                 if line.startswith(_HISTORY_MARK):
                     histories = json.loads(line.removeprefix(_HISTORY_MARK))
-        except (OSError, ValueError, text_format.ParseError) as error:
+        except (ValueError, text_format.ParseError) as error:
             raise RolloutError(f"{path} is not a readable model configuration: {error}") from error
         for entry in config.model_config_list.config:
             if entry.name == name:
@@ -563,6 +585,10 @@ class Rollout:
 
     def _checked(self, file: Labels, label: str, version: int) -> dict[str, int]:
         """All labels after the move; refuses before any server hears of it."""
+        if os.path.isdir(os.path.join(self.model_dir, f"{WITHDRAWN}{version}")):
+            raise Refused(
+                f"Version {version} is withdrawn. Bring it back with `htr restore {version}`, then promote it."
+            )
         if not self._exists(version):
             pushed = ", ".join(map(str, self._pushed())) or "none"
             raise Refused(f"There is no version {version} in {self.model_dir}; it has: {pushed}.")

@@ -25,6 +25,7 @@ from tfx.utils import path_utils
 from components.evaluator.gate import read_verdict
 from components.example_gen.component import REJECTS_FILE, Quarantine, read_counts
 from components.example_validator.component import read_anomalies
+from components.pusher.versions import CARD_FILE, METRICS_FILE
 from components.report import analysis, card, collect, contents, report
 from components.trainer.training import HISTORY_FILE
 from pipeline.config import Config
@@ -89,8 +90,8 @@ class Executor(base_executor.BaseExecutor):
         built = contents.build(material)
         files = {
             report.CONTENTS_FILE: json.dumps(built, ensure_ascii=False),
-            report.METRICS_FILE: json.dumps(contents.metrics(built), ensure_ascii=False, indent=1, allow_nan=False),
-            report.CARD_FILE: card.write(built),
+            METRICS_FILE: json.dumps(contents.metrics(built), ensure_ascii=False, indent=1, allow_nan=False),
+            CARD_FILE: card.write(built),
             report.PAGE_FILE: report.page(built),
             report.PREDICTIONS_FILE: analysis.as_csv(predictions),
         }

@@ -14,7 +14,6 @@ from components.evaluator.verdict import Failure
 from components.report.figures import visible
 
 CONTENTS_FILE, PAGE_FILE, PREDICTIONS_FILE = "contents.json", "report.html", "predictions.csv"
-METRICS_FILE, CARD_FILE = "metrics.json", "model_card.md"
 
 
 def environment() -> jinja2.Environment:
