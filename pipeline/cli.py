@@ -163,6 +163,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_config_arguments(command, data=False)
     _add_rollout_arguments(command, move=True)
 
+    command = add("restore", _restore, "bring a version back that `htr rollback` has withdrawn")
+    command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists as withdrawn")
+    _add_config_arguments(command, data=False)
+
     command = add("config", _print_config, "print all settings as YAML, with their meaning")
     _add_config_arguments(command, data=False)
 
@@ -386,8 +390,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
         print(json.dumps(as_json(summary, config.model_dir), ensure_ascii=False))
     if summary.verdict is None or not summary.verdict.blessed:
-        failures = "; ".join(map(str, summary.verdict.failures)) if summary.verdict else "no verdict"
-        raise CommandError(f"The model is not blessed: {failures}. Nothing was pushed.", NOT_BLESSED)
+        raise CommandError(summary.refusal(), NOT_BLESSED)
     return OK
 
 
@@ -462,7 +465,8 @@ def _explained(
     name, message = root_message(error)
     code = exit_code(name)
     known = code != ERROR or name in (
-        "DataAnomalies", "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError"
+        "DataAnomalies", "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError", "VersionError",
+        "BaselineError",
     )  # fmt: skip
     return CommandError(message if known else f"{name}: {message}\nThe log is {log}", code)
 
@@ -520,11 +524,8 @@ def _print_outcome(summary: Any, config: Any, report: Path, log: str, duration: 
             f"Rejected   {sum(rejected.values())} rows: {reasons}\n           {config.workspace}/rejects.csv",
             markup=False,
         )
-    if summary.verdict:
-        m = summary.verdict.metrics
-        out.print(f"CER        {m['cer']:.4f} ({m['cer_low']:.4f} to {m['cer_high']:.4f}), WER {m['wer']:.4f}")
-        if summary.verdict.baseline:
-            out.print(f"Before     CER {summary.verdict.baseline['cer']:.4f} (last blessed model, same pictures)")
+    for line in summary.figures():
+        out.print(line, markup=False)
     if summary.pushed and summary.verdict.blessed:
         out.print(f"Version    {summary.version} in {config.model_dir}{_withdrawn(summary, config)}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:
@@ -675,7 +676,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
 
 
 def _versions(arguments: argparse.Namespace) -> int:
-    from components.pusher.versions import list_versions
+    from components.pusher.versions import list_versions, metrics
     from serving import rollout
 
     config = _config(arguments)
@@ -683,7 +684,7 @@ def _versions(arguments: argparse.Namespace) -> int:
         return _served_versions(arguments, config.name)
     found = list_versions(config.model_dir)
     if not found:
-        raise CommandError(f"No version has been pushed to {config.model_dir} yet.")
+        raise CommandError(_nothing_pushed(config.model_dir))
     try:
         labels = rollout.Labels.read(config.model_dir, config.name).labels
     except rollout.RolloutError as error:
@@ -692,8 +693,17 @@ def _versions(arguments: argparse.Namespace) -> int:
     for version in found:
         notes = ["withdrawn"] if version.withdrawn else ["newest"] if version.number == newest else []
         notes += [label for label, number in labels.items() if number == version.number]
-        print(f"{version.number}  {_moment(version.number)}  {version.path}  {', '.join(notes)}".rstrip())
+        cer = ((metrics(config.model_dir, version.number) or {}).get("metrics") or {}).get("cer")
+        rate = "CER unknown" if cer is None else f"CER {cer:>7.2%}"
+        print(f"{version.number}  {_moment(version.number)}  {rate:<11s}  {version.path}  {', '.join(notes)}".rstrip())
+    withdrawn = [version.number for version in found if version.withdrawn]
+    if withdrawn:
+        print(f"To bring a withdrawn version back: htr restore {withdrawn[-1]}", file=sys.stderr)
     return OK
+
+
+def _nothing_pushed(model_dir: str) -> str:
+    return f"No version has been pushed to {model_dir} yet: htr run first."
 
 
 def _moment(number: int) -> str:
@@ -761,17 +771,39 @@ def _print_config(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from components.pusher.versions import VersionError, roll_back
+    from components.pusher.versions import VersionError, list_versions, roll_back
 
     if arguments.label:
         return _move_label(arguments, lambda rollout: rollout.roll_back(arguments.label))
     if arguments.server:
         raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
+    model_dir = _config(arguments).model_dir
     try:
-        withdrawn, newest = roll_back(_config(arguments).model_dir)
+        if not list_versions(model_dir):
+            raise CommandError(_nothing_pushed(model_dir))
+        withdrawn, newest = roll_back(model_dir)
     except VersionError as error:
         raise CommandError(str(error)) from error
-    print(f"Withdrew version {withdrawn}; version {newest} is the newest again.")
+    print(f"Withdrew version {withdrawn}; version {newest} is the newest again. Undo: htr restore {withdrawn}")
+    return OK
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from components.pusher.versions import VersionError, restore, served
+
+    config = _config(arguments)
+    try:
+        newest = restore(config.model_dir, arguments.version)
+        current = served(config.model_dir, config.name)
+    except VersionError as error:
+        raise CommandError(str(error)) from error
+    print(f"Version {arguments.version} is back.")
+    if current is not None and current.number != newest:
+        print(f"The label stable stays with version {current.number}: htr promote {arguments.version} --label stable")
+    elif newest != arguments.version:
+        print(f"Version {newest} is newer and stays in service.")
+    else:
+        print("It is the newest: servers without labels take it.")
     return OK
 
 

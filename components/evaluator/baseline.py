@@ -42,9 +42,9 @@ class Baseline:
 
     def __str__(self) -> str:
         if self.kind == "in_service":
-            return f"version {self.version}, in service"
+            return f"version {self.version} (in service)"
         if self.kind == "warm_start":
-            return f"{self.path}, the base of the warm start"
+            return f"the base of the warm start ({self.path})"
         return f"nothing ({'gate.baseline=none: ' if self.kind == 'off' else ''}{self.reason})"
 
     def as_json(self) -> str:

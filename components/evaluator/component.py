@@ -51,9 +51,10 @@ def _choose(input_dict: dict[str, Any], exec_properties: dict[str, Any]) -> base
             path_utils.serving_model_path(artifact_utils.get_single_uri(list(input_dict["candidate"]))),
             exec_properties.get("warm_start"),
         )
-    if found.path:
-        where = f" of {exec_properties['model_dir']}" if found.kind == "in_service" else ""
-        console().print(f"  {str(found).replace(',', where + ',', 1)}", markup=False)
+    if found.kind == "in_service":
+        console().print(f"  version {found.version} of {exec_properties['model_dir']}, in service", markup=False)
+    elif found.path:
+        console().print(f"  {found}", markup=False)
     else:
         console().print(f"  nothing to compare with: {found.reason}", markup=False)
     return found

@@ -32,8 +32,8 @@ class Failure:
     def __str__(self) -> str:
         if self.kind == "missing":
             return (
-                f"gate.slice_max_cer bounds {self.slice}, of which the evaluation split has no image: take the bound out, "
-                f"or see to it that the split has some (a split column, data.split_salt)"
+                f"gate.slice_max_cer bounds {self.slice}, but the evaluation split has no image of it: take the bound "
+                f"out, or see to it that the split has some (a split column, data.split_salt)"
             )
         where = "" if self.slice == "all" else f" for {self.slice}"
         if self.kind == "change":

@@ -126,7 +126,7 @@ def test_against_the_model_in_service(verdict, baseline, allowed, blessed):
     assert made.baseline["cer"] == pytest.approx({"worse": 0.3, "better": 0.025, "candidate": 0.1}[baseline])
     if not blessed:
         assert failures(made) == [("cer", "all", "change")]
-        assert "CER is +0.0750 against version 17, in service, gate.max_cer_increase allows +0.0100: 0.0650" in str(
+        assert "CER is +0.0750 against version 17 (in service), gate.max_cer_increase allows +0.0100: 0.0650" in str(
             made.failures[0]
         )
 

@@ -28,16 +28,16 @@ pytestmark = pytest.mark.slow
 
 # Steps to be killed in, with the line that announces each and seconds to wait after it.
 KILLED = {
-    "HandwritingExampleGen": ("Reading labels and pictures", 0.4),
+    "HandwritingExampleGen": ("Reading labels and images", 0.4),
     "StatisticsGen": ("Computing statistics", 0.4),
-    "Transform": ("Resizing and normalising pictures", 1.5),
+    "Transform": ("Resizing and normalising images", 1.5),
     "Trainer": ("Training the network", 2.0),
     "Evaluator": ("Measuring CER and WER", 1.0),
     "RunReport": ("Writing the report", 0.4),
-    "ServingCheck": ("Asking a model server", 0.4),
+    "ServingCheck": ("Checking the model in a server", 0.4),
     "Pusher": ("Pushing the model", 0.0),
 }
-NEVER_CACHED = {"PreviousStatistics", "Baseline"}
+NEVER_CACHED = {"PreviousStatistics"}
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_run_that_is_stopped_ends_soon_and_goes_on_later(number, forge, data, 
     arguments = run_arguments(data, whole, "gate.max_cer=null")
     before = numbers(whole)
     run = forge.start(*arguments)
-    run.says("Asking a model server")
+    run.says("Checking the model in a server")
     run.until(run.family)
     family = run.family()
     run.signal(number)
