@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_labels_of_another_model_say_nothing(place):
 
 def test_a_file_of_labels_that_cannot_be_read_is_named(place):
     place.push("a")
-    (open(f"{place.model_dir}/../models.config", "w")).write("model_config_list {")
+    Path(place.model_dir, "..", "models.config").write_text("model_config_list {")
     with pytest.raises(versions.VersionError, match="not a readable model configuration"):
         place.find("c")
 

@@ -46,7 +46,7 @@ def test_off_and_no_baseline():
         load(overrides=["gate.baseline=none"])
     with pytest.raises(ConfigError, match="say why"):
         load(overrides=["gate.baseline=none", "gate.baseline_reason='  '"])
-    with pytest.raises(ConfigError, match="goes with gate.baseline=none"):
+    with pytest.raises(ConfigError, match=r"goes with gate\.baseline=none"):
         load(overrides=["gate.baseline_reason=because"])
     assert load(overrides=["gate.baseline=none", "gate.baseline_reason=new preset"]).gate.baseline == "none"
 
