@@ -230,17 +230,17 @@ def _add_client_server_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _add_label_argument(command: argparse.ArgumentParser, required: bool, text: str) -> None:
-    from serving.rollout import LABELS
+    from serving.labels import LABELS
 
     command.add_argument("--label", required=required, choices=LABELS, help=text)
 
 
 def _add_rollout_arguments(command: argparse.ArgumentParser, move: bool = False) -> None:
-    from serving import rollout
+    from serving import rollout_arguments
 
-    rollout.add_server_arguments(command)
+    rollout_arguments.add_server_arguments(command)
     if move:
-        rollout.add_move_arguments(command)
+        rollout_arguments.add_move_arguments(command)
 
 
 # Settings that are paths or lists of them, besides the workspace.
@@ -569,11 +569,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> None:
     """Once a version has been promoted, its labels say what is served; before, the newest version is."""
-    from serving import rollout
+    from serving.labels import Labels, RolloutError
 
     try:
-        labels = rollout.Labels.read(model_dir, name)
-    except rollout.RolloutError as error:
+        labels = Labels.read(model_dir, name)
+    except RolloutError as error:
         raise CommandError(str(error), USAGE) from error
     if labels.base_path is None:
         arguments.model_base_path = model_dir
@@ -677,17 +677,18 @@ def _transcribe(arguments: argparse.Namespace) -> int:
 
 def _versions(arguments: argparse.Namespace) -> int:
     from components.pusher.versions import list_versions, metrics
-    from serving import rollout
+    from serving.labels import Labels, RolloutError
+    from serving.version_directory import nothing_pushed
 
     config = _config(arguments)
     if arguments.server:
         return _served_versions(arguments, config.name)
     found = list_versions(config.model_dir)
     if not found:
-        raise CommandError(_nothing_pushed(config.model_dir))
+        raise CommandError(nothing_pushed(config.model_dir))
     try:
-        labels = rollout.Labels.read(config.model_dir, config.name).labels
-    except rollout.RolloutError as error:
+        labels = Labels.read(config.model_dir, config.name).labels
+    except RolloutError as error:
         raise CommandError(str(error)) from error
     newest = max((v.number for v in found if not v.withdrawn), default=None)
     for version in found:
@@ -702,10 +703,6 @@ def _versions(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _nothing_pushed(model_dir: str) -> str:
-    return f"No version has been pushed to {model_dir} yet: htr run first."
-
-
 def _moment(number: int) -> str:
     """When a version was pushed; blank for numbers that are no Unix time, which others gave."""
     try:
@@ -715,18 +712,20 @@ def _moment(number: int) -> str:
 
 
 def _served_versions(arguments: argparse.Namespace, name: str) -> int:
-    from serving import rollout
+    from serving import rollout_arguments
+    from serving.labels import RolloutError
+    from serving.model_server import Server
 
     try:
-        addresses, tls = rollout.servers_from(arguments), rollout.tls_from(arguments)
+        addresses, tls = rollout_arguments.servers_from(arguments), rollout_arguments.tls_from(arguments)
         for address in addresses:
-            with rollout.Server(address, tls) as server:
+            with Server(address, tls) as server:
                 rows = server.labelled(name)
             if len(addresses) > 1:
                 print(f"{address}:")
             for row in rows:
                 print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.reason}".rstrip())
-    except rollout.RolloutError as error:
+    except RolloutError as error:
         raise _rollout_failed(error) from error
     return OK
 
@@ -736,13 +735,14 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 
 def _move_label(arguments: argparse.Namespace, move: Callable[[Any], Any]) -> int:
-    from serving import rollout
+    from serving import rollout, rollout_arguments
 
     config = _config(arguments)
     try:
         moved = move(
             rollout.Rollout(
-                config.model_dir, config.name, rollout.servers_from(arguments), rollout.tls_from(arguments),
+                config.model_dir, config.name, rollout_arguments.servers_from(arguments),
+                rollout_arguments.tls_from(arguments),
                 arguments.base_path, arguments.timeout,
             )
         )  # fmt: skip
@@ -758,7 +758,7 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Any], Any]) -> in
 
 
 def _rollout_failed(error: Exception) -> CommandError:
-    from serving.rollout import Refused
+    from serving.labels import Refused
 
     return CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR)
 
@@ -772,6 +772,7 @@ def _print_config(arguments: argparse.Namespace) -> int:
 
 def _rollback(arguments: argparse.Namespace) -> int:
     from components.pusher.versions import VersionError, list_versions, roll_back
+    from serving.version_directory import nothing_pushed
 
     if arguments.label:
         return _move_label(arguments, lambda rollout: rollout.roll_back(arguments.label))
@@ -780,7 +781,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
     model_dir = _config(arguments).model_dir
     try:
         if not list_versions(model_dir):
-            raise CommandError(_nothing_pushed(model_dir))
+            raise CommandError(nothing_pushed(model_dir))
         withdrawn, newest = roll_back(model_dir)
     except VersionError as error:
         raise CommandError(str(error)) from error

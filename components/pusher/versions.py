@@ -1,6 +1,6 @@
 """The directory of numbered versions that a model server watches: push, list, roll back, restore.
 
-Versions under a label (`serving.rollout`) are neither deleted nor withdrawn.
+Versions under a label (`serving.labels`) are neither deleted nor withdrawn.
 No TFX or TensorFlow here: `htr versions` and `htr rollback` start at once.
 """
 
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from components import storage
-from serving.rollout import CONFIG_FILE, WITHDRAWN, Labels, RolloutError, pinned_versions
+from serving.labels import CONFIG_FILE, Labels, RolloutError, pinned_versions
+from serving.version_directory import WITHDRAWN, number_of
 
 # Beside each version: `NUMBER.metrics.json` and `NUMBER.model_card.md`. Within it they would make it another model.
 METRICS_FILE, CARD_FILE = "metrics.json", "model_card.md"
@@ -50,10 +51,9 @@ def list_versions(model_dir: str) -> list[Version]:
     """All versions below a model directory, oldest first, with those that were withdrawn."""
     found = []
     for name in storage.entries(model_dir)[0] if storage.is_dir(model_dir) else ():
-        withdrawn = name.startswith(WITHDRAWN)
-        number = name.removeprefix(WITHDRAWN)
-        if number.isdigit():
-            found.append(Version(int(number), os.path.join(model_dir, name), withdrawn))
+        number = number_of(name)
+        if number is not None:
+            found.append(Version(number, os.path.join(model_dir, name), name.startswith(WITHDRAWN)))
     return sorted(found, key=lambda version: version.number)
 
 

@@ -88,7 +88,7 @@ class Executor(base_executor.BaseExecutor):
             anomalies=read_anomalies(artifact_utils.get_single_instance(input_dict["anomalies"])),
             augmented=_read(os.path.join(uri("model_run"), AUGMENTED_FILE)),
             unalignable=len(json.loads(_read(os.path.join(uri("model_run"), UNALIGNABLE_FILE)) or "[]")),
-            baseline=baseline and baseline.settings,
+            baseline=baseline.settings if baseline else None,
             run_id=(self._context.pipeline_run_id if self._context else None) or "",
         )
         built = contents.build(material)

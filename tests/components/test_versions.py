@@ -79,8 +79,8 @@ def test_commands_about_versions(model, tmp_path, capsys):
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
-    for command in ("versions", "rollback"):
-        code, _, said = htr(command)
+    for command in (["versions"], ["rollback"], ["rollback", "--label=stable"], ["promote", 3, "--label=stable"]):
+        code, _, said = htr(*command)
         assert code == cli.ERROR and f"No version has been pushed to {base} yet: htr run first." in said
     first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
     (base / f"{first}.metrics.json").write_text('{"metrics": {"cer": 0.0491}}')
