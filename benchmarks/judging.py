@@ -1,7 +1,7 @@
 """What judging a model costs: seconds and memory of Evaluator and RunReport on many pictures, beside a plain loop.
 
 Takes the artifacts of a run, repeats its evaluation pictures until there are enough, and runs each component on them
-twice: with the candidate alone, and with a last blessed model to compare with (the same model again). The plain loop
+twice: with the candidate alone, and with a model in service to compare with (the same model again). The plain loop
 reads the same pictures with one model, in batches, and counts edits.
 
     python -m benchmarks.judging --workspace workspace --pictures 20000
@@ -22,8 +22,8 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils, proto_utils
 
 from components.evaluator import gate
+from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.metrics import ErrorCounts
-from components.evaluator.served_baseline import EvaluatorExecutor
 from components.example_gen.component import Quarantine
 from components.example_gen.dataset import SPLITS
 from components.report import contents

@@ -76,7 +76,7 @@ def _dag(compiled: dict[str, Any]) -> DAG:
         schedule=settings["schedule"],
         start_date=datetime.datetime.fromisoformat(settings["start_date"]).replace(tzinfo=datetime.timezone.utc),
         catchup=False,
-        # A run builds on the last blessed model and pushes: two at a time would race.
+        # A run compares with the model in service and pushes: two at a time would race.
         max_active_runs=1,
         # SQLite takes one writer.
         max_active_tasks=16 if shared else 1,

@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.engine_config import AirflowConfig, BeamConfig, KubeflowConfig
+from pipeline.fractions import Fraction
 from pipeline.section import Section
 from pipeline.suggestions import did_you_mean, setting_meant
 
@@ -42,11 +44,13 @@ class DataConfig(Section):
     )
     alphabet: str | None = Field(None, description="allowed characters; every character of the labels if unset")
     max_megapixels: float = Field(50.0, gt=0, description="larger pictures are rejected before they are decoded")
-    max_rejected: float = Field(0.1, ge=0, le=1, description="rejected share of rows above which the run fails")
-    validation_fraction: float = Field(
+    max_rejected: Fraction = Field(0.1, description="rejected share of rows above which the run fails")
+    validation_fraction: Fraction = Field(
         0.1, gt=0, lt=0.5, description="share of writers (or pictures) that training watches"
     )
-    eval_fraction: float = Field(0.1, gt=0, lt=0.5, description="share of writers (or pictures) that the gate judges")
+    eval_fraction: Fraction = Field(
+        0.1, gt=0, lt=0.5, description="share of writers (or pictures) that the gate judges"
+    )
     split_salt: str = Field("", description="change it to draw other splits")
 
     @field_validator("alphabet", "placeholders")
@@ -91,7 +95,7 @@ class ModelConfig(Section):
     )
     recurrent_units: int = Field(128, ge=8, description="units of each direction of the recurrent layers")
     recurrent_layers: int = Field(2, ge=1, le=6, description="bidirectional LSTM layers")
-    dropout: float = Field(0.2, ge=0, lt=0.9, description="before each recurrent layer and the classes")
+    dropout: Fraction = Field(0.2, lt=0.9, description="before each recurrent layer and the classes")
 
 
 class TrainConfig(Section):
@@ -140,18 +144,43 @@ SLICES = ("writer", "length_band", "source")
 
 
 class GateConfig(Section):
-    """When a model may ship."""
+    """When a model may ship. Fractions such as 0.05 or 5%."""
 
-    max_cer: float = Field(0.10, ge=0, description="upper end of the CER's confidence interval must not exceed it")
-    max_cer_increase: float = Field(0.005, ge=0, description="allowed increase over the last blessed model's CER")
-    confidence_level: float = Field(0.95, gt=0, lt=1, description="of the bootstrap interval")
-    slice_max_cer: dict[str, Annotated[float, Field(ge=0)]] = Field(
+    max_cer: Fraction | None = Field(
+        0.10, description="upper end of the CER's confidence interval must not exceed it; null: off"
+    )
+    max_cer_increase: Fraction | None = Field(
+        0.005, description="allowed increase over the CER of the model in service, same images; null: off"
+    )
+    confidence_level: Fraction = Field(0.95, gt=0, lt=1, description="of the bootstrap interval")
+    slice_max_cer: dict[str, Fraction] = Field(
         {}, description="bounds for slices, e.g. {'writer=7': 0.2} or {'length_band': 0.3} for each band"
     )
+    baseline: Literal["in_service", "none"] = Field(
+        "in_service",
+        description="what max_cer_increase compares with; none, for a new alphabet or preset, needs baseline_reason",
+    )
+    baseline_reason: str | None = Field(
+        None, description="why there is nothing to compare with; kept in verdict, report and model card"
+    )
+
+    @field_validator("baseline_reason")
+    @classmethod
+    def _reason_for_no_baseline(cls, reason: str | None, info: ValidationInfo) -> str | None:
+        given, wanted = bool((reason or "").strip()), info.data.get("baseline") == "none"
+        if wanted and not given:
+            raise PydanticCustomError(
+                "baseline_reason",
+                "gate.baseline=none lets a model pass that is worse than the one in service: say why, for example "
+                "gate.baseline_reason='first model of the preset line'",
+            )
+        if given and not wanted:
+            raise PydanticCustomError("baseline_reason", "it goes with gate.baseline=none; take it out, or set that")
+        return reason
 
     @field_validator("slice_max_cer")
     @classmethod
-    def _known_slices(cls, bounds: dict[str, float]) -> dict[str, float]:
+    def _known_slices(cls, bounds: dict[str, Fraction]) -> dict[str, Fraction]:
         unknown = [name for name in bounds if name.partition("=")[0] not in SLICES]
         if unknown:
             key = unknown[0].partition("=")[0]
@@ -196,13 +225,13 @@ class DriftConfig(Section):
     """How far data may move: from one run to the next (`htr run`), and against a run or a folder (`htr drift`)."""
 
     fail: bool = Field(False, description="drift ends the command with exit code 5 instead of a warning")
-    thresholds: dict[str, float] = Field(
+    thresholds: dict[str, Fraction] = Field(
         {}, description="by measure, instead of those of the curated schema, e.g. {sharpness: 0.3}"
     )
 
     @field_validator("thresholds")
     @classmethod
-    def _known_measures(cls, thresholds: dict[str, float]) -> dict[str, float]:
+    def _known_measures(cls, thresholds: dict[str, Fraction]) -> dict[str, Fraction]:
         unknown = sorted(set(thresholds) - set(DRIFT_MEASURES))
         if unknown:
             raise ValueError(

@@ -10,13 +10,12 @@ from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import pipeline
 from tfx.proto import trainer_pb2, transform_pb2
 from tfx.types import Channel
-from tfx.types.standard_artifacts import ExampleStatistics, Model, ModelBlessing
+from tfx.types.standard_artifacts import ExampleStatistics
 
 from components.batch_transcriber.component import BulkInferrer
 from components.evaluator import gate
-from components.evaluator.baseline import PreviousBlessedModel
+from components.evaluator.component import BaselineModel, Evaluator
 from components.evaluator.enforcement import Gate
-from components.evaluator.served_baseline import Evaluator, ServedBaseline
 from components.example_gen.component import HandwritingExampleGen
 from components.example_gen.data_version import DataVersion
 from components.example_validator.component import CuratedExampleValidator
@@ -45,7 +44,7 @@ def create_pipeline(
         pipeline_root: where the artifacts go.
         metadata_connection: ML Metadata connection of runners that need one.
         looks_back: whether the runner calls drivers and resolvers, which look at earlier runs in ML Metadata. Where it
-            does not, the fingerprint of the data comes from a step, and the baseline is the model in service.
+            does not, the fingerprint of the data comes from a step.
         fails_unblessed: whether a step fails when the model is not blessed, for runners that show the state of steps.
 
     Returns:
@@ -116,16 +115,9 @@ def create_pipeline(
         **learning,
     )  # fmt: skip
     model = trainer.outputs["model"]
-    baseline = (
-        Resolver(
-            strategy_class=PreviousBlessedModel,
-            candidate=model,
-            model=Channel(type=Model),
-            model_blessing=Channel(type=ModelBlessing),
-        )
-        if looks_back
-        else ServedBaseline(model, config.model_dir)
-    ).with_id("Baseline")
+    baseline = BaselineModel(model, config.model_dir, config.name, config.gate, config.train.warm_start).with_id(
+        "Baseline"
+    )
     evaluator = Evaluator(
         examples=examples,
         model=model,

@@ -24,20 +24,26 @@ from pipeline.console import announced, console
 from pipeline.definition import create_pipeline
 
 _DOING = {
-    "HandwritingExampleGen": "Reading labels and pictures",
+    "HandwritingExampleGen": "Reading labels and images",
     "SchemaGen": "Loading the schema",
     "StatisticsGen": "Computing statistics",
     "PreviousStatistics": "Looking up the statistics of the data before",
     "ExampleValidator": "Checking the statistics against the schema and the data before",
-    "Transform": "Resizing and normalising pictures, collecting the alphabet",
+    "Transform": "Resizing and normalising images, collecting the alphabet",
     "Tuner": "Searching for better hyper-parameters",
     "Trainer": "Training the network",
-    "Baseline": "Looking up the last blessed model",
-    "Evaluator": "Measuring CER and WER, judging the gate",
+    "Baseline": "Looking up the model in service",
+    "Evaluator": "Measuring CER and WER, asking the gate",
     "RunReport": "Writing the report",
-    "ServingCheck": "Asking a model server to serve the model",
+    "ServingCheck": "Checking the model in a server",
     "Pusher": "Pushing the model",
-    "BulkInferrer": "Transcribing new pictures",
+    "BulkInferrer": "Transcribing new images",
+}
+# What the same steps do with a model that is not blessed.
+_DOING_NOTHING = {
+    "ServingCheck": "No check in a server: the model is not blessed",
+    "Pusher": "Not pushed: the model is not blessed",
+    "BulkInferrer": "No new images are transcribed: the model is not blessed",
 }
 
 # Steps that say themselves how far they are.
@@ -64,15 +70,27 @@ class LocalRunner(tfx_runner.IrBasedRunner):
         runtime_parameter_utils.substitute_runtime_parameter(
             pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
         )
+        blessed = True
         for number, node in enumerate(pipeline.nodes, 1):
             node_id = node.pipeline_node.node_info.id
             connection = metadata.Metadata(connection_config)
-            console().print(f"[{number}/{len(pipeline.nodes)}] {_DOING.get(node_id, node_id)}", markup=False)
+            idle = not blessed and node_id in _DOING_NOTHING
+            doing = (_DOING_NOTHING if idle else _DOING).get(node_id, node_id)
+            console().print(f"[{number}/{len(pipeline.nodes)}] {doing}", markup=False)
             begin = time.monotonic()
             with _peak_memory() as peak, _slow(node_id):
                 execution = steps.launch(pipeline, node, connection)
             how = "cached" if _note_peak(connection, execution, peak[0]) else f"{time.monotonic() - begin:.1f} s"
-            console().print(f"  {how}", style="dim")
+            if not idle:
+                console().print(f"  {how}", style="dim")
+            if node_id == "Evaluator":
+                blessed = _is_blessed(connection, execution.execution_id)
+
+
+def _is_blessed(connection: metadata.Metadata, execution_id: int) -> bool:
+    with connection as handle:
+        blessing = summary.outputs_of(handle.store, execution_id)["blessing"]
+        return blessing.custom_properties["blessed"].int_value == 1
 
 
 def _slow(node_id: str) -> contextlib.AbstractContextManager[None]:

@@ -19,6 +19,7 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
 from components.evaluator.verdict import Verdict
+from components.pusher.versions import METRICS_FILE
 from components.report import report
 
 METADATA_FILE = "metadata.db"
@@ -91,7 +92,7 @@ class RunSummary:
     @cached_property
     def metrics(self) -> dict[str, Any] | None:
         """The figures alone: quicker to read than the report."""
-        return self._read(report.METRICS_FILE)
+        return self._read(METRICS_FILE)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = os.path.join(self.report_folder, name) if self.report_folder else ""
@@ -123,6 +124,32 @@ class RunSummary:
         if self.metrics is None:
             return "unfinished"
         return "blessed" if self.metrics["blessed"] else "not blessed"
+
+    @property
+    def next_steps(self) -> list[str]:
+        """What to try, for a model that is not blessed; see `components.report.next_steps`."""
+        return self.report.get("next_steps", []) if self.report else []  # an earlier release noted none
+
+    def figures(self) -> list[str]:
+        """Lines for the terminal about the model: error rates, what it was compared with, what was not asked."""
+        if not self.verdict:
+            return []
+        m, before, compared = self.verdict.metrics, self.verdict.baseline, self.verdict.compared_with
+        lines = [f"CER        {m['cer']:.4f} ({m['cer_low']:.4f} to {m['cer_high']:.4f}), WER {m['wer']:.4f}"]
+        if before:
+            lines.append(f"Before     CER {before['cer']:.4f} ({compared or 'the model before'}; same images)")
+        elif compared:
+            lines.append(f"Before     {compared}")
+        lines += [f"Gate       {setting} is off" for setting in self.verdict.off]
+        return lines
+
+    def refusal(self) -> str:
+        """Why the model is not blessed and what to try, for the terminal."""
+        failures = "; ".join(map(str, self.verdict.failures)) if self.verdict else "no verdict"
+        text = f"The model is not blessed: {failures}. Nothing was pushed."
+        if self.next_steps:
+            text += "\n\nWhat to try:\n" + "\n".join(f"  {n}. {step}" for n, step in enumerate(self.next_steps, 1))
+        return text
 
     def page(self) -> str:
         """The report as HTML, with the push and the timings that were not known when it was first written."""
@@ -242,7 +269,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
         measured = execution.custom_properties
         peak = measured[PEAK_PROPERTY].int_value if PEAK_PROPERTY in measured else None
         steps.append(Step(component, state, seconds, peak))
-        outputs.update(_outputs(store, execution.id))
+        outputs.update(outputs_of(store, execution.id))
     pushed = outputs.get("pushed_model")
     properties = pushed.custom_properties if pushed else {}
     was_pushed = bool(pushed) and properties["pushed"].int_value == 1
@@ -261,7 +288,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
     )
 
 
-def _outputs(store: metadata_store.MetadataStore, execution_id: int) -> dict[str, Any]:
+def outputs_of(store: Any, execution_id: int) -> dict[str, Any]:
     """Output artifacts of an execution by output key."""
     kinds = (metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT)
     events = [e for e in store.get_events_by_execution_ids([execution_id]) if e.type in kinds]
@@ -284,11 +311,18 @@ def _counts(quarantine: Any) -> dict[str, Any]:
 
 def as_json(summary: RunSummary, model_dir: str) -> dict[str, Any]:
     """The one line of `htr run --json`."""
-    metrics = summary.verdict.metrics if summary.verdict else {}
+    verdict = summary.verdict
+    metrics = verdict.metrics if verdict else {}
+    compared = verdict.compared_with if verdict else None
     return {
-        "blessed": bool(summary.verdict and summary.verdict.blessed),
+        "blessed": bool(verdict and verdict.blessed),
         "cer": metrics.get("cer"), "cer_low": metrics.get("cer_low"), "cer_high": metrics.get("cer_high"),
         "wer": metrics.get("wer"), "model_dir": model_dir, "version": summary.version,
+        "baseline": str(compared) if compared else None,
+        "baseline_version": compared.version if compared else None,
+        "baseline_cer": verdict.baseline["cer"] if verdict and verdict.baseline else None,
         "rejected": summary.counts["rejected"],
-        "failures": [str(failure) for failure in summary.verdict.failures] if summary.verdict else [],
+        "failures": [str(failure) for failure in verdict.failures] if verdict else [],
+        "off": verdict.off if verdict else [],
+        "next_steps": summary.next_steps,
     }  # fmt: skip

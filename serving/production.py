@@ -21,7 +21,7 @@ from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serving import protos
-from serving.rollout import CONFIG_FILE
+from serving.labels import CONFIG_FILE
 from serving.server import PROMETHEUS_PATH
 
 FOLDER = Path(__file__).parent / "production"

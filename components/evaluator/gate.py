@@ -9,14 +9,18 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
+from components import storage
+from components.evaluator.baseline import Baseline
 from components.evaluator.verdict import Failure, Verdict
 from pipeline.config import SLICES, GateConfig
 
 _MODULE = "components.evaluator.tfma_metrics"
+# In the evaluation artifact: what the candidate was compared with, and which bounds are off.
+NOTE_FILE = "gate.json"
 
 
 def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
-    """What TFX Evaluator measures and judges.
+    """What TFX Evaluator measures, and the bounds of the gate.
 
     Args:
         gate: the bounds.
@@ -26,16 +30,12 @@ def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
     """
     # Per slice throughout: a plain threshold of a metric would hold for every slice that is computed.
     everything = config_pb2.SlicingSpec()
-    change = config_pb2.MetricThreshold(
-        change_threshold=config_pb2.GenericChangeThreshold(
-            direction=config_pb2.LOWER_IS_BETTER, absolute={"value": gate.max_cer_increase}
-        )
-    )
     # The interval's upper end: with few samples a good mean may be luck. Slices are often that small, so there the
     # rate itself is judged.
+    # What is off has an infinite bound: TFX blesses no model without any bound.
     thresholds = {
         "cer_high": [_threshold(everything, _bound(gate.max_cer))],
-        "cer": [_threshold(everything, change)]
+        "cer": [_threshold(everything, _change(gate.max_cer_increase))]
         + [_threshold(_slicing_spec(name), _bound(value)) for name, value in sorted(gate.slice_max_cer.items())],
     }
     metrics = []
@@ -66,8 +66,16 @@ def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
     )
 
 
-def _bound(value: float) -> config_pb2.MetricThreshold:
-    return config_pb2.MetricThreshold(value_threshold=config_pb2.GenericValueThreshold(upper_bound={"value": value}))
+def _bound(value: float | None) -> config_pb2.MetricThreshold:
+    bound = {"value": math.inf if value is None else value}
+    return config_pb2.MetricThreshold(value_threshold=config_pb2.GenericValueThreshold(upper_bound=bound))
+
+
+def _change(value: float | None) -> config_pb2.MetricThreshold:
+    change = config_pb2.GenericChangeThreshold(
+        direction=config_pb2.LOWER_IS_BETTER, absolute={"value": math.inf if value is None else value}
+    )
+    return config_pb2.MetricThreshold(change_threshold=change)
 
 
 def _threshold(
@@ -81,6 +89,19 @@ def _slicing_spec(name: str) -> config_pb2.SlicingSpec:
     if equals:
         return config_pb2.SlicingSpec(feature_values={key: value})
     return config_pb2.SlicingSpec(feature_keys=[key])
+
+
+def switched_off(config: config_pb2.EvalConfig) -> list[str]:
+    """Settings of the gate that are null, in what `eval_config` has made of them."""
+    thresholds = [
+        per_slice.threshold
+        for spec in config.metrics_specs
+        for metric in spec.metrics
+        for per_slice in metric.per_slice_thresholds
+    ]
+    bounds = [threshold.value_threshold.upper_bound.value for threshold in thresholds]
+    changes = [threshold.change_threshold.absolute.value for threshold in thresholds]
+    return ["gate.max_cer"] * (math.inf in bounds) + ["gate.max_cer_increase"] * (math.inf in changes)
 
 
 def read_verdict(evaluation_uri: str) -> Verdict:
@@ -101,15 +122,24 @@ def read_verdict(evaluation_uri: str) -> Verdict:
             if not metric.key.is_diff:
                 values[metric.key.name] = _number(metric.value)
     candidate = by_model.get("candidate", by_model.get("", {}))
+    note = f"{evaluation_uri}/{NOTE_FILE}"
+    noted = json.loads(storage.read(note)) if storage.exists(note) else {}  # an earlier release wrote none
+    compared_with = Baseline(**noted["compared_with"]) if noted.get("compared_with") else None
     failures = [
-        _failure(failure, _slice_name(per_slice.slice_key))
+        _failure(failure, _slice_name(per_slice.slice_key), str(compared_with or "the model before"))
         for per_slice in validation.metric_validations_per_slice
         for failure in per_slice.failures
     ]
     failures += [Failure("samples", _spec_name(spec), 0.0, 1.0, "missing") for spec in validation.missing_slices]
-    slices = {name: values for name, values in sorted(candidate.items()) if name != "all"}
-    baseline = by_model.get("baseline", {}).get("all")
-    return Verdict(bool(validation.validation_ok), candidate.get("all", {}), baseline, slices, failures)
+    return Verdict(
+        blessed=bool(validation.validation_ok),
+        metrics=candidate.get("all", {}),
+        baseline=by_model.get("baseline", {}).get("all"),
+        slices={name: values for name, values in sorted(candidate.items()) if name != "all"},
+        failures=failures,
+        compared_with=compared_with,
+        off=noted.get("off", []),
+    )
 
 
 def _spec_name(spec: config_pb2.SlicingSpec) -> str:
@@ -129,10 +159,10 @@ def _number(value: Any) -> float:
     return value.double_value.value if value.WhichOneof("type") == "double_value" else math.nan
 
 
-def _failure(failure: Any, slice_name: str) -> Failure:
+def _failure(failure: Any, slice_name: str, against: str) -> Failure:
     threshold = failure.metric_threshold
     if threshold.HasField("change_threshold"):
         bound, kind = threshold.change_threshold.absolute.value, "change"
     else:
         bound, kind = threshold.value_threshold.upper_bound.value, "bound"
-    return Failure(failure.metric_key.name, slice_name, _number(failure.metric_value), bound, kind)
+    return Failure(failure.metric_key.name, slice_name, _number(failure.metric_value), bound, kind, against)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from components.evaluator.baseline import Baseline
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -16,7 +18,8 @@ class Failure:
         slice: such as "writer = 7", or "all".
         value: measured.
         bound: what it should have been at most.
-        kind: "bound", "change" against the last blessed model, or "missing" for a bounded slice without pictures.
+        kind: "bound", "change" against the baseline, or "missing" for a bounded slice without images.
+        against: the baseline in words, for "change".
     """
 
     metric: str
@@ -24,17 +27,18 @@ class Failure:
     value: float
     bound: float
     kind: str
+    against: str = "the model before"
 
     def __str__(self) -> str:
         if self.kind == "missing":
             return (
-                f"gate.slice_max_cer bounds {self.slice}, of which the evaluation split has no picture: take the bound "
+                f"gate.slice_max_cer bounds {self.slice}, but the evaluation split has no image of it: take the bound "
                 f"out, or see to it that the split has some (a split column, data.split_salt)"
             )
         where = "" if self.slice == "all" else f" for {self.slice}"
         if self.kind == "change":
             return (
-                f"CER{where} is {self.value:+.4f} against the last blessed model, "
+                f"CER{where} is {self.value:+.4f} against {self.against}, "
                 f"gate.max_cer_increase allows {self.bound:+.4f}: {self.value - self.bound:.4f} too much"
             )
         setting = "gate.max_cer" if self.slice == "all" else "gate.slice_max_cer"
@@ -50,9 +54,11 @@ class Verdict:
     Attributes:
         blessed: whether the model may ship.
         metrics: of the candidate over all samples, by name.
-        baseline: of the last blessed model on the same samples; None where there was none.
+        baseline: of the baseline on the same samples; None where there was none.
         slices: metrics of the candidate by slice name such as "writer = 7".
         failures: missed bounds.
+        compared_with: what the baseline is, or why there is none; None in a verdict of an earlier release.
+        off: settings of the gate that are null, so that nothing was asked.
     """
 
     blessed: bool
@@ -60,6 +66,8 @@ class Verdict:
     baseline: dict[str, float] | None
     slices: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    compared_with: Baseline | None = None
+    off: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which keeps every digit; `from_dict` is the way back."""
@@ -68,4 +76,11 @@ class Verdict:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
         """From what `as_dict` made."""
-        return cls(**{**values, "failures": [Failure(**failure) for failure in values["failures"]]})
+        compared_with = values.get("compared_with")
+        return cls(
+            **{
+                **values,
+                "failures": [Failure(**failure) for failure in values["failures"]],
+                "compared_with": Baseline(**compared_with) if compared_with else None,
+            }
+        )

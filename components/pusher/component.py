@@ -14,7 +14,6 @@ from tfx.utils import json_utils, proto_utils
 
 from components.pusher import versions
 from components.report.component import Report
-from components.report.report import CARD_FILE, METRICS_FILE
 
 
 class Executor(executor.Executor):
@@ -43,8 +42,8 @@ class Executor(executor.Executor):
 
 
 def _describe(report: str, model_dir: str, version: int) -> None:
-    """Puts model card and metrics beside a version: not into it, where they would make it another model."""
-    for name in (CARD_FILE, METRICS_FILE):
+    """Puts model card and metrics beside a version."""
+    for name in (versions.CARD_FILE, versions.METRICS_FILE):
         fileio.copy(os.path.join(report, name), os.path.join(model_dir, f"{version}.{name}"), overwrite=True)
 
 

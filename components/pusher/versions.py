@@ -1,6 +1,6 @@
-"""The directory of numbered versions that a model server watches: push, list, roll back.
+"""The directory of numbered versions that a model server watches: push, list, roll back, restore.
 
-Versions under a label (`serving.rollout`) are neither deleted nor withdrawn.
+Versions under a label (`serving.labels`) are neither deleted nor withdrawn.
 No TFX or TensorFlow here: `htr versions` and `htr rollback` start at once.
 """
 
@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from components import storage
-from serving.rollout import CONFIG_FILE, RolloutError, pinned_versions
+from serving.labels import CONFIG_FILE, Labels, RolloutError, pinned_versions
+from serving.version_directory import WITHDRAWN, number_of
 
-# Servers look at numeric names only, so what is being written or deleted or has been withdrawn may lie beside them.
-_INCOMING, _OUTGOING, _WITHDRAWN = ".incoming-", ".outgoing-", ".withdrawn-"
+# Beside each version: `NUMBER.metrics.json` and `NUMBER.model_card.md`. Within it they would make it another model.
+METRICS_FILE, CARD_FILE = "metrics.json", "model_card.md"
+
+# Servers look at numeric names only, so what is being written or deleted may lie beside them.
+_INCOMING, _OUTGOING = ".incoming-", ".outgoing-"
 
 
 class VersionError(RuntimeError):
@@ -44,16 +51,62 @@ def list_versions(model_dir: str) -> list[Version]:
     """All versions below a model directory, oldest first, with those that were withdrawn."""
     found = []
     for name in storage.entries(model_dir)[0] if storage.is_dir(model_dir) else ():
-        withdrawn = name.startswith(_WITHDRAWN)
-        number = name.removeprefix(_WITHDRAWN)
-        if number.isdigit():
-            found.append(Version(int(number), os.path.join(model_dir, name), withdrawn))
+        number = number_of(name)
+        if number is not None:
+            found.append(Version(number, os.path.join(model_dir, name), name.startswith(WITHDRAWN)))
     return sorted(found, key=lambda version: version.number)
 
 
 def in_service(model_dir: str) -> list[Version]:
     """The versions below a model directory that have not been withdrawn, oldest first."""
     return [version for version in list_versions(model_dir) if not version.withdrawn]
+
+
+def served(model_dir: str, name: str) -> Version | None:
+    """The version that answers where no version is asked for: the one labelled stable, else the newest.
+
+    Args:
+        model_dir: directory of the numbered versions.
+        name: of the model in the file of labels.
+
+    Raises:
+        VersionError: the file of labels cannot be read.
+    """
+    found = in_service(model_dir)
+    try:
+        stable = _labels(model_dir, name).labels.get("stable")
+    except RolloutError as error:
+        raise VersionError(str(error)) from error
+    labelled = [version for version in found if version.number == stable]
+    return next(iter(labelled or found[-1:]), None)
+
+
+def _labels(model_dir: str, name: str) -> Labels:
+    if not storage.is_remote(model_dir):
+        return Labels.read(model_dir, name)
+    path = _config_in_bucket(model_dir)
+    text = storage.read(path).decode(errors="replace") if storage.exists(path) else ""
+    return Labels.parse(text, Path(path), name)
+
+
+def _config_in_bucket(model_dir: str) -> str:
+    return f"{model_dir.rstrip('/').rpartition('/')[0]}/{CONFIG_FILE}"
+
+
+def metrics(model_dir: str, number: int) -> dict[str, Any] | None:
+    """What was measured of a version before its push (`metrics.json` of the run's report); None if nobody noted it."""
+    path = os.path.join(model_dir, f"{number}.{METRICS_FILE}")
+    try:
+        return json.loads(storage.read(path)) if storage.exists(path) else None
+    except ValueError:
+        return None
+
+
+def model_at(path: str) -> str | None:
+    """A SavedModel's directory, or that of the newest version below a directory of versions; None if there is none."""
+    if storage.exists(os.path.join(path, "saved_model.pb")):
+        return path
+    return next((version.path for version in in_service(path)[-1:]), None)
 
 
 def holds(version: Version, model: str) -> bool:
@@ -119,10 +172,9 @@ def _next_number(model_dir: str) -> int:
 
 
 def _push_to_bucket(source: str, model_dir: str, keep: int) -> int:
-    model_dir = model_dir.rstrip("/")  # else the labels beside it would be looked for within
     number = _next_number(model_dir)
-    storage.copy_tree(source, f"{model_dir}/{number}", last="saved_model.pb")
-    if not storage.exists(f"{model_dir.rpartition('/')[0]}/{CONFIG_FILE}"):
+    storage.copy_tree(source, f"{model_dir.rstrip('/')}/{number}", last="saved_model.pb")
+    if not storage.exists(_config_in_bucket(model_dir)):
         for version in list_versions(model_dir)[:-keep]:
             storage.remove_tree(version.path)
     return number
@@ -161,9 +213,39 @@ def _withdraw(model_dir: str) -> tuple[int, int]:
             f"Version {newest.number} is served under a label, which would answer no more. Move the label: "
             "htr rollback --label LABEL --server HOST:PORT"
         )
-    os.rename(newest.path, os.path.join(model_dir, f"{_WITHDRAWN}{newest.number}"))
+    os.rename(newest.path, os.path.join(model_dir, f"{WITHDRAWN}{newest.number}"))
     _flush(model_dir)
     return newest.number, serving[-2].number
+
+
+def restore(model_dir: str, number: int) -> int:
+    """Brings a withdrawn version back.
+
+    Args:
+        model_dir: directory of the numbered versions.
+        number: of the version.
+
+    Returns:
+        The version that is now the newest.
+
+    Raises:
+        VersionError: no such version is withdrawn, or the directory is in a bucket.
+    """
+    if storage.is_remote(model_dir):
+        raise VersionError(
+            f"{model_dir} is in a bucket, where versions cannot be renamed. Move the folder of the version back with "
+            "the bucket's own tools."
+        )
+    found = {version.number: version for version in list_versions(model_dir)}
+    withdrawn = ", ".join(str(version.number) for version in found.values() if version.withdrawn) or "none"
+    if number not in found:
+        raise VersionError(f"There is no version {number} in {model_dir}. Withdrawn are: {withdrawn}.")
+    if not found[number].withdrawn:
+        raise VersionError(f"Version {number} of {model_dir} is not withdrawn. Withdrawn are: {withdrawn}.")
+    with _locked(model_dir):
+        os.rename(found[number].path, os.path.join(model_dir, str(number)))
+        _flush(model_dir)
+    return in_service(model_dir)[-1].number
 
 
 @contextlib.contextmanager

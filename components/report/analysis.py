@@ -43,7 +43,7 @@ def count_edits(predictions: pd.DataFrame, compared: bool) -> pd.DataFrame:
 
     Args:
         predictions: with `text`, `prediction` and `baseline`.
-        compared: whether `baseline` holds texts of the last blessed model.
+        compared: whether `baseline` holds texts of the baseline.
 
     Returns:
         A copy with `COUNT_COLUMNS`; `baseline_edits` is -1 where there is no such model.
@@ -66,14 +66,14 @@ def errors_of(predictions: pd.DataFrame, unit: Unit = "character", baseline: boo
     Args:
         predictions: table of predictions.
         unit: characters or words.
-        baseline: of the last blessed model instead (characters only).
+        baseline: of the baseline instead (characters only).
     """
     edits, length = ("word_edits", "words") if unit == "word" else ("baseline_edits" if baseline else "edits", "length")
     return ErrorCounts(Counter(zip(predictions[edits].tolist(), predictions[length].tolist(), strict=True)))
 
 
 def paired_errors(predictions: pd.DataFrame) -> PairedErrors | None:
-    """Errors of the last blessed model and the candidate on the same pictures; None where there was no such model."""
+    """Errors of the baseline and the candidate on the same images; None where there is no baseline."""
     if predictions.empty or (predictions["baseline_edits"] < 0).any():
         return None
     columns = (predictions[name].tolist() for name in ("baseline_edits", "edits", "length"))

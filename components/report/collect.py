@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from components.example_gen.dataset import NUMBERS, SPLITS
 from components.report import analysis
-from components.report.contents import Reading, Split
+from components.report.material import Reading, Split
 from components.trainer.base import SETTINGS_FILE
 from htr_client.decoding import Alphabet, BestPath, align
 
@@ -104,7 +104,7 @@ def predict(examples_uri: str, model: Model, baseline: Model | None) -> pd.DataF
     Args:
         examples_uri: of the Examples artifact.
         model: the candidate.
-        baseline: the last blessed model, if there is one.
+        baseline: the model to compare with, if there is one.
 
     Returns:
         A table of predictions, see `components.report.analysis`.

@@ -1,6 +1,6 @@
 """RunReport: looks at what the model does and writes it down, whatever the gate decided.
 
-The candidate and the last blessed model read the evaluation split once more, on the same pictures, through the
+The candidate and the baseline of the gate transcribe the evaluation split once more, the same images, through the
 signature that services use. What is written into the artifact:
 
     report.html      one self-contained page
@@ -25,8 +25,10 @@ from tfx.utils import path_utils
 from components.evaluator.gate import read_verdict
 from components.example_gen.component import REJECTS_FILE, Quarantine, read_counts
 from components.example_validator.component import read_anomalies
+from components.pusher.versions import CARD_FILE, METRICS_FILE
 from components.report import analysis, card, collect, contents, report
-from components.trainer.training import HISTORY_FILE
+from components.report.material import Material
+from components.trainer.training import HISTORY_FILE, UNALIGNABLE_FILE
 from pipeline.config import Config
 
 AUGMENTED_FILE = "augmented.png"
@@ -66,10 +68,11 @@ class Executor(base_executor.BaseExecutor):
         config = Config.model_validate_json(exec_properties["config"])
         examples = uri("examples")
         model = collect.Model(path_utils.serving_model_path(uri("model")))
-        predictions = collect.predict(examples, model, _baseline(input_dict.get("baseline_model") or []))
+        baseline = _baseline(input_dict.get("baseline_model") or [])
+        predictions = collect.predict(examples, model, baseline)
         shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
         splits, digest = collect.read_splits(examples)
-        material = contents.Material(
+        material = Material(
             config=config,
             verdict=read_verdict(uri("evaluation")),
             predictions=predictions,
@@ -84,13 +87,15 @@ class Executor(base_executor.BaseExecutor):
             rejects=contents.parse_rejects(_read(os.path.join(uri("quarantine"), REJECTS_FILE)) or b""),
             anomalies=read_anomalies(artifact_utils.get_single_instance(input_dict["anomalies"])),
             augmented=_read(os.path.join(uri("model_run"), AUGMENTED_FILE)),
+            unalignable=len(json.loads(_read(os.path.join(uri("model_run"), UNALIGNABLE_FILE)) or "[]")),
+            baseline=baseline.settings if baseline else None,
             run_id=(self._context.pipeline_run_id if self._context else None) or "",
         )
         built = contents.build(material)
         files = {
             report.CONTENTS_FILE: json.dumps(built, ensure_ascii=False),
-            report.METRICS_FILE: json.dumps(contents.metrics(built), ensure_ascii=False, indent=1, allow_nan=False),
-            report.CARD_FILE: card.write(built),
+            METRICS_FILE: json.dumps(contents.metrics(built), ensure_ascii=False, indent=1, allow_nan=False),
+            CARD_FILE: card.write(built),
             report.PAGE_FILE: report.page(built),
             report.PREDICTIONS_FILE: analysis.as_csv(predictions),
         }
@@ -100,7 +105,7 @@ class Executor(base_executor.BaseExecutor):
 
 
 def _baseline(found: list[Any]) -> collect.Model | None:
-    """The last blessed model, if there is one: a step that found none leaves its artifact empty."""
+    """The model to compare with, if there is one: a step that found none leaves its artifact empty."""
     paths = [path_utils.serving_model_path(artifact.uri) for artifact in found]
     return next((collect.Model(path) for path in paths if fileio.exists(os.path.join(path, "saved_model.pb"))), None)
 
@@ -129,7 +134,7 @@ class RunReport(base_component.BaseComponent):
 
         Args:
             config: of the run; the report shows it.
-            baseline_model: channel of the last blessed model, which may be empty.
+            baseline_model: channel of the model to compare with, which may be empty.
             **inputs: channels `examples`, `quarantine`, `anomalies`, `model`, `model_run` and `evaluation`.
         """
         super().__init__(

@@ -10,8 +10,7 @@ import math
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,96 +20,17 @@ from components import storage
 from components.evaluator.verdict import Verdict
 from components.example_gen import dataset
 from components.report import analysis, figures
-from components.report.findings import Finding, Findings, some
-from components.trainer.outcome import still_falling
+from components.report.material import Material
+from components.report.next_steps import next_steps
+from components.report.run_findings import findings
 from components.transform.geometry import COLUMNS_PER_FRAME, resized_width
-from htr_client.decoding import Alphabet
 from pipeline.config import Config, DataConfig, TransformConfig
 
 PACKAGES = ("htr-pipeline", "htr-client", "tensorflow", "keras", "tfx", "tensorflow-transform",
             "tensorflow-model-analysis", "apache-beam", "numpy", "opencv-python-headless")  # fmt: skip
 # Settings that a run's outcome depends on; the rest says where it runs.
 SECTIONS = ("name", "data", "transform", "model", "train", "tune", "gate", "push", "card")
-FEW_PICTURES = 300
 REJECTS_SHOWN = 3
-
-
-@dataclass
-class Split:
-    """What one split holds.
-
-    Attributes:
-        samples: number of pictures.
-        writers: pictures by writer; those of unknown writers under "".
-        characters: occurrences in the labels.
-        numbers: float32 [samples] by name in `dataset.NUMBERS`.
-        pictures: first label and id by SHA-256 of the picture's file.
-    """
-
-    samples: int = 0
-    writers: Counter[str] = field(default_factory=Counter)
-    characters: Counter[str] = field(default_factory=Counter)
-    numbers: dict[str, np.ndarray] = field(default_factory=dict)
-    pictures: dict[bytes, tuple[str, str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a model read one picture, frame by frame.
-
-    Attributes:
-        picture: encoded.
-        probabilities: float32 [frames, C] of the valid frames; the blank is the last class.
-        alphabet: of the model.
-        read: characters of the prediction with confidence and span in frames.
-        truth: characters of the label that the model can write, with span and highest probability in it; empty where
-            the frames cannot carry the label.
-    """
-
-    picture: bytes
-    probabilities: np.ndarray
-    alphabet: Alphabet
-    read: list[tuple[str, float, tuple[int, int]]]
-    truth: list[tuple[str, float, tuple[int, int]]]
-
-
-@dataclass(frozen=True)
-class Material:
-    """Everything that a report is made of.
-
-    Attributes:
-        config: of the run.
-        verdict: of the Evaluator.
-        predictions: table of predictions on the evaluation split.
-        splits: what each split holds.
-        digest: of the data.
-        alphabet: of the model, in class order.
-        settings: that the model was trained with (`htr.json`).
-        model_bytes: size of the weights.
-        readings: close looks at the pictures that are shown, by row of `predictions`.
-        history: of the training, by epoch.
-        counts: of ExampleGen: `accepted`, `rejected`, `notes`.
-        rejects: rows of `rejects.csv`.
-        anomalies: (severity, sentence) of ExampleValidator.
-        augmented: a sheet of distorted training pictures as PNG, if the Trainer wrote one.
-        run_id: of the orchestrator.
-    """
-
-    config: Config
-    verdict: Verdict
-    predictions: pd.DataFrame
-    splits: Mapping[str, Split]
-    digest: str
-    alphabet: Sequence[str]
-    settings: Mapping[str, Any]
-    model_bytes: int
-    readings: Mapping[int, Reading]
-    history: Sequence[Mapping[str, Any]]
-    counts: Mapping[str, Any]
-    rejects: Sequence[Mapping[str, str]] = ()
-    anomalies: Sequence[tuple[str, str]] = ()
-    augmented: bytes | None = None
-    run_id: str = ""
 
 
 def build(material: Material) -> dict[str, Any]:
@@ -131,6 +51,7 @@ def build(material: Material) -> dict[str, Any]:
         "run_id": m.run_id,
         "name": m.config.name,
         "verdict": m.verdict.as_dict(),
+        "against": against(m.verdict),
         "bounds": bounds(m.verdict, m.config),
         "level": level,
         "character": analysis.rates(analysis.errors_of(predictions), level),
@@ -144,6 +65,7 @@ def build(material: Material) -> dict[str, Any]:
         "replaced": [{"truth": a, "read": b, "count": n} for (a, b), n in characters.replaced.most_common(15)],
         "inserted": characters.inserted.most_common(10),
         "deleted": characters.deleted.most_common(10),
+        "empty": int(((predictions["prediction"] == "") & (predictions["text"] != "")).sum()),
         "cases": _cases(m),
         "data": _data(m),
         "training": {
@@ -153,34 +75,44 @@ def build(material: Material) -> dict[str, Any]:
             "augmented": f"data:image/png;base64,{base64.b64encode(m.augmented).decode()}" if m.augmented else None,
         },
         "model": {"alphabet": "".join(m.alphabet), "bytes": m.model_bytes, "transform": m.settings["transform"]},
+        "baseline_model": {"alphabet": "".join(m.baseline["alphabet"]), "transform": m.baseline["transform"]}
+        if m.baseline
+        else None,
         # The Tuner may have changed what the run was told.
         "config": m.config.model_dump(mode="json", include=set(SECTIONS))
         | {section: m.settings[section] for section in ("model", "train")},
         "versions": versions(),
     }
     contents["findings"] = [vars(finding) for finding in findings(m, contents)]
+    contents["next_steps"] = next_steps(contents)
     contents["figures"] = _figures(m, characters, calibration)
     return contents
+
+
+def against(verdict: Verdict) -> str:
+    """The baseline in words."""
+    return str(verdict.compared_with or "the model before")
 
 
 def bounds(verdict: Verdict, config: Config) -> list[dict[str, Any]]:
     """Every bound of the gate with what was measured, in words; `met` is the Evaluator's own decision.
 
     Returns:
-        Rows of `setting`, `what`, `value` and `bound` (rates; None where there is nothing to compare), `met`.
+        Rows of `setting`, `what`, `value` and `bound` (rates; None where there is nothing to compare, or the bound is
+        off), `met`.
     """
 
     def missed(metric: str, where: str, kind: str) -> bool:
         return any((f.metric, f.slice, f.kind) == (metric, where, kind) for f in verdict.failures)
 
-    metrics, baseline = verdict.metrics, verdict.baseline
+    gate, metrics, baseline = config.gate, verdict.metrics, verdict.baseline
     rows: list[dict[str, Any]] = [
-        {"setting": "gate.max_cer", "what": f"upper end of the CER's {100 * config.gate.confidence_level:g} % interval",
-         "value": metrics["cer_high"], "bound": config.gate.max_cer,
-         "met": not missed("cer_high", "all", "bound")},
-        {"setting": "gate.max_cer_increase", "what": "CER against the last blessed model, same pictures",
-         "value": metrics["cer"] - baseline["cer"] if baseline else None, "bound": config.gate.max_cer_increase,
-         "met": not missed("cer", "all", "change") if baseline else None},
+        {"setting": "gate.max_cer", "what": f"upper end of the CER's {100 * gate.confidence_level:g} % interval",
+         "value": metrics["cer_high"], "bound": gate.max_cer,
+         "met": None if gate.max_cer is None else not missed("cer_high", "all", "bound")},
+        {"setting": "gate.max_cer_increase", "what": f"CER against {against(verdict)}; same images",
+         "value": metrics["cer"] - baseline["cer"] if baseline else None, "bound": gate.max_cer_increase,
+         "met": not missed("cer", "all", "change") if baseline and gate.max_cer_increase is not None else None},
     ]  # fmt: skip
     for name, bound in sorted(config.gate.slice_max_cer.items()):
         column, equals, value = name.partition("=")
@@ -257,6 +189,7 @@ def _data(m: Material) -> dict[str, Any]:
         "rejected_rows": sum(m.counts["rejected"].values()),
         "rows": sum(m.counts["rejected"].values()) + sum(m.counts["accepted"].values()),
         "notes": list(m.counts["notes"]),
+        "unalignable": m.unalignable,
     }
 
 
@@ -287,128 +220,6 @@ def _picture(row: Mapping[str, str], tables: Mapping[str, dataset.Table]) -> str
     except (KeyError, OSError, dataset.Rejected):
         return None
     return shown[0] if shown else None
-
-
-def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
-    """What a person should know first: problems before notes.
-
-    Args:
-        m: what the report is made of.
-        contents: numbers that `build` has computed from it.
-    """
-    result = Findings()
-    _check_splits(m, result)
-    _check_labels(m, result)
-    _check_characters(contents["coverage"], result)
-    _check_figures(m, contents, result)
-    _check_training(m, result)
-    for severity, sentence in m.anomalies:
-        (result.problem if severity == "ERROR" else result.note)("anomaly", f"Data statistics: {sentence}.")
-    rejected, rows = contents["data"]["rejected_rows"], contents["data"]["rows"]
-    if rejected > 0.02 * rows:
-        result.note("rejected", f"{rejected} of {rows} rows ({rejected / rows:.1%}) were rejected.",
-                    "See the reasons below; often one cause explains most of them.")  # fmt: skip
-    return result.sorted()
-
-
-def _check_splits(m: Material, result: Findings) -> None:
-    judged, learnt = m.splits.get("eval", Split()), [m.splits[s] for s in ("train", "validation") if s in m.splits]
-    shared = {w for split in learnt for w in split.writers if w} & set(judged.writers)
-    if shared:
-        pictures = sum(judged.writers[writer] for writer in shared)
-        result.problem(
-            "leaked_writers",
-            f"Writers of the evaluation split who also wrote training pictures: {some(sorted(shared))} ({pictures} of "
-            f"{judged.samples} evaluation pictures). The error on unknown hands is higher than measured.",
-            "Split by writer: drop the split column or file names that give the splits, and name the writer column.",
-        )
-    seen = [judged.pictures.keys() & split.pictures.keys() for split in learnt]
-    leaked = sorted(set().union(*seen))
-    if leaked:
-        names = some([judged.pictures[picture][1] for picture in leaked], 3)
-        result.problem(
-            "leaked_pictures",
-            f"Evaluation pictures that are also among the training pictures: {len(leaked)} ({names}). "
-            f"The figures are too good.",
-            "`htr check` lists them; keep each picture in one split.",
-        )
-    known = {writer for split in m.splits.values() for writer in split.writers if writer}
-    if not known:
-        result.note("no_writers", "No writers are named, so a hand may be in training and evaluation: the error on "
-                    "unknown hands is probably higher than measured.", "Add a writer column.")  # fmt: skip
-
-
-def _check_labels(m: Material, result: Findings) -> None:
-    doubtful = analysis.suspicious(m.predictions)
-    sure = int((m.predictions["confidence"] >= analysis.SURE).sum())
-    if len(doubtful) < 3 or len(doubtful) < 0.01 * sure:
-        return
-    elsewhere = int(doubtful["label_elsewhere"].sum())
-    swapped = f", and {elsewhere} times that is exactly the label of another picture" if elsewhere else ""
-    (result.problem if len(doubtful) > 0.03 * sure else result.note)(
-        "suspicious_labels",
-        f"About {len(doubtful) / sure:.0%} of the labels look wrong: of {sure} pictures that were read with a "
-        f"confidence of {analysis.SURE:g} or more, {len(doubtful)} say something wholly different from their "
-        f"label{swapped}.",
-        "Look at the pictures with doubtful labels below. " + ("Were rows swapped or shifted?" if elsewhere else ""),
-    )
-
-
-def _check_characters(coverage: Mapping[str, Any], result: Findings) -> None:
-    if coverage["unknown"]:
-        shown = some([f"{figures.visible(u['character'])} ({u['occurrences']})" for u in coverage["unknown"]], 12)
-        result.problem(
-            "new_characters",
-            f"Characters of the evaluation labels that are not in the model's alphabet, so that it can never write "
-            f"them: {shown}.",
-            "Add training pictures with these characters, or keep such labels out of the evaluation split.",
-        )
-    if coverage["rare"]:
-        shown = some([f"{figures.visible(c)} ({n})" for c, n in coverage["rare"].items()], 16)
-        result.note("rare_characters", f"Characters that occur fewer than {analysis.RARE} times in the training labels "
-                    f"and are hardly learnt: {shown}.")  # fmt: skip
-
-
-def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -> None:
-    measured, judged = contents["character"], m.verdict.metrics
-    if measured["rate"] != judged["cer"] and not math.isnan(judged["cer"]):
-        result.problem(
-            "disagreement",
-            f"The report's own reading gives a CER of {measured['rate']:.6f}, the Evaluator {judged['cer']:.6f}: the "
-            "model does not read the same pictures the same way twice.",
-            "The verdict rests on the Evaluator. Please report this with the two files of the model.",
-        )
-    if measured["samples"] < FEW_PICTURES:
-        result.note("few_pictures", f"The figures rest on {measured['samples']} pictures only; see how wide the "
-                    "intervals are.", "Evaluate on more, with data.eval_fraction or more data.")  # fmt: skip
-    for group in contents["slices"]:
-        if group["name"] == "source" or group["name"] in analysis.BY_QUARTER or group["name"] == "writer":
-            bad = [r for r in group["rows"] if r["worse"] and r["samples"] >= 20 and r["rate"] > 1.5 * measured["rate"]]
-            for row in bad[:2]:
-                result.note(
-                    "weak_slice",
-                    f"{group['title'].capitalize()} {row['value']}: CER {row['rate']:.1%} against "
-                    f"{measured['rate']:.1%} overall, {row['share']:.0%} of all errors on "
-                    f"{row['samples'] / measured['samples']:.0%} of the pictures.",
-                )
-    gap = contents["calibration"]["gap"]
-    if abs(gap) > 0.05:
-        word = "too high" if gap > 0 else "too low"
-        result.note("calibration", f"Confidence is {abs(gap):.0%} {word} on average.",
-                    "Choose a threshold for review from the table below, not from the number itself.")  # fmt: skip
-
-
-def _check_training(m: Material, result: Findings) -> None:
-    facts = m.settings.get("training", {})
-    if facts.get("collapse"):
-        result.problem("collapse", f"Training collapsed: {facts['collapse']}.",
-                       "Try more epochs (train.epochs), a lower train.learning_rate, or more labels.")  # fmt: skip
-    if facts.get("base_validation_cer") is not None and facts["best_epoch"] == 0:
-        result.note("base_kept", "No epoch read the validation images better than the model that training started "
-                    "from: its weights were kept.", "Try a lower train.learning_rate, or more labels.")  # fmt: skip
-    if still_falling(m.history):
-        result.note("still_learning", "The validation CER was still falling when training ended.",
-                    "More epochs will probably help: train.epochs.")  # fmt: skip
 
 
 def _figures(m: Material, characters: analysis.Characters, calibration: Mapping[str, Any]) -> dict[str, str]:
@@ -444,6 +255,7 @@ def metrics(contents: Mapping[str, Any]) -> dict[str, Any]:
             "run": contents["run_id"], "name": contents["name"],
             "blessed": verdict["blessed"],
             "bounds": contents["bounds"], "metrics": verdict["metrics"], "baseline": verdict["baseline"],
+            "compared_with": verdict["compared_with"], "off": verdict["off"], "next_steps": contents["next_steps"],
             "comparison": contents["comparison"], "slices": verdict["slices"],
             "calibration": contents["calibration"], "review": contents["review"],
             "findings": contents["findings"],

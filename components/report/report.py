@@ -10,11 +10,10 @@ from typing import Any
 
 import jinja2
 
-from components.evaluator.verdict import Failure
+from components.evaluator.verdict import Verdict
 from components.report.figures import visible
 
 CONTENTS_FILE, PAGE_FILE, PREDICTIONS_FILE = "contents.json", "report.html", "predictions.csv"
-METRICS_FILE, CARD_FILE = "metrics.json", "model_card.md"
 
 
 def environment() -> jinja2.Environment:
@@ -48,10 +47,12 @@ def page(
         HTML.
     """
     failed = next((step.name for step in steps if step.state == "FAILED"), None)
-    failures = [str(Failure(**failure)) for failure in contents["verdict"]["failures"]] if contents else []
+    if contents:  # an earlier release wrote fewer of them
+        contents = {"against": "the model before", "next_steps": [], **contents}
+    verdict = Verdict.from_dict(contents["verdict"]) if contents else None
     when = (run_id or (contents["run_id"] if contents else ""))[:19].replace("T", " ")
     template = environment().get_template("report.html.j2")
-    return template.render(r=contents, when=when, steps=steps, pushed=pushed, failed=failed, failures=failures)
+    return template.render(r=contents, when=when, steps=steps, pushed=pushed, failed=failed, verdict=verdict)
 
 
 def percent(rate: float | None) -> str:

@@ -31,17 +31,12 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _fraction(text: str) -> float:
-    """Converts `0.7` or `70%`, for argparse; 70 is refused, since every answer would be below it."""
-    percent = text.strip().endswith("%")
+    from pipeline import fractions
+
     try:
-        number = float(text.strip().removesuffix("%"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a fraction such as 0.7 or 70%") from None
-    value = number / 100 if percent else number
-    if not 0 <= value <= 1:
-        meant = f"; {number:g} % is {number / 100:g} or {number:g}%" if not percent and 1 < number <= 100 else ""
-        raise argparse.ArgumentTypeError(f"{text} is not a fraction between 0 and 1{meant}")
-    return value
+        return fractions.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error} (got {text})") from error
 
 
 def _review(arguments: argparse.Namespace) -> int:

@@ -73,8 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
         print(json.dumps(as_json(summary, config.model_dir), ensure_ascii=False))
     if summary.verdict is None or not summary.verdict.blessed:
-        failures = "; ".join(map(str, summary.verdict.failures)) if summary.verdict else "no verdict"
-        raise CommandError(f"The model is not blessed: {failures}. Nothing was pushed.", NOT_BLESSED)
+        raise CommandError(summary.refusal(), NOT_BLESSED)
     return OK
 
 
@@ -91,7 +90,8 @@ def _explained(
     name, message = root_message(error)
     code = exit_code(name)
     known = code != ERROR or name in (
-        "DataAnomalies", "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError"
+        "DataAnomalies", "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError", "VersionError",
+        "BaselineError",
     )  # fmt: skip
     return CommandError(message if known else f"{name}: {message}\nThe log is {log}", code)
 
@@ -131,11 +131,8 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
             f"Rejected   {sum(rejected.values())} rows: {reasons}\n           {config.workspace}/rejects.csv",
             markup=False,
         )
-    if summary.verdict:
-        m = summary.verdict.metrics
-        out.print(f"CER        {m['cer']:.4f} ({m['cer_low']:.4f} to {m['cer_high']:.4f}), WER {m['wer']:.4f}")
-        if summary.verdict.baseline:
-            out.print(f"Before     CER {summary.verdict.baseline['cer']:.4f} (last blessed model, same pictures)")
+    for line in summary.figures():
+        out.print(line, markup=False)
     if summary.pushed and summary.verdict and summary.verdict.blessed:
         out.print(f"Version    {summary.version} in {config.model_dir}{_withdrawn(summary, config)}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:

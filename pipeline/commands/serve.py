@@ -48,11 +48,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> None:
     """Once a version has been promoted, its labels say what is served; before, the newest version is."""
-    from serving import rollout
+    from serving.labels import Labels, RolloutError
 
     try:
-        labels = rollout.Labels.read(model_dir, name)
-    except rollout.RolloutError as error:
+        labels = Labels.read(model_dir, name)
+    except RolloutError as error:
         raise CommandError(str(error), USAGE) from error
     if labels.base_path is None:
         arguments.model_base_path = model_dir

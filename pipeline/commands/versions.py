@@ -1,9 +1,10 @@
-"""Commands about pushed versions and their labels: `versions`, `promote`, `rollback`."""
+"""Commands about pushed versions and their labels: `versions`, `promote`, `rollback`, `restore`."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -31,26 +32,36 @@ def add_commands(add: AddCommand) -> None:
     add_config_arguments(command, data=False)
     _add_rollout_arguments(command, move=True)
 
+    command = add("restore", _restore, "bring a version back that `htr rollback` has withdrawn")
+    command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists as withdrawn")
+    add_config_arguments(command, data=False)
+
 
 def _versions(arguments: argparse.Namespace) -> int:
-    from components.pusher.versions import list_versions
-    from serving import rollout
+    from components.pusher.versions import list_versions, metrics
+    from serving.labels import Labels, RolloutError
+    from serving.version_directory import nothing_pushed
 
     config = read_config(arguments)
     if arguments.server:
         return _served_versions(arguments, config.name)
     found = list_versions(config.model_dir)
     if not found:
-        raise CommandError(f"No version has been pushed to {config.model_dir} yet.")
+        raise CommandError(nothing_pushed(config.model_dir))
     try:
-        labels = rollout.Labels.read(config.model_dir, config.name).labels
-    except rollout.RolloutError as error:
+        labels = Labels.read(config.model_dir, config.name).labels
+    except RolloutError as error:
         raise CommandError(str(error)) from error
     newest = max((v.number for v in found if not v.withdrawn), default=None)
     for version in found:
         notes = ["withdrawn"] if version.withdrawn else ["newest"] if version.number == newest else []
         notes += [label for label, number in labels.items() if number == version.number]
-        print(f"{version.number}  {_moment(version.number)}  {version.path}  {', '.join(notes)}".rstrip())
+        cer = ((metrics(config.model_dir, version.number) or {}).get("metrics") or {}).get("cer")
+        rate = "CER unknown" if cer is None else f"CER {cer:>7.2%}"
+        print(f"{version.number}  {_moment(version.number)}  {rate:<11s}  {version.path}  {', '.join(notes)}".rstrip())
+    withdrawn = [version.number for version in found if version.withdrawn]
+    if withdrawn:
+        print(f"To bring a withdrawn version back: htr restore {withdrawn[-1]}", file=sys.stderr)
     return OK
 
 
@@ -63,18 +74,20 @@ def _moment(number: int) -> str:
 
 
 def _served_versions(arguments: argparse.Namespace, name: str) -> int:
-    from serving import rollout
+    from serving import rollout_arguments
+    from serving.labels import RolloutError
+    from serving.model_server import Server
 
     try:
-        addresses, tls = rollout.servers_from(arguments), rollout.tls_from(arguments)
+        addresses, tls = rollout_arguments.servers_from(arguments), rollout_arguments.tls_from(arguments)
         for address in addresses:
-            with rollout.Server(address, tls) as server:
+            with Server(address, tls) as server:
                 rows = server.labelled(name)
             if len(addresses) > 1:
                 print(f"{address}:")
             for row in rows:
                 print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.reason}".rstrip())
-    except rollout.RolloutError as error:
+    except RolloutError as error:
         raise _rollout_failed(error) from error
     return OK
 
@@ -84,32 +97,38 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from components.pusher.versions import VersionError, roll_back
+    from components.pusher.versions import VersionError, list_versions, roll_back
+    from serving.version_directory import nothing_pushed
 
     if arguments.label:
         return _move_label(arguments, lambda rollout: rollout.roll_back(arguments.label))
     if arguments.server:
         raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
+    model_dir = read_config(arguments).model_dir
     try:
-        withdrawn, newest = roll_back(read_config(arguments).model_dir)
+        if not list_versions(model_dir):
+            raise CommandError(nothing_pushed(model_dir))
+        withdrawn, newest = roll_back(model_dir)
     except VersionError as error:
         raise CommandError(str(error)) from error
-    print(f"Withdrew version {withdrawn}; version {newest} is the newest again.")
+    print(f"Withdrew version {withdrawn}; version {newest} is the newest again. Undo: htr restore {withdrawn}")
     return OK
 
 
 def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved]) -> int:
-    from serving import rollout
+    from serving import rollout, rollout_arguments
+    from serving.labels import RolloutError
 
     config = read_config(arguments)
     try:
         moved = move(
             rollout.Rollout(
-                config.model_dir, config.name, rollout.servers_from(arguments), rollout.tls_from(arguments),
+                config.model_dir, config.name, rollout_arguments.servers_from(arguments),
+                rollout_arguments.tls_from(arguments),
                 arguments.base_path, arguments.timeout,
             )
         )  # fmt: skip
-    except rollout.RolloutError as error:
+    except RolloutError as error:
         raise _rollout_failed(error) from error
     before = f" (before: {moved.before})" if moved.before not in (None, moved.version) else ""
     print(f"{moved.label} is version {moved.version}{before}, in {moved.path}.")
@@ -121,20 +140,42 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
 
 
 def _rollout_failed(error: Exception) -> CommandError:
-    from serving.rollout import Refused
+    from serving.labels import Refused
 
     return CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR)
 
 
+def _restore(arguments: argparse.Namespace) -> int:
+    from components.pusher.versions import VersionError, restore, served
+
+    config = read_config(arguments)
+    try:
+        newest = restore(config.model_dir, arguments.version)
+        current = served(config.model_dir, config.name)
+    except VersionError as error:
+        raise CommandError(str(error)) from error
+    print(f"Version {arguments.version} is back.")
+    if current is not None and current.number != newest:
+        print(f"The label stable stays with version {current.number}: htr promote {arguments.version} --label stable")
+    elif newest != arguments.version:
+        print(f"Version {newest} is newer and stays in service.")
+    else:
+        print("It is the newest: servers without labels take it.")
+    return OK
+
+
 def _add_label_argument(command: argparse.ArgumentParser, required: bool, text: str) -> None:
-    from serving.rollout import LABELS
+    from serving.labels import LABELS
 
     command.add_argument("--label", required=required, choices=LABELS, help=text)
 
 
 def _add_rollout_arguments(command: argparse.ArgumentParser, move: bool = False) -> None:
-    from serving import rollout
+    from serving import rollout_arguments
 
-    rollout.add_server_arguments(command)
+    rollout_arguments.add_server_arguments(command)
     if move:
-        rollout.add_move_arguments(command)
+        rollout_arguments.add_move_arguments(command)
+
+
+# Settings that are paths or lists of them, besides the workspace.

@@ -6,10 +6,11 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from components.evaluator.baseline import Baseline
 from components.evaluator.verdict import Verdict
 from components.example_gen.dataset import NUMBERS
 from components.report import analysis
-from components.report.contents import Material, Reading, Split
+from components.report.material import Material, Reading, Split
 from components.sample_data.words import WORDS
 from htr_client.decoding import Alphabet, BestPath
 from pipeline.config import Config
@@ -79,7 +80,11 @@ def material(predictions, config=None, splits=None, alphabet=None, **more):
     shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
     values = {
         "config": config,
-        "verdict": Verdict(high <= config.gate.max_cer, metrics, baseline),
+        "verdict": Verdict(
+            config.gate.max_cer is None or high <= config.gate.max_cer, metrics, baseline,
+            compared_with=Baseline("in_service", 17, "models/17") if paired else Baseline("none", reason="none yet"),
+            off=["gate.max_cer"] if config.gate.max_cer is None else [],
+        ),
         "predictions": predictions,
         "splits": splits or {"train": train, "validation": split_of(words(50), ["v1"] * 50),
                              "eval": split_of(texts, writers)},

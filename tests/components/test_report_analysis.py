@@ -191,7 +191,7 @@ def test_bounds_are_told_with_what_was_measured():
     made.verdict.failures.append(Failure("samples", "writer = nobody", 0.0, 1.0, "missing"))
     row = contents.bounds(made.verdict, missing)[2]
     assert (row["met"], row["value"], row["bound"]) == (False, None, 0.5)
-    assert "no picture" in str(made.verdict.failures[-1])
+    assert "no image" in str(made.verdict.failures[-1])
     alone = contents.bounds(material(table(words(50))).verdict, Config())
     assert alone[1]["met"] is None and alone[1]["value"] is None
 

@@ -1,5 +1,6 @@
 """The report as a page: complete, self-contained, and laid out well in a real browser on a phone and on a desk."""
 
+import dataclasses
 import html as markup
 import json
 import re
@@ -8,6 +9,7 @@ import subprocess
 
 import pytest
 
+from components.evaluator.baseline import Baseline
 from components.report import analysis, card, contents, report
 from pipeline import cli
 from pipeline.config import Config
@@ -40,7 +42,7 @@ def test_page_answers_the_questions(page, built):
     for text in (
         "Blessed: this model may ship.", "Pushed as version 17", report.percent(metrics["cer"]),
         report.percent(metrics["cer_high"]), "What the gate asked", "gate.max_cer_increase",
-        "Better than the last blessed model?", "randomisation test", "Where it fails", "Worst", "Typical errors",
+        "Better than version 17 (in service)?", "randomisation test", "Where it fails", "Worst", "Typical errors",
         "Taken for each other", "Missed and added", "Alphabet", "By writer", "By sharpness", "Reliability",
         "expected calibration error", "With a person for the least confident", "validation CER", "Rejected rows",
         "empty label", "the label is empty", "Trainer", "1.00 GiB", "Configuration", "learning_rate", "tensorflow",
@@ -66,7 +68,35 @@ def test_page_of_a_model_that_must_not_ship_says_so():
     made = material(table(words(200), rate=0.3), Config(gate={"max_cer": 0.05}))
     html = report.page(contents.build(made))
     assert "Not blessed: this model must not ship." in html and "missed" in html
-    assert "nothing to compare" in html and 'id="steps"' not in html
+    assert "Compared with nothing (none yet)" in html and 'id="steps"' not in html
+    assert "What to try" in html
+
+
+def test_page_and_card_say_what_the_gate_did_not_ask():
+    made = contents.build(material(table(words(200)), Config(gate={"max_cer": None})))
+    html, text = report.page(made), card.write(made)
+    assert "<b>Off:</b> gate.max_cer" in html and "Off, so not asked: `gate.max_cer`" in text
+    config = Config(gate={"baseline": "none", "baseline_reason": "another alphabet"})
+    verdict = dataclasses.replace(
+        material(table(words(200))).verdict, compared_with=Baseline("off", reason="another alphabet")
+    )
+    made = contents.build(material(table(words(200)), config, verdict=verdict))
+    for made_of in (report.page(made), card.write(made), json.dumps(contents.metrics(made))):
+        assert "another alphabet" in made_of
+
+
+def test_bounds_have_units_and_the_first_line_reads_well(page):
+    assert "+0.50 points" in page
+    assert " (digest 0123456789ab). Model htr, made with Python" in page
+
+
+def test_contents_of_an_earlier_release_make_a_page(built):
+    made = json.loads(json.dumps(built))
+    for name in ("against", "next_steps", "empty", "baseline_model"):
+        del made[name]
+    for name in ("compared_with", "off"):
+        del made["verdict"][name]
+    assert "Better than the model before?" in report.page(made)
 
 
 def test_page_tells_what_a_warm_start_has_brought():

@@ -8,6 +8,7 @@ import pytest
 
 from components import storage
 from components.pusher import versions
+from pipeline import cli
 from serving.rollout import Rollout
 
 
@@ -48,6 +49,56 @@ def test_rollback_and_a_number_is_never_used_twice(model, tmp_path):
     with pytest.raises(versions.VersionError, match="none to go back to"):
         versions.roll_back(base)
     assert versions.push(str(model), base, keep=5) > second
+
+
+def test_what_was_withdrawn_comes_back(model, tmp_path):
+    base = str(tmp_path / "m")
+    first, second, third = (versions.push(str(model), base, keep=5) for _ in range(3))
+    versions.roll_back(base)
+    versions.roll_back(base)
+    assert versions.restore(base, second) == second
+    assert versions.restore(base, third) == third
+    assert [(v.number, v.withdrawn) for v in versions.list_versions(base)] == [
+        (first, False), (second, False), (third, False)
+    ]  # fmt: skip
+    with pytest.raises(versions.VersionError, match=f"Version {second} of .* is not withdrawn. Withdrawn are: none"):
+        versions.restore(base, second)
+    versions.roll_back(base)
+    with pytest.raises(versions.VersionError, match=f"no version 5 in .* Withdrawn are: {third}"):
+        versions.restore(base, 5)
+    with pytest.raises(versions.VersionError, match="in a bucket"):
+        versions.restore("gs://bucket/htr", 5)
+
+
+def test_commands_about_versions(model, tmp_path, capsys):
+    """The list shows CER and what is withdrawn; what is withdrawn is not promoted, and comes back."""
+    base = tmp_path / "serving_model" / "htr"
+
+    def htr(*arguments):
+        code = cli.main([*map(str, arguments), "--workspace", str(tmp_path)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    for command in (["versions"], ["rollback"], ["rollback", "--label=stable"], ["promote", 3, "--label=stable"]):
+        code, _, said = htr(*command)
+        assert code == cli.ERROR and f"No version has been pushed to {base} yet: htr run first." in said
+    first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
+    (base / f"{first}.metrics.json").write_text('{"metrics": {"cer": 0.0491}}')
+    code, listed, hint = htr("versions")
+    assert code == 0 and hint == "" and [line.split()[0] for line in listed.splitlines()] == [str(first), str(second)]
+    assert "CER   4.91%" in listed.splitlines()[0] and "CER unknown" in listed.splitlines()[1]
+    assert f"Undo: htr restore {second}" in htr("rollback")[1]
+    code, listed, hint = htr("versions")
+    assert "withdrawn" in listed.splitlines()[1] and f"htr restore {second}" in hint
+    code, _, said = htr("promote", second, "--label", "stable")
+    assert code == cli.USAGE and f"Version {second} is withdrawn. Bring it back with `htr restore {second}`" in said
+    assert "servers without labels take it" in htr("restore", second)[1]
+    assert htr("promote", first, "--label", "stable")[0] == 0
+    htr("rollback")
+    assert f"stays with version {first}: htr promote {second} --label stable" in htr("restore", second)[1]
+    assert htr("promote", second, "--label", "stable")[0] == 0
+    code, _, said = htr("restore", 7)
+    assert code == cli.ERROR and "no version 7" in said
 
 
 def test_leftovers_of_a_broken_push_disappear(model, tmp_path):

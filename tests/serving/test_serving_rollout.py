@@ -14,6 +14,8 @@ from tensorflow_serving.config import model_server_config_pb2
 from components.pusher import versions
 from pipeline import cli
 from serving import protos, rollout
+from serving.labels import LABELS, Labels, Refused, RolloutError
+from serving.model_server import Server
 from serving.server import EmbeddedServer
 
 END = 50
@@ -62,8 +64,8 @@ def htr(workspace, *arguments, server=None) -> int:
 
 
 def labels(address) -> dict[str, int | None]:
-    with rollout.Server(address) as server:
-        return {label: server.label("htr", label) for label in rollout.LABELS}
+    with Server(address) as server:
+        return {label: server.label("htr", label) for label in LABELS}
 
 
 def request(picture, label=""):
@@ -153,8 +155,8 @@ def test_several_servers_move_together_or_not_at_all(workspace, toy_model, tmp_p
         first = stack.enter_context(serve(workspace))
         second = stack.enter_context(serve(other))
         both = f"{first.address},{second.address}"
-        with rollout.Server(second.address) as server:
-            server.reload(rollout.Labels.read(str(base(other)), "htr").config_with(str(base(other)), [1], {}))
+        with Server(second.address) as server:
+            server.reload(Labels.read(str(base(other)), "htr").config_with(str(base(other)), [1], {}))
         # The second server looks into a directory of its own, as on another machine.
         mount = tmp_path / "mount"
         mount.symlink_to(base(workspace))
@@ -180,8 +182,8 @@ def test_a_failed_last_step_is_undone_everywhere(workspace, picture, monkeypatch
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(rollout.Labels, "write", full)
-        with pytest.raises(rollout.RolloutError, match=r"No space left on device.*stay where they were"):
+        monkeypatch.setattr(Labels, "write", full)
+        with pytest.raises(RolloutError, match=r"No space left on device.*stay where they were"):
             move.promote(2, "stable")
         assert labels(server.address)["stable"] == 1 and answers(client, picture, "stable") == 1
 
@@ -272,7 +274,7 @@ def test_a_canary_whose_directory_is_gone_does_not_block_stable(workspace):
     assert dict(written(workspace).version_labels) == {"stable": 1}
     (base(workspace) / "1").rename(base(workspace) / "gone")
     (base(workspace) / "away").rename(base(workspace) / "2")
-    with pytest.raises(rollout.Refused, match="promote another to stable first"):
+    with pytest.raises(Refused, match="promote another to stable first"):
         move.promote(2, "canary")
 
 
@@ -289,7 +291,7 @@ def test_one_rollout_at_a_time(workspace):
     holder.start()
     inside.wait(10)
     try:
-        with pytest.raises(rollout.RolloutError, match="Another rollout"):
+        with pytest.raises(RolloutError, match="Another rollout"):
             move.promote(1, "stable")
     finally:
         leave.set()

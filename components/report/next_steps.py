@@ -1,0 +1,123 @@
+"""What to try when the gate does not bless a model, from what the report knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MOST = 3
+# Of all images; below, other causes weigh more.
+_MANY_MISFITS = 0.02
+_COLLAPSED = 0.8
+_FEW_TRAINING_IMAGES = 2000
+_FEW_EPOCHS = 5
+
+
+def next_steps(contents: Mapping[str, Any]) -> list[str]:
+    """Suggestions for a model that is not blessed.
+
+    Args:
+        contents: what `contents.build` made.
+
+    Returns:
+        Sentences, the most promising first, `MOST` at most; none for a blessed model.
+    """
+    if contents["verdict"]["blessed"]:
+        return []
+    found = list(_suggestions(contents))[:MOST]
+    return found or ["Look at the worst images in the report, under 'Where it fails'."]
+
+
+def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
+    kinds = {finding["kind"]: finding for finding in contents["findings"]}
+    train, history = contents["config"]["train"], contents["training"]["history"]
+    yield from _misfits(contents)
+    if "suspicious_labels" in kinds and kinds["suspicious_labels"]["severity"] == "problem":
+        yield "Correct the suspect labels: the report shows those of the evaluation split, `htr check` all of them."
+    samples = contents["verdict"]["metrics"]["samples"]
+    collapsed = contents["empty"] >= _COLLAPSED * samples > 0
+    if collapsed and train["warm_start"]:
+        yield (
+            f"The model collapsed: {contents['empty']} of {samples:.0f} images give an empty text. The training has "
+            f"damaged the model that it started from: lower train.learning_rate, for example to "
+            f"{train['learning_rate'] / 10:g}."
+        )
+    elif collapsed:
+        yield (
+            f"The model collapsed: {contents['empty']} of {samples:.0f} images give an empty text, as at the "
+            f"beginning of every training. Train for longer (train.epochs={_more(train['epochs'])}), with more images "
+            "or from a model of similar handwriting (train.warm_start=DIR)."
+        )
+    elif "still_learning" in kinds or 0 < len(history) < _FEW_EPOCHS:
+        yield (
+            f"Train for longer: the validation CER was still falling after {len(history)} epochs. For example "
+            f"train.epochs={_more(train['epochs'])}."
+        )
+    yield from _about_comparison(contents, collapsed)
+    yield from _about_bounds(contents)
+    training = contents["data"]["splits"].get("train", {}).get("samples", 0)
+    if training < _FEW_TRAINING_IMAGES and not train["warm_start"]:
+        yield (
+            f"Label more images, or start from a model of similar handwriting (train.warm_start=DIR): {training} "
+            "training images are few for a model that starts from nothing."
+        )
+
+
+def _more(epochs: int) -> int:
+    return max(3 * epochs, 30)
+
+
+def _misfits(contents: Mapping[str, Any]) -> Iterator[str]:
+    """Labels with more characters than the image has frames."""
+    data, transform = contents["data"], contents["model"]["transform"]
+    too_long = sum(group["count"] for group in data["rejected"] if group["reason"] == "label_too_long")
+    misfits = too_long + data["unalignable"]
+    if misfits > _MANY_MISFITS * data["rows"]:
+        what = (
+            "they look like lines of text: transform.preset=line"
+            if transform["preset"] == "word"
+            else f"give them more, for example transform.width={2 * transform['width']}"
+        )
+        yield f"{misfits} of {data['rows']} labels were left out, too long for the frames of their images; {what}."
+
+
+def _about_comparison(contents: Mapping[str, Any], collapsed: bool) -> Iterator[str]:
+    verdict, model, baseline = contents["verdict"], contents["model"], contents["baseline_model"]
+    if not baseline or not any(failure["kind"] == "change" for failure in verdict["failures"]):
+        return
+    differs = [
+        name
+        for name, changed in (
+            ("alphabet", set(model["alphabet"]) != set(baseline["alphabet"])),
+            ("preset", model["transform"]["preset"] != baseline["transform"]["preset"]),
+        )
+        if changed
+    ]
+    if differs:
+        yield (
+            f"The {' and the '.join(differs)} of {contents['against']} differ from this model's. If the comparison "
+            "makes no sense for that reason: gate.baseline=none with gate.baseline_reason='...', kept in the report."
+        )
+    found = verdict["compared_with"]
+    if found and found["kind"] == "in_service" and not contents["config"]["train"]["warm_start"] and not differs:
+        yield f"Start from the model in service: train.warm_start={found['path']}."
+    elif found and found["kind"] == "warm_start" and not collapsed:
+        rate = contents["config"]["train"]["learning_rate"] / 10
+        yield f"The training has made the model that it started from worse: lower train.learning_rate, e.g. {rate:g}."
+
+
+def _about_bounds(contents: Mapping[str, Any]) -> Iterator[str]:
+    verdict = contents["verdict"]
+    metrics, bound = verdict["metrics"], contents["config"]["gate"]["max_cer"]
+    if bound is not None and metrics["cer"] <= bound < metrics["cer_high"]:
+        yield (
+            f"Evaluate on more images: the CER itself is within gate.max_cer, but the interval is wide with "
+            f"{metrics['samples']:.0f} images (data.eval_fraction, or more labels)."
+        )
+    slices = [f["slice"] for f in verdict["failures"] if f["kind"] == "bound" and f["slice"] != "all"]
+    if slices:
+        yield f"Add training images like those of {', '.join(slices[:3])}, whose CER is above its bound."
+    unknown = contents["coverage"]["unknown"]
+    if unknown:
+        shown = " ".join(row["character"] for row in unknown[:8])
+        yield f"Add training images with the characters {shown}, which the model cannot write."

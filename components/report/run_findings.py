@@ -1,0 +1,136 @@
+"""What a person should know about a run before its figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from components.report import analysis, figures
+from components.report.findings import Finding, Findings, some
+from components.report.material import Material, Split
+from components.trainer.outcome import still_falling
+
+FEW_PICTURES = 300
+
+
+def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
+    """What a person should know first: problems before notes.
+
+    Args:
+        m: what the report is made of.
+        contents: numbers that `build` has computed from it.
+    """
+    result = Findings()
+    _check_splits(m, result)
+    _check_labels(m, result)
+    _check_characters(contents["coverage"], result)
+    _check_figures(m, contents, result)
+    _check_training(m, result)
+    for severity, sentence in m.anomalies:
+        (result.problem if severity == "ERROR" else result.note)("anomaly", f"Data statistics: {sentence}.")
+    rejected, rows = contents["data"]["rejected_rows"], contents["data"]["rows"]
+    if rejected > 0.02 * rows:
+        result.note("rejected", f"{rejected} of {rows} rows ({rejected / rows:.1%}) were rejected.",
+                    "See the reasons below; often one cause explains most of them.")  # fmt: skip
+    return result.sorted()
+
+
+def _check_splits(m: Material, result: Findings) -> None:
+    judged, learnt = m.splits.get("eval", Split()), [m.splits[s] for s in ("train", "validation") if s in m.splits]
+    shared = {w for split in learnt for w in split.writers if w} & set(judged.writers)
+    if shared:
+        pictures = sum(judged.writers[writer] for writer in shared)
+        result.problem(
+            "leaked_writers",
+            f"Writers of the evaluation split who also wrote training pictures: {some(sorted(shared))} ({pictures} of "
+            f"{judged.samples} evaluation pictures). The error on unknown hands is higher than measured.",
+            "Split by writer: drop the split column or file names that give the splits, and name the writer column.",
+        )
+    seen = [judged.pictures.keys() & split.pictures.keys() for split in learnt]
+    leaked = sorted(set().union(*seen))
+    if leaked:
+        names = some([judged.pictures[picture][1] for picture in leaked], 3)
+        result.problem(
+            "leaked_pictures",
+            f"Evaluation pictures that are also among the training pictures: {len(leaked)} ({names}). "
+            f"The figures are too good.",
+            "`htr check` lists them; keep each picture in one split.",
+        )
+    known = {writer for split in m.splits.values() for writer in split.writers if writer}
+    if not known:
+        result.note("no_writers", "No writers are named, so a hand may be in training and evaluation: the error on "
+                    "unknown hands is probably higher than measured.", "Add a writer column.")  # fmt: skip
+
+
+def _check_labels(m: Material, result: Findings) -> None:
+    doubtful = analysis.suspicious(m.predictions)
+    sure = int((m.predictions["confidence"] >= analysis.SURE).sum())
+    if len(doubtful) < 3 or len(doubtful) < 0.01 * sure:
+        return
+    elsewhere = int(doubtful["label_elsewhere"].sum())
+    swapped = f", and {elsewhere} times that is exactly the label of another picture" if elsewhere else ""
+    (result.problem if len(doubtful) > 0.03 * sure else result.note)(
+        "suspicious_labels",
+        f"About {len(doubtful) / sure:.0%} of the labels look wrong: of {sure} pictures that were read with a "
+        f"confidence of {analysis.SURE:g} or more, {len(doubtful)} say something wholly different from their "
+        f"label{swapped}.",
+        "Look at the suspect labels below. " + ("Were rows swapped or shifted?" if elsewhere else ""),
+    )
+
+
+def _check_characters(coverage: Mapping[str, Any], result: Findings) -> None:
+    if coverage["unknown"]:
+        shown = some([f"{figures.visible(u['character'])} ({u['occurrences']})" for u in coverage["unknown"]], 12)
+        result.problem(
+            "new_characters",
+            f"Characters of the evaluation labels that are not in the model's alphabet, so that it can never write "
+            f"them: {shown}.",
+            "Add training pictures with these characters, or keep such labels out of the evaluation split.",
+        )
+    if coverage["rare"]:
+        shown = some([f"{figures.visible(c)} ({n})" for c, n in coverage["rare"].items()], 16)
+        result.note("rare_characters", f"Characters that occur fewer than {analysis.RARE} times in the training labels "
+                    f"and are hardly learnt: {shown}.")  # fmt: skip
+
+
+def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -> None:
+    measured, judged = contents["character"], m.verdict.metrics
+    if measured["rate"] != judged["cer"] and not math.isnan(judged["cer"]):
+        result.problem(
+            "disagreement",
+            f"The report's own reading gives a CER of {measured['rate']:.6f}, the Evaluator {judged['cer']:.6f}: the "
+            "model does not read the same pictures the same way twice.",
+            "The verdict rests on the Evaluator. Please report this with the two files of the model.",
+        )
+    if measured["samples"] < FEW_PICTURES:
+        result.note("few_pictures", f"The figures rest on {measured['samples']} pictures only; see how wide the "
+                    "intervals are.", "Evaluate on more, with data.eval_fraction or more data.")  # fmt: skip
+    for group in contents["slices"]:
+        if group["name"] == "source" or group["name"] in analysis.BY_QUARTER or group["name"] == "writer":
+            bad = [r for r in group["rows"] if r["worse"] and r["samples"] >= 20 and r["rate"] > 1.5 * measured["rate"]]
+            for row in bad[:2]:
+                result.note(
+                    "weak_slice",
+                    f"{group['title'].capitalize()} {row['value']}: CER {row['rate']:.1%} against "
+                    f"{measured['rate']:.1%} overall, {row['share']:.0%} of all errors on "
+                    f"{row['samples'] / measured['samples']:.0%} of the pictures.",
+                )
+    gap = contents["calibration"]["gap"]
+    if abs(gap) > 0.05:
+        word = "too high" if gap > 0 else "too low"
+        result.note("calibration", f"Confidence is {abs(gap):.0%} {word} on average.",
+                    "Choose a threshold for review from the table below, not from the number itself.")  # fmt: skip
+
+
+def _check_training(m: Material, result: Findings) -> None:
+    facts = m.settings.get("training", {})
+    if facts.get("collapse"):
+        result.problem("collapse", f"Training collapsed: {facts['collapse']}.",
+                       "Try more epochs (train.epochs), a lower train.learning_rate, or more labels.")  # fmt: skip
+    if facts.get("base_validation_cer") is not None and facts["best_epoch"] == 0:
+        result.note("base_kept", "No epoch read the validation images better than the model that training started "
+                    "from: its weights were kept.", "Try a lower train.learning_rate, or more labels.")  # fmt: skip
+    if still_falling(m.history):
+        result.note("still_learning", "The validation CER was still falling when training ended.",
+                    "More epochs will probably help: train.epochs.")  # fmt: skip

@@ -1,0 +1,194 @@
+"""The model configuration file beside a model directory: which versions are served, under which labels.
+
+Servers read it when they start. gRPC's messages are imported when they are needed: `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+LABELS = ("stable", "canary")
+CONFIG_FILE = "models.config"
+
+_HISTORY_MARK = "# earlier versions: "
+_HISTORY_LENGTH = 20
+_HEADER = (
+    "# Which versions are served, under which labels. Read by model servers when they start\n"
+    "# (--model_config_file, with --allow_version_labels_for_unavailable_models=true).\n"
+    "# Written by `htr promote` and `htr rollback --label`.\n"
+)
+
+
+class RolloutError(RuntimeError):
+    """A label could not be moved; the message says why and what is served now."""
+
+
+class Refused(RolloutError):
+    """The request makes no sense; no server was contacted and nothing has changed."""
+
+
+@functools.cache
+def messages() -> Any:
+    """The messages of model configurations and of ModelService, by their names; loaded when they are needed."""
+    from htr_client.messages import POOL
+    from serving.protos import message_classes
+
+    names = (
+        "ModelServerConfig", "ReloadConfigRequest", "ReloadConfigResponse", "GetModelStatusRequest",
+        "GetModelStatusResponse", "GetModelMetadataRequest", "GetModelMetadataResponse",
+    )  # fmt: skip
+    return SimpleNamespace(**message_classes(POOL, [f"tensorflow.serving.{name}" for name in names]))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the model configuration file says.
+
+    Attributes:
+        path: of the file, which need not exist.
+        name: of the model this is about.
+        base_path: the model's directory as the servers see it; None if the file does not have the model.
+        labels: version by label.
+        histories: by model and label, the versions that bore it before, the latest last.
+        config: the whole ModelServerConfig, other models included.
+    """
+
+    path: Path
+    name: str
+    base_path: str | None
+    labels: dict[str, int]
+    histories: dict[str, dict[str, list[int]]]
+    config: Any = field(repr=False)
+
+    @classmethod
+    def read(cls, model_dir: str, name: str) -> Labels:
+        """Reads the file beside a model directory.
+
+        Args:
+            model_dir: directory of the numbered versions.
+            name: of the model.
+
+        Returns:
+            What it says; nothing if there is no file.
+
+        Raises:
+            RolloutError: the file cannot be read or understood.
+        """
+        path = config_path(model_dir)
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+        except (OSError, ValueError) as error:
+            raise RolloutError(f"{path} is not a readable model configuration: {error}") from error
+        return cls.parse(text, path, name)
+
+    @classmethod
+    def parse(cls, text: str, path: Path, name: str) -> Labels:
+        """Understands the file's text.
+
+        Args:
+            text: content of the file; empty where there is none.
+            path: of the file.
+            name: of the model.
+
+        Returns:
+            What it says.
+
+        Raises:
+            RolloutError: it cannot be understood.
+        """
+        from google.protobuf import text_format
+
+        config = messages().ModelServerConfig()
+        histories: dict[str, dict[str, list[int]]] = {}
+        try:
+            text_format.Parse(text, config)
+            for line in text.splitlines():
+                if line.startswith(_HISTORY_MARK):
+                    histories = json.loads(line.removeprefix(_HISTORY_MARK))
+        except (ValueError, text_format.ParseError) as error:
+            raise RolloutError(f"{path} is not a readable model configuration: {error}") from error
+        for entry in config.model_config_list.config:
+            if entry.name == name:
+                return cls(path, name, entry.base_path, dict(entry.version_labels), histories, config)
+        return cls(path, name, None, {}, histories, config)
+
+    @property
+    def history(self) -> dict[str, list[int]]:
+        """By label, the versions of this model that bore it before, the latest last."""
+        return self.histories.get(self.name, {})
+
+    def config_with(self, base_path: str, versions: Iterable[int], labels: Mapping[str, int]) -> Any:
+        """A full configuration in which this model has these versions and labels."""
+        config = messages().ModelServerConfig()
+        config.CopyFrom(self.config)
+        entries = config.model_config_list.config
+        entry = next((entry for entry in entries if entry.name == self.name), None) or entries.add(name=self.name)
+        entry.base_path = base_path
+        entry.model_platform = "tensorflow"
+        entry.model_version_policy.specific.versions[:] = sorted(versions)
+        entry.version_labels.clear()
+        for label in sorted(labels):
+            entry.version_labels[label] = labels[label]
+        return config
+
+    def write(self, config: Any, history: Mapping[str, list[int]]) -> None:
+        """Replaces the file, all or nothing.
+
+        Args:
+            config: ModelServerConfig to write.
+            history: by label, the versions that bore it before.
+        """
+        from google.protobuf import text_format
+
+        kept = {label: versions[-_HISTORY_LENGTH:] for label, versions in history.items()}
+        everything = {**self.histories, self.name: kept}
+        text = f"{_HEADER}{_HISTORY_MARK}{json.dumps(everything)}\n{text_format.MessageToString(config)}"
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{CONFIG_FILE}-", dir=self.path.parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+            os.chmod(temporary, 0o644)  # a server runs as another user
+            os.replace(temporary, self.path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def config_path(model_dir: str) -> Path:
+    """The model configuration file that belongs to a model directory."""
+    return Path(os.path.abspath(model_dir)).parent / CONFIG_FILE
+
+
+def pinned_versions(model_dir: str) -> tuple[set[int], set[int]]:
+    """Versions that must not be withdrawn or deleted.
+
+    Args:
+        model_dir: directory of the numbered versions.
+
+    Returns:
+        Versions that are served under a label, and those that a rollback of a label would bring back.
+
+    Raises:
+        RolloutError: the configuration file cannot be read.
+    """
+    if not config_path(model_dir).exists():
+        return set(), set()
+    found = Labels.read(model_dir, "")
+    served = {n for entry in found.config.model_config_list.config for n in entry.version_labels.values()}
+    earlier = {versions[-1] for history in found.histories.values() for versions in history.values() if versions}
+    return served, earlier

@@ -1,0 +1,19 @@
+"""Names in a directory of numbered versions, which model servers and the pipeline understand alike."""
+
+from __future__ import annotations
+
+import re
+
+# Servers look at numeric names only, so what `htr rollback` has withdrawn lies beside the versions in service.
+WITHDRAWN = ".withdrawn-"
+
+
+def number_of(name: str) -> int | None:
+    """The version that a folder of this name holds, withdrawn or not; None for anything else."""
+    number = name.removeprefix(WITHDRAWN)
+    return int(number) if re.fullmatch(r"[0-9]{1,18}", number) else None
+
+
+def nothing_pushed(model_dir: str) -> str:
+    """What commands say about a model directory without versions."""
+    return f"No version has been pushed to {model_dir} yet: htr run first."

@@ -1,0 +1,108 @@
+"""What is suggested for a model that is not blessed: the cause that the report knows of comes first."""
+
+import dataclasses
+
+import pytest
+
+from components.evaluator.baseline import Baseline
+from components.evaluator.verdict import Failure
+from components.report import analysis, contents
+from components.report.next_steps import next_steps
+from pipeline.config import Config
+from tests.components.report_material import material, table, words
+
+# Enough training images, and a CER that had stopped to fall: neither is a cause.
+LEARNT = [{"epoch": i, "loss": 1.0, "validation_cer": 0.2, "seconds": 1.0 * i} for i in range(1, 9)]
+
+
+def suggested(predictions, config=None, failures=(), **more):
+    config = config or Config(gate={"max_cer": 0.01})
+    made = material(predictions, config, **{"history": LEARNT, **more})
+    verdict = dataclasses.replace(made.verdict, blessed=False, failures=list(failures))
+    return next_steps(contents.build(dataclasses.replace(made, verdict=verdict)))
+
+
+def read(count=300, rate=0.2, **more):
+    """Predictions of a model that is sure of nothing: no label is suspect."""
+    return table(words(count), rate=rate, **more).assign(confidence=0.3)
+
+
+def emptied(count=200):
+    predictions = table(words(count))
+    predictions["prediction"], predictions["confidence"] = "", 0.1
+    return analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+
+
+def test_a_blessed_model_needs_none():
+    assert next_steps(contents.build(material(table(words(200)), Config(gate={"max_cer": 0.9})))) == []
+
+
+def test_collapse_is_named():
+    first = suggested(emptied())[0]
+    assert first.startswith("The model collapsed: 200 of 200 images give an empty text") and "train.epochs=90" in first
+    made = material(emptied())
+    settings = {**made.settings, "train": {**made.settings["train"], "warm_start": "base"}}
+    (first, *_) = suggested(emptied(), settings=settings)
+    assert "has damaged the model that it started from" in first and "train.learning_rate" in first
+
+
+def test_labels_that_do_not_fit_name_the_preset():
+    counts = {"accepted": {"train": 2000}, "rejected": {"label_too_long": 500}, "notes": []}
+    (first, *_) = suggested(read(300, rate=0.2), counts=counts)
+    assert first.startswith("500 of 2500 labels") and "transform.preset=line" in first
+    line = {**material(table(words(20))).settings, "transform": {"preset": "line", "height": 64, "width": 1600}}
+    (first, *_) = suggested(read(300, rate=0.2), settings=line, unalignable=300)
+    assert "transform.width=3200" in first
+    few = {"accepted": {"train": 2000}, "rejected": {"label_too_long": 5}, "notes": []}
+    assert not any("too long" in step for step in suggested(read(300, rate=0.2), counts=few))
+
+
+def test_more_epochs_where_the_error_was_still_falling():
+    falling = [{**entry, "validation_cer": 1 / entry["epoch"]} for entry in LEARNT]
+    assert "still falling after 8 epochs" in suggested(read(300, rate=0.2), history=falling)[0]
+    assert not any("epochs" in step for step in suggested(read(300, rate=0.2)))
+
+
+def test_suspect_labels_come_before_training():
+    truths = words(400)
+    labels = [*truths[:300], *truths[301:], truths[300]]  # a quarter of the rows is shifted
+    steps = suggested(table(truths, labels=labels, rate=0.01))
+    assert steps[0].startswith("Correct the suspect labels") and len(steps) <= 3
+
+
+CHANGE = [Failure("cer", "all", 0.04, 0.005, "change", "version 17 (in service)")]
+
+
+def test_worse_than_the_model_in_service():
+    predictions = read(300, rate=0.2, baseline_rate=0.02)
+    same = {**material(predictions).settings, "alphabet": list(material(predictions).alphabet)}
+    assert "Start from the model in service: train.warm_start=models/17." in suggested(
+        predictions, failures=CHANGE, baseline=same
+    )
+    other = {**same, "alphabet": ["ä", *same["alphabet"]]}
+    (first, *_) = suggested(predictions, failures=CHANGE, baseline=other)
+    assert "The alphabet of version 17 (in service) differ" in first and "gate.baseline=none" in first
+
+
+@pytest.mark.parametrize("bound, wide", [(0.1, True), (0.3, False)])
+def test_a_wide_interval(bound, wide):
+    predictions = read(60, rate=0.08)
+    steps = suggested(predictions, Config(gate={"max_cer": bound}))
+    assert any("the interval is wide with 60 images" in step for step in steps) == wide
+
+
+def test_slices_few_images_and_nothing_at_all():
+    missed = [Failure("cer", "writer = 7", 0.4, 0.2, "bound")]
+    assert any("like those of writer = 7" in step for step in suggested(read(), failures=missed))
+    assert suggested(read(300, rate=0.2)) == ["Look at the worst images in the report, under 'Where it fails'."]
+
+
+def test_a_base_that_training_made_worse():
+    predictions = read(300, rate=0.2, baseline_rate=0.02)
+    made = material(predictions)
+    verdict = dataclasses.replace(
+        made.verdict, blessed=False, failures=CHANGE, compared_with=Baseline("warm_start", path="base")
+    )
+    same = {**made.settings, "alphabet": list(made.alphabet)}
+    built = contents.build(dataclasses.replace(made, verdict=verdict, baseline=same, history=LEARNT))
+    assert any("lower train.learning_rate" in step for step in next_steps(built))

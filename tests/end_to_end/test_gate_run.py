@@ -1,0 +1,154 @@
+"""The gate in whole runs: it compares with what is in service, and refuses what is worse."""
+
+import json
+import os
+
+import pytest
+import tensorflow as tf
+
+from components.example_gen import dataset
+from components.pusher import versions
+from components.trainer.export import SETTINGS_FILE
+from pipeline import cli, summary
+from pipeline.config import DataConfig, TransformConfig
+from serving.rollout import Rollout
+from tests.end_to_end.conftest import FAST
+
+pytestmark = pytest.mark.slow
+ANY_INCREASE = "gate.max_cer_increase=null"
+
+
+class Memory(tf.Module):
+    """A model with the signatures of a trained one that knows the labels of some images by heart."""
+
+    def __init__(self, known: dict[bytes, str], alphabet: list[str]):
+        super().__init__()
+        texts = tf.constant(list(known.values()))
+        self._texts = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(list(known), texts), "")
+        classes = tf.range(len(alphabet), dtype=tf.int32)
+        self._classes = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(alphabet, classes), -1)
+        self._alphabet, self._blank = tf.constant(alphabet), len(alphabet)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serving_default(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        characters = tf.strings.unicode_split(self._texts.lookup(image_bytes), "UTF-8")
+        classes = tf.ragged.map_flat_values(self._classes.lookup, characters).to_tensor(self._blank)
+        blanks = tf.fill(tf.shape(classes), self._blank)
+        path = tf.reshape(tf.stack([classes, blanks], axis=2), [tf.shape(classes)[0], 2 * tf.shape(classes)[1]])
+        frames = tf.fill([tf.shape(path)[0]], tf.shape(path)[1])
+        return {"log_probs": tf.math.log(tf.one_hot(path, self._blank + 1) + 1e-6), "frames": frames}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="query")])
+    def alphabet(self, query: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"characters": tf.repeat(self._alphabet[None], tf.shape(query)[0], axis=0)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.io.parse_example(examples, {"image": tf.io.FixedLenFeature([], tf.string)})["image"]
+        text = self._texts.lookup(images)[:, None]
+        return {"text": text, "confidence": tf.ones_like(text, tf.float32)}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return tmp_path_factory.mktemp("workspace")
+
+
+def run(data, workspace, capsys, *settings):
+    """Exit code, the JSON line, and what was written to the terminal."""
+    code = cli.main(
+        [
+            "run",
+            "--data",
+            str(data),
+            "--workspace",
+            str(workspace),
+            "--json",
+            *(f"--set={s}" for s in (*FAST, *settings)),
+        ]
+    )
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out.splitlines()[-1]), captured.err
+
+
+def test_the_baseline_is_what_is_in_service(data, workspace, capsys):
+    """A in service, B pushed with a raised bound, `htr rollback`: the next run is compared with A."""
+    model_dir = str(workspace / "serving_model" / "htr")
+    code, first, text = run(data, workspace, capsys)
+    assert code == 0 and first["baseline_version"] is None and first["off"] == ["gate.max_cer"]
+    assert "nothing to compare with: no version is in service" in text and "gate.max_cer is off" in text
+    code, second, text = run(data, workspace, capsys, "train.seed=2", ANY_INCREASE)
+    assert code == 0 and second["baseline_version"] == first["version"] != second["version"]
+    assert cli.main(["rollback", "--workspace", str(workspace)]) == 0
+    code, third, text = run(data, workspace, capsys, "train.seed=3", ANY_INCREASE)
+    assert code == 0 and third["baseline_version"] == first["version"]
+    assert f"version {first['version']} of {model_dir}, in service" in text
+    made = summary.read(str(workspace), "htr")
+    assert f"version {first['version']} (in service)" in made.page()
+    beside = versions.metrics(model_dir, third["version"])
+    assert beside["compared_with"]["version"] == first["version"]
+
+    # Repeated, though the model is now in service itself: the same verdict, and no work.
+    code, again, _ = run(data, workspace, capsys, "train.seed=3", ANY_INCREASE)
+    assert code == 0 and again == third
+    states = {step.name: step.state for step in summary.read(str(workspace), "htr").steps}
+    assert {name for name, state in states.items() if state != "CACHED"} == {"PreviousStatistics"}
+
+    # Labels say what is in service, whatever is newest. The withdrawn version comes back before it is promoted.
+    assert cli.main(["promote", str(second["version"]), "--label=stable", "--workspace", str(workspace)]) == cli.USAGE
+    assert f"htr restore {second['version']}" in capsys.readouterr().err
+    assert cli.main(["restore", str(second["version"]), "--workspace", str(workspace)]) == 0
+    Rollout(model_dir, "htr").promote(second["version"], "stable")
+    code, fourth, _ = run(data, workspace, capsys, "train.seed=4", ANY_INCREASE)
+    assert code == 0 and fourth["baseline_version"] == second["version"] < third["version"]
+
+
+def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspace, capsys, tmp_path):
+    """With any bound on the CER itself: the one in service knows all labels by heart."""
+    model_dir = str(workspace / "serving_model" / "htr")
+    checked = dataset.examine_all(DataConfig(paths=[str(data)]), TransformConfig())
+    known = {sample.image: sample.text for sample in checked if isinstance(sample, dataset.Sample)}
+    newest = versions.in_service(model_dir)[-1]
+    with open(os.path.join(newest.path, SETTINGS_FILE), encoding="utf-8") as file:
+        settings = json.load(file)
+    memory, source = Memory(known, sorted(set("".join(known.values())))), str(tmp_path / "memory")
+    signatures = {name: getattr(memory, name) for name in ("serving_default", "alphabet", "evaluate")}
+    tf.saved_model.save(memory, source, signatures=signatures)
+    os.makedirs(os.path.dirname(os.path.join(source, SETTINGS_FILE)), exist_ok=True)
+    with open(os.path.join(source, SETTINGS_FILE), "w", encoding="utf-8") as file:
+        json.dump(settings, file)
+    best = versions.push(source, model_dir, keep=9)
+    Rollout(model_dir, "htr").promote(best, "stable")
+    before = [version.number for version in versions.list_versions(model_dir)]
+
+    code, outcome, text = run(data, workspace, capsys, "train.seed=4")
+    assert code == cli.NOT_BLESSED and not outcome["blessed"] and outcome["version"] is None
+    assert outcome["baseline_version"] == best
+    assert f"against version {best} (in service), gate.max_cer_increase allows +0.0050" in text
+    assert [version.number for version in versions.list_versions(model_dir)] == before
+    assert "Not pushed: the model is not blessed" in text and "Pushing the model" not in text
+    assert "Checking the model in a server" not in text
+    assert 1 <= len(outcome["next_steps"]) <= 3 and all(step in text for step in outcome["next_steps"])
+
+    # The documented way past the comparison is recorded.
+    code, outcome, text = run(
+        data, workspace, capsys, "train.seed=4", "gate.baseline=none", "gate.baseline_reason=another alphabet"
+    )
+    assert code == 0 and outcome["baseline_version"] is None
+    made = summary.read(str(workspace), "htr")
+    card = (versions.in_service(model_dir)[-1].path + ".model_card.md", made.report["verdict"])
+    with open(card[0], encoding="utf-8") as file:
+        assert "another alphabet" in file.read()
+    assert made.verdict.compared_with.reason == "another alphabet" and "another alphabet" in made.page()
+
+
+def test_without_a_model_in_service_a_warm_start_is_compared_with_its_base(data, workspace, capsys, tmp_path):
+    base = versions.in_service(str(workspace / "serving_model" / "htr"))[0]
+    elsewhere = f"push.model_dir={tmp_path / 'models'}"
+    settings = ("train.seed=4", f"train.warm_start={base.path}", elsewhere, ANY_INCREASE)
+    code, outcome, text = run(data, workspace, capsys, *settings)
+    assert code == 0 and outcome["baseline_version"] is None
+    assert outcome["baseline"] == f"the base of the warm start ({base.path})" and outcome["baseline"] in text
+    verdict = summary.read(str(workspace), "htr").verdict
+    assert verdict.compared_with.kind == "warm_start" and verdict.baseline is not None
+    assert run(data, workspace, capsys, *settings)[1] == outcome
