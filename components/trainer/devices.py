@@ -1,0 +1,82 @@
+"""Which NVIDIA GPUs the system has, found without TensorFlow, and what to do where TensorFlow does not use them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+
+# Where the WSL 2 driver puts nvidia-smi; it is often off the PATH.
+_WSL_PROGRAMS = "/usr/lib/wsl/lib"
+
+
+def system_gpus(root: str = "/") -> list[str]:
+    """NVIDIA GPUs that the driver tells of, whether TensorFlow can use them or not.
+
+    Asks nvidia-smi first, then reads /proc/driver/nvidia, then looks for /dev/nvidia0 and its like (a container may
+    have these without the others).
+
+    Args:
+        root: Folder that stands for the root of the file system; tests give one of their own.
+
+    Returns:
+        Their names, such as "NVIDIA H100 80GB HBM3"; empty where there is no GPU or no driver.
+    """
+    return _asked(root) or _listed(root) or _device_files(root)
+
+
+def unused_gpus(gpus: list[str], used: int) -> str | None:
+    """What to tell people where the system has GPUs and TensorFlow sees fewer.
+
+    Args:
+        gpus: Result of `system_gpus`.
+        used: Number of GPUs that TensorFlow sees.
+
+    Returns:
+        One sentence or two with what to do, or None where all is well.
+    """
+    if used or not gpus:
+        return None
+    named = gpus[0] if len(gpus) == 1 else f"{len(gpus)} GPUs ({gpus[0]})"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return f"This machine has {named}, which CUDA_VISIBLE_DEVICES={visible!r} hides: unset it to train there."
+    return (
+        f"This machine has {named}, but TensorFlow cannot use it and computes on the CPU. `./setup_env.sh` installs "
+        f"CUDA's libraries; `htr doctor` says what is missing."
+    )
+
+
+def _asked(root: str) -> list[str]:
+    folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), _WSL_PROGRAMS]
+    program = shutil.which("nvidia-smi", path=os.pathsep.join(_below(root, folder) for folder in folders if folder))
+    if program is None:
+        return []
+    try:
+        told = subprocess.run([program, "-L"], capture_output=True, text=True, errors="replace", timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    # Lines of MIG slices are indented and belong to the GPU above.
+    return re.findall(r"^GPU \d+: (.+?)(?: \(UUID: .*)?$", told.stdout, re.M)
+
+
+def _listed(root: str) -> list[str]:
+    names = []
+    for path in sorted(glob.glob(_below(root, "proc/driver/nvidia/gpus/*/information"))):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                found = re.search(r"^Model:\s*(.+?)\s*$", file.read(), re.M)
+        except OSError:
+            found = None
+        names.append(found[1] if found else "NVIDIA GPU")
+    return names
+
+
+def _device_files(root: str) -> list[str]:
+    return ["NVIDIA GPU"] * len(glob.glob(_below(root, "dev/nvidia[0-9]*")))
+
+
+def _below(root: str, path: str) -> str:
+    return os.path.join(root, path.lstrip("/"))
