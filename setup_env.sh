@@ -45,7 +45,7 @@ choose_cuda() {  # sets cuda to yes or no, and cuda_why
     driver=$(sed -n 's/^NVRM version:.* \([0-9][0-9]*\.[0-9.]*\) .*/\1/p' "$system/proc/driver/nvidia/version" 2>/dev/null || true)
     [ -n "$driver" ] || driver=$(ask_driver --query-gpu=driver_version --format=csv,noheader | sed -n '1s/^[0-9][0-9.]*$/&/p')
     devices=$(ls "$system/dev" 2>/dev/null | sed -n 's/^nvidia[0-9][0-9]*$/&/p; s/^dxg$/&/p' || true)
-    [ -n "$devices" ] || devices=$(ask_driver -L || true)
+    [ -n "$devices" ] || devices=$(ask_driver -L) || devices=
     if [ -z "$driver$devices" ] || [ "$devices$driver" = dxg ]; then
         cuda_why="no NVIDIA driver found, so that training uses the CPU"
     elif [ -z "$devices" ]; then
@@ -58,7 +58,9 @@ choose_cuda() {  # sets cuda to yes or no, and cuda_why
 }
 
 state() {
-    echo "$stack $wish $cuda $(cat "requirements/$stack.txt" "requirements/$stack-cuda.txt" setup.py client/pyproject.toml setup_env.sh | cksum)"
+    echo "$stack $wish" \
+        "$(cat "requirements/$stack.txt" "requirements/$stack-cuda.txt" setup.py client/pyproject.toml setup_env.sh | cksum)" \
+        "$cuda ($cuda_why)"
 }
 
 choose_cuda

@@ -178,6 +178,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("before", metavar="A", help=run_help)
     command.add_argument("after", metavar="B", help=run_help)
     _add_config_arguments(command, data=False)
+
+    command = add("doctor", _doctor, "say what htr would use on this machine, and what prevents work there")
+    command.add_argument(
+        "--gpu", action="store_true", help="train and transcribe on the GPU and on the CPU, and compare"
+    )
+    command.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="with --gpu: cpu leaves the GPU out")
+    command.add_argument(
+        "--seconds", type=_positive, default=60, metavar="S", help="with --gpu: length of a training (default: 60)"
+    )
+    command.add_argument("--json", action="store_true", help="print everything as JSON")
+    _add_config_arguments(command, data=False)
     return parser
 
 
@@ -809,6 +820,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     except comparison.NothingToCompare as error:
         raise CommandError(str(error), USAGE) from error
     return OK
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pipeline.doctor import command
+
+    return command.run(arguments, _config(arguments).workspace)
 
 
 if __name__ == "__main__":
