@@ -142,13 +142,12 @@ def system() -> Finding:
 def processor(root: Path = machine.ROOT) -> Finding:
     """The processor and what it can compute with."""
     name, known = machine.processor(root)
-    has = [kind for kind, there in known.items() if there]
-    text = f"{name}: {', '.join(has) or 'no AVX'}" + ("" if known["AVX-512"] else ", no AVX-512")
-    problems = () if known["AVX"] or "x86" not in machine.system() else (
+    has = ", ".join(kind for kind, there in known.items() if there)
+    problems = () if known.get("AVX", True) else (
         f"The processor ({name}) has no AVX, without which TensorFlow's packages end with 'Illegal instruction': use "
         "another machine, or let the virtual machine pass the host's processor through.",
     )  # fmt: skip
-    return Finding("Processor", text, {"name": name, **known}, problems)
+    return Finding("Processor", f"{name}{': ' if has else ''}{has}", {"name": name, **known}, problems)
 
 
 def cores(root: Path = machine.ROOT) -> Finding:

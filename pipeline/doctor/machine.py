@@ -44,14 +44,12 @@ def system() -> str:
 
 
 def processor(root: Path = ROOT) -> tuple[str, dict[str, bool]]:
-    """Name of the processor, and which of the instruction sets that matter it has."""
+    """Name of the processor, and which of the instruction sets that matter it has; empty where that is not known."""
     text = _read(root / "proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
     flags = re.search(r"^flags\s*:(.*)$", text, re.M)
-    known = set(flags[1].split()) if flags else set()
-    return name[1].strip() if name else platform.machine(), {
-        kind: flag in known for kind, flag in _INSTRUCTIONS.items()
-    }
+    known = {kind: flag in flags[1].split() for kind, flag in _INSTRUCTIONS.items()} if flags else {}
+    return name[1].strip() if name else platform.machine(), known
 
 
 def cores(root: Path = ROOT) -> tuple[int, float | None]:
