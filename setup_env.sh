@@ -172,6 +172,11 @@ export UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1 VIRTUAL_ENV="$PWD/.venv"
 set -- --requirement "requirements/$stack.txt"
 [ $cuda = no ] || set -- "$@" --requirement "requirements/$stack-cuda.txt"
 .venv/bin/uv pip install --quiet "$@"
+# TensorFlow 2.21 looks for all of CUDA's libraries but cuSOLVER in the folders of these packages, and without one of
+# them it uses no GPU: a link leads it there.
+link=.venv/lib/python$version/site-packages/nvidia/cusparse/lib/libcusolver.so.11
+rm -f "$link"
+[ $cuda = no ] || ln -s ../../cusolver/lib/libcusolver.so.11 "$link"
 [ "$wish" != 0 ] || .venv/bin/uv pip uninstall --quiet $(sed -n 's/^\(nvidia-[^=]*\)==.*/\1/p' "requirements/$stack-cuda.txt")
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable ./client --editable .
 state > "$stamp"

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = ("setup_env.sh", "setup.py", "client/pyproject.toml", "requirements")
 PROPRIETARY = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Thu Oct 19 18:56:32 UTC 2023\nGCC version: 12.2.0\n"
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (dvs-builder@U16-I1)\n"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 STACK = "portable" if sys.version_info < (3, 11) else "current"
 
 
@@ -27,6 +28,9 @@ class Checkout:
             (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, target)
         program(self.folder / ".venv/bin/python", f'[ "$2" = pip ] || exec {sys.executable} "$@"')
         program(self.folder / ".venv/bin/uv", f'echo "$@" >> {self.asked}')
+        self.libraries = self.folder / f".venv/lib/python{PYTHON}/site-packages/nvidia"
+        for name in ("cusolver/lib/libcusolver.so.11", "cusparse/lib/libcusparse.so.12"):
+            program(self.libraries / name, "")
         (self.system / "dev").mkdir(parents=True)
 
     def driver(self, version: str, text: str = PROPRIETARY, device: str | None = "nvidia0") -> None:
@@ -121,6 +125,14 @@ def test_the_switch_decides_and_is_kept(checkout):
     checkout.driver("550.54.14")
     assert checkout.set_up() == ("", "")
     assert "yes (NVIDIA driver 550.54.14)" in checkout.set_up(HTR_CUDA="auto")[0]
+
+
+def test_cusolver_is_where_tensorflow_looks(checkout):
+    link = checkout.libraries / "cusparse/lib/libcusolver.so.11"
+    checkout.set_up(HTR_CUDA="1")
+    assert link.resolve() == checkout.libraries / "cusolver/lib/libcusolver.so.11" and link.exists()
+    checkout.set_up(HTR_CUDA="0")
+    assert not link.is_symlink()
 
 
 def test_a_switch_that_is_neither_is_refused(checkout):

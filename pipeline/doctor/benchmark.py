@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,8 @@ def main() -> None:
     """Does the job of the file that is named on the command line."""
     path = Path(sys.argv[1])
     job = json.loads(path.read_text())
-    answer = {"prepare": prepare, "train": train, "transcribe": transcribe}[job.pop("do")](path.parent, **job)
+    jobs: dict[str, Callable[..., Any]] = {"prepare": prepare, "train": train, "transcribe": transcribe}
+    answer = jobs[job.pop("do")](path.parent, **job)
     path.with_suffix(".answer").write_text(json.dumps(answer))
 
 

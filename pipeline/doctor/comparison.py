@@ -17,6 +17,7 @@ Device = Literal["gpu", "cpu"]
 _MOST_DIFFERENT = 0.02
 _IMAGES_PER_SECOND = 30  # to render for each second of training: a slow machine still gets through its epochs
 _MOST_EPOCHS = 300
+_UNREADY = 0.5  # CER above which equal texts say nothing
 
 
 class BenchmarkError(RuntimeError):
@@ -90,9 +91,17 @@ class Comparison:
 
     def as_markdown(self) -> str:
         """Two tables to be pasted into a report."""
-        lines = [f"Training on {self.images['train']} images of 32 x 128:", "", *_table(self._training_rows()), ""]
+        lines = [f"Training on {self.images['train']} images of 32 x 128, with validation:", ""]
+        lines += [*_table(self._training_rows()), ""]
         lines += [f"Transcribing {self.images['eval']} images of other writers, compared with the CPU in float32:", ""]
-        return "\n".join(lines + _table(self._transcription_rows()))
+        lines += _table(self._transcription_rows())
+        unready = [t.name for t in self.trainings if self.reference(t.name).figures["cer"] > _UNREADY]
+        if unready:
+            lines += [
+                "",
+                f"Of {', '.join(unready)} only the speed means something: it has not learnt to read in that time.",
+            ]
+        return "\n".join(lines)
 
     def _training_rows(self) -> Iterator[tuple[str, ...]]:
         yield "model", "ran on", "epochs", "images/s", "times the CPU", "CER", "GPU memory"

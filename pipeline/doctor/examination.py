@@ -27,9 +27,13 @@ REPOSITORY = Path(__file__).parents[2]
 PORTS = {8500: "--port", 8501: "--rest_api_port"}  # of `htr serve`
 # A run of the demo's size peaks at 2.2 GB; its workspace and TensorFlow's temporary files stay below a gigabyte.
 MEMORY, DISK, NO_DISK = 3 * 2**30, 2 * 2**30, 200 * 2**20
+_OF_THE_DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
 _PATIENCE = 120.0  # seconds that TensorFlow may take to be imported
-# Lines of TensorFlow's log that say why a GPU is not used, without time and place.
-_REASONS = re.compile(r"^.*?\] (.*(?:cuInit|dlopen|libcuda|Skipping registering|DSO version|kernel version).*)$", re.M)
+# What TensorFlow's log says, without time and place, where it does not use a GPU; the libraries that it did not find.
+_REASONS = re.compile(
+    r"^.*?\] (.*(?:failed call to cuInit|dlopen some GPU libraries|DSO version|kernel version).*)$", re.M
+)
+_MISSING = re.compile(r"Could not load dynamic library '((?!libnvinfer)[^']+)'")
 
 
 @dataclass(frozen=True)
@@ -236,13 +240,14 @@ def unused(found: dict[str, Any], driver: str | None) -> list[str]:
     reasons = []
     if driver and machine.is_older(driver, machine.OLDEST_DRIVER):
         reasons.append(f"its driver {driver} is older than {machine.OLDEST_DRIVER}, which CUDA 12 needs. Update it.")
-    if found["missing"]:
-        reasons.append(f"{', '.join(found['missing'])} not found. HTR_CUDA=1 ./setup_env.sh installs CUDA's libraries.")
-    if found["driver_cuda"] is None:
+    cuda = [name for name in found["missing"] if name not in _OF_THE_DRIVER]
+    if len(cuda) < len(found["missing"]) or found["driver_cuda"] is None:
         reasons.append(
-            "libcuda.so.1, a part of the driver, cannot be loaded. Install the driver's libraries, or start the "
-            "container with its GPUs (docker run --gpus all)."
+            f"{' and '.join(_OF_THE_DRIVER)} of the driver cannot be loaded. Install the driver's libraries, or start "
+            "the container with its GPUs (docker run --gpus all)."
         )
+    elif cuda:
+        reasons.append(f"{', '.join(cuda)} not found. HTR_CUDA=1 ./setup_env.sh installs CUDA's libraries.")
     told = [f"TensorFlow says: {text}" for text in found.get("log", [])]
     return reasons + told or ["TensorFlow does not say why. TF_CPP_MIN_LOG_LEVEL=0 makes it say more."]
 
@@ -281,7 +286,8 @@ def writing(workspace: str) -> Finding:
 @contextlib.contextmanager
 def start_probe() -> Any:
     """A process that asks TensorFlow; it ends with the block."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "dso_loader=1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-m", "pipeline.doctor.probe"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
@@ -300,8 +306,8 @@ def finish_probe(process: subprocess.Popen[str], wait: Callable[[str], None] = l
         wait: Is given a sentence after two seconds.
 
     Returns:
-        What `pipeline.doctor.probe` prints, and as `log` what TensorFlow said about GPUs; only `failed`, by module,
-        where there is no answer.
+        What `pipeline.doctor.probe` prints, with the libraries that TensorFlow did not find as `missing` and what it
+        said about GPUs as `log`; only `failed`, by module, where there is no answer.
     """
     try:
         try:
@@ -315,6 +321,7 @@ def finish_probe(process: subprocess.Popen[str], wait: Callable[[str], None] = l
     except (ValueError, IndexError):
         last = (log.strip().splitlines() or [""])[-1]
         return {"failed": {"tensorflow": f"its process ended with code {process.returncode} {last}".strip()}}
+    found["missing"] = list(dict.fromkeys(_MISSING.findall(log)))
     found["log"] = list(dict.fromkeys(_REASONS.findall(log)))
     return found
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import json
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 
 def main() -> None:
-    """Prints TensorFlow's version, CUDA and GPUs, which libraries are missing, and what failed."""
+    """Prints TensorFlow's version, CUDA and GPUs, and what failed; TensorFlow's log says why a GPU is not there."""
     found: dict[str, Any] = {"failed": {}}
     for module in ("ml_metadata", "tensorflow"):
         try:
@@ -29,12 +27,10 @@ def _tensorflow() -> dict[str, Any]:
     import tensorflow as tf
 
     build = tf.sysconfig.get_build_info()
-    cuda, cudnn = build.get("cuda_version"), build.get("cudnn_version")
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     found: dict[str, Any] = {
-        "cuda": cuda, "cudnn": cudnn, "driver_cuda": _driver_cuda(),
-        "missing": [name for name in _libraries(cudnn) if not _loads(name)] if cuda else [],
+        "cuda": build.get("cuda_version"), "cudnn": build.get("cudnn_version"), "driver_cuda": _driver_cuda(),
         "gpus": [
             {"name": each.get("device_name"), "capability": ".".join(map(str, each.get("compute_capability", ())))}
             for each in details
@@ -47,24 +43,6 @@ def _tensorflow() -> dict[str, Any]:
         except Exception as error:
             found["failed"] = {"GPU": f"{type(error).__name__}: {error}"}
     return found
-
-
-def _libraries(cudnn: str | None) -> list[str]:
-    """Files that TensorFlow loads before it uses a GPU; the numbers are those of CUDA 12."""
-    return [
-        "libcudart.so.12", "libcublas.so.12", "libcublasLt.so.12", "libcufft.so.11", "libcusolver.so.11",
-        "libcusparse.so.12", f"libcudnn.so.{(cudnn or '9').partition('.')[0]}", "libnccl.so.2",
-    ]  # fmt: skip
-
-
-def _loads(name: str) -> bool:
-    """Whether a library is there: among the installed packages, where TensorFlow looks first, or in the system."""
-    packaged = sorted(Path(sysconfig.get_paths()["platlib"]).glob(f"nvidia/*/lib/{name}"))
-    try:
-        ctypes.CDLL(str(packaged[0]) if packaged else name)
-    except OSError:
-        return False
-    return True
 
 
 def _driver_cuda() -> str | None:

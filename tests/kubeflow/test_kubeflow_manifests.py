@@ -90,6 +90,10 @@ def test_setup_allows_what_is_locked(stack, python):
 
 def test_gpu_image_has_the_locked_tensorflow_and_cuda():
     assert "pip install --requirement requirements/current-cuda.txt" in DOCKERFILE
+    # Without that link TensorFlow 2.21 does not find cuSOLVER, and uses no GPU.
+    (python,) = set(re.findall(r"^FROM python:([\d.]+)-", DOCKERFILE, re.M))
+    folder = f"/opt/htr/lib/python{python}/site-packages/nvidia/cusparse/lib/"
+    assert f"ln -s ../../cusolver/lib/libcusolver.so.11 {folder}" in DOCKERFILE
 
 
 @pytest.mark.parametrize(("stack", "python"), [("portable", "3.10"), ("current", "3.12"), ("current", "3.13")])

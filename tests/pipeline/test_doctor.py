@@ -24,6 +24,7 @@ int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int number) { *device = 0; return 0; }
 int cuDeviceGetName(char *name, int length, int device) { name[0] = 'F'; name[1] = 0; return 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : 1; return 0; }
+int nvmlInit_v2(void) { return 0; }
 int cuDeviceGetPCIBusId(char *id, int length, int device) { __builtin_strcpy(id, "0000:01:00.0"); return 0; }
 """
 VERSION = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Thu Oct 19 18:56:32 UTC 2023\n"
@@ -120,13 +121,14 @@ def test_a_gpu_that_tensorflow_does_not_see_is_explained(tmp_path, monkeypatch):
     library = tmp_path / "libcuda.so.1"
     build = ["g++", "-x", "c", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "driver.c")]
     subprocess.run(build, check=True)
+    shutil.copy(library, tmp_path / "libnvidia-ml.so.1")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     root = with_card(tmp_path / "root")
     findings = examination.examine(str(tmp_path / "workspace"), root)
     notes = texts(findings, "notes")
     assert not texts(findings, "problems")
-    assert "NVIDIA RTX 4090 is not used: libcudart.so.12, libcublas.so.12" in notes
+    assert "NVIDIA RTX 4090 is not used: libcudart.so.12, libcublas.so.12" in notes and "libcudnn.so." in notes
     assert "HTR_CUDA=1 ./setup_env.sh installs" in notes
     assert "TensorFlow says: Cannot dlopen some GPU libraries" in notes
     assert "the driver supports CUDA up to 12.4" in examination.as_text(findings)
@@ -146,7 +148,8 @@ FOUND = {"failed": {}, "cuda": "12.3", "cudnn": "8", "driver_cuda": "12.4", "mis
     ("found", "driver", "visible", "told"),
     [
         ({}, "470.223.02", None, "driver 470.223.02 is older than 525.60.13, which CUDA 12 needs. Update it"),
-        ({"driver_cuda": None}, "550.54.14", None, "libcuda.so.1, a part of the driver, cannot be loaded"),
+        ({"driver_cuda": None}, "550.54.14", None, "libcuda.so.1 and libnvidia-ml.so.1 of the driver cannot be loaded"),
+        ({"missing": ["libnvidia-ml.so.1"]}, "550.54.14", None, "docker run --gpus all"),
         ({"missing": ["libcudnn.so.8"]}, "550.54.14", None, "libcudnn.so.8 not found. HTR_CUDA=1 ./setup_env.sh"),
         ({"missing": ["libcudnn.so.8"]}, "550.54.14", "-1", "CUDA_VISIBLE_DEVICES='-1' hides it"),
         ({"log": ["failed call to cuInit: UNKNOWN ERROR (999)"]}, None, None, "says: failed call to cuInit: UNKNOWN"),
@@ -263,6 +266,7 @@ def test_the_measurement_runs_on_the_cpu(tmp_path, capsys):
     assert [(row["device"], row["precision"]) for row in transcriptions] == [("cpu", "float32"), ("cpu", "float16")]
     assert all(float(row["images/s"]) > 1 for row in transcriptions)
     assert transcriptions[0]["other texts"] == "0" and transcriptions[0]["CER"] == training["CER"]
+    assert "Of cpu-float32 only the speed means something" in told.out
     assert transcriptions[1]["confidence differs by"] != transcriptions[0]["confidence differs by"]
 
 
