@@ -22,7 +22,7 @@ fuzz: setup  ## the property tests with 1000 examples instead of 100, where a te
 
 # --strict: behind a mirror without vulnerability data every package would count as free of them.
 audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so it needs the internet
-	@for lock in portable current cuda airflow; do echo "$$lock.txt:"; UV_PYTHON_DOWNLOADS=never .venv/bin/uv tool run --quiet \
+	@for lock in portable current portable-cuda current-cuda airflow; do echo "$$lock.txt:"; UV_PYTHON_DOWNLOADS=never .venv/bin/uv tool run --quiet \
 	  --python $(PYTHON) --from pip-audit==2.10.1 pip-audit --strict --progress-spinner off --no-deps --disable-pip \
 	  --requirement requirements/$$lock.txt \
 	  $$(sed -n 's/^\([A-Z][A-Z]*-[^ ]*\) .*/--ignore-vuln \1/p' requirements/audit-exceptions.txt) \
@@ -68,10 +68,11 @@ COMPILE = .venv/bin/uv pip compile --quiet --no-header --no-emit-index-url
 lock: setup  ## resolves requirements/*.txt again from requirements/*.in
 	@$(COMPILE) --python-version 3.10 requirements/portable.in -o requirements/portable.txt
 	@$(COMPILE) --python-version 3.11 --universal requirements/current.in -o requirements/current.txt
-	@$(COMPILE) --python-version 3.11 --universal requirements/cuda.in -o requirements/cuda.txt
+	@$(COMPILE) --python-version 3.10 requirements/portable-cuda.in -o requirements/portable-cuda.txt
+	@$(COMPILE) --python-version 3.11 --universal requirements/current-cuda.in -o requirements/current-cuda.txt
 	@# Airflow breaks with libraries newer than itself, hence the date.
 	@$(COMPILE) --python-version 3.10 --universal --exclude-newer 2026-04-01 requirements/airflow.in -o requirements/airflow.txt
-	@for name in portable current cuda airflow; do \
+	@for name in portable current portable-cuda current-cuda airflow; do \
 	  sed -i "1i # Exact versions of the environment '$$name'. Made by 'make lock'; works with plain pip too." requirements/$$name.txt; done
 
 clean:

@@ -41,6 +41,7 @@ setup(
         "PyYAML>=6",
         "Jinja2>=3.1",
         "Pillow>=10",
+        "packaging",
         "psutil>=5.9",
         "rapidfuzz>=3",
     ],

@@ -4,15 +4,66 @@
 #
 # Two stacks: "current" (TFX 1.21, TensorFlow 2.21) where the machine can run it, else "portable" (TFX 1.16,
 # TensorFlow 2.16). HTR_STACK=current or HTR_STACK=portable decides; without it, an environment keeps its stack.
+#
+# CUDA's libraries are added where there is an NVIDIA GPU whose driver can use them. HTR_CUDA=1 adds them anyhow,
+# HTR_CUDA=0 removes them, HTR_CUDA=auto looks for a GPU again; without it, what was last asked for counts.
 set -eu
 cd "$(dirname "$0")"
 
 stamp=.venv/.installed
-stack=${HTR_STACK:-$(sed -n "s/^current .*/current/p; s/^portable .*/portable/p" "$stamp" 2>/dev/null || true)}
+stack= wish=
+if [ -f "$stamp" ]; then read -r stack wish _ < "$stamp" || true; fi
+case $stack in current | portable) ;; *) stack= ;; esac
+case $wish in auto | 0 | 1) ;; *) wish=auto ;; esac
+stack=${HTR_STACK:-$stack} wish=${HTR_CUDA:-$wish}
 why=${HTR_STACK:+HTR_STACK asks for it}
 why=${why:-as before}
 
-state() { echo "$stack $(cat "requirements/$stack.txt" setup.py client/pyproject.toml setup_env.sh | cksum)"; }
+system=${HTR_SYSTEM_ROOT:-}  # tests put a folder here in place of the root of the file system
+oldest_driver=525.60.13  # of CUDA 12, which both stacks' TensorFlow is built with
+
+ask_driver() {  # ask_driver ARGUMENT...: the output of nvidia-smi; WSL has it off the PATH
+    if [ -z "$system" ] && command -v nvidia-smi >/dev/null; then timeout 20 nvidia-smi "$@"; else
+        timeout 20 "$system/usr/lib/wsl/lib/nvidia-smi" "$@"
+    fi 2>/dev/null
+}
+
+choose_cuda() {  # sets cuda to yes or no, and cuda_why
+    cuda=no
+    case $wish in
+        0 | 1)
+            [ "$wish" = 0 ] || cuda=yes
+            cuda_why="HTR_CUDA=$wish asks for that"
+            return
+            ;;
+        auto) ;;
+        *)
+            echo "HTR_CUDA=$wish: it is 0 (without CUDA), 1 (with CUDA) or auto (with CUDA where there is a GPU)." >&2
+            exit 2
+            ;;
+    esac
+    driver=$(sed -n 's/^NVRM version:.* \([0-9][0-9]*\.[0-9.]*\) .*/\1/p' "$system/proc/driver/nvidia/version" 2>/dev/null || true)
+    [ -n "$driver" ] || driver=$(ask_driver --query-gpu=driver_version --format=csv,noheader | sed -n '1s/^[0-9][0-9.]*$/&/p')
+    devices=$(ls "$system/dev" 2>/dev/null | sed -n 's/^nvidia[0-9][0-9]*$/&/p; s/^dxg$/&/p' || true)
+    [ -n "$devices" ] || devices=$(ask_driver -L) || devices=
+    if [ -z "$driver$devices" ] || [ "$devices$driver" = dxg ]; then
+        cuda_why="no NVIDIA driver found, so that training uses the CPU"
+    elif [ -z "$devices" ]; then
+        cuda_why="the NVIDIA driver $driver is loaded, but there is no /dev/nvidia0; a container must be started with its GPUs"
+    elif [ -n "$driver" ] && [ "$(printf '%s\n' "$oldest_driver" "$driver" | sort -V | head -n 1)" != "$oldest_driver" ]; then
+        cuda_why="the NVIDIA driver $driver is older than $oldest_driver, which CUDA 12 needs: update it, then run this again"
+    else
+        cuda=yes cuda_why="NVIDIA driver ${driver:-of unknown version}"
+    fi
+}
+
+state() {
+    echo "$stack $wish" \
+        "$(cat "requirements/$stack.txt" "requirements/$stack-cuda.txt" setup.py client/pyproject.toml setup_env.sh | cksum)" \
+        "$cuda ($cuda_why)"
+}
+
+choose_cuda
 
 case $stack in
     current | portable) [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(state)" ] && exit 0 ;;
@@ -109,14 +160,23 @@ header=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"] 
 
 echo "Setting up .venv with the $stack stack ($why): $("$python" --version)," \
     "$(sed -n 's/^\(tfx\)==/TFX /p; s/^\(tensorflow\)==/TensorFlow /p' "requirements/$stack.txt" | sort | paste -s -d ' ')" \
-    "(about 4 GB; a minute or two the first time)" >&2
+    "($([ $cuda = yes ] && echo "about 9 GB" || echo "about 4 GB"); a minute or two the first time)" >&2
+echo "CUDA's libraries for a GPU: $cuda ($cuda_why)" >&2
 [ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ] \
     || "$python" -m venv --clear .venv
-echo "$stack unfinished" > "$stamp"
+echo "$stack $wish unfinished" > "$stamp"
 # uv installs the lock file many times faster than pip; it must not fetch interpreters of its own.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==0.13.*"
 # Compiled now, since where Python may not write its bytecode each command would compile thousands of files anew.
 export UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1 VIRTUAL_ENV="$PWD/.venv"
-.venv/bin/uv pip install --quiet --requirement "requirements/$stack.txt"
+set -- --requirement "requirements/$stack.txt"
+[ $cuda = no ] || set -- "$@" --requirement "requirements/$stack-cuda.txt"
+.venv/bin/uv pip install --quiet "$@"
+# TensorFlow 2.21 looks for all of CUDA's libraries but cuSOLVER in the folders of these packages, and without one of
+# them it uses no GPU: a link leads it there.
+link=.venv/lib/python$version/site-packages/nvidia/cusparse/lib/libcusolver.so.11
+rm -f "$link"
+[ $cuda = no ] || ln -s ../../cusolver/lib/libcusolver.so.11 "$link"
+[ "$wish" != 0 ] || .venv/bin/uv pip uninstall --quiet $(sed -n 's/^\(nvidia-[^=]*\)==.*/\1/p' "requirements/$stack-cuda.txt")
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable ./client --editable .
 state > "$stamp"

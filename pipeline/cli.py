@@ -10,14 +10,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from pipeline.commands import config, data, orchestrate, reports, review, run, serve, transcribe, versions
+from pipeline.commands import config, data, doctor, orchestrate, reports, review, run, serve, transcribe, versions
 from pipeline.commands.common import DRIFT, ERROR, NOT_BLESSED, OK, TOO_MANY_REJECTS, USAGE, CommandError
 from pipeline.suggestions import did_you_mean
 
 __all__ = ["DRIFT", "ERROR", "NOT_BLESSED", "OK", "TOO_MANY_REJECTS", "USAGE", "CommandError", "main"]
 
 # In the order of `htr --help`.
-_FAMILIES = (data, run, orchestrate, serve, review, transcribe, versions, config, reports)
+_FAMILIES = (data, run, orchestrate, serve, review, transcribe, versions, config, reports, doctor)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -49,17 +49,30 @@ def unused_gpus(gpus: list[str], used: int) -> str | None:
     )
 
 
-def _asked(root: str) -> list[str]:
+def ask_driver(*arguments: str, root: str = "/") -> str:
+    """What nvidia-smi prints; empty where there is none, or where it fails.
+
+    Args:
+        arguments: Arguments of nvidia-smi.
+        root: As for `system_gpus`.
+
+    Returns:
+        Its standard output.
+    """
     folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), _WSL_PROGRAMS]
     program = shutil.which("nvidia-smi", path=os.pathsep.join(_below(root, folder) for folder in folders if folder))
     if program is None:
-        return []
+        return ""
+    command = [program, *arguments]
     try:
-        told = subprocess.run([program, "-L"], capture_output=True, text=True, errors="replace", timeout=20, check=True)
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return []
+        return ""
+
+
+def _asked(root: str) -> list[str]:
     # Lines of MIG slices are indented and belong to the GPU above.
-    return re.findall(r"^GPU \d+: (.+?)(?: \(UUID: .*)?$", told.stdout, re.M)
+    return re.findall(r"^GPU \d+: (.+?)(?: \(UUID: .*)?$", ask_driver("-L", root=root), re.M)
 
 
 def _listed(root: str) -> list[str]:

@@ -89,9 +89,16 @@ def test_setup_allows_what_is_locked(stack, python):
 
 
 def test_gpu_image_has_the_locked_tensorflow_and_cuda():
-    assert "pip install --requirement requirements/cuda.txt" in DOCKERFILE
+    assert "pip install --requirement requirements/current-cuda.txt" in DOCKERFILE
+    # Without that link TensorFlow 2.21 does not find cuSOLVER, and uses no GPU.
     (python,) = set(re.findall(r"^FROM python:([\d.]+)-", DOCKERFILE, re.M))
-    cpu, gpu = locked("current", python), locked("cuda", python)
+    folder = f"/opt/htr/lib/python{python}/site-packages/nvidia/cusparse/lib/"
+    assert f"ln -s ../../cusolver/lib/libcusolver.so.11 {folder}" in DOCKERFILE
+
+
+@pytest.mark.parametrize(("stack", "python"), [("portable", "3.10"), ("current", "3.12"), ("current", "3.13")])
+def test_cuda_adds_to_a_stack_and_changes_nothing_in_it(stack, python):
+    cpu, gpu = locked(stack, python), locked(f"{stack}-cuda", python)
     cuda = {name for name in gpu if name.startswith("nvidia-")}
     assert "nvidia-cudnn-cu12" in cuda and set(gpu) - cuda <= set(cpu)
     assert {name: cpu[name] for name in set(gpu) - cuda} == {name: gpu[name] for name in set(gpu) - cuda}

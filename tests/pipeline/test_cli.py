@@ -34,6 +34,7 @@ HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
         "versions",
         "promote",
         "rollback",
+        "doctor",
         "sample-data",
     ],
 )

@@ -1,0 +1,62 @@
+"""What `htr doctor` prints, and its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from pipeline.doctor import comparison, examination
+
+
+def run(arguments: argparse.Namespace, workspace: str) -> int:
+    """Examines the machine, or measures it with --gpu.
+
+    Args:
+        arguments: `gpu`, `device`, `seconds`, `json`.
+        workspace: Folder of the runs.
+
+    Returns:
+        0, or 1 if something prevents work, or there is no GPU to measure.
+    """
+    findings = examination.examine(workspace, wait=_tell)
+    problems = [text for finding in findings for text in finding.problems]
+    if not arguments.gpu:
+        print(examination.as_json(findings) if arguments.json else examination.as_text(findings))
+        return 1 if problems else 0
+    by_name = {finding.name: finding for finding in findings}
+    if arguments.device == "gpu" and not by_name["TensorFlow"].values.get("gpus"):
+        print(
+            examination.as_text([by_name["GPU"], by_name["TensorFlow"]]).removesuffix("Nothing prevents work.").rstrip()
+        )
+        _tell("error: TensorFlow sees no GPU here. `htr doctor --gpu --device cpu` measures the CPU alone.")
+        return 1
+    if problems:
+        print(examination.as_text(findings))
+        return 1
+    try:
+        found = comparison.compare(arguments.device, arguments.seconds, _tell)
+    except comparison.BenchmarkError as error:
+        _tell(f"error: {error}")
+        return 1
+    report = [f"- {by_name[name].name}: {by_name[name].text}"
+              for name in ("htr", "Stack", "System", "Processor", "Cores", "Memory", "GPU", "TensorFlow")]  # fmt: skip
+    problems = found.problems()
+    if arguments.json:
+        figures = {
+            "images": found.images,
+            "trainings": [{"name": t.name, "epochs": t.epochs, "rate": t.rate, **t.figures} for t in found.trainings],
+            "transcriptions": [
+                {"model": t.model, "device": t.device, "precision": t.precision, **t.figures}
+                for t in found.transcriptions
+            ],
+            "problems": problems,
+        }
+        print(json.dumps({**json.loads(examination.as_json(findings)), **figures}, ensure_ascii=False))
+    else:
+        print("\n".join(["### htr doctor --gpu", "", *report, "", found.as_markdown(), "", *problems]).rstrip())
+    return 1 if problems else 0
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,119 @@
+"""What the machine is, read from the files of Linux: system, processor, limits of a container, NVIDIA's driver."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.trainer import devices
+
+ROOT = Path("/")
+# Of CUDA 12, which both stacks' TensorFlow is built with; setup_env.sh knows it too.
+OLDEST_DRIVER = "525.60.13"
+# What decides how fast TensorFlow computes, by the names of /proc/cpuinfo.
+_INSTRUCTIONS = {"AVX": "avx", "AVX2": "avx2", "AVX-512": "avx512f", "AMX": "amx_tile"}
+_NVIDIA, _DISPLAYS = "0x10de", ("0x0300", "0x0302")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU as the driver tells of it.
+
+    Attributes:
+        name: Its name.
+        memory: Bytes; None if the driver did not say.
+    """
+
+    name: str
+    memory: int | None
+
+
+def system() -> str:
+    """Distribution, kernel, C library and architecture in one line."""
+    try:
+        name = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        name = platform.system()
+    libc = " ".join(part for part in platform.libc_ver() if part) or "no glibc"
+    wsl = " (WSL)" if "microsoft" in platform.release().lower() else ""
+    return f"{name}, kernel {platform.release()}{wsl}, {libc}, {platform.machine()}"
+
+
+def processor(root: Path = ROOT) -> tuple[str, dict[str, bool]]:
+    """Name of the processor, and which of the instruction sets that matter it has; empty where that is not known."""
+    text = _read(root / "proc/cpuinfo")
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
+    flags = re.search(r"^flags\s*:(.*)$", text, re.M)
+    known = {kind: flag in flags[1].split() for kind, flag in _INSTRUCTIONS.items()} if flags else {}
+    return name[1].strip() if name else platform.machine(), known
+
+
+def cores(root: Path = ROOT) -> tuple[int, float | None]:
+    """Cores that this process may use, and how many the cgroup allows it to fill; None where it sets no limit."""
+    limits = [limit for folder in _cgroups(root) if (limit := _core_limit(folder)) is not None]
+    return len(os.sched_getaffinity(0)), min(limits, default=None)
+
+
+def memory(root: Path = ROOT) -> tuple[int, int, int | None]:
+    """Bytes of memory, bytes that are available, and the limit of the cgroup; None where it sets none."""
+    sizes = {
+        name: int(kilobytes) * 1024
+        for name, kilobytes in re.findall(r"(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"))
+    }
+    total = sizes.get("MemTotal", 0)
+    texts = (_read(folder / name) for folder in _cgroups(root) for name in ("memory.max", "memory.limit_in_bytes"))
+    limits = [int(text) for text in texts if text.strip().isdigit()]
+    limit = min(limits, default=total)
+    return total, sizes.get("MemAvailable", 0), limit if limit < total else None
+
+
+def gpus(root: Path = ROOT) -> tuple[list[Gpu], str | None]:
+    """NVIDIA GPUs of the system, seen by TensorFlow or not, and the version of their driver if it is known."""
+    query = ("--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits")
+    rows = [line.split(", ") for line in devices.ask_driver(*query, root=str(root)).splitlines()]
+    rows = [row for row in rows if len(row) == 3]
+    if rows:
+        found = [Gpu(name, int(size) * 2**20 if size.strip().isdigit() else None) for name, _, size in rows]
+        return found, rows[0][1]
+    version = re.search(r"^NVRM version:.*? (\d+\.[\d.]+) ", _read(root / "proc/driver/nvidia/version"), re.M)
+    return [Gpu(name, None) for name in devices.system_gpus(str(root))], version[1] if version else None
+
+
+def cards_without_driver(root: Path = ROOT) -> int:
+    """Number of NVIDIA display cards on the PCI bus that NVIDIA's driver does not drive."""
+    folders = (root / "sys/bus/pci/devices").glob("*")
+    cards = [f for f in folders if _read(f / "vendor").strip() == _NVIDIA and _read(f / "class")[:6] in _DISPLAYS]
+    return sum((card / "driver").resolve().name not in ("nvidia", "vfio-pci") for card in cards)
+
+
+def is_older(version: str, than: str) -> bool:
+    """Whether a version such as 525.60.13 is older than another."""
+    return [int(n) for n in re.findall(r"\d+", version)] < [int(n) for n in re.findall(r"\d+", than)]
+
+
+def _cgroups(root: Path) -> Iterator[Path]:
+    """Folders with limits of this process: its cgroup and all above it (version 2), or a container's (version 1)."""
+    top = root / "sys/fs/cgroup"
+    own = re.search(r"^0::/(.*)$", _read(root / "proc/self/cgroup"), re.M)
+    parts = [part for part in (own[1] if own else "").split("/") if part not in ("", "..")]
+    for depth in range(len(parts), -1, -1):
+        yield top.joinpath(*parts[:depth])
+    yield from (top / "cpu", top / "memory")
+
+
+def _core_limit(folder: Path) -> float | None:
+    texts = _read(folder / "cpu.max").split() or [
+        _read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+    ]
+    return int(texts[0]) / int(texts[1]) if len(texts) == 2 and all(text.isdigit() for text in texts) else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
