@@ -536,6 +536,7 @@ def _withdrawn(summary: Any, config: Any) -> str:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from components import storage
+    from components.pusher.versions import in_service, list_versions
     from serving.server import run
 
     config = _config(arguments)
@@ -546,11 +547,13 @@ def _serve(arguments: argparse.Namespace) -> int:
                 f"{config.model_dir} is in a bucket, which the embedded server does not read: serve it with "
                 "TensorFlow Serving, or name a folder of this machine with --model_base_path.", USAGE,
             )  # fmt: skip
-        if not os.path.isdir(config.model_dir):
+        if not in_service(config.model_dir):
+            if list_versions(config.model_dir):
+                raise CommandError(f"All versions in {config.model_dir} are withdrawn (htr versions lists them).")
             raise CommandError(
-                f"{config.model_dir} does not exist: push a model first (htr run), or name what it was pushed with "
-                "(--workspace, --config, --set name=...) or a --model_base_path.", USAGE,
-            )  # fmt: skip
+                f"No version has been pushed to {config.model_dir} yet: htr run first. If one was pushed elsewhere, "
+                "name what it was pushed with (--workspace, --config, --set name=...) or a --model_base_path."
+            )
         _serve_labels(arguments, config.model_dir, config.name)
     if arguments.ui and not arguments.ui_port:
         arguments.ui_port = 8600
