@@ -105,9 +105,8 @@ class Result:
         }
 
 
-def print_table(results: list[Result]) -> None:
-    """Print the results as a Markdown table."""
-    lines = [result.line() for result in results]
+def print_rows(lines: list[dict[str, str]]) -> None:
+    """Print rows with the same columns as a Markdown table."""
     if not lines:
         return
     widths = {name: max(len(name), *(len(line[name]) for line in lines)) for name in lines[0]}
@@ -355,7 +354,7 @@ def main() -> int:
         for result in results:
             print(json.dumps(result.line()))
     else:
-        print_table(results)
+        print_rows([result.line() for result in results])
     return 0
 
 

@@ -39,7 +39,6 @@ class BatchingOptions:
     max_enqueued_batches: int = 10
     num_batch_threads: int = 0
     allowed_batch_sizes: tuple[int, ...] = ()
-    thread_pool_name: str = ""
     enable_large_batch_splitting: bool = False
     max_execution_batch_size: int = 0
     isolate_failures: bool = True
@@ -65,7 +64,6 @@ class BatchingOptions:
                 "batch_timeout_micros",
                 "max_enqueued_batches",
                 "num_batch_threads",
-                "thread_pool_name",
                 "enable_large_batch_splitting",
                 "max_execution_batch_size",
             )
@@ -346,7 +344,8 @@ class Batcher:
         now = time.monotonic()
         tasks = []
         for task in batch.tasks:
-            self._metrics.queuing_latency.add((now - task.enqueued) * 1e6, self.options.thread_pool_name)
+            # TensorFlow Serving has this label, and leaves it empty whatever the configuration says.
+            self._metrics.queuing_latency.add((now - task.enqueued) * 1e6, "")
             if task.abandoned():
                 task.fail(ServingError(Code.CANCELLED, "the caller has gone"))
             elif task.deadline is not None and task.deadline <= now:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving import tensors
+from serving import ports, tensors
 from serving.service import Call, Prediction, Service
-from serving.status import HTTP_STATUS, Code, ServingError, from_exception, invalid
+from serving.status import HTTP_STATUS, Code, ServingError, from_exception, invalid, unsupported
 
 if TYPE_CHECKING:
     from serving.server import ServerOptions
@@ -31,6 +31,7 @@ _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _PREDICT = re.compile(rf"(?i){_MODEL}:(classify|regress|predict)")
 _STATUS = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:/versions/(\d+)|/labels/([^/:]+))?(?:/(metadata))?")
 _API = re.compile(r"(?i)/v1/.*")
+_SURROGATE = re.compile(r"(?i)\\ud[89a-f]")
 _DEBUG_BYTES = 256
 _MAX_CONNECTIONS = 256
 _INTEGERS = {3, 4, 5, 6, 9, 17, 22, 23}
@@ -92,7 +93,7 @@ def _scalar(value: Any, dtype: int) -> Any:
     if dtype in _INTEGERS and number and isinstance(value, int):
         return value
     if dtype == tensors.DT_STRING and isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
+        return value.encode()
     if dtype == 10 and isinstance(value, bool):
         return value
     raise _type_error(value, dtype)
@@ -139,7 +140,9 @@ def parse_json(body: bytes) -> dict[str, Any]:
         raise invalid("JSON Parse error: The document is empty")
     try:
         text = body.decode("utf-8")
-        document, _ = json.JSONDecoder().raw_decode(text.lstrip())
+        document = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(document, ensure_ascii=False).encode()  # half of a pair is no character
     except (ValueError, RecursionError) as error:
         position = getattr(error, "pos", 0)
         raise invalid(f"JSON Parse error: {getattr(error, 'msg', 'Invalid value')} at offset: {position}") from error
@@ -338,8 +341,8 @@ class RestServer:
         try:
             self._http = _HttpServer((self.options.host, max(0, self.options.rest_api_port)), self)
         except OSError as error:
-            target = f"{self.options.host}:{self.options.rest_api_port}"
-            raise ServingError(Code.UNAVAILABLE, f"cannot listen on {target}: {error.strerror}") from error
+            port = self.options.rest_api_port
+            raise ports.cannot_listen(self.options.host, port, "rest_api_port", error) from error
         threading.Thread(target=self._http.serve_forever, args=(0.1,), name="rest", daemon=True).start()
         return int(self._http.server_address[1])
 
@@ -359,8 +362,8 @@ class RestServer:
         """Answer one request.
 
         Args:
-            method: GET, POST or OPTIONS.
-            path: The path without query.
+            method: The HTTP method.
+            path: The path with its query, which no request has: it is taken for a part of the path.
             body: The body.
 
         Returns:
@@ -370,7 +373,7 @@ class RestServer:
             return 200, "text/plain", self.service.metrics.page().encode()
         if not _API.fullmatch(path):
             return 404, "text/html", b"<HTML><HEAD><TITLE>404 Not Found</TITLE></HEAD><BODY>Not Found</BODY></HTML>"
-        if method == "OPTIONS":
+        if method == "OPTIONS" and self.options.rest_api_enable_cors_support:
             return 200, "application/json", b""
         with self._idle:
             self._active += 1
@@ -386,7 +389,6 @@ class RestServer:
         except Exception as error:
             failure = from_exception(error)
             text = json.dumps({"error": failure.message}, ensure_ascii=False)
-            # A message may quote half of a surrogate pair, which JSON writes in the same way as Python.
             return HTTP_STATUS.get(failure.code, 500), "application/json", text.encode("utf-8", "backslashreplace")
         finally:
             with self._idle:
@@ -394,8 +396,9 @@ class RestServer:
                 self._idle.notify_all()
 
     def _route(self, method: str, path: str, body: bytes) -> Any:
-        match = {"POST": _PREDICT, "GET": _STATUS}.get(method, _STATUS).fullmatch(path)
-        if match is None or method not in ("GET", "POST"):
+        pattern = {"POST": _PREDICT, "GET": _STATUS}.get(method)
+        match = pattern.fullmatch(path) if pattern is not None else None
+        if match is None:
             raise invalid(f"Malformed request: {method} {path}")
         name = urllib.parse.unquote(match[1] or "")
         timeout = self.options.rest_api_timeout_in_ms
@@ -403,7 +406,7 @@ class RestServer:
         if method == "POST":
             api = match[4].lower()
             if api != "predict":
-                raise ServingError(Code.UNIMPLEMENTED, f"{api} is not implemented by the embedded server")
+                raise unsupported(api)
             with self.service.counted(name, api, call):
                 return self._predict(name, match[2], match[3], body, call)
         if not name:
@@ -484,16 +487,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing about each request."""
 
-    def do_GET(self) -> None:
-        """Answer a GET."""
-        self._answer(b"")
-
-    def do_OPTIONS(self) -> None:
-        """Answer a CORS preflight."""
-        self._answer(b"")
-
     def do_POST(self) -> None:
-        """Answer a POST."""
+        """Answer a request; what the method means is decided where the path is."""
         limit = self.server.rest.options.max_request_bytes
         try:
             if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
@@ -516,6 +511,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(408, "Timed out reading the request")
             return
         self._answer(body)
+
+    do_GET = do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST
 
     def _read(self, length: int) -> bytes:
         # One deadline for the whole body: the socket's timeout starts anew with each byte.
@@ -561,7 +558,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, "application/json", json.dumps({"error": message}).encode())
 
     def _answer(self, body: bytes) -> None:
-        path = self.path.split("?", 1)[0]
+        path = self.requestline.split()[1]  # self.path has a leading // shortened
         status, kind, data = self.server.rest.handle(self.command, path, body)
         if self.server.rest.draining:
             self.close_connection = True
@@ -578,4 +575,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Access-Control-Allow-Methods", "POST, GET")
             self.send_header("Access-Control-Allow-Headers", "Content-Type")
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)

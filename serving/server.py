@@ -17,7 +17,6 @@ import functools
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -29,7 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.status import Code, ServingError, from_exception, invalid
+from serving import ports
+from serving.status import UNSUPPORTED, Code, ServingError, from_exception, invalid, unsupported
 
 if TYPE_CHECKING:
     from serving.rest import RestServer
@@ -58,6 +58,11 @@ def _cpus() -> int:
         return os.cpu_count() or 1
 
 
+def _model_threads() -> int:
+    """Requests that run the model at once, without batching; more of them only take each other's time."""
+    return 4 * _cpus()
+
+
 @dataclass
 class ServerOptions:
     """Everything the server can be told; the first part bears TensorFlow Serving's flag names and defaults."""
@@ -81,7 +86,7 @@ class ServerOptions:
     batching_parameters_file: str = ""
     monitoring_config_file: str = ""
     ssl_config_file: str = ""
-    grpc_max_threads: int = field(default_factory=lambda: 4 * _cpus())
+    grpc_max_threads: int = field(default_factory=lambda: max(128, _model_threads()))
     grpc_channel_arguments: str = ""
     saved_model_tags: str = "serve"
     tensorflow_session_parallelism: int = 0
@@ -132,7 +137,11 @@ _FLAGS = (
     _Flag("batching_parameters_file", "text file with BatchingParameters"),
     _Flag("monitoring_config_file", "text file with a MonitoringConfig"),
     _Flag("ssl_config_file", "text file with an SSLConfig: TLS or mutual TLS for gRPC"),
-    _Flag("grpc_max_threads", "gRPC requests worked on at once; more get RESOURCE_EXHAUSTED"),
+    _Flag(
+        "grpc_max_threads",
+        "gRPC requests under way, 4 a CPU at work and the others waiting; more get "
+        "RESOURCE_EXHAUSTED (TensorFlow Serving: 4 a CPU, none waits)",
+    ),
     _Flag("grpc_channel_arguments", "comma-separated name=value options of the gRPC server"),
     _Flag("saved_model_tags", "comma-separated tags of the graph to load"),
     _Flag("tensorflow_session_parallelism", "threads of a session (intra and inter op)"),
@@ -211,6 +220,19 @@ def options_from(args: argparse.Namespace) -> ServerOptions:
 # -- gRPC ----------------------------------------------------------------------------------------------------
 
 
+class _Lane:
+    """Threads for one kind of request, so that no kind waits for another."""
+
+    def __init__(self, name: str, threads: int, limit: int) -> None:
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self.limit = limit
+        self.active = 0  # requests that wait or are worked on; only the event loop counts
+
+    @property
+    def full(self) -> bool:
+        return self.active >= self.limit
+
+
 class _GrpcFront:
     """The gRPC services, on an event loop of their own: a slow or idle client costs no thread."""
 
@@ -222,13 +244,12 @@ class _GrpcFront:
         self._options = options
         self._server_options = list(server_options)
         self._codes = {code.value[0]: code for code in grpc.StatusCode}
-        self._limit = max(1, options.grpc_max_threads)
-        self._active = 0
-        self._pool = ThreadPoolExecutor(self._limit, thread_name_prefix="grpc")
-        # A reload may block until its deadline; it must not take a place from predictions.
-        self._reload_pool = ThreadPoolExecutor(2, thread_name_prefix="reload")
-        self._reloads = 0
-        self._answers: deque[tuple[asyncio.Future[bytes], bool, bytes, ServingError | None]] = deque()
+        limit = max(1, options.grpc_max_threads)
+        self.predictions = _Lane("grpc", min(limit, _model_threads()), limit)
+        # Whoever asks for the state of a busy server, a rollout for instance, does not queue behind its work.
+        self._lookups = _Lane("lookup", 2, limit)
+        self._reloads = _Lane("reload", 2, 2)  # each may block until its deadline
+        self._answers: deque[tuple[asyncio.Future[bytes], _Lane, bytes, ServingError | None]] = deque()
         self._waking = False
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._loop_error)
@@ -256,7 +277,8 @@ class _GrpcFront:
     async def _start(self, credentials: Any) -> int:
         grpc = self._grpc
         self._health_changed = asyncio.Event()
-        self.server = grpc.aio.server(options=self._server_options, maximum_concurrent_rpcs=max(512, 8 * self._limit))
+        most = max(512, 8 * self.predictions.limit)
+        self.server = grpc.aio.server(options=self._server_options, maximum_concurrent_rpcs=most)
         self.server.add_generic_rpc_handlers((_Router(grpc, self._handlers()),))
         address = f"{self._options.host}:{self._options.port}"
         if ":" in self._options.host:
@@ -272,74 +294,72 @@ class _GrpcFront:
                 else:
                     port = self.server.add_secure_port(target, credentials)
             if not port:
-                reason = self._why_not(target, credentials is not None)
-                raise ServingError(Code.UNAVAILABLE, f"cannot listen on {target}: {reason}")
+                raise self._why_not(target, credentials is not None)
             self.port = self.port or port
         await self.server.start()
         return self.port
 
-    def _why_not(self, target: str, secure: bool) -> str:
+    def _why_not(self, target: str, secure: bool) -> ServingError:
         """Why nothing can listen there, which gRPC writes to its own log only."""
-        family = socket.AF_INET6 if ":" in self._options.host else socket.AF_INET
-        try:
-            if target.startswith("unix:"):
-                path = target.removeprefix("unix:")
-                if not os.path.isdir(os.path.dirname(path) or "."):
-                    return f"there is no folder {os.path.dirname(path)}"
-                return "in use, or no place for a socket"
-            socket.create_server((self._options.host, self._options.port), family=family).close()
-        except OSError as error:
-            return error.strerror or str(error)
-        return "certificate and key in --ssl_config_file do not fit" if secure else "in use a moment ago"
+        if target.startswith("unix:"):
+            folder = os.path.dirname(target.removeprefix("unix:")) or "."
+            reason = "in use, or no place for a socket" if os.path.isdir(folder) else f"there is no folder {folder}"
+        else:
+            ports.check(self._options.host, {"port": self._options.port})
+            reason = "certificate and key in --ssl_config_file do not fit" if secure else "in use a moment ago"
+        return ServingError(Code.UNAVAILABLE, f"cannot listen on {target}: {reason}")
 
     def _handlers(self) -> dict[str, Any]:
         service = self._service
         unary = self._grpc.unary_unary_rpc_method_handler
         handlers = {}
-        methods: list[tuple[str, str, Callable[[Any, Any], Any]]] = [
-            (_PREDICTION_SERVICE, "Predict", service.predict),
-            (_PREDICTION_SERVICE, "Classify", service.classify),
-            (_PREDICTION_SERVICE, "Regress", service.regress),
-            (_PREDICTION_SERVICE, "MultiInference", service.multi_inference),
-            (_PREDICTION_SERVICE, "GetModelMetadata", service.get_model_metadata),
-            (_MODEL_SERVICE, "GetModelStatus", service.get_model_status),
-            (_MODEL_SERVICE, "HandleReloadConfigRequest", service.handle_reload_config),
+        predict, lookup, reload = self.predictions, self._lookups, self._reloads
+        methods: list[tuple[str, str, _Lane, Callable[[Any, Any], Any]]] = [
+            (_PREDICTION_SERVICE, "Predict", predict, service.predict),
+            (_PREDICTION_SERVICE, "GetModelMetadata", lookup, service.get_model_metadata),
+            (_MODEL_SERVICE, "GetModelStatus", lookup, service.get_model_status),
+            (_MODEL_SERVICE, "HandleReloadConfigRequest", reload, service.handle_reload_config),
         ]
-        for group, name, method in methods:
-            handlers[f"/{group}/{name}"] = unary(functools.partial(self._unary, name, method))
+        for group, name, lane, method in methods:
+            handlers[f"/{group}/{name}"] = unary(functools.partial(self._unary, name, lane, method))
+        for name in UNSUPPORTED:
+            handlers[f"/{_PREDICTION_SERVICE}/{name}"] = unary(functools.partial(self._unsupported, name))
         if self._options.enable_grpc_healthcheck_service:
             handlers[f"/{_HEALTH_SERVICE}/Check"] = unary(self._health_check)
             handlers[f"/{_HEALTH_SERVICE}/Watch"] = self._grpc.unary_stream_rpc_method_handler(self._health_watch)
         return handlers
 
     async def _abort(self, context: Any, error: ServingError) -> None:
+        """End a call with nothing but a status.
+
+        A code set beside a returned message, however empty, would commit the call: the caller's gRPC would not retry
+        what a full or a stopping server refuses.
+        """
         await context.abort(self._codes[int(error.code)], error.wire_message)
 
-    def _refuse(self, context: Any, error: ServingError) -> bytes:
-        """End a call as `_abort` does, without the cost of an exception: under overload most calls end here."""
-        context.set_code(self._codes[int(error.code)])
-        context.set_details(error.wire_message)
+    async def _unsupported(self, name: str, data: bytes, context: Any) -> bytes:
+        await self._abort(context, unsupported(name))
         return b""
 
-    async def _unary(self, name: str, method: Callable[[Any, Any], Any], data: bytes, context: Any) -> bytes:
+    async def _unary(
+        self, name: str, lane: _Lane, method: Callable[[Any, Any], Any], data: bytes, context: Any
+    ) -> bytes:
         from serving.service import Call
 
-        reload = name == "HandleReloadConfigRequest"
-        if (self._reloads >= 2) if reload else (self._active >= self._limit):
-            return self._refuse(context, ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"))
+        if lane.full:
+            await self._abort(context, ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"))
         left = context.time_remaining()
         call = Call.within(left)
         answer: asyncio.Future[bytes] = self.loop.create_future()
 
         def done(result: bytes, error: ServingError | None) -> None:
-            self._post(answer, reload, result, error)
+            self._post(answer, lane, result, error)
 
-        # Counted until the work has really ended, which may be long after the caller has gone.
-        self._count(reload, 1)
+        lane.active += 1  # until the work has really ended, which may be long after the caller has gone
         if name == "Predict" and self._service.batching and len(data) <= _PARSE_ON_LOOP_BYTES:
             self._submit(data, call, done)
         else:
-            (self._reload_pool if reload else self._pool).submit(self._work, name, method, data, call, done)
+            lane.pool.submit(self._work, name, method, data, call, done)
         # Just before gRPC itself would, which calls it CANCELLED if it comes first.
         timer = None if left is None or answer.done() else self.loop.call_later(0.99 * left, self._expire, answer, call)
         try:
@@ -348,7 +368,8 @@ class _GrpcFront:
             call.abandoned.set()
             raise
         except ServingError as error:
-            return self._refuse(context, error)
+            await self._abort(context, error)
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
@@ -359,15 +380,9 @@ class _GrpcFront:
             call.abandoned.set()
             answer.set_exception(ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
 
-    def _count(self, reload: bool, step: int) -> None:
-        if reload:
-            self._reloads += step
-        else:
-            self._active += step
-
-    def _post(self, answer: asyncio.Future[bytes], reload: bool, result: bytes, error: ServingError | None) -> None:
+    def _post(self, answer: asyncio.Future[bytes], lane: _Lane, result: bytes, error: ServingError | None) -> None:
         """Hand an answer to the event loop, from any thread; answers of one batch share one wake-up."""
-        self._answers.append((answer, reload, result, error))
+        self._answers.append((answer, lane, result, error))
         if threading.current_thread() is self._thread:
             self._deliver()
         elif not self._waking:
@@ -378,8 +393,8 @@ class _GrpcFront:
     def _deliver(self) -> None:
         self._waking = False  # before the queue is emptied: what comes after that wakes the loop again
         while self._answers:
-            answer, reload, result, error = self._answers.popleft()
-            self._count(reload, -1)
+            answer, lane, result, error = self._answers.popleft()
+            lane.active -= 1
             if answer.done():
                 continue
             if error is None:
@@ -414,6 +429,7 @@ class _GrpcFront:
     ) -> None:
         result, failure = b"", None
         try:
+            call.check()  # it may have waited long
             result = method(self._parse(name, data), call).SerializeToString()
         except Exception as error:
             failure = from_exception(error)
@@ -444,7 +460,7 @@ class _GrpcFront:
         try:
             return str(protos.HealthCheckRequest.FromString(data).service)
         except Exception:
-            await self._abort(context, ServingError(Code.INTERNAL, ""))
+            await self._abort(context, invalid("could not parse request"))
             raise
 
     @staticmethod
@@ -473,8 +489,8 @@ class _GrpcFront:
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(5)
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._reload_pool.shutdown(wait=False, cancel_futures=True)
+        for lane in (self.predictions, self._lookups, self._reloads):
+            lane.pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Router:
@@ -559,9 +575,8 @@ class EmbeddedServer:
             ServingError: A bad option, no model became available, or a port is taken.
         """
         options = self.options
-        for name in ("port", "rest_api_port", "ui_port"):
-            if getattr(options, name) >= 2**16:
-                raise invalid(f"--{name}={getattr(options, name)}: ports end at 65535.")
+        asked = {"port": options.port, "rest_api_port": options.rest_api_port or -1, "ui_port": options.ui_port or -1}
+        ports.check(options.host, asked)
         models = self._read_models()
         from serving.metrics import Metrics
         from serving.runner import RunnerOptions, import_tensorflow
@@ -728,8 +743,6 @@ class EmbeddedServer:
         message = protos.BatchingParameters()
         if options.batching_parameters_file:
             protos.read_text_proto(options.batching_parameters_file, message)
-        else:
-            message.thread_pool_name.value = "model_server_batch_threads"
         return BatchingOptions.from_proto(message, options.isolate_batch_failures)
 
     def _read_monitoring(self) -> str:
@@ -814,6 +827,8 @@ def run(args: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    source = server.options.model_config_file or server.options.model_base_path
+    logger.info("starting: TensorFlow is loaded first, then the models of %s; ready when this says so", source)
     try:
         server.start()
     except ServingError as error:

@@ -22,8 +22,6 @@ from serving.runner import DEFAULT_SIGNATURE, Signature
 from serving.status import Code, ServingError, from_exception, invalid
 
 _SIGNATURE_FIELD = "signature_def"
-_CLASSIFY_METHOD = "tensorflow/serving/classify"
-_REGRESS_METHOD = "tensorflow/serving/regress"
 
 
 @dataclass
@@ -73,13 +71,10 @@ class Service:
         as_tensor_content: bool = False,
     ) -> None:
         from tensorflow_serving.apis import (
-            classification_pb2,
             get_model_metadata_pb2,
             get_model_status_pb2,
-            inference_pb2,
             model_management_pb2,
             predict_pb2,
-            regression_pb2,
         )
 
         self.manager = manager
@@ -94,9 +89,6 @@ class Service:
         self.request_types: dict[str, Any] = {
             "Predict": predict_pb2.PredictRequest,
             "GetModelMetadata": get_model_metadata_pb2.GetModelMetadataRequest,
-            "Classify": classification_pb2.ClassificationRequest,
-            "Regress": regression_pb2.RegressionRequest,
-            "MultiInference": inference_pb2.MultiInferenceRequest,
             "GetModelStatus": get_model_status_pb2.GetModelStatusRequest,
             "HandleReloadConfigRequest": model_management_pb2.ReloadConfigRequest,
         }
@@ -256,62 +248,6 @@ class Service:
             if found is None:
                 raise invalid(f'Serving signature name: "{name}" not found in signature def')
             return {entry.alias: entry.dtype for entry in found.inputs}
-
-    # -- Classify, Regress, MultiInference -------------------------------------------------------------------
-
-    def classify(self, request: Any, call: Call) -> Any:
-        """Refuse a ClassificationRequest, with TensorFlow Serving's text where it would refuse too."""
-        with self.counted(request.model_spec.name, "Classify", call):
-            self._check_example_signature(request, "classification", "inputs", (1, 2), ("classes", "scores"))
-            raise ServingError(Code.UNIMPLEMENTED, "Classify is not implemented by the embedded server")
-
-    def regress(self, request: Any, call: Call) -> Any:
-        """Refuse a RegressionRequest, with TensorFlow Serving's text where it would refuse too."""
-        with self.counted(request.model_spec.name, "Regress", call):
-            self._check_example_signature(request, "regression", "inputs", (1,), ("outputs",))
-            raise ServingError(Code.UNIMPLEMENTED, "Regress is not implemented by the embedded server")
-
-    def multi_inference(self, request: Any, call: Call) -> Any:
-        """Refuse a MultiInferenceRequest, with TensorFlow Serving's text where it would refuse too."""
-        call.check()
-        if not request.tasks:
-            raise invalid("Inference request must contain at least one task.")
-        spec = request.tasks[0].model_spec
-        if not spec.name:
-            raise invalid("Found ModelSpec with an empty model name.")
-        with self.manager.use(spec):
-            for task in request.tasks:
-                if task.method_name not in (_CLASSIFY_METHOD, _REGRESS_METHOD):
-                    text = f"Unsupported signature method_name: {task.method_name}"
-                    raise ServingError(Code.UNIMPLEMENTED, text)
-        raise ServingError(Code.UNIMPLEMENTED, "MultiInference is not implemented by the embedded server")
-
-    def _check_example_signature(
-        self, request: Any, kind: str, input_name: str, output_counts: tuple[int, ...], output_names: tuple[str, ...]
-    ) -> None:
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
-        with self.manager.use(request.model_spec) as handle:
-            name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-            definitions = handle.loaded.meta_graph.signature_def
-            if name not in definitions:
-                raise invalid(f"No signature was found with the name: {name}")
-            definition = definitions[name]
-        if len(definition.inputs) != 1:
-            raise invalid("Expected one input Tensor.")
-        if len(definition.outputs) not in output_counts:
-            if output_counts == (1,):
-                raise invalid("Expected one output Tensor.")
-            raise invalid(f"Expected one or two output Tensors, found {len(definition.outputs)}")
-        if input_name not in definition.inputs:
-            raise invalid(f"No {kind} inputs found in SignatureDef: {definition}")
-        if not any(output in definition.outputs for output in output_names):
-            if kind == "regression":
-                raise invalid(f"No regression outputs found in SignatureDef: {definition}")
-            raise invalid(
-                "Expected classification signature outputs to contain at least one of "
-                f'"classes" or "scores". Signature was: {definition}'
-            )
 
     # -- metadata and status ---------------------------------------------------------------------------------
 

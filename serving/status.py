@@ -48,6 +48,9 @@ HTTP_STATUS = {
     Code.UNAUTHENTICATED: 401,
 }
 
+# Methods of PredictionService for models that take tf.Example and have other signatures than these.
+UNSUPPORTED = ("Classify", "Regress", "MultiInference")
+
 # TensorFlow Serving cuts messages at this length, and says so.
 MESSAGE_LIMIT = 1024
 
@@ -74,6 +77,11 @@ class ServingError(Exception):
 def invalid(message: str) -> ServingError:
     """Return an INVALID_ARGUMENT error, by far the most frequent one."""
     return ServingError(Code.INVALID_ARGUMENT, message)
+
+
+def unsupported(method: str) -> ServingError:
+    """Return the refusal of a method that only TensorFlow Serving has."""
+    return ServingError(Code.UNIMPLEMENTED, f"{method} is not implemented by the embedded server")
 
 
 def from_exception(error: BaseException) -> ServingError:

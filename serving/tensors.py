@@ -59,9 +59,10 @@ def shape_of(proto: Any) -> tuple[int, ...]:
     """Return the shape a TensorProto states.
 
     Raises:
-        TensorError: The shape is unknown, negative or of too many dimensions.
+        TensorError: The shape is negative or of too many dimensions.
     """
-    if proto.unknown_rank or len(proto.dim) > _MAX_RANK:
+    # Without `dim` an unknown rank is rank 0, as TensorFlow's C++ has it.
+    if len(proto.dim) > _MAX_RANK:
         raise TensorError("shape")
     shape = tuple(dim.size for dim in proto.dim)
     if any(size < 0 for size in shape):

@@ -29,6 +29,7 @@ logger = logging.getLogger("serving")
 # Ended versions stay visible in the status; a server that runs for months must not keep them all.
 _MAX_ENDED = 100
 _PLATFORM = "tensorflow"
+_SAY_SECONDS = 10.0
 
 
 class State(enum.IntEnum):
@@ -250,28 +251,46 @@ class ModelManager:
         current = (self._labels or {}).get(name, {}).get(label)
         return current is None or current == number
 
-    def _progress(self, names: list[str]) -> tuple[list[_Version], bool]:
-        """Return the newest version of each model that has failed for good, and whether others are under way."""
-        failed = []
-        waiting = False
+    def _progress(self, names: list[str]) -> tuple[list[_Version], list[_Version], bool]:
+        """How far models are from being ready, which is when all versions wanted at the start answer.
+
+        With `serve_newest_good` one that answers is enough once each of the others has failed at least once.
+
+        Args:
+            names: Models to look at.
+
+        Returns:
+            Versions that failed for good and must not be missing, versions under way, and whether a model has no
+            version at all.
+        """
+        failed, under_way, empty = [], [], False
         for name in names:
-            if self._serving.get(name) or self._models is None or name not in self._models:
+            if self._models is None or name not in self._models:
                 continue
-            versions = [version for version in self._live.get(name, {}).values() if version.aspired]
-            if versions and all(version.state == State.END for version in versions):
-                failed += sorted(versions, key=lambda version: -version.number)[:1]
-            else:
-                waiting = True
-        return failed, waiting
+            wanted = [version for version in self._live.get(name, {}).values() if version.aspired]
+            answering = bool(self._serving.get(name))
+            lenient = answering and self.options.serve_newest_good
+            under_way += [
+                version
+                for version in wanted
+                if version.state in (State.START, State.LOADING) and not (lenient and version.failures)
+            ]
+            ended = [version for version in wanted if version.state == State.END]
+            if ended and not lenient:
+                failed.append(max(ended, key=lambda version: version.number))
+            empty = empty or not (wanted or answering)
+        return failed, under_way, empty
 
     def _wait_available(self, names: list[str], deadline: float | None, first: bool) -> None:
-        """Wait until each model has an available version, or all its wanted ones have failed for good."""
+        """Wait until each model is ready, or cannot be."""
+        said = time.monotonic()
         with self._changed:
             while True:
-                failed, waiting = self._progress(names)
-                if failed and not waiting:
+                failed, under_way, empty = self._progress(names)
+                if failed and not under_way and not empty:
                     self.poll()  # an older version may step in for a broken one
-                    failed, waiting = self._progress(names)
+                    failed, under_way, empty = self._progress(names)
+                waiting = bool(under_way) or empty
                 if failed and not waiting:
                     noun = "servable" if first else "model"
                     details = "".join(
@@ -287,6 +306,10 @@ class ModelManager:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+                if under_way and time.monotonic() - said > _SAY_SECONDS:
+                    said = time.monotonic()
+                    which = ", ".join(f"{version.model} version {version.number}" for version in under_way)
+                    logger.info("still loading %s", which)
                 self._changed.wait(min(left, 0.5) if left is not None else 0.5)
 
     # -- polling ---------------------------------------------------------------------------------------------

@@ -31,10 +31,11 @@ Pem = Union[str, "os.PathLike[str]", bytes]
 
 # Predict is a pure function, so a call may be repeated. A full server answers RESOURCE_EXHAUSTED at once and without
 # having started; the throttle keeps a struggling server from getting five times the load: half of the tokens are
-# gone after 50 failures in a row, and then nothing is repeated in the channel until calls succeed again.
+# gone after 500 failures in a row, and then nothing is repeated in the channel until calls succeed again. (A budget for
+# 50 is used up by 50 callers of a server that is merely full and refuses more often than it answers.)
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
+    "retryThrottling": {"maxTokens": 1000, "tokenRatio": 1},
     "methodConfig": [
         {
             "name": [{}],
@@ -42,7 +43,7 @@ _SERVICE_CONFIG = {
                 "maxAttempts": 5,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
-                "backoffMultiplier": 2,
+                "backoffMultiplier": 3,
                 # CANCELLED is what a stopping server says to the calls it cuts off; this client never cancels its own.
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
             },
@@ -152,6 +153,8 @@ def channel_options(tls: Tls | None, max_message_bytes: int) -> list[tuple[str, 
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.enable_retries", 1),
+        # A call larger than this is not repeated; gRPC's own limit of 256 KiB is less than a batch of images.
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         # Finds a peer that vanished without closing. Only during calls: TensorFlow Serving, like every gRPC server

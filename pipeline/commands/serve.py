@@ -25,7 +25,9 @@ def add_commands(add: AddCommand) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from components import storage
+    from components.pusher.versions import in_service, list_versions
     from serving.server import run
+    from serving.version_directory import nothing_pushed
 
     config = read_config(arguments)
     arguments.model_name = arguments.model_name or config.name
@@ -35,11 +37,13 @@ def _serve(arguments: argparse.Namespace) -> int:
                 f"{config.model_dir} is in a bucket, which the embedded server does not read: serve it with "
                 "TensorFlow Serving, or name a folder of this machine with --model_base_path.", USAGE,
             )  # fmt: skip
-        if not os.path.isdir(config.model_dir):
+        if not in_service(config.model_dir):
+            if list_versions(config.model_dir):
+                raise CommandError(f"All versions in {config.model_dir} are withdrawn (htr versions lists them).")
             raise CommandError(
-                f"{config.model_dir} does not exist: push a model first (htr run), or name what it was pushed with "
-                "(--workspace, --config, --set name=...) or a --model_base_path.", USAGE,
-            )  # fmt: skip
+                f"{nothing_pushed(config.model_dir)} If one was pushed elsewhere, name what it was pushed with "
+                "(--workspace, --config, --set name=...) or a --model_base_path."
+            )
         _serve_labels(arguments, config.model_dir, config.name)
     if arguments.ui and not arguments.ui_port:
         arguments.ui_port = 8600

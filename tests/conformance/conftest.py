@@ -18,6 +18,7 @@ class Target:
     address: str
     rest: str
     batching: str
+    spare: str  # a server that a test may spoil
     base: str
     embedded: bool
 
@@ -29,6 +30,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             os.environ["HTR_TFS_ADDR"],
             os.environ.get("HTR_TFS_REST", ""),
             os.environ.get("HTR_TFS_BATCH_ADDR", ""),
+            os.environ.get("HTR_TFS_SPARE_ADDR", ""),
             os.environ.get("HTR_TFS_BASE", "/models/htr"),
             embedded=False,
         )
@@ -45,17 +47,20 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         model_config_file=str(folder / "models.config"),
         monitoring_config_file=str(folder / "monitoring.config"),
         rest_api_port=-1,
+        grpc_max_threads=8,
     )
     batching = EmbeddedServer(
         **common,
         model_name="htr",
-        model_base_path=str(folder / "htr"),
+        model_base_path=str(folder / "batching" / "htr"),
         enable_batching=True,
         batching_parameters_file=str(folder / "batching.config"),
         grpc_max_threads=64,
     )
-    with plain, batching:
-        yield Target(plain.address, plain.rest_address, batching.address, str(folder / "htr"), embedded=True)
+    spare = EmbeddedServer(**common, model_name="htr", model_base_path=str(folder / "batching" / "htr"))
+    with plain, batching, spare:
+        base = str(folder / "htr")
+        yield Target(plain.address, plain.rest_address, batching.address, spare.address, base, embedded=True)
 
 
 @pytest.fixture(scope="session")

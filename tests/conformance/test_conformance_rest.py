@@ -25,8 +25,8 @@ def http_call(target, client):
         connection.request(method, path, data)
         response = connection.getresponse()
         text = response.read()
-        is_json = response.getheader("Content-Type", "").startswith("application/json")
-        return response.status, json.loads(text) if is_json and text else text
+        is_json = text and response.getheader("Content-Type", "").startswith("application/json")
+        return response.status, json.loads(text) if is_json else text
 
     yield call
     connection.close()
@@ -66,6 +66,12 @@ def http_call(target, client):
             "Unrecognized servable version label: nope",
         ),
         ("/v1/models/htr:nope", {}, 400, "Malformed request: POST /v1/models/htr:nope"),
+        (PREDICT, '{"instances": ["x"]} trailing', 400, "JSON Parse error: "),
+        (PREDICT, '{"instances": ["\\ud800"]}', 400, "JSON Parse error: "),
+        (PREDICT, '{"instances": ["\\uD83D is half"]}', 400, "JSON Parse error: "),
+        # Whether the model exists does not matter to a body that is no JSON.
+        ("/v1/models/nope:predict", '{"instances": ["x"]} trailing', 400, "JSON Parse error: "),
+        ("/v1/models/nope:predict", '["\\ud800"]', 400, "JSON Parse error: "),
     ],
 )
 def test_refused_post(http_call, path, body, status, error) -> None:
@@ -81,6 +87,7 @@ def test_refused_post(http_call, path, body, status, error) -> None:
         ("/v1/models/htr/versions/9", 404, "Could not find version 9 of model htr"),
         ("/v1/models/nope/metadata", 404, "Servable not found for request: Latest(nope)"),
         ("/v1/models", 400, "Missing model name in request."),
+        ("/v1/models/htr?x=1", 404, "Could not find any versions of model htr?x=1"),
     ],
 )
 def test_refused_get(http_call, path, status, error) -> None:
@@ -88,8 +95,25 @@ def test_refused_get(http_call, path, status, error) -> None:
     assert (got, answer) == (status, {"error": error})
 
 
-def test_unknown_path(http_call) -> None:
-    assert http_call("GET", "/elsewhere")[0] == 404
+@pytest.mark.parametrize("path", ["/elsewhere", "//v1/models/htr", "//v1/models/htr:predict", "/v1"])
+def test_unknown_path(http_call, path) -> None:
+    assert http_call("GET", path)[0] == 404
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/v1/models/htr", PREDICT])
+def test_other_methods(http_call, method, path) -> None:
+    body = {"instances": [PNG64]} if method != "OPTIONS" else None
+    status, answer = http_call(method, path, body)
+    assert status == 400
+    if method != "OPTIONS":
+        assert answer == {"error": f"Malformed request: {method} {path}"}
+    assert http_call("GET", "/v1/models/htr")[0] == 200  # on the same connection
+
+
+def test_head(http_call) -> None:
+    assert http_call("HEAD", "/v1/models/htr") == (400, b"")
+    assert http_call("GET", "/v1/models/htr")[0] == 200
 
 
 @pytest.mark.parametrize("instance", [PNG64, {"image_bytes": PNG64}], ids=["plain", "named"])
@@ -147,3 +171,12 @@ def test_metrics(http_call) -> None:
         assert f"# TYPE :tensorflow:serving:{name} " in text
     assert ':tensorflow:serving:request_count{model_name="htr",status="OK"}' in text
     assert 'entrypoint="REST"' in text
+
+
+@pytest.mark.parametrize("method", ["classify", "regress"])
+def test_methods_of_other_models_are_refused(http_call, target, method) -> None:
+    """The real server says that the signature does not fit; the embedded one that it has no such method."""
+    status, answer = http_call("POST", f"/v1/models/htr:{method}", {"examples": [{"x": 1}]})
+    assert status == (501 if target.embedded else 400)
+    if target.embedded:
+        assert answer == {"error": f"{method} is not implemented by the embedded server"}

@@ -138,8 +138,6 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
         (["check", "--data", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
         (["run", "--data", ".", "--set", "train.epocs=3"], "train.epocs: no such setting"),
         (["run", "--data", ".", "--config", "/nowhere.yaml"], "cannot read the configuration"),
-        (["serve", "--workspace", "/nowhere/at/all"], "/nowhere/at/all/serving_model/htr does not exist: push a model"),
-        (["serve", "--workspace", "/nowhere", "--set", "name=words"], "/nowhere/serving_model/words does not exist"),
         (["serve", "--set", "push.model_dir=gs://bucket/htr"], "gs://bucket/htr is in a bucket"),
         (["report", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
         (["runs", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
@@ -175,6 +173,18 @@ def test_no_versions_yet(tmp_path, capsys):
     assert "none to go back to" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("folder", [None, "serving_model/words", "serving_model/words/.withdrawn-3"])
+def test_serve_without_a_version_ends_at_once(tmp_path, capsys, folder):
+    if folder is not None:
+        (tmp_path / folder).mkdir(parents=True)
+    assert cli.main(["serve", "--workspace", str(tmp_path), "--set", "name=words"]) == cli.ERROR
+    error = capsys.readouterr().err
+    if folder is not None and "withdrawn" in folder:
+        assert f"All versions in {tmp_path}/serving_model/words are withdrawn" in error
+    else:
+        assert f"No version has been pushed to {tmp_path}/serving_model/words yet: htr run first" in error
+
+
 @pytest.mark.parametrize(
     ("settings", "name", "model_dir"),
     [
@@ -186,7 +196,7 @@ def test_no_versions_yet(tmp_path, capsys):
 )
 def test_serve_finds_what_the_same_settings_push(tmp_path, monkeypatch, settings, name, model_dir):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / model_dir).mkdir(parents=True)
+    (tmp_path / model_dir / "1").mkdir(parents=True)
     served = []
     monkeypatch.setattr("serving.server.run", lambda arguments: served.append(arguments) or 0)
     assert cli.main(["serve", *settings]) == 0

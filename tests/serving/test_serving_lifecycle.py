@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -115,6 +116,63 @@ def test_without_the_fall_back_a_broken_newest_version_ends_the_start(base, toy_
         "1 servable(s) did not become available: {{{name: htr version: 2} due to error: OUT_OF_RANGE: "
         "Read less bytes than requested"
     )
+
+
+def test_pushes_leave_no_file_open(base, toy_model, picture):
+    request = toy.predict_request({"image_bytes": [picture]})
+
+    def handles() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with serve(base, rest_api_port=-1) as server, Client(server.address) as client:
+        counts = []
+        for version in range(2, 7):
+            toy.push(toy_model, base, version)
+            client.wait_state(version, AVAILABLE)
+            client.wait_state(version - 1, END)
+            assert client.predict(request).model_spec.version.value == version
+            counts.append(handles())
+    assert len(set(counts)) == 1, counts
+
+
+LABELLED = """model_config_list {{ config {{
+  name: "htr" base_path: "{base}" model_platform: "tensorflow"
+  model_version_policy {{ specific {{ versions: 1 versions: 2 versions: 3 }} }}
+  version_labels {{ key: "stable" value: 1 }} version_labels {{ key: "canary" value: 3 }}
+}} }}"""
+
+
+def test_ready_means_that_every_configured_version_answers(base, toy_model, picture, tmp_path):
+    """The newest version is loaded first; who asks for the label of an older one then is not to be told NOT_FOUND."""
+    for version in (2, 3):
+        toy.push(toy_model, base, version)
+    (tmp_path / "models.config").write_text(LABELLED.format(base=base))
+    settings = {
+        "model_config_file": str(tmp_path / "models.config"),
+        "allow_version_labels_for_unavailable_models": True,
+        "rest_api_port": -1,
+    }
+    with EmbeddedServer(**FAST, **settings) as server, Client(server.address) as client:
+        assert client.health() == 1
+        assert client.states() == {1: AVAILABLE, 2: AVAILABLE, 3: AVAILABLE}
+        for label, version in (("stable", 1), ("canary", 3)):
+            request = toy.predict_request({"image_bytes": [picture]}, label=label)
+            assert client.predict(request).model_spec.version.value == version
+
+
+def test_a_configured_version_that_is_broken(base, toy_model, tmp_path):
+    """It keeps the server from starting, as it does the real one, unless the others may be served without it."""
+    toy.push(toy_model, base, 2)
+    toy.push(toy_model, base, 3, "truncated_variables")
+    (tmp_path / "models.config").write_text(LABELLED.format(base=base))
+    settings = {
+        "model_config_file": str(tmp_path / "models.config"),
+        "allow_version_labels_for_unavailable_models": True,
+    }
+    with EmbeddedServer(**FAST, **settings) as server, Client(server.address) as client:
+        assert client.states() == {1: AVAILABLE, 2: AVAILABLE, 3: END}
+    with pytest.raises(ServingError, match=r"did not become available: .*name: htr version: 3"):
+        EmbeddedServer(**FAST, **settings, serve_newest_good=False).start()
 
 
 def test_a_server_without_versions_waits_for_the_first_one(tmp_path, toy_model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -29,8 +30,9 @@ def environment() -> dict[str, str]:
 
 class Process:
     def __init__(self, *arguments: str) -> None:
+        self.address = self.rest = ""
         self.process = subprocess.Popen(
-            command("--port=0", "--model_name=htr", "--tensorflow_session_parallelism=1", *arguments),
+            command("--port=0", "--model_name=htr", *arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -41,9 +43,10 @@ class Process:
 
     def ready(self) -> str:
         line = self.process.stdout.readline()
-        found = re.search(r"grpc=(\S+)", line)
+        found = re.search(r"grpc=(\S+)(?: rest=(\S+))?", line)
         assert found, self.errors
-        return found[1]
+        self.address, self.rest = found[1], found[2] or ""
+        return self.address
 
     def __enter__(self) -> Process:
         return self
@@ -59,6 +62,7 @@ def test_term_drains_and_kill_is_survived(tmp_path, toy_model, picture):
     base = tmp_path / "htr"
     toy.push(toy_model, base, 1)
     flags = [f"--model_base_path={base}", "--file_system_poll_wait_seconds=1", "--enable_grpc_healthcheck_service"]
+    flags.append("--tensorflow_session_parallelism=1")
     slow = toy.predict_request({"rounds": [20_000]}, "burn")
     with Process(*flags) as first, Client(first.ready()) as client:
         running = client.prediction.Predict.future(slow, timeout=60)
@@ -88,6 +92,22 @@ def test_bad_flags_end_at_once_with_the_real_servers_words():
     assert "have an absolute path or URI; got base_path()=relative" in result.stderr
     assert "Traceback" not in result.stderr
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("flag", ["port", "rest_api_port", "ui_port"])
+def test_a_taken_port_is_found_before_anything_is_loaded(tmp_path, flag):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        arguments = [f"--model_base_path={tmp_path}", "--port=0", f"--{flag}={port}"]
+        code = (
+            "import sys, serving.server as s\n"
+            f"assert s.main({arguments!r}) == 255\n"
+            "heavy = {'tensorflow', 'grpc', 'tensorflow_serving'} & set(sys.modules)\n"
+            "assert not heavy, heavy"
+        )
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert result.returncode == 0, result.stderr
+    assert f"127.0.0.1:{port}: Address already in use" in result.stderr and f"--{flag} (" in result.stderr
 
 
 def test_help_needs_neither_tensorflow_nor_grpc():

@@ -1,0 +1,63 @@
+"""Looks whether ports can be had, before anything slow is begun, and says what to do when one cannot."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from serving.status import Code, ServingError, invalid
+
+_LARGEST = 2**16 - 1
+
+
+def check(host: str, ports: Mapping[str, int]) -> None:
+    """Refuse ports on which this server could not listen.
+
+    Args:
+        host: Address to bind.
+        ports: Name of the flag to its value; 0 and less stand for a free port or none.
+
+    Raises:
+        ServingError: A port is out of range, taken, forbidden, or asked for twice, or there is no such host.
+    """
+    seen: dict[int, str] = {}
+    with ExitStack() as sockets:
+        for flag, port in ports.items():
+            if port > _LARGEST:
+                raise invalid(f"--{flag}={port}: ports end at {_LARGEST}.")
+            if port > 0 and port in seen:
+                raise invalid(f"--{seen[port]} and --{flag} are both {port}: each needs a port of its own.")
+            seen[port] = flag
+            if port >= 0:
+                sockets.enter_context(_listen(host, port, flag))
+
+
+def _listen(host: str, port: int, flag: str) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise cannot_listen(host, port, flag, error) from error
+
+
+def cannot_listen(host: str, port: int, flag: str, error: OSError) -> ServingError:
+    """Return the error for a port that cannot be had.
+
+    Args:
+        host: Address to bind.
+        port: Port to bind.
+        flag: Name of the flag that chose the port.
+        error: What the system says.
+
+    Returns:
+        UNAVAILABLE, with what to do.
+    """
+    text = f"cannot listen on {f'[{host}]' if ':' in host else host}:{port}: {error.strerror or error}."
+    if error.errno == errno.EADDRINUSE:
+        any_free = 0 if flag == "port" else -1
+        text += (
+            f" Another model server may be running there (`ss -ltnp` shows who holds it): stop it, or choose another "
+            f"port with --{flag} ({any_free} picks a free one)."
+        )
+    return ServingError(Code.UNAVAILABLE, text)
