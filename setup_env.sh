@@ -12,7 +12,8 @@ stack=${HTR_STACK:-$(sed -n "s/^current .*/current/p; s/^portable .*/portable/p"
 why=${HTR_STACK:+HTR_STACK asks for it}
 why=${why:-as before}
 
-state() { echo "$stack $(cat "requirements/$stack.txt" setup.py client/pyproject.toml setup_env.sh | cksum)"; }
+state() { echo "$stack $(cat "requirements/$stack.txt" setup.py pyproject.toml client/pyproject.toml \
+    client/htr_client/version.py setup_env.sh | cksum)"; }
 
 case $stack in
     current | portable) [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(state)" ] && exit 0 ;;

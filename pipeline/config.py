@@ -14,6 +14,8 @@ from unicodedata import normalize
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from htr_client.version import __version__
+
 
 class ConfigError(ValueError):
     """A setting is unknown or impossible; the message names it and says what is allowed."""
@@ -240,7 +242,7 @@ class AirflowConfig(_Section):
 class KubeflowConfig(_Section):
     """How Kubeflow Pipelines runs the pipeline (`htr compile kubeflow`, `htr submit kubeflow`)."""
 
-    image: str = Field("htr-pipeline:0.1.0", description="image of the steps, see kubeflow/Dockerfile")
+    image: str = Field(f"htr-pipeline:{__version__}", description="image of the steps, see kubeflow/Dockerfile")
     trainer_image: str | None = Field(None, description="of Trainer and Tuner, with CUDA; `image` if unset")
     image_pull_secrets: list[str] = Field([], description="secrets with the registry's credentials")
     pipeline_root: str | None = Field(None, description="where artifacts go, e.g. s3://bucket/htr; Kubeflow's if unset")

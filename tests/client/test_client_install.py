@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from fake_server import png
 
+import htr_client
+
 CLIENT = Path(__file__).parents[2] / "client"
 
 
@@ -95,6 +97,9 @@ def test_wheel_in_a_new_environment(fresh, server):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"htr_client/descriptors.pb.z", "htr_client/py.typed", "htr_client/cli.py"} <= set(names)
     assert not [name for name in names if not name.startswith(("htr_client/", "htr_client-"))]
+    assert [name for name in names if name.endswith("LICENSE")] == [
+        f"htr_client-{htr_client.__version__}.dist-info/licenses/LICENSE"
+    ]
     assert wheel.stat().st_size < 100_000
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     installed = {path.name.split("-")[0].lower() for path in folder.glob("env/lib/python3*/site-packages/*.dist-info")}
