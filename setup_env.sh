@@ -59,7 +59,8 @@ choose_cuda() {  # sets cuda to yes or no, and cuda_why
 
 state() {
     echo "$stack $wish" \
-        "$(cat "requirements/$stack.txt" "requirements/$stack-cuda.txt" setup.py client/pyproject.toml setup_env.sh | cksum)" \
+        "$(cat "requirements/$stack.txt" "requirements/$stack-cuda.txt" setup.py pyproject.toml client/pyproject.toml \
+            client/htr_client/version.py setup_env.sh | cksum)" \
         "$cuda ($cuda_why)"
 }
 

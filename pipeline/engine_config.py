@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from htr_client.version import __version__
 from pipeline.section import Section
 
 
@@ -47,7 +48,7 @@ class AirflowConfig(Section):
 class KubeflowConfig(Section):
     """How Kubeflow Pipelines runs the pipeline (`htr compile kubeflow`, `htr submit kubeflow`)."""
 
-    image: str = Field("htr-pipeline:0.1.0", description="image of the steps, see kubeflow/Dockerfile")
+    image: str = Field(f"htr-pipeline:{__version__}", description="image of the steps, see kubeflow/Dockerfile")
     trainer_image: str | None = Field(None, description="of Trainer and Tuner, with CUDA; `image` if unset")
     image_pull_secrets: list[str] = Field([], description="secrets with the registry's credentials")
     pipeline_root: str | None = Field(None, description="where artifacts go, e.g. s3://bucket/htr; Kubeflow's if unset")

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.no_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
+
 # Results are what is tested: on a loaded machine a single example can take any time. `make fuzz` is thorough.
 settings.register_profile("quick", deadline=None, derandomize="CI" in os.environ)
 settings.register_profile(

@@ -26,8 +26,6 @@ if [ ! -e "$root/.made" ]; then
     rm -rf "$root"
     debootstrap --variant=minbase --include=ca-certificates,curl,g++,git,make,procps,python3-dev,python3-venv \
         trixie "$root" >"$root.log" 2>&1 || cannot "debootstrap failed, see .debian13.log"
-    # The browser and promtool of the tests, if they can be had; else those tests say that they are skipped.
-    chroot "$root" apt-get install -y -q --no-install-recommends chromium kustomize prometheus >>"$root.log" 2>&1 || true
     rm -f "$root.log"
     touch "$root/.made"
 fi
@@ -51,6 +49,7 @@ inside() {
 }
 
 inside HTR_STACK=current ./setup_env.sh
+inside tests/tools.sh
 rm -rf "$root/exchange/"*
 ./setup_env.sh
 .venv/bin/python -m tests.end_to_end.exchange "$root/exchange/portable"

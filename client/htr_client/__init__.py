@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from htr_client.errors import HtrError, PictureError
     from htr_client.request_log import RequestLog
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "client": ("AsyncHtrClient", "Character", "HtrClient", "Timings", "Transcription", "VersionStatus"),
     "connection": ("Tls",),
     "decoding": ("Alphabet", "BestPath", "Decoded", "Decoder"),
     "errors": ("HtrError", "PictureError"),
     "request_log": ("RequestLog",),
+    "version": ("__version__",),
 }
 
 __all__ = [

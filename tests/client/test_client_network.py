@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import sys
 import threading
 import time
 
@@ -567,17 +568,18 @@ def test_tls(kind, certificates, mutual):
     server.stop()
 
 
+def test_a_message_when_opentelemetry_is_missing(kind, server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.grpc", None)
+    with pytest.raises(MissingExtra, match="pip install"):
+        kind(server.address, opentelemetry=True)
+
+
 def test_opentelemetry(kind, server):
-    try:
-        import opentelemetry.instrumentation.grpc  # noqa: F401
-        from opentelemetry import trace
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-    except ImportError:
-        with pytest.raises(MissingExtra, match="pip install"):
-            kind(server.address, opentelemetry=True)
-        return
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
     exporter = InMemorySpanExporter()
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
         trace.set_tracer_provider(TracerProvider())

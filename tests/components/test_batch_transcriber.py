@@ -187,7 +187,8 @@ def test_two_local_workers_give_the_same_files(folder, model, tmp_path):
 @pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_files(folder, model, tmp_path):
     """A scheduler and two workers, processes of their own, that find the pictures under the same path."""
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     one, many = tmp_path / "one.jsonl", tmp_path / "many.jsonl"
     transcribe(str(folder), str(one), model, LOCAL, pictures_per_shard=8)
     described = tmp_path / "scheduler.json"

@@ -26,7 +26,7 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory, data):
     """The executed notebook, and the workspace that it made."""
-    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    import nbclient
     import nbformat
 
     workspace = tmp_path_factory.mktemp("notebook") / "workspace"

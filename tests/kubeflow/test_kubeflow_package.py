@@ -10,6 +10,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from tfx.types.artifact import Artifact
 from tfx.utils import import_utils
 
+from htr_client.version import __version__
 from pipeline import cli, kubeflow_runner, kubeflow_step
 from pipeline.config import ConfigError, load
 
@@ -145,7 +146,7 @@ def test_only_training_gets_accelerators_and_their_nodes(package):
             assert limits == {"cpu": "8.0", "memory": "32.0G", "amd.com/gpu": "2"}
             assert spec["nodeSelector"] == {"disk": "ssd", "gpu": "l4"} and tolerated == ["batch", "nvidia.com/gpu"]
         else:
-            assert container["image"] == "htr-pipeline:0.1.0" and limits == {"cpu": "4.0", "memory": "6.0G"}
+            assert container["image"] == f"htr-pipeline:{__version__}" and limits == {"cpu": "4.0", "memory": "6.0G"}
             assert spec["nodeSelector"] == {"disk": "ssd"} and tolerated == ["batch"]
         (main,) = spec["containers"]
         assert [variable["name"] for variable in main["env"]] == ["TZ", "AWS_ACCESS_KEY_ID"]

@@ -9,6 +9,7 @@ import time
 import urllib.request
 
 import pytest
+import websocket
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -17,7 +18,6 @@ class Browser:
     """One page of a browser."""
 
     def __init__(self, folder):
-        websocket = pytest.importorskip("websocket", reason="websocket-client is not installed")
         program = next(filter(None, map(shutil.which, NAMES)), None)
         if program is None:
             pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the PATH")
