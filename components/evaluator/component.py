@@ -102,7 +102,7 @@ class Executor(base_executor.BaseExecutor):
 
 
 def _check(found: baseline.Baseline) -> None:
-    from components.trainer.export import SETTINGS_FILE
+    from components.trainer.base import SETTINGS_FILE
 
     if not storage.exists(f"{found.path}/{SETTINGS_FILE}"):
         raise baseline.BaselineError(

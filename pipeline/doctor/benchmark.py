@@ -24,6 +24,7 @@ from components.evaluator.metrics import count_errors
 from components.example_gen import dataset
 from components.sample_data import generate
 from components.trainer import export, training
+from components.trainer.base import SETTINGS_FILE
 from components.trainer.model import build
 from components.trainer.transfer import start_from
 from components.transform import preprocessing
@@ -125,7 +126,7 @@ def transcribe(folder: Path, name: str, precision: str, seconds: float) -> dict[
         Texts and confidences in the order of the data, CER against the labels, images per second in batches, and the
         median milliseconds of one image alone.
     """
-    settings = json.loads((folder / name / export.SETTINGS_FILE).read_text())
+    settings = json.loads((folder / name / SETTINGS_FILE).read_text())
     if precision == "float16":
         keras.mixed_precision.set_global_policy("mixed_float16")
         alphabet, model = settings["alphabet"], ModelConfig.model_validate(settings["model"])
