@@ -14,7 +14,8 @@ from tfx.types.standard_artifacts import ExampleStatistics
 
 from components.batch_transcriber.component import BulkInferrer
 from components.evaluator import gate
-from components.evaluator.component import BaselineModel, Evaluator
+from components.evaluator.baseline_step import BaselineModel
+from components.evaluator.component import Evaluator
 from components.evaluator.enforcement import Gate
 from components.example_gen.component import HandwritingExampleGen
 from components.example_gen.data_version import DataVersion

@@ -19,8 +19,8 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
 from components.evaluator.verdict import Verdict
-from components.pusher.versions import METRICS_FILE
 from components.report import report
+from serving.version_directory import METRICS_FILE
 
 METADATA_FILE = "metadata.db"
 PIPELINE_FOLDER = "pipeline"

@@ -1,4 +1,4 @@
-"""The steps Baseline and Evaluator: the model to compare with, and the comparison."""
+"""TFX's Evaluator, which notes what it has compared the candidate with."""
 
 from __future__ import annotations
 
@@ -9,136 +9,16 @@ from typing import Any
 
 from tensorflow_model_analysis.proto import config_pb2
 from tfx.components.evaluator import component, executor
-from tfx.dsl.components.base import base_component, base_driver, base_executor, executor_spec
+from tfx.dsl.components.base import executor_spec
 from tfx.dsl.io import fileio
-from tfx.orchestration.portable import base_driver as portable_driver
-from tfx.proto.orchestration import driver_output_pb2
-from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts, standard_component_specs
+from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import path_utils, proto_utils
 
 from components import storage
-from components.evaluator import baseline, gate
-from pipeline.config import GateConfig
-from pipeline.console import console
+from components.evaluator import gate
+from components.evaluator.verdict import Baseline
 
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
-_CHOICE = "choice"
-
-
-class BaselineModelSpec(component_spec.ComponentSpec):
-    """Input, output and settings of BaselineModel."""
-
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
-        "model_dir": component_spec.ExecutionParameter(type=str),
-        "name": component_spec.ExecutionParameter(type=str),
-        "warm_start": component_spec.ExecutionParameter(type=str, optional=True),
-        "no_baseline_reason": component_spec.ExecutionParameter(type=str, optional=True),
-        # Set by the driver, so that another version in service is a changed input.
-        _CHOICE: component_spec.ExecutionParameter(type=str, optional=True),
-    }
-    INPUTS = {"candidate": component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
-    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
-
-
-def _choose(input_dict: dict[str, Any], exec_properties: dict[str, Any]) -> baseline.Baseline:
-    """Finds the baseline and tells the person at the terminal."""
-    if reason := exec_properties.get("no_baseline_reason"):
-        found = baseline.Baseline("off", reason=reason)
-    else:
-        found = baseline.find(
-            exec_properties["model_dir"],
-            exec_properties["name"],
-            path_utils.serving_model_path(artifact_utils.get_single_uri(list(input_dict["candidate"]))),
-            exec_properties.get("warm_start"),
-        )
-    if found.kind == "in_service":
-        console().print(f"  version {found.version} of {exec_properties['model_dir']}, in service", markup=False)
-    elif found.path:
-        console().print(f"  {found}", markup=False)
-    else:
-        console().print(f"  nothing to compare with: {found.reason}", markup=False)
-    return found
-
-
-class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Chooses the baseline before TFX looks into its cache."""
-
-    def __init__(self, metadata_handle: Any):
-        base_driver.BaseDriver.__init__(self, metadata_handle)
-        portable_driver.BaseDriver.__init__(self, metadata_handle)
-
-    def run(self, execution_info: Any) -> driver_output_pb2.DriverOutput:
-        """Called by runners that execute the pipeline's intermediate representation."""
-        result = driver_output_pb2.DriverOutput()
-        for name, value in execution_info.exec_properties.items():
-            if value is not None:
-                result.exec_properties[name].string_value = value
-        choice = _choose(execution_info.input_dict, execution_info.exec_properties)
-        result.exec_properties[_CHOICE].string_value = choice.as_json()
-        return result
-
-
-class Executor(base_executor.BaseExecutor):
-    """Copies the baseline: a version may be deleted while it is needed here, or lie where a later step sees nothing."""
-
-    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
-        """Copies the model and notes what it is; leaves the output without a model if there is none.
-
-        Raises:
-            BaselineError: the model in service is none of this pipeline's.
-        """
-        noted = exec_properties.get(_CHOICE)
-        found = baseline.Baseline.from_json(noted) if noted else _choose(input_dict, exec_properties)
-        model = artifact_utils.get_single_instance(output_dict["model"])
-        if found.path and not storage.exists(f"{found.path}/saved_model.pb"):
-            # Only where the candidate is in service already, and what it has replaced is deleted.
-            found = baseline.Baseline("none", reason=f"{found} when the model was pushed, no longer exists")
-        if found.path:
-            _check(found)
-            storage.copy_tree(found.path, path_utils.serving_model_dir(model.uri))
-        fileio.makedirs(model.uri)
-        with fileio.open(os.path.join(model.uri, baseline.NOTE_FILE), "w") as file:
-            file.write(found.as_json())
-
-
-def _check(found: baseline.Baseline) -> None:
-    from components.trainer.base import SETTINGS_FILE
-
-    if not storage.exists(f"{found.path}/{SETTINGS_FILE}"):
-        raise baseline.BaselineError(
-            f"The gate cannot compare with {found}: {found.path} holds no {SETTINGS_FILE}, so this pipeline has not "
-            "made it. Push to another push.model_dir, or leave the comparison out: gate.baseline=none with a "
-            "gate.baseline_reason."
-        )
-
-
-class BaselineModel(base_component.BaseComponent):
-    """Provides the model that the candidate is compared with, see `components.evaluator.baseline`.
-
-    Where a runner does not call the driver, the step must not be cached.
-    """
-
-    SPEC_CLASS = BaselineModelSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
-    DRIVER_CLASS = Driver
-
-    def __init__(self, candidate: Any, model_dir: str, name: str, bounds: GateConfig, warm_start: str | None = None):
-        """Creates the step.
-
-        Args:
-            candidate: channel of the model that will be evaluated.
-            model_dir: directory of the numbered versions.
-            name: of the servable.
-            bounds: section `gate`, which says whether there is a baseline at all.
-            warm_start: what the training started from.
-        """
-        super().__init__(
-            BaselineModelSpec(
-                candidate=candidate, model_dir=model_dir, name=name, warm_start=warm_start,
-                no_baseline_reason=bounds.baseline_reason if bounds.baseline == "none" else None,
-                model=channel_utils.as_channel([standard_artifacts.Model()]),
-            )
-        )  # fmt: skip
 
 
 class EvaluatorExecutor(executor.Executor):
@@ -151,7 +31,7 @@ class EvaluatorExecutor(executor.Executor):
         super().Do({**input_dict, _BASELINE: models}, output_dict, exec_properties)
         config = config_pb2.EvalConfig()
         proto_utils.json_to_proto(exec_properties[standard_component_specs.EVAL_CONFIG_KEY], config)
-        found = baseline.read_note(given[0].uri) if given else None
+        found = Baseline.noted_in(given[0].uri) if given else None
         note = {"compared_with": found and asdict(found), "off": gate.switched_off(config)}
         evaluation = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
         with fileio.open(os.path.join(evaluation, gate.NOTE_FILE), "w") as file:

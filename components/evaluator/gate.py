@@ -10,8 +10,7 @@ import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
 from components import storage
-from components.evaluator.baseline import Baseline
-from components.evaluator.verdict import Failure, Verdict
+from components.evaluator.verdict import Baseline, Failure, Verdict
 from pipeline.config import SLICES, GateConfig
 
 _MODULE = "components.evaluator.tfma_metrics"

@@ -2,11 +2,57 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from components.evaluator.baseline import Baseline
+from components import storage
+
+# In the artifact of the step Baseline, beside the model.
+BASELINE_FILE = "baseline.json"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a candidate is compared with.
+
+    Attributes:
+        kind: "in_service"; "warm_start", the model that the training started from; "none"; or "off", by
+            `gate.baseline=none`.
+        version: number of the version in service.
+        path: directory of the SavedModel; empty where there is none.
+        digest: of its files, so that other content is another baseline.
+        reason: why there is none.
+    """
+
+    kind: Literal["in_service", "warm_start", "none", "off"]
+    version: int | None = None
+    path: str = ""
+    digest: str = ""
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "in_service":
+            return f"version {self.version} (in service)"
+        if self.kind == "warm_start":
+            return f"the base of the warm start ({self.path})"
+        return f"nothing ({'gate.baseline=none: ' if self.kind == 'off' else ''}{self.reason})"
+
+    def as_json(self) -> str:
+        """As text; `from_json` is the way back."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Baseline:
+        """From what `as_json` made."""
+        return cls(**json.loads(text))
+
+    @classmethod
+    def noted_in(cls, artifact_uri: str) -> Baseline | None:
+        """The note that the step Baseline leaves in its artifact; None where there is none."""
+        path = f"{artifact_uri}/{BASELINE_FILE}"
+        return cls.from_json(storage.read(path)) if storage.exists(path) else None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tfx.utils import json_utils, proto_utils
 
 from components.pusher import versions
 from components.report.component import Report
+from serving.version_directory import CARD_FILE, METRICS_FILE
 
 
 class Executor(executor.Executor):
@@ -43,7 +44,7 @@ class Executor(executor.Executor):
 
 def _describe(report: str, model_dir: str, version: int) -> None:
     """Puts model card and metrics beside a version."""
-    for name in (versions.CARD_FILE, versions.METRICS_FILE):
+    for name in (CARD_FILE, METRICS_FILE):
         fileio.copy(os.path.join(report, name), os.path.join(model_dir, f"{version}.{name}"), overwrite=True)
 
 

@@ -19,10 +19,7 @@ from typing import Any
 
 from components import storage
 from serving.labels import CONFIG_FILE, Labels, RolloutError, pinned_versions
-from serving.version_directory import WITHDRAWN, number_of
-
-# Beside each version: `NUMBER.metrics.json` and `NUMBER.model_card.md`. Within it they would make it another model.
-METRICS_FILE, CARD_FILE = "metrics.json", "model_card.md"
+from serving.version_directory import METRICS_FILE, WITHDRAWN, number_of
 
 # Servers look at numeric names only, so what is being written or deleted may lie beside them.
 _INCOMING, _OUTGOING = ".incoming-", ".outgoing-"

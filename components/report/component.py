@@ -25,11 +25,11 @@ from tfx.utils import path_utils
 from components.evaluator.gate import read_verdict
 from components.example_gen.component import REJECTS_FILE, Quarantine, read_counts
 from components.example_validator.component import read_anomalies
-from components.pusher.versions import CARD_FILE, METRICS_FILE
 from components.report import analysis, card, collect, contents, report
 from components.report.material import Material
 from components.trainer.training import HISTORY_FILE, UNALIGNABLE_FILE
 from pipeline.config import Config
+from serving.version_directory import CARD_FILE, METRICS_FILE
 
 AUGMENTED_FILE = "augmented.png"
 

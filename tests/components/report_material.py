@@ -6,8 +6,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from components.evaluator.baseline import Baseline
-from components.evaluator.verdict import Verdict
+from components.evaluator.verdict import Baseline, Verdict
 from components.example_gen.dataset import NUMBERS
 from components.report import analysis
 from components.report.material import Material, Reading, Split

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from components import storage
-from components.evaluator.baseline import Baseline, find
+from components.evaluator.baseline import find
+from components.evaluator.verdict import Baseline
 from components.pusher import versions
 from serving.rollout import Rollout
 

@@ -8,9 +8,8 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils, proto_utils
 
 from components.evaluator import gate
-from components.evaluator.baseline import NOTE_FILE as BASELINE_NOTE
-from components.evaluator.baseline import Baseline
 from components.evaluator.component import EvaluatorExecutor
+from components.evaluator.verdict import BASELINE_FILE, Baseline
 from pipeline.beam_options import pipeline_options
 from pipeline.config import BeamConfig, GateConfig
 
@@ -76,7 +75,7 @@ def verdict(place, tmp_path):
         inputs = {"examples": [examples], "model": [artifact(standard_artifacts.Model, place / "candidate")]}
         found = artifact(standard_artifacts.Model, place / baseline if baseline else tmp_path, 2)
         note = Baseline("in_service", 17, "models/17") if baseline else Baseline("none", reason="nothing is there")
-        with open(os.path.join(found.uri, BASELINE_NOTE), "w") as file:
+        with open(os.path.join(found.uri, BASELINE_FILE), "w") as file:
             file.write(note.as_json())
         outputs = {
             "evaluation": [artifact(standard_artifacts.ModelEvaluation, tmp_path / "evaluation")],

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from components.evaluator.baseline import Baseline
-from components.evaluator.verdict import Failure
+from components.evaluator.verdict import Baseline, Failure
 from components.report import analysis, contents
 from components.report.next_steps import next_steps
 from pipeline.config import Config

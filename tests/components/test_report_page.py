@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from components.evaluator.baseline import Baseline
+from components.evaluator.verdict import Baseline
 from components.report import analysis, card, contents, report
 from pipeline import cli
 from pipeline.config import Config

@@ -78,7 +78,7 @@ def test_reviewed_images_stay_in_training_beside_other_data(log, tmp_path, named
 
 def test_limit_keeps_the_least_sure(log, tmp_path):
     output = tmp_path / "review"
-    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "2", "--limit", "3"]) == 0
+    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "1", "--limit", "3"]) == 0
     assert [row["text"] for row in rows(output)] == ["guess 0", "guess 1", "guess 2"]
 
 
