@@ -78,7 +78,7 @@ def test_reviewed_images_stay_in_training_beside_other_data(log, tmp_path, named
 
 def test_limit_keeps_the_least_sure(log, tmp_path):
     output = tmp_path / "review"
-    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "2", "--limit", "3"]) == 0
+    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "1", "--limit", "3"]) == 0
     assert [row["text"] for row in rows(output)] == ["guess 0", "guess 1", "guess 2"]
 
 
@@ -112,6 +112,23 @@ def test_wrong_usage_is_readable(log, tmp_path, capsys, arguments, message):
     assert cli.main(["review", "--output", str(tmp_path / "review"), *arguments]) == cli.USAGE
     assert message in capsys.readouterr().err
     assert not (tmp_path / "review").exists()
+
+
+@pytest.mark.parametrize(
+    ("below", "message"),
+    [("70", "70 % is 0.7 or 70%"), ("101", "not a fraction"), ("-0.1", "not a fraction"), ("nan", "not a fraction"),
+     ("120%", "not a fraction"), ("most", "not a fraction")],
+)  # fmt: skip
+def test_a_bound_that_every_answer_meets_is_refused(log, tmp_path, capsys, below, message):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["review", "--logs", str(log), "--output", str(tmp_path / "review"), f"--below={below}"])
+    assert end.value.code == cli.USAGE and message in capsys.readouterr().err
+    assert not (tmp_path / "review").exists()
+
+
+def test_percent_is_understood(log, tmp_path):
+    assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / "review"), "--below", "10%"]) == 0
+    assert [row["text"] for row in rows(tmp_path / "review")] == ["guess 0", "guess 1"]
 
 
 def test_file_names_that_are_no_utf8_are_written_as_escapes(tmp_path):
