@@ -34,7 +34,7 @@ def rows(folder):
 def test_least_sure_answers_of_logs_become_a_dataset(log, tmp_path, capsys):
     output = tmp_path / "review"
     assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "0.5"]) == 0
-    assert f"10 pictures in {output}" in capsys.readouterr().out
+    assert f"10 images in {output}" in capsys.readouterr().out
     found = rows(output)
     assert [row["text"] for row in found] == [f"guess {number}" for number in range(10)]
     assert all(row["guess"] == row["text"] and row["model_version"] == "7" for row in found)
@@ -96,7 +96,7 @@ def test_broken_rows_of_a_log_are_passed_over(log, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Name either --logs DIR or pictures"),
+        ([], "Name either --logs DIR or images"),
         (["--logs", "/nowhere"], "/nowhere does not exist"),
         (["--logs", "{log}", "--below", "0"], "Nothing to review"),
         (["--logs", "{plain}"], "has no column confidence"),
