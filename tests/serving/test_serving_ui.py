@@ -121,6 +121,7 @@ def test_what_the_answer_suspects_is_listed(page, browser):
     browser.evaluate(f"show({json.dumps(answer)}, new Blob([]))")
     listed = browser.evaluate("[...document.querySelectorAll('#suspicions li')].map(e => e.textContent)")
     assert listed == answer["suspicions"] and not browser.evaluate("at('suspicions').hidden")
+    assert browser.evaluate("at('level').textContent") == "Please check: 90 %"
     assert browser.evaluate("at('copy').disabled && at('text').textContent") == "(no text found)"
 
 
