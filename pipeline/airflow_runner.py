@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config, ConfigError
+from pipeline.suggestions import did_you_mean
 
 # An environment variable, since command lines are no place for the database's password.
 METADATA_VARIABLE = "HTR_METADATA_DATABASE"
@@ -52,9 +53,10 @@ def compile_dag(config: Config, folder: str) -> Path:
     upstream = {n.pipeline_node.node_info.id: list(n.pipeline_node.upstream_nodes) for n in compiled.nodes}
     settings = config.airflow
     for name, steps in (("pools", settings.pools), ("queues", settings.queues)):
-        unknown = steps.keys() - upstream.keys()
+        unknown = sorted(steps.keys() - upstream.keys())
         if unknown:
-            raise ConfigError(f"airflow.{name}: no step {', '.join(sorted(unknown))}; there are {', '.join(upstream)}.")
+            meant = did_you_mean(unknown[0], upstream)
+            raise ConfigError(f"airflow.{name}: no step {', '.join(unknown)}; there are {', '.join(upstream)}{meant}")
     document = {
         "name": config.name,
         "airflow": settings.model_dump(mode="json"),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config import BeamConfig, ConfigError
+from pipeline.suggestions import did_you_mean
 
 
 def pipeline_options(beam: BeamConfig) -> list[str]:
@@ -93,7 +94,9 @@ def for_pipeline(beam: BeamConfig, steps: Sequence[Any]) -> list[str]:
     by_id = {step.id: step for step in steps if hasattr(step, "with_beam_pipeline_args")}
     for name, options in beam.step_args.items():
         if name not in by_id:
-            raise ConfigError(f"beam.step_args.{name}: the steps that run on Beam are {', '.join(by_id)}.")
+            raise ConfigError(
+                f"beam.step_args.{name}: the steps that run on Beam are {', '.join(by_id)}{did_you_mean(name, by_id)}"
+            )
         by_id[name].with_beam_pipeline_args(options)
     return pipeline_options(beam)
 

@@ -89,7 +89,11 @@ class _Version(argparse.Action):
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    arguments, unknown = _parser().parse_known_args(argv)
+    parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        parser.exit(USAGE)
+    arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         arguments.parser.refuse(unknown)
     return arguments

@@ -7,6 +7,7 @@ one resembles it, of the setting that was probably meant.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -340,7 +341,8 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
 def _read(path: str) -> dict[str, Any]:
     called = "standard input" if path == "-" else path
     try:
-        loaded = yaml.safe_load(sys.stdin.buffer if path == "-" else Path(path).read_bytes())
+        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+            loaded = yaml.safe_load(file)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {called}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

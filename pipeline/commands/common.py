@@ -77,7 +77,7 @@ def add_config_arguments(command: argparse.ArgumentParser, data: bool = True) ->
     """
     if data:
         command.add_argument(
-            "--data", action="append", default=[], metavar="DIR", help="folder with CSV and pictures; may be repeated"
+            "--data", action="append", default=[], metavar="DIR", help="folder with CSV and images; may be repeated"
         )
     command.add_argument(
         "--config",

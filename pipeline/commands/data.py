@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 
 from pipeline.commands.common import (
     DRIFT,
@@ -25,17 +26,17 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--pictures", type=int, default=3500, metavar="N")
     command.add_argument("--seed", type=int, default=7647)
 
-    command = add("check", _check, "look at a dataset without training: rejects, leaks, doubtful labels, characters")
+    command = add("check", _check, "look at a dataset without training: rejects, leaks, suspect labels, characters")
     add_config_arguments(command)
-    command.add_argument("--html", metavar="FILE", help="write a report with pictures to this HTML file")
+    command.add_argument("--html", metavar="FILE", help="write a report with images to this HTML file")
     command.add_argument("--rejects", metavar="FILE", help="write the rejected rows to this CSV file")
 
-    text = "compare pictures or logged requests with the training data of a run, or with other data: what has moved?"
+    text = "compare images or logged requests with the training data of a run, or with other data: what has drifted?"
     command = add("drift", _drift, text)
     add_config_arguments(command)
     command.add_argument("--against", action="append", metavar="DIR", help="other data; may be repeated")
     command.add_argument("--run", dest="run_name", metavar="RUN", help="run to compare with (default: latest)")
-    command.add_argument("--fail", action="store_true", help=f"exit code {DRIFT} when something has moved too far")
+    command.add_argument("--fail", action="store_true", help=f"exit code {DRIFT} when something has drifted too far")
     command.add_argument("--json", action="store_true", help="print all measures as JSON")
 
 
@@ -66,6 +67,9 @@ def _check(arguments: argparse.Namespace) -> int:
     from pipeline.stopping import follow_parent
 
     config = read_config(arguments)
+    for option, file in (("--html", arguments.html), ("--rejects", arguments.rejects)):
+        if file and not (storage.is_remote(file) or os.path.isdir(os.path.dirname(os.path.abspath(file)))):
+            raise CommandError(f"{option} {file}: there is no folder {os.path.dirname(file)}.", USAGE)
     try:
         tables, notes = dataset.find_tables(config.data)
         preflight.check_run(config, tables)
@@ -83,7 +87,7 @@ def _check(arguments: argparse.Namespace) -> int:
     print(check.as_text(contents))
     if arguments.html:
         storage.write_text(arguments.html, check.as_page(contents))
-        print(f"\nThe report with pictures is in {arguments.html}.")
+        print(f"\nThe report with images is in {arguments.html}.")
     rejects = [result for result in results if isinstance(result, dataset.Reject)]
     if arguments.rejects:
         listed = io.StringIO(newline="")
@@ -110,12 +114,12 @@ def _drift(arguments: argparse.Namespace) -> int:
         raise CommandError("--against and --run exclude each other: compare with data or with a run.", USAGE)
     try:
         with announced("Reading and measuring images"):
-            after = profiles.of_folders(config.data, config.transform)
             if arguments.against:
                 data = config.data.model_copy(update={"paths": [storage.absolute(path) for path in arguments.against]})
                 before = profiles.of_folders(data, config.transform)
             else:
                 before = profiles.of_run(config, arguments.run_name or "latest")
+            after = profiles.of_folders(config.data, config.transform)
     except (DatasetError, NoSuchRun, profiles.NoStatistics) as error:
         raise CommandError(str(error), USAGE) from error
     except MetadataError as error:
@@ -123,5 +127,5 @@ def _drift(arguments: argparse.Namespace) -> int:
     found = comparison.compare(before, after, config.drift.thresholds)
     print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
     if found.moved and (arguments.fail or config.drift.fail):
-        raise CommandError(f"Moved too far: {', '.join(measure.name for measure in found.moved)}.", DRIFT)
+        raise CommandError(f"Drifted too far: {', '.join(measure.name for measure in found.moved)}.", DRIFT)
     return OK

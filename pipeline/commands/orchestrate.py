@@ -51,6 +51,8 @@ def _compile(arguments: argparse.Namespace) -> int:
             written = _COMPILERS[arguments.target](config, arguments.output)
         except ConfigError as error:
             raise CommandError(str(error), USAGE) from error
+        except OSError as error:
+            raise CommandError(f"cannot write {arguments.output}: {error.strerror}", USAGE) from error
     print(written)
     return OK
 
@@ -65,10 +67,7 @@ def _compile_kubeflow(config: Config, file: str) -> Path:
     from pipeline import kubeflow_runner
 
     text = kubeflow_runner.as_yaml(kubeflow_runner.compile_pipeline(config))
-    try:
-        Path(file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"cannot write {file}: {error.strerror}", USAGE) from error
+    Path(file).write_text(text, encoding="utf-8")
     return Path(file)
 
 

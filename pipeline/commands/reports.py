@@ -23,7 +23,7 @@ def add_commands(add: AddCommand) -> None:
     command = add("runs", _list_runs, "list the runs of the workspace: verdict, CER, data, version, duration")
     add_config_arguments(command, data=False)
 
-    command = add("compare", _compare, "compare two runs: figures with a paired test, settings, data, pictures")
+    command = add("compare", _compare, "compare two runs: figures with a paired test, settings, data, images")
     command.add_argument("before", metavar="A", help=run_help)
     command.add_argument("after", metavar="B", help=run_help)
     add_config_arguments(command, data=False)

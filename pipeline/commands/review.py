@@ -18,15 +18,15 @@ def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
     from htr_client.cli import add_server_arguments
 
-    text = "collect pictures that the model is not sure of, from logs or folders, for a person to correct"
+    text = "collect images that the model is not sure of, from logs or folders, for a person to correct"
     command = add("review", _review, text)
-    command.add_argument("pictures", nargs="*", metavar="PICTURE", help="files, folders or globs that a server reads")
-    command.add_argument("--logs", action="append", default=[], metavar="DIR", help="logged requests; may be repeated")
     command.add_argument(
-        "--output", required=True, metavar="DIR", help="new folder for labels.csv, pictures and a page"
+        "pictures", nargs="*", metavar="IMAGE", help="files, folders or globs that a server transcribes"
     )
+    command.add_argument("--logs", action="append", default=[], metavar="DIR", help="logged requests; may be repeated")
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv, images and a page")
     command.add_argument("--below", type=_fraction, default=0.7, metavar="C", help="confidence (default: %(default)s)")
-    command.add_argument("--limit", type=positive, default=200, metavar="N", help="least sure pictures at most")
+    command.add_argument("--limit", type=positive, default=200, metavar="N", help="least sure images at most")
     add_server_arguments(command)
 
 
@@ -47,7 +47,7 @@ def _review(arguments: argparse.Namespace) -> int:
     from pipeline.console import announced
 
     if bool(arguments.logs) == bool(arguments.pictures):
-        raise CommandError("Name either --logs DIR or pictures for the server to read.", USAGE)
+        raise CommandError("Name either --logs DIR or images for a server to transcribe.", USAGE)
     unread: list[str] = []
     seen = 0
 
@@ -75,6 +75,6 @@ def _review(arguments: argparse.Namespace) -> int:
     if unread:
         print(f"{len(unread)} could not be read; the first: {unread[0]}", file=sys.stderr)
     print(
-        f"{count} pictures in {arguments.output}. Correct them in {review.PAGE_FILE} there, or in {review.LABELS_FILE}."
+        f"{count} images in {arguments.output}. Correct them in {review.PAGE_FILE} there, or in {review.LABELS_FILE}."
     )
     return OK

@@ -19,7 +19,7 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--ui", action="store_true", help="also a page to try the model: http://localhost:8600")
     command.set_defaults(model_name=None)  # as the configuration has it
 
-    command = add("predict", _predict, "send pictures to a server and print their text")
+    command = add("predict", _predict, "send images to a server and print their text")
     add_client_arguments(command)
 
 

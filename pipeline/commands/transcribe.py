@@ -15,13 +15,13 @@ def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
     text = "transcribe a folder of any size with a pushed model, without a server; do what is missing if run again"
     command = add("transcribe", _transcribe, text)
-    command.add_argument("--input", required=True, metavar="DIR", help="folder with pictures, or a URL such as gs://")
+    command.add_argument("--input", required=True, metavar="DIR", help="folder with images, or a URL such as gs://")
     command.add_argument(
         "--output", required=True, metavar="FILE", help="texts.jsonl (or .csv) becomes texts-00000-of-00020.jsonl, ..."
     )
     command.add_argument("--model", metavar="DIR", help="a version's folder (default: newest of the workspace)")
-    command.add_argument("--batch-size", type=positive, default=64, metavar="N", help="pictures of one model call")
-    command.add_argument("--shard-size", type=positive, default=1000, metavar="N", help="pictures of one output file")
+    command.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images of one model call")
+    command.add_argument("--shard-size", type=positive, default=1000, metavar="N", help="images of one output file")
     command.add_argument("--overwrite", action="store_true", help="begin again instead of going on")
     command.add_argument("--json", action="store_true", help="print the counts as JSON")
     add_config_arguments(command, data=False)
@@ -75,7 +75,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         return OK
     before = outcome.pictures - outcome.new
     print(
-        f"{outcome.pictures} pictures in {outcome.shards} file(s) like {outcome.example}"
+        f"{outcome.pictures} images in {outcome.shards} file(s) like {outcome.example}"
         + (f", {before} of them done before" if before else "")
     )
     print(f"{outcome.errors} could not be read, see {outcome.errors_path}")

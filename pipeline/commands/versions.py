@@ -20,15 +20,15 @@ def add_commands(add: AddCommand) -> None:
     add_config_arguments(command, data=False)
     _add_rollout_arguments(command)
 
-    command = add("promote", _promote, "give a label to a version, once the running servers have loaded it")
+    command = add("promote", _promote, "assign a label to a version, once the running servers have loaded it")
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists")
-    _add_label_argument(command, required=True, text="the label to give")
+    _add_label_argument(command, required=True, text="the label to assign")
     add_config_arguments(command, data=False)
     _add_rollout_arguments(command, move=True)
 
-    text = "withdraw the newest version, so that servers go back to the one before; or give a label back"
+    text = "withdraw the newest version, so that servers go back to the one before; or move a label back"
     command = add("rollback", _rollback, text)
-    _add_label_argument(command, required=False, text="give this label back to the version that bore it before")
+    _add_label_argument(command, required=False, text="move this label back to the version that had it before")
     add_config_arguments(command, data=False)
     _add_rollout_arguments(command, move=True)
 

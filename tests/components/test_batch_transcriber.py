@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from components.batch_transcriber.batch import transcribe
-from components.batch_transcriber.shards import BatchError, list_pictures
+from components.batch_transcriber.shards import BatchError, list_pictures, written
 from pipeline.beam_options import pipeline_options
 from pipeline.config import BeamConfig
 from tests.conftest import encode, picture
@@ -83,6 +83,7 @@ def contents(output: Path) -> dict[str, bytes]:
 def test_every_picture_is_in_the_results_or_in_the_errors(folder, model, tmp_path):
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL, pictures_per_shard=16, batch_size=8)
     assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (PICTURES + 1, PICTURES + 1, 2, 4)
+    assert written(str(tmp_path / "texts.jsonl")) == "4 of 4 files" and written(str(tmp_path / "other.jsonl")) == ""
     found = texts(tmp_path / "texts.jsonl")
     assert len(found) == PICTURES - 1
     for path, row in found.items():

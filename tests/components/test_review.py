@@ -34,7 +34,7 @@ def rows(folder):
 def test_least_sure_answers_of_logs_become_a_dataset(log, tmp_path, capsys):
     output = tmp_path / "review"
     assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "0.5"]) == 0
-    assert f"10 pictures in {output}" in capsys.readouterr().out
+    assert f"10 images in {output}" in capsys.readouterr().out
     found = rows(output)
     assert [row["text"] for row in found] == [f"guess {number}" for number in range(10)]
     assert all(row["guess"] == row["text"] and row["model_version"] == "7" for row in found)
@@ -96,7 +96,7 @@ def test_broken_rows_of_a_log_are_passed_over(log, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Name either --logs DIR or pictures"),
+        ([], "Name either --logs DIR or images"),
         (["--logs", "/nowhere"], "/nowhere does not exist"),
         (["--logs", "{log}", "--below", "0"], "Nothing to review"),
         (["--logs", "{plain}"], "has no column confidence"),
@@ -112,6 +112,23 @@ def test_wrong_usage_is_readable(log, tmp_path, capsys, arguments, message):
     assert cli.main(["review", "--output", str(tmp_path / "review"), *arguments]) == cli.USAGE
     assert message in capsys.readouterr().err
     assert not (tmp_path / "review").exists()
+
+
+@pytest.mark.parametrize(
+    ("below", "message"),
+    [("70", "70 % is 0.7 or 70%"), ("101", "not a fraction"), ("-0.1", "not a fraction"), ("nan", "not a fraction"),
+     ("120%", "not a fraction"), ("most", "not a fraction")],
+)  # fmt: skip
+def test_a_bound_that_every_answer_meets_is_refused(log, tmp_path, capsys, below, message):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["review", "--logs", str(log), "--output", str(tmp_path / "review"), f"--below={below}"])
+    assert end.value.code == cli.USAGE and message in capsys.readouterr().err
+    assert not (tmp_path / "review").exists()
+
+
+def test_percent_is_understood(log, tmp_path):
+    assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / "review"), "--below", "10%"]) == 0
+    assert [row["text"] for row in rows(tmp_path / "review")] == ["guess 0", "guess 1"]
 
 
 def test_file_names_that_are_no_utf8_are_written_as_escapes(tmp_path):

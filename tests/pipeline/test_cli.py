@@ -65,6 +65,14 @@ def test_check_and_predict_import_no_tfx(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_no_command_at_all_shows_what_there_is(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([])
+    told = capsys.readouterr()
+    assert end.value.code == cli.USAGE and told.out == ""
+    assert "transcribe" in told.err and "--version" in told.err
+
+
 def test_version_is_the_clients(capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["--version"])
@@ -138,6 +146,16 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
         (["check", "--data", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
         (["run", "--data", ".", "--set", "train.epocs=3"], "train.epocs: no such setting"),
         (["run", "--data", ".", "--config", "/nowhere.yaml"], "cannot read the configuration"),
+        (["check", "--data", ".", "--html", "/nowhere/at/all.html"], "--html /nowhere/at/all.html: there is no folder"),
+        (["check", "--data", ".", "--rejects", "/nowhere/r.csv"], "--rejects /nowhere/r.csv: there is no folder"),
+        (
+            ["transcribe", "--model", ".", "--input", "/nowhere", "--output", "x.csv"],
+            "--input: /nowhere does not exist",
+        ),
+        (
+            ["transcribe", "--model", "/nowhere", "--input", ".", "--output", "x.csv"],
+            "--model: /nowhere does not exist",
+        ),
         (["serve", "--set", "push.model_dir=gs://bucket/htr"], "gs://bucket/htr is in a bucket"),
         (["report", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
         (["runs", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),

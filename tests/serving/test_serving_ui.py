@@ -121,6 +121,7 @@ def test_what_the_answer_suspects_is_listed(page, browser):
     browser.evaluate(f"show({json.dumps(answer)}, new Blob([]))")
     listed = browser.evaluate("[...document.querySelectorAll('#suspicions li')].map(e => e.textContent)")
     assert listed == answer["suspicions"] and not browser.evaluate("at('suspicions').hidden")
+    assert browser.evaluate("at('level').textContent") == "Please check: 90 %"
     assert browser.evaluate("at('copy').disabled && at('text').textContent") == "(no text found)"
 
 
@@ -256,6 +257,14 @@ def test_server_that_is_away_is_named(page, model):
 def test_taken_port_is_a_serving_error(page, model):
     with pytest.raises(ServingError, match="cannot listen on"):
         ui.UiServer(model.address, "htr", "127.0.0.1", int(page.address.rsplit(":", 1)[1]))
+
+
+def test_review_says_how_far_it_is_where_the_server_takes_its_time(model, tmp_path, capsys):
+    (tmp_path / "word.png").write_bytes(png("word"))
+    model.model.delay = 2.5
+    arguments = [str(tmp_path / "word.png"), "--server", model.address, "--output", str(tmp_path / "review")]
+    assert cli.main(["review", *arguments, "--below", "100%"]) == 0
+    assert "Asking the server: 0 images answered (0:02 elapsed)" in capsys.readouterr().err
 
 
 def test_review_asks_the_server_and_its_page_saves_what_was_corrected(model, browser, tmp_path):

@@ -1,0 +1,41 @@
+"""Whoever waits is told what for."""
+
+import os
+import re
+import time
+
+import pytest
+
+from pipeline.console import announced, quiet_logs
+
+
+def test_what_takes_longer_is_said_again_and_again(capsys):
+    said = []
+    with announced(lambda: f"{len(said)} of 9 [files]", after=0.05, every=0.05):
+        for _ in range(200):
+            if len(said) > 1:
+                break
+            time.sleep(0.05)
+            said += re.findall(r"^  (\d) of 9 \[files\] \(0:00 elapsed\)$", capsys.readouterr().err, re.M)
+    assert len(said) > 1 and said[0] == "0"
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""  # nothing once it is done
+
+
+def test_what_is_quick_is_not_mentioned(capsys):
+    with announced("Reading"):
+        pass
+    with pytest.raises(ValueError), announced("Reading"):
+        raise ValueError
+    assert capsys.readouterr() == ("", "")
+
+
+def test_people_are_told_what_the_log_is_not(tmp_path, capfd):
+    with quiet_logs(str(tmp_path / "log")), announced("Loading", after=0.0):
+        os.write(2, b"noise of a library\n")
+        told, deadline = "", time.monotonic() + 30
+        while "Loading" not in told and time.monotonic() < deadline:
+            told += capfd.readouterr().err
+            time.sleep(0.02)
+    assert "Loading" in told and "noise" not in told
+    assert (tmp_path / "log").read_text() == "noise of a library\n"
