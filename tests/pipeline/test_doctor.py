@@ -130,7 +130,6 @@ def test_a_gpu_that_tensorflow_does_not_see_is_explained(tmp_path, monkeypatch):
     assert not texts(findings, "problems")
     assert "NVIDIA RTX 4090 is not used: libcudart.so.12, libcublas.so.12" in notes and "libcudnn.so." in notes
     assert "HTR_CUDA=1 ./setup_env.sh installs" in notes
-    assert "TensorFlow says: Cannot dlopen some GPU libraries" in notes
     assert "the driver supports CUDA up to 12.4" in examination.as_text(findings)
 
 
@@ -167,7 +166,7 @@ def test_why_a_gpu_is_not_used(monkeypatch, found, driver, visible, told):
 
 def test_a_gpu_that_cannot_compute_and_a_tensorflow_that_cannot_be_imported_prevent_work():
     gpus = [{"name": "NVIDIA RTX 5090", "capability": "12.0"}]
-    failed = {**FOUND, "gpus": gpus, "failed": {"GPU": "InternalError: no kernel image is available"}}
+    failed = {**FOUND, "gpus": gpus, "gpu_error": "InternalError: no kernel image is available"}
     (problem,) = examination.tensorflow(failed, [], "570.1").problems
     assert "no kernel image" in problem and "CUDA_VISIBLE_DEVICES=-1" in problem
     (problem,) = examination.tensorflow({"failed": {"ml_metadata": "ImportError: GLIBC_2.38"}}, [], None).problems
