@@ -68,8 +68,9 @@ def test_limits_of_a_container_are_read(tmp_path):
     sizes = "MemTotal: 16777216 kB\nMemFree: 100 kB\nMemAvailable: 8388608 kB\n"
     root = write(tmp_path, proc__meminfo=sizes, proc__self__cgroup="0::/a/b\n")
     assert machine.cores(root)[1] is None and machine.memory(root) == (16 * 2**30, 8 * 2**30, None)
-    write(root, sys__fs__cgroup__a__b__cpu__max="", sys__fs__cgroup__a__cgroup="")
+    write(root, sys__fs__cgroup__a__b__cgroup="")
     (root / "sys/fs/cgroup/a/b/cpu.max").write_text("max 100000\n")
+    (root / "sys/fs/cgroup/cpu.max").write_text("200000 100000\n")
     (root / "sys/fs/cgroup/a/cpu.max").write_text("50000 100000\n")
     (root / "sys/fs/cgroup/memory.max").write_text(f"{2 * 2**30}\n")
     assert machine.cores(root)[1] == 0.5 and machine.memory(root)[2] == 2 * 2**30
