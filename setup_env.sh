@@ -161,8 +161,8 @@ header=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"] 
 
 echo "Setting up .venv with the $stack stack ($why): $("$python" --version)," \
     "$(sed -n 's/^\(tfx\)==/TFX /p; s/^\(tensorflow\)==/TensorFlow /p' "requirements/$stack.txt" | sort | paste -s -d ' ')" \
-    "($([ $cuda = yes ] && echo "about 9 GB" || echo "about 4 GB"); a minute or two the first time)" >&2
-echo "CUDA's libraries for a GPU: $cuda ($cuda_why)" >&2
+    "($([ $cuda = yes ] && echo "about 8 GB" || echo "about 4 GB"); a minute or two the first time)" >&2
+echo "CUDA's libraries for a GPU: $cuda ($cuda_why). htr doctor says more." >&2
 [ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ] \
     || "$python" -m venv --clear .venv
 echo "$stack $wish unfinished" > "$stamp"

@@ -30,9 +30,7 @@ MEMORY, DISK, NO_DISK = 3 * 2**30, 2 * 2**30, 200 * 2**20
 _OF_THE_DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
 _PATIENCE = 120.0  # seconds that TensorFlow may take to be imported
 # What TensorFlow's log says, without time and place, where it does not use a GPU; the libraries that it did not find.
-_REASONS = re.compile(
-    r"^.*?\] (.*(?:failed call to cuInit|dlopen some GPU libraries|DSO version|kernel version).*)$", re.M
-)
+_REASONS = re.compile(r"^.*?\] (.*(?:failed call to cuInit|DSO version|kernel version).*)$", re.M)
 _MISSING = re.compile(r"Could not load dynamic library '((?!libnvinfer)[^']+)'")
 
 
@@ -209,9 +207,8 @@ def tensorflow(found: dict[str, Any], gpus: list[machine.Gpu], driver: str | Non
         gpus: Those of the system.
         driver: Version of their driver.
     """
-    failed = {where: text for where, text in found["failed"].items() if where != "GPU"}
-    if failed:
-        told = "; ".join(f"{where}: {text}" for where, text in failed.items())
+    if found["failed"]:
+        told = "; ".join(f"{module}: {text}" for module, text in found["failed"].items())
         problem = f"{told}. This was in {sys.executable}: run ./setup_env.sh, and see `htr --debug doctor` otherwise."
         return Finding("TensorFlow", "cannot be used", found, (problem,))
     cuda = f"CUDA up to {found['driver_cuda']}" if found["driver_cuda"] else "no CUDA driver"
@@ -219,7 +216,7 @@ def tensorflow(found: dict[str, Any], gpus: list[machine.Gpu], driver: str | Non
     if found["gpus"]:
         names = ", ".join(f"{gpu['name']} (compute capability {gpu['capability']})" for gpu in found["gpus"])
         text = f"computes on {names}; {built}"
-        if error := found["failed"].get("GPU"):
+        if error := found.get("gpu_error"):
             problem = (
                 f"TensorFlow sees the GPU, but a convolution on it fails ({error}). Update NVIDIA's driver; until then "
                 "CUDA_VISIBLE_DEVICES=-1 trains on the CPU."

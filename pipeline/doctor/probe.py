@@ -13,13 +13,14 @@ from typing import Any
 def main() -> None:
     """Prints TensorFlow's version, CUDA and GPUs, and what failed; TensorFlow's log says why a GPU is not there."""
     found: dict[str, Any] = {"failed": {}}
-    for module in ("ml_metadata", "tensorflow"):
-        try:
-            __import__(module)
-        except Exception as error:  # whatever it is, the report shows it
-            found["failed"][module] = f"{type(error).__name__}: {error}"
-    if "tensorflow" not in found["failed"]:
+    try:
+        import ml_metadata  # noqa: F401 - wants a newer C library than TensorFlow does
+    except Exception as error:  # whatever it is, the report shows it
+        found["failed"]["ml_metadata"] = f"{type(error).__name__}: {error}"
+    try:
         found.update(_tensorflow())
+    except Exception as error:
+        found["failed"]["tensorflow"] = f"{type(error).__name__}: {error}"
     print(f"\n{json.dumps(found)}")
 
 
@@ -41,7 +42,7 @@ def _tensorflow() -> dict[str, Any]:
             with tf.device("/GPU:0"):
                 tf.nn.conv2d(tf.ones([1, 8, 8, 1]), tf.ones([3, 3, 1, 4]), 1, "SAME").numpy()
         except Exception as error:
-            found["failed"] = {"GPU": f"{type(error).__name__}: {error}"}
+            found["gpu_error"] = f"{type(error).__name__}: {error}"
     return found
 
 

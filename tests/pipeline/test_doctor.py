@@ -68,8 +68,9 @@ def test_limits_of_a_container_are_read(tmp_path):
     sizes = "MemTotal: 16777216 kB\nMemFree: 100 kB\nMemAvailable: 8388608 kB\n"
     root = write(tmp_path, proc__meminfo=sizes, proc__self__cgroup="0::/a/b\n")
     assert machine.cores(root)[1] is None and machine.memory(root) == (16 * 2**30, 8 * 2**30, None)
-    write(root, sys__fs__cgroup__a__b__cpu__max="", sys__fs__cgroup__a__cgroup="")
+    write(root, sys__fs__cgroup__a__b__cgroup="")
     (root / "sys/fs/cgroup/a/b/cpu.max").write_text("max 100000\n")
+    (root / "sys/fs/cgroup/cpu.max").write_text("200000 100000\n")
     (root / "sys/fs/cgroup/a/cpu.max").write_text("50000 100000\n")
     (root / "sys/fs/cgroup/memory.max").write_text(f"{2 * 2**30}\n")
     assert machine.cores(root)[1] == 0.5 and machine.memory(root)[2] == 2 * 2**30
@@ -128,9 +129,11 @@ def test_a_gpu_that_tensorflow_does_not_see_is_explained(tmp_path, monkeypatch):
     findings = examination.examine(str(tmp_path / "workspace"), root)
     notes = texts(findings, "notes")
     assert not texts(findings, "problems")
-    assert "NVIDIA RTX 4090 is not used: libcudart.so.12, libcublas.so.12" in notes and "libcudnn.so." in notes
+    assert (
+        re.search(r"NVIDIA RTX 4090 is not used: lib.*libcublas\.so\.12.* not found\.", notes)
+        and "libcudnn.so." in notes
+    )
     assert "HTR_CUDA=1 ./setup_env.sh installs" in notes
-    assert "TensorFlow says: Cannot dlopen some GPU libraries" in notes
     assert "the driver supports CUDA up to 12.4" in examination.as_text(findings)
 
 
@@ -167,7 +170,7 @@ def test_why_a_gpu_is_not_used(monkeypatch, found, driver, visible, told):
 
 def test_a_gpu_that_cannot_compute_and_a_tensorflow_that_cannot_be_imported_prevent_work():
     gpus = [{"name": "NVIDIA RTX 5090", "capability": "12.0"}]
-    failed = {**FOUND, "gpus": gpus, "failed": {"GPU": "InternalError: no kernel image is available"}}
+    failed = {**FOUND, "gpus": gpus, "gpu_error": "InternalError: no kernel image is available"}
     (problem,) = examination.tensorflow(failed, [], "570.1").problems
     assert "no kernel image" in problem and "CUDA_VISIBLE_DEVICES=-1" in problem
     (problem,) = examination.tensorflow({"failed": {"ml_metadata": "ImportError: GLIBC_2.38"}}, [], None).problems
