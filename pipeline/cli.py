@@ -279,33 +279,37 @@ def _check(arguments: argparse.Namespace) -> int:
     from rich.progress import track
 
     from components import storage
-    from components.example_gen import dataset
+    from components.example_gen.folders import find_tables
+    from components.example_gen.rejects import Reject, write_rejects
+    from components.example_gen.splits import named_splits
+    from components.example_gen.table import DatasetError, read_rows
     from components.report import check
+    from components.report.look import look
     from pipeline.console import console
     from pipeline.stopping import follow_parent
 
     config = _config(arguments)
     try:
-        tables, notes = dataset.find_tables(config.data)
-        given = dataset.named_splits(tables)
-        rows = [row for table in tables for row in dataset.read_rows(table)]
+        tables, notes = find_tables(config.data)
+        given = named_splits(tables)
+        rows = [row for table in tables for row in read_rows(table)]
         with ProcessPoolExecutor(initializer=follow_parent) as pool:
             futures = pool.map(
-                check.look, rows, [given] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
+                look, rows, [given] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
                 chunksize=64,
             )  # fmt: skip
             results = list(track(futures, "Looking at pictures", len(rows), console=console(), transient=True))
-    except dataset.DatasetError as error:
+    except DatasetError as error:
         raise CommandError(str(error), USAGE) from error
     contents = check.check(results, tables, notes, config)
     print(check.as_text(contents))
     if arguments.html:
         storage.write_text(arguments.html, check.as_page(contents))
         print(f"\nThe report with pictures is in {arguments.html}.")
-    rejects = [result for result in results if isinstance(result, dataset.Reject)]
+    rejects = [result for result in results if isinstance(result, Reject)]
     if arguments.rejects:
         listed = io.StringIO(newline="")
-        dataset.write_rejects(rejects, listed)
+        write_rejects(rejects, listed)
         storage.write_text(arguments.rejects, listed.getvalue())
         print(f"The rejected rows are in {arguments.rejects}.")
     if len(rejects) > config.data.max_rejected * len(rows):
@@ -319,7 +323,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _drift(arguments: argparse.Namespace) -> int:
     from components import storage
     from components.drift import comparison, profiles
-    from components.example_gen.dataset import DatasetError
+    from components.example_gen.table import DatasetError
     from pipeline.summary import MetadataError, NoSuchRun
 
     config = _config(arguments)
@@ -344,13 +348,15 @@ def _drift(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from components.example_gen import dataset
+
+    from components.example_gen.folders import find_tables
+    from components.example_gen.table import DatasetError
     from pipeline.console import console, quiet_logs
 
     config = _config(arguments)
     try:
-        dataset.find_tables(config.data)  # before the slow imports
-    except dataset.DatasetError as error:
+        find_tables(config.data)  # before the slow imports
+    except DatasetError as error:
         raise CommandError(str(error), USAGE) from error
     started = datetime.datetime.now()
     log = os.path.join(config.workspace, "logs", f"run-{started:%Y%m%d-%H%M%S}.log")
@@ -585,7 +591,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _review(arguments: argparse.Namespace) -> int:
-    from components.example_gen.dataset import DatasetError
+
+    from components.example_gen.table import DatasetError
     from components.review import review
     from htr_client import HtrError
     from htr_client.cli import client_from, expand

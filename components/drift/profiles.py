@@ -21,6 +21,11 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components import storage
 from components.example_gen import dataset
+from components.example_gen.folders import find_tables
+from components.example_gen.measures import NUMBERS
+from components.example_gen.rejects import Reject
+from components.example_gen.splits import named_splits
+from components.example_gen.table import DatasetError, Row, Table, read_together
 from components.report import report
 from pipeline import summary
 from pipeline.config import Config, DataConfig, TransformConfig
@@ -78,13 +83,13 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     Raises:
         DatasetError: there is nothing to read, or not one usable row.
     """
-    tables, _ = dataset.find_tables(data)
-    given = dataset.named_splits(tables)
+    tables, _ = find_tables(data)
+    given = named_splits(tables)
     places = [columns(table).get(CONFIDENCE) for table in tables]
     jobs = [
         (rows, place, given, data, transform)
         for table, place in zip(tables, places, strict=True)
-        for rows in dataset.read_together(table)
+        for rows in read_together(table)
     ]
     with ProcessPoolExecutor(initializer=follow_parent) as pool:
         results = [result for measured in pool.map(_measure, jobs) for result in measured]
@@ -93,11 +98,10 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     name = ", ".join(os.path.basename(os.path.normpath(path)) for path in data.paths)
     if not found:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common()) or "there is none"
-        raise dataset.DatasetError(f"{name} holds no usable row: {reasons}.")
+        raise DatasetError(f"{name} holds no usable row: {reasons}.")
     measures = np.array([measured for _, measured in found])
     numbers = {
-        column: values[np.isfinite(values)]
-        for column, values in zip((*dataset.NUMBERS, CONFIDENCE), measures.T, strict=True)
+        column: values[np.isfinite(values)] for column, values in zip((*NUMBERS, CONFIDENCE), measures.T, strict=True)
     }
     characters = Counter("".join(text for text, _ in found))
     return Profile(
@@ -107,7 +111,7 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     )  # fmt: skip
 
 
-def columns(table: dataset.Table) -> dict[str, int]:
+def columns(table: Table) -> dict[str, int]:
     """Positions of a table's columns by their names in small letters."""
     with io.TextIOWrapper(storage.open_file(table.path), table.encoding, newline="") as file:
         header = [name.strip().lower() for name in next(csv.reader(file, delimiter=table.delimiter))]
@@ -115,13 +119,13 @@ def columns(table: dataset.Table) -> dict[str, int]:
 
 
 def _measure(
-    job: tuple[list[dataset.Row], int | None, frozenset[str], DataConfig, TransformConfig],
+    job: tuple[list[Row], int | None, frozenset[str], DataConfig, TransformConfig],
 ) -> list[tuple[str, list[float]] | str]:
     """Text, and `NUMBERS` and `CONFIDENCE` of each row (nan where unknown); or the reason why it is refused."""
     rows, place, given, data, transform = job
     results: list[tuple[str, list[float]] | str] = []
     for row, sample in zip(rows, dataset.examine_rows(rows, given, data, transform), strict=True):
-        if isinstance(sample, dataset.Reject):
+        if isinstance(sample, Reject):
             results.append(sample.reason)
             continue
         measured = {
@@ -131,7 +135,7 @@ def _measure(
             confidence = float(row.fields[place]) if place is not None else math.nan
         except ValueError:
             confidence = math.nan
-        results.append((sample.text, [*(measured[name] for name in dataset.NUMBERS), confidence]))
+        results.append((sample.text, [*(measured[name] for name in NUMBERS), confidence]))
     return results
 
 
@@ -156,7 +160,7 @@ def of_run(config: Config, run: str) -> Profile:
     numbers = {
         feature.path.step[0]: _quantiles(feature.num_stats)
         for feature in statistics.features
-        if feature.path.step[0] in dataset.NUMBERS
+        if feature.path.step[0] in NUMBERS
     }
     counts: Counter[str] = Counter()
     alphabet: list[str] = []

@@ -22,6 +22,11 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.types.artifact import Artifact
 
 from components.example_gen import dataset
+from components.example_gen.fingerprint import fingerprint
+from components.example_gen.folders import find_tables
+from components.example_gen.rejects import Reject
+from components.example_gen.splits import SPLITS, named_splits
+from components.example_gen.table import DatasetError, Row, Table, read_together
 from components.fingerprint_driver import FingerprintDriver
 from pipeline.config import DataConfig, TransformConfig
 
@@ -63,25 +68,25 @@ class Driver(FingerprintDriver):
     """Takes a fingerprint of label files and pictures."""
 
     def fingerprint(self, exec_properties: dict[str, Any]) -> str:
-        """See `dataset.fingerprint`."""
-        tables, _ = dataset.find_tables(DataConfig.model_validate_json(exec_properties["data_config"]))
-        return dataset.fingerprint(tables)
+        """See `fingerprint`."""
+        tables, _ = find_tables(DataConfig.model_validate_json(exec_properties["data_config"]))
+        return fingerprint(tables)
 
 
 class _ReadRows(beam.DoFn):
     """Number of a table, and the table -> lists of its rows, with the number."""
 
-    def process(self, element: tuple[int, dataset.Table]) -> Iterator[tuple[int, list[tuple[int, tuple[str, ...]]]]]:
+    def process(self, element: tuple[int, Table]) -> Iterator[tuple[int, list[tuple[int, tuple[str, ...]]]]]:
         number, table = element
         # Beam's price is by element: single rows would cost more in Beam than in the functions below.
-        for rows in dataset.read_together(table):
+        for rows in read_together(table):
             yield number, [(row.line, row.fields) for row in rows]  # Beam has fast coders for plain tuples
 
 
 class _Examine(beam.DoFn):
     """Rows of a table -> lists of serialized tf.Examples in the output of their split, "rejects" and "counts"."""
 
-    def __init__(self, tables: list[dataset.Table], given: frozenset[str], data_config: str, transform_config: str):
+    def __init__(self, tables: list[Table], given: frozenset[str], data_config: str, transform_config: str):
         self._tables, self._given = tables, given
         self._data_config, self._transform_config = data_config, transform_config
 
@@ -94,11 +99,11 @@ class _Examine(beam.DoFn):
 
     def process(self, element: tuple[int, list[tuple[int, tuple[str, ...]]]]) -> Iterator[Any]:
         number, lines = element
-        rows = [dataset.Row(self._tables[number], line, fields) for line, fields in lines]
+        rows = [Row(self._tables[number], line, fields) for line, fields in lines]
         records: dict[str, list[bytes]] = collections.defaultdict(list)
         size = 0
         for result in dataset.examine_rows(rows, self._given, self._data, self._transform):
-            if isinstance(result, dataset.Reject):
+            if isinstance(result, Reject):
                 self._counts[f"rejected/{result.reason}"] += 1
                 yield beam.pvalue.TaggedOutput("rejects", result)
                 continue
@@ -212,7 +217,7 @@ def length_band(characters: int) -> str:
     return ">96"
 
 
-def _as_csv_line(reject: dataset.Reject) -> str:
+def _as_csv_line(reject: Reject) -> str:
     line = io.StringIO()
     # Up to Python 3.12 a field with a line break is put in quotation marks only if lines end in what it holds.
     csv.writer(line, lineterminator="\r\n").writerow(
@@ -232,11 +237,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             TooManyRejects: the rejected share exceeds `data.max_rejected`.
         """
         data = DataConfig.model_validate_json(exec_properties["data_config"])
-        tables, notes = dataset.find_tables(data)
+        tables, notes = find_tables(data)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
-        examples.split_names = artifact_utils.encode_split_names(list(dataset.SPLITS))
-        given = dataset.named_splits(tables)
+        examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+        given = named_splits(tables)
         examine = _Examine(tables, given, exec_properties["data_config"], exec_properties["transform_config"])
         with self._make_beam_pipeline() as pipeline:
             checked = (
@@ -244,9 +249,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "Tables" >> beam.Create(list(enumerate(tables)))
                 | "Rows" >> beam.ParDo(_ReadRows())
                 | "Spread" >> beam.Reshuffle()
-                | "Examine" >> beam.ParDo(examine).with_outputs(*dataset.SPLITS, "rejects", "counts")
+                | "Examine" >> beam.ParDo(examine).with_outputs(*SPLITS, "rejects", "counts")
             )
-            for split in dataset.SPLITS:
+            for split in SPLITS:
                 sink = _RecordSink(artifact_utils.get_split_uri([examples], split))
                 _ = checked[split] | f"Write[{split}]" >> beam.io.Write(sink)
             _ = (
@@ -273,7 +278,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 def _nested(counter: collections.Counter, notes: list[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {"accepted": dict.fromkeys(dataset.SPLITS, 0), "rejected": {}, "notes": notes}
+    result: dict[str, Any] = {"accepted": dict.fromkeys(SPLITS, 0), "rejected": {}, "notes": notes}
     for key, count in counter.items():
         outcome, name = key.split("/")
         result[outcome][name] = count
@@ -293,7 +298,7 @@ def check_counts(counts: dict[str, Any], data: DataConfig, rejects_copy: str | N
     by_reason = ", ".join(f"{n} {reason}" for reason, n in sorted(counts["rejected"].items(), key=lambda x: -x[1]))
     where = f" Each is listed in {rejects_copy}." if rejects_copy else ""
     if not total:
-        raise dataset.DatasetError("The CSV files hold a header line but no rows.")
+        raise DatasetError("The CSV files hold a header line but no rows.")
     if rejected > data.max_rejected * total:
         raise TooManyRejects(
             f"{rejected} of {total} rows were rejected ({rejected / total:.1%}; data.max_rejected allows "
@@ -301,7 +306,7 @@ def check_counts(counts: dict[str, Any], data: DataConfig, rejects_copy: str | N
         )
     empty = [split for split, count in counts["accepted"].items() if not count]
     if empty:
-        raise dataset.DatasetError(
+        raise DatasetError(
             f"No pictures fell into the split(s) {' and '.join(empty)}: {accepted} accepted rows are split by writer "
             f"(or by picture where there is no writer column). Add data, raise data.validation_fraction or "
             f"data.eval_fraction, or draw again with another data.split_salt."

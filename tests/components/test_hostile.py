@@ -13,8 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components import storage
-from components.example_gen import dataset
-from components.example_gen.dataset import DatasetError, Reject, Sample
+from components.example_gen import dataset, table
+from components.example_gen import fingerprint as fingerprints
+from components.example_gen.dataset import Sample
+from components.example_gen.folders import find_tables
+from components.example_gen.header import DELIMITERS
+from components.example_gen.images import _files_by_name
+from components.example_gen.rejects import Reject, write_rejects
+from components.example_gen.splits import named_splits
+from components.example_gen.table import DatasetError, read_rows
 from components.report import figures
 from htr_client.decoding import Alphabet
 from pipeline import cli
@@ -35,15 +42,15 @@ def read(folder, **settings):
 
 
 def fingerprint(folder, **settings):
-    return dataset.fingerprint(dataset.find_tables(config(folder, **settings))[0])
+    return fingerprints.fingerprint(find_tables(config(folder, **settings))[0])
 
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     """A row with a good picture, and the splits of its dataset."""
     folder = write_dataset(tmp_path_factory.mktemp("labelled"), [{"filename": "a.png", "text": "Anna"}])
-    tables, _ = dataset.find_tables(config(folder))
-    return next(dataset.read_rows(tables[0])), dataset.named_splits(tables)
+    tables, _ = find_tables(config(folder))
+    return next(read_rows(tables[0])), named_splits(tables)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +100,7 @@ def test_ids_are_utf8_and_equal_for_the_same_picture_only(built):
 def test_rejects_are_short_and_can_be_written(built, tmp_path):
     rejects = [r for r in read(built[0]) if isinstance(r, Reject)]
     with open(tmp_path / "rejects.csv", "w", encoding="utf-8", newline="") as file:
-        dataset.write_rejects(rejects, file)
+        write_rejects(rejects, file)
     with open(tmp_path / "rejects.csv", encoding="utf-8", newline="") as file:
         assert [row["reason"] for row in csv.DictReader(file)] == [r.reason for r in rejects]
     assert (tmp_path / "rejects.csv").stat().st_size < 2000 * len(rejects)
@@ -200,7 +207,7 @@ def test_label_files(tmp_path, name):
 
 
 def test_lines_without_an_end_are_not_read_to_their_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "_MOST_CHARACTERS", 10_000)
+    monkeypatch.setattr(table, "_MOST_CHARACTERS", 10_000)
     (tmp_path / "labels.csv").write_text(LINE + "a" * 10_001)
     with pytest.raises(DatasetError, match="a line of more than 10000 characters"):
         read(tmp_path)
@@ -218,7 +225,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 @given(
     st.lists(st.lists(CELLS, min_size=3, max_size=3), max_size=8),
-    st.sampled_from(dataset.DELIMITERS),
+    st.sampled_from(DELIMITERS),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     st.sampled_from(["\n", "\r\n", "\r"]),
 )
@@ -229,8 +236,8 @@ def test_fields_are_read_as_they_were_written(tmp_path_factory, rows, delimiter,
     with open(folder / "labels.csv", "w", encoding=encoding, newline="") as file:
         writer = csv.writer(file, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
         writer.writerows([["filename", "text", "note"], *rows])
-    tables, _ = dataset.find_tables(config(folder))
-    assert [list(row.fields) for row in dataset.read_rows(tables[0])] == rows
+    tables, _ = find_tables(config(folder))
+    assert [list(row.fields) for row in read_rows(tables[0])] == rows
 
 
 @given(CELLS | st.text(max_size=12), st.none() | st.text(max_size=20))
@@ -332,7 +339,7 @@ def test_folders_nested_deeper_than_a_path_can_say(folder, request):
         os.close(descriptor)
         descriptor = inner
     assert [r.reason for r in read(folder)] == ["missing_file"]  # deeper than Python recurses
-    dataset._files_by_name.cache_clear()
+    _files_by_name.cache_clear()
     for _ in range(20):
         os.mkdir("d" * 250, dir_fd=descriptor)
         inner = os.open("d" * 250, os.O_RDONLY, dir_fd=descriptor)

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from components.report import check
+from components.report.look import outline
+from components.report.suspects import odd_labels
 from components.sample_data import generate
 from pipeline import cli
 from pipeline.config import TransformConfig
@@ -118,7 +119,7 @@ def test_one_picture_with_two_labels_is_named_and_shown(tmp_path, capsys):
 
 def test_different_pictures_are_not_called_the_same(clean, capsys):
     assert "more than one split" not in looked(clean, capsys)
-    outlines = {check.outline(picture(120, 40, seed)) for seed in range(200)}
+    outlines = {outline(picture(120, 40, seed)) for seed in range(200)}
     assert len(outlines) == 200
 
 
@@ -143,12 +144,12 @@ def test_empty_and_inverted_pictures_are_named(tmp_path, capsys):
     ],
 )
 def test_odd_labels_are_explained(label, reason):
-    assert reason in " ".join(check.odd_labels(label))
+    assert reason in " ".join(odd_labels(label))
 
 
 @pytest.mark.parametrize("label", ["Anna", "it's", "12-B", "Ελένη", "Анна", "naïve café", "?!", "St. John"])
 def test_ordinary_labels_are_not_odd(label):
-    assert list(check.odd_labels(label)) == [] or label == "?!"
+    assert list(odd_labels(label)) == [] or label == "?!"
 
 
 def test_pictures_too_long_for_the_tensor_are_named(tmp_path, capsys):

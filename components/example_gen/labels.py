@@ -1,0 +1,37 @@
+"""Checks of a label by itself."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from components.example_gen.rejects import Rejected
+from pipeline.config import DataConfig
+
+# Normalisation takes time that grows with the square of the length, and no picture has room for so many: at most 8192
+# columns, four to a frame, one character a frame, which NFC composes of at most four code points.
+_LONGEST_LABEL = 10_000
+
+
+def check_label(text: str, data: DataConfig) -> str:
+    """The label as it is trained on: without space around it, NFC-normalised.
+
+    Raises:
+        Rejected: it cannot be used.
+    """
+    text = text.strip()
+    if len(text) > _LONGEST_LABEL:
+        raise Rejected("label_too_long", f"{len(text)} characters are more than any picture has frames for")
+    label = unicodedata.normalize("NFC", text)
+    if not label:
+        raise Rejected("empty_label", "the label is empty")
+    if label in data.placeholders:
+        raise Rejected("placeholder_label", f"{label!r} stands for 'no text' (data.placeholders)")
+    if not label.isprintable():
+        control = sorted({c for c in label if unicodedata.category(c) in ("Cc", "Cs")})
+        if control:
+            raise Rejected("control_character", f"the label holds {', '.join(map(repr, control))}")
+    if data.alphabet is not None:
+        unknown = sorted(set(label) - set(data.alphabet))
+        if unknown:
+            raise Rejected("unknown_character", f"not in data.alphabet: {' '.join(map(repr, unknown))}")
+    return label
