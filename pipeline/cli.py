@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import io
 import json
 import os
 import sys
@@ -276,41 +275,37 @@ def _sample_data(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from concurrent.futures import ProcessPoolExecutor
 
-    from rich.progress import track
-
     from components import storage
     from components.example_gen.folders import find_tables
-    from components.example_gen.rejects import Reject, write_rejects
-    from components.example_gen.splits import named_splits
-    from components.example_gen.table import DatasetError, read_rows
+    from components.example_gen.plan import make_plan
+    from components.example_gen.rejects import Reject, as_csv
+    from components.example_gen.table import DatasetError
     from components.report import check
     from components.report.look import look
-    from pipeline.console import console
+    from pipeline.console import track
     from pipeline.stopping import follow_parent
 
     config = _config(arguments)
     try:
         tables, notes = find_tables(config.data)
-        given = named_splits(tables)
-        rows = [row for table in tables for row in read_rows(table)]
+        plan = make_plan(tables, config.data)
+        rows = [row for table in tables for row in plan.read(table)]
         with ProcessPoolExecutor(initializer=follow_parent) as pool:
             futures = pool.map(
-                look, rows, [given] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
+                look, rows, [plan.splits] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
                 chunksize=64,
             )  # fmt: skip
-            results = list(track(futures, "Looking at pictures", len(rows), console=console(), transient=True))
+            results = list(track(futures, "Looking at images", len(rows)))
     except DatasetError as error:
         raise CommandError(str(error), USAGE) from error
-    contents = check.check(results, tables, notes, config)
-    print(check.as_text(contents))
+    contents = check.check(results, tables, notes, plan, config)
+    print(check.as_text(contents, shown=bool(arguments.html)))
     if arguments.html:
         storage.write_text(arguments.html, check.as_page(contents))
         print(f"\nThe report with pictures is in {arguments.html}.")
     rejects = [result for result in results if isinstance(result, Reject)]
     if arguments.rejects:
-        listed = io.StringIO(newline="")
-        write_rejects(rejects, listed)
-        storage.write_text(arguments.rejects, listed.getvalue())
+        storage.write_text(arguments.rejects, as_csv(rejects))
         print(f"The rejected rows are in {arguments.rejects}.")
     if len(rejects) > config.data.max_rejected * len(rows):
         raise CommandError(
@@ -348,16 +343,20 @@ def _drift(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-
     from components.example_gen.folders import find_tables
+    from components.example_gen.plan import make_plan
     from components.example_gen.table import DatasetError
     from pipeline.console import console, quiet_logs
 
     config = _config(arguments)
     try:
-        find_tables(config.data)  # before the slow imports
+        tables, notes = find_tables(config.data)  # before the slow imports
+        plan = make_plan(tables, config.data)
     except DatasetError as error:
         raise CommandError(str(error), USAGE) from error
+    for kind, sentences in (("Warning", plan.problems), ("Note", (*notes, *plan.notes))):
+        for sentence in sentences:
+            console().print(f"{kind}: {sentence}", markup=False)
     started = datetime.datetime.now()
     log = os.path.join(config.workspace, "logs", f"run-{started:%Y%m%d-%H%M%S}.log")
     try:
@@ -517,6 +516,9 @@ def _print_outcome(summary: Any, config: Any, report: Path, log: str, duration: 
             f"Rejected   {sum(rejected.values())} rows: {reasons}\n           {config.workspace}/rejects.csv",
             markup=False,
         )
+    for kind, sentences in (("Warning", summary.counts.get("problems", [])), ("Note", summary.counts["notes"])):
+        for sentence in sentences:
+            out.print(f"{kind:10s} {sentence}", markup=False)
     if summary.verdict:
         m = summary.verdict.metrics
         out.print(f"CER        {m['cer']:.4f} ({m['cer_low']:.4f} to {m['cer_high']:.4f}), WER {m['wer']:.4f}")

@@ -5,9 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
+from rich.progress import track as bar
+
+_T = TypeVar("_T")
+_FIRST_WORD, _NEXT_WORD = 2.0, 15.0  # seconds after which a log hears how far something is
 
 _console: Console | None = None
 
@@ -15,6 +21,27 @@ _console: Console | None = None
 def console() -> Console:
     """The console for people; standard error unless `quiet_logs` is active."""
     return _console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def track(items: Iterable[_T], doing: str, total: int) -> Iterator[_T]:
+    """Passes items on and tells how many have come: as a bar, or by a line now and then where no terminal is.
+
+    Args:
+        items: to pass on.
+        doing: what is done with them, such as "Looking at images".
+        total: their number.
+    """
+    out = console()
+    if out.is_terminal:
+        yield from bar(items, doing, total, console=out, transient=True)
+        return
+    due = time.monotonic() + _FIRST_WORD
+    for number, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now >= due:
+            out.print(f"{doing}: {number} of {total}", markup=False)
+            due = now + _NEXT_WORD
 
 
 @contextlib.contextmanager

@@ -5,8 +5,6 @@ No TFX or TensorFlow here. Rows are accepted and rejected by the same function a
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from collections import Counter
@@ -19,12 +17,12 @@ import pandas as pd
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from components import storage
 from components.example_gen import dataset
 from components.example_gen.folders import find_tables
 from components.example_gen.measures import NUMBERS
-from components.example_gen.rejects import Reject
-from components.example_gen.splits import named_splits
+from components.example_gen.plan import make_plan
+from components.example_gen.rejects import ADVICE, Reject
+from components.example_gen.splits import SplitRule
 from components.example_gen.table import DatasetError, Row, Table, read_together
 from components.report import report
 from pipeline import summary
@@ -84,12 +82,12 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
         DatasetError: there is nothing to read, or not one usable row.
     """
     tables, _ = find_tables(data)
-    given = named_splits(tables)
+    plan = make_plan(tables, data)
     places = [columns(table).get(CONFIDENCE) for table in tables]
     jobs = [
-        (rows, place, given, data, transform)
+        (rows, place, plan.splits, data, transform)
         for table, place in zip(tables, places, strict=True)
-        for rows in read_together(table)
+        for rows in read_together(table, plan.lines(table))
     ]
     with ProcessPoolExecutor(initializer=follow_parent) as pool:
         results = [result for measured in pool.map(_measure, jobs) for result in measured]
@@ -98,7 +96,8 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     name = ", ".join(os.path.basename(os.path.normpath(path)) for path in data.paths)
     if not found:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common()) or "there is none"
-        raise DatasetError(f"{name} holds no usable row: {reasons}.")
+        advice = "".join(f" {ADVICE[reason]}." for reason, _ in rejected.most_common(1) if reason in ADVICE)
+        raise DatasetError(f"{name} holds no usable row: {reasons}.{advice}")
     measures = np.array([measured for _, measured in found])
     numbers = {
         column: values[np.isfinite(values)] for column, values in zip((*NUMBERS, CONFIDENCE), measures.T, strict=True)
@@ -113,18 +112,16 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
 
 def columns(table: Table) -> dict[str, int]:
     """Positions of a table's columns by their names in small letters."""
-    with io.TextIOWrapper(storage.open_file(table.path), table.encoding, newline="") as file:
-        header = [name.strip().lower() for name in next(csv.reader(file, delimiter=table.delimiter))]
-    return {name: place for place, name in enumerate(header)}
+    return {name.lower(): place for place, name in enumerate(table.names)}
 
 
 def _measure(
-    job: tuple[list[Row], int | None, frozenset[str], DataConfig, TransformConfig],
+    job: tuple[list[Row], int | None, SplitRule, DataConfig, TransformConfig],
 ) -> list[tuple[str, list[float]] | str]:
     """Text, and `NUMBERS` and `CONFIDENCE` of each row (nan where unknown); or the reason why it is refused."""
-    rows, place, given, data, transform = job
+    rows, place, splits, data, transform = job
     results: list[tuple[str, list[float]] | str] = []
-    for row, sample in zip(rows, dataset.examine_rows(rows, given, data, transform), strict=True):
+    for row, sample in zip(rows, dataset.examine_rows(rows, splits, data, transform), strict=True):
         if isinstance(sample, Reject):
             results.append(sample.reason)
             continue

@@ -5,6 +5,7 @@ No TFX here: `htr check` uses the same functions as the pipeline step, so both a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,12 +13,13 @@ import numpy as np
 
 from components import storage
 from components.example_gen.folders import find_tables
-from components.example_gen.images import resolve_image
+from components.example_gen.images import OTHER_FORMATS, find_image
 from components.example_gen.labels import check_label
 from components.example_gen.measures import describe
+from components.example_gen.plan import make_plan
 from components.example_gen.rejects import Reject, Rejected
-from components.example_gen.splits import SPLIT_NAMES, assign_split, named_splits
-from components.example_gen.table import Row, below, plain, read_together
+from components.example_gen.splits import SPLIT_NAMES, SplitRule, named_split
+from components.example_gen.table import Row, plain, read_together
 from components.transform.geometry import available_frames, needed_frames
 from htr_client import pictures
 from pipeline.config import DataConfig, TransformConfig
@@ -38,6 +40,7 @@ class Sample(NamedTuple):
         split: one of `SPLITS`.
         width, height: pixels of the picture.
         statistics: numbers that describe the picture, by name (see `describe`).
+        mend: how the image was found whose name the row does not give exactly, key of `images.MENDS`; else empty.
     """
 
     id: str
@@ -49,6 +52,7 @@ class Sample(NamedTuple):
     width: int
     height: int
     statistics: dict[str, float]
+    mend: str = ""
 
 
 def examine_all(data: DataConfig, transform: TransformConfig) -> Iterator[Sample | Reject]:
@@ -65,32 +69,32 @@ def examine_all(data: DataConfig, transform: TransformConfig) -> Iterator[Sample
         DatasetError: no table was found, or one cannot be read.
     """
     tables, _ = find_tables(data)
-    given = named_splits(tables)
+    plan = make_plan(tables, data)
     for table in tables:
-        for rows in read_together(table):
-            yield from examine_rows(rows, given, data, transform)
+        for rows in read_together(table, plan.lines(table)):
+            yield from examine_rows(rows, plan.splits, data, transform)
 
 
 def examine_rows(
-    rows: Sequence[Row], given: frozenset[str], data: DataConfig, transform: TransformConfig
+    rows: Sequence[Row], splits: SplitRule, data: DataConfig, transform: TransformConfig
 ) -> list[Sample | Reject]:
     """Checks rows completely: their fields, their pictures, their labels against the frames.
 
     Args:
         rows: to check; a hundred or so, since the pictures of all are held in memory.
-        given: splits that the dataset names, from `named_splits`.
+        splits: how rows are divided, of `make_plan`.
         data: what to refuse.
         transform: geometry of the image tensor, for the number of frames.
 
     Returns:
         For each row the sample, or the reject with its reason.
     """
-    examined = examine_with_pixels(rows, given, data, transform)
+    examined = examine_with_pixels(rows, splits, data, transform)
     return [result if isinstance(result, Reject) else result[0] for result in examined]
 
 
 def examine_with_pixels(
-    rows: Sequence[Row], given: frozenset[str], data: DataConfig, transform: TransformConfig
+    rows: Sequence[Row], splits: SplitRule, data: DataConfig, transform: TransformConfig
 ) -> list[tuple[Sample, np.ndarray] | Reject]:
     """As `examine_rows`, with the decoded pictures, uint8 [height, width], for callers that need them too."""
     # One step for all rows before the next: its code and data then stay in the processor's caches, which saves a sixth.
@@ -100,14 +104,14 @@ def examine_with_pixels(
         for row, fields in zip(rows, checked, strict=True)
     ]
     read = [
-        _attempt(row, _decode, file, data) if isinstance(file, bytes) else file
-        for row, file in zip(rows, files, strict=True)
+        _attempt(row, _decode, file, fields.path, data) if isinstance(file, bytes) else file
+        for row, fields, file in zip(rows, checked, files, strict=True)
     ]
     measured = iter(describe([picture[1] for picture in read if not isinstance(picture, Reject)]))
     return [
         picture
         if isinstance(picture, Reject)
-        else _attempt(row, _accept, row, fields, *picture, next(measured), given, data, transform)
+        else _attempt(row, _accept, row, fields, *picture, next(measured), splits, data, transform)
         for row, fields, picture in zip(rows, checked, read, strict=True)
     ]
 
@@ -130,6 +134,7 @@ class _Fields(NamedTuple):
 
     label: str
     path: str
+    mend: str
     named: str | None
 
 
@@ -138,20 +143,20 @@ def _check_fields(row: Row, data: DataConfig) -> _Fields:
     if len(fields) != table.columns:
         raise Rejected("malformed_row", f"{len(fields)} fields where the header has {table.columns}")
     label = check_label(fields[table.text], data)
-    path = resolve_image(fields[table.image].strip(), table)
+    path, mend = find_image(fields[table.image].strip(), table)
     named = table.default_split
     if table.split is not None and fields[table.split].strip():
-        named = SPLIT_NAMES.get(fields[table.split].strip().lower())
+        named = named_split(fields[table.split])
         if named is None:
             raise Rejected("unknown_split", f"{fields[table.split]!r} is none of {', '.join(SPLIT_NAMES)}")
-    return _Fields(label, path, named)
+    return _Fields(label, path, mend, named)
 
 
 def _accept(
     row: Row, fields: _Fields, encoded: bytes, grey: np.ndarray, statistics: dict[str, float],
-    given: frozenset[str], data: DataConfig, transform: TransformConfig,
+    splits: SplitRule, data: DataConfig, transform: TransformConfig,
 ) -> tuple[Sample, np.ndarray]:  # fmt: skip
-    table, (label, path, named) = row.table, fields
+    table, label = row.table, fields.label
     height, width = grey.shape
     frames = available_frames(width, height, transform)
     if 2 * len(label) > frames and (needed := needed_frames(label)) > frames:  # twice the length is always enough
@@ -159,13 +164,12 @@ def _accept(
             "label_too_long",
             f"{len(label)} characters need {needed} frames, a {width} x {height} picture has {frames}",
         )
-    writer = row.fields[table.writer].strip() if table.writer is not None else ""
-    place = below(path, table.root)
-    # Not by the id, which depends on whether another folder has the same name.
-    key = writer or f"{plain(table.root.rpartition('/')[2])}/{place}"
+    writer = row.writer
+    id_, key = table.names_of(fields.path)
     sample = Sample(
-        id=f"{table.source}/{place}", source=table.source, image=encoded, text=label, writer=writer,
-        split=assign_split(named, key, given, data), width=width, height=height, statistics=statistics,
+        id=id_, source=table.source, image=encoded, text=label, writer=writer,
+        split=splits.assign(fields.named, writer, key, data), width=width, height=height, statistics=statistics,
+        mend=fields.mend,
     )  # fmt: skip
     return sample, grey
 
@@ -176,14 +180,18 @@ def _read_file(path: str, data: DataConfig) -> bytes | tuple[bytes, np.ndarray]:
         encoded = storage.read(path, pictures.MAX_BYTES + 1)  # one more, so that a larger one is refused
     except OSError as error:
         raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
-    return encoded if len(encoded) <= _LARGE_FILE else _decode(encoded, data)
+    return encoded if len(encoded) <= _LARGE_FILE else _decode(encoded, path, data)
 
 
-def _decode(encoded: bytes, data: DataConfig) -> tuple[bytes, np.ndarray]:
+def _decode(encoded: bytes, path: str, data: DataConfig) -> tuple[bytes, np.ndarray]:
     """Returns bytes that the Transform graph can decode, and the grey picture uint8 [height, width]."""
     try:
         packed, grey = pictures.pack_with_pixels(encoded, int(data.max_megapixels * 1e6))
     except pictures.PictureError as error:
         reason = "picture_too_large" if error.reason == "too_large" else f"picture_{error.reason}"
-        raise Rejected(reason, str(error)) from error
+        if path.lower().endswith(OTHER_FORMATS) and error.reason in ("not_a_picture", "undecodable"):
+            ending = os.path.splitext(path)[1].lower()
+            raise Rejected(reason, f"{ending} is not read: save the image as JPEG or PNG") from error
+        # The client's own setting has another name than the pipeline's.
+        raise Rejected(reason, str(error).replace("max_pixels", "data.max_megapixels")) from error
     return packed.data, grey

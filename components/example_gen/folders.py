@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 
 from components import storage
-from components.example_gen.header import open_table
+from components.example_gen.header import SAVE_AS_CSV, open_table
 from components.example_gen.table import DatasetError, Table, plain
 from pipeline.config import DataConfig
+
+_LABELS = (".csv", ".tsv")
+_WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
 def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
@@ -17,7 +20,7 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
         config: paths and column names.
 
     Returns:
-        The tables, sorted by path, and notes on CSV files that hold no labels.
+        The tables, sorted by path, and notes on files that were passed over.
 
     Raises:
         DatasetError: no such folder, or the same one twice, no CSV file in it, none with the needed columns, an
@@ -32,12 +35,17 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             what = "is a file, not a folder" if storage.exists(root) else "does not exist"
             raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
         try:
-            paths = _csv_files(root)
+            paths, hidden, workbooks = _label_files(root)
         except OSError as error:
             raise DatasetError(f"The data folder {root} cannot be read: {error.strerror or error}.") from error
+        if hidden:
+            shown = ", ".join(hidden[:3])
+            notes.append(f"{root}: {len(hidden)} hidden or system files and folders were passed over, such as {shown}.")
         if not paths:
-            raise DatasetError(f"The data folder {root} holds no .csv or .tsv file with labels.")
-        found = []
+            instead = f" {workbooks[0]} is a workbook: {SAVE_AS_CSV[0].lower()}{SAVE_AS_CSV[1:]}" if workbooks else ""
+            passed = f" Hidden files do not count, such as {hidden[0]}." if hidden else ""
+            raise DatasetError(f"The data folder {root} holds no .csv or .tsv file with labels.{instead}{passed}")
+        found, without = [], []
         for path in paths:
             if not (config.allow_outside or storage.is_inside(path, root)):
                 raise DatasetError(
@@ -51,10 +59,11 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             if isinstance(table, Table):
                 found.append(table)
             else:
-                notes.append(table)
+                without.append(table)
         if not found:
-            raise DatasetError(" ".join(notes[-len(paths) :]))
+            raise DatasetError(" ".join(without))
         tables += found
+        notes += without
     return tables, notes
 
 
@@ -73,11 +82,26 @@ def _sources(roots: list[str]) -> dict[str, str]:
     return sources
 
 
-def _csv_files(root: str) -> list[str]:
-    for depth in range(2):  # archives often unpack into one more folder
-        folders = [root] if depth == 0 else [os.path.join(root, name) for name in storage.entries(root)[0]]
-        names = [os.path.join(folder, name) for folder in folders for name in storage.entries(folder)[1]]
-        found = [path for path in names if path.lower().endswith((".csv", ".tsv"))]
+def _label_files(root: str) -> tuple[list[str], list[str], list[str]]:
+    """Paths of the CSV and TSV files of a folder; names of hidden ones, which no person made, and of workbooks."""
+    hidden: list[str] = []
+    workbooks: list[str] = []
+    folders = [root]
+    for _ in range(2):  # archives often unpack into one more folder
+        below, names = [], []
+        for folder in folders:
+            folders_inside, files = storage.entries(folder)
+            hidden += [name for name in (*folders_inside, *files) if _is_hidden(name)]
+            below += [os.path.join(folder, name) for name in folders_inside if not _is_hidden(name)]
+            names += [os.path.join(folder, name) for name in files if not _is_hidden(name)]
+        workbooks += [path for path in names if path.lower().endswith(_WORKBOOKS)]
+        found = sorted(path for path in names if path.lower().endswith(_LABELS))
         if found:
-            return sorted(found)
-    return []
+            return found, hidden, workbooks
+        folders = below
+    return [], hidden, workbooks
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether this is a hidden file, such as AppleDouble's `._x`, a lock of an office program, or a Mac's archive."""
+    return name.startswith((".", "~$")) or name == "__MACOSX"

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+HEADER = "csv,row,image,text,reason,detail"
+# What helps against some reasons.
+ADVICE = {
+    "outside_folder": "data.allow_outside=true reads images outside of the data folder too, through links and absolute "
+    "paths: set it if you trust who made the folder",
+    "placeholder_label": "data.placeholders=[] keeps such labels",
+    "picture_too_large": "data.max_megapixels allows larger images",
+    "unknown_character": "data.alphabet says which characters are allowed",
+    "unknown_split": "data.split_column=none leaves the column out of account",
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +52,16 @@ class Rejected(Exception):
         self.reason, self.detail = reason, detail
 
 
-def write_rejects(rejects: list[Reject], file: io.TextIOBase) -> None:
-    """Writes rejects as CSV with a header line."""
-    writer = csv.writer(file)
-    writer.writerow(["csv", "row", "image", "text", "reason", "detail"])
-    writer.writerows([r.table, r.line, r.image, r.text, r.reason, r.detail] for r in rejects)
+def as_csv_line(reject: Reject) -> str:
+    """A reject as a line of CSV, without the line's end."""
+    line = io.StringIO()
+    # Up to Python 3.12 a field with a line break is put in quotation marks only if lines end in what it holds.
+    csv.writer(line, lineterminator="\r\n").writerow(
+        [reject.table, reject.line, reject.image, reject.text, reject.reason, reject.detail]
+    )
+    return line.getvalue().removesuffix("\r\n")
+
+
+def as_csv(rejects: Iterable[Reject]) -> str:
+    """Rejects as CSV with a header line; lines end in LF, as those that the pipeline step writes."""
+    return "".join(f"{line}\n" for line in (HEADER, *map(as_csv_line, rejects)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from components.example_gen.table import Table, read_rows
 from pipeline.config import DataConfig
 
 SPLITS = ("train", "validation", "eval")
@@ -16,18 +17,43 @@ SPLIT_NAMES = {
 }  # fmt: skip
 
 
-def named_splits(tables: list[Table]) -> frozenset[str]:
-    """Splits that names of files or split columns give; the rest is drawn (see `assign_split`).
+@dataclass(frozen=True)
+class SplitRule:
+    """How rows of a dataset are divided; `plan.make_plan` decides it from all of them.
 
-    Raises:
-        DatasetError: a table cannot be read.
+    Attributes:
+        given: splits that the dataset names.
+        by_writer: whether rows of one writer stay together.
+        forced: split by key of rows that are taken for a split which the draw would leave empty.
     """
-    named = {table.default_split for table in tables}
-    for table in tables:
-        if table.split is not None:
-            values = {row.fields[table.split] for row in read_rows(table) if len(row.fields) == table.columns}
-            named |= {SPLIT_NAMES.get(value.strip().lower()) for value in values}
-    return frozenset(split for split in named if split)
+
+    given: frozenset[str] = frozenset()
+    by_writer: bool = True
+    forced: Mapping[str, str] = field(default_factory=dict)
+
+    def assign(self, named: str | None, writer: str, image: str, config: DataConfig) -> str:
+        """The split of one row.
+
+        Args:
+            named: split that the file name or column gives, or None.
+            writer: who wrote it; empty if unknown.
+            image: name of the image that no other folder changes.
+            config: fractions and salt.
+        """
+        key = writer if writer and self.by_writer else image
+        if named != "eval" and key in self.forced:
+            return self.forced[key]
+        return assign_split(named, key, self.given, config)
+
+
+def named_split(value: str) -> str | None:
+    """The split that a word in a file name or split column means; None for no such word."""
+    return SPLIT_NAMES.get(value.strip().lower())
+
+
+def draw(key: str, config: DataConfig) -> float:
+    """A number from 0 to 1 that depends on nothing but the key and `data.split_salt`."""
+    return int.from_bytes(hashlib.sha256(f"{config.split_salt}\0{key}".encode()).digest()[:8], "big") / 2**64
 
 
 def assign_split(named: str | None, key: str, given: frozenset[str], config: DataConfig) -> str:
@@ -44,7 +70,7 @@ def assign_split(named: str | None, key: str, given: frozenset[str], config: Dat
         given: all splits that the dataset names.
         config: fractions and salt.
     """
-    draw = int.from_bytes(hashlib.sha256(f"{config.split_salt}\0{key}".encode()).digest()[:8], "big") / 2**64
+    share = draw(key, config)
     has_eval, has_validation = "eval" in given, "validation" in given
     if named == "eval" or (named == "validation" and has_eval):
         return named
@@ -52,9 +78,9 @@ def assign_split(named: str | None, key: str, given: frozenset[str], config: Dat
         return "eval"
     if named == "train" and has_eval and has_validation:
         return "train"
-    if draw < config.eval_fraction and not (has_eval or has_validation):
+    if share < config.eval_fraction and not (has_eval or has_validation):
         return "eval"
-    drawn = config.eval_fraction <= draw < config.eval_fraction + config.validation_fraction
+    drawn = config.eval_fraction <= share < config.eval_fraction + config.validation_fraction
     if drawn and not (has_eval and has_validation):
         return "validation"
     return "train"

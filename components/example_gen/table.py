@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,8 +35,9 @@ class Table:
         source: name of that folder; of several with the same name, with as much of their paths as tells them apart.
         delimiter: between its fields.
         encoding: of the file.
+        header_line: line of the header, from 1; blank lines and Excel's `sep=` may stand before it.
+        names: of the columns.
         image, text, writer, split: positions of the columns; None where there is none.
-        columns: number of columns.
         default_split: split that the file's name says, else None.
         allow_outside: whether its pictures may lie outside of `root`.
     """
@@ -46,18 +47,30 @@ class Table:
     source: str
     delimiter: str
     encoding: str
+    header_line: int
+    names: tuple[str, ...]
     image: int
     text: int
     writer: int | None
     split: int | None
-    columns: int
     default_split: str | None
     allow_outside: bool
 
     @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return len(self.names)
+
+    @property
     def name(self) -> str:
         """Path relative to the dataset folder, with the folder's name in front."""
-        return f"{self.source}/{below(self.path, self.root)}"
+        return self.names_of(self.path)[0]
+
+    def names_of(self, path: str) -> tuple[str, str]:
+        """Names of a file of the dataset: one for people, and one that no other dataset folder changes."""
+        inside = path.startswith(f"{self.root}/")
+        below = plain(path[len(self.root) + 1 :] if inside else os.path.relpath(path, self.root))
+        return f"{self.source}/{below}", f"{plain(self.root.rpartition('/')[2])}/{below}"
 
 
 class Row(NamedTuple):
@@ -73,6 +86,11 @@ class Row(NamedTuple):
     line: int
     fields: tuple[str, ...]
 
+    @property
+    def writer(self) -> str:
+        """Who wrote it; empty if unknown."""
+        return self.fields[self.table.writer].strip() if self.table.writer is not None else ""
+
 
 def read_rows(table: Table) -> Iterator[Row]:
     """Reads the rows of a table; empty lines are passed over.
@@ -81,7 +99,7 @@ def read_rows(table: Table) -> Iterator[Row]:
         DatasetError: the file is not text in its encoding, or breaks the CSV format.
     """
     with io.TextIOWrapper(storage.open_file(table.path), table.encoding, newline="") as file:
-        reader = csv.reader(_lines(file, table.path), delimiter=table.delimiter)
+        reader = csv.reader(_lines(file, table.path), delimiter=table.delimiter, skipinitialspace=True)
         try:
             line = 0
             for fields in reader:
@@ -89,7 +107,7 @@ def read_rows(table: Table) -> Iterator[Row]:
                     return
                 if reader.line_num - line > _MOST_LINES or (fields and fields[-1].endswith(_END)):
                     break
-                if fields and line:  # the first one is the header
+                if fields and line >= table.header_line:
                     yield Row(table, reader.line_num, tuple(fields))
                 line = reader.line_num
             raise DatasetError(
@@ -102,9 +120,17 @@ def read_rows(table: Table) -> Iterator[Row]:
             raise DatasetError(f"{table.path}, line {reader.line_num}: {error}.") from error
 
 
-def read_together(table: Table) -> Iterator[list[Row]]:
-    """Reads the rows of a table in lists of at most `ROWS`, for `examine_rows`; errors as of `read_rows`."""
-    rows = read_rows(table)
+def read_together(table: Table, lines: Container[int] | None = None) -> Iterator[list[Row]]:
+    """Reads the rows of a table in lists of at most `ROWS`, for `examine_rows`.
+
+    Args:
+        table: to read.
+        lines: of the rows that are wanted; all if None.
+
+    Raises:
+        DatasetError: as of `read_rows`.
+    """
+    rows = (row for row in read_rows(table) if lines is None or row.line in lines)
     while together := list(itertools.islice(rows, ROWS)):
         yield together
 
@@ -121,11 +147,6 @@ def _lines(file: io.TextIOWrapper, path: str) -> Iterator[str]:
 def encoding_problem(path: str, encoding: str, error: object) -> str:
     """What is wrong with a file that is not text in its encoding, and what to do."""
     return f"{path} is not {encoding} text ({error}). Save it as UTF-8, or name its encoding with data.encoding."
-
-
-def below(path: str, root: str) -> str:
-    """Path relative to a dataset folder."""
-    return plain(path[len(root) + 1 :] if path.startswith(f"{root}/") else os.path.relpath(path, root))
 
 
 def plain(text: str) -> str:

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from components import storage
-from components.example_gen.images import resolve_image
-from components.example_gen.rejects import Reject, Rejected
+from components.example_gen.images import MENDS, resolve_image
+from components.example_gen.plan import Plan
+from components.example_gen.rejects import ADVICE, Reject, Rejected
 from components.example_gen.splits import SPLITS
 from components.example_gen.table import Table
 from components.report import figures
@@ -22,6 +23,7 @@ from components.report.check_findings import find
 from components.report.look import Seen
 from components.report.report import environment
 from components.report.suspects import misfits, odd_labels, same_pictures
+from components.trainer import estimate
 from components.transform import geometry
 from pipeline.config import Config, TransformConfig
 
@@ -30,7 +32,7 @@ SHOWN = 12
 
 
 def check(
-    results: Iterable[Seen | Reject], tables: Sequence[Table], notes: Sequence[str], config: Config
+    results: Iterable[Seen | Reject], tables: Sequence[Table], notes: Sequence[str], plan: Plan, config: Config
 ) -> dict[str, Any]:
     """Everything that can be said about a dataset.
 
@@ -38,11 +40,12 @@ def check(
         results: of `look`, in the order of the rows.
         tables: label files.
         notes: of `find_tables`.
+        plan: for all rows, of `make_plan`.
         config: settings of data and transform.
 
     Returns:
         A tree for `as_text` and `as_page`: `findings`, `splits`, `rejected`, `same`, `doubtful`, `characters`,
-        `labels`, `frames` and counts.
+        `labels`, `frames`, `training` and counts.
     """
     seen, rejects = [], []
     for result in results:
@@ -50,10 +53,12 @@ def check(
             rejects.append(result)
         else:
             seen.append(result)
+    mended = Counter(s.sample.mend for s in seen if s.sample.mend)
     by_split = {split: [s for s in seen if s.sample.split == split] for split in SPLITS}
     contents: dict[str, Any] = {
         "tables": [table.path for table in tables],
-        "notes": list(notes),
+        "notes": [*notes, *plan.notes, *(f"{n} {MENDS[mend]}." for mend, n in sorted(mended.items()))],
+        "problems": list(plan.problems),
         "rows": len(seen) + len(rejects),
         "rejected_rows": len(rejects),
         "rejected": _rejected(rejects, tables),
@@ -63,7 +68,8 @@ def check(
         "characters": _characters(by_split),
         "labels": _labels(seen),
         "frames": _frames(seen, config.transform),
-        "writers": _writers(by_split),
+        "writers": _writers(by_split) | {"kept_together": plan.splits.by_writer},
+        "training": _training(by_split, config),
     }
     contents["findings"] = [vars(finding) for finding in find(contents, config).sorted()]
     return contents
@@ -91,7 +97,8 @@ def _rejected(rejects: Sequence[Reject], tables: Sequence[Table]) -> list[dict[s
                 with contextlib.suppress(Rejected):
                     path = resolve_image(reject.image.strip(), by_name[reject.table])
             examples.append({"row": reject.line, "table": reject.table, "detail": reject.detail, "path": path})
-        groups.append({"reason": reason, "count": count, "examples": examples})
+        advice = ADVICE.get(reason, "")
+        groups.append({"reason": reason, "count": count, "examples": examples, "advice": advice})
     return groups
 
 
@@ -157,6 +164,23 @@ def _frames(seen: Sequence[Seen], transform: TransformConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _training(by_split: Mapping[str, Sequence[Seen]], config: Config) -> dict[str, Any]:
+    """How much a training has to do, and how long it takes on this machine's CPU."""
+    transform, images = config.transform, by_split["train"]
+    assert transform.height and transform.width
+    # The preset `word` fills each row of the tensor up; `line` fills up to the widest image of a batch.
+    widths = [geometry.resized_width(s.sample.width, s.sample.height, transform) for s in images]
+    width = transform.width if transform.preset == "word" else statistics.mean(widths or [0])
+    steps = estimate.expected_steps(config.train, len(images))
+    seconds = estimate.expected_seconds(
+        config.train, len(images), len(by_split["validation"]), transform.height * width
+    )  # fmt: skip
+    return {
+        "images": len(images), "steps": steps, "seconds": seconds, "time": estimate.in_words(seconds),
+        "epochs": estimate.expected_steps(config.train, 1), "cores": estimate.usable_cores(),
+    }  # fmt: skip
+
+
 def _writers(by_split: Mapping[str, Sequence[Seen]]) -> dict[str, Any]:
     """Writers by the splits that they are in, where that is more than one."""
     splits: dict[str, dict[str, int]] = defaultdict(dict)
@@ -167,29 +191,47 @@ def _writers(by_split: Mapping[str, Sequence[Seen]]) -> dict[str, Any]:
     return {"known": len(splits), "shared": shared}
 
 
-def as_text(contents: Mapping[str, Any]) -> str:
-    """The check for a terminal."""
+def as_text(contents: Mapping[str, Any], shown: bool) -> str:
+    """The check for a terminal.
+
+    Args:
+        contents: of `check`.
+        shown: whether a page with the images is written besides.
+    """
     lines = [f"Note: {note}" for note in contents["notes"]]
     lines.append(f"{contents['rows']} rows in {', '.join(contents['tables'])}")
     for split, found in contents["splits"].items():
-        writers = f", {found['writers']} writers" if found["writers"] else ""
+        writers = f", {found['writers']} writer{'s' * (found['writers'] > 1)}" if found["writers"] else ""
         lines.append(f"  {found['samples']:7d} accepted for {split}{writers}")
     for group in contents["rejected"]:
         row = group["examples"][0]
         where = f"row {row['row']} of {row['table']}"
         lines.append(f"  {group['count']:7d} rejected: {group['reason']}, e.g. {where}: {row['detail']}")
+        if group["advice"]:
+            lines.append(f"          {group['advice']}")
     characters = sorted(c["character"] for c in contents["characters"])
     lines.append(f"{len(characters)} characters: {''.join(characters)}")
     labels = contents["labels"]
     frequent = ", ".join(f"{row['text']} ({row['count']})" for row in labels["frequent"][:5] if row["count"] > 1)
     lines.append(f"{labels['distinct']} different labels" + (f", most often {frequent}" if frequent else ""))
+    lines.append(training_in_words(contents["training"]))
     for finding in contents["findings"]:
         lines += ["", f"{finding['severity'].capitalize()}: {finding['text']}"]
         if finding["advice"]:
             lines.append(f"  Suggestion: {finding['advice']}")
     if not contents["findings"]:
         lines += ["", "Nothing suspicious was found."]
+    if not shown and (any(contents["same"].values()) or any(contents["doubtful"].values())):
+        lines += ["", "With --html FILE the check writes a page that shows the images."]
     return "\n".join(lines)
+
+
+def training_in_words(training: Mapping[str, Any]) -> str:
+    """How long the training takes."""
+    return (
+        f"Training: {training['images']:,} images in {training['epochs']} epochs, {training['steps']:,} steps, take "
+        f"{training['time']} on {training['cores']} cores without a GPU (an estimate, right to a factor of two)"
+    )
 
 
 def as_page(contents: Mapping[str, Any]) -> str:
@@ -197,7 +239,9 @@ def as_page(contents: Mapping[str, Any]) -> str:
     made = environment()
     made.filters["picture"] = _picture
     named = ", ".join(sorted({os.path.basename(os.path.dirname(path)) for path in contents["tables"]}))
-    return made.get_template("check.html.j2").render(c=contents, named=named, shown=SHOWN)
+    return made.get_template("check.html.j2").render(
+        c=contents, named=named, shown=SHOWN, training=training_in_words(contents["training"])
+    )
 
 
 def _picture(path: str) -> str:

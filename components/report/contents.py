@@ -91,7 +91,7 @@ class Material:
         model_bytes: size of the weights.
         readings: close looks at the pictures that are shown, by row of `predictions`.
         history: of the training, by epoch.
-        counts: of ExampleGen: `accepted`, `rejected`, `notes`.
+        counts: of ExampleGen, see `read_counts`.
         rejects: rows of `rejects.csv`.
         anomalies: (severity, sentence) of ExampleValidator.
         augmented: a sheet of distorted training pictures as PNG, if the Trainer wrote one.
@@ -298,6 +298,8 @@ def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
         contents: numbers that `build` has computed from it.
     """
     result = Findings()
+    for problem in m.counts.get("problems", []):
+        result.problem("data", problem)
     _check_splits(m, result)
     _check_labels(m, result)
     _check_characters(contents["coverage"], result)
@@ -315,7 +317,7 @@ def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
 def _check_splits(m: Material, result: Findings) -> None:
     judged, learnt = m.splits.get("eval", Split()), [m.splits[s] for s in ("train", "validation") if s in m.splits]
     shared = {w for split in learnt for w in split.writers if w} & set(judged.writers)
-    if shared:
+    if shared and m.counts.get("split_by_writer", True):  # else a note of ExampleGen says so
         pictures = sum(judged.writers[writer] for writer in shared)
         result.problem(
             "leaked_writers",

@@ -11,6 +11,7 @@ import numpy as np
 from components.example_gen.dataset import Sample, examine_with_pixels
 from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Reject
+from components.example_gen.splits import SplitRule
 from components.example_gen.table import Row
 from pipeline.config import DataConfig, TransformConfig
 
@@ -28,7 +29,7 @@ class Seen:
         path: of the picture.
         pixels: digest of the decoded picture.
         outline: one bit a difference of neighbouring pixels of a small copy; 0 for an empty picture.
-        ink_columns: from the first to the last column with ink.
+        ink_columns, ink_rows: from the first to the last column or row with ink.
         contrast: grey levels between paper and the darkest strokes.
     """
 
@@ -39,6 +40,7 @@ class Seen:
     pixels: bytes
     outline: int
     ink_columns: int
+    ink_rows: int
     contrast: float
 
     @property
@@ -47,9 +49,9 @@ class Seen:
         return f"row {self.line} of {self.table}"
 
 
-def look(row: Row, given: frozenset[str], data: DataConfig, transform: TransformConfig) -> Seen | Reject:
+def look(row: Row, splits: SplitRule, data: DataConfig, transform: TransformConfig) -> Seen | Reject:
     """Examines a row as the pipeline does, and looks at its picture; see `dataset.examine_rows` for the arguments."""
-    (examined,) = examine_with_pixels([row], given, data, transform)
+    (examined,) = examine_with_pixels([row], splits, data, transform)
     if isinstance(examined, Reject):
         return examined
     sample, grey = examined
@@ -57,13 +59,19 @@ def look(row: Row, given: frozenset[str], data: DataConfig, transform: Transform
     pixels = hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).digest()[:16]
     darkest, paper = np.percentile(grey, [0.2, 95])
     ink = np.clip((paper - grey) / max(paper - darkest, 1), 0, 1)
-    # Without the outermost ink, which is often a rule or a speck at the edge.
-    mass = np.cumsum(np.where(ink < 0.4, 0, ink).sum(axis=0))
-    first, last = np.searchsorted(mass, [0.02 * mass[-1], 0.98 * mass[-1]])
+    strokes = np.where(ink < 0.4, 0, ink)
     return Seen(
         sample=sample._replace(image=b""), table=row.table.name, line=row.line, path=path, pixels=pixels,
-        outline=outline(grey), ink_columns=int(last - first + 1) if mass[-1] else 0, contrast=float(paper - darkest),
+        outline=outline(grey), ink_columns=_extent(strokes.sum(axis=0)), ink_rows=_extent(strokes.sum(axis=1)),
+        contrast=float(paper - darkest),
     )  # fmt: skip
+
+
+def _extent(ink: np.ndarray) -> int:
+    """Length of what has ink, without the outermost, which is often a rule or a speck at the edge."""
+    mass = np.cumsum(ink)
+    first, last = np.searchsorted(mass, [0.02 * mass[-1], 0.98 * mass[-1]])
+    return int(last - first + 1) if mass[-1] else 0
 
 
 def outline(grey: np.ndarray) -> int:

@@ -18,6 +18,7 @@ NO_TEXT = {"none", "null", "nan", "n/a", "na", "todo", "tbd", "unknown", "illegi
 _OUTLINE_BANDS, _OUTLINE_DIFFERENT, _OUTLINE_LEAST = 16, 8, 24
 _CROWDED_BUCKET = 50
 _FITTED = 20_000
+_UNEXPLAINED = 0.9  # of the widths' spread: labels say next to nothing about them
 
 
 def same_pictures(seen: Sequence[Seen]) -> list[tuple[int, int]]:
@@ -55,11 +56,11 @@ def _alike(a: Seen, b: Seen) -> bool:
 
 
 def misfits(seen: Sequence[Seen]) -> list[tuple[int, float]]:
-    """Labels that are much too long or too short for the ink of their picture.
+    """Labels that are much too long or too short for the ink of their image.
 
-    How wide each character is written, in heights of the picture, is fitted to all rows (ridge regression, outliers
-    left out, writers scaled to each other). An outlier differs from its fit by more than 4 robust standard deviations
-    and a factor of 1.35.
+    How wide each character is written is fitted to all rows, see `_deviations`. Widths are measured in heights of the
+    image, which line and word crops have in common, or in heights of the ink, which tell more where all images are
+    canvases of one size: whichever is explained better by the labels. Where neither is, nothing can be said.
 
     Returns:
         Positions in `seen` with the factor by which the ink is wider than it should be, largest deviation first.
@@ -68,8 +69,31 @@ def misfits(seen: Sequence[Seen]) -> list[tuple[int, float]]:
     if len(rows) < 50:
         return []
     texts, writers = [seen[i].sample.text for i in rows], [seen[i].sample.writer for i in rows]
-    width = np.array([seen[i].ink_columns / seen[i].sample.height for i in rows])
-    fitted = np.random.default_rng(0).permutation(len(rows))[:_FITTED]
+    columns = np.array([seen[i].ink_columns for i in rows], float)
+    heights = (np.array([seen[i].sample.height for i in rows]), np.array([seen[i].ink_rows for i in rows]))
+    deviation, unexplained = min(
+        (_deviations(columns / height, texts, writers) for height in heights), key=lambda fitted: fitted[1]
+    )
+    if unexplained > _UNEXPLAINED:
+        return []
+    bound = max(4 * _spread(deviation), math.log(1.35))
+    found = [(rows[i], math.exp(deviation[i])) for i in np.flatnonzero(np.abs(deviation) > bound)]
+    return sorted(found, key=lambda item: -abs(math.log(item[1])))
+
+
+def _deviations(width: np.ndarray, texts: Sequence[str], writers: Sequence[str]) -> tuple[np.ndarray, float]:
+    """Fits the widths of characters to the widths of texts (ridge regression, outliers left out, writers scaled).
+
+    Args:
+        width: float64 [rows], in some unit of height.
+        texts: labels of the rows.
+        writers: of the rows; empty if unknown.
+
+    Returns:
+        Logarithms float64 [rows] of the factor by which each row is wider than its fit, and their spread as a share of
+        what it is when the labels are left out of account.
+    """
+    fitted = np.random.default_rng(0).permutation(len(texts))[:_FITTED]
     place = {c: i for i, c in enumerate(sorted(set("".join(texts))), 1)}
     counts = np.zeros((len(fitted), len(place) + 1))
     counts[:, 0] = 1
@@ -78,7 +102,7 @@ def misfits(seen: Sequence[Seen]) -> list[tuple[int, float]]:
             counts[row, place[character]] = count
     usual = float(np.median(width / [len(text) for text in texts]))
     prior = np.append(0.0, np.full(len(place), usual))
-    scale, deviation, bound = np.ones(len(rows)), np.zeros(len(rows)), math.inf
+    scale, deviation, bound = np.ones(len(texts)), np.zeros(len(texts)), math.inf
     for _ in range(4):
         kept = np.abs(deviation[fitted]) <= bound
         design = counts[kept] * scale[fitted][kept, None]
@@ -89,9 +113,14 @@ def misfits(seen: Sequence[Seen]) -> list[tuple[int, float]]:
         residual = np.log(width / np.maximum(expected, 0.2 * usual))
         scale = np.exp(_by_writer(residual, writers))
         deviation = residual - np.log(scale)
-        bound = max(4 * 1.4826 * float(np.median(np.abs(deviation))), math.log(1.35))
-    found = [(rows[i], math.exp(deviation[i])) for i in np.flatnonzero(np.abs(deviation) > bound)]
-    return sorted(found, key=lambda item: -abs(math.log(item[1])))
+        bound = max(4 * _spread(deviation), math.log(1.35))
+    alone = np.log(width)
+    return deviation, _spread(deviation) / max(_spread(alone - np.median(alone)), 1e-9)
+
+
+def _spread(values: np.ndarray) -> float:
+    """Standard deviation of values around 0, whatever outliers there are."""
+    return 1.4826 * float(np.median(np.abs(values)))
 
 
 def _by_writer(values: np.ndarray, writers: Sequence[str]) -> np.ndarray:

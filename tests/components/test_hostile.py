@@ -19,8 +19,8 @@ from components.example_gen.dataset import Sample
 from components.example_gen.folders import find_tables
 from components.example_gen.header import DELIMITERS
 from components.example_gen.images import _files_by_name
-from components.example_gen.rejects import Reject, write_rejects
-from components.example_gen.splits import named_splits
+from components.example_gen.plan import make_plan
+from components.example_gen.rejects import Reject, as_csv
 from components.example_gen.table import DatasetError, read_rows
 from components.report import figures
 from htr_client.decoding import Alphabet
@@ -50,7 +50,7 @@ def labelled(tmp_path_factory):
     """A row with a good picture, and the splits of its dataset."""
     folder = write_dataset(tmp_path_factory.mktemp("labelled"), [{"filename": "a.png", "text": "Anna"}])
     tables, _ = find_tables(config(folder))
-    return next(read_rows(tables[0])), named_splits(tables)
+    return next(read_rows(tables[0])), make_plan(tables, DataConfig()).splits
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,7 @@ def test_ids_are_utf8_and_equal_for_the_same_picture_only(built):
 
 def test_rejects_are_short_and_can_be_written(built, tmp_path):
     rejects = [r for r in read(built[0]) if isinstance(r, Reject)]
-    with open(tmp_path / "rejects.csv", "w", encoding="utf-8", newline="") as file:
-        write_rejects(rejects, file)
+    (tmp_path / "rejects.csv").write_text(as_csv(rejects), encoding="utf-8", newline="")
     with open(tmp_path / "rejects.csv", encoding="utf-8", newline="") as file:
         assert [row["reason"] for row in csv.DictReader(file)] == [r.reason for r in rejects]
     assert (tmp_path / "rejects.csv").stat().st_size < 2000 * len(rejects)
@@ -177,7 +176,7 @@ LABEL_FILES = {
     "unknown encoding": (f"{LINE}a.png,Anna\n".encode(), {"encoding": "klingon"}, r"not klingon text"),
     "no text encoding": (f"{LINE}a.png,Anna\n".encode(), {"encoding": "base64"}, r"not base64 text"),
     "mark only": (b"\xef\xbb\xbf", {}, "is empty"),
-    "empty first line": (b"\n" + LINE.encode(), {}, "is empty"),
+    "empty lines only": (b"\n;;\n\n", {}, "is empty"),
     "quote open at the end": (f'{LINE}a.png,"Anna\na.png,Otto\n'.encode(), {}, r"labels\.csv, line 2: a quotation"),
     "quote open without line end": (f'{LINE}a.png,"Anna'.encode(), {}, "line 2: a quotation mark is opened"),
     "quote open in the header": (b'filename,"text\na.png,Anna\n', {}, "line 1: a quotation mark is opened"),
@@ -242,10 +241,10 @@ def test_fields_are_read_as_they_were_written(tmp_path_factory, rows, delimiter,
 
 @given(CELLS | st.text(max_size=12), st.none() | st.text(max_size=20))
 def test_any_label_is_accepted_in_nfc_or_rejected(labelled, text, alphabet):
-    row, given_ = labelled
+    row, splits = labelled
     row = row._replace(fields=("a.png", text))
     settings = DataConfig() if alphabet is None else DataConfig(alphabet=alphabet)
-    (result,) = dataset.examine_rows([row], given_, settings, TransformConfig())
+    (result,) = dataset.examine_rows([row], splits, settings, TransformConfig())
     if isinstance(result, Reject):
         assert result.reason in {
             "empty_label", "placeholder_label", "control_character", "unknown_character", "label_too_long",
