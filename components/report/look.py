@@ -62,12 +62,12 @@ def look(row: Row, splits: SplitRule, data: DataConfig, transform: TransformConf
     strokes = np.where(ink < 0.4, 0, ink)
     return Seen(
         sample=sample._replace(image=b""), table=row.table.name, line=row.line, path=path, pixels=pixels,
-        outline=outline(grey), ink_columns=_extent(strokes.sum(axis=0)), ink_rows=_extent(strokes.sum(axis=1)),
+        outline=outline(grey), ink_columns=extent(strokes.sum(axis=0)), ink_rows=extent(strokes.sum(axis=1)),
         contrast=float(paper - darkest),
     )  # fmt: skip
 
 
-def _extent(ink: np.ndarray) -> int:
+def extent(ink: np.ndarray) -> int:
     """Length of what has ink, without the outermost, which is often a rule or a speck at the edge."""
     mass = np.cumsum(ink)
     first, last = np.searchsorted(mass, [0.02 * mass[-1], 0.98 * mass[-1]])
