@@ -21,6 +21,7 @@ import tensorflow as tf
 from benchmarks.plain import ConcatenatedColumns
 from components.evaluator.metrics import ErrorCounts
 from components.example_gen import dataset
+from components.example_gen.rejects import Reject
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.model import Recogniser, build
@@ -69,9 +70,7 @@ def prepare(data: DataConfig, transform: TransformConfig, folder: Path) -> tuple
     """
     rows = list(dataset.examine_all(data, transform))
     samples = [row for row in rows if isinstance(row, dataset.Sample)]
-    print(
-        f"{len(samples)} pictures, rejected: {dict(Counter(r.reason for r in rows if isinstance(r, dataset.Reject)))}"
-    )
+    print(f"{len(samples)} pictures, rejected: {dict(Counter(r.reason for r in rows if isinstance(r, Reject)))}")
     alphabet = sorted({character for s in samples if s.split == "train" for character in s.text})
     classes = {character: i for i, character in enumerate(alphabet)}
     resize = tf.function(lambda encoded: resize_pictures(encoded, transform), reduce_retracing=True)

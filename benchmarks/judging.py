@@ -25,7 +25,7 @@ from components.evaluator import gate
 from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.metrics import ErrorCounts
 from components.example_gen.component import Quarantine
-from components.example_gen.dataset import SPLITS
+from components.example_gen.splits import SPLITS
 from components.report import contents
 from components.report.component import Executor, Report
 from pipeline.beam_options import pipeline_options

@@ -34,11 +34,15 @@ class DataConfig(Section):
     paths: list[str] = Field([], description="dataset folders, each with CSV/TSV files and pictures")
     image_column: str | None = Field(None, description="column with the picture's path; found by common names if unset")
     text_column: str | None = Field(None, description="column with the label; found by common names if unset")
-    writer_column: str | None = Field(None, description="column with the writer; `writer` if present")
-    split_column: str | None = Field(None, description="column with the split; `split` if present")
+    writer_column: str | None = Field(
+        None, description="column with the writer; `writer` if present, where unset; none: writers are unknown"
+    )
+    split_column: str | None = Field(
+        None, description="column with the split; `split` if present, where unset; none: no column says it"
+    )
     encoding: str = Field("utf-8", description="encoding of the CSV files; a byte order mark overrides it")
     placeholders: list[str] = Field(
-        ["EMPTY", "UNREADABLE", "ILLEGIBLE", "#N/A", "NaN"], description="labels that stand for 'no text'"
+        ["EMPTY", "UNREADABLE", "#N/A", "NaN"], description="labels that stand for 'no text', in any case; [] for none"
     )
     allow_outside: bool = Field(
         False, description="read pictures and label files outside of the folders too: absolute paths, .., links"
@@ -53,6 +57,14 @@ class DataConfig(Section):
         0.1, gt=0, lt=0.5, description="share of writers (or pictures) that the gate judges"
     )
     split_salt: str = Field("", description="change it to draw other splits")
+    limit: int | None = Field(
+        None, ge=1, description="rows that are used, a part with the same writers and splits; all if unset"
+    )
+
+    @field_validator("split_salt", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) else value
 
     @field_validator("alphabet", "placeholders")
     @classmethod

@@ -7,9 +7,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
+from rich.progress import track as bar
+
+_T = TypeVar("_T")
+_FIRST_WORD, _NEXT_WORD = 2.0, 15.0  # seconds after which a log hears how far something is
 
 _console: Console | None = None
 
@@ -78,3 +83,24 @@ def announced(what: str | Callable[[], str], after: float = 2.0, every: float = 
     finally:
         ended.set()
         teller.join()
+
+
+def track(items: Iterable[_T], doing: str, total: int) -> Iterator[_T]:
+    """Passes items on and tells how many have come: as a bar, or by a line now and then where no terminal is.
+
+    Args:
+        items: to pass on.
+        doing: what is done with them, such as "Looking at images".
+        total: their number.
+    """
+    out = console()
+    if out.is_terminal:
+        yield from bar(items, doing, total, console=out, transient=True)
+        return
+    due = time.monotonic() + _FIRST_WORD
+    for number, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now >= due:
+            out.print(f"{doing}: {number} of {total}", markup=False)
+            due = now + _NEXT_WORD

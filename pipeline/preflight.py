@@ -11,7 +11,9 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from components import storage
-from components.example_gen import dataset
+from components.example_gen.dataset import eval_slices
+from components.example_gen.plan import Plan
+from components.example_gen.table import Table
 from components.trainer import base
 from pipeline import beam_options
 from pipeline.config import PATHS, Config, ConfigError
@@ -21,18 +23,19 @@ _OBJECT_STORES = ("gs", "s3", "minio")
 _SHOWN = 12
 
 
-def check_run(config: Config, tables: list[dataset.Table]) -> None:
+def check_run(config: Config, tables: list[Table], plan: Plan) -> None:
     """Checks the settings of a run on this machine.
 
     Args:
         config: all settings, with absolute paths.
         tables: label files of its data.
+        plan: how their rows are divided.
 
     Raises:
         ConfigError: naming every setting that cannot work.
         DatasetError: a table cannot be read.
     """
-    _refuse(_settings(config), _here(config), _slices(config, tables))
+    _refuse(_settings(config), _here(config), _slices(config, tables, plan))
 
 
 def check_airflow(config: Config) -> None:
@@ -113,14 +116,14 @@ def _writable(setting: str, folder: str) -> Iterator[str]:
         yield f"{setting}: {folder} cannot be written, since {place} is not writable for this user"
 
 
-def _slices(config: Config, tables: list[dataset.Table]) -> Iterator[str]:
+def _slices(config: Config, tables: list[Table], plan: Plan) -> Iterator[str]:
     """Bounds for slices that the evaluation split will not have: the gate would refuse every model."""
     bounds = {name: value for name, equals, value in (b.partition("=") for b in config.gate.slice_max_cer) if equals}
     unknown_writers = all(table.writer is None for table in tables)
     if unknown_writers and any(name.partition("=")[0] == "writer" for name in config.gate.slice_max_cer):
         yield "gate.slice_max_cer: writer: the data does not say who wrote what (data.writer_column)"
         return
-    found = dataset.eval_slices(tables, config.data) if bounds else {}
+    found = eval_slices(tables, plan, config.data) if bounds else {}
     for bound in config.gate.slice_max_cer:
         name, equals, value = bound.partition("=")
         if equals and value not in found[name]:

@@ -5,8 +5,6 @@ No TFX or TensorFlow here. Rows are accepted and rejected by the same function a
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from collections import Counter
@@ -19,8 +17,13 @@ import pandas as pd
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from components import storage
 from components.example_gen import dataset
+from components.example_gen.folders import find_tables
+from components.example_gen.measures import NUMBERS
+from components.example_gen.plan import make_plan
+from components.example_gen.rejects import ADVICE, Reject
+from components.example_gen.splits import SplitRule
+from components.example_gen.table import DatasetError, Row, Table, read_together
 from components.report import report
 from pipeline import summary
 from pipeline.config import Config, DataConfig, TransformConfig
@@ -78,13 +81,13 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     Raises:
         DatasetError: there is nothing to read, or not one usable row.
     """
-    tables, _ = dataset.find_tables(data)
-    given = dataset.named_splits(tables)
+    tables, _ = find_tables(data)
+    plan = make_plan(tables, data)
     places = [columns(table).get(CONFIDENCE) for table in tables]
     jobs = [
-        (rows, place, given, data, transform)
+        (rows, place, plan.splits, data, transform)
         for table, place in zip(tables, places, strict=True)
-        for rows in dataset.read_together(table)
+        for rows in read_together(table, plan.lines(table))
     ]
     with ProcessPoolExecutor(initializer=follow_parent) as pool:
         results = [result for measured in pool.map(_measure, jobs) for result in measured]
@@ -93,11 +96,11 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     name = ", ".join(os.path.basename(os.path.normpath(path)) for path in data.paths)
     if not found:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common()) or "there is none"
-        raise dataset.DatasetError(f"{name} holds no usable row: {reasons}.")
+        advice = "".join(f" {ADVICE[reason]}." for reason, _ in rejected.most_common(1) if reason in ADVICE)
+        raise DatasetError(f"{name} holds no usable row: {reasons}.{advice}")
     measures = np.array([measured for _, measured in found])
     numbers = {
-        column: values[np.isfinite(values)]
-        for column, values in zip((*dataset.NUMBERS, CONFIDENCE), measures.T, strict=True)
+        column: values[np.isfinite(values)] for column, values in zip((*NUMBERS, CONFIDENCE), measures.T, strict=True)
     }
     characters = Counter("".join(text for text, _ in found))
     return Profile(
@@ -107,21 +110,19 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     )  # fmt: skip
 
 
-def columns(table: dataset.Table) -> dict[str, int]:
+def columns(table: Table) -> dict[str, int]:
     """Positions of a table's columns by their names in small letters."""
-    with io.TextIOWrapper(storage.open_file(table.path), table.encoding, newline="") as file:
-        header = [name.strip().lower() for name in next(csv.reader(file, delimiter=table.delimiter))]
-    return {name: place for place, name in enumerate(header)}
+    return {name.lower(): place for place, name in enumerate(table.names)}
 
 
 def _measure(
-    job: tuple[list[dataset.Row], int | None, frozenset[str], DataConfig, TransformConfig],
+    job: tuple[list[Row], int | None, SplitRule, DataConfig, TransformConfig],
 ) -> list[tuple[str, list[float]] | str]:
     """Text, and `NUMBERS` and `CONFIDENCE` of each row (nan where unknown); or the reason why it is refused."""
-    rows, place, given, data, transform = job
+    rows, place, splits, data, transform = job
     results: list[tuple[str, list[float]] | str] = []
-    for row, sample in zip(rows, dataset.examine_rows(rows, given, data, transform), strict=True):
-        if isinstance(sample, dataset.Reject):
+    for row, sample in zip(rows, dataset.examine_rows(rows, splits, data, transform), strict=True):
+        if isinstance(sample, Reject):
             results.append(sample.reason)
             continue
         measured = {
@@ -131,7 +132,7 @@ def _measure(
             confidence = float(row.fields[place]) if place is not None else math.nan
         except ValueError:
             confidence = math.nan
-        results.append((sample.text, [*(measured[name] for name in dataset.NUMBERS), confidence]))
+        results.append((sample.text, [*(measured[name] for name in NUMBERS), confidence]))
     return results
 
 
@@ -156,7 +157,7 @@ def of_run(config: Config, run: str) -> Profile:
     numbers = {
         feature.path.step[0]: _quantiles(feature.num_stats)
         for feature in statistics.features
-        if feature.path.step[0] in dataset.NUMBERS
+        if feature.path.step[0] in NUMBERS
     }
     counts: Counter[str] = Counter()
     alphabet: list[str] = []

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import collections
-import csv
 import functools
-import io
 import json
 import os
 import struct
@@ -22,6 +20,14 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.types.artifact import Artifact
 
 from components.example_gen import dataset
+from components.example_gen.fingerprint import fingerprint
+from components.example_gen.folders import find_tables
+from components.example_gen.images import MENDS
+from components.example_gen.labels import length_band
+from components.example_gen.plan import make_plan
+from components.example_gen.rejects import ADVICE, HEADER, Reject, as_csv_line
+from components.example_gen.splits import SPLITS, SplitRule
+from components.example_gen.table import DatasetError, Row, Table, read_together
 from components.fingerprint_driver import FingerprintDriver
 from pipeline.config import DataConfig, TransformConfig
 
@@ -63,26 +69,28 @@ class Driver(FingerprintDriver):
     """Takes a fingerprint of label files and pictures."""
 
     def fingerprint(self, exec_properties: dict[str, Any]) -> str:
-        """See `dataset.fingerprint`."""
-        tables, _ = dataset.find_tables(DataConfig.model_validate_json(exec_properties["data_config"]))
-        return dataset.fingerprint(tables)
+        """See `fingerprint`."""
+        tables, _ = find_tables(DataConfig.model_validate_json(exec_properties["data_config"]))
+        return fingerprint(tables)
 
 
 class _ReadRows(beam.DoFn):
-    """Number of a table, and the table -> lists of its rows, with the number."""
+    """Number of a table, the table, and lines of wanted rows -> lists of these rows, with the number."""
 
-    def process(self, element: tuple[int, dataset.Table]) -> Iterator[tuple[int, list[tuple[int, tuple[str, ...]]]]]:
-        number, table = element
+    def process(
+        self, element: tuple[int, Table, frozenset[int] | None]
+    ) -> Iterator[tuple[int, list[tuple[int, tuple[str, ...]]]]]:
+        number, table, wanted = element
         # Beam's price is by element: single rows would cost more in Beam than in the functions below.
-        for rows in dataset.read_together(table):
+        for rows in read_together(table, wanted):
             yield number, [(row.line, row.fields) for row in rows]  # Beam has fast coders for plain tuples
 
 
 class _Examine(beam.DoFn):
     """Rows of a table -> lists of serialized tf.Examples in the output of their split, "rejects" and "counts"."""
 
-    def __init__(self, tables: list[dataset.Table], given: frozenset[str], data_config: str, transform_config: str):
-        self._tables, self._given = tables, given
+    def __init__(self, tables: list[Table], splits: SplitRule, data_config: str, transform_config: str):
+        self._tables, self._splits = tables, splits
         self._data_config, self._transform_config = data_config, transform_config
 
     def setup(self) -> None:
@@ -94,14 +102,16 @@ class _Examine(beam.DoFn):
 
     def process(self, element: tuple[int, list[tuple[int, tuple[str, ...]]]]) -> Iterator[Any]:
         number, lines = element
-        rows = [dataset.Row(self._tables[number], line, fields) for line, fields in lines]
+        rows = [Row(self._tables[number], line, fields) for line, fields in lines]
         records: dict[str, list[bytes]] = collections.defaultdict(list)
         size = 0
-        for result in dataset.examine_rows(rows, self._given, self._data, self._transform):
-            if isinstance(result, dataset.Reject):
+        for result in dataset.examine_rows(rows, self._splits, self._data, self._transform):
+            if isinstance(result, Reject):
                 self._counts[f"rejected/{result.reason}"] += 1
                 yield beam.pvalue.TaggedOutput("rejects", result)
                 continue
+            if result.mend:
+                self._counts[f"mended/{result.mend}"] += 1
             records[result.split].append(encode(result))
             size += len(result.image)
             if size > _BYTES:
@@ -194,7 +204,7 @@ def _feature(name: str, value: str | int | float) -> bytes:
 @functools.lru_cache(maxsize=2**14)
 def _length(characters: int) -> bytes:
     """A serialized tf.Example with what the number of characters says."""
-    return _message("text_length", characters) + _message("length_band", dataset.length_band(characters).encode())
+    return _message("text_length", characters) + _message("length_band", length_band(characters).encode())
 
 
 @functools.lru_cache(maxsize=2**14)
@@ -202,15 +212,6 @@ def _head(name: str, length: int) -> bytes:
     """What stands before a value of some bytes in a serialized tf.Example with that feature alone."""
     message = _message(name, bytes(length))
     return message[: len(message) - length]
-
-
-def _as_csv_line(reject: dataset.Reject) -> str:
-    line = io.StringIO()
-    # Up to Python 3.12 a field with a line break is put in quotation marks only if lines end in what it holds.
-    csv.writer(line, lineterminator="\r\n").writerow(
-        [reject.table, reject.line, reject.image, reject.text, reject.reason, reject.detail]
-    )
-    return line.getvalue().removesuffix("\r\n")
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -224,36 +225,41 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             TooManyRejects: the rejected share exceeds `data.max_rejected`.
         """
         data = DataConfig.model_validate_json(exec_properties["data_config"])
-        tables, notes = dataset.find_tables(data)
+        tables, notes = find_tables(data)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
-        examples.split_names = artifact_utils.encode_split_names(list(dataset.SPLITS))
-        given = dataset.named_splits(tables)
-        examine = _Examine(tables, given, exec_properties["data_config"], exec_properties["transform_config"])
+        examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+        plan = make_plan(tables, data)
+        tables_and_lines = [(number, table, plan.lines(table)) for number, table in enumerate(tables)]
+        known = {
+            "left_out": plan.left_out, "split_by_writer": plan.splits.by_writer, "notes": [*notes, *plan.notes],
+            "problems": [*plan.problems],
+        }  # fmt: skip
+        examine = _Examine(tables, plan.splits, exec_properties["data_config"], exec_properties["transform_config"])
         with self._make_beam_pipeline() as pipeline:
             checked = (
                 pipeline
-                | "Tables" >> beam.Create(list(enumerate(tables)))
+                | "Tables" >> beam.Create(tables_and_lines)
                 | "Rows" >> beam.ParDo(_ReadRows())
                 | "Spread" >> beam.Reshuffle()
-                | "Examine" >> beam.ParDo(examine).with_outputs(*dataset.SPLITS, "rejects", "counts")
+                | "Examine" >> beam.ParDo(examine).with_outputs(*SPLITS, "rejects", "counts")
             )
-            for split in dataset.SPLITS:
+            for split in SPLITS:
                 sink = _RecordSink(artifact_utils.get_split_uri([examples], split))
                 _ = checked[split] | f"Write[{split}]" >> beam.io.Write(sink)
             _ = (
                 checked["rejects"]
-                | "Format" >> beam.Map(_as_csv_line)
+                | "Format" >> beam.Map(as_csv_line)
                 | "WriteRejects"
                 >> beam.io.WriteToText(
                     os.path.join(quarantine.uri, REJECTS_FILE),
-                    num_shards=1, shard_name_template="", header="csv,row,image,text,reason,detail",
+                    num_shards=1, shard_name_template="", header=HEADER,
                 )
             )  # fmt: skip
             _ = (
                 checked["counts"]
                 | "Count" >> beam.CombineGlobally(lambda counters: sum(counters, collections.Counter()))
-                | "ToJson" >> beam.Map(lambda counter: json.dumps(_nested(counter, notes), indent=1, sort_keys=True))
+                | "ToJson" >> beam.Map(lambda counter: json.dumps(_nested(counter, known), indent=1, sort_keys=True))
                 | "WriteCounts"
                 >> beam.io.WriteToText(os.path.join(quarantine.uri, COUNTS_FILE), num_shards=1, shard_name_template="")
             )
@@ -264,16 +270,22 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         check_counts(counted, data, exec_properties.get("rejects_copy"))
 
 
-def _nested(counter: collections.Counter, notes: list[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {"accepted": dict.fromkeys(dataset.SPLITS, 0), "rejected": {}, "notes": notes}
+def _nested(counter: collections.Counter, known: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {"accepted": dict.fromkeys(SPLITS, 0), "rejected": {}, "mended": {}}
     for key, count in counter.items():
         outcome, name = key.split("/")
         result[outcome][name] = count
-    return result
+    mends = [f"{count} {MENDS[mend]}." for mend, count in sorted(result["mended"].items())]
+    return result | known | {"notes": known["notes"] + mends}
 
 
 def read_counts(quarantine_uri: str) -> dict[str, Any]:
-    """Reads `{"accepted": {split: n}, "rejected": {reason: n}, "notes": [...]}` of a Quarantine artifact."""
+    """Reads the counts of a Quarantine artifact.
+
+    Returns:
+        `accepted` by split, `rejected` by reason, `mended` by key of `images.MENDS`, `left_out` by `data.limit`,
+        `split_by_writer`, and sentences: `notes` and `problems`.
+    """
     with fileio.open(os.path.join(quarantine_uri, COUNTS_FILE)) as file:
         return json.loads(file.read())
 
@@ -283,20 +295,21 @@ def check_counts(counts: dict[str, Any], data: DataConfig, rejects_copy: str | N
     accepted, rejected = sum(counts["accepted"].values()), sum(counts["rejected"].values())
     total = accepted + rejected
     by_reason = ", ".join(f"{n} {reason}" for reason, n in sorted(counts["rejected"].items(), key=lambda x: -x[1]))
+    most = max(counts["rejected"], key=counts["rejected"].__getitem__, default="")
+    advice = f" {ADVICE[most]}." if most in ADVICE else ""
     where = f" Each is listed in {rejects_copy}." if rejects_copy else ""
     if not total:
-        raise dataset.DatasetError("The CSV files hold a header line but no rows.")
+        raise DatasetError("The CSV files hold a header line but no rows.")
     if rejected > data.max_rejected * total:
         raise TooManyRejects(
             f"{rejected} of {total} rows were rejected ({rejected / total:.1%}; data.max_rejected allows "
-            f"{data.max_rejected:.1%}): {by_reason}.{where}"
+            f"{data.max_rejected:.1%}): {by_reason}.{advice}{where}"
         )
     empty = [split for split, count in counts["accepted"].items() if not count]
     if empty:
-        raise dataset.DatasetError(
-            f"No pictures fell into the split(s) {' and '.join(empty)}: {accepted} accepted rows are split by writer "
-            f"(or by picture where there is no writer column). Add data, raise data.validation_fraction or "
-            f"data.eval_fraction, or draw again with another data.split_salt."
+        raise DatasetError(
+            f"No image is left for the split(s) {' and '.join(empty)}, after {rejected} of {total} rows were rejected"
+            f"{f' ({by_reason})' if by_reason else ''}. Add data, or correct what was rejected.{where}"
         )
 
 

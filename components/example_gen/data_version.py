@@ -10,7 +10,8 @@ from typing import Any
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 
-from components.example_gen import dataset
+from components.example_gen.fingerprint import fingerprint
+from components.example_gen.folders import find_tables
 from pipeline.config import DataConfig
 
 
@@ -31,8 +32,8 @@ class Executor(base_executor.BaseExecutor):
         Raises:
             DatasetError: there is nothing to read.
         """
-        tables, _ = dataset.find_tables(DataConfig.model_validate_json(exec_properties["data_config"]))
-        artifact_utils.get_single_instance(output_dict["fingerprint"]).write(dataset.fingerprint(tables))
+        tables, _ = find_tables(DataConfig.model_validate_json(exec_properties["data_config"]))
+        artifact_utils.get_single_instance(output_dict["fingerprint"]).write(fingerprint(tables))
 
 
 class DataVersion(base_component.BaseComponent):

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from components.example_gen.dataset import NUMBERS, SPLITS
+from components.example_gen.measures import NUMBERS
+from components.example_gen.splits import SPLITS
 from components.report import analysis
 from components.report.material import Reading, Split
 from components.trainer.base import SETTINGS_FILE

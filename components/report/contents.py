@@ -18,7 +18,10 @@ import pandas as pd
 
 from components import storage
 from components.evaluator.verdict import Verdict
-from components.example_gen import dataset
+from components.example_gen.folders import find_tables
+from components.example_gen.images import resolve_image
+from components.example_gen.rejects import Rejected
+from components.example_gen.table import DatasetError, Table
 from components.report import analysis, figures
 from components.report.material import Material
 from components.report.next_steps import next_steps
@@ -204,20 +207,20 @@ def _rejected(m: Material) -> list[dict[str, Any]]:
     return groups
 
 
-def _tables(data: DataConfig) -> dict[str, dataset.Table]:
+def _tables(data: DataConfig) -> dict[str, Table]:
     try:
-        return {table.name: table for table in dataset.find_tables(data)[0]}
-    except (dataset.DatasetError, OSError):  # the data was read on another machine
+        return {table.name: table for table in find_tables(data)[0]}
+    except (DatasetError, OSError):  # the data was read on another machine
         return {}
 
 
-def _picture(row: Mapping[str, str], tables: Mapping[str, dataset.Table]) -> str | None:
+def _picture(row: Mapping[str, str], tables: Mapping[str, Table]) -> str | None:
     if row["reason"].startswith("picture_"):  # which cannot be shown
         return None
     try:
-        with storage.open_file(dataset.resolve_image(row["image"].strip(), tables[row["csv"]])) as file:
+        with storage.open_file(resolve_image(row["image"].strip(), tables[row["csv"]])) as file:
             shown = figures.thumbnail(file.read(), 320, 64)
-    except (KeyError, OSError, dataset.Rejected):
+    except (KeyError, OSError, Rejected):
         return None
     return shown[0] if shown else None
 

@@ -23,7 +23,7 @@ class Split:
         samples: number of pictures.
         writers: pictures by writer; those of unknown writers under "".
         characters: occurrences in the labels.
-        numbers: float32 [samples] by name in `dataset.NUMBERS`.
+        numbers: float32 [samples] by name in `NUMBERS`.
         pictures: first label and id by SHA-256 of the picture's file.
     """
 
@@ -69,7 +69,7 @@ class Material:
         model_bytes: size of the weights.
         readings: close looks at the pictures that are shown, by row of `predictions`.
         history: of the training, by epoch.
-        counts: of ExampleGen: `accepted`, `rejected`, `notes`.
+        counts: of ExampleGen, see `read_counts`.
         rejects: rows of `rejects.csv`.
         anomalies: (severity, sentence) of ExampleValidator.
         augmented: a sheet of distorted training pictures as PNG, if the Trainer wrote one.

@@ -22,6 +22,8 @@ def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
         contents: numbers that `build` has computed from it.
     """
     result = Findings()
+    for problem in m.counts.get("problems", []):
+        result.problem("data", problem)
     _check_splits(m, result)
     _check_labels(m, result)
     _check_characters(contents["coverage"], result)
@@ -39,7 +41,7 @@ def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
 def _check_splits(m: Material, result: Findings) -> None:
     judged, learnt = m.splits.get("eval", Split()), [m.splits[s] for s in ("train", "validation") if s in m.splits]
     shared = {w for split in learnt for w in split.writers if w} & set(judged.writers)
-    if shared:
+    if shared and m.counts.get("split_by_writer", True):  # else a note of ExampleGen says so
         pictures = sum(judged.writers[writer] for writer in shared)
         result.problem(
             "leaked_writers",

@@ -16,7 +16,10 @@ import jinja2
 
 from components import storage
 from components.drift.profiles import CONFIDENCE, columns
-from components.example_gen import dataset
+from components.example_gen.folders import find_tables
+from components.example_gen.images import resolve_image
+from components.example_gen.rejects import Rejected
+from components.example_gen.table import plain, read_rows
 from htr_client import Transcription
 from htr_client.pictures import PictureError, pack
 from pipeline.config import DataConfig
@@ -60,7 +63,7 @@ def from_logs(folders: list[str], below: float, unread: list[str]) -> Iterator[D
         DatasetError: there is no table, or it cannot be read.
         ReviewError: a table has no confidence.
     """
-    tables, _ = dataset.find_tables(DataConfig(paths=folders))
+    tables, _ = find_tables(DataConfig(paths=folders))
     for table in tables:
         names = columns(table)
         if CONFIDENCE not in names:
@@ -69,7 +72,7 @@ def from_logs(folders: list[str], below: float, unread: list[str]) -> Iterator[D
                 f"name them without --logs."
             )
         version = names.get("model_version")
-        for row in dataset.read_rows(table):
+        for row in read_rows(table):
             place = f"{table.name}, row {row.line}"
             if len(row.fields) != table.columns:  # as one that was being written when the service stopped
                 unread.append(f"{place}: {len(row.fields)} fields where the header has {table.columns}")
@@ -78,9 +81,9 @@ def from_logs(folders: list[str], below: float, unread: list[str]) -> Iterator[D
                 confidence = float(row.fields[names[CONFIDENCE]])
                 if confidence >= below:
                     continue
-                picture = storage.read(dataset.resolve_image(row.fields[table.image].strip(), table))
-            except (ValueError, dataset.Rejected, OSError) as error:  # no number, or a picture since deleted
-                unread.append(dataset.plain(f"{place}: {error}"))
+                picture = storage.read(resolve_image(row.fields[table.image].strip(), table))
+            except (ValueError, Rejected, OSError) as error:  # no number, or a picture since deleted
+                unread.append(plain(f"{place}: {error}"))
                 continue
             answered = row.fields[version] if version is not None else ""
             yield Doubt(picture, row.fields[table.text], confidence, answered, place)
@@ -99,7 +102,7 @@ def from_answers(answers: Iterable[Transcription], below: float, unread: list[st
     """
     for answer in answers:
         assert answer.source is not None
-        source = dataset.plain(answer.source)
+        source = plain(answer.source)
         if answer.error is not None:
             unread.append(f"{source}: {answer.error}")
         elif answer.confidence < below:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 
@@ -56,14 +55,16 @@ def _sample_data(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from concurrent.futures import ProcessPoolExecutor
 
-    from rich.progress import track
-
     from components import storage
-    from components.example_gen import dataset
+    from components.example_gen.folders import find_tables
+    from components.example_gen.plan import make_plan
+    from components.example_gen.rejects import Reject, as_csv
+    from components.example_gen.table import DatasetError
     from components.report import check
+    from components.report.look import look
     from pipeline import preflight
     from pipeline.config import ConfigError
-    from pipeline.console import console
+    from pipeline.console import track
     from pipeline.stopping import follow_parent
 
     config = read_config(arguments)
@@ -71,28 +72,26 @@ def _check(arguments: argparse.Namespace) -> int:
         if file and not (storage.is_remote(file) or os.path.isdir(os.path.dirname(os.path.abspath(file)))):
             raise CommandError(f"{option} {file}: there is no folder {os.path.dirname(file)}.", USAGE)
     try:
-        tables, notes = dataset.find_tables(config.data)
-        preflight.check_run(config, tables)
-        given = dataset.named_splits(tables)
-        rows = [row for table in tables for row in dataset.read_rows(table)]
+        tables, notes = find_tables(config.data)
+        plan = make_plan(tables, config.data)
+        preflight.check_run(config, tables, plan)
+        rows = [row for table in tables for row in plan.read(table)]
         with ProcessPoolExecutor(initializer=follow_parent) as pool:
             futures = pool.map(
-                check.look, rows, [given] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
+                look, rows, [plan.splits] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
                 chunksize=64,
             )  # fmt: skip
-            results = list(track(futures, "Looking at pictures", len(rows), console=console(), transient=True))
-    except (dataset.DatasetError, ConfigError) as error:
+            results = list(track(futures, "Looking at images", len(rows)))
+    except (DatasetError, ConfigError) as error:
         raise CommandError(str(error), USAGE) from error
-    contents = check.check(results, tables, notes, config)
-    print(check.as_text(contents))
+    contents = check.check(results, tables, notes, plan, config)
+    print(check.as_text(contents, shown=bool(arguments.html)))
     if arguments.html:
         storage.write_text(arguments.html, check.as_page(contents))
         print(f"\nThe report with images is in {arguments.html}.")
-    rejects = [result for result in results if isinstance(result, dataset.Reject)]
+    rejects = [result for result in results if isinstance(result, Reject)]
     if arguments.rejects:
-        listed = io.StringIO(newline="")
-        dataset.write_rejects(rejects, listed)
-        storage.write_text(arguments.rejects, listed.getvalue())
+        storage.write_text(arguments.rejects, as_csv(rejects))
         print(f"The rejected rows are in {arguments.rejects}.")
     if len(rejects) > config.data.max_rejected * len(rows):
         raise CommandError(
@@ -105,7 +104,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _drift(arguments: argparse.Namespace) -> int:
     from components import storage
     from components.drift import comparison, profiles
-    from components.example_gen.dataset import DatasetError
+    from components.example_gen.table import DatasetError
     from pipeline.console import announced
     from pipeline.summary import MetadataError, NoSuchRun
 

@@ -40,7 +40,7 @@ def _fraction(text: str) -> float:
 
 
 def _review(arguments: argparse.Namespace) -> int:
-    from components.example_gen.dataset import DatasetError
+    from components.example_gen.table import DatasetError
     from components.review import review
     from htr_client import HtrError
     from htr_client.cli import client_from, expand

@@ -37,16 +37,23 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from components.example_gen import dataset
+    from components.example_gen.folders import find_tables
+    from components.example_gen.plan import make_plan
+    from components.example_gen.table import DatasetError
     from pipeline import preflight
     from pipeline.config import ConfigError
     from pipeline.console import announced, console, quiet_logs
 
     config = read_config(arguments)
     try:  # before the slow imports
-        preflight.check_run(config, dataset.find_tables(config.data)[0])
-    except (dataset.DatasetError, ConfigError) as error:
+        tables, notes = find_tables(config.data)
+        plan = make_plan(tables, config.data)
+        preflight.check_run(config, tables, plan)
+    except (DatasetError, ConfigError) as error:
         raise CommandError(str(error), USAGE) from error
+    for kind, sentences in (("Warning", plan.problems), ("Note", (*notes, *plan.notes))):
+        for sentence in sentences:
+            console().print(f"{kind}: {sentence}", markup=False)
     started = datetime.datetime.now()
     log = os.path.join(config.workspace, "logs", f"run-{started:%Y%m%d-%H%M%S}.log")
     try:
@@ -131,6 +138,9 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
             f"Rejected   {sum(rejected.values())} rows: {reasons}\n           {config.workspace}/rejects.csv",
             markup=False,
         )
+    for kind, sentences in (("Warning", summary.counts.get("problems", [])), ("Note", summary.counts["notes"])):
+        for sentence in sentences:
+            out.print(f"{kind:10s} {sentence}", markup=False)
     for line in summary.figures():
         out.print(line, markup=False)
     if summary.pushed and summary.verdict and summary.verdict.blessed:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from components.evaluator.verdict import Baseline, Verdict
-from components.example_gen.dataset import NUMBERS
+from components.example_gen.measures import NUMBERS
 from components.report import analysis
 from components.report.material import Material, Reading, Split
 from components.sample_data.words import WORDS

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.example_gen import dataset
-from components.example_gen.dataset import DatasetError, Reject, Sample
+from components.example_gen.dataset import Sample
+from components.example_gen.fingerprint import fingerprint
+from components.example_gen.folders import find_tables
+from components.example_gen.images import _files_by_name
+from components.example_gen.measures import describe
+from components.example_gen.rejects import Reject
+from components.example_gen.splits import SPLITS, assign_split
+from components.example_gen.table import DatasetError
 from pipeline.config import DataConfig, TransformConfig
 from tests.conftest import encode, picture, write_dataset
 
@@ -129,7 +136,7 @@ def test_pictures_are_found_below_the_folder_by_name(tmp_path):
     (tmp_path / "a.png").rename(tmp_path / "x" / "a.png")
     (tmp_path / "x" / "b.png").write_bytes((tmp_path / "b.png").read_bytes())
     (tmp_path / "b.png").rename(tmp_path / "y" / "b.png")
-    dataset._files_by_name.cache_clear()
+    _files_by_name.cache_clear()
     results = read(tmp_path)
     assert results[0].id == f"{tmp_path.name}/x/a.png"
     assert results[1].reason == "ambiguous_file"
@@ -183,7 +190,7 @@ def test_unusable_folders_are_named(tmp_path):
 def test_other_csv_files_are_noted_not_read(tmp_path):
     write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}])
     (tmp_path / "prices.csv").write_text("item,price\n")
-    tables, notes = dataset.find_tables(DataConfig(paths=[str(tmp_path)]))
+    tables, notes = find_tables(DataConfig(paths=[str(tmp_path)]))
     assert len(tables) == 1
     assert "prices.csv has no column for image" in notes[0]
 
@@ -191,26 +198,26 @@ def test_other_csv_files_are_noted_not_read(tmp_path):
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=40, unique=True))
 def test_a_writer_stays_in_its_split_whatever_else_there_is(writers):
     config = DataConfig()
-    alone = {w: dataset.assign_split(None, w, frozenset(), config) for w in writers}
-    again = {w: dataset.assign_split(None, w, frozenset(), config) for w in reversed(writers)}
+    alone = {w: assign_split(None, w, frozenset(), config) for w in writers}
+    again = {w: assign_split(None, w, frozenset(), config) for w in reversed(writers)}
     assert alone == again
-    assert set(alone.values()) <= set(dataset.SPLITS)
+    assert set(alone.values()) <= set(SPLITS)
 
 
 def test_split_shares_follow_the_fractions():
     config = DataConfig(validation_fraction=0.2, eval_fraction=0.1)
-    splits = [dataset.assign_split(None, str(i), frozenset(), config) for i in range(4000)]
+    splits = [assign_split(None, str(i), frozenset(), config) for i in range(4000)]
     assert splits.count("validation") / 4000 == pytest.approx(0.2, abs=0.03)
     assert splits.count("eval") / 4000 == pytest.approx(0.1, abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "eval", None])
-@pytest.mark.parametrize("others", [(), ("train",), ("train", "validation"), ("train", "eval"), dataset.SPLITS])
+@pytest.mark.parametrize("others", [(), ("train",), ("train", "validation"), ("train", "eval"), SPLITS])
 def test_training_never_gets_what_is_named_otherwise(name, others):
     given_splits = frozenset(others) | ({name} if name else set())
     for i in range(50):
-        split = dataset.assign_split(name, str(i), given_splits, DataConfig())
-        assert split in dataset.SPLITS
+        split = assign_split(name, str(i), given_splits, DataConfig())
+        assert split in SPLITS
         if name in ("validation", "eval"):
             assert split != "train"
 
@@ -218,31 +225,31 @@ def test_training_never_gets_what_is_named_otherwise(name, others):
 def test_known_splits_do_not_change():
     # A change of the rule would mix training and evaluation pictures of every existing dataset.
     known = {"4": "eval", "8": "eval", "15": "train", "16": "train", "23": "train", "42": "eval", "11": "validation"}
-    assert {w: dataset.assign_split(None, w, frozenset(), DataConfig()) for w in known} == known
+    assert {w: assign_split(None, w, frozenset(), DataConfig()) for w in known} == known
 
 
 def test_fingerprint_notices_a_replaced_picture(tmp_path):
     write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}])
-    tables, _ = dataset.find_tables(DataConfig(paths=[str(tmp_path)]))
-    before = dataset.fingerprint(tables)
-    assert dataset.fingerprint(tables) == before
+    tables, _ = find_tables(DataConfig(paths=[str(tmp_path)]))
+    before = fingerprint(tables)
+    assert fingerprint(tables) == before
     (tmp_path / "a.png").write_bytes(encode(picture(91, 40)))
-    assert dataset.fingerprint(tables) != before
+    assert fingerprint(tables) != before
 
 
 def test_fingerprint_notices_a_changed_label(tmp_path):
     write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}])
-    tables, _ = dataset.find_tables(DataConfig(paths=[str(tmp_path)]))
-    before = dataset.fingerprint(tables)
+    tables, _ = find_tables(DataConfig(paths=[str(tmp_path)]))
+    before = fingerprint(tables)
     write_dataset(tmp_path, [{"filename": "a.png", "text": "ac"}])
-    assert dataset.fingerprint(tables) != before
+    assert fingerprint(tables) != before
 
 
 def test_statistics_see_inverted_and_blurred_pictures():
     import cv2
 
     page = picture(200, 64)
-    normal, inverted, blurred = dataset.describe([page, 255 - page, cv2.GaussianBlur(page, (0, 0), 3)])
+    normal, inverted, blurred = describe([page, 255 - page, cv2.GaussianBlur(page, (0, 0), 3)])
     assert inverted["ink_share"] > 0.5 > normal["ink_share"]
     assert blurred["sharpness"] < normal["sharpness"] / 2
 

@@ -11,6 +11,8 @@ from tfx.types import standard_artifacts
 from tfx_bsl.coders import example_coder
 
 from components.example_gen import component, dataset
+from components.example_gen.rejects import Reject
+from components.example_gen.splits import SPLITS
 from pipeline.beam_options import pipeline_options
 from pipeline.config import BeamConfig, DataConfig, TransformConfig
 from tests.components import hostile
@@ -24,7 +26,7 @@ binary = st.one_of(st.binary(max_size=300), st.sampled_from([99, 100, 127, 128, 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 measure = st.floats(0, 1e6, width=32)
 samples = st.builds(
-    dataset.Sample, id=text, source=text, image=binary, text=text, writer=text, split=st.sampled_from(dataset.SPLITS),
+    dataset.Sample, id=text, source=text, image=binary, text=text, writer=text, split=st.sampled_from(SPLITS),
     width=st.integers(1, 2**31), height=st.integers(1, 2**31),
     statistics=st.fixed_dictionaries(dict.fromkeys(FLOATS, measure)),
 )  # fmt: skip
@@ -74,7 +76,7 @@ def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
         {"data_config": data.model_dump_json(), "transform_config": TransformConfig().model_dump_json()},
     )
     found = Counter()
-    for split in dataset.SPLITS:
+    for split in SPLITS:
         files = [str(path) for path in (tmp_path / "examples" / f"Split-{split}").iterdir()]
         for record in tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator():
             features = tf.train.Example.FromString(record).features.feature
@@ -83,7 +85,7 @@ def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
     assert found == Counter((row.id, row.text) for row in checked if isinstance(row, dataset.Sample))
     with open(tmp_path / "quarantine" / component.REJECTS_FILE, encoding="utf-8", newline="") as file:
         rejects = [(row["csv"], int(row["row"]), row["reason"]) for row in csv.DictReader(file)]
-    assert Counter(rejects) == Counter((r.table, r.line, r.reason) for r in checked if isinstance(r, dataset.Reject))
+    assert Counter(rejects) == Counter((r.table, r.line, r.reason) for r in checked if isinstance(r, Reject))
     counts = component.read_counts(quarantine.uri)
     assert sum(counts["accepted"].values()) == found.total() and found.total() + len(rejects) == len(cases)
     assert counts["rejected"] == Counter(reason for _, _, reason in rejects)

@@ -13,8 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components import storage
-from components.example_gen import dataset
-from components.example_gen.dataset import DatasetError, Reject, Sample
+from components.example_gen import dataset, table
+from components.example_gen import fingerprint as fingerprints
+from components.example_gen.dataset import Sample
+from components.example_gen.folders import find_tables
+from components.example_gen.header import DELIMITERS
+from components.example_gen.images import _files_by_name
+from components.example_gen.plan import make_plan
+from components.example_gen.rejects import Reject, as_csv
+from components.example_gen.table import DatasetError, read_rows
 from components.report import figures
 from htr_client.decoding import Alphabet
 from pipeline import cli
@@ -35,15 +42,15 @@ def read(folder, **settings):
 
 
 def fingerprint(folder, **settings):
-    return dataset.fingerprint(dataset.find_tables(config(folder, **settings))[0])
+    return fingerprints.fingerprint(find_tables(config(folder, **settings))[0])
 
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     """A row with a good picture, and the splits of its dataset."""
     folder = write_dataset(tmp_path_factory.mktemp("labelled"), [{"filename": "a.png", "text": "Anna"}])
-    tables, _ = dataset.find_tables(config(folder))
-    return next(dataset.read_rows(tables[0])), dataset.named_splits(tables)
+    tables, _ = find_tables(config(folder))
+    return next(read_rows(tables[0])), make_plan(tables, DataConfig()).splits
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +99,7 @@ def test_ids_are_utf8_and_equal_for_the_same_picture_only(built):
 
 def test_rejects_are_short_and_can_be_written(built, tmp_path):
     rejects = [r for r in read(built[0]) if isinstance(r, Reject)]
-    with open(tmp_path / "rejects.csv", "w", encoding="utf-8", newline="") as file:
-        dataset.write_rejects(rejects, file)
+    (tmp_path / "rejects.csv").write_text(as_csv(rejects), encoding="utf-8", newline="")
     with open(tmp_path / "rejects.csv", encoding="utf-8", newline="") as file:
         assert [row["reason"] for row in csv.DictReader(file)] == [r.reason for r in rejects]
     assert (tmp_path / "rejects.csv").stat().st_size < 2000 * len(rejects)
@@ -170,7 +176,7 @@ LABEL_FILES = {
     "unknown encoding": (f"{LINE}a.png,Anna\n".encode(), {"encoding": "klingon"}, r"not klingon text"),
     "no text encoding": (f"{LINE}a.png,Anna\n".encode(), {"encoding": "base64"}, r"not base64 text"),
     "mark only": (b"\xef\xbb\xbf", {}, "is empty"),
-    "empty first line": (b"\n" + LINE.encode(), {}, "is empty"),
+    "empty lines only": (b"\n;;\n\n", {}, "is empty"),
     "quote open at the end": (f'{LINE}a.png,"Anna\na.png,Otto\n'.encode(), {}, r"labels\.csv, line 2: a quotation"),
     "quote open without line end": (f'{LINE}a.png,"Anna'.encode(), {}, "line 2: a quotation mark is opened"),
     "quote open in the header": (b'filename,"text\na.png,Anna\n', {}, "line 1: a quotation mark is opened"),
@@ -200,7 +206,7 @@ def test_label_files(tmp_path, name):
 
 
 def test_lines_without_an_end_are_not_read_to_their_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "_MOST_CHARACTERS", 10_000)
+    monkeypatch.setattr(table, "_MOST_CHARACTERS", 10_000)
     (tmp_path / "labels.csv").write_text(LINE + "a" * 10_001)
     with pytest.raises(DatasetError, match="a line of more than 10000 characters"):
         read(tmp_path)
@@ -218,7 +224,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 @given(
     st.lists(st.lists(CELLS, min_size=3, max_size=3), max_size=8),
-    st.sampled_from(dataset.DELIMITERS),
+    st.sampled_from(DELIMITERS),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     st.sampled_from(["\n", "\r\n", "\r"]),
 )
@@ -229,16 +235,16 @@ def test_fields_are_read_as_they_were_written(tmp_path_factory, rows, delimiter,
     with open(folder / "labels.csv", "w", encoding=encoding, newline="") as file:
         writer = csv.writer(file, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
         writer.writerows([["filename", "text", "note"], *rows])
-    tables, _ = dataset.find_tables(config(folder))
-    assert [list(row.fields) for row in dataset.read_rows(tables[0])] == rows
+    tables, _ = find_tables(config(folder))
+    assert [list(row.fields) for row in read_rows(tables[0])] == rows
 
 
 @given(CELLS | st.text(max_size=12), st.none() | st.text(max_size=20))
 def test_any_label_is_accepted_in_nfc_or_rejected(labelled, text, alphabet):
-    row, given_ = labelled
+    row, splits = labelled
     row = row._replace(fields=("a.png", text))
     settings = DataConfig() if alphabet is None else DataConfig(alphabet=alphabet)
-    (result,) = dataset.examine_rows([row], given_, settings, TransformConfig())
+    (result,) = dataset.examine_rows([row], splits, settings, TransformConfig())
     if isinstance(result, Reject):
         assert result.reason in {
             "empty_label", "placeholder_label", "control_character", "unknown_character", "label_too_long",
@@ -332,7 +338,7 @@ def test_folders_nested_deeper_than_a_path_can_say(folder, request):
         os.close(descriptor)
         descriptor = inner
     assert [r.reason for r in read(folder)] == ["missing_file"]  # deeper than Python recurses
-    dataset._files_by_name.cache_clear()
+    _files_by_name.cache_clear()
     for _ in range(20):
         os.mkdir("d" * 250, dir_fd=descriptor)
         inner = os.open("d" * 250, os.O_RDONLY, dir_fd=descriptor)

@@ -2,17 +2,21 @@
 
 import csv
 import random
+import re
 import shutil
 
 import cv2
 import numpy as np
 import pytest
 
-from components.report import check
+from components.example_gen.dataset import Sample
+from components.report.look import Seen, extent, outline
+from components.report.suspects import misfits, odd_labels
 from components.sample_data import generate
 from pipeline import cli
 from pipeline.config import TransformConfig
 from tests.conftest import encode, picture, write_dataset
+from tests.serving.browser import Browser
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +122,7 @@ def test_one_picture_with_two_labels_is_named_and_shown(tmp_path, capsys):
 
 def test_different_pictures_are_not_called_the_same(clean, capsys):
     assert "more than one split" not in looked(clean, capsys)
-    outlines = {check.outline(picture(120, 40, seed)) for seed in range(200)}
+    outlines = {outline(picture(120, 40, seed)) for seed in range(200)}
     assert len(outlines) == 200
 
 
@@ -143,12 +147,12 @@ def test_empty_and_inverted_pictures_are_named(tmp_path, capsys):
     ],
 )
 def test_odd_labels_are_explained(label, reason):
-    assert reason in " ".join(check.odd_labels(label))
+    assert reason in " ".join(odd_labels(label))
 
 
 @pytest.mark.parametrize("label", ["Anna", "it's", "12-B", "Ελένη", "Анна", "naïve café", "?!", "St. John"])
 def test_ordinary_labels_are_not_odd(label):
-    assert list(check.odd_labels(label)) == []
+    assert list(odd_labels(label)) == []
 
 
 def test_pictures_too_long_for_the_tensor_are_named(tmp_path, capsys):
@@ -159,3 +163,85 @@ def test_pictures_too_long_for_the_tensor_are_named(tmp_path, capsys):
     assert "30 pictures are longer than 128 x 32" in looked(folder, capsys)
     assert "are longer than" not in looked(folder, capsys, "--set", "transform.preset=line")
     assert TransformConfig(preset="line").width / TransformConfig(preset="line").height > 640 / 40
+
+
+def test_long_trainings_and_small_data_are_said(clean, tmp_path, capsys):
+    out = looked(clean, capsys)
+    assert re.search(r"Training: [\d,]+ images in 30 epochs, [\d,]+ steps, take about \d+ minutes on \d+ cores", out)
+    assert "Training takes" not in out and "too few" not in out
+    out = looked(clean, capsys, "--set", "train.epochs=30000")
+    assert re.search(r"Note: Training takes about \d+ (hours|days) on", out) and "--set data.limit=20000" in out
+    out = looked(clean, capsys, "--set", "data.limit=500")
+    assert "labels are little to learn from" in out and "500 rows in" in out
+    out = looked(clean, capsys, "--set", "data.limit=200")
+    assert "Problem: 200 labels are too few to train a model" in out
+
+
+def test_the_page_does_not_advise_to_make_it(changed, tmp_path, capsys):
+    def repeat(rows):
+        return [*rows, rows[0]]
+
+    folder = changed(repeat)
+    assert "With --html FILE the check writes a page" in looked(folder, capsys)
+    page = tmp_path / "check.html"
+    assert "--html" not in looked(folder, capsys, "--html", str(page)) + page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [360, 390, 1200])
+def test_nothing_is_cut_on_a_phone(changed, tmp_path, capsys, width):
+    browser = Browser(tmp_path)
+
+    def worse(rows):
+        rows = [{**row, "split": ("train", "train", "validation", "test")[i % 4]} for i, row in enumerate(rows)]
+        return [*rows, {**rows[0], "FILENAME": "there-is-no-image-of-this-very-long-name" * 3 + ".png"}]
+
+    page = tmp_path / "check.html"
+    looked(changed(worse), capsys, "--html", str(page))
+    try:
+        browser.open(f"file://{page}", width)
+        wide = browser.evaluate(
+            "[...document.querySelectorAll('.wide, table, body')].filter(e => e.scrollWidth > e.clientWidth + 1 "
+            "|| e.getBoundingClientRect().right > innerWidth + 1).map(e => e.textContent.slice(0, 60))"
+        )
+    finally:
+        browser.close()
+    assert wide == []
+
+
+def canvas(text, seed, size=1.0):
+    """A word on a canvas of 256 x 64, as some datasets have them: its height on the canvas says nothing."""
+    page = np.full((64, 256), 235, np.uint8)
+    random = np.random.default_rng(seed)
+    for i in range(len(text)):
+        left = int(4 + i * 11 * size)
+        for _ in range(3):
+            ends = np.array([left, 20]) + random.integers(0, [int(9 * size), int(20 * size)], size=(2, 2))
+            cv2.line(page, ends[0].tolist(), ends[1].tolist(), 40, 1)
+    return page
+
+
+def test_the_size_of_writing_on_canvases_of_one_size_is_no_reason_for_suspicion():
+    random = np.random.default_rng(1)
+    seen, sizes = [], random.uniform(0.45, 1.3, 300)
+    for i, size in enumerate(sizes):
+        text = "n" * int(random.integers(3, 15))
+        label = "n" * 14 if i in (7, 8) else "n" * 3 if i in (9, 10) else text
+        text = "nnn" if i in (7, 8) else "n" * 14 if i in (9, 10) else text
+        grey = canvas(text, i, size)
+        sample = Sample(f"{i}", "", b"", label, "", "train", 256, 64, {})
+        ink = (grey < 200).astype(float)
+        seen.append(Seen(sample, "", i, "", b"", 0, extent(ink.sum(0)), extent(ink.sum(1)), 200.0))
+    found = [i for i, _ in misfits(seen)]
+    assert set(found[:4]) == {7, 8, 9, 10}
+    assert len(found) <= 6
+
+
+def test_labels_that_say_nothing_about_the_ink_give_no_suspects():
+    random = np.random.default_rng(1)
+    seen = []
+    for i in range(200):
+        sample = Sample(f"{i}", "", b"", "n" * int(random.integers(3, 15)), "", "train", 256, 64, {})
+        seen.append(
+            Seen(sample, "", i, "", b"", 0, int(random.integers(240, 250)), int(random.integers(50, 60)), 200.0)
+        )
+    assert misfits(seen) == []

@@ -7,6 +7,9 @@ import pytest
 
 from components import storage
 from components.example_gen import dataset
+from components.example_gen.fingerprint import fingerprint
+from components.example_gen.folders import find_tables
+from components.example_gen.rejects import Reject
 from components.pusher import versions
 from pipeline.config import DataConfig, TransformConfig
 from tests.conftest import write_dataset
@@ -88,15 +91,15 @@ def test_a_dataset_in_a_bucket_is_read_as_one_here(tmp_path, bucket):
 
     def read(place):
         config = DataConfig(paths=[place])
-        tables, notes = dataset.find_tables(config)
+        tables, notes = find_tables(config)
         assert not notes
-        return list(dataset.examine_all(config, TransformConfig())), dataset.fingerprint(tables)
+        return list(dataset.examine_all(config, TransformConfig())), fingerprint(tables)
 
     here, _ = read(str(folder))
     there, before = read(f"{bucket}/names")
     assert [s for s in there if isinstance(s, dataset.Sample)] == [s for s in here if isinstance(s, dataset.Sample)]
     assert sum(isinstance(s, dataset.Sample) for s in there) == 12
-    assert [r.reason for r in there if isinstance(r, dataset.Reject)] == ["missing_file"]
+    assert [r.reason for r in there if isinstance(r, Reject)] == ["missing_file"]
     storage.copy_tree(str(folder / "images"), f"{bucket}/names/more")
     assert read(f"{bucket}/names")[1] != before
 

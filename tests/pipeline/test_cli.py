@@ -172,7 +172,7 @@ def test_wrong_usage_is_one_readable_paragraph_and_code_2(arguments, message, ca
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"file name,words\nx,y\n", "no column for image"),
+        (b"scan,words\nx,y\n", "no column for image"),
         (b"filename,says\nx,y\n", "no column for text"),
     ],
 )

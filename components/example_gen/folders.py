@@ -1,0 +1,107 @@
+"""Dataset folders: which files in them are label files."""
+
+from __future__ import annotations
+
+import os
+
+from components import storage
+from components.example_gen.header import SAVE_AS_CSV, open_table
+from components.example_gen.table import DatasetError, Table, plain
+from pipeline.config import DataConfig
+
+_LABELS = (".csv", ".tsv")
+_WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+
+
+def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
+    """Finds the label files of all dataset folders.
+
+    Args:
+        config: paths and column names.
+
+    Returns:
+        The tables, sorted by path, and notes on files that were passed over.
+
+    Raises:
+        DatasetError: no such folder, or the same one twice, no CSV file in it, none with the needed columns, an
+            unreadable or empty one, one outside of the folder.
+    """
+    if not config.paths:
+        raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and pictures).")
+    tables: list[Table] = []
+    notes: list[str] = []
+    for root, source in _sources([storage.absolute(path) for path in config.paths]).items():
+        if not storage.is_dir(root):
+            what = "is a file, not a folder" if storage.exists(root) else "does not exist"
+            raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
+        try:
+            paths, hidden, workbooks = _label_files(root)
+        except OSError as error:
+            raise DatasetError(f"The data folder {root} cannot be read: {error.strerror or error}.") from error
+        if hidden:
+            shown = ", ".join(hidden[:3])
+            notes.append(f"{root}: {len(hidden)} hidden or system files and folders were passed over, such as {shown}.")
+        if not paths:
+            instead = f" {workbooks[0]} is a workbook: {SAVE_AS_CSV[0].lower()}{SAVE_AS_CSV[1:]}" if workbooks else ""
+            passed = f" Hidden files do not count, such as {hidden[0]}." if hidden else ""
+            raise DatasetError(f"The data folder {root} holds no .csv or .tsv file with labels.{instead}{passed}")
+        found, without = [], []
+        for path in paths:
+            if not (config.allow_outside or storage.is_inside(path, root)):
+                raise DatasetError(
+                    f"{path} is a link to a file outside of the data folder. Copy it into the folder, or set "
+                    f"data.allow_outside=true if you trust who made the folder."
+                )
+            try:
+                table = open_table(path, root, source, config)
+            except OSError as error:
+                raise DatasetError(f"{path} cannot be read: {error.strerror or error}. Mend or remove it.") from error
+            if isinstance(table, Table):
+                found.append(table)
+            else:
+                without.append(table)
+        if not found:
+            raise DatasetError(" ".join(without))
+        tables += found
+        notes += without
+    return tables, notes
+
+
+def _sources(roots: list[str]) -> dict[str, str]:
+    """Names of the dataset folders by path: their last parts, as many as are needed to tell them apart."""
+    for root in roots:
+        if roots.count(root) > 1:
+            raise DatasetError(f"The data folder {root} is given {roots.count(root)} times. Name it once.")
+    sources = {}
+    for root in roots:
+        parts = root.split("/")
+        ends = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        sources[root] = plain(
+            next(end for end in ends if not any(f"/{other}".endswith(f"/{end}") for other in roots if other != root))
+        )
+    return sources
+
+
+def _label_files(root: str) -> tuple[list[str], list[str], list[str]]:
+    """Paths of the CSV and TSV files of a folder; names of hidden ones, which no person made, and of workbooks."""
+    hidden: list[str] = []
+    workbooks: list[str] = []
+    folders = [root]
+    for _ in range(2):  # archives often unpack into one more folder
+        below, names = [], []
+        for folder in folders:
+            folders_inside, files = storage.entries(folder)
+            hidden += [name for name in (*folders_inside, *files) if _is_hidden(name)]
+            below += [os.path.join(folder, name) for name in folders_inside if not _is_hidden(name)]
+            names += [os.path.join(folder, name) for name in files if not _is_hidden(name)]
+        workbooks += [path for path in names if path.lower().endswith(_WORKBOOKS)]
+        found = sorted(path for path in names if path.lower().endswith(_LABELS))
+        if found:
+            return found, hidden, workbooks
+        folders = below
+    return [], hidden, workbooks
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether this is a hidden file, such as AppleDouble's `._x`, a lock of an office program, or a Mac's archive."""
+    return name.startswith((".", "~$")) or name == "__MACOSX"

@@ -1,0 +1,156 @@
+"""From the image that a row names to a file of its dataset folder."""
+
+from __future__ import annotations
+
+import functools
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from components import storage
+from components.example_gen.rejects import Rejected
+from components.example_gen.table import DatasetError, Table
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm")
+# Of images that are not read.
+OTHER_FORMATS = (".heic", ".heif", ".avif", ".gif", ".pdf", ".jp2", ".jxl", ".djvu", ".psd", ".svg", ".dng", ".tga",
+                 ".ico")  # fmt: skip
+# How an image was found that does not have the name that its row gives.
+MENDS = {
+    "extension": "images were found by adding the extension that their rows leave out (0 for 0.jpg)",
+    "case": "images were found though their names differ in case from what their rows say",
+}
+
+
+class Found(NamedTuple):
+    """The file of an image.
+
+    Attributes:
+        path: of the file.
+        mend: key of `MENDS`; empty where the row says its name.
+    """
+
+    path: str
+    mend: str = ""
+
+
+def resolve_image(name: str, table: Table) -> str:
+    """Path of the image that a row names, see `find_image`."""
+    return find_image(name, table).path
+
+
+def find_image(name: str, table: Table) -> Found:
+    """Finds the image that a row names: relative to the CSV, else below the dataset folder by its base name.
+
+    Where there is none, the one file is taken whose name differs in case only or has an extension besides.
+
+    Args:
+        name: as the row gives it.
+        table: that the row stands in.
+
+    Raises:
+        Rejected: there is none, or several of that name, or it lies outside of the dataset folder.
+    """
+    if not name:
+        raise Rejected("missing_file", "the row names no picture")
+    end = name.rfind("/") + 1
+    base = name[end:] if name[end:].strip(".") else ""  # `.` and `..` name folders
+    folder, is_inside = _beside(table.path, table.root, name[:end] if base else name)
+    path = f"{folder}/{base}" if base else folder
+    if is_inside and storage.is_plain_file(path):  # one question to the system, where those below are three
+        return Found(path)
+    found = Found(path)
+    # No server is asked only because a row names it.
+    foreign = storage.is_remote(path) and not storage.is_inside(path, table.root)
+    if foreign or not storage.exists(path):
+        base = os.path.basename(name.replace("\\", "/"))[:1000]
+        same = _files_by_name(table.root).get(unicodedata.normalize("NFC", base), [])
+        found = Found(_only(same)) if same else _nearest(name, base, folder, table.root)
+    if not (table.allow_outside or storage.is_inside(found.path, table.root)):
+        raise Rejected("outside_folder", f"{found.path} lies outside of {table.root} (data.allow_outside)")
+    return found
+
+
+def _only(paths: list[str]) -> str:
+    if len(paths) > 1:
+        raise Rejected("ambiguous_file", f"{len(paths)} files of that name, among them {paths[0]} and {paths[1]}")
+    return paths[0]
+
+
+def _nearest(name: str, base: str, folder: str, root: str) -> Found:
+    """The file that a row must mean which names none exactly; `folder` is where it should lie."""
+    stem, suffix = os.path.splitext(_folded(base))
+    known_suffix = suffix in SUFFIXES or suffix in OTHER_FORMATS
+    near = _files_by_stem(root).get(stem if known_suffix else _folded(base), [])
+    if known_suffix:
+        alike, mend = [path for path in near if _folded(os.path.basename(path)) == stem + suffix], "case"
+    else:
+        alike, mend = [path for path in near if path.lower().endswith(SUFFIXES)], "extension"
+    if alike:
+        beside = [path for path in alike if os.path.dirname(path) == folder]
+        return Found(_only(beside or alike), mend)
+    what = f"no file {name} beside the CSV nor anywhere below {root}"
+    if near:
+        ending = os.path.splitext(near[0])[1].lower()
+        advice = f": {ending} is not read, save it as JPEG or PNG" if ending in OTHER_FORMATS else ""
+        what += f"; {near[0]} has a similar name{advice}"
+    raise Rejected("missing_file", what)
+
+
+@functools.lru_cache(maxsize=1024)
+def _beside(path: str, root: str, name: str) -> tuple[str, bool]:
+    """Absolute path of a folder that is named relative to a file, and whether it lies in a dataset folder of this
+    machine when links have been followed; cached, since most pictures lie in few folders.
+    """  # noqa: D205
+    folder = storage.absolute(name if storage.is_remote(name) else os.path.join(os.path.dirname(path), name))
+    return folder.rstrip("/"), not storage.is_remote(folder) and storage.is_inside(folder, root)
+
+
+@functools.lru_cache(maxsize=16)
+def _files_by_name(root: str) -> dict[str, list[str]]:
+    """Paths by base name in NFC: archives made on a Mac hold names in NFD."""
+    index: dict[str, list[str]] = {}
+    for folder, files in walk(root):
+        for file in files:
+            index.setdefault(unicodedata.normalize("NFC", file), []).append(os.path.join(folder, file))
+    return index
+
+
+@functools.lru_cache(maxsize=16)
+def _files_by_stem(root: str) -> dict[str, list[str]]:
+    """Paths of images by base name without its extension, in NFC and without case."""
+    index: dict[str, list[str]] = {}
+    for name, paths in _files_by_name(root).items():
+        stem, suffix = os.path.splitext(_folded(name))
+        if suffix in SUFFIXES or suffix in OTHER_FORMATS:
+            index.setdefault(stem, []).extend(paths)
+    return index
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def unread_formats(root: str) -> Counter[str]:
+    """How many files of a folder are images of a format that is not read, by extension.
+
+    Raises:
+        DatasetError: the folder cannot be read.
+    """
+    endings = (os.path.splitext(file)[1].lower() for _, files in walk(root) for file in files)
+    return Counter(ending for ending in endings if ending in OTHER_FORMATS)
+
+
+def walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Folders of a dataset with the names of their files, see `storage.walk`.
+
+    Raises:
+        DatasetError: one cannot be read.
+    """
+    try:
+        yield from storage.walk(root)
+    except OSError as error:
+        what = f"{str(error.filename)[:200]}: {error.strerror}" if error.filename else error
+        raise DatasetError(f"A folder below {root} cannot be read ({what}). Mend or remove it.") from error

@@ -1,0 +1,63 @@
+"""Checks of a label by itself."""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+
+from components.example_gen.rejects import Rejected
+from pipeline.config import DataConfig
+
+# Normalisation takes time that grows with the square of the length, and no picture has room for so many: at most 8192
+# columns, four to a frame, one character a frame, which NFC composes of at most four code points.
+_LONGEST_LABEL = 10_000
+_FIRST_RIGHT_TO_LEFT = "\u0590"  # Hebrew; nothing before it is written from right to left
+
+
+def check_label(text: str, data: DataConfig) -> str:
+    """The label as it is trained on: without space around it, NFC-normalised.
+
+    Raises:
+        Rejected: it cannot be used.
+    """
+    text = text.strip()
+    if len(text) > _LONGEST_LABEL:
+        raise Rejected("label_too_long", f"{len(text)} characters are more than any picture has frames for")
+    label = unicodedata.normalize("NFC", text)
+    if not label:
+        raise Rejected("empty_label", "the label is empty")
+    if label.casefold() in _folded(tuple(data.placeholders)):
+        raise Rejected(
+            "placeholder_label",
+            f"{label!r} stands for 'no text' (data.placeholders; data.placeholders=[] keeps such labels)",
+        )
+    if not label.isprintable():
+        control = sorted({c for c in label if unicodedata.category(c) in ("Cc", "Cs")})
+        if control:
+            raise Rejected("control_character", f"the label holds {', '.join(map(repr, control))}")
+    if data.alphabet is not None:
+        unknown = sorted(set(label) - set(data.alphabet))
+        if unknown:
+            raise Rejected("unknown_character", f"not in data.alphabet: {' '.join(map(repr, unknown))}")
+    return label
+
+
+@functools.lru_cache(maxsize=8)
+def _folded(placeholders: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(text.casefold() for text in placeholders)
+
+
+def right_to_left(text: str) -> list[str]:
+    """Scripts of a text that are written from right to left, such as Hebrew; nearly always none."""
+    if text.isascii() or max(text) < _FIRST_RIGHT_TO_LEFT:
+        return []
+    letters = {c for c in text if unicodedata.bidirectional(c) in ("R", "AL", "AN") and c.isalnum()}
+    return sorted({unicodedata.name(c, "unnamed").split()[0].split("-")[0].capitalize() for c in letters})
+
+
+def length_band(characters: int) -> str:
+    """Slice of a text by its number of characters; single lengths would be slices too small to judge."""
+    for top in (4, 8, 12, 16, 24, 32, 48, 64, 96):
+        if characters <= top:
+            return f"<={top:02d}"
+    return ">96"

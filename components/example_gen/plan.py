@@ -1,0 +1,269 @@
+"""What is decided for all rows of a dataset together, before any image is opened.
+
+One pass over the label files: how rows are divided among the splits, which of them are left out by `data.limit`, and
+which labels are in scripts that the model cannot learn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from components import storage
+from components.example_gen import limit
+from components.example_gen.images import resolve_image, unread_formats
+from components.example_gen.labels import right_to_left
+from components.example_gen.rejects import Rejected
+from components.example_gen.splits import SPLITS, SplitRule, assign_split, draw, named_split
+from components.example_gen.table import Row, Table, plain, read_rows
+from pipeline.config import DataConfig
+
+FEW_WRITERS = 5  # with fewer, a split by writer would say more about single writers than about the model
+# With so many keys, a draw that leaves a split empty does not occur: 0.9 to this power is 10^-46.
+_MANY = 1000
+_PLACES_SHOWN = 3
+
+
+class _Group(NamedTuple):
+    """Rows that are drawn together: one writer's, or one image's."""
+
+    key: str
+    named: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is decided for all rows of a dataset.
+
+    Attributes:
+        splits: how rows are divided.
+        rows: number of rows.
+        left_out: how many of them `data.limit` leaves out.
+        notes: what people should know of it, sentences.
+        problems: what makes the model or its figures wrong, sentences.
+    """
+
+    splits: SplitRule
+    rows: int = 0
+    left_out: int = 0
+    notes: Sequence[str] = ()
+    problems: Sequence[str] = ()
+    _kept: Mapping[str, frozenset[int]] | None = None
+
+    def lines(self, table: Table) -> frozenset[int] | None:
+        """Lines of the rows of a table that are used, for `read_together`; None for all."""
+        return None if self._kept is None else self._kept[table.path]
+
+    def read(self, table: Table) -> list[Row]:
+        """The rows of a table that are used.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        lines = self.lines(table)
+        return [row for row in read_rows(table) if lines is None or row.line in lines]
+
+
+class _Survey:
+    """What one pass over the rows finds."""
+
+    def __init__(self, in_training: frozenset[str]) -> None:
+        self.in_training = in_training
+        self.rows = 0
+        self.given: set[str] = set()
+        self.groups: Counter[_Group] = Counter()  # rows by writer
+        self.unknown: list[tuple[Row, str | None]] = []  # rows without a writer, at most _MANY + 1 of them
+        self.right_to_left: list[str] = []  # places of some rows with such labels
+        self.right_to_left_rows = 0
+        self.scripts: Counter[str] = Counter()
+
+    def add(self, row: Row) -> None:
+        self.rows += 1
+        table = row.table
+        if len(row.fields) != len(table.names):
+            return
+        if table.root not in self.in_training:
+            self._divide(row)
+        if scripts := right_to_left(row.fields[table.text]):
+            self.scripts.update(scripts)
+            self.right_to_left_rows += 1
+            if len(self.right_to_left) < _PLACES_SHOWN:
+                self.right_to_left.append(f"row {row.line} of {table.name}")
+
+    def _divide(self, row: Row) -> None:
+        named = split_of(row)
+        if named:
+            self.given.add(named)
+        writer = row.writer
+        if writer:
+            self.groups[_Group(writer, named)] += 1
+        elif len(self.unknown) <= _MANY:
+            self.unknown.append((row, named))
+
+
+def split_of(row: Row) -> str | None:
+    """The split that a row of the right length names, or the name of its file."""
+    column = row.table.split
+    value = row.fields[column] if column is not None else ""
+    return named_split(value) if value.strip() else row.table.default_split
+
+
+def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
+    """Decides what has to be decided for all rows together.
+
+    Args:
+        tables: label files.
+        data: fractions, salt and limit.
+
+    Raises:
+        DatasetError: a table cannot be read.
+    """
+    survey = _Survey(_in_training(tables))
+    for table in tables:
+        if table.default_split and table.root not in survey.in_training:
+            survey.given.add(table.default_split)
+        for row in read_rows(table):
+            survey.add(row)
+    splits, notes = _split_rule(survey, tables, data)
+    kept, left_out = None, 0
+    if data.limit is not None and survey.rows > data.limit:
+        kept = _part(tables, splits, data, data.limit)
+        left_out = survey.rows - sum(map(len, kept.values()))
+        notes.append(f"{left_out} of {survey.rows} rows are left out by data.limit={data.limit}.")
+    notes += _format_notes(tables)
+    return Plan(splits, survey.rows, left_out, notes, _right_to_left(survey), kept)
+
+
+def _in_training(tables: Sequence[Table]) -> frozenset[str]:
+    """Dataset folders whose rows all name `train`, where another folder has rows to draw the other splits from."""
+    roots = {table.root for table in tables}
+    if len(roots) < 2:
+        return frozenset()
+    named: dict[str, set[str | None]] = {root: set() for root in roots}
+    for table in tables:
+        whole = (row for row in read_rows(table) if len(row.fields) == table.columns)
+        named[table.root].update({table.default_split} if table.split is None else {split_of(row) for row in whole})
+    settled = frozenset(root for root, splits in named.items() if splits == {"train"})
+    return settled if any({None, "train"} & named[root] for root in roots - settled) else frozenset()
+
+
+def _split_rule(survey: _Survey, tables: Sequence[Table], data: DataConfig) -> tuple[SplitRule, list[str]]:
+    given, stay = frozenset(survey.given), survey.in_training
+    images: Counter[_Group] | None = None  # rows without a writer by image; None for so many that they fill all splits
+    if len(survey.unknown) <= _MANY:
+        images = _by_image(survey.unknown)
+    writers = {group.key for group in survey.groups}
+    if images is None or not (empty := _empty(survey.groups + images, given, data)):
+        return SplitRule(given, in_training=stay), []
+    if len(writers) >= FEW_WRITERS:
+        forced = _fill(survey.groups, empty, given, data)
+        if forced is not None:
+            taken = " and ".join(f"writer {key} for {split}" for key, split in forced.items())
+            return SplitRule(given, True, forced, stay), [
+                f"The draw by writer leaves {' and '.join(empty)} without images; taken instead: {taken}."
+            ]
+    notes = []
+    if writers:
+        count = f"{len(writers)} writer{'s' if len(writers) > 1 else ''}"
+        notes.append(
+            f"The labels name {count}, too few to keep the images of some for validation and evaluation: images are "
+            f"split one by one. The error on unseen writers is underestimated; it holds for "
+            f"{'these writers' if len(writers) > 1 else 'this writer'}."
+        )
+    rows = [
+        (row, split_of(row))
+        for table in tables if table.root not in stay
+        for row in read_rows(table) if len(row.fields) == table.columns
+    ]  # fmt: skip
+    forced = None
+    if len(rows) <= _MANY:
+        images = _by_image(rows)
+        forced = _fill(images, _empty(images, given, data), given, data)
+    return SplitRule(given, False, forced or {}, stay), notes
+
+
+def _by_image(rows: Sequence[tuple[Row, str | None]]) -> Counter[_Group]:
+    groups: Counter[_Group] = Counter()
+    for row, named in rows:
+        try:
+            path = resolve_image(row.fields[row.table.image].strip(), row.table)
+        except Rejected:
+            continue
+        groups[_Group(row.table.names_of(path)[1], named)] += 1
+    return groups
+
+
+def _empty(groups: Counter[_Group], given: frozenset[str], data: DataConfig) -> list[str]:
+    """Splits that the draw leaves without rows; all that is there is named train, or nothing, where they may be."""
+    found = {assign_split(group.named, group.key, given, data) for group in groups}
+    return [split for split in SPLITS if split not in found]
+
+
+def _fill(
+    groups: Counter[_Group], empty: Collection[str], given: frozenset[str], data: DataConfig
+) -> dict[str, str] | None:
+    """Keys for splits that the draw leaves empty: those drawn first, so that added data moves none out of training.
+
+    Returns:
+        Split by key; None if too little would be left to train on, or the splits are named.
+    """
+    forced: dict[str, str] = {}
+    total = groups.total()
+    in_training = Counter[str]()
+    for group, count in groups.items():
+        if assign_split(group.named, group.key, given, data) == "train":
+            in_training[group.key] += count
+    left = in_training.total()
+    for split in ("eval", "validation"):
+        if split not in empty:
+            continue
+        if split in given or (split == "eval" and "validation" in given):  # it has rows, all of them unusable
+            return None
+        candidates = sorted((draw(key, data), key) for key, count in in_training.items() if 3 * count <= total)
+        if not candidates:
+            return None
+        key = candidates[0][1]
+        forced[key] = split
+        left -= in_training.pop(key)
+    return forced if 2 * left >= total and "train" not in empty else None
+
+
+def _part(tables: Sequence[Table], splits: SplitRule, data: DataConfig, most: int) -> dict[str, frozenset[int]]:
+    """Lines by table of the rows that `data.limit` takes."""
+    candidates = []
+    for number, table in enumerate(tables):
+        for row in read_rows(table):
+            whole = len(row.fields) == table.columns
+            named, writer = (split_of(row), row.writer) if whole else (None, "")
+            image = plain(row.fields[table.image].strip()) if whole else str(row.line)
+            # Images that are drawn one by one are drawn from the part as from the whole.
+            known = splits.assign(named, writer, "", table.root, data) if writer and splits.by_writer else named or ""
+            candidates.append(limit.Candidate((table.source, known), writer, limit.rank(image), number, row.line))
+    lines: dict[int, set[int]] = defaultdict(set)
+    for chosen in limit.choose(candidates, most):
+        lines[chosen.table].add(chosen.line)
+    return {table.path: frozenset(lines[number]) for number, table in enumerate(tables)}
+
+
+def _right_to_left(survey: _Survey) -> list[str]:
+    if not survey.scripts:
+        return []
+    scripts = ", ".join(f"{script} {count}" for script, count in survey.scripts.most_common())
+    return [
+        f"Rows whose labels are written from right to left: {survey.right_to_left_rows} ({scripts}), for example "
+        f"{', '.join(survey.right_to_left)}. Such scripts are not supported: the model reads from left to right and "
+        f"cannot learn these labels."
+    ]
+
+
+def _format_notes(tables: Sequence[Table]) -> list[str]:
+    """What lies in the folders and is not read; buckets are not searched for it, which would take many requests."""
+    notes = []
+    for root in sorted({table.root for table in tables if not storage.is_remote(table.root)}):
+        found = unread_formats(root)
+        if found:
+            kinds = ", ".join(f"{count} {ending}" for ending, count in found.most_common())
+            notes.append(f"{root} holds images of formats that are not read: {kinds}. Save them as JPEG or PNG.")
+    return notes

@@ -1,0 +1,67 @@
+"""Rows that cannot be used, with the reason."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+HEADER = "csv,row,image,text,reason,detail"
+# What helps against some reasons.
+ADVICE = {
+    "outside_folder": "data.allow_outside=true reads images outside of the data folder too, through links and absolute "
+    "paths: set it if you trust who made the folder",
+    "placeholder_label": "data.placeholders=[] keeps such labels",
+    "picture_too_large": "data.max_megapixels allows larger images",
+    "unknown_character": "data.alphabet says which characters are allowed",
+    "unknown_split": "data.split_column=none leaves the column out of account",
+}
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A refused row.
+
+    Attributes:
+        table: name of the CSV file.
+        line: its line.
+        image: picture's path as the row gives it.
+        text: label as the row gives it, at most 200 characters.
+        reason: one of a few words, for counting.
+        detail: what exactly is wrong.
+    """
+
+    table: str
+    line: int
+    image: str
+    text: str
+    reason: str
+    detail: str
+
+
+class Rejected(Exception):
+    """A row cannot be used.
+
+    Attributes:
+        reason, detail: as in `Reject`.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def as_csv_line(reject: Reject) -> str:
+    """A reject as a line of CSV, without the line's end."""
+    line = io.StringIO()
+    # Up to Python 3.12 a field with a line break is put in quotation marks only if lines end in what it holds.
+    csv.writer(line, lineterminator="\r\n").writerow(
+        [reject.table, reject.line, reject.image, reject.text, reject.reason, reject.detail]
+    )
+    return line.getvalue().removesuffix("\r\n")
+
+
+def as_csv(rejects: Iterable[Reject]) -> str:
+    """Rejects as CSV with a header line; lines end in LF, as those that the pipeline step writes."""
+    return "".join(f"{line}\n" for line in (HEADER, *map(as_csv_line, rejects)))

@@ -1,0 +1,91 @@
+"""Which split a row belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline.config import DataConfig
+
+SPLITS = ("train", "validation", "eval")
+# Words in a file name or split column and the split that they mean; `test` is what the gate judges.
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "eval", "testing": "eval", "eval": "eval", "evaluation": "eval",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How rows of a dataset are divided; `plan.make_plan` decides it from all of them.
+
+    Attributes:
+        given: splits that the dataset names.
+        by_writer: whether rows of one writer stay together.
+        forced: split by key of rows that are taken for a split which the draw would leave empty.
+        in_training: dataset folders whose rows all stay in `train`, such as images that were reviewed.
+    """
+
+    given: frozenset[str] = frozenset()
+    by_writer: bool = True
+    forced: Mapping[str, str] = field(default_factory=dict)
+    in_training: frozenset[str] = frozenset()
+
+    def assign(self, named: str | None, writer: str, image: str, root: str, config: DataConfig) -> str:
+        """The split of one row.
+
+        Args:
+            named: split that the file name or column gives, or None.
+            writer: who wrote it; empty if unknown.
+            image: name of the image that no other folder changes.
+            root: dataset folder of the row.
+            config: fractions and salt.
+        """
+        if root in self.in_training:
+            return "train"
+        key = writer if writer and self.by_writer else image
+        if named != "eval" and key in self.forced:
+            return self.forced[key]
+        return assign_split(named, key, self.given, config)
+
+
+def named_split(value: str) -> str | None:
+    """The split that a word in a file name or split column means; None for no such word."""
+    return SPLIT_NAMES.get(value.strip().lower())
+
+
+def draw(key: str, config: DataConfig) -> float:
+    """A number from 0 to 1 that depends on nothing but the key and `data.split_salt`."""
+    return int.from_bytes(hashlib.sha256(f"{config.split_salt}\0{key}".encode()).digest()[:8], "big") / 2**64
+
+
+def assign_split(named: str | None, key: str, given: frozenset[str], config: DataConfig) -> str:
+    """The split of one row.
+
+    A split that the data names is kept, with two exceptions that make sure that training never sees what the gate
+    judges: a named `validation` becomes `eval` where no `eval` is named, and `validation` is then drawn from `train`.
+    Everything else is drawn by the SHA-256 of `key` (the writer, or the picture's id): the same key is always in the
+    same split, whatever else the dataset holds.
+
+    Args:
+        named: split that the file name or column gives, or None.
+        key: writer, or the picture's id where writers are unknown.
+        given: all splits that the dataset names.
+        config: fractions and salt.
+    """
+    share = draw(key, config)
+    has_eval, has_validation = "eval" in given, "validation" in given
+    if named == "eval" or (named == "validation" and has_eval):
+        return named
+    if named == "validation":
+        return "eval"
+    if named == "train" and has_eval and has_validation:
+        return "train"
+    if share < config.eval_fraction and not (has_eval or has_validation):
+        return "eval"
+    drawn = config.eval_fraction <= share < config.eval_fraction + config.validation_fraction
+    if drawn and not (has_eval and has_validation):
+        return "validation"
+    return "train"

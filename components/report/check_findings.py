@@ -1,0 +1,162 @@
+"""What is wrong with a dataset or worth a look, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from components.report import figures
+from components.report.findings import Findings, some
+from components.transform import geometry
+from pipeline.config import Config
+
+RARE = 10
+# Labels. In docs/accuracy.md some four thousand reach a CER of 0.05 to 0.12 on unseen writers; from 300 rows a network
+# learns to write nothing at all.
+TOO_FEW, LITTLE = 300, 1000
+LONG_HOURS, LIMIT = 4, 20_000
+
+
+def find(contents: Mapping[str, Any], config: Config) -> Findings:
+    """What the check of a dataset has found.
+
+    Args:
+        contents: tree of `check.check`, without its `findings`.
+        config: settings of data and transform.
+    """
+    result, rejected, rows = Findings(), contents["rejected_rows"], contents["rows"]
+    accepted = rows - rejected
+    for problem in contents["problems"]:
+        result.problem("plan", problem)
+    _about_splits(contents, result)
+    _about_labels(contents, accepted, result)
+    _about_characters(contents["characters"], result)
+    _about_sizes(contents, accepted, result)
+    if rejected > config.data.max_rejected * rows:
+        result.problem("rejected", f"{rejected} of {rows} rows would be rejected; data.max_rejected allows "
+                       f"{config.data.max_rejected:.1%}.", "The reasons are listed; one cause often explains "
+                       "most of them.")  # fmt: skip
+    return result
+
+
+def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
+    shared = contents["writers"]["shared"]
+    judged = {writer: found["eval"] for writer, found in shared.items() if "eval" in found}
+    together = contents["writers"]["kept_together"]  # else a note says so
+    if judged and together:
+        result.problem(
+            "leaked_writers",
+            f"Writers of the evaluation split who also wrote pictures of other splits: {some(list(judged))} ("
+            f"{sum(judged.values())} of {contents['splits']['eval']['samples']} evaluation pictures). The error on "
+            f"unknown hands would be underestimated.",
+            "The split column or the file names give these splits: drop them, and writers stay together "
+            "(data.split_column=none leaves the column out of account).",
+        )
+    elif shared and together:
+        result.note("shared_writers", f"Writers who are both in training and validation: {some(list(shared))}. The "
+                    "CER that training watches is lower than on unknown hands.")  # fmt: skip
+    if not contents["writers"]["known"]:
+        result.note("no_writers", "No writers are named: pictures are split one by one, and the error on hands that "
+                    "the model has never seen is underestimated.", "Add a writer column where known.")  # fmt: skip
+    leaks = contents["same"]["leaks"]
+    if leaks:
+        pair = leaks[0]
+        result.problem(
+            "leaked_pictures",
+            f"Pictures in more than one split: {len(leaks)}, for example {pair['first']['id']} "
+            f"({pair['first']['split']}) and {pair['second']['id']} ({pair['second']['split']}): the figures would be "
+            "too good.",
+            "Remove one of each pair, or give both rows the same writer or split.",
+        )
+    for split, found in contents["splits"].items():
+        if not found["samples"]:
+            result.problem("empty_split", f"No picture falls into {split}: the run would stop.", "Add data, "
+                           "or correct what is rejected.")  # fmt: skip
+
+
+def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -> None:
+    same, doubtful = contents["same"], contents["doubtful"]
+    if same["contradictions"]:
+        pair = same["contradictions"][0]
+        result.problem(
+            "contradictions",
+            f"Pictures with two labels: {len(same['contradictions'])}, for example {pair['first']['text']!r} in "
+            f"{pair['first']['place']} and {pair['second']['text']!r} in {pair['second']['place']}.",
+            "One of the two is wrong, or a wrong picture is named.",
+        )
+    if same["repeats"]:
+        result.note("repeats", f"Pictures twice in one split under the same label: {len(same['repeats'])}.",
+                    "They count twice in training and in the figures.")  # fmt: skip
+    count = len(doubtful["misfits"])
+    if count:
+        share = count / max(samples, 1)
+        shown = some([f"{row['text']!r} in row {row['place'].split()[1]}" for row in doubtful["misfits"]], 3)
+        if share > 0.01:
+            result.problem(
+                "swapped_labels",
+                f"{count} labels ({share:.1%}) are much too long or too short for the ink of their picture ({shown}). "
+                f"Labels that belong to other pictures look like that, and several times as many of them would fit by "
+                f"chance; so do pictures with rules, stains or more words than the label.",
+                "Were rows swapped or shifted against the images?",
+            )
+        else:
+            result.note("misfits", f"Labels that are much too long or too short for the ink of their picture: {count} "
+                        f"({shown}).")  # fmt: skip
+    for kind, text in (("odd", "Labels that look wrong by themselves"), ("empty", "Pictures with next to nothing on "
+                       "them"), ("dark", "Pictures with light writing on a dark ground")):  # fmt: skip
+        if doubtful[kind]:
+            row = doubtful[kind][0]
+            why = f" {row['why']}" if kind == "odd" else ""
+            result.note(f"{kind}_{'labels' if kind == 'odd' else 'pictures'}", f"{text}: {len(doubtful[kind])}, for "
+                        f"example {row['place']}: {row['text']!r}{why}.")  # fmt: skip
+
+
+def _about_characters(characters: Sequence[Mapping[str, Any]], result: Findings) -> None:
+    new = [c for c in characters if not c["train"]]
+    if new:
+        shown = some([f"{figures.visible(c['character'])} ({c['total']})" for c in new], 16)
+        result.problem(
+            "new_characters",
+            f"Characters that occur outside the training split only, so that the model could never write them: "
+            f"{shown}.",
+            "Add training pictures with them, or set data.alphabet to reject such labels.",
+        )
+    rare = [c for c in characters if 0 < c["train"] < RARE]
+    if rare:
+        shown = some([f"{figures.visible(c['character'])} ({c['train']})" for c in rare], 16)
+        result.note("rare_characters", f"Characters that occur fewer than {RARE} times in training and will hardly "
+                    f"be learnt: {shown}.")  # fmt: skip
+
+
+def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) -> None:
+    frames = contents["frames"]
+    if frames["crowding"] > geometry.CROWDED and frames["preset"] == "word":
+        result.note("crowded", f"One label in twenty needs {frames['crowding']:.0%} or more of its picture's frames.",
+                    "More frames read better: --set transform.preset=line")  # fmt: skip
+    if frames["shrunk"] > 0.05 * samples and frames["shrunk_by"] > 1.25:
+        result.note(
+            "long_pictures",
+            f"{frames['shrunk']} pictures are longer than {frames['width']} x {frames['height']} columns can hold and "
+            f"are made lower, half of them by a factor of {frames['shrunk_by']:.1f} or more.",
+            "A larger transform.width keeps their writing at full height"
+            + (": --set transform.preset=line" if frames["preset"] == "word" else "."),
+        )
+    if 0 < samples < TOO_FEW:
+        result.problem(
+            "too_little_data",
+            f"{samples} labels are too few to train a model from nothing: it will read next to nothing.",
+            "Label a thousand or more, or begin with a model that can read (train.warm_start).",
+        )
+    elif 0 < samples < LITTLE:
+        result.note("little_data", f"{samples} labels are little to learn from: such a model may read these words of "
+                    "these writers, and few others.", "Thousands make a model that reads other words and writers, or "
+                    "train.warm_start begins with one that can read.")  # fmt: skip
+    training = contents["training"]
+    if training["seconds"] > LONG_HOURS * 3600:
+        result.note(
+            "long_training",
+            f"Training takes {training['time']} on the {training['cores']} cores of this machine, if it has no "
+            f"GPU: {training['images']:,} images in {training['epochs']} epochs.",
+            f"--set data.limit={LIMIT} takes a part with the same writers and splits, for a first model in a fraction "
+            "of the time; fewer train.epochs do for large data.",
+        )

@@ -1,0 +1,60 @@
+"""How long a training takes, before it begins. No TensorFlow here."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from pipeline.config import TrainConfig
+
+# Seconds of CPU time for an image of a batch, fitted to trainings of the default network with 4,096, 16,384 and about
+# 62,000 pixels an image (docs/accuracy.md): 6.7, 19 and 80 ms.
+_SECONDS_AN_IMAGE, _SECONDS_A_PIXEL = 2.5e-3, 1.1e-6
+_VALIDATION = 0.3  # cost of an image that is only read, relative to one that is learnt from
+# What the cores of a machine bring besides the first: 1.5 of two were busy (docs/accuracy.md); more than eight bring
+# nothing to batches of this size.
+_MOST_CORES, _GAIN = 8, 0.5
+
+
+def expected_steps(train: TrainConfig, samples: int) -> int:
+    """Optimiser steps of a training that runs all its epochs.
+
+    Args:
+        train: settings.
+        samples: number of images of the training split.
+    """
+    return train.epochs * math.ceil(samples / train.batch_size)
+
+
+def expected_seconds(
+    train: TrainConfig, samples: int, validation: int, pixels: float, cores: int | None = None
+) -> float:
+    """Time that a training on CPUs takes which runs all its epochs, right to a factor of about two.
+
+    Args:
+        train: settings.
+        samples: number of images of the training split.
+        validation: number of images of the validation split.
+        pixels: of an image in the image tensor, on average.
+        cores: of the machine; those that this process may use if None.
+    """
+    count = cores or usable_cores()
+    at_once = 1 + _GAIN * (min(count, _MOST_CORES) - 1)
+    steps = expected_steps(train, samples)
+    epochs = steps / max(1, math.ceil(samples / train.batch_size))
+    images = steps * train.batch_size + _VALIDATION * validation * epochs
+    return images * (_SECONDS_AN_IMAGE + _SECONDS_A_PIXEL * pixels) / at_once
+
+
+def in_words(seconds: float) -> str:
+    """A time as an estimate says it: no more exact than it is."""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        count = seconds / length
+        if count >= 1.5:
+            return f"about {count:.0f} {unit}s"
+    return "a minute or two"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,205 @@
+"""Label files and image names as people and programs write them."""
+
+import os
+
+import pytest
+
+from components.example_gen.dataset import Sample, examine_all
+from components.example_gen.folders import find_tables
+from components.example_gen.header import IMAGE_COLUMNS, TEXT_COLUMNS
+from components.example_gen.images import SUFFIXES
+from components.example_gen.rejects import as_csv
+from components.example_gen.table import DatasetError
+from pipeline import cli
+from pipeline.config import DataConfig, TransformConfig
+from tests.conftest import encode, picture, write_dataset
+
+
+def read(folder, **settings):
+    return list(examine_all(DataConfig(paths=[str(folder)], **settings), TransformConfig(preset="line")))
+
+
+def one_image(folder, content, name="a.png"):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(encode(picture(300, 48), name[-4:].lower()))
+    (folder / "labels.csv").write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+@pytest.mark.parametrize("image", IMAGE_COLUMNS)
+@pytest.mark.parametrize("text", TEXT_COLUMNS)
+def test_columns_of_public_datasets_are_known(tmp_path, image, text):
+    (sample,) = read(one_image(tmp_path, f"{image},{text}\na.png,Anna\n"))
+    assert sample.text == "Anna"
+
+
+@pytest.mark.parametrize("header", ["File Name,Ground Truth", "image-path,GROUND_TRUTH", " FileName , Text "])
+def test_columns_are_known_however_they_are_spelt(tmp_path, header):
+    (sample,) = read(one_image(tmp_path, f"{header}\na.png,Anna\n"))
+    assert sample.text == "Anna"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sep=;\nfilename;text\na.png;Anna\n",
+        "SEP=;\r\nfilename;text\r\na.png;Anna\r\n",
+        '"sep=;"\nfilename;text\na.png;Anna\n',
+        "sep=\t\nfilename\ttext\na.png\tAnna\n",
+        "sep=#\nfilename#text\na.png#Anna\n",
+        "\ufeffsep=;\r\nfilename;text\r\na.png;Anna\r\n",
+        "\n \n\nfilename,text\na.png,Anna\n",
+        ";;\n;\nfilename;text\na.png;Anna\n",
+        "\r\n,,\r\nfilename,text\r\n\r\na.png,Anna\r\n",
+        'filename, text\n"a.png", "Anna"\n',
+        '"filename" , "text"\n "a.png" , "Anna" \n',
+        'filename\ttext\na.png\t "Anna"\n',
+    ],
+)
+def test_what_programs_write_around_a_table(tmp_path, content):
+    (sample,) = read(one_image(tmp_path, content))
+    assert sample.text == "Anna"
+
+
+def test_lines_are_counted_from_the_beginning_of_the_file(tmp_path):
+    (reject,) = read(one_image(tmp_path, "sep=;\n\nfilename;text\n\nb.png;Anna\n"))
+    assert reject.line == 5
+
+
+def test_a_comma_in_quotes_after_a_space(tmp_path):
+    (sample,) = read(one_image(tmp_path, 'filename,text\n"a.png", "Smith, John"\n'))
+    assert sample.text == "Smith, John"
+
+
+def test_quotes_that_belong_to_a_label_stay(tmp_path):
+    (sample,) = read(one_image(tmp_path, 'filename,text\na.png,"say ""hi"", John"\n'))
+    assert sample.text == 'say "hi", John'
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        ("a.png,Anna\n", {}, r"like data \(`a\.png`\): there is no header.*2 columns, such as `filename,text`"),
+        ("17,Anna,w1\n", {}, r"like data \(`17`\): there is no header.*its 3 columns"),
+        ("a.png,Anna\n", {"text_column": "text"}, r"no column 'text'.*there is no header"),
+        (b"PK\x03\x04" + bytes(90), {}, r"an Excel workbook or another zip archive, not a CSV.*\"CSV UTF-8\""),
+        (b"\xd0\xcf\x11\xe0" + bytes(90), {}, "an Excel workbook"),
+        ("sep=;\n", {}, "is empty"),
+    ],
+)
+def test_what_is_no_table_is_named(tmp_path, content, settings, message):
+    with pytest.raises(DatasetError, match=message):
+        read(one_image(tmp_path, content), **settings)
+
+
+@pytest.mark.parametrize("name", ["labels.xlsx", "Labels.ODS"])
+def test_a_workbook_without_a_csv_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(DatasetError, match=rf'{name} is a workbook: open it and save it as "CSV UTF-8"'):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["._labels.csv", "~$labels.csv", ".~lock.labels.csv", "__MACOSX/labels.csv"])
+def test_files_that_no_person_made_are_passed_over(tmp_path, name):
+    folder = one_image(tmp_path, "filename,text\na.png,Anna\n")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"\0\x05\x16\x07 no table at all")
+    assert len(read(folder)) == 1
+    _, notes = find_tables(DataConfig(paths=[str(folder)]))
+    assert notes == [f"{folder}: 1 hidden or system files and folders were passed over, such as {name.split('/')[0]}."]
+
+
+def test_only_hidden_files_are_said_to_be_that(tmp_path):
+    (tmp_path / "._labels.csv").write_bytes(b"\0")
+    with pytest.raises(DatasetError, match=r"Hidden files do not count, such as \._labels\.csv"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "named", "mend"),
+    [
+        ("a.jpg", "a", "extension"),
+        ("scans/a.jpg", "a", "extension"),
+        ("a.JPG", "a", "extension"),
+        ("Smith.J.png", "Smith.J", "extension"),
+        ("Zoë.PNG", "zoë.png", "case"),
+        ("Scans/A.png", "scans/a.png", "case"),
+        ("a.png", "a.png", ""),
+    ],
+)
+def test_the_one_image_that_a_row_must_mean_is_found(tmp_path, on_disk, named, mend):
+    (tmp_path / on_disk).parent.mkdir(exist_ok=True)
+    (tmp_path / on_disk).write_bytes(encode(picture(), on_disk[-4:].lower()))
+    (tmp_path / "labels.csv").write_text(f"filename,text\n{named},Anna\n", encoding="utf-8")
+    (sample,) = read(tmp_path)
+    assert isinstance(sample, Sample) and sample.mend == mend
+    assert sample.id == f"{tmp_path.name}/{on_disk}"
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "named", "reason", "detail"),
+    [
+        (["a.jpg", "a.png"], "a", "ambiguous_file", "a.jpg and"),
+        (["a.PNG", "A.png"], "a.png", "ambiguous_file", "2 files of that name"),
+        (["a.png"], "a.jpg", "missing_file", "a.png has a similar name"),
+        (["a.heic"], "a", "missing_file", ".heic is not read, save it as JPEG or PNG"),
+        (["a.heic"], "a.jpg", "missing_file", ".heic is not read"),
+        (["a.heic"], "a.heic", "picture_not_a_picture", ".heic is not read: save the image as JPEG or PNG"),
+        (["b.png"], "a.png", "missing_file", "nor anywhere below"),
+    ],
+)
+def test_what_a_row_may_mean_is_named(tmp_path, on_disk, named, reason, detail):
+    for name in on_disk:
+        (tmp_path / name).write_bytes(encode(picture()) if name.lower().endswith(SUFFIXES) else b"\0\0\0\x18ftypheic")
+    (tmp_path / "labels.csv").write_text(f"filename,text\n{named},Anna\n")
+    (reject,) = read(tmp_path)
+    assert reject.reason == reason and detail in reject.detail
+
+
+def test_an_image_beside_others_of_its_name_is_preferred(tmp_path):
+    for folder in ("images", "thumbnails"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.png").write_bytes(encode(picture()))
+    (tmp_path / "labels.csv").write_text("filename,text\nimages/0,Anna\n")
+    (sample,) = read(tmp_path)
+    assert sample.id.endswith("/images/0.png")
+
+
+@pytest.mark.parametrize("label", ["NaN", "nan", "NAN", "#n/a", "empty", "Unreadable"])
+def test_placeholders_are_compared_without_case(tmp_path, label):
+    folder = one_image(tmp_path, f"filename,text\na.png,{label}\n")
+    (reject,) = read(folder)
+    assert reject.reason == "placeholder_label" and "data.placeholders=[] keeps such labels" in reject.detail
+    (sample,) = read(folder, placeholders=[])
+    assert sample.text == label
+
+
+def test_check_and_run_write_rejects_alike(tmp_path, capsys):
+    from components.example_gen.rejects import HEADER, as_csv_line
+
+    folder = write_dataset(tmp_path / "data", [{"filename": "a.png", "text": 'one\r\n"two"'}, *[
+        {"filename": f"{i}.png", "text": "ab"} for i in range(20)]])  # fmt: skip
+    out = tmp_path / "rejects.csv"
+    assert cli.main(["check", "--data", str(folder), "--rejects", str(out)]) == 0
+    capsys.readouterr()
+    (reject,) = [result for result in read(folder) if not isinstance(result, Sample)]
+    content = out.read_bytes().decode()
+    assert content == as_csv([reject]) == f"{HEADER}\n{as_csv_line(reject)}\n"  # the latter is what Beam writes
+
+
+def test_a_large_image_names_the_setting_of_the_pipeline(tmp_path):
+    (reject,) = read(one_image(tmp_path, "filename,text\na.png,Anna\n"), max_megapixels=0.01)
+    assert "raise data.max_megapixels" in reject.detail
+
+
+@pytest.mark.parametrize("command", ["drift", "check"])
+def test_a_folder_of_links_names_the_setting(tmp_path, capsys, command):
+    real = write_dataset(tmp_path / "real", [{"filename": f"{i}.png", "text": "ab"} for i in range(9)])
+    data = tmp_path / "data"
+    data.mkdir()
+    os.rename(real / "labels.csv", data / "labels.csv")
+    (data / "images").symlink_to(real)
+    (data / "labels.csv").write_text((data / "labels.csv").read_text().replace("\n", "\nimages/").rstrip("images/"))
+    assert cli.main([command, "--data", str(data), *(["--against", str(data)] if command == "drift" else [])]) != 0
+    said = capsys.readouterr()
+    assert "data.allow_outside=true reads images outside" in said.out + said.err

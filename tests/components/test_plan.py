@@ -1,0 +1,164 @@
+"""What is decided for all rows together: splits of few writers, the part that `data.limit` takes, notes."""
+
+from collections import Counter
+
+import pytest
+
+from components.example_gen import limit
+from components.example_gen.dataset import Sample, examine_all
+from components.example_gen.folders import find_tables
+from components.example_gen.plan import make_plan
+from components.example_gen.splits import SPLITS, assign_split
+from pipeline import cli
+from pipeline.config import ConfigError, DataConfig, TransformConfig, load
+from tests.conftest import write_dataset
+
+
+def dataset(folder, writers, rows=60, **columns):
+    """Rows by so many writers, whose shares are equal."""
+    found = [{"filename": f"{i}.png", "text": "ab", **({"writer": f"w{i % writers}"} if writers else {}),
+              **{name: value(i) for name, value in columns.items()}} for i in range(rows)]  # fmt: skip
+    return write_dataset(folder, found)
+
+
+def planned(folder, **settings):
+    data = DataConfig(paths=[str(folder)], **settings)
+    tables, _ = find_tables(data)
+    return make_plan(tables, data), tables
+
+
+def samples(folder, **settings):
+    data = DataConfig(paths=[str(folder)], **settings)
+    return [s for s in examine_all(data, TransformConfig()) if isinstance(s, Sample)]
+
+
+@pytest.mark.parametrize("writers", [0, 1, 2, 3, 4, 5, 6, 8, 12, 20])
+@pytest.mark.parametrize("salt", ["", "1", "2", "3"])
+def test_no_split_is_ever_empty(tmp_path, writers, salt):
+    counts = Counter(s.split for s in samples(dataset(tmp_path, writers), split_salt=salt))
+    assert set(counts) == set(SPLITS)
+    assert counts["train"] >= 30
+
+
+@pytest.mark.parametrize("salt", [str(i) for i in range(12)])
+def test_writers_are_kept_together_where_there_are_enough(tmp_path, salt):
+    by_writer = {}
+    for sample in samples(dataset(tmp_path, 6), split_salt=salt):
+        by_writer.setdefault(sample.writer, set()).add(sample.split)
+    assert all(len(splits) == 1 for splits in by_writer.values())
+
+
+def test_with_two_writers_images_are_drawn_one_by_one_and_that_is_said(tmp_path):
+    folder = dataset(tmp_path, 2)
+    plan, _ = planned(folder)
+    assert not plan.splits.by_writer
+    assert "The labels name 2 writers, too few" in plan.notes[0] and "underestimated" in plan.notes[0]
+    found = samples(folder)
+    assert {s.writer for s in found if s.split == "eval"} == {s.writer for s in found if s.split == "train"}
+
+
+def test_one_writer_of_five_who_wrote_nearly_all_is_not_evaluated(tmp_path):
+    folder = dataset(tmp_path, 1, writer=lambda i: f"w{i}" if i < 4 else "me")
+    plan, _ = planned(folder)
+    splits = {s.writer: s.split for s in samples(folder)} if plan.splits.by_writer else {"me": "train"}
+    assert splits["me"] == "train"
+
+
+def test_what_the_draw_fills_stays_as_it_was(tmp_path):
+    # Else training and evaluation images of existing datasets would mix.
+    config = DataConfig()
+    folder = dataset(tmp_path, 40, 200)
+    plan, _ = planned(folder)
+    assert plan.splits.by_writer and not plan.splits.forced and not plan.notes
+    assert all(s.split == assign_split(None, s.writer, frozenset(), config) for s in samples(folder))
+
+
+def test_added_writers_move_none_from_training_to_evaluation(tmp_path):
+    before = {}
+    for count in range(5, 40):
+        splits = {s.writer: s.split for s in samples(dataset(tmp_path, count, 4 * count))}
+        if set(splits.values()) == set(SPLITS):
+            assert not [w for w, split in before.items() if split == "train" and splits[w] == "eval"]
+            before = splits
+
+
+def test_the_writer_column_can_be_switched_off(tmp_path, capsys):
+    folder = dataset(tmp_path / "data", 30, 90)
+    assert {s.writer for s in samples(folder, writer_column="None")} == {""}
+    assert cli.main(["check", "--data", str(folder), "--set", "data.writer_column=none"]) == 0
+    assert "No writers are named" in capsys.readouterr().out
+    assert len({s.writer for s in samples(folder)}) == 30  # and null is what it is by default
+    assert load(overrides=["data.writer_column=null"]).data.writer_column is None
+
+
+def test_the_split_column_can_be_switched_off(tmp_path):
+    folder = dataset(tmp_path, 0, split=lambda i: "train")
+    assert {s.split for s in samples(folder, split_column="none")} == set(SPLITS)
+
+
+@pytest.mark.parametrize("text", ["1", "'1'", "1.5", "true"])
+def test_a_salt_is_text(text):
+    assert load(overrides=[f"data.split_salt={text}"]).data.split_salt == str(eval(text.capitalize()))
+    with pytest.raises(ConfigError, match="split_salt"):
+        load(overrides=["data.split_salt=[1]"])
+
+
+def test_a_part_has_the_shares_of_the_whole(tmp_path):
+    folder = dataset(tmp_path, 1, 400, writer=lambda i: "a" if i % 4 else f"b{i % 40}",
+                     split=lambda i: ("train", "train", "train", "validation", "test")[i // 80])  # fmt: skip
+    plan, (table,) = planned(folder, limit=100)
+    taken = plan.read(table)
+    assert len(taken) == 100 and plan.left_out == 300
+    assert Counter(row.fields[3] for row in taken) == {"train": 60, "validation": 20, "test": 20}
+    assert Counter(row.fields[2] for row in taken)["a"] == 75
+    assert any("300 of 400 rows are left out by data.limit=100" in note for note in plan.notes)
+    assert planned(folder, limit=100)[0].lines(table) == plan.lines(table)
+    assert planned(folder, limit=400)[0].lines(table) is None
+
+
+def test_a_part_stays_when_data_is_added():
+    def taken(rows):
+        found = [limit.Candidate(("data", ""), f"w{i % 7}", limit.rank(f"{i}.png"), 0, i) for i in range(rows)]
+        return {row.line for row in limit.choose(found, 500)}
+
+    before = taken(2000)
+    assert len(before) == 500
+    # Of 500 chosen among 2,000, 455 are to be expected among the 500 of 2,200; drawn anew it would be 114.
+    assert len(before & taken(2200)) > 430
+
+
+def test_folders_and_small_writers_keep_their_shares():
+    found = [limit.Candidate((source, ""), f"{source}{i}", limit.rank(f"{i}"), 0, i)
+             for source, count in (("large", 900), ("small", 100)) for i in range(count)]  # fmt: skip
+    assert Counter(row.group[0] for row in limit.choose(found, 50)) == {"large": 45, "small": 5}
+
+
+def test_rows_that_are_left_out_are_no_rejects(tmp_path, capsys):
+    folder = dataset(tmp_path / "data", 0, 200)
+    assert cli.main(["check", "--data", str(folder), "--set", "data.limit=50"]) == 0
+    out = capsys.readouterr().out
+    assert "150 of 200 rows are left out by data.limit=50" in out and "\n50 rows in" in f"\n{out}"
+    assert "rejected" not in out
+
+
+def test_unread_formats_are_counted(tmp_path):
+    folder = dataset(tmp_path, 0)
+    for name in ("1.HEIC", "2.heic", "scan.pdf", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    (note,) = planned(folder)[0].notes
+    assert "formats that are not read: 2 .heic, 1 .pdf" in note
+
+
+@pytest.mark.parametrize(
+    ("label", "scripts"),
+    [("שלום", "Hebrew 1"), ("مرحبا", "Arabic 1"), ("١٢٣", "Arabic 1"), ("ܐܒ", "Syriac 1"), ("abc שלום", "Hebrew 1")],
+)
+def test_labels_from_right_to_left_are_a_problem(tmp_path, label, scripts):
+    folder = dataset(tmp_path, 0, text=lambda i: label if i == 7 else "ab")
+    (problem,) = planned(folder)[0].problems
+    assert f"right to left: 1 ({scripts}), for example row 9 of" in problem
+
+
+@pytest.mark.parametrize("label", ["Привет", "ქართული", "ไทย", "漢字", "Zoë\u200f", "²½"])
+def test_other_labels_are_none(tmp_path, label):
+    assert not planned(dataset(tmp_path, 0, text=lambda i: label))[0].problems
