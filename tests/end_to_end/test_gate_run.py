@@ -54,7 +54,7 @@ def workspace(tmp_path_factory):
     return tmp_path_factory.mktemp("workspace")
 
 
-def run(data, workspace, capsys, *settings):
+def run(data, workspace, capfd, *settings):
     """Exit code, the JSON line, and what was written to the terminal."""
     code = cli.main(
         [
@@ -67,20 +67,20 @@ def run(data, workspace, capsys, *settings):
             *(f"--set={s}" for s in (*FAST, *settings)),
         ]
     )
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     return code, json.loads(captured.out.splitlines()[-1]), captured.err
 
 
-def test_the_baseline_is_what_is_in_service(data, workspace, capsys):
+def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     """A in service, B pushed with a raised bound, `htr rollback`: the next run is compared with A."""
     model_dir = str(workspace / "serving_model" / "htr")
-    code, first, text = run(data, workspace, capsys)
+    code, first, text = run(data, workspace, capfd)
     assert code == 0 and first["baseline_version"] is None and first["off"] == ["gate.max_cer"]
     assert "nothing to compare with: no version is in service" in text and "gate.max_cer is off" in text
-    code, second, text = run(data, workspace, capsys, "train.seed=2", ANY_INCREASE)
+    code, second, text = run(data, workspace, capfd, "train.seed=2", ANY_INCREASE)
     assert code == 0 and second["baseline_version"] == first["version"] != second["version"]
     assert cli.main(["rollback", "--workspace", str(workspace)]) == 0
-    code, third, text = run(data, workspace, capsys, "train.seed=3", ANY_INCREASE)
+    code, third, text = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
     assert code == 0 and third["baseline_version"] == first["version"]
     assert f"version {first['version']} of {model_dir}, in service" in text
     made = summary.read(str(workspace), "htr")
@@ -89,21 +89,21 @@ def test_the_baseline_is_what_is_in_service(data, workspace, capsys):
     assert beside["compared_with"]["version"] == first["version"]
 
     # Repeated, though the model is now in service itself: the same verdict, and no work.
-    code, again, _ = run(data, workspace, capsys, "train.seed=3", ANY_INCREASE)
+    code, again, _ = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
     assert code == 0 and again == third
     states = {step.name: step.state for step in summary.read(str(workspace), "htr").steps}
     assert {name for name, state in states.items() if state != "CACHED"} == {"PreviousStatistics"}
 
     # Labels say what is in service, whatever is newest. The withdrawn version comes back before it is promoted.
     assert cli.main(["promote", str(second["version"]), "--label=stable", "--workspace", str(workspace)]) == cli.USAGE
-    assert f"htr restore {second['version']}" in capsys.readouterr().err
+    assert f"htr restore {second['version']}" in capfd.readouterr().err
     assert cli.main(["restore", str(second["version"]), "--workspace", str(workspace)]) == 0
     Rollout(model_dir, "htr").promote(second["version"], "stable")
-    code, fourth, _ = run(data, workspace, capsys, "train.seed=4", ANY_INCREASE)
+    code, fourth, _ = run(data, workspace, capfd, "train.seed=4", ANY_INCREASE)
     assert code == 0 and fourth["baseline_version"] == second["version"] < third["version"]
 
 
-def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspace, capsys, tmp_path):
+def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspace, capfd, tmp_path):
     """With any bound on the CER itself: the one in service knows all labels by heart."""
     model_dir = str(workspace / "serving_model" / "htr")
     checked = dataset.examine_all(DataConfig(paths=[str(data)]), TransformConfig())
@@ -121,7 +121,7 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     Rollout(model_dir, "htr").promote(best, "stable")
     before = [version.number for version in versions.list_versions(model_dir)]
 
-    code, outcome, text = run(data, workspace, capsys, "train.seed=4")
+    code, outcome, text = run(data, workspace, capfd, "train.seed=4")
     assert code == cli.NOT_BLESSED and not outcome["blessed"] and outcome["version"] is None
     assert outcome["baseline_version"] == best
     assert f"against version {best} (in service), gate.max_cer_increase allows +0.0050" in text
@@ -132,7 +132,7 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
 
     # The documented way past the comparison is recorded.
     code, outcome, text = run(
-        data, workspace, capsys, "train.seed=4", "gate.baseline=none", "gate.baseline_reason=another alphabet"
+        data, workspace, capfd, "train.seed=4", "gate.baseline=none", "gate.baseline_reason=another alphabet"
     )
     assert code == 0 and outcome["baseline_version"] is None
     made = summary.read(str(workspace), "htr")
@@ -142,13 +142,13 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     assert made.verdict.compared_with.reason == "another alphabet" and "another alphabet" in made.page()
 
 
-def test_without_a_model_in_service_a_warm_start_is_compared_with_its_base(data, workspace, capsys, tmp_path):
+def test_without_a_model_in_service_a_warm_start_is_compared_with_its_base(data, workspace, capfd, tmp_path):
     base = versions.in_service(str(workspace / "serving_model" / "htr"))[0]
     elsewhere = f"push.model_dir={tmp_path / 'models'}"
     settings = ("train.seed=4", f"train.warm_start={base.path}", elsewhere, ANY_INCREASE)
-    code, outcome, text = run(data, workspace, capsys, *settings)
+    code, outcome, text = run(data, workspace, capfd, *settings)
     assert code == 0 and outcome["baseline_version"] is None
     assert outcome["baseline"] == f"the base of the warm start ({base.path})" and outcome["baseline"] in text
     verdict = summary.read(str(workspace), "htr").verdict
     assert verdict.compared_with.kind == "warm_start" and verdict.baseline is not None
-    assert run(data, workspace, capsys, *settings)[1] == outcome
+    assert run(data, workspace, capfd, *settings)[1] == outcome
