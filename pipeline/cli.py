@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import sys
 import warnings
@@ -50,14 +51,21 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"\nerror: {error}", file=sys.stderr)
         return error.code
-    except BrokenPipeError:  # as of `htr runs | head`, which has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except OSError as error:  # a full or read-only disk, no rights: system and file are named
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         if arguments.debug:
             raise
         print(f"\nerror: {error}", file=sys.stderr)
         return ERROR
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the standard output has gone, as in `htr runs | head`, which has seen enough."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 class _Parser(argparse.ArgumentParser):
