@@ -23,12 +23,12 @@ def run(arguments: argparse.Namespace, workspace: str) -> int:
     problems = [text for finding in findings for text in finding.problems]
     if not arguments.gpu:
         print(examination.as_json(findings) if arguments.json else examination.as_text(findings))
+        if not problems and not arguments.json:
+            print("\nNothing prevents work.")
         return 1 if problems else 0
     by_name = {finding.name: finding for finding in findings}
     if arguments.device == "gpu" and not by_name["TensorFlow"].values.get("gpus"):
-        print(
-            examination.as_text([by_name["GPU"], by_name["TensorFlow"]]).removesuffix("Nothing prevents work.").rstrip()
-        )
+        print(examination.as_text([by_name["GPU"], by_name["TensorFlow"]]))
         _tell("error: TensorFlow sees no GPU here. `htr doctor --gpu --device cpu` measures the CPU alone.")
         return 1
     if problems:

@@ -77,10 +77,9 @@ def as_text(findings: list[Finding]) -> str:
     """The report for people: a line for each finding, then problems and notes."""
     width = max(len(finding.name) for finding in findings) + 2
     lines = [f"{finding.name:{width}s}{finding.text}" for finding in findings]
-    problems = [text for finding in findings for text in finding.problems]
-    notes = [text for finding in findings for text in finding.notes]
-    lines += ["", *(f"problem: {text}" for text in problems), *(f"note: {text}" for text in notes)]
-    return "\n".join([*lines, *([] if problems else ["Nothing prevents work."])])
+    remarks = [f"problem: {text}" for finding in findings for text in finding.problems]
+    remarks += [f"note: {text}" for finding in findings for text in finding.notes]
+    return "\n".join([*lines, "", *remarks] if remarks else lines)
 
 
 def as_json(findings: list[Finding]) -> str:
