@@ -203,7 +203,7 @@ def _feature(name: str, value: str | int | float) -> bytes:
 @functools.lru_cache(maxsize=2**14)
 def _length(characters: int) -> bytes:
     """A serialized tf.Example with what the number of characters says."""
-    return _message("text_length", characters) + _message("length_band", dataset.length_band(characters).encode())
+    return _message("text_length", characters) + _message("length_band", length_band(characters).encode())
 
 
 @functools.lru_cache(maxsize=2**14)
@@ -211,6 +211,14 @@ def _head(name: str, length: int) -> bytes:
     """What stands before a value of some bytes in a serialized tf.Example with that feature alone."""
     message = _message(name, bytes(length))
     return message[: len(message) - length]
+
+
+def length_band(characters: int) -> str:
+    """Slice of a text by its number of characters; single lengths would be slices too small to judge."""
+    for top in (4, 8, 12, 16, 24, 32, 48, 64, 96):
+        if characters <= top:
+            return f"<={top:02d}"
+    return ">96"
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):

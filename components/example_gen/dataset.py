@@ -5,7 +5,6 @@ No TFX here: `htr check` uses the same functions as the pipeline step, so both a
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from components.example_gen.measures import describe
 from components.example_gen.plan import make_plan
 from components.example_gen.rejects import Reject, Rejected
 from components.example_gen.splits import SPLIT_NAMES, SplitRule, named_split
-from components.example_gen.table import Row, Table, plain, read_together
+from components.example_gen.table import Row, plain, read_together
 from components.transform.geometry import available_frames, needed_frames
 from htr_client import pictures
 from pipeline.config import DataConfig, TransformConfig
@@ -169,33 +168,10 @@ def _accept(
     id_, key = table.names_of(fields.path)
     sample = Sample(
         id=id_, source=table.source, image=encoded, text=label, writer=writer,
-        split=splits.assign(table.root, fields.named, writer, key, data), width=width, height=height,
-        statistics=statistics, mend=fields.mend,
+        split=splits.assign(fields.named, writer, key, data), width=width, height=height, statistics=statistics,
+        mend=fields.mend,
     )  # fmt: skip
     return sample, grey
-
-
-def eval_slices(tables: list[Table], data: DataConfig) -> dict[str, set[str]]:
-    """Writers, data folders and bands of lengths that the evaluation split has, before an image has been opened."""
-    plan = make_plan(tables, data)
-    found: dict[str, set[str]] = {"writer": set(), "source": set(), "length_band": set()}
-    for row in (row for table in tables for row in plan.read(table)):
-        with contextlib.suppress(Rejected):
-            fields = _check_fields(row, data)
-            key = row.table.names_of(fields.path)[1]
-            if plan.splits.assign(row.table.root, fields.named, row.writer, key, data) == "eval":
-                found["writer"].add(row.writer)
-                found["source"].add(row.table.source)
-                found["length_band"].add(length_band(len(fields.label)))
-    return found
-
-
-def length_band(characters: int) -> str:
-    """Slice of a text by its number of characters; single lengths would be slices too small to judge."""
-    for top in (4, 8, 12, 16, 24, 32, 48, 64, 96):
-        if characters <= top:
-            return f"<={top:02d}"
-    return ">96"
 
 
 def _read_file(path: str, data: DataConfig) -> bytes | tuple[bytes, np.ndarray]:

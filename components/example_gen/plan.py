@@ -71,9 +71,9 @@ class _Survey:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.named: dict[str, set[str | None]] = defaultdict(set)  # splits that the rows of each folder name
-        self.writers: dict[str, Counter[_Group]] = defaultdict(Counter)  # rows by writer, in each folder
-        self.unknown: dict[str, list[Row]] = defaultdict(list)  # rows without a writer, at most _MANY + 1 in each
+        self.given: set[str] = set()
+        self.groups: Counter[_Group] = Counter()  # rows by writer
+        self.unknown: list[tuple[Row, str | None]] = []  # rows without a writer, at most _MANY + 1 of them
         self.right_to_left: list[str] = []  # places of some rows with such labels
         self.right_to_left_rows = 0
         self.scripts: Counter[str] = Counter()
@@ -84,12 +84,13 @@ class _Survey:
         if len(row.fields) != len(table.names):
             return
         named = split_of(row)
-        self.named[table.root].add(named)
+        if named:
+            self.given.add(named)
         writer = row.writer
         if writer:
-            self.writers[table.root][_Group(writer, named)] += 1
-        elif len(self.unknown[table.root]) <= _MANY:
-            self.unknown[table.root].append(row)
+            self.groups[_Group(writer, named)] += 1
+        elif len(self.unknown) <= _MANY:
+            self.unknown.append((row, named))
         if scripts := right_to_left(row.fields[table.text]):
             self.scripts.update(scripts)
             self.right_to_left_rows += 1
@@ -115,8 +116,10 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
         DatasetError: a table cannot be read.
     """
     survey = _Survey()
-    for row in (row for table in tables for row in read_rows(table)):
-        survey.add(row)
+    for table in tables:
+        survey.given |= {table.default_split} if table.default_split else set()
+        for row in read_rows(table):
+            survey.add(row)
     splits, notes = _split_rule(survey, tables, data)
     kept, left_out = None, 0
     if data.limit is not None and survey.rows > data.limit:
@@ -128,20 +131,18 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
 
 
 def _split_rule(survey: _Survey, tables: Sequence[Table], data: DataConfig) -> tuple[SplitRule, list[str]]:
-    given = frozenset(split for named in survey.named.values() for split in named if split)
-    only_train = _only_train(survey.named)
-    drawn = [root for root in survey.named if root not in only_train]
-    groups = sum((survey.writers[root] for root in drawn), Counter[_Group]())
-    unknown = [row for root in drawn for row in survey.unknown[root]]
-    writers = {group.key for group in groups}
-    empty = _empty(groups + _by_image(unknown), given, data) if len(unknown) <= _MANY else []
-    if not empty:
-        return SplitRule(given, only_train=only_train), []
+    given = frozenset(survey.given)
+    images: Counter[_Group] | None = None  # rows without a writer by image; None for so many that they fill all splits
+    if len(survey.unknown) <= _MANY:
+        images = _by_image(survey.unknown)
+    writers = {group.key for group in survey.groups}
+    if images is None or not (empty := _empty(survey.groups + images, given, data)):
+        return SplitRule(given), []
     if len(writers) >= FEW_WRITERS:
-        forced = _fill(groups, empty, given, data)
+        forced = _fill(survey.groups, empty, given, data)
         if forced is not None:
             taken = " and ".join(f"writer {key} for {split}" for key, split in forced.items())
-            return SplitRule(given, True, forced, only_train), [
+            return SplitRule(given, True, forced), [
                 f"The draw by writer leaves {' and '.join(empty)} without images; taken instead: {taken}."
             ]
     notes = []
@@ -152,30 +153,22 @@ def _split_rule(survey: _Survey, tables: Sequence[Table], data: DataConfig) -> t
             f"split one by one. The error on unseen writers is underestimated; it holds for "
             f"{'these writers' if len(writers) > 1 else 'this writer'}."
         )
-    rows = [row for table in tables if table.root in drawn for row in read_rows(table)
-            if len(row.fields) == table.columns]  # fmt: skip
+    rows = [(row, split_of(row)) for table in tables for row in read_rows(table) if len(row.fields) == table.columns]
     forced = None
     if len(rows) <= _MANY:
         images = _by_image(rows)
         forced = _fill(images, _empty(images, given, data), given, data)
-    return SplitRule(given, False, forced or {}, only_train), notes
+    return SplitRule(given, False, forced or {}), notes
 
 
-def _only_train(named: Mapping[str, set[str | None]]) -> frozenset[str]:
-    """Folders whose rows all name `train`, where others have rows to draw validation and evaluation from."""
-    settled = frozenset(root for root, splits in named.items() if splits == {"train"})
-    others = any({None, "train"} & splits for root, splits in named.items() if root not in settled)
-    return settled if others else frozenset()
-
-
-def _by_image(rows: Sequence[Row]) -> Counter[_Group]:
+def _by_image(rows: Sequence[tuple[Row, str | None]]) -> Counter[_Group]:
     groups: Counter[_Group] = Counter()
-    for row in rows:
+    for row, named in rows:
         try:
             path = resolve_image(row.fields[row.table.image].strip(), row.table)
         except Rejected:
             continue
-        groups[_Group(row.table.names_of(path)[1], split_of(row))] += 1
+        groups[_Group(row.table.names_of(path)[1], named)] += 1
     return groups
 
 
@@ -223,8 +216,7 @@ def _part(tables: Sequence[Table], splits: SplitRule, data: DataConfig, most: in
             named, writer = (split_of(row), row.writer) if whole else (None, "")
             image = plain(row.fields[table.image].strip()) if whole else str(row.line)
             # Images that are drawn one by one are drawn from the part as from the whole.
-            together = writer and splits.by_writer
-            known = splits.assign(table.root, named, writer, "", data) if together else named or ""
+            known = splits.assign(named, writer, "", data) if writer and splits.by_writer else named or ""
             candidates.append(limit.Candidate((table.source, known), writer, limit.rank(image), number, row.line))
     lines: dict[int, set[int]] = defaultdict(set)
     for chosen in limit.choose(candidates, most):

@@ -25,27 +25,21 @@ class SplitRule:
         given: splits that the dataset names.
         by_writer: whether rows of one writer stay together.
         forced: split by key of rows that are taken for a split which the draw would leave empty.
-        only_train: dataset folders whose rows stay in `train`: they name no other split, as images do that a person has
-            reviewed because they are hard to read, and other folders have rows to draw the other splits from.
     """
 
     given: frozenset[str] = frozenset()
     by_writer: bool = True
     forced: Mapping[str, str] = field(default_factory=dict)
-    only_train: frozenset[str] = frozenset()
 
-    def assign(self, root: str, named: str | None, writer: str, image: str, config: DataConfig) -> str:
+    def assign(self, named: str | None, writer: str, image: str, config: DataConfig) -> str:
         """The split of one row.
 
         Args:
-            root: dataset folder of the row.
             named: split that the file name or column gives, or None.
             writer: who wrote it; empty if unknown.
             image: name of the image that no other folder changes.
             config: fractions and salt.
         """
-        if root in self.only_train:
-            return "train"
         key = writer if writer and self.by_writer else image
         if named != "eval" and key in self.forced:
             return self.forced[key]

@@ -177,7 +177,7 @@ def _training(by_split: Mapping[str, Sequence[Seen]], config: Config) -> dict[st
     )  # fmt: skip
     return {
         "images": len(images), "steps": steps, "seconds": seconds, "time": estimate.in_words(seconds),
-        "epochs": estimate.expected_steps(config.train, 1), "cores": estimate.usable_cores(),
+        "epochs": estimate.expected_epochs(config.train, len(images)), "cores": estimate.usable_cores(),
     }  # fmt: skip
 
 

@@ -16,6 +16,17 @@ _VALIDATION = 0.3  # cost of an image that is only read, relative to one that is
 _MOST_CORES, _GAIN = 8, 0.5
 
 
+def expected_epochs(train: TrainConfig, samples: int) -> int:
+    """Passes over the training images, at most.
+
+    Args:
+        train: settings.
+        samples: number of images of the training split.
+    """
+    del samples
+    return train.epochs
+
+
 def expected_steps(train: TrainConfig, samples: int) -> int:
     """Optimiser steps of a training that runs all its epochs.
 
@@ -23,7 +34,7 @@ def expected_steps(train: TrainConfig, samples: int) -> int:
         train: settings.
         samples: number of images of the training split.
     """
-    return train.epochs * math.ceil(samples / train.batch_size)
+    return expected_epochs(train, samples) * math.ceil(samples / train.batch_size)
 
 
 def expected_seconds(
@@ -40,9 +51,8 @@ def expected_seconds(
     """
     count = cores or usable_cores()
     at_once = 1 + _GAIN * (min(count, _MOST_CORES) - 1)
-    steps = expected_steps(train, samples)
-    epochs = steps / max(1, math.ceil(samples / train.batch_size))
-    images = steps * train.batch_size + _VALIDATION * validation * epochs
+    images = expected_steps(train, samples) * train.batch_size
+    images += _VALIDATION * validation * expected_epochs(train, samples)
     return images * (_SECONDS_AN_IMAGE + _SECONDS_A_PIXEL * pixels) / at_once
 
 

@@ -37,7 +37,7 @@ def expected(sample):
     """Features of a sample by name."""
     strings = {name: getattr(sample, name).encode() for name in ("text", "id", "source", "writer")}
     return {
-        **strings, "image": sample.image, "length_band": dataset.length_band(len(sample.text)).encode(),
+        **strings, "image": sample.image, "length_band": component.length_band(len(sample.text)).encode(),
         "width": sample.width, "height": sample.height, "text_length": len(sample.text), **sample.statistics,
     }  # fmt: skip
 

@@ -82,15 +82,6 @@ def test_added_writers_move_none_from_training_to_evaluation(tmp_path):
             before = splits
 
 
-def test_a_folder_that_names_only_train_stays_there_beside_others(tmp_path):
-    folders = [dataset(tmp_path / "names", 2), dataset(tmp_path / "review", 1, split=lambda i: "train")]
-    data = DataConfig(paths=[str(folder) for folder in folders])
-    found = [s for s in examine_all(data, TransformConfig()) if isinstance(s, Sample)]
-    assert {s.split for s in found if s.source == "review"} == {"train"}
-    assert {s.split for s in found if s.source == "names"} == set(SPLITS)
-    assert {s.split for s in samples(folders[1])} == set(SPLITS)  # alone it is all that there is to draw from
-
-
 def test_the_writer_column_can_be_switched_off(tmp_path, capsys):
     folder = dataset(tmp_path / "data", 30, 90)
     assert {s.writer for s in samples(folder, writer_column="None")} == {""}
