@@ -15,7 +15,7 @@ SECTIONS = {
 }
 _NAMED = re.compile(rf"(?<![\w./\"'`*-])(?:--set )?({'|'.join(SECTIONS)})\.([a-z]\w*)(?![\w(./])")
 # Files, modules and code of other things that look like settings.
-_FILES = ("py", "json", "csv", "md", "yaml", "log")
+_FILES = ("py", "json", "csv", "md", "yaml", "log", "gz")
 
 
 def _texts(path):

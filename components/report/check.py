@@ -24,6 +24,7 @@ from components.report.look import Seen
 from components.report.report import environment
 from components.report.suspects import misfits, odd_labels, same_pictures
 from components.trainer import estimate
+from components.trainer.schedule import epochs_for
 from components.transform import geometry
 from pipeline.config import Config, TransformConfig
 
@@ -177,7 +178,7 @@ def _training(by_split: Mapping[str, Sequence[Seen]], config: Config) -> dict[st
     )  # fmt: skip
     return {
         "images": len(images), "steps": steps, "seconds": seconds, "time": estimate.in_words(seconds),
-        "epochs": estimate.expected_steps(config.train, 1), "cores": estimate.usable_cores(),
+        "epochs": epochs_for(config.train, len(images)), "cores": estimate.usable_cores(),
     }  # fmt: skip
 
 

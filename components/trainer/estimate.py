@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 
+from components.trainer.schedule import epochs_for
 from pipeline.config import TrainConfig
 
 # Seconds of CPU time for an image of a batch, fitted to trainings of the default network with 4,096, 16,384 and about
@@ -23,7 +24,7 @@ def expected_steps(train: TrainConfig, samples: int) -> int:
         train: settings.
         samples: number of images of the training split.
     """
-    return train.epochs * math.ceil(samples / train.batch_size)
+    return epochs_for(train, samples) * math.ceil(samples / train.batch_size)
 
 
 def expected_seconds(
@@ -40,9 +41,8 @@ def expected_seconds(
     """
     count = cores or usable_cores()
     at_once = 1 + _GAIN * (min(count, _MOST_CORES) - 1)
-    steps = expected_steps(train, samples)
-    epochs = steps / max(1, math.ceil(samples / train.batch_size))
-    images = steps * train.batch_size + _VALIDATION * validation * epochs
+    images = expected_steps(train, samples) * train.batch_size
+    images += _VALIDATION * validation * epochs_for(train, samples)
     return images * (_SECONDS_AN_IMAGE + _SECONDS_A_PIXEL * pixels) / at_once
 
 

@@ -16,6 +16,7 @@ from components.example_gen.splits import SPLITS
 from pipeline.beam_options import pipeline_options
 from pipeline.config import BeamConfig, DataConfig, TransformConfig
 from tests.components import hostile
+from tests.conftest import write_dataset
 
 BYTES = ("image", "text", "id", "source", "writer", "length_band")
 INTEGERS = ("width", "height", "text_length")
@@ -89,3 +90,27 @@ def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
     counts = component.read_counts(quarantine.uri)
     assert sum(counts["accepted"].values()) == found.total() and found.total() + len(rejects) == len(cases)
     assert counts["rejected"] == Counter(reason for _, _, reason in rejects)
+
+
+def test_what_was_decided_for_all_rows_is_counted(tmp_path):
+    rows = [{"filename": str(i), "text": "\u05e9\u05dc" if i == 3 else "ab", "writer": "me"} for i in range(60)]
+    folder = write_dataset(tmp_path / "data", [{**row, "filename": f"{row['filename']}.png"} for row in rows])
+    write_dataset(folder, rows)
+    examples, quarantine = standard_artifacts.Examples(), component.Quarantine()
+    examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
+    context = component.Executor.Context(
+        beam_pipeline_args=pipeline_options(BeamConfig()), tmp_dir=str(tmp_path / "tmp"), unique_id="1"
+    )
+    data = DataConfig(paths=[str(folder)], limit=40)
+    component.Executor(context).Do(
+        {},
+        {"examples": [examples], "quarantine": [quarantine]},
+        {"data_config": data.model_dump_json(), "transform_config": TransformConfig().model_dump_json()},
+    )
+    counts = component.read_counts(quarantine.uri)
+    assert all(counts["accepted"][split] for split in SPLITS) and sum(counts["accepted"].values()) == 40
+    assert counts["left_out"] == 20 and counts["mended"] == {"extension": 40} and not counts["split_by_writer"]
+    notes = " ".join(counts["notes"])
+    assert "20 of 60 rows are left out by data.limit=40" in notes and "images are split one by one" in notes
+    assert "40 images were found by adding the extension" in notes
+    assert "(Hebrew 1)" in counts["problems"][0]

@@ -14,7 +14,7 @@ from components.report import analysis, card, contents, report
 from pipeline import cli
 from pipeline.config import Config
 from pipeline.summary import Step
-from tests.components.report_material import material, table, words
+from tests.components.report_material import material, split_of, table, words
 from tests.conftest import encode, picture, write_dataset
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -121,6 +121,20 @@ def test_page_tells_of_a_collapse():
     facts = {"collapse": "the network reads nothing: 50 of 50 validation images come out empty"}
     made = contents.build(material(table(words(50)), settings={**settings, "training": facts}))
     assert "the network reads nothing: 50 of 50 validation images come out empty" in report.page(made)
+
+
+def test_what_the_data_step_has_decided_is_on_the_page():
+    counts = {"accepted": {"train": 2000, "validation": 50, "eval": 200}, "rejected": {}, "split_by_writer": False,
+              "notes": ["The labels name 1 writer: images are split one by one."],
+              "problems": ["Rows whose labels are written from right to left: 3 (Hebrew 3)."]}  # fmt: skip
+    predictions = table(words(200), writers=1)
+    splits = {"train": split_of(words(2000), ["w0"] * 2000), "eval": split_of(list(predictions["text"]), ["w0"] * 200)}
+    made = contents.build(material(predictions, counts=counts, splits=splits))
+    html, kinds = report.page(made), {finding["kind"] for finding in made["findings"]}
+    assert "written from right to left: 3 (Hebrew 3)" in html and "images are split one by one" in html
+    assert "data" in kinds and "leaked_writers" not in kinds
+    together = contents.build(material(predictions, splits=splits))
+    assert "leaked_writers" in {finding["kind"] for finding in together["findings"]}
 
 
 def test_page_of_a_run_that_failed_names_the_step():
