@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.metrics import Metrics
-from serving.runner import LoadedModel, RunnerOptions
+from serving.runner import LoadedModel, RunnerOptions, release_memory
 from serving.status import Code, ServingError, from_exception, invalid
 
 logger = logging.getLogger("serving")
@@ -428,11 +428,14 @@ class ModelManager:
             try:
                 loaded = self._load_once(version)
             except Exception as failure:
-                error = from_exception(failure)
+                found = from_exception(failure)
+                # Without the traceback, whose frames would keep the model in memory as long as the status has it.
+                error = ServingError(found.code, found.message)
                 logger.error("Loading version %s of %s failed: %s", version.number, version.model, error)
             else:
                 self._publish(version, loaded)
                 return
+            release_memory()
             with self._changed:
                 version.failures += 1
                 version.error = error
@@ -509,6 +512,8 @@ class ModelManager:
             loaded, version.loaded = version.loaded, None
         if loaded is not None:
             loaded.close()
+            del loaded
+            release_memory()
         with self._changed:
             logger.info("Unloaded version %s of %s", version.number, version.model)
             self._end(version, None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import threading
 import time
+from collections import Counter
 
 import grpc
 import pytest
@@ -133,6 +135,32 @@ def test_pushes_leave_no_file_open(base, toy_model, picture):
             assert client.predict(request).model_spec.version.value == version
             counts.append(handles())
     assert len(set(counts)) == 1, counts
+
+
+def test_versions_that_ended_leave_no_model_in_memory(base, toy_model, picture):
+    """Good ones and broken ones, without the garbage collector, which comes late and holds up all answers."""
+    request = toy.predict_request({"image_bytes": [picture]})
+
+    def models() -> tuple[int, int]:
+        kinds = Counter(type(found).__name__ for found in gc.get_objects())
+        return kinds["LoadedModel"], kinds["Graph"]
+
+    gc.collect()
+    before = models()
+    gc.disable()
+    try:
+        with serve(base) as server, Client(server.address) as client:
+            for version, damage in enumerate(["", "truncated_variables", "bad_warmup", ""], start=2):
+                toy.push(toy_model, base, version, damage)
+                client.wait_state(version, END if damage else AVAILABLE)
+                client.predict(request)
+            client.wait_state(2, END)
+            until = time.monotonic() + 10
+            while models() != (before[0] + 1, before[1] + 1):
+                assert time.monotonic() < until, (before, models())
+                time.sleep(0.1)
+    finally:
+        gc.enable()
 
 
 LABELLED = """model_config_list {{ config {{
