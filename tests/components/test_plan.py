@@ -8,7 +8,7 @@ from components.example_gen import limit
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.folders import find_tables
 from components.example_gen.plan import make_plan
-from components.example_gen.splits import SPLITS, assign_split
+from components.example_gen.splits import SPLITS, assign_split, draw
 from pipeline import cli
 from pipeline.config import ConfigError, DataConfig, TransformConfig, load
 from tests.conftest import write_dataset
@@ -57,11 +57,15 @@ def test_with_two_writers_images_are_drawn_one_by_one_and_that_is_said(tmp_path)
     assert {s.writer for s in found if s.split == "eval"} == {s.writer for s in found if s.split == "train"}
 
 
-def test_one_writer_of_five_who_wrote_nearly_all_is_not_evaluated(tmp_path):
-    folder = dataset(tmp_path, 1, writer=lambda i: f"w{i}" if i < 4 else "me")
+def test_a_writer_who_wrote_much_is_not_taken_for_evaluation(tmp_path):
+    config = DataConfig()
+    names = sorted((f"w{i}" for i in range(20) if draw(f"w{i}", config) > 0.2), key=lambda name: draw(name, config))
+    first, *others = names[:6]  # all of them are drawn for training
+    folder = dataset(tmp_path, 1, 100, writer=lambda i: first if i < 45 else others[i % 5])
     plan, _ = planned(folder)
-    splits = {s.writer: s.split for s in samples(folder)} if plan.splits.by_writer else {"me": "train"}
-    assert splits["me"] == "train"
+    assert plan.splits.by_writer
+    assert plan.splits.forced == {others[0]: "eval", others[1]: "validation"}
+    assert f"taken instead: writer {others[0]} for eval" in plan.notes[0]
 
 
 def test_what_the_draw_fills_stays_as_it_was(tmp_path):

@@ -193,7 +193,9 @@ def test_nothing_is_cut_on_a_phone(changed, tmp_path, capsys, width):
 
     def worse(rows):
         rows = [{**row, "split": ("train", "train", "validation", "test")[i % 4]} for i, row in enumerate(rows)]
-        return [*rows, {**rows[0], "FILENAME": "there-is-no-image-of-this-very-long-name" * 3 + ".png"}]
+        rows = [{**row, "WRITER": "a_writer_of_a_very_long_name" * 3 if i < 40 else row["WRITER"]}
+                for i, row in enumerate(rows)]  # fmt: skip
+        return [*rows, {**rows[0], "FILENAME": "there_is_no_image_of_this_very_long_name" * 3 + ".png"}]
 
     page = tmp_path / "check.html"
     looked(changed(worse), capsys, "--html", str(page))
@@ -241,7 +243,6 @@ def test_labels_that_say_nothing_about_the_ink_give_no_suspects():
     seen = []
     for i in range(200):
         sample = Sample(f"{i}", "", b"", "n" * int(random.integers(3, 15)), "", "train", 256, 64, {})
-        seen.append(
-            Seen(sample, "", i, "", b"", 0, int(random.integers(240, 250)), int(random.integers(50, 60)), 200.0)
-        )
+        columns, rows = int(random.integers(240, 250)) // (1 if i % 10 else 3), int(random.integers(50, 60))
+        seen.append(Seen(sample, "", i, "", b"", 0, columns, rows, 200.0))
     assert misfits(seen) == []
