@@ -55,7 +55,7 @@ def cannot_listen(host: str, port: int, flag: str, error: OSError) -> ServingErr
         UNAVAILABLE, with what to do.
     """
     # Python adds the address to some texts of the system.
-    reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error)
+    reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror or str(error)
     text = f"cannot listen on {f'[{host}]' if ':' in host else host}:{port}: {reason}."
     if error.errno == errno.EADDRINUSE:
         any_free = 0 if flag == "port" else -1
