@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -53,7 +54,9 @@ def cannot_listen(host: str, port: int, flag: str, error: OSError) -> ServingErr
     Returns:
         UNAVAILABLE, with what to do.
     """
-    text = f"cannot listen on {f'[{host}]' if ':' in host else host}:{port}: {error.strerror or error}."
+    # Python adds the address to some texts of the system.
+    reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror or str(error)
+    text = f"cannot listen on {f'[{host}]' if ':' in host else host}:{port}: {reason}."
     if error.errno == errno.EADDRINUSE:
         any_free = 0 if flag == "port" else -1
         text += (

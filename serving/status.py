@@ -66,6 +66,10 @@ class ServingError(Exception):
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
 
+    def bare(self) -> ServingError:
+        """Return the error without its traceback, whose frames keep whatever failed in memory."""
+        return ServingError(self.code, self.message)
+
     @property
     def wire_message(self) -> str:
         """The message as sent over gRPC."""

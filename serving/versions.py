@@ -428,9 +428,7 @@ class ModelManager:
             try:
                 loaded = self._load_once(version)
             except Exception as failure:
-                found = from_exception(failure)
-                # Without the traceback, whose frames would keep the model in memory as long as the status has it.
-                error = ServingError(found.code, found.message)
+                error = from_exception(failure).bare()
                 logger.error("Loading version %s of %s failed: %s", version.number, version.model, error)
             else:
                 self._publish(version, loaded)
