@@ -28,14 +28,24 @@ Picture = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarra
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK, _PNG_CHECKSUM = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
-_SUPPORTED = "PNG, JPEG, BMP, TIFF, WebP, PNM and still GIF pictures are read."
+_SUPPORTED = "PNG, JPEG, BMP, TIFF, WebP and PNM images are read."
+# What people send by mistake: where its signature stands, the signature, its name.
+_OTHERS = (
+    (4, b"ftyphei", "a HEIC image"),
+    (4, b"ftypmif1", "a HEIC image"),
+    (4, b"ftypavif", "an AVIF image"),
+    (0, b"GIF8", "a GIF image"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"\0\0\0\x0cjP", "a JPEG 2000 image"),
+    (0, b"\0\x05\x16\x07", "an AppleDouble file, which a Mac writes beside the image"),
+)
 
 
 class PictureInfo(NamedTuple):
     """What the header of a picture file says; nothing has been decoded.
 
     Attributes:
-        format: "png", "jpeg", "gif", "bmp", "tiff", "webp" or "pnm".
+        format: "png", "jpeg", "bmp", "tiff", "webp" or "pnm".
         width: Width in pixels of the upright picture (after the EXIF orientation).
         height: Height in pixels of the upright picture.
         orientation: EXIF orientation, 1 (upright) to 8.
@@ -80,6 +90,9 @@ def inspect(data: bytes) -> PictureInfo:
         raise PictureError("empty", "The picture has no bytes.")
     reader = next((reader for signature, reader in _READERS if data.startswith(signature)), None)
     if reader is None:
+        for at, signature, name in _OTHERS:
+            if data.startswith(signature, at):
+                raise PictureError("not_a_picture", f"This is {name}.", advice=_SUPPORTED)
         raise PictureError("not_a_picture", f"Not a picture: it starts with {data[:8]!r}.", advice=_SUPPORTED)
     try:
         info = reader(data)
@@ -259,7 +272,9 @@ def _to_grey(array: np.ndarray) -> np.ndarray:
     if array.size == 0:
         raise PictureError("empty", f"The picture has no pixels: {array.shape}.")
     if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)  # as the PNG decoder of the serving graph does
+        # As the PNG decoder of the serving graph does, unless a scanner stored its 8 to 12 bits without spreading them.
+        bits = int(array.max()).bit_length()
+        array = (array >> (8 if bits > 12 else max(0, bits - 8))).astype(np.uint8)
     elif array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif np.issubdtype(array.dtype, np.floating):
@@ -363,27 +378,6 @@ def _jpeg(data: bytes) -> PictureInfo:
     return _info("jpeg", width, height, orientation, plain)
 
 
-def _gif(data: bytes) -> PictureInfo:
-    width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    frames = 0
-    while data[at] != 0x3B:
-        if data[at] == 0x2C:
-            frames += 1
-            if frames > 1:
-                raise _several("GIF")
-            flags = data[at + 9]
-            at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-        elif data[at] == 0x21:
-            at += 2
-        else:
-            raise PictureError("undecodable", f"The GIF is damaged at byte {at}.")
-        while data[at]:
-            at += 1 + data[at]
-        at += 1
-    return _info("gif", width, height)
-
-
 def _bmp(data: bytes) -> PictureInfo:
     (header,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
@@ -463,8 +457,6 @@ def _several(format_: str) -> PictureError:
 _READERS = (
     (_PNG, _png),
     (b"\xff\xd8\xff", _jpeg),
-    (b"GIF87a", _gif),
-    (b"GIF89a", _gif),
     (b"BM", _bmp),
     (b"II*\0", _tiff),
     (b"MM\0*", _tiff),

@@ -50,7 +50,7 @@ _LARGE_FILE = 2**16  # bytes
 _MEASURED_PIXELS, _MEASURED_ROWS, _COUNTED_PIXELS = 2**10, 16, 2**9  # at least, where a picture has them
 _SECOND_DIFFERENCE = np.array([[1, -2, 1]], np.float32)
 _PICTURE_NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-_NUL_SHOWN_AS = "\x1a"  # ASCII's "substitute"
+_NUL_SHOWN_AS = "\x1a"  # ASCII's "substitute"; messages say NUL
 _CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}  # which a terminal would obey
 _END = "\x1aend"  # a line after the last one of a file
 
@@ -536,7 +536,8 @@ def _check_label(text: str, data: DataConfig) -> str:
     if not label.isprintable():
         control = sorted({c for c in label if unicodedata.category(c) in ("Cc", "Cs")})
         if control:
-            raise Rejected("control_character", f"the label holds {', '.join(map(repr, control))}")
+            shown = ", ".join(repr("\0" if c == _NUL_SHOWN_AS else c) for c in control)
+            raise Rejected("control_character", f"the label holds {shown}")
     if data.alphabet is not None:
         unknown = sorted(set(label) - set(data.alphabet))
         if unknown:
