@@ -588,7 +588,8 @@ def _review(arguments: argparse.Namespace) -> int:
     from components.example_gen.dataset import DatasetError
     from components.review import review
     from htr_client import HtrError
-    from htr_client.cli import client_from, expand
+    from htr_client.cli import client_from
+    from htr_client.files import expand
 
     if bool(arguments.logs) == bool(arguments.pictures):
         raise CommandError("Name either --logs DIR or pictures for the server to read.", USAGE)

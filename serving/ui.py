@@ -179,6 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
             "text": result.text, "confidence": result.confidence, "characters": characters,
             "width": size.width, "height": size.height, "version": result.version,
             "milliseconds": 1000 * sum(result.timings),
+            "suspicions": [suspicion.message for suspicion in result.suspicions],
         }  # fmt: skip
 
     def _send_json(self, status: HTTPStatus, content: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
     from htr_client.errors import HtrError, PictureError
     from htr_client.request_log import RequestLog
+    from htr_client.suspicion import Suspicion
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ _HOMES = {
     "decoding": ("Alphabet", "BestPath", "Decoded", "Decoder"),
     "errors": ("HtrError", "PictureError"),
     "request_log": ("RequestLog",),
+    "suspicion": ("Suspicion",),
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "HtrError",
     "PictureError",
     "RequestLog",
+    "Suspicion",
     "Timings",
     "Tls",
     "Transcription",

@@ -19,16 +19,31 @@ import grpc.aio
 import numpy as np
 
 from htr_client import messages
-from htr_client.connection import Metadata, Tls, channel_options, grpc_target, to_error, tracing
+from htr_client.connection import (
+    Metadata,
+    Tls,
+    channel_options,
+    grpc_target,
+    hosts_of,
+    read_addresses,
+    to_error,
+    tracing,
+)
 from htr_client.decoding import Alphabet, Alternative, BestPath, Decoder
 from htr_client.errors import HtrError, ModelNotFound, PictureError, RequestTooLarge, TimedOut, UnexpectedAnswer
-from htr_client.pictures import MAX_PIXELS, PackedPicture, Picture, pack
+from htr_client.pictures import MAX_PIXELS, PackedPicture, Picture, pack_with_pixels
+from htr_client.reach import explain
 from htr_client.request_log import RequestLog
+from htr_client.spans import pixel_spans
+from htr_client.suspicion import Look, Suspicion, look, of_geometry
 
 # A batch this much smaller than the message limit leaves room for the answer, which can be larger than the pictures.
 _BATCH_SHARE = 4
 # What a request holds beside the pictures (names, lengths) stays far below this.
 _REQUEST_OVERHEAD = 4096
+
+
+Headers = tuple[tuple[str, str], ...]
 
 
 class Character(NamedTuple):
@@ -70,9 +85,10 @@ class Transcription:
         alternatives: Other readings, best first, from decoders that give them.
         model: Name of the served model.
         version: Version of the model that answered; 0 when none did.
-        source: The path, when the picture was given as one.
+        source: Name of the picture: the path, when it was given as one.
         timings: Where the time went.
         error: Why there is no text for this picture. Only `transcribe_many` sets it; `transcribe` raises it.
+        suspicions: Why the text may be nonsense: the image is of another kind than the model was trained on.
     """
 
     text: str
@@ -84,6 +100,7 @@ class Transcription:
     source: str | None
     timings: Timings
     error: PictureError | None = None
+    suspicions: tuple[Suspicion, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -110,6 +127,7 @@ class _Sent(NamedTuple):
     """A picture on its way: what goes to the server and what its result will need."""
 
     picture: PackedPicture
+    look: Look
     source: str | None
     seconds: float
 
@@ -120,6 +138,7 @@ class _Answer(NamedTuple):
     version: int
     log_probs: np.ndarray
     frames: np.ndarray
+    request_id: str
 
 
 class _Outage:
@@ -166,7 +185,8 @@ class _Client:
 
         Args:
             target: "host:port", several of them (a list, or one string with commas), or a gRPC target with a scheme.
-                Calls are spread over all servers behind it.
+                Calls are spread over all servers behind it. https:// before an address asks for an encrypted
+                connection, http:// for none.
             model: Name of the served model.
             version: Exact version to use; by default the server's latest.
             label: Version label to use, such as "stable"; not together with version.
@@ -178,7 +198,8 @@ class _Client:
             patience: Seconds for which `transcribe_many` goes on trying while no request gets through.
             max_pixels: Pictures with more pixels are refused before they are decoded.
             max_message_bytes: Limit of a request and of an answer.
-            metadata: Called for every request; returns its gRPC metadata, such as tracing ids or tokens.
+            metadata: Called for every request; returns its gRPC metadata, such as tracing ids or tokens. The log keeps
+                the value of "x-request-id".
             opentelemetry: Trace the calls with OpenTelemetry (needs the extra "opentelemetry").
             log: Gets the pictures and what was read in them, of which it keeps a sample.
 
@@ -198,9 +219,15 @@ class _Client:
         self.decoder: Decoder = decoder if decoder is not None else BestPath()
         self._version = version
         self._label = label
-        tls = Tls() if tls is True else tls or None
+        addresses, encrypted = read_addresses(target)
+        tls = Tls() if tls is True or (encrypted and not tls) else tls or None
+        if tls is not None and encrypted is False:
+            raise ValueError("http:// and grpc:// mean that the connection is not encrypted: leave that or tls out")
+        self._tls = tls
         self._credentials = tls.credentials() if tls is not None else None
-        self._target = grpc_target(target)
+        self._target = grpc_target(addresses)
+        self._hosts = hosts_of(addresses)
+        self.server = ", ".join(addresses)
         if tls is not None and tls.server_name is None and "," in self._target:
             raise ValueError(
                 "gRPC checks the certificates of several addresses by one name: give it as Tls(server_name=...) "
@@ -215,33 +242,36 @@ class _Client:
         self._metadata = metadata
         self._tracing = tracing() if opentelemetry else None
         self._log = log
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._channel: Any = None
+        self._traced: Any = None  # the channel with what traces its calls
         self._methods: dict[str, Any] = {}
         self._process = 0
         # By version: a version on the server never changes, and several servers may have different ones.
         self._alphabets: dict[int, Alphabet] = {}
 
-    def _headers(self) -> tuple[tuple[str, str], ...]:
+    def _headers(self) -> Headers:
         return tuple(self._metadata()) if self._metadata is not None else ()
 
-    def _pack(self, picture: Picture) -> _Sent:
+    def _pack(self, picture: Picture, source: str | None = None) -> _Sent:
         started = time.perf_counter()
-        packed = pack(picture, self._max_pixels)
+        packed, grey = pack_with_pixels(picture, self._max_pixels)
         if len(packed.data) > self._max_message_bytes - _REQUEST_OVERHEAD:
             raise PictureError(
                 "too_large",
                 f"The picture takes {len(packed.data)} bytes encoded, and a message {self._max_message_bytes} at most.",
             )
-        source = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else None
-        return _Sent(packed, source, time.perf_counter() - started)
+        seen = look(grey)
+        if grey.shape[1] != packed.width:  # it was shrunk
+            scale = packed.width / grey.shape[1]
+            seen = seen._replace(ink=(seen.ink[0] * scale, seen.ink[1] * scale))
+        return _Sent(packed, seen, source or _path(picture), time.perf_counter() - started)
 
     def _pack_or_error(self, picture: Picture) -> _Sent | Transcription:
         try:
             return self._pack(picture)
         except PictureError as error:
-            source = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else None
-            return self._failed(error, source, 0.0)
+            return self._failed(error, _path(picture), 0.0)
 
     def _failed(self, error: PictureError, source: str | None, seconds: float) -> Transcription:
         return Transcription("", 0.0, (), (), self.model, 0, source, Timings(seconds, 0.0, 0.0), error)
@@ -256,7 +286,7 @@ class _Client:
             raise RequestTooLarge(f"The request has {request.ByteSize()} bytes, {self._max_message_bytes} at most.")
         return request
 
-    def _read(self, response: Any, count: int) -> _Answer:
+    def _read(self, response: Any, count: int, headers: Headers) -> _Answer:
         try:
             log_probs = messages.to_array(response.outputs["log_probs"])
             frames = messages.to_array(response.outputs["frames"])
@@ -266,7 +296,8 @@ class _Client:
             raise UnexpectedAnswer(
                 f"{count} pictures were sent; log_probs came back as {log_probs.shape}, frames as {frames.shape}."
             )
-        return _Answer(response.model_spec.version.value, log_probs, frames)
+        request_id = next((value for key, value in headers if key == "x-request-id"), "")
+        return _Answer(response.model_spec.version.value, log_probs, frames, request_id)
 
     def _known_alphabet(self, answer: _Answer) -> Alphabet | None:
         alphabet = self._alphabets.get(answer.version)
@@ -303,10 +334,11 @@ class _Client:
                 refused = PictureError("refused", "The model's graph did not take the picture.")
                 results.append(replace(self._failed(refused, sent.source, sent.seconds), version=answer.version))
                 continue
-            scale = sent.picture.width / frames
+            width, height = sent.picture.width, sent.picture.height
+            spans = pixel_spans([span for _, _, span in row.characters], frames, width, sent.look.ink)
             characters = tuple(
-                Character(text, confidence, (first * scale, end * scale))
-                for text, confidence, (first, end) in row.characters
+                Character(text, confidence, span)
+                for (text, confidence, _), span in zip(row.characters, spans, strict=True)
             )
             results.append(
                 Transcription(
@@ -318,10 +350,19 @@ class _Client:
                     answer.version,
                     sent.source,
                     Timings(sent.seconds, server, seconds),
+                    suspicions=sent.look.suspicions or of_geometry(width, height, frames),
                 )
             )
             if self._log is not None:
-                self._log.offer(sent.picture.data, row.text, row.confidence, self.model, answer.version)
+                self._log.offer(
+                    sent.picture.data,
+                    row.text,
+                    row.confidence,
+                    self.model,
+                    answer.version,
+                    source=sent.source or "",
+                    request_id=answer.request_id,
+                )
         return results
 
     def _batches(self, window: Sequence[_Sent | Transcription]) -> list[list[int]]:
@@ -352,6 +393,10 @@ class _Client:
             self._batch_size = max(1, min(self._batch_size, int(limit.group(1))))
         half = (len(batch) + 1) // 2
         return [batch[:half], batch[half:]]
+
+
+def _path(picture: Picture) -> str | None:
+    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else None
 
 
 def _pause(attempt: int) -> float:
@@ -399,12 +444,30 @@ class HtrClient(_Client):
                 self._channel.close()
             self._channel = None
 
-    def transcribe(self, picture: Picture, *, timeout: float | None = None) -> Transcription:
+    def connect(self, timeout: float = 5.0) -> None:
+        """Open the connection now rather than with the first call, to find out early when nobody answers.
+
+        Args:
+            timeout: Seconds to wait for the server. It need not have loaded its model yet; see `wait_until_ready`.
+
+        Raises:
+            ServerUnavailable: When no gRPC server answers in that time; says what answers instead, if anything does.
+            AccessDenied: When there is no trust between client and server.
+        """
+        ready = grpc.channel_ready_future(self._open())
+        try:
+            ready.result(timeout)
+        except grpc.FutureTimeoutError:
+            ready.cancel()
+            raise explain(self._hosts, self._tls) from None
+
+    def transcribe(self, picture: Picture, *, timeout: float | None = None, source: str | None = None) -> Transcription:
         """Transcribe one picture.
 
         Args:
             picture: Path, encoded bytes, or an array as OpenCV has them.
             timeout: Seconds it may take in all; by default the client's.
+            source: Name of the picture for the result and the log; by default its path.
 
         Returns:
             The transcription.
@@ -414,7 +477,7 @@ class HtrClient(_Client):
             HtrError: When the call fails; see `htr_client.errors`.
         """
         deadline = time.monotonic() + (timeout if timeout is not None else self.timeout)
-        batch = [self._pack(picture)]
+        batch = [self._pack(picture, source)]
         try:
             [result] = self._transcribe(batch, deadline)
         except PictureError:
@@ -545,8 +608,9 @@ class HtrClient(_Client):
         started = time.perf_counter()
         request = self._predict_request(batch)
         for last_try in (False, True):
-            response = self._call(messages.PREDICT, messages.PredictResponse, request, deadline)
-            answer = self._read(response, len(batch))
+            headers = self._headers()
+            response = self._call(messages.PREDICT, messages.PredictResponse, request, deadline, headers)
+            answer = self._read(response, len(batch), headers)
             try:
                 alphabet = self._known_alphabet(answer) or self._fetch_alphabet(answer.version, deadline)
                 break
@@ -560,26 +624,35 @@ class HtrClient(_Client):
         request = self._alphabet_request(version)
         return self._learn_alphabet(self._call(messages.PREDICT, messages.PredictResponse, request, deadline))
 
-    def _call(self, method: str, answer: Any, request: Any, deadline: float) -> Any:
+    def _call(self, method: str, answer: Any, request: Any, deadline: float, headers: Headers | None = None) -> Any:
         call = self._method(method, type(request), answer)
+        seconds = _remaining(deadline)
         try:
-            return call(request, timeout=_remaining(deadline), metadata=self._headers())
+            return call(request, timeout=seconds, metadata=self._headers() if headers is None else headers)
         except grpc.RpcError as error:
-            raise to_error(error) from error
+            raise to_error(error, self.server, seconds) from error
 
     def _method(self, name: str, request: Any, answer: Any) -> Any:
+        with self._lock:
+            self._open()
+            if name not in self._methods:
+                self._methods[name] = self._traced.unary_unary(name, request.SerializeToString, answer.FromString)
+            return self._methods[name]
+
+    def _open(self) -> Any:
+        """The channel of this process; made by the first call."""
         with self._lock:
             if self._channel is None or self._process != os.getpid():
                 if self._credentials is not None:
                     channel = grpc.secure_channel(self._target, self._credentials, self._options)
                 else:
                     channel = grpc.insecure_channel(self._target, self._options)
+                self._traced = channel
                 if self._tracing is not None:
-                    channel = self._tracing.grpcext.intercept_channel(channel, self._tracing.client_interceptor())
+                    interceptor = self._tracing.client_interceptor()
+                    self._traced = self._tracing.grpcext.intercept_channel(channel, interceptor)
                 self._channel, self._methods, self._process = channel, {}, os.getpid()
-            if name not in self._methods:
-                self._methods[name] = self._channel.unary_unary(name, request.SerializeToString, answer.FromString)
-            return self._methods[name]
+            return self._channel
 
 
 class AsyncHtrClient(_Client):
@@ -606,10 +679,19 @@ class AsyncHtrClient(_Client):
         if channel is not None:
             await channel.close()
 
-    async def transcribe(self, picture: Picture, *, timeout: float | None = None) -> Transcription:
+    async def connect(self, timeout: float = 5.0) -> None:
+        """Open the connection now rather than with the first call; see `HtrClient.connect`."""
+        try:
+            await asyncio.wait_for(self._open().channel_ready(), timeout)
+        except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
+            raise await asyncio.to_thread(explain, self._hosts, self._tls) from None
+
+    async def transcribe(
+        self, picture: Picture, *, timeout: float | None = None, source: str | None = None
+    ) -> Transcription:
         """Transcribe one picture; see `HtrClient.transcribe`."""
         deadline = time.monotonic() + (timeout if timeout is not None else self.timeout)
-        batch = [await asyncio.to_thread(self._pack, picture)]
+        batch = [await asyncio.to_thread(self._pack, picture, source)]
         try:
             [result] = await self._transcribe(batch, deadline)
         except PictureError:  # perhaps spoilt by another caller's picture, as in HtrClient.transcribe
@@ -715,8 +797,9 @@ class AsyncHtrClient(_Client):
         started = time.perf_counter()
         request = self._predict_request(batch)
         for last_try in (False, True):
-            response = await self._call(messages.PREDICT, messages.PredictResponse, request, deadline)
-            answer = self._read(response, len(batch))
+            headers = self._headers()
+            response = await self._call(messages.PREDICT, messages.PredictResponse, request, deadline, headers)
+            answer = self._read(response, len(batch), headers)
             try:
                 alphabet = self._known_alphabet(answer) or await self._fetch_alphabet(answer.version, deadline)
                 break
@@ -729,14 +812,23 @@ class AsyncHtrClient(_Client):
         request = self._alphabet_request(version)
         return self._learn_alphabet(await self._call(messages.PREDICT, messages.PredictResponse, request, deadline))
 
-    async def _call(self, method: str, answer: Any, request: Any, deadline: float) -> Any:
+    async def _call(
+        self, method: str, answer: Any, request: Any, deadline: float, headers: Headers | None = None
+    ) -> Any:
         call = self._method(method, type(request), answer)
+        seconds = _remaining(deadline)
         try:
-            return await call(request, timeout=_remaining(deadline), metadata=self._headers())
+            return await call(request, timeout=seconds, metadata=self._headers() if headers is None else headers)
         except grpc.RpcError as error:
-            raise to_error(error) from error
+            raise to_error(error, self.server, seconds) from error
 
     def _method(self, name: str, request: Any, answer: Any) -> Any:
+        channel = self._open()
+        if name not in self._methods:
+            self._methods[name] = channel.unary_unary(name, request.SerializeToString, answer.FromString)
+        return self._methods[name]
+
+    def _open(self) -> Any:
         if self._channel is None:
             tracers = self._tracing.aio_client_interceptors() if self._tracing is not None else None
             if self._credentials is not None:
@@ -744,9 +836,7 @@ class AsyncHtrClient(_Client):
             else:
                 self._channel = grpc.aio.insecure_channel(self._target, self._options, None, tracers)
             self._methods = {}
-        if name not in self._methods:
-            self._methods[name] = self._channel.unary_unary(name, request.SerializeToString, answer.FromString)
-        return self._methods[name]
+        return self._channel
 
 
 async def _asynchronous(items: Iterable[Picture]) -> AsyncIterator[Picture]:

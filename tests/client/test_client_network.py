@@ -1,6 +1,5 @@
 """The clients against a server whose answers are known and that misbehaves on demand."""
 
-import asyncio
 import os
 import random
 import threading
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from fake_server import ALPHABET, POISON, FakeModel, FakeServer, draw, png
 
-from htr_client import AsyncHtrClient, HtrClient, PictureError, Tls
+from htr_client import HtrClient, PictureError, Tls
 from htr_client.beam import PrefixBeamSearch
 from htr_client.connection import grpc_target
 from htr_client.errors import (
@@ -28,6 +27,7 @@ from htr_client.errors import (
     UnexpectedAnswer,
 )
 from htr_client.language import Lexicon
+from htr_client.spans import pixel_spans
 
 Code = grpc.StatusCode
 
@@ -47,48 +47,6 @@ def poisoned(text):
     return data[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
 
 
-class Blocking:
-    """AsyncHtrClient with the face of HtrClient, so that both run through the same tests."""
-
-    def __init__(self, *args, **settings):
-        self._loop = asyncio.new_event_loop()
-        self._client = AsyncHtrClient(*args, **settings)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self._loop.run_until_complete(self._client.close())
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()
-
-    def transcribe(self, picture, **options):
-        return self._loop.run_until_complete(self._client.transcribe(picture, **options))
-
-    def transcribe_many(self, pictures):
-        results = self._client.transcribe_many(pictures)
-        try:
-            while True:
-                try:
-                    result = self._loop.run_until_complete(anext(results))
-                except StopAsyncIteration:
-                    return
-                yield result
-        finally:
-            self._loop.run_until_complete(results.aclose())
-
-    def model_status(self):
-        return self._loop.run_until_complete(self._client.model_status())
-
-    def wait_until_ready(self, timeout):
-        self._loop.run_until_complete(self._client.wait_until_ready(timeout))
-
-
-@pytest.fixture(params=[HtrClient, Blocking], ids=["sync", "async"])
-def kind(request):
-    return request.param
-
-
 @pytest.fixture
 def client(kind, server):
     with kind(server.address, patience=5.0) as made:
@@ -105,7 +63,8 @@ def test_transcribe(client, server, tmp_path):
         result = client.transcribe(picture)
         assert (result.text, result.version, result.model, result.ok) == ("hello", 1, "htr", True)
         assert [c.text for c in result.characters] == list("hello")
-        assert [c.span for c in result.characters] == [(8.0 * i, 8.0 * i + 4) for i in range(5)]
+        spans = [c.span for c in result.characters]
+        assert spans == pixel_spans([(2 * i, 2 * i + 1) for i in range(5)], 10, 40.0, (0.0, 36.0))
         assert all(c.confidence == pytest.approx(0.9) for c in result.characters)
         assert result.confidence == pytest.approx(0.9**10, rel=0.2)
         assert min(result.timings) > 0
@@ -117,7 +76,8 @@ def test_spans_are_in_pixels_of_the_picture_as_given(client):
     large = np.repeat(np.repeat(draw("ab"), 64, axis=0), 4, axis=1)
     result = client.transcribe(large)
     assert (result.text, large.shape) == ("ab", (1024, 64))
-    assert [c.span for c in result.characters] == [(0.0, 16.0), (32.0, 48.0)]
+    small = client.transcribe(draw("ab")).characters
+    assert [c.span for c in result.characters] == [pytest.approx((4 * a, 4 * b)) for _, _, (a, b) in small]
 
 
 def test_answers_as_tensor_content(client, server):
@@ -515,32 +475,6 @@ def test_metadata(kind, server):
     with kind(server.address, metadata=lambda: [("x-request-id", str(next(ids)))]) as client:
         client.transcribe(png("a"))
     assert [sent["x-request-id"] for sent in server.model.metadata] == ["0", "1"]
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A certificate authority, a server's and a client's certificate, made by the openssl command."""
-    import shutil
-    import subprocess
-
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command")
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*args):
-        subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
-
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test authority")
-    for name, alternative in (("server", "DNS:htr.internal"), ("client", "DNS:client")):
-        openssl("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "extensions").write_text(f"subjectAltName={alternative}\n")
-        openssl(
-            *f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem -days 2".split(),
-            "-extfile",
-            "extensions",
-        )
-    return folder
 
 
 @pytest.mark.parametrize("mutual", [False, True])
