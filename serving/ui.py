@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from htr_client import HtrClient, HtrError, PictureError
-from htr_client.pictures import inspect
+from htr_client.headers import inspect
 from serving.status import Code, ServingError
 
 MAX_BYTES = 16 << 20

@@ -13,10 +13,11 @@ from htr_client.files import expand
 from htr_client.progress import Bar, Waiting
 
 if TYPE_CHECKING:
-    from htr_client.client import HtrClient, Transcription
+    from htr_client.client import HtrClient
     from htr_client.connection import Tls
     from htr_client.decoding import Decoder
     from htr_client.pictures import Picture
+    from htr_client.results import Transcription
 
 # Seconds for which a command waits for a server that has not answered yet, and one that has and went away.
 _FIRST_PATIENCE, _PATIENCE = 2.0, 60.0

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htr_client import pictures
+from htr_client import headers, pictures
 from htr_client.errors import PictureError
 
 Image = pytest.importorskip("PIL.Image")
@@ -372,7 +372,7 @@ def test_mutilated_files_give_a_picture_or_a_picture_error(format_, data):
         assert pictures.inspect(packed.data).plain
 
 
-@given(st.sampled_from([signature for signature, _ in pictures._READERS]), st.binary(max_size=300))
+@given(st.sampled_from([signature for signature, _ in headers._READERS]), st.binary(max_size=300))
 def test_any_header_is_read_or_refused(signature, data):
     try:
         info = pictures.inspect(signature + data)
@@ -387,7 +387,7 @@ def test_scans_are_counted():
     data = saved(Image.fromarray(grey()), "JPEG", progressive=True)
     start = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
     end = next(at for at in range(start + 12, len(data)) if data[at] == 0xFF and data[at + 1] != 0)
-    for more, expected in ((pictures.MAX_SCANS - 100, None), (pictures.MAX_SCANS, "too_large")):
+    for more, expected in ((headers.MAX_SCANS - 100, None), (headers.MAX_SCANS, "too_large")):
         longer = data[:end] + data[start:end] * more + data[end:]
         if expected:
             assert reason(longer) == expected
