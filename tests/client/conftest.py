@@ -1,16 +1,11 @@
 import asyncio
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fake_server import FakeServer
-
 from htr_client import AsyncHtrClient, HtrClient
+from htr_client.testing import FakeServer
 
 
 @pytest.fixture

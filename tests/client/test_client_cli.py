@@ -13,11 +13,11 @@ import time
 import cv2
 import numpy as np
 import pytest
-from fake_server import draw, png
 
 from htr_client import __version__
 from htr_client.cli import add_arguments, main, run
 from htr_client.files import SUFFIXES
+from htr_client.testing import draw, png
 
 
 @pytest.fixture

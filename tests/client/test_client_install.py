@@ -8,7 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from fake_server import png
+
+from htr_client.testing import png
 
 CLIENT = Path(__file__).parents[2] / "client"
 

@@ -8,10 +8,10 @@ import threading
 import time
 
 import pytest
-from fake_server import png
 
 from htr_client import AsyncHtrClient, HtrClient, RequestLog
 from htr_client.request_log import FIELDS
+from htr_client.testing import png
 
 
 def rows(folder):

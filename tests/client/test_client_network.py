@@ -1,6 +1,5 @@
 """The clients against a server whose answers are known and that misbehaves on demand."""
 
-import os
 import random
 import threading
 import time
@@ -9,7 +8,6 @@ import cv2
 import grpc
 import numpy as np
 import pytest
-from fake_server import ALPHABET, POISON, FakeModel, FakeServer, draw, png
 
 from htr_client import HtrClient, PictureError, Tls
 from htr_client.beam import PrefixBeamSearch
@@ -28,6 +26,7 @@ from htr_client.errors import (
 )
 from htr_client.language import Lexicon
 from htr_client.spans import pixel_spans
+from htr_client.testing import ALPHABET, FakeServer, draw, png
 
 Code = grpc.StatusCode
 
@@ -43,7 +42,7 @@ def poisoned(text):
     import struct
     import zlib
 
-    body = b"tEXtComment\0" + POISON
+    body = b"tEXtComment\0" + b"poison"
     return data[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
 
 
@@ -546,10 +545,16 @@ def test_a_model_of_another_size_under_the_same_version(client, server):
     assert client.transcribe(png("abc")).text == "ABC"
 
 
-def test_fake_server_is_the_official_protocol():
-    pytest.importorskip("tensorflow_serving")
-    assert FakeModel.__module__ == "fake_server"
-    import fake_server
+def test_fake_server_is_the_official_protocol(server):
+    predict_pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2")
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-    assert fake_server.predict_pb2 is not None
-    assert os.path.basename(fake_server.predict_pb2.__file__) == "predict_pb2.py"
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "htr", "serving_default"
+    request.inputs["image_bytes"].dtype = 7
+    request.inputs["image_bytes"].string_val.append(png("abc"))
+    request.inputs["image_bytes"].tensor_shape.dim.add().size = 1
+    with grpc.insecure_channel(server.address) as channel:
+        answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request)
+    assert answer.model_spec.version.value == 1 and list(answer.outputs["frames"].int_val) == [6]
+    assert [dim.size for dim in answer.outputs["log_probs"].tensor_shape.dim] == [1, 6, 27]

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_server import png
+
+from htr_client.testing import png
 
 CLIENT = Path(__file__).parents[2] / "client"
 EXAMPLES = re.findall(r"```python\n(.*?)```", (CLIENT / "README.md").read_text("utf-8"), re.DOTALL)
@@ -61,6 +62,10 @@ def test_many(server, folder, capsys):
     exec(example(server, "sorted(Path"), {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("1.png one") and "Not a picture" in lines[1] and lines[2].endswith("3.png three")
+
+
+def test_testing(server):
+    exec(example(server, "FakeServer("), {})
 
 
 def test_decoders(server, folder):

@@ -7,19 +7,15 @@ import json
 import os
 import socket
 import struct
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "client"))
-
 from browser import Browser, wait_for
-from fake_server import FakeServer, png
 
 from htr_client import HtrClient
+from htr_client.testing import FakeServer, png
 from pipeline import cli
 from serving import ui
 from serving.status import ServingError
