@@ -599,8 +599,9 @@ def _review(arguments: argparse.Namespace) -> int:
             doubts = review.from_logs(arguments.logs, arguments.below, unread)
             count = review.write(doubts, arguments.output, arguments.limit, unread)
         else:
+            pictures = list(expand(arguments.pictures))
             with client_from(arguments) as client:
-                answers = client.transcribe_many(expand(arguments.pictures))
+                answers = client.transcribe_many(pictures)
                 doubts = review.from_answers(answers, arguments.below, unread)
                 count = review.write(doubts, arguments.output, arguments.limit, unread)
     except (review.ReviewError, DatasetError, ValueError) as error:
