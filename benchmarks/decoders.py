@@ -12,11 +12,12 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 from components.example_gen import dataset
 from htr_client import HtrClient
 from htr_client.beam import PrefixBeamSearch
-from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder, edit_distance
+from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
 from htr_client.language import CharacterModel, Lexicon
 from pipeline.config import DataConfig, TransformConfig
 
@@ -69,7 +70,8 @@ def error_rate(decoder: Decoder, alphabet: Alphabet, rows: Sequence[np.ndarray],
         results = decoder.decode(log_probs, frames, alphabet)
         seconds += time.perf_counter() - started
         edits += sum(
-            edit_distance(label, result.text) for label, result in zip(labels[start : start + 32], results, strict=True)
+            Levenshtein.distance(label, result.text)
+            for label, result in zip(labels[start : start + 32], results, strict=True)
         )
     return f"{100 * edits / sum(map(len, labels)):.2f} | {1000 * seconds / len(rows):.2f}"
 

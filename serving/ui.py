@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from htr_client import HtrClient, HtrError, PictureError
-from htr_client.pictures import inspect
+from htr_client.headers import inspect
 from serving.status import Code, ServingError
 
 MAX_BYTES = 16 << 20
@@ -192,6 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
             "text": result.text, "confidence": result.confidence, "characters": characters,
             "width": size.width, "height": size.height, "model": result.model, "version": result.version,
             "milliseconds": 1000 * sum(result.timings),
+            "suspicions": [suspicion.message for suspicion in result.suspicions],
         }  # fmt: skip
 
     def _send_json(self, status: HTTPStatus, content: dict[str, Any]) -> None:

@@ -11,18 +11,24 @@ Everything is loaded at first use, so that decoding and picture checks work wher
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from htr_client.client import AsyncHtrClient, Character, HtrClient, Timings, Transcription, VersionStatus
+    from htr_client.aio import AsyncHtrClient
+    from htr_client.client import HtrClient
     from htr_client.connection import Tls
     from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
     from htr_client.errors import HtrError, PictureError
     from htr_client.request_log import RequestLog
+    from htr_client.results import Character, Timings, Transcription, VersionStatus
+    from htr_client.suspicion import Suspicion
 
 _HOMES = {
-    "client": ("AsyncHtrClient", "Character", "HtrClient", "Timings", "Transcription", "VersionStatus"),
+    "aio": ("AsyncHtrClient",),
+    "client": ("HtrClient",),
     "connection": ("Tls",),
     "decoding": ("Alphabet", "BestPath", "Decoded", "Decoder"),
     "errors": ("HtrError", "PictureError"),
     "request_log": ("RequestLog",),
+    "results": ("Character", "Timings", "Transcription", "VersionStatus"),
+    "suspicion": ("Suspicion",),
     "version": ("__version__",),
 }
 
@@ -37,6 +43,7 @@ __all__ = [
     "HtrError",
     "PictureError",
     "RequestLog",
+    "Suspicion",
     "Timings",
     "Tls",
     "Transcription",

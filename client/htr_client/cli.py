@@ -2,23 +2,25 @@
 
 import argparse
 import csv
-import glob
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from htr_client import __version__
 from htr_client.errors import HtrError
+from htr_client.files import expand
+from htr_client.progress import Bar, Waiting
 
 if TYPE_CHECKING:
-    from htr_client.client import HtrClient, Transcription
+    from htr_client.client import HtrClient
     from htr_client.connection import Tls
     from htr_client.decoding import Decoder
     from htr_client.pictures import Picture
+    from htr_client.results import Transcription
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm"}
+# Seconds for which a command waits for a server that has not answered yet, and one that has and went away.
+_FIRST_PATIENCE, _PATIENCE = 2.0, 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoding.add_argument("--decoder", choices=["best-path", "beam"], help="default: best-path; beam with --lexicon/lm")
     decoding.add_argument("--beam-width", type=int, default=16, metavar="N")
     decoding.add_argument("--alternatives", type=int, default=0, metavar="N", help="other readings to show (beam)")
-    decoding.add_argument("--lexicon", metavar="FILE", help="words that may be written, one or more a line")
+    decoding.add_argument("--lexicon", metavar="FILE", help="words to expect, one or more a line")
+    decoding.add_argument(
+        "--lexicon-penalty",
+        type=float,
+        default=6.0,
+        metavar="P",
+        help="a word that is not in the lexicon must be e^P times as likely to be chosen (default: %(default)s)",
+    )
+    decoding.add_argument("--strict-lexicon", action="store_true", help="allow no words outside of the lexicon")
     decoding.add_argument("--lm", metavar="FILE", help="text to learn a character language model from")
     decoding.add_argument(
         "--lm-order", type=int, default=5, metavar="N", help="characters the model looks at, with the next"
@@ -55,7 +65,13 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--model-version", type=int, metavar="N", help="default: the server's latest")
     which.add_argument("--model-label", metavar="LABEL", help="such as stable or canary")
     server.add_argument("--timeout", type=float, default=15.0, metavar="SECONDS", help="of one request")
-    server.add_argument("--patience", type=float, default=60.0, metavar="SECONDS", help="for a server that is away")
+    server.add_argument(
+        "--patience",
+        type=float,
+        metavar="SECONDS",
+        help=f"for a server that does not answer (default: {_FIRST_PATIENCE:g} before its first answer, "
+        f"{_PATIENCE:g} after it, so that it may be restarted)",
+    )
     server.add_argument("--batch-size", type=int, default=32, metavar="N", help="most pictures in a request")
     server.add_argument("--in-flight", type=int, default=4, metavar="N", help="most requests at a time")
     server.add_argument("--tls", action="store_true", help="encrypt, and trust the usual public certificates")
@@ -66,30 +82,40 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def client_from(args: argparse.Namespace, decoder: "Decoder | None" = None) -> "HtrClient":
-    """The client that the arguments describe.
+    """The client that the arguments describe, connected to its server.
 
     Args:
         args: As `add_server_arguments` defines them.
         decoder: How log-probabilities become text; by default the best path.
 
+    Returns:
+        The client.
+
     Raises:
         ValueError: When settings contradict each other or an address is not one.
         OSError: When a certificate or key cannot be read.
+        HtrError: When the server does not answer.
     """
     from htr_client.client import HtrClient  # so that --help does not wait for gRPC
 
-    return HtrClient(
+    client = HtrClient(
         args.server,
         args.model,
         version=args.model_version,
         label=args.model_label,
         tls=_tls(args),
         timeout=args.timeout,
-        patience=args.patience,
+        patience=_PATIENCE if args.patience is None else args.patience,
         batch_size=args.batch_size,
         in_flight=args.in_flight,
         decoder=decoder,
     )
+    if args.patience is None:
+        client.connect(_FIRST_PATIENCE)
+    else:
+        with Waiting(f"Waiting for a server at {client.server} ..."):
+            client.connect(max(1.0, args.patience))  # however impatient, one attempt to connect takes its time
+    return client
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,33 +131,43 @@ def run(args: argparse.Namespace) -> int:
     try:
         paths = list(expand(args.pictures))
         client = client_from(args, _decoder(args))
-    except (ValueError, OSError, HtrError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except HtrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
     failed = 0
-    # A bar in the middle of results on the same terminal would be torn apart.
-    progress = sys.stderr.isatty() and not sys.stdout.isatty() and len(paths) > 1
+    bar = Bar(len(paths))
     try:
-        with client:
+        with client, Waiting(f"Waiting for answers from {client.server} ...") as waiting:
             write = _writer(args.format, sys.stdout)
             pictures: list[Picture] = [sys.stdin.buffer.read() if path == "-" else path for path in paths]
             for done, (path, result) in enumerate(zip(paths, client.transcribe_many(pictures), strict=True), 1):
+                waiting.moved()
+                bar.clear()
                 name = _plain(path)
                 write(name, result)
+                for suspicion in result.suspicions:
+                    print(f"warning: {name}: {suspicion.message}", file=sys.stderr)
                 if result.error is not None:
                     failed += 1
                     print(f"error: {name}: {result.error}", file=sys.stderr)
-                if progress:
-                    _progress(done, len(paths), failed)
+                bar.draw(done, failed)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of a pipe has gone (such as head); nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except HtrError as error:
+        bar.clear()
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        bar.clear()
         print("Interrupted.", file=sys.stderr)
         return 130
     return 1 if failed else 0
@@ -146,35 +182,10 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code, see `run`.
     """
-    parser = argparse.ArgumentParser("htr-client", description="Transcribe pictures of handwriting.")
+    parser = argparse.ArgumentParser("htr-client", description="Transcribe images of handwriting.")
+    parser.add_argument("--version", action="version", version=f"htr-client {__version__}")
     add_arguments(parser)
     return run(parser.parse_args(argv))
-
-
-def expand(arguments: Iterable[str]) -> Iterator[str]:
-    """Paths of the pictures that files, folders, globs and - for standard input stand for.
-
-    Args:
-        arguments: Of the command line.
-
-    Raises:
-        ValueError: When a folder or a glob holds no picture.
-    """
-    for argument in arguments:
-        if argument == "-" or os.path.isfile(argument):
-            yield argument
-        elif os.path.isdir(argument):
-            found = sorted(str(path) for path in Path(argument).rglob("*") if path.suffix.lower() in _SUFFIXES)
-            if not found:
-                raise ValueError(f"no picture in the folder {argument!r} (looked for {' '.join(sorted(_SUFFIXES))})")
-            yield from found
-        elif glob.has_magic(argument):
-            found = sorted(path for path in glob.glob(argument, recursive=True) if os.path.isfile(path))
-            if not found:
-                raise ValueError(f"no file matches {argument!r}")
-            yield from found
-        else:
-            yield argument  # reported with the results as a file that cannot be read
 
 
 def _decoder(args: argparse.Namespace) -> "Decoder | None":
@@ -185,7 +196,10 @@ def _decoder(args: argparse.Namespace) -> "Decoder | None":
     from htr_client.beam import PrefixBeamSearch
     from htr_client.language import CharacterModel, Lexicon
 
-    lexicon = Lexicon.from_file(args.lexicon) if args.lexicon else None
+    if args.lexicon_penalty < 0:
+        raise ValueError("--lexicon-penalty is not negative")
+    unknown = None if args.strict_lexicon else -args.lexicon_penalty
+    lexicon = Lexicon.from_file(args.lexicon, unknown=unknown) if args.lexicon else None
     model = CharacterModel.from_file(args.lm, order=args.lm_order) if args.lm else None
     return PrefixBeamSearch(
         args.beam_width,
@@ -214,15 +228,17 @@ class _writer:
         self._out = out
         self._csv = csv.writer(out, lineterminator="\n")
         if format_ == "csv":
-            self._csv.writerow(["file", "text", "confidence", "model_version", "error"])
+            self._csv.writerow(["file", "text", "confidence", "model_version", "error", "suspicions"])
 
     def __call__(self, path: str, result: "Transcription") -> None:
         error = result.error
         if self._format == "csv":
             row = [path, result.text, f"{result.confidence:.4f}", result.version, error.reason if error else ""]
-            self._csv.writerow(row)
+            self._csv.writerow([*row, " ".join(suspicion.code for suspicion in result.suspicions)])
         elif self._format == "text" and error is None:
             print(f"{path}\t{result.text}\t{result.confidence:.3f}", file=self._out)
+            for text, confidence in result.alternatives:
+                print(f"\t{text}\t{confidence:.3f}", file=self._out)
         elif self._format == "json":
             fields = {
                 "file": path,
@@ -237,6 +253,7 @@ class _writer:
                 ],
                 "model": result.model,
                 "model_version": result.version,
+                "suspicions": [suspicion._asdict() for suspicion in result.suspicions],
                 "error": None if error is None else {"reason": error.reason, "message": str(error)},
             }
             print(json.dumps(fields, ensure_ascii=False), file=self._out)
@@ -245,13 +262,6 @@ class _writer:
 def _plain(text: str) -> str:
     """Text that can be printed as UTF-8: bytes of a file name that are none are written as escapes."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _progress(done: int, total: int, failed: int) -> None:
-    filled = 30 * done // total
-    note = f", {failed} failed" if failed else ""
-    end = "\n" if done == total else ""
-    print(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done}/{total}{note} ", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from htr_client.errors import (
     ServerFault,
     ServerUnavailable,
     TimedOut,
+    UnexpectedAnswer,
 )
+from htr_client.reach import NOBODY
 
 Metadata = Callable[[], Iterable[tuple[str, str]]]
 Pem = Union[str, "os.PathLike[str]", bytes]
@@ -56,7 +58,16 @@ _WRONG_REQUEST = re.compile(
     r"ModelSpec|signature|servable version label|output tensor alias|Expects arg\[|tensor parsing error"
 )
 _NO_LABEL = "Unrecognized servable version label"
-_SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):")
+_GRPC_SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):")
+# Schemes of URLs that users give instead of an address, and whether they ask for encryption.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_ENCRYPTED = {"http": False, "grpc": False, "https": True, "grpcs": True}
+# What gRPC says itself, for the server, when there is no connection to it or the connection ends.
+_NO_CONNECTION = re.compile(
+    r"failed to connect|connections to all backends failing|empty address list|Connection refused|No route to host"
+)
+_NO_NAME = re.compile(r"(DNS resolution|address lookup) failed|errors resolving")
+_BROKEN = re.compile(r"Socket closed|Connection reset|Broken pipe|GOAWAY|recvmsg|sendmsg|keepalive|[Ss]tream removed")
 
 
 @dataclass(frozen=True)
@@ -94,32 +105,64 @@ def _pem(part: Pem | None) -> bytes | None:
         return file.read()
 
 
-def grpc_target(addresses: str | Sequence[str]) -> str:
+def read_addresses(target: str | Sequence[str]) -> tuple[list[str], bool | None]:
+    """What the settings say about where the servers are.
+
+    Args:
+        target: "host:port", several of them (a list, or one string with commas), or a gRPC target with a scheme. A URL
+            (http, https, grpc, grpcs) without a path stands for its host:port.
+
+    Returns:
+        "host:port" of each server, or one gRPC target; and whether URLs ask for encryption (None without one).
+
+    Raises:
+        ValueError: When there is no address, a scheme is unknown, or an address has no port or an impossible one.
+    """
+    if isinstance(target, str):
+        target = [target] if _GRPC_SCHEME.match(target) else target.split(",")
+    if len(target) == 1 and _GRPC_SCHEME.match(target[0]):
+        return [target[0]], None
+    addresses, encrypted = [], set()
+    for address in map(str.strip, target):
+        url = _URL.fullmatch(address)
+        if url is not None:
+            scheme = url.group(1).lower()
+            if scheme not in _ENCRYPTED:
+                raise ValueError(
+                    f"{address!r} begins with {scheme}://, but an address is HOST:PORT, such as localhost:8500 (or "
+                    "with http://, grpc://, https:// or grpcs:// before it, the last two for an encrypted connection)"
+                )
+            encrypted.add(_ENCRYPTED[scheme])
+            address = url.group(2).removesuffix("/")
+        split_address(address)
+        addresses.append(address)
+    if not addresses:
+        raise ValueError("no address")
+    if len(encrypted) > 1:
+        raise ValueError("some of the addresses ask for encryption and others do not")
+    return addresses, encrypted.pop() if encrypted else None
+
+
+def grpc_target(target: str | Sequence[str]) -> str:
     """The gRPC target for one address or several.
 
     Args:
-        addresses: "host:port" (the name may stand for several servers), any gRPC target with a scheme, or several
-            "host:port". Names among several are looked up once, here; gRPC has no target for a list of names.
+        target: As for `read_addresses`. Names among several are looked up once, here; gRPC has no target for a list of
+            names.
 
     Returns:
         A target over which round_robin balances.
 
     Raises:
-        ValueError: When there is no address, or one has no port or an impossible one.
+        ValueError: As `read_addresses`.
         ServerUnavailable: When one of several names cannot be resolved.
     """
-    if isinstance(addresses, str):
-        addresses = addresses.split(",") if not _SCHEME.match(addresses) else [addresses]
-    if not addresses:
-        raise ValueError("no address")
+    addresses, _ = read_addresses(target)
     if len(addresses) == 1:
-        if _SCHEME.match(addresses[0]):
-            return addresses[0]
-        _split(addresses[0])
-        return f"dns:///{addresses[0]}"
+        return addresses[0] if _GRPC_SCHEME.match(addresses[0]) else f"dns:///{addresses[0]}"
     found: list[tuple[str, int]] = []
     for address in addresses:
-        host, port = _split(address)
+        host, port = split_address(address)
         try:
             found += [info[4][:2] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]  # type: ignore[misc]
         except OSError as error:
@@ -132,11 +175,41 @@ def grpc_target(addresses: str | Sequence[str]) -> str:
     return "ipv4:" + ",".join(by_family[4]) if by_family[4] else "ipv6:" + ",".join(by_family[6])
 
 
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.strip().rpartition(":")
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of "host:port".
+
+    Args:
+        address: One address; an IPv6 address in brackets.
+
+    Returns:
+        The host without brackets, and the port.
+
+    Raises:
+        ValueError: When there is no host, no port, or an impossible one.
+    """
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise ValueError(f"an address is host:port, with a port from 1 to 65535, not {address!r}")
+        raise ValueError(f"an address is HOST:PORT, such as localhost:8500 (ports go from 1 to 65535), not {address!r}")
     return host.strip("[]"), int(port)
+
+
+def hosts_of(addresses: Sequence[str]) -> list[tuple[str, int]]:
+    """Host and port of each server, for plain sockets.
+
+    Args:
+        addresses: As `read_addresses` returns them.
+
+    Returns:
+        One pair a server; none where a gRPC target names no host and port, as "unix:" does.
+    """
+    if len(addresses) == 1 and (scheme := _GRPC_SCHEME.match(addresses[0])):
+        if scheme.group(1) not in ("dns", "ipv4", "ipv6"):
+            return []
+        addresses = addresses[0][scheme.end() :].rpartition("/")[2].split(",")
+    try:
+        return [split_address(address) for address in addresses]
+    except ValueError:  # a name without a port, for which gRPC takes 443
+        return []
 
 
 def channel_options(tls: Tls | None, max_message_bytes: int) -> list[tuple[str, Any]]:
@@ -192,11 +265,13 @@ def tracing() -> Any:
     return instrumentation
 
 
-def to_error(error: grpc.RpcError) -> HtrError:
-    """Translate a failed call.
+def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
+    """Translates a failed call.
 
     Args:
         error: What gRPC raised.
+        where: The servers' addresses, for the message.
+        seconds: How long the call was allowed to take.
 
     Returns:
         The exception to raise instead. INVALID_ARGUMENT becomes a PictureError unless the server's words show that
@@ -204,6 +279,19 @@ def to_error(error: grpc.RpcError) -> HtrError:
     """
     code: grpc.StatusCode = error.code()
     details: str = error.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        if _NO_NAME.search(details):
+            return ServerUnavailable(f"The name of the server {where} is not known.", code=code.name)
+        if _NO_CONNECTION.search(details):
+            return ServerUnavailable(f"Nobody answers at {where}.", advice=NOBODY, code=code.name)
+        if _BROKEN.search(details):
+            return ServerUnavailable(f"The connection to {where} broke.", code=code.name)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TimedOut(f"No answer from {where} within {seconds:.1f} seconds.", code=code.name)
+    if code is grpc.StatusCode.UNIMPLEMENTED or "http2 header with status" in details:
+        return UnexpectedAnswer(
+            f"What answers at {where} does not offer TensorFlow Serving's gRPC services.", code=code.name
+        )
     said = f"The server says {code.name}: {details.rstrip('.')}." if details else f"The call failed with {code.name}."
     if code is grpc.StatusCode.INVALID_ARGUMENT and not _WRONG_REQUEST.search(details):
         return PictureError("refused", said, advice="", code=code.name)
@@ -218,7 +306,6 @@ _ERRORS: dict[grpc.StatusCode, type[HtrError]] = {
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
     grpc.StatusCode.CANCELLED: ServerUnavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ServerBusy,
-    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
     grpc.StatusCode.NOT_FOUND: ModelNotFound,
     grpc.StatusCode.FAILED_PRECONDITION: ModelUnusable,
     grpc.StatusCode.INVALID_ARGUMENT: RequestRefused,

@@ -324,37 +324,6 @@ def align(
     return results
 
 
-def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
-    """Levenshtein distance: the fewest insertions, deletions and replacements between two sequences.
-
-    Args:
-        reference: A string (counts characters) or a list of words (counts words).
-        hypothesis: Of the same kind.
-
-    Returns:
-        The number of edits.
-    """
-    # Myers' bit-parallel algorithm as simplified by Hyyrö (2003): a column of the table is two integers.
-    if not reference:
-        return len(hypothesis)
-    where: dict[object, int] = {}
-    for i, symbol in enumerate(reference):
-        where[symbol] = where.get(symbol, 0) | 1 << i
-    full = (1 << len(reference)) - 1
-    last = 1 << (len(reference) - 1)
-    up, down, distance = full, 0, len(reference)
-    for symbol in hypothesis:
-        equal = where.get(symbol, 0)
-        diagonal = (((equal & up) + up) ^ up) | equal | down
-        rises = down | ~(diagonal | up)
-        falls = diagonal & up
-        distance += bool(rises & last) - bool(falls & last)
-        rises = rises << 1 | 1
-        up = (falls << 1 | ~(diagonal | rises)) & full
-        down = diagonal & rises & full
-    return distance
-
-
 def _states(labels: Sequence[Sequence[int]], blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """CTC states of one text a row: blanks around every character.
 

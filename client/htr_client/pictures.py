@@ -6,47 +6,22 @@ read natively (EXIF rotation, 16 bit, alpha, palettes, CMYK, other formats) is t
 """
 
 import os
-import struct
-import zlib
 from typing import BinaryIO, NamedTuple, Union
 
 import cv2
 import numpy as np
 
 from htr_client.errors import PictureError
+from htr_client.headers import PictureInfo, inspect
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 64 * 2**20
 # Models read text at 32 to 64 pixels of height. From this height on pictures are shrunk before sending; what
 # remains is still at least four times what the model sees, so that its own antialiased resize decides what it reads.
 TALL = 512
-# A progressive JPEG has about ten scans. Each may be a few bytes long and costs the decoder a pass over all pixels.
-MAX_SCANS = 500
 _FIRST_READ = 2**16
 
 Picture = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_CHUNK, _PNG_CHECKSUM = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
-_SUPPORTED = "PNG, JPEG, BMP, TIFF, WebP, PNM and still GIF pictures are read."
-
-
-class PictureInfo(NamedTuple):
-    """What the header of a picture file says; nothing has been decoded.
-
-    Attributes:
-        format: "png", "jpeg", "gif", "bmp", "tiff", "webp" or "pnm".
-        width: Width in pixels of the upright picture (after the EXIF orientation).
-        height: Height in pixels of the upright picture.
-        orientation: EXIF orientation, 1 (upright) to 8.
-        plain: Whether the serving graph reads the file as it is: upright 8-bit grey or colour PNG or JPEG.
-    """
-
-    format: str
-    width: int
-    height: int
-    orientation: int
-    plain: bool
 
 
 class PackedPicture(NamedTuple):
@@ -61,34 +36,6 @@ class PackedPicture(NamedTuple):
     data: bytes
     width: int
     height: int
-
-
-def inspect(data: bytes) -> PictureInfo:
-    """Read the header of an encoded picture.
-
-    Args:
-        data: The bytes of the file.
-
-    Returns:
-        Format, upright size in pixels and what else the header says.
-
-    Raises:
-        PictureError: reason "empty", "not_a_picture", "truncated" (the header itself is cut, or a PNG or JPEG lacks
-            its end) or "undecodable" (damaged header, several frames).
-    """
-    if not data:
-        raise PictureError("empty", "The picture has no bytes.")
-    reader = next((reader for signature, reader in _READERS if data.startswith(signature)), None)
-    if reader is None:
-        start = repr(data[:8])[1:]  # as text, not as Python's bytes
-        raise PictureError("not_a_picture", f"Not a picture: it starts with {start}.", advice=_SUPPORTED)
-    try:
-        info = reader(data)
-    except (struct.error, IndexError, ValueError):
-        raise PictureError("truncated", "The picture ends within its header.") from None
-    if info.width < 1 or info.height < 1:
-        raise PictureError("undecodable", f"The header says {info.width} x {info.height} pixels.")
-    return info
 
 
 def load(picture: Picture, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -260,7 +207,9 @@ def _to_grey(array: np.ndarray) -> np.ndarray:
     if array.size == 0:
         raise PictureError("empty", f"The picture has no pixels: {array.shape}.")
     if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)  # as the PNG decoder of the serving graph does
+        # As the PNG decoder of the serving graph does, unless a scanner stored its 8 to 12 bits without spreading them.
+        bits = int(array.max()).bit_length()
+        array = (array >> (8 if bits > 12 else max(0, bits - 8))).astype(np.uint8)
     elif array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif np.issubdtype(array.dtype, np.floating):
@@ -289,186 +238,3 @@ def _upright(grey: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         grey = grey[::-1]
     return np.ascontiguousarray(grey)
-
-
-def _info(format_: str, width: int, height: int, orientation: int = 1, plain: bool = False) -> PictureInfo:
-    if orientation >= 5:
-        width, height = height, width
-    return PictureInfo(format_, width, height, orientation, plain and orientation == 1)
-
-
-def _png(data: bytes) -> PictureInfo:
-    size: tuple[int, ...] | None = None
-    orientation, plain = 1, True
-    view = memoryview(data)
-    at = len(_PNG)
-    while at + 12 <= len(data):  # for each chunk: length, name, content, checksum of name and content
-        length, name = _PNG_CHUNK(data, at)
-        begin, at = at + 8, at + 12 + length
-        if at > len(data):
-            break
-        if zlib.crc32(view[begin - 4 : at - 4]) != _PNG_CHECKSUM(data, at - 4)[0]:
-            raise PictureError("undecodable", f"The PNG is damaged: wrong checksum in its chunk {repr(name)[2:-1]}.")
-        if name == b"IHDR":
-            size = struct.unpack(">IIBBBBB", view[begin : at - 4])
-            depth, colour, interlace = size[2], size[3], size[6]
-            plain = depth == 8 and colour in (0, 2) and interlace == 0
-        elif name in (b"tRNS", b"acTL"):
-            plain = False
-        elif name == b"eXIf":
-            orientation = _exif_orientation(data[begin : at - 4])
-        elif name == b"IEND" and size is not None:
-            # The graph wants the end at the end, and nothing in it.
-            return _info("png", size[0], size[1], orientation, plain and length == 0 and at == len(data))
-    raise PictureError("truncated", f"The PNG ends early, after {len(data)} bytes.")
-
-
-def _jpeg(data: bytes) -> PictureInfo:
-    frame: tuple[int, ...] | None = None
-    orientation, adobe_rgb, process = 1, False, 0
-    at = 2
-    while True:
-        # Between segments there may be fill bytes 0xFF; anything else means that the lengths were wrong.
-        if data[at] != 0xFF:
-            raise PictureError("undecodable", f"The JPEG is damaged at byte {at}.")
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        at += 2
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            continue
-        if marker == 0xD9:
-            raise PictureError("undecodable", "The JPEG has no picture data.")
-        length = data[at] << 8 | data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            process, frame = marker, struct.unpack_from(">BHHB", data, at + 2)
-        elif marker == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0":
-            orientation = _exif_orientation(data[at + 8 : at + length])
-        elif marker == 0xEE and data[at + 2 : at + 7] == b"Adobe":
-            adobe_rgb = data[at + 13] == 0
-        at += length
-        if marker == 0xDA:
-            break
-    if frame is None:
-        raise PictureError("undecodable", "The JPEG has no frame header.")
-    end = data.find(b"\xff\xd9", at)
-    if end < 0:
-        raise PictureError("truncated", f"The JPEG ends early, after {len(data)} bytes.")
-    scans = 1 + data.count(b"\xff\xda", at, end)
-    if scans > MAX_SCANS:
-        raise PictureError("too_large", f"The JPEG has {scans} scans, more than the limit of {MAX_SCANS}.")
-    precision, height, width, components = frame
-    plain = process <= 0xC2 and precision == 8 and (components == 1 or (components == 3 and not adobe_rgb))
-    plain = plain and data.endswith(b"\xff\xd9")  # the graph wants the end at the end
-    return _info("jpeg", width, height, orientation, plain)
-
-
-def _gif(data: bytes) -> PictureInfo:
-    width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    frames = 0
-    while data[at] != 0x3B:
-        if data[at] == 0x2C:
-            frames += 1
-            if frames > 1:
-                raise _several("GIF")
-            flags = data[at + 9]
-            at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-        elif data[at] == 0x21:
-            at += 2
-        else:
-            raise PictureError("undecodable", f"The GIF is damaged at byte {at}.")
-        while data[at]:
-            at += 1 + data[at]
-        at += 1
-    return _info("gif", width, height)
-
-
-def _bmp(data: bytes) -> PictureInfo:
-    (header,) = struct.unpack_from("<I", data, 14)
-    width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
-    return _info("bmp", width, abs(height))
-
-
-def _tiff(data: bytes) -> PictureInfo:
-    entries, following = _tiff_entries(data)
-    if following:
-        raise _several("TIFF")
-    orientation = entries.get(274, 1)
-    return _info("tiff", entries.get(256, 0), entries.get(257, 0), orientation if 1 <= orientation <= 8 else 1)
-
-
-def _tiff_entries(data: bytes) -> tuple[dict[int, int], int]:
-    """Tags of the first directory of a TIFF with their (first, small) value, and where the next directory is."""
-    order = "<" if data[:2] == b"II" else ">"
-    (at,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, at)
-    entries = {}
-    for i in range(count):
-        tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * i)
-        form = {1: "B", 3: "H", 4: "I"}.get(kind)
-        if form:
-            entries[tag] = struct.unpack_from(order + form, data, at + 10 + 12 * i)[0]
-    following = data[at + 2 + 12 * count : at + 6 + 12 * count]
-    return entries, struct.unpack(order + "I", following)[0] if len(following) == 4 else 0
-
-
-def _exif_orientation(exif: bytes) -> int:
-    # EXIF is a small TIFF; when it is damaged every viewer shows the picture as it is stored.
-    try:
-        orientation = _tiff_entries(exif)[0].get(274, 1)
-    except struct.error:
-        return 1
-    return orientation if 1 <= orientation <= 8 else 1
-
-
-def _webp(data: bytes) -> PictureInfo:
-    if data[8:12] != b"WEBP":
-        raise PictureError("not_a_picture", "A RIFF file, but not WebP.", advice=_SUPPORTED)
-    kind = data[12:16]
-    if kind == b"VP8X":
-        if data[20] & 0x02:
-            raise _several("WebP")
-        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-        if len(data) < 30:
-            raise ValueError
-        at = data.find(b"EXIF", 30) if data[20] & 0x08 else -1
-        exif = data[at + 8 :].removeprefix(b"Exif\0\0") if at > 0 else b""
-        return _info("webp", width, height, _exif_orientation(exif) if exif else 1)
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return _info("webp", width & 0x3FFF, height & 0x3FFF)
-    (bits,) = struct.unpack_from("<I", data, 21)
-    return _info("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-
-
-def _pnm(data: bytes) -> PictureInfo:
-    fields: list[int] = []
-    lines = data[2:4096].split(b"\n")
-    for line in lines:
-        fields += [int(word) for word in line.split(b"#")[0].split()[: 2 - len(fields)]]
-        if len(fields) == 2:
-            return _info("pnm", fields[0], fields[1])
-    raise ValueError
-
-
-def _several(format_: str) -> PictureError:
-    return PictureError(
-        "undecodable",
-        f"The {format_} holds several pictures (an animation or pages).",
-        advice="Send the one picture that you mean.",
-    )
-
-
-_READERS = (
-    (_PNG, _png),
-    (b"\xff\xd8\xff", _jpeg),
-    (b"GIF87a", _gif),
-    (b"GIF89a", _gif),
-    (b"BM", _bmp),
-    (b"II*\0", _tiff),
-    (b"MM\0*", _tiff),
-    (b"RIFF", _webp),
-    *((f"P{n}".encode(), _pnm) for n in range(1, 7)),
-)

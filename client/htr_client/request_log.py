@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-FIELDS = ("filename", "text", "confidence", "model", "model_version", "time")
+FIELDS = ("filename", "text", "confidence", "model", "model_version", "time", "source", "request_id")
 
 _logger = logging.getLogger("htr_client")
 
@@ -45,6 +45,8 @@ class _Record(NamedTuple):
     model: str
     version: int
     moment: float
+    source: str
+    request_id: str
 
 
 class RequestLog:
@@ -90,7 +92,17 @@ class RequestLog:
         self._random = random.Random(secrets.randbits(64))
         self._seen = self._written = self._dropped = self._failed = self._bytes = 0
 
-    def offer(self, picture: bytes, text: str, confidence: float, model: str, version: int) -> None:
+    def offer(
+        self,
+        picture: bytes,
+        text: str,
+        confidence: float,
+        model: str,
+        version: int,
+        *,
+        source: str = "",
+        request_id: str = "",
+    ) -> None:
         """Log an answer, if chance chooses it; never waits and never fails.
 
         Args:
@@ -99,6 +111,8 @@ class RequestLog:
             confidence: P(text | picture).
             model: Name of the served model.
             version: Version that answered.
+            source: Name of the original, such as its path.
+            request_id: Of the request that asked, as other logs name it.
         """
         if self._process != os.getpid():
             self._lock = threading.Lock()
@@ -114,7 +128,8 @@ class RequestLog:
                 self._thread = threading.Thread(target=self._write, args=(self._queue,), name="htr-log", daemon=True)
                 self._thread.start()
             try:
-                self._queue.put_nowait(_Record(picture, text, confidence, model, version, time.time()))
+                record = _Record(picture, text, confidence, model, version, time.time(), source, request_id)
+                self._queue.put_nowait(record)
                 self._bytes += len(picture)
             except queue.Full:
                 self._dropped += 1
@@ -155,7 +170,10 @@ class RequestLog:
             file.write(record.picture)
         # The row comes last: a table never names a picture that is not there yet.
         moment = datetime.fromtimestamp(record.moment, timezone.utc).isoformat(timespec="seconds")
-        row = (picture.as_posix(), record.text, f"{record.confidence:.4f}", record.model, record.version, moment)
+        # A path need not be UTF-8, but the table is.
+        source = record.source.encode(errors="backslashreplace").decode()
+        read = (record.text, f"{record.confidence:.4f}", record.model, record.version)
+        row = (picture.as_posix(), *read, moment, source, record.request_id)
         with open(self.folder / f"{name}.csv", "a", encoding="utf-8", newline="", opener=_private) as table:
             writer = csv.writer(table)
             if table.tell() == 0:

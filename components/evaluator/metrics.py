@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-
-from htr_client.decoding import edit_distance
+from rapidfuzz.distance import Levenshtein
 
 Unit = Literal["character", "word"]
 RESAMPLES = 2000
@@ -155,8 +154,8 @@ def edits_and_length(reference: str, prediction: str, unit: Unit = "character") 
     prediction = unicodedata.normalize("NFC", prediction)
     if unit == "word":
         words = reference.split()
-        return edit_distance(words, prediction.split()), len(words)
-    return edit_distance(reference, prediction), len(reference)
+        return Levenshtein.distance(words, prediction.split()), len(words)
+    return Levenshtein.distance(reference, prediction), len(reference)
 
 
 def count_errors(references: Iterable[str], predictions: Iterable[str], unit: Unit = "character") -> ErrorCounts:

@@ -6,6 +6,7 @@ import functools
 import unicodedata
 
 from components.example_gen.rejects import Rejected
+from components.example_gen.table import NUL_SHOWN_AS
 from pipeline.config import DataConfig
 
 # Normalisation takes time that grows with the square of the length, and no picture has room for so many: at most 8192
@@ -34,7 +35,8 @@ def check_label(text: str, data: DataConfig) -> str:
     if not label.isprintable():
         control = sorted({c for c in label if unicodedata.category(c) in ("Cc", "Cs")})
         if control:
-            raise Rejected("control_character", f"the label holds {', '.join(map(repr, control))}")
+            shown = ", ".join(repr("\0" if c == NUL_SHOWN_AS else c) for c in control)
+            raise Rejected("control_character", f"the label holds {shown}")
     if data.alphabet is not None:
         unknown = sorted(set(label) - set(data.alphabet))
         if unknown:

@@ -17,7 +17,7 @@ ROWS = 128  # that are examined together
 csv.field_size_limit(16 * 2**20)
 _MOST_CHARACTERS = 64 * 2**20  # of a line; one without an end would fill the memory
 _MOST_LINES = 100  # of a row, whose fields may hold line breaks when they are quoted
-_NUL_SHOWN_AS = "\x1a"  # ASCII's "substitute"
+NUL_SHOWN_AS = "\x1a"  # ASCII's "substitute"; messages say NUL
 _END = "\x1aend"  # a line after the last one of a file
 
 
@@ -140,7 +140,7 @@ def _lines(file: io.TextIOWrapper, path: str) -> Iterator[str]:
     while line := file.readline(_MOST_CHARACTERS):
         if len(line) == _MOST_CHARACTERS:
             raise DatasetError(f"{path} is no table: it has a line of more than {_MOST_CHARACTERS} characters.")
-        yield line.replace("\0", _NUL_SHOWN_AS)  # at which Python 3.10's csv stops
+        yield line.replace("\0", NUL_SHOWN_AS)  # at which Python 3.10's csv stops
     yield _END
 
 

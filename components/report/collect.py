@@ -22,6 +22,9 @@ from components.report import analysis
 from components.report.material import Reading, Split
 from components.trainer.base import SETTINGS_FILE
 from htr_client.decoding import Alphabet, BestPath, align
+from htr_client.pictures import load
+from htr_client.spans import pixel_spans
+from htr_client.suspicion import look
 
 _INTEGERS = ("width", "height", "text_length")
 _TEXTS = ("id", "source", "writer", "length_band", "text")
@@ -143,9 +146,31 @@ def look_closely(examples_uri: str, model: Model, texts: dict[int, str]) -> dict
         aligned = align(log_probs, frames, labels)
         decoded = BestPath().decode(log_probs, frames, model.alphabet)
         for i, place in enumerate(batch):
-            ways = zip(labels[i], aligned[i], strict=True) if aligned[i] else ()
-            truth = [(model.alphabet[c], p, span) for c, (span, p) in ways]
+            ways = list(zip(labels[i], aligned[i], strict=True)) if aligned[i] else []
+            truth = [(model.alphabet[c], p, run) for c, (run, p) in ways]
             read = [(c.text, c.confidence, c.span) for c in decoded[i].characters]
             probabilities = np.exp(log_probs[i, : frames[i]])
-            readings[place] = Reading(pictures[place], probabilities, model.alphabet, read, truth)
+            picture, valid = pictures[place], int(frames[i])
+            readings[place] = Reading(
+                picture, probabilities, model.alphabet, located(read, picture, valid), located(truth, picture, valid)
+            )
     return readings
+
+
+def located(
+    characters: Sequence[tuple[str, float, tuple[int, int]]], picture: bytes, frames: int
+) -> list[tuple[str, float, tuple[float, float]]]:
+    """Says where in its image each character stands.
+
+    Args:
+        characters: Text, probability and run of frames of each character.
+        picture: Encoded image.
+        frames: Number of valid frames of the image.
+
+    Returns:
+        Text, probability and span of each character; spans as shares of the image's width.
+    """
+    grey = load(picture)
+    left, right = (edge / grey.shape[1] for edge in look(grey).ink)
+    spans = pixel_spans([run for _, _, run in characters], frames, 1.0, (left, right))
+    return [(text, p, span) for (text, p, _), span in zip(characters, spans, strict=True)]

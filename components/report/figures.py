@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from htr_client import pictures
+from htr_client.spans import EARLY
 
 # Colours in matplotlib's output that stand for variables of the page's style sheet.
 _INK, _SOFT, _ACCENT, _SECOND, _THIRD = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -202,8 +203,8 @@ def alignment(
     picture: bytes,
     probabilities: np.ndarray,
     alphabet: Sequence[str],
-    read: Iterable[tuple[str, float, tuple[int, int]]],
-    truth: Iterable[tuple[str, float, tuple[int, int]]],
+    read: Iterable[tuple[str, float, tuple[float, float]]],
+    truth: Iterable[tuple[str, float, tuple[float, float]]],
     used: float = 1.0,
 ) -> tuple[str, int]:
     """A picture, the characters read below it, and the probability of each character in each frame as a heat map.
@@ -212,7 +213,7 @@ def alignment(
         picture: encoded.
         probabilities: float [frames, C] of the valid frames, the blank last.
         alphabet: characters of the classes.
-        read: characters of the prediction with confidence and span in frames.
+        read: characters of the prediction with confidence and span as shares of the picture's width.
         truth: characters of the label with probability and span, aligned by force.
         used: share of the frames' columns that the picture covers; the rest is padding of the last frame.
 
@@ -226,6 +227,7 @@ def alignment(
     read, truth = list(read), list(truth)
     left, per_frame = 20, max(8.0 if frames <= 40 else 3.5, 100 / frames)
     width = frames * per_frame
+    early = EARLY * per_frame  # the heat map moves as the characters do, to stand below them
     high = min(shown[2] * width * used / shown[1], 110.0)
     rows = _heat_rows(probabilities, alphabet, [c for c, _, _ in truth])
     row_height, y = 9, high + 36
@@ -237,12 +239,12 @@ def alignment(
     data = base64.b64encode(cv2.imencode(".png", heat)[1].tobytes()).decode()
     parts = [
         f'<svg class="reading" role="img" aria-label="picture and heat map of the characters" '
-        f'viewBox="0 0 {left + width:.0f} {total:.0f}" style="max-width:{1.15 * (left + width):.0f}px">',
-        _characters(truth, left, per_frame, 10, "t"),
+        f'viewBox="0 0 {left + width + early:.0f} {total:.0f}" style="max-width:{1.15 * (left + width):.0f}px">',
+        _characters(truth, left, width * used, 10, "t"),
         f'<image x="{left}" y="14" width="{width * used:.1f}" height="{high:.1f}" preserveAspectRatio="none" '
         f'href="{shown[0]}"/>',
-        _characters(read, left, per_frame, high + 26, "p"),
-        f'<image x="{left}" y="{y:.1f}" width="{width:.1f}" height="{row_height * len(rows)}" '
+        _characters(read, left, width * used, high + 26, "p"),
+        f'<image x="{left + early:.1f}" y="{y:.1f}" width="{width:.1f}" height="{row_height * len(rows)}" '
         f'preserveAspectRatio="none" style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>',
     ]
     for i, character in enumerate(rows):
@@ -261,10 +263,10 @@ def _heat_rows(probabilities: np.ndarray, alphabet: Sequence[str], truth: Sequen
 
 
 def _characters(
-    characters: Sequence[tuple[str, float, tuple[int, int]]], left: float, per_frame: float, y: float, name: str
+    characters: Sequence[tuple[str, float, tuple[float, float]]], left: float, width: float, y: float, name: str
 ) -> str:
     return "".join(
-        f'<text class="{name}" x="{left + per_frame * (a + b) / 2:.1f}" y="{y:.1f}" '
+        f'<text class="{name}" x="{left + width * (a + b) / 2:.1f}" y="{y:.1f}" '
         f'style="opacity:{0.35 + 0.65 * min(max(p, 0.0), 1.0):.2f}">{html.escape(visible(c))}</text>'
         for c, p, (a, b) in characters
     )

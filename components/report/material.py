@@ -42,7 +42,7 @@ class Reading:
         picture: encoded.
         probabilities: float32 [frames, C] of the valid frames; the blank is the last class.
         alphabet: of the model.
-        read: characters of the prediction with confidence and span in frames.
+        read: characters of the prediction with confidence and span as shares of the image's width.
         truth: characters of the label that the model can write, with span and highest probability in it; empty where
             the frames cannot carry the label.
     """
@@ -50,8 +50,8 @@ class Reading:
     picture: bytes
     probabilities: np.ndarray
     alphabet: Alphabet
-    read: list[tuple[str, float, tuple[int, int]]]
-    truth: list[tuple[str, float, tuple[int, int]]]
+    read: list[tuple[str, float, tuple[float, float]]]
+    truth: list[tuple[str, float, tuple[float, float]]]
 
 
 @dataclass(frozen=True)

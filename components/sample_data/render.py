@@ -5,6 +5,7 @@ made thinner or thicker by moving its outline, scaled down and laid on paper.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -103,10 +104,64 @@ def render(text: str, writer: Writer, rng: np.random.Generator) -> np.ndarray:
     Raises:
         ValueError: If the font lacks a character of the text.
     """
-    mask, baseline = _set_glyphs(text, writer, rng)
-    mask = _bend(mask, baseline, writer, rng)
-    mask = _restroke(mask, writer, rng)
-    return _on_paper(mask, baseline, writer, rng)
+    return _draw(text, writer, rng).image
+
+
+def render_with_extents(
+    text: str, writer: Writer, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[float, float] | None]]:
+    """Draws a text as `render` does, and tells where each character is.
+
+    Args:
+        text: As for `render`.
+        writer: As for `render`.
+        rng: As for `render`.
+
+    Returns:
+        The image, and for each character the left and right edge of its ink in pixels of the image; None where it has
+        no ink.
+
+    Raises:
+        ValueError: If the font lacks a character of the text.
+    """
+    drawing = _draw(text, writer, rng)
+    extents: list[tuple[float, float] | None] = []
+    for x, y, glyph in drawing.placed:
+        if not glyph.mask.size:
+            extents.append(None)
+            continue
+        ink = cv2.remap(glyph.mask, drawing.map_x - x, drawing.map_y - y, cv2.INTER_LINEAR)
+        columns = np.flatnonzero(ink.max(axis=0) > 127)
+        left, right = (drawing.left + drawing.scale * float(edge) for edge in (columns[0], columns[-1] + 1))
+        extents.append((left, right))
+    return drawing.image, extents
+
+
+class _Drawing(NamedTuple):
+    """An image, and what its characters went through.
+
+    Attributes:
+        image: Result of `render`.
+        left: Where column 0 of the bent text lies in the image, in pixels.
+        scale: Pixels of the image for a column of the bent text.
+        placed: Left column, top row and glyph of each character on the straight line.
+        map_x: For each pixel of the bent text, the column on the straight line.
+        map_y: Likewise the row.
+    """
+
+    image: np.ndarray
+    left: float
+    scale: float
+    placed: list[tuple[int, int, Glyph]]
+    map_x: np.ndarray
+    map_y: np.ndarray
+
+
+def _draw(text: str, writer: Writer, rng: np.random.Generator) -> _Drawing:
+    placed, canvas, baseline = _set_glyphs(text, writer, rng)
+    map_x, map_y = _bend(canvas.shape, baseline, writer, rng)
+    mask = _restroke(cv2.remap(canvas, map_x, map_y, cv2.INTER_LINEAR), writer, rng)
+    return _Drawing(*_on_paper(mask, baseline, writer, rng), placed, map_x, map_y)
 
 
 def _field(shape: tuple[int, ...], step: float, rng: np.random.Generator) -> np.ndarray:
@@ -115,8 +170,14 @@ def _field(shape: tuple[int, ...], step: float, rng: np.random.Generator) -> np.
     return cv2.resize(nodes, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
-def _set_glyphs(text: str, writer: Writer, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Returns the ink of the text, set on a straight line with room on all sides, and the row of the baseline."""
+def _set_glyphs(
+    text: str, writer: Writer, rng: np.random.Generator
+) -> tuple[list[tuple[int, int, Glyph]], np.ndarray, int]:
+    """Sets the text on a straight line with room on all sides.
+
+    Returns:
+        Left column, top row and glyph of each character; the ink of the text; the row of the baseline.
+    """
     glyphs = load_glyphs(writer.font)
     spacing = writer.spacing * LINE_PX
     unsteady = 0.0 if writer.font.joined else 0.012 * LINE_PX
@@ -139,12 +200,14 @@ def _set_glyphs(text: str, writer: Writer, rng: np.random.Generator) -> tuple[np
         height, width = glyph.mask.shape
         window = canvas[y - top : y - top + height, x - left : x - left + width]
         np.maximum(window, glyph.mask, out=window)
-    return canvas, -top
+    return [(x - left, y - top, glyph) for x, y, glyph in placed], canvas, -top
 
 
-def _bend(mask: np.ndarray, baseline: int, writer: Writer, rng: np.random.Generator) -> np.ndarray:
-    """Slants the text and lets its baseline wave and its strokes tremble."""
-    height, width = mask.shape
+def _bend(
+    shape: tuple[int, ...], baseline: int, writer: Writer, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the maps that slant the text and let its baseline wave and its strokes tremble, for `cv2.remap`."""
+    height, width = shape
     columns = np.arange(width, dtype=np.float32)
     rows = np.arange(height, dtype=np.float32)[:, None]
     slant = writer.slant + rng.normal(0, 0.03)
@@ -152,9 +215,9 @@ def _bend(mask: np.ndarray, baseline: int, writer: Writer, rng: np.random.Genera
     wave = writer.wave * LINE_PX * np.sin(2 * np.pi * (columns / length + rng.random())).astype(np.float32)
     slope = rng.normal(0, 0.012) * (columns - width / 2)
     limit = LINE_PX / 8  # a long word on a steep line would leave the canvas
-    map_x = columns + slant * (rows - baseline) + writer.tremor * _field(mask.shape, LINE_PX / 5, rng)
-    map_y = rows + np.clip(wave + slope, -limit, limit) + writer.tremor * _field(mask.shape, LINE_PX / 5, rng)
-    return cv2.remap(mask, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR)
+    map_x = columns + slant * (rows - baseline) + writer.tremor * _field(shape, LINE_PX / 5, rng)
+    map_y = rows + np.clip(wave + slope, -limit, limit) + writer.tremor * _field(shape, LINE_PX / 5, rng)
+    return map_x.astype(np.float32), map_y.astype(np.float32)
 
 
 def _restroke(mask: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndarray:
@@ -170,8 +233,14 @@ def _restroke(mask: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.
     return np.clip(inside - outside + grow + pressure + 0.5, 0, 1).astype(np.float32)
 
 
-def _on_paper(mask: np.ndarray, baseline: int, writer: Writer, rng: np.random.Generator) -> np.ndarray:
-    """Scales the ink down and lays it on paper."""
+def _on_paper(
+    mask: np.ndarray, baseline: int, writer: Writer, rng: np.random.Generator
+) -> tuple[np.ndarray, float, float]:
+    """Scales the ink down and lays it on paper.
+
+    Returns:
+        The image; where column 0 of the mask would be in it; pixels of the image for a column of the mask.
+    """
     glyphs = load_glyphs(writer.font)
     rows, columns = np.flatnonzero(mask.max(axis=1) > 0.5), np.flatnonzero(mask.max(axis=0) > 0.5)
     ink = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -214,7 +283,8 @@ def _on_paper(mask: np.ndarray, baseline: int, writer: Writer, rng: np.random.Ge
         picture = cv2.GaussianBlur(picture, (0, 0), sigma)
     picture = picture.reshape(height, width, -1)
     picture = picture + rng.normal(0, writer.grain * rng.uniform(0.6, 1.4), picture.shape)
-    return np.squeeze(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
+    shrink = ink_width / ink.shape[1]
+    return np.squeeze(np.clip(np.rint(picture), 0, 255).astype(np.uint8)), int(left) - shrink * columns[0], shrink
 
 
 def _paper(shape: tuple[int, int], writer: Writer, rng: np.random.Generator) -> np.ndarray:

@@ -43,7 +43,8 @@ def _review(arguments: argparse.Namespace) -> int:
     from components.example_gen.table import DatasetError
     from components.review import review
     from htr_client import HtrError
-    from htr_client.cli import client_from, expand
+    from htr_client.cli import client_from
+    from htr_client.files import expand
     from pipeline.console import announced
 
     if bool(arguments.logs) == bool(arguments.pictures):
@@ -65,8 +66,9 @@ def _review(arguments: argparse.Namespace) -> int:
             with announced("Reading the logs"):
                 count = write(review.from_logs(arguments.logs, arguments.below, unread))
         else:
+            images = list(expand(arguments.pictures))
             with client_from(arguments) as client, announced(lambda: f"Asking the server: {seen} images answered"):
-                answers = counted(client.transcribe_many(expand(arguments.pictures)))
+                answers = counted(client.transcribe_many(images))
                 count = write(review.from_answers(answers, arguments.below, unread))
     except (review.ReviewError, DatasetError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error

@@ -1,11 +1,11 @@
-import sys
-from pathlib import Path
+import asyncio
+import shutil
+import subprocess
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fake_server import FakeServer
+from htr_client import AsyncHtrClient, HtrClient
+from htr_client.testing import FakeServer
 
 
 @pytest.fixture
@@ -13,3 +13,71 @@ def server():
     running = FakeServer()
     yield running
     running.stop()
+
+
+class Blocking:
+    """AsyncHtrClient with the face of HtrClient, so that both run through the same tests."""
+
+    def __init__(self, *args, **settings):
+        self._loop = asyncio.new_event_loop()
+        self._client = AsyncHtrClient(*args, **settings)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._loop.run_until_complete(self._client.close())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def connect(self, timeout):
+        self._loop.run_until_complete(self._client.connect(timeout))
+
+    def transcribe(self, picture, **options):
+        return self._loop.run_until_complete(self._client.transcribe(picture, **options))
+
+    def transcribe_many(self, pictures):
+        results = self._client.transcribe_many(pictures)
+        try:
+            while True:
+                try:
+                    result = self._loop.run_until_complete(anext(results))
+                except StopAsyncIteration:
+                    return
+                yield result
+        finally:
+            self._loop.run_until_complete(results.aclose())
+
+    def model_status(self):
+        return self._loop.run_until_complete(self._client.model_status())
+
+    def wait_until_ready(self, timeout):
+        self._loop.run_until_complete(self._client.wait_until_ready(timeout))
+
+
+@pytest.fixture(params=[HtrClient, Blocking], ids=["sync", "async"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """A certificate authority, a server's and a client's certificate, made by the openssl command."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command")
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*args):
+        subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
+
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test authority")
+    for name, alternative in (("server", "DNS:htr.internal"), ("client", "DNS:client")):
+        openssl("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (folder / "extensions").write_text(f"subjectAltName={alternative}\n")
+        openssl(
+            *f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem -days 2".split(),
+            "-extfile",
+            "extensions",
+        )
+    return folder

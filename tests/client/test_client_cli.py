@@ -1,5 +1,6 @@
 """The command line against a running server."""
 
+import contextlib
 import csv
 import io
 import json
@@ -9,10 +10,14 @@ import subprocess
 import sys
 import time
 
+import cv2
+import numpy as np
 import pytest
-from fake_server import png
 
+from htr_client import __version__
 from htr_client.cli import add_arguments, main, run
+from htr_client.files import SUFFIXES
+from htr_client.testing import draw, png
 
 
 @pytest.fixture
@@ -48,7 +53,9 @@ def test_json(call, folder):
     code, out, _ = call(folder / "b.png", "--format", "json")
     [result] = map(json.loads, out.splitlines())
     assert code == 0 and (result["text"], result["model"], result["model_version"]) == ("beta", "htr", 1)
-    assert result["characters"][1] == {"text": "e", "confidence": 0.9, "span": [8.0, 12.0]}
+    second = result["characters"][1]
+    assert (second["text"], second["confidence"]) == ("e", 0.9) and 0 < second["span"][0] < second["span"][1] < 32
+    assert result["suspicions"] == []
     assert result["error"] is None and 0 < result["confidence"] < 1
 
 
@@ -124,12 +131,103 @@ def test_wrong_usage(call, arguments, tmp_path, monkeypatch):
 
 def test_empty_folder(call, tmp_path):
     code, _, err = call(tmp_path)
-    assert code == 2 and "no picture in the folder" in err
+    assert code == 2 and "no image in the folder" in err
 
 
-def test_no_server(folder, capsys):
-    code = main([str(folder), "--server", "localhost:1", "--patience", "0", "--timeout", "1"])
-    assert code == 1 and capsys.readouterr().err.startswith("error: ")
+def test_hidden_files_and_other_formats_are_left_out_and_counted(call, folder):
+    """AppleDouble files of a Mac, hidden folders, and images that are not read."""
+    (folder / "._b.png").write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "d.png").write_bytes(png("delta"))
+    for name in ("1.heic", "2.HEIC", "below/3.heic", "4.gif", ".5.heic"):
+        (folder / name).write_bytes(b"x")
+    code, out, err = call(folder)
+    assert code == 0 and [line.split("\t")[1] for line in out.splitlines()] == ["alpha", "beta", "gamma"]
+    assert "3 .heic files were left out: convert them to JPEG or PNG." in err
+    assert "1 .gif file was left out: convert it to JPEG or PNG." in err
+    assert f"2 hidden files were left out, such as '{folder}/._b.png'." in err
+    for path in (*folder.glob("*.png"), *folder.glob("*.PNG"), *folder.glob("below/*.png")):
+        path.unlink()
+    code, _, err = call(folder)
+    assert code == 2 and "no image in the folder" in err and "3 .heic files" in err
+
+
+def test_every_format_that_a_folder_is_searched_for_is_read(call, tmp_path):
+    image = cv2.cvtColor(draw("kept"), cv2.COLOR_GRAY2BGR)
+    for suffix in SUFFIXES:
+        written = {".pgm": draw("kept"), ".pbm": draw("aa")}.get(suffix, image)
+        data = cv2.imencode(suffix, written)[1].tobytes()
+        (tmp_path / f"image{suffix}").write_bytes(data)
+    code, out, err = call(tmp_path, "--format", "json")
+    found = {os.path.splitext(row["file"])[1]: row for row in map(json.loads, out.splitlines())}
+    assert (code, err) == (0, "") and set(found) == SUFFIXES
+    lossless = SUFFIXES - {".jpg", ".jpeg", ".webp", ".pbm"}
+    assert {found[suffix]["text"] for suffix in lossless} == {"kept"}
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [
+        (np.full((16, 64), 250, np.uint8), "blank"),
+        (np.zeros((16, 64), np.uint8), "blank"),
+        (np.where(np.arange(64) % 16 < 3, 230, 20).astype(np.uint8)[None].repeat(16, axis=0), "inverted"),
+        (np.tile(draw("alpha")[:4], (1, 8)), "too_wide"),
+    ],
+)
+def test_suspicions_are_told_in_every_format(call, tmp_path, image, code):
+    path = tmp_path / "odd.png"
+    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    exit_code, out, err = call(path)
+    assert exit_code == 0 and out.startswith(str(path)) and err.startswith(f"warning: {path}: ")
+    _, out, _ = call(path, "--format", "json")
+    [suspicion] = json.loads(out)["suspicions"]
+    assert suspicion["code"] == code and suspicion["message"] in err
+    _, out, _ = call(path, "--format", "csv")
+    [row] = csv.DictReader(io.StringIO(out))
+    assert row["suspicions"] == code
+
+
+def test_alternatives_are_shown_in_text(call, folder):
+    _, out, _ = call(folder / "b.png", "--alternatives", 2)
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [line[0] for line in lines] == [str(folder / "b.png"), "", ""] and lines[0][1] == "beta"
+    assert all(float(line[2]) < float(lines[0][2]) for line in lines[1:])
+
+
+def test_a_lexicon_is_a_preference_unless_it_is_strict(call, folder):
+    (folder / "words").write_text("bet alpha")
+    lexicon = ("--lexicon", folder / "words")
+    assert "\tbeta\t" in call(folder / "b.png", *lexicon, "--lexicon-penalty", 1)[1]
+    assert "\tbet\t" in call(folder / "b.png", *lexicon, "--lexicon-penalty", 50)[1]
+    assert "\tbet\t" in call(folder / "b.png", *lexicon, "--strict-lexicon")[1]
+    code, out, err = call(folder / "b.png", *lexicon, "--lexicon-penalty", -1)
+    assert (code, out) == (2, "") and "--lexicon-penalty is not negative" in err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0 and capsys.readouterr().out == f"htr-client {__version__}\n"
+
+
+def test_bar_and_results_share_a_terminal(server, folder):
+    """On one terminal the bar is erased before each result."""
+    pty = pytest.importorskip("pty")
+    for number in range(40):
+        (folder / f"{number}.png").write_bytes(png("many"))
+    ours, theirs = pty.openpty()
+    arguments = [sys.executable, "-m", "htr_client.cli", "--server", server.address, str(folder)]
+    running = subprocess.Popen(arguments, stdout=theirs, stderr=theirs, close_fds=True)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other side is closed
+        while part := os.read(ours, 4096):
+            shown += part
+    assert running.wait() == 0
+    os.close(ours)
+    assert b"] 42/43" in shown
+    seen = [line.rpartition(b"\x1b[K")[2] for line in shown.split(b"\r\n")]
+    assert [line.split(b"\t")[1] for line in seen[:-1]].count(b"many") == 40 and seen[-1] == b""
 
 
 def test_another_command_can_share_it(server, folder, capsys):

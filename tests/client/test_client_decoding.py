@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from htr_client.beam import PrefixBeamSearch
-from htr_client.decoding import Alphabet, BestPath, align, edit_distance, log_posteriors
+from htr_client.decoding import Alphabet, BestPath, align, log_posteriors
 from htr_client.language import CharacterModel, Lexicon
 
 AB = Alphabet("ab ")
@@ -309,16 +309,6 @@ def test_lexicon_of_whole_texts():
     log_probs[0, range(3), [0, 2, 0]] = np.log(0.85)  # looks like "a a"
     [result] = PrefixBeamSearch(lexicon=lexicon).decode(log_probs, np.array([3]), AB)
     assert result.text == "a b"
-
-
-@given(st.lists(st.integers(0, 3), max_size=70), st.lists(st.integers(0, 3), max_size=70))
-def test_edit_distance(a, b):
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        diagonal, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
-    assert edit_distance(a, b) == row[-1]
 
 
 LETTERS = st.lists(st.text(min_size=1, max_size=2), max_size=12, unique=True)

@@ -8,9 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from fake_server import png
 
 import htr_client
+from htr_client.testing import png
 
 CLIENT = Path(__file__).parents[2] / "client"
 

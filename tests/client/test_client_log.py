@@ -8,10 +8,10 @@ import threading
 import time
 
 import pytest
-from fake_server import png
 
 from htr_client import AsyncHtrClient, HtrClient, RequestLog
 from htr_client.request_log import FIELDS
+from htr_client.testing import png
 
 
 def rows(folder):
@@ -35,6 +35,26 @@ def test_answers_are_logged_with_their_pictures(server, tmp_path):
         assert (tmp_path / "log" / row["filename"]).read_bytes() == png(row["text"])
         assert row["model_version"] == "1" and 0 < float(row["confidence"]) < 1 and row["time"].endswith("+00:00")
     assert log.counts == (3, 3, 0, 0)
+
+
+def test_originals_can_be_found_again(server, tmp_path):
+    """By the name of the picture and the id of the request."""
+    (tmp_path / "a.png").write_bytes(png("path"))
+    (tmp_path / "m\udcfcller.png").write_bytes(png("bytes"))  # a name that is not UTF-8
+    ids = iter(["first", "alphabet", "second", "third", "fourth"])
+    log = RequestLog(tmp_path / "log", rate=1)
+    with HtrClient(server.address, log=log, metadata=lambda: [("x-request-id", next(ids))]) as client:
+        assert client.transcribe(tmp_path / "a.png").source == str(tmp_path / "a.png")
+        assert client.transcribe(png("named"), source="form 12, field 3").source == "form 12, field 3"
+        client.transcribe(png("nameless"))
+        client.transcribe(tmp_path / "m\udcfcller.png")
+    log.close()
+    assert {row["text"]: (row["source"], row["request_id"]) for row in rows(tmp_path / "log")} == {
+        "path": (str(tmp_path / "a.png"), "first"),
+        "named": ("form 12, field 3", "second"),
+        "nameless": ("", "third"),
+        "bytes": (f"{tmp_path}/m\\udcfcller.png", "fourth"),
+    }
 
 
 def test_asynchronous_client_logs_too(server, tmp_path):

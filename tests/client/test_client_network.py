@@ -1,7 +1,5 @@
 """The clients against a server whose answers are known and that misbehaves on demand."""
 
-import asyncio
-import os
 import random
 import sys
 import threading
@@ -11,9 +9,8 @@ import cv2
 import grpc
 import numpy as np
 import pytest
-from fake_server import ALPHABET, POISON, FakeModel, FakeServer, draw, png
 
-from htr_client import AsyncHtrClient, HtrClient, PictureError, Tls
+from htr_client import HtrClient, PictureError, Tls
 from htr_client.beam import PrefixBeamSearch
 from htr_client.connection import grpc_target
 from htr_client.errors import (
@@ -29,6 +26,8 @@ from htr_client.errors import (
     UnexpectedAnswer,
 )
 from htr_client.language import Lexicon
+from htr_client.spans import pixel_spans
+from htr_client.testing import ALPHABET, FakeServer, draw, png
 
 Code = grpc.StatusCode
 
@@ -44,50 +43,8 @@ def poisoned(text):
     import struct
     import zlib
 
-    body = b"tEXtComment\0" + POISON
+    body = b"tEXtComment\0" + b"poison"
     return data[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
-
-
-class Blocking:
-    """AsyncHtrClient with the face of HtrClient, so that both run through the same tests."""
-
-    def __init__(self, *args, **settings):
-        self._loop = asyncio.new_event_loop()
-        self._client = AsyncHtrClient(*args, **settings)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self._loop.run_until_complete(self._client.close())
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()
-
-    def transcribe(self, picture, **options):
-        return self._loop.run_until_complete(self._client.transcribe(picture, **options))
-
-    def transcribe_many(self, pictures):
-        results = self._client.transcribe_many(pictures)
-        try:
-            while True:
-                try:
-                    result = self._loop.run_until_complete(anext(results))
-                except StopAsyncIteration:
-                    return
-                yield result
-        finally:
-            self._loop.run_until_complete(results.aclose())
-
-    def model_status(self):
-        return self._loop.run_until_complete(self._client.model_status())
-
-    def wait_until_ready(self, timeout):
-        self._loop.run_until_complete(self._client.wait_until_ready(timeout))
-
-
-@pytest.fixture(params=[HtrClient, Blocking], ids=["sync", "async"])
-def kind(request):
-    return request.param
 
 
 @pytest.fixture
@@ -106,7 +63,8 @@ def test_transcribe(client, server, tmp_path):
         result = client.transcribe(picture)
         assert (result.text, result.version, result.model, result.ok) == ("hello", 1, "htr", True)
         assert [c.text for c in result.characters] == list("hello")
-        assert [c.span for c in result.characters] == [(8.0 * i, 8.0 * i + 4) for i in range(5)]
+        spans = [c.span for c in result.characters]
+        assert spans == pixel_spans([(2 * i, 2 * i + 1) for i in range(5)], 10, 40.0, (0.0, 36.0))
         assert all(c.confidence == pytest.approx(0.9) for c in result.characters)
         assert result.confidence == pytest.approx(0.9**10, rel=0.2)
         assert min(result.timings) > 0
@@ -118,7 +76,8 @@ def test_spans_are_in_pixels_of_the_picture_as_given(client):
     large = np.repeat(np.repeat(draw("ab"), 64, axis=0), 4, axis=1)
     result = client.transcribe(large)
     assert (result.text, large.shape) == ("ab", (1024, 64))
-    assert [c.span for c in result.characters] == [(0.0, 16.0), (32.0, 48.0)]
+    small = client.transcribe(draw("ab")).characters
+    assert [c.span for c in result.characters] == [pytest.approx((4 * a, 4 * b)) for _, _, (a, b) in small]
 
 
 def test_answers_as_tensor_content(client, server):
@@ -518,32 +477,6 @@ def test_metadata(kind, server):
     assert [sent["x-request-id"] for sent in server.model.metadata] == ["0", "1"]
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A certificate authority, a server's and a client's certificate, made by the openssl command."""
-    import shutil
-    import subprocess
-
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command")
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*args):
-        subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
-
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test authority")
-    for name, alternative in (("server", "DNS:htr.internal"), ("client", "DNS:client")):
-        openssl("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "extensions").write_text(f"subjectAltName={alternative}\n")
-        openssl(
-            *f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem -days 2".split(),
-            "-extfile",
-            "extensions",
-        )
-    return folder
-
-
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls(kind, certificates, mutual):
     key, certificate, ca = ((certificates / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem"))
@@ -614,10 +547,16 @@ def test_a_model_of_another_size_under_the_same_version(client, server):
     assert client.transcribe(png("abc")).text == "ABC"
 
 
-def test_fake_server_is_the_official_protocol():
-    pytest.importorskip("tensorflow_serving")
-    assert FakeModel.__module__ == "fake_server"
-    import fake_server
+def test_fake_server_is_the_official_protocol(server):
+    predict_pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2")
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-    assert fake_server.predict_pb2 is not None
-    assert os.path.basename(fake_server.predict_pb2.__file__) == "predict_pb2.py"
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "htr", "serving_default"
+    request.inputs["image_bytes"].dtype = 7
+    request.inputs["image_bytes"].string_val.append(png("abc"))
+    request.inputs["image_bytes"].tensor_shape.dim.add().size = 1
+    with grpc.insecure_channel(server.address) as channel:
+        answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request)
+    assert answer.model_spec.version.value == 1 and list(answer.outputs["frames"].int_val) == [6]
+    assert [dim.size for dim in answer.outputs["log_probs"].tensor_shape.dim] == [1, 6, 27]

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_server import png
+
+from htr_client.testing import png
 
 CLIENT = Path(__file__).parents[2] / "client"
 EXAMPLES = re.findall(r"```python\n(.*?)```", (CLIENT / "README.md").read_text("utf-8"), re.DOTALL)
@@ -52,13 +53,17 @@ def test_request_log(server, folder, capsys):
 def test_quickstart(server, folder, capsys):
     exec(example(server, 'transcribe("word.png")'), {})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("word 0.") and lines[1] == "w 0.9 0.0 4.0"
+    assert lines[0].startswith("word 0.") and re.fullmatch(r"w 0\.9 [\d.]+ [\d.]+", lines[1])
 
 
 def test_many(server, folder, capsys):
     exec(example(server, "sorted(Path"), {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("1.png one") and "Not a picture" in lines[1] and lines[2].endswith("3.png three")
+
+
+def test_testing(server):
+    exec(example(server, "FakeServer("), {})
 
 
 def test_decoders(server, folder):

@@ -12,6 +12,7 @@ from components.report import analysis
 from components.report.material import Material, Reading, Split
 from components.sample_data.words import WORDS
 from htr_client.decoding import Alphabet, BestPath
+from htr_client.spans import pixel_spans
 from pipeline.config import Config
 from tests.conftest import encode, picture
 
@@ -58,8 +59,10 @@ def reading(text, alphabet, number):
     probabilities = np.full((len(classes), len(alphabet) + 1), 0.05 / len(alphabet), np.float32)
     probabilities[np.arange(len(classes)), classes] = 0.95
     (decoded,) = BestPath().decode(np.log(probabilities)[None], np.array([len(classes)]), alphabet)
-    characters = [(c.text, c.confidence, c.span) for c in decoded.characters]
-    return Reading(encode(picture(120, 40, number)), probabilities, alphabet, characters, characters)
+    image = encode(picture(120, 40, number))
+    spans = pixel_spans([c.span for c in decoded.characters], len(classes), 1.0, (0.0, 1.0))
+    characters = [(c.text, c.confidence, span) for c, span in zip(decoded.characters, spans, strict=True)]
+    return Reading(image, probabilities, alphabet, characters, characters)
 
 
 def material(predictions, config=None, splits=None, alphabet=None, **more):

@@ -282,3 +282,11 @@ def test_settings_are_composed_as_labels_are(tmp_path):
     assert config.alphabet == "Zoé" and DataConfig().alphabet is None
     assert [sample.text for sample in read(folder, alphabet=decomposed)] == ["Zoé", "Zoé"]
     assert [reject.reason for reject in read(folder, placeholders=[decomposed])] == ["placeholder_label"] * 2
+
+
+def test_a_nul_is_reported_as_one(tmp_path):
+    write_dataset(tmp_path, [{"filename": "a.png", "text": "Anna"}])
+    with open(tmp_path / "labels.csv", "ab") as file:
+        file.write(b"a.png,Ot\0to\n")
+    [detail] = [result.detail for result in read(tmp_path) if isinstance(result, Reject)]
+    assert detail == r"the label holds '\x00'"

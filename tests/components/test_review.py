@@ -101,7 +101,7 @@ def test_broken_rows_of_a_log_are_passed_over(log, tmp_path, capsys):
         (["--logs", "{log}", "--below", "0"], "Nothing to review"),
         (["--logs", "{plain}"], "has no column confidence"),
         (["--logs", "{log}", "--output", "{plain}"], "holds something already"),
-        (["{empty}"], "no picture in the folder"),
+        (["{empty}"], "no image in the folder"),
     ],
 )
 def test_wrong_usage_is_readable(log, tmp_path, capsys, arguments, message):

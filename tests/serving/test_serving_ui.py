@@ -7,18 +7,15 @@ import json
 import os
 import socket
 import struct
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "client"))
-
 from browser import Browser, wait_for
-from fake_server import FakeServer, png
 
+from htr_client import HtrClient
+from htr_client.testing import FakeServer, png
 from pipeline import cli
 from serving import ui
 from serving.status import ServingError
@@ -71,7 +68,7 @@ def text_of(browser):
     return browser.evaluate("at('text').textContent")
 
 
-def test_chosen_picture_is_read_and_its_characters_are_where_they_stand(page, browser, tmp_path):
+def test_chosen_picture_is_read_and_its_characters_are_where_they_stand(model, page, browser, tmp_path):
     (tmp_path / "word.png").write_bytes(png("word"))  # blocks of four columns, a white one after each
     browser.open(f"http://{page.address}/")
     browser.choose_file("#file", tmp_path / "word.png")
@@ -85,7 +82,9 @@ def test_chosen_picture_is_read_and_its_characters_are_where_they_stand(page, br
     centres = browser.evaluate("""(() => { const box = at('picture').getBoundingClientRect();
         return [...document.querySelectorAll('rect')].map(e => e.getBoundingClientRect())
             .map(r => ((r.left + r.right) / 2 - box.left) / box.width); })()""")  # fmt: skip
-    assert centres == pytest.approx([(8 * i + 2) / 32 for i in range(4)], abs=0.01)
+    with HtrClient(model.address) as client:
+        spans = [character.span for character in client.transcribe(tmp_path / "word.png").characters]
+    assert centres == pytest.approx([(left + right) / 2 / 32 for left, right in spans], abs=0.01)
     assert "Model htr, version 1" in browser.evaluate("at('about').textContent")
     browser.evaluate("document.querySelector('li').focus()")
     assert browser.evaluate("document.querySelectorAll('rect.lit').length") == 1
@@ -227,7 +226,13 @@ def test_answer_is_the_clients(page):
     status, body, _ = post(page, png("answer"))
     answer = json.loads(body)
     assert status == 200 and answer["text"] == "answer" and answer["version"] == 1 and answer["width"] == 48
-    assert [c["span"] for c in answer["characters"]][:2] == [[0.0, 4.0], [8.0, 12.0]]
+    edges = [edge for c in answer["characters"] for edge in c["span"]]
+    assert edges == sorted(edges) and edges[0] >= 0 and edges[-1] <= 48
+    assert answer["suspicions"] == []
+    (suspicion,) = json.loads(post(page, cv2.imencode(".png", np.full((16, 64), 250, np.uint8))[1].tobytes())[1])[
+        "suspicions"
+    ]
+    assert suspicion.startswith("The image shows nothing")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,327 @@
+"""What both clients share: settings, requests and answers; no input or output."""
+
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from htr_client import messages
+from htr_client.connection import Metadata, Tls, channel_options, grpc_target, hosts_of, read_addresses, tracing
+from htr_client.decoding import Alphabet, BestPath, Decoder
+from htr_client.errors import HtrError, PictureError, RequestTooLarge, TimedOut, UnexpectedAnswer
+from htr_client.pictures import MAX_PIXELS, PackedPicture, Picture, pack_with_pixels
+from htr_client.request_log import RequestLog
+from htr_client.results import Character, Timings, Transcription, VersionStatus
+from htr_client.spans import pixel_spans
+from htr_client.suspicion import Look, look, of_geometry
+
+# A batch this much smaller than the message limit leaves room for the answer, which can be larger than the pictures.
+_BATCH_SHARE = 4
+# What a request holds beside the pictures (names, lengths) stays far below this.
+_REQUEST_OVERHEAD = 4096
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Sent(NamedTuple):
+    """A picture on its way: what goes to the server and what its result will need."""
+
+    picture: PackedPicture
+    look: Look
+    source: str | None
+    seconds: float
+
+
+class Answer(NamedTuple):
+    """One answer to serving_default, read and checked."""
+
+    version: int
+    log_probs: np.ndarray
+    frames: np.ndarray
+    request_id: str
+
+
+class Outage:
+    """How long calls of one transcribe_many run have been failing, shared by its batches."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._since: float | None = None
+
+    def over(self) -> None:
+        """A call got through."""
+        self._since = None
+
+    def bearable(self, error: HtrError) -> bool:
+        """Whether to try again after this error."""
+        if not error.retryable:
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+        return time.monotonic() - self._since < self._patience
+
+
+class BaseClient:
+    """What both clients share: settings, requests, answers; no input or output."""
+
+    def __init__(
+        self,
+        target: str | Sequence[str] = "localhost:8500",
+        model: str = "htr",
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        tls: Tls | bool | None = None,
+        timeout: float = 15.0,
+        decoder: Decoder | None = None,
+        batch_size: int = 32,
+        in_flight: int = 4,
+        patience: float = 60.0,
+        max_pixels: int = MAX_PIXELS,
+        max_message_bytes: int = 32 * 2**20,
+        metadata: Metadata | None = None,
+        opentelemetry: bool = False,
+        log: RequestLog | None = None,
+    ) -> None:
+        """Keep the settings; the connection is made by the first call.
+
+        Args:
+            target: "host:port", several of them (a list, or one string with commas), or a gRPC target with a scheme.
+                Calls are spread over all servers behind it. https:// before an address asks for an encrypted
+                connection, http:// for none.
+            model: Name of the served model.
+            version: Exact version to use; by default the server's latest.
+            label: Version label to use, such as "stable"; not together with version.
+            tls: True or a `Tls` for an encrypted connection.
+            timeout: Seconds a `transcribe` may take in all, and each single request of `transcribe_many`.
+            decoder: How log-probabilities become text; by default the best path.
+            batch_size: Most pictures in one request of `transcribe_many`.
+            in_flight: Most requests of one `transcribe_many` at the same time.
+            patience: Seconds for which `transcribe_many` goes on trying while no request gets through.
+            max_pixels: Pictures with more pixels are refused before they are decoded.
+            max_message_bytes: Limit of a request and of an answer.
+            metadata: Called for every request; returns its gRPC metadata, such as tracing ids or tokens. The log keeps
+                the value of "x-request-id".
+            opentelemetry: Trace the calls with OpenTelemetry (needs the extra "opentelemetry").
+            log: Gets the pictures and what was read in them, of which it keeps a sample.
+
+        Raises:
+            ValueError: When settings contradict each other or an address is not one.
+            OSError: When a certificate or key cannot be read.
+            MissingExtra: When opentelemetry is asked for and not installed.
+        """
+        if version is not None and label is not None:
+            raise ValueError("give a version or a label, not both")
+        if min(batch_size, in_flight) < 1 or timeout <= 0:
+            raise ValueError("batch_size, in_flight and timeout are positive")
+        if version is not None and not 0 <= version < 2**63:
+            raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
+        self.model = model
+        self.timeout = timeout
+        self.decoder: Decoder = decoder if decoder is not None else BestPath()
+        self._version = version
+        self._label = label
+        addresses, encrypted = read_addresses(target)
+        tls = Tls() if tls is True or (encrypted and not tls) else tls or None
+        if tls is not None and encrypted is False:
+            raise ValueError("http:// and grpc:// mean that the connection is not encrypted: leave that or tls out")
+        self._tls = tls
+        self._credentials = tls.credentials() if tls is not None else None
+        self._target = grpc_target(addresses)
+        self._hosts = hosts_of(addresses)
+        self.server = ", ".join(addresses)
+        if tls is not None and tls.server_name is None and "," in self._target:
+            raise ValueError(
+                "gRPC checks the certificates of several addresses by one name: give it as Tls(server_name=...) "
+                "(--tls-server-name), or one DNS name that stands for all servers"
+            )
+        self._options = channel_options(tls, max_message_bytes)
+        self._batch_size = batch_size
+        self._in_flight = in_flight
+        self._patience = patience
+        self._max_pixels = max_pixels
+        self._max_message_bytes = max_message_bytes
+        self._metadata = metadata
+        self._tracing = tracing() if opentelemetry else None
+        self._log = log
+        self._lock = threading.RLock()
+        self._channel: Any = None
+        self._traced: Any = None  # the channel with what traces its calls
+        self._methods: dict[str, Any] = {}
+        self._process = 0
+        # By version: a version on the server never changes, and several servers may have different ones.
+        self._alphabets: dict[int, Alphabet] = {}
+
+    def _headers(self) -> Headers:
+        return tuple(self._metadata()) if self._metadata is not None else ()
+
+    def _pack(self, picture: Picture, source: str | None = None) -> Sent:
+        started = time.perf_counter()
+        packed, grey = pack_with_pixels(picture, self._max_pixels)
+        if len(packed.data) > self._max_message_bytes - _REQUEST_OVERHEAD:
+            raise PictureError(
+                "too_large",
+                f"The picture takes {len(packed.data)} bytes encoded, and a message {self._max_message_bytes} at most.",
+            )
+        seen = look(grey)
+        if grey.shape[1] != packed.width:  # it was shrunk
+            scale = packed.width / grey.shape[1]
+            seen = seen._replace(ink=(seen.ink[0] * scale, seen.ink[1] * scale))
+        return Sent(packed, seen, source or _path(picture), time.perf_counter() - started)
+
+    def _pack_or_error(self, picture: Picture) -> Sent | Transcription:
+        try:
+            return self._pack(picture)
+        except PictureError as error:
+            return self._failed(error, _path(picture), 0.0)
+
+    def _failed(self, error: PictureError, source: str | None, seconds: float) -> Transcription:
+        return Transcription("", 0.0, (), (), self.model, 0, source, Timings(seconds, 0.0, 0.0), error)
+
+    def _predict_request(self, batch: Sequence[Sent]) -> Any:
+        images = [sent.picture.data for sent in batch]
+        request = messages.predict_request(
+            self.model, self._version, self._label, "serving_default", {"image_bytes": images}
+        )
+        # The picture is checked in _pack, so only batches that a caller made too large by hand could get here.
+        if request.ByteSize() > self._max_message_bytes:
+            raise RequestTooLarge(f"The request has {request.ByteSize()} bytes, {self._max_message_bytes} at most.")
+        return request
+
+    def _read(self, response: Any, count: int, headers: Headers) -> Answer:
+        try:
+            log_probs = messages.to_array(response.outputs["log_probs"])
+            frames = messages.to_array(response.outputs["frames"])
+        except ValueError as error:
+            raise UnexpectedAnswer(f"The answer of serving_default cannot be read: {error}.") from None
+        if log_probs.ndim != 3 or len(log_probs) != count or frames.shape != (count,):
+            raise UnexpectedAnswer(
+                f"{count} pictures were sent; log_probs came back as {log_probs.shape}, frames as {frames.shape}."
+            )
+        request_id = next((value for key, value in headers if key == "x-request-id"), "")
+        return Answer(response.model_spec.version.value, log_probs, frames, request_id)
+
+    def _known_alphabet(self, answer: Answer) -> Alphabet | None:
+        alphabet = self._alphabets.get(answer.version)
+        # A server that was wiped and started anew may count from 1 again.
+        return alphabet if alphabet is not None and len(alphabet) == answer.log_probs.shape[2] - 1 else None
+
+    def _alphabet_request(self, version: int | None) -> Any:
+        # Of exactly the version that answered, whatever label or "latest" may mean by now.
+        label = self._label if version is None else None
+        pinned = version if version is not None else self._version
+        return messages.predict_request(self.model, pinned, label, "alphabet", {"query": [b""]})
+
+    def _learn_alphabet(self, response: Any) -> Alphabet:
+        try:
+            characters = messages.to_array(response.outputs["characters"])
+            alphabet = Alphabet([character.decode() for character in characters.reshape(-1)])
+        except ValueError as error:
+            raise UnexpectedAnswer(f"The answer of the signature alphabet cannot be read: {error}.") from None
+        self._alphabets[response.model_spec.version.value] = alphabet
+        return alphabet
+
+    def _results(self, batch: Sequence[Sent], answer: Answer, alphabet: Alphabet, server: float) -> list[Transcription]:
+        started = time.perf_counter()
+        try:
+            decoded = self.decoder.decode(answer.log_probs, answer.frames, alphabet)
+        except ValueError as error:
+            raise UnexpectedAnswer(f"The answer of serving_default cannot be decoded: {error}.") from None
+        seconds = time.perf_counter() - started
+        results = []
+        for sent, frames, row in zip(batch, answer.frames.tolist(), decoded, strict=True):
+            if frames == 0:
+                refused = PictureError("refused", "The model's graph did not take the picture.")
+                results.append(replace(self._failed(refused, sent.source, sent.seconds), version=answer.version))
+                continue
+            width, height = sent.picture.width, sent.picture.height
+            spans = pixel_spans([span for _, _, span in row.characters], frames, width, sent.look.ink)
+            characters = tuple(
+                Character(text, confidence, span)
+                for (text, confidence, _), span in zip(row.characters, spans, strict=True)
+            )
+            results.append(
+                Transcription(
+                    row.text,
+                    row.confidence,
+                    characters,
+                    row.alternatives,
+                    self.model,
+                    answer.version,
+                    sent.source,
+                    Timings(sent.seconds, server, seconds),
+                    suspicions=sent.look.suspicions or of_geometry(width, height, frames),
+                )
+            )
+            if self._log is not None:
+                self._log.offer(
+                    sent.picture.data,
+                    row.text,
+                    row.confidence,
+                    self.model,
+                    answer.version,
+                    source=sent.source or "",
+                    request_id=answer.request_id,
+                )
+        return results
+
+    def _batches(self, window: Sequence[Sent | Transcription]) -> list[list[int]]:
+        """Positions of the good pictures of a window, grouped into requests.
+
+        Pictures of similar shape go together, since the server pads a batch to its widest picture.
+        """
+        shapes = [
+            (sent.picture.width / sent.picture.height, i) for i, sent in enumerate(window) if isinstance(sent, Sent)
+        ]
+        batches: list[list[int]] = []
+        room = 0
+        for _, i in sorted(shapes):
+            sent = window[i]
+            assert isinstance(sent, Sent)
+            size = len(sent.picture.data)
+            if not batches or len(batches[-1]) == self._batch_size or size > room:
+                batches.append([])
+                room = self._max_message_bytes // _BATCH_SHARE
+            batches[-1].append(i)
+            room -= size
+        return batches
+
+    def _split(self, batch: Sequence[Sent], error: HtrError) -> list[Sequence[Sent]]:
+        """Parts of a refused batch to try on their own; a server with a smaller limit is remembered."""
+        limit = re.search(r"maximum input batch size (\d+)", str(error))
+        if limit:
+            self._batch_size = max(1, min(self._batch_size, int(limit.group(1))))
+        half = (len(batch) + 1) // 2
+        return [batch[:half], batch[half:]]
+
+
+def _path(picture: Picture) -> str | None:
+    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else None
+
+
+def pause(attempt: int) -> float:
+    """Seconds to wait before another attempt: doubling up to two seconds, jittered so that clients spread out."""
+    return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2**attempt)
+
+
+def remaining(deadline: float) -> float:
+    """Seconds until a deadline; raises TimedOut when it has passed."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimedOut("The time for this picture was used up.")
+    return seconds
+
+
+def statuses(response: Any) -> list[VersionStatus]:
+    """The versions in an answer of GetModelStatus."""
+    states = messages.ModelVersionStatus.State
+    return [
+        VersionStatus(status.version, states.Name(status.state), status.status.error_message)
+        for status in response.model_version_status
+    ]

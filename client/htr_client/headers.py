@@ -1,0 +1,235 @@
+"""What the header of an image file says, for each format that is read; nothing is decoded.
+
+PNG and JPEG are walked to their end, since one that is cut spoils every request of its batch on the server.
+"""
+
+import struct
+import zlib
+from typing import NamedTuple
+
+from htr_client.errors import PictureError
+
+# A progressive JPEG has about ten scans. Each may be a few bytes long and costs the decoder a pass over all pixels.
+MAX_SCANS = 500
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNK, _PNG_CHECKSUM = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
+_SUPPORTED = "PNG, JPEG, BMP, TIFF, WebP and PNM images are read."
+# What people send by mistake: where its signature stands, the signature, its name.
+_OTHERS = (
+    (4, b"ftyphei", "a HEIC image"),
+    (4, b"ftypmif1", "a HEIC image"),
+    (4, b"ftypavif", "an AVIF image"),
+    (0, b"GIF8", "a GIF image"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"\0\0\0\x0cjP", "a JPEG 2000 image"),
+    (0, b"\0\x05\x16\x07", "an AppleDouble file, which a Mac writes beside the image"),
+)
+
+
+class PictureInfo(NamedTuple):
+    """What the header of a picture file says; nothing has been decoded.
+
+    Attributes:
+        format: "png", "jpeg", "bmp", "tiff", "webp" or "pnm".
+        width: Width in pixels of the upright picture (after the EXIF orientation).
+        height: Height in pixels of the upright picture.
+        orientation: EXIF orientation, 1 (upright) to 8.
+        plain: Whether the serving graph reads the file as it is: upright 8-bit grey or colour PNG or JPEG.
+    """
+
+    format: str
+    width: int
+    height: int
+    orientation: int
+    plain: bool
+
+
+def inspect(data: bytes) -> PictureInfo:
+    """Read the header of an encoded picture.
+
+    Args:
+        data: The bytes of the file.
+
+    Returns:
+        Format, upright size in pixels and what else the header says.
+
+    Raises:
+        PictureError: reason "empty", "not_a_picture", "truncated" (the header itself is cut, or a PNG or JPEG lacks
+            its end) or "undecodable" (damaged header, several frames).
+    """
+    if not data:
+        raise PictureError("empty", "The picture has no bytes.")
+    reader = next((reader for signature, reader in _READERS if data.startswith(signature)), None)
+    if reader is None:
+        for at, signature, name in _OTHERS:
+            if data.startswith(signature, at):
+                raise PictureError("not_a_picture", f"This is {name}.", advice=_SUPPORTED)
+        start = repr(data[:8])[1:]  # as text, not as Python's bytes
+        raise PictureError("not_a_picture", f"Not a picture: it starts with {start}.", advice=_SUPPORTED)
+    try:
+        info = reader(data)
+    except (struct.error, IndexError, ValueError):
+        raise PictureError("truncated", "The picture ends within its header.") from None
+    if info.width < 1 or info.height < 1:
+        raise PictureError("undecodable", f"The header says {info.width} x {info.height} pixels.")
+    return info
+
+
+def _info(format_: str, width: int, height: int, orientation: int = 1, plain: bool = False) -> PictureInfo:
+    if orientation >= 5:
+        width, height = height, width
+    return PictureInfo(format_, width, height, orientation, plain and orientation == 1)
+
+
+def _png(data: bytes) -> PictureInfo:
+    size: tuple[int, ...] | None = None
+    orientation, plain = 1, True
+    view = memoryview(data)
+    at = len(_PNG)
+    while at + 12 <= len(data):  # for each chunk: length, name, content, checksum of name and content
+        length, name = _PNG_CHUNK(data, at)
+        begin, at = at + 8, at + 12 + length
+        if at > len(data):
+            break
+        if zlib.crc32(view[begin - 4 : at - 4]) != _PNG_CHECKSUM(data, at - 4)[0]:
+            raise PictureError("undecodable", f"The PNG is damaged: wrong checksum in its chunk {repr(name)[2:-1]}.")
+        if name == b"IHDR":
+            size = struct.unpack(">IIBBBBB", view[begin : at - 4])
+            depth, colour, interlace = size[2], size[3], size[6]
+            plain = depth == 8 and colour in (0, 2) and interlace == 0
+        elif name in (b"tRNS", b"acTL"):
+            plain = False
+        elif name == b"eXIf":
+            orientation = _exif_orientation(data[begin : at - 4])
+        elif name == b"IEND" and size is not None:
+            # The graph wants the end at the end, and nothing in it.
+            return _info("png", size[0], size[1], orientation, plain and length == 0 and at == len(data))
+    raise PictureError("truncated", f"The PNG ends early, after {len(data)} bytes.")
+
+
+def _jpeg(data: bytes) -> PictureInfo:
+    frame: tuple[int, ...] | None = None
+    orientation, adobe_rgb, process = 1, False, 0
+    at = 2
+    while True:
+        # Between segments there may be fill bytes 0xFF; anything else means that the lengths were wrong.
+        if data[at] != 0xFF:
+            raise PictureError("undecodable", f"The JPEG is damaged at byte {at}.")
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        at += 2
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            continue
+        if marker == 0xD9:
+            raise PictureError("undecodable", "The JPEG has no picture data.")
+        length = data[at] << 8 | data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            process, frame = marker, struct.unpack_from(">BHHB", data, at + 2)
+        elif marker == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0":
+            orientation = _exif_orientation(data[at + 8 : at + length])
+        elif marker == 0xEE and data[at + 2 : at + 7] == b"Adobe":
+            adobe_rgb = data[at + 13] == 0
+        at += length
+        if marker == 0xDA:
+            break
+    if frame is None:
+        raise PictureError("undecodable", "The JPEG has no frame header.")
+    end = data.find(b"\xff\xd9", at)
+    if end < 0:
+        raise PictureError("truncated", f"The JPEG ends early, after {len(data)} bytes.")
+    scans = 1 + data.count(b"\xff\xda", at, end)
+    if scans > MAX_SCANS:
+        raise PictureError("too_large", f"The JPEG has {scans} scans, more than the limit of {MAX_SCANS}.")
+    precision, height, width, components = frame
+    plain = process <= 0xC2 and precision == 8 and (components == 1 or (components == 3 and not adobe_rgb))
+    plain = plain and data.endswith(b"\xff\xd9")  # the graph wants the end at the end
+    return _info("jpeg", width, height, orientation, plain)
+
+
+def _bmp(data: bytes) -> PictureInfo:
+    (header,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
+    return _info("bmp", width, abs(height))
+
+
+def _tiff(data: bytes) -> PictureInfo:
+    entries, following = _tiff_entries(data)
+    if following:
+        raise _several("TIFF")
+    orientation = entries.get(274, 1)
+    return _info("tiff", entries.get(256, 0), entries.get(257, 0), orientation if 1 <= orientation <= 8 else 1)
+
+
+def _tiff_entries(data: bytes) -> tuple[dict[int, int], int]:
+    """Tags of the first directory of a TIFF with their (first, small) value, and where the next directory is."""
+    order = "<" if data[:2] == b"II" else ">"
+    (at,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, at)
+    entries = {}
+    for i in range(count):
+        tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * i)
+        form = {1: "B", 3: "H", 4: "I"}.get(kind)
+        if form:
+            entries[tag] = struct.unpack_from(order + form, data, at + 10 + 12 * i)[0]
+    following = data[at + 2 + 12 * count : at + 6 + 12 * count]
+    return entries, struct.unpack(order + "I", following)[0] if len(following) == 4 else 0
+
+
+def _exif_orientation(exif: bytes) -> int:
+    # EXIF is a small TIFF; when it is damaged every viewer shows the picture as it is stored.
+    try:
+        orientation = _tiff_entries(exif)[0].get(274, 1)
+    except struct.error:
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def _webp(data: bytes) -> PictureInfo:
+    if data[8:12] != b"WEBP":
+        raise PictureError("not_a_picture", "A RIFF file, but not WebP.", advice=_SUPPORTED)
+    kind = data[12:16]
+    if kind == b"VP8X":
+        if data[20] & 0x02:
+            raise _several("WebP")
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        if len(data) < 30:
+            raise ValueError
+        at = data.find(b"EXIF", 30) if data[20] & 0x08 else -1
+        exif = data[at + 8 :].removeprefix(b"Exif\0\0") if at > 0 else b""
+        return _info("webp", width, height, _exif_orientation(exif) if exif else 1)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return _info("webp", width & 0x3FFF, height & 0x3FFF)
+    (bits,) = struct.unpack_from("<I", data, 21)
+    return _info("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+
+
+def _pnm(data: bytes) -> PictureInfo:
+    fields: list[int] = []
+    lines = data[2:4096].split(b"\n")
+    for line in lines:
+        fields += [int(word) for word in line.split(b"#")[0].split()[: 2 - len(fields)]]
+        if len(fields) == 2:
+            return _info("pnm", fields[0], fields[1])
+    raise ValueError
+
+
+def _several(format_: str) -> PictureError:
+    return PictureError(
+        "undecodable",
+        f"The {format_} holds several pictures (an animation or pages).",
+        advice="Send the one picture that you mean.",
+    )
+
+
+_READERS = (
+    (_PNG, _png),
+    (b"\xff\xd8\xff", _jpeg),
+    (b"BM", _bmp),
+    (b"II*\0", _tiff),
+    (b"MM\0*", _tiff),
+    (b"RIFF", _webp),
+    *((f"P{n}".encode(), _pnm) for n in range(1, 7)),
+)

@@ -1,0 +1,85 @@
+"""What a client returns."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from htr_client.decoding import Alternative
+from htr_client.errors import PictureError
+from htr_client.suspicion import Suspicion
+
+
+class Character(NamedTuple):
+    """One character of a transcription.
+
+    Attributes:
+        text: The character.
+        confidence: The highest probability the model gave it where it stands, 0 to 1.
+        span: Left and right edge in pixels of the (upright) picture as it was given.
+    """
+
+    text: str
+    confidence: float
+    span: tuple[float, float]
+
+
+class Timings(NamedTuple):
+    """Where the time of one picture went, in seconds; server and decode are those of its whole batch.
+
+    Attributes:
+        pack: Reading, checking and encoding the picture.
+        server: From sending the request to having the answer, with retries.
+        decode: From log-probabilities to text.
+    """
+
+    pack: float
+    server: float
+    decode: float
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """What the model reads in one picture.
+
+    Attributes:
+        text: The text; "" when `error` is set, and also when the model sees no writing.
+        confidence: P(text | picture), 0 to 1: the model's probability that the whole text is right.
+        characters: The characters of the text with confidence and position.
+        alternatives: Other readings, best first, from decoders that give them.
+        model: Name of the served model.
+        version: Version of the model that answered; 0 when none did.
+        source: Name of the picture: the path, when it was given as one.
+        timings: Where the time went.
+        error: Why there is no text for this picture. Only `transcribe_many` sets it; `transcribe` raises it.
+        suspicions: Why the text may be nonsense: the image is of another kind than the model was trained on.
+    """
+
+    text: str
+    confidence: float
+    characters: tuple[Character, ...]
+    alternatives: tuple[Alternative, ...]
+    model: str
+    version: int
+    source: str | None
+    timings: Timings
+    error: PictureError | None = None
+    suspicions: tuple[Suspicion, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the picture was transcribed."""
+        return self.error is None
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """One version of the model on the server.
+
+    Attributes:
+        version: Its number.
+        state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
+        error: Why it could not be loaded, or "".
+    """
+
+    version: int
+    state: str
+    error: str

@@ -1,0 +1,99 @@
+"""What makes an answer doubtful whatever its confidence says: images of a kind that models are not trained on.
+
+Costs some 30 microseconds an image, and needs nothing of the model but its answer.
+"""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# Fewer grey levels than this between paper and ink are not spread to full contrast by the serving graph.
+_FAINT = 40
+_SAMPLED = 8192
+# Geometry of the models of this system: a frame is four columns of the image tensor, and none has fewer rows.
+_COLUMNS_PER_FRAME, _FEWEST_ROWS = 4, 16
+
+
+class Suspicion(NamedTuple):
+    """One reason why an image may be of another kind than the model was trained on.
+
+    Attributes:
+        code: "blank" (nothing is written, or too faintly), "inverted" (light writing on a dark ground) or "too_wide"
+            (so wide for the model that its writing becomes illegibly small).
+        message: One sentence or two for a person, with what to do.
+    """
+
+    code: str
+    message: str
+
+
+class Look(NamedTuple):
+    """What the pixels alone show.
+
+    Attributes:
+        suspicions: At most one.
+        ink: First column with ink and the one after the last, in pixels; the whole width when that cannot be told.
+    """
+
+    suspicions: tuple[Suspicion, ...]
+    ink: tuple[float, float]
+
+
+def look(grey: np.ndarray) -> Look:
+    """Looks at the pixels of an image.
+
+    Args:
+        grey: uint8 [h, w], 0 black and 255 white.
+
+    Returns:
+        Suspicions, and where the ink is.
+    """
+    everywhere = (0, grey.shape[1])
+    step = math.isqrt(grey.size // _SAMPLED) + 1
+    sample = np.ascontiguousarray(grey[::step, ::step]) if step > 1 else grey
+    below = cv2.calcHist([sample], [0], None, [256], [0, 256]).ravel().cumsum() / sample.size
+    darkest, lightest = np.searchsorted(below, [0.002, 0.998]).tolist()
+    if lightest - darkest < _FAINT:
+        blank = Suspicion(
+            "blank",
+            f"The image shows nothing, or next to nothing: {lightest - darkest} of 255 grey levels lie between its "
+            "darkest and lightest parts.",
+        )
+        return Look((blank,), everywhere)
+    middle = (darkest + lightest) // 2
+    if below[middle] > 0.5:
+        inverted = Suspicion(
+            "inverted", "Most of the image is dark, as light writing on a dark ground: invert it if it is."
+        )
+        return Look((inverted,), everywhere)
+    columns = np.flatnonzero(grey.min(axis=0) <= middle)
+    return Look((), (int(columns[0]), int(columns[-1]) + 1) if len(columns) else everywhere)
+
+
+def of_geometry(width: int, height: int, frames: int) -> tuple[Suspicion, ...]:
+    """What the model's answer tells about the size of the writing in its image tensor.
+
+    A model for words has an image tensor of fixed width. A whole line is made narrower to fit into it, and lower with
+    it.
+
+    Args:
+        width: Width in pixels of the image.
+        height: Height in pixels.
+        frames: Number of valid frames in the answer.
+
+    Returns:
+        At most one suspicion.
+    """
+    columns = frames * _COLUMNS_PER_FRAME
+    if columns * height >= width * _FEWEST_ROWS:
+        return ()
+    return (
+        Suspicion(
+            "too_wide",
+            f"The image is {width / height:.0f} times as wide as high: in the {columns} columns that the model sees, "
+            f"it is {max(1, columns * height // width)} pixels high. If it is a line of text and the model is one for "
+            "single words, cut it into words, or use a model for lines.",
+        ),
+    )

@@ -1,0 +1,178 @@
+"""What a user is told when there is no connection to a server, and how soon."""
+
+import http.server
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import pytest
+
+from htr_client import HtrClient, Tls
+from htr_client.cli import main
+from htr_client.connection import hosts_of, read_addresses
+from htr_client.errors import AccessDenied, ServerUnavailable, TimedOut, UnexpectedAnswer
+from htr_client.testing import FakeServer, png
+
+
+@pytest.fixture
+def closed():
+    """The address of a port where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"localhost:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png("alpha"))
+    return str(path)
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "htr_client.cli", *arguments], capture_output=True, text=True)
+
+
+def refusal(kind, address, **settings):
+    with kind(address, **settings) as client, pytest.raises((ServerUnavailable, AccessDenied)) as error:
+        client.connect(1.0)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("scheme", ["", "http://", "grpc://", "dns:///"])
+def test_nobody_answers_is_said_in_one_line_and_soon(closed, image, scheme):
+    started = time.monotonic()
+    done = command(image, "--server", scheme + closed)
+    assert time.monotonic() - started < 20  # 2.5 s on a quiet machine; it was 64 s
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: Nobody answers at {closed}. Start a server with `htr serve`, or name one with --server HOST:PORT.\n"
+    )
+
+
+def test_an_explicit_patience_waits_and_says_so(image):
+    server = FakeServer()
+    server.stop()
+    later = threading.Timer(4.0, server.start)
+    later.start()
+    done = command(image, "--server", server.address, "--patience", "60")
+    later.join()
+    server.stop()
+    assert done.returncode == 0 and "\talpha\t" in done.stdout
+    assert done.stderr.startswith(f"Waiting for a server at {server.address} ...\n")
+
+
+def test_a_word_when_answers_take_long(server, image):
+    server.model.delay = 3.0
+    done = command(image, "--server", server.address)
+    assert done.returncode == 0 and done.stderr == f"Waiting for answers from {server.address} ...\n"
+
+
+def test_a_url_is_an_address(server, image, capsys):
+    for url in (f"http://{server.address}", f"GRPC://{server.address}/"):
+        assert main([image, "--server", url]) == 0
+    assert "error" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        ("ftp://localhost:8500", "begins with ftp://, but an address is HOST:PORT"),
+        ("http://localhost:8501/v1/models/htr", "an address is HOST:PORT"),
+        ("http://localhost", "such as localhost:8500"),
+        ("localhost", "such as localhost:8500"),
+        ("http://a:1,https://b:1", "others do not"),
+    ],
+)
+def test_what_is_no_address_is_refused_at_once(image, capsys, server, expected):
+    assert main([image, "--server", server]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_urls_choose_the_encryption(certificates):
+    assert read_addresses("https://a:1, https://b:2") == (["a:1", "b:2"], True)
+    with pytest.raises(ValueError, match="not encrypted"):
+        HtrClient("http://a:1", tls=True)
+    key, certificate = (certificates / "server.key").read_bytes(), (certificates / "server.pem").read_bytes()
+    server = FakeServer(credentials=grpc.ssl_server_credentials([(key, certificate)]))
+    tls = Tls(certificates / "ca.pem", server_name="htr.internal")
+    with HtrClient(f"https://{server.address}", tls=tls) as client:
+        assert client.transcribe(png("secret")).text == "secret"
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("addresses", "hosts"),
+    [
+        (["[::1]:8500", "b:1"], [("::1", 8500), ("b", 1)]),
+        (["dns:///a:8500"], [("a", 8500)]),
+        (["dns://10.0.0.1/a:8500"], [("a", 8500)]),
+        (["ipv4:10.0.0.1:8500,10.0.0.2:1"], [("10.0.0.1", 8500), ("10.0.0.2", 1)]),
+        (["unix:/run/htr.sock"], []),
+        (["dns:///a"], []),
+    ],
+)
+def test_hosts(addresses, hosts):
+    assert hosts_of(addresses) == hosts
+
+
+def test_connect(kind, server, closed):
+    with kind(server.address) as client:
+        client.connect(10.0)
+        assert client.transcribe(png("up")).text == "up"
+    assert refusal(kind, closed).startswith(f"Nobody answers at {closed}.")
+    assert "'nowhere.invalid' is not known" in refusal(kind, "nowhere.invalid:8500")
+    assert refusal(kind, "unix:/nowhere.sock").startswith("Nobody answers at the address.")
+
+
+def test_a_rest_port_is_recognised(kind):
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    address = f"localhost:{web.server_port}"
+    told = refusal(kind, address)
+    web.shutdown()
+    assert told.startswith(f"An HTTP server answers at {address}, not a gRPC server.") and "8500" in told
+
+
+def test_something_else_is_recognised(kind):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "is not a gRPC server" in refusal(kind, f"localhost:{silent.getsockname()[1]}")
+
+
+def test_trouble_with_encryption_is_told_apart(kind, server, certificates):
+    key, certificate, ca = ((certificates / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem"))
+    secret = FakeServer(credentials=grpc.ssl_server_credentials([(key, certificate)], ca, True))
+    where = secret.address
+    try:
+        assert "wants an encrypted one" in refusal(kind, where) and "--tls" in refusal(kind, where)
+        assert "is not trusted" in refusal(kind, where, tls=Tls(server_name="htr.internal"))
+        assert "is not trusted: Hostname mismatch" in refusal(kind, where, tls=Tls(certificates / "ca.pem"))
+        assert "another certificate" in refusal(kind, where, tls=Tls(ca, server_name="htr.internal"))
+        assert "does not encrypt" in refusal(kind, server.address, tls=True)
+    finally:
+        secret.stop()
+
+
+def test_calls_without_a_connection_speak_for_themselves(kind, server, closed):
+    """In this package's words, and without what gRPC says to its developers."""
+    with kind(closed, timeout=60.0) as client, pytest.raises(ServerUnavailable) as error:
+        client.transcribe(png("a"))
+    assert str(error.value).startswith(f"Nobody answers at {closed}. Start a server") and error.value.code
+    server.model.delay = 2.0
+    with kind(server.address, timeout=0.3) as client, pytest.raises(TimedOut) as late:
+        client.transcribe(png("a"))
+    assert late.value.what == f"No answer from {server.address} within 0.3 seconds."
+
+
+def test_a_grpc_server_of_another_kind(kind):
+    from concurrent import futures
+
+    other = grpc.server(futures.ThreadPoolExecutor(1))
+    port = other.add_insecure_port("localhost:0")
+    other.start()
+    with kind(f"localhost:{port}") as client, pytest.raises(UnexpectedAnswer, match="TensorFlow Serving"):
+        client.transcribe(png("a"))
+    other.stop(None)
