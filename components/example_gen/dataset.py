@@ -24,6 +24,7 @@ import numpy as np
 from components import storage
 from components.transform.geometry import available_frames, needed_frames
 from htr_client import pictures
+from htr_client.errors import PictureError
 from pipeline.config import DataConfig, TransformConfig
 
 SPLITS = ("train", "validation", "eval")
@@ -613,7 +614,7 @@ def _decode(encoded: bytes, data: DataConfig) -> tuple[bytes, np.ndarray]:
     """Returns bytes that the Transform graph can decode, and the grey picture uint8 [height, width]."""
     try:
         packed, grey = pictures.pack_with_pixels(encoded, int(data.max_megapixels * 1e6))
-    except pictures.PictureError as error:
+    except PictureError as error:
         reason = "picture_too_large" if error.reason == "too_large" else f"picture_{error.reason}"
         raise Rejected(reason, str(error)) from error
     return packed.data, grey

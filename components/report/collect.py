@@ -19,7 +19,7 @@ import tensorflow as tf
 from components.example_gen.dataset import NUMBERS, SPLITS
 from components.report import analysis
 from components.report.contents import Reading, Split
-from components.trainer.training import SETTINGS_FILE
+from components.trainer.export import SETTINGS_FILE
 from htr_client.decoding import Alphabet, BestPath, align
 
 _INTEGERS = ("width", "height", "text_length")

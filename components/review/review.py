@@ -18,7 +18,8 @@ from components import storage
 from components.drift.profiles import CONFIDENCE, columns
 from components.example_gen import dataset
 from htr_client import Transcription
-from htr_client.pictures import PictureError, pack
+from htr_client.errors import PictureError
+from htr_client.pictures import pack
 from pipeline.config import DataConfig
 
 LABELS_FILE, PAGE_FILE, PICTURES_FOLDER = "labels.csv", "review.html", "pictures"
