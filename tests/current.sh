@@ -1,7 +1,7 @@
 #!/bin/sh
 # The whole suite on the current stack, and the comparison of both stacks (tests/end_to_end/test_stacks.py).
 #
-# Where glibc is new enough that is `make test` with HTR_STACK=current. Elsewhere it happens in a Debian 13 root of its
+# Where glibc is new enough that is `make lint coverage` with HTR_STACK=current. Elsewhere it happens in a Debian 13 root of its
 # own, .debian13, which needs root, debootstrap and Debian's mirror; `make clean` deletes it. Exits with 75 when that
 # cannot be had, and says why.
 set -eu
@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 needed=$(sed -n 's/^current_glibc=\([0-9.]*\).*/\1/p' setup_env.sh)
 if [ "$(printf '%s\n' "$needed" "$(getconf GNU_LIBC_VERSION | sed 's/.* //')" | sort -V | head -n 1)" = "$needed" ]; then
-    exec env HTR_STACK=current make test
+    exec env HTR_STACK=current make lint coverage
 fi
 
 cannot() {
@@ -56,5 +56,4 @@ rm -rf "$root/exchange/"*
 inside .venv/bin/python -m tests.end_to_end.exchange /exchange/current --data /exchange/portable/data
 HTR_THIS_STACK=$root/exchange/portable HTR_OTHER_STACK=$root/exchange/current \
     .venv/bin/python -m pytest tests/end_to_end/test_stacks.py
-inside HTR_THIS_STACK=/exchange/current HTR_OTHER_STACK=/exchange/portable \
-    .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile
+inside HTR_STACK=current HTR_THIS_STACK=/exchange/current HTR_OTHER_STACK=/exchange/portable make coverage

@@ -1,6 +1,7 @@
 """One version and one licence: what a release must have in agreement."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,20 +16,24 @@ import htr_client
 ROOT = Path(__file__).parent.parent
 VERSION = htr_client.__version__
 NAMED = re.compile(r"\bhtr[-_](?:pipeline|trainer|airflow|client)[:=-]{1,2}(\d+\.\d+\.\d+\S*?)(?=\.tar|[\s\"'`\])]|$)")
+BUILT_FROM = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "pipeline", "components", "serving",
+              "client")  # fmt: skip
+MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist")
 
 
-def tracked(*patterns):
-    listed = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        # A copy of the tree without its history.
-        return [path for pattern in patterns for path in ROOT.rglob(pattern) if ".venv" not in path.parts]
-    return [ROOT / name for name in listed.stdout.split("\0") if name]
+def documents():
+    """All files that may name a version, but for what tools make."""
+    for top in ROOT.iterdir():
+        if not top.name.startswith((".", "demo", "workspace")):
+            for path in top.rglob("*") if top.is_dir() else [top]:
+                if path.suffix in (".md", ".yaml", ".yml", ".toml") or "Dockerfile" in path.name:
+                    yield path
 
 
 def test_no_document_or_manifest_names_another_version():
     named = {
         (str(path.relative_to(ROOT)), version)
-        for path in tracked("*.md", "*.yaml", "*.yml", "*Dockerfile*", "*.toml")
+        for path in documents()
         for version in NAMED.findall(path.read_text("utf-8"))
     }
     assert {version for _, version in named} == {VERSION}, named
@@ -42,9 +47,16 @@ def test_the_client_has_the_licence_of_the_whole():
 @pytest.mark.slow
 def test_both_distributions_have_the_version_and_the_licence(tmp_path):
     """Wheels are built from the source distributions, as Beam's workers and packagers do."""
+    tree = tmp_path / "tree"  # builds leave files behind
+    for name in BUILT_FROM:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, ignore=MADE)
+        else:
+            tree.mkdir(exist_ok=True)
+            shutil.copyfile(ROOT / name, tree / name)
     for folder, name in ((".", "htr_pipeline"), ("client", "htr_client")):
         command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, folder]
-        done = subprocess.run(command, cwd=_copy(tmp_path), capture_output=True, text=True)
+        done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         with tarfile.open(tmp_path / f"{name}-{VERSION}.tar.gz") as archive:
             assert f"{name}-{VERSION}/LICENSE" in archive.getnames()
@@ -58,15 +70,3 @@ def test_both_distributions_have_the_version_and_the_licence(tmp_path):
                 files = set(wheel.namelist())
                 assert {"serving/ui.html", "components/example_validator/schema.pbtxt"} <= files
                 assert b"htr = pipeline.cli:main" in wheel.read(f"{info}/entry_points.txt")
-
-
-def _copy(folder):
-    """The tracked tree in a folder of its own, since builds leave files behind."""
-    target = folder / "tree"
-    if not target.exists():
-        for path in tracked("*"):
-            if path.is_file() and "tests" not in path.relative_to(ROOT).parts:
-                copy = target / path.relative_to(ROOT)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(path.read_bytes())
-    return target

@@ -23,6 +23,7 @@ from components.example_gen.splits import SPLIT_NAMES, SplitRule, named_split
 from components.example_gen.table import Row, Table, plain, read_together
 from components.transform.geometry import available_frames, needed_frames
 from htr_client import pictures
+from htr_client.errors import PictureError
 from pipeline.config import DataConfig, TransformConfig
 
 _LARGE_FILE = 2**16  # bytes
@@ -203,7 +204,7 @@ def _decode(encoded: bytes, path: str, data: DataConfig) -> tuple[bytes, np.ndar
     """Returns bytes that the Transform graph can decode, and the grey picture uint8 [height, width]."""
     try:
         packed, grey = pictures.pack_with_pixels(encoded, int(data.max_megapixels * 1e6))
-    except pictures.PictureError as error:
+    except PictureError as error:
         reason = "picture_too_large" if error.reason == "too_large" else f"picture_{error.reason}"
         if path.lower().endswith(OTHER_FORMATS) and error.reason in ("not_a_picture", "undecodable"):
             ending = os.path.splitext(path)[1].lower()

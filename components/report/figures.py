@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from htr_client import pictures
+from htr_client.errors import PictureError
 from htr_client.spans import EARLY
 
 # Colours in matplotlib's output that stand for variables of the page's style sheet.
@@ -189,7 +190,7 @@ def thumbnail(encoded: bytes, width: int = SHOWN_WIDTH, height: int = SHOWN_HEIG
     """A small grey picture as a data URI, with its width and height; None for what cannot be decoded."""
     try:
         grey = pictures.load(encoded)
-    except pictures.PictureError:
+    except PictureError:
         return None
     scale = min(width / grey.shape[1], height / grey.shape[0], 1.0)
     if scale < 1:

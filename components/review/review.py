@@ -21,7 +21,8 @@ from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import plain, read_rows
 from htr_client import Transcription
-from htr_client.pictures import PictureError, pack
+from htr_client.errors import PictureError
+from htr_client.pictures import pack
 from pipeline.config import DataConfig
 
 LABELS_FILE, PAGE_FILE, PICTURES_FOLDER = "labels.csv", "review.html", "pictures"

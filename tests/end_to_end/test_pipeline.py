@@ -55,9 +55,9 @@ def temporary(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory, temporary, data):
-    """A workspace with one run, made by the installed command in a process of its own."""
-    folder = tmp_path_factory.mktemp("workspace")
+def first_run(tmp_path_factory, temporary, data):
+    """A workspace with one run, made by the installed command in a process of its own; with a copy of both."""
+    folder, saved = tmp_path_factory.mktemp("workspace"), tmp_path_factory.mktemp("saved")
     command = [sys.executable, "-m", "pipeline.cli", "run", "--data", str(data), "--workspace", str(folder), "--json"]
     environment = {**os.environ, "TMPDIR": str(temporary)}
     done = subprocess.run(
@@ -66,6 +66,19 @@ def workspace(tmp_path_factory, temporary, data):
     assert done.returncode == 0, done.stderr
     (folder / "first.json").write_text(done.stdout)
     (folder / "first.txt").write_text(done.stderr)
+    shutil.copytree(folder, saved / "workspace", symlinks=True)
+    shutil.copytree(data, saved / "data", symlinks=True)
+    return folder, saved
+
+
+@pytest.fixture
+def workspace(first_run, data):
+    """The workspace as its first run left it, and the data as it was then: no test sees what another one did."""
+    folder, saved = first_run
+    for path in (folder, data):
+        shutil.rmtree(path)
+    shutil.copytree(saved / "workspace", folder, symlinks=True)
+    shutil.copytree(saved / "data", data, symlinks=True)
     return folder
 
 
@@ -328,12 +341,14 @@ def test_model_card_lies_beside_the_version(workspace):
     assert "## Intended use" in card and "character error rate" in card and "not stated" in card
 
 
-def test_runs_are_listed_and_compared_without_tensorflow(workspace):
+def test_runs_are_listed_and_compared_without_tensorflow(workspace, data, capsys):
     from pipeline import summary
 
+    code, *_ = run(data, workspace, "gate.max_cer=0.0001", capsys=capsys)
+    assert code == cli.NOT_BLESSED
     runs = summary.read_all(str(workspace), "htr")
     first = json.loads((workspace / "first.json").read_text())["version"]
-    other = next(run for run in runs if run.metrics and run.metrics["config"]["train"]["learning_rate"] == 0.001)
+    other = next(run for run in runs if run.metrics and run.metrics["config"]["gate"]["max_cer"] == 0.0001)
     code = (
         "import sys\nfrom pipeline import cli\n"
         "for command in (['runs'], ['compare', sys.argv[2], sys.argv[3]], ['report', sys.argv[2]]):\n"
@@ -348,7 +363,7 @@ def test_runs_are_listed_and_compared_without_tensorflow(workspace):
     listed = lines[1 : 1 + len(runs)]
     assert [line.split()[0] for line in listed] == [run.name for run in runs]
     assert any("not blessed" in line for line in listed) and any(str(first) in line for line in listed)
-    assert re.search(r"train.learning_rate +0.002 +-> +0.001", done.stdout)
+    assert re.search(r"gate.max_cer +9(.0)? +-> +0.0001", done.stdout)
     assert "Is B better?" in done.stdout and "on the same" in done.stdout
     assert lines[-1].endswith(".html") and Path(lines[-1]).exists()
 
