@@ -22,13 +22,16 @@ from benchmarks.plain import ConcatenatedColumns
 from components.evaluator.metrics import ErrorCounts
 from components.example_gen import dataset
 from components.example_gen.rejects import Reject
+from components.example_gen.settings import DataConfig
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.model import Recogniser, build
+from components.trainer.settings import TrainConfig
 from components.transform.preprocessing import resize_pictures
+from components.transform.settings import TransformConfig
 from htr_client.decoding import Alphabet, BestPath
 from pipeline import config as configuration
-from pipeline.config import Config, DataConfig, TrainConfig, TransformConfig
+from pipeline.config import Config
 
 KINDS = TrainConfig().augmentations
 VARIANTS: dict[str, list[str]] = {

@@ -21,8 +21,10 @@ from tfx.types import standard_artifacts
 from components.batch_transcriber.batch import transcribe
 from components.example_gen import dataset
 from components.example_gen.component import Executor, Quarantine
+from components.example_gen.settings import DataConfig
+from components.transform.settings import TransformConfig
 from pipeline.beam_options import pipeline_options
-from pipeline.config import BeamConfig, DataConfig, TransformConfig
+from pipeline.beam_settings import BeamConfig
 
 STEPS = ["ExampleGen", "transcribe"]
 FEW = 32

@@ -15,11 +15,12 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from components.example_gen import dataset
+from components.example_gen.settings import DataConfig
+from components.transform.settings import TransformConfig
 from htr_client import HtrClient
 from htr_client.beam import PrefixBeamSearch
 from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
 from htr_client.language import CharacterModel, Lexicon
-from pipeline.config import DataConfig, TransformConfig
 
 
 class Recorder:

@@ -24,12 +24,14 @@ from tfx.utils import path_utils, proto_utils
 from components.evaluator import gate
 from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.metrics import ErrorCounts
+from components.evaluator.settings import GateConfig
 from components.example_gen.component import Quarantine
 from components.example_gen.splits import SPLITS
 from components.report import contents
 from components.report.component import Executor, Report
 from pipeline.beam_options import pipeline_options
-from pipeline.config import BeamConfig, Config, GateConfig
+from pipeline.beam_settings import BeamConfig
+from pipeline.config import Config
 
 BATCH = 64
 

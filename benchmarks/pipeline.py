@@ -27,9 +27,10 @@ import cv2
 import numpy as np
 
 from benchmarks import beam, serving
-from pipeline import summary
+from components.report import summary
+from components.transform.settings import TransformConfig
 from pipeline.beam_options import pipeline_options
-from pipeline.config import BeamConfig, TransformConfig
+from pipeline.beam_settings import BeamConfig
 
 PARTS = ("startup", "steps", "runs")
 STEPS_PICTURES = 10_000  # so many that the start of Beam, which is subtracted, is a small part

@@ -20,7 +20,8 @@ import tensorflow as tf
 
 from components.trainer.model import Recogniser
 from components.trainer.schedule import RATE
-from pipeline.config import ModelConfig, TrainConfig, TransformConfig
+from components.trainer.settings import ModelConfig, TrainConfig
+from components.transform.settings import TransformConfig
 
 
 class ConcatenatedColumns(Recogniser):

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from components.report.collect import Model
-from components.sample_data.fonts import FONTS, load_glyphs
-from components.sample_data.render import make_writer, render_with_extents
-from components.sample_data.words import WORDS
+from components.tools.sample_data.fonts import FONTS, load_glyphs
+from components.tools.sample_data.render import make_writer, render_with_extents
+from components.tools.sample_data.words import WORDS
 from htr_client.decoding import BestPath
 from htr_client.pictures import load
 from htr_client.spans import pixel_spans

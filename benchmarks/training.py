@@ -21,11 +21,11 @@ import tensorflow as tf
 
 from benchmarks.accuracy import FEATURES, prepare
 from benchmarks.plain import PlainLoop
+from components.example_gen.settings import DataConfig
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, survey
 from components.trainer.model import build
 from pipeline import config as configuration
-from pipeline.config import DataConfig
 
 
 def rate(step: Callable[[], Any], pictures: int, steps: int) -> float:

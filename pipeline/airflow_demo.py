@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from components.common.console import console
 from components.pusher.versions import list_versions
 from pipeline import cli
-from pipeline.console import console
 
 AIRFLOW = Path(__file__).parents[1] / ".venv-airflow" / "bin" / "airflow"
 FOLDER = Path("demo/airflow")

@@ -19,8 +19,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, ConfigError
-from pipeline.suggestions import did_you_mean
+from components.common.settings import ConfigError
+from components.common.suggestions import did_you_mean
+from pipeline.config import Config
 
 # An environment variable, since command lines are no place for the database's password.
 METADATA_VARIABLE = "HTR_METADATA_DATABASE"
@@ -43,7 +44,8 @@ def compile_dag(config: Config, folder: str) -> Path:
     from tfx.dsl.compiler import compiler
     from tfx.orchestration import metadata
 
-    from pipeline import preflight, summary
+    from components.report import summary
+    from pipeline import preflight
     from pipeline.definition import create_pipeline
 
     preflight.check_airflow(config)
@@ -90,7 +92,8 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
     from tfx.orchestration.portable import runtime_parameter_utils
     from tfx.proto.orchestration import pipeline_pb2
 
-    from pipeline import local_runner, steps, summary
+    from components.report import summary
+    from pipeline import local_runner, steps
 
     pipeline = json_format.ParseDict(document["pipeline"], pipeline_pb2.Pipeline())
     runtime_parameter_utils.substitute_runtime_parameter(pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})

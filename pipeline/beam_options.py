@@ -10,8 +10,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.config import BeamConfig, ConfigError
-from pipeline.suggestions import did_you_mean
+from components.common.settings import ConfigError
+from components.common.suggestions import did_you_mean
+from pipeline.beam_settings import BeamConfig
 
 
 def pipeline_options(beam: BeamConfig) -> list[str]:

@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from components.common.suggestions import did_you_mean
 from pipeline.commands import config, data, doctor, orchestrate, reports, review, run, serve, transcribe, versions
 from pipeline.commands.common import DRIFT, ERROR, NOT_BLESSED, OK, TOO_MANY_REJECTS, USAGE, CommandError
-from pipeline.suggestions import did_you_mean
 
 __all__ = ["DRIFT", "ERROR", "NOT_BLESSED", "OK", "TOO_MANY_REJECTS", "USAGE", "CommandError", "main"]
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0 done, 1 failed, 2 wrong usage or configuration, 3 not blessed, 4 too many rejected rows,
         5 drift that must not be, 130 or 143 stopped by SIGINT or SIGTERM, 141 nobody reads the output any more.
     """
-    from pipeline.stopping import Stopped, stoppable
+    from components.common.stopping import Stopped, stoppable
 
     arguments = _parse(argv)
     if not arguments.debug:

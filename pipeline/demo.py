@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from components.common.console import console
 from components.example_gen import dataset
 from htr_client import HtrClient
 from pipeline import cli, config
-from pipeline.console import console
 
 FOLDER = Path("demo")
 PICTURES = 7000

@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 
+from components.common.settings import ConfigError
 from pipeline import preflight
-from pipeline.config import Config, ConfigError, KubeflowConfig
+from pipeline.config import Config
+from pipeline.kubeflow_settings import KubeflowConfig
 
 ENTRY_POINT = ("python", "-m", "pipeline.kubeflow_step")
 TRAINING = ("Trainer", "Tuner")

@@ -18,9 +18,10 @@ from tfx.dsl.compiler import constants
 from tfx.orchestration import metadata
 from tfx.orchestration.portable import runtime_parameter_utils, tfx_runner
 
-from pipeline import steps, summary
+from components.common.console import announced, console
+from components.report import summary
+from pipeline import steps
 from pipeline.config import Config
-from pipeline.console import announced, console
 from pipeline.definition import create_pipeline
 
 _DOING = {

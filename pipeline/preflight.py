@@ -10,14 +10,15 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 
-from components import storage
+from components.common import storage
+from components.common.settings import ConfigError
+from components.common.suggestions import did_you_mean
 from components.example_gen.dataset import eval_slices
 from components.example_gen.plan import Plan
 from components.example_gen.table import Table
 from components.trainer import base
 from pipeline import beam_options
-from pipeline.config import PATHS, Config, ConfigError
-from pipeline.suggestions import did_you_mean
+from pipeline.config import PATHS, Config
 
 _OBJECT_STORES = ("gs", "s3", "minio")
 _SHOWN = 12

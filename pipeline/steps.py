@@ -1,7 +1,7 @@
 """Launches one step of a compiled pipeline, as the local runner and a task of an orchestrator both do.
 
 TFX takes a step's result from the cache when its inputs, settings and executor's name are the same and the folders of
-the result exist. Here two things more count: the code that the step runs (`pipeline.code_version`), and whether the
+the result exist. Here two things more count: the code that the step runs (`components.common.code_version`), and whether the
 files of the result are still those that the step has written.
 """
 
@@ -16,10 +16,9 @@ from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher
 
-from components import storage
+from components.common import code_version, storage
+from components.common.console import console
 from components.pusher import versions
-from pipeline import code_version
-from pipeline.console import console
 
 _FILES_PROPERTY = "output_files"
 _PUSHED = "pushed_destination"  # property of TFX's PushedModel

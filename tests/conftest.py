@@ -55,7 +55,7 @@ def write_dataset(folder: Path, rows: list[dict[str, str]], name: str = "labels.
 @pytest.fixture(scope="session")
 def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small sample dataset with some dirty rows."""
-    from components.sample_data import generate
+    from components.tools.sample_data import generate
 
     folder = tmp_path_factory.mktemp("sample") / "data"
     generate(folder, pictures=240, writers=16, dirty_fraction=0.05)

@@ -42,8 +42,8 @@ def test_contracts_hold(tree):
 @pytest.mark.parametrize(
     ("file", "line", "found"),
     [
-        ("serving/status.py", "import components.storage", "serving.status -> components.storage"),
-        ("components/storage.py", "import pipeline.cli", "components.storage -> pipeline.cli"),
+        ("serving/status.py", "import components.common.storage", "serving.status -> components.common.storage"),
+        ("components/common/storage.py", "import pipeline.cli", "components.common.storage -> pipeline.cli"),
         ("client/htr_client/errors.py", "import serving.status", "htr_client.errors -> serving.status"),
         ("client/htr_client/errors.py", "import tensorflow", "htr_client.errors -> tensorflow"),
         ("serving/status.py", "def f():\n    import tfx.types", "serving.status -> tfx"),

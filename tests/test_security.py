@@ -12,7 +12,7 @@ import yaml
 from google.protobuf.internal import api_implementation
 
 from components.pusher import versions
-from components.sample_data import generate
+from components.tools.sample_data import generate
 from pipeline import cli
 
 ROOT = Path(__file__).parent.parent

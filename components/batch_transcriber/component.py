@@ -22,8 +22,8 @@ from tfx.types.artifact import Artifact
 from tfx.utils import path_utils
 
 from components.batch_transcriber import batch, shards
-from components.fingerprint_driver import FingerprintDriver
-from pipeline.config import BulkConfig
+from components.batch_transcriber.settings import BulkConfig
+from components.common.fingerprint_driver import FingerprintDriver
 
 COUNTS_FILE = "counts.json"
 

@@ -6,7 +6,7 @@ that is not withdrawn. Where no version is in service, it is the base of a warm 
 
 from __future__ import annotations
 
-from components import storage
+from components.common import storage
 from components.evaluator.verdict import Baseline
 from components.pusher import versions
 

@@ -12,12 +12,12 @@ from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
-from components import storage
+from components.common import storage
+from components.common.console import console
 from components.evaluator.baseline import BaselineError, find
+from components.evaluator.settings import GateConfig
 from components.evaluator.verdict import BASELINE_FILE, Baseline
 from components.pusher import versions
-from pipeline.config import GateConfig
-from pipeline.console import console
 
 _CHOICE = "choice"
 

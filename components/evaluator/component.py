@@ -14,7 +14,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import path_utils, proto_utils
 
-from components import storage
+from components.common import storage
 from components.evaluator import gate
 from components.evaluator.verdict import Baseline
 

@@ -9,9 +9,9 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
-from components import storage
+from components.common import storage
+from components.evaluator.settings import SLICES, GateConfig
 from components.evaluator.verdict import Baseline, Failure, Verdict
-from pipeline.config import SLICES, GateConfig
 
 _MODULE = "components.evaluator.tfma_metrics"
 # In the evaluation artifact: what the candidate was compared with, and which bounds are off.

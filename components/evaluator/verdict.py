@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from components import storage
+from components.common import storage
 
 # In the artifact of the step Baseline, beside the model.
 BASELINE_FILE = "baseline.json"

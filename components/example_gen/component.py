@@ -19,6 +19,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.types.artifact import Artifact
 
+from components.common.fingerprint_driver import FingerprintDriver
 from components.example_gen import dataset
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
@@ -26,10 +27,10 @@ from components.example_gen.images import MENDS
 from components.example_gen.labels import length_band
 from components.example_gen.plan import make_plan
 from components.example_gen.rejects import ADVICE, HEADER, Reject, as_csv_line
+from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, SplitRule
 from components.example_gen.table import DatasetError, Row, Table, read_together
-from components.fingerprint_driver import FingerprintDriver
-from pipeline.config import DataConfig, TransformConfig
+from components.transform.settings import TransformConfig
 
 REJECTS_FILE = "rejects.csv"
 COUNTS_FILE = "counts.json"

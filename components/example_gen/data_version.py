@@ -12,7 +12,7 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
-from pipeline.config import DataConfig
+from components.example_gen.settings import DataConfig
 
 
 class DataVersionSpec(component_spec.ComponentSpec):

@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from components import storage
+from components.common import storage
 from components.example_gen.folders import find_tables
 from components.example_gen.images import OTHER_FORMATS, find_image
 from components.example_gen.labels import check_label, length_band
 from components.example_gen.measures import describe
 from components.example_gen.plan import Plan, make_plan
 from components.example_gen.rejects import Reject, Rejected
+from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLIT_NAMES, SplitRule, named_split
 from components.example_gen.table import Row, Table, plain, read_together
 from components.transform.geometry import available_frames, needed_frames
+from components.transform.settings import TransformConfig
 from htr_client import pictures
 from htr_client.errors import PictureError
-from pipeline.config import DataConfig, TransformConfig
 
 _LARGE_FILE = 2**16  # bytes
 _CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}  # which a terminal would obey

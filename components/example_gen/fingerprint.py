@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-from components import storage
+from components.common import storage
 from components.example_gen.images import SUFFIXES, resolve_image, walk
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import Table, read_rows

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from components import storage
+from components.common import storage
 from components.example_gen.header import SAVE_AS_CSV, open_table
+from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain
-from pipeline.config import DataConfig
 
 _LABELS = (".csv", ".tsv")
 _WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")

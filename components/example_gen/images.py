@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from components import storage
+from components.common import storage
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import DatasetError, Table
 

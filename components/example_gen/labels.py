@@ -6,8 +6,8 @@ import functools
 import unicodedata
 
 from components.example_gen.rejects import Rejected
+from components.example_gen.settings import DataConfig
 from components.example_gen.table import NUL_SHOWN_AS
-from pipeline.config import DataConfig
 
 # Normalisation takes time that grows with the square of the length, and no picture has room for so many: at most 8192
 # columns, four to a frame, one character a frame, which NFC composes of at most four code points.

@@ -11,14 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from components import storage
+from components.common import storage
 from components.example_gen import limit
 from components.example_gen.images import resolve_image, unread_formats
 from components.example_gen.labels import right_to_left
 from components.example_gen.rejects import Rejected
+from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, SplitRule, assign_split, draw, named_split
 from components.example_gen.table import Row, Table, plain, read_rows
-from pipeline.config import DataConfig
 
 FEW_WRITERS = 5  # with fewer, a split by writer would say more about single writers than about the model
 # With so many keys, a draw that leaves a split empty does not occur: 0.9 to this power is 10^-46.

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.config import DataConfig
+from components.example_gen.settings import DataConfig
 
 SPLITS = ("train", "validation", "eval")
 # Words in a file name or split column and the split that they mean; `test` is what the gate judges.

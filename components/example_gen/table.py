@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from components import storage
+from components.common import storage
 
 ROWS = 128  # that are examined together
 

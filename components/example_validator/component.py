@@ -17,7 +17,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import io_utils, json_utils, writer_utils
 
-from pipeline.console import console
+from components.common.console import console
 
 _DRIFT = anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH
 _Severity = anomalies_pb2.AnomalyInfo.Severity

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import storage
+from components.common import storage
 from serving.labels import CONFIG_FILE, Labels, RolloutError, pinned_versions
 from serving.version_directory import METRICS_FILE, WITHDRAWN, number_of
 

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components import storage
+from components.common import storage
 from components.example_gen.images import MENDS, resolve_image
 from components.example_gen.plan import Plan
 from components.example_gen.rejects import ADVICE, Reject, Rejected
@@ -26,7 +26,8 @@ from components.report.suspects import misfits, odd_labels, same_pictures
 from components.trainer import estimate
 from components.trainer.schedule import epochs_for
 from components.transform import geometry
-from pipeline.config import Config, TransformConfig
+from components.transform.settings import TransformConfig
+from pipeline.config import Config
 
 FAINT = 24
 SHOWN = 12

@@ -14,7 +14,7 @@ from components.report import analysis
 from components.report.report import PREDICTIONS_FILE, clock, percent, points
 
 if TYPE_CHECKING:
-    from pipeline.summary import RunSummary
+    from components.report.summary import RunSummary
 
 PICTURES_SHOWN, SLICES_SHOWN = 6, 8
 

@@ -16,18 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components import storage
+from components.common import storage
 from components.evaluator.verdict import Verdict
 from components.example_gen.folders import find_tables
 from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Rejected
+from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table
 from components.report import analysis, figures
 from components.report.material import Material
 from components.report.next_steps import next_steps
 from components.report.run_findings import findings
 from components.transform.geometry import COLUMNS_PER_FRAME, resized_width
-from pipeline.config import Config, DataConfig, TransformConfig
+from components.transform.settings import TransformConfig
+from pipeline.config import Config
 
 PACKAGES = ("htr-pipeline", "htr-client", "tensorflow", "keras", "tfx", "tensorflow-transform",
             "tensorflow-model-analysis", "apache-beam", "numpy", "opencv-python-headless")  # fmt: skip

@@ -11,9 +11,10 @@ import numpy as np
 from components.example_gen.dataset import Sample, examine_with_pixels
 from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Reject
+from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SplitRule
 from components.example_gen.table import Row
-from pipeline.config import DataConfig, TransformConfig
+from components.transform.settings import TransformConfig
 
 OUTLINE_SIZE = (33, 12)  # of the small copy whose differences between neighbours are the outline
 

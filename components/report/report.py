@@ -40,7 +40,7 @@ def page(
     Args:
         contents: what `contents.build` made; None for a run that did not come so far.
         run_id: of the run; that of the contents if empty.
-        steps: `pipeline.summary.Step`s of the run; empty if unknown.
+        steps: `components.report.summary.Step`s of the run; empty if unknown.
         pushed: version and its directory, where one was pushed.
 
     Returns:

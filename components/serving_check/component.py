@@ -24,7 +24,7 @@ from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import json_utils, path_utils
 
-from components import storage
+from components.common import storage
 from components.trainer.export import WARMUP_FILE
 
 START_SECONDS = 180
@@ -90,7 +90,7 @@ def check(model_path: str, name: str, command: list[str]) -> int:
         port = _free_port()
         process = subprocess.Popen(
             [
-                sys.executable, "-m", "pipeline.stopping",
+                sys.executable, "-m", "components.common.stopping",
                 *(command or [sys.executable, "-m", "serving.server"]),
                 f"--port={port}", f"--model_name={name}", f"--model_base_path={os.path.dirname(version)}",
                 # The default would try a bad model for minutes before anybody hears of it.

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from components.common.console import console
 from components.trainer.devices import system_gpus, unused_gpus
-from pipeline.config import TrainConfig
-from pipeline.console import console
+from components.trainer.settings import TrainConfig
 
 
 def use_accelerators(train: TrainConfig) -> str:

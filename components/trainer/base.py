@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 
-from components import storage
+from components.common import storage
 from components.pusher.versions import in_service
-from pipeline.config import ModelConfig
+from components.trainer.settings import ModelConfig
 
 SETTINGS_FILE = os.path.join("assets.extra", "htr.json")  # of a version: its alphabet, its settings
 # Of the section `model`, those that give the weights their shapes.

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import code_version
-from pipeline.console import console
+from components.common import code_version
+from components.common.console import console
 
 CHECKPOINT_FILE = "checkpoint.npz"
 

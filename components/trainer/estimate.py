@@ -6,7 +6,7 @@ import math
 import os
 
 from components.trainer.schedule import epochs_for
-from pipeline.config import TrainConfig
+from components.trainer.settings import TrainConfig
 
 # Seconds of CPU time for an image of a batch, fitted to trainings of the default network with 4,096, 16,384 and about
 # 62,000 pixels an image (docs/accuracy.md): 6.7, 19 and 80 ms.

@@ -12,7 +12,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
 from components.trainer.model import Recogniser
 from components.transform.preprocessing import decode_batch
-from pipeline.config import TransformConfig
+from components.transform.settings import TransformConfig
 
 VARIABLES_KEY = "network_variables"
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from components.common.console import console
 from components.trainer import checkpoint
 from components.trainer.accelerators import is_chief
 from components.trainer.input_pipeline import Source, batches, divisible, plain_batches
@@ -19,9 +20,8 @@ from components.trainer.model import Recogniser, ctc_loss
 from components.trainer.outcome import Outcome, Validation, advice_for_collapse, compare, still_falling
 from components.trainer.progress import Progress, announced
 from components.trainer.schedule import schedule_for
+from components.trainer.settings import TrainConfig
 from htr_client.decoding import Alphabet, BestPath
-from pipeline.config import TrainConfig
-from pipeline.console import console
 
 # Batches after which the loss is looked at within an epoch: the same ones on every worker, so that all stop together.
 _CHECKED = 100

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from components.trainer import augment
 from components.trainer.model import needed_frames
+from components.trainer.settings import TrainConfig
 from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.preprocessing import decode_batch, picture_widths
-from pipeline.config import TrainConfig, TransformConfig
+from components.transform.settings import TransformConfig
 
 # Bounds at quantiles of the widths: pictures of a bucket differ little, so that batches have little padding.
 BUCKETS = 8

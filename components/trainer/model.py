@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from components.trainer.recurrent import BidirectionalLSTM
+from components.trainer.settings import ModelConfig
 from components.transform.geometry import COLUMNS_PER_FRAME
-from pipeline.config import ModelConfig
 
 
 class FusedBatchNormalization(keras.layers.Layer):

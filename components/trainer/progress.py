@@ -11,7 +11,7 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from pipeline.console import console
+from components.common.console import console
 
 # Seconds before the first line, between the others, and between updates of the bar.
 _FIRST, _EVERY, _EVERY_OF_BAR = 5.0, 30.0, 0.5

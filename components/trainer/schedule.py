@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.config import TrainConfig, TuneConfig
+from components.trainer.settings import TrainConfig, TuneConfig
 
 # From nothing: 30 epochs of 5,000 images in batches of 16, with which docs/accuracy.md's figures were measured.
 # Optimiser steps grow with the square root of the number of images: a hundred times the images get a tenth of the

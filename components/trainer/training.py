@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from components.common.console import console
 from components.trainer import augment, export
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators
 from components.trainer.base import SETTINGS_FILE
@@ -22,11 +23,11 @@ from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, batches, expand, plain_batches, survey
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.progress import announced
+from components.trainer.settings import ModelConfig, TrainConfig
 from components.trainer.transfer import freeze, start_from
 from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.preprocessing import read_alphabet
-from pipeline.config import ModelConfig, TrainConfig, TransformConfig
-from pipeline.console import console
+from components.transform.settings import TransformConfig
 
 HISTORY_FILE = "history.json"
 CURVES_FILE = "curves.png"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 
-from pipeline.config import TransformConfig
+from components.transform.settings import TransformConfig
 
 # The network halves the width twice: one frame covers four columns of the image tensor.
 COLUMNS_PER_FRAME = 4

@@ -20,7 +20,7 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 
 from components.transform.geometry import COLUMNS_PER_FRAME
-from pipeline.config import TransformConfig
+from components.transform.settings import TransformConfig
 
 ALPHABET_ASSET = "alphabet.json"
 # Larger pictures are treated as undecodable inside the graph: a small file can declare a huge picture.

@@ -37,7 +37,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
     Raises:
         CommandError: a setting is unknown or impossible.
     """
-    from components import storage
+    from components.common import storage
     from pipeline.config import PATHS
 
     config = read_given_config(arguments)
@@ -55,7 +55,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
 
 def read_given_config(arguments: argparse.Namespace) -> Config:
     """As `read_config`, with paths as they were given."""
-    from pipeline.config import ConfigError, load
+    from components.common.settings import ConfigError
+    from pipeline.config import load
 
     settings: dict[str, Any] = {}
     if getattr(arguments, "data", None):

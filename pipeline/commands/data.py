@@ -40,8 +40,8 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _sample_data(arguments: argparse.Namespace) -> int:
-    from components.sample_data import generate
-    from pipeline.console import announced
+    from components.common.console import announced
+    from components.tools.sample_data import generate
 
     try:
         with announced(f"Rendering {arguments.pictures} images"):
@@ -55,7 +55,10 @@ def _sample_data(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from concurrent.futures import ProcessPoolExecutor
 
-    from components import storage
+    from components.common import storage
+    from components.common.console import track
+    from components.common.settings import ConfigError
+    from components.common.stopping import follow_parent
     from components.example_gen.folders import find_tables
     from components.example_gen.plan import make_plan
     from components.example_gen.rejects import Reject, as_csv
@@ -63,9 +66,6 @@ def _check(arguments: argparse.Namespace) -> int:
     from components.report import check
     from components.report.look import look
     from pipeline import preflight
-    from pipeline.config import ConfigError
-    from pipeline.console import track
-    from pipeline.stopping import follow_parent
 
     config = read_config(arguments)
     for option, file in (("--html", arguments.html), ("--rejects", arguments.rejects)):
@@ -102,11 +102,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _drift(arguments: argparse.Namespace) -> int:
-    from components import storage
-    from components.drift import comparison, profiles
+    from components.common import storage
+    from components.common.console import announced
     from components.example_gen.table import DatasetError
-    from pipeline.console import announced
-    from pipeline.summary import MetadataError, NoSuchRun
+    from components.report.summary import MetadataError, NoSuchRun
+    from components.tools.drift import comparison, profiles
 
     config = read_config(arguments)
     if arguments.against and arguments.run_name:

@@ -40,8 +40,8 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
-    from pipeline.config import ConfigError
-    from pipeline.console import announced, quiet_logs
+    from components.common.console import announced, quiet_logs
+    from components.common.settings import ConfigError
 
     read = read_config if arguments.target == "airflow" else read_given_config  # containers see other folders
     config = read(arguments)
@@ -75,8 +75,8 @@ _COMPILERS: dict[str, Callable[[Config, str], Path]] = {"airflow": _compile_airf
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from pipeline.config import ConfigError
-    from pipeline.console import announced, quiet_logs
+    from components.common.console import announced, quiet_logs
+    from components.common.settings import ConfigError
 
     config = read_given_config(arguments)
     token = os.environ.get("HTR_KUBEFLOW_TOKEN")

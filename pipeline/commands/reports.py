@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pipeline.commands.common import OK, USAGE, AddCommand, CommandError, add_config_arguments, read_config
 
 if TYPE_CHECKING:
+    from components.report.summary import RunSummary
     from pipeline.config import Config
-    from pipeline.summary import RunSummary
 
 
 def add_commands(add: AddCommand) -> None:
@@ -37,7 +37,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def write_report(summary: RunSummary, config: Config) -> Path:
     """Writes the HTML report of a run into its workspace and returns the file's path."""
-    from components import storage
+    from components.common import storage
 
     path = Path(config.workspace) / "reports" / f"{summary.name.replace(':', '-')}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def write_report(summary: RunSummary, config: Config) -> Path:
 
 def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Config, list[RunSummary]]:
     """Configuration, and the runs of its workspace that are called so."""
-    from pipeline import summary
+    from components.report import summary
 
     config = read_config(arguments)
     try:
@@ -59,8 +59,7 @@ def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Config, l
 
 
 def _list_runs(arguments: argparse.Namespace) -> int:
-    from components.report import comparison
-    from pipeline import summary
+    from components.report import comparison, summary
 
     config = read_config(arguments)
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.commands.common import OK, USAGE, AddCommand, CommandError, positive
 
 if TYPE_CHECKING:
-    from components.review.review import Doubt
+    from components.tools.review.review import Doubt
     from htr_client import Transcription
 
 
@@ -31,7 +31,7 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _fraction(text: str) -> float:
-    from pipeline import fractions
+    from components.common import fractions
 
     try:
         return fractions.parse(text)
@@ -40,12 +40,12 @@ def _fraction(text: str) -> float:
 
 
 def _review(arguments: argparse.Namespace) -> int:
+    from components.common.console import announced
     from components.example_gen.table import DatasetError
-    from components.review import review
+    from components.tools.review import review
     from htr_client import HtrError
     from htr_client.cli import client_from
     from htr_client.files import expand
-    from pipeline.console import announced
 
     if bool(arguments.logs) == bool(arguments.pictures):
         raise CommandError("Name either --logs DIR or images for a server to transcribe.", USAGE)

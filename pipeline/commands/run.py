@@ -25,8 +25,8 @@ from pipeline.commands.common import (
 from pipeline.commands.reports import write_report
 
 if TYPE_CHECKING:
+    from components.report.summary import RunSummary
     from pipeline.config import Config
-    from pipeline.summary import RunSummary
 
 
 def add_commands(add: AddCommand) -> None:
@@ -37,12 +37,12 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from components.common.console import announced, console, quiet_logs
+    from components.common.settings import ConfigError
     from components.example_gen.folders import find_tables
     from components.example_gen.plan import make_plan
     from components.example_gen.table import DatasetError
     from pipeline import preflight
-    from pipeline.config import ConfigError
-    from pipeline.console import announced, console, quiet_logs
 
     config = read_config(arguments)
     try:  # before the slow imports
@@ -76,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise
     _print_outcome(summary, config, report, log, datetime.datetime.now() - started)
     if arguments.json:
-        from pipeline.summary import as_json
+        from components.report.summary import as_json
 
         print(json.dumps(as_json(summary, config.model_dir), ensure_ascii=False))
     if summary.verdict is None or not summary.verdict.blessed:
@@ -127,7 +127,7 @@ def _disk_trouble(error: BaseException | None, config: Config) -> str | None:
 
 
 def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, duration: datetime.timedelta) -> None:
-    from pipeline.console import console
+    from components.common.console import console
 
     out = console()
     accepted, rejected = summary.counts["accepted"], summary.counts["rejected"]

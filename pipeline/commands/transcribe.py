@@ -28,10 +28,10 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _transcribe(arguments: argparse.Namespace) -> int:
-    from components import storage
+    from components.common import storage
+    from components.common.console import announced, console, quiet_logs
+    from components.common.settings import ConfigError
     from components.pusher.versions import in_service
-    from pipeline.config import ConfigError
-    from pipeline.console import announced, console, quiet_logs
 
     config = read_config(arguments)
     model = arguments.model

@@ -22,13 +22,15 @@ from tensorflow_transform.tf_metadata import metadata_io
 
 from components.evaluator.metrics import count_errors
 from components.example_gen import dataset
-from components.sample_data import generate
+from components.example_gen.settings import DataConfig
+from components.tools.sample_data import generate
 from components.trainer import export, training
 from components.trainer.base import SETTINGS_FILE
 from components.trainer.model import build
+from components.trainer.settings import ModelConfig, TrainConfig
 from components.trainer.transfer import start_from
 from components.transform import preprocessing
-from pipeline.config import DataConfig, ModelConfig, TrainConfig, TransformConfig
+from components.transform.settings import TransformConfig
 
 _TRANSFORM = TransformConfig()
 _BATCH = 32  # images of one call when the speed of transcribing is measured

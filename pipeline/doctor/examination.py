@@ -20,7 +20,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from components import storage
+from components.common import storage
 from pipeline.doctor import machine
 
 REPOSITORY = Path(__file__).parents[2]

@@ -14,9 +14,10 @@ from PIL import Image
 
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.rejects import Reject
-from components.sample_data import generate
+from components.example_gen.settings import DataConfig
+from components.tools.sample_data import generate
+from components.transform.settings import TransformConfig
 from pipeline import cli
-from pipeline.config import DataConfig, TransformConfig
 from tests.cases import inputs
 from tests.conftest import picture
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.config import TransformConfig
+from components.transform.settings import TransformConfig
 from tests.components.toy import WORDS, write_transformed
 
 

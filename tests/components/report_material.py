@@ -10,7 +10,7 @@ from components.evaluator.verdict import Baseline, Verdict
 from components.example_gen.measures import NUMBERS
 from components.report import analysis
 from components.report.material import Material, Reading, Split
-from components.sample_data.words import WORDS
+from components.tools.sample_data.words import WORDS
 from htr_client.decoding import Alphabet, BestPath
 from htr_client.spans import pixel_spans
 from pipeline.config import Config

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components import storage
+from components.common import storage
 from components.evaluator.baseline import find
 from components.evaluator.verdict import Baseline
 from components.pusher import versions

@@ -16,7 +16,7 @@ import tensorflow as tf
 from components.batch_transcriber.batch import transcribe
 from components.batch_transcriber.shards import BatchError, list_pictures, written
 from pipeline.beam_options import pipeline_options
-from pipeline.config import BeamConfig
+from pipeline.beam_settings import BeamConfig
 from tests.conftest import encode, picture
 
 LOCAL = ["--runner=FnApiRunner"]

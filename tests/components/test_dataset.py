@@ -13,9 +13,10 @@ from components.example_gen.folders import find_tables
 from components.example_gen.images import _files_by_name
 from components.example_gen.measures import describe
 from components.example_gen.rejects import Reject
+from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, assign_split
 from components.example_gen.table import DatasetError
-from pipeline.config import DataConfig, TransformConfig
+from components.transform.settings import TransformConfig
 from tests.conftest import encode, picture, write_dataset
 
 

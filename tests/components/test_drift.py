@@ -11,11 +11,13 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from components.drift import comparison
+from components.common.settings import ConfigError
 from components.example_validator import thresholds
+from components.tools.drift import comparison
+from components.tools.drift.settings import DRIFT_MEASURES
 from htr_client import RequestLog
 from pipeline import cli
-from pipeline.config import DRIFT_MEASURES, Config, ConfigError, load
+from pipeline.config import Config, load
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 
 from components.trainer import estimate
-from pipeline.config import TrainConfig
+from components.trainer.settings import TrainConfig
 
 
 def test_steps_count_the_last_batch_of_each_epoch():

@@ -12,9 +12,11 @@ from tfx_bsl.coders import example_coder
 
 from components.example_gen import component, dataset
 from components.example_gen.rejects import Reject
+from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
+from components.transform.settings import TransformConfig
 from pipeline.beam_options import pipeline_options
-from pipeline.config import BeamConfig, DataConfig, TransformConfig
+from pipeline.beam_settings import BeamConfig
 from tests.components import hostile
 from tests.conftest import write_dataset
 

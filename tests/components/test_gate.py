@@ -9,9 +9,10 @@ from tfx.utils import path_utils, proto_utils
 
 from components.evaluator import gate
 from components.evaluator.component import EvaluatorExecutor
+from components.evaluator.settings import GateConfig
 from components.evaluator.verdict import BASELINE_FILE, Baseline
 from pipeline.beam_options import pipeline_options
-from pipeline.config import BeamConfig, GateConfig
+from pipeline.beam_settings import BeamConfig
 
 LABEL = "abcdefghij"
 SAMPLES = 40

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import storage
+from components.common import storage
 from components.example_gen import dataset, table
 from components.example_gen import fingerprint as fingerprints
 from components.example_gen.dataset import Sample
@@ -21,11 +21,12 @@ from components.example_gen.header import DELIMITERS
 from components.example_gen.images import _files_by_name
 from components.example_gen.plan import make_plan
 from components.example_gen.rejects import Reject, as_csv
+from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, read_rows
 from components.report import figures
+from components.transform.settings import TransformConfig
 from htr_client.decoding import Alphabet
 from pipeline import cli
-from pipeline.config import DataConfig, TransformConfig
 from tests.components import hostile
 from tests.conftest import encode, picture, write_dataset
 

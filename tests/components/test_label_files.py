@@ -9,9 +9,10 @@ from components.example_gen.folders import find_tables
 from components.example_gen.header import IMAGE_COLUMNS, TEXT_COLUMNS
 from components.example_gen.images import SUFFIXES
 from components.example_gen.rejects import as_csv
+from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
+from components.transform.settings import TransformConfig
 from pipeline import cli
-from pipeline.config import DataConfig, TransformConfig
 from tests.conftest import encode, picture, write_dataset
 
 

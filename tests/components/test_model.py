@@ -15,12 +15,13 @@ from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.recurrent import BidirectionalLSTM
+from components.trainer.settings import TrainConfig
 from components.transform import geometry, preprocessing
+from components.transform.settings import TransformConfig
 from htr_client.decoding import Alphabet, BestPath
 from htr_client.pictures import load
 from htr_client.spans import pixel_spans
 from htr_client.suspicion import look
-from pipeline.config import TrainConfig, TransformConfig
 from tests.components.toy import SMALL, TRAIN, WORDS, drawn
 from tests.conftest import picture
 

@@ -4,13 +4,16 @@ from collections import Counter
 
 import pytest
 
+from components.common.settings import ConfigError
 from components.example_gen import limit
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.folders import find_tables
 from components.example_gen.plan import make_plan
+from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, assign_split, draw
+from components.transform.settings import TransformConfig
 from pipeline import cli
-from pipeline.config import ConfigError, DataConfig, TransformConfig, load
+from pipeline.config import load
 from tests.conftest import write_dataset
 
 

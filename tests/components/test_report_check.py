@@ -12,9 +12,9 @@ import pytest
 from components.example_gen.dataset import Sample
 from components.report.look import Seen, extent, outline
 from components.report.suspects import misfits, odd_labels
-from components.sample_data import generate
+from components.tools.sample_data import generate
+from components.transform.settings import TransformConfig
 from pipeline import cli
-from pipeline.config import TransformConfig
 from tests.conftest import encode, picture, write_dataset
 from tests.serving.browser import Browser
 

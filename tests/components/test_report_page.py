@@ -11,9 +11,9 @@ import pytest
 
 from components.evaluator.verdict import Baseline
 from components.report import analysis, card, contents, report
+from components.report.summary import Step
 from pipeline import cli
 from pipeline.config import Config
-from pipeline.summary import Step
 from tests.components.report_material import material, split_of, table, words
 from tests.conftest import encode, picture, write_dataset
 

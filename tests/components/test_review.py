@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from components.example_gen import dataset
-from components.review import review
+from components.example_gen.settings import DataConfig
+from components.tools.review import review
+from components.transform.settings import TransformConfig
 from htr_client import PictureError, RequestLog, Timings, Transcription
 from pipeline import cli
-from pipeline.config import DataConfig, TransformConfig
 from tests.conftest import encode, picture, write_dataset
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.sample_data import DIRTY_KINDS, Summary, fonts, generate, generator, render
-from components.sample_data.words import CHARACTERS, WORDS
+from components.tools.sample_data import DIRTY_KINDS, Summary, fonts, generate, generator, render
+from components.tools.sample_data.words import CHARACTERS, WORDS
 
 PICTURES = 400
 DIRTY_FRACTION = 0.04  # 16 rows: each of the eight kinds twice
@@ -53,7 +53,7 @@ def test_same_seed_gives_same_bytes_and_another_seed_others(tmp_path: Path) -> N
 
 def test_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
     # String hashes, and with them the order of sets, differ from process to process.
-    code = "import sys; from components.sample_data import generate; generate(sys.argv[1], pictures=40, seed=5)"
+    code = "import sys; from components.tools.sample_data import generate; generate(sys.argv[1], pictures=40, seed=5)"
     root = Path(__file__).parents[2]
     for name in ("a", "b"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, cwd=root)
@@ -266,5 +266,5 @@ def test_refuses_arguments_out_of_range(tmp_path: Path, arguments: dict) -> None
 
 
 def test_needs_no_tensorflow() -> None:
-    code = "import sys, components.sample_data; sys.exit(bool({'tensorflow', 'tfx', 'apache_beam'} & set(sys.modules)))"
+    code = "import sys, components.tools.sample_data; sys.exit(bool({'tensorflow', 'tfx', 'apache_beam'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

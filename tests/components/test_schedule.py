@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from components.trainer.schedule import Schedule, epochs_for, schedule_for, trial_epochs
-from pipeline.config import TrainConfig, TuneConfig
+from components.trainer.settings import TrainConfig, TuneConfig
 
 OPEN = TrainConfig()
 

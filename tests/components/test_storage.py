@@ -5,13 +5,14 @@ import uuid
 
 import pytest
 
-from components import storage
+from components.common import storage
 from components.example_gen import dataset
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
 from components.example_gen.rejects import Reject
+from components.example_gen.settings import DataConfig
 from components.pusher import versions
-from pipeline.config import DataConfig, TransformConfig
+from components.transform.settings import TransformConfig
 from tests.conftest import write_dataset
 
 

@@ -23,8 +23,9 @@ from components.trainer import accelerators, checkpoint, training, transfer, tun
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, divisible, plain_batches, survey
 from components.trainer.model import build
+from components.trainer.settings import TuneConfig
 from components.transform import preprocessing
-from pipeline.config import TransformConfig, TuneConfig
+from components.transform.settings import TransformConfig
 from pipeline.local_runner import LocalRunner
 from tests.components.toy import SMALL, TRAIN, WORDS, arguments, drawn, write_transformed
 

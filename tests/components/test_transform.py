@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.transform import geometry, preprocessing
-from pipeline.config import TransformConfig
+from components.transform.settings import TransformConfig
 from tests.conftest import encode, picture
 
 WORD, LINE = TransformConfig(), TransformConfig(preset="line", width=400)

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from components import storage
+from components.common import storage
 from components.pusher import versions
 from pipeline import cli
 from serving.rollout import Rollout

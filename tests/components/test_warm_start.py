@@ -14,7 +14,7 @@ from components.trainer.input_pipeline import survey
 from components.trainer.model import build
 from components.trainer.schedule import RATE
 from components.transform import preprocessing
-from pipeline.config import TransformConfig
+from components.transform.settings import TransformConfig
 from tests.components.toy import SMALL, TRAIN, WORDS, arguments, write_transformed
 
 WORD = TransformConfig()

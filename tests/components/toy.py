@@ -13,7 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.config import ModelConfig, TrainConfig, TransformConfig
+from components.trainer.settings import ModelConfig, TrainConfig
+from components.transform.settings import TransformConfig
 from tests.conftest import encode
 
 SMALL = ModelConfig(filters=[8, 16, 16], recurrent_units=24, recurrent_layers=1, dropout=0)

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from components.pusher.versions import in_service
-from components.sample_data import generate
+from components.tools.sample_data import generate
 from htr_client import HtrClient
 from pipeline import cli
 from tests.end_to_end.test_pipeline import served

@@ -164,7 +164,7 @@ def test_a_refused_model_fails_the_gate_and_a_good_one_is_pushed(tmp_path, sampl
     states = run_dag(tmp_path, "htr", log)
     assert set(states.values()) == {"success"}, log.read_text()[-3000:]
     assert len(list_versions(model_dir)) == 1
-    from pipeline import summary
+    from components.report import summary
 
     steps = {step.name: step.state for step in summary.read(str(tmp_path / "workspace"), "htr").steps}
     assert (steps["Trainer"], steps["Evaluator"], steps["Pusher"]) == ("CACHED", "COMPLETE", "COMPLETE")

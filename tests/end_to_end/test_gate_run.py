@@ -7,10 +7,12 @@ import pytest
 import tensorflow as tf
 
 from components.example_gen import dataset
+from components.example_gen.settings import DataConfig
 from components.pusher import versions
+from components.report import summary
 from components.trainer.export import SETTINGS_FILE
-from pipeline import cli, summary
-from pipeline.config import DataConfig, TransformConfig
+from components.transform.settings import TransformConfig
+from pipeline import cli
 from serving.rollout import Rollout
 from tests.end_to_end.conftest import FAST
 

@@ -113,7 +113,7 @@ def test_page_log_drift_and_review_work_on_the_served_model(workspace, data, tmp
 
 
 def test_drifted_span_stops_the_run_when_asked_and_is_a_warning_otherwise(workspace, data, capfd):
-    from pipeline import summary
+    from components.report import summary
 
     for path in (data / "images").iterdir():
         grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from components.example_gen import dataset
+from components.example_gen.settings import DataConfig
 from components.pusher.versions import list_versions
+from components.transform.settings import TransformConfig
 from pipeline import cli
-from pipeline.config import DataConfig, TransformConfig
 from tests.conftest import encode, picture, write_dataset
 from tests.end_to_end.conftest import FAST
 
@@ -39,7 +40,7 @@ def run(data, workspace, *settings, capsys=None):
         ]
     )
     captured = capsys.readouterr() if capsys else None
-    from pipeline import summary
+    from components.report import summary
 
     with contextlib.suppress(summary.NoSuchRun):
         read = summary.read(str(workspace), "htr")
@@ -153,8 +154,8 @@ def test_identical_run_does_no_work(workspace, data, capsys):
 
 def test_new_pictures_are_transcribed_by_a_blessed_model_only(workspace, data, tmp_path, capsys):
     """BulkInferrer: the texts are those of the server; a new picture is noticed; no verdict, no texts."""
+    from components.report import summary
     from htr_client import HtrClient
-    from pipeline import summary
 
     def texts():
         made = Path(summary.read(str(workspace), "htr").transcriptions_folder)
@@ -255,8 +256,8 @@ def test_replaced_picture_is_noticed(workspace, data, capsys):
 def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
     """CER that the gate saw = CER of asking the server for the same pictures."""
     from components.evaluator.metrics import count_errors
+    from components.report import summary
     from htr_client import HtrClient
-    from pipeline import summary
 
     metrics = summary.read(str(workspace), "htr").verdict.metrics
     settings = DataConfig(paths=[str(data)])
@@ -306,8 +307,7 @@ def test_report_stands_alone(workspace):
 def test_all_figures_are_the_evaluators_to_the_last_digit(workspace):
     from components.evaluator.gate import read_verdict
     from components.evaluator.metrics import count_errors
-    from components.report import analysis
-    from pipeline import summary
+    from components.report import analysis, summary
 
     printed = json.loads((workspace / "first.json").read_text())
     run = summary.read(str(workspace), "htr", str(printed["version"]))
@@ -342,7 +342,7 @@ def test_model_card_lies_beside_the_version(workspace):
 
 
 def test_runs_are_listed_and_compared_without_tensorflow(workspace, data, capsys):
-    from pipeline import summary
+    from components.report import summary
 
     code, *_ = run(data, workspace, "gate.max_cer=0.0001", capsys=capsys)
     assert code == cli.NOT_BLESSED

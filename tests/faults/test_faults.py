@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components import storage
+from components.common import code_version, storage
 from components.pusher import versions
-from pipeline import code_version, summary
+from components.report import summary
 from tests.faults.conftest import REPOSITORY, run_arguments
 
 pytestmark = pytest.mark.slow
@@ -188,7 +188,7 @@ def test_a_stopped_training_ends_soon(forge, data, whole):
 def test_an_abort_while_stopping_has_the_exit_code_of_the_signal():
     code = """
 import os, signal, time
-from pipeline.stopping import Stopped, stoppable
+from components.common.stopping import Stopped, stoppable
 try:
     with stoppable(3.0):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -432,7 +432,7 @@ def test_code_version_follows_imports_and_nothing_else(other_tree):
         "components/trainer/model.py": (True, True),
         "components/report/contents.py": (False, True),
         "components/report/report.html.j2": (False, True),
-        "components/review/review.py": (False, False),
+        "components/tools/review/review.py": (False, False),
         "htr_client/decoding.py": (True, True),
     }
     for path, expected in changes.items():

@@ -10,9 +10,10 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from tfx.types.artifact import Artifact
 from tfx.utils import import_utils
 
+from components.common.settings import ConfigError
 from htr_client.version import __version__
 from pipeline import cli, kubeflow_runner, kubeflow_step
-from pipeline.config import ConfigError, load
+from pipeline.config import load
 
 KUBERNETES = ("1.28", kubernetes_validate.latest_version())
 SETTINGS = [

@@ -13,8 +13,9 @@ from apache_beam.transforms.environments import DockerEnvironment, ExternalEnvir
 from tfx.utils.dependency_utils import make_beam_dependency_flags
 
 from benchmarks.beam import example_gen
+from components.common.settings import ConfigError
 from pipeline.beam_options import check, for_pipeline, pipeline_options
-from pipeline.config import BeamConfig, ConfigError
+from pipeline.beam_settings import BeamConfig
 
 ROOT = Path(__file__).parents[2]
 FLINK = {"runner": "flink", "address": "flink:8081", "workers": 4}

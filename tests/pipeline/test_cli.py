@@ -280,14 +280,14 @@ def test_what_stops_a_run_is_said_in_its_own_words():
 
 
 def test_a_program_that_is_missing_is_named():
-    command = [sys.executable, "-m", "pipeline.stopping", "tensorflow_model_server_of_nowhere"]
+    command = [sys.executable, "-m", "components.common.stopping", "tensorflow_model_server_of_nowhere"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "tensorflow_model_server_of_nowhere cannot be run: No such file or directory" in done.stderr
 
 
 def test_runs_of_airflow_have_names_of_their_own():
-    from pipeline.summary import RunSummary
+    from components.report.summary import RunSummary
 
     ids = ("2026-05-04T10:12:31.123456", "scheduled__2026-11-23T00:00:00+00:00", "manual__2026-11-23T10:12:31.5+00:00")
     names = [RunSummary(run_id=run, steps=[], seconds=0.0, counts={}).name for run in ids]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.config import Config, ConfigError, as_yaml, load
+from components.common.settings import ConfigError
+from pipeline.config import Config, as_yaml, load
 
 
 def test_defaults_are_valid():

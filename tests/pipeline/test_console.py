@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline.console import announced, quiet_logs
+from components.common.console import announced, quiet_logs
 
 
 def test_what_takes_longer_is_said_again_and_again(capsys):

@@ -2,8 +2,10 @@
 
 import pytest
 
-from pipeline import cli, fractions
-from pipeline.config import ConfigError, load
+from components.common import fractions
+from components.common.settings import ConfigError
+from pipeline import cli
+from pipeline.config import load
 
 
 @pytest.mark.parametrize("text, value", [

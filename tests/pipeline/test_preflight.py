@@ -6,10 +6,12 @@ import re
 
 import pytest
 
+from components.common.settings import ConfigError
 from components.example_gen import dataset
+from components.example_gen.settings import DataConfig
 from components.trainer.base import SETTINGS_FILE
 from pipeline import cli, preflight
-from pipeline.config import Config, ConfigError, DataConfig, load
+from pipeline.config import Config, load
 from tests.conftest import write_dataset
 
 WRITERS = [f"w{number}" for number in range(40)]

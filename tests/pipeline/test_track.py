@@ -2,7 +2,7 @@
 
 import io
 
-from pipeline import console
+from components.common import console
 
 
 def test_a_log_hears_now_and_then_how_far_it_is(monkeypatch, capsys):

@@ -1,48 +1,11 @@
-"""Settings of what the steps run on: Apache Beam's engines, Airflow, Kubeflow Pipelines."""
+"""Settings of the Kubeflow runner."""
 
 from __future__ import annotations
 
-import datetime
-from typing import Literal
-
 from pydantic import Field, field_validator
 
+from components.common.settings import Section
 from htr_client.version import __version__
-from pipeline.section import Section
-
-
-class BeamConfig(Section):
-    """Where the data-parallel steps run (Apache Beam)."""
-
-    runner: Literal["local", "flink", "spark", "dataflow", "dask"] = Field(
-        "local", description="engine; dask runs `htr transcribe` only"
-    )
-    workers: int = Field(1, ge=1, description="worker processes (local), parallelism (flink), at most (dataflow)")
-    address: str | None = Field(None, description="Flink's host:port, spark://host:port, or Dask's tcp://host:port")
-    worker_image: str | None = Field(None, description="container image of the workers (flink, spark, dataflow)")
-    setup_file: str | None = Field(None, description="setup.py that ships this package to workers that lack it")
-    extra_packages: list[str] = Field([], description="source archives that go with it, such as htr-client's")
-    project: str | None = Field(None, description="Google Cloud project (dataflow)")
-    region: str | None = Field(None, description="Google Cloud region (dataflow)")
-    temp_location: str | None = Field(None, description="gs:// folder for what workers exchange (dataflow)")
-    args: list[str] = Field([], description="more Beam pipeline options, for every step")
-    step_args: dict[str, list[str]] = Field({}, description="and for single steps, e.g. {Transform: [--x=y]}")
-
-
-class AirflowConfig(Section):
-    """How Airflow runs the pipeline (`htr compile airflow`)."""
-
-    schedule: str | None = Field(None, description="cron expression or preset such as '@daily'; by hand only if unset")
-    start_date: datetime.date = Field(datetime.date(2024, 1, 1), description="no run is scheduled before it")
-    retries: int = Field(2, ge=0, description="of a failed step; a refused model or bad data is not tried again")
-    retry_delay: float = Field(300, ge=0, description="seconds before the first retry; doubled with each")
-    timeout: float = Field(86400, gt=0, description="seconds after which a step is stopped")
-    pools: dict[str, str] = Field({}, description="Airflow pool by step, e.g. {Trainer: gpu}")
-    queues: dict[str, str] = Field({}, description="Airflow queue by step, for Celery workers with GPUs")
-    metadata_connection: str | None = Field(
-        None, description="Airflow connection (MySQL) of ML Metadata; SQLite in the workspace if unset"
-    )
-    tags: list[str] = Field(["htr"], description="of the DAG in Airflow's interface")
 
 
 class KubeflowConfig(Section):

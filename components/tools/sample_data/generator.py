@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from components.sample_data.fonts import FONTS, load_glyphs
-from components.sample_data.render import Writer, make_writer, render
-from components.sample_data.words import WORDS
+from components.tools.sample_data.fonts import FONTS, load_glyphs
+from components.tools.sample_data.render import Writer, make_writer, render
+from components.tools.sample_data.words import WORDS
 
 CSV_NAME = "written_name.csv"
 IMAGE_DIR = "images"

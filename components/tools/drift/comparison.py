@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from components.drift.profiles import CONFIDENCE, Profile
 from components.example_validator import thresholds
 from components.report.figures import visible
 from components.report.findings import some
+from components.tools.drift.profiles import CONFIDENCE, Profile
 
 # What no feature of the schema measures: divergence of confidence and of characters, and shares of rows.
 OWN_THRESHOLDS = {CONFIDENCE: 0.15, "characters": 0.15, "new_characters": 0.001, "rejected": 0.05}

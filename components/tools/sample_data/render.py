@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from components.sample_data.fonts import LINE_PX, FontInfo, Glyph, load_glyphs
+from components.tools.sample_data.fonts import LINE_PX, FontInfo, Glyph, load_glyphs
 
 MIN_HEIGHT, MAX_HEIGHT = 24, 64
 MAX_ASPECT = 4.8

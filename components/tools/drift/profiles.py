@@ -17,17 +17,18 @@ import pandas as pd
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
+from components.common.stopping import follow_parent
 from components.example_gen import dataset
 from components.example_gen.folders import find_tables
 from components.example_gen.measures import NUMBERS
 from components.example_gen.plan import make_plan
 from components.example_gen.rejects import ADVICE, Reject
+from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SplitRule
 from components.example_gen.table import DatasetError, Row, Table, read_together
-from components.report import report
-from pipeline import summary
-from pipeline.config import Config, DataConfig, TransformConfig
-from pipeline.stopping import follow_parent
+from components.report import report, summary
+from components.transform.settings import TransformConfig
+from pipeline.config import Config
 
 CONFIDENCE = "confidence"
 # Points that stand for a distribution that is known by its quantiles only.
@@ -141,7 +142,7 @@ def of_run(config: Config, run: str) -> Profile:
 
     Args:
         config: with the workspace and the name of the pipeline.
-        run: as `pipeline.summary.read` takes it.
+        run: as `components.report.summary.read` takes it.
 
     Raises:
         NoSuchRun: there is no such run.

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import jinja2
 
-from components import storage
-from components.drift.profiles import CONFIDENCE, columns
+from components.common import storage
 from components.example_gen.folders import find_tables
 from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Rejected
+from components.example_gen.settings import DataConfig
 from components.example_gen.table import plain, read_rows
+from components.tools.drift.profiles import CONFIDENCE, columns
 from htr_client import Transcription
 from htr_client.errors import PictureError
 from htr_client.pictures import pack
-from pipeline.config import DataConfig
 
 LABELS_FILE, PAGE_FILE, PICTURES_FOLDER = "labels.csv", "review.html", "pictures"
 FIELDS = ("filename", "text", "split", "guess", CONFIDENCE, "model_version", "source")

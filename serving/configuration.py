@@ -1,7 +1,7 @@
 """The production configuration: TensorFlow Serving on one machine, with Prometheus, made from one file of settings.
 
-    python -m serving.production render                 # writes serving/production/ again from its settings.yaml
-    python -m serving.production ssl-config KEY CERT --ca CA > ssl.config
+    python -m serving.configuration render                 # writes serving/production/ again from its settings.yaml
+    python -m serving.configuration ssl-config KEY CERT --ca CA > ssl.config
 
 Made are the images (GPU and CPU), batching and monitoring parameters, the compose file, the scrape configuration and
 the alert rules. The model configuration is not among them: it says which version bears which label, lies beside the
@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent / "production"
 GRPC_PORT, REST_PORT = 8500, 8501
 USER = "65532:65532"
 MODELS_FOLDER, CONFIG_FOLDER, SSL_CONFIG = "/models", "/etc/htr", "/run/secrets/ssl.config"
-_MADE = "# Made from settings.yaml by `python -m serving.production render`.\n"
+_MADE = "# Made from settings.yaml by `python -m serving.configuration render`.\n"
 
 
 class _Section(BaseModel):
@@ -264,7 +264,7 @@ def _compose(settings: Settings) -> dict[str, Any]:
     }
     compose: dict[str, Any] = {"name": settings.model, "services": services, "volumes": {"prometheus": {}}}
     if settings.tls != "none":
-        file = "${HTR_SSL_CONFIG:?file made by python -m serving.production ssl-config}"
+        file = "${HTR_SSL_CONFIG:?file made by python -m serving.configuration ssl-config}"
         compose["secrets"] = {Path(SSL_CONFIG).name: {"file": file}}
     return compose
 
@@ -372,8 +372,10 @@ def _yaml(value: Mapping[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of `python -m serving.production`."""
-    parser = argparse.ArgumentParser(prog="python -m serving.production", description=(__doc__ or "").splitlines()[0])
+    """Entry point of `python -m serving.configuration`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.configuration", description=(__doc__ or "").splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("render", help="make all files from settings.yaml again")
     command.add_argument("--folder", type=Path, default=FOLDER, help="with settings.yaml (default: %(default)s)")

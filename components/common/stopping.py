@@ -1,6 +1,6 @@
 """How commands end when they are told to: SIGTERM works as Ctrl-C does, and no process stays behind.
 
-`python -m pipeline.stopping COMMAND ...` runs a command that ends when the process which started it is killed. Python
+`python -m components.common.stopping COMMAND ...` runs a command that ends when the process which started it is killed. Python
 could call `follow_parent` between fork and exec as well, but not safely where there are threads.
 """
 

@@ -1,0 +1,58 @@
+"""Settings of ExampleGen: what to read, how to split it, which rows to refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+from unicodedata import normalize
+
+from pydantic import Field, field_validator
+
+from components.common.fractions import Fraction
+from components.common.settings import Section
+
+
+class DataConfig(Section):
+    """What to read, and which rows to refuse."""
+
+    paths: list[str] = Field([], description="dataset folders, each with CSV/TSV files and pictures")
+    image_column: str | None = Field(None, description="column with the picture's path; found by common names if unset")
+    text_column: str | None = Field(None, description="column with the label; found by common names if unset")
+    writer_column: str | None = Field(
+        None, description="column with the writer; `writer` if present, where unset; none: writers are unknown"
+    )
+    split_column: str | None = Field(
+        None, description="column with the split; `split` if present, where unset; none: no column says it"
+    )
+    encoding: str = Field("utf-8", description="encoding of the CSV files; a byte order mark overrides it")
+    placeholders: list[str] = Field(
+        ["EMPTY", "UNREADABLE", "#N/A", "NaN"], description="labels that stand for 'no text', in any case; [] for none"
+    )
+    allow_outside: bool = Field(
+        False, description="read pictures and label files outside of the folders too: absolute paths, .., links"
+    )
+    alphabet: str | None = Field(None, description="allowed characters; every character of the labels if unset")
+    max_megapixels: float = Field(50.0, gt=0, description="larger pictures are rejected before they are decoded")
+    max_rejected: Fraction = Field(0.1, description="rejected share of rows above which the run fails")
+    validation_fraction: Fraction = Field(
+        0.1, gt=0, lt=0.5, description="share of writers (or pictures) that training watches"
+    )
+    eval_fraction: Fraction = Field(
+        0.1, gt=0, lt=0.5, description="share of writers (or pictures) that the gate judges"
+    )
+    split_salt: str = Field("", description="change it to draw other splits")
+    limit: int | None = Field(
+        None, ge=1, description="rows that are used, a part with the same writers and splits; all if unset"
+    )
+
+    @field_validator("split_salt", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) else value
+
+    @field_validator("alphabet", "placeholders")
+    @classmethod
+    def _compose(cls, value: list[str] | str | None) -> list[str] | str | None:
+        """NFC, as labels are."""
+        if isinstance(value, list):
+            return [normalize("NFC", text) for text in value]
+        return None if value is None else normalize("NFC", value)

@@ -1,0 +1,62 @@
+"""Settings of Trainer and Tuner: the network, its training, the search."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from components.common.fractions import Fraction
+from components.common.settings import Section
+
+
+class ModelConfig(Section):
+    """The network: convolutions, recurrent layers, CTC."""
+
+    filters: list[Annotated[int, Field(ge=1)]] = Field(
+        [24, 48, 96, 128, 192], min_length=3, description="channels of the convolution stages"
+    )
+    recurrent_units: int = Field(128, ge=8, description="units of each direction of the recurrent layers")
+    recurrent_layers: int = Field(2, ge=1, le=6, description="bidirectional LSTM layers")
+    dropout: Fraction = Field(0.2, lt=0.9, description="before each recurrent layer and the classes")
+
+
+class TrainConfig(Section):
+    """How the network is trained."""
+
+    epochs: int | None = Field(
+        None, ge=1, description="passes over the training images, at most; by their number if unset, 30 for 5,000"
+    )
+    batch_size: int = Field(16, ge=1, description="pictures of one optimiser step")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="peak, which decays along a cosine to a hundredth; 0.002 if unset, 0.0005 with warm_start",
+    )
+    warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW; biases and normalisation are left out")
+    clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
+    shortcut: float = Field(0.3, ge=0, description="weight of the loss of the head that skips the recurrent layers")
+    average_epochs: float = Field(1.0, ge=0, description="span of the moving average of the weights that is kept")
+    augment: float = Field(0.5, ge=0, le=3, description="strength of the random distortions; 0 switches them off")
+    augmentations: list[Literal["affine", "elastic", "stroke", "contrast", "noise", "cutout"]] = Field(
+        ["affine", "elastic", "stroke", "contrast", "noise", "cutout"], description="which distortions"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better validation CER before training stops; 40 % of all if unset"
+    )
+    shuffle_buffer: int = Field(4096, ge=1, description="pictures held in memory for shuffling")
+    warm_start: str | None = Field(None, description="version directory of a model whose weights are the start")
+    freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
+    checkpoint_minutes: float = Field(
+        5.0, gt=0, description="a training that is killed goes on from its last epoch or from so many minutes before"
+    )
+    mixed_precision: bool = Field(True, description="float16 on GPUs that have it; the loss stays float32")
+    seed: int = Field(1, ge=0, lt=2**32, description="of weights, shuffling and distortions")
+
+
+class TuneConfig(Section):
+    """Search for better hyper-parameters before training: learning rate, augmentation, dropout, recurrent units."""
+
+    trials: int = Field(0, ge=0, description="short trainings that are compared; 0 leaves the search out")
+    epochs: int | None = Field(None, ge=1, description="of each of them; a fifth of the training's if unset")
