@@ -27,11 +27,10 @@ from components.evaluator.metrics import ErrorCounts
 from components.evaluator.settings import GateConfig
 from components.example_gen.component import Quarantine
 from components.example_gen.splits import SPLITS
-from components.report import contents
 from components.report.component import Executor, Report
+from components.report.settings import RunSettings
 from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
-from pipeline.config import Config
 
 BATCH = 64
 
@@ -100,7 +99,7 @@ def report(inputs: dict[str, Any], folder: str) -> None:
     made = Report()
     made.uri = folder
     os.makedirs(folder)
-    settings = Config().model_dump_json(include=set(contents.SECTIONS))
+    settings = RunSettings().model_dump_json()
     Executor().Do(inputs, {"report": [made]}, {"config": settings})
 
 

@@ -14,51 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from components.batch_transcriber.settings import BulkConfig
 from components.common.settings import ConfigError, Section
 from components.common.suggestions import did_you_mean, setting_meant
-from components.evaluator.settings import GateConfig
-from components.example_gen.settings import DataConfig
-from components.pusher.settings import PushConfig
-from components.report.settings import CardConfig
+from components.report.settings import RunSettings
 from components.tools.drift.settings import DriftConfig
-from components.trainer.settings import ModelConfig, TrainConfig, TuneConfig
 from components.transform.settings import SIZES, TransformConfig
 from pipeline.airflow_settings import AirflowConfig
 from pipeline.beam_settings import BeamConfig
 from pipeline.kubeflow_settings import KubeflowConfig
 
 
-class Config(Section):
+class Config(RunSettings):
     """All settings of a run."""
 
-    name: str = Field("htr", pattern=r"^[a-z][a-z0-9_-]*$", description="name of the pipeline and of the servable")
     workspace: str = Field("workspace", description="folder of everything that a local run makes")
-    data: DataConfig = DataConfig()
-    transform: TransformConfig = TransformConfig()
-    model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig()
-    tune: TuneConfig = TuneConfig()
-    gate: GateConfig = GateConfig()
-    push: PushConfig = PushConfig()
-    card: CardConfig = CardConfig()
     drift: DriftConfig = DriftConfig()
     bulk: BulkConfig = BulkConfig()
     beam: BeamConfig = BeamConfig()
     airflow: AirflowConfig = AirflowConfig()
     kubeflow: KubeflowConfig = KubeflowConfig()
-
-    @model_validator(mode="after")
-    def _rows_for_all_stages(self) -> Config:
-        stages, height = len(self.model.filters), self.transform.height or 0
-        if height < 2 ** (stages - 1):
-            raise ValueError(
-                f"model.filters: {stages} stages, of which each but the first halves the rows, leave none of the "
-                f"{height} of transform.height"
-            )
-        return self
 
     @property
     def model_dir(self) -> str:
@@ -167,7 +144,9 @@ def _explain(error: Any) -> str:
 def as_yaml(config: Config) -> str:
     """The configuration as YAML, every setting with its meaning: what `load` reads."""
     lines = ["# Settings of htr. Relative paths begin in the folder in which a command runs."]
-    for name, field in Config.model_fields.items():
+    # Settings outside of a section come first: YAML has no other place for them.
+    fields = sorted(Config.model_fields.items(), key=lambda item: isinstance(item[1].default, Section))
+    for name, field in fields:
         value = getattr(config, name)
         if isinstance(value, Section):
             lines += ["", f"# {(type(value).__doc__ or '').strip()}", f"{name}:"]

@@ -1,8 +1,8 @@
 """Launches one step of a compiled pipeline, as the local runner and a task of an orchestrator both do.
 
 TFX takes a step's result from the cache when its inputs, settings and executor's name are the same and the folders of
-the result exist. Here two things more count: the code that the step runs (`components.common.code_version`), and whether the
-files of the result are still those that the step has written.
+the result exist. Here two things more count: the code that the step runs (`components.common.code_version`), and
+whether the files of the result are still those that the step has written.
 """
 
 from __future__ import annotations
@@ -66,11 +66,21 @@ def launch(pipeline: Any, node: Any, connection: metadata.Metadata) -> Any:
     return execution
 
 
+def code_names(executor: Any, node: Any) -> list[str]:
+    """Texts that name the code of a step for `code_version.digest`: its executor's class, and its settings.
+
+    Args:
+        executor: The step's executor in the deployment of a compiled pipeline.
+        node: The step itself.
+    """
+    python = getattr(executor, "python_executor_spec", executor)
+    return [python.class_path, *(value.field_value.string_value for value in node.parameters.parameters.values())]
+
+
 def _add_code_version(executor: Any, node: Any) -> None:
     """Makes the code a part of the executor's specification, which TFX's cache compares; executors ignore the flag."""
     python = getattr(executor, "python_executor_spec", executor)
-    settings = [value.field_value.string_value for value in node.parameters.parameters.values()]
-    python.extra_flags.append(f"--code_version={code_version.digest([python.class_path, *settings])}")
+    python.extra_flags.append(f"--code_version={code_version.digest(code_names(executor, node))}")
 
 
 def _note_files(store: Any, execution_id: int) -> None:

@@ -19,8 +19,9 @@ _MODULE = re.compile(rf"\b(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 def digest(texts: Iterable[str], roots: dict[str, Path] | None = None) -> str:
     """Digest of all code that the modules and functions named in some texts import, directly or not.
 
-    It follows import statements, wherever they stand, within this repository's packages. Neither other libraries nor
-    the place of the packages change it.
+    It follows import statements, wherever they stand, and strings that are a module's dotted name, as in the command of
+    a process that is started, within this repository's packages. Neither other libraries nor the place of the packages
+    change it.
 
     Args:
         texts: dotted names such as "components.trainer.training.run_fn", alone or among other things.
@@ -63,13 +64,15 @@ def _module(name: str, folders: dict[str, Path]) -> tuple[str, Path | None]:
 
 @functools.cache
 def _imports(code: bytes) -> tuple[str, ...]:
-    """Names of this repository's packages that some code imports."""
+    """Names of this repository's packages that some code imports, or has as a string: what it starts by name."""
     names: list[str] = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _MODULE.fullmatch(node.value):
+            names.append(node.value)
     return tuple(name for name in names if name.partition(".")[0] in PACKAGES)
 
 

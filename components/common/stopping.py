@@ -1,7 +1,7 @@
 """How commands end when they are told to: SIGTERM works as Ctrl-C does, and no process stays behind.
 
-`python -m components.common.stopping COMMAND ...` runs a command that ends when the process which started it is killed. Python
-could call `follow_parent` between fork and exec as well, but not safely where there are threads.
+`python -m components.common.stopping COMMAND ...` runs a command that ends when the process which started it is killed.
+Python could call `follow_parent` between fork and exec as well, but not safely where there are threads.
 """
 
 from __future__ import annotations

@@ -22,19 +22,19 @@ from components.report import figures
 from components.report.check_findings import find
 from components.report.look import Seen
 from components.report.report import environment
+from components.report.settings import RunSettings
 from components.report.suspects import misfits, odd_labels, same_pictures
 from components.trainer import estimate
 from components.trainer.schedule import epochs_for
 from components.transform import geometry
 from components.transform.settings import TransformConfig
-from pipeline.config import Config
 
 FAINT = 24
 SHOWN = 12
 
 
 def check(
-    results: Iterable[Seen | Reject], tables: Sequence[Table], notes: Sequence[str], plan: Plan, config: Config
+    results: Iterable[Seen | Reject], tables: Sequence[Table], notes: Sequence[str], plan: Plan, config: RunSettings
 ) -> dict[str, Any]:
     """Everything that can be said about a dataset.
 
@@ -166,7 +166,7 @@ def _frames(seen: Sequence[Seen], transform: TransformConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _training(by_split: Mapping[str, Sequence[Seen]], config: Config) -> dict[str, Any]:
+def _training(by_split: Mapping[str, Sequence[Seen]], config: RunSettings) -> dict[str, Any]:
     """How much a training has to do, and how long it takes on this machine's CPU."""
     transform, images = config.transform, by_split["train"]
     assert transform.height and transform.width

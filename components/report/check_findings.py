@@ -7,8 +7,8 @@ from typing import Any
 
 from components.report import figures
 from components.report.findings import Findings, some
+from components.report.settings import RunSettings
 from components.transform import geometry
-from pipeline.config import Config
 
 RARE = 10
 # Labels. In docs/accuracy.md some four thousand reach a CER of 0.05 to 0.12 on unseen writers; from 300 rows a network
@@ -17,7 +17,7 @@ TOO_FEW, LITTLE = 300, 1000
 LONG_HOURS, LIMIT = 4, 20_000
 
 
-def find(contents: Mapping[str, Any], config: Config) -> Findings:
+def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
     """What the check of a dataset has found.
 
     Args:

@@ -27,8 +27,8 @@ from components.example_gen.component import REJECTS_FILE, Quarantine, read_coun
 from components.example_validator.component import read_anomalies
 from components.report import analysis, card, collect, contents, report
 from components.report.material import Material
+from components.report.settings import RunSettings
 from components.trainer.training import HISTORY_FILE, UNALIGNABLE_FILE
-from pipeline.config import Config
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
 AUGMENTED_FILE = "augmented.png"
@@ -65,7 +65,7 @@ class Executor(base_executor.BaseExecutor):
         def uri(name: str) -> str:
             return artifact_utils.get_single_uri(input_dict[name])
 
-        config = Config.model_validate_json(exec_properties["config"])
+        config = RunSettings.model_validate_json(exec_properties["config"])
         examples = uri("examples")
         model = collect.Model(path_utils.serving_model_path(uri("model")))
         baseline = _baseline(input_dict.get("baseline_model") or [])
@@ -129,7 +129,7 @@ class RunReport(base_component.BaseComponent):
     SPEC_CLASS = RunReportSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
-    def __init__(self, config: Config, baseline_model: Any = None, **inputs: Any):
+    def __init__(self, config: RunSettings, baseline_model: Any = None, **inputs: Any):
         """Creates the step.
 
         Args:
@@ -139,7 +139,8 @@ class RunReport(base_component.BaseComponent):
         """
         super().__init__(
             RunReportSpec(
-                config=config.model_dump_json(include=set(contents.SECTIONS)), baseline_model=baseline_model, **inputs,
+                config=config.model_dump_json(include=set(RunSettings.model_fields)),
+                baseline_model=baseline_model, **inputs,
                 report=channel_utils.as_channel([Report()]),
             )
         )  # fmt: skip

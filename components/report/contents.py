@@ -27,14 +27,12 @@ from components.report import analysis, figures
 from components.report.material import Material
 from components.report.next_steps import next_steps
 from components.report.run_findings import findings
+from components.report.settings import RunSettings
 from components.transform.geometry import COLUMNS_PER_FRAME, resized_width
 from components.transform.settings import TransformConfig
-from pipeline.config import Config
 
 PACKAGES = ("htr-pipeline", "htr-client", "tensorflow", "keras", "tfx", "tensorflow-transform",
             "tensorflow-model-analysis", "apache-beam", "numpy", "opencv-python-headless")  # fmt: skip
-# Settings that a run's outcome depends on; the rest says where it runs.
-SECTIONS = ("name", "data", "transform", "model", "train", "tune", "gate", "push", "card")
 REJECTS_SHOWN = 3
 
 
@@ -84,8 +82,7 @@ def build(material: Material) -> dict[str, Any]:
         if m.baseline
         else None,
         # The Tuner may have changed what the run was told.
-        "config": m.config.model_dump(mode="json", include=set(SECTIONS))
-        | {section: m.settings[section] for section in ("model", "train")},
+        "config": m.config.model_dump(mode="json") | {section: m.settings[section] for section in ("model", "train")},
         "versions": versions(),
     }
     contents["findings"] = [vars(finding) for finding in findings(m, contents)]
@@ -99,7 +96,7 @@ def against(verdict: Verdict) -> str:
     return str(verdict.compared_with or "the model before")
 
 
-def bounds(verdict: Verdict, config: Config) -> list[dict[str, Any]]:
+def bounds(verdict: Verdict, config: RunSettings) -> list[dict[str, Any]]:
     """Every bound of the gate with what was measured, in words; `met` is the Evaluator's own decision.
 
     Returns:

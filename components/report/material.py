@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from components.evaluator.verdict import Verdict
+from components.report.settings import RunSettings
 from htr_client.decoding import Alphabet
-from pipeline.config import Config
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Material:
         run_id: of the orchestrator.
     """
 
-    config: Config
+    config: RunSettings
     verdict: Verdict
     predictions: pd.DataFrame
     splits: Mapping[str, Split]

@@ -117,7 +117,7 @@ def _drift(arguments: argparse.Namespace) -> int:
                 data = config.data.model_copy(update={"paths": [storage.absolute(path) for path in arguments.against]})
                 before = profiles.of_folders(data, config.transform)
             else:
-                before = profiles.of_run(config, arguments.run_name or "latest")
+                before = profiles.of_run(config.workspace, config.name, arguments.run_name or "latest")
             after = profiles.of_folders(config.data, config.transform)
     except (DatasetError, NoSuchRun, profiles.NoStatistics) as error:
         raise CommandError(str(error), USAGE) from error

@@ -28,7 +28,6 @@ from components.example_gen.splits import SplitRule
 from components.example_gen.table import DatasetError, Row, Table, read_together
 from components.report import report, summary
 from components.transform.settings import TransformConfig
-from pipeline.config import Config
 
 CONFIDENCE = "confidence"
 # Points that stand for a distribution that is known by its quantiles only.
@@ -137,19 +136,20 @@ def _measure(
     return results
 
 
-def of_run(config: Config, run: str) -> Profile:
+def of_run(workspace: str, name: str, run: str) -> Profile:
     """What a run was trained on, and how sure its model was on the evaluation split.
 
     Args:
-        config: with the workspace and the name of the pipeline.
+        workspace: Folder with the pipeline's metadata.
+        name: Name of the pipeline.
         run: as `components.report.summary.read` takes it.
 
     Raises:
         NoSuchRun: there is no such run.
         NoStatistics: it ended before its data was measured.
     """
-    found = summary.read(config.workspace, config.name, run)
-    path = os.path.join(_statistics_uri(config, found.run_id), "Split-train", "FeatureStats.pb")
+    found = summary.read(workspace, name, run)
+    path = os.path.join(_statistics_uri(workspace, found.run_id), "Split-train", "FeatureStats.pb")
     try:
         with open(path, "rb") as file:
             statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read()).datasets[0]
@@ -182,9 +182,9 @@ def _quantiles(numbers: statistics_pb2.NumericStatistics) -> np.ndarray:
     return np.interp((np.arange(_POINTS) + 0.5) / _POINTS, reached / reached[-1], edges)
 
 
-def _statistics_uri(config: Config, run_id: str) -> str:
+def _statistics_uri(workspace: str, run_id: str) -> str:
     """Folder of the artifact of StatisticsGen that a run made or found cached."""
-    store = summary.open_metadata(config.workspace)
+    store = summary.open_metadata(workspace)
     context = store.get_context_by_type_and_name("pipeline_run", run_id)
     mine = {execution.id for execution in store.get_executions_by_context(context.id)}
     for artifact in store.get_artifacts_by_type("ExampleStatistics"):

@@ -1,0 +1,79 @@
+"""Which steps run again after an edit: those that use what was edited, and no others."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from tfx.dsl.compiler.compiler import Compiler
+from tfx.orchestration.local import runner_utils
+
+from components.common import code_version
+from pipeline import steps
+from pipeline.config import load
+from pipeline.definition import create_pipeline
+
+REPOSITORY = Path(__file__).parents[2]
+# Every step of every runner: Kubeflow has some that the local runner and Airflow have not, and the other way round.
+OVERRIDES = ["data.paths=[data]", "tune.trials=2", "bulk.folder=new"]
+
+
+@pytest.fixture(scope="module")
+def names():
+    """Texts that name the code of each step, by the step's name."""
+    config, found = load(None, OVERRIDES), {}
+    for looks_back in (True, False):
+        compiled = Compiler().compile(create_pipeline(config, "root", None, looks_back, fails_unblessed=not looks_back))
+        deployment = runner_utils.extract_local_deployment_config(compiled)
+        for node in compiled.nodes:
+            name = node.pipeline_node.node_info.id
+            executor = runner_utils.extract_executor_spec(deployment, name)
+            if executor is not None:
+                found[name] = steps.code_names(executor, node.pipeline_node)
+    return found
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of this repository's packages by name."""
+    for name in ("components", "pipeline", "serving"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    shutil.copytree(REPOSITORY / "client" / "htr_client", tmp_path / "htr_client")
+    return {name: tmp_path / name for name in code_version.PACKAGES}
+
+
+def changed_steps(names, tree, path, old, new):
+    """The steps whose digest changes with an edit of one file."""
+    file = tree[path.split("/")[0]].parent / path
+    before = {step: code_version.digest(texts, tree) for step, texts in names.items()}
+    text = file.read_text(encoding="utf-8")
+    edited = re.sub(old, new, text, count=1)
+    assert edited != text, f"{path} holds no {old}"
+    file.write_text(edited, encoding="utf-8")
+    return {step for step, texts in names.items() if code_version.digest(texts, tree) != before[step]}
+
+
+@pytest.mark.parametrize("orchestrator", ["airflow", "kubeflow", "beam"])
+def test_a_help_text_of_an_orchestrator_runs_no_step_again(names, tree, orchestrator):
+    assert not changed_steps(names, tree, f"pipeline/{orchestrator}_settings.py", 'description="', 'description="Now: ')
+
+
+def test_a_help_text_of_the_gate_runs_what_reads_the_gates_settings_again(names, tree):
+    changed = changed_steps(names, tree, "components/evaluator/settings.py", 'description="', 'description="Now: ')
+    assert {"Gate", "RunReport"} <= changed  # Evaluator gets the bounds as a message, not the code that makes it
+    assert not changed & {"HandwritingExampleGen", "StatisticsGen", "Transform", "Trainer", "Tuner", "Evaluator"}
+
+
+def test_a_help_text_of_the_training_leaves_the_data_alone(names, tree):
+    changed = changed_steps(names, tree, "components/trainer/settings.py", 'description="', 'description="Now: ')
+    assert {"Trainer", "Tuner"} <= changed
+    assert not changed & {"HandwritingExampleGen", "StatisticsGen", "Transform", "DataVersion"}
+
+
+def test_what_the_serving_check_starts_by_name_counts_for_it_and_for_no_other_step(names, tree):
+    assert changed_steps(names, tree, "serving/server.py", r"\Z", "# changed\n") == {"ServingCheck"}
+
+
+def test_moving_labels_trains_nothing_again(names, tree):
+    changed = changed_steps(names, tree, "serving/rollout.py", r"\Z", "# changed\n")
+    assert not changed & {"HandwritingExampleGen", "Transform", "Trainer", "Tuner", "Evaluator", "BulkInferrer"}
