@@ -70,7 +70,7 @@ airflow-test: airflow-env  ## tests of the DAG with a real Airflow
 lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/lint-imports --no-logo --no-cache --contract layers --contract client --contract server
+	@.venv/bin/lint-imports --no-logo --no-cache
 	@.venv/bin/mypy
 
 COMPILE = .venv/bin/uv pip compile --quiet --no-header --no-emit-index-url

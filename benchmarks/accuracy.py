@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from benchmarks.plain import ConcatenatedColumns
-from components.evaluator.metrics import ErrorCounts
+from components.common.metrics import ErrorCounts
 from components.example_gen import dataset
 from components.example_gen.rejects import Reject
 from components.example_gen.settings import DataConfig

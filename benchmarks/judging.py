@@ -21,13 +21,14 @@ import tensorflow as tf
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils, proto_utils
 
+from components.common.artifacts import Report
+from components.common.metrics import ErrorCounts
 from components.evaluator import gate
 from components.evaluator.component import EvaluatorExecutor
-from components.evaluator.metrics import ErrorCounts
 from components.evaluator.settings import GateConfig
 from components.example_gen.component import Quarantine
 from components.example_gen.splits import SPLITS
-from components.report.component import Executor, Report
+from components.report.component import Executor
 from components.report.settings import RunSettings
 from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 from components.common.suggestions import did_you_mean
 from pipeline.commands import config, data, doctor, orchestrate, reports, review, run, serve, transcribe, versions
-from pipeline.commands.common import DRIFT, ERROR, NOT_BLESSED, OK, TOO_MANY_REJECTS, USAGE, CommandError
+from pipeline.commands.common import CommandError
+from pipeline.exit_codes import DRIFT, ERROR, NOT_BLESSED, OK, TOO_MANY_REJECTS, USAGE
 
 __all__ = ["DRIFT", "ERROR", "NOT_BLESSED", "OK", "TOO_MANY_REJECTS", "USAGE", "CommandError", "main"]
 

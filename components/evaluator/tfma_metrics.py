@@ -9,7 +9,7 @@ import apache_beam as beam
 import numpy as np
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 
-from components.evaluator.metrics import ErrorCounts, Unit
+from components.common.metrics import ErrorCounts, Unit
 
 Statistic = Literal["rate", "low", "high", "edits", "length", "samples", "exact"]
 

@@ -12,8 +12,8 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import json_utils, proto_utils
 
+from components.common.artifacts import Report
 from components.pusher import versions
-from components.report.component import Report
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
 

@@ -1,7 +1,7 @@
 """Where a model fails and whether its confidence can be trusted: everything that a table of predictions can tell.
 
 A table of predictions is a pandas DataFrame with one row a picture of the evaluation split and the columns `COLUMNS`.
-Errors are counted by `components.evaluator.metrics` only. No TensorFlow here.
+Errors are counted by `components.common.metrics` only. No TensorFlow here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
-from components.evaluator.metrics import ErrorCounts, PairedErrors, Unit, edits_and_length
+from components.common.metrics import ErrorCounts, PairedErrors, Unit, edits_and_length
 
 TEXT_COLUMNS = ("id", "source", "writer", "length_band", "text", "prediction", "baseline")
 NUMBER_COLUMNS = ("confidence", "width", "height", "paper_level", "ink_level", "ink_share", "sharpness")

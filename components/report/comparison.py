@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from components.evaluator.metrics import PairedErrors
+from components.common.metrics import PairedErrors
 from components.report import analysis
 from components.report.report import PREDICTIONS_FILE, clock, percent, points
 

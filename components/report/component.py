@@ -19,9 +19,9 @@ from typing import Any
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
-from tfx.types.artifact import Artifact
 from tfx.utils import path_utils
 
+from components.common.artifacts import Report
 from components.evaluator.gate import read_verdict
 from components.example_gen.component import REJECTS_FILE, Quarantine, read_counts
 from components.example_validator.component import read_anomalies
@@ -32,12 +32,6 @@ from components.trainer.training import HISTORY_FILE, UNALIGNABLE_FILE
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
 AUGMENTED_FILE = "augmented.png"
-
-
-class Report(Artifact):
-    """Report of a run; the module's docstring lists the files."""
-
-    TYPE_NAME = "htr.Report"  # the form that Kubeflow asks for
 
 
 class RunReportSpec(component_spec.ComponentSpec):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.evaluator.metrics import ErrorCounts, count_errors
+from components.common.metrics import ErrorCounts, count_errors
 
 # Share of validation images that come out empty, or all alike, from which on a network counts as collapsed.
 _COLLAPSED = 0.95

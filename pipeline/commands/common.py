@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pipeline.exit_codes import ERROR, USAGE
+
 if TYPE_CHECKING:
     from pipeline.config import Config
 
 # Adds a subcommand to `htr`: its name, the function that runs it, and a sentence about it.
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
-
-OK, ERROR, USAGE, NOT_BLESSED, TOO_MANY_REJECTS, DRIFT = 0, 1, 2, 3, 4, 5
 
 
 class CommandError(Exception):
@@ -95,12 +95,3 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
     return value
-
-
-def exit_code(name: str) -> int:
-    """Exit code of a run that failed with an exception of this class name."""
-    codes = {
-        "DatasetError": USAGE, "ConfigError": USAGE, "NotBlessed": NOT_BLESSED, "TooManyRejects": TOO_MANY_REJECTS,
-        "DataDrift": DRIFT,
-    }  # fmt: skip
-    return codes.get(name, ERROR)

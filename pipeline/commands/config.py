@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands.common import OK, AddCommand, add_config_arguments, read_given_config
+from pipeline.commands.common import AddCommand, add_config_arguments, read_given_config
+from pipeline.exit_codes import OK
 
 
 def add_commands(add: AddCommand) -> None:

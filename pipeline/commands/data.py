@@ -6,16 +6,8 @@ import argparse
 import json
 import os
 
-from pipeline.commands.common import (
-    DRIFT,
-    OK,
-    TOO_MANY_REJECTS,
-    USAGE,
-    AddCommand,
-    CommandError,
-    add_config_arguments,
-    read_config,
-)
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.exit_codes import DRIFT, OK, TOO_MANY_REJECTS, USAGE
 
 
 def add_commands(add: AddCommand) -> None:

@@ -8,15 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import (
-    OK,
-    USAGE,
-    AddCommand,
-    CommandError,
-    add_config_arguments,
-    read_config,
-    read_given_config,
-)
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config, read_given_config
+from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
     from pipeline.config import Config

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import OK, USAGE, AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
     from components.report.summary import RunSummary

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import OK, USAGE, AddCommand, CommandError, positive
+from pipeline.commands.common import AddCommand, CommandError, positive
+from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
     from components.tools.review.review import Doubt

@@ -11,18 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import (
-    ERROR,
-    NOT_BLESSED,
-    OK,
-    USAGE,
-    AddCommand,
-    CommandError,
-    add_config_arguments,
-    exit_code,
-    read_config,
-)
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
 from pipeline.commands.reports import write_report
+from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code
 
 if TYPE_CHECKING:
     from components.report.summary import RunSummary

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from pipeline.commands.common import USAGE, AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.exit_codes import USAGE
 
 
 def add_commands(add: AddCommand) -> None:

@@ -8,7 +8,8 @@ import json
 import os
 from dataclasses import asdict
 
-from pipeline.commands.common import OK, USAGE, AddCommand, CommandError, add_config_arguments, positive, read_config
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, positive, read_config
+from pipeline.exit_codes import OK, USAGE
 
 
 def add_commands(add: AddCommand) -> None:

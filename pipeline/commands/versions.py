@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import ERROR, OK, USAGE, AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.exit_codes import ERROR, OK, USAGE
 
 if TYPE_CHECKING:
     from serving.rollout import Moved, Rollout

@@ -20,11 +20,12 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import metadata_io
 
-from components.evaluator.metrics import count_errors
+from components.common.metrics import count_errors
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.tools.sample_data import generate
 from components.trainer import export, training
+from components.trainer.accelerators import use_accelerators
 from components.trainer.base import SETTINGS_FILE
 from components.trainer.model import build
 from components.trainer.settings import ModelConfig, TrainConfig
@@ -91,7 +92,7 @@ def train(folder: Path, name: str, epochs: int, mixed_precision: bool) -> dict[s
         memory that were taken.
     """
     settings = TrainConfig(epochs=epochs, patience=epochs, mixed_precision=mixed_precision)
-    device = training.use_accelerators(settings)
+    device = use_accelerators(settings)
     target, run = folder / name, folder / f"{name}-run"
     training.run_fn(
         SimpleNamespace(

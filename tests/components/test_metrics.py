@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluator.metrics import ErrorCounts, PairedErrors, count_errors, edits_and_length
+from components.common.metrics import ErrorCounts, PairedErrors, count_errors, edits_and_length
 
 TEXTS = st.text("abé ", max_size=8)
 

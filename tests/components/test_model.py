@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.evaluator.metrics import count_errors
+from components.common.metrics import count_errors
 from components.trainer import augment, export, training
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluator.metrics import PairedErrors, count_errors
+from components.common.metrics import PairedErrors, count_errors
 from components.evaluator.verdict import Failure
 from components.report import analysis, contents
 from pipeline.config import Config

@@ -18,7 +18,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 
-from components.evaluator.metrics import count_errors
+from components.common.metrics import count_errors
 from components.trainer import accelerators, checkpoint, training, transfer, tuning
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, divisible, plain_batches, survey

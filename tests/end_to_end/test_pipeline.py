@@ -255,7 +255,7 @@ def test_replaced_picture_is_noticed(workspace, data, capsys):
 
 def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
     """CER that the gate saw = CER of asking the server for the same pictures."""
-    from components.evaluator.metrics import count_errors
+    from components.common.metrics import count_errors
     from components.report import summary
     from htr_client import HtrClient
 
@@ -305,8 +305,8 @@ def test_report_stands_alone(workspace):
 
 
 def test_all_figures_are_the_evaluators_to_the_last_digit(workspace):
+    from components.common.metrics import count_errors
     from components.evaluator.gate import read_verdict
-    from components.evaluator.metrics import count_errors
     from components.report import analysis, summary
 
     printed = json.loads((workspace / "first.json").read_text())
