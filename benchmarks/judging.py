@@ -25,6 +25,7 @@ from components.common.artifacts import Report
 from components.common.metrics import ErrorCounts
 from components.evaluator import gate
 from components.evaluator.component import EvaluatorExecutor
+from components.evaluator.evaluation import read_verdict
 from components.evaluator.settings import GateConfig
 from components.example_gen.component import Quarantine
 from components.example_gen.splits import SPLITS
@@ -92,7 +93,7 @@ def evaluate(inputs: dict[str, Any], folder: str) -> float:
         "current_component_id": "Evaluator",
     }
     EvaluatorExecutor(context).Do(given, {"evaluation": [evaluation], "blessing": [blessing]}, properties)
-    return gate.read_verdict(evaluation.uri).metrics["cer"]
+    return read_verdict(evaluation.uri).metrics["cer"]
 
 
 def report(inputs: dict[str, Any], folder: str) -> None:

@@ -15,7 +15,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import path_utils, proto_utils
 
 from components.common import storage
-from components.evaluator import gate
+from components.evaluator.evaluation import NOTE_FILE, switched_off
 from components.evaluator.verdict import Baseline
 
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
@@ -32,9 +32,9 @@ class EvaluatorExecutor(executor.Executor):
         config = config_pb2.EvalConfig()
         proto_utils.json_to_proto(exec_properties[standard_component_specs.EVAL_CONFIG_KEY], config)
         found = Baseline.noted_in(given[0].uri) if given else None
-        note = {"compared_with": found and asdict(found), "off": gate.switched_off(config)}
+        note = {"compared_with": found and asdict(found), "off": switched_off(config)}
         evaluation = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
-        with fileio.open(os.path.join(evaluation, gate.NOTE_FILE), "w") as file:
+        with fileio.open(os.path.join(evaluation, NOTE_FILE), "w") as file:
             file.write(json.dumps(note, ensure_ascii=False))
 
 

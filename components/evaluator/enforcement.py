@@ -10,7 +10,7 @@ from typing import Any
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 
-from components.evaluator import gate
+from components.evaluator.evaluation import read_verdict
 
 
 class NotBlessed(RuntimeError):
@@ -39,7 +39,7 @@ class Executor(base_executor.BaseExecutor):
         """
         blessing = artifact_utils.get_single_instance(input_dict["blessing"])
         if blessing.get_int_custom_property("blessed") != 1:
-            verdict = gate.read_verdict(artifact_utils.get_single_uri(input_dict["evaluation"]))
+            verdict = read_verdict(artifact_utils.get_single_uri(input_dict["evaluation"]))
             failures = "; ".join(map(str, verdict.failures))
             raise NotBlessed(f"The model is not blessed: {failures}. Nothing is pushed.")
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
-import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.common import storage
 from components.evaluator.settings import SLICES, GateConfig
-from components.evaluator.verdict import Baseline, Failure, Verdict
 
 _MODULE = "components.evaluator.tfma_metrics"
-# In the evaluation artifact: what the candidate was compared with, and which bounds are off.
-NOTE_FILE = "gate.json"
 
 
 def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
@@ -88,80 +82,3 @@ def _slicing_spec(name: str) -> config_pb2.SlicingSpec:
     if equals:
         return config_pb2.SlicingSpec(feature_values={key: value})
     return config_pb2.SlicingSpec(feature_keys=[key])
-
-
-def switched_off(config: config_pb2.EvalConfig) -> list[str]:
-    """Settings of the gate that are null, in what `eval_config` has made of them."""
-    thresholds = [
-        per_slice.threshold
-        for spec in config.metrics_specs
-        for metric in spec.metrics
-        for per_slice in metric.per_slice_thresholds
-    ]
-    bounds = [threshold.value_threshold.upper_bound.value for threshold in thresholds]
-    changes = [threshold.change_threshold.absolute.value for threshold in thresholds]
-    return ["gate.max_cer"] * (math.inf in bounds) + ["gate.max_cer_increase"] * (math.inf in changes)
-
-
-def read_verdict(evaluation_uri: str) -> Verdict:
-    """Reads an evaluation artifact.
-
-    Args:
-        evaluation_uri: of the ModelEvaluation artifact.
-
-    Returns:
-        Metrics and verdict.
-    """
-    validation = tfma.load_validation_result(evaluation_uri)
-    by_model: dict[str, dict[str, dict[str, float]]] = {}
-    for record in tfma.load_metrics(evaluation_uri):
-        name = _slice_name(record.slice_key)
-        for metric in record.metric_keys_and_values:
-            values = by_model.setdefault(metric.key.model_name, {}).setdefault(name, {})
-            if not metric.key.is_diff:
-                values[metric.key.name] = _number(metric.value)
-    candidate = by_model.get("candidate", by_model.get("", {}))
-    note = f"{evaluation_uri}/{NOTE_FILE}"
-    noted = json.loads(storage.read(note)) if storage.exists(note) else {}  # an earlier release wrote none
-    compared_with = Baseline(**noted["compared_with"]) if noted.get("compared_with") else None
-    failures = [
-        _failure(failure, _slice_name(per_slice.slice_key), str(compared_with or "the model before"))
-        for per_slice in validation.metric_validations_per_slice
-        for failure in per_slice.failures
-    ]
-    failures += [Failure("samples", _spec_name(spec), 0.0, 1.0, "missing") for spec in validation.missing_slices]
-    return Verdict(
-        blessed=bool(validation.validation_ok),
-        metrics=candidate.get("all", {}),
-        baseline=by_model.get("baseline", {}).get("all"),
-        slices={name: values for name, values in sorted(candidate.items()) if name != "all"},
-        failures=failures,
-        compared_with=compared_with,
-        off=noted.get("off", []),
-    )
-
-
-def _spec_name(spec: config_pb2.SlicingSpec) -> str:
-    return " and ".join([*spec.feature_keys, *(f"{key} = {value}" for key, value in spec.feature_values.items())])
-
-
-def _slice_name(key: Any) -> str:
-    return " and ".join(f"{c.column} = {_slice_value(c)}" for c in key.single_slice_keys) or "all"
-
-
-def _slice_value(part: Any) -> str:
-    value = getattr(part, part.WhichOneof("kind"))
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
-
-
-def _number(value: Any) -> float:
-    return value.double_value.value if value.WhichOneof("type") == "double_value" else math.nan
-
-
-def _failure(failure: Any, slice_name: str, against: str) -> Failure:
-    threshold = failure.metric_threshold
-    if threshold.HasField("change_threshold"):
-        bound, kind = threshold.change_threshold.absolute.value, "change"
-    else:
-        bound, kind = threshold.value_threshold.upper_bound.value, "bound"
-    return Failure(failure.metric_key.name, slice_name, _number(failure.metric_value), bound, kind, against)

@@ -22,7 +22,7 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import path_utils
 
 from components.common.artifacts import Report
-from components.evaluator.gate import read_verdict
+from components.evaluator.evaluation import read_verdict
 from components.example_gen.component import REJECTS_FILE, Quarantine, read_counts
 from components.example_validator.component import read_anomalies
 from components.report import analysis, card, collect, contents, report

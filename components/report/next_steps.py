@@ -31,6 +31,7 @@ def next_steps(contents: Mapping[str, Any]) -> list[str]:
 def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
     kinds = {finding["kind"]: finding for finding in contents["findings"]}
     train, history = contents["config"]["train"], contents["training"]["history"]
+    epochs = history[-1]["epoch"] if history else 0  # the first entry may be epoch 0, the base of a warm start
     yield from _misfits(contents)
     if "suspicious_labels" in kinds and kinds["suspicious_labels"]["severity"] == "problem":
         yield "Correct the suspect labels: the report shows those of the evaluation split, `htr check` all of them."
@@ -48,9 +49,9 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
             f"beginning of every training. Train for longer (train.epochs={_more(train['epochs'])}), with more images "
             "or from a model of similar handwriting (train.warm_start=DIR)."
         )
-    elif "still_learning" in kinds or 0 < len(history) < _FEW_EPOCHS:
+    elif "still_learning" in kinds or 0 < epochs < _FEW_EPOCHS:
         yield (
-            f"Train for longer: the validation CER was still falling after {len(history)} epochs. For example "
+            f"Train for longer: the validation CER was still falling after {epochs} epochs. For example "
             f"train.epochs={_more(train['epochs'])}."
         )
     yield from _about_comparison(contents, collapsed)

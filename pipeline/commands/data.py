@@ -96,6 +96,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _drift(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.console import announced
+    from components.example_gen.folders import find_tables
     from components.example_gen.table import DatasetError
     from components.report.summary import MetadataError, NoSuchRun
     from components.tools.drift import comparison, profiles
@@ -104,6 +105,7 @@ def _drift(arguments: argparse.Namespace) -> int:
     if arguments.against and arguments.run_name:
         raise CommandError("--against and --run exclude each other: compare with data or with a run.", USAGE)
     try:
+        find_tables(config.data)  # a wrong folder is told before anything is measured
         with announced("Reading and measuring images"):
             if arguments.against:
                 data = config.data.model_copy(update={"paths": [storage.absolute(path) for path in arguments.against]})

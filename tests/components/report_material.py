@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from components.example_gen.measures import NUMBERS
 from components.report import analysis
 from components.report.material import Material, Reading, Split
 from components.tools.sample_data.words import WORDS
+from components.trainer.schedule import schedule_for
 from htr_client.decoding import Alphabet, BestPath
 from htr_client.spans import pixel_spans
 from pipeline.config import Config
@@ -93,7 +95,8 @@ def material(predictions, config=None, splits=None, alphabet=None, **more):
         "digest": "0123456789abcdef" * 4,
         "alphabet": list(alphabet),
         "settings": {"transform": {"preset": "word", "height": 32, "width": 128}, "best_validation_cer": 0.05,
-                     "model": config.model.model_dump(), "train": config.train.model_dump()},
+                     "model": config.model.model_dump(),
+                     "train": config.train.model_dump() | asdict(schedule_for(config.train, 2000))},
         "model_bytes": 3_400_000,
         "readings": {place: reading(predictions["prediction"][place], alphabet, place) for place in shown},
         "history": [{"epoch": i, "loss": 20 / i, "validation_cer": 1 / (i + 1), "seconds": 10.0 * i}

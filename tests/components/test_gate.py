@@ -9,6 +9,7 @@ from tfx.utils import path_utils, proto_utils
 
 from components.evaluator import gate
 from components.evaluator.component import EvaluatorExecutor
+from components.evaluator.evaluation import read_verdict
 from components.evaluator.settings import GateConfig
 from components.evaluator.verdict import BASELINE_FILE, Baseline
 from pipeline.beam_options import pipeline_options
@@ -90,7 +91,7 @@ def verdict(place, tmp_path):
             "example_splits": '["eval"]', "current_component_id": "Evaluator",
         }  # fmt: skip
         EvaluatorExecutor(context).Do({**inputs, "baseline_model": [found]}, outputs, properties)
-        made = gate.read_verdict(str(tmp_path / "evaluation"))
+        made = read_verdict(str(tmp_path / "evaluation"))
         assert (outputs["blessing"][0].get_int_custom_property("blessed") == 1) == made.blessed
         assert made.compared_with == note
         return made

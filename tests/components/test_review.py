@@ -10,6 +10,7 @@ import pytest
 
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
+from components.example_gen.splits import SPLITS
 from components.tools.review import review
 from components.transform.settings import TransformConfig
 from htr_client import PictureError, RequestLog, Timings, Transcription
@@ -69,12 +70,12 @@ def test_reviewed_images_stay_in_training_beside_other_data(log, tmp_path, named
     output = tmp_path / "review"
     assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "1"]) == 0
     assert all(row["split"] == "train" for row in rows(output))
-    assert splits_by_folder(names, output) == {"names": set(dataset.SPLITS), "review": {"train"}}
+    assert splits_by_folder(names, output) == {"names": set(SPLITS), "review": {"train"}}
     # Alone, or with its like, it is all that there is to draw from.
     for folder in ("again", "more"):
         assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / folder), "--below", "1"]) == 0
     drawn = splits_by_folder(tmp_path / "again", tmp_path / "more")
-    assert set().union(*drawn.values()) == set(dataset.SPLITS)
+    assert set().union(*drawn.values()) == set(SPLITS)
 
 
 def test_limit_keeps_the_least_sure(log, tmp_path):
@@ -117,8 +118,8 @@ def test_wrong_usage_is_readable(log, tmp_path, capsys, arguments, message):
 
 @pytest.mark.parametrize(
     ("below", "message"),
-    [("70", "70 % is 0.7 or 70%"), ("101", "not a fraction"), ("-0.1", "not a fraction"), ("nan", "not a fraction"),
-     ("120%", "not a fraction"), ("most", "not a fraction")],
+    [("70", "for 70 % write 0.7 or 70%"), ("101", "a fraction between 0 and 1"), ("-0.1", "a fraction between 0 and 1"), ("nan", "a fraction between 0 and 1"),
+     ("120%", "a fraction between 0 and 1"), ("most", "a fraction between 0 and 1")],
 )  # fmt: skip
 def test_a_bound_that_every_answer_meets_is_refused(log, tmp_path, capsys, below, message):
     with pytest.raises(SystemExit) as end:

@@ -306,7 +306,7 @@ def test_report_stands_alone(workspace):
 
 def test_all_figures_are_the_evaluators_to_the_last_digit(workspace):
     from components.common.metrics import count_errors
-    from components.evaluator.gate import read_verdict
+    from components.evaluator.evaluation import read_verdict
     from components.report import analysis, summary
 
     printed = json.loads((workspace / "first.json").read_text())

@@ -104,7 +104,7 @@ def test_another_model_is_compared_with_the_one_in_service(first, start, models,
     assert run.states["Transform"] == "Cached" and run.states["Trainer"] == "Succeeded"
     assert f"version {before} of" in run.logs["Baseline"]
     assert models()[0] == before and len(models()) == 2
-    from components.evaluator.gate import read_verdict
+    from components.evaluator.evaluation import read_verdict
 
     evaluation = cluster.artifacts[run.outputs["Evaluator"]["artifacts"]["evaluation"]]
     verdict = read_verdict(str(cluster._object(evaluation["uri"])))

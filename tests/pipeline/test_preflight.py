@@ -8,6 +8,8 @@ import pytest
 
 from components.common.settings import ConfigError
 from components.example_gen import dataset
+from components.example_gen.folders import find_tables
+from components.example_gen.plan import make_plan
 from components.example_gen.settings import DataConfig
 from components.trainer.base import SETTINGS_FILE
 from pipeline import cli, preflight
@@ -78,9 +80,10 @@ def test_a_bound_for_a_writer_of_another_split_names_those_of_the_right_one(data
     trained = next(writer for writer in WRITERS if writer not in evaluated)
     error = refused("run", data, tmp_path / "w", capsys, f"gate.slice_max_cer={{writer={trained}: 0.2}}")
     assert f"writer={trained}: no image" in error and ", ".join(evaluated) in error
-    tables, _ = dataset.find_tables(DataConfig(paths=[str(data)]))
+    tables, _ = find_tables(DataConfig(paths=[str(data)]))
+    plan = make_plan(tables, DataConfig(paths=[str(data)]))
     bounds = {f"writer={writer}": 0.2 for writer in evaluated} | {"writer": 0.3, "length_band=<=04": 0.2}
-    preflight.check_run(load(None, gate={"slice_max_cer": bounds}, workspace=str(tmp_path)), tables)
+    preflight.check_run(load(None, gate={"slice_max_cer": bounds}, workspace=str(tmp_path)), tables, plan)
 
 
 def test_a_bound_for_writers_needs_writers(tmp_path, capsys):
@@ -100,12 +103,13 @@ def test_a_base_with_other_layers_is_refused_by_name(data, version, tmp_path, ca
         error = refused("run", data, tmp_path / "w", capsys, *settings)
         assert f"{version} has another network: model.recurrent_units is 64 here" in error
         assert "--set model.recurrent_units='128'" in error and "dropout" not in error
-    tables, _ = dataset.find_tables(DataConfig(paths=[str(data)]))
+    tables, _ = find_tables(DataConfig(paths=[str(data)]))
+    plan = make_plan(tables, DataConfig(paths=[str(data)]))
     config = load(None, [f"train.warm_start={version.parent}", "train.freeze=[convolutions]"], workspace=str(tmp_path))
-    preflight.check_run(config, tables)
+    preflight.check_run(config, tables, plan)
     (version / SETTINGS_FILE).write_text("{}")
     with pytest.raises(ConfigError, match="does not hold the settings of a model"):
-        preflight.check_run(config, tables)
+        preflight.check_run(config, tables, plan)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
