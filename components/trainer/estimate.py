@@ -51,8 +51,8 @@ def expected_seconds(
     """
     count = cores or usable_cores()
     at_once = 1 + _GAIN * (min(count, _MOST_CORES) - 1)
-    images = expected_steps(train, samples) * train.batch_size
-    images += _VALIDATION * validation * expected_epochs(train, samples)
+    learnt = expected_steps(train, samples) * train.batch_size
+    images = learnt + _VALIDATION * validation * expected_epochs(train, samples)
     return images * (_SECONDS_AN_IMAGE + _SECONDS_A_PIXEL * pixels) / at_once
 
 
