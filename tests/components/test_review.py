@@ -119,7 +119,8 @@ def test_wrong_usage_is_readable(log, tmp_path, capsys, arguments, message):
 @pytest.mark.parametrize(
     ("below", "message"),
     [("70", "for 70 % write 0.7 or 70%"),
-     ("101", "a fraction between 0 and 1"), ("-0.1", "a fraction between 0 and 1"), ("nan", "a fraction between 0 and 1"),
+     ("101", "a fraction between 0 and 1"), ("-0.1", "a fraction between 0 and 1"),
+     ("nan", "a fraction between 0 and 1"),
      ("120%", "a fraction between 0 and 1"), ("most", "a fraction between 0 and 1")],
 )  # fmt: skip
 def test_a_bound_that_every_answer_meets_is_refused(log, tmp_path, capsys, below, message):
