@@ -6,7 +6,7 @@ of the characters' ink, by the rule of `htr_client.spans` and by the plain frame
 
     python -m benchmarks.spans --model demo/workspace/serving_model/htr/VERSION
 
-`--record FILE` keeps what was compared. `tests/client/spans.json` holds some of it for three models: a test needs no model.
+`--record FILE` keeps what was compared; `tests/client/spans.json` holds some of it, of three models.
 """
 
 import argparse
