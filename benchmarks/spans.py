@@ -5,9 +5,12 @@ transcribes them; of those that it reads correctly and confidently, the middles 
 of the characters' ink, by the rule of `htr_client.spans` and by the plain frames in which the model fires.
 
     python -m benchmarks.spans --model demo/workspace/serving_model/htr/VERSION
+
+`--record FILE` keeps what was compared; `tests/client/spans.json` holds some of it, of three models.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -112,10 +115,14 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=600)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--confidence", type=float, default=0.9, help="least confidence of the words that count")
+    parser.add_argument("--record", metavar="FILE", help="JSON file for the words, in the fields' order of Transcribed")
     args = parser.parse_args()
     words = transcribe(Model(args.model), args.words, args.seed, args.confidence)
     if not words:
         parser.error("the model reads none of the words with that confidence")
+    if args.record:
+        with open(args.record, "w") as file:
+            json.dump(words, file)
     print(f"{len(words)} of {args.words} words; in widths of a character\n")
     print("| rule | mean | mean absolute | 95 % below | first character | last character |\n|---|---|---|---|---|---|")
     for name, rule in (("frames of the runs", plain_frames), ("htr_client.spans", by_rule)):

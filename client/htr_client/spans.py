@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 EARLY = 0.5
-"""Frames from where a model fires to the middle of the character; 0.2 to 0.9 in the models that were measured."""
+"""Frames from where a model fires to the middle of the character; 0.2 to 0.9 in three models."""
 # Of the last frame's four columns, 1.5 are padding on average.
 _PADDING = 0.375
 

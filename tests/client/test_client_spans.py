@@ -1,6 +1,8 @@
 """Where characters stand: within the image, in order, without gaps, bounded by the ink."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,3 +54,19 @@ def test_ink_that_contradicts_bounds_nothing():
 def test_one_character_is_all_of_the_ink_and_no_character_nothing():
     assert pixel_spans([(3, 4)], 8, 100, (10, 40)) == [(10.0, 40.0)]
     assert pixel_spans([], 8, 100, (10, 40)) == []
+
+
+@pytest.mark.parametrize("model", ["word, 30 epochs", "word, 14 epochs", "line, 12 epochs"])
+def test_middles_are_less_than_a_quarter_of_a_character_off(model):
+    """Answers of trained models to rendered words whose characters are known to the pixel (`benchmarks/spans.py`)."""
+    words = json.loads(Path(__file__).with_name("spans.json").read_text())[model]
+    off, first, plain = [], [], []
+    for runs, frames, width, ink, extents in words:
+        pitch = (extents[-1][1] - extents[0][0]) / len(extents)
+        middles = np.array(extents).mean(axis=1)
+        errors = (np.array(pixel_spans(runs, frames, width, ink)).mean(axis=1) - middles) / pitch
+        off += np.abs(errors).tolist()
+        first.append(errors[0])
+        plain += np.abs((np.array(runs).mean(axis=1) * width / frames - middles) / pitch).tolist()
+    assert len(words) == 50
+    assert np.mean(off) < 0.2 and np.mean(off) < 0.75 * np.mean(plain) and abs(np.mean(first)) < 0.25

@@ -19,9 +19,6 @@ from components.trainer.settings import TrainConfig
 from components.transform import geometry, preprocessing
 from components.transform.settings import TransformConfig
 from htr_client.decoding import Alphabet, BestPath
-from htr_client.pictures import load
-from htr_client.spans import pixel_spans
-from htr_client.suspicion import look
 from tests.components.toy import SMALL, TRAIN, WORDS, drawn
 from tests.conftest import picture
 
@@ -192,26 +189,6 @@ def test_export_answers_batches_of_different_sizes(session, batch):
     texts = session("transcribe", image_bytes=pictures)
     assert count_errors(words, [t.decode() for t in texts["text"]]).rate < 0.1
     assert ((texts["confidence"] > 0) & (texts["confidence"] <= 1)).all()
-
-
-def test_spans_are_where_the_characters_stand(trained, session):
-    """Their middles are less than a quarter of a character off on average, and better than the frames themselves."""
-    words = [word for word in WORDS * 8 if len(word) > 1]
-    images = [drawn(word, 700 + i) for i, word in enumerate(words)]
-    answer = session("serving_default", image_bytes=images)
-    decoded = BestPath().decode(answer["log_probs"], answer["frames"], Alphabet(trained["alphabet"]))
-    off, plain = [], []
-    for word, image, result, frames in zip(words, images, decoded, answer["frames"].tolist(), strict=True):
-        if result.text != word:
-            continue
-        grey = load(image)
-        width = grey.shape[1]
-        runs = [character.span for character in result.characters]
-        truth = [12 + 8 + 28 * i for i in range(len(word))]  # as the toy script is drawn, give or take two pixels
-        spans = pixel_spans(runs, frames, width, look(grey).ink)
-        off += [abs(sum(span) / 2 - middle) / 28 for span, middle in zip(spans, truth, strict=True)]
-        plain += [abs(sum(run) / 2 * width / frames - middle) / 28 for run, middle in zip(runs, truth, strict=True)]
-    assert len(off) > 100 and np.mean(off) < min(0.25, np.mean(plain))
 
 
 def test_signatures_agree_with_each_other_and_with_the_client(session):
