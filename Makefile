@@ -1,8 +1,13 @@
 # `make demo` shows the whole path on sample data, `make test` runs all checks. Both set up what they need.
-.PHONY: bench coverage demo test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
+# `make` alone lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: bench help coverage demo test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
 PYTHON := .venv/bin/python
 
-setup:
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## the virtual environment .venv with the locked packages
 	@./setup_env.sh
 
 demo: setup  ## sample data -> pipeline -> gate -> pushed version -> server -> text
@@ -67,7 +72,7 @@ airflow-demo: airflow-env  ## the pipeline as a DAG, to a pushed model
 airflow-test: airflow-env  ## tests of the DAG with a real Airflow
 	@$(PYTHON) -m pytest tests/end_to_end/test_airflow.py
 
-lint: setup
+lint: setup  ## ruff, mypy, import contracts
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/lint-imports --no-logo --no-cache
@@ -84,5 +89,5 @@ lock: setup  ## resolves requirements/*.txt again from requirements/*.in
 	@for name in portable current portable-cuda current-cuda airflow; do \
 	  sed -i "1i # Exact versions of the environment '$$name'. Made by 'make lock'; works with plain pip too." requirements/$$name.txt; done
 
-clean:
+clean:  ## deletes the environments and the demo
 	@rm -rf .venv .venv-airflow .debian13 demo
