@@ -1,7 +1,7 @@
-"""Accuracy against CPU time: trains recipes on labelled folders and reads the pictures of writers not in training.
+"""Accuracy against CPU time: trains recipes on labelled folders and reads the images of writers not in training.
 
 Every variant is the default recipe with some settings changed, so that the table is the ablation behind the defaults.
-Splits are by writer, drawn with a salt of their own. Transform's own functions resize the pictures, Trainer's own loop
+Splits are by writer, drawn with a salt of their own. Transform's own functions resize the images, Trainer's own loop
 trains; what a run adds around that is measured elsewhere.
 
     python -m benchmarks.accuracy --data FOLDER --preset line --epochs 12 --variants recipe no-shortcut --seeds 1 2
@@ -27,7 +27,7 @@ from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.model import Recogniser, build
 from components.trainer.settings import TrainConfig
-from components.transform.preprocessing import resize_pictures
+from components.transform.preprocessing import resize_images
 from components.transform.settings import TransformConfig
 from htr_client.decoding import Alphabet, BestPath
 from pipeline import config as configuration
@@ -73,10 +73,10 @@ def prepare(data: DataConfig, transform: TransformConfig, folder: Path) -> tuple
     """
     rows = list(dataset.examine_all(data, transform))
     samples = [row for row in rows if isinstance(row, dataset.Sample)]
-    print(f"{len(samples)} pictures, rejected: {dict(Counter(r.reason for r in rows if isinstance(r, Reject)))}")
+    print(f"{len(samples)} images, rejected: {dict(Counter(r.reason for r in rows if isinstance(r, Reject)))}")
     alphabet = sorted({character for s in samples if s.split == "train" for character in s.text})
     classes = {character: i for i, character in enumerate(alphabet)}
-    resize = tf.function(lambda encoded: resize_pictures(encoded, transform), reduce_retracing=True)
+    resize = tf.function(lambda encoded: resize_images(encoded, transform), reduce_retracing=True)
 
     splits: dict[str, list[dataset.Sample]] = defaultdict(list)
     for sample in samples:
@@ -84,7 +84,7 @@ def prepare(data: DataConfig, transform: TransformConfig, folder: Path) -> tuple
         if sample.split == "eval":
             splits[f"eval {sample.source}"].append(sample)
     for split, members in splits.items():
-        print(f"  {split:24s} {len(members):6d} pictures, {len({s.writer for s in members}):4d} writers")
+        print(f"  {split:24s} {len(members):6d} images, {len({s.writer for s in members}):4d} writers")
         with tf.io.TFRecordWriter(str(folder / f"{split}.gz"), "GZIP") as writer:
             for start in range(0, len(members), 64):
                 part = members[start : start + 64]
@@ -131,7 +131,7 @@ def train(
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", action="append", required=True, help="folder with CSV and pictures; may be repeated")
+    parser.add_argument("--data", action="append", required=True, help="folder with CSV and images; may be repeated")
     parser.add_argument("--preset", default="line", choices=["word", "line"])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--variants", nargs="+", default=["recipe"], choices=list(VARIANTS), metavar="VARIANT",

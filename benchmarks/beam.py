@@ -1,7 +1,7 @@
-"""Time of the Beam steps against the number of workers and pictures: ExampleGen and batch transcription.
+"""Time of the Beam steps against the number of workers and images: ExampleGen and batch transcription.
 
-Start-up (of workers, of the model) is measured with a handful of pictures and left out of the cost of one picture. A
-dataset of any size is made of copies of the given one's pictures.
+Start-up (of workers, of the model) is measured with a handful of images and left out of the cost of one image. A
+dataset of any size is made of copies of the given one's images.
 
     python benchmarks/beam.py --data FOLDER --model workspace/serving_model/htr/VERSION
 """
@@ -30,12 +30,12 @@ STEPS = ["ExampleGen", "transcribe"]
 FEW = 32
 
 
-def grow(samples: list[tuple[str, str]], pictures: int, folder: Path) -> Path:
+def grow(samples: list[tuple[str, str]], images: int, folder: Path) -> Path:
     """Makes a dataset of the wanted size.
 
     Args:
-        samples: paths of pictures and their labels.
-        pictures: how many are wanted.
+        samples: paths of images and their labels.
+        images: how many are wanted.
         folder: where; made.
 
     Returns:
@@ -45,7 +45,7 @@ def grow(samples: list[tuple[str, str]], pictures: int, folder: Path) -> Path:
     with open(folder / "labels.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["filename", "text"])
-        for number, (path, text) in enumerate(islice(cycle(samples), pictures)):
+        for number, (path, text) in enumerate(islice(cycle(samples), images)):
             name = f"images/{number:07d}{Path(path).suffix}"
             shutil.copyfile(path, folder / name)
             writer.writerow([name, text])
@@ -93,7 +93,7 @@ def main() -> None:
     samples = read(args.data)
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
-        folders = {count: grow(samples, count, base / str(count)) for count in [FEW, *args.pictures]}
+        folders = {count: grow(samples, count, base / str(count)) for count in [FEW, *args.images]}
 
         def run(step: str, count: int, workers: int) -> tuple[float, float]:
             options = pipeline_options(BeamConfig(workers=workers))
@@ -104,11 +104,11 @@ def main() -> None:
                 return seconds(lambda: transcribe(str(folders[count]), output, args.model, options))
 
         for step in args.steps:
-            print(f"\n{step:12s} workers pictures  seconds (start)  a picture: ms   CPU ms")
+            print(f"\n{step:12s} workers images  seconds (start)  an image: ms   CPU ms")
             for workers in args.workers:
                 # The first of them imports, and loads the model where it stays in this process.
                 start, start_cpu = map(min, zip(*(run(step, FEW, workers) for _ in range(3)), strict=True))
-                for count in args.pictures:
+                for count in args.images:
                     taken, cpu = run(step, count, workers)
                     each, each_cpu = ((x - y) / (count - FEW) * 1000 for x, y in ((taken, start), (cpu, start_cpu)))
                     print(

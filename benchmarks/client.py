@@ -1,10 +1,10 @@
-"""How much of a server's speed this client reaches: pictures per second with and without the client's own work.
+"""How much of a server's speed this client reaches: images per second with and without the client's own work.
 
 Drives a running server twice in the same way (same batches, same requests in flight): once with requests built
 beforehand and answers thrown away, once with HtrClient.transcribe_many from files to text. Rounds alternate, so that
 a machine that gets slower or faster meanwhile treats both alike.
 
-    python -m benchmarks.client --server localhost:8500 --pictures FOLDER
+    python -m benchmarks.client --server localhost:8500 --images FOLDER
 """
 
 import argparse
@@ -21,18 +21,18 @@ import grpc
 from benchmarks.serving import spawn
 from htr_client import HtrClient, messages
 from htr_client.connection import channel_options, grpc_target
-from htr_client.errors import PictureError
-from htr_client.pictures import pack
+from htr_client.errors import ImageError
+from htr_client.image_files import pack
 
 
-def bare(target: str, model: str, pictures: list[bytes], batch_size: int, in_flight: int) -> Callable[[], None]:
+def bare(target: str, model: str, images: list[bytes], batch_size: int, in_flight: int) -> Callable[[], None]:
     """The server's own speed: requests built beforehand, answers not even parsed.
 
     Args:
         target: gRPC target.
         model: Name of the served model.
-        pictures: Encoded pictures.
-        batch_size: Pictures a request.
+        images: Encoded images.
+        batch_size: Images a request.
         in_flight: Requests at a time.
 
     Returns:
@@ -42,9 +42,9 @@ def bare(target: str, model: str, pictures: list[bytes], batch_size: int, in_fli
     call = channel.unary_unary(messages.PREDICT)
     requests = [
         messages.predict_request(
-            model, None, None, "serving_default", {"image_bytes": pictures[i : i + batch_size]}
+            model, None, None, "serving_default", {"image_bytes": images[i : i + batch_size]}
         ).SerializeToString()
-        for i in range(0, len(pictures), batch_size)
+        for i in range(0, len(images), batch_size)
     ]
 
     def send() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--spawn", metavar="DIR", help="start an embedded server on these versions instead")
     parser.add_argument("--model", default="htr")
     parser.add_argument("--pictures", required=True, help="folder of PNG and JPEG files")
-    parser.add_argument("--count", type=int, default=2000, help="pictures a round; the files are repeated as needed")
+    parser.add_argument("--count", type=int, default=2000, help="images a round; the files are repeated as needed")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--in-flight", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
@@ -71,16 +71,16 @@ def main() -> None:
         process, args.server, _ = spawn(args.spawn, args.model, [])
         atexit.register(process.terminate)
     suffixes = {".png", ".jpg", ".jpeg"}
-    files = sorted(path for path in Path(args.pictures).rglob("*") if path.suffix.lower() in suffixes)[: args.count]
+    files = sorted(path for path in Path(args.images).rglob("*") if path.suffix.lower() in suffixes)[: args.count]
     encoded = {}
     for path in files:
-        with contextlib.suppress(PictureError):
+        with contextlib.suppress(ImageError):
             encoded[path] = pack(path).data
     if not encoded:
-        parser.error(f"no PNG or JPEG picture in {args.pictures!r}")
-    print(f"{len(encoded)} pictures, {len(files) - len(encoded)} damaged ones left out")
+        parser.error(f"no PNG or JPEG image in {args.images!r}")
+    print(f"{len(encoded)} images, {len(files) - len(encoded)} damaged ones left out")
     paths = (list(encoded) * (args.count // len(encoded) + 1))[: args.count]
-    print("| batch | in flight | bare pictures/s | client pictures/s | share | client CPU ms/picture |")
+    print("| batch | in flight | bare images/s | client images/s | share | client CPU ms/image |")
     print("|---|---|---|---|---|---|")
     for size in args.batch_size:
         send = bare(grpc_target(args.server), args.model, [encoded[path] for path in paths], size, args.in_flight)
@@ -98,7 +98,7 @@ def main() -> None:
                 speeds[1].append(len(paths) / (time.perf_counter() - started))
                 cpu.append((time.process_time() - spent) / len(paths) * 1000)
                 if failed:
-                    print(f"{failed} pictures failed")
+                    print(f"{failed} images failed")
         server, whole = (statistics.median(values) for values in speeds)
         print(
             f"| {size} | {args.in_flight} | {server:.0f} | {whole:.0f} | {whole / server:.0%} "

@@ -1,6 +1,6 @@
-"""Compare decoders on a labelled dataset: character error rate and time per picture.
+"""Compare decoders on a labelled dataset: character error rate and time per image.
 
-Asks a running server for the log-probabilities of every picture of the evaluation split once, then decodes them with
+Asks a running server for the log-probabilities of every image of the evaluation split once, then decodes them with
 every decoder. Lexicon and language model are learnt from the labels of the training split: of other writers, where the
 data names the writers. The splits are those of `htr run` on the same folder.
 
@@ -41,7 +41,7 @@ class Recorder:
 
 
 def read(config: DataConfig) -> tuple[list[tuple[bytes, str]], list[str]]:
-    """Pictures and labels of the evaluation split, and the labels of the training split."""
+    """Images and labels of the evaluation split, and the labels of the training split."""
     checked = list(dataset.examine_all(config, TransformConfig(preset="line")))
     samples = [sample for sample in checked if isinstance(sample, dataset.Sample)]
     return [(s.image, s.text) for s in samples if s.split == "eval"], [s.text for s in samples if s.split == "train"]
@@ -57,7 +57,7 @@ def error_rate(decoder: Decoder, alphabet: Alphabet, rows: Sequence[np.ndarray],
         labels: The true texts.
 
     Returns:
-        Two cells of a table: CER in per cent and milliseconds a picture.
+        Two cells of a table: CER in per cent and milliseconds an image.
     """
     edits, seconds = 0, 0.0
     decoder.decode(np.stack([rows[0]]), np.array([len(rows[0])]), alphabet)  # builds the tables
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--server", default="localhost:8500")
     parser.add_argument("--model", default="htr")
     parser.add_argument("--data", required=True, action="append", help="dataset folder, as for `htr run`")
-    parser.add_argument("--limit", type=int, default=0, help="evaluate only so many pictures")
+    parser.add_argument("--limit", type=int, default=0, help="evaluate only so many images")
     parser.add_argument("--width", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--order", type=int, nargs="+", default=[5])
     parser.add_argument("--language-weight", type=float, nargs="+", default=[0.1, 0.3, 0.5])
@@ -98,7 +98,7 @@ def main() -> None:
         found = list(client.transcribe_many(image for image, _ in samples))
     good = [(int(result.text), text) for result, (_, text) in zip(found, samples, strict=True) if result.ok]
     if not good:
-        parser.error("no picture could be transcribed")
+        parser.error("no image could be transcribed")
     rows, labels = [recorder.rows[i] for i, _ in good], [text for _, text in good]
 
     decoders: list[tuple[str, Decoder]] = [("best path", BestPath())]
@@ -112,8 +112,8 @@ def main() -> None:
         for weight in args.language_weight:
             decoder = PrefixBeamSearch(language_model=model, language_weight=weight)
             decoders.append((f"beam + {order}-gram, weight {weight:g}", decoder))
-    print(f"{len(rows)} pictures, {len(samples) - len(rows)} could not be read\n")
-    print("| decoder | CER % | ms/picture |\n|---|---|---|")
+    print(f"{len(rows)} images, {len(samples) - len(rows)} could not be read\n")
+    print("| decoder | CER % | ms/image |\n|---|---|---|")
     for name, decoder in decoders:
         print(f"| {name} | {error_rate(decoder, recorder.alphabet, rows, labels)} |", flush=True)
 

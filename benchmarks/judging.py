@@ -1,10 +1,10 @@
-"""What judging a model costs: seconds and memory of Evaluator and RunReport on many pictures, beside a plain loop.
+"""What judging a model costs: seconds and memory of Evaluator and RunReport on many images, beside a plain loop.
 
-Takes the artifacts of a run, repeats its evaluation pictures until there are enough, and runs each component on them
+Takes the artifacts of a run, repeats its evaluation images until there are enough, and runs each component on them
 twice: with the candidate alone, and with a model in service to compare with (the same model again). The plain loop
-reads the same pictures with one model, in batches, and counts edits.
+reads the same images with one model, in batches, and counts edits.
 
-    python -m benchmarks.judging --workspace workspace --pictures 20000
+    python -m benchmarks.judging --workspace workspace --images 20000
 """
 
 import argparse
@@ -45,15 +45,15 @@ def newest(workspace: str, step: str, output: str) -> str:
     return max(found, key=lambda path: int(os.path.basename(path)))
 
 
-def repeat(examples: str, folder: str, pictures: int) -> None:
-    """Writes examples whose evaluation split has so many pictures, the others being as they are."""
+def repeat(examples: str, folder: str, images: int) -> None:
+    """Writes examples whose evaluation split has so many images, the others being as they are."""
     for split in SPLITS:
         os.makedirs(os.path.join(folder, f"Split-{split}"))
         files = glob.glob(os.path.join(examples, f"Split-{split}", "*"))
         records = list(tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator())
         path = os.path.join(folder, f"Split-{split}", "data_tfrecord-00000-of-00001.gz")
         with tf.io.TFRecordWriter(path, "GZIP") as writer:
-            for i in range(pictures if split == "eval" else len(records)):
+            for i in range(images if split == "eval" else len(records)):
                 writer.write(records[i % len(records)])
 
 
@@ -149,7 +149,7 @@ def main() -> None:
         examples = standard_artifacts.Examples()
         examples.uri = os.path.join(folder, "examples")
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
-        repeat(newest(arguments.workspace, "HandwritingExampleGen", "examples"), examples.uri, arguments.pictures)
+        repeat(newest(arguments.workspace, "HandwritingExampleGen", "examples"), examples.uri, arguments.images)
         inputs = {
             "examples": [examples],
             "quarantine": artifact(Quarantine, "HandwritingExampleGen", "quarantine"),
@@ -168,7 +168,7 @@ def main() -> None:
             "RunReport, one model": lambda: report(inputs, os.path.join(folder, "3")),
             "RunReport, two models": lambda: report(two, os.path.join(folder, "4")),
         }
-        print(f"| {arguments.pictures} evaluation pictures | seconds | CPU seconds | memory added | CPU ratio |")
+        print(f"| {arguments.images} evaluation images | seconds | CPU seconds | memory added | CPU ratio |")
         print("|---|---|---|---|---|")
         plain, rates = 0.0, set()
         for name, work in works.items():

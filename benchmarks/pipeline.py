@@ -3,9 +3,9 @@
     python -m benchmarks.pipeline --data FOLDER --model workspace/serving_model/htr
 
 startup  CPU seconds of commands and imports, each in a fresh process, median of three.
-steps    pictures per second of CPU time: ExampleGen against a loop that reads the files and calls `cv2.imdecode`,
+steps    images per second of CPU time: ExampleGen against a loop that reads the files and calls `cv2.imdecode`,
          Transform's resizing against `cv2.resize` and `cv2.imencode`, in this process, median of seven.
-runs     `htr run` with one epoch on copies of the given pictures, against a script that reads, resizes and trains a
+runs     `htr run` with one epoch on copies of the given images, against a script that reads, resizes and trains a
          plain Keras model: seconds without fitting and imports, and peak memory.
 """
 
@@ -33,7 +33,7 @@ from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
 
 PARTS = ("startup", "steps", "runs")
-STEPS_PICTURES = 10_000  # so many that the start of Beam, which is subtracted, is a small part
+STEPS_IMAGES = 10_000  # so many that the start of Beam, which is subtracted, is a small part
 HTR = [sys.executable, "-m", "pipeline.cli"]
 
 
@@ -49,16 +49,16 @@ def startup(folder: Path, model: str) -> None:
     """Prints what commands cost before they do anything.
 
     Args:
-        folder: dataset of a few pictures.
+        folder: dataset of a few images.
         model: directory of versions for the server that `htr predict` asks.
     """
-    picture = str(next((folder / "images").iterdir()))
+    image = str(next((folder / "images").iterdir()))
     server, address, _ = serving.spawn(model, "htr", [])
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "htr --help": [*HTR, "--help"],
-        f"htr check, {beam.FEW} pictures": [*HTR, "check", "--data", str(folder)],
-        "htr predict, 1 picture": [*HTR, "predict", "--server", address, picture],
+        f"htr check, {beam.FEW} images": [*HTR, "check", "--data", str(folder)],
+        "htr predict, 1 image": [*HTR, "predict", "--server", address, image],
         "from tfx import v1": [sys.executable, "-c", "from tfx import v1"],
         "imports of htr run": [sys.executable, "-c", "import pipeline.local_runner"],
     }
@@ -74,23 +74,23 @@ def startup(folder: Path, model: str) -> None:
     print(f"imports of htr run / from tfx import v1: {found['imports of htr run'] / found['from tfx import v1']:.2f}")
 
 
-def steps(folder: Path, few: Path, pictures: int, scratch: Path) -> None:
-    """Prints rates of the data steps beside bare loops over the same pictures.
+def steps(folder: Path, few: Path, images: int, scratch: Path) -> None:
+    """Prints rates of the data steps beside bare loops over the same images.
 
     Args:
         folder: dataset.
-        few: dataset of `beam.FEW` pictures, whose time is start-up.
-        pictures: number of pictures in `folder`.
+        few: dataset of `beam.FEW` images, whose time is start-up.
+        images: number of images in `folder`.
         scratch: for what the steps write.
     """
     import tensorflow as tf
 
-    from components.transform.preprocessing import resize_pictures
+    from components.transform.preprocessing import resize_images
 
     with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
         paths = [folder / row["filename"] for row in csv.DictReader(file)]
     transform = TransformConfig()
-    resize = tf.function(lambda encoded: resize_pictures(encoded, transform), reduce_retracing=True)
+    resize = tf.function(lambda encoded: resize_images(encoded, transform), reduce_retracing=True)
     size = (transform.width or 0, transform.height or 0)
 
     def decode(path: Path) -> np.ndarray:
@@ -125,8 +125,8 @@ def steps(folder: Path, few: Path, pictures: int, scratch: Path) -> None:
     }
     for part in parts.values():
         part()
-    print(f"\n{'step':32s} pictures per CPU second (median of 7)")
-    rates = {name: statistics.median(pictures / part() for _ in range(7)) for name, part in parts.items()}
+    print(f"\n{'step':32s} images per CPU second (median of 7)")
+    rates = {name: statistics.median(images / part() for _ in range(7)) for name, part in parts.items()}
     for name, rate in rates.items():
         print(f"{name:32s} {rate:10.0f}")
     print(f"ExampleGen / cv2.imdecode: {rates['ExampleGen'] / rates['cv2.imdecode']:.2f}")
@@ -137,15 +137,15 @@ def runs(folders: dict[int, Path], scratch: Path) -> None:
     """Prints what whole runs cost on datasets of several sizes.
 
     Args:
-        folders: dataset by number of pictures.
+        folders: dataset by number of images.
         scratch: for the workspaces.
     """
     print(
-        f"\n{'pictures':>8s}  {'run: steps s':>12s} {'fitting s':>10s} {'other s':>8s} {'peak MB':>8s}"
+        f"\n{'images':>8s}  {'run: steps s':>12s} {'fitting s':>10s} {'other s':>8s} {'peak MB':>8s}"
         f"  {'script: read s':>14s} {'fitting s':>10s} {'peak MB':>8s}"
     )
-    for pictures, folder in folders.items():
-        workspace = scratch / f"workspace{pictures}"
+    for images, folder in folders.items():
+        workspace = scratch / f"workspace{images}"
         command = [*HTR, "run", "--data", str(folder), "--workspace", str(workspace), "--set", "train.epochs=1",
                    "--set", "gate.max_cer=null"]  # fmt: skip
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
@@ -156,7 +156,7 @@ def runs(folders: dict[int, Path], scratch: Path) -> None:
         script = [sys.executable, "-m", "benchmarks.plain", str(folder)]
         bare = json.loads(subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
         print(
-            f"{pictures:8d}  {run.seconds:12.1f} {fitting:10.1f} {run.seconds - fitting:8.1f} {peak / 1e6:8.0f}"
+            f"{images:8d}  {run.seconds:12.1f} {fitting:10.1f} {run.seconds - fitting:8.1f} {peak / 1e6:8.0f}"
             f"  {bare['read']:14.1f} {bare['fitting']:10.1f} {bare['peak'] / 1e6:8.0f}", flush=True,
         )  # fmt: skip
         slow = (f"{step.name} {step.seconds:.1f} s" for step in run.steps if step.seconds >= 1)
@@ -180,9 +180,9 @@ def main() -> None:
         if "startup" in arguments.parts:
             startup(few, arguments.model)
         if "steps" in arguments.parts:
-            steps(beam.grow(samples, STEPS_PICTURES, scratch / "steps"), few, STEPS_PICTURES, scratch)
+            steps(beam.grow(samples, STEPS_IMAGES, scratch / "steps"), few, STEPS_IMAGES, scratch)
         if "runs" in arguments.parts:
-            runs({count: beam.grow(samples, count, scratch / str(count)) for count in arguments.pictures}, scratch)
+            runs({count: beam.grow(samples, count, scratch / str(count)) for count in arguments.images}, scratch)
 
 
 if __name__ == "__main__":

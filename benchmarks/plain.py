@@ -2,7 +2,7 @@
 
     python -m benchmarks.plain FOLDER
 
-is that script: it reads `labels.csv` and the pictures that it names into memory, trains one epoch, and prints seconds
+is that script: it reads `labels.csv` and the images that it names into memory, trains one epoch, and prints seconds
 and peak memory as JSON.
 """
 
@@ -39,8 +39,8 @@ class PlainLoop:
     def __init__(self, config: ModelConfig, classes: int, height: int, rate: float):
         """Creates and compiles the model; see `Recogniser` for the sizes."""
         layers = keras.layers
-        picture = keras.Input((height, None, 1))
-        x = picture
+        image = keras.Input((height, None, 1))
+        x = image
         last = len(config.filters) - 1
         for i, filters in enumerate(config.filters):
             x = layers.Conv2D(filters, 5 if i == 0 else 3, strides=2 if i == 0 else 1, padding="same", use_bias=False)(
@@ -55,7 +55,7 @@ class PlainLoop:
                 layers.Dropout(config.dropout)(x)
             )
         logits = layers.Dense(classes)(layers.Dropout(config.dropout)(x))
-        self.model = keras.Model(picture, logits)
+        self.model = keras.Model(image, logits)
         self.model.compile(keras.optimizers.AdamW(rate), loss=self._loss)
 
     @staticmethod

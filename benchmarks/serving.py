@@ -56,13 +56,13 @@ def _field(number: int, data: bytes) -> bytes:
     return bytes(out) + data
 
 
-def predict_request(model: str, signature: str, alias: str, pictures: list[bytes]) -> bytes:
+def predict_request(model: str, signature: str, alias: str, images: list[bytes]) -> bytes:
     """Return a serialised PredictRequest, made by hand: the load tool must not need TensorFlow."""
     spec = _field(1, model.encode()) + (_field(3, signature.encode()) if signature else b"")
-    shape = _field(2, bytes([0x08, len(pictures)])) if len(pictures) < 128 else b""
+    shape = _field(2, bytes([0x08, len(images)])) if len(images) < 128 else b""
     if not shape:
-        raise SystemExit("at most 127 pictures a request")
-    tensor = b"\x08\x07" + _field(2, shape) + b"".join(_field(8, picture) for picture in pictures)
+        raise SystemExit("at most 127 images a request")
+    tensor = b"\x08\x07" + _field(2, shape) + b"".join(_field(8, image) for image in images)
     return _field(1, spec) + _field(2, _field(1, alias.encode()) + _field(2, tensor))
 
 
@@ -231,9 +231,7 @@ async def overload(bench: Bench, callers: int, seconds: float) -> list[Result]:
     return [capacity, flood, after]
 
 
-def floor(
-    model_dir: Path, signature: str, alias: str, picture: bytes, sizes: list[int], seconds: float
-) -> list[Result]:
+def floor(model_dir: Path, signature: str, alias: str, image: bytes, sizes: list[int], seconds: float) -> list[Result]:
     """Call the signature in this process, for each batch size."""
     import numpy as np
 
@@ -245,7 +243,7 @@ def floor(
     fetches = list(definition.outputs.values())
     results = []
     for size in sizes:
-        feeds = {tensor: np.array([picture] * size, dtype=object)}
+        feeds = {tensor: np.array([image] * size, dtype=object)}
         for _ in range(5):
             model.run(feeds, fetches)
         result = Result(f"in process, batches of {size}", rows=size)
@@ -292,9 +290,9 @@ def newest(base_path: str) -> Path:
     return max(versions, key=lambda entry: int(entry.name))
 
 
-async def measure(args: argparse.Namespace, address: str, watch: Watch, picture: bytes) -> list[Result]:
+async def measure(args: argparse.Namespace, address: str, watch: Watch, image: bytes) -> list[Result]:
     """Run the patterns asked for."""
-    request = predict_request(args.model, args.signature, args.input, [picture] * args.rows)
+    request = predict_request(args.model, args.signature, args.input, [image] * args.rows)
     bench = Bench(address, request, args.rows, args.deadline, watch)
     results = []
     await bench.closed(2, 1)  # warm connections and caches
@@ -318,8 +316,8 @@ def main() -> int:
     parser.add_argument("--model", default="htr")
     parser.add_argument("--signature", default="", help="default: serving_default")
     parser.add_argument("--input", default="image_bytes")
-    parser.add_argument("--image", default="", help="a picture (default: a synthetic one)")
-    parser.add_argument("--rows", type=int, default=1, help="pictures in a request")
+    parser.add_argument("--image", default="", help="an image (default: a synthetic one)")
+    parser.add_argument("--rows", type=int, default=1, help="images in a request")
     parser.add_argument("--closed", default="1,4,16", help="numbers of callers")
     parser.add_argument("--open", default="", help="rates per second")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each run")
@@ -333,19 +331,19 @@ def main() -> int:
     args = parser.parse_args()
     if bool(args.address) == bool(args.spawn):
         parser.error("give either --address or --spawn")
-    picture = Path(args.image).read_bytes() if args.image else synthetic_png()
+    image = Path(args.image).read_bytes() if args.image else synthetic_png()
     results: list[Result] = []
     if args.floor:
         if not args.spawn:
             parser.error("--floor needs --spawn")
-        results += floor(newest(args.spawn), args.signature, args.input, picture, numbers(args.floor), args.seconds)
+        results += floor(newest(args.spawn), args.signature, args.input, image, numbers(args.floor), args.seconds)
     process = None
     address, rest = args.address, args.rest
     try:
         if args.spawn:
             process, address, rest = spawn(args.spawn, args.model, args.flags)
         watch = Watch(rest, args.metrics_path, process.pid if process else None)
-        results += asyncio.run(measure(args, address, watch, picture))
+        results += asyncio.run(measure(args, address, watch, image))
     finally:
         if process is not None:
             process.send_signal(signal.SIGTERM)

@@ -22,7 +22,7 @@ from components.tools.sample_data.fonts import FONTS, load_glyphs
 from components.tools.sample_data.render import make_writer, render_with_extents
 from components.tools.sample_data.words import WORDS
 from htr_client.decoding import BestPath
-from htr_client.pictures import load
+from htr_client.image_files import load
 from htr_client.spans import pixel_spans
 from htr_client.suspicion import look
 

@@ -1,4 +1,4 @@
-"""Pictures per second: training against a plain Keras loop on the same network, the input pipeline, and inference.
+"""Images per second: training against a plain Keras loop on the same network, the input pipeline, and inference.
 
 All parts run in this process, in turns, several rounds of them; the table has the medians and the ratios within a
 round, which a shared machine disturbs less than rates.
@@ -28,18 +28,18 @@ from components.trainer.model import build
 from pipeline import config as configuration
 
 
-def rate(step: Callable[[], Any], pictures: int, steps: int) -> float:
-    """Pictures per second of wall time over some steps of `pictures` each."""
+def rate(step: Callable[[], Any], images: int, steps: int) -> float:
+    """Images per second of wall time over some steps of `images` each."""
     begin = time.perf_counter()
     for _ in range(steps):
         step()
-    return pictures * steps / (time.perf_counter() - begin)
+    return images * steps / (time.perf_counter() - begin)
 
 
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", action="append", required=True, help="folder with CSV and pictures; may be repeated")
+    parser.add_argument("--data", action="append", required=True, help="folder with CSV and images; may be repeated")
     parser.add_argument("--preset", default="line", choices=["word", "line"])
     parser.add_argument("--steps", type=int, default=12, help="of each part in a round")
     parser.add_argument("--rounds", type=int, default=5)
@@ -89,7 +89,7 @@ def main() -> None:
         for part in parts.values():
             part()
         rounds = [{name: part() for name, part in parts.items()} for _ in range(arguments.rounds)]
-    print(f"\n{'part':28s} pictures/s (median of {arguments.rounds})")
+    print(f"\n{'part':28s} images/s (median of {arguments.rounds})")
     for name in parts:
         print(f"{name:28s} {statistics.median(r[name] for r in rounds):10.1f}")
     for above, below in (

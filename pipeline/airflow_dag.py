@@ -81,7 +81,7 @@ def _dag(compiled: dict[str, Any]) -> DAG:
         # SQLite takes one writer.
         max_active_tasks=16 if shared else 1,
         tags=settings["tags"],
-        doc_md="Handwritten text recognition: from labels and pictures to a gated, pushed model.",
+        doc_md="Handwritten text recognition: from labels and images to a gated, pushed model.",
         default_args={
             "retries": settings["retries"],
             "retry_delay": datetime.timedelta(seconds=settings["retry_delay"]),

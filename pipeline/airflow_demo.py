@@ -54,7 +54,7 @@ def run_dag(folder: Path, dag: str, log: Path) -> dict[str, str]:
 def main() -> int:
     """Makes the data, compiles the DAG, runs it. Returns the exit code."""
     data, workspace, log = FOLDER / "data", FOLDER / "workspace", FOLDER / "airflow.log"
-    if not data.exists() and cli.main(["sample-data", str(data), "--pictures", "400"]):
+    if not data.exists() and cli.main(["sample-data", str(data), "--images", "400"]):
         return cli.ERROR
     overrides = [f"--set={setting}" for setting in SETTINGS]
     code = cli.main(

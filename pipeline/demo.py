@@ -15,7 +15,7 @@ from htr_client import HtrClient
 from pipeline import cli, config
 
 FOLDER = Path("demo")
-PICTURES = 7000
+IMAGES = 7000
 SETTINGS = {"train.epochs": 10, "gate.max_cer": 0.08}
 SHOWN = 16
 
@@ -24,8 +24,8 @@ def main() -> int:
     """Makes the data, runs the pipeline, serves the model, shows what it reads. Returns the exit code."""
     data, workspace = FOLDER / "data", FOLDER / "workspace"
     if not data.exists():
-        console().print(f"Rendering {PICTURES} pictures of names and words in handwriting fonts")
-        code = cli.main(["sample-data", str(data), "--pictures", str(PICTURES)])
+        console().print(f"Rendering {IMAGES} images of names and words in handwriting fonts")
+        code = cli.main(["sample-data", str(data), "--images", str(IMAGES)])
         if code:
             return code
     overrides = [f"--set={name}={value}" for name, value in SETTINGS.items()]
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def _serve_and_ask(data: Path, workspace: Path) -> int:
-    console().print("\nStarting the server, and asking it for pictures of the evaluation split")
+    console().print("\nStarting the server, and asking it for images of the evaluation split")
     settings = config.load(data={"paths": [str(data)]})
     checked = dataset.examine_all(settings.data, settings.transform)
     samples = [sample for sample in checked if isinstance(sample, dataset.Sample) and sample.split == "eval"]
@@ -68,7 +68,7 @@ def _serve_and_ask(data: Path, workspace: Path) -> int:
             server.terminate()
             server.wait()
     versions = workspace / "serving_model" / "htr"
-    picture = data / "images" / sorted(os.listdir(data / "images"))[0]
+    image = data / "images" / sorted(os.listdir(data / "images"))[0]
     same_settings = " ".join(f"--set {name}={value}" for name, value in SETTINGS.items() if name != "gate.max_cer")
     console().print(
         f"""
@@ -79,9 +79,9 @@ The logs       {workspace / "logs"}
 
 To try next, after `source .venv/bin/activate`:
   htr serve --workspace {workspace} &
-  htr predict {picture}
+  htr predict {image}
   htr run --data {data} --workspace {workspace} {same_settings} --set gate.max_cer=0.0001
-  htr check --data YOUR_FOLDER        what would be accepted of your own CSV and pictures
+  htr check --data YOUR_FOLDER        what would be accepted of your own CSV and images
   htr run --data YOUR_FOLDER          train on them""",
         markup=False,
     )

@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
-def picture(width: int = 90, height: int = 40, seed: int = 0, channels: int = 1) -> np.ndarray:
+def drawn_image(width: int = 90, height: int = 40, seed: int = 0, channels: int = 1) -> np.ndarray:
     """A light page with a few dark strokes, uint8 [height, width] or [height, width, channels]."""
     random = np.random.default_rng(seed)
     page = np.full((height, width), 235, np.uint8)
@@ -33,12 +33,12 @@ def picture(width: int = 90, height: int = 40, seed: int = 0, channels: int = 1)
 
 
 def encode(image: np.ndarray, extension: str = ".png") -> bytes:
-    """The picture as a file."""
+    """The image as a file."""
     return cv2.imencode(extension, image)[1].tobytes()
 
 
 def write_dataset(folder: Path, rows: list[dict[str, str]], name: str = "labels.csv", delimiter: str = ",") -> Path:
-    """Writes rows as a CSV and a picture for every `filename` that does not exist yet."""
+    """Writes rows as a CSV and an image for every `filename` that does not exist yet."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / name, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
@@ -48,7 +48,7 @@ def write_dataset(folder: Path, rows: list[dict[str, str]], name: str = "labels.
         path = folder / next(iter(row.values()))
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encode(picture(120, 40, number), path.suffix.lower()))
+            path.write_bytes(encode(drawn_image(120, 40, number), path.suffix.lower()))
     return folder
 
 
@@ -58,5 +58,5 @@ def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from components.tools.sample_data import generate
 
     folder = tmp_path_factory.mktemp("sample") / "data"
-    generate(folder, pictures=240, writers=16, dirty_fraction=0.05)
+    generate(folder, images=240, writers=16, dirty_fraction=0.05)
     return folder

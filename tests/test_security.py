@@ -104,7 +104,7 @@ def test_files_are_writable_by_their_owner_only(tmp_path):
     os.chmod(tmp_path / "export" / "saved_model.pb", 0o666)
     before = os.umask(0o022)
     try:
-        generate(tmp_path / "made" / "data", pictures=20, writers=4)
+        generate(tmp_path / "made" / "data", images=20, writers=4)
         model_dir = tmp_path / "made" / "serving_model" / "htr"
         version = versions.push(str(tmp_path / "export"), str(model_dir), keep=2)
         assert cli.main(["promote", str(version), "--label", "stable", "--workspace", str(tmp_path / "made")]) == 0

@@ -5,7 +5,7 @@
     with HtrClient("localhost:8500") as client:
         print(client.transcribe("word.png").text)
 
-Everything is loaded at first use, so that decoding and picture checks work where grpcio is not installed.
+Everything is loaded at first use, so that decoding and image checks work where grpcio is not installed.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from htr_client.client import HtrClient
     from htr_client.connection import Tls
     from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
-    from htr_client.errors import HtrError, PictureError
+    from htr_client.errors import HtrError, ImageError
     from htr_client.request_log import RequestLog
     from htr_client.results import Character, Timings, Transcription, VersionStatus
     from htr_client.suspicion import Suspicion
@@ -25,7 +25,7 @@ _HOMES = {
     "client": ("HtrClient",),
     "connection": ("Tls",),
     "decoding": ("Alphabet", "BestPath", "Decoded", "Decoder"),
-    "errors": ("HtrError", "PictureError"),
+    "errors": ("HtrError", "ImageError"),
     "request_log": ("RequestLog",),
     "results": ("Character", "Timings", "Transcription", "VersionStatus"),
     "suspicion": ("Suspicion",),
@@ -41,7 +41,7 @@ __all__ = [
     "Decoder",
     "HtrClient",
     "HtrError",
-    "PictureError",
+    "ImageError",
     "RequestLog",
     "Suspicion",
     "Timings",

@@ -14,8 +14,8 @@ from htr_client import messages
 from htr_client.base import BaseClient, Headers, Outage, Sent, pause, remaining, statuses
 from htr_client.connection import to_error
 from htr_client.decoding import Alphabet
-from htr_client.errors import HtrError, ModelNotFound, PictureError, RequestTooLarge
-from htr_client.pictures import Picture
+from htr_client.errors import HtrError, ImageError, ModelNotFound, RequestTooLarge
+from htr_client.image_files import Image
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
 
@@ -23,7 +23,7 @@ from htr_client.results import Transcription, VersionStatus
 class AsyncHtrClient(BaseClient):
     """`HtrClient` for asyncio: the same methods, awaited.
 
-    Reading pictures and decoding happen in threads, so the event loop is never held up. A client belongs to the
+    Reading images and decoding happen in threads, so the event loop is never held up. A client belongs to the
     event loop of its first call.
 
         async with AsyncHtrClient("localhost:8500") as client:
@@ -52,24 +52,22 @@ class AsyncHtrClient(BaseClient):
             raise await asyncio.to_thread(explain, self._hosts, self._tls) from None
 
     async def transcribe(
-        self, picture: Picture, *, timeout: float | None = None, source: str | None = None
+        self, image: Image, *, timeout: float | None = None, source: str | None = None
     ) -> Transcription:
-        """Transcribe one picture; see `HtrClient.transcribe`."""
+        """Transcribe one image; see `HtrClient.transcribe`."""
         deadline = time.monotonic() + (timeout if timeout is not None else self.timeout)
-        batch = [await asyncio.to_thread(self._pack, picture, source)]
+        batch = [await asyncio.to_thread(self._pack, image, source)]
         try:
             [result] = await self._transcribe(batch, deadline)
-        except PictureError:  # perhaps spoilt by another caller's picture, as in HtrClient.transcribe
+        except ImageError:  # perhaps spoilt by another caller's image, as in HtrClient.transcribe
             [result] = await self._transcribe(batch, deadline)
         if result.error is not None:
             raise result.error
         return result
 
-    async def transcribe_many(
-        self, pictures: Iterable[Picture] | AsyncIterable[Picture]
-    ) -> AsyncIterator[Transcription]:
-        """Transcribe any number of pictures; see `HtrClient.transcribe_many`. The pictures may come asynchronously."""
-        source = aiter(pictures) if isinstance(pictures, AsyncIterable) else _asynchronous(pictures)
+    async def transcribe_many(self, images: Iterable[Image] | AsyncIterable[Image]) -> AsyncIterator[Transcription]:
+        """Transcribe any number of images; see `HtrClient.transcribe_many`. The images may come asynchronously."""
+        source = aiter(images) if isinstance(images, AsyncIterable) else _asynchronous(images)
         outage = Outage(self._patience)
         slots = asyncio.Semaphore(self._in_flight)
         under_way: deque[tuple[list[Sent | Transcription], list[tuple[list[int], asyncio.Task[list[Transcription]]]]]]
@@ -121,10 +119,10 @@ class AsyncHtrClient(BaseClient):
                     raise
                 await asyncio.sleep(wait)
 
-    async def _next_window(self, source: AsyncIterator[Picture]) -> list[Sent | Transcription]:
+    async def _next_window(self, source: AsyncIterator[Image]) -> list[Sent | Transcription]:
         packing: list[asyncio.Future[Sent | Transcription]] = []
-        async for picture in source:
-            packing.append(asyncio.ensure_future(asyncio.to_thread(self._pack_or_error, picture)))
+        async for image in source:
+            packing.append(asyncio.ensure_future(asyncio.to_thread(self._pack_or_error, image)))
             if len(packing) == self._batch_size * self._in_flight:
                 break
         return list(await asyncio.gather(*packing))
@@ -136,21 +134,21 @@ class AsyncHtrClient(BaseClient):
             return await self._transcribe_batch(batch, outage)
 
     async def _transcribe_batch(self, batch: Sequence[Sent], outage: Outage) -> list[Transcription]:
-        """One batch of transcribe_many: patient with the server, and no picture spoils another."""
+        """One batch of transcribe_many: patient with the server, and no image spoils another."""
         refusals = 0
         for attempt in range(10**9):
             try:
                 results = await self._transcribe(batch, time.monotonic() + self.timeout)
                 outage.over()
                 return results
-            except (PictureError, RequestTooLarge) as error:
+            except (ImageError, RequestTooLarge) as error:
                 outage.over()
                 refusals += 1
                 if len(batch) > 1:
                     parts = self._split(batch, error)
                     return [result for part in parts for result in await self._transcribe_batch(part, outage)]
                 if refusals == 2:
-                    refused = error if isinstance(error, PictureError) else PictureError("too_large", error.what)
+                    refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
                     return [self._failed(refused, batch[0].source, batch[0].seconds)]
             except HtrError as error:
                 if not outage.bearable(error):
@@ -204,6 +202,6 @@ class AsyncHtrClient(BaseClient):
         return self._channel
 
 
-async def _asynchronous(items: Iterable[Picture]) -> AsyncIterator[Picture]:
+async def _asynchronous(items: Iterable[Image]) -> AsyncIterator[Image]:
     for item in items:
         yield item

@@ -14,25 +14,25 @@ import numpy as np
 from htr_client import messages
 from htr_client.connection import Metadata, Tls, channel_options, grpc_target, hosts_of, read_addresses, tracing
 from htr_client.decoding import Alphabet, BestPath, Decoder
-from htr_client.errors import HtrError, PictureError, RequestTooLarge, TimedOut, UnexpectedAnswer
-from htr_client.pictures import MAX_PIXELS, PackedPicture, Picture, pack_with_pixels
+from htr_client.errors import HtrError, ImageError, RequestTooLarge, TimedOut, UnexpectedAnswer
+from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
 from htr_client.spans import pixel_spans
 from htr_client.suspicion import Look, look, of_geometry
 
-# A batch this much smaller than the message limit leaves room for the answer, which can be larger than the pictures.
+# A batch this much smaller than the message limit leaves room for the answer, which can be larger than the images.
 _BATCH_SHARE = 4
-# What a request holds beside the pictures (names, lengths) stays far below this.
+# What a request holds beside the images (names, lengths) stays far below this.
 _REQUEST_OVERHEAD = 4096
 
 Headers = tuple[tuple[str, str], ...]
 
 
 class Sent(NamedTuple):
-    """A picture on its way: what goes to the server and what its result will need."""
+    """An image on its way: what goes to the server and what its result will need."""
 
-    picture: PackedPicture
+    image: PackedImage
     look: Look
     source: str | None
     seconds: float
@@ -101,15 +101,15 @@ class BaseClient:
             tls: True or a `Tls` for an encrypted connection.
             timeout: Seconds a `transcribe` may take in all, and each single request of `transcribe_many`.
             decoder: How log-probabilities become text; by default the best path.
-            batch_size: Most pictures in one request of `transcribe_many`.
+            batch_size: Most images in one request of `transcribe_many`.
             in_flight: Most requests of one `transcribe_many` at the same time.
             patience: Seconds for which `transcribe_many` goes on trying while no request gets through.
-            max_pixels: Pictures with more pixels are refused before they are decoded.
+            max_pixels: Images with more pixels are refused before they are decoded.
             max_message_bytes: Limit of a request and of an answer.
             metadata: Called for every request; returns its gRPC metadata, such as tracing ids or tokens. The log keeps
                 the value of "x-request-id".
             opentelemetry: Trace the calls with OpenTelemetry (needs the extra "opentelemetry").
-            log: Gets the pictures and what was read in them, of which it keeps a sample.
+            log: Gets the images and what was read in them, of which it keeps a sample.
 
         Raises:
             ValueError: When settings contradict each other or an address is not one.
@@ -161,35 +161,35 @@ class BaseClient:
     def _headers(self) -> Headers:
         return tuple(self._metadata()) if self._metadata is not None else ()
 
-    def _pack(self, picture: Picture, source: str | None = None) -> Sent:
+    def _pack(self, image: Image, source: str | None = None) -> Sent:
         started = time.perf_counter()
-        packed, grey = pack_with_pixels(picture, self._max_pixels)
+        packed, grey = pack_with_pixels(image, self._max_pixels)
         if len(packed.data) > self._max_message_bytes - _REQUEST_OVERHEAD:
-            raise PictureError(
+            raise ImageError(
                 "too_large",
-                f"The picture takes {len(packed.data)} bytes encoded, and a message {self._max_message_bytes} at most.",
+                f"The image takes {len(packed.data)} bytes encoded, and a message {self._max_message_bytes} at most.",
             )
         seen = look(grey)
         if grey.shape[1] != packed.width:  # it was shrunk
             scale = packed.width / grey.shape[1]
             seen = seen._replace(ink=(seen.ink[0] * scale, seen.ink[1] * scale))
-        return Sent(packed, seen, source or _path(picture), time.perf_counter() - started)
+        return Sent(packed, seen, source or _path(image), time.perf_counter() - started)
 
-    def _pack_or_error(self, picture: Picture) -> Sent | Transcription:
+    def _pack_or_error(self, image: Image) -> Sent | Transcription:
         try:
-            return self._pack(picture)
-        except PictureError as error:
-            return self._failed(error, _path(picture), 0.0)
+            return self._pack(image)
+        except ImageError as error:
+            return self._failed(error, _path(image), 0.0)
 
-    def _failed(self, error: PictureError, source: str | None, seconds: float) -> Transcription:
+    def _failed(self, error: ImageError, source: str | None, seconds: float) -> Transcription:
         return Transcription("", 0.0, (), (), self.model, 0, source, Timings(seconds, 0.0, 0.0), error)
 
     def _predict_request(self, batch: Sequence[Sent]) -> Any:
-        images = [sent.picture.data for sent in batch]
+        images = [sent.image.data for sent in batch]
         request = messages.predict_request(
             self.model, self._version, self._label, "serving_default", {"image_bytes": images}
         )
-        # The picture is checked in _pack, so only batches that a caller made too large by hand could get here.
+        # The image is checked in _pack, so only batches that a caller made too large by hand could get here.
         if request.ByteSize() > self._max_message_bytes:
             raise RequestTooLarge(f"The request has {request.ByteSize()} bytes, {self._max_message_bytes} at most.")
         return request
@@ -202,7 +202,7 @@ class BaseClient:
             raise UnexpectedAnswer(f"The answer of serving_default cannot be read: {error}.") from None
         if log_probs.ndim != 3 or len(log_probs) != count or frames.shape != (count,):
             raise UnexpectedAnswer(
-                f"{count} pictures were sent; log_probs came back as {log_probs.shape}, frames as {frames.shape}."
+                f"{count} images were sent; log_probs came back as {log_probs.shape}, frames as {frames.shape}."
             )
         request_id = next((value for key, value in headers if key == "x-request-id"), "")
         return Answer(response.model_spec.version.value, log_probs, frames, request_id)
@@ -237,10 +237,10 @@ class BaseClient:
         results = []
         for sent, frames, row in zip(batch, answer.frames.tolist(), decoded, strict=True):
             if frames == 0:
-                refused = PictureError("refused", "The model's graph did not take the picture.")
+                refused = ImageError("refused", "The model's graph did not take the image.")
                 results.append(replace(self._failed(refused, sent.source, sent.seconds), version=answer.version))
                 continue
-            width, height = sent.picture.width, sent.picture.height
+            width, height = sent.image.width, sent.image.height
             spans = pixel_spans([span for _, _, span in row.characters], frames, width, sent.look.ink)
             characters = tuple(
                 Character(text, confidence, span)
@@ -261,7 +261,7 @@ class BaseClient:
             )
             if self._log is not None:
                 self._log.offer(
-                    sent.picture.data,
+                    sent.image.data,
                     row.text,
                     row.confidence,
                     self.model,
@@ -272,19 +272,17 @@ class BaseClient:
         return results
 
     def _batches(self, window: Sequence[Sent | Transcription]) -> list[list[int]]:
-        """Positions of the good pictures of a window, grouped into requests.
+        """Positions of the good images of a window, grouped into requests.
 
-        Pictures of similar shape go together, since the server pads a batch to its widest picture.
+        Images of similar shape go together, since the server pads a batch to its widest image.
         """
-        shapes = [
-            (sent.picture.width / sent.picture.height, i) for i, sent in enumerate(window) if isinstance(sent, Sent)
-        ]
+        shapes = [(sent.image.width / sent.image.height, i) for i, sent in enumerate(window) if isinstance(sent, Sent)]
         batches: list[list[int]] = []
         room = 0
         for _, i in sorted(shapes):
             sent = window[i]
             assert isinstance(sent, Sent)
-            size = len(sent.picture.data)
+            size = len(sent.image.data)
             if not batches or len(batches[-1]) == self._batch_size or size > room:
                 batches.append([])
                 room = self._max_message_bytes // _BATCH_SHARE
@@ -301,8 +299,8 @@ class BaseClient:
         return [batch[:half], batch[half:]]
 
 
-def _path(picture: Picture) -> str | None:
-    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else None
+def _path(image: Image) -> str | None:
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
 
 
 def pause(attempt: int) -> float:
@@ -314,7 +312,7 @@ def remaining(deadline: float) -> float:
     """Seconds until a deadline; raises TimedOut when it has passed."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise TimedOut("The time for this picture was used up.")
+        raise TimedOut("The time for this image was used up.")
     return seconds
 
 

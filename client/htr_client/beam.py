@@ -1,7 +1,7 @@
 """CTC prefix beam search over whole batches, with a lexicon and a character language model.
 
 The search (Graves 2006; Hannun et al. 2014) is written over arrays [N, width, ...]: its time depends on the number of
-frames, the width and the candidates only, never on what the log-probabilities are, so that a noisy or hostile picture
+frames, the width and the candidates only, never on what the log-probabilities are, so that a noisy or hostile image
 costs no more than a clean one; and numpy lets go of the interpreter lock in the larger steps.
 """
 
@@ -10,16 +10,16 @@ import numpy as np
 from htr_client.decoding import Alphabet, Alternative, Decoded, DecodedCharacter, align, check, log_posteriors
 from htr_client.language import CharacterModel, CompiledCharacterModel, CompiledLexicon, Lexicon
 
-# Prefixes are told apart by 64-bit hashes; with some thousand prefixes a picture, two of them collide once in about
-# 10^12 pictures.
+# Prefixes are told apart by 64-bit hashes; with some thousand prefixes an image, two of them collide once in about
+# 10^12 images.
 _HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 class PrefixBeamSearch:
     """Finds texts by the sum over their alignments, instead of the one best alignment.
 
-    The text returned has the highest log P(text | picture) + language_weight * log P(text) + length_bonus * length,
-    plus what the lexicon adds, among those that the beam holds. Its confidence is P(text | picture) alone, as for
+    The text returned has the highest log P(text | image) + language_weight * log P(text) + length_bonus * length,
+    plus what the lexicon adds, among those that the beam holds. Its confidence is P(text | image) alone, as for
     `BestPath`.
 
     Args:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from htr_client.client import HtrClient
     from htr_client.connection import Tls
     from htr_client.decoding import Decoder
-    from htr_client.pictures import Picture
+    from htr_client.image_files import Image
     from htr_client.results import Transcription
 
 # Seconds for which a command waits for a server that has not answered yet, and one that has and went away.
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: To add them to.
     """
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder, glob, or - for standard input")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, glob, or - for standard input")
     parser.add_argument("--format", choices=["text", "json", "csv"], default="text", help="json: one object a line")
     add_server_arguments(parser)
     decoding = parser.add_argument_group("decoding")
@@ -72,7 +72,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"for a server that does not answer (default: {_FIRST_PATIENCE:g} before its first answer, "
         f"{_PATIENCE:g} after it, so that it may be restarted)",
     )
-    server.add_argument("--batch-size", type=int, default=32, metavar="N", help="most pictures in a request")
+    server.add_argument("--batch-size", type=int, default=32, metavar="N", help="most images in a request")
     server.add_argument("--in-flight", type=int, default=4, metavar="N", help="most requests at a time")
     server.add_argument("--tls", action="store_true", help="encrypt, and trust the usual public certificates")
     server.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
@@ -119,17 +119,17 @@ def client_from(args: argparse.Namespace, decoder: "Decoder | None" = None) -> "
 
 
 def run(args: argparse.Namespace) -> int:
-    """Transcribe the pictures and print the results.
+    """Transcribe the images and print the results.
 
     Args:
         args: As `add_arguments` defines them.
 
     Returns:
-        Exit code: 0 when every picture was transcribed, 1 when one or more were not or the server failed, 2 for
+        Exit code: 0 when every image was transcribed, 1 when one or more were not or the server failed, 2 for
         wrong usage, 130 after Ctrl-C.
     """
     try:
-        paths = list(expand(args.pictures))
+        paths = list(expand(args.images))
         client = client_from(args, _decoder(args))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -145,8 +145,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         with client, Waiting(f"Waiting for answers from {client.server} ...") as waiting:
             write = _writer(args.format, sys.stdout)
-            pictures: list[Picture] = [sys.stdin.buffer.read() if path == "-" else path for path in paths]
-            for done, (path, result) in enumerate(zip(paths, client.transcribe_many(pictures), strict=True), 1):
+            images: list[Image] = [sys.stdin.buffer.read() if path == "-" else path for path in paths]
+            for done, (path, result) in enumerate(zip(paths, client.transcribe_many(images), strict=True), 1):
                 waiting.moved()
                 bar.clear()
                 name = _plain(path)

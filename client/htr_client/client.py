@@ -1,4 +1,4 @@
-"""The client for threads: pictures in, transcriptions out, over TensorFlow Serving's gRPC API."""
+"""The client for threads: images in, transcriptions out, over TensorFlow Serving's gRPC API."""
 
 import os
 import threading
@@ -16,14 +16,14 @@ from htr_client import messages
 from htr_client.base import BaseClient, Headers, Outage, Sent, pause, remaining, statuses
 from htr_client.connection import to_error
 from htr_client.decoding import Alphabet
-from htr_client.errors import HtrError, ModelNotFound, PictureError, RequestTooLarge
-from htr_client.pictures import Picture
+from htr_client.errors import HtrError, ImageError, ModelNotFound, RequestTooLarge
+from htr_client.image_files import Image
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
 
 
 class HtrClient(BaseClient):
-    """Transcribes pictures of handwriting with a model served by TensorFlow Serving.
+    """Transcribes images of handwriting with a model served by TensorFlow Serving.
 
     Safe to use from several threads. After a fork each process opens its own connection; one client must not be in
     the middle of a call while its process forks.
@@ -64,51 +64,51 @@ class HtrClient(BaseClient):
             ready.cancel()
             raise explain(self._hosts, self._tls) from None
 
-    def transcribe(self, picture: Picture, *, timeout: float | None = None, source: str | None = None) -> Transcription:
-        """Transcribe one picture.
+    def transcribe(self, image: Image, *, timeout: float | None = None, source: str | None = None) -> Transcription:
+        """Transcribe one image.
 
         Args:
-            picture: Path, encoded bytes, or an array as OpenCV has them.
+            image: Path, encoded bytes, or an array as OpenCV has them.
             timeout: Seconds it may take in all; by default the client's.
-            source: Name of the picture for the result and the log; by default its path.
+            source: Name of the image for the result and the log; by default its path.
 
         Returns:
             The transcription.
 
         Raises:
-            PictureError: When the picture cannot be read, by this client or by the server.
+            ImageError: When the image cannot be read, by this client or by the server.
             HtrError: When the call fails; see `htr_client.errors`.
         """
         deadline = time.monotonic() + (timeout if timeout is not None else self.timeout)
-        batch = [self._pack(picture, source)]
+        batch = [self._pack(image, source)]
         try:
             [result] = self._transcribe(batch, deadline)
-        except PictureError:
-            # On a server with batching, another caller's picture may have spoiled the batch. This one is good as far
+        except ImageError:
+            # On a server with batching, another caller's image may have spoiled the batch. This one is good as far
             # as can be known here, so it gets a second chance.
             [result] = self._transcribe(batch, deadline)
         if result.error is not None:
             raise result.error
         return result
 
-    def transcribe_many(self, pictures: Iterable[Picture]) -> Iterator[Transcription]:
-        """Transcribe any number of pictures, several requests at a time.
+    def transcribe_many(self, images: Iterable[Image]) -> Iterator[Transcription]:
+        """Transcribe any number of images, several requests at a time.
 
-        Reads ahead by up to three times batch_size x in_flight pictures, so it suits pictures that are there already;
+        Reads ahead by up to three times batch_size x in_flight images, so it suits images that are there already;
         where they trickle in, call `transcribe` for each.
 
         Args:
-            pictures: Paths, encoded bytes or arrays; may be a generator.
+            images: Paths, encoded bytes or arrays; may be a generator.
 
         Yields:
-            One transcription a picture, in order. A picture that cannot be read gives one with `error` set and does
+            One transcription an image, in order. An image that cannot be read gives one with `error` set and does
             not disturb the others.
 
         Raises:
             HtrError: When the service fails: at once when trying again makes no sense, otherwise after `patience`
                 seconds without any success. Everything yielded until then is valid.
         """
-        source = iter(pictures)
+        source = iter(images)
         outage = Outage(self._patience)
         stop = threading.Event()
         senders = ThreadPoolExecutor(self._in_flight, "htr-send")
@@ -177,30 +177,27 @@ class HtrClient(BaseClient):
                     raise
                 time.sleep(wait)
 
-    def _read_ahead(
-        self, packers: ThreadPoolExecutor, source: Iterator[Picture]
-    ) -> list["Future[Sent | Transcription]"]:
+    def _read_ahead(self, packers: ThreadPoolExecutor, source: Iterator[Image]) -> list["Future[Sent | Transcription]"]:
         return [
-            packers.submit(self._pack_or_error, picture)
-            for picture in islice(source, self._batch_size * self._in_flight)
+            packers.submit(self._pack_or_error, image) for image in islice(source, self._batch_size * self._in_flight)
         ]
 
     def _transcribe_batch(self, batch: Sequence[Sent], outage: Outage, stop: threading.Event) -> list[Transcription]:
-        """One batch of transcribe_many: patient with the server, and no picture spoils another."""
+        """One batch of transcribe_many: patient with the server, and no image spoils another."""
         refusals = 0
         for attempt in range(10**9):
             try:
                 results = self._transcribe(batch, time.monotonic() + self.timeout)
                 outage.over()
                 return results
-            except (PictureError, RequestTooLarge) as error:
+            except (ImageError, RequestTooLarge) as error:
                 outage.over()
                 refusals += 1
                 if len(batch) > 1:
                     parts = self._split(batch, error)
                     return [result for part in parts for result in self._transcribe_batch(part, outage, stop)]
                 if refusals == 2:
-                    refused = error if isinstance(error, PictureError) else PictureError("too_large", error.what)
+                    refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
                     return [self._failed(refused, batch[0].source, batch[0].seconds)]
             except HtrError as error:
                 if not outage.bearable(error) or stop.wait(pause(attempt)):

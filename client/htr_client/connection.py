@@ -14,10 +14,10 @@ import grpc
 from htr_client.errors import (
     AccessDenied,
     HtrError,
+    ImageError,
     MissingExtra,
     ModelNotFound,
     ModelUnusable,
-    PictureError,
     RequestRefused,
     RequestTooLarge,
     ServerBusy,
@@ -53,7 +53,7 @@ _SERVICE_CONFIG = {
     ],
 }
 
-# What TensorFlow Serving says (INVALID_ARGUMENT) when the request itself is wrong, whatever pictures it holds.
+# What TensorFlow Serving says (INVALID_ARGUMENT) when the request itself is wrong, whatever images it holds.
 _WRONG_REQUEST = re.compile(
     r"ModelSpec|signature|servable version label|output tensor alias|Expects arg\[|tensor parsing error"
 )
@@ -274,7 +274,7 @@ def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
         seconds: How long the call was allowed to take.
 
     Returns:
-        The exception to raise instead. INVALID_ARGUMENT becomes a PictureError unless the server's words show that
+        The exception to raise instead. INVALID_ARGUMENT becomes an ImageError unless the server's words show that
         the request is wrong whatever it holds.
     """
     code: grpc.StatusCode = error.code()
@@ -294,7 +294,7 @@ def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
         )
     said = f"The server says {code.name}: {details.rstrip('.')}." if details else f"The call failed with {code.name}."
     if code is grpc.StatusCode.INVALID_ARGUMENT and not _WRONG_REQUEST.search(details):
-        return PictureError("refused", said, advice="", code=code.name)
+        return ImageError("refused", said, advice="", code=code.name)
     if code is grpc.StatusCode.INVALID_ARGUMENT and _NO_LABEL in details:
         return ModelNotFound(said, code=code.name)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:

@@ -111,7 +111,7 @@ class DecodedCharacter(NamedTuple):
 
 
 class Alternative(NamedTuple):
-    """Another reading of the same picture.
+    """Another reading of the same image.
 
     Attributes:
         text: The text.
@@ -124,11 +124,11 @@ class Alternative(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decoder makes of one picture.
+    """What a decoder makes of one image.
 
     Attributes:
         text: The text.
-        confidence: P(text | picture), the sum over all CTC alignments: the model's probability that the whole text is
+        confidence: P(text | image), the sum over all CTC alignments: the model's probability that the whole text is
             right. 0 when there is no valid frame.
         characters: The characters of the text with their confidence and span.
         alternatives: Other readings, best first, when the decoder was asked for them.
@@ -221,7 +221,7 @@ def check(log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> None
 
 
 def log_posteriors(log_probs: np.ndarray, frames: np.ndarray, labels: Sequence[Sequence[int]]) -> np.ndarray:
-    """The logarithm of P(text | picture) for one text a row: the CTC forward algorithm (Graves 2006).
+    """The logarithm of P(text | image) for one text a row: the CTC forward algorithm (Graves 2006).
 
     Args:
         log_probs: float [N, T, C].

@@ -25,8 +25,8 @@ class HtrError(Exception):
         return f"{self.what} {self.advice}".strip()
 
 
-class PictureError(HtrError):
-    """A picture cannot be transcribed; other pictures are not affected.
+class ImageError(HtrError):
+    """An image cannot be transcribed; other images are not affected.
 
     Attributes:
         reason: "empty" (no bytes or no pixels), "not_a_picture" (no known signature), "truncated" (the file ends
@@ -38,8 +38,8 @@ class PictureError(HtrError):
         super().__init__(what, advice=advice, code=code)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:
-        # The default would call PictureError(what), so that an error could not come back from a worker process.
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        # The default would call ImageError(what), so that an error could not come back from a worker process.
         return (type(self), (self.reason, self.what))
 
 
@@ -95,7 +95,7 @@ class AccessDenied(HtrError):
 class RequestTooLarge(HtrError):
     """A message is larger than the limit of the client."""
 
-    advice = "Send fewer or smaller pictures a request, or raise max_message_bytes here and on the server."
+    advice = "Send fewer or smaller images a request, or raise max_message_bytes here and on the server."
 
 
 class ServerFault(HtrError):

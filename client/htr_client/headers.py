@@ -7,7 +7,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from htr_client.errors import PictureError
+from htr_client.errors import ImageError
 
 # A progressive JPEG has about ten scans. Each may be a few bytes long and costs the decoder a pass over all pixels.
 MAX_SCANS = 500
@@ -26,13 +26,13 @@ _OTHERS = (
 )
 
 
-class PictureInfo(NamedTuple):
-    """What the header of a picture file says; nothing has been decoded.
+class ImageInfo(NamedTuple):
+    """What the header of an image file says; nothing has been decoded.
 
     Attributes:
         format: "png", "jpeg", "bmp", "tiff", "webp" or "pnm".
-        width: Width in pixels of the upright picture (after the EXIF orientation).
-        height: Height in pixels of the upright picture.
+        width: Width in pixels of the upright image (after the EXIF orientation).
+        height: Height in pixels of the upright image.
         orientation: EXIF orientation, 1 (upright) to 8.
         plain: Whether the serving graph reads the file as it is: upright 8-bit grey or colour PNG or JPEG.
     """
@@ -44,8 +44,8 @@ class PictureInfo(NamedTuple):
     plain: bool
 
 
-def inspect(data: bytes) -> PictureInfo:
-    """Read the header of an encoded picture.
+def inspect(data: bytes) -> ImageInfo:
+    """Read the header of an encoded image.
 
     Args:
         data: The bytes of the file.
@@ -54,34 +54,34 @@ def inspect(data: bytes) -> PictureInfo:
         Format, upright size in pixels and what else the header says.
 
     Raises:
-        PictureError: reason "empty", "not_a_picture", "truncated" (the header itself is cut, or a PNG or JPEG lacks
+        ImageError: reason "empty", "not_a_picture", "truncated" (the header itself is cut, or a PNG or JPEG lacks
             its end) or "undecodable" (damaged header, several frames).
     """
     if not data:
-        raise PictureError("empty", "The picture has no bytes.")
+        raise ImageError("empty", "The image has no bytes.")
     reader = next((reader for signature, reader in _READERS if data.startswith(signature)), None)
     if reader is None:
         for at, signature, name in _OTHERS:
             if data.startswith(signature, at):
-                raise PictureError("not_a_picture", f"This is {name}.", advice=_SUPPORTED)
+                raise ImageError("not_a_picture", f"This is {name}.", advice=_SUPPORTED)
         start = repr(data[:8])[1:]  # as text, not as Python's bytes
-        raise PictureError("not_a_picture", f"Not a picture: it starts with {start}.", advice=_SUPPORTED)
+        raise ImageError("not_a_picture", f"Not an image: it starts with {start}.", advice=_SUPPORTED)
     try:
         info = reader(data)
     except (struct.error, IndexError, ValueError):
-        raise PictureError("truncated", "The picture ends within its header.") from None
+        raise ImageError("truncated", "The image ends within its header.") from None
     if info.width < 1 or info.height < 1:
-        raise PictureError("undecodable", f"The header says {info.width} x {info.height} pixels.")
+        raise ImageError("undecodable", f"The header says {info.width} x {info.height} pixels.")
     return info
 
 
-def _info(format_: str, width: int, height: int, orientation: int = 1, plain: bool = False) -> PictureInfo:
+def _info(format_: str, width: int, height: int, orientation: int = 1, plain: bool = False) -> ImageInfo:
     if orientation >= 5:
         width, height = height, width
-    return PictureInfo(format_, width, height, orientation, plain and orientation == 1)
+    return ImageInfo(format_, width, height, orientation, plain and orientation == 1)
 
 
-def _png(data: bytes) -> PictureInfo:
+def _png(data: bytes) -> ImageInfo:
     size: tuple[int, ...] | None = None
     orientation, plain = 1, True
     view = memoryview(data)
@@ -92,7 +92,7 @@ def _png(data: bytes) -> PictureInfo:
         if at > len(data):
             break
         if zlib.crc32(view[begin - 4 : at - 4]) != _PNG_CHECKSUM(data, at - 4)[0]:
-            raise PictureError("undecodable", f"The PNG is damaged: wrong checksum in its chunk {repr(name)[2:-1]}.")
+            raise ImageError("undecodable", f"The PNG is damaged: wrong checksum in its chunk {repr(name)[2:-1]}.")
         if name == b"IHDR":
             size = struct.unpack(">IIBBBBB", view[begin : at - 4])
             depth, colour, interlace = size[2], size[3], size[6]
@@ -104,17 +104,17 @@ def _png(data: bytes) -> PictureInfo:
         elif name == b"IEND" and size is not None:
             # The graph wants the end at the end, and nothing in it.
             return _info("png", size[0], size[1], orientation, plain and length == 0 and at == len(data))
-    raise PictureError("truncated", f"The PNG ends early, after {len(data)} bytes.")
+    raise ImageError("truncated", f"The PNG ends early, after {len(data)} bytes.")
 
 
-def _jpeg(data: bytes) -> PictureInfo:
+def _jpeg(data: bytes) -> ImageInfo:
     frame: tuple[int, ...] | None = None
     orientation, adobe_rgb, process = 1, False, 0
     at = 2
     while True:
         # Between segments there may be fill bytes 0xFF; anything else means that the lengths were wrong.
         if data[at] != 0xFF:
-            raise PictureError("undecodable", f"The JPEG is damaged at byte {at}.")
+            raise ImageError("undecodable", f"The JPEG is damaged at byte {at}.")
         marker = data[at + 1]
         if marker == 0xFF:
             at += 1
@@ -123,7 +123,7 @@ def _jpeg(data: bytes) -> PictureInfo:
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:
             continue
         if marker == 0xD9:
-            raise PictureError("undecodable", "The JPEG has no picture data.")
+            raise ImageError("undecodable", "The JPEG has no image data.")
         length = data[at] << 8 | data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             process, frame = marker, struct.unpack_from(">BHHB", data, at + 2)
@@ -135,26 +135,26 @@ def _jpeg(data: bytes) -> PictureInfo:
         if marker == 0xDA:
             break
     if frame is None:
-        raise PictureError("undecodable", "The JPEG has no frame header.")
+        raise ImageError("undecodable", "The JPEG has no frame header.")
     end = data.find(b"\xff\xd9", at)
     if end < 0:
-        raise PictureError("truncated", f"The JPEG ends early, after {len(data)} bytes.")
+        raise ImageError("truncated", f"The JPEG ends early, after {len(data)} bytes.")
     scans = 1 + data.count(b"\xff\xda", at, end)
     if scans > MAX_SCANS:
-        raise PictureError("too_large", f"The JPEG has {scans} scans, more than the limit of {MAX_SCANS}.")
+        raise ImageError("too_large", f"The JPEG has {scans} scans, more than the limit of {MAX_SCANS}.")
     precision, height, width, components = frame
     plain = process <= 0xC2 and precision == 8 and (components == 1 or (components == 3 and not adobe_rgb))
     plain = plain and data.endswith(b"\xff\xd9")  # the graph wants the end at the end
     return _info("jpeg", width, height, orientation, plain)
 
 
-def _bmp(data: bytes) -> PictureInfo:
+def _bmp(data: bytes) -> ImageInfo:
     (header,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
     return _info("bmp", width, abs(height))
 
 
-def _tiff(data: bytes) -> PictureInfo:
+def _tiff(data: bytes) -> ImageInfo:
     entries, following = _tiff_entries(data)
     if following:
         raise _several("TIFF")
@@ -178,7 +178,7 @@ def _tiff_entries(data: bytes) -> tuple[dict[int, int], int]:
 
 
 def _exif_orientation(exif: bytes) -> int:
-    # EXIF is a small TIFF; when it is damaged every viewer shows the picture as it is stored.
+    # EXIF is a small TIFF; when it is damaged every viewer shows the image as it is stored.
     try:
         orientation = _tiff_entries(exif)[0].get(274, 1)
     except struct.error:
@@ -186,9 +186,9 @@ def _exif_orientation(exif: bytes) -> int:
     return orientation if 1 <= orientation <= 8 else 1
 
 
-def _webp(data: bytes) -> PictureInfo:
+def _webp(data: bytes) -> ImageInfo:
     if data[8:12] != b"WEBP":
-        raise PictureError("not_a_picture", "A RIFF file, but not WebP.", advice=_SUPPORTED)
+        raise ImageError("not_a_picture", "A RIFF file, but not WebP.", advice=_SUPPORTED)
     kind = data[12:16]
     if kind == b"VP8X":
         if data[20] & 0x02:
@@ -206,7 +206,7 @@ def _webp(data: bytes) -> PictureInfo:
     return _info("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
 
 
-def _pnm(data: bytes) -> PictureInfo:
+def _pnm(data: bytes) -> ImageInfo:
     fields: list[int] = []
     lines = data[2:4096].split(b"\n")
     for line in lines:
@@ -216,11 +216,11 @@ def _pnm(data: bytes) -> PictureInfo:
     raise ValueError
 
 
-def _several(format_: str) -> PictureError:
-    return PictureError(
+def _several(format_: str) -> ImageError:
+    return ImageError(
         "undecodable",
-        f"The {format_} holds several pictures (an animation or pages).",
-        advice="Send the one picture that you mean.",
+        f"The {format_} holds several images (an animation or pages).",
+        advice="Send the one image that you mean.",
     )
 
 

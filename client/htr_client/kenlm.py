@@ -15,7 +15,7 @@ class KenLmBeamSearch:
     """Beam search with a KenLM model over words: for lines of running text, where a word predicts the next one.
 
     The alphabet must have the space, which separates words. Its pruning of classes and prefixes bounds the time; noisy
-    pictures still take longer than clean ones.
+    images still take longer than clean ones.
 
     Args:
         model: An .arpa file or a KenLM binary.

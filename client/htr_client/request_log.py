@@ -1,6 +1,6 @@
 """A sample of what a service asks and what it is answered, on disk, without slowing the service down.
 
-The folder is a dataset: CSV files with the columns `FIELDS`, and the pictures. `htr drift` compares it with training
+The folder is a dataset: CSV files with the columns `FIELDS`, and the images. `htr drift` compares it with training
 data, `htr review` takes from it what a person should look at.
 """
 
@@ -27,7 +27,7 @@ class LogCounts(NamedTuple):
 
     Attributes:
         seen: All answers that were offered.
-        written: Picture and row are on disk.
+        written: Image and row are on disk.
         dropped: Chosen, but the queue or the space allowed was full.
         failed: Chosen, but could not be written; the reason is in Python's log.
     """
@@ -39,7 +39,7 @@ class LogCounts(NamedTuple):
 
 
 class _Record(NamedTuple):
-    picture: bytes
+    image: bytes
     text: str
     confidence: float
     model: str
@@ -50,7 +50,7 @@ class _Record(NamedTuple):
 
 
 class RequestLog:
-    """Writes a random sample of pictures with their transcriptions to a folder.
+    """Writes a random sample of images with their transcriptions to a folder.
 
     A thread of its own writes; callers put a record into a bounded queue and never wait. Nothing that goes wrong here
     reaches them: records that find no room are dropped and counted. May be shared by several clients and threads; each
@@ -69,7 +69,7 @@ class RequestLog:
             folder: Where the log goes; files that it makes are readable by their owner only.
             rate: Share of the answers that is logged, 0 to 1.
             queue_size: Records that may wait for the disk.
-            max_bytes: Room for the pictures of one process; what comes after that is dropped.
+            max_bytes: Room for the images of one process; what comes after that is dropped.
 
         Raises:
             ValueError: When a setting is impossible.
@@ -94,7 +94,7 @@ class RequestLog:
 
     def offer(
         self,
-        picture: bytes,
+        image: bytes,
         text: str,
         confidence: float,
         model: str,
@@ -106,9 +106,9 @@ class RequestLog:
         """Log an answer, if chance chooses it; never waits and never fails.
 
         Args:
-            picture: As it was sent, PNG or JPEG.
+            image: As it was sent, PNG or JPEG.
             text: What the model read.
-            confidence: P(text | picture).
+            confidence: P(text | image).
             model: Name of the served model.
             version: Version that answered.
             source: Name of the original, such as its path.
@@ -121,16 +121,16 @@ class RequestLog:
             self._seen += 1
             if self._random.random() >= self.rate:
                 return
-            if self._bytes + len(picture) > self._max_bytes:
+            if self._bytes + len(image) > self._max_bytes:
                 self._dropped += 1
                 return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write, args=(self._queue,), name="htr-log", daemon=True)
                 self._thread.start()
             try:
-                record = _Record(picture, text, confidence, model, version, time.time(), source, request_id)
+                record = _Record(image, text, confidence, model, version, time.time(), source, request_id)
                 self._queue.put_nowait(record)
-                self._bytes += len(picture)
+                self._bytes += len(image)
             except queue.Full:
                 self._dropped += 1
 
@@ -149,7 +149,7 @@ class RequestLog:
             thread.join()
 
     def _write(self, records: "queue.Queue[_Record | None]") -> None:
-        # The pictures' names begin like the table's, so that processes never write over each other's.
+        # The images' names begin like the table's, so that processes never write over each other's.
         name = f"requests-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}"
         number = 0
         while (record := records.get()) is not None:
@@ -163,17 +163,17 @@ class RequestLog:
                 self._failed += 1
 
     def _append(self, name: str, number: int, record: _Record) -> None:
-        suffix = "png" if record.picture.startswith(b"\x89PNG") else "jpg"
-        picture = Path("pictures") / f"{name}-{number:06d}.{suffix}"
+        suffix = "png" if record.image.startswith(b"\x89PNG") else "jpg"
+        image = Path("pictures") / f"{name}-{number:06d}.{suffix}"
         (self.folder / "pictures").mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self.folder / picture, "xb", opener=_private) as file:
-            file.write(record.picture)
-        # The row comes last: a table never names a picture that is not there yet.
+        with open(self.folder / image, "xb", opener=_private) as file:
+            file.write(record.image)
+        # The row comes last: a table never names an image that is not there yet.
         moment = datetime.fromtimestamp(record.moment, timezone.utc).isoformat(timespec="seconds")
         # A path need not be UTF-8, but the table is.
         source = record.source.encode(errors="backslashreplace").decode()
         read = (record.text, f"{record.confidence:.4f}", record.model, record.version)
-        row = (picture.as_posix(), *read, moment, source, record.request_id)
+        row = (image.as_posix(), *read, moment, source, record.request_id)
         with open(self.folder / f"{name}.csv", "a", encoding="utf-8", newline="", opener=_private) as table:
             writer = csv.writer(table)
             if table.tell() == 0:

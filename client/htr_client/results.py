@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from htr_client.decoding import Alternative
-from htr_client.errors import PictureError
+from htr_client.errors import ImageError
 from htr_client.suspicion import Suspicion
 
 
@@ -14,7 +14,7 @@ class Character(NamedTuple):
     Attributes:
         text: The character.
         confidence: The highest probability the model gave it where it stands, 0 to 1.
-        span: Left and right edge in pixels of the (upright) picture as it was given.
+        span: Left and right edge in pixels of the (upright) image as it was given.
     """
 
     text: str
@@ -23,10 +23,10 @@ class Character(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """Where the time of one picture went, in seconds; server and decode are those of its whole batch.
+    """Where the time of one image went, in seconds; server and decode are those of its whole batch.
 
     Attributes:
-        pack: Reading, checking and encoding the picture.
+        pack: Reading, checking and encoding the image.
         server: From sending the request to having the answer, with retries.
         decode: From log-probabilities to text.
     """
@@ -38,18 +38,18 @@ class Timings(NamedTuple):
 
 @dataclass(frozen=True)
 class Transcription:
-    """What the model reads in one picture.
+    """What the model reads in one image.
 
     Attributes:
         text: The text; "" when `error` is set, and also when the model sees no writing.
-        confidence: P(text | picture), 0 to 1: the model's probability that the whole text is right.
+        confidence: P(text | image), 0 to 1: the model's probability that the whole text is right.
         characters: The characters of the text with confidence and position.
         alternatives: Other readings, best first, from decoders that give them.
         model: Name of the served model.
         version: Version of the model that answered; 0 when none did.
-        source: Name of the picture: the path, when it was given as one.
+        source: Name of the image: the path, when it was given as one.
         timings: Where the time went.
-        error: Why there is no text for this picture. Only `transcribe_many` sets it; `transcribe` raises it.
+        error: Why there is no text for this image. Only `transcribe_many` sets it; `transcribe` raises it.
         suspicions: Why the text may be nonsense: the image is of another kind than the model was trained on.
     """
 
@@ -61,12 +61,12 @@ class Transcription:
     version: int
     source: str | None
     timings: Timings
-    error: PictureError | None = None
+    error: ImageError | None = None
     suspicions: tuple[Suspicion, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether the picture was transcribed."""
+        """Whether the image was transcribed."""
         return self.error is None
 
 

@@ -1,7 +1,7 @@
-"""Batch transcription: an Apache Beam pipeline that reads any number of pictures with a pushed model, without a server.
+"""Batch transcription: an Apache Beam pipeline that reads any number of images with a pushed model, without a server.
 
-Every worker process loads the model once. Reading and checking of pictures goes on in threads while the model works.
-The same pictures give the same texts, whatever the engine and the number of workers: shards and the batches within
+Every worker process loads the model once. Reading and checking of images goes on in threads while the model works.
+The same images give the same texts, whatever the engine and the number of workers: shards and the batches within
 them follow from the paths alone.
 """
 
@@ -21,9 +21,9 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.batch_transcriber.shards import BatchError, Job, Picture, Record, Shard, plan
-from htr_client import pictures
-from htr_client.errors import PictureError
+from components.batch_transcriber.shards import BatchError, Image, Job, Record, Shard, plan
+from htr_client import image_files
+from htr_client.errors import ImageError
 
 # Enough to hide the latency of an object store; decoding itself is bound by the cores.
 _READERS = 8
@@ -35,12 +35,12 @@ class Outcome:
     """What a batch has come to.
 
     Attributes:
-        pictures: that the input holds.
+        images: that the input holds.
         new: of those, transcribed or tried by this run; earlier runs did the others.
-        errors: pictures that could not be read.
+        errors: images that could not be read.
         shards: number of output files.
         example: the first of them.
-        errors_path: file that names those pictures and says what is wrong with them.
+        errors_path: file that names those images and says what is wrong with them.
     """
 
     pictures: int
@@ -55,16 +55,16 @@ def transcribe(
     folder: str, output: str, model_path: str, beam_args: Sequence[str], *, pictures_per_shard: int = 1000,
     batch_size: int = 64, overwrite: bool = False,
 ) -> Outcome:  # fmt: skip
-    """Transcribes all pictures below a folder; a repeated or interrupted batch does only what is missing.
+    """Transcribes all images below a folder; a repeated or interrupted batch does only what is missing.
 
     Args:
-        folder: of the pictures; local, or a URL of a store that Beam knows.
+        folder: of the images; local, or a URL of a store that Beam knows.
         output: `texts.jsonl` becomes `texts-00000-of-00020.jsonl` and so on; `.csv` likewise. Workers must see the
             same folders under the same names.
         model_path: directory of a SavedModel with the signature `transcribe`.
         beam_args: pipeline options, which say where it runs.
         pictures_per_shard: on average. What an interrupted worker loses is at most one shard.
-        batch_size: pictures of one call of the model.
+        batch_size: images of one call of the model.
         overwrite: begin again what an earlier run has done.
 
     Returns:
@@ -135,43 +135,43 @@ class _Transcribe(beam.DoFn):
         rows.sort(key=lambda row: row["path"])
         self._job.write_shard(shard.number, rows, Record(stamps, errors, self._run, len(todo)))
 
-    def _read(self, members: list[Picture]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    def _read(self, members: list[Image]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
         rows: list[dict[str, Any]] = []
         errors: list[dict[str, str]] = []
         batches = [members[i : i + self._batch_size] for i in range(0, len(members), self._batch_size)]
         with ThreadPoolExecutor(_READERS) as pool:
 
-            def begin(batch: list[Picture]) -> list[Future]:
+            def begin(batch: list[Image]) -> list[Future]:
                 return [pool.submit(self._open, picture) for picture in batch]
 
             following = begin(batches[0]) if batches else []
             for number, batch in enumerate(batches):
                 opened = following
                 following = begin(batches[number + 1]) if number + 1 < len(batches) else []
-                good: list[tuple[Picture, bytes]] = []
+                good: list[tuple[Image, bytes]] = []
                 for picture, future in zip(batch, opened, strict=True):
                     try:
                         good.append((picture, future.result()))
-                    except PictureError as error:
+                    except ImageError as error:
                         errors.append({"path": picture.path, "reason": error.reason, "detail": str(error)})
                 for (picture, _), text, confidence in zip(good, *self._ask([data for _, data in good]), strict=True):
-                    if not text and confidence == 0:  # how the model says that it has no picture
+                    if not text and confidence == 0:  # how the model says that it has no image
                         detail = "The model cannot decode it."
                         errors.append({"path": picture.path, "reason": "refused", "detail": detail})
                     else:
                         rows.append({"path": picture.path, "text": text, "confidence": round(confidence, 6)})
         return rows, errors
 
-    def _open(self, picture: Picture) -> bytes:
+    def _open(self, picture: Image) -> bytes:
         path = FileSystems.join(self._job.folder, picture.path)
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device, which may never come to an end
-            raise PictureError("unreadable", f"Cannot read {os.fspath(path)!r}: not a regular file")
+            raise ImageError("unreadable", f"Cannot read {os.fspath(path)!r}: not a regular file")
         try:
             with FileSystems.open(path) as file:
-                data = pictures.read_file(file)
+                data = image_files.read_file(file)
         except OSError as error:
-            raise PictureError("unreadable", f"Cannot read {os.fspath(path)!r}: {error}") from None
-        return pictures.pack(data).data
+            raise ImageError("unreadable", f"Cannot read {os.fspath(path)!r}: {error}") from None
+        return image_files.pack(data).data
 
     def _ask(self, batch: list[bytes]) -> tuple[list[str], list[float]]:
         if not batch:

@@ -1,11 +1,11 @@
-"""BulkInferrer: transcribes new pictures with the model of the run, if it is blessed; batch transcription as a step.
+"""BulkInferrer: transcribes new images with the model of the run, if it is blessed; batch transcription as a step.
 
-TFX's own BulkInferrer wants examples and writes PredictionLogs. This one reads a folder of pictures as it is and writes
-what `htr transcribe` writes, with the pictures that it cannot read in a file of their own:
+TFX's own BulkInferrer wants examples and writes PredictionLogs. This one reads a folder of images as it is and writes
+what `htr transcribe` writes, with the images that it cannot read in a file of their own:
 
-    texts-00000-of-00004.jsonl, ...   path, text and confidence of each picture
+    texts-00000-of-00004.jsonl, ...   path, text and confidence of each image
     texts-errors.jsonl                path, reason and detail of each that could not be read
-    counts.json                       pictures, errors; `blessed` false and nothing else if the model was refused
+    counts.json                       images, errors; `blessed` false and nothing else if the model was refused
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COUNTS_FILE = "counts.json"
 
 
 class Transcriptions(Artifact):
-    """Texts of new pictures; the module's docstring lists the files."""
+    """Texts of new images; the module's docstring lists the files."""
 
     TYPE_NAME = "htr.Transcriptions"  # the form that Kubeflow asks for
 
@@ -39,7 +39,7 @@ class BulkInferrerSpec(component_spec.ComponentSpec):
 
     PARAMETERS = {  # noqa: RUF012 - the form that TFX asks for
         "config": component_spec.ExecutionParameter(type=str),
-        # Set by the driver, so that a new picture is a new input.
+        # Set by the driver, so that a new image is a new input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {  # noqa: RUF012
@@ -50,14 +50,14 @@ class BulkInferrerSpec(component_spec.ComponentSpec):
 
 
 class Driver(FingerprintDriver):
-    """Takes a fingerprint of the pictures."""
+    """Takes a fingerprint of the images."""
 
     def fingerprint(self, exec_properties: dict[str, Any]) -> str:
         """Of paths, sizes and times."""
         folder = BulkConfig.model_validate_json(exec_properties["config"]).folder or ""
         try:
             lines = [f"{picture.path}\0{picture.stamp}" for picture in shards.list_pictures(folder)]
-        except shards.NoPictures:
+        except shards.NoImages:
             lines = []
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -84,7 +84,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     self._beam_pipeline_args or [], batch_size=config.batch_size, overwrite=True,
                 )  # fmt: skip
                 counts.update(pictures=outcome.pictures, errors=outcome.errors)
-            except shards.NoPictures:  # nothing has arrived since the last run
+            except shards.NoImages:  # nothing has arrived since the last run
                 counts.update(pictures=0, errors=0)
         fileio.makedirs(output)
         with fileio.open(os.path.join(output, COUNTS_FILE), "w") as file:
@@ -92,7 +92,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 class BulkInferrer(base_beam_component.BaseBeamComponent):
-    """Transcribes a folder of new pictures with a blessed model."""
+    """Transcribes a folder of new images with a blessed model."""
 
     SPEC_CLASS = BulkInferrerSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)

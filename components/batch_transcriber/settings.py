@@ -10,8 +10,8 @@ from components.common.settings import Section
 
 
 class BulkConfig(Section):
-    """New pictures that the pipeline transcribes with a blessed model (step BulkInferrer)."""
+    """New images that the pipeline transcribes with a blessed model (step BulkInferrer)."""
 
-    folder: str | None = Field(None, description="with pictures, at any depth; there is no such step if unset")
+    folder: str | None = Field(None, description="with images, at any depth; there is no such step if unset")
     format: Literal["jsonl", "csv"] = Field("jsonl", description="of the texts")
-    batch_size: int = Field(64, ge=1, description="pictures of one call of the model")
+    batch_size: int = Field(64, ge=1, description="images of one call of the model")

@@ -1,11 +1,11 @@
-"""What a batch transcription has to do and has done: list of pictures, shards, and the records that allow a restart.
+"""What a batch transcription has to do and has done: list of images, shards, and the records that allow a restart.
 
-The pictures are divided among shards by a hash of their path, so that a picture always belongs to the same shard. A
+The images are divided among shards by a hash of their path, so that an image always belongs to the same shard. A
 shard is one output file; beside all of them lies the folder `<output>.state` with
 
     manifest.json     which model, which input, how many shards: fixed by the first run
-    pictures.jsonl    the pictures of this run, shard by shard; workers read their part of it
-    00000.json, ...   one record a shard: the pictures it holds, with size and time, and those that failed
+    images.jsonl    the images of this run, shard by shard; workers read their part of it
+    00000.json, ...   one record a shard: the images it holds, with size and time, and those that failed
 
 Files are written to `incoming` in that folder and renamed: whoever is killed leaves whole shards or none. All paths
 may be local or whatever Beam's file systems know (gs://, s3://, hdfs://).
@@ -38,17 +38,17 @@ class BatchError(ValueError):
     """The batch cannot start, or cannot go on where it stopped; the message says why and what to do."""
 
 
-class NoPictures(BatchError):
-    """The input folder holds no picture."""
+class NoImages(BatchError):
+    """The input folder holds no image."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of the input folder.
+class Image:
+    """An image of the input folder.
 
     Attributes:
         path: below the folder.
-        stamp: size and time of its last change; another stamp is another picture.
+        stamp: size and time of its last change; another stamp is another image.
     """
 
     path: str
@@ -60,10 +60,10 @@ class Record:
     """What a shard holds.
 
     Attributes:
-        stamps: of the pictures it has dealt with, by path.
-        errors: pictures that could not be read: path, reason, detail.
+        stamps: of the images it has dealt with, by path.
+        errors: images that could not be read: path, reason, detail.
         run: identity of the run that wrote it.
-        new: pictures that this run transcribed or tried to.
+        new: images that this run transcribed or tried to.
     """
 
     stamps: dict[str, str] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Shard:
 
     Attributes:
         number: from 0.
-        offset, length: bytes of `pictures.jsonl` that list its pictures.
+        offset, length: bytes of `images.jsonl` that list its images.
     """
 
     number: int
@@ -91,7 +91,7 @@ class Job:
     """Where a batch reads and writes; small, since it travels to every worker.
 
     Attributes:
-        folder: of the pictures.
+        folder: of the images.
         output: file name of the output, ending in .jsonl or .csv.
         shards: number of output files.
     """
@@ -112,7 +112,7 @@ class Job:
 
     @property
     def errors_path(self) -> str:
-        """File of the pictures that could not be read."""
+        """File of the images that could not be read."""
         stem, suffix = os.path.splitext(self.output)
         return f"{stem}-errors{suffix}"
 
@@ -130,12 +130,12 @@ class Job:
         path = self.record_path(number)
         return Record(**json.loads(_read(path))) if FileSystems.exists(path) else Record()
 
-    def pictures(self, shard: Shard) -> list[Picture]:
-        """The pictures of a shard, by path."""
+    def pictures(self, shard: Shard) -> list[Image]:
+        """The images of a shard, by path."""
         with FileSystems.open(FileSystems.join(self.state, "pictures.jsonl")) as file:
             file.seek(shard.offset)
             lines = file.read(shard.length).splitlines()
-        return [Picture(*json.loads(line)) for line in lines]
+        return [Image(*json.loads(line)) for line in lines]
 
     def write_shard(self, number: int, texts: list[dict[str, Any]], record: Record) -> None:
         """Writes the texts of a shard (path, text, confidence), then its record."""
@@ -166,7 +166,7 @@ class Job:
         FileSystems.rename([temporary], [path])
 
     def write_errors(self, errors: list[dict[str, str]]) -> None:
-        """Writes the file of pictures that could not be read; there is always one, if only with its header."""
+        """Writes the file of images that could not be read; there is always one, if only with its header."""
         self.write(self.errors_path, _format(sorted(errors, key=lambda error: error["path"]), "errors", self.output))
 
 
@@ -181,18 +181,18 @@ def written(output: str) -> str:
     return f"{done} of {shards} files"
 
 
-def list_pictures(folder: str) -> list[Picture]:
-    """All pictures below a folder, known by their file names' endings, sorted by path.
+def list_pictures(folder: str) -> list[Image]:
+    """All images below a folder, known by their file names' endings, sorted by path.
 
     Raises:
         BatchError: there is no such folder.
-        NoPictures: there is no picture in it.
+        NoImages: there is no image in it.
     """
     if "://" in folder:
         prefix = folder.rstrip("/") + "/"
         (match,) = FileSystems.match([prefix + "**"])
         pictures = [
-            Picture(f.path[len(prefix) :], f"{f.size_in_bytes}-{f.last_updated_in_seconds}")
+            Image(f.path[len(prefix) :], f"{f.size_in_bytes}-{f.last_updated_in_seconds}")
             for f in match.metadata_list
             if f.path.lower().endswith(SUFFIXES)
         ]
@@ -202,11 +202,11 @@ def list_pictures(folder: str) -> list[Picture]:
     else:
         raise BatchError(f"The input folder {folder} does not exist or is not a folder.")
     if not pictures:
-        raise NoPictures(f"There is no picture ({', '.join(SUFFIXES)}) anywhere below {folder}.")
+        raise NoImages(f"There is no image ({', '.join(SUFFIXES)}) anywhere below {folder}.")
     return sorted(pictures, key=lambda picture: picture.path)
 
 
-def _walk(folder: str) -> Iterable[Picture]:
+def _walk(folder: str) -> Iterable[Image]:
     # Folders with those they lie in: links are followed, but not in circles.
     waiting: list[tuple[str, frozenset[str]]] = [(folder, frozenset())]
     while waiting:
@@ -221,26 +221,26 @@ def _walk(folder: str) -> Iterable[Picture]:
                 elif entry.name.lower().endswith(SUFFIXES):
                     # A link that leads nowhere stays in the list: opening it fails, which is reported.
                     stat = entry.stat(follow_symlinks=os.path.exists(entry.path))
-                    yield Picture(os.path.relpath(entry.path, folder), f"{stat.st_size}-{stat.st_mtime_ns}")
+                    yield Image(os.path.relpath(entry.path, folder), f"{stat.st_size}-{stat.st_mtime_ns}")
 
 
 def plan(
     folder: str, output: str, model: dict[str, str], pictures_per_shard: int, overwrite: bool
 ) -> tuple[Job, list[Shard], int]:
-    """Divides the pictures among shards, and notes what later runs must not change.
+    """Divides the images among shards, and notes what later runs must not change.
 
     Args:
-        folder: of the pictures.
+        folder: of the images.
         output: file name of the output, ending in .jsonl or .csv.
         model: `path` of the model, for people, and `fingerprint`, which tells models apart.
         pictures_per_shard: on average; it counts in the first run only.
         overwrite: forget what earlier runs have done.
 
     Returns:
-        The job, its shards, and the number of pictures.
+        The job, its shards, and the number of images.
 
     Raises:
-        BatchError: no pictures, an unknown file format, or an earlier run had another model or input.
+        BatchError: no images, an unknown file format, or an earlier run had another model or input.
     """
     if not output.endswith(FORMATS):
         raise BatchError(f"The output {output} must end in {' or '.join(FORMATS)}.")
@@ -256,7 +256,7 @@ def plan(
             job = _resumed(job, json.loads(_read(manifest_path)), model)
     _delete(job.incoming)
     job.write(manifest_path, json.dumps({"input": folder, "shards": job.shards, "model": model}, indent=1).encode())
-    by_shard: list[list[Picture]] = [[] for _ in range(job.shards)]
+    by_shard: list[list[Image]] = [[] for _ in range(job.shards)]
     for picture in pictures:
         by_shard[_shard_of(picture.path, job.shards)].append(picture)
     listing, shards = io.BytesIO(), []
@@ -272,7 +272,7 @@ def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:
     if manifest["model"]["fingerprint"] != model["fingerprint"]:
         different = f"with the model {manifest['model']['path']}, and {model['path']} is another one"
     elif manifest["input"] != job.folder:
-        different = f"for the pictures in {manifest['input']}, not for those in {job.folder}"
+        different = f"for the images in {manifest['input']}, not for those in {job.folder}"
     else:
         return Job(job.folder, job.output, manifest["shards"])
     raise BatchError(

@@ -88,7 +88,7 @@ class ErrorCounts:
 class PairedErrors:
     """Errors of two models on the same samples: whether their difference is more than luck of the draw.
 
-    Pairs of edits on one sample vary together, since a hard picture is hard for both, so that a comparison by samples
+    Pairs of edits on one sample vary together, since a hard image is hard for both, so that a comparison by samples
     sees differences that lie far within the two models' own intervals.
     """
 

@@ -96,7 +96,7 @@ def read(path: str, most: int = sys.maxsize) -> bytes:
     if is_remote(path):
         with open_file(path) as file:
             return file.read(most)
-    # Python's file object asks the system six more questions, which for a small picture take as long as all else here.
+    # Python's file object asks the system six more questions, which for a small image take as long as all else here.
     descriptor = _open_regular(path, os.O_RDONLY)
     parts = []
     try:
@@ -164,7 +164,7 @@ def entries(folder: str) -> tuple[list[str], list[str]]:
             names = sorted(bucket.listdir(folder))
         kinds = []
         for name in names:
-            # Buckets mark folders with a slash; asking for each picture would be a request for each.
+            # Buckets mark folders with a slash; asking for each image would be a request for each.
             bare = name.rstrip("/")
             kinds.append((bare, name != bare or ("." not in bare and is_dir(posixpath.join(folder, bare)))))
     return [name for name, is_folder in kinds if is_folder], [name for name, is_folder in kinds if not is_folder]

@@ -1,4 +1,4 @@
-"""HandwritingExampleGen: the pipeline's first step, from CSV files and pictures to tf.Examples in splits."""
+"""HandwritingExampleGen: the pipeline's first step, from CSV files and images to tf.Examples in splits."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class HandwritingExampleGenSpec(component_spec.ComponentSpec):
         "data_config": component_spec.ExecutionParameter(type=str),
         "transform_config": component_spec.ExecutionParameter(type=str),
         "rejects_copy": component_spec.ExecutionParameter(type=str, optional=True),
-        # Set by the driver, so that a changed picture is a changed input.
+        # Set by the driver, so that a changed image is a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
     INPUTS: dict[str, Any] = {}  # noqa: RUF012
@@ -67,7 +67,7 @@ class HandwritingExampleGenSpec(component_spec.ComponentSpec):
 
 
 class Driver(FingerprintDriver):
-    """Takes a fingerprint of label files and pictures."""
+    """Takes a fingerprint of label files and images."""
 
     def fingerprint(self, exec_properties: dict[str, Any]) -> str:
         """See `fingerprint`."""
@@ -135,7 +135,7 @@ class _Examine(beam.DoFn):
 class _RecordSink(beam.io.filebasedsink.FileBasedSink):
     """Writes lists of records to gzip files with the names that TFX's own ExampleGens give them.
 
-    Beam's sink takes one record at a time, in Python, and compresses with all its might pictures that are compressed
+    Beam's sink takes one record at a time, in Python, and compresses with all its might images that are compressed
     already; here they are stored.
     """
 
@@ -161,7 +161,7 @@ class _RecordSink(beam.io.filebasedsink.FileBasedSink):
 def encode(sample: dataset.Sample) -> bytes:
     """Makes the serialized tf.Example of an accepted row; components/example_validator/schema.pbtxt describes it.
 
-    To fill in and serialize one message with all features takes as long as half of what decoding a small picture does.
+    To fill in and serialize one message with all features takes as long as half of what decoding a small image does.
     Joined messages are read as one that has the fields of all (protobuf, "Encoding", section "Last One Wins"), so each
     feature is a message here, and what few values share is serialized once.
     """
@@ -198,7 +198,7 @@ _INK_SHARE, _SHARPNESS = (_message(name, 0.0)[:-4] for name in ("ink_share", "sh
 
 @functools.lru_cache(maxsize=2**14)
 def _feature(name: str, value: str | int | float) -> bytes:
-    """A serialized tf.Example with one feature that many pictures share."""
+    """A serialized tf.Example with one feature that many images share."""
     return _message(name, value.encode() if isinstance(value, str) else value)
 
 
@@ -222,7 +222,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes the examples of each split, the rejects and their counts.
 
         Raises:
-            DatasetError: there is nothing to read, or a split has no pictures.
+            DatasetError: there is nothing to read, or a split has no images.
             TooManyRejects: the rejected share exceeds `data.max_rejected`.
         """
         data = DataConfig.model_validate_json(exec_properties["data_config"])

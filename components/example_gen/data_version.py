@@ -24,7 +24,7 @@ class DataVersionSpec(component_spec.ComponentSpec):
 
 
 class Executor(base_executor.BaseExecutor):
-    """Looks at label files and pictures."""
+    """Looks at label files and images."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
         """Writes the fingerprint.
@@ -37,7 +37,7 @@ class Executor(base_executor.BaseExecutor):
 
 
 class DataVersion(base_component.BaseComponent):
-    """Its output `fingerprint` changes when a label file or a picture changes; it must not be cached itself."""
+    """Its output `fingerprint` changes when a label file or an image changes; it must not be cached itself."""
 
     SPEC_CLASS = DataVersionSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)

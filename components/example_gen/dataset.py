@@ -1,4 +1,4 @@
-"""From rows to samples: the dataset contract, folders of CSV/TSV files and pictures, as Kaggle ships them.
+"""From rows to samples: the dataset contract, folders of CSV/TSV files and images, as Kaggle ships them.
 
 No TFX here: `htr check` uses the same functions as the pipeline step, so both accept and reject the same rows.
 """
@@ -24,25 +24,25 @@ from components.example_gen.splits import SPLIT_NAMES, SplitRule, named_split
 from components.example_gen.table import Row, Table, plain, read_together
 from components.transform.geometry import available_frames, needed_frames
 from components.transform.settings import TransformConfig
-from htr_client import pictures
-from htr_client.errors import PictureError
+from htr_client import image_files
+from htr_client.errors import ImageError
 
 _LARGE_FILE = 2**16  # bytes
 _CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}  # which a terminal would obey
 
 
 class Sample(NamedTuple):
-    """An accepted row: a picture and its text.
+    """An accepted row: an image and its text.
 
     Attributes:
-        id: picture's path below its dataset folder, with the folder's name in front.
+        id: image's path below its dataset folder, with the folder's name in front.
         source: name of the dataset folder, as in `Table`.
         image: encoded PNG or JPEG.
         text: label, NFC-normalised.
         writer: who wrote it; empty if unknown.
         split: one of `SPLITS`.
-        width, height: pixels of the picture.
-        statistics: numbers that describe the picture, by name (see `describe`).
+        width, height: pixels of the image.
+        statistics: numbers that describe the image, by name (see `describe`).
         mend: how the image was found whose name the row does not give exactly, key of `images.MENDS`; else empty.
     """
 
@@ -81,10 +81,10 @@ def examine_all(data: DataConfig, transform: TransformConfig) -> Iterator[Sample
 def examine_rows(
     rows: Sequence[Row], splits: SplitRule, data: DataConfig, transform: TransformConfig
 ) -> list[Sample | Reject]:
-    """Checks rows completely: their fields, their pictures, their labels against the frames.
+    """Checks rows completely: their fields, their images, their labels against the frames.
 
     Args:
-        rows: to check; a hundred or so, since the pictures of all are held in memory.
+        rows: to check; a hundred or so, since the images of all are held in memory.
         splits: how rows are divided, of `make_plan`.
         data: what to refuse.
         transform: geometry of the image tensor, for the number of frames.
@@ -99,7 +99,7 @@ def examine_rows(
 def examine_with_pixels(
     rows: Sequence[Row], splits: SplitRule, data: DataConfig, transform: TransformConfig
 ) -> list[tuple[Sample, np.ndarray] | Reject]:
-    """As `examine_rows`, with the decoded pictures, uint8 [height, width], for callers that need them too."""
+    """As `examine_rows`, with the decoded images, uint8 [height, width], for callers that need them too."""
     # One step for all rows before the next: its code and data then stay in the processor's caches, which saves a sixth.
     checked = [_attempt(row, _check_fields, row, data) for row in rows]
     files = [
@@ -110,12 +110,12 @@ def examine_with_pixels(
         _attempt(row, _decode, file, fields.path, data) if isinstance(file, bytes) else file
         for row, fields, file in zip(rows, checked, files, strict=True)
     ]
-    measured = iter(describe([picture[1] for picture in read if not isinstance(picture, Reject)]))
+    measured = iter(describe([image[1] for image in read if not isinstance(image, Reject)]))
     return [
-        picture
-        if isinstance(picture, Reject)
-        else _attempt(row, _accept, row, fields, *picture, next(measured), splits, data, transform)
-        for row, fields, picture in zip(rows, checked, read, strict=True)
+        image
+        if isinstance(image, Reject)
+        else _attempt(row, _accept, row, fields, *image, next(measured), splits, data, transform)
+        for row, fields, image in zip(rows, checked, read, strict=True)
     ]
 
 
@@ -165,7 +165,7 @@ def _accept(
     if 2 * len(label) > frames and (needed := needed_frames(label)) > frames:  # twice the length is always enough
         raise Rejected(
             "label_too_long",
-            f"{len(label)} characters need {needed} frames, a {width} x {height} picture has {frames}",
+            f"{len(label)} characters need {needed} frames, a {width} x {height} image has {frames}",
         )
     writer = row.writer
     id_, key = table.names_of(fields.path)
@@ -193,19 +193,19 @@ def eval_slices(tables: Sequence[Table], plan: Plan, data: DataConfig) -> dict[s
 
 
 def _read_file(path: str, data: DataConfig) -> bytes | tuple[bytes, np.ndarray]:
-    """Returns the file; if it is large, the decoded picture instead, since files of many rows are held in memory."""
+    """Returns the file; if it is large, the decoded image instead, since files of many rows are held in memory."""
     try:
-        encoded = storage.read(path, pictures.MAX_BYTES + 1)  # one more, so that a larger one is refused
+        encoded = storage.read(path, image_files.MAX_BYTES + 1)  # one more, so that a larger one is refused
     except OSError as error:
         raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
     return encoded if len(encoded) <= _LARGE_FILE else _decode(encoded, path, data)
 
 
 def _decode(encoded: bytes, path: str, data: DataConfig) -> tuple[bytes, np.ndarray]:
-    """Returns bytes that the Transform graph can decode, and the grey picture uint8 [height, width]."""
+    """Returns bytes that the Transform graph can decode, and the grey image uint8 [height, width]."""
     try:
-        packed, grey = pictures.pack_with_pixels(encoded, int(data.max_megapixels * 1e6))
-    except PictureError as error:
+        packed, grey = image_files.pack_with_pixels(encoded, int(data.max_megapixels * 1e6))
+    except ImageError as error:
         reason = "picture_too_large" if error.reason == "too_large" else f"picture_{error.reason}"
         if path.lower().endswith(OTHER_FORMATS) and error.reason in ("not_a_picture", "undecodable"):
             ending = os.path.splitext(path)[1].lower()

@@ -14,16 +14,16 @@ from components.example_gen.table import Table, read_rows
 
 
 def fingerprint(tables: list[Table]) -> str:
-    """Changes when a label file or any picture of the dataset changes (content or name).
+    """Changes when a label file or any image of the dataset changes (content or name).
 
-    Label files count by content, pictures by path, size and modification time: reading hundreds of thousands of
-    pictures only to find that nothing changed would cost more than it saves. In a bucket pictures count by path alone,
+    Label files count by content, images by path, size and modification time: reading hundreds of thousands of
+    images only to find that nothing changed would cost more than it saves. In a bucket images count by path alone,
     since size and time would take a request for each.
     """
     digest = hashlib.sha256()
     for table in tables:
         digest.update(os.fsencode(table.path) + b"\0" + hashlib.sha256(storage.read(table.path)).digest())
-        for path in sorted(set(_unusual_pictures(table))):
+        for path in sorted(set(_unusual_images(table))):
             digest.update(_stamp(path))
     for root in sorted({table.root for table in tables}):
         for folder, files in walk(root):
@@ -33,8 +33,8 @@ def fingerprint(tables: list[Table]) -> str:
     return digest.hexdigest()
 
 
-def _unusual_pictures(table: Table) -> Iterator[str]:
-    """Pictures of a table that do not look like pictures by their names, or lie outside of its dataset folder."""
+def _unusual_images(table: Table) -> Iterator[str]:
+    """Images of a table that do not look like images by their names, or lie outside of its dataset folder."""
     for row in read_rows(table):
         name = row.fields[table.image].strip() if len(row.fields) == table.columns else ""
         unusual = not name.lower().endswith(SUFFIXES)

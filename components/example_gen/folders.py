@@ -27,7 +27,7 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             unreadable or empty one, one outside of the folder.
     """
     if not config.paths:
-        raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and pictures).")
+        raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and images).")
     tables: list[Table] = []
     notes: list[str] = []
     for root, source in _sources([storage.absolute(path) for path in config.paths]).items():

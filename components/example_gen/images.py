@@ -54,7 +54,7 @@ def find_image(name: str, table: Table) -> Found:
         Rejected: there is none, or several of that name, or it lies outside of the dataset folder.
     """
     if not name:
-        raise Rejected("missing_file", "the row names no picture")
+        raise Rejected("missing_file", "the row names no image")
     end = name.rfind("/") + 1
     base = name[end:] if name[end:].strip(".") else ""  # `.` and `..` name folders
     folder, is_inside = _beside(table.path, table.root, name[:end] if base else name)
@@ -102,7 +102,7 @@ def _nearest(name: str, base: str, folder: str, root: str) -> Found:
 @functools.lru_cache(maxsize=1024)
 def _beside(path: str, root: str, name: str) -> tuple[str, bool]:
     """Absolute path of a folder that is named relative to a file, and whether it lies in a dataset folder of this
-    machine when links have been followed; cached, since most pictures lie in few folders.
+    machine when links have been followed; cached, since most images lie in few folders.
     """  # noqa: D205
     folder = storage.absolute(name if storage.is_remote(name) else os.path.join(os.path.dirname(path), name))
     return folder.rstrip("/"), not storage.is_remote(folder) and storage.is_inside(folder, root)

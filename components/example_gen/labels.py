@@ -9,7 +9,7 @@ from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import NUL_SHOWN_AS
 
-# Normalisation takes time that grows with the square of the length, and no picture has room for so many: at most 8192
+# Normalisation takes time that grows with the square of the length, and no image has room for so many: at most 8192
 # columns, four to a frame, one character a frame, which NFC composes of at most four code points.
 _LONGEST_LABEL = 10_000
 _FIRST_RIGHT_TO_LEFT = "\u0590"  # Hebrew; nothing before it is written from right to left
@@ -23,7 +23,7 @@ def check_label(text: str, data: DataConfig) -> str:
     """
     text = text.strip()
     if len(text) > _LONGEST_LABEL:
-        raise Rejected("label_too_long", f"{len(text)} characters are more than any picture has frames for")
+        raise Rejected("label_too_long", f"{len(text)} characters are more than any image has frames for")
     label = unicodedata.normalize("NFC", text)
     if not label:
         raise Rejected("empty_label", "the label is empty")

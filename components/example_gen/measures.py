@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-# Measures of a picture and its label that examples carry.
+# Measures of an image and its label that examples carry.
 NUMBERS = ("width", "height", "text_length", "paper_level", "ink_level", "ink_share", "sharpness")
-_MEASURED_PIXELS, _MEASURED_ROWS, _COUNTED_PIXELS = 2**10, 16, 2**9  # at least, where a picture has them
+_MEASURED_PIXELS, _MEASURED_ROWS, _COUNTED_PIXELS = 2**10, 16, 2**9  # at least, where an image has them
 _SECOND_DIFFERENCE = np.array([[1, -2, 1]], np.float32)
 
 
 def describe(greys: Sequence[np.ndarray]) -> list[dict[str, float]]:
-    """Cheap numbers that move when pictures change: drift in the images becomes visible in their statistics.
+    """Cheap numbers that move when images change: drift in the images becomes visible in their statistics.
 
     Args:
-        greys: pictures, uint8 [height, width] each.
+        greys: images, uint8 [height, width] each.
 
     Returns:
         Of each its paper_level and ink_level (95th and 2nd percentile of the grey values, 0..255), ink_share (share of
@@ -26,7 +26,7 @@ def describe(greys: Sequence[np.ndarray]) -> list[dict[str, float]]:
     """
     if not greys:
         return []
-    # Some rows of a large picture, and some of their pixels, have the grey values of all, for a part of the price.
+    # Some rows of a large image, and some of their pixels, have the grey values of all, for a part of the price.
     some = [g[:: max(1, min(g.size // _MEASURED_PIXELS, len(g) // _MEASURED_ROWS))] for g in greys]
     counted = [rows.ravel()[:: max(1, rows.size // _COUNTED_PIXELS)] for rows in some]
     levels = np.array([np.bincount(pixels, minlength=256) for pixels in counted]).cumsum(axis=1)

@@ -26,7 +26,7 @@ class Reject:
     Attributes:
         table: name of the CSV file.
         line: its line.
-        image: picture's path as the row gives it.
+        image: image's path as the row gives it.
         text: label as the row gives it, at most 200 characters.
         reason: one of a few words, for counting.
         detail: what exactly is wrong.

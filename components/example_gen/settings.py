@@ -14,8 +14,8 @@ from components.common.settings import Section
 class DataConfig(Section):
     """What to read, and which rows to refuse."""
 
-    paths: list[str] = Field([], description="dataset folders, each with CSV/TSV files and pictures")
-    image_column: str | None = Field(None, description="column with the picture's path; found by common names if unset")
+    paths: list[str] = Field([], description="dataset folders, each with CSV/TSV files and images")
+    image_column: str | None = Field(None, description="column with the image's path; found by common names if unset")
     text_column: str | None = Field(None, description="column with the label; found by common names if unset")
     writer_column: str | None = Field(
         None, description="column with the writer; `writer` if present, where unset; none: writers are unknown"
@@ -28,17 +28,15 @@ class DataConfig(Section):
         ["EMPTY", "UNREADABLE", "#N/A", "NaN"], description="labels that stand for 'no text', in any case; [] for none"
     )
     allow_outside: bool = Field(
-        False, description="read pictures and label files outside of the folders too: absolute paths, .., links"
+        False, description="read images and label files outside of the folders too: absolute paths, .., links"
     )
     alphabet: str | None = Field(None, description="allowed characters; every character of the labels if unset")
-    max_megapixels: float = Field(50.0, gt=0, description="larger pictures are rejected before they are decoded")
+    max_megapixels: float = Field(50.0, gt=0, description="larger images are rejected before they are decoded")
     max_rejected: Fraction = Field(0.1, description="rejected share of rows above which the run fails")
     validation_fraction: Fraction = Field(
-        0.1, gt=0, lt=0.5, description="share of writers (or pictures) that training watches"
+        0.1, gt=0, lt=0.5, description="share of writers (or images) that training watches"
     )
-    eval_fraction: Fraction = Field(
-        0.1, gt=0, lt=0.5, description="share of writers (or pictures) that the gate judges"
-    )
+    eval_fraction: Fraction = Field(0.1, gt=0, lt=0.5, description="share of writers (or images) that the gate judges")
     split_salt: str = Field("", description="change it to draw other splits")
     limit: int | None = Field(
         None, ge=1, description="rows that are used, a part with the same writers and splits; all if unset"

@@ -66,12 +66,12 @@ def assign_split(named: str | None, key: str, given: frozenset[str], config: Dat
 
     A split that the data names is kept, with two exceptions that make sure that training never sees what the gate
     judges: a named `validation` becomes `eval` where no `eval` is named, and `validation` is then drawn from `train`.
-    Everything else is drawn by the SHA-256 of `key` (the writer, or the picture's id): the same key is always in the
+    Everything else is drawn by the SHA-256 of `key` (the writer, or the image's id): the same key is always in the
     same split, whatever else the dataset holds.
 
     Args:
         named: split that the file name or column gives, or None.
-        key: writer, or the picture's id where writers are unknown.
+        key: writer, or the image's id where writers are unknown.
         given: all splits that the dataset names.
         config: fractions and salt.
     """

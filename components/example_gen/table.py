@@ -39,7 +39,7 @@ class Table:
         names: of the columns.
         image, text, writer, split: positions of the columns; None where there is none.
         default_split: split that the file's name says, else None.
-        allow_outside: whether its pictures may lie outside of `root`.
+        allow_outside: whether its images may lie outside of `root`.
     """
 
     path: str

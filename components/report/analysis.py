@@ -1,6 +1,6 @@
 """Where a model fails and whether its confidence can be trusted: everything that a table of predictions can tell.
 
-A table of predictions is a pandas DataFrame with one row a picture of the evaluation split and the columns `COLUMNS`.
+A table of predictions is a pandas DataFrame with one row an image of the evaluation split and the columns `COLUMNS`.
 Errors are counted by `components.common.metrics` only. No TensorFlow here.
 """
 
@@ -26,14 +26,14 @@ COLUMNS = (*TEXT_COLUMNS, *NUMBER_COLUMNS, *COUNT_COLUMNS)
 
 BY_NAME = {"writer": "writer", "length_band": "length of the text", "source": "data folder"}
 BY_QUARTER = {
-    "height": ("height of the picture", "px"),
+    "height": ("height of the image", "px"),
     "contrast": ("contrast of ink and paper", "grey levels"),
     "sharpness": ("sharpness", ""),
     "ink_share": ("share of dark pixels", ""),
     "columns_per_character": ("width over height per character", ""),
 }
 SHOWN_SLICES = 40
-# A model that is right about a picture differs from a good label in no or few characters.
+# A model that is right about an image differs from a good label in no or few characters.
 SURE, WHOLLY_DIFFERENT = 0.5, 0.5
 RARE = 10
 
@@ -121,7 +121,7 @@ class Characters:
 
     @classmethod
     def of(cls, predictions: pd.DataFrame) -> Characters:
-        """Counts all pictures of a table."""
+        """Counts all images of a table."""
         counts = cls()
         for text, prediction in zip(predictions["text"], predictions["prediction"], strict=True):
             for kind, old, new in edit_steps(text, prediction):
@@ -238,11 +238,11 @@ def calibration(predictions: pd.DataFrame, bins: int = 10) -> dict[str, Any]:
 
     Args:
         predictions: table of predictions.
-        bins: of equally many pictures.
+        bins: of equally many images.
 
     Returns:
         `bins`, rows of `confidence`, `right` (means) and `samples`; `error`, the expected calibration error: the mean
-        gap of the two over all pictures; `gap`, mean confidence minus share of right texts: above 0 is over-confident.
+        gap of the two over all images; `gap`, mean confidence minus share of right texts: above 0 is over-confident.
     """
     ordered = predictions.sort_values("confidence", kind="stable")
     confidence, right = ordered["confidence"].to_numpy(float), (ordered["edits"] == 0).to_numpy(float)
@@ -257,11 +257,11 @@ def calibration(predictions: pd.DataFrame, bins: int = 10) -> dict[str, Any]:
 def review(
     predictions: pd.DataFrame, shares: Sequence[float] = (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 ) -> list[dict[str, float]]:
-    """What remains when the least confident share of the pictures goes to a person.
+    """What remains when the least confident share of the images goes to a person.
 
     Args:
         predictions: table of predictions.
-        shares: of the pictures.
+        shares: of the images.
 
     Returns:
         Rows of `share`, `threshold` (the lowest confidence that is still accepted), `cer` and `exact` of the accepted.
@@ -281,17 +281,17 @@ def coverage(predictions: pd.DataFrame, alphabet: Sequence[str], in_training: Co
     """Which characters the model can write, and which of them were learnt and tested.
 
     Returns:
-        `size` of the alphabet; `unknown`, rows of `character`, `occurrences` and `pictures`: in the labels of the
+        `size` of the alphabet; `unknown`, rows of `character`, `occurrences` and `images`: in the labels of the
         evaluation split, but not in the alphabet, so always read wrong; `rare`, `{character: times in training}` below
         `RARE`; `untested`, characters of the alphabet that no label of the evaluation split has.
     """
     known = set(alphabet)
     occurrences: Counter[str] = Counter()
-    in_pictures: Counter[str] = Counter()
+    in_images: Counter[str] = Counter()
     for text in predictions["text"]:
         occurrences.update(text)
-        in_pictures.update(set(text))
-    unknown = [{"character": c, "occurrences": n, "pictures": in_pictures[c]}
+        in_images.update(set(text))
+    unknown = [{"character": c, "occurrences": n, "pictures": in_images[c]}
                for c, n in occurrences.most_common() if c not in known]  # fmt: skip
     rare = {c: in_training[c] for c in alphabet if in_training[c] < RARE}
     return {"size": len(known), "unknown": unknown, "rare": dict(sorted(rare.items(), key=lambda item: item[1])),
@@ -302,7 +302,7 @@ def suspicious(predictions: pd.DataFrame) -> pd.DataFrame:
     """Rows whose label is probably wrong: the model is sure of a text that is wholly different from the label.
 
     Returns:
-        Those rows, surest first, with the column `label_elsewhere`: the prediction is the label of another picture,
+        Those rows, surest first, with the column `label_elsewhere`: the prediction is the label of another image,
         as after rows were swapped or shifted.
     """
     sure = predictions[(predictions["confidence"] >= SURE) & (predictions["prediction"].str.len() >= 3)]
@@ -313,11 +313,11 @@ def suspicious(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def choose_cases(predictions: pd.DataFrame, worst: int = 12, typical: int = 12, doubtful: int = 8) -> dict[str, Any]:
-    """Which pictures to look at.
+    """Which images to look at.
 
     Returns:
         Row labels by group: `worst` (most edits per character), `typical` (drawn evenly from all wrong ones, always
-        the same), `doubtful` (labels that are probably wrong, see `suspicious`). No picture is in two groups.
+        the same), `doubtful` (labels that are probably wrong, see `suspicious`). No image is in two groups.
     """
     doubted = list(suspicious(predictions).index[:doubtful])
     wrong = predictions[(predictions["edits"] > 0) & ~predictions.index.isin(doubted)]

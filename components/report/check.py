@@ -23,7 +23,7 @@ from components.report.check_findings import find
 from components.report.look import Seen
 from components.report.report import environment
 from components.report.settings import RunSettings
-from components.report.suspects import misfits, odd_labels, same_pictures
+from components.report.suspects import misfits, odd_labels, same_images
 from components.trainer import estimate
 from components.trainer.schedule import epochs_for
 from components.transform import geometry
@@ -105,9 +105,9 @@ def _rejected(rejects: Sequence[Reject], tables: Sequence[Table]) -> list[dict[s
 
 
 def _same(seen: Sequence[Seen]) -> dict[str, list[dict[str, Any]]]:
-    """Pairs of the same picture: `leaks` across splits, `contradictions` with other labels, `repeats`."""
+    """Pairs of the same image: `leaks` across splits, `contradictions` with other labels, `repeats`."""
     groups: dict[str, list[dict[str, Any]]] = {"leaks": [], "contradictions": [], "repeats": []}
-    for i, j in same_pictures(seen):
+    for i, j in same_images(seen):
         a, b = seen[i], seen[j]
         pair = {"first": _row(a), "second": _row(b), "exact": a.pixels == b.pixels}
         if a.sample.split != b.sample.split:
@@ -125,7 +125,7 @@ def _row(row: Seen) -> dict[str, Any]:
 
 
 def _doubtful(seen: Sequence[Seen]) -> dict[str, Any]:
-    """Labels and pictures that look wrong, with the reason in words."""
+    """Labels and images that look wrong, with the reason in words."""
     odd = [{**_row(s), "why": why} for s in seen for why in odd_labels(s.sample.text)]
     wrong_length = [
         {**_row(seen[i]), "why": f"the ink is {factor:.1f} times as wide as usual for {len(seen[i].sample.text)} "
@@ -133,7 +133,7 @@ def _doubtful(seen: Sequence[Seen]) -> dict[str, Any]:
          f"{len(seen[i].sample.text)} characters"}
         for i, factor in misfits(seen)
     ]  # fmt: skip
-    empty = [{**_row(s), "why": "the picture shows nothing, or next to nothing"} for s in seen if s.contrast < FAINT]
+    empty = [{**_row(s), "why": "the image shows nothing, or next to nothing"} for s in seen if s.contrast < FAINT]
     dark = [{**_row(s), "why": "light writing on a dark ground"} for s in seen
             if s.sample.statistics["ink_share"] > 0.5 and s.contrast >= FAINT]  # fmt: skip
     return {"odd": odd, "misfits": wrong_length, "empty": empty, "dark": dark}
@@ -154,7 +154,7 @@ def _labels(seen: Sequence[Seen]) -> dict[str, Any]:
 
 
 def _frames(seen: Sequence[Seen], transform: TransformConfig) -> dict[str, Any]:
-    """How labels fit into the frames, and how many pictures are so long that they are made lower to fit in."""
+    """How labels fit into the frames, and how many images are so long that they are made lower to fit in."""
     assert transform.height and transform.width
     limit = transform.width / transform.height
     shrunk = [s.sample.width / s.sample.height / limit for s in seen if s.sample.width / s.sample.height > limit]
@@ -237,17 +237,17 @@ def training_in_words(training: Mapping[str, Any]) -> str:
 
 
 def as_page(contents: Mapping[str, Any]) -> str:
-    """The check as one self-contained HTML page, with the pictures that it is about."""
+    """The check as one self-contained HTML page, with the images that it is about."""
     made = environment()
-    made.filters["picture"] = _picture
+    made.filters["picture"] = _image
     named = ", ".join(sorted({os.path.basename(os.path.dirname(path)) for path in contents["tables"]}))
     return made.get_template("check.html.j2").render(
         c=contents, named=named, shown=SHOWN, training=training_in_words(contents["training"])
     )
 
 
-def _picture(path: str) -> str:
-    """A picture's thumbnail as a data URI; empty if it cannot be shown."""
+def _image(path: str) -> str:
+    """An image's thumbnail as a data URI; empty if it cannot be shown."""
     if not path:
         return ""
     try:

@@ -46,8 +46,8 @@ def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
     if judged and together:
         result.problem(
             "leaked_writers",
-            f"Writers of the evaluation split who also wrote pictures of other splits: {some(list(judged))} ("
-            f"{sum(judged.values())} of {contents['splits']['eval']['samples']} evaluation pictures). The error on "
+            f"Writers of the evaluation split who also wrote images of other splits: {some(list(judged))} ("
+            f"{sum(judged.values())} of {contents['splits']['eval']['samples']} evaluation images). The error on "
             f"unknown hands would be underestimated.",
             "The split column or the file names give these splits: drop them, and writers stay together "
             "(data.split_column=none leaves the column out of account).",
@@ -56,21 +56,21 @@ def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
         result.note("shared_writers", f"Writers who are both in training and validation: {some(list(shared))}. The "
                     "CER that training watches is lower than on unknown hands.")  # fmt: skip
     if not contents["writers"]["known"]:
-        result.note("no_writers", "No writers are named: pictures are split one by one, and the error on hands that "
+        result.note("no_writers", "No writers are named: images are split one by one, and the error on hands that "
                     "the model has never seen is underestimated.", "Add a writer column where known.")  # fmt: skip
     leaks = contents["same"]["leaks"]
     if leaks:
         pair = leaks[0]
         result.problem(
             "leaked_pictures",
-            f"Pictures in more than one split: {len(leaks)}, for example {pair['first']['id']} "
+            f"Images in more than one split: {len(leaks)}, for example {pair['first']['id']} "
             f"({pair['first']['split']}) and {pair['second']['id']} ({pair['second']['split']}): the figures would be "
             "too good.",
             "Remove one of each pair, or give both rows the same writer or split.",
         )
     for split, found in contents["splits"].items():
         if not found["samples"]:
-            result.problem("empty_split", f"No picture falls into {split}: the run would stop.", "Add data, "
+            result.problem("empty_split", f"No image falls into {split}: the run would stop.", "Add data, "
                            "or correct what is rejected.")  # fmt: skip
 
 
@@ -80,12 +80,12 @@ def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -
         pair = same["contradictions"][0]
         result.problem(
             "contradictions",
-            f"Pictures with two labels: {len(same['contradictions'])}, for example {pair['first']['text']!r} in "
+            f"Images with two labels: {len(same['contradictions'])}, for example {pair['first']['text']!r} in "
             f"{pair['first']['place']} and {pair['second']['text']!r} in {pair['second']['place']}.",
-            "One of the two is wrong, or a wrong picture is named.",
+            "One of the two is wrong, or a wrong image is named.",
         )
     if same["repeats"]:
-        result.note("repeats", f"Pictures twice in one split under the same label: {len(same['repeats'])}.",
+        result.note("repeats", f"Images twice in one split under the same label: {len(same['repeats'])}.",
                     "They count twice in training and in the figures.")  # fmt: skip
     count = len(doubtful["misfits"])
     if count:
@@ -94,20 +94,20 @@ def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -
         if share > 0.01:
             result.problem(
                 "swapped_labels",
-                f"{count} labels ({share:.1%}) are much too long or too short for the ink of their picture ({shown}). "
-                f"Labels that belong to other pictures look like that, and several times as many of them would fit by "
-                f"chance; so do pictures with rules, stains or more words than the label.",
+                f"{count} labels ({share:.1%}) are much too long or too short for the ink of their image ({shown}). "
+                f"Labels that belong to other images look like that, and several times as many of them would fit by "
+                f"chance; so do images with rules, stains or more words than the label.",
                 "Were rows swapped or shifted against the images?",
             )
         else:
-            result.note("misfits", f"Labels that are much too long or too short for the ink of their picture: {count} "
+            result.note("misfits", f"Labels that are much too long or too short for the ink of their image: {count} "
                         f"({shown}).")  # fmt: skip
-    for kind, text in (("odd", "Labels that look wrong by themselves"), ("empty", "Pictures with next to nothing on "
-                       "them"), ("dark", "Pictures with light writing on a dark ground")):  # fmt: skip
+    for kind, text in (("odd", "Labels that look wrong by themselves"), ("empty", "Images with next to nothing on "
+                       "them"), ("dark", "Images with light writing on a dark ground")):  # fmt: skip
         if doubtful[kind]:
             row = doubtful[kind][0]
             why = f" {row['why']}" if kind == "odd" else ""
-            result.note(f"{kind}_{'labels' if kind == 'odd' else 'pictures'}", f"{text}: {len(doubtful[kind])}, for "
+            result.note(f"{kind}_{'labels' if kind == 'odd' else 'images'}", f"{text}: {len(doubtful[kind])}, for "
                         f"example {row['place']}: {row['text']!r}{why}.")  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def _about_characters(characters: Sequence[Mapping[str, Any]], result: Findings)
             "new_characters",
             f"Characters that occur outside the training split only, so that the model could never write them: "
             f"{shown}.",
-            "Add training pictures with them, or set data.alphabet to reject such labels.",
+            "Add training images with them, or set data.alphabet to reject such labels.",
         )
     rare = [c for c in characters if 0 < c["train"] < RARE]
     if rare:
@@ -131,12 +131,12 @@ def _about_characters(characters: Sequence[Mapping[str, Any]], result: Findings)
 def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) -> None:
     frames = contents["frames"]
     if frames["crowding"] > geometry.CROWDED and frames["preset"] == "word":
-        result.note("crowded", f"One label in twenty needs {frames['crowding']:.0%} or more of its picture's frames.",
+        result.note("crowded", f"One label in twenty needs {frames['crowding']:.0%} or more of its image's frames.",
                     "More frames read better: --set transform.preset=line")  # fmt: skip
     if frames["shrunk"] > 0.05 * samples and frames["shrunk_by"] > 1.25:
         result.note(
             "long_pictures",
-            f"{frames['shrunk']} pictures are longer than {frames['width']} x {frames['height']} columns can hold and "
+            f"{frames['shrunk']} images are longer than {frames['width']} x {frames['height']} columns can hold and "
             f"are made lower, half of them by a factor of {frames['shrunk_by']:.1f} or more.",
             "A larger transform.width keeps their writing at full height"
             + (": --set transform.preset=line" if frames["preset"] == "word" else "."),

@@ -1,6 +1,6 @@
 """Reads what the report is about: the examples of all splits, and what models make of the evaluation split.
 
-Examples are streamed; of the pictures only those that are shown stay in memory.
+Examples are streamed; of the images only those that are shown stay in memory.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from components.report import analysis
 from components.report.material import Reading, Split
 from components.trainer.base import SETTINGS_FILE
 from htr_client.decoding import Alphabet, BestPath, align
-from htr_client.pictures import load
+from htr_client.image_files import load
 from htr_client.spans import pixel_spans
 from htr_client.suspicion import look
 
 _INTEGERS = ("width", "height", "text_length")
 _TEXTS = ("id", "source", "writer", "length_band", "text")
-# Activations grow with the picture: a batch holds as many pixels as 256 words of 32 x 128.
+# Activations grow with the image: a batch holds as many pixels as 256 words of 32 x 128.
 _PIXELS_PER_BATCH = 256 * 32 * 128
 
 
@@ -52,18 +52,18 @@ def read_splits(examples_uri: str) -> tuple[dict[str, Split], str]:
         examples_uri: of the Examples artifact.
 
     Returns:
-        The splits by name, and a digest of ids, labels and pictures: the same for the same data in any order and place.
+        The splits by name, and a digest of ids, labels and images: the same for the same data in any order and place.
     """
     splits, digests = {}, []
     for name in SPLITS:
         split, numbers = Split(), []
         for record in records(examples_uri, name):
-            picture = hashlib.sha256(record["image"]).digest()
-            digests.append(hashlib.sha256(f"{name}\0{record['id']}\0{record['text']}\0".encode() + picture).digest())
+            image = hashlib.sha256(record["image"]).digest()
+            digests.append(hashlib.sha256(f"{name}\0{record['id']}\0{record['text']}\0".encode() + image).digest())
             split.samples += 1
             split.writers[record["writer"]] += 1
             split.characters.update(record["text"])
-            split.pictures.setdefault(picture, (record["text"], record["id"]))
+            split.images.setdefault(image, (record["text"], record["id"]))
             numbers.append([record[column] for column in NUMBERS])
         table = np.array(numbers, np.float32).reshape(-1, len(NUMBERS))
         split.numbers = {column: table[:, i] for i, column in enumerate(NUMBERS)}
@@ -92,14 +92,14 @@ class Model:
             tf.io.gfile.stat(path).length for path in tf.io.gfile.glob(os.path.join(directory, "variables", "*"))
         )
 
-    def log_probs(self, pictures: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probabilities float32 [N, T, C] and valid frames int32 [N] of encoded pictures."""
-        outputs = self._recognise(image_bytes=tf.constant(list(pictures), tf.string))
+    def log_probs(self, images: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities float32 [N, T, C] and valid frames int32 [N] of encoded images."""
+        outputs = self._recognise(image_bytes=tf.constant(list(images), tf.string))
         return outputs["log_probs"].numpy(), outputs["frames"].numpy()
 
-    def read(self, pictures: Sequence[bytes]) -> list[Any]:
+    def read(self, images: Sequence[bytes]) -> list[Any]:
         """Best-path texts with confidence, as the client decodes them."""
-        return BestPath().decode(*self.log_probs(pictures), self.alphabet)
+        return BestPath().decode(*self.log_probs(images), self.alphabet)
 
 
 def predict(examples_uri: str, model: Model, baseline: Model | None) -> pd.DataFrame:
@@ -116,32 +116,32 @@ def predict(examples_uri: str, model: Model, baseline: Model | None) -> pd.DataF
     rows: list[dict[str, Any]] = []
     stream = records(examples_uri, "eval")
     while batch := list(itertools.islice(stream, model.batch_size)):
-        pictures = [record.pop("image") for record in batch]
-        before = [result.text for result in baseline.read(pictures)] if baseline else [""] * len(batch)
-        for record, result, text in zip(batch, model.read(pictures), before, strict=True):
+        images = [record.pop("image") for record in batch]
+        before = [result.text for result in baseline.read(images)] if baseline else [""] * len(batch)
+        for record, result, text in zip(batch, model.read(images), before, strict=True):
             rows.append({**record, "prediction": result.text, "confidence": result.confidence, "baseline": text})
     columns = [*analysis.TEXT_COLUMNS, *analysis.NUMBER_COLUMNS]
     return analysis.count_edits(pd.DataFrame(rows, columns=columns), compared=baseline is not None)
 
 
 def look_closely(examples_uri: str, model: Model, texts: dict[int, str]) -> dict[int, Reading]:
-    """Reads some pictures of the evaluation split again, this time keeping what the model saw in each frame.
+    """Reads some images of the evaluation split again, this time keeping what the model saw in each frame.
 
     Args:
         examples_uri: of the Examples artifact.
         model: to read with.
-        texts: labels by the picture's place in the split.
+        texts: labels by the image's place in the split.
 
     Returns:
         Readings by place.
     """
     stream = records(examples_uri, "eval")
-    pictures = {place: record["image"] for place, record in enumerate(stream) if place in texts}
+    images = {place: record["image"] for place, record in enumerate(stream) if place in texts}
     readings = {}
-    places = sorted(pictures)
+    places = sorted(images)
     for start in range(0, len(places), model.batch_size):
         batch = places[start : start + model.batch_size]
-        log_probs, frames = model.log_probs([pictures[place] for place in batch])
+        log_probs, frames = model.log_probs([images[place] for place in batch])
         labels = [model.alphabet.encode(texts[place], skip_unknown=True) for place in batch]
         aligned = align(log_probs, frames, labels)
         decoded = BestPath().decode(log_probs, frames, model.alphabet)
@@ -150,27 +150,27 @@ def look_closely(examples_uri: str, model: Model, texts: dict[int, str]) -> dict
             truth = [(model.alphabet[c], p, run) for c, (run, p) in ways]
             read = [(c.text, c.confidence, c.span) for c in decoded[i].characters]
             probabilities = np.exp(log_probs[i, : frames[i]])
-            picture, valid = pictures[place], int(frames[i])
+            image, valid = images[place], int(frames[i])
             readings[place] = Reading(
-                picture, probabilities, model.alphabet, located(read, picture, valid), located(truth, picture, valid)
+                image, probabilities, model.alphabet, located(read, image, valid), located(truth, image, valid)
             )
     return readings
 
 
 def located(
-    characters: Sequence[tuple[str, float, tuple[int, int]]], picture: bytes, frames: int
+    characters: Sequence[tuple[str, float, tuple[int, int]]], image: bytes, frames: int
 ) -> list[tuple[str, float, tuple[float, float]]]:
     """Says where in its image each character stands.
 
     Args:
         characters: Text, probability and run of frames of each character.
-        picture: Encoded image.
+        image: Encoded image.
         frames: Number of valid frames of the image.
 
     Returns:
         Text, probability and span of each character; spans as shares of the image's width.
     """
-    grey = load(picture)
+    grey = load(image)
     left, right = (edge / grey.shape[1] for edge in look(grey).ink)
     spans = pixel_spans([run for _, _, run in characters], frames, 1.0, (left, right))
     return [(text, p, span) for (text, p, _), span in zip(characters, spans, strict=True)]

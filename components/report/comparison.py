@@ -16,7 +16,7 @@ from components.report.report import PREDICTIONS_FILE, clock, percent, points
 if TYPE_CHECKING:
     from components.report.summary import RunSummary
 
-PICTURES_SHOWN, SLICES_SHOWN = 6, 8
+IMAGES_SHOWN, SLICES_SHOWN = 6, 8
 
 
 class NothingToCompare(LookupError):
@@ -24,7 +24,7 @@ class NothingToCompare(LookupError):
 
 
 def listing(runs: Iterable[RunSummary]) -> str:
-    """One line a run: when, verdict, CER with interval, pictures, data digest, version, duration."""
+    """One line a run: when, verdict, CER with interval, images, data digest, version, duration."""
     rows = [["run", "outcome", "CER", "interval", "pictures", "data", "version", "took"]]
     for run in runs:
         metrics = run.metrics["metrics"] if run.metrics else {}
@@ -57,7 +57,7 @@ def compare(before: RunSummary, after: RunSummary) -> str:
         rows.append([title, *(f"{percent(m['metrics'][name])} ({percent(m['metrics'][f'{name}_low'])} to "
                               f"{percent(m['metrics'][f'{name}_high'])})" for m in (a, b))])  # fmt: skip
     rows.append(["exactly right", *(percent(m["metrics"]["exact"]) for m in (a, b))])
-    rows.append(["data", *(f"{m['data']['digest'][:8]}, {_pictures(m['data'])}" for m in (a, b))])
+    rows.append(["data", *(f"{m['data']['digest'][:8]}, {_images(m['data'])}" for m in (a, b))])
     rows.append(["took", clock(before.seconds), clock(after.seconds)])
     parts = [_table(rows), _verdict(before, after, float(b["config"]["gate"]["confidence_level"]))]
     changed = [[key, str(x), "->", str(y)] for key, x, y in _changes(a["config"], b["config"])]
@@ -66,7 +66,7 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     if packages:
         parts.append("Versions that differ\n" + _table(packages))
     if a["data"]["digest"] != b["data"]["digest"]:
-        parts.append("The data differ: other pictures, labels or splits.")
+        parts.append("The data differ: other images, labels or splits.")
     for name, this, other in (("A", a, b), ("B", b, a)):
         only = sorted(set(this["alphabet"]) - set(other["alphabet"]))
         if only:
@@ -84,37 +84,37 @@ def _predictions(run: RunSummary) -> pd.DataFrame:
     return analysis.read_csv(os.path.join(run.report_folder or "", PREDICTIONS_FILE))
 
 
-def _pictures(data: Mapping[str, Any]) -> str:
+def _images(data: Mapping[str, Any]) -> str:
     return " + ".join(f"{split['samples']} {name}" for name, split in data["splits"].items())
 
 
 def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
-    """Whether B is better on the pictures that both were judged on, and where."""
+    """Whether B is better on the images that both were judged on, and where."""
     tables = [_predictions(run) for run in (before, after)]
-    # The same picture under another label is another sample, and so is each of several equal rows.
+    # The same image under another label is another sample, and so is each of several equal rows.
     for table in tables:
         table["repeat"] = table.groupby(["id", "text"]).cumcount()
     both = tables[0].merge(tables[1], on=["id", "text", "repeat"], suffixes=("_a", "_b"))
     if both.empty:
-        return "The runs were judged on different pictures: their figures cannot be compared."
+        return "The runs were judged on different images: their figures cannot be compared."
     paired = _paired(both)
     low, high = paired.interval(level)
     answer = "yes" if high < 0 else "no, it is worse" if low > 0 else "that cannot be told from chance"
-    pictures = f"the same {len(both)} pictures"
+    images = f"the same {len(both)} images"
     if not len(both) == len(tables[0]) == len(tables[1]):
-        pictures = f"the {len(both)} pictures that both were judged on (A {len(tables[0])}, B {len(tables[1])})"
+        images = f"the {len(both)} images that both were judged on (A {len(tables[0])}, B {len(tables[1])})"
     better, worse = both[both["edits_b"] < both["edits_a"]], both[both["edits_b"] > both["edits_a"]]
     p_value = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.3f}"
     lines = [
         f"Is B better? {answer.capitalize()}: {points(paired.difference)} points of CER ({points(low)} to "
-        f"{points(high)}, {p_value}) on {pictures}; {len(better)} are read better, {len(worse)} worse."
+        f"{points(high)}, {p_value}) on {images}; {len(better)} are read better, {len(worse)} worse."
     ]
     changed = _changed_slices(both, level)
     if changed:
         lines.append("\nSlices that changed\n" + _table(changed))
     for title, part in (("better", better), ("worse", worse)):
         gain = (part["edits_b"] - part["edits_a"]).abs().sort_values(ascending=False, kind="stable")
-        shown = part.loc[gain.index[:PICTURES_SHOWN]]
+        shown = part.loc[gain.index[:IMAGES_SHOWN]]
         if len(shown):
             rows = [["picture", "label", "A", "B"], *shown[["id", "text", "prediction_a", "prediction_b"]].values]
             lines.append(f"\nRead {title} by B, most edits first\n" + _table(rows))
@@ -139,7 +139,7 @@ def _changed_slices(both: pd.DataFrame, level: float) -> list[list[str]]:
             if low > 0 or high < 0:
                 edits = [int(part[column].sum()) for column in ("edits_a", "edits_b")]
                 rates = [percent(count / part["length_a"].sum()) for count in edits]
-                row = [f"{title} {value or 'unknown'}", f"{len(part)} pictures", rates[0], "->", rates[1]]
+                row = [f"{title} {value or 'unknown'}", f"{len(part)} images", rates[0], "->", rates[1]]
                 found.append((abs(edits[0] - edits[1]), row))
     return [row for _, row in sorted(found, key=lambda item: -item[0])[:SLICES_SHOWN]]
 

@@ -4,7 +4,7 @@ The candidate and the baseline of the gate transcribe the evaluation split once 
 signature that services use. What is written into the artifact:
 
     report.html      one self-contained page
-    predictions.csv  every evaluation picture with label, prediction, confidence and edits
+    predictions.csv  every evaluation image with label, prediction, confidence and edits
     metrics.json     the figures, for programs
     model_card.md    what the model is for; Pusher copies it, and metrics.json, beside a pushed version
     contents.json    all that the page says, so that it can be written again with push and timings

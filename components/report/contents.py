@@ -159,7 +159,7 @@ def _cases(m: Material) -> dict[str, list[dict[str, Any]]]:
                 columns = resized_width(int(row["width"]), int(row["height"]), transform)
                 used = columns / max(len(reading.probabilities) * COLUMNS_PER_FRAME, 1)
                 svg, width = figures.alignment(
-                    reading.picture, reading.probabilities, reading.alphabet, reading.read, reading.truth, used
+                    reading.image, reading.probabilities, reading.alphabet, reading.read, reading.truth, used
                 )
             case = {name: row[name] for name in ("id", "writer", "text", "prediction")}
             case |= {"confidence": float(row["confidence"]), "edits": int(row["edits"]), "length": int(row["length"])}
@@ -196,12 +196,12 @@ def _data(m: Material) -> dict[str, Any]:
 
 
 def _rejected(m: Material) -> list[dict[str, Any]]:
-    """Rejected rows by reason with a few examples, and their pictures where they can be shown."""
+    """Rejected rows by reason with a few examples, and their images where they can be shown."""
     tables = _tables(m.config.data)
     groups = []
     for reason, count in sorted(m.counts["rejected"].items(), key=lambda item: -item[1]):
         rows = [row for row in m.rejects if row["reason"] == reason][:REJECTS_SHOWN]
-        examples = [{**row, "picture": _picture(row, tables)} for row in rows]
+        examples = [{**row, "picture": _image(row, tables)} for row in rows]
         groups.append({"reason": reason, "count": count, "examples": examples})
     return groups
 
@@ -213,7 +213,7 @@ def _tables(data: DataConfig) -> dict[str, Table]:
         return {}
 
 
-def _picture(row: Mapping[str, str], tables: Mapping[str, Table]) -> str | None:
+def _image(row: Mapping[str, str], tables: Mapping[str, Table]) -> str | None:
     if row["reason"].startswith("picture_"):  # which cannot be shown
         return None
     try:

@@ -1,4 +1,4 @@
-"""The report's figures as inline SVG: plots by matplotlib, and pictures with what the network saw in them.
+"""The report's figures as inline SVG: plots by matplotlib, and images with what the network saw in them.
 
 Colours are CSS variables of the page, so that a figure follows light and dark display and prints in dark ink.
 """
@@ -20,8 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from htr_client import pictures
-from htr_client.errors import PictureError
+from htr_client import image_files
+from htr_client.errors import ImageError
 from htr_client.spans import EARLY
 
 # Colours in matplotlib's output that stand for variables of the page's style sheet.
@@ -70,7 +70,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
         epochs = [entry["epoch"] for entry in history]
         losses = [math.nan if entry["loss"] is None else entry["loss"] for entry in history]
         loss_axis.plot(epochs, losses, color=_SECOND, marker=".", markersize=3)
-        loss_axis.set(xlabel="epoch", title="training loss (nats a picture)")
+        loss_axis.set(xlabel="epoch", title="training loss (nats an image)")
         cer = [100 * entry["validation_cer"] for entry in history]
         cer_axis.plot(epochs, cer, color=_ACCENT, marker=".", markersize=3)
         best = int(np.argmin(cer))
@@ -96,7 +96,7 @@ def reliability(calibration: Mapping[str, Any]) -> str:
 
 
 def review_curve(predictions_confidence: np.ndarray, edits: np.ndarray, lengths: np.ndarray) -> str:
-    """CER of the accepted pictures by the share that goes to a person.
+    """CER of the accepted images by the share that goes to a person.
 
     Args:
         predictions_confidence: float [N].
@@ -110,8 +110,8 @@ def review_curve(predictions_confidence: np.ndarray, edits: np.ndarray, lengths:
     with matplotlib.rc_context(_STYLE):
         figure, axis = _figure(2.9, 2.7)
         axis.plot(100 * share[kept], 100 * accepted[kept], color=_ACCENT)
-        axis.set(xlabel="sent to a person, % of pictures", ylabel="CER of the rest, %", xlim=(0, 95), ylim=(0, None))
-        return _svg(figure, "Error rate of the rest by the share of pictures sent to a person")
+        axis.set(xlabel="sent to a person, % of images", ylabel="CER of the rest, %", xlim=(0, 95), ylim=(0, None))
+        return _svg(figure, "Error rate of the rest by the share of images sent to a person")
 
 
 def confusion_matrix(characters: Sequence[str], counts: np.ndarray) -> str:
@@ -150,7 +150,7 @@ def confusion_matrix(characters: Sequence[str], counts: np.ndarray) -> str:
 
 
 def distributions(splits: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-    """Histograms of lengths and picture measures, one line a split, as shares.
+    """Histograms of lengths and image measures, one line a split, as shares.
 
     Args:
         splits: values float [N] by measure by split.
@@ -178,7 +178,7 @@ def distributions(splits: Mapping[str, Mapping[str, np.ndarray]]) -> str:
             axis.set_title(title, fontsize=8)
             axis.tick_params(labelsize=7)
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-        return _svg(figure, "Distributions of label lengths and picture measures by split")
+        return _svg(figure, "Distributions of label lengths and image measures by split")
 
 
 def visible(character: str) -> str:
@@ -187,10 +187,10 @@ def visible(character: str) -> str:
 
 
 def thumbnail(encoded: bytes, width: int = SHOWN_WIDTH, height: int = SHOWN_HEIGHT) -> tuple[str, int, int] | None:
-    """A small grey picture as a data URI, with its width and height; None for what cannot be decoded."""
+    """A small grey image as a data URI, with its width and height; None for what cannot be decoded."""
     try:
-        grey = pictures.load(encoded)
-    except PictureError:
+        grey = image_files.load(encoded)
+    except ImageError:
         return None
     scale = min(width / grey.shape[1], height / grey.shape[0], 1.0)
     if scale < 1:
@@ -201,28 +201,28 @@ def thumbnail(encoded: bytes, width: int = SHOWN_WIDTH, height: int = SHOWN_HEIG
 
 
 def alignment(
-    picture: bytes,
+    image: bytes,
     probabilities: np.ndarray,
     alphabet: Sequence[str],
     read: Iterable[tuple[str, float, tuple[float, float]]],
     truth: Iterable[tuple[str, float, tuple[float, float]]],
     used: float = 1.0,
 ) -> tuple[str, int]:
-    """A picture, the characters read below it, and the probability of each character in each frame as a heat map.
+    """An image, the characters read below it, and the probability of each character in each frame as a heat map.
 
     Args:
-        picture: encoded.
+        image: encoded.
         probabilities: float [frames, C] of the valid frames, the blank last.
         alphabet: characters of the classes.
-        read: characters of the prediction with confidence and span as shares of the picture's width.
+        read: characters of the prediction with confidence and span as shares of the image's width.
         truth: characters of the label with probability and span, aligned by force.
-        used: share of the frames' columns that the picture covers; the rest is padding of the last frame.
+        used: share of the frames' columns that the image covers; the rest is padding of the last frame.
 
     Returns:
         SVG element, and its width in pixels at full size.
     """
     frames = len(probabilities)
-    shown = thumbnail(picture)
+    shown = thumbnail(image)
     if frames == 0 or shown is None:
         return "", 0
     read, truth = list(read), list(truth)
@@ -239,7 +239,7 @@ def alignment(
         heat[i, :, 3] = np.round(255 * np.clip(probabilities[:, alphabet.index(character)], 0, 1))
     data = base64.b64encode(cv2.imencode(".png", heat)[1].tobytes()).decode()
     parts = [
-        f'<svg class="reading" role="img" aria-label="picture and heat map of the characters" '
+        f'<svg class="reading" role="img" aria-label="image and heat map of the characters" '
         f'viewBox="0 0 {left + width + early:.0f} {total:.0f}" style="max-width:{1.15 * (left + width):.0f}px">',
         _characters(truth, left, width * used, 10, "t"),
         f'<image x="{left}" y="14" width="{width * used:.1f}" height="{high:.1f}" preserveAspectRatio="none" '

@@ -21,15 +21,15 @@ OUTLINE_SIZE = (33, 12)  # of the small copy whose differences between neighbour
 
 @dataclass(frozen=True)
 class Seen:
-    """An accepted row, and what its picture looks like.
+    """An accepted row, and what its image looks like.
 
     Attributes:
-        sample: without the picture.
+        sample: without the image.
         table: name of the CSV file.
         line: its line.
-        path: of the picture.
-        pixels: digest of the decoded picture.
-        outline: one bit a difference of neighbouring pixels of a small copy; 0 for an empty picture.
+        path: of the image.
+        pixels: digest of the decoded image.
+        outline: one bit a difference of neighbouring pixels of a small copy; 0 for an empty image.
         ink_columns, ink_rows: from the first to the last column or row with ink.
         contrast: grey levels between paper and the darkest strokes.
     """
@@ -51,7 +51,7 @@ class Seen:
 
 
 def look(row: Row, splits: SplitRule, data: DataConfig, transform: TransformConfig) -> Seen | Reject:
-    """Examines a row as the pipeline does, and looks at its picture; see `dataset.examine_rows` for the arguments."""
+    """Examines a row as the pipeline does, and looks at its image; see `dataset.examine_rows` for the arguments."""
     (examined,) = examine_with_pixels([row], splits, data, transform)
     if isinstance(examined, Reject):
         return examined
@@ -76,7 +76,7 @@ def extent(ink: np.ndarray) -> int:
 
 
 def outline(grey: np.ndarray) -> int:
-    """A picture's outline: stays nearly the same when it is scaled, stored as JPEG, or made lighter.
+    """An image's outline: stays nearly the same when it is scaled, stored as JPEG, or made lighter.
 
     Args:
         grey: uint8 [height, width].

@@ -20,26 +20,26 @@ class Split:
     """What one split holds.
 
     Attributes:
-        samples: number of pictures.
-        writers: pictures by writer; those of unknown writers under "".
+        samples: number of images.
+        writers: images by writer; those of unknown writers under "".
         characters: occurrences in the labels.
         numbers: float32 [samples] by name in `NUMBERS`.
-        pictures: first label and id by SHA-256 of the picture's file.
+        images: first label and id by SHA-256 of the image's file.
     """
 
     samples: int = 0
     writers: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
-    pictures: dict[bytes, tuple[str, str]] = field(default_factory=dict)
+    images: dict[bytes, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model read one picture, frame by frame.
+    """How a model read one image, frame by frame.
 
     Attributes:
-        picture: encoded.
+        image: encoded.
         probabilities: float32 [frames, C] of the valid frames; the blank is the last class.
         alphabet: of the model.
         read: characters of the prediction with confidence and span as shares of the image's width.
@@ -47,7 +47,7 @@ class Reading:
             the frames cannot carry the label.
     """
 
-    picture: bytes
+    image: bytes
     probabilities: np.ndarray
     alphabet: Alphabet
     read: list[tuple[str, float, tuple[float, float]]]
@@ -67,12 +67,12 @@ class Material:
         alphabet: of the model, in class order.
         settings: that the model was trained with (`htr.json`).
         model_bytes: size of the weights.
-        readings: close looks at the pictures that are shown, by row of `predictions`.
+        readings: close looks at the images that are shown, by row of `predictions`.
         history: of the training, by epoch.
         counts: of ExampleGen, see `read_counts`.
         rejects: rows of `rejects.csv`.
         anomalies: (severity, sentence) of ExampleValidator.
-        augmented: a sheet of distorted training pictures as PNG, if the Trainer wrote one.
+        augmented: a sheet of distorted training images as PNG, if the Trainer wrote one.
         unalignable: number of training images with fewer frames than their labels need, which were left out.
         baseline: settings (`htr.json`) of the model that the candidate is compared with.
         run_id: of the orchestrator.

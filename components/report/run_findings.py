@@ -11,7 +11,7 @@ from components.report.findings import Finding, Findings, some
 from components.report.material import Material, Split
 from components.trainer.outcome import still_falling
 
-FEW_PICTURES = 300
+FEW_IMAGES = 300
 
 
 def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
@@ -42,22 +42,22 @@ def _check_splits(m: Material, result: Findings) -> None:
     judged, learnt = m.splits.get("eval", Split()), [m.splits[s] for s in ("train", "validation") if s in m.splits]
     shared = {w for split in learnt for w in split.writers if w} & set(judged.writers)
     if shared and m.counts.get("split_by_writer", True):  # else a note of ExampleGen says so
-        pictures = sum(judged.writers[writer] for writer in shared)
+        images = sum(judged.writers[writer] for writer in shared)
         result.problem(
             "leaked_writers",
-            f"Writers of the evaluation split who also wrote training pictures: {some(sorted(shared))} ({pictures} of "
-            f"{judged.samples} evaluation pictures). The error on unknown hands is higher than measured.",
+            f"Writers of the evaluation split who also wrote training images: {some(sorted(shared))} ({images} of "
+            f"{judged.samples} evaluation images). The error on unknown hands is higher than measured.",
             "Split by writer: drop the split column or file names that give the splits, and name the writer column.",
         )
-    seen = [judged.pictures.keys() & split.pictures.keys() for split in learnt]
+    seen = [judged.images.keys() & split.images.keys() for split in learnt]
     leaked = sorted(set().union(*seen))
     if leaked:
-        names = some([judged.pictures[picture][1] for picture in leaked], 3)
+        names = some([judged.images[image][1] for image in leaked], 3)
         result.problem(
             "leaked_pictures",
-            f"Evaluation pictures that are also among the training pictures: {len(leaked)} ({names}). "
+            f"Evaluation images that are also among the training images: {len(leaked)} ({names}). "
             f"The figures are too good.",
-            "`htr check` lists them; keep each picture in one split.",
+            "`htr check` lists them; keep each image in one split.",
         )
     known = {writer for split in m.splits.values() for writer in split.writers if writer}
     if not known:
@@ -71,10 +71,10 @@ def _check_labels(m: Material, result: Findings) -> None:
     if len(doubtful) < 3 or len(doubtful) < 0.01 * sure:
         return
     elsewhere = int(doubtful["label_elsewhere"].sum())
-    swapped = f", and {elsewhere} times that is exactly the label of another picture" if elsewhere else ""
+    swapped = f", and {elsewhere} times that is exactly the label of another image" if elsewhere else ""
     (result.problem if len(doubtful) > 0.03 * sure else result.note)(
         "suspicious_labels",
-        f"About {len(doubtful) / sure:.0%} of the labels look wrong: of {sure} pictures that were read with a "
+        f"About {len(doubtful) / sure:.0%} of the labels look wrong: of {sure} images that were read with a "
         f"confidence of {analysis.SURE:g} or more, {len(doubtful)} say something wholly different from their "
         f"label{swapped}.",
         "Look at the suspect labels below. " + ("Were rows swapped or shifted?" if elsewhere else ""),
@@ -88,7 +88,7 @@ def _check_characters(coverage: Mapping[str, Any], result: Findings) -> None:
             "new_characters",
             f"Characters of the evaluation labels that are not in the model's alphabet, so that it can never write "
             f"them: {shown}.",
-            "Add training pictures with these characters, or keep such labels out of the evaluation split.",
+            "Add training images with these characters, or keep such labels out of the evaluation split.",
         )
     if coverage["rare"]:
         shown = some([f"{figures.visible(c)} ({n})" for c, n in coverage["rare"].items()], 16)
@@ -102,11 +102,11 @@ def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -
         result.problem(
             "disagreement",
             f"The report's own reading gives a CER of {measured['rate']:.6f}, the Evaluator {judged['cer']:.6f}: the "
-            "model does not read the same pictures the same way twice.",
+            "model does not read the same images the same way twice.",
             "The verdict rests on the Evaluator. Please report this with the two files of the model.",
         )
-    if measured["samples"] < FEW_PICTURES:
-        result.note("few_pictures", f"The figures rest on {measured['samples']} pictures only; see how wide the "
+    if measured["samples"] < FEW_IMAGES:
+        result.note("few_pictures", f"The figures rest on {measured['samples']} images only; see how wide the "
                     "intervals are.", "Evaluate on more, with data.eval_fraction or more data.")  # fmt: skip
     for group in contents["slices"]:
         if group["name"] == "source" or group["name"] in analysis.BY_QUARTER or group["name"] == "writer":
@@ -116,7 +116,7 @@ def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -
                     "weak_slice",
                     f"{group['title'].capitalize()} {row['value']}: CER {row['rate']:.1%} against "
                     f"{measured['rate']:.1%} overall, {row['share']:.0%} of all errors on "
-                    f"{row['samples'] / measured['samples']:.0%} of the pictures.",
+                    f"{row['samples'] / measured['samples']:.0%} of the images.",
                 )
     gap = contents["calibration"]["gap"]
     if abs(gap) > 0.05:

@@ -16,7 +16,7 @@ class CardConfig(Section):
     """What the model card says besides figures."""
 
     intended_use: str = Field(
-        "Transcribing pictures like those it was trained on, as a draft where errors are looked for by a person. Not "
+        "Transcribing images like those it was trained on, as a draft where errors are looked for by a person. Not "
         "meant for decisions about people without one.",
         description="what the model is for, and what not",
     )

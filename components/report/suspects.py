@@ -21,8 +21,8 @@ _FITTED = 20_000
 _UNEXPLAINED = 0.9  # of the widths' spread: labels say next to nothing about them
 
 
-def same_pictures(seen: Sequence[Seen]) -> list[tuple[int, int]]:
-    """Pairs of rows whose pictures are the same, to the pixel or but for scale, compression and brightness.
+def same_images(seen: Sequence[Seen]) -> list[tuple[int, int]]:
+    """Pairs of rows whose images are the same, to the pixel or but for scale, compression and brightness.
 
     Returns:
         Positions in `seen`, the smaller first; each later row is paired with the first that it equals.

@@ -1,4 +1,4 @@
-"""Random distortions of training pictures, on whole batches: other hands, pens and scanners than those in the data.
+"""Random distortions of training images, on whole batches: other hands, pens and scanners than those in the data.
 
 Everything follows from a seed (stateless random numbers), whatever the number of threads and wherever training resumes.
 """
@@ -40,7 +40,7 @@ def distort(
     Args:
         images: float32 [N, H, W, 1], ink 1, paper 0.
         widths: int32 [N], columns without padding.
-        narrowest: int32 [N], columns that a label needs; no picture is scaled below.
+        narrowest: int32 [N], columns that a label needs; no image is scaled below.
         strength: factor of all ranges; 0 changes nothing.
         kinds: which distortions, of `affine`, `elastic`, `stroke`, `contrast`, `cutout`, `noise`.
         seed: int64 [2], another one for each batch.
@@ -75,10 +75,10 @@ def _warp(
 
     valid = tf.maximum(tf.cast(widths, tf.float32), 1.0)[:, tf.newaxis, tf.newaxis]
     scale_y = tf.exp(each(-0.4, 0.1))
-    # Never narrower than its label needs; where the picture fills the tensor it can only become narrower.
+    # Never narrower than its label needs; where the image fills the tensor it can only become narrower.
     scale_x = tf.maximum(scale_y * tf.exp(each(-0.15, 0.15)), tf.cast(narrowest, tf.float32)[:, None, None] / valid)
     scale_x = tf.minimum(scale_x, width / valid)
-    # A smaller picture may lie anywhere in the free rows.
+    # A smaller image may lie anywhere in the free rows.
     shift = each(-1.0, 1.0) * (0.05 + 0.5 * tf.maximum(1.0 - scale_y, 0.0)) * height
     slant, turn = each(-0.4, 0.4), each(-0.03, 0.03)
 
@@ -96,7 +96,7 @@ def _warp(
 def _smooth_field(shape: tf.Tensor, random: _Random) -> tf.Tensor:
     """Two components of smooth noise for images of shape [N, H, W, 1]: float32 [N, H, W, 2].
 
-    Cubic B-splines over normal noise at knots half a picture's height apart; about as wide as a letter.
+    Cubic B-splines over normal noise at knots half an image's height apart; about as wide as a letter.
     """
     spacing = tf.cast(shape[1], tf.float32) / 2.0
 

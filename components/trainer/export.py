@@ -1,4 +1,4 @@
-"""The served model: raw picture bytes in, log-probabilities or text out, with the Transform graph inside."""
+"""The served model: raw image bytes in, log-probabilities or text out, with the Transform graph inside."""
 
 from __future__ import annotations
 
@@ -116,14 +116,14 @@ class ServedModel(tf.Module):
             text, confidence = best_path(outputs["log_probs"], outputs["frames"], characters)
             return {"text": text, "confidence": confidence}
 
-        picture_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
+        encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
 
-        @tf.function(input_signature=[picture_bytes])
+        @tf.function(input_signature=[encoded])
         def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             return recognise(tf.ensure_shape(image_bytes, [None]))
 
-        @tf.function(input_signature=[picture_bytes])
-        def transcribe_pictures(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        @tf.function(input_signature=[encoded])
+        def transcribe_images(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             return transcribe(tf.ensure_shape(image_bytes, [None]))
 
         # An input and a batch dimension, which servers with batching insist on.
@@ -139,34 +139,34 @@ class ServedModel(tf.Module):
 
         self.functions = {
             "serving_default": serving_default,
-            "transcribe": transcribe_pictures,
+            "transcribe": transcribe_images,
             "alphabet": tell_alphabet,
             "evaluate": evaluate,
         }
 
 
-def save(served: ServedModel, directory: str, pictures: Sequence[bytes], name: str) -> None:
+def save(served: ServedModel, directory: str, images: Sequence[bytes], name: str) -> None:
     """Writes the SavedModel and its warm-up requests.
 
     Args:
         served: to save.
         directory: where; it becomes the root of the servable version.
-        pictures: a few encoded pictures of the training data for the warm-up requests.
+        images: a few encoded images of the training data for the warm-up requests.
         name: of the servable.
     """
     tf.saved_model.save(served, directory, signatures=served.functions)
     path = os.path.join(directory, WARMUP_FILE)
     tf.io.gfile.makedirs(os.path.dirname(path))
     with tf.io.TFRecordWriter(path) as writer:
-        for log in warmup_requests(pictures, name):
+        for log in warmup_requests(images, name):
             writer.write(log.SerializeToString())
 
 
-def warmup_requests(pictures: Sequence[bytes], name: str) -> list[Any]:
+def warmup_requests(images: Sequence[bytes], name: str) -> list[Any]:
     """PredictionLogs that a server answers before it serves the version: both signatures, alone and as a batch."""
     logs = []
     for signature in ("serving_default", "transcribe"):
-        for batch in (list(pictures[:1]), list(pictures)):
+        for batch in (list(images[:1]), list(images)):
             request = predict_pb2.PredictRequest(
                 model_spec=model_pb2.ModelSpec(name=name, signature_name=signature),
                 inputs={"image_bytes": tf.make_tensor_proto(batch, tf.string, [len(batch)])},

@@ -13,10 +13,10 @@ from components.trainer import augment
 from components.trainer.model import needed_frames
 from components.trainer.settings import TrainConfig
 from components.transform.geometry import COLUMNS_PER_FRAME
-from components.transform.preprocessing import decode_batch, picture_widths
+from components.transform.preprocessing import decode_batch, image_widths
 from components.transform.settings import TransformConfig
 
-# Bounds at quantiles of the widths: pictures of a bucket differ little, so that batches have little padding.
+# Bounds at quantiles of the widths: images of a bucket differ little, so that batches have little padding.
 BUCKETS = 8
 
 
@@ -43,7 +43,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
 
 def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: TransformConfig) -> Source:
-    """Reads a split once: how many pictures, how wide, and which ones CTC cannot align.
+    """Reads a split once: how many images, how wide, and which ones CTC cannot align.
 
     Args:
         files: gzipped TFRecords.
@@ -51,12 +51,12 @@ def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: Transf
         transform: geometry of the image tensor.
 
     Returns:
-        The source of `batches`; pictures with fewer frames than `needed_frames` are named by their `id` and left out.
+        The source of `batches`; images with fewer frames than `needed_frames` are named by their `id` and left out.
     """
     records = _records(files, {name: feature_spec[name] for name in ("image_png", "labels", "id")})
     records = records.map(_dense).padded_batch(256, {"image_png": [], "labels": [None], "id": []}, _PADDING)
     records = records.map(
-        lambda r: (picture_widths(r["image_png"]), _can_align(r["image_png"], r["labels"]), r["id"]), tf.data.AUTOTUNE
+        lambda r: (image_widths(r["image_png"]), _can_align(r["image_png"], r["labels"]), r["id"]), tf.data.AUTOTUNE
     )
     read = [tuple(column.numpy() for column in batch) for batch in records]
     widths, alignable, ids = (np.concatenate(column) for column in zip(*read, strict=True)) if read else ([], [], [])
@@ -75,7 +75,7 @@ def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: Transf
 def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) -> tf.data.Dataset:
     """Shuffled and distorted batches of several epochs; memory holds the shuffle buffer and a few batches.
 
-    The order of the pictures and their distortions follow from the seed, the epoch and the number of the batch: a
+    The order of the images and their distortions follow from the seed, the epoch and the number of the batch: a
     training that is resumed sees the same batches as one that was not interrupted.
 
     Args:
@@ -100,7 +100,7 @@ def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) 
         if not source.bounds:
             return dataset.padded_batch(train.batch_size, shapes, padding)
         bucketed = dataset.bucket_by_sequence_length(
-            lambda r: picture_widths(r["image_png"][tf.newaxis])[0], source.bounds,
+            lambda r: image_widths(r["image_png"][tf.newaxis])[0], source.bounds,
             [train.batch_size] * len(source.per_bucket), padded_shapes=shapes, padding_values=padding,
         )  # fmt: skip
         # Buckets fill at their own pace, and the last batches of an epoch would all be the odd rests.
@@ -141,7 +141,7 @@ def divisible(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
 
 
 def plain_batches(source: Source, batch_size: int) -> tf.data.Dataset:
-    """All pictures of a split as they are, those of about one width together.
+    """All images of a split as they are, those of about one width together.
 
     Args:
         source: any split.
@@ -154,7 +154,7 @@ def plain_batches(source: Source, batch_size: int) -> tf.data.Dataset:
     dataset = _records(source.files, spec)
     if source.bounds:
         dataset = dataset.bucket_by_sequence_length(
-            lambda r: picture_widths(r["image_png"][tf.newaxis])[0], source.bounds,
+            lambda r: image_widths(r["image_png"][tf.newaxis])[0], source.bounds,
             [batch_size] * len(source.per_bucket),
         )  # fmt: skip
     else:
@@ -180,6 +180,6 @@ def _dense(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def _can_align(image_png: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Whether each of N pictures has as many frames as CTC needs, and a label at all: bool [N]."""
-    frames = -(-picture_widths(image_png) // COLUMNS_PER_FRAME)
+    """Whether each of N images has as many frames as CTC needs, and a label at all: bool [N]."""
+    frames = -(-image_widths(image_png) // COLUMNS_PER_FRAME)
     return (needed_frames(labels) <= frames) & tf.reduce_any(labels >= 0, axis=1)

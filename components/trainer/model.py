@@ -1,4 +1,4 @@
-"""The network: convolutions over the picture, recurrent layers over its columns, a class per frame for CTC."""
+"""The network: convolutions over the image, recurrent layers over its columns, a class per frame for CTC."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class FusedBatchNormalization(keras.layers.Layer):
 
 
 class ConvolutionStage(keras.layers.Layer):
-    """Convolution, batch normalisation, ReLU, max-pooling; columns right of a picture's width stay zero.
+    """Convolution, batch normalisation, ReLU, max-pooling; columns right of an image's width stay zero.
 
-    Without the mask, biases would fill the padding and leak back over the edge, so that a picture's result would
+    Without the mask, biases would fill the padding and leak back over the edge, so that an image's result would
     depend on the widths of its neighbours in the batch.
     """
 
@@ -154,7 +154,7 @@ def ctc_loss(labels: tf.Tensor, logits: tf.Tensor, frames: tf.Tensor) -> tf.Tens
 
     Raises:
         tf.errors.InvalidArgumentError: a sample cannot be aligned (see `needed_frames`) or is empty; ExampleGen
-            rejects such pictures, and `input_pipeline.survey` leaves out what another geometry makes so.
+            rejects such images, and `input_pipeline.survey` leaves out what another geometry makes so.
     """
     where = tf.where(labels >= 0)
     sparse = tf.SparseTensor(where, tf.cast(tf.gather_nd(labels, where), tf.int32), tf.shape(labels, out_type=tf.int64))
@@ -171,7 +171,7 @@ def needed_frames(labels: tf.Tensor) -> tf.Tensor:
 
 
 def build(config: ModelConfig, classes: int, height: int, kind: type[Recogniser] = Recogniser) -> Recogniser:
-    """Creates a network with its weights for pictures of `height` rows."""
+    """Creates a network with its weights for images of `height` rows."""
     model = kind(config, classes)
     width = 8 * COLUMNS_PER_FRAME
     model({"images": tf.zeros([1, height, width, 1]), "widths": tf.constant([width])}, training=True)

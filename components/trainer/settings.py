@@ -27,7 +27,7 @@ class TrainConfig(Section):
     epochs: int | None = Field(
         None, ge=1, description="passes over the training images, at most; by their number if unset, 30 for 5,000"
     )
-    batch_size: int = Field(16, ge=1, description="pictures of one optimiser step")
+    batch_size: int = Field(16, ge=1, description="images of one optimiser step")
     learning_rate: float | None = Field(
         None,
         gt=0,
@@ -45,7 +45,7 @@ class TrainConfig(Section):
     patience: int | None = Field(
         None, ge=1, description="epochs without a better validation CER before training stops; 40 % of all if unset"
     )
-    shuffle_buffer: int = Field(4096, ge=1, description="pictures held in memory for shuffling")
+    shuffle_buffer: int = Field(4096, ge=1, description="images held in memory for shuffling")
     warm_start: str | None = Field(None, description="version directory of a model whose weights are the start")
     freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
     checkpoint_minutes: float = Field(

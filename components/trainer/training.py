@@ -47,7 +47,7 @@ def run_fn(fn_args: Any) -> None:
     Raises:
         FloatingPointError: the loss is no longer finite.
         WarmStartError: the model to start from does not fit.
-        ValueError: no picture can be trained on.
+        ValueError: no image can be trained on.
     """
     transform = TransformConfig.model_validate_json(fn_args.custom_config["transform"])
     model_config = ModelConfig.model_validate_json(fn_args.custom_config["model"])
@@ -107,8 +107,8 @@ def run_fn(fn_args: Any) -> None:
             variable.assign(value)
         settings["temperature"] = fit_temperature(final, validation, alphabet)
         served = export.ServedModel(final, tft_output, alphabet, transform, settings["temperature"])
-        pictures = _pictures_for_warmup(validation)
-        export.save(served, fn_args.serving_model_dir, pictures, fn_args.custom_config["name"])
+        images = _images_for_warmup(validation)
+        export.save(served, fn_args.serving_model_dir, images, fn_args.custom_config["name"])
     _write(os.path.join(fn_args.serving_model_dir, SETTINGS_FILE), json.dumps(settings, indent=1, ensure_ascii=False))
     _write(os.path.join(fn_args.model_run_dir, HISTORY_FILE), json.dumps(fitting.history, indent=1))
     with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, CURVES_FILE), "wb") as file:
@@ -136,9 +136,9 @@ def fit_temperature(model: Any, validation: Source, alphabet: Sequence[str], mos
 
     Args:
         model: trained network.
-        validation: pictures with their texts.
+        validation: images with their texts.
         alphabet: characters of the classes.
-        most: pictures to use, to bound the memory of their logits.
+        most: images to use, to bound the memory of their logits.
 
     Returns:
         The divisor of the logits; above 1 where the network is too sure of itself.
@@ -161,23 +161,23 @@ def fit_temperature(model: Any, validation: Source, alphabet: Sequence[str], mos
     return min(np.geomspace(0.5, 4.0, 25).tolist(), key=surprise) if collected else 1.0
 
 
-def augmentation_sheet(source: Source, train: TrainConfig, pictures: int = 8, variants: int = 4) -> bytes:
-    """A PNG with a few training pictures, each as it is and as training may see it."""
+def augmentation_sheet(source: Source, train: TrainConfig, shown: int = 8, variants: int = 4) -> bytes:
+    """A PNG with a few training images, each as it is and as training may see it."""
     rows = []
-    still = train.model_copy(update={"batch_size": pictures, "augment": 0.0})
+    still = train.model_copy(update={"batch_size": shown, "augment": 0.0})
     inputs, _ = next(iter(batches(source, still)))
     images, widths = inputs["images"], inputs["widths"]
     columns = [images] + [
         augment.distort(images, widths, tf.zeros_like(widths) + COLUMNS_PER_FRAME, train.augment, train.augmentations,
                         tf.constant([train.seed, variant], tf.int64))[0] for variant in range(variants)
     ]  # fmt: skip
-    for picture in range(int(images.shape[0])):
-        rows.append(tf.concat([tf.pad(column[picture], [[2, 2], [4, 4], [0, 0]]) for column in columns], axis=1))
+    for image in range(int(images.shape[0])):
+        rows.append(tf.concat([tf.pad(column[image], [[2, 2], [4, 4], [0, 0]]) for column in columns], axis=1))
     return tf.io.encode_png(tf.cast(255.0 * (1.0 - tf.concat(rows, axis=0)), tf.uint8)).numpy()
 
 
 def _tell_unalignable(source: Source, directory: str) -> None:
-    """Names the pictures that CTC cannot align: they are left out, but not silently."""
+    """Names the images that CTC cannot align: they are left out, but not silently."""
     if source.unalignable:
         shown = ", ".join(source.unalignable[:5]) + (", ..." if len(source.unalignable) > 5 else "")
         console().print(
@@ -188,8 +188,8 @@ def _tell_unalignable(source: Source, directory: str) -> None:
         raise ValueError("no image can be trained on: all are too narrow for their labels; see transform.preset")
 
 
-def _pictures_for_warmup(source: Source, count: int = 4) -> list[bytes]:
-    """A few real pictures of the dataset as dark ink on white paper, in the size that the network sees."""
+def _images_for_warmup(source: Source, count: int = 4) -> list[bytes]:
+    """A few real images of the dataset as dark ink on white paper, in the size that the network sees."""
     inputs, _ = next(iter(plain_batches(source, count)))
     return [
         tf.io.encode_png(tf.cast(255.0 * (1.0 - image[:, : max(int(width), 1)]), tf.uint8)).numpy()
@@ -212,7 +212,7 @@ def plot_curves(history: list[dict[str, Any]], file: Any) -> None:
     figure, loss_axis = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
     loss_axis.plot(epochs, [h["loss"] for h in history], color="tab:grey", label="training loss")
     loss_axis.set_xlabel("epoch")
-    loss_axis.set_ylabel("CTC loss (nats per picture)")
+    loss_axis.set_ylabel("CTC loss (nats per image)")
     cer_axis = loss_axis.twinx()
     cer_axis.plot(epochs, [h["validation_cer"] for h in history], color="tab:blue", label="validation CER")
     cer_axis.set_ylabel("validation CER")

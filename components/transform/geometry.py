@@ -1,4 +1,4 @@
-"""How large a picture becomes in the image tensor, and how many frames it then has.
+"""How large an image becomes in the image tensor, and how many frames it then has.
 
 Plain arithmetic without TensorFlow, so that checking a dataset stays quick. `preprocessing.py` computes the same
 sizes with TensorFlow operations; a test compares the two.
@@ -17,7 +17,7 @@ CROWDED = 0.6
 
 
 def resized_width(width: int, height: int, config: TransformConfig) -> int:
-    """Columns that a picture of `width` x `height` pixels covers in the image tensor, without the padding."""
+    """Columns that an image of `width` x `height` pixels covers in the image tensor, without the padding."""
     assert config.height is not None and config.width is not None
     if config.resize == "stretch":
         return config.width
@@ -26,12 +26,12 @@ def resized_width(width: int, height: int, config: TransformConfig) -> int:
 
 
 def available_frames(width: int, height: int, config: TransformConfig) -> int:
-    """Frames that CTC may use for a picture of `width` x `height` pixels: those of its own columns, not the padding."""
+    """Frames that CTC may use for an image of `width` x `height` pixels: those of its own columns, not the padding."""
     return -(-resized_width(width, height, config) // COLUMNS_PER_FRAME)
 
 
 def crowding(samples: Iterable[tuple[int, int, str]], config: TransformConfig) -> float:
-    """Share of its frames that a crowded label needs: the 95th percentile over pictures (width, height, label).
+    """Share of its frames that a crowded label needs: the 95th percentile over images (width, height, label).
 
     CTC can align up to 1, but a network needs room: from `CROWDED` on, finer frames read better.
     """

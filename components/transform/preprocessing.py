@@ -1,10 +1,10 @@
-"""From encoded picture and label to the image tensor and class ids, all in TensorFlow operations.
+"""From encoded image and label to the image tensor and class ids, all in TensorFlow operations.
 
 TFX Transform runs `preprocessing_fn` over the dataset and saves its graph; the exported model contains that graph.
 There is no other implementation: what the network saw in training is what it sees in production.
 
-The transformed picture is kept as a PNG of the resized, normalised uint8 tensor: a fraction of the size of float32,
-quick to decode, and of each picture's own width, so that padding is decided when batches are made.
+The transformed image is kept as a PNG of the resized, normalised uint8 tensor: a fraction of the size of float32,
+quick to decode, and of each image's own width, so that padding is decided when batches are made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.settings import TransformConfig
 
 ALPHABET_ASSET = "alphabet.json"
-# Larger pictures are treated as undecodable inside the graph: a small file can declare a huge picture.
+# Larger images are treated as undecodable inside the graph: a small file can declare a huge image.
 MAX_PIXELS = 50_000_000
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # By JPEG marker: SOF0 to SOF15 without DHT (C4), JPG (C8) and DAC (CC).
@@ -39,11 +39,11 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
         custom_config: `transform`, the TransformConfig as JSON, and `alphabet`, allowed characters or None.
 
     Returns:
-        `image_png` string [N] (see `resize_pictures`); `labels` int64 [N, None] sparse, class ids of the label's
+        `image_png` string [N] (see `resize_images`); `labels` int64 [N, None] sparse, class ids of the label's
         characters; `text`, `id`, `writer`, `source` string [N].
     """
     config = TransformConfig.model_validate_json(custom_config["transform"])
-    outputs: dict[str, Any] = {"image_png": resize_pictures(tf.reshape(inputs["image"], [-1]), config)}
+    outputs: dict[str, Any] = {"image_png": resize_images(tf.reshape(inputs["image"], [-1]), config)}
     outputs.update({name: tf.reshape(inputs[name], [-1]) for name in ("text", "id", "writer", "source")})
     codes = tf.strings.unicode_decode(outputs["text"], "UTF-8")
     alphabet = _alphabet(codes.flat_values, custom_config.get("alphabet"))
@@ -62,8 +62,8 @@ def class_ids(codes: tf.RaggedTensor, alphabet: tf.Tensor) -> tf.RaggedTensor:
     return tf.ragged.boolean_mask(ids, tf.RaggedTensor.from_row_splits(known, codes.row_splits, validate=False))
 
 
-def resize_pictures(encoded: tf.Tensor, config: TransformConfig) -> tf.Tensor:
-    """Decodes, turns grey, resizes and normalises pictures; one that cannot be decoded becomes an empty string.
+def resize_images(encoded: tf.Tensor, config: TransformConfig) -> tf.Tensor:
+    """Decodes, turns grey, resizes and normalises images; one that cannot be decoded becomes an empty string.
 
     Args:
         encoded: string [N], PNG or JPEG files.
@@ -72,11 +72,11 @@ def resize_pictures(encoded: tf.Tensor, config: TransformConfig) -> tf.Tensor:
     Returns:
         string [N]: PNG, uint8, `config.height` rows, at most `config.width` columns, 255 full ink, 0 paper.
     """
-    return tf.map_fn(lambda data: _resize_picture(data, config), encoded, fn_output_signature=tf.string)
+    return tf.map_fn(lambda data: _resize_image(data, config), encoded, fn_output_signature=tf.string)
 
 
-def _resize_picture(data: tf.Tensor, config: TransformConfig) -> tf.Tensor:
-    # No picture is that short, and tf.strings.substr refuses positions outside of the string.
+def _resize_image(data: tf.Tensor, config: TransformConfig) -> tf.Tensor:
+    # No image is that short, and tf.strings.substr refuses positions outside of the string.
     long_enough = tf.strings.length(data) > 64
     is_png = tf.cond(long_enough, lambda: _is_whole_png(data), lambda: False)
     is_jpeg = tf.cond(long_enough, lambda: _is_whole_jpeg(data), lambda: False)
@@ -95,7 +95,7 @@ def _fits(width: tf.Tensor, height: tf.Tensor) -> tf.Tensor:
 
 
 def _is_whole_png(data: tf.Tensor) -> tf.Tensor:
-    """Signature, size of the picture in the IHDR chunk and IEND trailer are right (PNG specification, 5 and 11.2)."""
+    """Signature, size of the image in the IHDR chunk and IEND trailer are right (PNG specification, 5 and 11.2)."""
     is_png = tf.strings.substr(data, 0, 8) == _PNG_SIGNATURE
     whole = is_png & (tf.strings.substr(data, -len(_PNG_END), len(_PNG_END)) == _PNG_END)
 
@@ -177,16 +177,16 @@ def _normalise(grey: tf.Tensor, config: TransformConfig) -> tf.Tensor:
     ink = 255.0 - tf.clip_by_value(resized, 0.0, 255.0)
     if config.contrast:
         ink = _spread_levels(ink)
-    # A picture wider than the tensor is lower than it: centre it between paper.
+    # An image wider than the tensor is lower than it: centre it between paper.
     above = (height - rows) // 2
     ink = tf.pad(ink, [[above, height - rows - above], [0, 0], [0, 0]])
     return tf.cast(tf.round(ink), tf.uint8)
 
 
 def _spread_levels(ink: tf.Tensor) -> tf.Tensor:
-    """Maps the picture's own paper (30th percentile of ink) to 0 and its darkest strokes (99.5th) to 255.
+    """Maps the image's own paper (30th percentile of ink) to 0 and its darkest strokes (99.5th) to 255.
 
-    Strokes less than 40 levels darker than the paper stay faint: an empty picture must not become noise.
+    Strokes less than 40 levels darker than the paper stay faint: an empty image must not become noise.
     """
     values = tf.cast(tf.round(tf.reshape(ink, [-1])), tf.int32)
     below = tf.cumsum(tf.math.bincount(values, minlength=256, maxlength=256))
@@ -242,12 +242,12 @@ def read_alphabet(tft_output: tft.TFTransformOutput) -> list[str]:
 
 
 def decode_tensor(image_png: tf.Tensor) -> tf.Tensor:
-    """One transformed picture, PNG string [], to the image tensor float32 [H, w, 1]: ink 1, paper 0."""
+    """One transformed image, PNG string [], to the image tensor float32 [H, w, 1]: ink 1, paper 0."""
     return tf.cast(tf.io.decode_png(image_png, channels=1), tf.float32) / 255.0
 
 
-def picture_widths(image_png: tf.Tensor) -> tf.Tensor:
-    """Columns int32 [N] of transformed pictures, PNG string [N], from their headers; 0 for empty strings."""
+def image_widths(image_png: tf.Tensor) -> tf.Tensor:
+    """Columns int32 [N] of transformed images, PNG string [N], from their headers; 0 for empty strings."""
     # At least 20 bytes, since tf.strings.substr refuses positions behind the end also where tf.where drops them.
     padded = tf.strings.join([image_png, tf.constant(b"\0" * 20)])
     empty = tf.strings.length(image_png) == 0
@@ -256,16 +256,16 @@ def picture_widths(image_png: tf.Tensor) -> tf.Tensor:
 
 
 def decode_batch(image_png: tf.Tensor, config: TransformConfig) -> tuple[tf.Tensor, tf.Tensor]:
-    """Transformed pictures to a batch, as training and serving both feed it to the network.
+    """Transformed images to a batch, as training and serving both feed it to the network.
 
     Args:
-        image_png: string [N], from `resize_pictures`; the empty string stands for an undecodable picture.
-        config: `word` pads to `config.width` columns, `line` to the widest picture of the batch.
+        image_png: string [N], from `resize_images`; the empty string stands for an undecodable image.
+        config: `word` pads to `config.width` columns, `line` to the widest image of the batch.
 
     Returns:
-        float32 [N, H, W, 1] and the pictures' own widths int32 [N], 0 where there is no picture.
+        float32 [N, H, W, 1] and the images' own widths int32 [N], 0 where there is no image.
     """
-    widths = picture_widths(image_png)
+    widths = image_widths(image_png)
     if config.preset == "word":
         columns = tf.constant(config.width)
     else:

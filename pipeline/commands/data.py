@@ -14,7 +14,7 @@ def add_commands(add: AddCommand) -> None:
     """Adds them to the parser of `htr`."""
     command = add("sample-data", _sample_data, "write a sample dataset of rendered handwriting, with a few dirty rows")
     command.add_argument("directory", metavar="DIR")
-    command.add_argument("--pictures", type=int, default=3500, metavar="N")
+    command.add_argument("--images", "--pictures", dest="images", type=int, default=3500, metavar="N")
     command.add_argument("--seed", type=int, default=7647)
 
     command = add("check", _check, "look at a dataset without training: rejects, leaks, suspect labels, characters")
@@ -36,8 +36,8 @@ def _sample_data(arguments: argparse.Namespace) -> int:
     from components.tools.sample_data import generate
 
     try:
-        with announced(f"Rendering {arguments.pictures} images"):
-            summary = generate(arguments.directory, pictures=arguments.pictures, seed=arguments.seed)
+        with announced(f"Rendering {arguments.images} images"):
+            summary = generate(arguments.directory, images=arguments.images, seed=arguments.seed)
     except (FileExistsError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error
     print(f"{summary.rows} rows in {summary.csv}, {len(summary.dirty_rows)} of them dirty on purpose.")

@@ -21,9 +21,7 @@ def add_commands(add: AddCommand) -> None:
 
     text = "collect images that the model is not sure of, from logs or folders, for a person to correct"
     command = add("review", _review, text)
-    command.add_argument(
-        "pictures", nargs="*", metavar="IMAGE", help="files, folders or globs that a server transcribes"
-    )
+    command.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or globs that a server transcribes")
     command.add_argument("--logs", action="append", default=[], metavar="DIR", help="logged requests; may be repeated")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv, images and a page")
     command.add_argument("--below", type=_fraction, default=0.7, metavar="C", help="confidence (default: %(default)s)")
@@ -48,7 +46,7 @@ def _review(arguments: argparse.Namespace) -> int:
     from htr_client.cli import client_from
     from htr_client.files import expand
 
-    if bool(arguments.logs) == bool(arguments.pictures):
+    if bool(arguments.logs) == bool(arguments.images):
         raise CommandError("Name either --logs DIR or images for a server to transcribe.", USAGE)
     unread: list[str] = []
     seen = 0
@@ -67,7 +65,7 @@ def _review(arguments: argparse.Namespace) -> int:
             with announced("Reading the logs"):
                 count = write(review.from_logs(arguments.logs, arguments.below, unread))
         else:
-            images = list(expand(arguments.pictures))
+            images = list(expand(arguments.images))
             with client_from(arguments) as client, announced(lambda: f"Asking the server: {seen} images answered"):
                 answers = counted(client.transcribe_many(images))
                 count = write(review.from_answers(answers, arguments.below, unread))

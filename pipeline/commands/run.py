@@ -122,7 +122,7 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
 
     out = console()
     accepted, rejected = summary.counts["accepted"], summary.counts["rejected"]
-    out.print(f"\nPictures   {', '.join(f'{n} {split}' for split, n in accepted.items())}", markup=False)
+    out.print(f"\nImages   {', '.join(f'{n} {split}' for split, n in accepted.items())}", markup=False)
     if rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
         out.print(
@@ -137,9 +137,9 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
     if summary.pushed and summary.verdict and summary.verdict.blessed:
         out.print(f"Version    {summary.version} in {config.model_dir}{_withdrawn(summary, config)}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:
-        pictures, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
+        images, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
         out.print(
-            f"New        {pictures} pictures in {summary.transcribed['folder']}, {errors} could not be read\n"
+            f"New        {images} images in {summary.transcribed['folder']}, {errors} could not be read\n"
             f"           {summary.transcriptions_folder}", markup=False,
         )  # fmt: skip
     out.print(f"Report     {report}\nLog        {log}\nTook       {str(duration).split('.')[0]}", markup=False)

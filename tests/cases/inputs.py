@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conftest import encode, picture
+from tests.conftest import drawn_image, encode
 
 WORDS = ("für", "Judith", "25 kg", "Smith, John", "yesterday", "27", "office", "Reyes", "10", "Boris")
 ROWS = 30
@@ -46,7 +46,7 @@ def images(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(ROWS):
         name = image_name(number)
-        (folder / name).write_bytes(encode(picture(260, 48, number), name[-4:]))
+        (folder / name).write_bytes(encode(drawn_image(260, 48, number), name[-4:]))
     return folder
 
 

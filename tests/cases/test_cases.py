@@ -19,7 +19,7 @@ from components.tools.sample_data import generate
 from components.transform.settings import TransformConfig
 from pipeline import cli
 from tests.cases import inputs
-from tests.conftest import picture
+from tests.conftest import drawn_image
 
 FOLDER = Path(os.environ.get("HTR_CASES", Path(__file__).parents[2] / ".." / "shared" / "cases"))
 
@@ -28,7 +28,7 @@ FOLDER = Path(os.environ.get("HTR_CASES", Path(__file__).parents[2] / ".." / "sh
 def sample_images(tmp_path_factory):
     """Images of the sample data, by suffix."""
     folder = tmp_path_factory.mktemp("images")
-    generate(folder / "data", pictures=240, writers=8, dirty_fraction=0)
+    generate(folder / "data", images=240, writers=8, dirty_fraction=0)
     found = sorted((folder / "data" / "images").iterdir())
     return {suffix: [p for p in found if p.suffix in suffixes] for suffix, suffixes in
             ((".jpg", (".jpg", ".jpeg")), (".png", (".png",)))}  # fmt: skip
@@ -144,7 +144,7 @@ def test_a_name_that_differs_in_case_is_found_and_counted(tmp_path, capsys):
 def test_a_gif_is_named(tmp_path, capsys, source):
     folder = _made("csv/sep.csv", tmp_path / "data")
     if source == "made":
-        Image.fromarray(picture(120, 40)).save(folder / "12.gif")
+        Image.fromarray(drawn_image(120, 40)).save(folder / "12.gif")
     elif (FOLDER / "gif" / "12.gif").exists():
         shutil.copy(FOLDER / "gif" / "12.gif", folder)
     else:

@@ -33,11 +33,11 @@ class Blocking:
     def connect(self, timeout):
         self._loop.run_until_complete(self._client.connect(timeout))
 
-    def transcribe(self, picture, **options):
-        return self._loop.run_until_complete(self._client.transcribe(picture, **options))
+    def transcribe(self, image, **options):
+        return self._loop.run_until_complete(self._client.transcribe(image, **options))
 
-    def transcribe_many(self, pictures):
-        results = self._client.transcribe_many(pictures)
+    def transcribe_many(self, images):
+        results = self._client.transcribe_many(images)
         try:
             while True:
                 try:

@@ -26,7 +26,7 @@ def folder(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(png(text))
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     return tmp_path
 
 
@@ -59,7 +59,7 @@ def test_json(call, folder):
     assert result["error"] is None and 0 < result["confidence"] < 1
 
 
-def test_csv_and_a_bad_picture(call, folder):
+def test_csv_and_a_bad_image(call, folder):
     (folder / "d.png").write_bytes(b"rubbish")
     code, out, err = call(folder, folder / "none.png", "--format", "csv")
     assert code == 1
@@ -71,7 +71,7 @@ def test_csv_and_a_bad_picture(call, folder):
         ("", "not_a_picture"),
         ("", "unreadable"),
     ]
-    assert "d.png: Not a picture" in err and "none.png: Cannot read" in err
+    assert "d.png: Not an image" in err and "none.png: Cannot read" in err
 
 
 @pytest.mark.parametrize("format_", ["text", "json", "csv"])

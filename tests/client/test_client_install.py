@@ -42,19 +42,19 @@ def test_works_after_a_fork(server):
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from htr_client import HtrClient
-picture = {png("forked")!r}
+image = {png("forked")!r}
 client = HtrClient({server.address!r})
 if sys.argv[1] == "used":
-    assert client.transcribe(picture).text == "forked"
+    assert client.transcribe(image).text == "forked"
 children = []
 for _ in range(2):
     pid = os.fork()
     if pid == 0:
-        ok = [r.text for r in client.transcribe_many([picture] * 50)] == ["forked"] * 50
-        os._exit(0 if ok and client.transcribe(picture).text == "forked" else 1)
+        ok = [r.text for r in client.transcribe_many([image] * 50)] == ["forked"] * 50
+        os._exit(0 if ok and client.transcribe(image).text == "forked" else 1)
     children.append(pid)
 assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0]
-assert client.transcribe(picture).text == "forked"
+assert client.transcribe(image).text == "forked"
 """
     for mode in ("unused", "used"):
         environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "1"}

@@ -22,7 +22,7 @@ def rows(folder):
     return found
 
 
-def test_answers_are_logged_with_their_pictures(server, tmp_path):
+def test_answers_are_logged_with_their_images(server, tmp_path):
     log = RequestLog(tmp_path / "log", rate=1)
     with HtrClient(server.address, log=log) as client:
         client.transcribe(png("one"))
@@ -38,7 +38,7 @@ def test_answers_are_logged_with_their_pictures(server, tmp_path):
 
 
 def test_originals_can_be_found_again(server, tmp_path):
-    """By the name of the picture and the id of the request."""
+    """By the name of the image and the id of the request."""
     (tmp_path / "a.png").write_bytes(png("path"))
     (tmp_path / "m\udcfcller.png").write_bytes(png("bytes"))  # a name that is not UTF-8
     ids = iter(["first", "alphabet", "second", "third", "fourth"])

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from htr_client import HtrClient, PictureError, Tls
+from htr_client import HtrClient, ImageError, Tls
 from htr_client.beam import PrefixBeamSearch
 from htr_client.connection import grpc_target
 from htr_client.errors import (
@@ -38,7 +38,7 @@ def words(count, seed=0):
 
 
 def poisoned(text):
-    """A good picture for the client that this server chokes on."""
+    """A good image for the client that this server chokes on."""
     data = png(text)
     import struct
     import zlib
@@ -53,14 +53,14 @@ def client(kind, server):
         yield made
 
 
-# One picture.
+# One image.
 
 
 def test_transcribe(client, server, tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(png("hello"))
-    for picture in (path, str(path), path.read_bytes(), draw("hello")):
-        result = client.transcribe(picture)
+    for image in (path, str(path), path.read_bytes(), draw("hello")):
+        result = client.transcribe(image)
         assert (result.text, result.version, result.model, result.ok) == ("hello", 1, "htr", True)
         assert [c.text for c in result.characters] == list("hello")
         spans = [c.span for c in result.characters]
@@ -68,7 +68,7 @@ def test_transcribe(client, server, tmp_path):
         assert all(c.confidence == pytest.approx(0.9) for c in result.characters)
         assert result.confidence == pytest.approx(0.9**10, rel=0.2)
         assert min(result.timings) > 0
-        assert result.source == (str(path) if isinstance(picture, (str, type(path))) else None)
+        assert result.source == (str(path) if isinstance(image, (str, type(path))) else None)
 
 
 def test_spans_are_in_pixels_of_the_picture_as_given(client):
@@ -86,14 +86,14 @@ def test_answers_as_tensor_content(client, server):
 
 
 def test_a_bad_picture_is_not_sent(client, server):
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(ImageError) as error:
         client.transcribe(b"text")
     assert error.value.reason == "not_a_picture" and not error.value.retryable
     assert server.model.metadata == []
 
 
 def test_a_picture_that_the_graph_refuses(client):
-    with pytest.raises(PictureError, match="graph") as error:
+    with pytest.raises(ImageError, match="graph") as error:
         client.transcribe(np.full((16, 16), 77, np.uint8))
     assert error.value.reason == "refused"
 
@@ -124,7 +124,7 @@ def test_a_new_version_brings_its_own_alphabet(client, server):
 
 
 def test_a_version_that_goes_away_before_its_alphabet_is_asked(client, server):
-    """The picture is then answered again, by the version that came."""
+    """The image is then answered again, by the version that came."""
     server.model.alphabets = {2: [c.upper() for c in ALPHABET]}
     original = server.model.predict
 
@@ -233,12 +233,12 @@ def test_second_chance_when_a_neighbour_spoilt_the_batch(client, server):
     server.model.failures = [(Code.INVALID_ARGUMENT, "Invalid PNG data, size 200\n\t [[{{node}}]]")]
     assert client.transcribe(png("good")).text == "good"
     server.model.failures = [(Code.INVALID_ARGUMENT, "Invalid PNG data, size 200\n\t [[{{node}}]]")] * 2
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(ImageError) as error:
         client.transcribe(png("good"))
     assert error.value.reason == "refused"
 
 
-# Many pictures.
+# Many images.
 
 
 def test_order_and_batches(client, server):
@@ -248,7 +248,7 @@ def test_order_and_batches(client, server):
     assert max(server.model.batches) == 32 and len(server.model.batches) < 40
 
 
-def test_pictures_of_similar_shape_go_together(kind, server):
+def test_images_of_similar_shape_go_together(kind, server):
     texts = [word for pair in zip(["a"] * 16, ["abcdefghijkl"] * 16, strict=True) for word in pair]
     with kind(server.address, batch_size=16, in_flight=2) as client:
         assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
@@ -256,11 +256,11 @@ def test_pictures_of_similar_shape_go_together(kind, server):
     assert sorted(shapes[:16]) == sorted(set(shapes[:16])) * 16
 
 
-def test_no_pictures(client):
+def test_no_images(client):
     assert list(client.transcribe_many([])) == []
 
 
-def test_only_bad_pictures(client, server):
+def test_only_bad_images(client, server):
     results = list(client.transcribe_many([b"", b"x"]))
     assert [result.error.reason for result in results] == ["empty", "not_a_picture"]
     assert [(result.text, result.confidence, result.ok) for result in results] == [("", 0.0, False)] * 2
@@ -269,10 +269,10 @@ def test_only_bad_pictures(client, server):
 
 def test_one_poisoned_picture_spoils_nothing(client, server):
     texts = words(100)
-    pictures = [png(text) for text in texts]
-    pictures[17], pictures[63] = poisoned("bad"), poisoned("worse")
-    pictures[40] = np.full((16, 16), 77, np.uint8)
-    results = list(client.transcribe_many(pictures))
+    images = [png(text) for text in texts]
+    images[17], images[63] = poisoned("bad"), poisoned("worse")
+    images[40] = np.full((16, 16), 77, np.uint8)
+    results = list(client.transcribe_many(images))
     bad = {i: result.error.reason for i, result in enumerate(results) if not result.ok}
     assert bad == {17: "refused", 40: "refused", 63: "refused"}
     assert all(result.text == text for result, text in zip(results, texts, strict=True) if result.ok)
@@ -298,7 +298,7 @@ def test_batches_stay_below_the_message_limit(kind, server):
         assert max(server.model.batches) <= 4
         [result] = client.transcribe_many([rng.integers(0, 255, (500, 2000), np.uint8)])
         assert result.error.reason == "too_large"
-        with pytest.raises(PictureError, match="a message"):
+        with pytest.raises(ImageError, match="a message"):
             client.transcribe(rng.integers(0, 255, (500, 2000), np.uint8))
 
 
@@ -352,7 +352,7 @@ def test_patience_ends(kind):
         assert time.monotonic() - started < 15
 
 
-def test_restart_in_the_middle_of_two_thousand_pictures(kind):
+def test_restart_in_the_middle_of_two_thousand_images(kind):
     """All results arrive, in order, exactly once; 5 % corrupt ones are exactly the errors."""
     server = FakeServer()
     rng = random.Random(1)
@@ -364,7 +364,7 @@ def test_restart_in_the_middle_of_two_thousand_pictures(kind):
         how = [data[: len(data) // 2], b"", b"a text file", data[:-20] + bytes(20), poisoned(text)]
         return rng.choice(how)
 
-    pictures = [corrupt(text) if i in bad else png(text) for i, text in enumerate(texts)]
+    images = [corrupt(text) if i in bad else png(text) for i, text in enumerate(texts)]
     server.model.delay = 0.02
 
     def restart():
@@ -375,7 +375,7 @@ def test_restart_in_the_middle_of_two_thousand_pictures(kind):
     results = []
     restarting = threading.Thread(target=restart)
     with kind(server.address) as client:
-        for result in client.transcribe_many(pictures):
+        for result in client.transcribe_many(images):
             results.append(result)
             if len(results) == 400:
                 restarting.start()

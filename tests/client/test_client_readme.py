@@ -17,13 +17,13 @@ ASK = """
 from fastapi.testclient import TestClient
 
 with TestClient(app) as web:
-    answer = web.post("/transcribe", content=PICTURE)
+    answer = web.post("/transcribe", content=IMAGE)
     assert answer.status_code == 200 and answer.json()["text"] == "webservice", answer.text
     assert answer.json()["model_version"] == 1
     answer = web.post("/transcribe", content=b"rubbish")
-    assert answer.status_code == 422 and "Not a picture" in answer.text
+    assert answer.status_code == 422 and "Not an image" in answer.text
     app.state.htr.model = "nope"
-    assert web.post("/transcribe", content=PICTURE).status_code == 500
+    assert web.post("/transcribe", content=IMAGE).status_code == 500
 print("asked")
 """
 
@@ -59,7 +59,7 @@ def test_quickstart(server, folder, capsys):
 def test_many(server, folder, capsys):
     exec(example(server, "sorted(Path"), {})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("1.png one") and "Not a picture" in lines[1] and lines[2].endswith("3.png three")
+    assert lines[0].endswith("1.png one") and "Not an image" in lines[1] and lines[2].endswith("3.png three")
 
 
 def test_testing(server):
@@ -85,7 +85,7 @@ def test_settings(server, folder):
 
 
 def service(server):
-    return f"PICTURE = {png('webservice')!r}\n" + example(server, "FastAPI(") + ASK
+    return f"IMAGE = {png('webservice')!r}\n" + example(server, "FastAPI(") + ASK
 
 
 def test_web_service(server):

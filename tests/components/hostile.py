@@ -50,7 +50,7 @@ def page(width: int = 90, height: int = 24) -> np.ndarray:
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    """The picture as a file."""
+    """The image as a file."""
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
@@ -78,8 +78,8 @@ def many_scans(scans: int) -> bytes:
     return data[:end] + data[start:end] * scans + data[end:]
 
 
-def pictures() -> Iterator[tuple[Case, bytes]]:
-    """Pictures of every kind, readable or not."""
+def images() -> Iterator[tuple[Case, bytes]]:
+    """Images of every kind, readable or not."""
     grey = page()
     still = Image.fromarray(grey)
     plain = encode(grey)
@@ -124,7 +124,7 @@ def pictures() -> Iterator[tuple[Case, bytes]]:
 
 
 def labels() -> Iterator[Case]:
-    """Labels on a good picture."""
+    """Labels on a good image."""
     family = "\U0001f469\u200d\U0001f469\u200d\U0001f467"
     yield Case("good.png", "שלום")
     yield Case("good.png", "مَرْحَبًا")
@@ -148,7 +148,7 @@ def labels() -> Iterator[Case]:
 
 
 def names(outside: Path) -> Iterator[Case]:
-    """Names of pictures; `build` makes what they mean."""
+    """Names of images; `build` makes what they mean."""
     yield Case(str(outside / "secret.png"), reason="outside_folder", outside="")
     yield Case("../outside/secret.png", reason="outside_folder", outside="")
     yield Case("images/../../outside/secret.png", reason="outside_folder", outside="")
@@ -191,7 +191,7 @@ def build(folder: Path) -> list[Case]:
     (data / "images" / "deep").mkdir(parents=True)
     outside.mkdir()
     cases = []
-    for case, content in pictures():
+    for case, content in images():
         (data / case.image).write_bytes(content)
         cases.append(case)
     cases += [*labels(), *names(outside)]
@@ -225,5 +225,5 @@ def build(folder: Path) -> list[Case]:
 
 
 def decoded(sample_image: bytes) -> np.ndarray:
-    """Grey values of an accepted picture."""
+    """Grey values of an accepted image."""
     return cv2.imdecode(np.frombuffer(sample_image, np.uint8), cv2.IMREAD_GRAYSCALE)

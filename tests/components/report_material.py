@@ -16,7 +16,7 @@ from components.trainer.schedule import schedule_for
 from htr_client.decoding import Alphabet, BestPath
 from htr_client.spans import pixel_spans
 from pipeline.config import Config
-from tests.conftest import encode, picture
+from tests.conftest import drawn_image, encode
 
 
 def words(count, seed=0):
@@ -46,12 +46,12 @@ def table(truths, labels=None, rate=0.04, baseline_rate=None, writers=8, seed=1)
     return analysis.count_edits(pd.DataFrame(rows), compared=baseline_rate is not None)
 
 
-def split_of(texts, writers, pictures=None):
+def split_of(texts, writers, images=None):
     """What a split holds."""
     numbers = np.random.default_rng(0).uniform(1, 100, (len(texts), len(NUMBERS))).astype(np.float32)
     return Split(
         samples=len(texts), writers=Counter(writers), characters=Counter("".join(texts)),
-        numbers={name: numbers[:, i] for i, name in enumerate(NUMBERS)}, pictures=pictures or {},
+        numbers={name: numbers[:, i] for i, name in enumerate(NUMBERS)}, images=images or {},
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def reading(text, alphabet, number):
     probabilities = np.full((len(classes), len(alphabet) + 1), 0.05 / len(alphabet), np.float32)
     probabilities[np.arange(len(classes)), classes] = 0.95
     (decoded,) = BestPath().decode(np.log(probabilities)[None], np.array([len(classes)]), alphabet)
-    image = encode(picture(120, 40, number))
+    image = encode(drawn_image(120, 40, number))
     spans = pixel_spans([c.span for c in decoded.characters], len(classes), 1.0, (0.0, 1.0))
     characters = [(c.text, c.confidence, span) for c, span in zip(decoded.characters, spans, strict=True)]
     return Reading(image, probabilities, alphabet, characters, characters)

@@ -17,15 +17,15 @@ from components.batch_transcriber.batch import transcribe
 from components.batch_transcriber.shards import BatchError, list_pictures, written
 from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
-from tests.conftest import encode, picture
+from tests.conftest import drawn_image, encode
 
 LOCAL = ["--runner=FnApiRunner"]
 TWO_WORKERS = [*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-PICTURES = 60
+IMAGES = 60
 
 
 class Reader(tf.Module):
-    """Reads a picture's width and a checksum of its bytes: cheap, and wrong as soon as pictures are mixed up."""
+    """Reads an image's width and a checksum of its bytes: cheap, and wrong as soon as images are mixed up."""
 
     def __init__(self, prefix=""):
         super().__init__()
@@ -52,22 +52,22 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures in two folders, of which one is cut off, one is text and one has a name that is not UTF-8."""
+    """Images in two folders, of which one is cut off, one is text and one has a name that is not UTF-8."""
     folder = tmp_path / "in [1]"
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         path = folder / ("a" if number % 2 else "b") / f"{number:03d}.{'png' if number % 3 else 'JPG'}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(picture(60 + number, 30, number), path.suffix.lower()))
+        path.write_bytes(encode(drawn_image(60 + number, 30, number), path.suffix.lower()))
     cut = folder / "a" / "001.png"
     cut.write_bytes(cut.read_bytes()[:-30])
-    (folder / "b" / "002.png").write_text("no picture")
+    (folder / "b" / "002.png").write_text("no image")
     (folder / "notes.txt").write_text("passed over")
     shutil.copyfile(folder / "b" / "004.png", os.path.join(os.fsencode(folder), b"caf\xe9.png"))
     return folder
 
 
 def texts(output: Path) -> dict[str, dict]:
-    """All results, with a check that no picture is listed twice."""
+    """All results, with a check that no image is listed twice."""
     rows = []
     for path in sorted(output.parent.glob(f"{output.stem}-0*{output.suffix}")):
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -82,10 +82,10 @@ def contents(output: Path) -> dict[str, bytes]:
 
 def test_every_picture_is_in_the_results_or_in_the_errors(folder, model, tmp_path):
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL, pictures_per_shard=16, batch_size=8)
-    assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (PICTURES + 1, PICTURES + 1, 2, 4)
+    assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (IMAGES + 1, IMAGES + 1, 2, 4)
     assert written(str(tmp_path / "texts.jsonl")) == "4 of 4 files" and written(str(tmp_path / "other.jsonl")) == ""
     found = texts(tmp_path / "texts.jsonl")
-    assert len(found) == PICTURES - 1
+    assert len(found) == IMAGES - 1
     for path, row in found.items():
         data = Path(folder, path).read_bytes()
         assert row["text"].split()[1] == str(tf.strings.to_hash_bucket_fast(data, 10**9).numpy()), path
@@ -98,7 +98,7 @@ def test_every_picture_is_in_the_results_or_in_the_errors(folder, model, tmp_pat
 @pytest.mark.timeout(120)
 def test_a_pipe_among_the_pictures_is_not_waited_for(model, tmp_path):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes(encode(picture()))
+    (tmp_path / "in" / "a.png").write_bytes(encode(drawn_image()))
     os.mkfifo(tmp_path / "in" / "pipe.png")
     outcome = transcribe(str(tmp_path / "in"), str(tmp_path / "texts.jsonl"), model, LOCAL)
     assert outcome.errors == 1 and list(texts(tmp_path / "texts.jsonl")) == ["a.png"]
@@ -112,7 +112,7 @@ def test_links_in_circles_or_to_nowhere_lose_nothing_and_repeat_nothing(folder, 
     (folder / "other").symlink_to(elsewhere)
     (folder / "nowhere.png").symlink_to(tmp_path / "gone.png")
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
-    assert (outcome.pictures, outcome.errors) == (PICTURES + 3, 3)
+    assert (outcome.pictures, outcome.errors) == (IMAGES + 3, 3)
     found = texts(tmp_path / "texts.jsonl")
     assert os.path.join("other", "far.png") in found and not any("circle" in path for path in found)
     assert "nowhere.png" in Path(outcome.errors_path).read_text()
@@ -135,12 +135,12 @@ def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):
     before = contents(output)
     assert transcribe(str(folder), str(output), model, LOCAL, pictures_per_shard=5).new == 0
     assert contents(output) == before
-    (folder / "a" / "new.png").write_bytes(encode(picture(90, 30, 99)))
-    (folder / "a" / "003.JPG").write_bytes(encode(picture(77, 30, 98), ".jpg"))
-    (folder / "b" / "002.png").write_bytes(encode(picture(78, 30, 97)))
+    (folder / "a" / "new.png").write_bytes(encode(drawn_image(90, 30, 99)))
+    (folder / "a" / "003.JPG").write_bytes(encode(drawn_image(77, 30, 98), ".jpg"))
+    (folder / "b" / "002.png").write_bytes(encode(drawn_image(78, 30, 97)))
     (folder / "a" / "005.png").unlink()
     outcome = transcribe(str(folder), str(output), model, LOCAL)
-    assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (PICTURES + 1, 3, 1, 4)
+    assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (IMAGES + 1, 3, 1, 4)
     found = texts(output)
     assert found["a/new.png"]["text"].startswith("90 ") and found["a/003.JPG"]["text"].startswith("77 ")
     assert found["b/002.png"]["text"].startswith("78 ") and "a/005.png" not in found
@@ -155,12 +155,12 @@ def test_results_of_two_models_or_inputs_are_not_mixed(folder, model, tmp_path):
     other = save(tmp_path / "2", "other ")
     with pytest.raises(BatchError, match=r"begun with the model .*1, and .*2 is another one.*--overwrite"):
         transcribe(str(folder), str(output), other, LOCAL)
-    with pytest.raises(BatchError, match="begun for the pictures in"):
+    with pytest.raises(BatchError, match="begun for the images in"):
         transcribe(str(folder / "a"), str(output), model, LOCAL)
     shutil.copytree(model, tmp_path / "3")
     assert transcribe(str(folder), str(output), str(tmp_path / "3"), LOCAL).new == 0
     outcome = transcribe(str(folder), str(output), other, LOCAL, overwrite=True)
-    assert (outcome.new, outcome.shards) == (PICTURES + 1, 1)
+    assert (outcome.new, outcome.shards) == (IMAGES + 1, 1)
     assert all(row["text"].startswith("other ") for row in texts(output).values())
 
 
@@ -168,26 +168,26 @@ def test_what_cannot_start_says_why(folder, model, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         ((str(tmp_path / "none"), "texts.csv", model), "none does not exist"),
-        ((str(tmp_path / "empty"), "texts.csv", model), "no picture"),
+        ((str(tmp_path / "empty"), "texts.csv", model), "no image"),
         ((str(folder), "texts.txt", model), r"must end in \.jsonl or \.csv"),
         ((str(folder), "texts.csv", str(folder)), "is no SavedModel"),
     ):
         with pytest.raises(BatchError, match=message):
             transcribe(*arguments, LOCAL)
-    assert len(list_pictures(str(folder))) == PICTURES + 1
+    assert len(list_pictures(str(folder))) == IMAGES + 1
 
 
 @pytest.mark.slow
 def test_two_local_workers_give_the_same_files(folder, model, tmp_path):
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     transcribe(str(folder), str(one), model, LOCAL, pictures_per_shard=8)
-    assert transcribe(str(folder), str(two), model, TWO_WORKERS, pictures_per_shard=8).new == PICTURES + 1
+    assert transcribe(str(folder), str(two), model, TWO_WORKERS, pictures_per_shard=8).new == IMAGES + 1
     assert contents(one) == contents(two)
 
 
 @pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_files(folder, model, tmp_path):
-    """A scheduler and two workers, processes of their own, that find the pictures under the same path."""
+    """A scheduler and two workers, processes of their own, that find the images under the same path."""
     import distributed
 
     one, many = tmp_path / "one.jsonl", tmp_path / "many.jsonl"
@@ -211,7 +211,7 @@ def test_a_dask_cluster_gives_the_same_files(folder, model, tmp_path):
             with distributed.Client(address) as client, distributed.get_task_stream(client) as stream:
                 client.wait_for_workers(2, timeout=60)
                 outcome = transcribe(str(folder), str(many), model, options, pictures_per_shard=8)
-            assert outcome.new == PICTURES + 1
+            assert outcome.new == IMAGES + 1
             assert len({task["worker"] for task in stream.data}) == 2
         finally:
             # Workers whose scheduler has gone do not end by themselves.
@@ -226,7 +226,7 @@ def test_a_killed_run_goes_on_where_it_stopped(model, tmp_path):
     folder, output = tmp_path / "in", tmp_path / "texts.jsonl"
     folder.mkdir()
     for number in range(200):
-        (folder / f"{number}.png").write_bytes(encode(picture(60 + number, 30, number)))
+        (folder / f"{number}.png").write_bytes(encode(drawn_image(60 + number, 30, number)))
     for number in range(200, 4000):
         os.link(folder / f"{number % 200}.png", folder / f"{number}.png")
     command = [

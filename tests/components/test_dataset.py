@@ -17,7 +17,7 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, assign_split
 from components.example_gen.table import DatasetError
 from components.transform.settings import TransformConfig
-from tests.conftest import encode, picture, write_dataset
+from tests.conftest import drawn_image, encode, write_dataset
 
 
 def read(*folders, transform=None, **settings):
@@ -48,7 +48,7 @@ def test_columns_can_be_named(tmp_path):
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding):
-    (tmp_path / "a.png").write_bytes(encode(picture()))
+    (tmp_path / "a.png").write_bytes(encode(drawn_image()))
     (tmp_path / "labels.csv").write_text(f"filename{delimiter}text\na.png{delimiter}Zoë\n", encoding=encoding)
     (sample,) = read(tmp_path)
     assert sample.text == "Zoë"
@@ -56,7 +56,7 @@ def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding):
 
 def test_labels_stay_text_and_quotes_are_handled(tmp_path):
     for name in "abcd":
-        (tmp_path / f"{name}.png").write_bytes(encode(picture(400)))
+        (tmp_path / f"{name}.png").write_bytes(encode(drawn_image(400)))
     (tmp_path / "labels.csv").write_text('filename,text\na.png,7647\nb.png,"a, b"\nc.png,"say ""hi"""\nd.png,007\n')
     assert [sample.text for sample in read(tmp_path)] == ["7647", "a, b", 'say "hi"', "007"]
 
@@ -102,11 +102,11 @@ def test_every_dirty_row_has_its_reason(tmp_path):
     }  # fmt: skip
     folder = write_dataset(tmp_path / "data", [{"filename": k, "text": v} for k, v in rows.items()])
     (folder / "missing.png").unlink()
-    (folder / "cut.png").write_bytes(encode(picture())[:-30])
-    (folder / "cut.jpg").write_bytes(encode(picture(), ".jpg")[:-30])
+    (folder / "cut.png").write_bytes(encode(drawn_image())[:-30])
+    (folder / "cut.jpg").write_bytes(encode(drawn_image(), ".jpg")[:-30])
     (folder / "zero.png").write_bytes(b"")
-    (folder / "text.png").write_bytes(b"not a picture at all")
-    (folder / "huge.png").write_bytes(encode(picture(1200, 1000)))
+    (folder / "text.png").write_bytes(b"not an image at all")
+    (folder / "huge.png").write_bytes(encode(drawn_image(1200, 1000)))
     assert rejected(folder, max_megapixels=1) == {
         "missing.png": "missing_file", "empty.png": "empty_label", "placeholder.png": "placeholder_label",
         "cut.png": "picture_truncated", "cut.jpg": "picture_truncated", "zero.png": "picture_empty",
@@ -121,7 +121,7 @@ def test_fixed_alphabet_rejects_other_characters(tmp_path):
 
 
 def test_rows_with_too_few_fields_are_rejected_by_line(tmp_path):
-    (tmp_path / "a.png").write_bytes(encode(picture()))
+    (tmp_path / "a.png").write_bytes(encode(drawn_image()))
     (tmp_path / "labels.csv").write_text("filename,text,writer\na.png,Anna,1\na.png\n\na.png,b,c,d\n")
     results = read(tmp_path)
     assert [(r.line, r.reason) for r in results if isinstance(r, Reject)] == [
@@ -130,7 +130,7 @@ def test_rows_with_too_few_fields_are_rejected_by_line(tmp_path):
     ]
 
 
-def test_pictures_are_found_below_the_folder_by_name(tmp_path):
+def test_images_are_found_below_the_folder_by_name(tmp_path):
     write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}, {"filename": "b.png", "text": "ab"}])
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
@@ -143,11 +143,11 @@ def test_pictures_are_found_below_the_folder_by_name(tmp_path):
     assert results[1].reason == "ambiguous_file"
 
 
-def test_pictures_that_the_graph_cannot_read_are_converted(tmp_path):
+def test_images_that_the_graph_cannot_read_are_converted(tmp_path):
     import cv2
 
     write_dataset(tmp_path, [{"filename": "a.bmp", "text": "ab"}, {"filename": "b.png", "text": "ab"}])
-    deep = (picture(60, 40).astype("uint16")) << 8
+    deep = (drawn_image(60, 40).astype("uint16")) << 8
     (tmp_path / "b.png").write_bytes(encode(deep))
     for sample in read(tmp_path):
         assert sample.image.startswith(b"\x89PNG")
@@ -224,17 +224,17 @@ def test_training_never_gets_what_is_named_otherwise(name, others):
 
 
 def test_known_splits_do_not_change():
-    # A change of the rule would mix training and evaluation pictures of every existing dataset.
+    # A change of the rule would mix training and evaluation images of every existing dataset.
     known = {"4": "eval", "8": "eval", "15": "train", "16": "train", "23": "train", "42": "eval", "11": "validation"}
     assert {w: assign_split(None, w, frozenset(), DataConfig()) for w in known} == known
 
 
-def test_fingerprint_notices_a_replaced_picture(tmp_path):
+def test_fingerprint_notices_a_replaced_image(tmp_path):
     write_dataset(tmp_path, [{"filename": "a.png", "text": "ab"}])
     tables, _ = find_tables(DataConfig(paths=[str(tmp_path)]))
     before = fingerprint(tables)
     assert fingerprint(tables) == before
-    (tmp_path / "a.png").write_bytes(encode(picture(91, 40)))
+    (tmp_path / "a.png").write_bytes(encode(drawn_image(91, 40)))
     assert fingerprint(tables) != before
 
 
@@ -246,10 +246,10 @@ def test_fingerprint_notices_a_changed_label(tmp_path):
     assert fingerprint(tables) != before
 
 
-def test_statistics_see_inverted_and_blurred_pictures():
+def test_statistics_see_inverted_and_blurred_images():
     import cv2
 
-    page = picture(200, 64)
+    page = drawn_image(200, 64)
     normal, inverted, blurred = describe([page, 255 - page, cv2.GaussianBlur(page, (0, 0), 3)])
     assert inverted["ink_share"] > 0.5 > normal["ink_share"]
     assert blurred["sharpness"] < normal["sharpness"] / 2

@@ -1,4 +1,4 @@
-"""`htr drift` names what has moved: pictures, characters, rejected rows, the confidence in logged requests."""
+"""`htr drift` names what has moved: images, characters, rejected rows, the confidence in logged requests."""
 
 import csv
 import json
@@ -21,8 +21,8 @@ from pipeline.config import Config, load
 
 
 @pytest.fixture(scope="module")
-def pictures(sample_data):
-    """Good rows of the sample data: grey picture and label."""
+def images(sample_data):
+    """Good rows of the sample data: grey image and label."""
     found = []
     with open(sample_data / "written_name.csv", encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file):
@@ -33,13 +33,13 @@ def pictures(sample_data):
     return found
 
 
-def span(folder, pictures, change=lambda grey: grey, label=lambda text, number: text):
-    """A dataset of changed pictures and labels."""
+def span(folder, images, change=lambda grey: grey, label=lambda text, number: text):
+    """A dataset of changed images and labels."""
     folder.mkdir()
     with open(folder / "labels.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["filename", "text"])
-        for number, (grey, text) in enumerate(pictures):
+        for number, (grey, text) in enumerate(images):
             cv2.imwrite(str(folder / f"{number}.png"), change(grey))
             writer.writerow([f"{number}.png", label(text, number)])
     return folder
@@ -55,9 +55,9 @@ def words(found, name):
 
 
 @pytest.fixture(scope="module")
-def halves(tmp_path_factory, pictures):
+def halves(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("spans")
-    return span(folder / "first", pictures[::2]), pictures[1::2], folder
+    return span(folder / "first", images[::2]), images[1::2], folder
 
 
 def test_more_of_the_same_is_no_drift(halves, capsys):
@@ -77,7 +77,7 @@ def test_more_of_the_same_is_no_drift(halves, capsys):
     ],
     ids=["inverted", "blurred", "enlarged", "dark"],
 )
-def test_changed_pictures_are_named_and_fail_when_asked(halves, tmp_path, capsys, change, name, sentence):
+def test_changed_images_are_named_and_fail_when_asked(halves, tmp_path, capsys, change, name, sentence):
     first, rest, _ = halves
     after = span(tmp_path / "after", rest, change)
     code, found = drift(first, after, capsys=capsys)
@@ -158,7 +158,7 @@ def test_text_says_what_moved(halves, tmp_path, capsys):
     assert cli.main(["drift", "--against", str(first), "--data", str(after)]) == 0
     out = capsys.readouterr().out
     assert "share of dark pixels: median 0.1" in out and "Within their thresholds" in out
-    assert "Fewer than 50 pictures say little" in out
+    assert "Fewer than 50 images say little" in out
 
 
 def test_divergence_is_zero_for_chance_and_one_for_nothing_in_common():

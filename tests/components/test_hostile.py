@@ -28,7 +28,7 @@ from components.transform.settings import TransformConfig
 from htr_client.decoding import Alphabet
 from pipeline import cli
 from tests.components import hostile
-from tests.conftest import encode, picture, write_dataset
+from tests.conftest import drawn_image, encode, write_dataset
 
 # What this module tests is often that something ends at all.
 pytestmark = pytest.mark.timeout(120)
@@ -48,7 +48,7 @@ def fingerprint(folder, **settings):
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    """A row with a good picture, and the splits of its dataset."""
+    """A row with a good image, and the splits of its dataset."""
     folder = write_dataset(tmp_path_factory.mktemp("labelled"), [{"filename": "a.png", "text": "Anna"}])
     tables, _ = find_tables(config(folder))
     return next(read_rows(tables[0])), make_plan(tables, DataConfig()).splits
@@ -84,7 +84,7 @@ def test_every_row_has_its_result(built):
     assert not list(wrong(cases, read(folder)))
 
 
-def test_pictures_outside_are_read_where_that_is_allowed(built):
+def test_images_outside_are_read_where_that_is_allowed(built):
     folder, cases = built
     cases = [c if c.outside is None else dataclasses.replace(c, reason=c.outside) for c in cases]
     assert not list(wrong(cases, read(folder, allow_outside=True)))
@@ -131,7 +131,7 @@ def test_reports_decode_no_bombs():
     assert figures.thumbnail(encode(hostile.page())) is not None
 
 
-def test_folder_can_be_fingerprinted_and_replaced_pictures_are_noticed(built):
+def test_folder_can_be_fingerprinted_and_replaced_images_are_noticed(built):
     folder, _ = built
     before = fingerprint(folder)
     assert fingerprint(folder) == before
@@ -184,7 +184,7 @@ LABEL_FILES = {
     "quote closed too late": (LINE.encode() + b'a.png,A\na.png,"B' + b"\n" * 150 + b'"\n', {}, "line 3: a quotation"),
     "columns alike": (b"filename,text,text\na.png,Anna,Otto\n", {}, r"several columns 'text'.*data\.text_column"),
     "columns alike but for case": (b"filename,Text,text\na.png,Anna,Otto\n", {}, r"several columns 'text'"),
-    "picture columns alike": (b"path,PATH,text\na.png,b.png,A\n", {}, r"several columns 'path'.*data\.image_column"),
+    "image columns alike": (b"path,PATH,text\na.png,b.png,A\n", {}, r"several columns 'path'.*data\.image_column"),
     "chosen columns alike": (b"path,text,text\na.png,A,B\n", {"text_column": "text"}, r"several columns 'text'"),
     "no column of many": (f"{WIDE}\n".encode(), {}, r"^.{,700}300001 in all"),
     "no chosen column of many": (f"{WIDE}\n".encode(), {"image_column": "scan"}, r"^.{,900}300001 in all"),
@@ -197,7 +197,7 @@ LABEL_FILES = {
 @pytest.mark.parametrize("name", LABEL_FILES)
 def test_label_files(tmp_path, name):
     content, settings, expected = LABEL_FILES[name]
-    (tmp_path / "a.png").write_bytes(encode(picture(300)))
+    (tmp_path / "a.png").write_bytes(encode(drawn_image(300)))
     (tmp_path / "labels.csv").write_bytes(content)
     if isinstance(expected, str):
         with pytest.raises(DatasetError, match=expected):
@@ -267,7 +267,7 @@ def test_any_label_is_accepted_in_nfc_or_rejected(labelled, text, alphabet):
 def test_any_bytes_are_rows_or_one_readable_error(tmp_path_factory, pieces):
     folder = tmp_path_factory.getbasetemp() / "bytes"
     folder.mkdir(exist_ok=True)
-    (folder / "a.png").write_bytes(encode(picture()))
+    (folder / "a.png").write_bytes(encode(drawn_image()))
     (folder / "labels.csv").write_bytes((b"filename,text\n" if len(pieces) % 2 else b"") + b"".join(pieces))
     try:
         assert all(isinstance(result, (Sample, Reject)) for result in read(folder))
@@ -281,7 +281,7 @@ def test_any_bytes_are_rows_or_one_readable_error(tmp_path_factory, pieces):
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "a.png").write_bytes(encode(picture()))
+    (tmp_path / "data" / "a.png").write_bytes(encode(drawn_image()))
     return tmp_path / "data"
 
 

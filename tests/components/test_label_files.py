@@ -13,7 +13,7 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 from components.transform.settings import TransformConfig
 from pipeline import cli
-from tests.conftest import encode, picture, write_dataset
+from tests.conftest import drawn_image, encode, write_dataset
 
 
 def read(folder, **settings):
@@ -22,7 +22,7 @@ def read(folder, **settings):
 
 def one_image(folder, content, name="a.png"):
     folder.mkdir(exist_ok=True)
-    (folder / name).write_bytes(encode(picture(300, 48), name[-4:].lower()))
+    (folder / name).write_bytes(encode(drawn_image(300, 48), name[-4:].lower()))
     (folder / "labels.csv").write_bytes(content.encode() if isinstance(content, str) else content)
     return folder
 
@@ -130,7 +130,7 @@ def test_only_hidden_files_are_said_to_be_that(tmp_path):
 )
 def test_the_one_image_that_a_row_must_mean_is_found(tmp_path, on_disk, named, mend):
     (tmp_path / on_disk).parent.mkdir(exist_ok=True)
-    (tmp_path / on_disk).write_bytes(encode(picture(), on_disk[-4:].lower()))
+    (tmp_path / on_disk).write_bytes(encode(drawn_image(), on_disk[-4:].lower()))
     (tmp_path / "labels.csv").write_text(f"filename,text\n{named},Anna\n", encoding="utf-8")
     (sample,) = read(tmp_path)
     assert isinstance(sample, Sample) and sample.mend == mend
@@ -151,7 +151,9 @@ def test_the_one_image_that_a_row_must_mean_is_found(tmp_path, on_disk, named, m
 )
 def test_what_a_row_may_mean_is_named(tmp_path, on_disk, named, reason, detail):
     for name in on_disk:
-        (tmp_path / name).write_bytes(encode(picture()) if name.lower().endswith(SUFFIXES) else b"\0\0\0\x18ftypheic")
+        (tmp_path / name).write_bytes(
+            encode(drawn_image()) if name.lower().endswith(SUFFIXES) else b"\0\0\0\x18ftypheic"
+        )
     (tmp_path / "labels.csv").write_text(f"filename,text\n{named},Anna\n")
     (reject,) = read(tmp_path)
     assert reject.reason == reason and detail in reject.detail
@@ -160,7 +162,7 @@ def test_what_a_row_may_mean_is_named(tmp_path, on_disk, named, reason, detail):
 def test_an_image_beside_others_of_its_name_is_preferred(tmp_path):
     for folder in ("images", "thumbnails"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "0.png").write_bytes(encode(picture()))
+        (tmp_path / folder / "0.png").write_bytes(encode(drawn_image()))
     (tmp_path / "labels.csv").write_text("filename,text\nimages/0,Anna\n")
     (sample,) = read(tmp_path)
     assert sample.id.endswith("/images/0.png")

@@ -20,7 +20,7 @@ from components.transform import geometry, preprocessing
 from components.transform.settings import TransformConfig
 from htr_client.decoding import Alphabet, BestPath
 from tests.components.toy import SMALL, TRAIN, WORDS, drawn
-from tests.conftest import picture
+from tests.conftest import drawn_image
 
 KINDS = TrainConfig().augmentations
 
@@ -120,7 +120,7 @@ def test_best_path_and_posterior_agree_with_the_client():
 
 @pytest.mark.parametrize("kinds", [[kind] for kind in KINDS] + [KINDS], ids=lambda kinds: "+".join(kinds))
 def test_distortion_keeps_shape_range_and_room_for_the_label(kinds):
-    images = np.stack([1 - picture(128, 32, seed)[..., None] / 255 for seed in range(8)]).astype("float32")
+    images = np.stack([1 - drawn_image(128, 32, seed)[..., None] / 255 for seed in range(8)]).astype("float32")
     widths, narrowest = tf.constant([128, 100, 60, 20, 128, 128, 0, 128]), tf.constant([128, 90, 40, 20, 4, 4, 0, 4])
     seed = tf.constant([1, 2], tf.int64)
     moved, new_widths = augment.distort(images, widths, narrowest, 1.0, kinds, seed)
@@ -182,18 +182,18 @@ def session(trained):
 @pytest.mark.parametrize("batch", [1, 2, 17])
 def test_export_answers_batches_of_different_sizes(session, batch):
     words = (WORDS * 3)[:batch]
-    pictures = [drawn(word, 900 + i) for i, word in enumerate(words)]
-    answer = session("serving_default", image_bytes=pictures)
+    images = [drawn(word, 900 + i) for i, word in enumerate(words)]
+    answer = session("serving_default", image_bytes=images)
     assert answer["log_probs"].shape == (batch, 32, 4)
     np.testing.assert_allclose(np.exp(answer["log_probs"]).sum(axis=2), 1, atol=1e-4)
-    texts = session("transcribe", image_bytes=pictures)
+    texts = session("transcribe", image_bytes=images)
     assert count_errors(words, [t.decode() for t in texts["text"]]).rate < 0.1
     assert ((texts["confidence"] > 0) & (texts["confidence"] <= 1)).all()
 
 
 def test_signatures_agree_with_each_other_and_with_the_client(session):
-    pictures = [drawn(word, 50 + i) for i, word in enumerate(WORDS)] + [drawn("ab", 1)[:60], b""]
-    answer, texts = session("serving_default", image_bytes=pictures), session("transcribe", image_bytes=pictures)
+    images = [drawn(word, 50 + i) for i, word in enumerate(WORDS)] + [drawn("ab", 1)[:60], b""]
+    answer, texts = session("serving_default", image_bytes=images), session("transcribe", image_bytes=images)
     characters = session("alphabet", query=["", "anything"])["characters"]
     assert characters.shape == (2, 3)
     alphabet = Alphabet(c.decode() for c in characters[0])
@@ -205,7 +205,7 @@ def test_signatures_agree_with_each_other_and_with_the_client(session):
         tf.train.Example(
             features=tf.train.Features(feature={"image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[p]))})
         ).SerializeToString()
-        for p in pictures
+        for p in images
     ]
     evaluated = session("evaluate", examples=examples)
     assert evaluated["text"].shape == (10, 1)
@@ -214,9 +214,9 @@ def test_signatures_agree_with_each_other_and_with_the_client(session):
 
 
 def test_batch_neighbours_do_not_change_a_text(session):
-    pictures = [drawn(word, 70 + i) for i, word in enumerate(WORDS)]
-    together = session("serving_default", image_bytes=pictures)["log_probs"]
-    for i, alone in enumerate(pictures):
+    images = [drawn(word, 70 + i) for i, word in enumerate(WORDS)]
+    together = session("serving_default", image_bytes=images)["log_probs"]
+    for i, alone in enumerate(images):
         np.testing.assert_allclose(
             session("serving_default", image_bytes=[alone])["log_probs"][0], together[i], atol=1e-4
         )

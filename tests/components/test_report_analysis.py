@@ -78,14 +78,14 @@ def test_paired_test_tells_a_real_difference_from_chance():
 
 
 def test_paired_test_is_exact_in_a_case_that_can_be_counted():
-    # Five pictures, each one edit better: as large by chance in 2 of 32 cases.
+    # Five images, each one edit better: as large by chance in 2 of 32 cases.
     errors = PairedErrors(Counter({(1, 0, 10): 5}))
     assert errors.difference == pytest.approx(-0.1)
     assert errors.p_value == pytest.approx(2 / 32, abs=0.01)
     assert PairedErrors(Counter({(2, 2, 10): 9})).p_value == 1.0
 
 
-def test_slices_find_the_hard_writer_and_cover_every_picture():
+def test_slices_find_the_hard_writer_and_cover_every_image():
     predictions = table(words(800), rate=0.02)
     hard = predictions["writer"] == "w3"
     predictions.loc[hard, "prediction"] = ["x" + text[:-1] for text in predictions.loc[hard, "text"]]
@@ -129,13 +129,13 @@ def test_report_names_swapped_labels():
     assert "suspicious_labels" not in clean
     predictions = table(texts, labels=swapped(texts, 0.1))
     found = findings(material(predictions))["suspicious_labels"]
-    assert found["severity"] == "problem" and "exactly the label of another picture" in found["text"]
+    assert found["severity"] == "problem" and "exactly the label of another image" in found["text"]
     doubted = analysis.suspicious(predictions)
     wrong = [i for i, (a, b) in enumerate(zip(texts, predictions["text"], strict=True)) if a != b]
     assert set(doubted.index) <= set(wrong) and len(doubted) > 0.6 * len(wrong)
 
 
-def test_report_names_leaked_writers_and_pictures():
+def test_report_names_leaked_writers_and_images():
     predictions = table(words(400), writers=8)
     leaking = split_of(words(500), ["w2", "t1"] * 250, {b"1": ("x", "data/9.png")})
     judged = split_of(list(predictions["text"]), list(predictions["writer"]), {b"1": ("x", "data/5.png")})
@@ -207,4 +207,4 @@ def test_equal_rows_are_compared_once_each(monkeypatch):
     tables = iter([better, worse])
     monkeypatch.setattr(comparison, "_predictions", lambda run: next(tables))
     text = comparison._verdict(None, None, 0.95)
-    assert "on the same 109 pictures" in text and "10 worse" in text
+    assert "on the same 109 images" in text and "10 worse" in text

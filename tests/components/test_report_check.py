@@ -15,7 +15,7 @@ from components.report.suspects import misfits, odd_labels
 from components.tools.sample_data import generate
 from components.transform.settings import TransformConfig
 from pipeline import cli
-from tests.conftest import encode, picture, write_dataset
+from tests.conftest import drawn_image, encode, write_dataset
 from tests.serving.browser import Browser
 
 
@@ -23,7 +23,7 @@ from tests.serving.browser import Browser
 def clean(tmp_path_factory):
     """A sample dataset without dirty rows."""
     folder = tmp_path_factory.mktemp("clean") / "names"
-    generate(folder, pictures=1000, writers=20, dirty_fraction=0)
+    generate(folder, images=1000, writers=20, dirty_fraction=0)
     return folder
 
 
@@ -31,14 +31,14 @@ def clean(tmp_path_factory):
 def changed(clean, tmp_path):
     """Copies the dataset with other rows."""
 
-    def change(edit, pictures=None):
+    def change(edit, images=None):
         folder = tmp_path / "names"
         shutil.copytree(clean, folder)
         path = folder / "written_name.csv"
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         rows = edit(rows) or rows
-        for name, content in (pictures or {}).items():
+        for name, content in (images or {}).items():
             (folder / "images" / name).write_bytes(content)
         with open(path, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
@@ -75,7 +75,7 @@ def test_leaked_writers_are_named(changed, capsys):
         return [{**row, "split": ("train", "train", "validation", "test")[i % 4]} for i, row in enumerate(rows)]
 
     out = looked(changed(by_row), capsys)
-    assert "Problem: Writers of the evaluation split who also wrote pictures of other splits" in out
+    assert "Problem: Writers of the evaluation split who also wrote images of other splits" in out
     assert "drop them, and writers stay together" in out
 
 
@@ -107,7 +107,7 @@ def test_the_same_picture_twice_is_named(clean, changed, capsys, kind):
         return [*rows, {**original, "FILENAME": "copy.png", "split": "test"}]
 
     out = looked(changed(split, {"copy.png": copy}), capsys)
-    assert "Pictures in more than one split: 1," in out and "copy.png (eval)" in out
+    assert "Images in more than one split: 1," in out and "copy.png (eval)" in out
 
 
 def test_one_picture_with_two_labels_is_named_and_shown(tmp_path, capsys):
@@ -115,23 +115,23 @@ def test_one_picture_with_two_labels_is_named_and_shown(tmp_path, capsys):
     folder = write_dataset(tmp_path / "data", rows)
     (folder / "1.png").write_bytes((folder / "2.png").read_bytes())
     out = looked(folder, capsys, "--html", str(tmp_path / "check.html"))
-    assert "Pictures with two labels: 1, for example 'word001' in row 3" in out and "'word002' in row 4" in out
+    assert "Images with two labels: 1, for example 'word001' in row 3" in out and "'word002' in row 4" in out
     html = (tmp_path / "check.html").read_text(encoding="utf-8")
     assert "With different labels (1)" in html and "word001" in html and "data:image/jpeg;base64," in html
 
 
-def test_different_pictures_are_not_called_the_same(clean, capsys):
+def test_different_images_are_not_called_the_same(clean, capsys):
     assert "more than one split" not in looked(clean, capsys)
-    outlines = {outline(picture(120, 40, seed)) for seed in range(200)}
+    outlines = {outline(drawn_image(120, 40, seed)) for seed in range(200)}
     assert len(outlines) == 200
 
 
-def test_empty_and_inverted_pictures_are_named(tmp_path, capsys):
+def test_empty_and_inverted_images_are_named(tmp_path, capsys):
     folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": "word"} for i in range(60)])
     (folder / "3.png").write_bytes(encode(np.full((40, 120), 230, np.uint8)))
-    (folder / "4.png").write_bytes(encode(255 - picture(120, 40, 4)))
+    (folder / "4.png").write_bytes(encode(255 - drawn_image(120, 40, 4)))
     out = looked(folder, capsys)
-    assert "Pictures with next to nothing on them: 1, for example row 5" in out
+    assert "Images with next to nothing on them: 1, for example row 5" in out
     assert "light writing on a dark ground: 1, for example row 6" in out
 
 
@@ -155,12 +155,12 @@ def test_ordinary_labels_are_not_odd(label):
     assert list(odd_labels(label)) == []
 
 
-def test_pictures_too_long_for_the_tensor_are_named(tmp_path, capsys):
+def test_images_too_long_for_the_tensor_are_named(tmp_path, capsys):
     rows = [{"filename": f"{i}.png", "text": "a line of words"} for i in range(30)]
     folder = write_dataset(tmp_path / "data", rows)
     for i in range(30):
-        (folder / f"{i}.png").write_bytes(encode(picture(640, 40, i)))
-    assert "30 pictures are longer than 128 x 32" in looked(folder, capsys)
+        (folder / f"{i}.png").write_bytes(encode(drawn_image(640, 40, i)))
+    assert "30 images are longer than 128 x 32" in looked(folder, capsys)
     assert "are longer than" not in looked(folder, capsys, "--set", "transform.preset=line")
     assert TransformConfig(preset="line").width / TransformConfig(preset="line").height > 640 / 40
 

@@ -15,7 +15,7 @@ from components.report.summary import Step
 from pipeline import cli
 from pipeline.config import Config
 from tests.components.report_material import material, split_of, table, words
-from tests.conftest import encode, picture, write_dataset
+from tests.conftest import drawn_image, encode, write_dataset
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 STEPS = [Step("Trainer", "COMPLETE", 12.3, 2**30), Step("Transform", "CACHED", 0.1), Step("RunReport", "COMPLETE", 3)]
@@ -28,7 +28,7 @@ def built():
     predictions.loc[3, "prediction"] = "<script>alert(1)</script>" + " and a long text that has to be broken" * 3
     predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=True)
     config = Config(gate={"max_cer": 0.3})
-    return contents.build(material(predictions, config, augmented=encode(picture(300, 80))))
+    return contents.build(material(predictions, config, augmented=encode(drawn_image(300, 80))))
 
 
 @pytest.fixture(scope="module")

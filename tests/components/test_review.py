@@ -13,17 +13,17 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
 from components.tools.review import review
 from components.transform.settings import TransformConfig
-from htr_client import PictureError, RequestLog, Timings, Transcription
+from htr_client import ImageError, RequestLog, Timings, Transcription
 from pipeline import cli
-from tests.conftest import encode, picture, write_dataset
+from tests.conftest import drawn_image, encode, write_dataset
 
 
 @pytest.fixture
 def log(tmp_path):
-    """Twenty answers of rising confidence, the first picture three times."""
+    """Twenty answers of rising confidence, the first image three times."""
     made = RequestLog(tmp_path / "log", rate=1)
     for number in (0, 0, *range(20)):
-        made.offer(encode(picture(200, 40, number)), f"guess {number}", 0.05 * number, "htr", 7)
+        made.offer(encode(drawn_image(200, 40, number)), f"guess {number}", 0.05 * number, "htr", 7)
     made.close()
     return tmp_path / "log"
 
@@ -40,7 +40,7 @@ def test_least_sure_answers_of_logs_become_a_dataset(log, tmp_path, capsys):
     found = rows(output)
     assert [row["text"] for row in found] == [f"guess {number}" for number in range(10)]
     assert all(row["guess"] == row["text"] and row["model_version"] == "7" for row in found)
-    assert (output / found[3]["filename"]).read_bytes() == encode(picture(200, 40, 3))
+    assert (output / found[3]["filename"]).read_bytes() == encode(drawn_image(200, 40, 3))
     # What the pipeline makes of it once it is corrected.
     settings = DataConfig(paths=[str(output)])
     samples = dataset.examine_all(settings, TransformConfig())
@@ -88,7 +88,7 @@ def test_broken_rows_of_a_log_are_passed_over(log, tmp_path, capsys):
     (table,) = log.glob("*.csv")
     cut_off = next(table.parent.rglob("*.png")).relative_to(table.parent)
     with open(table, "a", encoding="utf-8") as file:  # as a killed service leaves it
-        file.write(f"pictures/gone.png,lost,0.01,htr,7,2026\npictures/ha\n{cut_off},Anna,0.01")
+        file.write(f"images/gone.png,lost,0.01,htr,7,2026\nimages/ha\n{cut_off},Anna,0.01")
     output = tmp_path / "review"
     assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "0.1"]) == 0
     assert "3 could not be read; the first: " in capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_percent_is_understood(log, tmp_path):
 
 def test_file_names_that_are_no_utf8_are_written_as_escapes(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcller.png")
-    Path(path).write_bytes(encode(picture()))
+    Path(path).write_bytes(encode(drawn_image()))
     answer = Transcription("Anna", 0.2, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None)
     assert review.write(review.from_answers([answer], 0.5, []), str(tmp_path / "review"), 10) == 1
     assert [row["source"] for row in rows(tmp_path / "review")] == [f"{tmp_path}/m\\udcfcller.png"]
@@ -171,7 +171,7 @@ def test_what_cannot_be_read_is_counted(tmp_path, capsys):
     assert cli.main(["review", "--logs", str(folder), "--output", str(tmp_path / "review")]) == cli.USAGE
     error = capsys.readouterr().err
     assert "1 could not be read" in error and "logs/log.csv, row 2: no file gone.png" in error
-    error = PictureError("empty", "No bytes.")
+    error = ImageError("empty", "No bytes.")
     failed = Transcription("", 0.0, (), (), "htr", 0, "b.png", Timings(0.0, 0.0, 0.0), error)
     unread: list[str] = []
     assert list(review.from_answers([failed], 0.5, unread)) == []

@@ -1,4 +1,4 @@
-"""The sample data: same bytes for a seed, good pictures good, dirty rows as announced, fonts complete."""
+"""The sample data: same bytes for a seed, good images good, dirty rows as announced, fonts complete."""
 
 import csv
 import hashlib
@@ -17,13 +17,13 @@ from PIL import Image
 from components.tools.sample_data import DIRTY_KINDS, Summary, fonts, generate, generator, render
 from components.tools.sample_data.words import CHARACTERS, WORDS
 
-PICTURES = 400
+IMAGES = 400
 DIRTY_FRACTION = 0.04  # 16 rows: each of the eight kinds twice
 
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Summary:
-    return generate(tmp_path_factory.mktemp("sample"), pictures=PICTURES, seed=3, dirty_fraction=DIRTY_FRACTION)
+    return generate(tmp_path_factory.mktemp("sample"), images=IMAGES, seed=3, dirty_fraction=DIRTY_FRACTION)
 
 
 def read_rows(summary: Summary) -> list[dict[str, str]]:
@@ -43,7 +43,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 def test_same_seed_gives_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     first, second, other = (
-        generate(tmp_path / name, pictures=120, seed=seed, dirty_fraction=0.1)
+        generate(tmp_path / name, images=120, seed=seed, dirty_fraction=0.1)
         for name, seed in (("first", 5), ("second", 5), ("other", 6))
     )
     assert digest(first.directory) == digest(second.directory)
@@ -53,18 +53,18 @@ def test_same_seed_gives_same_bytes_and_another_seed_others(tmp_path: Path) -> N
 
 def test_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
     # String hashes, and with them the order of sets, differ from process to process.
-    code = "import sys; from components.tools.sample_data import generate; generate(sys.argv[1], pictures=40, seed=5)"
+    code = "import sys; from components.tools.sample_data import generate; generate(sys.argv[1], images=40, seed=5)"
     root = Path(__file__).parents[2]
     for name in ("a", "b"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, cwd=root)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
 
-def test_csv_has_the_kaggle_columns_and_one_row_a_picture(sample: Summary) -> None:
+def test_csv_has_the_kaggle_columns_and_one_row_a_image(sample: Summary) -> None:
     rows = read_rows(sample)
     assert list(rows[0]) == ["FILENAME", "IDENTITY", "WRITER"]
-    assert len(rows) == sample.rows == PICTURES
-    assert len({row["FILENAME"].lower() for row in rows}) == PICTURES
+    assert len(rows) == sample.rows == IMAGES
+    assert len({row["FILENAME"].lower() for row in rows}) == IMAGES
     assert all("/" not in row["FILENAME"] for row in rows)
 
 
@@ -80,11 +80,11 @@ def test_formats_and_extensions_are_mixed(sample: Summary) -> None:
 def test_every_good_picture_decodes_and_has_dark_ink_on_light_paper(sample: Summary) -> None:
     for row in good_rows(sample):
         content = (sample.images / row["FILENAME"]).read_bytes()
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
-        assert picture is not None, row
-        paper = float(np.median(picture))
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert image is not None, row
+        paper = float(np.median(image))
         assert paper > 160, row
-        ink = (picture < paper - 40).mean()
+        ink = (image < paper - 40).mean()
         assert 0.01 < ink < 0.5, (row, ink)
 
 
@@ -116,8 +116,8 @@ def test_long_labels_stay_below_the_widest_aspect() -> None:
 def test_dirty_rows_are_what_the_summary_says(sample: Summary) -> None:
     rows = read_rows(sample)
     assert sample.dirty == dict.fromkeys(DIRTY_KINDS, 2)
-    assert sum(sample.dirty.values()) == len(sample.dirty_rows) == round(PICTURES * DIRTY_FRACTION)
-    assert sample.good == PICTURES - len(sample.dirty_rows)
+    assert sum(sample.dirty.values()) == len(sample.dirty_rows) == round(IMAGES * DIRTY_FRACTION)
+    assert sample.good == IMAGES - len(sample.dirty_rows)
     labels = {"empty_label": "", "label_empty": "EMPTY", "label_unreadable": "UNREADABLE"}
     for dirty in sample.dirty_rows:
         row, path = rows[dirty.row - 1], sample.images / dirty.filename
@@ -134,7 +134,7 @@ def test_dirty_rows_are_what_the_summary_says(sample: Summary) -> None:
             assert path.stat().st_size == 0
         elif dirty.kind == "text_file":
             assert path.suffix.lower() == ".png"
-            assert "not a picture" in path.read_text(encoding="utf-8")
+            assert "not an image" in path.read_text(encoding="utf-8")
         else:
             start, end = {
                 "truncated_png": (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
@@ -170,7 +170,7 @@ def test_share_of_dirty_rows() -> None:
     assert generator._choose_dirty(3500, 0.0, seed=1) == {}
 
 
-def test_writers_have_about_the_same_number_of_pictures(sample: Summary) -> None:
+def test_writers_have_about_the_same_number_of_images(sample: Summary) -> None:
     counts = Counter(row["WRITER"] for row in read_rows(sample))
     assert len(counts) == sample.writers == 48
     assert max(counts.values()) - min(counts.values()) <= 1
@@ -242,18 +242,18 @@ def test_fonts_are_credited_and_small() -> None:
 def test_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not empty"):
-        generate(tmp_path, pictures=3)
+        generate(tmp_path, images=3)
     with pytest.raises(FileExistsError, match="is a file"):
-        generate(tmp_path / "mine.txt", pictures=3)
+        generate(tmp_path / "mine.txt", images=3)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_writes_into_an_empty_or_new_folder(tmp_path: Path) -> None:
     done: list[tuple[int, int]] = []
-    summary = generate(tmp_path, pictures=1, progress=lambda count, total: done.append((count, total)))
+    summary = generate(tmp_path, images=1, progress=lambda count, total: done.append((count, total)))
     assert (summary.rows, summary.good, summary.writers) == (1, 1, 1)
     assert done == [(1, 1)]
-    assert generate(tmp_path / "new" / "folder", pictures=3).csv.exists()
+    assert generate(tmp_path / "new" / "folder", images=3).csv.exists()
 
 
 @pytest.mark.parametrize(

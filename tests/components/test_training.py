@@ -42,7 +42,7 @@ def source_of(folder: Path, transform: TransformConfig = WORD):
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
-    """Words of one to sixteen letters, each picture as wide as its word."""
+    """Words of one to sixteen letters, each image as wide as its word."""
     words = [("abcabbca" * 2)[: 1 + i % 16] for i in range(160)]
     return write_transformed(tmp_path_factory.mktemp("lines"), words, LINE)
 
@@ -112,7 +112,7 @@ def test_buckets_waste_little_on_padding(lines):
     assert padding(source) < 0.15 < 0.3 < padding(one_bucket)
 
 
-def test_pictures_that_cannot_be_aligned_are_named_and_left_out(tmp_path, capsys):
+def test_images_that_cannot_be_aligned_are_named_and_left_out(tmp_path, capsys):
     transform = TransformConfig(preset="word", height=32, width=32)  # eight frames
     folder = write_transformed(tmp_path, ["ab", "abcabcabc", "aaaaa", "abc"] * 6, transform)
     source = source_of(folder, transform)

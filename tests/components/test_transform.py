@@ -14,14 +14,14 @@ from PIL import Image
 
 from components.transform import geometry, preprocessing
 from components.transform.settings import TransformConfig
-from tests.conftest import encode, picture
+from tests.conftest import drawn_image, encode
 
 WORD, LINE = TransformConfig(), TransformConfig(preset="line", width=400)
 
 
 def resize(*files: bytes, config=WORD) -> list[np.ndarray | None]:
-    """The transformed pictures uint8 [H, w], None for refused ones."""
-    pngs = preprocessing.resize_pictures(tf.constant(list(files), tf.string), config).numpy()
+    """The transformed images uint8 [H, w], None for refused ones."""
+    pngs = preprocessing.resize_images(tf.constant(list(files), tf.string), config).numpy()
     return [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None for png in pngs]
 
 
@@ -33,13 +33,13 @@ def test_width_is_what_the_plain_arithmetic_says(width, height, config):
 
 
 def test_ink_is_bright_paper_is_zero():
-    (result,) = resize(encode(picture(128, 32)))
+    (result,) = resize(encode(drawn_image(128, 32)))
     assert result.shape == (32, 128)
     assert np.median(result) == 0 and result.max() == 255
 
 
-def test_contrast_of_faint_pictures_is_spread_but_empty_ones_stay_empty():
-    faint = (picture(128, 32) // 3 + 150).astype(np.uint8)
+def test_contrast_of_faint_images_is_spread_but_empty_ones_stay_empty():
+    faint = (drawn_image(128, 32) // 3 + 150).astype(np.uint8)
     strong, empty = resize(encode(faint), encode(np.full((32, 128), 180, np.uint8)))
     assert strong.max() == 255
     assert empty.max() == 0
@@ -48,11 +48,11 @@ def test_contrast_of_faint_pictures_is_spread_but_empty_ones_stay_empty():
 
 
 def test_colour_grey_and_transparent_versions_agree():
-    page = picture(100, 40)
+    page = drawn_image(100, 40)
     alpha = np.zeros((40, 100, 4), np.uint8)
     alpha[..., 3] = 255 - page  # black ink that is as opaque as it is dark
     grey, colour, transparent, jpeg = resize(
-        encode(page), encode(picture(100, 40, channels=3)), encode(alpha), encode(page, ".jpg")
+        encode(page), encode(drawn_image(100, 40, channels=3)), encode(alpha), encode(page, ".jpg")
     )
     assert np.abs(grey.astype(int) - colour).max() <= 1
     assert np.abs(grey.astype(int) - transparent).max() <= 2
@@ -64,7 +64,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def test_a_grey_level_that_is_transparent_shows_paper():
-    page = picture(100, 40)
+    page = drawn_image(100, 40)
     page[10:30, 40:60] = 7
     plain = encode(page)
     marked = plain[:33] + chunk(b"tRNS", b"\0\x07") + plain[33:]  # behind the header
@@ -76,7 +76,7 @@ def test_a_grey_level_that_is_transparent_shows_paper():
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
 def test_every_kind_of_png_is_read(mode):
-    page = picture(100, 40)
+    page = drawn_image(100, 40)
     if mode == "1":
         page = np.where(page > 128, 255, 0).astype(np.uint8)
     image = Image.fromarray(page)
@@ -95,7 +95,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 def jpeg_that_claims(width: int, height: int) -> bytes:
-    data = bytearray(encode(picture(), ".jpg"))
+    data = bytearray(encode(drawn_image(), ".jpg"))
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">HH", height, width)
     return bytes(data)
@@ -104,9 +104,9 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
 REFUSED = {
     "empty": b"",
     "short": b"\x89PNG\r\n\x1a\n",
-    "text": b"this is not a picture, although it is long enough to be one of the smaller ones there are",
-    "cut png": encode(picture())[:-20],
-    "cut jpeg": encode(picture(), ".jpg")[:-20],
+    "text": b"this is not an image, although it is long enough to be one of the smaller ones there are",
+    "cut png": encode(drawn_image())[:-20],
+    "cut jpeg": encode(drawn_image(), ".jpg")[:-20],
     "png bomb": png_that_claims(60_000, 60_000),
     "jpeg bomb": jpeg_that_claims(60_000, 60_000),
     "negative size": png_that_claims(2**32 - 5, 4),
@@ -118,14 +118,14 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_one_bad_picture_does_not_fail_its_neighbours(name):
-    good = encode(picture())
+    good = encode(drawn_image())
     before, bad, after = resize(good, REFUSED[name], good)
     assert bad is None
     assert np.array_equal(before, after) and before.max() == 255
 
 
 def test_jpegs_with_long_headers_are_read():
-    plain = encode(picture(), ".jpg")
+    plain = encode(drawn_image(), ".jpg")
     comment = b"\xff\xfe" + struct.pack(">H", 2 + 5000) + bytes(5000)
     exif_like = b"\xff\xe1" + struct.pack(">H", 2 + 40) + b"\xff\xc0" * 20  # a frame header inside of another segment
     with_segments, reference = resize(plain[:2] + comment + exif_like + plain[2:], plain)
@@ -133,14 +133,16 @@ def test_jpegs_with_long_headers_are_read():
 
 
 def test_batches_pad_to_the_right_and_know_the_widths():
-    pngs = preprocessing.resize_pictures(tf.constant([encode(picture(40, 40)), b"", encode(picture(300, 40))]), LINE)
+    pngs = preprocessing.resize_images(
+        tf.constant([encode(drawn_image(40, 40)), b"", encode(drawn_image(300, 40))]), LINE
+    )
     images, widths = preprocessing.decode_batch(pngs, LINE)
     assert widths.numpy().tolist() == [64, 0, 400]
     assert images.shape == (3, 64, 400, 1)
     assert not images.numpy()[0, :, 64:].any() and not images.numpy()[1].any()
     assert images.numpy().min() >= 0 and images.numpy().max() <= 1
     word_images, _ = preprocessing.decode_batch(
-        preprocessing.resize_pictures(tf.constant([encode(picture(20, 40))]), WORD), WORD
+        preprocessing.resize_images(tf.constant([encode(drawn_image(20, 40))]), WORD), WORD
     )
     assert word_images.shape == (1, 32, 128, 1)
 

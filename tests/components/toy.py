@@ -41,7 +41,7 @@ def drawn(word: str, seed: int) -> bytes:
 
 
 def write_transformed(folder: Path, words: Sequence[str], transform: TransformConfig) -> Path:
-    """Pictures of the words as Transform leaves them: `train.gz` and `tft/` in the folder."""
+    """Images of the words as Transform leaves them: `train.gz` and `tft/` in the folder."""
     import tensorflow as tf
     import tensorflow_transform as tft
     import tensorflow_transform.beam as tft_beam

@@ -144,13 +144,13 @@ ROWS = [
     ),
     Row("rank 2", INVALID, "^(?s:.+)", predict({"image_bytes": [[PNG, PNG]]}), **RANK),
     Row(
-        "garbage picture",
+        "garbage image",
         INVALID,
         rf"^Unknown image file format. One of JPEG, (JPEG XL, )?PNG, GIF, BMP(, WebP)? required.{NODE}",
         predict({"image_bytes": [b"garbage"]}),
     ),
-    Row("empty picture", INVALID, rf"^Input is empty.{NODE}", predict({"image_bytes": [b""]})),
-    Row("truncated picture", INVALID, rf"^Invalid PNG data, size 200{NODE}", predict({"image_bytes": [PNG[:200]]})),
+    Row("empty image", INVALID, rf"^Input is empty.{NODE}", predict({"image_bytes": [b""]})),
+    Row("truncated image", INVALID, rf"^Invalid PNG data, size 200{NODE}", predict({"image_bytes": [PNG[:200]]})),
     Row(
         "unknown output",
         INVALID,

@@ -22,14 +22,14 @@ from tests.end_to_end.test_pipeline import served
 
 # Enough to read something, so that texts can differ.
 SETTINGS = ["train.epochs=8", "train.batch_size=16", "gate.max_cer=null"]
-PICTURES = 200
+IMAGES = 200
 
 
-def read_pictures(workspace: Path, pictures: list[Path]) -> dict[str, tuple[str, float]]:
-    """Text and confidence by the name of the picture, from the embedded server of this stack through the client."""
+def read_images(workspace: Path, images: list[Path]) -> dict[str, tuple[str, float]]:
+    """Text and confidence by the name of the image, from the embedded server of this stack through the client."""
     with served(workspace) as address, HtrClient(address) as client:
-        results = list(client.transcribe_many(pictures))
-    return {path.name: (result.text, result.confidence) for path, result in zip(pictures, results, strict=True)}
+        results = list(client.transcribe_many(images))
+    return {path.name: (result.text, result.confidence) for path, result in zip(images, results, strict=True)}
 
 
 def examples(workspace: Path, step: str, channel: str):
@@ -47,7 +47,7 @@ def main() -> int:
     arguments = parser.parse_args()
     data, workspace = arguments.data or arguments.folder / "data", arguments.folder / "workspace"
     if not data.exists():
-        generate(data, pictures=1600, writers=40)
+        generate(data, images=1600, writers=40)
     settings = [f"--set={setting}" for setting in SETTINGS]
     code = cli.main(["run", "--data", str(data), "--workspace", str(workspace), *settings])
     if code:
@@ -61,13 +61,13 @@ def main() -> int:
         for _, features in examples(workspace, "Transform", "transformed_examples")
     }
     (version,) = in_service(str(workspace / "serving_model" / "htr"))
-    names = sorted(splits)[:: len(splits) // PICTURES][:PICTURES]
+    names = sorted(splits)[:: len(splits) // IMAGES][:IMAGES]
     record = {
         "stack": {"python": sys.version.split()[0], "tensorflow": tf.__version__, "keras": keras.__version__},
         "splits": splits,
         "classes": classes,
         "alphabet": (Path(version.path) / "assets" / "alphabet.json").read_text("utf-8"),
-        "texts": read_pictures(workspace, [data.parent / name for name in names]),
+        "texts": read_images(workspace, [data.parent / name for name in names]),
     }
     (arguments.folder / "record.json").write_text(json.dumps(record, ensure_ascii=False))
     return 0

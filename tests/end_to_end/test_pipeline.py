@@ -20,7 +20,7 @@ from components.example_gen.settings import DataConfig
 from components.pusher.versions import list_versions
 from components.transform.settings import TransformConfig
 from pipeline import cli
-from tests.conftest import encode, picture, write_dataset
+from tests.conftest import drawn_image, encode, write_dataset
 from tests.end_to_end.conftest import FAST
 
 pytestmark = pytest.mark.slow
@@ -152,8 +152,8 @@ def test_identical_run_does_no_work(workspace, data, capsys):
     assert versions(workspace) == before == [outcome["version"]]
 
 
-def test_new_pictures_are_transcribed_by_a_blessed_model_only(workspace, data, tmp_path, capsys):
-    """BulkInferrer: the texts are those of the server; a new picture is noticed; no verdict, no texts."""
+def test_new_images_are_transcribed_by_a_blessed_model_only(workspace, data, tmp_path, capsys):
+    """BulkInferrer: the texts are those of the server; a new image is noticed; no verdict, no texts."""
     from components.report import summary
     from htr_client import HtrClient
 
@@ -165,13 +165,13 @@ def test_new_pictures_are_transcribed_by_a_blessed_model_only(workspace, data, t
     folder = tmp_path / "new"
     (folder / "below").mkdir(parents=True)
     code, _, _, captured = run(data, workspace, f"bulk.folder={folder}", capsys=capsys)
-    assert code == 0 and "0 pictures in" in captured.err
+    assert code == 0 and "0 images in" in captured.err
     for number, path in enumerate(sorted((data / "images").glob("*.png"))[:5]):
         shutil.copyfile(path, folder / "below" / f"{number}.png")
     (folder / "broken.png").write_bytes(b"\x89PNG")
     code, states, _, captured = run(data, workspace, f"bulk.folder={folder}", capsys=capsys)
     assert code == 0 and states["Trainer"] == "CACHED" and states["BulkInferrer"] == "COMPLETE"
-    assert "6 pictures in" in captured.err and "1 could not be read" in captured.err
+    assert "6 images in" in captured.err and "1 could not be read" in captured.err
     found, counts = texts()
     assert counts == {"folder": str(folder), "blessed": True, "pictures": 6, "errors": 1}
     with served(workspace) as address, HtrClient(address) as client:
@@ -180,7 +180,7 @@ def test_new_pictures_are_transcribed_by_a_blessed_model_only(workspace, data, t
     assert run(data, workspace, f"bulk.folder={folder}", capsys=capsys)[1]["BulkInferrer"] == "CACHED"
 
     code, _, _, captured = run(data, workspace, f"bulk.folder={folder}", "gate.max_cer=0.0002", capsys=capsys)
-    assert code == cli.NOT_BLESSED and "pictures in" not in captured.err
+    assert code == cli.NOT_BLESSED and "images in" not in captured.err
     assert texts() == ({}, {"folder": str(folder), "blessed": False})
 
 
@@ -246,7 +246,7 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
 
 def test_replaced_picture_is_noticed(workspace, data, capsys):
     image = sorted((data / "images").glob("*.png"))[-1]
-    image.write_bytes(encode(picture(130, 40, 5)))
+    image.write_bytes(encode(drawn_image(130, 40, 5)))
     code, states, *_ = run(data, workspace, "gate.max_cer_increase=null", capsys=capsys)
     assert code == 0
     assert {states[n] for n in ("HandwritingExampleGen", "StatisticsGen", "Transform", "Trainer")} == {"COMPLETE"}
@@ -254,7 +254,7 @@ def test_replaced_picture_is_noticed(workspace, data, capsys):
 
 
 def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
-    """CER that the gate saw = CER of asking the server for the same pictures."""
+    """CER that the gate saw = CER of asking the server for the same images."""
     from components.common.metrics import count_errors
     from components.report import summary
     from htr_client import HtrClient
@@ -271,19 +271,19 @@ def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
 
 
 def test_killed_server_comes_back_and_no_result_is_lost_or_doubled(workspace, data):
-    """kill -9 in the middle of 2,000 pictures, 5 % of them corrupt."""
+    """kill -9 in the middle of 2,000 images, 5 % of them corrupt."""
     from htr_client import HtrClient
 
     settings = DataConfig(paths=[str(data)])
     checked = dataset.examine_all(settings, TransformConfig())
     images = [sample.image for sample in checked if isinstance(sample, dataset.Sample)]
-    pictures = [images[i % len(images)] if i % 20 else images[i % len(images)][:-40] for i in range(2000)]
+    images = [images[i % len(images)] if i % 20 else images[i % len(images)][:-40] for i in range(2000)]
     process, address = start_server(workspace)
     try:
         with HtrClient(address) as client:
             expected = [result.text for result in client.transcribe_many(images)]
             results = []
-            for result in client.transcribe_many(pictures):
+            for result in client.transcribe_many(images):
                 results.append(result)
                 if len(results) == 300:
                     process.kill()
@@ -320,7 +320,7 @@ def test_all_figures_are_the_evaluators_to_the_last_digit(workspace):
         assert printed[name] == judged.metrics[name]
     card = workspace / "serving_model" / "htr" / f"{printed['version']}.metrics.json"
     assert json.loads(card.read_text()) == run.metrics
-    # The report's own reading of the pictures, which all its slices and curves rest on.
+    # The report's own reading of the images, which all its slices and curves rest on.
     table = analysis.read_csv(os.path.join(run.report_folder, "predictions.csv"))
     for unit, name in (("character", "cer"), ("word", "wer")):
         counts = count_errors(table["text"], table["prediction"], unit)

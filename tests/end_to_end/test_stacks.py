@@ -30,12 +30,12 @@ def test_splits_alphabet_and_class_ids_are_the_same():
 
 
 def test_a_model_of_the_other_stack_reads_the_same_texts_here():
-    from tests.end_to_end.exchange import read_pictures
+    from tests.end_to_end.exchange import read_images
 
     data = next(folder / "data" for folder in (Path(OTHER), Path(THIS)) if (folder / "data").exists())
     expected = record(OTHER)["texts"]
     (images,) = {path.parent for name in expected for path in data.rglob(name)}
-    found = read_pictures(Path(OTHER) / "workspace", [images / name for name in expected])
+    found = read_images(Path(OTHER) / "workspace", [images / name for name in expected])
     assert len(found) == 200 and len({text for text, _ in found.values()}) > 50
     assert {name: text for name, (text, _) in found.items()} == {name: text for name, (text, _) in expected.items()}
     assert all(confidence == pytest.approx(expected[name][1], abs=1e-3) for name, (_, confidence) in found.items())

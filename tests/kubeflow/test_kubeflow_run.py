@@ -11,7 +11,7 @@ from kubeflow_launcher import Cluster
 from components.pusher.versions import in_service
 from pipeline import kubeflow_runner
 from pipeline.config import load
-from tests.conftest import encode, picture
+from tests.conftest import drawn_image, encode
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def test_same_run_again_trains_and_pushes_nothing(first, start, models):
     assert models() == before
 
 
-def test_new_pictures_are_transcribed_in_every_run(first, start, place, cluster):
+def test_new_images_are_transcribed_in_every_run(first, start, place, cluster):
     """No driver looks at the folder here, so the step must not be cached."""
     new = place / "new"
     new.mkdir()
@@ -124,7 +124,7 @@ def test_failing_gate_fails_its_task_and_pushes_nothing(first, start, models):
 
 def test_replaced_picture_is_noticed(first, start, place):
     image = sorted((place / "data" / "images").glob("*.png"))[-1]
-    image.write_bytes(encode(picture(130, 40, 5)))
+    image.write_bytes(encode(drawn_image(130, 40, 5)))
     # Stops at the first step after the data, which is all that this is about.
     run = start("data.max_rejected=0")
     assert run.states["HandwritingExampleGen"] == "Failed" and run.states["Trainer"] == "Omitted"

@@ -56,8 +56,8 @@ def test_check_and_predict_import_no_tfx(tmp_path):
     code = (
         "import sys\nfrom pipeline import cli\n"
         f"cli.main(['check', '--data', {str(tmp_path)!r}])\n"
-        f"picture = {str(tmp_path / 'a.png')!r}\n"
-        "cli.main(['predict', picture, '--server', 'localhost:1', '--patience', '0', '--timeout', '1'])\n"
+        f"image = {str(tmp_path / 'a.png')!r}\n"
+        "cli.main(['predict', image, '--server', 'localhost:1', '--patience', '0', '--timeout', '1'])\n"
         f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
         "assert not loaded, loaded\n"
     )

@@ -1,4 +1,4 @@
-"""Names what has moved between two sets of pictures, in words and numbers."""
+"""Names what has moved between two sets of images, in words and numbers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _NAMES = {
 }  # fmt: skip
 # What a measure that has fallen or risen usually means.
 _MEANING = {
-    "width": ("narrower pictures", "wider pictures"),
-    "height": ("lower pictures: cut closer or scanned with fewer pixels", "higher pictures: more rows or more pixels"),
+    "width": ("narrower images", "wider images"),
+    "height": ("lower images: cut closer or scanned with fewer pixels", "higher images: more rows or more pixels"),
     "text_length": ("shorter texts", "longer texts"),
     "paper_level": ("darker paper or light", "lighter paper or light"),
     "ink_level": ("darker ink", "paler ink"),
     "ink_share": ("thinner strokes, or more paper around them", "bolder strokes, less paper around them, or stains"),
-    "sharpness": ("blurred, enlarged or strongly compressed pictures", "sharper, smaller or noisier pictures"),
+    "sharpness": ("blurred, enlarged or strongly compressed images", "sharper, smaller or noisier images"),
     CONFIDENCE: ("the model is less sure", "the model is surer"),
 }  # fmt: skip
 
@@ -89,11 +89,11 @@ class Comparison:
     def as_text(self) -> str:
         """For a terminal."""
         lines = [
-            f"Before: {self.before}, {self.samples[0]} pictures",
-            f"After:  {self.after}, {self.samples[1]} pictures",
+            f"Before: {self.before}, {self.samples[0]} images",
+            f"After:  {self.after}, {self.samples[1]} images",
         ]
         if min(self.samples) < FEW:
-            lines.append(f"Fewer than {FEW} pictures say little: only great changes can be told from chance.")
+            lines.append(f"Fewer than {FEW} images say little: only great changes can be told from chance.")
         lines.append("")
         if self.moved:
             lines += [f"Moved ({self.kind}):", *(f"  {measure.text}" for measure in self.moved)]
@@ -165,7 +165,7 @@ def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Me
     points = np.concatenate([np.quantile(values, np.linspace(0, 1, 201)) for values in (a, b)])
     edges = np.unique(np.quantile(points, np.arange(1, _BINS) / _BINS))
     counts = [np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) for values in (a, b)]
-    # A run knows points of its distribution only; they stand for all its pictures.
+    # A run knows points of its distribution only; they stand for all its images.
     known = len(a) if name == CONFIDENCE else before.samples
     distance = divergence(counts[0] * (known / len(a)), counts[1])
     low, high = statistics.median(a), statistics.median(b)
@@ -178,7 +178,7 @@ def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Me
 
 def _meaning(name: str, before: float, after: float) -> str:
     if name == "ink_share" and before < 0.5 < after:
-        return "most pictures are light on dark, as if inverted"
+        return "most images are light on dark, as if inverted"
     return _MEANING[name][bool(after > before)]
 
 

@@ -1,4 +1,4 @@
-"""What drift is measured on: numbers of pictures and labels, from a folder, logged requests, or a run's training data.
+"""What drift is measured on: numbers of images and labels, from a folder, logged requests, or a run's training data.
 
 No TFX or TensorFlow here. Rows are accepted and rejected by the same function as in the pipeline.
 """
@@ -41,7 +41,7 @@ class NoStatistics(LookupError):
 
 @dataclass(frozen=True)
 class Profile:
-    """Measures of a set of pictures with labels, or with what a model read.
+    """Measures of a set of images with labels, or with what a model read.
 
     Attributes:
         name: for people.

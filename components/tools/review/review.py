@@ -22,10 +22,10 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.table import plain, read_rows
 from components.tools.drift.profiles import CONFIDENCE, columns
 from htr_client import Transcription
-from htr_client.errors import PictureError
-from htr_client.pictures import pack
+from htr_client.errors import ImageError
+from htr_client.image_files import pack
 
-LABELS_FILE, PAGE_FILE, PICTURES_FOLDER = "labels.csv", "review.html", "pictures"
+LABELS_FILE, PAGE_FILE, IMAGES_FOLDER = "labels.csv", "review.html", "pictures"
 FIELDS = ("filename", "text", "split", "guess", CONFIDENCE, "model_version", "source")
 
 
@@ -35,17 +35,17 @@ class ReviewError(ValueError):
 
 @dataclass(frozen=True)
 class Doubt:
-    """A picture that a person should look at.
+    """An image that a person should look at.
 
     Attributes:
-        picture: encoded PNG or JPEG.
+        image: encoded PNG or JPEG.
         guess: what the model read.
         confidence: of the model.
         model_version: that read it.
-        source: where the picture was found; can be stored as UTF-8.
+        source: where the image was found; can be stored as UTF-8.
     """
 
-    picture: bytes
+    image: bytes
     guess: str
     confidence: float
     model_version: str
@@ -69,7 +69,7 @@ def from_logs(folders: list[str], below: float, unread: list[str]) -> Iterator[D
         names = columns(table)
         if CONFIDENCE not in names:
             raise ReviewError(
-                f"{table.path} has no column confidence: it is no log of requests. To have a server read pictures, "
+                f"{table.path} has no column confidence: it is no log of requests. To have a server read images, "
                 f"name them without --logs."
             )
         version = names.get("model_version")
@@ -82,21 +82,21 @@ def from_logs(folders: list[str], below: float, unread: list[str]) -> Iterator[D
                 confidence = float(row.fields[names[CONFIDENCE]])
                 if confidence >= below:
                     continue
-                picture = storage.read(resolve_image(row.fields[table.image].strip(), table))
-            except (ValueError, Rejected, OSError) as error:  # no number, or a picture since deleted
+                image = storage.read(resolve_image(row.fields[table.image].strip(), table))
+            except (ValueError, Rejected, OSError) as error:  # no number, or an image since deleted
                 unread.append(plain(f"{place}: {error}"))
                 continue
             answered = row.fields[version] if version is not None else ""
-            yield Doubt(picture, row.fields[table.text], confidence, answered, place)
+            yield Doubt(image, row.fields[table.text], confidence, answered, place)
 
 
 def from_answers(answers: Iterable[Transcription], below: float, unread: list[str]) -> Iterator[Doubt]:
     """Doubts among what a server answers.
 
     Args:
-        answers: with the pictures' paths as their sources.
+        answers: with the images' paths as their sources.
         below: confidence from which on a guess is believed.
-        unread: takes a line for each picture that failed, with its reason.
+        unread: takes a line for each image that failed, with its reason.
 
     Raises:
         HtrError: the server fails.
@@ -108,18 +108,18 @@ def from_answers(answers: Iterable[Transcription], below: float, unread: list[st
             unread.append(f"{source}: {answer.error}")
         elif answer.confidence < below:
             try:
-                picture = pack(answer.source).data
-            except PictureError as error:  # gone since it was read
+                image = pack(answer.source).data
+            except ImageError as error:  # gone since it was read
                 unread.append(f"{source}: {error}")
                 continue
-            yield Doubt(picture, answer.text, answer.confidence, str(answer.version), source)
+            yield Doubt(image, answer.text, answer.confidence, str(answer.version), source)
 
 
 def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str] = ()) -> int:
     """Writes the least sure ones as a dataset with a page to correct them in.
 
     Args:
-        doubts: in any order; the same picture counts once.
+        doubts: in any order; the same image counts once.
         folder: new or empty.
         limit: how many at most.
         unread: what `doubts` could not use, known once they have come to their end.
@@ -135,8 +135,8 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str
         raise ReviewError(f"{folder} holds something already, perhaps corrections: name a new folder with --output.")
     chosen: dict[bytes, Doubt] = {}
     for doubt in doubts:
-        chosen.setdefault(hashlib.sha256(doubt.picture).digest(), doubt)
-        if len(chosen) > 2 * limit:  # so that any number of pictures takes the memory of a few
+        chosen.setdefault(hashlib.sha256(doubt.image).digest(), doubt)
+        if len(chosen) > 2 * limit:  # so that any number of images takes the memory of a few
             chosen = dict(_least_sure(chosen)[:limit])
     rows = [doubt for _, doubt in _least_sure(chosen)[:limit]]
     if not rows:
@@ -145,13 +145,13 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str
                 f"Nothing to review: {len(unread)} could not be read (the first: {unread[0]}), and the model is surer "
                 "than --below of all others."
             )
-        raise ReviewError("Nothing to review: the model is surer than --below of every picture.")
-    (target / PICTURES_FOLDER).mkdir(parents=True)
+        raise ReviewError("Nothing to review: the model is surer than --below of every image.")
+    (target / IMAGES_FOLDER).mkdir(parents=True)
     lines = []
     for number, doubt in enumerate(rows, 1):
-        suffix = "png" if doubt.picture.startswith(b"\x89PNG") else "jpg"
-        name = f"{PICTURES_FOLDER}/{number:05d}.{suffix}"
-        (target / name).write_bytes(doubt.picture)
+        suffix = "png" if doubt.image.startswith(b"\x89PNG") else "jpg"
+        name = f"{IMAGES_FOLDER}/{number:05d}.{suffix}"
+        (target / name).write_bytes(doubt.image)
         # Images that were chosen because they are hard would shift every figure that is measured on them.
         values = (name, doubt.guess, "train", doubt.guess, f"{doubt.confidence:.4f}", doubt.model_version, doubt.source)
         lines.append(dict(zip(FIELDS, values, strict=True)))

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 FONT_DIR = Path(__file__).parent / "fonts"
 
 LINE_PX = 96
-"""Height of a line (ascender to descender) at which glyphs are drawn: two to four times that of a picture."""
+"""Height of a line (ascender to descender) at which glyphs are drawn: two to four times that of an image."""
 
 _MARGIN = 48  # round a glyph's origin, since swashes reach far out of the advance box
 _REFERENCE = "Hbdfklgpqy"  # its ink spans a line; the metrics in the font files do not (they differ by a factor of 2)
@@ -97,7 +97,7 @@ class GlyphSet:
 
     def _load(self, size: float) -> ImageFont.FreeTypeFont:
         # The basic layout engine is part of every Pillow; the other one depends on a library found at run time,
-        # and the pictures with it.
+        # and the images with it.
         return ImageFont.truetype(str(self.info.path), size, layout_engine=ImageFont.Layout.BASIC)
 
     def _draw(self, character: str) -> Glyph:

@@ -1,4 +1,4 @@
-"""Writes the sample data set: a CSV, pictures, and a few rows that a pipeline has to reject."""
+"""Writes the sample data set: a CSV, images, and a few rows that a pipeline has to reject."""
 
 import csv
 from collections import Counter
@@ -18,13 +18,13 @@ IMAGE_DIR = "images"
 COLUMNS = ("FILENAME", "IDENTITY", "WRITER")
 
 DIRTY_KINDS: dict[str, str] = {
-    "missing_file": "the CSV names a picture that does not exist",
+    "missing_file": "the CSV names an image that does not exist",
     "truncated_png": "a PNG that ends half-way",
     "truncated_jpeg": "a JPEG that ends half-way",
-    "empty_label": "a good picture with an empty label",
-    "label_empty": "a good picture with the placeholder label EMPTY",
-    "label_unreadable": "a good picture with the placeholder label UNREADABLE",
-    "zero_byte_file": "a picture file of zero bytes",
+    "empty_label": "a good image with an empty label",
+    "label_empty": "a good image with the placeholder label EMPTY",
+    "label_unreadable": "a good image with the placeholder label UNREADABLE",
+    "zero_byte_file": "an image file of zero bytes",
     "text_file": "a text file renamed to .png",
 }
 """The kinds of rows that a pipeline must reject, and what each is."""
@@ -38,7 +38,7 @@ _JPEG_EXTENSIONS = (".jpg", ".jpg", ".jpg", ".JPG", ".jpeg", ".Jpeg")
 _PNG_EXTENSIONS = (".png", ".png", ".png", ".PNG", ".Png")
 
 # The first entry of each random stream's seed, so that, say, more writers do not change the labels.
-_WRITERS, _LABEL_ORDER, _ROWS, _DIRTY, _PICTURE = range(5)
+_WRITERS, _LABEL_ORDER, _ROWS, _DIRTY, _IMAGE = range(5)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Summary:
     Attributes:
         directory: The data set's folder.
         csv: The CSV file.
-        images: The folder of the pictures.
+        images: The folder of the images.
         rows: Number of rows in the CSV, good and dirty.
         good: Number of rows that a pipeline should accept.
         dirty: Number of dirty rows by kind; kinds that do not occur count 0.
@@ -87,7 +87,7 @@ class Summary:
 
 def generate(
     directory: str | Path,
-    pictures: int = 3500,
+    images: int = 3500,
     seed: int = 7647,
     writers: int = 48,
     dirty_fraction: float = 0.015,
@@ -95,7 +95,7 @@ def generate(
 ) -> Summary:
     """Writes a data set of handwriting-like words in the Kaggle layout.
 
-    The folder gets `written_name.csv` (columns FILENAME, IDENTITY, WRITER), the pictures in `images/`, found by
+    The folder gets `written_name.csv` (columns FILENAME, IDENTITY, WRITER), the images in `images/`, found by
     base name, and a README.txt that lists the dirty rows. The same arguments give the same bytes, as long as
     Pillow, NumPy and OpenCV stay the same.
 
@@ -103,14 +103,14 @@ def generate(
     There are fewer fonts than writers, so several writers share a font. A split by writer thus measures how well a
     model reads other traits in (mostly) known letter shapes, not how well it reads unknown letter shapes.
 
-    Dirty rows are part of the `pictures` rows. Their kinds take turns, so every kind occurs as soon as there are as
+    Dirty rows are part of the `images` rows. Their kinds take turns, so every kind occurs as soon as there are as
     many dirty rows as kinds.
 
     Args:
         directory: The folder to write; must not exist or be empty.
-        pictures: Number of rows in the CSV.
+        images: Number of rows in the CSV.
         seed: Where the random numbers start.
-        writers: Number of writers; each writes about the same number of pictures.
+        writers: Number of writers; each writes about the same number of images.
         dirty_fraction: Which part of the rows a pipeline must reject.
         progress: Called with the number of rows done and their total, about a hundred times.
 
@@ -122,8 +122,8 @@ def generate(
         ValueError: If an argument is out of range.
     """
     directory = Path(directory)
-    if pictures < 1 or writers < 1 or seed < 0:
-        raise ValueError("pictures and writers must be at least 1, and seed must not be negative.")
+    if images < 1 or writers < 1 or seed < 0:
+        raise ValueError("images and writers must be at least 1, and seed must not be negative.")
     if not 0 <= dirty_fraction <= 1:
         raise ValueError("dirty_fraction must lie between 0 and 1.")
     if directory.exists() and not directory.is_dir():
@@ -131,20 +131,20 @@ def generate(
     if directory.is_dir() and any(directory.iterdir()):
         raise FileExistsError(f"The folder {directory} is not empty; choose a new or empty folder for the sample data.")
 
-    hands = _make_writers(min(writers, pictures), seed)
-    labels = _draw_labels(pictures, seed)
+    hands = _make_writers(min(writers, images), seed)
+    labels = _draw_labels(images, seed)
     rng = np.random.default_rng([_ROWS, seed])
-    order = rng.permutation(np.arange(pictures) % len(hands))
-    jpeg = rng.random(pictures) < 0.6
-    extensions = rng.random(pictures)
-    kinds = _choose_dirty(pictures, dirty_fraction, seed)
+    order = rng.permutation(np.arange(images) % len(hands))
+    jpeg = rng.random(images) < 0.6
+    extensions = rng.random(images)
+    kinds = _choose_dirty(images, dirty_fraction, seed)
 
-    images = directory / IMAGE_DIR
-    images.mkdir(parents=True, exist_ok=True)
+    folder = directory / IMAGE_DIR
+    folder.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, str, str]] = []
     dirty_rows: list[DirtyRow] = []
     good_labels: Counter[str] = Counter()
-    for index in range(pictures):
+    for index in range(images):
         kind = kinds.get(index)
         as_jpeg = bool(jpeg[index])
         if kind in _PNG_ONLY or kind in _JPEG_ONLY:
@@ -153,24 +153,24 @@ def generate(
         filename = f"SAMPLE_{index + 1:05d}{choice[int(extensions[index] * len(choice))]}"
         label = labels[index]
         writer = _match(hands, int(order[index]), label)
-        content = _content(kind, filename, label, writer, as_jpeg, np.random.default_rng([_PICTURE, seed, index]))
+        content = _content(kind, filename, label, writer, as_jpeg, np.random.default_rng([_IMAGE, seed, index]))
         if content is not None:
-            (images / filename).write_bytes(content)
+            (folder / filename).write_bytes(content)
         rows.append((filename, _LABELS.get(kind or "", label), writer.name))
         if kind is None:
             good_labels[label] += 1
         else:
             dirty_rows.append(DirtyRow(index + 1, filename, kind))
-        if progress is not None and ((index + 1) % max(1, pictures // 100) == 0 or index + 1 == pictures):
-            progress(index + 1, pictures)
+        if progress is not None and ((index + 1) % max(1, images // 100) == 0 or index + 1 == images):
+            progress(index + 1, images)
 
     counts = Counter(row.kind for row in dirty_rows)
     summary = Summary(
         directory=directory,
         csv=directory / CSV_NAME,
-        images=images,
-        rows=pictures,
-        good=pictures - len(dirty_rows),
+        images=folder,
+        rows=images,
+        good=images - len(dirty_rows),
         dirty={kind: counts[kind] for kind in DIRTY_KINDS},
         dirty_rows=tuple(dirty_rows),
         writers=len({row[2] for row in rows}),
@@ -227,25 +227,25 @@ def _choose_dirty(count: int, fraction: float, seed: int) -> dict[int, str]:
 def _content(
     kind: str | None, filename: str, label: str, writer: Writer, as_jpeg: bool, rng: np.random.Generator
 ) -> bytes | None:
-    """Returns the bytes of a picture file, spoilt if its row is dirty; None for a file that must not exist."""
+    """Returns the bytes of an image file, spoilt if its row is dirty; None for a file that must not exist."""
     if kind == "missing_file":
         return None
     if kind == "zero_byte_file":
         return b""
     if kind == "text_file":
-        return f"This is {filename}, and it is not a picture.\n".encode()
+        return f"This is {filename}, and it is not an image.\n".encode()
     content = _encode(render(label, writer, rng), as_jpeg, rng)
     return content[: len(content) // 2] if kind in ("truncated_png", "truncated_jpeg") else content
 
 
-def _encode(picture: np.ndarray, as_jpeg: bool, rng: np.random.Generator) -> bytes:
+def _encode(image: np.ndarray, as_jpeg: bool, rng: np.random.Generator) -> bytes:
     if as_jpeg:
         options = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))]
-        done, content = cv2.imencode(".jpg", picture, options)
+        done, content = cv2.imencode(".jpg", image, options)
     else:
-        done, content = cv2.imencode(".png", picture)
+        done, content = cv2.imencode(".png", image)
     if not done:
-        raise RuntimeError("OpenCV could not encode a picture of the sample data.")
+        raise RuntimeError("OpenCV could not encode an image of the sample data.")
     return content.tobytes()
 
 
@@ -256,9 +256,9 @@ def _readme(summary: Summary, seed: int) -> str:
         "============================================",
         "",
         f"{CSV_NAME}  columns {', '.join(COLUMNS)}; {summary.rows} rows, seed {seed}",
-        f"{IMAGE_DIR}/  the pictures, JPEG and PNG, found by base name",
+        f"{IMAGE_DIR}/  the images, JPEG and PNG, found by base name",
         "",
-        "The pictures are not handwriting: they are drawn from handwriting-style fonts and altered at random.",
+        "The images are not handwriting: they are drawn from handwriting-style fonts and altered at random.",
         "They show that the pipeline works. They do not show how well a model reads real handwriting.",
         f"Number of writers: {summary.writers}. Each has a slant, stroke, spacing and paper of their own, but",
         f"there are only {len(FONTS)} fonts, so writers share them.",

@@ -14,7 +14,7 @@ from components.tools.sample_data.fonts import LINE_PX, FontInfo, Glyph, load_gl
 
 MIN_HEIGHT, MAX_HEIGHT = 24, 64
 MAX_ASPECT = 4.8
-"""Pictures are at most this many times as wide as high."""
+"""Images are at most this many times as wide as high."""
 _COMFORTABLE_ASPECT = 3.9  # just fits 128 x 32; longer labels are written narrower before they are let grow wider
 _NARROWEST = 0.6
 
@@ -30,7 +30,7 @@ _INKS = {
 
 @dataclass(frozen=True)
 class Writer:
-    """One synthetic writer: a font and the traits that all pictures of this writer share.
+    """One synthetic writer: a font and the traits that all images of this writer share.
 
     Attributes:
         name: As it stands in the column WRITER.
@@ -39,15 +39,15 @@ class Writer:
         stroke: Width of the strokes as a fraction of the line height.
         spacing: Extra space between letters as a fraction of the line height.
         stretch: Width of the hand relative to the font's.
-        height: Typical height of the pictures.
+        height: Typical height of the images.
         wave: How far the baseline bends, as a fraction of the line height.
         tremor: How far strokes stray, in pixels of the large drawing.
         ink: Colour of the ink, blue-green-red.
         opacity: How strongly the ink covers the paper.
         paper: Colour of the paper, blue-green-red.
         grain: Standard deviation of the paper's noise.
-        ruled: Chance that a picture shows a ruled line.
-        colour: Whether the pictures have colours.
+        ruled: Chance that an image shows a ruled line.
+        colour: Whether the images have colours.
     """
 
     name: str
@@ -96,10 +96,10 @@ def render(text: str, writer: Writer, rng: np.random.Generator) -> np.ndarray:
     Args:
         text: One line, every character of which the writer's font must have.
         writer: Whose hand it is.
-        rng: What differs from one picture of the writer to the next.
+        rng: What differs from one image of the writer to the next.
 
     Returns:
-        The picture, uint8, [height, width] or [height, width, 3] (blue, green, red).
+        The image, uint8, [height, width] or [height, width, 3] (blue, green, red).
 
     Raises:
         ValueError: If the font lacks a character of the text.
@@ -275,16 +275,16 @@ def _on_paper(
     if rng.random() < writer.ruled:
         foot = top + (baseline - rows[0]) * scale
         _rule(paper, foot + rng.uniform(0.0, 0.08) * height, rng)
-    picture = paper * (1 - alpha[..., None]) + np.asarray(writer.ink, np.float32) * alpha[..., None]
+    image = paper * (1 - alpha[..., None]) + np.asarray(writer.ink, np.float32) * alpha[..., None]
     if not writer.colour:
-        picture = picture @ np.array([[0.114], [0.587], [0.299]], np.float32)
+        image = image @ np.array([[0.114], [0.587], [0.299]], np.float32)
     sigma = rng.uniform(0, 0.75)
     if sigma > 0.25:  # less is no blur at all
-        picture = cv2.GaussianBlur(picture, (0, 0), sigma)
-    picture = picture.reshape(height, width, -1)
-    picture = picture + rng.normal(0, writer.grain * rng.uniform(0.6, 1.4), picture.shape)
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    image = image.reshape(height, width, -1)
+    image = image + rng.normal(0, writer.grain * rng.uniform(0.6, 1.4), image.shape)
     shrink = ink_width / ink.shape[1]
-    return np.squeeze(np.clip(np.rint(picture), 0, 255).astype(np.uint8)), int(left) - shrink * columns[0], shrink
+    return np.squeeze(np.clip(np.rint(image), 0, 255).astype(np.uint8)), int(left) - shrink * columns[0], shrink
 
 
 def _paper(shape: tuple[int, int], writer: Writer, rng: np.random.Generator) -> np.ndarray:

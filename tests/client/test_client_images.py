@@ -1,4 +1,4 @@
-"""Every kind of picture, good and hostile, has a defined result."""
+"""Every kind of image, good and hostile, has a defined result."""
 
 import io
 import os
@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htr_client import headers, pictures
-from htr_client.errors import PictureError
+from htr_client import headers, image_files
+from htr_client.errors import ImageError
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -42,13 +42,13 @@ def saved(image, format_, **options):
     return out.getvalue()
 
 
-def reason(picture, **options):
-    with pytest.raises(PictureError) as error:
-        pictures.load(picture, **options)
+def reason(image, **options):
+    with pytest.raises(ImageError) as error:
+        image_files.load(image, **options)
     assert str(error.value)
-    if not isinstance(picture, np.ndarray):
-        with pytest.raises(PictureError) as again:
-            pictures.pack(picture, **options)
+    if not isinstance(image, np.ndarray):
+        with pytest.raises(ImageError) as again:
+            image_files.pack(image, **options)
         assert again.value.reason == error.value.reason
     return error.value.reason
 
@@ -58,31 +58,31 @@ def reason(picture, **options):
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_plain_pictures_are_sent_as_they_are(format_, mode):
+def test_plain_images_are_sent_as_they_are(format_, mode):
     data = saved(Image.fromarray(grey()).convert(mode), format_)
-    assert pictures.inspect(data) == pictures.PictureInfo(format_.lower(), 90, 24, 1, True)
-    assert pictures.pack(data) == pictures.PackedPicture(data, 90, 24)
-    np.testing.assert_allclose(pictures.load(data), grey(), atol=8)
+    assert image_files.inspect(data) == image_files.ImageInfo(format_.lower(), 90, 24, 1, True)
+    assert image_files.pack(data) == image_files.PackedImage(data, 90, 24)
+    np.testing.assert_allclose(image_files.load(data), grey(), atol=8)
 
 
 def test_paths_and_kinds_of_bytes(tmp_path):
     data = saved(Image.fromarray(grey()), "PNG")
     path = tmp_path / "a.png"
     path.write_bytes(data)
-    for picture in (path, str(path), bytearray(data), memoryview(data)):
-        np.testing.assert_array_equal(pictures.load(picture), grey())
+    for image in (path, str(path), bytearray(data), memoryview(data)):
+        np.testing.assert_array_equal(image_files.load(image), grey())
     assert reason(tmp_path / "none.png") == "unreadable"
     assert reason(tmp_path) == "unreadable"
     assert reason("a\0b") == "unreadable"
     with pytest.raises(TypeError):
-        pictures.load(12)
+        image_files.load(12)
 
 
 # What it does not read becomes an upright grey PNG.
 
 
 def turned(orientation):
-    """How a camera stores the picture when a viewer must undo the given EXIF orientation."""
+    """How a camera stores the image when a viewer must undo the given EXIF orientation."""
     upright = Image.fromarray(grey())
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     return upright.transpose(undo[orientation]) if orientation in undo else upright
@@ -95,77 +95,77 @@ def test_exif_orientation(format_, orientation):
     exif[274] = orientation
     options = {"lossless": True} if format_ == "WEBP" else {}
     data = saved(turned(orientation), format_, exif=exif, **options)
-    info = pictures.inspect(data)
+    info = image_files.inspect(data)
     assert (info.width, info.height, info.orientation) == (90, 24, orientation)
     assert info.plain == (orientation == 1 and format_ != "WEBP")
     tolerance = 8 if format_ == "JPEG" else 1
-    np.testing.assert_allclose(pictures.load(data).astype(int), grey(), atol=tolerance)
-    packed = pictures.pack(data)
+    np.testing.assert_allclose(image_files.load(data).astype(int), grey(), atol=tolerance)
+    packed = image_files.pack(data)
     assert (packed.width, packed.height) == (90, 24)
-    np.testing.assert_array_equal(pictures.load(packed.data), pictures.load(data))
+    np.testing.assert_array_equal(image_files.load(packed.data), image_files.load(data))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_tiff_orientation(orientation):
     data = saved(turned(orientation), "TIFF", tiffinfo={274: orientation})
-    np.testing.assert_array_equal(pictures.load(data), grey())
-    packed = pictures.pack(data)
+    np.testing.assert_array_equal(image_files.load(data), grey())
+    packed = image_files.pack(data)
     assert (packed.width, packed.height) == (90, 24)
 
 
 def test_damaged_exif_is_ignored():
     data = saved(Image.fromarray(grey()), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
-    assert pictures.inspect(data).orientation == 1
+    assert image_files.inspect(data).orientation == 1
 
 
 def test_sixteen_bits():
     data = cv2.imencode(".png", grey().astype(np.uint16) * 256 + 99)[1].tobytes()
-    assert not pictures.inspect(data).plain
-    np.testing.assert_array_equal(pictures.load(pictures.pack(data).data), grey())
+    assert not image_files.inspect(data).plain
+    np.testing.assert_array_equal(image_files.load(image_files.pack(data).data), grey())
 
 
 def test_alpha_shows_white_paper():
     ink = np.zeros((24, 90, 4), np.uint8)
     ink[..., 3] = 255 - grey()  # black ink, as transparent as the paper is white
     data = saved(Image.fromarray(ink), "PNG")
-    assert not pictures.inspect(data).plain
-    np.testing.assert_array_equal(pictures.load(data), grey())
-    np.testing.assert_array_equal(pictures.load(cv2.cvtColor(ink, cv2.COLOR_RGBA2BGRA)), grey())
+    assert not image_files.inspect(data).plain
+    np.testing.assert_array_equal(image_files.load(data), grey())
+    np.testing.assert_array_equal(image_files.load(cv2.cvtColor(ink, cv2.COLOR_RGBA2BGRA)), grey())
     grey_alpha = saved(Image.merge("LA", [Image.new("L", (90, 24)), Image.fromarray(255 - grey())]), "PNG")
-    np.testing.assert_array_equal(pictures.load(grey_alpha), grey())
+    np.testing.assert_array_equal(image_files.load(grey_alpha), grey())
 
 
 def test_palette_with_a_transparent_colour():
     palette = chunk(b"PLTE", bytes([0, 0, 0, 200, 200, 200]))
     data = raw_png(4, 1, 8, 3, b"\0\0\1\0\1", palette, chunk(b"tRNS", b"\0"))
-    np.testing.assert_array_equal(pictures.load(data), [[255, 200, 255, 200]])
-    assert not pictures.inspect(data).plain
+    np.testing.assert_array_equal(image_files.load(data), [[255, 200, 255, 200]])
+    assert not image_files.inspect(data).plain
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_few_bits(depth):
     data = raw_png(8 // depth, 1, depth, 0, b"\0\xc0" if depth == 1 else b"\0\xff")
-    assert not pictures.inspect(data).plain
-    assert pictures.load(data)[0, 0] == 255
+    assert not image_files.inspect(data).plain
+    assert image_files.load(data)[0, 0] == 255
 
 
 def test_cmyk_jpeg():
     colours = Image.fromarray(grey()).convert("CMYK")
     data = saved(colours, "JPEG", quality=95)
-    assert not pictures.inspect(data).plain
-    np.testing.assert_allclose(pictures.load(data).astype(int), grey(), atol=8)
+    assert not image_files.inspect(data).plain
+    np.testing.assert_allclose(image_files.load(data).astype(int), grey(), atol=8)
 
 
 def test_an_end_that_holds_something_is_not_sent():
     data = raw_png(1, 1, 8, 0, b"\0\x42")
     odd = data[:-12] + chunk(b"IEND", b"x")
-    assert pictures.inspect(data).plain and not pictures.inspect(odd).plain
-    assert pictures.load(pictures.pack(odd).data)[0, 0] == 0x42
+    assert image_files.inspect(data).plain and not image_files.inspect(odd).plain
+    assert image_files.load(image_files.pack(odd).data)[0, 0] == 0x42
 
 
 def test_progressive_jpeg_and_interlaced_png():
-    assert pictures.inspect(saved(Image.fromarray(grey()), "JPEG", progressive=True)).plain
-    assert not pictures.inspect(raw_png(1, 1, 8, 0, b"\0\x42", interlace=1)).plain
+    assert image_files.inspect(saved(Image.fromarray(grey()), "JPEG", progressive=True)).plain
+    assert not image_files.inspect(raw_png(1, 1, 8, 0, b"\0\x42", interlace=1)).plain
 
 
 @pytest.mark.parametrize("format_", ["BMP", "TIFF", "WEBP", "PPM"])
@@ -173,30 +173,30 @@ def test_progressive_jpeg_and_interlaced_png():
 def test_other_formats(format_, mode):
     options = {"lossless": True} if format_ == "WEBP" else {}
     data = saved(Image.fromarray(grey()).convert(mode), format_, **options)
-    info = pictures.inspect(data)
+    info = image_files.inspect(data)
     assert (info.width, info.height, info.plain) == (90, 24, False)
-    np.testing.assert_allclose(pictures.load(data).astype(int), grey(), atol=1)
-    lossy = pictures.inspect(saved(Image.fromarray(grey()), "WEBP"))
+    np.testing.assert_allclose(image_files.load(data).astype(int), grey(), atol=1)
+    lossy = image_files.inspect(saved(Image.fromarray(grey()), "WEBP"))
     assert (lossy.width, lossy.height) == (90, 24)
 
 
 def test_tiff_of_floats():
     data = saved(Image.fromarray((grey() / 255).astype(np.float32)), "TIFF")
-    np.testing.assert_array_equal(pictures.load(data), grey())
+    np.testing.assert_array_equal(image_files.load(data), grey())
 
 
 def test_one_pixel():
     for format_ in ("PNG", "JPEG"):
-        assert pictures.load(saved(Image.new("L", (1, 1), 200), format_)).shape == (1, 1)
+        assert image_files.load(saved(Image.new("L", (1, 1), 200), format_)).shape == (1, 1)
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG"])
 def test_bytes_after_the_end_are_dropped(format_):
     """Some cameras and download tools append bytes; the serving graph would take the file for a cut one."""
     data = saved(Image.fromarray(grey()), format_)
-    packed = pictures.pack(data + b"\0trailer")
+    packed = image_files.pack(data + b"\0trailer")
     assert packed.data.startswith(PNG) and packed.data.endswith(b"IEND\xaeB`\x82")
-    np.testing.assert_array_equal(pictures.load(packed.data), pictures.load(data))
+    np.testing.assert_array_equal(image_files.load(packed.data), image_files.load(data))
 
 
 # Arrays.
@@ -217,12 +217,12 @@ def test_bytes_after_the_end_are_dropped(format_):
     ids=["grey", "one channel", "colour", "16 bit", "double", "float", "column order", "strided"],
 )
 def test_arrays(array):
-    np.testing.assert_array_equal(pictures.load(array), grey())
-    np.testing.assert_array_equal(pictures.load(pictures.pack(array).data), grey())
+    np.testing.assert_array_equal(image_files.load(array), grey())
+    np.testing.assert_array_equal(image_files.load(image_files.pack(array).data), grey())
 
 
 def test_array_of_bools():
-    np.testing.assert_array_equal(pictures.load(np.array([[True, False]])), [[255, 0]])
+    np.testing.assert_array_equal(image_files.load(np.array([[True, False]])), [[255, 0]])
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_array_of_bools():
         (np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (60_000, 60_000), (0, 0)), "too_large"),
     ],
 )
-def test_arrays_that_are_no_pictures(array, expected):
+def test_arrays_that_are_no_images(array, expected):
     assert reason(array) == expected
 
 
@@ -269,7 +269,7 @@ def test_bombs_are_refused_by_their_header():
 
 
 def test_too_many_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_BYTES", 1000)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 1000)
     path = tmp_path / "large.png"
     path.write_bytes(bytes(5000))
     assert reason(path) == "too_large"
@@ -298,7 +298,7 @@ def test_too_many_bytes(tmp_path, monkeypatch):
         (raw_png(2, 2, 77, 0, b"\0ab\0cd"), "undecodable"),
     ],
 )
-def test_bytes_that_are_no_pictures(data, expected):
+def test_bytes_that_are_no_images(data, expected):
     assert reason(data) == expected
 
 
@@ -322,16 +322,16 @@ def test_animations_and_pages_are_refused():
     for format_ in ("WEBP", "TIFF"):
         data = saved(frames[0], format_, save_all=True, append_images=frames[1:])
         assert reason(data) == "undecodable"
-        with pytest.raises(PictureError, match="several pictures"):
-            pictures.inspect(data)
+        with pytest.raises(ImageError, match="several images"):
+            image_files.inspect(data)
 
 
-def test_animated_png_is_its_still_picture():
+def test_animated_png_is_its_still_image():
     frames = [Image.fromarray(grey()), Image.fromarray(255 - grey())]
     data = saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
-    packed = pictures.pack(data)
+    packed = image_files.pack(data)
     assert b"acTL" in data and b"acTL" not in packed.data
-    np.testing.assert_array_equal(pictures.load(packed.data), grey())
+    np.testing.assert_array_equal(image_files.load(packed.data), grey())
 
 
 @pytest.mark.parametrize(
@@ -346,8 +346,8 @@ def test_animated_png_is_its_still_picture():
 )
 def test_what_people_send_by_mistake_is_named(data, name):
     assert reason(data) == "not_a_picture"
-    with pytest.raises(PictureError, match=name) as error:
-        pictures.load(data)
+    with pytest.raises(ImageError, match=name) as error:
+        image_files.load(data)
     assert "PNG, JPEG, BMP, TIFF, WebP and PNM" in str(error.value)
 
 
@@ -355,7 +355,7 @@ def test_what_people_send_by_mistake_is_named(data, name):
 def test_levels_of_16_bit_images_are_spread(bits):
     """Scanners store 8 to 12 bits in 16 without spreading them; the upper byte alone would be black."""
     stored = grey().astype(np.uint16) << (bits - 8)
-    np.testing.assert_array_equal(pictures.load(cv2.imencode(".png", stored)[1].tobytes()), grey())
+    np.testing.assert_array_equal(image_files.load(cv2.imencode(".png", stored)[1].tobytes()), grey())
 
 
 @given(st.sampled_from(["PNG", "JPEG", "BMP", "TIFF", "WEBP"]), st.data())
@@ -365,18 +365,18 @@ def test_mutilated_files_give_a_picture_or_a_picture_error(format_, data):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
     del file[data.draw(st.integers(0, len(file))) :]
     try:
-        packed = pictures.pack(bytes(file), max_pixels=1_000_000)
-    except PictureError as error:
+        packed = image_files.pack(bytes(file), max_pixels=1_000_000)
+    except ImageError as error:
         assert error.reason in {"empty", "not_a_picture", "truncated", "too_large", "undecodable"}
     else:
-        assert pictures.inspect(packed.data).plain
+        assert image_files.inspect(packed.data).plain
 
 
 @given(st.sampled_from([signature for signature, _ in headers._READERS]), st.binary(max_size=300))
 def test_any_header_is_read_or_refused(signature, data):
     try:
-        info = pictures.inspect(signature + data)
-    except PictureError as error:
+        info = image_files.inspect(signature + data)
+    except ImageError as error:
         assert error.reason in {"not_a_picture", "truncated", "undecodable", "too_large"}
     else:
         assert info.width > 0 and info.height > 0 and 1 <= info.orientation <= 8
@@ -392,7 +392,7 @@ def test_scans_are_counted():
         if expected:
             assert reason(longer) == expected
         else:
-            assert pictures.inspect(longer).plain
+            assert image_files.inspect(longer).plain
 
 
 # Shrinking.
@@ -410,9 +410,9 @@ def test_shrinking_does_not_change_what_the_model_sees(height):
     rng = np.random.default_rng(0)
     large = cv2.resize(grey(60, 400), (height * 6, height), interpolation=cv2.INTER_CUBIC)
     large = (large.astype(int) + rng.integers(-20, 20, large.shape)).clip(0, 255).astype(np.uint8)
-    packed = pictures.pack(large)
+    packed = image_files.pack(large)
     assert (packed.width, packed.height) == (height * 6, height)
-    sent = pictures.load(packed.data)
+    sent = image_files.load(packed.data)
     assert 256 <= sent.shape[0] < 512
     seen = np.asarray(resize_as_the_graph(sent, 64), int)
     would_have_seen = np.asarray(resize_as_the_graph(large, 64), int)
@@ -420,21 +420,23 @@ def test_shrinking_does_not_change_what_the_model_sees(height):
     assert np.abs(seen - would_have_seen).mean() < 1.0 and np.abs(seen - would_have_seen).max() <= 6
 
 
-def test_pictures_of_usual_size_are_not_shrunk():
-    assert pictures.inspect(pictures.encode(grey(511, 700))).height == 511
-    assert pictures.inspect(pictures.encode(grey(512, 700))).height == 256
-    assert pictures.inspect(pictures.encode(grey(5000, 2))).width == 1
+def test_images_of_usual_size_are_not_shrunk():
+    assert image_files.inspect(image_files.encode(grey(511, 700))).height == 511
+    assert image_files.inspect(image_files.encode(grey(512, 700))).height == 256
+    assert image_files.inspect(image_files.encode(grey(5000, 2))).width == 1
 
 
 def test_errors_travel_between_processes():
-    error = pickle.loads(pickle.dumps(PictureError("empty", "The picture has no bytes.")))
-    assert (error.reason, str(error)) == ("empty", "The picture has no bytes.")
+    error = pickle.loads(pickle.dumps(ImageError("empty", "The image has no bytes.")))
+    assert (error.reason, str(error)) == ("empty", "The image has no bytes.")
 
 
 def test_no_grpc_needed(tmp_path):
-    """ExampleGen and training import pictures and decoding only."""
+    """ExampleGen and training import images and decoding only."""
     (tmp_path / "grpc.py").write_text("raise ImportError('grpc must not be needed')")
-    code = "import htr_client.pictures, htr_client.decoding, htr_client.beam, htr_client.language, htr_client.messages"
+    code = (
+        "import htr_client.image_files, htr_client.decoding, htr_client.beam, htr_client.language, htr_client.messages"
+    )
     import subprocess
     import sys
 

@@ -1,6 +1,6 @@
-"""Pictures in: checked by their header, decoded to upright 8-bit grey, and packed for the wire.
+"""Images in: checked by their header, decoded to upright 8-bit grey, and packed for the wire.
 
-The graph on the server reads plain upright 8-bit PNG and JPEG only, and one picture that it cannot decode spoils every
+The graph on the server reads plain upright 8-bit PNG and JPEG only, and one image that it cannot decode spoils every
 request of the same batch. So everything is checked here in full before it is sent, and whatever the graph does not
 read natively (EXIF rotation, 16 bit, alpha, palettes, CMYK, other formats) is turned into a grey PNG first.
 """
@@ -11,21 +11,21 @@ from typing import BinaryIO, NamedTuple, Union
 import cv2
 import numpy as np
 
-from htr_client.errors import PictureError
-from htr_client.headers import PictureInfo, inspect
+from htr_client.errors import ImageError
+from htr_client.headers import ImageInfo, inspect
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 64 * 2**20
-# Models read text at 32 to 64 pixels of height. From this height on pictures are shrunk before sending; what
+# Models read text at 32 to 64 pixels of height. From this height on images are shrunk before sending; what
 # remains is still at least four times what the model sees, so that its own antialiased resize decides what it reads.
 TALL = 512
 _FIRST_READ = 2**16
 
-Picture = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
+Image = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
 
 
-class PackedPicture(NamedTuple):
-    """A fully checked picture, ready to be sent.
+class PackedImage(NamedTuple):
+    """A fully checked image, ready to be sent.
 
     Attributes:
         data: Encoded PNG or JPEG that the serving graph reads.
@@ -38,34 +38,34 @@ class PackedPicture(NamedTuple):
     height: int
 
 
-def load(picture: Picture, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read, check and decode a picture to upright grey.
+def load(image: Image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read, check and decode an image to upright grey.
 
     Args:
-        picture: Path, encoded bytes, or an array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (BGR or BGRA as OpenCV
+        image: Path, encoded bytes, or an array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (BGR or BGRA as OpenCV
             has them) of uint8, uint16 (0..65535), bool or float (0..1).
-        max_pixels: Pictures with more pixels are refused by their header, before decoding.
+        max_pixels: Images with more pixels are refused by their header, before decoding.
 
     Returns:
         uint8 [h, w], 0 black and 255 white; transparent parts show white paper.
 
     Raises:
-        PictureError: With its reason.
+        ImageError: With its reason.
     """
-    if isinstance(picture, np.ndarray):
-        if picture.ndim >= 2 and picture.shape[0] * picture.shape[1] > max_pixels:
-            raise _too_many_pixels(picture.shape[1], picture.shape[0], max_pixels)
-        return _to_grey(picture)
-    data = _read(picture)
+    if isinstance(image, np.ndarray):
+        if image.ndim >= 2 and image.shape[0] * image.shape[1] > max_pixels:
+            raise _too_many_pixels(image.shape[1], image.shape[0], max_pixels)
+        return _to_grey(image)
+    data = _read(image)
     return _decode(data, _inspect_bounded(data, max_pixels))
 
 
 def encode(grey: np.ndarray, tall: int = TALL) -> bytes:
-    """Encode a grey picture as a compact PNG.
+    """Encode a grey image as a compact PNG.
 
     Args:
         grey: uint8 [h, w].
-        tall: Pictures at least this high, in pixels, are shrunk by area averaging to between half of it and it.
+        tall: Images at least this high, in pixels, are shrunk by area averaging to between half of it and it.
 
     Returns:
         The PNG file.
@@ -85,19 +85,17 @@ def _encode(grey: np.ndarray) -> bytes:
     # Level 1 is within a few per cent of level 6 on scans and takes a quarter of its time.
     ok, png = cv2.imencode(".png", grey, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not ok:
-        raise PictureError(
-            "undecodable", f"OpenCV cannot encode a picture of {grey.shape[1]} x {grey.shape[0]} pixels."
-        )
+        raise ImageError("undecodable", f"OpenCV cannot encode an image of {grey.shape[1]} x {grey.shape[0]} pixels.")
     return png.tobytes()
 
 
-def pack(picture: Picture, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> PackedPicture:
-    """Check a picture in full and make it ready to send.
+def pack(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> PackedImage:
+    """Check an image in full and make it ready to send.
 
     Files that the serving graph reads natively go as they are: the model then sees exactly what it saw in training.
 
     Args:
-        picture: As for `load`.
+        image: As for `load`.
         max_pixels: As for `load`.
         tall: As for `encode`.
 
@@ -105,18 +103,16 @@ def pack(picture: Picture, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> Pa
         The bytes to send, with the size of the upright original.
 
     Raises:
-        PictureError: With its reason.
+        ImageError: With its reason.
     """
-    return pack_with_pixels(picture, max_pixels, tall)[0]
+    return pack_with_pixels(image, max_pixels, tall)[0]
 
 
-def pack_with_pixels(
-    picture: Picture, max_pixels: int = MAX_PIXELS, tall: int = TALL
-) -> tuple[PackedPicture, np.ndarray]:
+def pack_with_pixels(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> tuple[PackedImage, np.ndarray]:
     """As `pack`, with what decoding the bytes to send would give, for callers that need the pixels too.
 
     Args:
-        picture: As for `load`.
+        image: As for `load`.
         max_pixels: As for `load`.
         tall: As for `encode`.
 
@@ -124,12 +120,12 @@ def pack_with_pixels(
         The bytes to send, and their pixels, uint8 [h, w].
 
     Raises:
-        PictureError: With its reason.
+        ImageError: With its reason.
     """
-    if isinstance(picture, np.ndarray):
-        data, grey, as_it_is = b"", load(picture, max_pixels), False
+    if isinstance(image, np.ndarray):
+        data, grey, as_it_is = b"", load(image, max_pixels), False
     else:
-        data = _read(picture)
+        data = _read(image)
         info = _inspect_bounded(data, max_pixels)
         grey = _decode(data, info)  # also when the file goes as it is: only decoding proves that it can be decoded
         as_it_is = info.plain and info.height < tall
@@ -137,61 +133,61 @@ def pack_with_pixels(
     if not as_it_is:
         grey = _shrink(grey, tall)
         data = _encode(grey)
-    return PackedPicture(data, width, height), grey
+    return PackedImage(data, width, height), grey
 
 
 def read_file(file: BinaryIO) -> bytes:
     """Read an open file to its end, or to one byte more than `MAX_BYTES`, so that `pack` refuses a longer one."""
-    # Asked for all of it, Python makes room for 64 MiB first, which takes longer than to decode a small picture.
+    # Asked for all of it, Python makes room for 64 MiB first, which takes longer than to decode a small image.
     data = file.read(_FIRST_READ)
     return data + file.read(MAX_BYTES + 1 - _FIRST_READ) if len(data) == _FIRST_READ else data
 
 
-def _read(picture: Picture) -> bytes:
-    if isinstance(picture, (bytes, bytearray, memoryview)):
-        data = bytes(picture)
-    elif isinstance(picture, (str, os.PathLike)):
+def _read(image: Image) -> bytes:
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        data = bytes(image)
+    elif isinstance(image, (str, os.PathLike)):
         try:
-            with open(picture, "rb") as file:
+            with open(image, "rb") as file:
                 data = read_file(file)
         except OSError as error:
-            raise PictureError("unreadable", f"Cannot read {os.fspath(picture)!r}: {error.strerror}.") from None
+            raise ImageError("unreadable", f"Cannot read {os.fspath(image)!r}: {error.strerror}.") from None
         except ValueError as error:  # a NUL in the path
-            raise PictureError("unreadable", f"Cannot read {os.fspath(picture)!r}: {error}.") from None
+            raise ImageError("unreadable", f"Cannot read {os.fspath(image)!r}: {error}.") from None
     else:
-        raise TypeError(f"a picture is a path, bytes or a numpy array, not {type(picture).__name__}")
+        raise TypeError(f"an image is a path, bytes or a numpy array, not {type(image).__name__}")
     if len(data) > MAX_BYTES:
-        raise PictureError("too_large", f"The file is larger than {MAX_BYTES // 2**20} MiB.")
+        raise ImageError("too_large", f"The file is larger than {MAX_BYTES // 2**20} MiB.")
     return data
 
 
-def _inspect_bounded(data: bytes, max_pixels: int) -> PictureInfo:
+def _inspect_bounded(data: bytes, max_pixels: int) -> ImageInfo:
     info = inspect(data)
     if info.width * info.height > max_pixels:
         raise _too_many_pixels(info.width, info.height, max_pixels)
     return info
 
 
-def _too_many_pixels(width: int, height: int, max_pixels: int) -> PictureError:
-    return PictureError(
+def _too_many_pixels(width: int, height: int, max_pixels: int) -> ImageError:
+    return ImageError(
         "too_large",
-        f"The picture has {width} x {height} pixels, more than the limit of {max_pixels:,}.",
+        f"The image has {width} x {height} pixels, more than the limit of {max_pixels:,}.",
         advice="Cut out the line of text, or raise max_pixels.",
     )
 
 
-def _decode(data: bytes, info: PictureInfo) -> np.ndarray:
+def _decode(data: bytes, info: ImageInfo) -> np.ndarray:
     # JPEG decodes straight to its luma as in the serving graph. Orientation is left to the code below, since which
     # formats OpenCV turns when it is asked to differs from version to version; TIFF it turns always.
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION if info.format == "jpeg" else cv2.IMREAD_UNCHANGED
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise PictureError("undecodable", f"OpenCV cannot decode this {info.format} picture: {error.err}.") from None
+        raise ImageError("undecodable", f"OpenCV cannot decode this {info.format} image: {error.err}.") from None
     if decoded is None:
-        raise PictureError(
+        raise ImageError(
             "undecodable",
-            f"OpenCV cannot decode this {info.format} picture: damaged, or a kind that this OpenCV does not read.",
+            f"OpenCV cannot decode this {info.format} image: damaged, or a kind that this OpenCV does not read.",
             advice="Save it again as PNG or JPEG.",
         )
     return _upright(_to_grey(decoded), 1 if info.format == "tiff" else info.orientation)
@@ -203,9 +199,9 @@ def _to_grey(array: np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
-        raise PictureError("undecodable", f"A picture is [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], not {array.shape}.")
+        raise ImageError("undecodable", f"An image is [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], not {array.shape}.")
     if array.size == 0:
-        raise PictureError("empty", f"The picture has no pixels: {array.shape}.")
+        raise ImageError("empty", f"The image has no pixels: {array.shape}.")
     if array.dtype == np.uint16:
         # As the PNG decoder of the serving graph does, unless a scanner stored its 8 to 12 bits without spreading them.
         bits = int(array.max()).bit_length()
@@ -214,10 +210,10 @@ def _to_grey(array: np.ndarray) -> np.ndarray:
         array = array.astype(np.uint8) * 255
     elif np.issubdtype(array.dtype, np.floating):
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise PictureError("undecodable", "A picture of floats has values outside 0..1.")
+            raise ImageError("undecodable", "An image of floats has values outside 0..1.")
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise PictureError("undecodable", f"Pixels of type {array.dtype} are not supported.")
+        raise ImageError("undecodable", f"Pixels of type {array.dtype} are not supported.")
     if array.ndim == 2:
         return np.ascontiguousarray(array)
     array = np.ascontiguousarray(array)
