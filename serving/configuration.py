@@ -4,7 +4,7 @@
     python -m serving.configuration ssl-config KEY CERT --ca CA > ssl.config
 
 Made are the images (GPU and CPU), batching and monitoring parameters, the compose file, the scrape configuration and
-the alert rules. The model configuration is not among them: it says which version bears which label, lies beside the
+the alert rules. The model configuration is not among them: it says which version has which label, lies beside the
 models and belongs to `serving.rollout`.
 """
 

@@ -57,7 +57,7 @@ class Labels:
         name: of the model this is about.
         base_path: the model's directory as the servers see it; None if the file does not have the model.
         labels: version by label.
-        histories: by model and label, the versions that bore it before, the latest last.
+        histories: by model and label, the versions that had it before, the latest last.
         config: the whole ModelServerConfig, other models included.
     """
 
@@ -122,7 +122,7 @@ class Labels:
 
     @property
     def history(self) -> dict[str, list[int]]:
-        """By label, the versions of this model that bore it before, the latest last."""
+        """By label, the versions of this model that had it before, the latest last."""
         return self.histories.get(self.name, {})
 
     def config_with(self, base_path: str, versions: Iterable[int], labels: Mapping[str, int]) -> Any:
@@ -144,7 +144,7 @@ class Labels:
 
         Args:
             config: ModelServerConfig to write.
-            history: by label, the versions that bore it before.
+            history: by label, the versions that had it before.
         """
         from google.protobuf import text_format
 

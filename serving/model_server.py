@@ -37,7 +37,7 @@ class VersionStatus:
         number: of the version.
         state: name of its state, such as AVAILABLE.
         error: why it ended, or "".
-        labels: that it bears.
+        labels: that it has.
     """
 
     number: int

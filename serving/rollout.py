@@ -1,6 +1,6 @@
 """Moves the labels stable and canary from version to version, on running servers and for those that start later.
 
-A model configuration file beside the model directory says which version bears which label; servers read it when they
+A model configuration file beside the model directory says which version has which label; servers read it when they
 start. Running servers are told through ModelService, in steps that leave no gap:
 
 1. load the new version beside all that are served, and wait until it is AVAILABLE everywhere;
@@ -115,8 +115,8 @@ class Moved:
 
     Attributes:
         label: that was moved.
-        version: that bears it now.
-        before: version that bore it, or None.
+        version: that has it now.
+        before: version that had it, or None.
         path: the configuration file.
         servers: that follow.
     """
@@ -173,7 +173,7 @@ class Rollout:
             return self._move(file, label, version, earlier)
 
     def roll_back(self, label: str) -> Moved:
-        """Gives a label back to the version that bore it before, or else to the next older one.
+        """Moves a label back to the version that had it before, or else to the next older one.
 
         Args:
             label: stable or canary.
@@ -188,7 +188,7 @@ class Rollout:
             file = Labels.read(self.model_dir, self.name)
             current = file.labels.get(label)
             if current is None:
-                raise Refused(f"No version bears the label {label} in {file.path}.")
+                raise Refused(f"No version has the label {label} in {file.path}.")
             earlier = list(file.history.get(label, []))
             while earlier:
                 number = earlier.pop()

@@ -32,7 +32,7 @@ HARMLESS = {"np.load": ("allow_pickle", False)}  # a call with this argument is 
 ESCAPES = ("jinja2.Environment", "autoescape")
 
 ALLOWED = {
-    "benchmarks/judging.py saved_model.load": "the model of a run in the workspace that is named to it",
+    "benchmarks/evaluation.py saved_model.load": "the model of a run in the workspace that is named to it",
     "client/htr_client/__init__.py import_module": "its own modules, by names that stand in it",
     "components/batch_transcriber/batch.py saved_model.load": "a pushed model, which is trusted code",
     "components/report/collect.py saved_model.load": "the model that the run has just trained",

@@ -1,4 +1,4 @@
-"""What makes an answer doubtful whatever its confidence says: images of a kind that models are not trained on.
+"""What makes an answer suspect whatever its confidence says: images of a kind that models are not trained on.
 
 Costs some 30 microseconds an image, and needs nothing of the model but its answer.
 """

@@ -24,7 +24,7 @@ def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
     # Per slice throughout: a plain threshold of a metric would hold for every slice that is computed.
     everything = config_pb2.SlicingSpec()
     # The interval's upper end: with few samples a good mean may be luck. Slices are often that small, so there the
-    # rate itself is judged.
+    # rate itself is evaluated.
     # What is off has an infinite bound: TFX blesses no model without any bound.
     thresholds = {
         "cer_high": [_threshold(everything, _bound(gate.max_cer))],

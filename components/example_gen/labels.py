@@ -58,7 +58,7 @@ def right_to_left(text: str) -> list[str]:
 
 
 def length_band(characters: int) -> str:
-    """Slice of a text by its number of characters; single lengths would be slices too small to judge."""
+    """Slice of a text by its number of characters; single lengths would be slices too small to evaluate."""
     for top in (4, 8, 12, 16, 24, 32, 48, 64, 96):
         if characters <= top:
             return f"<={top:02d}"

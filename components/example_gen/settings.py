@@ -34,9 +34,11 @@ class DataConfig(Section):
     max_megapixels: float = Field(50.0, gt=0, description="larger images are rejected before they are decoded")
     max_rejected: Fraction = Field(0.1, description="rejected share of rows above which the run fails")
     validation_fraction: Fraction = Field(
-        0.1, gt=0, lt=0.5, description="share of writers (or images) that training watches"
+        0.1, gt=0, lt=0.5, description="share of writers (or images) that training monitors"
     )
-    eval_fraction: Fraction = Field(0.1, gt=0, lt=0.5, description="share of writers (or images) that the gate judges")
+    eval_fraction: Fraction = Field(
+        0.1, gt=0, lt=0.5, description="share of writers (or images) that the gate evaluates"
+    )
     split_salt: str = Field("", description="change it to draw other splits")
     limit: int | None = Field(
         None, ge=1, description="rows that are used, a part with the same writers and splits; all if unset"

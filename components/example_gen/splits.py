@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from components.example_gen.settings import DataConfig
 
 SPLITS = ("train", "validation", "eval")
-# Words in a file name or split column and the split that they mean; `test` is what the gate judges.
+# Words in a file name or split column and the split that they mean; `test` is what the gate evaluates.
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -64,9 +64,8 @@ def draw(key: str, config: DataConfig) -> float:
 def assign_split(named: str | None, key: str, given: frozenset[str], config: DataConfig) -> str:
     """The split of one row.
 
-    A split that the data names is kept, with two exceptions that make sure that training never sees what the gate
-    judges: a named `validation` becomes `eval` where no `eval` is named, and `validation` is then drawn from `train`.
-    Everything else is drawn by the SHA-256 of `key` (the writer, or the image's id): the same key is always in the
+    A split that the data names is kept, with two exceptions so that training never sees what the gate evaluates: a
+    named `validation` becomes `eval` where no `eval` is named, and `validation` is then drawn from `train`. Everything else is drawn by the SHA-256 of `key` (the writer, or the image's id): the same key is always in the
     same split, whatever else the dataset holds.
 
     Args:

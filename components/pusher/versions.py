@@ -187,7 +187,7 @@ def roll_back(model_dir: str) -> tuple[int, int]:
         The withdrawn version's number and that of the version which is now the newest.
 
     Raises:
-        VersionError: there is no earlier version, the newest bears a label, or the directory is in a bucket.
+        VersionError: there is no earlier version, the newest has a label, or the directory is in a bucket.
     """
     if storage.is_remote(model_dir):
         raise VersionError(

@@ -48,15 +48,15 @@ def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
             "leaked_writers",
             f"Writers of the evaluation split who also wrote images of other splits: {some(list(judged))} ("
             f"{sum(judged.values())} of {contents['splits']['eval']['samples']} evaluation images). The error on "
-            f"unknown hands would be underestimated.",
+            f"unseen writers would be underestimated.",
             "The split column or the file names give these splits: drop them, and writers stay together "
             "(data.split_column=none leaves the column out of account).",
         )
     elif shared and together:
         result.note("shared_writers", f"Writers who are both in training and validation: {some(list(shared))}. The "
-                    "CER that training watches is lower than on unknown hands.")  # fmt: skip
+                    "CER that training monitors is lower than on unseen writers.")  # fmt: skip
     if not contents["writers"]["known"]:
-        result.note("no_writers", "No writers are named: images are split one by one, and the error on hands that "
+        result.note("no_writers", "No writers are named: images are split one by one, and the error on writers that "
                     "the model has never seen is underestimated.", "Add a writer column where known.")  # fmt: skip
     leaks = contents["same"]["leaks"]
     if leaks:

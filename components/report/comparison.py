@@ -89,20 +89,20 @@ def _images(data: Mapping[str, Any]) -> str:
 
 
 def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
-    """Whether B is better on the images that both were judged on, and where."""
+    """Whether B is better on the images that both were evaluated on, and where."""
     tables = [_predictions(run) for run in (before, after)]
     # The same image under another label is another sample, and so is each of several equal rows.
     for table in tables:
         table["repeat"] = table.groupby(["id", "text"]).cumcount()
     both = tables[0].merge(tables[1], on=["id", "text", "repeat"], suffixes=("_a", "_b"))
     if both.empty:
-        return "The runs were judged on different images: their figures cannot be compared."
+        return "The runs were evaluated on different images: their figures cannot be compared."
     paired = _paired(both)
     low, high = paired.interval(level)
     answer = "yes" if high < 0 else "no, it is worse" if low > 0 else "that cannot be told from chance"
     images = f"the same {len(both)} images"
     if not len(both) == len(tables[0]) == len(tables[1]):
-        images = f"the {len(both)} images that both were judged on (A {len(tables[0])}, B {len(tables[1])})"
+        images = f"the {len(both)} images that both were evaluated on (A {len(tables[0])}, B {len(tables[1])})"
     better, worse = both[both["edits_b"] < both["edits_a"]], both[both["edits_b"] > both["edits_a"]]
     p_value = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.3f}"
     lines = [

@@ -46,7 +46,7 @@ def _check_splits(m: Material, result: Findings) -> None:
         result.problem(
             "leaked_writers",
             f"Writers of the evaluation split who also wrote training images: {some(sorted(shared))} ({images} of "
-            f"{judged.samples} evaluation images). The error on unknown hands is higher than measured.",
+            f"{judged.samples} evaluation images). The error on unseen writers is higher than measured.",
             "Split by writer: drop the split column or file names that give the splits, and name the writer column.",
         )
     seen = [judged.images.keys() & split.images.keys() for split in learnt]
@@ -62,7 +62,7 @@ def _check_splits(m: Material, result: Findings) -> None:
     known = {writer for split in m.splits.values() for writer in split.writers if writer}
     if not known:
         result.note("no_writers", "No writers are named, so a hand may be in training and evaluation: the error on "
-                    "unknown hands is probably higher than measured.", "Add a writer column.")  # fmt: skip
+                    "unseen writers is probably higher than measured.", "Add a writer column.")  # fmt: skip
 
 
 def _check_labels(m: Material, result: Findings) -> None:

@@ -1,4 +1,4 @@
-"""Random distortions of training images, on whole batches: other hands, pens and scanners than those in the data.
+"""Random augmentation of training images, on whole batches: other writers, pens and scanners than those in the data.
 
 Everything follows from a seed (stateless random numbers), whatever the number of threads and wherever training resumes.
 """
@@ -42,7 +42,7 @@ def distort(
         widths: int32 [N], columns without padding.
         narrowest: int32 [N], columns that a label needs; no image is scaled below.
         strength: factor of all ranges; 0 changes nothing.
-        kinds: which distortions, of `affine`, `elastic`, `stroke`, `contrast`, `cutout`, `noise`.
+        kinds: which kinds, of `affine`, `elastic`, `stroke`, `contrast`, `cutout`, `noise`.
         seed: int64 [2], another one for each batch.
 
     Returns:

@@ -38,9 +38,9 @@ class TrainConfig(Section):
     clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
     shortcut: float = Field(0.3, ge=0, description="weight of the loss of the head that skips the recurrent layers")
     average_epochs: float = Field(1.0, ge=0, description="span of the moving average of the weights that is kept")
-    augment: float = Field(0.5, ge=0, le=3, description="strength of the random distortions; 0 switches them off")
+    augment: float = Field(0.5, ge=0, le=3, description="strength of the random augmentation; 0 switches them off")
     augmentations: list[Literal["affine", "elastic", "stroke", "contrast", "noise", "cutout"]] = Field(
-        ["affine", "elastic", "stroke", "contrast", "noise", "cutout"], description="which distortions"
+        ["affine", "elastic", "stroke", "contrast", "noise", "cutout"], description="which kinds"
     )
     patience: int | None = Field(
         None, ge=1, description="epochs without a better validation CER before training stops; 40 % of all if unset"
@@ -52,7 +52,7 @@ class TrainConfig(Section):
         5.0, gt=0, description="a training that is killed goes on from its last epoch or from so many minutes before"
     )
     mixed_precision: bool = Field(True, description="float16 on GPUs that have it; the loss stays float32")
-    seed: int = Field(1, ge=0, lt=2**32, description="of weights, shuffling and distortions")
+    seed: int = Field(1, ge=0, lt=2**32, description="of weights, shuffling and augmentation")
 
 
 class TuneConfig(Section):

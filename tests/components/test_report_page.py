@@ -43,7 +43,7 @@ def test_page_answers_the_questions(page, built):
         "Blessed: this model may ship.", "Pushed as version 17", report.percent(metrics["cer"]),
         report.percent(metrics["cer_high"]), "What the gate asked", "gate.max_cer_increase",
         "Better than version 17 (in service)?", "randomisation test", "Where it fails", "Worst", "Typical errors",
-        "Taken for each other", "Missed and added", "Alphabet", "By writer", "By sharpness", "Reliability",
+        "Most frequent confusions", "Missed and added", "Alphabet", "By writer", "By sharpness", "Reliability",
         "expected calibration error", "With a person for the least confident", "validation CER", "Rejected rows",
         "empty label", "the label is empty", "Trainer", "1.00 GiB", "Configuration", "learning_rate", "tensorflow",
         "0123456789ab", "Run of 2026-01-02 03:04:05", "What the network saw in training",

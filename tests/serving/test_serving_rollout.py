@@ -210,7 +210,7 @@ def test_a_version_that_takes_too_long(workspace, tmp_path):
         (["promote", 2, "--label", "stable", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
         (["promote", 2, "--label", "stable", "--tls-key", "k"], cli.USAGE, "belong together"),
         (["promote", 2, "--label", "stable", "--tls-ca", "/nowhere.pem"], cli.USAGE, "/nowhere.pem cannot be read"),
-        (["rollback", "--label", "stable"], cli.USAGE, "No version bears the label stable"),
+        (["rollback", "--label", "stable"], cli.USAGE, "No version has the label stable"),
         (["promote", 2, "--label", "stable", *BUCKET], cli.USAGE, "gs://b/models/htr is in a bucket, but labels need"),
         (["rollback", "--label", "stable", *BUCKET], cli.USAGE, "gs://b/models/htr is in a bucket, but labels need"),
         (["rollback", *BUCKET], cli.ERROR, "Move the folder of the newest version"),

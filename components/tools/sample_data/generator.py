@@ -131,10 +131,10 @@ def generate(
     if directory.is_dir() and any(directory.iterdir()):
         raise FileExistsError(f"The folder {directory} is not empty; choose a new or empty folder for the sample data.")
 
-    hands = _make_writers(min(writers, images), seed)
+    drawn = _make_writers(min(writers, images), seed)
     labels = _draw_labels(images, seed)
     rng = np.random.default_rng([_ROWS, seed])
-    order = rng.permutation(np.arange(images) % len(hands))
+    order = rng.permutation(np.arange(images) % len(drawn))
     jpeg = rng.random(images) < 0.6
     extensions = rng.random(images)
     kinds = _choose_dirty(images, dirty_fraction, seed)
@@ -152,7 +152,7 @@ def generate(
         choice = _JPEG_EXTENSIONS if as_jpeg else _PNG_EXTENSIONS
         filename = f"SAMPLE_{index + 1:05d}{choice[int(extensions[index] * len(choice))]}"
         label = labels[index]
-        writer = _match(hands, int(order[index]), label)
+        writer = _match(drawn, int(order[index]), label)
         content = _content(kind, filename, label, writer, as_jpeg, np.random.default_rng([_IMAGE, seed, index]))
         if content is not None:
             (folder / filename).write_bytes(content)
@@ -207,10 +207,10 @@ def _draw_labels(count: int, seed: int) -> list[str]:
     return [WORDS[i] for i in rng.choice(len(WORDS), size=count, p=weights / weights.sum())]
 
 
-def _match(hands: Sequence[Writer], first: int, label: str) -> Writer:
+def _match(writers: Sequence[Writer], first: int, label: str) -> Writer:
     """Returns the first writer, beginning with the one asked for, whose font has every character of the label."""
-    for step in range(len(hands)):
-        writer = hands[(first + step) % len(hands)]
+    for step in range(len(writers)):
+        writer = writers[(first + step) % len(writers)]
         if load_glyphs(writer.font).can_write(label):
             return writer
     raise ValueError(f"No font of the sample data can write {label!r}.")

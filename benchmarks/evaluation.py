@@ -1,10 +1,10 @@
-"""What judging a model costs: seconds and memory of Evaluator and RunReport on many images, beside a plain loop.
+"""What evaluating a model costs: seconds and memory of Evaluator and RunReport on many images, beside a plain loop.
 
 Takes the artifacts of a run, repeats its evaluation images until there are enough, and runs each component on them
 twice: with the candidate alone, and with a model in service to compare with (the same model again). The plain loop
 reads the same images with one model, in batches, and counts edits.
 
-    python -m benchmarks.judging --workspace workspace --images 20000
+    python -m benchmarks.evaluation --workspace workspace --images 20000
 """
 
 import argparse
