@@ -65,8 +65,9 @@ def assign_split(named: str | None, key: str, given: frozenset[str], config: Dat
     """The split of one row.
 
     A split that the data names is kept, with two exceptions so that training never sees what the gate evaluates: a
-    named `validation` becomes `eval` where no `eval` is named, and `validation` is then drawn from `train`. Everything else is drawn by the SHA-256 of `key` (the writer, or the image's id): the same key is always in the
-    same split, whatever else the dataset holds.
+    named `validation` becomes `eval` where no `eval` is named, and `validation` is then drawn from `train`. Everything
+    else is drawn by the SHA-256 of `key` (the writer, or the image's id): the same key is always in the same split,
+    whatever else the dataset holds.
 
     Args:
         named: split that the file name or column gives, or None.
