@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from components.common.suggestions import did_you_mean
+from pipeline import imports
 from pipeline.commands import config, data, doctor, orchestrate, reports, review, run, serve, transcribe, versions
 from pipeline.commands.common import CommandError
 from pipeline.exit_codes import DRIFT, ERROR, NOT_BLESSED, OK, TOO_MANY_REJECTS, USAGE
@@ -35,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     from components.common.stopping import Stopped, stoppable
 
     arguments = _parse(argv)
+    if argv is None:
+        imports.prepare()
     if not arguments.debug:
         warnings.simplefilter("ignore")
     try:
