@@ -95,9 +95,10 @@ def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
 
 
 def test_what_was_decided_for_all_rows_is_counted(tmp_path):
-    rows = [{"filename": str(i), "text": "\u05e9\u05dc" if i == 3 else "ab", "writer": "me"} for i in range(60)]
-    folder = write_dataset(tmp_path / "data", [{**row, "filename": f"{row['filename']}.png"} for row in rows])
-    write_dataset(folder, rows)
+    texts = ["\u05e9\u05dc" if i == 3 else "ab" for i in range(60)]
+    folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": text} for i, text in enumerate(texts)])
+    lines = [f"{i},{text},me\n" for i, text in enumerate(texts)]
+    (folder / "labels.csv").write_text("filename,text,writer\n" + "".join(lines), encoding="utf-8")
     examples, quarantine = standard_artifacts.Examples(), component.Quarantine()
     examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
     context = component.Executor.Context(
