@@ -564,6 +564,9 @@ def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> N
     """Once a version has been promoted, its labels say what is served; before, the newest version is."""
     from serving import rollout
 
+    if not rollout.config_path(model_dir).exists():  # reading it takes a second, for imports
+        arguments.model_base_path = model_dir
+        return
     try:
         labels = rollout.Labels.read(model_dir, name)
     except rollout.RolloutError as error:
