@@ -1,6 +1,6 @@
 """What the server does with a request, whichever way it came: the methods of PredictionService and ModelService.
 
-Protocol buffers in, protocol buffers out; errors are ServingErrors. gRPC (server.py) and REST (rest.py) are thin
+Protocol buffers in, protocol buffers out; errors are ServingErrors. gRPC (grpc_front.py) and REST (rest.py) are thin
 layers above.
 """
 
@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from serving import tensors, versions
+from serving import tensors
 from serving.batching import Batcher
 from serving.metrics import Metrics
-from serving.runner import DEFAULT_SIGNATURE, Signature
+from serving.model_config import config_from_proto
+from serving.signatures import DEFAULT_SIGNATURE, Signature
 from serving.status import Code, ServingError, from_exception, invalid
+from serving.version_states import Handle
+from serving.versions import ModelManager
 
 _SIGNATURE_FIELD = "signature_def"
 
@@ -64,7 +67,7 @@ class Service:
 
     def __init__(
         self,
-        manager: versions.ModelManager,
+        manager: ModelManager,
         metrics: Metrics,
         batcher: Batcher | None = None,
         max_rows: int = 0,
@@ -144,7 +147,7 @@ class Service:
 
     def _prepare(
         self, request: Any, call: Call, held: ExitStack
-    ) -> tuple[versions.Handle, Signature, dict[str, np.ndarray], dict[str, str]]:
+    ) -> tuple[Handle, Signature, dict[str, np.ndarray], dict[str, str]]:
         call.check()
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
@@ -279,7 +282,7 @@ class Service:
         spec = request.model_spec
         number = spec.version.value if spec.HasField("version") else None
         response = self._status_pb2.GetModelStatusResponse()
-        for version, state, error in self.manager.status(spec.name, number):
+        for version, state, error in self.manager.versions.status(spec.name, number):
             row = response.model_version_status.add(version=version, state=int(state))
             row.status.SetInParent()
             if error is not None:
@@ -295,7 +298,7 @@ class Service:
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
                 "supported"
             )
-        models = versions.config_from_proto(request.config.model_config_list)
+        models = config_from_proto(request.config.model_config_list)
         self.manager.apply(models, call.deadline)
         response = self._management_pb2.ReloadConfigResponse()
         response.status.SetInParent()

@@ -53,8 +53,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> None:
     """Once a version has been promoted, its labels say what is served; before, the newest version is."""
-    from serving.labels import Labels, RolloutError
+    from serving.labels import Labels, RolloutError, config_path
 
+    if not config_path(model_dir).exists():  # reading it takes a second, for imports
+        arguments.model_base_path = model_dir
+        return
     try:
         labels = Labels.read(model_dir, name)
     except RolloutError as error:

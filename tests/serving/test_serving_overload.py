@@ -221,7 +221,7 @@ def predict(image: bytes, **spec) -> bytes:
 def test_a_call_that_finds_no_place_can_be_repeated(small_server):
     with Client(small_server.address) as client:
         burn = toy.predict_request({"rounds": [400_000]}, "burn")
-        calls = [client.prediction.Predict.future(burn, timeout=20) for _ in range(2)]
+        calls = [client.prediction.Predict.future(burn, timeout=6) for _ in range(2)]
         wait_until(lambda: small_server._front.predictions.full)
         assert repeated(small_server, PREDICTION + "Predict", predict(b"x")) == "RESOURCE_EXHAUSTED"
         assert client.states() == {1: 30}, "the state of a busy server can be asked for"

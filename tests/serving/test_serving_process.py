@@ -87,7 +87,8 @@ def test_term_drains_and_kill_is_survived(tmp_path, toy_model, picture):
 
 def test_bad_flags_end_at_once_with_the_real_servers_words():
     started = time.monotonic()
-    result = subprocess.run(command("--model_base_path=relative"), capture_output=True, text=True, env=environment())
+    arguments = command("--port=0", "--model_base_path=relative")
+    result = subprocess.run(arguments, capture_output=True, text=True, env=environment())
     assert result.returncode == 255
     assert "have an absolute path or URI; got base_path()=relative" in result.stderr
     assert "Traceback" not in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import re
@@ -17,10 +18,12 @@ from test_serving_server import Authority
 
 from htr_client.client import HtrClient
 from pipeline import cli
-from serving import configuration, protos, server
+from serving import configuration, protos
 from serving.batching import BatchingOptions
-from serving.configuration import FOLDER, Settings
 from serving.metrics import Metrics
+from serving.options import _FLAGS, IGNORED_FLAGS, add_arguments, options_from
+from serving.configuration import FOLDER, Settings
+from serving.server import EmbeddedServer
 
 SETTINGS = Settings.read()
 VARIANTS = ("gpu", "cpu")
@@ -132,7 +135,7 @@ def test_dockerfile(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_flags_are_those_of_the_real_server(variant):
-    real = {flag.name for flag in server._FLAGS if not flag.own} | set(server._IGNORED_FLAGS)
+    real = {flag.name for flag in _FLAGS if not flag.own} | set(IGNORED_FLAGS)
     assert {flag[2:].split("=")[0] for flag in configuration.flags(SETTINGS, variant)} <= real
 
 
@@ -270,15 +273,15 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
     flags = configuration.flags(SETTINGS, variant)
     for there, here in places.items():
         flags = [flag.replace(f"={there}", f"={here}") for flag in flags]
-    parser = server.argparse.ArgumentParser()
-    server.add_arguments(parser)
-    options = server.options_from(parser.parse_args(flags))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = options_from(parser.parse_args(flags))
     assert options.enable_batching == (variant == "gpu")
     options.port, options.rest_api_port, options.tensorflow_session_parallelism = 0, -1, 1
 
     import grpc
 
-    with server.EmbeddedServer(options) as running:
+    with EmbeddedServer(options) as running:
         address = f"localhost:{running.port}"
         tls = ["--tls-ca", str(tmp_path / "ca.pem")]
         for part, name in (("certificate", "client.pem"), ("key", "client.key")):

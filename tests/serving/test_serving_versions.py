@@ -5,15 +5,18 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from serving import versions
+from serving import version_states
 from serving.metrics import Metrics
+from serving.model_config import ModelConfig, Policy
 from serving.runner import RunnerOptions
 from serving.status import Code, ServingError
-from serving.versions import ManagerOptions, ModelConfig, ModelManager, Policy, State
+from serving.version_states import ManagerOptions, State
+from serving.versions import ModelManager
 
 
 class FakeModel:
@@ -25,7 +28,7 @@ class FakeModel:
     def __init__(self, path, options) -> None:
         self.number = int(path.rsplit("/", 1)[1])
         FakeModel.loads.append(self.number)
-        with_file = {entry.name for entry in versions.Path(path).iterdir()}
+        with_file = {entry.name for entry in Path(path).iterdir()}
         if "slow" in with_file:
             time.sleep(0.2)
         if "broken" in with_file:
@@ -53,7 +56,7 @@ class Spec:
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    monkeypatch.setattr(versions, "LoadedModel", FakeModel)
+    monkeypatch.setattr(version_states, "LoadedModel", FakeModel)
     FakeModel.open, FakeModel.loads = set(), []
     return tmp_path / "m"
 
@@ -101,18 +104,18 @@ def test_only_numbered_directories_count(base, make):
         (base / name).mkdir()
     (base / "9").touch()
     manager = make()
-    assert manager.available("m") == [3]
+    assert manager.versions.available("m") == [3]
 
 
 def test_policies(base, make):
     for number in (1, 2, 3):
         push(base, number)
     latest = make(Policy("latest", 2))
-    until(lambda: latest.available("m") == [3, 2])
+    until(lambda: latest.versions.available("m") == [3, 2])
     every = make(Policy("all"))
-    until(lambda: every.available("m") == [3, 2, 1])
+    until(lambda: every.versions.available("m") == [3, 2, 1])
     specific = make(Policy("specific", versions=(1, 3)))
-    until(lambda: specific.available("m") == [3, 1])
+    until(lambda: specific.versions.available("m") == [3, 1])
     assert answers(specific, number=1) == 1 and answers(specific) == 3
     with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 2\)"):
         answers(specific, number=2)
@@ -123,11 +126,11 @@ def test_new_before_old_goes_and_old_only_after_its_last_request(base, make):
     manager = make()
     with manager.use(Spec()) as handle:
         push(base, 2, "slow")
-        while manager.available("m") != [2]:
+        while manager.versions.available("m") != [2]:
             assert answers(manager) in (1, 2)  # never a gap
-        until(lambda: manager.status("m", 1)[0][1] == State.UNLOADING)
+        until(lambda: manager.versions.status("m", 1)[0][1] == State.UNLOADING)
         assert handle.version == 1 and FakeModel.open == {1, 2}
-    until(lambda: manager.status("m", 1)[0][1] == State.END)
+    until(lambda: manager.versions.status("m", 1)[0][1] == State.END)
     assert FakeModel.open == {2}
 
 
@@ -135,11 +138,11 @@ def test_a_broken_version_is_tried_as_often_as_said_and_kept_in_the_status(base,
     push(base, 1)
     manager = make(max_num_load_retries=2, load_retry_interval_micros=20_000)
     push(base, 2, "broken")
-    until(lambda: FakeModel.loads.count(2) == 1 and manager.status("m", 2)[0][1] == State.LOADING)
-    until(lambda: manager.status("m", 2)[0][1] == State.END)
+    until(lambda: FakeModel.loads.count(2) == 1 and manager.versions.status("m", 2)[0][1] == State.LOADING)
+    until(lambda: manager.versions.status("m", 2)[0][1] == State.END)
     time.sleep(0.1)
     assert FakeModel.loads.count(2) == 3
-    number, _, error = manager.status("m")[0]
+    number, _, error = manager.versions.status("m")[0]
     assert number == 2 and str(error) == "DATA_LOSS: broken"
     assert answers(manager) == 1
     shutil.rmtree(base / "2")
@@ -155,7 +158,7 @@ def test_a_waiting_retry_does_not_hold_up_a_good_version(base, make):
     until(lambda: 2 in FakeModel.loads)
     push(base, 3)
     until(lambda: answers(manager) == 3)
-    until(lambda: manager.status("m", 2)[0][1] == State.END)
+    until(lambda: manager.versions.status("m", 2)[0][1] == State.END)
 
 
 def test_a_bad_push_takes_a_slot_of_latest_but_not_of_specific(base, make):
@@ -163,9 +166,9 @@ def test_a_bad_push_takes_a_slot_of_latest_but_not_of_specific(base, make):
     for number in (1, 2):
         push(base, number)
     manager = make(Policy("latest", 2))
-    until(lambda: manager.available("m") == [2, 1])
+    until(lambda: manager.versions.available("m") == [2, 1])
     push(base, 3, "broken")
-    until(lambda: manager.available("m") == [2])
+    until(lambda: manager.versions.available("m") == [2])
 
 
 def test_rollback_by_deletion_and_an_empty_directory(base, make):
@@ -176,7 +179,7 @@ def test_rollback_by_deletion_and_an_empty_directory(base, make):
     shutil.rmtree(base / "2")
     until(lambda: answers(manager) == 1)
     shutil.rmtree(base / "1")
-    until(lambda: not manager.available("m"))  # as the real server: nothing wanted, nothing served
+    until(lambda: not manager.versions.available("m"))  # as the real server: nothing wanted, nothing served
 
 
 def test_a_vanished_base_path_unloads_nothing(base, make):
@@ -207,7 +210,7 @@ def test_labels(base, make):
     push(base, 2)
     config = ModelConfig("m", str(base), Policy("specific", versions=(1, 2)))
     manager = make(Policy("specific", versions=(1, 2)))
-    until(lambda: manager.available("m") == [2, 1])
+    until(lambda: manager.versions.available("m") == [2, 1])
     manager.apply([ModelConfig(config.name, config.base_path, config.policy, {"stable": 1})])
     assert answers(manager, label="stable") == 1
     with pytest.raises(ServingError, match="which is not currently available for inference"):
@@ -244,8 +247,8 @@ def test_ended_versions_do_not_pile_up(base, make):
     push(base, 1)
     manager = make()
     for number in range(2, 130):
-        manager._end(versions._Version("m", number, "x"), None)
-    assert len(manager.status("m")) <= 101
+        manager.versions._end(version_states.Version("m", number, "x"), None)
+    assert len(manager.versions.status("m")) <= 101
 
 
 def test_a_folder_without_versions_is_said_once(base, make, caplog):

@@ -1,0 +1,109 @@
+"""Which models a server is to serve: ModelServerConfig's entries, checked, and the versions that lie on disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from serving.status import invalid
+
+_PLATFORM = "tensorflow"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which of the versions found are wanted."""
+
+    kind: str = "latest"
+    count: int = 1
+    versions: tuple[int, ...] = ()
+
+    def choose(self, found: Mapping[int, str]) -> list[int]:
+        """Return the wanted versions, newest first."""
+        newest_first = sorted(found, reverse=True)
+        if self.kind == "all":
+            return newest_first
+        if self.kind == "specific":
+            return [number for number in newest_first if number in self.versions]
+        return newest_first[: max(1, self.count)]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model to serve."""
+
+    name: str
+    base_path: str
+    policy: Policy = Policy()
+    labels: Mapping[str, int] = field(default_factory=dict)
+    platform: str = _PLATFORM
+
+
+def config_from_proto(config_list: Any) -> list[ModelConfig]:
+    """Read and check a ModelConfigList.
+
+    Args:
+        config_list: The message.
+
+    Returns:
+        The models.
+
+    Raises:
+        ServingError: A name occurs twice, a path is relative, or a platform is missing or unknown.
+    """
+    models: dict[str, ModelConfig] = {}
+    for entry in config_list.config:
+        if entry.name in models:
+            raise invalid(f"Illegal to list model {entry.name} multiple times in config list")
+        models[entry.name] = _model_from_proto(entry)
+    for entry in config_list.config:
+        if not os.path.isabs(entry.base_path):
+            raise invalid(
+                f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
+            )
+    for entry in config_list.config:
+        if entry.model_type and entry.model_platform:
+            raise invalid(
+                "Illegal setting both ModelServerConfig::model_type (deprecated) and "
+                f"ModelServerConfig::model_platform, model name is {entry.name}"
+            )
+        if not models[entry.name].platform:
+            raise invalid(
+                "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+                f"ModelServerConfig::model_platform, model name is {entry.name}"
+            )
+        if models[entry.name].platform != _PLATFORM:
+            raise invalid(f"Model {entry.name} requests unsupported platform {models[entry.name].platform}")
+    return list(models.values())
+
+
+def _model_from_proto(entry: Any) -> ModelConfig:
+    policy = Policy()
+    choice = entry.model_version_policy.WhichOneof("policy_choice")
+    if choice == "latest":
+        policy = Policy("latest", entry.model_version_policy.latest.num_versions or 1)
+    elif choice == "all":
+        policy = Policy("all")
+    elif choice == "specific":
+        policy = Policy("specific", versions=tuple(entry.model_version_policy.specific.versions))
+    platform = entry.model_platform
+    if not platform and entry.model_type == 1:  # ModelType.TENSORFLOW, deprecated
+        platform = _PLATFORM
+    return ModelConfig(entry.name, entry.base_path, policy, dict(entry.version_labels), platform)
+
+
+def find_versions(base_path: str) -> dict[int, str] | None:
+    """Return version number to directory of what lies under a base path, None if the path is not there."""
+    try:
+        entries = sorted(os.listdir(base_path))
+    except OSError:
+        return None
+    found: dict[int, str] = {}
+    for name in entries:
+        if re.fullmatch(r"\d{1,18}", name) and Path(base_path, name).is_dir():
+            found[int(name)] = os.path.join(base_path, name)
+    return found

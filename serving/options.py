@@ -1,0 +1,177 @@
+"""What the embedded server can be told, with TensorFlow Serving's flag names; imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+DEFAULT_MAX_REQUEST_BYTES = 64 << 20
+DEFAULT_MAX_ROWS = 256
+
+
+def _cpus() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def model_threads() -> int:
+    """Requests that run the model at once, without batching; more of them only take each other's time."""
+    return 4 * _cpus()
+
+
+@dataclass
+class ServerOptions:
+    """Everything the server can be told; the first part bears TensorFlow Serving's flag names and defaults."""
+
+    port: int = 8500
+    grpc_socket_path: str = ""
+    rest_api_port: int = 0
+    rest_api_num_threads: int = field(default_factory=lambda: 4 * _cpus())
+    rest_api_timeout_in_ms: int = 30_000
+    rest_api_enable_cors_support: bool = False
+    model_name: str = "default"
+    model_base_path: str = ""
+    model_config_file: str = ""
+    model_config_file_poll_wait_seconds: int = 0
+    file_system_poll_wait_seconds: float = 1
+    max_num_load_retries: int = 5
+    load_retry_interval_micros: int = 60_000_000
+    num_load_threads: int = 0
+    allow_version_labels_for_unavailable_models: bool = False
+    enable_batching: bool = False
+    batching_parameters_file: str = ""
+    monitoring_config_file: str = ""
+    ssl_config_file: str = ""
+    grpc_max_threads: int = field(default_factory=lambda: max(128, model_threads()))
+    grpc_channel_arguments: str = ""
+    saved_model_tags: str = "serve"
+    tensorflow_session_parallelism: int = 0
+    tensorflow_intra_op_parallelism: int = 0
+    tensorflow_inter_op_parallelism: int = 0
+    tensorflow_session_config_file: str = ""
+    enable_model_warmup: bool = True
+    num_request_iterations_for_warmup: int = 0
+    enable_grpc_healthcheck_service: bool = True
+    enable_serialization_as_tensor_content: bool = False
+
+    host: str = "127.0.0.1"
+    ui_port: int = 0
+    max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES
+    max_rows_per_request: int = DEFAULT_MAX_ROWS
+    check_input_shapes: bool = True
+    require_variables: bool = True
+    serve_newest_good: bool = True
+    isolate_batch_failures: bool = True
+    drain_wait_seconds: float = 0.0
+    drain_grace_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class _Flag:
+    name: str
+    help: str
+    own: bool = False  # not a flag of tensorflow_model_server
+
+
+_FLAGS = (
+    _Flag("port", "TCP port for gRPC; 0 picks a free one (TensorFlow Serving: 0 is off)"),
+    _Flag("grpc_socket_path", "also listen for gRPC on this UNIX socket"),
+    _Flag("rest_api_port", "TCP port for REST and metrics; 0 is off, -1 picks a free one"),
+    _Flag("rest_api_num_threads", "REST requests worked on at once"),
+    _Flag("rest_api_timeout_in_ms", "time limit of a REST request"),
+    _Flag("rest_api_enable_cors_support", "send CORS headers"),
+    _Flag("model_name", "name of the model (without --model_config_file)"),
+    _Flag("model_base_path", "absolute path of the directory with the numbered versions"),
+    _Flag("model_config_file", "text file with a ModelServerConfig"),
+    _Flag("model_config_file_poll_wait_seconds", "re-read --model_config_file this often; 0 is never"),
+    _Flag("file_system_poll_wait_seconds", "look for new versions this often; 0 is once"),
+    _Flag("max_num_load_retries", "how often a failed load is tried again"),
+    _Flag("load_retry_interval_micros", "wait between two attempts to load"),
+    _Flag("num_load_threads", "versions loaded at once; 0 is one after the other"),
+    _Flag("allow_version_labels_for_unavailable_models", "allow new labels on versions that are not loaded"),
+    _Flag("enable_batching", "join concurrent requests into batches"),
+    _Flag("batching_parameters_file", "text file with BatchingParameters"),
+    _Flag("monitoring_config_file", "text file with a MonitoringConfig"),
+    _Flag("ssl_config_file", "text file with an SSLConfig: TLS or mutual TLS for gRPC"),
+    _Flag(
+        "grpc_max_threads",
+        "gRPC requests under way, 4 a CPU at work and the others waiting; more get "
+        "RESOURCE_EXHAUSTED (TensorFlow Serving: 4 a CPU, none waits)",
+    ),
+    _Flag("grpc_channel_arguments", "comma-separated name=value options of the gRPC server"),
+    _Flag("saved_model_tags", "comma-separated tags of the graph to load"),
+    _Flag("tensorflow_session_parallelism", "threads of a session (intra and inter op)"),
+    _Flag("tensorflow_intra_op_parallelism", "threads within an op"),
+    _Flag("tensorflow_inter_op_parallelism", "ops run at once"),
+    _Flag("tensorflow_session_config_file", "text file with a ConfigProto"),
+    _Flag("enable_model_warmup", "answer a version's warm-up requests before it is served"),
+    _Flag("num_request_iterations_for_warmup", "how often each warm-up request is sent"),
+    _Flag("enable_grpc_healthcheck_service", "serve grpc.health.v1.Health (TensorFlow Serving's default: off)"),
+    _Flag("enable_serialization_as_tensor_content", "answer with tensor_content instead of typed values"),
+    _Flag("host", "address to bind; 0.0.0.0 is what TensorFlow Serving does", own=True),
+    _Flag("ui_port", "TCP port for a page to try the model; 0 is off, -1 picks a free one", own=True),
+    _Flag("max_request_bytes", "largest request, gRPC or REST (TensorFlow Serving: 2 GiB)", own=True),
+    _Flag("max_rows_per_request", "most rows in one request without batching; 0 is no limit", own=True),
+    _Flag("check_input_shapes", "refuse shapes the signature excludes; some abort TensorFlow Serving", own=True),
+    _Flag("require_variables", "refuse a version whose variables are missing", own=True),
+    _Flag("serve_newest_good", "if the newest version fails and nothing is served yet, use an older one", own=True),
+    _Flag("isolate_batch_failures", "try each request of a failed batch alone", own=True),
+    _Flag("drain_wait_seconds", "after SIGTERM, report NOT_SERVING but take requests this long", own=True),
+    _Flag("drain_grace_seconds", "after SIGTERM, let running requests end within this time", own=True),
+)
+# Accepted so that a production command line fits; they change nothing here.
+IGNORED_FLAGS = (
+    "num_unload_threads",
+    "flush_filesystem_caches",
+    "per_process_gpu_memory_fraction",
+    "remove_unused_fields_from_bundle_metagraph",
+    "enable_signature_method_name_check",
+    "enable_profiler",
+    "xla_cpu_compilation_enabled",
+    "xla_gpu_compilation_enabled",
+    "mixed_precision",
+    "skip_initialize_tpu",
+    "prefer_tflite_model",
+    "num_tflite_pools",
+    "num_tflite_interpreters_per_pool",
+    "thread_pool_factory_config_file",
+)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "t", "yes"):
+        return True
+    if text.lower() in ("false", "0", "f", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the server's flags to a parser; imports nothing heavy.
+
+    Args:
+        parser: The parser, for instance that of a sub-command.
+    """
+    same = parser.add_argument_group("flags of tensorflow_model_server")
+    own = parser.add_argument_group("flags of the embedded server only")
+    defaults = ServerOptions()
+    for flag in _FLAGS:
+        default = getattr(defaults, flag.name)
+        extra: dict[str, Any] = {"default": default, "help": f"{flag.help} (default: {default!r})".replace("%", "%%")}
+        if isinstance(default, bool):
+            extra |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
+        else:
+            kind = float if flag.name == "file_system_poll_wait_seconds" else type(default)
+            extra |= {"type": kind, "metavar": "VALUE"}
+        (own if flag.own else same).add_argument(f"--{flag.name}", **extra)
+    for name in IGNORED_FLAGS:
+        parser.add_argument(f"--{name}", nargs="?", const="true", default=None, help=argparse.SUPPRESS)
+
+
+def options_from(args: argparse.Namespace) -> ServerOptions:
+    """Return the options in parsed arguments (of `add_arguments`)."""
+    return ServerOptions(**{flag.name: getattr(args, flag.name) for flag in _FLAGS})
