@@ -4,7 +4,7 @@ Calls for the same version, inputs and outputs are queued, joined along the firs
 As in TensorFlow Serving a batch starts when it is full or its first call has waited `batch_timeout_micros`,
 and a queue takes at most `max_enqueued_batches`. Better than there: a call that nobody waits for any more is
 dropped before it costs anything, calls of different shapes never meet, and when a batch fails each of its
-calls is tried alone, so that one bad picture fails alone.
+calls is tried alone, so that one bad image fails alone.
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ class _Section(BaseModel):
 
 
 class Batching(_Section):
-    """Parameters of TensorFlow Serving's batching; they are counted in pictures."""
+    """Parameters of TensorFlow Serving's batching; they are counted in images."""
 
-    max_batch_size: int = Field(ge=1, description="also the most pictures that one request may have")
+    max_batch_size: int = Field(ge=1, description="also the most images that one request may have")
     batch_timeout_micros: int = Field(ge=0, le=50_000, description="how long the first request waits for others")
     max_enqueued_batches: int = Field(ge=1, description="full batches that may wait; more is UNAVAILABLE at once")
     num_batch_threads: int = Field(ge=1, description="batches that run at once")
@@ -69,7 +69,7 @@ class Variant(_Section):
     @model_validator(mode="after")
     def _enough_threads(self) -> Variant:
         if self.batching is not None:
-            # Every request holds a thread while it waits: single pictures must be able to fill the batches that run
+            # Every request holds a thread while it waits: single images must be able to fill the batches that run
             # and those that wait, or the threads are exhausted before a batch is full.
             b = self.batching
             needed = b.max_batch_size * (b.num_batch_threads + b.max_enqueued_batches)

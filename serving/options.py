@@ -25,7 +25,7 @@ def model_threads() -> int:
 
 @dataclass
 class ServerOptions:
-    """Everything the server can be told; the first part bears TensorFlow Serving's flag names and defaults."""
+    """Everything the server can be told; the first part has TensorFlow Serving's flag names and defaults."""
 
     port: int = 8500
     grpc_socket_path: str = ""

@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from htr_client import HtrClient, HtrError, PictureError
+from htr_client import HtrClient, HtrError, ImageError
 from htr_client.headers import inspect
 from serving.status import Code, ServingError
 
@@ -86,7 +86,7 @@ class UiServer:
 
 
 def _content_security_policy(page: bytes) -> str:
-    """Allows the page's own script and style, pictures that it made, and requests to this server; nothing else."""
+    """Allows the page's own script and style, images that it made, and requests to this server; nothing else."""
 
     def allowed(tag: str) -> str:
         (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         except _Refused as refused:
             self.close_connection = True  # what is left of the body is not read
             self._send_json(refused.status, {"error": str(refused)})
-        except PictureError as error:
+        except ImageError as error:
             self._send_json(HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)})
         except HtrError as error:
             status = HTTPStatus.SERVICE_UNAVAILABLE if error.retryable else HTTPStatus.BAD_GATEWAY
@@ -157,18 +157,18 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_host_good():
             raise _Refused(HTTPStatus.FORBIDDEN, "This page is for this machine only.")
         if self.path != "/transcribe":
-            raise _Refused(HTTPStatus.NOT_FOUND, "Pictures go to /transcribe.")
+            raise _Refused(HTTPStatus.NOT_FOUND, "Images go to /transcribe.")
         # A page from elsewhere cannot send these types without asking first, and is refused then.
         kind = self.headers.get("Content-Type", "")
         if not kind.startswith("image/") and kind != "application/octet-stream":
-            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the picture as the body, as image/png or the like.")
+            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the image as the body, as image/png or the like.")
         length = self.headers.get("Content-Length", "")
         if not length.isdigit():
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "The request needs a Content-Length.")
         if int(length) > MAX_BYTES:
             raise _Refused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"The picture has {int(length) / 2**20:.0f} MiB; {MAX_BYTES >> 20} MiB is the limit here.",
+                f"The image has {int(length) / 2**20:.0f} MiB; {MAX_BYTES >> 20} MiB is the limit here.",
             )
         return self.rfile.read(int(length))
 
@@ -177,17 +177,17 @@ class _Handler(BaseHTTPRequestHandler):
         ready = [status.version for status in found if status.state == "AVAILABLE"]
         return {"model": self.client.model, "version": max(ready, default=None)}
 
-    def _transcribe(self, picture: bytes) -> dict[str, Any]:
+    def _transcribe(self, image: bytes) -> dict[str, Any]:
         if not self.reading.acquire(timeout=_TIMEOUT_SECONDS):
-            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "Too many pictures are being read. Try again.")
+            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "Too many images are being read. Try again.")
         try:
-            result = self.client.transcribe(picture)
+            result = self.client.transcribe(image)
         finally:
             self.reading.release()
         characters = [
             {"text": text, "confidence": confidence, "span": list(span)} for text, confidence, span in result.characters
         ]
-        size = inspect(picture)
+        size = inspect(image)
         return {
             "text": result.text, "confidence": result.confidence, "characters": characters,
             "width": size.width, "height": size.height, "model": result.model, "version": result.version,

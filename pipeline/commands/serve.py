@@ -12,7 +12,7 @@ from pipeline.exit_codes import USAGE
 def add_commands(add: AddCommand) -> None:
     """Adds them to the parser of `htr`."""
     from htr_client.cli import add_arguments as add_client_arguments
-    from serving.server import add_arguments as add_server_arguments
+    from serving.options import add_arguments as add_server_arguments
 
     command = add("serve", _serve, "serve the pushed versions with the embedded server, for development")
     add_config_arguments(command, data=False)

@@ -16,7 +16,7 @@ def toy_model() -> Path:
 
 
 @pytest.fixture(scope="session")
-def picture() -> bytes:
+def image() -> bytes:
     import serving_toy
 
     return serving_toy.png()

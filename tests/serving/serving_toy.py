@@ -32,7 +32,7 @@ def png(width: int = 128, height: int = 32, seed: int = 0) -> bytes:
 
 
 def build(path: Path) -> Path:
-    """Save the model; its decoding is not guarded, so that a bad picture fails as in TensorFlow Serving."""
+    """Save the model; its decoding is not guarded, so that a bad image fails as in TensorFlow Serving."""
     tf = import_tensorflow()
 
     class Toy(tf.Module):
@@ -51,8 +51,8 @@ def build(path: Path) -> Path:
             return tf.map_fn(one, image_bytes, fn_output_signature=tf.TensorSpec((HEIGHT, WIDTH, 1), tf.float32))
 
         def log_probs(self, image_bytes):
-            pictures = self.decode(image_bytes)
-            columns = tf.reshape(tf.transpose(pictures[..., 0], (0, 2, 1)), (-1, FRAMES, HEIGHT * 4))
+            images = self.decode(image_bytes)
+            columns = tf.reshape(tf.transpose(images[..., 0], (0, 2, 1)), (-1, FRAMES, HEIGHT * 4))
             return tf.nn.log_softmax(columns @ self.kernel)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
@@ -129,9 +129,9 @@ def write_warmup(path: Path, batches: list[list[bytes]]) -> None:
 
     (path / "assets.extra").mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
-        for pictures in batches:
+        for images in batches:
             log = prediction_log_pb2.PredictionLog()
-            log.predict_log.request.CopyFrom(predict_request({"image_bytes": pictures}))
+            log.predict_log.request.CopyFrom(predict_request({"image_bytes": images}))
             writer.write(log.SerializeToString())
 
 
@@ -165,7 +165,7 @@ def push(model: Path, base: Path, version: int, damage: str = "") -> Path:
         file = next((temporary / "variables").glob("variables.data*"))
         file.write_bytes(file.read_bytes()[:100])
     elif damage == "bad_warmup":
-        write_warmup(temporary, [[png()], [b"not a picture"]])
+        write_warmup(temporary, [[png()], [b"not an image"]])
     elif damage == "no_graph":
         (temporary / "saved_model.pb").unlink()
     elif damage:

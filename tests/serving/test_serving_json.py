@@ -62,7 +62,7 @@ def test_any_values_are_tensors_of_equal_length_or_an_error(key, values, types):
 
 
 @given(st.lists(st.binary(max_size=30), min_size=1, max_size=5))
-def test_pictures_arrive_as_they_were_sent(files):
+def test_images_arrive_as_they_were_sent(files):
     sent = json.dumps({"instances": [{"b64": base64.b64encode(file).decode()} for file in files]}).encode()
     request = filled(rest_json.parse_json(sent), STRINGS)
     assert list(request.inputs["image_bytes"].string_val) == files

@@ -39,9 +39,9 @@ def serve(base, **settings) -> EmbeddedServer:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
-def test_no_request_fails_while_versions_come_and_go(base, toy_model, picture, batching):
+def test_no_request_fails_while_versions_come_and_go(base, toy_model, image, batching):
     wanted = 2000 if batching else 5000
-    request = toy.predict_request({"image_bytes": [picture]}, "transcribe")
+    request = toy.predict_request({"image_bytes": [image]}, "transcribe")
     with serve(base, enable_batching=batching) as server, Client(server.address) as client:
         with Load(server.address, request) as load:
             load.wait_version(1)
@@ -73,12 +73,12 @@ def test_no_request_fails_while_versions_come_and_go(base, toy_model, picture, b
         assert [row.version for row in client.status().model_version_status] == sorted(status, reverse=True)
 
 
-def test_a_version_without_variables_is_served_broken_when_the_switch_is_off(base, toy_model, picture):
+def test_a_version_without_variables_is_served_broken_when_the_switch_is_off(base, toy_model, image):
     toy.push(toy_model, base, 2, "no_variables_no_warmup")
     with serve(base, require_variables=False) as server, Client(server.address) as client:
         client.wait_state(2, AVAILABLE)
         with pytest.raises(grpc.RpcError) as failure:
-            client.predict(toy.predict_request({"image_bytes": [picture]}))
+            client.predict(toy.predict_request({"image_bytes": [image]}))
         assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
         assert "Could not find variable" in failure.value.details()
 
@@ -96,11 +96,11 @@ def test_an_old_version_ends_only_after_its_last_request(base, toy_model):
         client.wait_state(1, END)
 
 
-def test_a_restarted_server_falls_back_to_the_newest_good_version(base, toy_model, picture):
+def test_a_restarted_server_falls_back_to_the_newest_good_version(base, toy_model, image):
     toy.push(toy_model, base, 2)
     toy.push(toy_model, base, 3, "truncated_variables")
     toy.push(toy_model, base, 4, "bad_warmup")
-    request = toy.predict_request({"image_bytes": [picture]})
+    request = toy.predict_request({"image_bytes": [image]})
     # The retries of the broken ones take minutes; nobody waits for them.
     with serve(base, max_num_load_retries=5) as server, Client(server.address) as client:
         assert client.predict(request).model_spec.version.value == 2
@@ -120,8 +120,8 @@ def test_without_the_fall_back_a_broken_newest_version_ends_the_start(base, toy_
     )
 
 
-def test_pushes_leave_no_file_open(base, toy_model, picture):
-    request = toy.predict_request({"image_bytes": [picture]})
+def test_pushes_leave_no_file_open(base, toy_model, image):
+    request = toy.predict_request({"image_bytes": [image]})
 
     def handles() -> int:
         return len(os.listdir("/proc/self/fd"))
@@ -137,9 +137,9 @@ def test_pushes_leave_no_file_open(base, toy_model, picture):
     assert len(set(counts)) == 1, counts
 
 
-def test_versions_that_ended_leave_no_model_in_memory(base, toy_model, picture):
+def test_versions_that_ended_leave_no_model_in_memory(base, toy_model, image):
     """Good ones and broken ones, without the garbage collector, which comes late and holds up all answers."""
-    request = toy.predict_request({"image_bytes": [picture]})
+    request = toy.predict_request({"image_bytes": [image]})
 
     def models() -> tuple[int, int]:
         kinds = Counter(type(found).__name__ for found in gc.get_objects())
@@ -170,7 +170,7 @@ LABELLED = """model_config_list {{ config {{
 }} }}"""
 
 
-def test_ready_means_that_every_configured_version_answers(base, toy_model, picture, tmp_path):
+def test_ready_means_that_every_configured_version_answers(base, toy_model, image, tmp_path):
     """The newest version is loaded first; who asks for the label of an older one then is not to be told NOT_FOUND."""
     for version in (2, 3):
         toy.push(toy_model, base, version)
@@ -184,7 +184,7 @@ def test_ready_means_that_every_configured_version_answers(base, toy_model, pict
         assert client.health() == 1
         assert client.states() == {1: AVAILABLE, 2: AVAILABLE, 3: AVAILABLE}
         for label, version in (("stable", 1), ("canary", 3)):
-            request = toy.predict_request({"image_bytes": [picture]}, label=label)
+            request = toy.predict_request({"image_bytes": [image]}, label=label)
             assert client.predict(request).model_spec.version.value == version
 
 
@@ -228,13 +228,13 @@ def test_half_a_copy_is_retried(base, toy_model):
         client.wait_state(2, AVAILABLE)
 
 
-def test_labels_move_in_two_steps(base, toy_model, picture):
+def test_labels_move_in_two_steps(base, toy_model, image):
     toy.push(toy_model, base, 2)
     config = {"name": "htr", "base_path": base, "versions": [1, 2]}
     with serve(base) as server, Client(server.address) as client:
 
         def label(name):
-            request = toy.predict_request({"image_bytes": [picture]}, label=name)
+            request = toy.predict_request({"image_bytes": [image]}, label=name)
             return client.predict(request).model_spec.version.value
 
         with pytest.raises(grpc.RpcError) as failure:
@@ -251,9 +251,9 @@ def test_labels_move_in_two_steps(base, toy_model, picture):
         assert label("stable") == 2
 
 
-def test_a_reload_replaces_the_whole_configuration(base, toy_model, picture, tmp_path):
+def test_a_reload_replaces_the_whole_configuration(base, toy_model, image, tmp_path):
     toy.push(toy_model, tmp_path / "other", 5)
-    request = toy.predict_request({"image_bytes": [picture]}, model="other")
+    request = toy.predict_request({"image_bytes": [image]}, model="other")
     with serve(base) as server, Client(server.address) as client:
         client.reload([{"name": "other", "base_path": tmp_path / "other"}])
         assert client.predict(request).model_spec.version.value == 5

@@ -81,23 +81,23 @@ def process(base):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False], ids=["one client", "a client each"])
-def test_fifty_callers_lose_nothing(process, picture, shared):
+def test_fifty_callers_lose_nothing(process, image, shared):
     clients = [HtrClient(process.address) for _ in range(1 if shared else CALLERS)]
-    counts = outcomes(lambda number: clients[number % len(clients)].transcribe(picture).version, CALLERS, REQUESTS)
+    counts = outcomes(lambda number: clients[number % len(clients)].transcribe(image).version, CALLERS, REQUESTS)
     for client in clients:
         client.close()
     assert counts == {"1": REQUESTS}
 
 
 @pytest.mark.slow
-def test_fifty_coroutines_lose_nothing(process, picture):
+def test_fifty_coroutines_lose_nothing(process, image):
     """As in a web service: one asynchronous client, many requests of its own callers."""
 
     async def ask() -> Counter[str]:
         counts: Counter[str] = Counter()
         async with AsyncHtrClient(process.address) as client:
             for _ in range(REQUESTS // CALLERS):
-                answers = (client.transcribe(picture) for _ in range(CALLERS))
+                answers = (client.transcribe(image) for _ in range(CALLERS))
                 for answer in await asyncio.gather(*answers, return_exceptions=True):
                     counts[str(answer if isinstance(answer, BaseException) else answer.version)] += 1
         return counts
@@ -106,8 +106,8 @@ def test_fifty_coroutines_lose_nothing(process, picture):
 
 
 @pytest.mark.slow
-def test_fifty_callers_over_rest_lose_nothing(process, picture):
-    body = json.dumps({"instances": [{"b64": base64.b64encode(picture).decode()}]})
+def test_fifty_callers_over_rest_lose_nothing(process, image):
+    body = json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]})
     connections = [http.client.HTTPConnection(process.rest, timeout=60) for _ in range(CALLERS)]
 
     def ask(number: int) -> int:
@@ -125,17 +125,17 @@ def test_fifty_callers_over_rest_lose_nothing(process, picture):
 @pytest.mark.parametrize("size", [(128, 32), (1200, 400)], ids=["small", "larger than gRPC keeps by default"])
 def test_who_finds_a_server_full_comes_again(base, size):
     """The real server refuses the ninth caller on two cores; the client's attempts find it a place."""
-    picture = toy.png(*size)
+    image = toy.png(*size)
     settings = {"model_name": "htr", "model_base_path": str(base), "port": 0, "grpc_max_threads": 1}
     with EmbeddedServer(**settings) as server, Client(server.address) as other, HtrClient(server.address) as client:
-        assert client.transcribe(picture).version == 1
+        assert client.transcribe(image).version == 1
         other.prediction.Predict.future(toy.predict_request({"rounds": [200_000]}, "burn"), timeout=0.6)
         with Client(server.address) as late:
             wait_until(lambda: server._front.predictions.full)
             with pytest.raises(grpc.RpcError) as failure:
-                late.predict(toy.predict_request({"image_bytes": [picture]}))
+                late.predict(toy.predict_request({"image_bytes": [image]}))
             assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert client.transcribe(picture).version == 1
+        assert client.transcribe(image).version == 1
 
 
 # -- each error leaves the call uncommitted --------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Process:
 
 
 @pytest.mark.slow
-def test_term_drains_and_kill_is_survived(tmp_path, toy_model, picture):
+def test_term_drains_and_kill_is_survived(tmp_path, toy_model, image):
     base = tmp_path / "htr"
     toy.push(toy_model, base, 1)
     flags = [f"--model_base_path={base}", "--file_system_poll_wait_seconds=1", "--enable_grpc_healthcheck_service"]
@@ -72,7 +72,7 @@ def test_term_drains_and_kill_is_survived(tmp_path, toy_model, picture):
     toy.push(toy_model, base, 2)
     toy.push(toy_model, base, 3, "truncated_variables")
     with Process(*flags, "--num_unload_threads=4") as second, Client(second.ready()) as client:
-        assert client.predict(toy.predict_request({"image_bytes": [picture]})).model_spec.version.value == 2
+        assert client.predict(toy.predict_request({"image_bytes": [image]})).model_spec.version.value == 2
         running = client.prediction.Predict.future(slow, timeout=60)
         time.sleep(0.3)
         second.process.send_signal(signal.SIGTERM)

@@ -20,9 +20,9 @@ from htr_client.client import HtrClient
 from pipeline import cli
 from serving import configuration, protos
 from serving.batching import BatchingOptions
+from serving.configuration import FOLDER, Settings
 from serving.metrics import Metrics
 from serving.options import _FLAGS, IGNORED_FLAGS, add_arguments, options_from
-from serving.configuration import FOLDER, Settings
 from serving.server import EmbeddedServer
 
 SETTINGS = Settings.read()
@@ -246,7 +246,7 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_model, picture, capsys):
+def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_model, image, capsys):
     models = tmp_path / "serving_model"
     for number in (1, 2):
         toy.push(toy_model, models / "htr", number)
@@ -288,7 +288,7 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
             tls += [f"--tls-{part}", str(tmp_path / name)]
         credentials = grpc.ssl_channel_credentials(files["ca.pem"], files["client.key"], files["client.pem"])
         with Client(address, credentials) as client:
-            request = toy.predict_request({"image_bytes": [picture] * 32}, "transcribe", label="stable")
+            request = toy.predict_request({"image_bytes": [image] * 32}, "transcribe", label="stable")
             assert client.predict(request).model_spec.version.value == 1
             promote[1] = "2"
             assert cli.main([*promote, "--server", address]) == cli.ERROR  # without a certificate

@@ -68,12 +68,12 @@ def labels(address) -> dict[str, int | None]:
         return {label: server.label("htr", label) for label in LABELS}
 
 
-def request(picture, label=""):
-    return toy.predict_request({"image_bytes": [picture]}, "transcribe", label=label)
+def request(image, label=""):
+    return toy.predict_request({"image_bytes": [image]}, "transcribe", label=label)
 
 
-def answers(client, picture, label) -> int:
-    return client.predict(request(picture, label)).model_spec.version.value
+def answers(client, image, label) -> int:
+    return client.predict(request(image, label)).model_spec.version.value
 
 
 def written(workspace):
@@ -84,16 +84,16 @@ def written(workspace):
 
 
 @pytest.mark.slow
-def test_stable_canary_rollback_and_restart_without_a_failed_request(workspace, toy_model, picture, capsys):
+def test_stable_canary_rollback_and_restart_without_a_failed_request(workspace, toy_model, image, capsys):
     with serve(workspace) as server, Client(server.address) as client:
         # The server came up with the newest version; both are there from the first step on.
         assert htr(workspace, "promote", 1, "--label", "stable", server=server.address) == 0
         assert labels(server.address) == {"stable": 1, "canary": None}
         client.wait_state(2, END)
-        with Load(server.address, request(picture, "stable")) as load:
+        with Load(server.address, request(image, "stable")) as load:
             load.wait_version(1)
             assert htr(workspace, "promote", 2, "--label", "canary", server=server.address) == 0
-            assert answers(client, picture, "canary") == 2 and answers(client, picture, "stable") == 1
+            assert answers(client, image, "canary") == 2 and answers(client, image, "stable") == 1
             assert htr(workspace, "promote", 2, "--label", "stable", server=server.address) == 0
             load.wait_version(2)
             client.wait_state(1, END)  # no label needs it
@@ -122,7 +122,7 @@ def test_stable_canary_rollback_and_restart_without_a_failed_request(workspace, 
 
 
 @pytest.mark.parametrize("damage", ["truncated_variables", "bad_warmup"])
-def test_a_version_that_does_not_load_changes_nothing(workspace, toy_model, picture, capsys, damage):
+def test_a_version_that_does_not_load_changes_nothing(workspace, toy_model, image, capsys, damage):
     toy.push(toy_model, base(workspace), 3, damage)
     assert htr(workspace, "promote", 1, "--label", "stable") == 0
     with serve(workspace) as server, Client(server.address) as client:
@@ -137,17 +137,17 @@ def test_a_version_that_does_not_load_changes_nothing(workspace, toy_model, pict
                 reason = "Read less bytes" if damage == "truncated_variables" else "Unknown image file format"
                 assert reason in error and len(error.strip().splitlines()) == 1
         assert labels(server.address) == {"stable": 1, "canary": 2}
-        assert answers(client, picture, "stable") == 1 and answers(client, picture, "canary") == 2
+        assert answers(client, image, "stable") == 1 and answers(client, image, "canary") == 2
         assert config_file(workspace).read_text() == before
         client.wait_state(3, END)
         # Mended, the same number loads.
         shutil.rmtree(base(workspace) / "3")
         toy.push(toy_model, base(workspace), 3)
         assert htr(workspace, "promote", 3, "--label", "stable", server=server.address) == 0
-        assert answers(client, picture, "stable") == 3
+        assert answers(client, image, "stable") == 3
 
 
-def test_several_servers_move_together_or_not_at_all(workspace, toy_model, tmp_path, picture, capsys):
+def test_several_servers_move_together_or_not_at_all(workspace, toy_model, tmp_path, image, capsys):
     other = tmp_path / "other"
     toy.push(toy_model, other / "serving_model" / "htr", 1)
     toy.push(toy_model, other / "serving_model" / "htr", 2, "truncated_variables")
@@ -170,11 +170,11 @@ def test_several_servers_move_together_or_not_at_all(workspace, toy_model, tmp_p
         for server in (first, second):
             assert labels(server.address)["stable"] == 1
             with Client(server.address) as client:
-                assert answers(client, picture, "stable") == 1
+                assert answers(client, image, "stable") == 1
         assert written(workspace).version_labels["stable"] == 1
 
 
-def test_a_failed_last_step_is_undone_everywhere(workspace, picture, monkeypatch):
+def test_a_failed_last_step_is_undone_everywhere(workspace, image, monkeypatch):
     with serve(workspace) as server, Client(server.address) as client:
         move = rollout.Rollout(str(base(workspace)), "htr", [server.address])
         move.promote(1, "stable")
@@ -185,7 +185,7 @@ def test_a_failed_last_step_is_undone_everywhere(workspace, picture, monkeypatch
         monkeypatch.setattr(Labels, "write", full)
         with pytest.raises(RolloutError, match=r"No space left on device.*stay where they were"):
             move.promote(2, "stable")
-        assert labels(server.address)["stable"] == 1 and answers(client, picture, "stable") == 1
+        assert labels(server.address)["stable"] == 1 and answers(client, image, "stable") == 1
 
 
 def test_a_version_that_takes_too_long(workspace, tmp_path):

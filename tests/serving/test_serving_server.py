@@ -147,27 +147,27 @@ def wait_idle(server, timeout: float = 10) -> None:
         time.sleep(0.02)
 
 
-def test_tensor_content_on_request(base, picture):
+def test_tensor_content_on_request(base, image):
     settings = {**FAST, "enable_serialization_as_tensor_content": True}
     with EmbeddedServer(model_base_path=str(base), **settings) as content, Client(content.address) as client:
-        output = client.predict(toy.predict_request({"image_bytes": [picture]})).outputs["log_probs"]
+        output = client.predict(toy.predict_request({"image_bytes": [image]})).outputs["log_probs"]
     assert len(output.tensor_content) == 4 * toy.FRAMES * toy.CLASSES and not output.float_val
 
 
 # -- REST ----------------------------------------------------------------------------------------------------
 
 
-def test_rest_and_grpc_give_the_same_numbers(client, server, picture):
-    body = json.dumps({"instances": [{"b64": base64.b64encode(picture).decode()}]})
+def test_rest_and_grpc_give_the_same_numbers(client, server, image):
+    body = json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]})
     status, data = rest(server, "POST", "/v1/models/htr:predict", body)
     assert status == 200
     by_rest = np.array(json.loads(data)["predictions"][0]["log_probs"], "f").ravel()
-    by_grpc = client.predict(toy.predict_request({"image_bytes": [picture]})).outputs["log_probs"].float_val
+    by_grpc = client.predict(toy.predict_request({"image_bytes": [image]})).outputs["log_probs"].float_val
     np.testing.assert_array_equal(by_rest, np.array(by_grpc, "f"))
 
 
-def test_rest_chunked_request(server, picture):
-    body = json.dumps({"instances": [{"b64": base64.b64encode(picture).decode()}]}).encode()
+def test_rest_chunked_request(server, image):
+    body = json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}).encode()
     parts = iter([body[:100], body[100:]])
     assert rest(server, "POST", "/v1/models/htr:predict", parts, {"Transfer-Encoding": "chunked"})[0] == 200
 
@@ -190,7 +190,7 @@ def test_rest_survives_nonsense(server):
     assert rest(server, "GET", "/v1/models/htr")[0] == 200
 
 
-def test_slow_clients_hold_nobody_up(client, server, picture):
+def test_slow_clients_hold_nobody_up(client, server, image):
     host, port = server.rest_address.split(":")
     slow = []
     for _ in range(40):
@@ -205,7 +205,7 @@ def test_slow_clients_hold_nobody_up(client, server, picture):
     stop = threading.Event()
     calls = [endless.future(iter(stop.wait, True), timeout=30) for _ in range(40)]
     started = time.monotonic()
-    client.predict(toy.predict_request({"image_bytes": [picture]}))
+    client.predict(toy.predict_request({"image_bytes": [image]}))
     assert rest(server, "GET", "/v1/models/htr")[0] == 200
     assert time.monotonic() - started < 2
     stop.set()
@@ -215,8 +215,8 @@ def test_slow_clients_hold_nobody_up(client, server, picture):
         connection.close()
 
 
-def test_metrics_at_the_configured_path(client, server, picture):
-    client.predict(toy.predict_request({"image_bytes": [picture]}))
+def test_metrics_at_the_configured_path(client, server, image):
+    client.predict(toy.predict_request({"image_bytes": [image]}))
     fails(client.predict, toy.predict_request({"image_bytes": [b"bad"]}))
     status, data = rest(server, "GET", "/metrics")
     page = data.decode()
@@ -389,7 +389,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
-def test_fuzzed_requests_each_get_a_status_and_leave_no_trace(base, picture, batching):
+def test_fuzzed_requests_each_get_a_status_and_leave_no_trace(base, image, batching):
     rng = random.Random(batching)
     small = toy.png(8, 4)
     seeds = [
@@ -409,7 +409,7 @@ def test_fuzzed_requests_each_get_a_status_and_leave_no_trace(base, picture, bat
     ]
     settings = {**FAST, "enable_batching": batching, "grpc_max_threads": 16}
     with EmbeddedServer(model_base_path=str(base), **settings) as server, Client(server.address) as client:
-        good = toy.predict_request({"image_bytes": [picture]})
+        good = toy.predict_request({"image_bytes": [image]})
         before = 0
         for block in range(10):
             calls = []

@@ -68,7 +68,7 @@ def text_of(browser):
     return browser.evaluate("at('text').textContent")
 
 
-def test_chosen_picture_is_read_and_its_characters_are_where_they_stand(model, page, browser, tmp_path):
+def test_chosen_image_is_read_and_its_characters_are_where_they_stand(model, page, browser, tmp_path):
     (tmp_path / "word.png").write_bytes(png("word"))  # blocks of four columns, a white one after each
     browser.open(f"http://{page.address}/")
     browser.choose_file("#file", tmp_path / "word.png")
@@ -77,9 +77,9 @@ def test_chosen_picture_is_read_and_its_characters_are_where_they_stand(model, p
     assert all(
         s.endswith(" %") for s in browser.evaluate("[...document.querySelectorAll('li span')].map(e => e.textContent)")
     )
-    wait_for(lambda: browser.evaluate("at('picture').complete && at('picture').naturalWidth") == 32)
-    # Centres of the marks as shares of the picture's width, measured on the screen.
-    centres = browser.evaluate("""(() => { const box = at('picture').getBoundingClientRect();
+    wait_for(lambda: browser.evaluate("at('image').complete && at('image').naturalWidth") == 32)
+    # Centres of the marks as shares of the image's width, measured on the screen.
+    centres = browser.evaluate("""(() => { const box = at('image').getBoundingClientRect();
         return [...document.querySelectorAll('rect')].map(e => e.getBoundingClientRect())
             .map(r => ((r.left + r.right) / 2 - box.left) / box.width); })()""")  # fmt: skip
     with HtrClient(model.address) as client:
@@ -147,7 +147,7 @@ def test_the_model_is_named_before_the_first_image(page, model, browser):
     assert status == 503 and json.loads(body)["error"]
 
 
-def test_dropped_picture_is_read(page, browser):
+def test_dropped_image_is_read(page, browser):
     browser.open(f"http://{page.address}/")
     content = base64.b64encode(png("drop")).decode()
     browser.evaluate(f"""(() => {{
@@ -181,7 +181,7 @@ def test_errors_are_readable(page, model, browser, tmp_path):
     browser.open(f"http://{page.address}/")
     browser.choose_file("#file", tmp_path / "letter.png")
     wait_for(lambda: not browser.evaluate("at('error').hidden"))
-    assert "Not a picture: it starts with 'Dear Sir'." in browser.evaluate("at('error').textContent")
+    assert "Not an image: it starts with 'Dear Sir'." in browser.evaluate("at('error').textContent")
     assert browser.evaluate("at('result').hidden && at('error').getAttribute('role')") == "alert"
     # Stopping the server would not do: browsers open spare connections, on which its threads still answer.
     network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
