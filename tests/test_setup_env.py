@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = ("setup_env.sh", "setup.py", "client/pyproject.toml", "requirements")
+FILES = (
+    "setup_env.sh", "setup.py", "pyproject.toml", "client/pyproject.toml", "client/htr_client/version.py",
+    "requirements",
+)  # fmt: skip
 PROPRIETARY = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Thu Oct 19 18:56:32 UTC 2023\nGCC version: 12.2.0\n"
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (dvs-builder@U16-I1)\n"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"

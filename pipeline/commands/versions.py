@@ -98,6 +98,7 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
+    from components.common import storage
     from components.pusher.versions import VersionError, list_versions, roll_back
     from serving.version_directory import nothing_pushed
 
@@ -107,7 +108,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
         raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
     model_dir = read_config(arguments).model_dir
     try:
-        if not list_versions(model_dir):
+        if not storage.is_remote(model_dir) and not list_versions(model_dir):
             raise CommandError(nothing_pushed(model_dir))
         withdrawn, newest = roll_back(model_dir)
     except VersionError as error:

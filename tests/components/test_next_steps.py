@@ -38,7 +38,9 @@ def test_a_blessed_model_needs_none():
 
 def test_collapse_is_named():
     first = suggested(emptied())[0]
-    assert first.startswith("The model collapsed: 200 of 200 images give an empty text") and "train.epochs=90" in first
+    assert (
+        first.startswith("The model collapsed: 200 of 200 images give an empty text") and "train.epochs=144" in first
+    )  # three times as many
     made = material(emptied())
     settings = {**made.settings, "train": {**made.settings["train"], "warm_start": "base"}}
     (first, *_) = suggested(emptied(), settings=settings)

@@ -10,7 +10,7 @@ from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.pusher import versions
 from components.report import summary
-from components.trainer.export import SETTINGS_FILE
+from components.trainer.base import SETTINGS_FILE
 from components.transform.settings import TransformConfig
 from pipeline import cli
 from serving.rollout import Rollout

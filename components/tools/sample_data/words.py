@@ -62,7 +62,7 @@ jacket, journey, juice, July, June, jungle, kettle, key, kitchen, kiwi, knife, l
 lemon, letter, library, light, little, lucky, lunch, machine, market, maximum, measure, medicine, midnight, milk,
 minute, mirror, Monday, money, month, morning, mother, mountain, museum, music, nature, needle, never, night, nine,
 north, notebook, November, nurse, October, office, often, opening, orange, order, oxygen, package, paint, paper,
-parcel, parking, pencil, people, pepper, piano, image, plate, please, pocket, police, potato, problem, project,
+parcel, parking, pencil, people, pepper, piano, picture, plate, please, pocket, police, potato, problem, project,
 pupil, purple, quality, quarter, queen, question, quick, quiet, rabbit, railway, reason, receipt, record, remember,
 rental, repair, reply, rice, river, salad, salt, sample, Saturday, school, season, second, September, service, seven,
 shadow, silver, single, sister, sixty, sleep, soft, spring, square, stamp, station, street, sugar, summer, Sunday,
