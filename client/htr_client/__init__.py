@@ -25,7 +25,7 @@ _HOMES = {
     "client": ("HtrClient",),
     "connection": ("Tls",),
     "decoding": ("Alphabet", "BestPath", "Decoded", "Decoder"),
-    "errors": ("HtrError", "ImageError"),
+    "errors": ("HtrError", "ImageError", "PictureError"),
     "request_log": ("RequestLog",),
     "results": ("Character", "Timings", "Transcription", "VersionStatus"),
     "suspicion": ("Suspicion",),

@@ -43,6 +43,9 @@ class ImageError(HtrError):
         return (type(self), (self.reason, self.what))
 
 
+PictureError = ImageError  # the name in version 0.1, which services catch
+
+
 class MissingExtra(HtrError):
     """An optional library is needed and not installed."""
 

@@ -31,6 +31,7 @@ def test_public_names_exist():
 
     for name in htr_client.__all__:
         assert getattr(htr_client, name) is not None
+    assert htr_client.PictureError is htr_client.ImageError  # services of version 0.1 catch it by that name
     with pytest.raises(AttributeError):
         htr_client.nothing  # noqa: B018
 
