@@ -257,7 +257,7 @@ def test_writes_into_an_empty_or_new_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"pictures": 0}, {"writers": 0}, {"seed": -1}, {"dirty_fraction": 1.5}, {"dirty_fraction": -0.1}]
+    "arguments", [{"images": 0}, {"writers": 0}, {"seed": -1}, {"dirty_fraction": 1.5}, {"dirty_fraction": -0.1}]
 )
 def test_refuses_arguments_out_of_range(tmp_path: Path, arguments: dict) -> None:
     with pytest.raises(ValueError, match="must"):

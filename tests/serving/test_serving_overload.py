@@ -129,13 +129,16 @@ def test_who_finds_a_server_full_comes_again(base, size):
     settings = {"model_name": "htr", "model_base_path": str(base), "port": 0, "grpc_max_threads": 1}
     with EmbeddedServer(**settings) as server, Client(server.address) as other, HtrClient(server.address) as client:
         assert client.transcribe(image).version == 1
-        other.prediction.Predict.future(toy.predict_request({"rounds": [200_000]}, "burn"), timeout=0.6)
+        grpc.channel_ready_future(other.channel).result(timeout=20)
+        # Kept, since a call that nobody refers to is cancelled.
+        burning = other.prediction.Predict.future(toy.predict_request({"rounds": [200_000]}, "burn"), timeout=1.5)
         with Client(server.address) as late:
             wait_until(lambda: server._front.predictions.full)
             with pytest.raises(grpc.RpcError) as failure:
                 late.predict(toy.predict_request({"image_bytes": [image]}))
             assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert client.transcribe(image).version == 1
+        assert burning.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 # -- each error leaves the call uncommitted --------------------------------------------------------------------
