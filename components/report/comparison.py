@@ -25,7 +25,7 @@ class NothingToCompare(LookupError):
 
 def listing(runs: Iterable[RunSummary]) -> str:
     """One line a run: when, verdict, CER with interval, images, data digest, version, duration."""
-    rows = [["run", "outcome", "CER", "interval", "pictures", "data", "version", "took"]]
+    rows = [["run", "outcome", "CER", "interval", "images", "data", "version", "took"]]
     for run in runs:
         metrics = run.metrics["metrics"] if run.metrics else {}
         interval = f"{percent(metrics['cer_low'])} to {percent(metrics['cer_high'])}" if metrics else ""
@@ -116,7 +116,7 @@ def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
         gain = (part["edits_b"] - part["edits_a"]).abs().sort_values(ascending=False, kind="stable")
         shown = part.loc[gain.index[:IMAGES_SHOWN]]
         if len(shown):
-            rows = [["picture", "label", "A", "B"], *shown[["id", "text", "prediction_a", "prediction_b"]].values]
+            rows = [["image", "label", "A", "B"], *shown[["id", "text", "prediction_a", "prediction_b"]].values]
             lines.append(f"\nRead {title} by B, most edits first\n" + _table(rows))
     return "\n".join(lines)
 
