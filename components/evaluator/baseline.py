@@ -46,4 +46,4 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
     base = versions.model_at(warm_start) if warm_start else None
     if base is not None:
         return Baseline("warm_start", path=base, digest=storage.digest(base))
-    return Baseline("none", reason=f"no version is in service in {model_dir}")
+    return Baseline("none", reason="no version is in service yet")

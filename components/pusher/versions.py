@@ -62,6 +62,8 @@ def in_service(model_dir: str) -> list[Version]:
 def served(model_dir: str, name: str) -> Version | None:
     """The version that answers where no version is asked for: the one labelled stable, else the newest.
 
+    A version that lacks its graph or its weights does not count, since no server can load it.
+
     Args:
         model_dir: directory of the numbered versions.
         name: of the model in the file of labels.
@@ -69,13 +71,17 @@ def served(model_dir: str, name: str) -> Version | None:
     Raises:
         VersionError: the file of labels cannot be read.
     """
-    found = in_service(model_dir)
+    found = [version for version in in_service(model_dir) if _is_complete(version.path)]
     try:
         stable = _labels(model_dir, name).labels.get("stable")
     except RolloutError as error:
         raise VersionError(str(error)) from error
     labelled = [version for version in found if version.number == stable]
     return next(iter(labelled or found[-1:]), None)
+
+
+def _is_complete(path: str) -> bool:
+    return all(storage.exists(os.path.join(path, name)) for name in ("saved_model.pb", "variables/variables.index"))
 
 
 def _labels(model_dir: str, name: str) -> Labels:

@@ -24,6 +24,7 @@ def place(tmp_path):
             folder = tmp_path / name
             if not folder.exists():
                 (folder / "variables").mkdir(parents=True)
+                (folder / "variables" / "variables.index").write_text(name)
                 (folder / "saved_model.pb").write_text(name)
             return str(folder)
 
@@ -45,7 +46,13 @@ def kind(found):
 
 
 def test_nothing_in_service(place):
-    assert kind(place.find("c")) == ("none", None) and "no version is in service in" in str(place.find("c"))
+    assert kind(place.find("c")) == ("none", None) and "no version is in service" in str(place.find("c"))
+
+
+def test_a_version_that_no_server_can_load_is_not_in_service(place):
+    a, b = place.push("a"), place.push("b")
+    Path(place.model_dir, str(b), "variables", "variables.index").unlink()
+    assert kind(place.find("c")) == ("in_service", a)
 
 
 def test_the_newest_version_that_is_not_withdrawn(place):

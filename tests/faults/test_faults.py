@@ -161,7 +161,7 @@ def test_killed_pushes_leave_whole_versions_or_none(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_stopped_ends_soon_and_goes_on_later(number, forge, data, whole):
     """In the middle of the check of the server, which has a child process; settings as before up to the Trainer."""
-    arguments = run_arguments(data, whole, "gate.max_cer=null")
+    arguments = run_arguments(data, whole, "gate.confidence_level=0.9")
     before = numbers(whole)
     run = forge.start(*arguments)
     run.says("Checking the model in a server")
