@@ -107,8 +107,9 @@ def _about_comparison(contents: Mapping[str, Any], collapsed: bool) -> Iterator[
         if changed
     ]
     if differs:
+        differ = "differs" if len(differs) == 1 else "differ"
         yield (
-            f"The {' and the '.join(differs)} of {contents['against']} differ from this model's. If the comparison "
+            f"The {' and the '.join(differs)} of {contents['against']} {differ} from this model's. If the comparison "
             "makes no sense for that reason: gate.baseline=none with gate.baseline_reason='...', kept in the report."
         )
     found = verdict["compared_with"]

@@ -110,7 +110,7 @@ def test_worse_than_the_model_in_service():
     )
     other = {**same, "alphabet": ["ä", *same["alphabet"]]}
     (first, *_) = suggested(predictions, failures=CHANGE, baseline=other)
-    assert "The alphabet of version 17 (in service) differ" in first and "gate.baseline=none" in first
+    assert "The alphabet of version 17 (in service) differs from" in first and "gate.baseline=none" in first
 
 
 @pytest.mark.parametrize("bound, wide", [(0.08, True), (0.3, False)])
