@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 
@@ -50,3 +50,14 @@ def _validate(value: Any) -> float:
 
 
 Fraction = Annotated[float, BeforeValidator(_validate), Field(ge=0, le=1)]
+
+
+def _refuses_something(fraction: float) -> float:
+    if fraction < 1:
+        return fraction
+    raise PydanticCustomError(
+        "bound", "a bound of 100 % refuses nothing: for 1 % write 0.01 or 1%, for no bound null or no entry"
+    )
+
+
+Bound = Annotated[Fraction, AfterValidator(_refuses_something)]

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from components.common.fractions import Fraction
+from components.common.fractions import Bound, Fraction
 from components.common.settings import Section
 from components.common.suggestions import did_you_mean
 
@@ -18,14 +18,14 @@ SLICES = ("writer", "length_band", "source")
 class GateConfig(Section):
     """When a model may ship. Fractions such as 0.05 or 5%."""
 
-    max_cer: Fraction | None = Field(
+    max_cer: Bound | None = Field(
         0.10, description="upper end of the CER's confidence interval must not exceed it; null: off"
     )
-    max_cer_increase: Fraction | None = Field(
+    max_cer_increase: Bound | None = Field(
         0.005, description="allowed increase over the CER of the model in service, same images; null: off"
     )
     confidence_level: Fraction = Field(0.95, gt=0, lt=1, description="of the bootstrap interval")
-    slice_max_cer: dict[str, Fraction] = Field(
+    slice_max_cer: dict[str, Bound] = Field(
         {}, description="bounds for slices, e.g. {'writer=7': 0.2} or {'length_band': 0.3} for each band"
     )
     baseline: Literal["in_service", "none"] = Field(
@@ -52,7 +52,7 @@ class GateConfig(Section):
 
     @field_validator("slice_max_cer")
     @classmethod
-    def _known_slices(cls, bounds: dict[str, Fraction]) -> dict[str, Fraction]:
+    def _known_slices(cls, bounds: dict[str, Bound]) -> dict[str, Bound]:
         unknown = [name for name in bounds if name.partition("=")[0] not in SLICES]
         if unknown:
             key = unknown[0].partition("=")[0]

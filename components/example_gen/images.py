@@ -96,6 +96,8 @@ def _nearest(name: str, base: str, folder: str, root: str) -> Found:
         ending = os.path.splitext(near[0])[1].lower()
         advice = f": {ending} is not read, save it as JPEG or PNG" if ending in OTHER_FORMATS else ""
         what += f"; {near[0]} has a similar name{advice}"
+    if linked := _linked_folders(root):
+        what += f"; {root}/{linked[0]} is a link, which is not searched: name the image {linked[0]}/{base}"
     raise Rejected("missing_file", what)
 
 
@@ -127,6 +129,12 @@ def _files_by_stem(root: str) -> dict[str, list[str]]:
         if suffix in SUFFIXES or suffix in OTHER_FORMATS:
             index.setdefault(stem, []).extend(paths)
     return index
+
+
+@functools.lru_cache(maxsize=16)
+def _linked_folders(root: str) -> list[str]:
+    """Names of the links to folders in a dataset folder."""
+    return [name for name in storage.entries(root)[0] if os.path.islink(f"{root}/{name}")]
 
 
 def _folded(name: str) -> str:

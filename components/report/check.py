@@ -100,7 +100,8 @@ def _rejected(rejects: Sequence[Reject], tables: Sequence[Table]) -> list[dict[s
                     path = resolve_image(reject.image.strip(), by_name[reject.table])
             examples.append({"row": reject.line, "table": reject.table, "detail": reject.detail, "path": path})
         advice = ADVICE.get(reason, "")
-        groups.append({"reason": reason, "count": count, "examples": examples, "advice": advice})
+        said = any(advice in str(example["detail"]) for example in examples)
+        groups.append({"reason": reason, "count": count, "examples": examples, "advice": "" if said else advice})
     return groups
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +38,11 @@ def listing(runs: Iterable[RunSummary]) -> str:
     return _table(rows)
 
 
+def _setting(value: Any) -> str:
+    """As one writes it in a configuration."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
 def compare(before: RunSummary, after: RunSummary) -> str:
     """What changed from one run to another, and whether it is better.
 
@@ -60,7 +66,7 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     rows.append(["data", *(f"{m['data']['digest'][:8]}, {_images(m['data'])}" for m in (a, b))])
     rows.append(["took", clock(before.seconds), clock(after.seconds)])
     parts = [_table(rows), _verdict(before, after, float(b["config"]["gate"]["confidence_level"]))]
-    changed = [[key, str(x), "->", str(y)] for key, x, y in _changes(a["config"], b["config"])]
+    changed = [[key, _setting(x), "->", _setting(y)] for key, x, y in _changes(a["config"], b["config"])]
     parts.append("Settings that differ\n" + _table(changed) if changed else "The settings are the same.")
     packages = [[key, str(x), "->", str(y)] for key, x, y in _changes(a["versions"], b["versions"])]
     if packages:

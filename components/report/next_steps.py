@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components.trainer.schedule import epochs_for
+from components.trainer.settings import TrainConfig
+
 MOST = 3
 # Of all images; below, other causes weigh more.
 _MANY_MISFITS = 0.02
@@ -35,6 +38,8 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
     yield from _misfits(contents)
     if "suspicious_labels" in kinds and kinds["suspicious_labels"]["severity"] == "problem":
         yield "Correct the suspect labels: the report shows those of the evaluation split, `htr check` all of them."
+    training = contents["data"]["splits"].get("train", {}).get("samples", 0)
+    more = _more(train["epochs"], training)
     samples = contents["verdict"]["metrics"]["samples"]
     collapsed = contents["empty"] >= _COLLAPSED * samples > 0
     if collapsed and train["warm_start"]:
@@ -46,17 +51,23 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
     elif collapsed:
         yield (
             f"The model collapsed: {contents['empty']} of {samples:.0f} images give an empty text, as at the "
-            f"beginning of every training. Train for longer (train.epochs={_more(train['epochs'])}), with more images "
+            f"beginning of every training. Train for longer (train.epochs={more}), with more images "
             "or from a model of similar handwriting (train.warm_start=DIR)."
         )
-    elif "still_learning" in kinds or 0 < epochs < _FEW_EPOCHS:
+    elif "base_kept" in kinds:
+        yield (
+            "No epoch was better than the model that the training started from: lower train.learning_rate, e.g. to "
+            f"{train['learning_rate'] / 10:g}, or label more images of this kind."
+        )
+    elif "still_learning" in kinds:
         yield (
             f"Train for longer: the validation CER was still falling after {epochs} epochs. For example "
-            f"train.epochs={_more(train['epochs'])}."
+            f"train.epochs={more}."
         )
+    elif 0 < epochs < _FEW_EPOCHS:
+        yield f"Train for longer: {epochs} epochs are few. For example train.epochs={more}."
     yield from _about_comparison(contents, collapsed)
     yield from _about_bounds(contents)
-    training = contents["data"]["splits"].get("train", {}).get("samples", 0)
     if training < _FEW_TRAINING_IMAGES and not train["warm_start"]:
         yield (
             f"Label more images, or start from a model of similar handwriting (train.warm_start=DIR): {training} "
@@ -64,8 +75,9 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _more(epochs: int) -> int:
-    return max(3 * epochs, 30)
+def _more(epochs: int, images: int) -> int:
+    """Three times as many epochs, and no fewer than so many images get where nobody sets a number."""
+    return max(3 * epochs, epochs_for(TrainConfig(), images))
 
 
 def _misfits(contents: Mapping[str, Any]) -> Iterator[str]:
@@ -95,8 +107,9 @@ def _about_comparison(contents: Mapping[str, Any], collapsed: bool) -> Iterator[
         if changed
     ]
     if differs:
+        differ = "differs" if len(differs) == 1 else "differ"
         yield (
-            f"The {' and the '.join(differs)} of {contents['against']} differ from this model's. If the comparison "
+            f"The {' and the '.join(differs)} of {contents['against']} {differ} from this model's. If the comparison "
             "makes no sense for that reason: gate.baseline=none with gate.baseline_reason='...', kept in the report."
         )
     found = verdict["compared_with"]

@@ -38,7 +38,7 @@ def _given(case, folder, sample_images):
     """Copies a case of the folder, with images of the sample data under the names of its rows."""
     source = FOLDER / case
     if not source.exists():
-        pytest.skip(f"{source} does not exist: the case is tested with what the tests make themselves")
+        pytest.skip(f"no folder of cases has {source}")
     files = [source] if source.is_file() else sorted(source.iterdir())
     folder.mkdir()
     for path in files:
@@ -148,7 +148,7 @@ def test_a_gif_is_named(tmp_path, capsys, source):
     elif (FOLDER / "gif" / "12.gif").exists():
         shutil.copy(FOLDER / "gif" / "12.gif", folder)
     else:
-        pytest.skip(f"{FOLDER} does not exist")
+        pytest.skip(f"no folder of cases is {FOLDER}")
     out = check(folder, capsys)
     assert "holds images of formats that are not read: 1 .gif. Save them as JPEG or PNG" in out
     with open(folder / "labels.csv", "a", encoding="utf-8") as file:
@@ -160,7 +160,7 @@ def test_a_gif_is_named(tmp_path, capsys, source):
 
 def test_the_folder_of_cases_has_none_that_is_unknown_here():
     if not FOLDER.exists():
-        pytest.skip(f"{FOLDER} does not exist")
+        pytest.skip(f"no folder of cases is {FOLDER}")
     here = {name for path in inputs.LABELS for name in (path, path.partition("/")[0])} | {"gif", "csv"}
     found = {path.name for path in FOLDER.iterdir() if path.is_dir()} | {f"csv/{p.name}" for p in
              (FOLDER / "csv").iterdir()}  # fmt: skip

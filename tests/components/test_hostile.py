@@ -310,6 +310,17 @@ def test_label_files_outside_are_read_only_where_that_is_allowed(folder):
         read(folder)
 
 
+def test_a_linked_folder_that_is_not_searched_is_named(folder):
+    (folder.parent / "elsewhere").mkdir()
+    (folder.parent / "elsewhere" / "b.png").write_bytes((folder / "a.png").read_bytes())
+    (folder / "images").symlink_to("../elsewhere")
+    (folder / "labels.csv").write_text(LINE + "b.png,Anna\nimages/b.png,Anna\n")
+    missing, found = read(folder, allow_outside=True)
+    assert missing.reason == "missing_file"
+    assert missing.detail.endswith("/images is a link, which is not searched: name the image images/b.png")
+    assert found.text == "Anna" and read(folder)[1].reason == "outside_folder"
+
+
 def test_no_server_is_asked_because_a_row_names_it(folder, monkeypatch):
     monkeypatch.setattr(storage, "_bucket", lambda path: pytest.fail(f"{path} was opened"))
     (folder / "labels.csv").write_text(LINE + "gs://bucket/b.png,Anna\nx/https://example.org/a.png,Anna\n")

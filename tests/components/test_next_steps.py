@@ -64,6 +64,34 @@ def test_more_epochs_where_the_error_was_still_falling():
     assert not any("epochs" in step for step in suggested(read(300, rate=0.2)))
 
 
+def test_few_epochs_are_not_called_falling():
+    (first, *_) = suggested(read(300, rate=0.2), history=LEARNT[:2])
+    assert first.startswith("Train for longer: 2 epochs are few") and "falling" not in first
+
+
+def test_a_base_that_stays_the_best_asks_for_a_lower_learning_rate_not_for_more_epochs():
+    base = {"epoch": 0, "loss": None, "validation_cer": 0.03, "seconds": 0.0}
+    history = [base, *({**entry, "validation_cer": cer} for entry, cer in zip(LEARNT, (0.03, 0.04), strict=False))]
+    settings = material(read()).settings
+    kept = {**settings, "training": {"base_validation_cer": 0.03, "best_epoch": 0}}
+    steps = suggested(read(), history=history, settings=kept)
+    assert steps[0].startswith("No epoch was better than the model that the training started from")
+    assert not any("longer" in step for step in steps)
+    better = {**settings, "training": {"base_validation_cer": 0.03, "best_epoch": 2}}
+    assert not any("No epoch" in step for step in suggested(read(), history=history, settings=better))
+
+
+@pytest.mark.parametrize("epochs, more", [(2, 47), (100, 300)])
+def test_no_fewer_epochs_than_the_number_of_images_asks_for(epochs, more):
+    first, *_ = suggested(read(), history=LEARNT[:2], settings=_with_epochs(epochs))  # 2,000 training images
+    assert first.endswith(f"For example train.epochs={more}.")
+
+
+def _with_epochs(epochs):
+    settings = material(read()).settings
+    return {**settings, "train": {**settings["train"], "epochs": epochs}}
+
+
 def test_suspect_labels_come_before_training():
     truths = words(400)
     labels = [*truths[:300], *truths[301:], truths[300]]  # a quarter of the rows is shifted
@@ -82,10 +110,10 @@ def test_worse_than_the_model_in_service():
     )
     other = {**same, "alphabet": ["ä", *same["alphabet"]]}
     (first, *_) = suggested(predictions, failures=CHANGE, baseline=other)
-    assert "The alphabet of version 17 (in service) differ" in first and "gate.baseline=none" in first
+    assert "The alphabet of version 17 (in service) differs from" in first and "gate.baseline=none" in first
 
 
-@pytest.mark.parametrize("bound, wide", [(0.1, True), (0.3, False)])
+@pytest.mark.parametrize("bound, wide", [(0.08, True), (0.3, False)])
 def test_a_wide_interval(bound, wide):
     predictions = read(60, rate=0.08)
     steps = suggested(predictions, Config(gate={"max_cer": bound}))

@@ -59,6 +59,13 @@ def test_nothing_is_wrong_with_clean_data(clean, capsys):
     assert "Problem" not in out and "accepted for eval" in out
 
 
+def test_what_helps_is_said_once(changed, capsys):
+    def mark(rows):
+        rows[3]["IDENTITY"] = "EMPTY"
+
+    assert looked(changed(mark), capsys).count("data.placeholders=[] keeps such labels") == 1
+
+
 def test_swapped_labels_are_named(changed, capsys):
     def swap(rows):
         places = random.Random(1).sample(range(len(rows)), len(rows) // 10)

@@ -203,6 +203,16 @@ def test_report_fits_a_phone_and_a_desk(page, width, tmp_path):
     assert measured["height"] > 3000
 
 
+def test_a_long_path_in_a_report_is_broken_on_a_phone(tmp_path):
+    made = material(table(words(200), rate=0.05, baseline_rate=0.06), Config(gate={"max_cer": 0.3}))
+    base = Baseline("warm_start", None, "/" + "a_long_name_of_a_folder/" * 6)
+    made = dataclasses.replace(made, verdict=dataclasses.replace(made.verdict, compared_with=base))
+    text = report.page(json.loads(json.dumps(contents.build(made))), steps=STEPS)
+    assert base.path in text
+    measured = laid_out(text, 360, tmp_path)
+    assert measured["wide"] == [] and measured["scroll"] <= measured["width"] + 1
+
+
 def test_check_fits_a_phone(tmp_path):
     browser()
     folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": f"word{i}"} for i in range(60)])

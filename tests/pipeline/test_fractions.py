@@ -42,6 +42,13 @@ def test_fractions_by_name():
         load(overrides=["drift.thresholds={sharpness: 30}"])
 
 
+@pytest.mark.parametrize("bound", ["gate.max_cer=1", "gate.max_cer_increase=1.0", "gate.slice_max_cer={writer: 100%}"])
+def test_a_bound_that_refuses_nothing_is_a_slip(bound):
+    with pytest.raises(ConfigError, match=r"a bound of 100 % refuses nothing: for 1 % write 0\.01 or 1%"):
+        load(overrides=[bound])
+    assert load(overrides=["data.max_rejected=1"]).data.max_rejected == 1
+
+
 def test_off_and_no_baseline():
     assert load(overrides=["gate.max_cer=null"]).gate.max_cer is None
     with pytest.raises(ConfigError, match=r"gate.baseline_reason: .* say why"):
