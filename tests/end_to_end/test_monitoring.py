@@ -97,7 +97,7 @@ def test_page_log_drift_and_review_work_on_the_served_model(workspace, data, tmp
             "--output",
             str(tmp_path / "review"),
             "--below",
-            "2",
+            "1",
         ]
         assert cli.main([*arguments, "--limit", "5"]) == 0
     capsys.readouterr()
