@@ -19,7 +19,7 @@ from typing import Any
 
 from components.common import storage
 from serving.labels import CONFIG_FILE, Labels, RolloutError, pinned_versions
-from serving.version_directory import METRICS_FILE, WITHDRAWN, number_of
+from serving.version_directory import METRICS_FILE, WITHDRAWN, nothing_pushed, number_of
 
 # Servers look at numeric names only, so what is being written or deleted may lie beside them.
 _INCOMING, _OUTGOING = ".incoming-", ".outgoing-"
@@ -200,8 +200,8 @@ def roll_back(model_dir: str) -> tuple[int, int]:
             f"{model_dir} is in a bucket, where versions cannot be renamed. Move the folder of the newest version out "
             "of it with the bucket's own tools: servers then go back to the one before."
         )
-    if not os.path.isdir(model_dir):
-        raise VersionError(f"{model_dir} does not exist: there is none to go back to.")
+    if not list_versions(model_dir):
+        raise VersionError(nothing_pushed(model_dir))
     with _locked(model_dir):
         return _withdraw(model_dir)
 

@@ -98,19 +98,14 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from components.common import storage
-    from components.pusher.versions import VersionError, list_versions, roll_back
-    from serving.version_directory import nothing_pushed
+    from components.pusher.versions import VersionError, roll_back
 
     if arguments.label:
         return _move_label(arguments, lambda rollout: rollout.roll_back(arguments.label))
     if arguments.server:
         raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
-    model_dir = read_config(arguments).model_dir
     try:
-        if not storage.is_remote(model_dir) and not list_versions(model_dir):
-            raise CommandError(nothing_pushed(model_dir))
-        withdrawn, newest = roll_back(model_dir)
+        withdrawn, newest = roll_back(read_config(arguments).model_dir)
     except VersionError as error:
         raise CommandError(str(error)) from error
     print(f"Withdrew version {withdrawn}; version {newest} is the newest again. Undo: htr restore {withdrawn}")
