@@ -12,13 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.common.console import console
+from components.common.console import announced, console
 from components.trainer import checkpoint
 from components.trainer.accelerators import is_chief
 from components.trainer.input_pipeline import Source, batches, divisible, plain_batches
 from components.trainer.model import Recogniser, ctc_loss
 from components.trainer.outcome import Outcome, Validation, advice_for_collapse, compare, still_falling
-from components.trainer.progress import Progress, announced
+from components.trainer.progress import Progress
 from components.trainer.schedule import schedule_for
 from components.trainer.settings import TrainConfig
 from htr_client.decoding import Alphabet, BestPath

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -20,32 +18,6 @@ _SHORT_EPOCH, _MANY_EPOCHS = 10.0, 60
 # The first batches build the graph, once more for another shape: their time says nothing about the others. So many of
 # those are enough to reckon with, and fewer where they take long.
 _BUILDING, _ENOUGH, _LONG = 4, 10, 20.0
-
-
-@contextmanager
-def announced(what: str, after: float = 2.0, every: float = _EVERY) -> Iterator[None]:
-    """Says what is under way if it takes longer than a moment, and again every half minute.
-
-    Args:
-        what: What is done, such as "Surveying the training images".
-        after: Seconds before the first line.
-        every: Seconds between the following lines.
-    """
-    ended, begin = threading.Event(), time.monotonic()
-
-    def tell() -> None:
-        wait = after
-        while not ended.wait(wait):
-            console().print(f"  {what} ({clock(time.monotonic() - begin)} elapsed)", markup=False)
-            wait = every
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        teller.join()
 
 
 def clock(seconds: float) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.common.console import console
+from components.common.console import announced, console
 from components.trainer import augment, export
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators
 from components.trainer.base import SETTINGS_FILE
@@ -22,7 +22,6 @@ from components.trainer.checkpoint import fingerprint, has_checkpoint
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, batches, expand, plain_batches, survey
 from components.trainer.model import build, ctc_loss, needed_frames
-from components.trainer.progress import announced
 from components.trainer.settings import ModelConfig, TrainConfig
 from components.trainer.transfer import freeze, start_from
 from components.transform.geometry import COLUMNS_PER_FRAME

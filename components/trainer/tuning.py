@@ -11,12 +11,11 @@ import tensorflow_transform as tft
 from keras_tuner.engine.trial import TrialStatus
 from tfx.components.tuner.component import TunerFnResult
 
-from components.common.console import console
+from components.common.console import announced, console
 from components.trainer.accelerators import use_accelerators
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import expand, survey
 from components.trainer.model import build
-from components.trainer.progress import announced
 from components.trainer.schedule import schedule_for, trial_epochs
 from components.trainer.settings import ModelConfig, TrainConfig, TuneConfig
 from components.trainer.transfer import freeze, start_from

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from components.common.console import announced
 from components.trainer import progress
-from components.trainer.progress import Progress, announced, clock
+from components.trainer.progress import Progress, clock
 
 
 @pytest.fixture
