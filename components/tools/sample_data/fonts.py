@@ -19,12 +19,13 @@ LINE_PX = 96
 
 _MARGIN = 48  # round a glyph's origin, since swashes reach far out of the advance box
 _REFERENCE = "Hbdfklgpqy"  # its ink spans a line; the metrics in the font files do not (they differ by a factor of 2)
+_SUBSETS = ("latin", "latin-ext", "cyrillic", "cyrillic-ext")  # a font's files; each has other characters
 _UNASSIGNED = "\uffff"  # a noncharacter: no font maps it, so it draws .notdef
 
 
 @dataclass(frozen=True)
 class FontInfo:
-    """One font file shipped with the package.
+    """One font shipped with the package.
 
     Attributes:
         name: Name of its source package, without the scope.
@@ -35,12 +36,13 @@ class FontInfo:
     joined: bool = False
 
     @property
-    def path(self) -> Path:
-        """The font file."""
-        return FONT_DIR / f"{self.name}-latin-400-normal.woff"
+    def paths(self) -> list[Path]:
+        """The font's files, one for each subset of its characters; the Latin one is first."""
+        files = (FONT_DIR / f"{self.name}-{subset}-400-normal.woff" for subset in _SUBSETS)
+        return [file for file in files if file.exists()]
 
 
-FONTS: tuple[FontInfo, ...] = (
+SAMPLE_FONTS: tuple[FontInfo, ...] = (
     FontInfo("architects-daughter"),
     FontInfo("calligraffitti", joined=True),
     FontInfo("caveat"),
@@ -56,6 +58,57 @@ FONTS: tuple[FontInfo, ...] = (
     FontInfo("schoolbell"),
     FontInfo("shadows-into-light"),
 )
+"""The hands of the sample data."""
+
+FONTS: tuple[FontInfo, ...] = (
+    *SAMPLE_FONTS,
+    FontInfo("allura", joined=True),
+    FontInfo("annie-use-your-telescope"),
+    FontInfo("arizonia", joined=True),
+    FontInfo("bad-script"),
+    FontInfo("bilbo", joined=True),
+    FontInfo("covered-by-your-grace"),
+    FontInfo("crafty-girls"),
+    FontInfo("damion", joined=True),
+    FontInfo("dawning-of-a-new-day", joined=True),
+    FontInfo("fuggles", joined=True),
+    FontInfo("gloria-hallelujah"),
+    FontInfo("great-vibes", joined=True),
+    FontInfo("grey-qo", joined=True),
+    FontInfo("hurricane", joined=True),
+    FontInfo("italianno", joined=True),
+    FontInfo("just-another-hand"),
+    FontInfo("kristi", joined=True),
+    FontInfo("league-script", joined=True),
+    FontInfo("licorice", joined=True),
+    FontInfo("loved-by-the-king"),
+    FontInfo("mansalva"),
+    FontInfo("ms-madi", joined=True),
+    FontInfo("neucha"),
+    FontInfo("oooh-baby", joined=True),
+    FontInfo("over-the-rainbow"),
+    FontInfo("pangolin"),
+    FontInfo("playwrite-de-grund", joined=True),
+    FontInfo("playwrite-fr-moderne", joined=True),
+    FontInfo("playwrite-it-moderna", joined=True),
+    FontInfo("playwrite-pl", joined=True),
+    FontInfo("qwigley", joined=True),
+    FontInfo("ruthie", joined=True),
+    FontInfo("satisfy", joined=True),
+    FontInfo("sedgwick-ave"),
+    FontInfo("send-flowers", joined=True),
+    FontInfo("square-peg", joined=True),
+    FontInfo("sue-ellen-francisco"),
+    FontInfo("swanky-and-moo-moo"),
+    FontInfo("the-girl-next-door"),
+    FontInfo("vujahday-script", joined=True),
+    FontInfo("waiting-for-the-sunrise"),
+    FontInfo("whisper", joined=True),
+    FontInfo("windsong", joined=True),
+    FontInfo("yellowtail", joined=True),
+    FontInfo("zeyada"),
+)
+"""All of them."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +140,21 @@ class GlyphSet:
 
     def __init__(self, info: FontInfo) -> None:
         self.info = info
-        probe = self._load(100).getbbox(_REFERENCE, anchor="ls")
-        self._font = self._load(100.0 * LINE_PX / (probe[3] - probe[1]))
-        box = self._font.getbbox(_REFERENCE, anchor="ls")
+        files = info.paths
+        probe = _load(files[0], 100).getbbox(_REFERENCE, anchor="ls")
+        self._fonts = [_load(file, 100.0 * LINE_PX / (probe[3] - probe[1])) for file in files]
+        box = self._fonts[0].getbbox(_REFERENCE, anchor="ls")
         self.ascent, self.descent = -box[1], box[3]
-        self._notdef = self._draw(_UNASSIGNED)
+        self._notdefs = [self._draw(_UNASSIGNED, font) for font in self._fonts]
         self._glyphs: dict[str, Glyph | None] = {}
         self.stroke = self._measure_stroke()
 
-    def _load(self, size: float) -> ImageFont.FreeTypeFont:
-        # The basic layout engine is part of every Pillow; the other one depends on a library found at run time,
-        # and the images with it.
-        return ImageFont.truetype(str(self.info.path), size, layout_engine=ImageFont.Layout.BASIC)
-
-    def _draw(self, character: str) -> Glyph:
-        advance = self._font.getlength(character)
+    def _draw(self, character: str, font: ImageFont.FreeTypeFont) -> Glyph:
+        advance = font.getlength(character)
         size = (int(advance) + 2 * _MARGIN, LINE_PX + 2 * _MARGIN + 48)
         baseline = _MARGIN + 24 + round(self.ascent)
         image = Image.new("L", size, 0)
-        ImageDraw.Draw(image).text((_MARGIN, baseline), character, font=self._font, fill=255, anchor="ls")
+        ImageDraw.Draw(image).text((_MARGIN, baseline), character, font=font, fill=255, anchor="ls")
         mask = np.asarray(image)
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):
@@ -127,16 +176,18 @@ class GlyphSet:
     def glyph(self, character: str) -> Glyph | None:
         """Returns the glyph of a character, or None if the font has none or draws nothing for it."""
         if character not in self._glyphs:
-            glyph = self._draw(character)
-            if character == " ":
-                usable = glyph.advance > 0
-            else:
-                usable = glyph.mask.size > 0 and int(glyph.mask.max()) > 127 and not self._is_notdef(glyph)
-            self._glyphs[character] = glyph if usable else None
+            drawn = (self._usable(character, *file) for file in zip(self._fonts, self._notdefs, strict=True))
+            self._glyphs[character] = next(filter(None, drawn), None)
         return self._glyphs[character]
 
-    def _is_notdef(self, glyph: Glyph) -> bool:
-        return glyph.advance == self._notdef.advance and np.array_equal(glyph.mask, self._notdef.mask)
+    def _usable(self, character: str, font: ImageFont.FreeTypeFont, notdef: Glyph) -> Glyph | None:
+        """The glyph of a character in one of the font's files, None if it is not there or has no ink."""
+        glyph = self._draw(character, font)
+        if character == " ":
+            return glyph if glyph.advance > 0 else None
+        if not glyph.mask.size or int(glyph.mask.max()) <= 127:
+            return None
+        return None if glyph.advance == notdef.advance and np.array_equal(glyph.mask, notdef.mask) else glyph
 
     def missing(self, characters: Iterable[str]) -> set[str]:
         """Returns those of the characters that the font cannot write."""
@@ -145,6 +196,12 @@ class GlyphSet:
     def can_write(self, text: str) -> bool:
         """Whether the font has ink for every character of the text."""
         return all(self.glyph(character) is not None for character in text)
+
+
+def _load(file: Path, size: float) -> ImageFont.FreeTypeFont:
+    # The basic layout engine is part of every Pillow; the other one depends on a library found at run time,
+    # and the images with it.
+    return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from components.tools.sample_data.fonts import FONTS, load_glyphs
+from components.tools.sample_data.fonts import SAMPLE_FONTS, load_glyphs
 from components.tools.sample_data.render import Writer, make_writer, render
 from components.tools.sample_data.words import WORDS
 
@@ -188,12 +188,12 @@ def generate(
 
 def _make_writers(count: int, seed: int) -> list[Writer]:
     """Returns the writers, the fonts spread evenly over them."""
-    order = np.random.default_rng([_WRITERS, seed]).permutation(len(FONTS))
+    order = np.random.default_rng([_WRITERS, seed]).permutation(len(SAMPLE_FONTS))
     digits = max(2, len(str(count)))
     return [
         make_writer(
             f"writer-{index + 1:0{digits}d}",
-            FONTS[order[index % len(FONTS)]],
+            SAMPLE_FONTS[order[index % len(SAMPLE_FONTS)]],
             np.random.default_rng([_WRITERS, seed, index]),
         )
         for index in range(count)
@@ -261,7 +261,7 @@ def _readme(summary: Summary, seed: int) -> str:
         "The images are not handwriting: they are drawn from handwriting-style fonts and altered at random.",
         "They show that the pipeline works. They do not show how well a model reads real handwriting.",
         f"Number of writers: {summary.writers}. Each has a slant, stroke, spacing and paper of their own, but",
-        f"there are only {len(FONTS)} fonts, so writers share them.",
+        f"there are only {len(SAMPLE_FONTS)} fonts, so writers share them.",
         "",
         f"{summary.rows - summary.good} rows are dirty on purpose, and a pipeline has to reject them:",
         "",

@@ -15,7 +15,7 @@ from components.tools.sample_data.fonts import LINE_PX, FontInfo, Glyph, load_gl
 MIN_HEIGHT, MAX_HEIGHT = 24, 64
 MAX_ASPECT = 4.8
 """Images are at most this many times as wide as high."""
-_COMFORTABLE_ASPECT = 3.9  # just fits 128 x 32; longer labels are written narrower before they are let grow wider
+_COMFORTABLE = 3.9 / MAX_ASPECT  # just fits 128 x 32; longer labels are written narrower before they are let grow wider
 _NARROWEST = 0.6
 
 # Blue, green, red, as OpenCV orders them.
@@ -90,13 +90,14 @@ def make_writer(name: str, font: FontInfo, rng: np.random.Generator) -> Writer:
     )
 
 
-def render(text: str, writer: Writer, rng: np.random.Generator) -> np.ndarray:
+def render(text: str, writer: Writer, rng: np.random.Generator, longest: float = MAX_ASPECT) -> np.ndarray:
     """Draws a text in a writer's hand.
 
     Args:
         text: One line, every character of which the writer's font must have.
         writer: Whose hand it is.
         rng: What differs from one image of the writer to the next.
+        longest: Most that the image may be as many times as wide as high; longer texts are written narrower and smaller.
 
     Returns:
         The image, uint8, [height, width] or [height, width, 3] (blue, green, red).
@@ -104,7 +105,7 @@ def render(text: str, writer: Writer, rng: np.random.Generator) -> np.ndarray:
     Raises:
         ValueError: If the font lacks a character of the text.
     """
-    return _draw(text, writer, rng).image
+    return _draw(text, writer, rng, longest).image
 
 
 def render_with_extents(
@@ -157,11 +158,11 @@ class _Drawing(NamedTuple):
     map_y: np.ndarray
 
 
-def _draw(text: str, writer: Writer, rng: np.random.Generator) -> _Drawing:
+def _draw(text: str, writer: Writer, rng: np.random.Generator, longest: float = MAX_ASPECT) -> _Drawing:
     placed, canvas, baseline = _set_glyphs(text, writer, rng)
     map_x, map_y = _bend(canvas.shape, baseline, writer, rng)
     mask = _restroke(cv2.remap(canvas, map_x, map_y, cv2.INTER_LINEAR), writer, rng)
-    return _Drawing(*_on_paper(mask, baseline, writer, rng), placed, map_x, map_y)
+    return _Drawing(*_on_paper(mask, baseline, writer, rng, longest), placed, map_x, map_y)
 
 
 def _field(shape: tuple[int, ...], step: float, rng: np.random.Generator) -> np.ndarray:
@@ -234,7 +235,7 @@ def _restroke(mask: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.
 
 
 def _on_paper(
-    mask: np.ndarray, baseline: int, writer: Writer, rng: np.random.Generator
+    mask: np.ndarray, baseline: int, writer: Writer, rng: np.random.Generator, longest: float
 ) -> tuple[np.ndarray, float, float]:
     """Scales the ink down and lays it on paper.
 
@@ -256,8 +257,8 @@ def _on_paper(
     stretch = writer.stretch * rng.uniform(0.94, 1.06)
     left, right = rng.uniform(0.04, 0.3, 2) * height
     natural = ink.shape[1] * scale
-    stretch = min(stretch, max(_NARROWEST, (_COMFORTABLE_ASPECT * height - left - right) / natural))
-    scale *= min(1.0, (MAX_ASPECT * height - left - right - 2) / (natural * stretch))
+    stretch = min(stretch, max(_NARROWEST, (_COMFORTABLE * longest * height - left - right) / natural))
+    scale *= min(1.0, (longest * height - left - right - 2) / (natural * stretch))
     ink_width = max(2, round(ink.shape[1] * scale * stretch))
     ink_height = max(2, min(height - 2, round(ink.shape[0] * scale)))
     width = ink_width + int(left) + int(right) + 1
