@@ -1,7 +1,7 @@
 # `make demo` shows the whole path on sample data, `make test` runs all checks. Both set up what they need.
 # `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: bench help coverage demo test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
+.PHONY: base-model bench help coverage demo test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
 PYTHON := .venv/bin/python
 
 help:
@@ -40,6 +40,9 @@ audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so
 	  --requirement requirements/$$lock.txt \
 	  $$(sed -n 's/^\([A-Z][A-Z]*-[^ ]*\) .*/--ignore-vuln \1/p' requirements/audit-exceptions.txt) \
 	  || { echo "Vulnerabilities outside of requirements/audit-exceptions.txt, or packages that pypi.org was not reached for: see above." >&2; exit 1; }; done
+
+base-model: setup  ## the models that are shipped, trained anew; hours on two cores, goes on where it was stopped; SETS=... holds the real sets
+	@$(PYTHON) -m pipeline.base_model --data $(SETS)
 
 DATA ?= demo/data
 WORKSPACE ?= demo/workspace

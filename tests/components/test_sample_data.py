@@ -179,7 +179,7 @@ def test_writers_have_about_the_same_number_of_images(sample: Summary) -> None:
 def test_every_font_is_shared_by_writers_that_differ() -> None:
     writers = generator._make_writers(48, seed=1)
     shared = Counter(writer.font.name for writer in writers)
-    assert set(shared) == {font.name for font in fonts.FONTS}
+    assert set(shared) == {font.name for font in fonts.SAMPLE_FONTS}
     assert min(shared.values()) >= 3
     assert len({(writer.slant, writer.stroke, writer.height) for writer in writers}) == 48
 
@@ -203,7 +203,7 @@ def test_word_list() -> None:
     assert set("éüöçñä '-0123456789") <= set(CHARACTERS)
 
 
-@pytest.mark.parametrize("font", fonts.FONTS, ids=lambda font: font.name)
+@pytest.mark.parametrize("font", fonts.SAMPLE_FONTS, ids=lambda font: font.name)
 def test_every_font_has_ink_for_every_character(font: fonts.FontInfo) -> None:
     glyphs = fonts.load_glyphs(font)
     assert glyphs.missing(CHARACTERS) == set()
@@ -233,10 +233,10 @@ def test_a_font_is_not_used_for_labels_it_cannot_write(monkeypatch: pytest.Monke
 def test_fonts_are_credited_and_small() -> None:
     credits = (fonts.FONT_DIR / "LICENSES.md").read_text(encoding="utf-8")
     files = {path.name for path in fonts.FONT_DIR.glob("*.woff")}
-    assert files == {font.path.name for font in fonts.FONTS}
-    assert all(name in credits for name in files)
+    assert files == {path.name for font in fonts.FONTS for path in font.paths}
+    assert all(f"| @fontsource/{font.name} " in credits for font in fonts.FONTS)
     assert "SIL OPEN FONT LICENSE" in (fonts.FONT_DIR / "OFL.txt").read_text(encoding="utf-8")
-    assert sum(path.stat().st_size for path in fonts.FONT_DIR.iterdir()) < 600_000
+    assert sum(path.stat().st_size for path in fonts.FONT_DIR.iterdir()) < 3_000_000
 
 
 def test_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def write_dataset(
         texts: One for each image.
         seed: Where the random numbers start.
         writers: How many different ones.
-        longest: Most that an image may be as many times as wide as high.
+        longest: Most that an image's width may be of its height.
         progress: Called with the number of images done.
 
     Returns:

@@ -25,7 +25,7 @@ CYRILLIC = (
 )  # fmt: skip
 """The letters of Russian and Kazakh."""
 
-SIGNS = " 0123456789.,:;!?'’\"„“”«»()[]/&%+-–—=*#@§°€$£_№"
+SIGNS = " 0123456789.,:;!?'‘’\"„“”«»()[]{}<>/&%+-–—=*#@§°€$£_№"
 """Digits, punctuation and signs."""
 
 CHARACTERS = frozenset(LATIN + CYRILLIC + SIGNS)
@@ -56,7 +56,9 @@ _KAZAKH = """
 рахмет сәлем қош келіңіз жақсы жаман үлкен кіші ескі жаңа ақ қара қызыл көк сары жасыл бір екі үш төрт бес алты жеті
 сегіз тоғыз он жиырма отыз қырық елу жүз мың және бірақ өйткені егер үшін туралы дейін кейін бүгін ертең кеше һәм
 гауһар қаһарман айдаһар жиһаз
-""".split()
+"""
+
+_MARKED = ("{},", "{}.", "{}:", "{};", "{}!", "{}?", "({})", "« {} »", "„{}“", "“{}”", '"{}"', "{}-", "- {}", "'{}'")
 
 
 def draw_texts(count: int, seed: int, longest: int) -> Iterator[str]:
@@ -95,7 +97,7 @@ def _content(locale: str, fake: Any, longest: int, rng: np.random.Generator) -> 
     if rng.random() < 0.2:
         return _figures(fake, rng)
     if locale == "kk_KZ":
-        return " ".join(rng.choice(_KAZAKH, size=int(rng.integers(1, max(2, longest // 8) + 1))))
+        return " ".join(rng.choice(_KAZAKH.split(), size=int(rng.integers(1, max(2, longest // 8) + 1))))
     if longest > 30 and rng.random() < 0.6:
         return str(fake.sentence(nb_words=int(rng.integers(4, max(5, longest // 6) + 1))))
     kinds: list[Callable[[], str]] = [
@@ -131,10 +133,8 @@ def _styled(text: str, rng: np.random.Generator) -> str:
         text = text.upper()
     elif draw < 0.17:
         text = text.lower()
-    elif draw < 0.22:
-        text = "".join(
-            str(rng.choice(_ACCENTED[c])) if _ACCENTED.get(c) and rng.random() < 0.25 else c for c in text
-        )  # fmt: skip
+    elif draw < 0.30:
+        text = _with_rare_letters(text, rng)
     if rng.random() < 0.15:
         marks = [
             "{},",
@@ -155,11 +155,30 @@ def _styled(text: str, rng: np.random.Generator) -> str:
         text = marks[rng.integers(len(marks))].format(text)
     if rng.random() < 0.03:
         text = text.replace("'", "’")
-    return text
+    if rng.random() < 0.05:
+        place = int(rng.integers(len(text) + 1))
+        text = text[:place] + str(rng.choice(list(SIGNS))) + text[place:]
+    return " ".join(text.split())
+
+
+def _with_rare_letters(text: str, rng: np.random.Generator) -> str:
+    """The text with other letters in places: accented forms, or any letter of the same script and case."""
+
+    def another(letter: str) -> str:
+        if not letter.isalpha() or rng.random() > 0.25:
+            return letter
+        if _ACCENTED.get(letter) and rng.random() < 0.5:
+            return str(rng.choice(_ACCENTED[letter]))
+        script = CYRILLIC if letter in CYRILLIC else LATIN
+        return str(rng.choice([other for other in script if other.isupper() == letter.isupper()]))
+
+    if rng.random() < 0.3:
+        text = text.upper()
+    return "".join(map(another, normalize("NFC", text)))
 
 
 def _cut(text: str, longest: int, rng: np.random.Generator) -> str:
-    """The text up to the last space that leaves it short enough; now and then from the middle, as lines of a page are."""
+    """The text up to the last space that leaves it short enough; now and then from its middle, as lines of a page."""
     words = text.split(" ")
     if len(words) > 3 and rng.random() < 0.4:
         words = words[int(rng.integers(1, len(words) - 1)) :]

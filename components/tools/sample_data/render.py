@@ -97,7 +97,7 @@ def render(text: str, writer: Writer, rng: np.random.Generator, longest: float =
         text: One line, every character of which the writer's font must have.
         writer: Whose hand it is.
         rng: What differs from one image of the writer to the next.
-        longest: Most that the image may be as many times as wide as high; longer texts are written narrower and smaller.
+        longest: Most that the image's width may be of its height; longer texts are written narrower and smaller.
 
     Returns:
         The image, uint8, [height, width] or [height, width, 3] (blue, green, red).

@@ -1,0 +1,174 @@
+"""`make base-model`: the models that are shipped, trained from rendered and real handwriting.
+
+Everything lies in one folder: rendered images, chosen rows of the real sets, a workspace for each preset. The command
+can be interrupted at any time; run again it goes on, training included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from components.common.console import announced
+from components.tools.rendered_text.dataset import write_dataset
+from components.tools.rendered_text.texts import draw_texts
+from pipeline import cli
+
+LONGEST_ASPECT = 24.0  # of rendered images: what the preset `line` holds (1600 x 64)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A set of rendered images.
+
+    Attributes:
+        name: of its folder.
+        images: how many.
+        characters: most of one text.
+        seed: of texts and images.
+    """
+
+    name: str
+    images: int
+    characters: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Real:
+    """A folder with `labels.csv` (filename, text, writer) and images whose licence lets weights be published.
+
+    Attributes:
+        name: of the folder.
+        credit: whom to attribute, with the licence.
+        share: part of the rows that is used; few hands in many long lines would cost more time than they are worth.
+    """
+
+    name: str
+    credit: str
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one preset is trained on, and how long.
+
+    Attributes:
+        rendered: sets that are made.
+        real: sets that are there.
+        epochs: passes over all of them together.
+    """
+
+    rendered: Sequence[Rendered]
+    real: Sequence[Real]
+    epochs: int
+
+
+_WORDS = Rendered("rendered-words", 8000, 22, 101)
+_LINES = Rendered("rendered-lines", 3500, 60, 102)
+_DHSD = Real("dhsd-words", "DHSD (nauman-riaz/DHSD), CC BY 4.0")
+
+RECIPES = {
+    "word": Recipe([_WORDS], [_DHSD], 15),
+    "line": Recipe(
+        [_WORDS, _LINES],
+        [
+            _DHSD,
+            Real("poilus-lines", "CREMMA-AN-TestamentsDePoilus (HTR-United), CC BY 4.0"),
+            Real("timeus-lines", "timeuscorpus (HTR-United), CC BY 4.0", share=0.25),
+            Real("mss19-lines", "CREMMA-MSS-19 (HTR-United), CC BY 4.0"),
+        ],
+        9,
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Makes the data, trains, and packs the result into the package. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="make base-model", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the folders of the real sets")
+    parser.add_argument("--folder", type=Path, default=Path("base-model"), help="for everything that is made")
+    parser.add_argument("--preset", choices=list(RECIPES), action="append", help="all of them if not given")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="other settings of the run")
+    given = parser.parse_args(arguments)
+    for preset in given.preset or RECIPES:
+        recipe = RECIPES[preset]
+        folders = [_render(rendered, given.folder) for rendered in recipe.rendered]
+        folders += [_choose(real, given.data, given.folder) for real in recipe.real]
+        code = _train(preset, recipe, folders, given.folder / preset, given.set)
+        if code:
+            return code
+    return 0
+
+
+def _render(rendered: Rendered, base: Path) -> Path:
+    """The folder of a rendered set, made if it is not there; an unfinished one is made again."""
+    folder, unfinished = base / rendered.name, base / f"{rendered.name}.unfinished"
+    if not folder.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with announced(f"Rendering {rendered.images} images of handwriting ({rendered.name})"):
+            texts = draw_texts(rendered.images, rendered.seed, rendered.characters)
+            write_dataset(unfinished, texts, seed=rendered.seed, longest=LONGEST_ASPECT)
+        unfinished.rename(folder)
+    return folder
+
+
+def _choose(real: Real, data: Path, base: Path) -> Path:
+    """The folder of a real set, or one with the chosen part of its rows: the same rows each time."""
+    source, folder = data / real.name, base / real.name
+    if real.share == 1.0 or folder.exists():
+        return source if real.share == 1.0 else folder
+    unfinished = base / f"{real.name}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "images").mkdir(parents=True)
+    with open(source / "labels.csv", encoding="utf-8", newline="") as file:
+        table = csv.DictReader(file)
+        rows = [row for row in table if _draw(row["filename"]) < real.share]
+    for row in rows:
+        shutil.copyfile(source / row["filename"], unfinished / row["filename"])
+    with open(unfinished / "labels.csv", "w", encoding="utf-8", newline="") as file:
+        chosen = csv.DictWriter(file, ["filename", "text", "writer"], lineterminator="\n")
+        chosen.writeheader()
+        chosen.writerows(rows)
+    unfinished.rename(folder)
+    return folder
+
+
+def _draw(filename: str) -> float:
+    return hashlib.sha256(filename.encode()).digest()[0] / 256
+
+
+def _train(preset: str, recipe: Recipe, folders: Sequence[Path], workspace: Path, others: Sequence[str]) -> int:
+    credits = "; ".join(real.credit for real in recipe.real)
+    settings = {
+        "workspace": str(workspace),
+        "data": {"paths": [str(folder) for folder in folders]},
+        "transform": {"preset": preset},
+        "train": {
+            "epochs": recipe.epochs,
+            "patience": recipe.epochs,  # the last epochs, at a low rate, are the best ones
+            "shuffle_buffer": 24000,  # all of them: rendered and real images take turns
+        },
+        "gate": {"max_cer": None},  # historical hands are among the writers that are evaluated
+        "card": {
+            "data_licence": f"Rendered text in fonts under OFL 1.1 and Apache 2.0; {credits}",
+            "intended_use": "Reading words and lines in Latin script (Cyrillic: experimental) without training, and as "
+            "the start of a training on images of one's own. Not meant for decisions about people without a person "
+            "who looks at the text.",
+        },
+    }
+    file = workspace.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    return cli.main(["run", f"--config={file}", *(f"--set={other}" for other in others)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
