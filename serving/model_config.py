@@ -34,13 +34,23 @@ class Policy:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model to serve."""
+    """One model to serve.
+
+    Attributes:
+        name: How requests name it.
+        base_path: The directory of its versions.
+        policy: Which of them are served.
+        labels: Version by label.
+        platform: What runs it.
+        fallback_path: A directory of versions that are served until there is one under `base_path`; "" for none.
+    """
 
     name: str
     base_path: str
     policy: Policy = Policy()
     labels: Mapping[str, int] = field(default_factory=dict)
     platform: str = _PLATFORM
+    fallback_path: str = ""
 
 
 def config_from_proto(config_list: Any) -> list[ModelConfig]:

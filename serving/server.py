@@ -256,7 +256,8 @@ class EmbeddedServer:
                 f"Expected model {options.model_name} to have an absolute path or URI; got "
                 f"base_path()={options.model_base_path}"
             )
-        return [model_config.ModelConfig(options.model_name, options.model_base_path)]
+        fallback = options.fallback_base_path
+        return [model_config.ModelConfig(options.model_name, options.model_base_path, fallback_path=fallback)]
 
     def _read_batching(self) -> Any:
         from serving import protos

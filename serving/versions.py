@@ -34,6 +34,7 @@ class ModelManager:
         self._models: dict[str, ModelConfig] | None = None
         self._labels: dict[str, dict[str, int]] | None = None
         self._empty: set[str] = set()  # models of which the log says that there is no version
+        self._pushed: set[str] = set()  # models that have had a version of their own
         self._poller: threading.Thread | None = None
 
     # -- configuration ---------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ class ModelManager:
         with self.versions.changed:
             models = list((self._models or {}).values())
         for model in models:
-            found = find_versions(model.base_path)
+            found = self._find(model)
             if found is None:
                 # A file system that is away for a moment must not unload everything.
                 logger.error("Could not find base path %s for servable %s", model.base_path, model.name)
@@ -189,6 +190,14 @@ class ModelManager:
                     continue  # reconfigured meanwhile
                 chosen = self._choose(model, found)
                 self.versions.aspire(model.name, {number: found[number] for number in chosen})
+
+    def _find(self, model: ModelConfig) -> dict[int, str] | None:
+        found = find_versions(model.base_path)
+        if found:
+            self._pushed.add(model.name)
+        elif model.fallback_path and model.name not in self._pushed:
+            return find_versions(model.fallback_path)
+        return found
 
     def _choose(self, model: ModelConfig, found: Mapping[int, str]) -> list[int]:
         chosen = model.policy.choose(found)

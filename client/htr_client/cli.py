@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from htr_client import __version__
@@ -19,19 +20,23 @@ if TYPE_CHECKING:
     from htr_client.image_files import Image
     from htr_client.results import Transcription
 
+    Connect = Callable[[argparse.Namespace, Decoder | None], HtrClient]
+
 # Seconds for which a command waits for a server that has not answered yet, and one that has and went away.
 _FIRST_PATIENCE, _PATIENCE = 2.0, 60.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
     """Add the arguments that `run` reads.
 
     Args:
         parser: To add them to.
+        server: Also those of a server.
     """
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, glob, or - for standard input")
     parser.add_argument("--format", choices=["text", "json", "csv"], default="text", help="json: one object a line")
-    add_server_arguments(parser)
+    if server:
+        add_server_arguments(parser)
     decoding = parser.add_argument_group("decoding")
     decoding.add_argument("--decoder", choices=["best-path", "beam"], help="default: best-path; beam with --lexicon/lm")
     decoding.add_argument("--beam-width", type=int, default=16, metavar="N")
@@ -118,11 +123,12 @@ def client_from(args: argparse.Namespace, decoder: "Decoder | None" = None) -> "
     return client
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     """Transcribe the images and print the results.
 
     Args:
         args: As `add_arguments` defines them.
+        connect: Makes the client from the arguments and a decoder (None for the client's own choice).
 
     Returns:
         Exit code: 0 when every image was transcribed, 1 when one or more were not or the server failed, 2 for
@@ -130,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     """
     try:
         paths = list(expand(args.images))
-        client = client_from(args, _decoder(args))
+        client = connect(args, _decoder(args))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from components.evaluator.baseline import BaselineError, find
 from components.evaluator.settings import GateConfig
 from components.evaluator.verdict import BASELINE_FILE, Baseline
 from components.pusher import versions
+from serving.version_directory import SETTINGS_FILE
 
 _CHOICE = "choice"
 
@@ -107,8 +108,6 @@ def _without(gone: Baseline, input_dict: dict[str, Any], exec_properties: dict[s
 
 
 def _check(found: Baseline) -> None:
-    from components.trainer.base import SETTINGS_FILE
-
     if not storage.exists(f"{found.path}/{SETTINGS_FILE}"):
         raise BaselineError(
             f"The gate cannot compare with {found}: {found.path} holds no {SETTINGS_FILE}, so this pipeline has not "

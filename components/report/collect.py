@@ -20,11 +20,11 @@ from components.example_gen.measures import NUMBERS
 from components.example_gen.splits import SPLITS
 from components.report import analysis
 from components.report.material import Reading, Split
-from components.trainer.base import SETTINGS_FILE
 from htr_client.decoding import Alphabet, BestPath, align
 from htr_client.image_files import load
 from htr_client.spans import pixel_spans
 from htr_client.suspicion import look
+from serving.version_directory import SETTINGS_FILE
 
 _INTEGERS = ("width", "height", "text_length")
 _TEXTS = ("id", "source", "writer", "length_band", "text")

@@ -11,6 +11,7 @@ from pipeline.exit_codes import ERROR, USAGE
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.reading import Model
 
 # Adds a subcommand to `htr`: its name, the function that runs it, and a sentence about it.
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
@@ -87,6 +88,33 @@ def add_config_arguments(command: argparse.ArgumentParser, data: bool = True) ->
     )
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as gate.max_cer=0.05")
     command.add_argument("--workspace", metavar="DIR", help="folder for everything that is made (default: workspace)")
+
+
+def add_model_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds options that say which model to take."""
+    model = command.add_mutually_exclusive_group()
+    model.add_argument(
+        "--model",
+        metavar="DIR",
+        help="a version's folder, or a folder of versions (default: newest of the workspace, else the base model)",
+    )
+    model.add_argument(
+        "--base", metavar="PRESET", help="the base model for this preset (line, word), whatever there is"
+    )
+
+
+def find_model(config: Config, directory: str | None = None, base: str | None = None) -> Model:
+    """As `pipeline.reading.find_model`, for commands.
+
+    Raises:
+        CommandError: there is no such model, or none at all.
+    """
+    from pipeline import reading
+
+    try:
+        return reading.find_model(config, directory, base)
+    except reading.NoModelError as error:
+        raise CommandError(str(error), USAGE if directory or base else ERROR) from error
 
 
 def positive(text: str) -> int:

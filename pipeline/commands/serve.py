@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, find_model, read_config
 from pipeline.exit_codes import USAGE
 
 
@@ -26,9 +27,8 @@ def add_commands(add: AddCommand) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
-    from components.pusher.versions import in_service, list_versions
+    from components.pusher.versions import in_service
     from serving.server import run
-    from serving.version_directory import nothing_pushed
 
     config = read_config(arguments)
     arguments.model_name = arguments.model_name or config.name
@@ -38,14 +38,13 @@ def _serve(arguments: argparse.Namespace) -> int:
                 f"{config.model_dir} is in a bucket, which the embedded server does not read: serve it with "
                 "TensorFlow Serving, or name a folder of this machine with --model_base_path.", USAGE,
             )  # fmt: skip
-        if not in_service(config.model_dir):
-            if list_versions(config.model_dir):
-                raise CommandError(f"All versions in {config.model_dir} are withdrawn (htr versions lists them).")
-            raise CommandError(
-                f"{nothing_pushed(config.model_dir)} If one was pushed elsewhere, name what it was pushed with "
-                "(--workspace, --config, --set name=...) or a --model_base_path."
-            )
-        _serve_labels(arguments, config.model_dir, config.name)
+        if in_service(config.model_dir):
+            _serve_labels(arguments, config.model_dir, config.name)
+        else:
+            model = find_model(config)
+            print(f"note: {model.note}; this server then goes over to the new version.", file=sys.stderr, flush=True)
+            arguments.model_base_path = config.model_dir
+            arguments.fallback_base_path = os.path.dirname(model.path)
     if arguments.ui and not arguments.ui_port:
         arguments.ui_port = 8600
     return run(arguments)

@@ -8,7 +8,15 @@ import json
 import os
 from dataclasses import asdict
 
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, positive, read_config
+from pipeline.commands.common import (
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    add_model_arguments,
+    find_model,
+    positive,
+    read_config,
+)
 from pipeline.exit_codes import OK, USAGE
 
 
@@ -20,7 +28,7 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument(
         "--output", required=True, metavar="FILE", help="texts.jsonl (or .csv) becomes texts-00000-of-00020.jsonl, ..."
     )
-    command.add_argument("--model", metavar="DIR", help="a version's folder (default: newest of the workspace)")
+    add_model_arguments(command)
     command.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images of one model call")
     command.add_argument("--shard-size", type=positive, default=1000, metavar="N", help="images of one output file")
     command.add_argument("--overwrite", action="store_true", help="begin again instead of going on")
@@ -32,26 +40,24 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.console import announced, console, quiet_logs
     from components.common.settings import ConfigError
-    from components.pusher.versions import in_service
 
     config = read_config(arguments)
-    model = arguments.model
-    if model is None:
-        found = in_service(config.model_dir)
-        if not found:
-            raise CommandError(f"No version has been pushed to {config.model_dir} yet. Or name one: --model.", USAGE)
-        model = found[-1].path
-    folder, output, model = map(storage.absolute, (arguments.input, arguments.output, model))
-    for what, place in (("--input", folder), ("--model", model)):  # before the slow imports
-        if not (storage.is_remote(place) or os.path.isdir(place)):
-            raise CommandError(f"{what}: {place} does not exist or is not a folder.", USAGE)
+    folder, output = map(storage.absolute, (arguments.input, arguments.output))
+    if not (storage.is_remote(folder) or os.path.isdir(folder)):  # before the slow imports
+        raise CommandError(f"--input: {folder} does not exist or is not a folder.", USAGE)
+    model = find_model(config, arguments.model, arguments.base)
+    if model.is_base and config.beam.runner != "local":
+        raise CommandError(
+            f"The base model lies in a cache of this machine, where workers of beam.runner={config.beam.runner} do not "
+            f"see it: copy {model.path} to a place that they see, and name that with --model.", USAGE,
+        )  # fmt: skip
     log = os.path.join(config.workspace, "logs", f"transcribe-{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
     started = datetime.datetime.now()
     # Workers that share this machine would otherwise each start as many threads as there are cores.
     threads = max(1, (os.cpu_count() or 1) // config.beam.workers)
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
     with quiet_logs(log):
-        console().print(f"Transcribing {folder} with {model}", markup=False)
+        console().print(f"Transcribing {folder}. {model.note}", markup=False)
         with announced("Loading Apache Beam and TensorFlow"):
             from components.batch_transcriber import batch
             from components.batch_transcriber.shards import BatchError, written
@@ -61,8 +67,9 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             beam_options.check(config.beam)
             with announced(lambda: written(output) or "Looking for images", after=10):
                 outcome = batch.transcribe(
-                    folder, output, model, beam_options.pipeline_options(config.beam), overwrite=arguments.overwrite,
-                    batch_size=arguments.batch_size, pictures_per_shard=arguments.shard_size,
+                    folder, output, model.path, beam_options.pipeline_options(config.beam),
+                    overwrite=arguments.overwrite, batch_size=arguments.batch_size,
+                    pictures_per_shard=arguments.shard_size,
                 )  # fmt: skip
         except (BatchError, ConfigError) as error:
             raise CommandError(str(error), USAGE) from error

@@ -10,10 +10,10 @@ from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.pusher import versions
 from components.report import summary
-from components.trainer.base import SETTINGS_FILE
 from components.transform.settings import TransformConfig
 from pipeline import cli
 from serving.rollout import Rollout
+from serving.version_directory import SETTINGS_FILE
 from tests.end_to_end.conftest import FAST
 
 pytestmark = pytest.mark.slow

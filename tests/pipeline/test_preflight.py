@@ -11,9 +11,9 @@ from components.example_gen import dataset
 from components.example_gen.folders import find_tables
 from components.example_gen.plan import make_plan
 from components.example_gen.settings import DataConfig
-from components.trainer.base import SETTINGS_FILE
 from pipeline import cli, preflight
 from pipeline.config import Config, load
+from serving.version_directory import SETTINGS_FILE
 from tests.conftest import write_dataset
 
 WRITERS = [f"w{number}" for number in range(40)]

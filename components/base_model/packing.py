@@ -1,0 +1,236 @@
+"""The base models that are shipped: small files of the package that become a version like any other.
+
+`files/PRESET/` holds what `pack` makes of an exported version:
+
+    base.json        number of the version, and the size of each of its files
+    weights.npz      its weights; matrices and kernels in float16
+    version.zip      its other files
+    model_card.md    what it was trained on, how well it transcribes, its limits
+    metrics.json     the same figures for programs, where the version has them
+
+`unpack` writes the version, with weights in float32, to the user's cache. It needs neither TensorFlow nor TFX.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.common import storage
+from serving.version_directory import CARD_FILE, METRICS_FILE, SETTINGS_FILE
+
+FOLDER = Path(__file__).parent / "files"
+_FACTS, _WEIGHTS, _OTHERS = "base.json", "weights.npz", "version.zip"
+_INDEX, _DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
+_FINGERPRINT = "fingerprint.pb"
+
+
+class BaseModelError(RuntimeError):
+    """There is no such base model, or a version cannot become one; the message says why."""
+
+
+def presets() -> list[str]:
+    """The presets for which a base model is shipped."""
+    return sorted(path.parent.name for path in FOLDER.glob(f"*/{_FACTS}"))
+
+
+def unpack(preset: str) -> str:
+    """Provides a base model as a version directory, alone in a directory of versions.
+
+    It is made once for each release of the model, in the user's cache folder; where that cannot be written, in a
+    temporary folder that goes when this process ends. Several processes may ask for it at once.
+
+    Args:
+        preset: of the model, see `presets`.
+
+    Returns:
+        Path of the version. Its number is a date, less than that of any pushed version.
+
+    Raises:
+        BaseModelError: none is shipped for the preset.
+        OSError: there is no room for it.
+    """
+    packed = FOLDER / preset
+    if preset not in presets():
+        known = ", ".join(presets())
+        raise BaseModelError(
+            f"There is no base model for transform.preset={preset} in this installation"
+            + (f"; there is one for {known}." if known else ", and none for another preset.")
+        )
+    facts = json.loads((packed / _FACTS).read_text("utf-8"))
+    # Another release has another name: the old one may be in use.
+    name = f"{preset}-{storage.digest(str(packed))[:16]}"
+    for folder in (_cache, _temporary):
+        directory = folder() / "base_model" / name
+        version = directory / str(facts["version"])
+        if _is_whole(version, facts["files"]):
+            return str(version)
+        try:
+            _unpack(packed, directory, facts)
+        except OSError:
+            if folder is _temporary:
+                raise
+        else:
+            return str(version)
+    raise AssertionError("unreachable")
+
+
+def _cache() -> Path:
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache")) / "htr"
+
+
+def _temporary() -> Path:
+    return Path(_temporary_folder().name)
+
+
+@functools.cache
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="htr-")  # a new one: what lies ready in /tmp may be anybody's
+
+
+def _is_whole(version: Path, sizes: dict[str, int]) -> bool:
+    """Whether all files are there: caches are cleaned file by file, and a computer may have been switched off."""
+    try:
+        return all((version / name).stat().st_size == size for name, size in sizes.items())
+    except OSError:
+        return False
+
+
+def _unpack(packed: Path, directory: Path, facts: dict[str, Any]) -> None:
+    number, sizes = facts["version"], facts["files"]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    incoming = directory.with_name(f".incoming-{uuid.uuid4().hex}")
+    try:
+        version = incoming / str(number)
+        with zipfile.ZipFile(packed / _OTHERS) as others:
+            others.extractall(version)
+        with np.load(packed / _WEIGHTS) as weights, open(version / _DATA, "wb") as data:
+            for key in weights.files:  # in the order of the index
+                data.write(_as_stored(weights[key]))
+        for file in (CARD_FILE, METRICS_FILE):
+            if (packed / file).exists():
+                shutil.copyfile(packed / file, incoming / f"{number}.{file}")
+        if directory.exists() and not _is_whole(directory / str(number), sizes):
+            outgoing = directory.with_name(f".outgoing-{uuid.uuid4().hex}")
+            directory.rename(outgoing)
+            shutil.rmtree(outgoing)
+        try:
+            incoming.rename(directory)
+        except OSError:
+            if not _is_whole(directory / str(number), sizes):  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _as_stored(weight: np.ndarray) -> bytes:
+    """The bytes of a tensor in a checkpoint of TensorFlow."""
+    return (weight.astype("<f4") if weight.dtype == np.float16 else weight).tobytes()
+
+
+def pack(version: str, preset: str) -> Path:
+    """Makes a version the base model of a preset.
+
+    Matrices and kernels are rounded to float16. Vectors (biases, means and variances of the normalisation) are few and
+    stay as they are, since a small variance would lose its digits.
+
+    Args:
+        version: directory of an exported version, with its model card and metrics beside it as Pusher leaves them.
+        preset: which one.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        BaseModelError: it is no version, has another preset or no model card, or float16 cannot hold a weight.
+    """
+    source = Path(version)
+    _check(source, preset)
+    weights, index, data = _rounded(source)
+    contents = {
+        path.relative_to(source).as_posix(): path.read_bytes()
+        for path in sorted(source.rglob("*"))
+        if path.is_file() and path.parent.name != "variables"
+    }
+    contents |= {_INDEX: index, _FINGERPRINT: _fingerprint(contents[_FINGERPRINT], index)}
+    facts = {
+        "version": int(f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d}"),
+        "files": {name: len(content) for name, content in {**contents, _DATA: data}.items()},
+    }
+    target = FOLDER / preset
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    with zipfile.ZipFile(target / _OTHERS, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as others:
+        for name, content in contents.items():
+            others.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # without the time of today
+    np.savez_compressed(target / _WEIGHTS, **weights)
+    (target / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    for file in (CARD_FILE, METRICS_FILE):
+        if (beside := source.with_name(f"{source.name}.{file}")).exists():
+            shutil.copyfile(beside, target / file)
+    return target
+
+
+def _check(version: Path, preset: str) -> None:
+    refused = f"{version} cannot be the base model for transform.preset={preset}"
+    try:
+        own = json.loads((version / SETTINGS_FILE).read_text("utf-8"))["transform"]["preset"]
+    except OSError as error:
+        raise BaseModelError(f"{refused}: it is no version of this pipeline ({error}).") from error
+    if own != preset:
+        raise BaseModelError(f"{refused}: it was trained with transform.preset={own}.")
+    card = version.with_name(f"{version.name}.{CARD_FILE}")
+    if not card.exists():
+        raise BaseModelError(f"{refused}: it has no model card; {card} does not exist.")
+
+
+def _fingerprint(content: bytes, index: bytes) -> bytes:
+    """TensorFlow's digest of a model, for rounded weights: batch transcriptions tell models apart by it."""
+    from tensorflow.core.protobuf import fingerprint_pb2
+
+    fingerprint = fingerprint_pb2.FingerprintDef.FromString(content)
+    fingerprint.checkpoint_hash = int.from_bytes(hashlib.sha256(index).digest()[:8], "big")
+    return fingerprint.SerializeToString(deterministic=True)
+
+
+def _rounded(version: Path) -> tuple[dict[str, np.ndarray], bytes, bytes]:
+    """Weights to store by their keys, and the two files of the checkpoint that they become again."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+    tensors = {key: reader.get_tensor(key) for key in sorted(reader.get_variable_to_shape_map())}
+    weights = {}
+    for key, value in tensors.items():
+        if isinstance(value, bytes):
+            continue
+        weights[key] = value.astype(np.float16) if value.dtype == np.float32 and value.ndim > 1 else value
+        if not np.isfinite(weights[key]).all():
+            raise BaseModelError(f"{version} cannot be a base model: {key} has a value that float16 cannot hold.")
+        tensors[key] = weights[key].astype(value.dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = os.path.join(folder, "variables")
+        tf.raw_ops.SaveV2(
+            prefix=prefix, tensor_names=list(tensors), shape_and_slices=[""] * len(tensors),
+            tensors=[tf.constant(value) for value in tensors.values()],
+        )  # fmt: skip
+        index = Path(f"{prefix}.index").read_bytes()
+        data = Path(f"{prefix}.data-00000-of-00001").read_bytes()
+    # The one string, which describes the objects, comes first, with a checksum that only TensorFlow's own code makes.
+    rest = b"".join(map(_as_stored, weights.values()))
+    if not data.endswith(rest):
+        raise BaseModelError(f"{version} cannot be a base model: TensorFlow does not store its weights in order.")
+    [graph] = tensors.keys() - weights.keys()
+    head = np.frombuffer(data[: len(data) - len(rest)], np.uint8)
+    return {graph: head, **weights}, index, data

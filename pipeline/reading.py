@@ -1,0 +1,123 @@
+"""Which model transcribes: a pushed version of the workspace, else the base model that is shipped.
+
+from pipeline.reading import local_client
+
+with local_client() as client:
+print(client.transcribe("word.png").text)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from components.base_model import packing
+from components.common import storage
+from components.pusher.versions import list_versions, model_at
+from pipeline.config import Config, load
+from serving.version_directory import SETTINGS_FILE, nothing_pushed
+
+if TYPE_CHECKING:
+    from htr_client.decoding import Decoder
+    from serving.local import LocalClient
+
+# It transcribes words as well.
+DEFAULT_BASE = "line"
+_TEXTS = {"line": "lines and words", "word": "words"}
+
+
+class NoModelError(RuntimeError):
+    """There is no model to transcribe with; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that was found.
+
+    Attributes:
+        path: directory of the version.
+        name: of the model, for results.
+        note: what it is, for people; of a base model also why it was taken and how to adapt it.
+        is_base: whether it is a base model.
+    """
+
+    path: str
+    name: str
+    note: str
+    is_base: bool = False
+
+
+def find_model(config: Config, directory: str | None = None, base: str | None = None) -> Model:
+    """Finds the model for a command that runs without a server.
+
+    Args:
+        config: whose workspace holds the pushed versions.
+        directory: a version, or a directory of versions, to take instead.
+        base: preset of the base model to take, whatever was pushed.
+
+    Returns:
+        The newest version that is not withdrawn; where nothing was pushed, the base model for lines, which also
+        transcribes words.
+
+    Raises:
+        NoModelError: no model there, all versions are withdrawn, or no base model is shipped for the preset.
+        OSError: the base model cannot be unpacked.
+    """
+    if base is not None:
+        return _base(base, "")
+    place = storage.absolute(directory or config.model_dir)
+    version = model_at(place)
+    if version is not None:
+        return Model(version, config.name, f"The model is {version}")
+    if directory is not None:
+        raise NoModelError(f"{place} is neither a version of a model nor a directory with versions.")
+    if list_versions(place):
+        raise NoModelError(f"All versions in {place} are withdrawn (htr versions lists them).")
+    try:
+        return _base(DEFAULT_BASE, f"No version has been pushed to {place} yet. ")
+    except NoModelError as error:
+        raise NoModelError(
+            f"{nothing_pushed(place)} If one was pushed elsewhere, name what it was pushed with (--workspace, "
+            f"--config, --set name=...). {error}"
+        ) from error
+
+
+def _base(preset: str, why: str) -> Model:
+    try:
+        version = packing.unpack(preset)
+    except packing.BaseModelError as error:
+        raise NoModelError(str(error)) from error
+    note = (
+        f"{why}This is the base model for {_TEXTS.get(preset, preset)} in {_scripts(version)} script, version "
+        f"{os.path.basename(version)}. To adapt it to your handwriting: htr run --data FOLDER"
+    )
+    return Model(version, f"base-{preset}", note, is_base=True)
+
+
+def _scripts(version: str) -> str:
+    """The scripts that a version writes, such as "Latin"."""
+    with open(os.path.join(version, SETTINGS_FILE), encoding="utf-8") as file:
+        letters = [character for character in json.load(file)["alphabet"] if character.isupper() or character.islower()]
+    return " and ".join(sorted({unicodedata.name(letter).partition(" ")[0].title() for letter in letters}))
+
+
+def local_client(
+    workspace: str = "workspace", *, base: str | None = None, decoder: Decoder | None = None
+) -> LocalClient:
+    """A client that needs no server: it transcribes in this process, and its results are those of `HtrClient`.
+
+    Args:
+        workspace: its newest version is taken; where nothing was pushed, the base model for lines.
+        base: preset of the base model to take, whatever was pushed.
+        decoder: how log-probabilities become text; by default as `HtrClient`.
+
+    Raises:
+        NoModelError: there is neither.
+    """
+    from serving.local import LocalClient
+
+    model = find_model(load(workspace=workspace), base=base)
+    return LocalClient(model.path, model.name, decoder=decoder)

@@ -1,0 +1,128 @@
+"""A version of a model in this process: `HtrClient` without a server.
+
+The version runs as in the embedded server and its answers are decoded as everywhere, so the texts are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import grpc
+
+from htr_client.client import HtrClient
+from htr_client.connection import to_error
+from htr_client.decoding import Decoder
+from htr_client.errors import ModelUnusable
+from htr_client.image_files import MAX_PIXELS
+from htr_client.request_log import RequestLog
+from htr_client.results import VersionStatus
+from serving import tensors
+from serving.runner import LoadedModel, RunnerOptions
+from serving.status import ServingError
+from serving.version_directory import number_of
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class LocalClient(HtrClient):
+    """Transcribes images of handwriting with a version of a model on this machine.
+
+    Safe to use from several threads; not to be used on both sides of a fork.
+
+        with LocalClient("workspace/serving_model/htr/1795655053") as client:
+            print(client.transcribe("word.png").text)
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        model: str = "htr",
+        *,
+        decoder: Decoder | None = None,
+        batch_size: int = 32,
+        max_pixels: int = MAX_PIXELS,
+        log: RequestLog | None = None,
+    ) -> None:
+        """Keep the settings; the model is loaded by the first call.
+
+        Args:
+            directory: The version's directory.
+            model: Name of the model in results and log.
+            decoder: How log-probabilities become text; by default as `HtrClient`.
+            batch_size: Most images of one run of the model in `transcribe_many`.
+            max_pixels: Images with more pixels are refused before they are decoded.
+            log: Gets the images and what was read in them, of which it keeps a sample.
+        """
+        # One batch is decoded while the next one runs. A failure here would come again: there is nothing to wait for.
+        super().__init__(
+            model=model, decoder=decoder, batch_size=batch_size, in_flight=2, patience=0, max_pixels=max_pixels, log=log
+        )
+        self.server = f"the model in {os.fspath(directory)}"
+        self._directory = os.path.abspath(directory)
+        self._number = number_of(os.path.basename(self._directory)) or 0
+        self._loaded: LoadedModel | None = None
+        self._loading = threading.Lock()
+
+    def connect(self, timeout: float = 5.0) -> None:
+        """Load the model now rather than with the first call.
+
+        Args:
+            timeout: Without meaning here: loading takes the time it takes.
+
+        Raises:
+            HtrError: When it cannot be loaded.
+        """
+        self._model()
+
+    def close(self) -> None:
+        """Free the model; a later call would load it again."""
+        with self._loading:
+            loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.close()
+
+    def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
+        """The one version that there is, loaded."""
+        self._model()
+        return [VersionStatus(self._number, "AVAILABLE", "")]
+
+    def _model(self) -> LoadedModel:
+        with self._loading:
+            if self._loaded is None:
+                try:
+                    self._loaded = LoadedModel(self._directory, RunnerOptions())
+                except ServingError as error:
+                    what = f"{self.server} cannot be loaded: {error.message.rstrip('.')}."
+                    raise ModelUnusable(what, code=error.code.name) from error
+            return self._loaded
+
+    def _call(self, method: str, answer: Any, request: Any, deadline: float, headers: Any = None) -> Any:
+        """Answers a PredictRequest, for which `HtrClient` would ask a server; there is no deadline."""
+        model = self._model()
+        try:
+            signature, feeds, fetches = model.predict_feeds(request)
+            outputs = model.run(feeds, list(fetches.values()))
+        except ServingError as error:
+            raise to_error(_Failure(error), self.server, 0.0) from error
+        response = answer()
+        response.model_spec.name, response.model_spec.signature_name = self.model, signature.name
+        response.model_spec.version.value = self._number
+        for alias, output in zip(fetches, outputs, strict=True):
+            tensors.to_proto(output, response.outputs[alias])
+        return response
+
+
+class _Failure(grpc.RpcError):
+    """An error of the model as a call to a server would raise it."""
+
+    def __init__(self, error: ServingError) -> None:
+        super().__init__(str(error))
+        self._error = error
+
+    def code(self) -> grpc.StatusCode:
+        return _CODES[self._error.code]
+
+    def details(self) -> str:
+        return self._error.wire_message
