@@ -26,7 +26,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
-    from components.pusher.versions import in_service, list_versions
+    from components.common.versions import in_service, list_versions
     from serving.server import run
     from serving.version_directory import nothing_pushed
 

@@ -32,7 +32,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.console import announced, console, quiet_logs
     from components.common.settings import ConfigError
-    from components.pusher.versions import in_service
+    from components.common.versions import in_service
 
     config = read_config(arguments)
     model = arguments.model
