@@ -56,7 +56,7 @@ bench: setup  ## the benchmarks, on the demo's data and model or on DATA=... WOR
 	$(PYTHON) -m benchmarks.training --data $(DATA) --preset word
 	$(PYTHON) -m benchmarks.beam --data $(DATA) --model $$(ls -d $(MODELS)/[0-9]*[0-9] | tail -n 1)
 	$(PYTHON) -m benchmarks.evaluation --workspace $(WORKSPACE)
-	$(PYTHON) -m benchmarks.client --spawn $(MODELS) --pictures $(DATA)/images
+	$(PYTHON) -m benchmarks.client --spawn $(MODELS) --images $(DATA)/images
 	$(PYTHON) -m benchmarks.serving --spawn=$(MODELS) --floor=1 --closed=1
 	$(PYTHON) -m benchmarks.serving --spawn=$(MODELS) --floor=16 --closed=64 --overload --overload_callers=64 -- \
 	  --enable_batching --batching_parameters_file=$(CURDIR)/benchmarks/batching.config --grpc_max_threads=96 \

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from components.common.console import console
-from components.pusher.versions import list_versions
+from components.common.versions import list_versions
 from pipeline import cli
 
 AIRFLOW = Path(__file__).parents[1] / ".venv-airflow" / "bin" / "airflow"

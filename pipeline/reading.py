@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from components.base_model import packing
 from components.common import storage
-from components.pusher.versions import list_versions, model_at
+from components.common.versions import list_versions, model_at
 from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE, nothing_pushed
 

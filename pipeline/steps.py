@@ -16,9 +16,8 @@ from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher
 
-from components.common import code_version, storage
+from components.common import code_version, storage, versions
 from components.common.console import console
-from components.pusher import versions
 
 _FILES_PROPERTY = "output_files"
 _PUSHED = "pushed_destination"  # property of TFX's PushedModel

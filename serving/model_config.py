@@ -1,12 +1,10 @@
-"""Which models a server is to serve: ModelServerConfig's entries, checked, and the versions that lie on disk."""
+"""Which models a server is to serve: ModelServerConfig's entries, checked."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from serving.status import invalid
@@ -104,16 +102,3 @@ def _model_from_proto(entry: Any) -> ModelConfig:
     if not platform and entry.model_type == 1:  # ModelType.TENSORFLOW, deprecated
         platform = _PLATFORM
     return ModelConfig(entry.name, entry.base_path, policy, dict(entry.version_labels), platform)
-
-
-def find_versions(base_path: str) -> dict[int, str] | None:
-    """Return version number to directory of what lies under a base path, None if the path is not there."""
-    try:
-        entries = sorted(os.listdir(base_path))
-    except OSError:
-        return None
-    found: dict[int, str] = {}
-    for name in entries:
-        if re.fullmatch(r"\d{1,18}", name) and Path(base_path, name).is_dir():
-            found[int(name)] = os.path.join(base_path, name)
-    return found

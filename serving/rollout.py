@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from serving.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path
 from serving.model_server import Server, ServerError
-from serving.version_directory import WITHDRAWN, nothing_pushed, number_of
+from serving.version_directory import WITHDRAWN, find_versions, nothing_pushed
 
 if TYPE_CHECKING:
     from htr_client.connection import Tls
@@ -277,12 +277,10 @@ class Rollout:
         return labels
 
     def _exists(self, version: int) -> bool:
-        return os.path.isdir(os.path.join(self.model_dir, str(version)))
+        return version in self._pushed()
 
     def _pushed(self) -> list[int]:
-        names = os.listdir(self.model_dir) if os.path.isdir(self.model_dir) else []
-        found = [number_of(name) for name in names if not name.startswith(WITHDRAWN)]
-        return sorted(number for number in found if number is not None and self._exists(number))
+        return list(find_versions(self.model_dir) or ())
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -19,6 +19,27 @@ def number_of(name: str) -> int | None:
     return int(number) if re.fullmatch(r"[0-9]{1,18}", number) else None
 
 
+def find_versions(base_path: str) -> dict[int, str] | None:
+    """The versions on this machine's disk that a server sees.
+
+    Args:
+        base_path: directory of the numbered versions.
+
+    Returns:
+        Directory by number, rising; None if the path is not there.
+    """
+    try:
+        names = os.listdir(base_path)
+    except OSError:
+        return None
+    found = {}
+    for name in sorted(names):
+        number, path = number_of(name), os.path.join(base_path, name)
+        if number is not None and not name.startswith(WITHDRAWN) and os.path.isdir(path):
+            found[number] = path
+    return dict(sorted(found.items()))
+
+
 def nothing_pushed(model_dir: str) -> str:
     """What commands say about a model directory without versions."""
     return f"No version has been pushed to {model_dir} yet: htr run first."

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from serving.metrics import Metrics
-from serving.model_config import ModelConfig, find_versions
+from serving.model_config import ModelConfig
 from serving.runner import RunnerOptions
 from serving.status import Code, ServingError, invalid
+from serving.version_directory import find_versions
 from serving.version_states import Handle, ManagerOptions, State, Version, Versions
 
 logger = logging.getLogger("serving")

@@ -6,9 +6,9 @@ that is not withdrawn. Where no version is in service, it is the base of a warm 
 
 from __future__ import annotations
 
-from components.common import storage
+from components.common import service, storage
+from components.common.versions import model_at
 from components.evaluator.verdict import Baseline
-from components.pusher import versions
 
 
 class BaselineError(RuntimeError):
@@ -34,16 +34,16 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
         VersionError: the file of labels cannot be read.
         OSError: a model cannot be read.
     """
-    current = versions.served(model_dir, name)
+    current = service.served(model_dir, name)
     if current is not None:
         digest = storage.digest(current.path)
         if digest != storage.digest(candidate):
             return Baseline("in_service", current.number, current.path, digest)
-        noted = (versions.metrics(model_dir, current.number) or {}).get("compared_with")
+        noted = (service.metrics(model_dir, current.number) or {}).get("compared_with")
         if noted and noted["kind"] != "off":
             return Baseline(**noted)
         return Baseline("none", reason="the model itself is in service")
-    base = versions.model_at(warm_start) if warm_start else None
+    base = model_at(warm_start) if warm_start else None
     if base is not None:
         return Baseline("warm_start", path=base, digest=storage.digest(base))
     return Baseline("none", reason="no version is in service yet")

@@ -12,12 +12,11 @@ from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
-from components.common import storage
+from components.common import service, storage
 from components.common.console import console
 from components.evaluator.baseline import BaselineError, find
 from components.evaluator.settings import GateConfig
 from components.evaluator.verdict import BASELINE_FILE, Baseline
-from components.pusher import versions
 from serving.version_directory import SETTINGS_FILE
 
 _CHOICE = "choice"
@@ -101,8 +100,8 @@ class Executor(base_executor.BaseExecutor):
 def _without(gone: Baseline, input_dict: dict[str, Any], exec_properties: dict[str, Any]) -> Baseline:
     """What to do without a version that retention has deleted: a candidate that is in service already needs it not."""
     candidate = path_utils.serving_model_path(artifact_utils.get_single_uri(list(input_dict["candidate"])))
-    current = versions.served(exec_properties["model_dir"], exec_properties["name"])
-    if current is None or not versions.holds(current, candidate):
+    current = service.served(exec_properties["model_dir"], exec_properties["name"])
+    if current is None or not service.holds(current, candidate):
         raise BaselineError(f"The gate cannot compare with {gone}: {gone.path} no longer exists. Run again.")
     return Baseline("none", reason=f"{gone} when the model was pushed, no longer exists")
 

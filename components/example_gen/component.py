@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import collections
-import functools
 import json
 import os
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +33,6 @@ from components.transform.settings import TransformConfig
 REJECTS_FILE = "rejects.csv"
 COUNTS_FILE = "counts.json"
 _METRICS = "htr.ExampleGen"
-_FLOAT = struct.Struct("<f").pack  # as protobuf writes it
 _BYTES = 4 * 2**20  # of records in one element, but for a single record that is larger
 
 
@@ -159,60 +156,24 @@ class _RecordSink(beam.io.filebasedsink.FileBasedSink):
 
 
 def encode(sample: dataset.Sample) -> bytes:
-    """Makes the serialized tf.Example of an accepted row; components/example_validator/schema.pbtxt describes it.
-
-    To fill in and serialize one message with all features takes as long as half of what decoding a small image does.
-    Joined messages are read as one that has the fields of all (protobuf, "Encoding", section "Last One Wins"), so each
-    feature is a message here, and what few values share is serialized once.
-    """
-    measures = sample.statistics
-    text, id_ = sample.text.encode(), sample.id.encode()
-    return b"".join(
-        (
-            _head("image", len(sample.image)), sample.image,
-            _head("text", len(text)), text,
-            _head("id", len(id_)), id_,
-            _feature("source", sample.source),
-            _feature("writer", sample.writer),
-            _feature("width", sample.width),
-            _feature("height", sample.height),
-            _length(len(sample.text)),
-            _feature("paper_level", measures["paper_level"]),
-            _feature("ink_level", measures["ink_level"]),
-            _INK_SHARE, _FLOAT(measures["ink_share"]),
-            _SHARPNESS, _FLOAT(measures["sharpness"]),
-        )
-    )  # fmt: skip
-
-
-def _message(name: str, value: bytes | int | float) -> bytes:
-    """A serialized tf.Example with one feature; the bytes of the value, unless it is an integer, are the last ones."""
-    kind = "bytes_list" if isinstance(value, bytes) else "int64_list" if isinstance(value, int) else "float_list"
+    """Makes the serialized tf.Example of an accepted row; components/example_validator/schema.pbtxt describes it."""
     example = tf.train.Example()
-    getattr(example.features.feature[name], kind).value.append(value)
-    return example.SerializeToString()
-
-
-_INK_SHARE, _SHARPNESS = (_message(name, 0.0)[:-4] for name in ("ink_share", "sharpness"))
-
-
-@functools.lru_cache(maxsize=2**14)
-def _feature(name: str, value: str | int | float) -> bytes:
-    """A serialized tf.Example with one feature that many images share."""
-    return _message(name, value.encode() if isinstance(value, str) else value)
-
-
-@functools.lru_cache(maxsize=2**14)
-def _length(characters: int) -> bytes:
-    """A serialized tf.Example with what the number of characters says."""
-    return _message("text_length", characters) + _message("length_band", length_band(characters).encode())
-
-
-@functools.lru_cache(maxsize=2**14)
-def _head(name: str, length: int) -> bytes:
-    """What stands before a value of some bytes in a serialized tf.Example with that feature alone."""
-    message = _message(name, bytes(length))
-    return message[: len(message) - length]
+    values: dict[str, bytes | int | float] = {
+        "image": sample.image,
+        "text": sample.text.encode(),
+        "id": sample.id.encode(),
+        "source": sample.source.encode(),
+        "writer": sample.writer.encode(),
+        "width": sample.width,
+        "height": sample.height,
+        "text_length": len(sample.text),
+        "length_band": length_band(len(sample.text)).encode(),
+        **sample.statistics,
+    }
+    for name, value in values.items():
+        kind = "bytes_list" if isinstance(value, bytes) else "int64_list" if isinstance(value, int) else "float_list"
+        getattr(example.features.feature[name], kind).value.append(value)
+    return example.SerializeToString(deterministic=True)
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):

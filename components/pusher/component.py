@@ -13,7 +13,9 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import json_utils, proto_utils
 
 from components.common.artifacts import Report
-from components.pusher import versions
+from components.common.service import holds
+from components.common.versions import in_service
+from components.pusher.versions import push
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
 
@@ -31,12 +33,12 @@ class Executor(executor.Executor):
         proto_utils.json_to_proto(exec_properties["push_destination"], destination)
         custom = json_utils.loads(exec_properties.get("custom_config") or "{}") or {}
         model, model_dir = self.GetModelPath(input_dict), destination.filesystem.base_directory
-        newest = versions.in_service(model_dir)[-1:]
+        newest = in_service(model_dir)[-1:]
         # A step may be repeated: after a lost connection to the cluster, or where a new verdict says the same again.
-        if newest and versions.holds(newest[0], model):
+        if newest and holds(newest[0], model):
             version = newest[0].number
         else:
-            version = versions.push(model, model_dir, custom.get("keep_versions", 5))
+            version = push(model, model_dir, custom.get("keep_versions", 5))
         _describe(artifact_utils.get_single_uri(input_dict["report"]), model_dir, version)
         path = os.path.join(model_dir, str(version))
         self._MarkPushed(pushed, pushed_destination=path, pushed_version=str(version))

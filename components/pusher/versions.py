@@ -1,4 +1,4 @@
-"""The directory of numbered versions that a model server watches: push, list, roll back, restore.
+"""Changes in the directory of numbered versions that a model server watches: push, roll back, restore.
 
 Versions under a label (`serving.labels`) are neither deleted nor withdrawn.
 No TFX or TensorFlow here: `htr versions` and `htr rollback` start at once.
@@ -8,113 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from components.common import storage
-from serving.labels import CONFIG_FILE, Labels, RolloutError, pinned_versions
-from serving.version_directory import METRICS_FILE, WITHDRAWN, nothing_pushed, number_of
+from components.common.service import VersionError, config_in_bucket
+from components.common.versions import in_service, list_versions
+from serving.labels import RolloutError, pinned_versions
+from serving.version_directory import WITHDRAWN, nothing_pushed
 
 # Servers look at numeric names only, so what is being written or deleted may lie beside them.
 _INCOMING, _OUTGOING = ".incoming-", ".outgoing-"
-
-
-class VersionError(RuntimeError):
-    """A version cannot be pushed or withdrawn; the message says why."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A pushed version.
-
-    Attributes:
-        number: of the version; the greatest is the newest.
-        path: its directory.
-        withdrawn: True after a rollback.
-    """
-
-    number: int
-    path: str
-    withdrawn: bool
-
-
-def list_versions(model_dir: str) -> list[Version]:
-    """All versions below a model directory, oldest first, with those that were withdrawn."""
-    found = []
-    for name in storage.entries(model_dir)[0] if storage.is_dir(model_dir) else ():
-        number = number_of(name)
-        if number is not None:
-            found.append(Version(number, os.path.join(model_dir, name), name.startswith(WITHDRAWN)))
-    return sorted(found, key=lambda version: version.number)
-
-
-def in_service(model_dir: str) -> list[Version]:
-    """The versions below a model directory that have not been withdrawn, oldest first."""
-    return [version for version in list_versions(model_dir) if not version.withdrawn]
-
-
-def served(model_dir: str, name: str) -> Version | None:
-    """The version that answers where no version is asked for: the one labelled stable, else the newest.
-
-    A version that lacks its graph or its weights does not count, since no server can load it.
-
-    Args:
-        model_dir: directory of the numbered versions.
-        name: of the model in the file of labels.
-
-    Raises:
-        VersionError: the file of labels cannot be read.
-    """
-    found = [version for version in in_service(model_dir) if _is_complete(version.path)]
-    try:
-        stable = _labels(model_dir, name).labels.get("stable")
-    except RolloutError as error:
-        raise VersionError(str(error)) from error
-    labelled = [version for version in found if version.number == stable]
-    return next(iter(labelled or found[-1:]), None)
-
-
-def _is_complete(path: str) -> bool:
-    return all(storage.exists(os.path.join(path, name)) for name in ("saved_model.pb", "variables/variables.index"))
-
-
-def _labels(model_dir: str, name: str) -> Labels:
-    if not storage.is_remote(model_dir):
-        return Labels.read(model_dir, name)
-    path = _config_in_bucket(model_dir)
-    text = storage.read(path).decode(errors="replace") if storage.exists(path) else ""
-    return Labels.parse(text, Path(path), name)
-
-
-def _config_in_bucket(model_dir: str) -> str:
-    return f"{model_dir.rstrip('/').rpartition('/')[0]}/{CONFIG_FILE}"
-
-
-def metrics(model_dir: str, number: int) -> dict[str, Any] | None:
-    """What was measured of a version before its push (`metrics.json` of the run's report); None if nobody noted it."""
-    path = os.path.join(model_dir, f"{number}.{METRICS_FILE}")
-    try:
-        return json.loads(storage.read(path)) if storage.exists(path) else None
-    except ValueError:
-        return None
-
-
-def model_at(path: str) -> str | None:
-    """A SavedModel's directory, or that of the newest version below a directory of versions; None if there is none."""
-    if storage.exists(os.path.join(path, "saved_model.pb")):
-        return path
-    return next((version.path for version in in_service(path)[-1:]), None)
-
-
-def holds(version: Version, model: str) -> bool:
-    """Whether a version is a copy of the SavedModel in the directory `model`."""
-    return storage.digest(version.path) == storage.digest(model)
 
 
 def push(source: str, model_dir: str, keep: int) -> int:
@@ -177,7 +83,7 @@ def _next_number(model_dir: str) -> int:
 def _push_to_bucket(source: str, model_dir: str, keep: int) -> int:
     number = _next_number(model_dir)
     storage.copy_tree(source, f"{model_dir.rstrip('/')}/{number}", last="saved_model.pb")
-    if not storage.exists(_config_in_bucket(model_dir)):
+    if not storage.exists(config_in_bucket(model_dir)):
         for version in list_versions(model_dir)[:-keep]:
             storage.remove_tree(version.path)
     return number

@@ -6,7 +6,7 @@ import json
 import os
 
 from components.common import storage
-from components.pusher.versions import in_service
+from components.common.versions import model_at
 from components.trainer.settings import ModelConfig
 from serving.version_directory import SETTINGS_FILE
 
@@ -27,15 +27,13 @@ def find_base(directory: str) -> str:
     Raises:
         WarmStartError: no model there.
     """
-    if storage.exists(os.path.join(directory, SETTINGS_FILE)):
-        return directory
-    versions = in_service(directory)
-    if not versions:
+    version = model_at(directory)
+    if version is None:
         raise WarmStartError(
             f"train.warm_start: {directory} is neither a version of a model nor a directory with versions"
             f"{'' if storage.exists(directory) else ', and does not exist'}"
         )
-    return versions[-1].path
+    return version
 
 
 def check_fits(version: str, model: ModelConfig) -> None:

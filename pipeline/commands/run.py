@@ -146,7 +146,7 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
 
 
 def _withdrawn(summary: RunSummary, config: Config) -> str:
-    from components.pusher.versions import list_versions
+    from components.common.versions import list_versions
 
     found = [version for version in list_versions(config.model_dir) if version.number == summary.version]
     return ", withdrawn by htr rollback: another is in service" if found and found[0].withdrawn else ""

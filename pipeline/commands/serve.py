@@ -27,7 +27,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
-    from components.pusher.versions import in_service
+    from components.common.versions import in_service
     from serving.server import run
 
     config = read_config(arguments)

@@ -39,7 +39,8 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _versions(arguments: argparse.Namespace) -> int:
-    from components.pusher.versions import list_versions, metrics
+    from components.common.service import metrics
+    from components.common.versions import list_versions
     from serving.labels import Labels, RolloutError
     from serving.version_directory import nothing_pushed
 
@@ -98,7 +99,8 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from components.pusher.versions import VersionError, roll_back
+    from components.common.service import VersionError
+    from components.pusher.versions import roll_back
 
     if arguments.label:
         return _move_label(arguments, lambda rollout: rollout.roll_back(arguments.label))
@@ -143,7 +145,8 @@ def _rollout_failed(error: Exception) -> CommandError:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    from components.pusher.versions import VersionError, restore, served
+    from components.common.service import VersionError, served
+    from components.pusher.versions import restore
 
     config = read_config(arguments)
     try:
@@ -173,6 +176,3 @@ def _add_rollout_arguments(command: argparse.ArgumentParser, move: bool = False)
     rollout_arguments.add_server_arguments(command)
     if move:
         rollout_arguments.add_move_arguments(command)
-
-
-# Settings that are paths or lists of them, besides the workspace.

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from components.common import storage
+from components.common.service import VersionError
+from components.common.versions import list_versions
 from components.evaluator.baseline import find
 from components.evaluator.verdict import Baseline
 from components.pusher import versions
@@ -90,7 +92,7 @@ def test_labels_of_another_model_say_nothing(place):
 def test_a_file_of_labels_that_cannot_be_read_is_named(place):
     place.push("a")
     Path(place.model_dir, "..", "models.config").write_text("model_config_list {")
-    with pytest.raises(versions.VersionError, match="not a readable model configuration"):
+    with pytest.raises(VersionError, match="not a readable model configuration"):
         place.find("c")
 
 
@@ -100,7 +102,7 @@ def test_a_candidate_in_service_is_compared_with_what_it_was_compared_with(place
     before = place.find("b")
     assert kind(before) == ("in_service", a)
     place.push("b", keep=1, noted=before)
-    assert [version.number for version in versions.list_versions(place.model_dir)] != [a]
+    assert [version.number for version in list_versions(place.model_dir)] != [a]
     assert place.find("b") == before
     assert kind(place.find("c"))[0] == "in_service" and place.find("c").version > a
 

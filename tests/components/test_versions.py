@@ -7,6 +7,8 @@ import uuid
 import pytest
 
 from components.common import storage
+from components.common.service import VersionError, holds
+from components.common.versions import in_service, list_versions
 from components.pusher import versions
 from pipeline import cli
 from serving.rollout import Rollout
@@ -31,7 +33,7 @@ def test_push_copies_everything_and_numbers_rise(model, tmp_path):
 
 def test_only_the_last_versions_are_kept(model, tmp_path):
     pushed = [versions.push(str(model), str(tmp_path / "m"), keep=2) for _ in range(4)]
-    assert [v.number for v in versions.list_versions(str(tmp_path / "m"))] == pushed[-2:]
+    assert [v.number for v in list_versions(str(tmp_path / "m"))] == pushed[-2:]
 
 
 def test_numbers_rise_although_the_clock_goes_back(model, tmp_path, monkeypatch):
@@ -45,8 +47,8 @@ def test_rollback_and_a_number_is_never_used_twice(model, tmp_path):
     base = str(tmp_path / "m")
     first, second = (versions.push(str(model), base, keep=5) for _ in range(2))
     assert versions.roll_back(base) == (second, first)
-    assert [(v.number, v.withdrawn) for v in versions.list_versions(base)] == [(first, False), (second, True)]
-    with pytest.raises(versions.VersionError, match="none to go back to"):
+    assert [(v.number, v.withdrawn) for v in list_versions(base)] == [(first, False), (second, True)]
+    with pytest.raises(VersionError, match="none to go back to"):
         versions.roll_back(base)
     assert versions.push(str(model), base, keep=5) > second
 
@@ -58,15 +60,15 @@ def test_what_was_withdrawn_comes_back(model, tmp_path):
     versions.roll_back(base)
     assert versions.restore(base, second) == second
     assert versions.restore(base, third) == third
-    assert [(v.number, v.withdrawn) for v in versions.list_versions(base)] == [
+    assert [(v.number, v.withdrawn) for v in list_versions(base)] == [
         (first, False), (second, False), (third, False)
     ]  # fmt: skip
-    with pytest.raises(versions.VersionError, match=f"Version {second} of .* is not withdrawn. Withdrawn are: none"):
+    with pytest.raises(VersionError, match=f"Version {second} of .* is not withdrawn. Withdrawn are: none"):
         versions.restore(base, second)
     versions.roll_back(base)
-    with pytest.raises(versions.VersionError, match=f"no version 5 in .* Withdrawn are: {third}"):
+    with pytest.raises(VersionError, match=f"no version 5 in .* Withdrawn are: {third}"):
         versions.restore(base, 5)
-    with pytest.raises(versions.VersionError, match="in a bucket"):
+    with pytest.raises(VersionError, match="in a bucket"):
         versions.restore("gs://bucket/htr", 5)
 
 
@@ -115,7 +117,7 @@ def test_labels_in_a_bucket_are_seen_however_its_folder_is_written(model, tmp_pa
     (tmp_path / "labels" / "models.config").write_text("model_config_list {}")
     storage.copy_tree(str(tmp_path / "labels"), f"{bucket}/serving")
     pushed = [versions.push(str(model), f"{bucket}/serving/htr{end}", keep=1) for _ in range(2)]
-    assert [version.number for version in versions.in_service(f"{bucket}/serving/htr")] == pushed
+    assert [version.number for version in in_service(f"{bucket}/serving/htr")] == pushed
 
 
 def test_a_poller_never_sees_half_a_version(model, tmp_path):
@@ -149,13 +151,13 @@ def test_versions_under_a_label_are_neither_deleted_nor_withdrawn(model, tmp_pat
     rollout = Rollout(base, "m")
     rollout.promote(first, "stable")
     rollout.promote(third, "stable")
-    with pytest.raises(versions.VersionError, match="served under a label"):
+    with pytest.raises(VersionError, match="served under a label"):
         versions.roll_back(base)
     newest = versions.push(str(model), base, keep=1)
     # The first would come back with `htr rollback --label stable`.
-    assert [v.number for v in versions.list_versions(base)] == [first, third, newest]
+    assert [v.number for v in list_versions(base)] == [first, third, newest]
     assert versions.roll_back(base) == (newest, third)
-    assert second not in [v.number for v in versions.list_versions(base)]
+    assert second not in [v.number for v in list_versions(base)]
 
 
 def test_two_pushes_at_once_make_two_whole_versions(model, tmp_path, monkeypatch):
@@ -172,5 +174,5 @@ def test_two_pushes_at_once_make_two_whole_versions(model, tmp_path, monkeypatch
     monkeypatch.setattr(storage, "copy_tree", slowly)
     versions.push(str(model), str(base), 5)
     both[0].join()
-    found = versions.list_versions(str(base))
-    assert len(found) == 2 and all(versions.holds(version, str(model)) for version in found)
+    found = list_versions(str(base))
+    assert len(found) == 2 and all(holds(version, str(model)) for version in found)

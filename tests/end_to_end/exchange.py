@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from components.pusher.versions import in_service
+from components.common.versions import in_service
 from components.tools.sample_data import generate
 from htr_client import HtrClient
 from pipeline import cli

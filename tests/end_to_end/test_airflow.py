@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.pusher.versions import list_versions
+from components.common.versions import list_versions
 from pipeline import cli, local_runner
 from pipeline.airflow_demo import AIRFLOW, SETTINGS, run_dag
 from pipeline.airflow_runner import METADATA_VARIABLE

@@ -6,6 +6,8 @@ import os
 import pytest
 import tensorflow as tf
 
+from components.common.service import metrics
+from components.common.versions import in_service, list_versions
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.pusher import versions
@@ -87,7 +89,7 @@ def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     assert f"version {first['version']} of {model_dir}, in service" in text
     made = summary.read(str(workspace), "htr")
     assert f"version {first['version']} (in service)" in made.page()
-    beside = versions.metrics(model_dir, third["version"])
+    beside = metrics(model_dir, third["version"])
     assert beside["compared_with"]["version"] == first["version"]
 
     # Repeated, though the model is now in service itself: the same verdict, and no work.
@@ -110,7 +112,7 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     model_dir = str(workspace / "serving_model" / "htr")
     checked = dataset.examine_all(DataConfig(paths=[str(data)]), TransformConfig())
     known = {sample.image: sample.text for sample in checked if isinstance(sample, dataset.Sample)}
-    newest = versions.in_service(model_dir)[-1]
+    newest = in_service(model_dir)[-1]
     with open(os.path.join(newest.path, SETTINGS_FILE), encoding="utf-8") as file:
         settings = json.load(file)
     memory, source = Memory(known, sorted(set("".join(known.values())))), str(tmp_path / "memory")
@@ -121,13 +123,13 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
         json.dump(settings, file)
     best = versions.push(source, model_dir, keep=9)
     Rollout(model_dir, "htr").promote(best, "stable")
-    before = [version.number for version in versions.list_versions(model_dir)]
+    before = [version.number for version in list_versions(model_dir)]
 
     code, outcome, text = run(data, workspace, capfd, "train.seed=4")
     assert code == cli.NOT_BLESSED and not outcome["blessed"] and outcome["version"] is None
     assert outcome["baseline_version"] == best
     assert f"against version {best} (in service), gate.max_cer_increase allows +0.0050" in text
-    assert [version.number for version in versions.list_versions(model_dir)] == before
+    assert [version.number for version in list_versions(model_dir)] == before
     assert "Not pushed: the model is not blessed" in text and "Pushing the model" not in text
     assert "Checking the model in a server" not in text
     assert 1 <= len(outcome["next_steps"]) <= 3 and all(step in text for step in outcome["next_steps"])
@@ -138,14 +140,14 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     )
     assert code == 0 and outcome["baseline_version"] is None
     made = summary.read(str(workspace), "htr")
-    card = (versions.in_service(model_dir)[-1].path + ".model_card.md", made.report["verdict"])
+    card = (in_service(model_dir)[-1].path + ".model_card.md", made.report["verdict"])
     with open(card[0], encoding="utf-8") as file:
         assert "another alphabet" in file.read()
     assert made.verdict.compared_with.reason == "another alphabet" and "another alphabet" in made.page()
 
 
 def test_without_a_model_in_service_a_warm_start_is_compared_with_its_base(data, workspace, capfd, tmp_path):
-    base = versions.in_service(str(workspace / "serving_model" / "htr"))[0]
+    base = in_service(str(workspace / "serving_model" / "htr"))[0]
     elsewhere = f"push.model_dir={tmp_path / 'models'}"
     settings = ("train.seed=4", f"train.warm_start={base.path}", elsewhere, ANY_INCREASE)
     code, outcome, text = run(data, workspace, capfd, *settings)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from components.common.versions import list_versions
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
-from components.pusher.versions import list_versions
 from components.transform.settings import TransformConfig
 from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset

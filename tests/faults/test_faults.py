@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from components.common import code_version, storage
+from components.common.versions import in_service, list_versions
 from components.pusher import versions
 from components.report import summary
 from tests.faults.conftest import REPOSITORY, run_arguments
@@ -70,7 +71,7 @@ def model_dir(workspace):
 
 
 def numbers(workspace):
-    return [version.number for version in versions.in_service(str(model_dir(workspace)))]
+    return [version.number for version in in_service(str(model_dir(workspace)))]
 
 
 def assert_gone(processes):
@@ -146,7 +147,7 @@ def test_killed_pushes_leave_whole_versions_or_none(tmp_path):
         time.sleep(moment.uniform(0.02, 0.3))
         process.kill()
         process.join()
-        found = versions.list_versions(str(base))
+        found = list_versions(str(base))
         assert all(storage.digest(version.path) == expected for version in found)
         assert not seen or found[-1].number >= seen, "the newest version is gone"
         seen = found[-1].number if found else 0

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from kubeflow_launcher import Cluster
 
-from components.pusher.versions import in_service
+from components.common.versions import in_service
 from pipeline import kubeflow_runner
 from pipeline.config import load
 from tests.conftest import drawn_image, encode

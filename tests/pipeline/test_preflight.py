@@ -34,10 +34,11 @@ def evaluated(data):
 
 @pytest.fixture
 def version(tmp_path):
-    """A version as far as it can be known without TensorFlow: its number and its settings."""
+    """A version as far as it can be known without TensorFlow: its number, its settings, that there is a graph."""
     path = tmp_path / "models" / "1795361526"
     settings = path / SETTINGS_FILE
     settings.parent.mkdir(parents=True)
+    (path / "saved_model.pb").touch()
     settings.write_text(json.dumps({"alphabet": ["a"], "model": json.loads(Config().model.model_dump_json())}))
     return path
 

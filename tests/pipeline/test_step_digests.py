@@ -75,6 +75,11 @@ def test_what_the_serving_check_starts_by_name_counts_for_it_and_for_no_other_st
     assert changed_steps(names, tree, "serving/server.py", r"\Z", "# changed\n") == {"ServingCheck"}
 
 
-def test_moving_labels_trains_nothing_again(names, tree):
-    changed = changed_steps(names, tree, "serving/rollout.py", r"\Z", "# changed\n")
+@pytest.mark.parametrize("path", ["serving/rollout.py", "serving/labels.py", "components/common/service.py"])
+def test_moving_labels_trains_nothing_again(names, tree, path):
+    changed = changed_steps(names, tree, path, r"\Z", "# changed\n")
     assert not changed & {"HandwritingExampleGen", "Transform", "Trainer", "Tuner", "Evaluator", "BulkInferrer"}
+
+
+def test_how_versions_are_kept_matters_to_the_push_alone(names, tree):
+    assert changed_steps(names, tree, "components/pusher/versions.py", r"\Z", "# changed\n") == {"Pusher"}

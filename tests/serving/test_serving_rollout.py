@@ -11,6 +11,7 @@ import serving_toy as toy
 from serving_client import Client, Load
 from tensorflow_serving.config import model_server_config_pb2
 
+from components.common.service import VersionError
 from components.pusher import versions
 from pipeline import cli
 from serving import protos, rollout
@@ -304,6 +305,6 @@ def test_an_unreadable_file_is_named_and_nothing_is_deleted(workspace, toy_model
     assert htr(workspace, "promote", 1, "--label", "stable") == cli.ERROR
     assert "models.config is not a readable model configuration" in capsys.readouterr().err
     assert htr(workspace, "rollback") == cli.ERROR
-    with pytest.raises(versions.VersionError, match="not a readable"):
+    with pytest.raises(VersionError, match="not a readable"):
         versions.push(str(toy_model), str(base(workspace)), keep=1)
     assert sorted(path.name for path in base(workspace).iterdir()) == ["1", "2"]

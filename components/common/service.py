@@ -1,0 +1,69 @@
+"""Which version of a model directory is in service, by the labels beside it, and what is known of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from components.common import storage
+from components.common.versions import Version, in_service
+from serving.labels import CONFIG_FILE, Labels, RolloutError
+from serving.version_directory import METRICS_FILE
+
+
+class VersionError(RuntimeError):
+    """A version cannot be pushed or withdrawn; the message says why."""
+
+
+def served(model_dir: str, name: str) -> Version | None:
+    """The version that answers where no version is asked for: the one labelled stable, else the newest.
+
+    A version that lacks its graph or its weights does not count, since no server can load it.
+
+    Args:
+        model_dir: directory of the numbered versions.
+        name: of the model in the file of labels.
+
+    Raises:
+        VersionError: the file of labels cannot be read.
+    """
+    found = [version for version in in_service(model_dir) if _is_complete(version.path)]
+    try:
+        stable = _labels(model_dir, name).labels.get("stable")
+    except RolloutError as error:
+        raise VersionError(str(error)) from error
+    labelled = [version for version in found if version.number == stable]
+    return next(iter(labelled or found[-1:]), None)
+
+
+def _is_complete(path: str) -> bool:
+    return all(storage.exists(os.path.join(path, name)) for name in ("saved_model.pb", "variables/variables.index"))
+
+
+def _labels(model_dir: str, name: str) -> Labels:
+    if not storage.is_remote(model_dir):
+        return Labels.read(model_dir, name)
+    path = config_in_bucket(model_dir)
+    text = storage.read(path).decode(errors="replace") if storage.exists(path) else ""
+    return Labels.parse(text, Path(path), name)
+
+
+def config_in_bucket(model_dir: str) -> str:
+    """Where the file of labels lies that belongs to a model directory in a bucket."""
+    return f"{model_dir.rstrip('/').rpartition('/')[0]}/{CONFIG_FILE}"
+
+
+def metrics(model_dir: str, number: int) -> dict[str, Any] | None:
+    """What was measured of a version before its push (`metrics.json` of the run's report); None if nobody noted it."""
+    path = os.path.join(model_dir, f"{number}.{METRICS_FILE}")
+    try:
+        return json.loads(storage.read(path)) if storage.exists(path) else None
+    except ValueError:
+        return None
+
+
+def holds(version: Version, model: str) -> bool:
+    """Whether a version is a copy of the SavedModel in the directory `model`."""
+    return storage.digest(version.path) == storage.digest(model)

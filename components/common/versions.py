@@ -1,0 +1,46 @@
+"""What lies in a directory of numbered versions, which a model server watches. No TFX, TensorFlow or labels here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from components.common import storage
+from serving.version_directory import WITHDRAWN, number_of
+
+
+@dataclass(frozen=True)
+class Version:
+    """A pushed version.
+
+    Attributes:
+        number: of the version; the greatest is the newest.
+        path: its directory.
+        withdrawn: True after a rollback.
+    """
+
+    number: int
+    path: str
+    withdrawn: bool
+
+
+def list_versions(model_dir: str) -> list[Version]:
+    """All versions below a model directory, oldest first, with those that were withdrawn."""
+    found = []
+    for name in storage.entries(model_dir)[0] if storage.is_dir(model_dir) else ():
+        number = number_of(name)
+        if number is not None:
+            found.append(Version(number, os.path.join(model_dir, name), name.startswith(WITHDRAWN)))
+    return sorted(found, key=lambda version: version.number)
+
+
+def in_service(model_dir: str) -> list[Version]:
+    """The versions below a model directory that have not been withdrawn, oldest first."""
+    return [version for version in list_versions(model_dir) if not version.withdrawn]
+
+
+def model_at(path: str) -> str | None:
+    """A SavedModel's directory, or that of the newest version below a directory of versions; None if there is none."""
+    if storage.exists(os.path.join(path, "saved_model.pb")):
+        return path
+    return next((version.path for version in in_service(path)[-1:]), None)
