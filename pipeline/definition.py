@@ -12,6 +12,7 @@ from tfx.proto import trainer_pb2, transform_pb2
 from tfx.types import Channel
 from tfx.types.standard_artifacts import ExampleStatistics
 
+from components.base_model import packing
 from components.batch_transcriber.component import BulkInferrer
 from components.evaluator import gate
 from components.evaluator.baseline_step import BaselineModel
@@ -25,6 +26,7 @@ from components.example_validator.previous import PreviousStatistics
 from components.pusher.component import AtomicPusher
 from components.report.component import RunReport
 from components.serving_check.component import ServingCheck
+from components.trainer.settings import AUTO
 from pipeline import beam_options
 from pipeline.config import Config
 
@@ -97,6 +99,8 @@ def create_pipeline(
         "transform": transform_json,
         "model": config.model.model_dump_json(),
         "train": config.train.model_dump_json(),
+        # Another release of it is another start.
+        "base_model": packing.release(config.transform.preset) if config.train.warm_start == AUTO else None,
     }
     tuner = (
         Tuner(

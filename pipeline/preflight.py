@@ -74,18 +74,15 @@ def _settings(config: Config) -> Iterator[str]:
             yield "data.alphabet: it is empty; list the allowed characters, or leave it out to take those of the labels"
         elif unusable:
             yield f"data.alphabet: {', '.join(map(repr, unusable))} cannot be in a label"
-    if config.train.freeze and not config.train.warm_start:
-        yield (
-            f"train.freeze: {', '.join(config.train.freeze)} would keep the random weights of a new network; it goes "
-            "with train.warm_start"
-        )
+    if not config.train.is_warm:
+        yield from _problems(lambda: base.settled(config.train, config.transform, config.model))
     yield from _problems(lambda: beam_options.check_for_pipeline(config.beam))
 
 
 def _here(config: Config) -> Iterator[str]:
     """What the files of this machine tell."""
-    if config.train.warm_start:
-        start = config.train.warm_start
+    if config.train.is_warm:
+        start = config.train.warm_start or ""
         yield from _problems(lambda: base.check_fits(base.find_base(start), config.model))
     if not storage.is_remote(config.model_dir):
         yield from _writable("push.model_dir", config.model_dir)
@@ -150,6 +147,8 @@ def _kubeflow(config: Config) -> Iterator[str]:
         yield "data.paths: name the data as the containers see it, on a volume or in a bucket"
     for section, name in PATHS:
         value = getattr(getattr(config, section), name) or []
+        if name == "warm_start" and not config.train.is_warm:
+            continue
         for path in [value] if isinstance(value, str) else value:
             if not (storage.is_remote(path) or os.path.isabs(path)):
                 yield f"{section}.{name}: {path} is relative; name it as the containers see it, such as /data/names"

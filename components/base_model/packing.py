@@ -70,7 +70,7 @@ def unpack(preset: str) -> str:
         )
     facts = json.loads((packed / _FACTS).read_text("utf-8"))
     # Another release has another name: the old one may be in use.
-    name = f"{preset}-{storage.digest(str(packed))[:16]}"
+    name = f"{preset}-{release(preset)}"
     for folder in (_cache, _temporary):
         directory = folder() / "base_model" / name
         version = directory / str(facts["version"])
@@ -84,6 +84,11 @@ def unpack(preset: str) -> str:
         else:
             return str(version)
     raise AssertionError("unreachable")
+
+
+def release(preset: str) -> str | None:
+    """What changes with every release of a base model; None where there is none."""
+    return storage.digest(str(FOLDER / preset))[:16] if preset in presets() else None
 
 
 def _cache() -> Path:

@@ -1,14 +1,20 @@
 """Which model a candidate is compared with: one rule for all runners. No TFX or TensorFlow here.
 
 The baseline is the model in service: the version under the label stable where labels are used, else the newest one
-that is not withdrawn. Where no version is in service, it is the base of a warm start.
+that is not withdrawn. Where no version is in service, it is the model that the training started from.
 """
 
 from __future__ import annotations
 
+import json
+import os
+
+from components.base_model import packing
 from components.common import service, storage
 from components.common.versions import model_at
 from components.evaluator.verdict import Baseline
+from components.trainer.settings import AUTO
+from serving.version_directory import SETTINGS_FILE
 
 
 class BaselineError(RuntimeError):
@@ -25,10 +31,10 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
         model_dir: directory of the numbered versions.
         name: of the model in the file of labels.
         candidate: directory of the candidate's SavedModel.
-        warm_start: version that its training started from, or a directory of versions, of which the newest is taken.
+        warm_start: the setting `train.warm_start` of its training.
 
     Returns:
-        The baseline, of kind "in_service", "warm_start" or "none".
+        The baseline, of kind "in_service", "warm_start", "base_model" or "none".
 
     Raises:
         VersionError: the file of labels cannot be read.
@@ -43,7 +49,11 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
         if noted and noted["kind"] != "off":
             return Baseline(**noted)
         return Baseline("none", reason="the model itself is in service")
-    base = model_at(warm_start) if warm_start else None
+    if warm_start == AUTO:
+        settings = json.loads(storage.read(os.path.join(candidate, SETTINGS_FILE)))
+        base = packing.unpack(settings["transform"]["preset"]) if settings.get("start", {}).get("base_model") else None
+    else:
+        base = model_at(warm_start) if warm_start else None
     if base is not None:
-        return Baseline("warm_start", path=base, digest=storage.digest(base))
+        return Baseline("base_model" if warm_start == AUTO else "warm_start", path=base, digest=storage.digest(base))
     return Baseline("none", reason="no version is in service yet")

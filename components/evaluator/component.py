@@ -1,4 +1,4 @@
-"""TFX's Evaluator, which notes what it has compared the candidate with."""
+"""TFX's Evaluator, which notes what it has compared the candidate with, and refuses the base model as a new one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tensorflow_model_analysis.proto import config_pb2
-from tfx.components.evaluator import component, executor
+from tfx.components.evaluator import component, constants, executor
 from tfx.dsl.components.base import executor_spec
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_component_specs
@@ -17,6 +17,7 @@ from tfx.utils import path_utils, proto_utils
 from components.common import storage
 from components.evaluator.evaluation import NOTE_FILE, switched_off
 from components.evaluator.verdict import Baseline
+from serving.version_directory import SETTINGS_FILE
 
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
 
@@ -32,10 +33,30 @@ class EvaluatorExecutor(executor.Executor):
         config = config_pb2.EvalConfig()
         proto_utils.json_to_proto(exec_properties[standard_component_specs.EVAL_CONFIG_KEY], config)
         found = Baseline.noted_in(given[0].uri) if given else None
-        note = {"compared_with": found and asdict(found), "off": switched_off(config)}
+        unchanged = _is_base_model(artifact_utils.get_single_uri(input_dict[standard_component_specs.MODEL_KEY]))
+        if unchanged:
+            _withdraw_blessing(artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY]))
+        note = {"compared_with": found and asdict(found), "off": switched_off(config), "unchanged": unchanged}
         evaluation = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
         with fileio.open(os.path.join(evaluation, NOTE_FILE), "w") as file:
             file.write(json.dumps(note, ensure_ascii=False))
+
+
+def _is_base_model(candidate_uri: str) -> bool:
+    """Whether no epoch of a training that started from the base model was better than it: its weights were kept."""
+    settings = f"{path_utils.serving_model_path(candidate_uri)}/{SETTINGS_FILE}"
+    if not storage.exists(settings):
+        return False
+    noted = json.loads(storage.read(settings))
+    return bool(noted.get("start", {}).get("base_model")) and noted["training"]["best_epoch"] == 0
+
+
+def _withdraw_blessing(blessing: Any) -> None:
+    blessed = os.path.join(blessing.uri, constants.BLESSED_FILE_NAME)
+    if fileio.exists(blessed):
+        fileio.remove(blessed)
+        fileio.open(os.path.join(blessing.uri, constants.NOT_BLESSED_FILE_NAME), "w").close()
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, constants.NOT_BLESSED_VALUE)
 
 
 class Evaluator(component.Evaluator):

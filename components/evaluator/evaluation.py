@@ -56,8 +56,10 @@ def read_verdict(evaluation_uri: str) -> Verdict:
         for failure in per_slice.failures
     ]
     failures += [Failure("samples", _spec_name(spec), 0.0, 1.0, "missing") for spec in validation.missing_slices]
+    if unchanged := bool(noted.get("unchanged")):
+        failures.append(Failure("cer", "all", 0.0, 0.0, "unchanged"))
     return Verdict(
-        blessed=bool(validation.validation_ok),
+        blessed=bool(validation.validation_ok) and not unchanged,
         metrics=candidate.get("all", {}),
         baseline=by_model.get("baseline", {}).get("all"),
         slices={name: values for name, values in sorted(candidate.items()) if name != "all"},

@@ -18,15 +18,15 @@ class Baseline:
     """What a candidate is compared with.
 
     Attributes:
-        kind: "in_service"; "warm_start", the model that the training started from; "none"; or "off", by
-            `gate.baseline=none`.
+        kind: "in_service"; "warm_start", the model that the training started from; "base_model", the same where it is
+            the one that is shipped; "none"; or "off", by `gate.baseline=none`.
         version: number of the version in service.
         path: directory of the SavedModel; empty where there is none.
         digest: of its files, so that other content is another baseline.
         reason: why there is none.
     """
 
-    kind: Literal["in_service", "warm_start", "none", "off"]
+    kind: Literal["in_service", "warm_start", "base_model", "none", "off"]
     version: int | None = None
     path: str = ""
     digest: str = ""
@@ -35,6 +35,8 @@ class Baseline:
     def __str__(self) -> str:
         if self.kind == "in_service":
             return f"version {self.version} (in service)"
+        if self.kind == "base_model":
+            return "the base model that the training started from"
         if self.kind == "warm_start":
             return f"the base of the warm start ({self.path})"
         return f"nothing ({'gate.baseline=none: ' if self.kind == 'off' else ''}{self.reason})"
@@ -64,7 +66,8 @@ class Failure:
         slice: such as "writer = 7", or "all".
         value: measured.
         bound: what it should have been at most.
-        kind: "bound", "change" against the baseline, or "missing" for a bounded slice without images.
+        kind: "bound", "change" against the baseline, "missing" for a bounded slice without images, or "unchanged" for
+            a model that is the base model still.
         against: the baseline in words, for "change".
     """
 
@@ -80,6 +83,12 @@ class Failure:
             return (
                 f"gate.slice_max_cer bounds {self.slice}, but the evaluation split has no image of it: take the bound "
                 f"out, or see to it that the split has some (a split column, data.split_salt)"
+            )
+        if self.kind == "unchanged":
+            return (
+                "no epoch read the validation images better than the base model that the training started from, so "
+                "this would be that model again, which serves without a run (htr read, htr serve): lower "
+                "train.learning_rate, or label more images"
             )
         where = "" if self.slice == "all" else f" for {self.slice}"
         if self.kind == "change":

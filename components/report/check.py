@@ -24,7 +24,7 @@ from components.report.look import Seen
 from components.report.report import environment
 from components.report.settings import RunSettings
 from components.report.suspects import misfits, odd_labels, same_images
-from components.trainer import estimate
+from components.trainer import base, estimate
 from components.trainer.schedule import epochs_for
 from components.transform import geometry
 from components.transform.settings import TransformConfig
@@ -174,13 +174,15 @@ def _training(by_split: Mapping[str, Sequence[Seen]], config: RunSettings) -> di
     # The preset `word` fills each row of the tensor up; `line` fills up to the widest image of a batch.
     widths = [geometry.resized_width(s.sample.width, s.sample.height, transform) for s in images]
     width = transform.width if transform.preset == "word" else statistics.mean(widths or [0])
-    steps = estimate.expected_steps(config.train, len(images))
+    train, start = base.settled(config.train, transform, config.model)
+    steps = estimate.expected_steps(train, len(images))
     seconds = estimate.expected_seconds(
-        config.train, len(images), len(by_split["validation"]), transform.height * width
+        train, len(images), len(by_split["validation"]), transform.height * width
     )  # fmt: skip
     return {
         "images": len(images), "steps": steps, "seconds": seconds, "time": estimate.in_words(seconds),
-        "epochs": epochs_for(config.train, len(images)), "cores": estimate.usable_cores(),
+        "epochs": epochs_for(train, len(images)), "start": start.name,
+        "warm": train.is_warm, "cores": estimate.usable_cores(),
     }  # fmt: skip
 
 
@@ -233,7 +235,8 @@ def training_in_words(training: Mapping[str, Any]) -> str:
     """How long the training takes."""
     return (
         f"Training: {training['images']:,} images in {training['epochs']} epochs, {training['steps']:,} steps, take "
-        f"{training['time']} on {training['cores']} cores without a GPU (an estimate, right to a factor of two)"
+        f"{training['time']} on {training['cores']} cores without a GPU (an estimate, right to a factor of two), "
+        f"starting from {training['start']}"
     )
 
 

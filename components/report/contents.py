@@ -72,6 +72,7 @@ def build(material: Material) -> dict[str, Any]:
         "cases": _cases(m),
         "data": _data(m),
         "training": {
+            "start": m.settings.get("start", {}).get("name"),
             "history": list(m.history),
             "best_validation_cer": m.settings.get("best_validation_cer"),
             "base_validation_cer": m.settings.get("training", {}).get("base_validation_cer"),

@@ -115,7 +115,7 @@ def _about_comparison(contents: Mapping[str, Any], collapsed: bool) -> Iterator[
     found = verdict["compared_with"]
     if found and found["kind"] == "in_service" and not contents["config"]["train"]["warm_start"] and not differs:
         yield f"Start from the model in service: train.warm_start={found['path']}."
-    elif found and found["kind"] == "warm_start" and not collapsed:
+    elif found and found["kind"] in ("warm_start", "base_model") and not collapsed:
         rate = contents["config"]["train"]["learning_rate"] / 10
         yield f"The training has made the model that it started from worse: lower train.learning_rate, e.g. {rate:g}."
 

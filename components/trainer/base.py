@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 
+from components.base_model import packing
 from components.common import storage
 from components.common.versions import model_at
-from components.trainer.settings import ModelConfig
+from components.trainer.settings import AUTO, ModelConfig, TrainConfig
+from components.transform.settings import TransformConfig
 from serving.version_directory import SETTINGS_FILE
 
 # Of the section `model`, those that give the weights their shapes.
@@ -36,6 +39,60 @@ def find_base(directory: str) -> str:
     return version
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a training starts.
+
+    Attributes:
+        version: directory of the version whose weights it takes; None for random ones.
+        name: what that is, for people; of random weights also why.
+        is_base: whether it is the base model that is shipped.
+    """
+
+    version: str | None
+    name: str
+    is_base: bool = False
+
+
+def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) -> tuple[TrainConfig, Start]:
+    """Decides what `train.warm_start: auto` means here.
+
+    Args:
+        train: section `train`.
+        transform: section `transform`; its preset says which base model.
+        model: sizes of the network's layers.
+
+    Returns:
+        The section with the directory of a version as `warm_start`, or None to start from nothing; and what it is.
+
+    Raises:
+        WarmStartError: a directory is named, and there is no model; or layers of a new network would be frozen.
+        OSError: the base model cannot be unpacked.
+    """
+    start = _start(train.warm_start, transform.preset, model)
+    if start.version is None and train.freeze:
+        raise WarmStartError(
+            f"train.freeze: {', '.join(train.freeze)} would keep the random weights of a new network, which starts "
+            f"from {start.name}; it goes with train.warm_start"
+        )
+    return train.model_copy(update={"warm_start": start.version}), start
+
+
+def _start(warm_start: str | None, preset: str, model: ModelConfig) -> Start:
+    if warm_start is None:
+        return Start(None, "nothing")
+    if warm_start != AUTO:
+        version = find_base(warm_start)
+        return Start(version, version)
+    if preset not in packing.presets():
+        return Start(None, f"nothing: no base model is shipped for transform.preset={preset}")
+    version = packing.unpack(preset)
+    name = f"the base model for transform.preset={preset}, version {os.path.basename(version)}"
+    if other := _other_layers(version, model):
+        return Start(None, f"nothing: {name}, has another {', '.join(f'model.{setting}' for setting in other)}")
+    return Start(version, name, is_base=True)
+
+
 def check_fits(version: str, model: ModelConfig) -> None:
     """Compares the sizes of the layers.
 
@@ -46,13 +103,17 @@ def check_fits(version: str, model: ModelConfig) -> None:
     Raises:
         WarmStartError: other layers, or no settings that say so.
     """
+    if other := _other_layers(version, model):
+        listed = ", ".join(f"model.{name} is {getattr(model, name)} here" for name in other)
+        needed = " ".join(f"--set model.{name}='{value}'" for name, value in other.items())
+        raise WarmStartError(f"train.warm_start: {version} has another network: {listed}. Train with {needed}")
+
+
+def _other_layers(version: str, model: ModelConfig) -> dict[str, object]:
+    """The sizes of a version's layers that differ from those of a network."""
     path = os.path.join(version, SETTINGS_FILE)
     try:
         earlier = ModelConfig.model_validate(json.loads(storage.read(path))["model"])
     except (OSError, ValueError, KeyError) as error:
         raise WarmStartError(f"train.warm_start: {path} does not hold the settings of a model ({error!r})") from error
-    other = [name for name in _SHAPES if getattr(earlier, name) != getattr(model, name)]
-    if other:
-        listed = ", ".join(f"model.{name} is {getattr(model, name)} here" for name in other)
-        needed = " ".join(f"--set model.{name}='{getattr(earlier, name)}'" for name in other)
-        raise WarmStartError(f"train.warm_start: {version} has another network: {listed}. Train with {needed}")
+    return {name: getattr(earlier, name) for name in _SHAPES if getattr(earlier, name) != getattr(model, name)}

@@ -103,7 +103,7 @@ class Fitting:
         self._averaged_variables = [v for v in model.variables if v.dtype == "float32"]
         self._averages = [tf.Variable(v.numpy(), trainable=False) for v in self._averaged_variables]
         # Initial weights that are random are soon forgotten (see `_distributed_step`), those of a base are not.
-        self._steps_before = tf.Variable(9.0 * self._span if train.warm_start else 0.0, trainable=False)
+        self._steps_before = tf.Variable(9.0 * self._span if train.is_warm else 0.0, trainable=False)
         self.history: list[dict[str, Any]] = []
         self.best_cer, self.best_epoch = float("inf"), 0
         self._best_collapse: str | None = None
@@ -134,7 +134,7 @@ class Fitting:
         writer = tf.summary.create_file_writer(log_dir) if log_dir and is_chief() else tf.summary.create_noop_writer()
         sizes = (self.schedule.epochs, self.steps, self.training.samples)
         with Progress(*sizes, self.done, self._seconds_before, is_chief()) as progress, writer.as_default():
-            if self.train.warm_start and not self.history:
+            if self.train.is_warm and not self.history:
                 self._measure_base(progress)
             stream = self._stream()
             first = announced("Building the network's graph") if is_chief() else nullcontext()
@@ -162,7 +162,7 @@ class Fitting:
         Args:
             device: What it ran on.
         """
-        base = self.history[0]["validation_cer"] if self.train.warm_start else None
+        base = self.history[0]["validation_cer"] if self.train.is_warm else None
         ended = "loss" if self._broken else "epochs" if self.done >= self.total else "patience"
         return Outcome(
             images=self.training.samples, validation_images=self.validation.samples, epochs=self.schedule.epochs,
@@ -239,7 +239,7 @@ class Fitting:
         progress.epoch(
             self.done, f"loss {loss:7.3f}  validation CER {found.rate:.4f}  (best {self.best_cer:.4f})", self._is_over()
         )
-        if self.train.warm_start and is_chief():
+        if self.train.is_warm and is_chief():
             self._tell_collapse(found)
 
     def _validated(self, epoch: int, loss: float | None, seconds: float) -> Validation:
@@ -268,13 +268,13 @@ class Fitting:
         if self._patience_is_over() and self.done < self.total:
             console().print(f"  no better validation CER for {self.schedule.patience} epochs: training stops here")
         rate = self.schedule.learning_rate
-        if self.train.warm_start and self.best_epoch == 0:
+        if self.train.is_warm and self.best_epoch == 0:
             console().print(
                 f"  no epoch reads the validation images better than the base (CER {self.best_cer:.4f}): the weights "
                 f"of the base are kept. Try a lower train.learning_rate (it is {rate:g}), or more labels.",
                 style="yellow",
             )
-        elif self.train.warm_start:
+        elif self.train.is_warm:
             base = self.history[0]["validation_cer"]
             console().print(
                 f"  validation CER {base:.4f} with the base, {self.best_cer:.4f} after epoch {self.best_epoch}"
@@ -295,7 +295,7 @@ class Fitting:
             f"the training loss became {loss} in epoch {(self.done - 1) // self.steps + 1}: lower train.learning_rate "
             f"(it is {self.schedule.learning_rate:g})"
         )
-        if not self.train.warm_start:
+        if not self.train.is_warm:
             raise FloatingPointError(self._broken)
         if is_chief():
             console().print(f"  {self._broken}; training stops here", style="yellow")

@@ -12,6 +12,9 @@ from components.trainer.settings import TrainConfig, TuneConfig
 # epochs. Small sets get half of these steps at least, since CTC reads nothing at all in its first thousand.
 _IMAGES, _STEPS = 5000, 9400
 _FEWEST_STEPS = _STEPS // 2
+# A base can read: half the steps, and a fifth for small sets, are enough (docs/accuracy.md).
+_WARM_STEPS = _STEPS // 2
+_FEWEST_WARM_STEPS = _STEPS // 5
 _EPOCHS = (3, 300)
 # Epochs without a better validation CER before training stops, as a share of all.
 _PATIENCE = 0.4
@@ -45,11 +48,13 @@ def epochs_for(train: TrainConfig, samples: int) -> int:
 
     Returns:
         `train.epochs` where it is set. Else, in batches of 16: 300 for 200 images, 247 for 300, 75 for 1,000, 30 for
-        5,000, 15 for 20,000, 7 for 100,000, 4 for 330,000.
+        5,000, 15 for 20,000, 7 for 100,000, 4 for 330,000; after a warm start 145 for 200, 99 for 300, 33 for 1,000,
+        15 for 5,000, 8 for 20,000.
     """
     if train.epochs is not None:
         return train.epochs
-    steps = max(_STEPS * math.sqrt(samples / _IMAGES), _FEWEST_STEPS)
+    usual, fewest = (_WARM_STEPS, _FEWEST_WARM_STEPS) if train.is_warm else (_STEPS, _FEWEST_STEPS)
+    steps = max(usual * math.sqrt(samples / _IMAGES), fewest)
     least, most = _EPOCHS
     return min(max(round(steps / math.ceil(max(samples, 1) / train.batch_size)), least), most)
 
@@ -65,7 +70,7 @@ def schedule_for(train: TrainConfig, samples: int) -> Schedule:
         Epochs, patience and learning rate.
     """
     epochs = epochs_for(train, samples)
-    rate = WARM_RATE if train.warm_start else RATE
+    rate = WARM_RATE if train.is_warm else RATE
     return Schedule(
         epochs=epochs,
         patience=train.patience or max(5, round(_PATIENCE * epochs)),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.common.fractions import Fraction
 from components.common.settings import Section
+
+AUTO = "auto"  # of train.warm_start: the base model that is shipped
 
 
 class ModelConfig(Section):
@@ -31,7 +33,7 @@ class TrainConfig(Section):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="peak, which decays along a cosine to a hundredth; 0.002 if unset, 0.0005 with warm_start",
+        description="peak, which decays along a cosine to a hundredth; 0.002 if unset, 0.0005 after a warm start",
     )
     warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW; biases and normalisation are left out")
@@ -46,13 +48,27 @@ class TrainConfig(Section):
         None, ge=1, description="epochs without a better validation CER before training stops; 40 % of all if unset"
     )
     shuffle_buffer: int = Field(4096, ge=1, description="images held in memory for shuffling")
-    warm_start: str | None = Field(None, description="version directory of a model whose weights are the start")
+    warm_start: str | None = Field(
+        AUTO,
+        description="whose weights are the start. auto: the base model of the preset, where the network is its own; "
+        "none: random ones; else a version directory, or a directory of versions, of which the newest is taken",
+    )
     freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
     checkpoint_minutes: float = Field(
         5.0, gt=0, description="a training that is killed goes on from its last epoch or from so many minutes before"
     )
     mixed_precision: bool = Field(True, description="float16 on GPUs that have it; the loss stays float32")
     seed: int = Field(1, ge=0, lt=2**32, description="of weights, shuffling and augmentation")
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether a version's weights are the start; `auto` has to be settled first (`base.settled`)."""
+        return self.warm_start not in (None, AUTO)
+
+    @field_validator("warm_start")
+    @classmethod
+    def _none(cls, value: str | None) -> str | None:
+        return None if value == "none" else value
 
 
 class TuneConfig(Section):

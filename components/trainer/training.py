@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.common.console import announced, console
-from components.trainer import augment, export
+from components.trainer import augment, base, export
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators
 from components.trainer.checkpoint import fingerprint, has_checkpoint
 from components.trainer.fitting import Fitting
@@ -55,6 +55,7 @@ def run_fn(fn_args: Any) -> None:
         from components.trainer.tuning import with_hyperparameters
 
         model_config, train = with_hyperparameters(model_config, train, found["values"])
+    train, start = base.settled(train, transform, model_config)
     device = use_accelerators(train)
     strategy = training_strategy()
     keras.utils.set_random_seed(train.seed)
@@ -74,8 +75,8 @@ def run_fn(fn_args: Any) -> None:
     classes, height = len(alphabet) + 1, transform.height or 0
     with strategy.scope():
         model = build(model_config, classes, height)
-        if train.warm_start:
-            console().print(f"  starting from {start_from(model, alphabet, train.warm_start)}")
+        known = f"; {start_from(model, alphabet, start.version)}" if start.version else ""
+        console().print(f"  starting from {start.name}{known}", markup=False)
         freeze(model, train.freeze)
     fitting = Fitting(model, training, validation, alphabet, train, state_dir, strategy)
     replicas = f", {strategy.num_replicas_in_sync} replicas" if strategy.num_replicas_in_sync > 1 else ""
@@ -95,6 +96,7 @@ def run_fn(fn_args: Any) -> None:
     settings: dict[str, Any] = {
         "alphabet": alphabet, "transform": transform.model_dump(), "model": model_config.model_dump(),
         "train": train.model_dump() | dataclasses.asdict(fitting.schedule),
+        "start": {"name": start.name, "base_model": start.is_base},
         "best_validation_cer": fitting.best_cer, "training": dataclasses.asdict(fitting.outcome(device)),
     }  # fmt: skip
     with announced("Exporting the model"):

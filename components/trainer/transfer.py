@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from components.trainer.base import WarmStartError, find_base
+from components.trainer.base import WarmStartError
 from components.trainer.export import VARIABLES_KEY
 from components.trainer.model import Recogniser
 from serving.version_directory import SETTINGS_FILE
@@ -18,7 +18,7 @@ from serving.version_directory import SETTINGS_FILE
 _HEADS = ("classes", "shortcut_classes")
 
 
-def start_from(model: Recogniser, alphabet: Sequence[str], directory: str) -> str:
+def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> str:
     """Gives a network the weights of an exported model.
 
     Characters that both know keep their weights; new ones keep the fresh weights they have; the blank is kept.
@@ -26,15 +26,14 @@ def start_from(model: Recogniser, alphabet: Sequence[str], directory: str) -> st
     Args:
         model: the new network.
         alphabet: its characters.
-        directory: a version (it has `saved_model.pb`), or a directory of versions, of which the newest is taken.
+        version: its directory.
 
     Returns:
         A sentence about what was taken.
 
     Raises:
-        WarmStartError: no model there, or one with other layers.
+        WarmStartError: it has other layers.
     """
-    version = find_base(directory)
     with tf.io.gfile.GFile(os.path.join(version, SETTINGS_FILE)) as file:
         known = json.loads(file.read())["alphabet"]
     earlier = _read_weights(version)
@@ -65,7 +64,7 @@ def start_from(model: Recogniser, alphabet: Sequence[str], directory: str) -> st
             f"`model` section of that version's {SETTINGS_FILE}"
         )
     fresh = [character for character in alphabet if character not in known]
-    return f"weights of {version}; {len(shared)} characters known" + (f", new: {''.join(fresh)}" if fresh else "")
+    return f"{len(shared)} characters known" + (f", new: {''.join(fresh)}" if fresh else "")
 
 
 def freeze(model: Recogniser, parts: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from keras_tuner.engine.trial import TrialStatus
 from tfx.components.tuner.component import TunerFnResult
 
 from components.common.console import announced, console
+from components.trainer import base
 from components.trainer.accelerators import use_accelerators
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import expand, survey
@@ -38,7 +39,7 @@ def search_space(model: ModelConfig, train: TrainConfig, rate: float) -> keras_t
     space.Float("train.learning_rate", rate / 4, rate * 4, sampling="log", default=rate)
     space.Float("train.augment", 0.0, max(train.augment, 1.5), default=train.augment)
     space.Float("model.dropout", 0.0, max(model.dropout, 0.5), default=model.dropout)
-    if not train.warm_start:
+    if not train.is_warm:
         space.Choice("model.recurrent_units", sorted({max(units // 2, 8), units, 2 * units}), default=units)
     return space
 
@@ -74,6 +75,8 @@ class RecogniserTuner(keras_tuner.Tuner):
         self.transform_config = TransformConfig.model_validate_json(sections["transform"])
         self.model_config = ModelConfig.model_validate_json(sections["model"])
         train = TrainConfig.model_validate_json(sections["train"])
+        train, start = base.settled(train, self.transform_config, self.model_config)
+        console().print(f"  starting from {start.name}", markup=False)
         use_accelerators(train)
         tft_output = tft.TFTransformOutput(fn_args.transform_graph_path)
         self.characters = read_alphabet(tft_output)

@@ -48,7 +48,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
     for name, setting in PATHS:
         section = getattr(config, name)
         value = getattr(section, setting)
-        if value:
+        if value and (setting != "warm_start" or config.train.is_warm):
             found = [storage.absolute(path) for path in value] if isinstance(value, list) else storage.absolute(value)
             config = config.model_copy(update={name: section.model_copy(update={setting: found})})
     return config

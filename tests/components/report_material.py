@@ -96,7 +96,8 @@ def material(predictions, config=None, splits=None, alphabet=None, **more):
         "alphabet": list(alphabet),
         "settings": {"transform": {"preset": "word", "height": 32, "width": 128}, "best_validation_cer": 0.05,
                      "model": config.model.model_dump(),
-                     "train": config.train.model_dump() | asdict(schedule_for(config.train, 2000))},
+                     "train": {**config.train.model_dump(), "warm_start": None,
+                               **asdict(schedule_for(config.train, 2000))}},
         "model_bytes": 3_400_000,
         "readings": {place: reading(predictions["prediction"][place], alphabet, place) for place in shown},
         "history": [{"epoch": i, "loss": 20 / i, "validation_cer": 1 / (i + 1), "seconds": 10.0 * i}

@@ -9,7 +9,8 @@ import pytest
 from components.trainer.schedule import Schedule, epochs_for, schedule_for, trial_epochs
 from components.trainer.settings import TrainConfig, TuneConfig
 
-OPEN = TrainConfig()
+OPEN = TrainConfig(warm_start=None)
+WARM = TrainConfig(warm_start="htr/1")
 
 
 def steps(images: int, train: TrainConfig = OPEN) -> int:
@@ -26,6 +27,12 @@ def test_epochs_follow_the_number_of_images():
     assert epochs == sorted(epochs, reverse=True) and epochs_for(OPEN, 0) == 300
 
 
+@pytest.mark.parametrize("images", [200, 300, 700, 4165, 20_000])
+def test_a_base_needs_half_the_steps(images):
+    assert steps(images, WARM) <= 0.54 * steps(images)
+    assert images > 1000 or 1500 < steps(images, WARM) <= 3000
+
+
 def test_larger_batches_get_as_many_steps():
     assert steps(5000, TrainConfig(batch_size=64)) == pytest.approx(steps(5000), rel=0.05)
 
@@ -39,7 +46,7 @@ def test_an_explicit_number_wins(images):
 def test_patience_is_relative_and_a_warm_start_learns_slower():
     assert schedule_for(OPEN, 5000) == Schedule(epochs=30, patience=12, learning_rate=2e-3)
     assert schedule_for(TrainConfig(epochs=4), 5000).patience == 5
-    warm = schedule_for(TrainConfig(warm_start="htr/1"), 5000)
+    warm = schedule_for(WARM, 5000)
     assert warm.learning_rate < 1e-3
     assert trial_epochs(TuneConfig(), schedule_for(OPEN, 5000)) == 6
     assert trial_epochs(TuneConfig(epochs=2), schedule_for(OPEN, 5000)) == 2

@@ -276,8 +276,6 @@ def test_warm_start_refuses_another_network_by_name(toy, tmp_path):
         transfer.start_from(convolutions, ["a", "b", "c"], trained["serving_model_dir"])
     with pytest.raises(transfer.WarmStartError, match=r"has .*recurrent_1.*, for which this network has no layer"):
         transfer.start_from(build(SMALL, 4, 32), ["a", "b", "c"], trained["serving_model_dir"])
-    with pytest.raises(transfer.WarmStartError, match="neither a version of a model nor a directory with versions"):
-        transfer.start_from(wider, ["a", "b", "c"], str(tmp_path))
 
 
 def test_temperature_makes_a_doubtful_network_say_so(toy):

@@ -1,6 +1,7 @@
 """A warm start is compared with its base: it may learn, and it cannot end worse than it began."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import keras
@@ -8,13 +9,18 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from components.base_model import packing
+from components.evaluator.baseline import find
 from components.trainer import accelerators, training, transfer
+from components.trainer.base import WarmStartError, settled
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build
 from components.trainer.schedule import RATE
+from components.trainer.settings import AUTO, ModelConfig, TrainConfig
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
+from serving.version_directory import CARD_FILE
 from tests.components.toy import SMALL, TRAIN, WORDS, arguments, write_transformed
 
 WORD = TransformConfig()
@@ -27,6 +33,17 @@ def base(toy, tmp_path_factory):
     given = arguments(toy, tmp_path_factory.mktemp("base"), TRAIN, WORD)
     training.run_fn(SimpleNamespace(**given))
     return given["serving_model_dir"]
+
+
+@pytest.fixture
+def shipped(base, tmp_path, monkeypatch):
+    """That model as the base model for words; the folder of its files."""
+    version = tmp_path / "made" / "7"
+    shutil.copytree(base, version)
+    version.with_name(f"7.{CARD_FILE}").write_text("# Model card")
+    monkeypatch.setattr(packing, "FOLDER", tmp_path / "files")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return packing.pack(str(version), "word")
 
 
 def run(data, out, train):
@@ -173,3 +190,40 @@ def test_a_gpu_that_tensorflow_does_not_see_is_warned_of(unused_gpu, capsys):
     assert accelerators.use_accelerators(TRAIN).startswith("CPU, ")
     told = " ".join(capsys.readouterr().err.split())
     assert "warning: This machine has NVIDIA L4, but TensorFlow cannot use it" in told and "htr doctor" in told
+
+
+def test_a_training_starts_from_the_base_model_of_its_preset(toy, base, shipped, tmp_path, capsys):
+    assert TrainConfig().warm_start == AUTO
+    history, settings = run(toy, tmp_path, TRAIN.model_copy(update={"epochs": 1, "learning_rate": ABSURD}))
+    assert history[0]["epoch"] == 0 and history[0]["validation_cer"] == pytest.approx(
+        validation_cer(toy, base), abs=0.02
+    )
+    assert settings["start"]["base_model"] and "base model for transform.preset=word" in settings["start"]["name"]
+    assert settings["train"]["warm_start"].startswith(str(tmp_path / "cache"))
+    assert "starting from the base model for transform.preset=word" in " ".join(capsys.readouterr().err.split())
+    found = find(str(tmp_path / "models"), "htr", str(tmp_path / "model"), AUTO)
+    assert found.kind == "base_model" and found.path == settings["train"]["warm_start"]
+    assert str(found) == "the base model that the training started from"
+
+
+def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_why(toy, shipped, tmp_path, capsys):
+    history, settings = run(toy, tmp_path, TRAIN.model_copy(update={"epochs": 1, "warm_start": None}))
+    assert history[0]["epoch"] == 1 and settings["start"] == {"name": "nothing", "base_model": False}
+    assert "starting from nothing" in capsys.readouterr().err
+    assert find(str(tmp_path / "models"), "htr", str(tmp_path / "model"), AUTO).kind == "none"
+    for transform, model, why in (
+        (WORD, ModelConfig(), "has another model.filters, model.recurrent_units, model.recurrent_layers"),
+        (TransformConfig(preset="line"), SMALL, "no base model is shipped for transform.preset=line"),
+    ):
+        train, start = settled(TrainConfig(), transform, model)
+        assert (
+            train.warm_start is None and not start.is_base and start.name.startswith("nothing: ") and why in start.name
+        )
+        with pytest.raises(WarmStartError, match=r"train\.freeze: recurrent would keep the random weights"):
+            settled(TrainConfig(freeze=["recurrent"]), transform, model)
+    assert TrainConfig(warm_start="none").warm_start is None
+
+
+def test_a_directory_without_a_model_is_no_start(tmp_path):
+    with pytest.raises(WarmStartError, match="neither a version of a model nor a directory with versions"):
+        settled(TrainConfig(warm_start=str(tmp_path)), WORD, SMALL)

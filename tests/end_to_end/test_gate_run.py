@@ -6,6 +6,7 @@ import os
 import pytest
 import tensorflow as tf
 
+from components.base_model import packing
 from components.common.service import metrics
 from components.common.versions import in_service, list_versions
 from components.example_gen import dataset
@@ -156,3 +157,19 @@ def test_without_a_model_in_service_a_warm_start_is_compared_with_its_base(data,
     verdict = summary.read(str(workspace), "htr").verdict
     assert verdict.compared_with.kind == "warm_start" and verdict.baseline is not None
     assert run(data, workspace, capfd, *settings)[1] == outcome
+
+
+def test_a_training_that_brings_nothing_is_refused_for_that_reason(data, workspace, capfd, tmp_path, monkeypatch):
+    made = in_service(str(workspace / "serving_model" / "htr"))[0]
+    monkeypatch.setattr(packing, "FOLDER", tmp_path / "files")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    packing.pack(made.path, "word")
+    elsewhere = f"push.model_dir={tmp_path / 'models'}"
+    code, outcome, text = run(data, workspace, capfd, "train.learning_rate=100", elsewhere)
+    assert code == cli.NOT_BLESSED and not outcome["blessed"] and outcome["version"] is None
+    assert "starting from the base model for transform.preset=word" in text
+    assert outcome["baseline"] == "the base model that the training started from"
+    assert "no epoch read the validation images better than the base model" in text
+    assert not os.path.exists(tmp_path / "models") or not list_versions(str(tmp_path / "models"))
+    page = summary.read(str(workspace), "htr").page()
+    assert "no epoch read the validation images better than the base model" in page
