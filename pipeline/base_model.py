@@ -17,7 +17,9 @@ from pathlib import Path
 
 import yaml
 
-from components.common.console import announced
+from components.base_model import packing
+from components.common.console import announced, console
+from components.common.versions import in_service
 from components.tools.rendered_text.dataset import write_dataset
 from components.tools.rendered_text.texts import draw_texts
 from pipeline import cli
@@ -103,9 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe = RECIPES[preset]
         folders = [_render(rendered, given.folder) for rendered in recipe.rendered]
         folders += [_choose(real, given.data, given.folder) for real in recipe.real]
-        code = _train(preset, recipe, folders, given.folder / preset, given.set)
+        workspace = given.folder / preset
+        code = _train(preset, recipe, folders, workspace, given.set)
         if code:
             return code
+        version = in_service(str(workspace / "serving_model" / "htr"))[-1]
+        console().print(f"{packing.pack(version.path, preset)} is the new base model for transform.preset={preset}")
     return 0
 
 
@@ -153,6 +158,7 @@ def _train(preset: str, recipe: Recipe, folders: Sequence[Path], workspace: Path
         "data": {"paths": [str(folder) for folder in folders]},
         "transform": {"preset": preset},
         "train": {
+            "warm_start": "none",
             "epochs": recipe.epochs,
             "patience": recipe.epochs,  # the last epochs, at a low rate, are the best ones
             "shuffle_buffer": 24000,  # all of them: rendered and real images take turns

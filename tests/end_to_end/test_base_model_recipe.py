@@ -1,0 +1,53 @@
+"""`make base-model` at a small size: from rendered and real images to the files that are shipped."""
+
+import csv
+import shutil
+
+import pytest
+
+from components.base_model import packing
+from components.tools.rendered_text.dataset import write_dataset
+from pipeline import base_model
+from pipeline.base_model import Real, Recipe, Rendered
+from tests.end_to_end.conftest import FAST
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """A real set, as far as the command can tell: many writers, no splits."""
+    folder = tmp_path / "sets" / "letters"
+    write_dataset(folder, (f"word {n}" for n in range(90)), seed=1, writers=30)
+    with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ["filename", "text", "writer"], extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+    return folder.parent
+
+
+def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypatch, capfd):
+    small = Recipe([Rendered("drawn", 40, 12, 3)], [Real("letters", "Somebody's letters, CC BY 4.0", share=0.75)], 1)
+    monkeypatch.setitem(base_model.RECIPES, "word", small)
+    monkeypatch.setattr(packing, "FOLDER", tmp_path / "files")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = tmp_path / "base-model"
+    (made / "drawn.unfinished").mkdir(parents=True)  # of a command that was interrupted
+    command = ["--data", str(sets), "--folder", str(made), "--preset", "word", *(f"--set={s}" for s in FAST)]
+    assert base_model.main(command) == 0
+    assert packing.presets() == ["word"]
+    card = (tmp_path / "files" / "word" / "model_card.md").read_text(encoding="utf-8")
+    assert "Somebody's letters, CC BY 4.0" in card and "OFL" in card
+    chosen = list((made / "letters" / "images").iterdir())
+    assert 45 <= len(chosen) < 90
+    with (made / "letters" / "labels.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["filename"] for row in csv.DictReader(file)} == {f"images/{path.name}" for path in chosen}
+    assert packing.unpack("word").startswith(str(tmp_path / "cache"))
+
+    # Again: nothing is made anew, and the sets are not even needed for what has been chosen.
+    capfd.readouterr()
+    shutil.rmtree(tmp_path / "files")
+    assert base_model.main(command) == 0
+    assert packing.presets() == ["word"] and "Rendering" not in capfd.readouterr().err
