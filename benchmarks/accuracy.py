@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -27,6 +27,7 @@ from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.model import Recogniser, build
 from components.trainer.settings import TrainConfig
+from components.trainer.transfer import start_from
 from components.transform.preprocessing import resize_images
 from components.transform.settings import TransformConfig
 from htr_client.decoding import Alphabet, BestPath
@@ -71,18 +72,29 @@ def prepare(data: DataConfig, transform: TransformConfig, folder: Path) -> tuple
     Returns:
         The alphabet of the training split, and the files by split (`train`, `validation`, `eval`, `eval SOURCE`).
     """
-    rows = list(dataset.examine_all(data, transform))
-    samples = [row for row in rows if isinstance(row, dataset.Sample)]
-    print(f"{len(samples)} images, rejected: {dict(Counter(r.reason for r in rows if isinstance(r, Reject)))}")
-    alphabet = sorted({character for s in samples if s.split == "train" for character in s.text})
-    classes = {character: i for i, character in enumerate(alphabet)}
-    resize = tf.function(lambda encoded: resize_images(encoded, transform), reduce_retracing=True)
-
     splits: dict[str, list[dataset.Sample]] = defaultdict(list)
-    for sample in samples:
+    for sample in read(data, transform):
         splits[sample.split].append(sample)
         if sample.split == "eval":
             splits[f"eval {sample.source}"].append(sample)
+    return write(splits, transform, folder)
+
+
+def read(data: DataConfig, transform: TransformConfig) -> list[dataset.Sample]:
+    """The images that ExampleGen would take."""
+    rows = list(dataset.examine_all(data, transform))
+    samples = [row for row in rows if isinstance(row, dataset.Sample)]
+    print(f"{len(samples)} images, rejected: {dict(Counter(r.reason for r in rows if isinstance(r, Reject)))}")
+    return samples
+
+
+def write(
+    splits: Mapping[str, Sequence[dataset.Sample]], transform: TransformConfig, folder: Path
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Writes splits as `prepare` does, with the alphabet of `train`."""
+    alphabet = sorted({character for s in splits["train"] for character in s.text})
+    classes = {character: i for i, character in enumerate(alphabet)}
+    resize = tf.function(lambda encoded: resize_images(encoded, transform), reduce_retracing=True)
     for split, members in splits.items():
         print(f"  {split:24s} {len(members):6d} images, {len({s.writer for s in members}):4d} writers")
         with tf.io.TFRecordWriter(str(folder / f"{split}.gz"), "GZIP") as writer:
@@ -123,6 +135,8 @@ def train(
     sources = {split: survey(files[split], FEATURES, config.transform) for split in ("train", "validation")}
     kind = ConcatenatedColumns if variant == "concatenate" else Recogniser
     model = build(config.model, len(alphabet) + 1, config.transform.height or 0, kind)
+    if config.train.is_warm:
+        start_from(model, alphabet, config.train.warm_start or "")
     begin = time.process_time()
     Fitting(model, sources["train"], sources["validation"], alphabet, config.train).run()
     return model, (time.process_time() - begin) / 60

@@ -93,6 +93,11 @@ def _start(warm_start: str | None, preset: str, model: ModelConfig) -> Start:
     return Start(version, name, is_base=True)
 
 
+def alphabet_of(version: str) -> list[str]:
+    """The characters of a version's classes, without the blank."""
+    return list(json.loads(storage.read(os.path.join(version, SETTINGS_FILE)))["alphabet"])
+
+
 def check_fits(version: str, model: ModelConfig) -> None:
     """Compares the sizes of the layers.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from components.trainer.base import WarmStartError
+from components.trainer.base import WarmStartError, alphabet_of
 from components.trainer.export import VARIABLES_KEY
 from components.trainer.model import Recogniser
 from serving.version_directory import SETTINGS_FILE
@@ -34,8 +33,7 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> str:
     Raises:
         WarmStartError: it has other layers.
     """
-    with tf.io.gfile.GFile(os.path.join(version, SETTINGS_FILE)) as file:
-        known = json.loads(file.read())["alphabet"]
+    known = alphabet_of(version)
     earlier = _read_weights(version)
     shared = [(new, known.index(character)) for new, character in enumerate(alphabet) if character in known]
     columns = [*shared, (len(alphabet), len(known))]
