@@ -1,9 +1,8 @@
-"""The server as a whole, in this process: limits, TLS, health, draining, hostile clients."""
+"""The server as a whole, in this process: limits, health, draining, hostile clients."""
 
 from __future__ import annotations
 
 import base64
-import datetime
 import functools
 import http.client
 import json
@@ -17,7 +16,7 @@ import grpc
 import numpy as np
 import pytest
 import serving_toy as toy
-from serving_client import Client
+from serving_client import Client, fails
 
 from serving import protos
 from serving.metrics import resident_bytes
@@ -35,13 +34,6 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, toy_model):
-    folder = tmp_path_factory.mktemp("server") / "htr"
-    toy.push(toy_model, folder, 1)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def server(base):
     monitoring = base.parent / "monitoring.config"
     monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
@@ -54,12 +46,6 @@ def server(base):
 def client(server):
     with Client(server.address) as connected:
         yield connected
-
-
-def fails(call, *args, **kwargs) -> tuple[str, str]:
-    with pytest.raises(grpc.RpcError) as failure:
-        call(*args, **kwargs)
-    return failure.value.code().name, failure.value.details()
 
 
 def rest(server, method, path, body=None, headers=None):
@@ -294,77 +280,6 @@ def test_a_taken_port(base, server, flag, any_free):
 def test_two_services_on_one_port(base):
     with pytest.raises(ServingError, match="--port and --rest_api_port are both 12345"):
         EmbeddedServer(**{**FAST, "model_base_path": str(base), "port": 12345, "rest_api_port": 12345}).start()
-
-
-# -- TLS -----------------------------------------------------------------------------------------------------
-
-
-class Authority:
-    """A certificate authority for one test."""
-
-    def __init__(self, name: str) -> None:
-        self.key, self.certificate = self._issue(name, None)
-
-    def _issue(self, name: str, issuer: Authority | None, days: int = 1):
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ec
-
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer.certificate.subject if issuer else subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(end - datetime.timedelta(days=3))
-            .not_valid_after(end)
-            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        )
-        return key, builder.sign(issuer.key if issuer else key, hashes.SHA256())
-
-    def pem(self) -> bytes:
-        from cryptography.hazmat.primitives.serialization import Encoding
-
-        return self.certificate.public_bytes(Encoding.PEM)
-
-    def issue(self, name: str, days: int = 1) -> tuple[bytes, bytes]:
-        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-        key, certificate = self._issue(name, self, days)
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return private, certificate.public_bytes(Encoding.PEM)
-
-
-@pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mtls"])
-def test_tls(base, tmp_path, mutual):
-    authority, stranger = Authority("ours"), Authority("theirs")
-    key, certificate = authority.issue("localhost")
-    lines = [f"server_key: {json.dumps(key.decode())}", f"server_cert: {json.dumps(certificate.decode())}"]
-    if mutual:
-        lines += [f"custom_ca: {json.dumps(authority.pem().decode())}", "client_verify: true"]
-    file = tmp_path / "ssl.config"
-    file.write_text("\n".join(lines))
-
-    def answer(*args) -> str:
-        with Client(f"localhost:{secure.port}", grpc.ssl_channel_credentials(*args)) as client:
-            try:
-                return (client.states() and "OK") or fails(client.status)[0]
-            except grpc.RpcError as error:
-                return error.code().name
-
-    with EmbeddedServer(model_base_path=str(base), **FAST, ssl_config_file=str(file)) as secure:
-        assert answer(authority.pem(), *authority.issue("client")) == "OK"
-        assert answer(authority.pem()) == ("UNAVAILABLE" if mutual else "OK")
-        if mutual:
-            assert answer(authority.pem(), *stranger.issue("client")) == "UNAVAILABLE"
-            assert answer(authority.pem(), *authority.issue("client", days=-1)) == "UNAVAILABLE"
-        assert answer(stranger.pem(), *authority.issue("client")) == "UNAVAILABLE"
-        with Client(secure.address) as plain:
-            assert fails(plain.status)[0] == "UNAVAILABLE"
 
 
 # -- hostile input -------------------------------------------------------------------------------------------
