@@ -6,7 +6,7 @@ import argparse
 import os
 
 from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
-from pipeline.exit_codes import USAGE
+from pipeline.exit_codes import ERROR, USAGE
 
 
 def add_commands(add: AddCommand) -> None:
@@ -28,6 +28,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.versions import in_service, list_versions
     from serving.server import run
+    from serving.status import Code, ServingError
     from serving.version_directory import nothing_pushed
 
     config = read_config(arguments)
@@ -48,7 +49,12 @@ def _serve(arguments: argparse.Namespace) -> int:
         _serve_labels(arguments, config.model_dir, config.name)
     if arguments.ui and not arguments.ui_port:
         arguments.ui_port = 8600
-    return run(arguments)
+    try:
+        return run(arguments)
+    except ServingError as error:
+        raise CommandError(
+            f"The server could not start: {error.message}", USAGE if error.code == Code.INVALID_ARGUMENT else ERROR
+        ) from error
 
 
 def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> None:
