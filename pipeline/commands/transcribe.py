@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import asdict
 
+from components.common.words import counted
 from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, positive, read_config
 from pipeline.exit_codes import OK, USAGE
 
@@ -33,13 +34,14 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from components.common.console import announced, console, quiet_logs
     from components.common.settings import ConfigError
     from components.common.versions import in_service
+    from serving.version_directory import nothing_pushed
 
     config = read_config(arguments)
     model = arguments.model
     if model is None:
         found = in_service(config.model_dir)
         if not found:
-            raise CommandError(f"No version has been pushed to {config.model_dir} yet. Or name one: --model.", USAGE)
+            raise CommandError(f"{nothing_pushed(config.model_dir)} Or name one: --model.", USAGE)
         model = found[-1].path
     folder, output, model = map(storage.absolute, (arguments.input, arguments.output, model))
     for what, place in (("--input", folder), ("--model", model)):  # before the slow imports
@@ -76,7 +78,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         return OK
     before = outcome.pictures - outcome.new
     print(
-        f"{outcome.pictures} images in {outcome.shards} file(s) like {outcome.example}"
+        f"{counted(outcome.pictures, 'image')} in {counted(outcome.shards, 'file')} like {outcome.example}"
         + (f", {before} of them done before" if before else "")
     )
     print(f"{outcome.errors} could not be read, see {outcome.errors_path}")

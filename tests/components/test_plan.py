@@ -118,7 +118,7 @@ def test_a_part_has_the_shares_of_the_whole(tmp_path):
     assert len(taken) == 100 and plan.left_out == 300
     assert Counter(row.fields[3] for row in taken) == {"train": 60, "validation": 20, "test": 20}
     assert Counter(row.fields[2] for row in taken)["a"] == 75
-    assert any("300 of 400 rows are left out by data.limit=100" in note for note in plan.notes)
+    assert any("data.limit=100 leaves out 300 of 400 rows" in note for note in plan.notes)
     assert planned(folder, limit=100)[0].lines(table) == plan.lines(table)
     assert planned(folder, limit=400)[0].lines(table) is None
 
@@ -144,7 +144,7 @@ def test_rows_that_are_left_out_are_no_rejects(tmp_path, capsys):
     folder = dataset(tmp_path / "data", 0, 200)
     assert cli.main(["check", "--data", str(folder), "--set", "data.limit=50"]) == 0
     out = capsys.readouterr().out
-    assert "150 of 200 rows are left out by data.limit=50" in out and "\n50 rows in" in f"\n{out}"
+    assert "data.limit=50 leaves out 150 of 200 rows" in out and "\n50 rows in" in f"\n{out}"
     assert "rejected" not in out
 
 

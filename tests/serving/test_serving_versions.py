@@ -13,9 +13,10 @@ import pytest
 from serving import version_states
 from serving.metrics import Metrics
 from serving.model_config import ModelConfig, Policy
+from serving.options import ServerOptions
 from serving.runner import RunnerOptions
 from serving.status import Code, ServingError
-from serving.version_states import ManagerOptions, State
+from serving.version_states import State
 from serving.versions import ModelManager
 
 
@@ -66,8 +67,8 @@ def make(base):
     managers = []
 
     def build(policy=None, wait=True, **options) -> ModelManager:
-        defaults = {"poll_wait_seconds": 0.02, "max_num_load_retries": 0}
-        manager = ModelManager(ManagerOptions(**{**defaults, **options}), RunnerOptions(), Metrics())
+        defaults = {"file_system_poll_wait_seconds": 0.02, "max_num_load_retries": 0}
+        manager = ModelManager(ServerOptions(**{**defaults, **options}), RunnerOptions(), Metrics())
         managers.append(manager)
         if wait:
             manager.apply([ModelConfig("m", str(base), policy or Policy())], time.monotonic() + 5)
