@@ -51,13 +51,14 @@ def test_writers_are_kept_together_where_there_are_enough(tmp_path, salt):
     assert all(len(splits) == 1 for splits in by_writer.values())
 
 
-def test_with_two_writers_images_are_drawn_one_by_one_and_that_is_said(tmp_path):
-    folder = dataset(tmp_path, 2)
+@pytest.mark.parametrize("writers", [2, 4])
+def test_with_few_writers_images_are_drawn_one_by_one_and_that_is_said(tmp_path, writers):
+    folder = dataset(tmp_path, writers)
     plan, _ = planned(folder)
     assert not plan.splits.by_writer
-    assert "The labels name 2 writers, too few" in plan.notes[0] and "underestimated" in plan.notes[0]
+    assert f"The labels name {writers} writers, too few" in plan.notes[0] and "underestimated" in plan.notes[0]
     found = samples(folder)
-    assert {s.writer for s in found if s.split == "eval"} == {s.writer for s in found if s.split == "train"}
+    assert {s.writer for s in found if s.split == "eval"} <= {s.writer for s in found if s.split == "train"}
 
 
 def test_a_writer_who_wrote_much_is_not_taken_for_evaluation(tmp_path):
