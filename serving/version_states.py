@@ -56,12 +56,10 @@ class Handle:
     """A version in use by a request: it is not unloaded before the handle is released."""
 
     def __init__(self, version: Version) -> None:
-        loaded = version.loaded
-        if loaded is None:
-            raise ServingError(Code.INTERNAL, "Manager returned a null handle with OK status.")
+        assert version.loaded is not None
         self.name = version.model
         self.version = version.number
-        self.loaded = loaded
+        self.loaded = version.loaded
 
 
 def _give_way() -> None:

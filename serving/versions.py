@@ -58,12 +58,6 @@ class ModelManager:
             with self.versions.changed:
                 old = self._models or {}
                 first = self._models is None
-                for name, model in wanted.items():
-                    if name in old and old[name].platform != model.platform:
-                        raise invalid(
-                            f"Illegal to change a model's platform. For model {name} platform was "
-                            f"{old[name].platform} and new platform requested is {model.platform}"
-                        )
                 self._update_labels(wanted)
                 self._models = wanted
                 for name in set(old) - set(wanted):

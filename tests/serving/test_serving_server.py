@@ -11,6 +11,7 @@ import random
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -176,6 +177,19 @@ def test_rest_survives_nonsense(server):
     assert rest(server, "GET", "/v1/models/htr")[0] == 200
 
 
+def test_a_version_that_is_no_number_of_63_bits(server):
+    status, data = rest(server, "GET", f"/v1/models/htr/versions/{1 << 63}")
+    assert status == 400 and b"Failed to convert version: 9223372036854775808 to numeric." in data
+
+
+def test_rest_threads_that_are_all_busy(base):
+    body = json.dumps({"signature_name": "burn", "inputs": [200_000]})  # half a minute, cut off after half a second
+    settings = {**FAST, "rest_api_port": -1, "rest_api_num_threads": 1, "rest_api_timeout_in_ms": 500}
+    with EmbeddedServer(model_base_path=str(base), **settings) as busy, ThreadPoolExecutor(3) as pool:
+        answers = sorted(pool.map(lambda _: rest(busy, "POST", "/v1/models/htr:predict", body)[0], range(3)))
+    assert answers[0] == 429 and set(answers) <= {429, 504} and 504 in answers
+
+
 def test_slow_clients_hold_nobody_up(client, server, image):
     host, port = server.rest_address.split(":")
     slow = []
@@ -254,8 +268,8 @@ def test_no_health_service_when_switched_off(base):
     [
         ({"model_base_path": ""}, "Both server_options.model_base_path and server_options.model_config_file are empty"),
         ({"batching_parameters_file": "x"}, "without setting server_options.enable_batching to true"),
-        ({"ssl_config_file": "/no/such/file"}, "No such file"),
-        ({"model_config_file": "/no/such/file"}, "No such file"),
+        ({"ssl_config_file": "/no/such/file"}, "/no/such/file: No such file"),
+        ({"model_config_file": "/no/such/file"}, "/no/such/file: No such file"),
         ({"ssl_config_file": os.devnull}, "needs server_key and server_cert"),
         ({"port": 99_999}, "--port=99999: ports end at 65535"),
         ({"rest_api_port": 65_536}, "--rest_api_port=65536: ports end"),
@@ -264,7 +278,8 @@ def test_no_health_service_when_switched_off(base):
     ],
 )
 def test_bad_settings(base, settings, message):
-    with pytest.raises(ServingError, match=message):
+    code = "UNAVAILABLE" if settings.keys() & {"grpc_socket_path", "host"} else "INVALID_ARGUMENT"
+    with pytest.raises(ServingError, match=f"^{code}: .*{message}"):
         EmbeddedServer(**{**FAST, "model_base_path": str(base), **settings}).start()
 
 
@@ -278,7 +293,7 @@ def test_a_taken_port(base, server, flag, any_free):
 
 
 def test_two_services_on_one_port(base):
-    with pytest.raises(ServingError, match="--port and --rest_api_port are both 12345"):
+    with pytest.raises(ServingError, match=r"^INVALID_ARGUMENT: --port and --rest_api_port are both 12345"):
         EmbeddedServer(**{**FAST, "model_base_path": str(base), "port": 12345, "rest_api_port": 12345}).start()
 
 

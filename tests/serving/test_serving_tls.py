@@ -10,8 +10,23 @@ from serving_authority import Authority
 from serving_client import Client, fails
 
 from serving.server import EmbeddedServer
+from serving.status import ServingError
 
 FAST = {"port": 0, "model_name": "htr", "max_num_load_retries": 0, "tensorflow_session_parallelism": 1}
+
+
+@pytest.mark.parametrize(("line", "settings", "message"), [
+    ("", {"ui_port": -1}, "--ui and --ssl_config_file exclude each other"),
+    ("client_verify: true", {}, "SSLConfig: Illegal to require client auth without providing root certificates"),
+])  # fmt: skip
+def test_settings_that_contradict_each_other(base, tmp_path, line, settings, message):
+    key, certificate = Authority("ours").issue("localhost")
+    lines = [f"server_key: {json.dumps(key.decode())}", f"server_cert: {json.dumps(certificate.decode())}", line]
+    (tmp_path / "ssl.config").write_text("\n".join(lines))
+    with pytest.raises(ServingError, match=f"^INVALID_ARGUMENT: .*{message}"):
+        EmbeddedServer(
+            model_base_path=str(base), **FAST, ssl_config_file=str(tmp_path / "ssl.config"), **settings
+        ).start()
 
 
 @pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mtls"])
