@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import re
@@ -14,31 +15,42 @@ from components.example_gen import dataset
 from htr_client import HtrClient
 from pipeline import cli, config
 
-FOLDER = Path("demo")
-IMAGES = 7000
-SETTINGS = {"train.epochs": 10, "gate.max_cer": 0.08}
+SETTINGS = {"train.epochs": "10", "gate.max_cer": "0.08"}
 SHOWN = 16
 
 
-def main() -> int:
-    """Makes the data, runs the pipeline, serves the model, shows what it reads. Returns the exit code."""
-    data, workspace = FOLDER / "data", FOLDER / "workspace"
+def main(argv: list[str] | None = None) -> int:
+    """Makes the data, runs the pipeline, serves the model, shows what it reads.
+
+    Args:
+        argv: arguments; those of the process if None.
+
+    Returns:
+        Exit code, as that of `htr run`.
+    """
+    parser = argparse.ArgumentParser(prog="python -m pipeline.demo", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("demo"), metavar="DIR", help="for data and workspace")
+    parser.add_argument("--images", type=int, default=7000, metavar="N", help="to render (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="further settings of the run")
+    arguments = parser.parse_args(argv)
+    settings = SETTINGS | dict(setting.split("=", 1) for setting in arguments.set)
+    data, workspace = arguments.folder / "data", arguments.folder / "workspace"
     if not data.exists():
-        console().print(f"Rendering {IMAGES} images of names and words in handwriting fonts")
-        code = cli.main(["sample-data", str(data), "--images", str(IMAGES)])
+        console().print(f"Rendering {arguments.images} images of names and words in handwriting fonts")
+        code = cli.main(["sample-data", str(data), "--images", str(arguments.images)])
         if code:
             return code
-    overrides = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+    overrides = [f"--set={name}={value}" for name, value in settings.items()]
     code = cli.main(["run", "--data", str(data), "--workspace", str(workspace), *overrides])
     if code:
         return code
-    return _serve_and_ask(data, workspace)
+    return _serve_and_ask(data, workspace, settings)
 
 
-def _serve_and_ask(data: Path, workspace: Path) -> int:
+def _serve_and_ask(data: Path, workspace: Path, settings: dict[str, str]) -> int:
     console().print("\nStarting the server, and asking it for images of the evaluation split")
-    settings = config.load(data={"paths": [str(data)]})
-    checked = dataset.examine_all(settings.data, settings.transform)
+    given = config.load(data={"paths": [str(data)]})
+    checked = dataset.examine_all(given.data, given.transform)
     samples = [sample for sample in checked if isinstance(sample, dataset.Sample) and sample.split == "eval"]
     shown = random.Random(0).sample(samples, min(SHOWN, len(samples)))
     log = workspace / "logs" / "server.log"
@@ -69,7 +81,7 @@ def _serve_and_ask(data: Path, workspace: Path) -> int:
             server.wait()
     versions = workspace / "serving_model" / "htr"
     image = data / "images" / sorted(os.listdir(data / "images"))[0]
-    same_settings = " ".join(f"--set {name}={value}" for name, value in SETTINGS.items() if name != "gate.max_cer")
+    same_settings = " ".join(f"--set {name}={value}" for name, value in settings.items() if name != "gate.max_cer")
     console().print(
         f"""
 The model      {versions}

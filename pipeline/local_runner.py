@@ -20,6 +20,7 @@ from tfx.orchestration.portable import runtime_parameter_utils, tfx_runner
 
 from components.common.console import announced, console
 from components.report import summary
+from components.trainer.estimate import usable_cores
 from pipeline import steps
 from pipeline.config import Config
 from pipeline.definition import create_pipeline
@@ -172,8 +173,7 @@ def run(config: Config) -> summary.RunSummary:
         MetadataError: what its earlier runs have noted cannot be read.
     """
     # One operation rarely fills many cores here, and threads that wait for each other cost a sixth of the CPU time.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // 2)))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, usable_cores() // 2)))
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
     os.makedirs(config.workspace, exist_ok=True)
     with locked(config.workspace):

@@ -18,10 +18,10 @@ from tfx.orchestration.portable import launcher
 
 from components.common import code_version, storage, versions
 from components.common.console import console
+from components.report import summary
 
 _FILES_PROPERTY = "output_files"
 _PUSHED = "pushed_destination"  # property of TFX's PushedModel
-_OUTPUT = (metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT)
 
 
 def metadata_connection(pipeline: Any) -> Any:
@@ -112,9 +112,7 @@ def _forget_damaged(store: Any, node: str) -> None:
 
 
 def _outputs(store: Any, execution_id: int) -> list[Any]:
-    events = store.get_events_by_execution_ids([execution_id])
-    ids = {event.artifact_id for event in events if event.type in _OUTPUT}
-    return sorted(store.get_artifacts_by_id(ids), key=lambda artifact: artifact.id)
+    return sorted(summary.outputs_of(store, execution_id).values(), key=lambda artifact: artifact.id)
 
 
 def _listing(artifacts: list[Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from htr_client.base import Ask
 from htr_client.client import HtrClient
 from htr_client.connection import to_error
 from htr_client.decoding import Decoder
@@ -98,15 +99,15 @@ class LocalClient(HtrClient):
                     raise ModelUnusable(what, code=error.code.name) from error
             return self._loaded
 
-    def _call(self, method: str, answer: Any, request: Any, deadline: float, headers: Any = None) -> Any:
+    def _call(self, ask: Ask) -> Any:
         """Answers a PredictRequest, for which `HtrClient` would ask a server; there is no deadline."""
         model = self._model()
         try:
-            signature, feeds, fetches = model.predict_feeds(request)
+            signature, feeds, fetches = model.predict_feeds(ask.request)
             outputs = model.run(feeds, list(fetches.values()))
         except ServingError as error:
             raise to_error(_Failure(error), self.server, 0.0) from error
-        response = answer()
+        response = ask.answer()
         response.model_spec.name, response.model_spec.signature_name = self.model, signature.name
         response.model_spec.version.value = self._number
         for alias, output in zip(fetches, outputs, strict=True):

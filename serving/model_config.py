@@ -10,6 +10,7 @@ from typing import Any
 from serving.status import invalid
 
 _PLATFORM = "tensorflow"
+_TENSORFLOW = 1  # of the deprecated ModelType
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,6 @@ class ModelConfig:
         base_path: The directory of its versions.
         policy: Which of them are served.
         labels: Version by label.
-        platform: What runs it.
         fallback_path: A directory of versions that are served until there is one under `base_path`; "" for none.
     """
 
@@ -47,7 +47,6 @@ class ModelConfig:
     base_path: str
     policy: Policy = Policy()
     labels: Mapping[str, int] = field(default_factory=dict)
-    platform: str = _PLATFORM
     fallback_path: str = ""
 
 
@@ -79,13 +78,14 @@ def config_from_proto(config_list: Any) -> list[ModelConfig]:
                 "Illegal setting both ModelServerConfig::model_type (deprecated) and "
                 f"ModelServerConfig::model_platform, model name is {entry.name}"
             )
-        if not models[entry.name].platform:
+        platform = entry.model_platform or (_PLATFORM if entry.model_type == _TENSORFLOW else "")
+        if not platform:
             raise invalid(
                 "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
                 f"ModelServerConfig::model_platform, model name is {entry.name}"
             )
-        if models[entry.name].platform != _PLATFORM:
-            raise invalid(f"Model {entry.name} requests unsupported platform {models[entry.name].platform}")
+        if platform != _PLATFORM:
+            raise invalid(f"Model {entry.name} requests unsupported platform {platform}")
     return list(models.values())
 
 
@@ -98,7 +98,4 @@ def _model_from_proto(entry: Any) -> ModelConfig:
         policy = Policy("all")
     elif choice == "specific":
         policy = Policy("specific", versions=tuple(entry.model_version_policy.specific.versions))
-    platform = entry.model_platform
-    if not platform and entry.model_type == 1:  # ModelType.TENSORFLOW, deprecated
-        platform = _PLATFORM
-    return ModelConfig(entry.name, entry.base_path, policy, dict(entry.version_labels), platform)
+    return ModelConfig(entry.name, entry.base_path, policy, dict(entry.version_labels))

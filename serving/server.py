@@ -107,7 +107,6 @@ class EmbeddedServer:
         models = self._read_models()
         from serving.metrics import Metrics
         from serving.runner import RunnerOptions, import_tensorflow
-        from serving.version_states import ManagerOptions
         from serving.versions import ModelManager
 
         batching = self._read_batching()
@@ -129,15 +128,7 @@ class EmbeddedServer:
             require_variables=options.require_variables,
             max_tensor_bytes=max(4 * options.max_request_bytes, 16 << 20),
         )
-        manager_options = ManagerOptions(
-            poll_wait_seconds=options.file_system_poll_wait_seconds,
-            max_num_load_retries=options.max_num_load_retries,
-            load_retry_interval_micros=options.load_retry_interval_micros,
-            num_load_threads=options.num_load_threads,
-            allow_version_labels_for_unavailable_models=options.allow_version_labels_for_unavailable_models,
-            serve_newest_good=options.serve_newest_good,
-        )
-        self.manager = ModelManager(manager_options, runner_options, metrics)
+        self.manager = ModelManager(options, runner_options, metrics)
         try:
             self.manager.apply(models)
             if batching is not None:
@@ -339,7 +330,10 @@ def run(args: argparse.Namespace) -> int:
         args: Parsed arguments of `add_arguments`.
 
     Returns:
-        The exit code: 0 after a drained stop, 255 if the server could not start (as tensorflow_model_server).
+        The exit code after a drained stop.
+
+    Raises:
+        ServingError: The server could not start.
     """
     warnings.simplefilter("ignore")  # dependencies announce what a user of the server cannot change
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
@@ -362,11 +356,10 @@ def run(args: argparse.Namespace) -> int:
     logger.info("starting: TensorFlow is loaded first, then the models of %s; ready when this says so", source)
     try:
         server.start()
-    except ServingError as error:
+    except ServingError:
         if stopping.is_set():
             return 0
-        print(f"Failed to start server. Error: {error}", file=sys.stderr, flush=True)
-        return 255
+        raise
     rest = f" rest={server.rest_address}" if server.rest_address else ""
     page = f" ui=http://{server.ui_address}" if server.ui_address else ""
     print(f"embedded server ready: grpc={server.address}{rest}{page} (for development)", flush=True)
@@ -377,10 +370,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m serving.server`."""
+    """Entry point of `python -m serving.server`; 255 if it cannot start, as tensorflow_model_server."""
     parser = argparse.ArgumentParser(prog="python -m serving.server", description=__doc__.splitlines()[0])
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    try:
+        return run(parser.parse_args(argv))
+    except ServingError as error:
+        print(f"Failed to start server. Error: {error}", file=sys.stderr, flush=True)
+        return 255
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from htr_client.messages import FLOATS_TAG, varint
+
 DT_STRING = 7
 # DataType number -> (NumPy type, field of TensorProto)
 _TYPES: dict[int, tuple[str, str]] = {
@@ -158,15 +160,6 @@ def _decode_strings(content: bytes, count: int) -> list[bytes]:
     return values
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def to_proto(array: np.ndarray, proto: Any, as_content: bool = False) -> None:
     """Write an array into an empty TensorProto.
 
@@ -190,16 +183,16 @@ def to_proto(array: np.ndarray, proto: Any, as_content: bool = False) -> None:
     if number == DT_STRING:
         values = [value if isinstance(value, bytes) else str(value).encode() for value in array.ravel().tolist()]
         if as_content:
-            proto.tensor_content = b"".join([_varint(len(value)) for value in values] + values)
+            proto.tensor_content = b"".join([varint(len(value)) for value in values] + values)
         else:
             proto.string_val.extend(values)
     elif as_content:
         proto.tensor_content = array.tobytes()
     elif number == 1:
-        # Field 5, packed: one copy instead of a Python float per value.
+        # Packed: one copy instead of a Python float per value.
         raw = array.astype("<f4", copy=False).tobytes()
         if raw:
-            proto.MergeFromString(b"\x2a" + _varint(len(raw)) + raw)
+            proto.MergeFromString(FLOATS_TAG + varint(len(raw)) + raw)
     elif number == 19:
         proto.half_val.extend(array.ravel().view(np.uint16).tolist())
     else:

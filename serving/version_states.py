@@ -14,9 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from serving.metrics import Metrics
+from serving.options import ServerOptions
 from serving.runner import LoadedModel, RunnerOptions, release_memory
 from serving.status import Code, ServingError, from_exception
 
@@ -34,18 +34,6 @@ class State(enum.IntEnum):
     AVAILABLE = 30
     UNLOADING = 40
     END = 50
-
-
-@dataclass(frozen=True)
-class ManagerOptions:
-    """How versions are polled, loaded and retried; names and defaults are TensorFlow Serving's."""
-
-    poll_wait_seconds: float = 1.0
-    max_num_load_retries: int = 5
-    load_retry_interval_micros: int = 60_000_000
-    num_load_threads: int = 0
-    allow_version_labels_for_unavailable_models: bool = False
-    serve_newest_good: bool = True
 
 
 class Version:
@@ -68,12 +56,10 @@ class Handle:
     """A version in use by a request: it is not unloaded before the handle is released."""
 
     def __init__(self, version: Version) -> None:
-        loaded = version.loaded
-        if loaded is None:
-            raise ServingError(Code.INTERNAL, "Manager returned a null handle with OK status.")
+        assert version.loaded is not None
         self.name = version.model
         self.version = version.number
-        self.loaded = loaded
+        self.loaded = version.loaded
 
 
 def _give_way() -> None:
@@ -97,7 +83,7 @@ class Versions:
         stopping: Set when everything that waits for a version is to give up.
     """
 
-    def __init__(self, options: ManagerOptions, runner_options: RunnerOptions, metrics: Metrics) -> None:
+    def __init__(self, options: ServerOptions, runner_options: RunnerOptions, metrics: Metrics) -> None:
         self.options = options
         self.changed = threading.Condition(threading.RLock())
         self.live: dict[str, dict[int, Version]] = {}

@@ -15,10 +15,11 @@ from typing import Any
 
 from serving.metrics import Metrics
 from serving.model_config import ModelConfig
+from serving.options import ServerOptions
 from serving.runner import RunnerOptions
 from serving.status import Code, ServingError, invalid
 from serving.version_directory import find_versions
-from serving.version_states import Handle, ManagerOptions, State, Version, Versions
+from serving.version_states import Handle, State, Version, Versions
 
 logger = logging.getLogger("serving")
 
@@ -28,7 +29,7 @@ _SAY_SECONDS = 10.0
 class ModelManager:
     """Keeps the versions that the configuration wants loaded, and hands them to requests."""
 
-    def __init__(self, options: ManagerOptions, runner_options: RunnerOptions, metrics: Metrics) -> None:
+    def __init__(self, options: ServerOptions, runner_options: RunnerOptions, metrics: Metrics) -> None:
         self.options = options
         self.versions = Versions(options, runner_options, metrics)
         self._config_lock = threading.Lock()
@@ -58,17 +59,11 @@ class ModelManager:
             with self.versions.changed:
                 old = self._models or {}
                 first = self._models is None
-                for name, model in wanted.items():
-                    if name in old and old[name].platform != model.platform:
-                        raise invalid(
-                            f"Illegal to change a model's platform. For model {name} platform was "
-                            f"{old[name].platform} and new platform requested is {model.platform}"
-                        )
                 self._update_labels(wanted)
                 self._models = wanted
                 for name in set(old) - set(wanted):
                     self.versions.aspire(name, {})
-            if first and self.options.poll_wait_seconds >= 0:
+            if first and self.options.file_system_poll_wait_seconds >= 0:
                 self._poller = threading.Thread(target=self._poll_forever, name="poll", daemon=True)
                 self._poller.start()
             elif not first:
@@ -164,9 +159,9 @@ class ModelManager:
                 self.poll()
             except Exception:
                 logger.exception("polling failed")
-            if self.options.poll_wait_seconds == 0:
+            if self.options.file_system_poll_wait_seconds == 0:
                 return
-            self.versions.stopping.wait(self.options.poll_wait_seconds)
+            self.versions.stopping.wait(self.options.file_system_poll_wait_seconds)
 
     def poll(self) -> None:
         """Look at the model directories once, and start what has to be loaded or unloaded."""

@@ -1,7 +1,6 @@
 """The client for asyncio: the methods of `htr_client.client`, awaited."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
@@ -10,11 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from htr_client import messages
-from htr_client.base import BaseClient, Headers, Outage, Sent, pause, remaining, statuses
+from htr_client.base import Ask, BaseClient, Outage, Sent, Steps, T, remaining
 from htr_client.connection import to_error
-from htr_client.decoding import Alphabet
-from htr_client.errors import HtrError, ImageError, ModelNotFound, RequestTooLarge
 from htr_client.image_files import Image
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
@@ -55,15 +51,7 @@ class AsyncHtrClient(BaseClient):
         self, image: Image, *, timeout: float | None = None, source: str | None = None
     ) -> Transcription:
         """Transcribe one image; see `HtrClient.transcribe`."""
-        deadline = time.monotonic() + (timeout if timeout is not None else self.timeout)
-        batch = [await asyncio.to_thread(self._pack, image, source)]
-        try:
-            [result] = await self._transcribe(batch, deadline)
-        except ImageError:  # perhaps spoilt by another caller's image, as in HtrClient.transcribe
-            [result] = await self._transcribe(batch, deadline)
-        if result.error is not None:
-            raise result.error
-        return result
+        return await self._run(self._transcribe_one(image, timeout, source))
 
     async def transcribe_many(self, images: Iterable[Image] | AsyncIterable[Image]) -> AsyncIterator[Transcription]:
         """Transcribe any number of images; see `HtrClient.transcribe_many`. The images may come asynchronously."""
@@ -100,24 +88,11 @@ class AsyncHtrClient(BaseClient):
 
     async def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
         """Ask which versions of the model the server has; see `HtrClient.model_status`."""
-        request = messages.GetModelStatusRequest()
-        request.model_spec.name = self.model
-        deadline = time.monotonic() + (timeout if timeout is not None else self.timeout)
-        return statuses(await self._call(messages.GET_MODEL_STATUS, messages.GetModelStatusResponse, request, deadline))
+        return await self._run(self._ask_status(timeout))
 
     async def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Wait until the model answers; see `HtrClient.wait_until_ready`."""
-        deadline = time.monotonic() + timeout
-        for attempt in range(10**9):
-            try:
-                await self._fetch_alphabet(None, min(deadline, time.monotonic() + 5.0))
-                return
-            except HtrError as error:
-                wait = pause(attempt)
-                waiting_helps = error.retryable or isinstance(error, ModelNotFound)
-                if not waiting_helps or time.monotonic() + wait > deadline:
-                    raise
-                await asyncio.sleep(wait)
+        await self._run(self._await_readiness(timeout))
 
     async def _next_window(self, source: AsyncIterator[Image]) -> list[Sent | Transcription]:
         packing: list[asyncio.Future[Sent | Transcription]] = []
@@ -131,57 +106,31 @@ class AsyncHtrClient(BaseClient):
         self, batch: Sequence[Sent], outage: Outage, slots: asyncio.Semaphore
     ) -> list[Transcription]:
         async with slots:
-            return await self._transcribe_batch(batch, outage)
+            return await self._run(self._transcribe_patiently(batch, outage))
 
-    async def _transcribe_batch(self, batch: Sequence[Sent], outage: Outage) -> list[Transcription]:
-        """One batch of transcribe_many: patient with the server, and no image spoils another."""
-        refusals = 0
-        for attempt in range(10**9):
-            try:
-                results = await self._transcribe(batch, time.monotonic() + self.timeout)
-                outage.over()
-                return results
-            except (ImageError, RequestTooLarge) as error:
-                outage.over()
-                refusals += 1
-                if len(batch) > 1:
-                    parts = self._split(batch, error)
-                    return [result for part in parts for result in await self._transcribe_batch(part, outage)]
-                if refusals == 2:
-                    refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
-                    return [self._failed(refused, batch[0].source, batch[0].seconds)]
-            except HtrError as error:
-                if not outage.bearable(error):
-                    raise
-                await asyncio.sleep(pause(attempt))
-        raise AssertionError("unreachable")
-
-    async def _transcribe(self, batch: Sequence[Sent], deadline: float) -> list[Transcription]:
-        started = time.perf_counter()
-        request = self._predict_request(batch)
-        for last_try in (False, True):
-            headers = self._headers()
-            response = await self._call(messages.PREDICT, messages.PredictResponse, request, deadline, headers)
-            answer = self._read(response, len(batch), headers)
-            try:
-                alphabet = self._known_alphabet(answer) or await self._fetch_alphabet(answer.version, deadline)
-                break
-            except ModelNotFound:  # unloaded since, as in HtrClient._transcribe
-                if last_try:
-                    raise
-        return await asyncio.to_thread(self._results, batch, answer, alphabet, time.perf_counter() - started)
-
-    async def _fetch_alphabet(self, version: int | None, deadline: float) -> Alphabet:
-        request = self._alphabet_request(version)
-        return self._learn_alphabet(await self._call(messages.PREDICT, messages.PredictResponse, request, deadline))
-
-    async def _call(
-        self, method: str, answer: Any, request: Any, deadline: float, headers: Headers | None = None
-    ) -> Any:
-        call = self._method(method, type(request), answer)
-        seconds = remaining(deadline)
+    async def _run(self, steps: Steps[T]) -> T:
         try:
-            return await call(request, timeout=seconds, metadata=self._headers() if headers is None else headers)
+            step = next(steps)
+            while True:
+                try:
+                    if isinstance(step, Ask):
+                        result = await self._call(step)
+                    elif isinstance(step, float):
+                        result = await asyncio.sleep(step, False)
+                    else:
+                        result = await asyncio.to_thread(step)
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as end:
+            return end.value
+
+    async def _call(self, ask: Ask) -> Any:
+        call = self._method(ask.method, type(ask.request), ask.answer)
+        seconds = remaining(ask.deadline)
+        try:
+            return await call(ask.request, timeout=seconds, metadata=ask.headers)
         except grpc.RpcError as error:
             raise to_error(error, self.server, seconds) from error
 

@@ -1,20 +1,21 @@
-"""What both clients share: settings, requests and answers; no input or output."""
+"""What both clients share: settings, requests and answers, and the steps between them; no input or output."""
 
+import functools
 import os
 import random
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from htr_client import messages
 from htr_client.connection import Metadata, Tls, channel_options, grpc_target, hosts_of, read_addresses, tracing
 from htr_client.decoding import Alphabet, BestPath, Decoder
-from htr_client.errors import HtrError, ImageError, RequestTooLarge, TimedOut, UnexpectedAnswer
+from htr_client.errors import HtrError, ImageError, ModelNotFound, RequestTooLarge, TimedOut, UnexpectedAnswer
 from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
@@ -27,6 +28,22 @@ _BATCH_SHARE = 4
 _REQUEST_OVERHEAD = 4096
 
 Headers = tuple[tuple[str, str], ...]
+T = TypeVar("T")
+
+
+class Ask(NamedTuple):
+    """A request that is to be sent."""
+
+    method: str
+    request: Any
+    answer: Any  # the class of the answer
+    deadline: float
+    headers: Headers
+
+
+# What a method of either client does, one thing after the other: it yields requests to send, seconds to wait and work
+# that keeps the processor busy, receives the result of each, and returns its own. The clients differ in how they do it.
+Steps = Generator[Ask | float | Callable[[], Any], Any, T]
 
 
 class Sent(NamedTuple):
@@ -68,7 +85,7 @@ class Outage:
 
 
 class BaseClient:
-    """What both clients share: settings, requests, answers; no input or output."""
+    """What both clients share: settings, requests, answers and the steps between them; no input or output."""
 
     def __init__(
         self,
@@ -271,6 +288,95 @@ class BaseClient:
                 )
         return results
 
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    def _transcribe_one(self, image: Image, timeout: float | None, source: str | None) -> Steps[Transcription]:
+        deadline = self._deadline(timeout)
+        batch = [(yield functools.partial(self._pack, image, source))]
+        try:
+            [result] = yield from self._transcribe(batch, deadline)
+        except ImageError:
+            # On a server with batching, another caller's image may have spoiled the batch. This one is good as far
+            # as can be known here, so it gets a second chance.
+            [result] = yield from self._transcribe(batch, deadline)
+        if result.error is not None:
+            raise result.error
+        return result
+
+    def _transcribe_patiently(self, batch: Sequence[Sent], outage: Outage) -> Steps[list[Transcription]]:
+        """One batch of transcribe_many: patient with the server, and no image spoils another."""
+        refusals = 0
+        for attempt in range(10**9):
+            try:
+                results = yield from self._transcribe(batch, self._deadline(None))
+                outage.over()
+                return results
+            except (ImageError, RequestTooLarge) as error:
+                outage.over()
+                refusals += 1
+                if len(batch) > 1:
+                    results = []
+                    for part in self._split(batch, error):
+                        results += yield from self._transcribe_patiently(part, outage)
+                    return results
+                if refusals == 2:
+                    refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
+                    return [self._failed(refused, batch[0].source, batch[0].seconds)]
+            except HtrError as error:
+                if not outage.bearable(error) or (yield pause(attempt)):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _transcribe(self, batch: Sequence[Sent], deadline: float) -> Steps[list[Transcription]]:
+        started = time.perf_counter()
+        request = self._predict_request(batch)
+        for last_try in (False, True):
+            headers = self._headers()
+            response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)
+            answer = self._read(response, len(batch), headers)
+            try:
+                alphabet = self._known_alphabet(answer) or (yield from self._ask_alphabet(answer.version, deadline))
+                break
+            except ModelNotFound:
+                # The version that answered has been unloaded since. The one that took its place will answer.
+                if last_try:
+                    raise
+        return (yield functools.partial(self._results, batch, answer, alphabet, time.perf_counter() - started))
+
+    def _ask_alphabet(self, version: int | None, deadline: float) -> Steps[Alphabet]:
+        request = self._alphabet_request(version)
+        response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, self._headers())
+        return self._learn_alphabet(response)
+
+    def _ask_status(self, timeout: float | None) -> Steps[list[VersionStatus]]:
+        request = messages.GetModelStatusRequest()
+        request.model_spec.name = self.model
+        answer = messages.GetModelStatusResponse
+        response = yield Ask(messages.GET_MODEL_STATUS, request, answer, self._deadline(timeout), self._headers())
+        states = messages.ModelVersionStatus.State
+        return [
+            VersionStatus(status.version, states.Name(status.state), status.status.error_message)
+            for status in response.model_version_status
+        ]
+
+    def _await_readiness(self, timeout: float) -> Steps[None]:
+        deadline = time.monotonic() + timeout
+        for attempt in range(10**9):
+            try:
+                yield from self._ask_alphabet(None, min(deadline, time.monotonic() + 5.0))
+                return
+            except HtrError as error:
+                wait = pause(attempt)
+                waiting_helps = error.retryable or isinstance(error, ModelNotFound)
+                if not waiting_helps or time.monotonic() + wait > deadline:
+                    raise
+                yield wait
+
+    def _deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + (timeout if timeout is not None else self.timeout)
+
+    # -- batches of transcribe_many --------------------------------------------------------------------------
+
     def _batches(self, window: Sequence[Sent | Transcription]) -> list[list[int]]:
         """Positions of the good images of a window, grouped into requests.
 
@@ -314,12 +420,3 @@ def remaining(deadline: float) -> float:
     if seconds <= 0:
         raise TimedOut("The time for this image was used up.")
     return seconds
-
-
-def statuses(response: Any) -> list[VersionStatus]:
-    """The versions in an answer of GetModelStatus."""
-    states = messages.ModelVersionStatus.State
-    return [
-        VersionStatus(status.version, states.Name(status.state), status.status.error_message)
-        for status in response.model_version_status
-    ]

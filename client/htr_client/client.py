@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
@@ -12,11 +12,8 @@ from typing import Any
 
 import grpc
 
-from htr_client import messages
-from htr_client.base import BaseClient, Headers, Outage, Sent, pause, remaining, statuses
+from htr_client.base import Ask, BaseClient, Outage, Sent, Steps, T, remaining
 from htr_client.connection import to_error
-from htr_client.decoding import Alphabet
-from htr_client.errors import HtrError, ImageError, ModelNotFound, RequestTooLarge
 from htr_client.image_files import Image
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
@@ -79,17 +76,7 @@ class HtrClient(BaseClient):
             ImageError: When the image cannot be read, by this client or by the server.
             HtrError: When the call fails; see `htr_client.errors`.
         """
-        deadline = time.monotonic() + (timeout if timeout is not None else self.timeout)
-        batch = [self._pack(image, source)]
-        try:
-            [result] = self._transcribe(batch, deadline)
-        except ImageError:
-            # On a server with batching, another caller's image may have spoiled the batch. This one is good as far
-            # as can be known here, so it gets a second chance.
-            [result] = self._transcribe(batch, deadline)
-        if result.error is not None:
-            raise result.error
-        return result
+        return self._run(self._transcribe_one(image, timeout, source))
 
     def transcribe_many(self, images: Iterable[Image]) -> Iterator[Transcription]:
         """Transcribe any number of images, several requests at a time.
@@ -123,7 +110,8 @@ class HtrClient(BaseClient):
                     calls = []
                     for positions in self._batches(window):
                         batch = [sent for i in positions if isinstance(sent := window[i], Sent)]
-                        calls.append((positions, senders.submit(self._transcribe_batch, batch, outage, stop)))
+                        steps = self._transcribe_patiently(batch, outage)
+                        calls.append((positions, senders.submit(self._run, steps, stop.wait)))
                     under_way.append((window, calls))
                     ahead = self._read_ahead(packers, source)
                 if len(under_way) == 2 or not ahead:
@@ -151,10 +139,7 @@ class HtrClient(BaseClient):
         Raises:
             HtrError: When the call fails.
         """
-        request = messages.GetModelStatusRequest()
-        request.model_spec.name = self.model
-        deadline = time.monotonic() + (timeout if timeout is not None else self.timeout)
-        return statuses(self._call(messages.GET_MODEL_STATUS, messages.GetModelStatusResponse, request, deadline))
+        return self._run(self._ask_status(timeout))
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Wait until the model answers: the server is up and the version is loaded.
@@ -165,70 +150,34 @@ class HtrClient(BaseClient):
         Raises:
             HtrError: The last failure, when the time is over or waiting makes no sense.
         """
-        deadline = time.monotonic() + timeout
-        for attempt in range(10**9):
-            try:
-                self._fetch_alphabet(None, min(deadline, time.monotonic() + 5.0))
-                return
-            except HtrError as error:
-                wait = pause(attempt)
-                waiting_helps = error.retryable or isinstance(error, ModelNotFound)
-                if not waiting_helps or time.monotonic() + wait > deadline:
-                    raise
-                time.sleep(wait)
+        self._run(self._await_readiness(timeout))
 
     def _read_ahead(self, packers: ThreadPoolExecutor, source: Iterator[Image]) -> list["Future[Sent | Transcription]"]:
         return [
             packers.submit(self._pack_or_error, image) for image in islice(source, self._batch_size * self._in_flight)
         ]
 
-    def _transcribe_batch(self, batch: Sequence[Sent], outage: Outage, stop: threading.Event) -> list[Transcription]:
-        """One batch of transcribe_many: patient with the server, and no image spoils another."""
-        refusals = 0
-        for attempt in range(10**9):
-            try:
-                results = self._transcribe(batch, time.monotonic() + self.timeout)
-                outage.over()
-                return results
-            except (ImageError, RequestTooLarge) as error:
-                outage.over()
-                refusals += 1
-                if len(batch) > 1:
-                    parts = self._split(batch, error)
-                    return [result for part in parts for result in self._transcribe_batch(part, outage, stop)]
-                if refusals == 2:
-                    refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
-                    return [self._failed(refused, batch[0].source, batch[0].seconds)]
-            except HtrError as error:
-                if not outage.bearable(error) or stop.wait(pause(attempt)):
-                    raise
-        raise AssertionError("unreachable")
-
-    def _transcribe(self, batch: Sequence[Sent], deadline: float) -> list[Transcription]:
-        started = time.perf_counter()
-        request = self._predict_request(batch)
-        for last_try in (False, True):
-            headers = self._headers()
-            response = self._call(messages.PREDICT, messages.PredictResponse, request, deadline, headers)
-            answer = self._read(response, len(batch), headers)
-            try:
-                alphabet = self._known_alphabet(answer) or self._fetch_alphabet(answer.version, deadline)
-                break
-            except ModelNotFound:
-                # The version that answered has been unloaded since. The one that took its place will answer.
-                if last_try:
-                    raise
-        return self._results(batch, answer, alphabet, time.perf_counter() - started)
-
-    def _fetch_alphabet(self, version: int | None, deadline: float) -> Alphabet:
-        request = self._alphabet_request(version)
-        return self._learn_alphabet(self._call(messages.PREDICT, messages.PredictResponse, request, deadline))
-
-    def _call(self, method: str, answer: Any, request: Any, deadline: float, headers: Headers | None = None) -> Any:
-        call = self._method(method, type(request), answer)
-        seconds = remaining(deadline)
+    def _run(self, steps: Steps[T], wait: Callable[[float], object] = time.sleep) -> T:
         try:
-            return call(request, timeout=seconds, metadata=self._headers() if headers is None else headers)
+            step = next(steps)
+            while True:
+                try:
+                    if isinstance(step, Ask):
+                        result = self._call(step)
+                    else:
+                        result = wait(step) if isinstance(step, float) else step()
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as end:
+            return end.value
+
+    def _call(self, ask: Ask) -> Any:
+        call = self._method(ask.method, type(ask.request), ask.answer)
+        seconds = remaining(ask.deadline)
+        try:
+            return call(ask.request, timeout=seconds, metadata=ask.headers)
         except grpc.RpcError as error:
             raise to_error(error, self.server, seconds) from error
 

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm"}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm")
 # Images and documents that people keep beside them, and that are not read.
-_OTHERS = {".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".pdf", ".djvu", ".psd", ".svg", ".dng", ".tga", ".ico"}
+OTHER_FORMATS = (
+    ".heic", ".heif", ".avif", ".gif", ".pdf", ".jp2", ".jxl", ".djvu", ".psd", ".svg", ".dng", ".tga", ".ico"
+)  # fmt: skip
 
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
@@ -52,7 +54,7 @@ def _images_below(folder: str) -> list[str]:
                 hidden.append(str(path))
         elif suffix in SUFFIXES:
             found.append(str(path))
-        elif suffix in _OTHERS:
+        elif suffix in OTHER_FORMATS:
             others[suffix] += 1
     notes = [
         f"{_counted(n, f'{suffix} file')} left out: convert {'it' if n == 1 else 'them'} to JPEG or PNG"

@@ -19,6 +19,7 @@ GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
 # Values of the enum tensorflow.DataType that the signatures use.
 DT_FLOAT, DT_INT32, DT_STRING = 1, 3, 7
+FLOATS_TAG = b"\x2a"  # of TensorProto.float_val: field 5, length-delimited
 
 
 def _load_pool() -> descriptor_pool.DescriptorPool:
@@ -117,16 +118,16 @@ def _packed_floats(tensor: Any) -> np.ndarray:
     # it there is fast in every implementation of protobuf; protobuf 3 takes 50 ns a float one by one.
     wire = tensor.SerializeToString()
     start = len(wire) - 4 * count
-    if wire[:start].endswith(_packed_header(4 * count)):
+    if wire[:start].endswith(FLOATS_TAG + varint(4 * count)):
         return np.frombuffer(wire, "<f4", count, offset=start)
     return np.array(tensor.float_val, np.float32)
 
 
-def _packed_header(size: int) -> bytes:
-    """Tag of TensorProto.float_val (field 5, length-delimited) and the length of its block as a varint."""
-    header = bytearray([0x2A])
-    while size > 0x7F:
-        header.append(size & 0x7F | 0x80)
-        size >>= 7
-    header.append(size)
-    return bytes(header)
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it: seven bits a byte, the lowest first."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

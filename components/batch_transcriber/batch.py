@@ -35,7 +35,7 @@ class Outcome:
     """What a batch has come to.
 
     Attributes:
-        images: that the input holds.
+        pictures: number of images that the input holds.
         new: of those, transcribed or tried by this run; earlier runs did the others.
         errors: images that could not be read.
         shards: number of output files.

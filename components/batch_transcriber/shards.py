@@ -4,7 +4,7 @@ The images are divided among shards by a hash of their path, so that an image al
 shard is one output file; beside all of them lies the folder `<output>.state` with
 
     manifest.json     which model, which input, how many shards: fixed by the first run
-    images.jsonl    the images of this run, shard by shard; workers read their part of it
+    pictures.jsonl  the images of this run, shard by shard; workers read their part of it
     00000.json, ...   one record a shard: the images it holds, with size and time, and those that failed
 
 Files are written to `incoming` in that folder and renamed: whoever is killed leaves whole shards or none. All paths
@@ -27,9 +27,10 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm"
-)  # fmt: skip
+from components.common.words import counted
+from htr_client.files import SUFFIXES
+
+_LISTED = (*SUFFIXES, ".gif")  # which cannot be read: it is named among the errors
 FORMATS = (".jsonl", ".csv")
 _COLUMNS = {"texts": ["path", "text", "confidence"], "errors": ["path", "reason", "detail"]}
 
@@ -78,7 +79,7 @@ class Shard:
 
     Attributes:
         number: from 0.
-        offset, length: bytes of `images.jsonl` that list its images.
+        offset, length: bytes of `pictures.jsonl` that list its images.
     """
 
     number: int
@@ -178,7 +179,7 @@ def written(output: str) -> str:
         done = sum(1 for path in state.glob("[0-9]*.json"))
     except OSError:  # not begun, or in a bucket, where looking takes long
         return ""
-    return f"{done} of {shards} files"
+    return f"{done} of {counted(shards, 'file')}"
 
 
 def list_pictures(folder: str) -> list[Image]:
@@ -194,7 +195,7 @@ def list_pictures(folder: str) -> list[Image]:
         pictures = [
             Image(f.path[len(prefix) :], f"{f.size_in_bytes}-{f.last_updated_in_seconds}")
             for f in match.metadata_list
-            if f.path.lower().endswith(SUFFIXES)
+            if f.path.lower().endswith(_LISTED)
         ]
     elif os.path.isdir(folder):
         # Not with FileSystems.match, which would take brackets in the folder's name for a pattern.
@@ -218,7 +219,7 @@ def _walk(folder: str) -> Iterable[Image]:
             for entry in entries:
                 if entry.is_dir():
                     waiting.append((entry.path, above | {real}))
-                elif entry.name.lower().endswith(SUFFIXES):
+                elif entry.name.lower().endswith(_LISTED):
                     # A link that leads nowhere stays in the list: opening it fails, which is reported.
                     stat = entry.stat(follow_symlinks=os.path.exists(entry.path))
                     yield Image(os.path.relpath(entry.path, folder), f"{stat.st_size}-{stat.st_mtime_ns}")

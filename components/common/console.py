@@ -7,14 +7,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import track as bar
-
-_T = TypeVar("_T")
-_FIRST_WORD, _NEXT_WORD = 2.0, 15.0  # seconds after which a log hears how far something is
 
 _console: Console | None = None
 
@@ -54,6 +49,13 @@ def quiet_logs(path: str) -> Iterator[None]:
             _console = None
 
 
+def clock(seconds: float) -> str:
+    """Seconds as "m:ss" or "h:mm:ss"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 @contextlib.contextmanager
 def announced(what: str | Callable[[], str], after: float = 2.0, every: float = 30.0) -> Iterator[None]:
     """Says what is under way if it takes longer than a moment, and again every half minute.
@@ -70,10 +72,9 @@ def announced(what: str | Callable[[], str], after: float = 2.0, every: float = 
     def tell() -> None:
         wait = after
         while not ended.wait(wait):
-            minutes, seconds = divmod(int(time.monotonic() - begin), 60)
             said = what if isinstance(what, str) else what()
             with contextlib.suppress(OSError):  # a terminal that was closed
-                console().print(f"  {said} ({minutes}:{seconds:02d} elapsed)", markup=False)
+                console().print(f"  {said} ({clock(time.monotonic() - begin)} elapsed)", markup=False)
             wait = every
 
     teller = threading.Thread(target=tell, daemon=True)
@@ -83,24 +84,3 @@ def announced(what: str | Callable[[], str], after: float = 2.0, every: float = 
     finally:
         ended.set()
         teller.join()
-
-
-def track(items: Iterable[_T], doing: str, total: int) -> Iterator[_T]:
-    """Passes items on and tells how many have come: as a bar, or by a line now and then where no terminal is.
-
-    Args:
-        items: to pass on.
-        doing: what is done with them, such as "Looking at images".
-        total: their number.
-    """
-    out = console()
-    if out.is_terminal:
-        yield from bar(items, doing, total, console=out, transient=True)
-        return
-    due = time.monotonic() + _FIRST_WORD
-    for number, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now >= due:
-            out.print(f"{doing}: {number} of {total}", markup=False)
-            due = now + _NEXT_WORD

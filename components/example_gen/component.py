@@ -18,10 +18,11 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.types.artifact import Artifact
 
 from components.common.fingerprint_driver import FingerprintDriver
+from components.common.words import counted
 from components.example_gen import dataset
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
-from components.example_gen.images import MENDS
+from components.example_gen.images import mend_notes
 from components.example_gen.labels import length_band
 from components.example_gen.plan import make_plan
 from components.example_gen.rejects import ADVICE, HEADER, Reject, as_csv_line
@@ -237,8 +238,7 @@ def _nested(counter: collections.Counter, known: dict[str, Any]) -> dict[str, An
     for key, count in counter.items():
         outcome, name = key.split("/")
         result[outcome][name] = count
-    mends = [f"{count} {MENDS[mend]}." for mend, count in sorted(result["mended"].items())]
-    return result | known | {"notes": known["notes"] + mends}
+    return result | known | {"notes": known["notes"] + mend_notes(result["mended"])}
 
 
 def read_counts(quarantine_uri: str) -> dict[str, Any]:
@@ -264,13 +264,13 @@ def check_counts(counts: dict[str, Any], data: DataConfig, rejects_copy: str | N
         raise DatasetError("The CSV files hold a header line but no rows.")
     if rejected > data.max_rejected * total:
         raise TooManyRejects(
-            f"{rejected} of {total} rows were rejected ({rejected / total:.1%}; data.max_rejected allows "
-            f"{data.max_rejected:.1%}): {by_reason}.{advice}{where}"
+            f"{rejected} of {counted(total, 'row')} {'was' if rejected == 1 else 'were'} rejected "
+            f"({rejected / total:.1%}; data.max_rejected allows {data.max_rejected:.1%}): {by_reason}.{advice}{where}"
         )
     empty = [split for split, count in counts["accepted"].items() if not count]
     if empty:
         raise DatasetError(
-            f"No image is left for the split(s) {' and '.join(empty)}, after {rejected} of {total} rows were rejected"
+            f"No image is left for {' and '.join(empty)}; rejected are {rejected} of {counted(total, 'row')}"
             f"{f' ({by_reason})' if by_reason else ''}. Add data, or correct what was rejected.{where}"
         )
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from components.common import storage
 from components.example_gen.folders import find_tables
-from components.example_gen.images import OTHER_FORMATS, find_image
+from components.example_gen.images import find_image
 from components.example_gen.labels import check_label, length_band
 from components.example_gen.measures import describe
 from components.example_gen.plan import Plan, make_plan
@@ -26,6 +26,7 @@ from components.transform.geometry import available_frames, needed_frames
 from components.transform.settings import TransformConfig
 from htr_client import image_files
 from htr_client.errors import ImageError
+from htr_client.files import OTHER_FORMATS
 
 _LARGE_FILE = 2**16  # bytes
 _CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}  # which a terminal would obey

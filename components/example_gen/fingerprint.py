@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterator
 
 from components.common import storage
-from components.example_gen.images import SUFFIXES, resolve_image, walk
+from components.example_gen.images import resolve_image, walk
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import Table, read_rows
+from htr_client.files import SUFFIXES
 
 
 def fingerprint(tables: list[Table]) -> str:

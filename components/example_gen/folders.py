@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from components.common import storage
+from components.common.words import counted
 from components.example_gen.header import SAVE_AS_CSV, open_table
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain
@@ -40,7 +41,7 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             raise DatasetError(f"The data folder {root} cannot be read: {error.strerror or error}.") from error
         if hidden:
             shown = ", ".join(hidden[:3])
-            notes.append(f"{root}: {len(hidden)} hidden or system files and folders were passed over, such as {shown}.")
+            notes.append(f"{root}: passed over {counted(len(hidden), 'hidden or system file')}, such as {shown}.")
         if not paths:
             instead = f" {workbooks[0]} is a workbook: {SAVE_AS_CSV[0].lower()}{SAVE_AS_CSV[1:]}" if workbooks else ""
             passed = f" Hidden files do not count, such as {hidden[0]}." if hidden else ""

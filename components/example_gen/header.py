@@ -8,10 +8,10 @@ import os
 import re
 
 from components.common import storage
-from components.example_gen.images import OTHER_FORMATS, SUFFIXES
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLIT_NAMES
 from components.example_gen.table import DatasetError, Table, encoding_problem
+from htr_client.files import OTHER_FORMATS, SUFFIXES
 
 # By preference: of several that a table has, the first one here counts.
 IMAGE_COLUMNS = ("filename", "file_name", "image", "image_path", "path", "file", "img", "filepath", "file_path",

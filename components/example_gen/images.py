@@ -6,22 +6,25 @@ import functools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from components.common import storage
+from components.common.words import counted
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import DatasetError, Table
+from htr_client.files import OTHER_FORMATS, SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm")
-# Of images that are not read.
-OTHER_FORMATS = (".heic", ".heif", ".avif", ".gif", ".pdf", ".jp2", ".jxl", ".djvu", ".psd", ".svg", ".dng", ".tga",
-                 ".ico")  # fmt: skip
 # How an image was found that does not have the name that its row gives.
 MENDS = {
-    "extension": "images were found by adding the extension that their rows leave out (0 for 0.jpg)",
-    "case": "images were found though their names differ in case from what their rows say",
+    "extension": "Found by adding the extension that the row leaves out (0 for 0.jpg)",
+    "case": "Found though the name differs in case from what the row says",
 }
+
+
+def mend_notes(mended: Mapping[str, int]) -> list[str]:
+    """Sentences about images that do not have the names which their rows give; counts by key of `MENDS`."""
+    return [f"{MENDS[mend]}: {counted(count, 'image')}." for mend, count in sorted(mended.items())]
 
 
 class Found(NamedTuple):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from components.common import storage
+from components.common.words import counted
 from components.example_gen import limit
 from components.example_gen.images import resolve_image, unread_formats
 from components.example_gen.labels import right_to_left
@@ -131,7 +132,7 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
     if data.limit is not None and survey.rows > data.limit:
         kept = _part(tables, splits, data, data.limit)
         left_out = survey.rows - sum(map(len, kept.values()))
-        notes.append(f"{left_out} of {survey.rows} rows are left out by data.limit={data.limit}.")
+        notes.append(f"data.limit={data.limit} leaves out {left_out} of {counted(survey.rows, 'row')}.")
     notes += _format_notes(tables)
     return Plan(splits, survey.rows, left_out, notes, _right_to_left(survey), kept)
 
@@ -166,10 +167,9 @@ def _split_rule(survey: _Survey, tables: Sequence[Table], data: DataConfig) -> t
             ]
     notes = []
     if writers:
-        count = f"{len(writers)} writer{'s' if len(writers) > 1 else ''}"
         notes.append(
-            f"The labels name {count}, too few to keep the images of some for validation and evaluation: images are "
-            f"split one by one. The error on unseen writers is underestimated; it holds for "
+            f"The labels name {counted(len(writers), 'writer')}, too few to keep the images of some for validation and "
+            f"evaluation: images are split one by one. The error on unseen writers is underestimated; it holds for "
             f"{'these writers' if len(writers) > 1 else 'this writer'}."
         )
     rows = [

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from components.common import storage
 from components.common.service import VersionError, config_in_bucket
 from components.common.versions import in_service, list_versions
+from components.common.words import counted
 from serving.labels import RolloutError, pinned_versions
 from serving.version_directory import WITHDRAWN, nothing_pushed
 
@@ -115,7 +116,7 @@ def roll_back(model_dir: str) -> tuple[int, int]:
 def _withdraw(model_dir: str) -> tuple[int, int]:
     serving = in_service(model_dir)
     if len(serving) < 2:
-        raise VersionError(f"{model_dir} holds {len(serving)} version(s): there is none to go back to.")
+        raise VersionError(f"{model_dir} holds {counted(len(serving), 'version')}: there is none to go back to.")
     newest = serving[-1]
     if newest.number in _pinned(model_dir)[0]:
         raise VersionError(

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from components.common import storage
-from components.example_gen.images import MENDS, resolve_image
+from components.common.words import counted
+from components.example_gen.images import mend_notes, resolve_image
 from components.example_gen.plan import Plan
 from components.example_gen.rejects import ADVICE, Reject, Rejected
 from components.example_gen.splits import SPLITS
@@ -59,7 +60,7 @@ def check(
     by_split = {split: [s for s in seen if s.sample.split == split] for split in SPLITS}
     contents: dict[str, Any] = {
         "tables": [table.path for table in tables],
-        "notes": [*notes, *plan.notes, *(f"{n} {MENDS[mend]}." for mend, n in sorted(mended.items()))],
+        "notes": [*notes, *plan.notes, *mend_notes(mended)],
         "problems": list(plan.problems),
         "rows": len(seen) + len(rejects),
         "rejected_rows": len(rejects),
@@ -204,9 +205,9 @@ def as_text(contents: Mapping[str, Any], shown: bool) -> str:
         shown: whether a page with the images is written besides.
     """
     lines = [f"Note: {note}" for note in contents["notes"]]
-    lines.append(f"{contents['rows']} rows in {', '.join(contents['tables'])}")
+    lines.append(f"{counted(contents['rows'], 'row')} in {', '.join(contents['tables'])}")
     for split, found in contents["splits"].items():
-        writers = f", {found['writers']} writer{'s' * (found['writers'] > 1)}" if found["writers"] else ""
+        writers = f", {counted(found['writers'], 'writer')}" if found["writers"] else ""
         lines.append(f"  {found['samples']:7d} accepted for {split}{writers}")
     for group in contents["rejected"]:
         row = group["examples"][0]
@@ -215,10 +216,10 @@ def as_text(contents: Mapping[str, Any], shown: bool) -> str:
         if group["advice"]:
             lines.append(f"          {group['advice']}")
     characters = sorted(c["character"] for c in contents["characters"])
-    lines.append(f"{len(characters)} characters: {''.join(characters)}")
+    lines.append(f"{counted(len(characters), 'character')}: {''.join(characters)}")
     labels = contents["labels"]
     frequent = ", ".join(f"{row['text']} ({row['count']})" for row in labels["frequent"][:5] if row["count"] > 1)
-    lines.append(f"{labels['distinct']} different labels" + (f", most often {frequent}" if frequent else ""))
+    lines.append(counted(labels["distinct"], "different label") + (f", most often {frequent}" if frequent else ""))
     lines.append(training_in_words(contents["training"]))
     for finding in contents["findings"]:
         lines += ["", f"{finding['severity'].capitalize()}: {finding['text']}"]
@@ -235,8 +236,8 @@ def training_in_words(training: Mapping[str, Any]) -> str:
     """How long the training takes."""
     return (
         f"Training: {training['images']:,} images in {training['epochs']} epochs, {training['steps']:,} steps, take "
-        f"{training['time']} on {training['cores']} cores without a GPU (an estimate, right to a factor of two), "
-        f"starting from {training['start']}"
+        f"{training['time']} on {counted(training['cores'], 'core')} without a GPU (an estimate, right to a factor of "
+        f"two), starting from {training['start']}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.common.words import counted
 from components.report import figures
 from components.report.findings import Findings, some
 from components.report.settings import RunSettings
@@ -155,7 +156,7 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
     if training["seconds"] > LONG_HOURS * 3600:
         result.note(
             "long_training",
-            f"Training takes {training['time']} on the {training['cores']} cores of this machine, if it has no "
+            f"Training takes {training['time']} on {counted(training['cores'], 'core')} of this machine, if it has no "
             f"GPU: {training['images']:,} images in {training['epochs']} epochs.",
             f"--set data.limit={LIMIT} takes a part with the same writers and splits, for a first model in a fraction "
             "of the time; fewer train.epochs do for large data.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components.common.words import counted
 from components.trainer.schedule import epochs_for
 from components.trainer.settings import TrainConfig
 
@@ -61,11 +62,11 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
         )
     elif "still_learning" in kinds:
         yield (
-            f"Train for longer: the validation CER was still falling after {epochs} epochs. For example "
+            f"Train for longer: the validation CER was still falling after {counted(epochs, 'epoch')}. For example "
             f"train.epochs={more}."
         )
     elif 0 < epochs < _FEW_EPOCHS:
-        yield f"Train for longer: {epochs} epochs are few. For example train.epochs={more}."
+        yield f"Train for longer than {counted(epochs, 'epoch')}. For example train.epochs={more}."
     yield from _about_comparison(contents, collapsed)
     yield from _about_bounds(contents)
     if training < _FEW_TRAINING_IMAGES and not train["warm_start"]:

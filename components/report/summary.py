@@ -25,7 +25,8 @@ from serving.version_directory import METRICS_FILE
 METADATA_FILE = "metadata.db"
 PIPELINE_FOLDER = "pipeline"
 PEAK_PROPERTY = "peak_bytes"
-_COUNTS_FILE = "counts.json"
+_COUNTS_FILE = "counts.json"  # of Quarantine and of Transcriptions
+_NO_COUNTS: dict[str, Any] = {"accepted": {}, "rejected": {}, "notes": []}
 
 
 class NoSuchRun(LookupError):
@@ -87,28 +88,17 @@ class RunSummary:
     @cached_property
     def report(self) -> dict[str, Any] | None:
         """Contents of its report, see `components.report.contents`."""
-        return self._read(report.CONTENTS_FILE)
+        return _read(self.report_folder, report.CONTENTS_FILE)
 
     @cached_property
     def metrics(self) -> dict[str, Any] | None:
         """The figures alone: quicker to read than the report."""
-        return self._read(METRICS_FILE)
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        path = os.path.join(self.report_folder, name) if self.report_folder else ""
-        if not os.path.exists(path):
-            return None
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return _read(self.report_folder, METRICS_FILE)
 
     @property
     def transcribed(self) -> dict[str, Any] | None:
         """What BulkInferrer counted, see `components.batch_transcriber.component`; None without that step."""
-        path = os.path.join(self.transcriptions_folder, "counts.json") if self.transcriptions_folder else ""
-        if not os.path.exists(path):
-            return None
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return _read(self.transcriptions_folder, _COUNTS_FILE)
 
     @cached_property
     def verdict(self) -> Verdict | None:
@@ -270,7 +260,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
         peak = measured[PEAK_PROPERTY].int_value if PEAK_PROPERTY in measured else None
         steps.append(Step(component, state, seconds, peak))
         outputs.update(outputs_of(store, execution.id))
-    pushed = outputs.get("pushed_model")
+    pushed, quarantine = outputs.get("pushed_model"), outputs.get("quarantine")
     properties = pushed.custom_properties if pushed else {}
     was_pushed = bool(pushed) and properties["pushed"].int_value == 1
     written, transcribed = outputs.get("report"), outputs.get("transcriptions")
@@ -279,7 +269,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
         run_id=run_id,
         steps=steps,
         seconds=(max(ends) - executions[0].create_time_since_epoch) / 1000,
-        counts=_counts(outputs.get("quarantine")),
+        counts=_read(quarantine.uri if quarantine else None, _COUNTS_FILE) or _NO_COUNTS,
         report_folder=written.uri if written else None,
         pushed=was_pushed,
         version=int(properties["pushed_version"].string_value) if was_pushed else None,
@@ -301,10 +291,11 @@ def outputs_of(store: Any, execution_id: int) -> dict[str, Any]:
     }
 
 
-def _counts(quarantine: Any) -> dict[str, Any]:
-    path = os.path.join(quarantine.uri, _COUNTS_FILE) if quarantine else ""
+def _read(folder: str | None, name: str) -> dict[str, Any] | None:
+    """A JSON file of an artifact; None where there is none."""
+    path = os.path.join(folder, name) if folder else ""
     if not os.path.exists(path):
-        return {"accepted": {}, "rejected": {}, "notes": []}
+        return None
     with open(path, encoding="utf-8") as file:
         return json.load(file)
 

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from components.common.console import console
+from components.common.words import counted
 from components.trainer.devices import system_gpus, unused_gpus
 from components.trainer.settings import TrainConfig
 
@@ -35,9 +36,9 @@ def use_accelerators(train: TrainConfig) -> str:
     if not gpus:
         if warning := unused_gpus(system_gpus(), len(gpus)):
             console().print(f"  warning: {warning}", style="yellow", markup=False)
-        return f"CPU, {os.cpu_count()} cores"
+        return f"CPU, {counted(os.cpu_count() or 1, 'core')}"
     names = ", ".join(sorted({detail.get("device_name", "unknown kind") for detail in details}))
-    return f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''} ({names}){', float16' if mixed else ''}"
+    return f"{counted(len(gpus), 'GPU')} ({names}){', float16' if mixed else ''}"
 
 
 def training_strategy() -> tf.distribute.Strategy:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.common.console import announced, console
+from components.common.words import counted
 from components.trainer import checkpoint
 from components.trainer.accelerators import is_chief
 from components.trainer.input_pipeline import Source, batches, divisible, plain_batches
@@ -127,8 +128,8 @@ class Fitting:
         """
         if self._restore():
             console().print(
-                f"  going on after {self.done // self.steps} epochs and {self.done % self.steps} batches "
-                f"of a training that was interrupted"
+                f"  going on after {counted(self.done // self.steps, 'epoch')} and "
+                f"{counted(self.done % self.steps, 'batch', 'batches')} of a training that was interrupted"
             )
         last_save = time.monotonic()
         writer = tf.summary.create_file_writer(log_dir) if log_dir and is_chief() else tf.summary.create_noop_writer()
@@ -266,7 +267,9 @@ class Fitting:
     def _tell_end(self) -> None:
         """Says why training ended before its time, what a warm start has brought, and what to do about a collapse."""
         if self._patience_is_over() and self.done < self.total:
-            console().print(f"  no better validation CER for {self.schedule.patience} epochs: training stops here")
+            console().print(
+                f"  no better validation CER for {counted(self.schedule.patience, 'epoch')}: training stops here"
+            )
         rate = self.schedule.learning_rate
         if self.train.is_warm and self.best_epoch == 0:
             console().print(

@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from components.common.console import console
+from components.common.console import clock, console
 
 # Seconds before the first line, between the others, and between updates of the bar.
 _FIRST, _EVERY, _EVERY_OF_BAR = 5.0, 30.0, 0.5
@@ -18,13 +18,6 @@ _SHORT_EPOCH, _MANY_EPOCHS = 10.0, 60
 # The first batches build the graph, once more for another shape: their time says nothing about the others. So many of
 # those are enough to reckon with, and fewer where they take long.
 _BUILDING, _ENOUGH, _LONG = 4, 10, 20.0
-
-
-def clock(seconds: float) -> str:
-    """Seconds as "m:ss" or "h:mm:ss"."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Progress:

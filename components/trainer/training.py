@@ -15,6 +15,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.common.console import announced, console
+from components.common.words import counted
 from components.trainer import augment, base, export
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators
 from components.trainer.checkpoint import fingerprint, has_checkpoint
@@ -86,8 +87,8 @@ def run_fn(fn_args: Any) -> None:
         f"characters, {model.count_params():,} parameters"
     )
     console().print(
-        f"  at most {fitting.schedule.epochs} epochs of {fitting.steps:,} optimiser steps, {fitting.total:,} in all"
-        + ("" if train.epochs else "; train.epochs sets another number")
+        f"  at most {counted(fitting.schedule.epochs, 'epoch')} of {fitting.steps:,} optimiser steps, "
+        f"{fitting.total:,} in all" + ("" if train.epochs else "; train.epochs sets another number")
     )
     fitting.run(log_dir=os.path.join(fn_args.model_run_dir, "tensorboard"))
     if not is_chief():
@@ -182,7 +183,7 @@ def _tell_unalignable(source: Source, directory: str) -> None:
     if source.unalignable:
         shown = ", ".join(source.unalignable[:5]) + (", ..." if len(source.unalignable) > 5 else "")
         console().print(
-            f"  {len(source.unalignable)} images have fewer frames than their labels need and are left out: {shown}"
+            f"  left out {counted(len(source.unalignable), 'image')} with fewer frames than the label needs: {shown}"
         )
         _write(os.path.join(directory, UNALIGNABLE_FILE), json.dumps(source.unalignable, ensure_ascii=False))
     if not source.samples:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 
+from components.common.words import counted
 from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
 from pipeline.exit_codes import DRIFT, OK, TOO_MANY_REJECTS, USAGE
 
@@ -36,11 +37,11 @@ def _sample_data(arguments: argparse.Namespace) -> int:
     from components.tools.sample_data import generate
 
     try:
-        with announced(f"Rendering {arguments.images} images"):
+        with announced(f"Rendering {counted(arguments.images, 'image')}"):
             summary = generate(arguments.directory, images=arguments.images, seed=arguments.seed)
     except (FileExistsError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error
-    print(f"{summary.rows} rows in {summary.csv}, {len(summary.dirty_rows)} of them dirty on purpose.")
+    print(f"{counted(summary.rows, 'row')} in {summary.csv}, {len(summary.dirty_rows)} of them dirty on purpose.")
     return OK
 
 
@@ -48,7 +49,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from concurrent.futures import ProcessPoolExecutor
 
     from components.common import storage
-    from components.common.console import track
+    from components.common.console import announced
     from components.common.settings import ConfigError
     from components.common.stopping import follow_parent
     from components.example_gen.folders import find_tables
@@ -56,7 +57,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from components.example_gen.rejects import Reject, as_csv
     from components.example_gen.table import DatasetError
     from components.report import check
-    from components.report.look import look
+    from components.report.look import Seen, look
     from pipeline import preflight
 
     config = read_config(arguments)
@@ -73,7 +74,10 @@ def _check(arguments: argparse.Namespace) -> int:
                 look, rows, [plan.splits] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
                 chunksize=64,
             )  # fmt: skip
-            results = list(track(futures, "Looking at images", len(rows)))
+            results: list[Seen | Reject] = []
+            with announced(lambda: f"Looking at images: {len(results)} of {len(rows)}"):
+                for result in futures:
+                    results.append(result)
     except (DatasetError, ConfigError) as error:
         raise CommandError(str(error), USAGE) from error
     contents = check.check(results, tables, notes, plan, config)
@@ -87,7 +91,7 @@ def _check(arguments: argparse.Namespace) -> int:
         print(f"The rejected rows are in {arguments.rejects}.")
     if len(rejects) > config.data.max_rejected * len(rows):
         raise CommandError(
-            f"{len(rejects)} of {len(rows)} rows would be rejected; data.max_rejected allows "
+            f"{len(rejects)} of {counted(len(rows), 'row')} would be rejected; data.max_rejected allows "
             f"{config.data.max_rejected:.1%}.", TOO_MANY_REJECTS,
         )  # fmt: skip
     return OK

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from components.common.words import counted
 from pipeline.commands.common import AddCommand, CommandError, positive
 from pipeline.exit_codes import OK, USAGE
 
@@ -51,7 +52,7 @@ def _review(arguments: argparse.Namespace) -> int:
     unread: list[str] = []
     seen = 0
 
-    def counted(answers: Iterable[Transcription]) -> Iterator[Transcription]:
+    def counting(answers: Iterable[Transcription]) -> Iterator[Transcription]:
         nonlocal seen
         for answer in answers:
             seen += 1
@@ -66,8 +67,9 @@ def _review(arguments: argparse.Namespace) -> int:
                 count = write(review.from_logs(arguments.logs, arguments.below, unread))
         else:
             images = list(expand(arguments.images))
-            with client_from(arguments) as client, announced(lambda: f"Asking the server: {seen} images answered"):
-                answers = counted(client.transcribe_many(images))
+            said = announced(lambda: f"Asking the server: {counted(seen, 'image')} answered")
+            with client_from(arguments) as client, said:
+                answers = counting(client.transcribe_many(images))
                 count = write(review.from_answers(answers, arguments.below, unread))
     except (review.ReviewError, DatasetError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error
@@ -76,6 +78,7 @@ def _review(arguments: argparse.Namespace) -> int:
     if unread:
         print(f"{len(unread)} could not be read; the first: {unread[0]}", file=sys.stderr)
     print(
-        f"{count} images in {arguments.output}. Correct them in {review.PAGE_FILE} there, or in {review.LABELS_FILE}."
+        f"{counted(count, 'image')} in {arguments.output}. To correct: {review.PAGE_FILE} there, or "
+        f"{review.LABELS_FILE}."
     )
     return OK

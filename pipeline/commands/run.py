@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.common.words import counted
 from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
 from pipeline.commands.reports import write_report
 from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code
@@ -126,7 +127,8 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
     if rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
         out.print(
-            f"Rejected   {sum(rejected.values())} rows: {reasons}\n           {config.workspace}/rejects.csv",
+            f"Rejected   {counted(sum(rejected.values()), 'row')}: {reasons}\n"
+            f"           {config.workspace}/rejects.csv",
             markup=False,
         )
     for kind, sentences in (("Warning", summary.counts.get("problems", [])), ("Note", summary.counts["notes"])):
@@ -139,7 +141,7 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
     if summary.transcribed and summary.transcribed["blessed"]:
         images, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
         out.print(
-            f"New        {images} images in {summary.transcribed['folder']}, {errors} could not be read\n"
+            f"New        {counted(images, 'image')} in {summary.transcribed['folder']}, {errors} could not be read\n"
             f"           {summary.transcriptions_folder}", markup=False,
         )  # fmt: skip
     out.print(f"Report     {report}\nLog        {log}\nTook       {str(duration).split('.')[0]}", markup=False)

@@ -7,7 +7,7 @@ import os
 import sys
 
 from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, find_model, read_config
-from pipeline.exit_codes import USAGE
+from pipeline.exit_codes import ERROR, USAGE
 
 
 def add_commands(add: AddCommand) -> None:
@@ -29,6 +29,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.versions import in_service
     from serving.server import run
+    from serving.status import Code, ServingError
 
     config = read_config(arguments)
     arguments.model_name = arguments.model_name or config.name
@@ -47,7 +48,12 @@ def _serve(arguments: argparse.Namespace) -> int:
             arguments.fallback_base_path = os.path.dirname(model.path)
     if arguments.ui and not arguments.ui_port:
         arguments.ui_port = 8600
-    return run(arguments)
+    try:
+        return run(arguments)
+    except ServingError as error:
+        raise CommandError(
+            f"The server could not start: {error.message}", USAGE if error.code == Code.INVALID_ARGUMENT else ERROR
+        ) from error
 
 
 def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import asdict
 
+from components.common.words import counted
 from pipeline.commands.common import (
     AddCommand,
     CommandError,
@@ -83,7 +84,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         return OK
     before = outcome.pictures - outcome.new
     print(
-        f"{outcome.pictures} images in {outcome.shards} file(s) like {outcome.example}"
+        f"{counted(outcome.pictures, 'image')} in {counted(outcome.shards, 'file')} like {outcome.example}"
         + (f", {before} of them done before" if before else "")
     )
     print(f"{outcome.errors} could not be read, see {outcome.errors_path}")

@@ -96,7 +96,7 @@ def test_all_rows_are_read(case, capsys, name):
 
 
 def test_hidden_files_are_passed_over_and_counted(case, capsys):
-    assert "2 hidden or system files and folders were passed over, such as ._0.jpg" in check(case("mac-zip"), capsys)
+    assert "passed over 2 hidden or system files, such as ._0.jpg" in check(case("mac-zip"), capsys)
 
 
 def test_a_missing_header_is_named(case, capsys):
@@ -113,7 +113,7 @@ def test_a_workbook_is_named(case, capsys):
 def test_missing_extensions_are_filled_in_and_counted(case, capsys):
     folder = case("csv/noext.csv")
     assert len(texts(folder)[0]) == 30
-    assert "30 images were found by adding the extension that their rows leave out" in check(folder, capsys)
+    assert "Found by adding the extension that the row leaves out (0 for 0.jpg): 30 images" in check(folder, capsys)
 
 
 def test_one_writer_is_split_image_by_image(case, capsys):
@@ -137,7 +137,7 @@ def test_a_name_that_differs_in_case_is_found_and_counted(tmp_path, capsys):
     folder = _made("csv/sep.csv", tmp_path / "data")
     (folder / "1.png").rename(folder / "1.PNG")
     assert len(texts(folder)[0]) == 30
-    assert "1 images were found though their names differ in case" in check(folder, capsys)
+    assert "Found though the name differs in case from what the row says: 1 image." in check(folder, capsys)
 
 
 @pytest.mark.parametrize("source", ["made", "given"])

@@ -1,11 +1,18 @@
 import asyncio
+import random
 import shutil
 import subprocess
 
 import pytest
 
 from htr_client import AsyncHtrClient, HtrClient
-from htr_client.testing import FakeServer
+from htr_client.testing import ALPHABET, FakeServer
+
+
+def words(count, seed=0):
+    """Words that the fake server reads."""
+    rng = random.Random(seed)
+    return ["".join(rng.choices(ALPHABET, k=rng.randint(1, 12))) for _ in range(count)]
 
 
 @pytest.fixture
@@ -81,3 +88,9 @@ def certificates(tmp_path_factory):
             "extensions",
         )
     return folder
+
+
+@pytest.fixture
+def client(kind, server):
+    with kind(server.address, patience=5.0) as made:
+        yield made

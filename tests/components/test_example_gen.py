@@ -89,6 +89,6 @@ def test_what_was_decided_for_all_rows_is_counted(tmp_path):
     assert all(counts["accepted"][split] for split in SPLITS) and sum(counts["accepted"].values()) == 40
     assert counts["left_out"] == 20 and counts["mended"] == {"extension": 40} and not counts["split_by_writer"]
     notes = " ".join(counts["notes"])
-    assert "20 of 60 rows are left out by data.limit=40" in notes and "images are split one by one" in notes
-    assert "40 images were found by adding the extension" in notes
+    assert "data.limit=40 leaves out 20 of 60 rows" in notes and "images are split one by one" in notes
+    assert "Found by adding the extension that the row leaves out (0 for 0.jpg): 40 images." in notes
     assert "(Hebrew 1)" in counts["problems"][0]

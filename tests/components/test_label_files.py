@@ -7,11 +7,11 @@ import pytest
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.folders import find_tables
 from components.example_gen.header import IMAGE_COLUMNS, TEXT_COLUMNS
-from components.example_gen.images import SUFFIXES
 from components.example_gen.rejects import as_csv
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 from components.transform.settings import TransformConfig
+from htr_client.files import SUFFIXES
 from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset
 
@@ -107,7 +107,7 @@ def test_files_that_no_person_made_are_passed_over(tmp_path, name):
     (folder / name).write_bytes(b"\0\x05\x16\x07 no table at all")
     assert len(read(folder)) == 1
     _, notes = find_tables(DataConfig(paths=[str(folder)]))
-    assert notes == [f"{folder}: 1 hidden or system files and folders were passed over, such as {name.split('/')[0]}."]
+    assert notes == [f"{folder}: passed over 1 hidden or system file, such as {name.split('/')[0]}."]
 
 
 def test_only_hidden_files_are_said_to_be_that(tmp_path):

@@ -66,7 +66,7 @@ def test_more_epochs_where_the_error_was_still_falling():
 
 def test_few_epochs_are_not_called_falling():
     (first, *_) = suggested(read(300, rate=0.2), history=LEARNT[:2])
-    assert first.startswith("Train for longer: 2 epochs are few") and "falling" not in first
+    assert first.startswith("Train for longer than 2 epochs.") and "falling" not in first
 
 
 def test_a_base_that_stays_the_best_asks_for_a_lower_learning_rate_not_for_more_epochs():

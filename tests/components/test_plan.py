@@ -51,13 +51,14 @@ def test_writers_are_kept_together_where_there_are_enough(tmp_path, salt):
     assert all(len(splits) == 1 for splits in by_writer.values())
 
 
-def test_with_two_writers_images_are_drawn_one_by_one_and_that_is_said(tmp_path):
-    folder = dataset(tmp_path, 2)
+@pytest.mark.parametrize("writers", [2, 4])
+def test_with_few_writers_images_are_drawn_one_by_one_and_that_is_said(tmp_path, writers):
+    folder = dataset(tmp_path, writers)
     plan, _ = planned(folder)
     assert not plan.splits.by_writer
-    assert "The labels name 2 writers, too few" in plan.notes[0] and "underestimated" in plan.notes[0]
+    assert f"The labels name {writers} writers, too few" in plan.notes[0] and "underestimated" in plan.notes[0]
     found = samples(folder)
-    assert {s.writer for s in found if s.split == "eval"} == {s.writer for s in found if s.split == "train"}
+    assert {s.writer for s in found if s.split == "eval"} <= {s.writer for s in found if s.split == "train"}
 
 
 def test_a_writer_who_wrote_much_is_not_taken_for_evaluation(tmp_path):
@@ -118,7 +119,7 @@ def test_a_part_has_the_shares_of_the_whole(tmp_path):
     assert len(taken) == 100 and plan.left_out == 300
     assert Counter(row.fields[3] for row in taken) == {"train": 60, "validation": 20, "test": 20}
     assert Counter(row.fields[2] for row in taken)["a"] == 75
-    assert any("300 of 400 rows are left out by data.limit=100" in note for note in plan.notes)
+    assert any("data.limit=100 leaves out 300 of 400 rows" in note for note in plan.notes)
     assert planned(folder, limit=100)[0].lines(table) == plan.lines(table)
     assert planned(folder, limit=400)[0].lines(table) is None
 
@@ -144,7 +145,7 @@ def test_rows_that_are_left_out_are_no_rejects(tmp_path, capsys):
     folder = dataset(tmp_path / "data", 0, 200)
     assert cli.main(["check", "--data", str(folder), "--set", "data.limit=50"]) == 0
     out = capsys.readouterr().out
-    assert "150 of 200 rows are left out by data.limit=50" in out and "\n50 rows in" in f"\n{out}"
+    assert "data.limit=50 leaves out 150 of 200 rows" in out and "\n50 rows in" in f"\n{out}"
     assert "rejected" not in out
 
 

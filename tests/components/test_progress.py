@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from components.common.console import announced
+from components.common.console import announced, clock
 from components.trainer import progress
-from components.trainer.progress import Progress, clock
+from components.trainer.progress import Progress
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_images_that_cannot_be_aligned_are_named_and_left_out(tmp_path, capsys):
     assert source.unalignable == [str(i) for i in range(24) if i % 4 in (1, 2)] and source.samples == 12
     train = TRAIN.model_copy(update={"epochs": 1})
     training.run_fn(SimpleNamespace(**arguments(folder, tmp_path / "out", train, transform)))
-    assert "12 images have fewer frames than their labels need and are left out: 1, 2, 5" in capsys.readouterr().err
+    assert "left out 12 images with fewer frames than the label needs: 1, 2, 5" in capsys.readouterr().err
     named = json.loads((tmp_path / "out" / "run" / training.UNALIGNABLE_FILE).read_text())
     assert named == source.unalignable
     history = json.loads((tmp_path / "out" / "run" / training.HISTORY_FILE).read_text())

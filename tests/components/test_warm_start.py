@@ -124,7 +124,7 @@ def test_a_warm_start_that_was_interrupted_does_not_measure_its_base_again(toy, 
     assert list(tmp_path.glob("checkpoints/*/checkpoint.npz"))
     history, settings = run(toy, tmp_path, train)
     told = capsys.readouterr().err
-    assert "going on after 1 epochs" in told and told.count("the base      validation CER") == 1
+    assert "going on after 1 epoch and" in told and told.count("the base      validation CER") == 1
     assert [entry["epoch"] for entry in history] == [0, 1] and settings["training"]["best_epoch"] == 0
     assert validation_cer(toy, str(tmp_path / "model")) == pytest.approx(history[0]["validation_cer"])
 

@@ -17,7 +17,7 @@ from components.transform.settings import TransformConfig
 from pipeline import cli
 from serving.rollout import Rollout
 from serving.version_directory import SETTINGS_FILE
-from tests.end_to_end.conftest import FAST
+from tests.end_to_end.conftest import run
 
 pytestmark = pytest.mark.slow
 ANY_INCREASE = "gate.max_cer_increase=null"
@@ -59,33 +59,16 @@ def workspace(tmp_path_factory):
     return tmp_path_factory.mktemp("workspace")
 
 
-def run(data, workspace, capfd, *settings):
-    """Exit code, the JSON line, and what was written to the terminal."""
-    code = cli.main(
-        [
-            "run",
-            "--data",
-            str(data),
-            "--workspace",
-            str(workspace),
-            "--json",
-            *(f"--set={s}" for s in (*FAST, *settings)),
-        ]
-    )
-    captured = capfd.readouterr()
-    return code, json.loads(captured.out.splitlines()[-1]), captured.err
-
-
 def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     """A in service, B pushed with a raised bound, `htr rollback`: the next run is compared with A."""
     model_dir = str(workspace / "serving_model" / "htr")
-    code, first, text = run(data, workspace, capfd)
+    code, first, text, _ = run(data, workspace, capfd)
     assert code == 0 and first["baseline_version"] is None and first["off"] == ["gate.max_cer"]
     assert "nothing to compare with: no version is in service" in text and "gate.max_cer is off" in text
-    code, second, text = run(data, workspace, capfd, "train.seed=2", ANY_INCREASE)
+    code, second, text, _ = run(data, workspace, capfd, "train.seed=2", ANY_INCREASE)
     assert code == 0 and second["baseline_version"] == first["version"] != second["version"]
     assert cli.main(["rollback", "--workspace", str(workspace)]) == 0
-    code, third, text = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
+    code, third, text, _ = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
     assert code == 0 and third["baseline_version"] == first["version"]
     assert f"version {first['version']} of {model_dir}, in service" in text
     made = summary.read(str(workspace), "htr")
@@ -94,7 +77,7 @@ def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     assert beside["compared_with"]["version"] == first["version"]
 
     # Repeated, though the model is now in service itself: the same verdict, and no work.
-    code, again, _ = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
+    code, again, _, _ = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
     assert code == 0 and again == third
     states = {step.name: step.state for step in summary.read(str(workspace), "htr").steps}
     assert {name for name, state in states.items() if state != "CACHED"} == {"PreviousStatistics"}
@@ -104,7 +87,7 @@ def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     assert f"htr restore {second['version']}" in capfd.readouterr().err
     assert cli.main(["restore", str(second["version"]), "--workspace", str(workspace)]) == 0
     Rollout(model_dir, "htr").promote(second["version"], "stable")
-    code, fourth, _ = run(data, workspace, capfd, "train.seed=4", ANY_INCREASE)
+    code, fourth, _, _ = run(data, workspace, capfd, "train.seed=4", ANY_INCREASE)
     assert code == 0 and fourth["baseline_version"] == second["version"] < third["version"]
 
 
@@ -126,7 +109,7 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     Rollout(model_dir, "htr").promote(best, "stable")
     before = [version.number for version in list_versions(model_dir)]
 
-    code, outcome, text = run(data, workspace, capfd, "train.seed=4")
+    code, outcome, text, _ = run(data, workspace, capfd, "train.seed=4")
     assert code == cli.NOT_BLESSED and not outcome["blessed"] and outcome["version"] is None
     assert outcome["baseline_version"] == best
     assert f"against version {best} (in service), gate.max_cer_increase allows +0.0050" in text
@@ -136,7 +119,7 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     assert 1 <= len(outcome["next_steps"]) <= 3 and all(step in text for step in outcome["next_steps"])
 
     # The documented way past the comparison is recorded.
-    code, outcome, text = run(
+    code, outcome, text, _ = run(
         data, workspace, capfd, "train.seed=4", "gate.baseline=none", "gate.baseline_reason=another alphabet"
     )
     assert code == 0 and outcome["baseline_version"] is None
@@ -151,12 +134,12 @@ def test_without_a_model_in_service_a_warm_start_is_compared_with_its_base(data,
     base = in_service(str(workspace / "serving_model" / "htr"))[0]
     elsewhere = f"push.model_dir={tmp_path / 'models'}"
     settings = ("train.seed=4", f"train.warm_start={base.path}", elsewhere, ANY_INCREASE)
-    code, outcome, text = run(data, workspace, capfd, *settings)
+    code, outcome, text, _ = run(data, workspace, capfd, *settings)
     assert code == 0 and outcome["baseline_version"] is None
     assert outcome["baseline"] == f"the base of the warm start ({base.path})" and outcome["baseline"] in text
     verdict = summary.read(str(workspace), "htr").verdict
     assert verdict.compared_with.kind == "warm_start" and verdict.baseline is not None
-    assert run(data, workspace, capfd, *settings)[1] == outcome
+    assert run(data, workspace, capfd, *settings).outcome == outcome
 
 
 def test_a_training_that_brings_nothing_is_refused_for_that_reason(data, workspace, capfd, tmp_path, monkeypatch):
@@ -165,7 +148,7 @@ def test_a_training_that_brings_nothing_is_refused_for_that_reason(data, workspa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     packing.pack(made.path, "word")
     elsewhere = f"push.model_dir={tmp_path / 'models'}"
-    code, outcome, text = run(data, workspace, capfd, "train.learning_rate=100", elsewhere)
+    code, outcome, text, _ = run(data, workspace, capfd, "train.learning_rate=100", elsewhere)
     assert code == cli.NOT_BLESSED and not outcome["blessed"] and outcome["version"] is None
     assert "starting from the base model for transform.preset=word" in text
     assert outcome["baseline"] == "the base model that the training started from"

@@ -21,32 +21,9 @@ from components.example_gen.settings import DataConfig
 from components.transform.settings import TransformConfig
 from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset
-from tests.end_to_end.conftest import FAST
+from tests.end_to_end.conftest import FAST, run
 
 pytestmark = pytest.mark.slow
-
-
-def run(data, workspace, *settings, capsys=None):
-    """Runs the pipeline in this process; returns exit code, states of the steps, and the JSON line."""
-    code = cli.main(
-        [
-            "run",
-            "--data",
-            str(data),
-            "--workspace",
-            str(workspace),
-            "--json",
-            *(f"--set={s}" for s in [*FAST, *settings]),
-        ]
-    )
-    captured = capsys.readouterr() if capsys else None
-    from components.report import summary
-
-    with contextlib.suppress(summary.NoSuchRun):
-        read = summary.read(str(workspace), "htr")
-        states = {step.name: step.state for step in read.steps}
-        return code, states, json.loads(captured.out.splitlines()[-1]) if captured else {}, captured
-    return code, {}, {}, captured
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +123,10 @@ def test_every_dirty_row_is_in_the_quarantine_with_its_reason(workspace, data):
 
 def test_identical_run_does_no_work(workspace, data, capsys):
     before = versions(workspace)
-    code, states, outcome, _ = run(data, workspace, capsys=capsys)
-    assert code == 0
-    assert {name for name, state in states.items() if state != "CACHED"} == {"PreviousStatistics"}
-    assert versions(workspace) == before == [outcome["version"]]
+    ran = run(data, workspace, capsys)
+    assert ran.code == 0
+    assert {name for name, state in ran.states.items() if state != "CACHED"} == {"PreviousStatistics"}
+    assert versions(workspace) == before == [ran.outcome["version"]]
 
 
 def test_new_images_are_transcribed_by_a_blessed_model_only(workspace, data, tmp_path, capsys):
@@ -164,23 +141,23 @@ def test_new_images_are_transcribed_by_a_blessed_model_only(workspace, data, tmp
 
     folder = tmp_path / "new"
     (folder / "below").mkdir(parents=True)
-    code, _, _, captured = run(data, workspace, f"bulk.folder={folder}", capsys=capsys)
-    assert code == 0 and "0 images in" in captured.err
+    ran = run(data, workspace, capsys, f"bulk.folder={folder}")
+    assert ran.code == 0 and "0 images in" in ran.err
     for number, path in enumerate(sorted((data / "images").glob("*.png"))[:5]):
         shutil.copyfile(path, folder / "below" / f"{number}.png")
     (folder / "broken.png").write_bytes(b"\x89PNG")
-    code, states, _, captured = run(data, workspace, f"bulk.folder={folder}", capsys=capsys)
-    assert code == 0 and states["Trainer"] == "CACHED" and states["BulkInferrer"] == "COMPLETE"
-    assert "6 images in" in captured.err and "1 could not be read" in captured.err
+    ran = run(data, workspace, capsys, f"bulk.folder={folder}")
+    assert ran.code == 0 and ran.states["Trainer"] == "CACHED" and ran.states["BulkInferrer"] == "COMPLETE"
+    assert "6 images in" in ran.err and "1 could not be read" in ran.err
     found, counts = texts()
     assert counts == {"folder": str(folder), "blessed": True, "pictures": 6, "errors": 1}
     with served(workspace) as address, HtrClient(address) as client:
         asked = {path: client.transcribe(folder / path).text for path in found}
     assert len(found) == 5 and found == asked
-    assert run(data, workspace, f"bulk.folder={folder}", capsys=capsys)[1]["BulkInferrer"] == "CACHED"
+    assert run(data, workspace, capsys, f"bulk.folder={folder}").states["BulkInferrer"] == "CACHED"
 
-    code, _, _, captured = run(data, workspace, f"bulk.folder={folder}", "gate.max_cer=0.0002", capsys=capsys)
-    assert code == cli.NOT_BLESSED and "images in" not in captured.err
+    ran = run(data, workspace, capsys, f"bulk.folder={folder}", "gate.max_cer=0.0002")
+    assert ran.code == cli.NOT_BLESSED and "images in" not in ran.err
     assert texts() == ({}, {"folder": str(folder), "blessed": False})
 
 
@@ -191,14 +168,12 @@ def test_gate_stops_a_bad_model_and_the_server_goes_on(workspace, data, capsys):
     with served(workspace) as address, HtrClient(address) as client:
         image = next((data / "images").glob("*.jpg"))
         assert client.transcribe(image).version == before[0]
-        code, states, outcome, captured = run(
-            data, workspace, "gate.max_cer=0.0001", "gate.slice_max_cer={writer: 0.00001}", capsys=capsys
-        )
-        assert code == cli.NOT_BLESSED
-        assert re.search(r"CER for writer = \S+ is \d\.\d+, gate.slice_max_cer allows 1e-05", captured.err)
-        assert not outcome["blessed"] and outcome["version"] is None
-        assert re.search(r"interval is \d\.\d+, gate.max_cer allows 0.0001: \d\.\d+ too much", captured.err)
-        assert states["Trainer"] == "CACHED" and states["Evaluator"] == "COMPLETE"
+        ran = run(data, workspace, capsys, "gate.max_cer=0.0001", "gate.slice_max_cer={writer: 0.00001}")
+        assert ran.code == cli.NOT_BLESSED
+        assert re.search(r"CER for writer = \S+ is \d\.\d+, gate.slice_max_cer allows 1e-05", ran.err)
+        assert not ran.outcome["blessed"] and ran.outcome["version"] is None
+        assert re.search(r"interval is \d\.\d+, gate.max_cer allows 0.0001: \d\.\d+ too much", ran.err)
+        assert ran.states["Trainer"] == "CACHED" and ran.states["Evaluator"] == "COMPLETE"
         assert versions(workspace) == before
         assert client.transcribe(image).version == before[0]
 
@@ -212,12 +187,12 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
         assert client.transcribe(picture_path).version == first
 
         # Settings of the training, and a search for better ones: data and Transform stay as they are.
-        code, states, outcome, captured = run(
-            data, workspace, "train.learning_rate=0.001", "gate.max_cer_increase=null", "tune.trials=1",
-            "tune.epochs=1", capsys=capsys,
+        ran = run(
+            data, workspace, capsys, "train.learning_rate=0.001", "gate.max_cer_increase=null", "tune.trials=1",
+            "tune.epochs=1",
         )  # fmt: skip
-        assert code == 0 and len(captured.out.splitlines()) == 1
-        done = {name for name, state in states.items() if state == "COMPLETE"}
+        assert ran.code == 0
+        done = {name for name, state in ran.states.items() if state == "COMPLETE"}
         assert done == {
             "PreviousStatistics",
             "Tuner",
@@ -228,7 +203,7 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
             "ServingCheck",
             "Pusher",
         }
-        assert versions(workspace) == [first, outcome["version"]]
+        assert versions(workspace) == [first, ran.outcome["version"]]
         deadline = time.monotonic() + 60
         while client.transcribe(picture_path).version == first:
             assert time.monotonic() < deadline, "the server did not take the new version"
@@ -245,10 +220,10 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
 def test_replaced_picture_is_noticed(workspace, data, capsys):
     image = sorted((data / "images").glob("*.png"))[-1]
     image.write_bytes(encode(drawn_image(130, 40, 5)))
-    code, states, *_ = run(data, workspace, "gate.max_cer_increase=null", capsys=capsys)
-    assert code == 0
-    assert {states[n] for n in ("HandwritingExampleGen", "StatisticsGen", "Transform", "Trainer")} == {"COMPLETE"}
-    assert states["SchemaGen"] == "CACHED"
+    ran = run(data, workspace, capsys, "gate.max_cer_increase=null")
+    assert ran.code == 0
+    assert {ran.states[n] for n in ("HandwritingExampleGen", "StatisticsGen", "Transform", "Trainer")} == {"COMPLETE"}
+    assert ran.states["SchemaGen"] == "CACHED"
 
 
 def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
@@ -342,8 +317,8 @@ def test_model_card_lies_beside_the_version(workspace):
 def test_runs_are_listed_and_compared_without_tensorflow(workspace, data, capsys):
     from components.report import summary
 
-    code, *_ = run(data, workspace, "gate.max_cer=0.0001", capsys=capsys)
-    assert code == cli.NOT_BLESSED
+    ran = run(data, workspace, capsys, "gate.max_cer=0.0001")
+    assert ran.code == cli.NOT_BLESSED
     runs = summary.read_all(str(workspace), "htr")
     first = json.loads((workspace / "first.json").read_text())["version"]
     other = next(run for run in runs if run.metrics and run.metrics["config"]["gate"]["max_cer"] == 0.0001)
@@ -370,17 +345,17 @@ def test_two_runs_in_one_workspace_are_refused(workspace, data, capsys):
     from pipeline import local_runner
 
     with local_runner.locked(str(workspace)):
-        code, *_, captured = run(data, workspace, capsys=capsys)
-    assert code == cli.ERROR and "Another run works in" in captured.err
+        ran = run(data, workspace, capsys)
+    assert ran.code == cli.ERROR and "Another run works in" in ran.err
 
 
 def test_too_many_bad_rows_end_with_code_4(tmp_path, capsys):
     rows = [{"filename": f"{i}.png", "text": "" if i % 5 == 0 else "ab"} for i in range(100)]
     folder = write_dataset(tmp_path / "data", rows)
-    code, states, _, captured = run(folder, tmp_path / "workspace", capsys=capsys)
-    assert code == cli.TOO_MANY_REJECTS
-    assert "20 of 100 rows were rejected" in captured.err and "20 empty_label" in captured.err
-    assert states == {"HandwritingExampleGen": "FAILED"}
+    ran = run(folder, tmp_path / "workspace", capsys)
+    assert ran.code == cli.TOO_MANY_REJECTS
+    assert "20 of 100 rows were rejected" in ran.err and "20 empty_label" in ran.err
+    assert ran.states == {"HandwritingExampleGen": "FAILED"}
     assert len((tmp_path / "workspace" / "rejects.csv").read_text().splitlines()) == 21
     assert cli.main(["check", "--data", str(folder)]) == cli.TOO_MANY_REJECTS
 
@@ -389,21 +364,21 @@ def test_broken_csv_in_the_middle_is_one_clear_paragraph(tmp_path, capsys):
     folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": "ab"} for i in range(30)])
     with open(folder / "labels.csv", "ab") as file:
         file.write("1.png,Zoë\n".encode("latin-1"))
-    code, *_, captured = run(folder, tmp_path / "workspace", capsys=capsys)
-    assert code == cli.USAGE
-    error = captured.err[captured.err.index("error:") :]
+    ran = run(folder, tmp_path / "workspace", capsys)
+    assert ran.code == cli.USAGE
+    error = ran.err[ran.err.index("error:") :]
     assert "labels.csv is not utf-8 text" in error and "data.encoding" in error
-    assert "Traceback" not in captured.err and len(error.strip().splitlines()) == 1
+    assert "Traceback" not in ran.err and len(error.strip().splitlines()) == 1
 
 
 def test_anomalies_stop_the_run(tmp_path, capsys, monkeypatch):
     impossible = {"paper_level": 300.0, "ink_level": 0.0, "ink_share": 0.1, "sharpness": 1.0}
     monkeypatch.setattr(dataset, "describe", lambda greys: [impossible] * len(greys))
     folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": "ab"} for i in range(60)])
-    code, states, _, captured = run(folder, tmp_path / "workspace", capsys=capsys)
-    assert code == cli.ERROR
-    assert "paper_level" in captured.err and "schema" in captured.err
-    assert states["ExampleValidator"] == "FAILED" and "Transform" not in states
+    ran = run(folder, tmp_path / "workspace", capsys)
+    assert ran.code == cli.ERROR
+    assert "paper_level" in ran.err and "schema" in ran.err
+    assert ran.states["ExampleValidator"] == "FAILED" and "Transform" not in ran.states
 
 
 def test_kaggle_layout_keeps_its_splits(tmp_path, capsys):
@@ -415,9 +390,9 @@ def test_kaggle_layout_keeps_its_splits(tmp_path, capsys):
         for path in made.glob("*.jpg"):
             path.rename(images / path.name)
         (made / "labels.csv").rename(tmp_path / "data" / f"written_name_{split}_v2.csv")
-    code, _, outcome, captured = run(tmp_path / "data", tmp_path / "workspace", capsys=capsys)
-    assert code == 0 and outcome["rejected"] == {}
-    assert "40 train" in captured.err and "12 validation" in captured.err and "12 eval" in captured.err
+    ran = run(tmp_path / "data", tmp_path / "workspace", capsys)
+    assert ran.code == 0 and ran.outcome["rejected"] == {}
+    assert "40 train" in ran.err and "12 validation" in ran.err and "12 eval" in ran.err
 
 
 def test_readme_snippets(workspace, data):

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.common import code_version, storage
+from components.common import storage
 from components.common.versions import in_service, list_versions
 from components.pusher import versions
 from components.report import summary
@@ -418,30 +418,6 @@ def other_tree(tmp_path):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     shutil.copytree(REPOSITORY / "client" / "htr_client", tmp_path / "htr_client")
     return tmp_path
-
-
-def test_code_version_follows_imports_and_nothing_else(other_tree):
-    roots = {name: other_tree / name for name in code_version.PACKAGES}
-    trainer, report = "components.trainer.training.run_fn", "components.report.component.Executor"
-
-    def digests():
-        return [code_version.digest([name], roots) for name in (trainer, report)]
-
-    before = digests()
-    assert before == [code_version.digest([name]) for name in (trainer, report)]
-    changes = {
-        "components/trainer/model.py": (True, True),
-        "components/report/contents.py": (False, True),
-        "components/report/report.html.j2": (False, True),
-        "components/tools/review/review.py": (False, False),
-        "htr_client/decoding.py": (True, True),
-    }
-    for path, expected in changes.items():
-        with open(other_tree / path, "a") as file:
-            file.write("\n")
-        after = digests()
-        assert tuple(old != new for old, new in zip(before, after, strict=True)) == expected, path
-        before = after
 
 
 def test_changed_code_runs_again_what_depends_on_it_and_only_that(other_tree, data, whole):

@@ -4,6 +4,7 @@ import argparse
 import functools
 import os
 import shlex
+import socket
 import subprocess
 import sys
 
@@ -112,7 +113,7 @@ def test_printed_configuration_is_what_the_next_command_reads(tmp_path, source):
     assert settings["push"]["model_dir"] == "models"
     (tmp_path / "run.yaml").write_text(printed.stdout)
     checked = run([*HTR, "check", "--config", source], input=printed.stdout if source != "run.yaml" else None)
-    assert checked.returncode == 0 and "1 rows in" in checked.stdout, checked.stderr
+    assert checked.returncode == 0 and "1 row in" in checked.stdout, checked.stderr
     again = run([*HTR, "config", "--config", source], input=printed.stdout if source != "run.yaml" else None)
     assert again.stdout == printed.stdout
 
@@ -219,6 +220,18 @@ def test_serve_finds_what_the_same_settings_push(tmp_path, monkeypatch, settings
     monkeypatch.setattr("serving.server.run", lambda arguments: served.append(arguments) or 0)
     assert cli.main(["serve", *settings]) == 0
     assert [(found.model_name, found.model_base_path) for found in served] == [(name, str(tmp_path / model_dir))]
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_serve_that_cannot_start_ends_with_a_documented_code(tmp_path, taken):
+    (tmp_path / "serving_model" / "htr" / "1").mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1] if taken else 2**16
+        command = [sys.executable, "-m", "pipeline.cli", "serve", "--workspace", str(tmp_path), f"--port={port}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (cli.ERROR if taken else cli.USAGE) and "Traceback" not in done.stderr
+    what = f"cannot listen on 127.0.0.1:{port}: Address already in use" if taken else f"--port={port}: ports end at"
+    assert f"error: The server could not start: {what}" in done.stderr
 
 
 def test_paths_are_absolute_since_steps_run_elsewhere(tmp_path, monkeypatch, capsys):

@@ -53,6 +53,28 @@ def changed_steps(names, tree, path, old, new):
     return {step for step, texts in names.items() if code_version.digest(texts, tree) != before[step]}
 
 
+def test_a_digest_follows_imports_and_nothing_else(tree):
+    trainer, report = "components.trainer.training.run_fn", "components.report.component.Executor"
+
+    def digests():
+        return [code_version.digest([name], tree) for name in (trainer, report)]
+
+    before = digests()
+    assert before == [code_version.digest([name]) for name in (trainer, report)]
+    for path, expected in {
+        "components/trainer/model.py": (True, True),
+        "components/report/contents.py": (False, True),
+        "components/report/report.html.j2": (False, True),
+        "components/tools/review/review.py": (False, False),
+        "htr_client/decoding.py": (True, True),
+    }.items():
+        with open(tree["components"].parent / path, "a") as file:
+            file.write("\n")
+        after = digests()
+        assert tuple(old != new for old, new in zip(before, after, strict=True)) == expected, path
+        before = after
+
+
 @pytest.mark.parametrize("orchestrator", ["airflow", "kubeflow", "beam"])
 def test_a_help_text_of_an_orchestrator_runs_no_step_again(names, tree, orchestrator):
     assert not changed_steps(names, tree, f"pipeline/{orchestrator}_settings.py", 'description="', 'description="Now: ')

@@ -20,3 +20,13 @@ def image() -> bytes:
     import serving_toy
 
     return serving_toy.png()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Path:
+    """A directory with version 1 of the toy model."""
+    import serving_toy
+
+    folder = tmp_path_factory.mktemp("models") / "htr"
+    serving_toy.push(toy_model, folder, 1)
+    return folder

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 
 import grpc
+import pytest
 
 from serving.runner import import_tensorflow
 
@@ -141,3 +142,10 @@ class Load:
             if set(self.versions) == {version}:
                 return
         raise AssertionError(f"version {version} does not answer alone: {self.versions}, {self.errors[:3]}")
+
+
+def fails(call, *args, **kwargs) -> tuple[str, str]:
+    """Code and text with which a call is refused."""
+    with pytest.raises(grpc.RpcError) as failure:
+        call(*args, **kwargs)
+    return failure.value.code().name, failure.value.details()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from serving import protos
-from serving.batching import Batcher, BatchingOptions
+from serving.batching import Batcher, BatchingOptions, call_size
 from serving.metrics import Metrics
 from serving.status import Code, ServingError
 
@@ -169,8 +169,36 @@ def test_stop_finishes_what_is_queued():
         time.sleep(0.02)
         joined.stop()
         assert [future.result().tolist() for future in futures] == [[0], [2], [4]]
-    with pytest.raises(ServingError):
+    with pytest.raises(ServingError, match=r"^UNAVAILABLE: the server is shutting down"):
         call(joined, model, 1)
+
+
+@pytest.mark.parametrize(("feeds", "message"), [
+    ({}, "must have at least one input tensor"),
+    ({"x": np.float32(1)}, "input tensors must have at least one dimension"),
+    ({"x": np.zeros(2), "y": np.zeros(3)}, "input tensors must have equal 0th-dimension size"),
+])  # fmt: skip
+def test_calls_that_have_no_rows_in_common(feeds, message):
+    with pytest.raises(ServingError, match=f"^INVALID_ARGUMENT: .*{message}"):
+        call_size(feeds)
+
+
+def test_a_model_that_loses_rows():
+    with pytest.raises(ServingError, match=r"^FAILED_PRECONDITION: .* does not equal the sum"):
+        batcher().run("v1", lambda *_: [np.zeros(1)], {"x": np.zeros(2)}, ["x"], None, NEVER)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"max_batch_size": 0}, "max_batch_size must be positive; was 0"),
+    ({"max_enqueued_batches": 0}, "max_enqueued_batches must be positive"),
+    ({"batch_timeout_micros": -1}, "batch_timeout_micros must be non-negative"),
+    ({"allowed_batch_sizes": (4, 2)}, "allowed_batch_sizes entries must be monotonically increasing"),
+    ({"allowed_batch_sizes": (0, 1000)}, "allowed_batch_sizes entries must be monotonically increasing"),
+    ({"allowed_batch_sizes": (4, 8)}, "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 8"),
+])  # fmt: skip
+def test_options_that_contradict_each_other(options, message):
+    with pytest.raises(ServingError, match=f"^INVALID_ARGUMENT: {message}"):
+        batcher(**options)
 
 
 def test_parameters_file(tmp_path):
@@ -179,8 +207,10 @@ def test_parameters_file(tmp_path):
     options = BatchingOptions.from_proto(protos.read_text_proto(file, protos.BatchingParameters()))
     assert (options.max_batch_size, options.allowed_batch_sizes, options.max_enqueued_batches) == (16, (4, 16), 10)
     file.write_text("max_batch_size { value: 16 } allowed_batch_sizes: [4, 8]")
-    with pytest.raises(ServingError, match="Last entry in allowed_batch_sizes must match max_batch_size"):
+    with pytest.raises(
+        ServingError, match=r"^INVALID_ARGUMENT: Last entry in allowed_batch_sizes must match max_batch_size"
+    ):
         BatchingOptions.from_proto(protos.read_text_proto(file, protos.BatchingParameters()))
     file.write_text("max_batch_siz { value: 16 }")
-    with pytest.raises(ServingError, match="max_batch_siz"):
+    with pytest.raises(ServingError, match=r"^INVALID_ARGUMENT: .*max_batch_siz"):
         protos.read_text_proto(file, protos.BatchingParameters())

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from htr_client import messages
 from serving import rest_json, tensors
+from serving.service import Prediction
 from serving.status import ServingError
 
 STRINGS, FLOATS = {"image_bytes": tensors.DT_STRING}, {"x": 1, "y": 3}
@@ -59,6 +62,47 @@ def test_any_values_are_tensors_of_equal_length_or_an_error(key, values, types):
     for proto in request.inputs.values():
         array = tensors.from_proto(proto, 1 << 20)
         assert array.shape == tuple(dim.size for dim in proto.tensor_shape.dim)
+
+
+ONE = {"x": 1, "y": 1}
+
+
+@pytest.mark.parametrize(("document", "types", "message"), [
+    ({"instances": [{"image_bytes": {"b64": 1}}]}, STRINGS, "not formatted correctly for base64 data"),
+    ({"instances": [{"x": {"b64": "YQ"}, "y": 1}]}, FLOATS, "Type: Object is not of expected type: float"),
+    ({"instances": [{"x": "a", "y": 1}]}, FLOATS, "Type: String is not of expected type: float"),
+    ({"inputs": {"x": 1, "y": [1 << 40]}}, FLOATS, "Type: Array is not of expected type: int32"),
+    ({"inputs": {"x": [[1], 2], "y": 1}}, FLOATS, "found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
+    ({"inputs": {"x": [1, [2]], "y": 1}}, FLOATS, "Encountered list at unexpected level: 1 expected < 1"),
+    ({"inputs": {"x": [[1], [2, 3]], "y": 1}}, FLOATS, "Encountered list at unexpected size: 2 at level: 1"),
+    ({"instances": [{**ONE, "x": [1, 2]}, {**ONE, "x": [1]}]}, FLOATS, "Expecting tensor size: 2 but got: 1"),
+    ({"instances": [{**ONE, "x": [1, 2]}, {**ONE, "x": [[1], [2]]}]}, FLOATS, "Expecting shape [2] but got: [2,1]"),
+    ({"instances": [ONE, 5]}, FLOATS, "Expecting object but got list at item 1 of input list"),
+    ({"instances": ["a", {"image_bytes": "b"}]}, STRINGS, "Expecting value/list but got object at item 1"),
+    ({"instances": [{"x": 1}]}, FLOATS, "keys must be equal to: x,y"),
+    ({"instances": 7}, STRINGS, "Expecting 'instances' to be an list/array"),
+    ({"instances": [1]}, FLOATS, "instances is a plain list, but expecting list of objects"),
+    ({"inputs": [1]}, FLOATS, "inputs is a plain value/list, but expecting an object"),
+    ({"instances": ["a"], "inputs": ["a"]}, STRINGS, "expecting only one of 'inputs' or 'instances'"),
+    ({"instances": ["a"]}, {}, "Failed to get input map for signature: DEFAULT"),
+])  # fmt: skip
+def test_what_does_not_fit_the_signature_is_refused(document, types, message):
+    with pytest.raises(ServingError, match=f"^INVALID_ARGUMENT: .*{re.escape(message)}"):
+        filled(document, types)
+
+
+def test_types_that_json_does_not_have():
+    with pytest.raises(ServingError, match=r"^UNIMPLEMENTED: Conversion of JSON Value to type: "):
+        filled({"inputs": {"x": []}}, {"x": 8})
+
+
+@pytest.mark.parametrize(("outputs", "message"), [
+    ({"a": np.float32(1), "b": np.zeros(2)}, "Tensor name: a has no shape information"),
+    ({"a": np.zeros(3), "b": np.zeros(2)}, "Tensor name: b has inconsistent batch size: 2 expecting: 3"),
+])  # fmt: skip
+def test_answers_without_common_rows_are_no_predictions(outputs, message):
+    with pytest.raises(ServingError, match=f"^INVALID_ARGUMENT: {message}"):
+        rest_json.prediction_json(Prediction("htr", 1, "serving_default", outputs), row_format=True)
 
 
 @given(st.lists(st.binary(max_size=30), min_size=1, max_size=5))

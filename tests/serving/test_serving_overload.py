@@ -65,13 +65,6 @@ def wait_until(true, timeout: float = 10) -> None:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, toy_model):
-    folder = tmp_path_factory.mktemp("overload") / "htr"
-    toy.push(toy_model, folder, 1)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def process(base):
     """A server with the options that a user has who gives none."""
     with Process(f"--model_base_path={base}", "--rest_api_port=-1") as started:

@@ -13,8 +13,8 @@ import urllib.request
 import pytest
 import serving_toy as toy
 import yaml
+from serving_authority import Authority
 from serving_client import Client
-from test_serving_server import Authority
 
 from htr_client.client import HtrClient
 from pipeline import cli

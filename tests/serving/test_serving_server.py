@@ -1,9 +1,8 @@
-"""The server as a whole, in this process: limits, TLS, health, draining, hostile clients."""
+"""The server as a whole, in this process: limits, health, draining, hostile clients."""
 
 from __future__ import annotations
 
 import base64
-import datetime
 import functools
 import http.client
 import json
@@ -12,12 +11,13 @@ import random
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 import serving_toy as toy
-from serving_client import Client
+from serving_client import Client, fails
 
 from serving import protos
 from serving.metrics import resident_bytes
@@ -35,13 +35,6 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, toy_model):
-    folder = tmp_path_factory.mktemp("server") / "htr"
-    toy.push(toy_model, folder, 1)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def server(base):
     monitoring = base.parent / "monitoring.config"
     monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
@@ -54,12 +47,6 @@ def server(base):
 def client(server):
     with Client(server.address) as connected:
         yield connected
-
-
-def fails(call, *args, **kwargs) -> tuple[str, str]:
-    with pytest.raises(grpc.RpcError) as failure:
-        call(*args, **kwargs)
-    return failure.value.code().name, failure.value.details()
 
 
 def rest(server, method, path, body=None, headers=None):
@@ -190,6 +177,19 @@ def test_rest_survives_nonsense(server):
     assert rest(server, "GET", "/v1/models/htr")[0] == 200
 
 
+def test_a_version_that_is_no_number_of_63_bits(server):
+    status, data = rest(server, "GET", f"/v1/models/htr/versions/{1 << 63}")
+    assert status == 400 and b"Failed to convert version: 9223372036854775808 to numeric." in data
+
+
+def test_rest_threads_that_are_all_busy(base):
+    body = json.dumps({"signature_name": "burn", "inputs": [200_000]})  # half a minute, cut off after half a second
+    settings = {**FAST, "rest_api_port": -1, "rest_api_num_threads": 1, "rest_api_timeout_in_ms": 500}
+    with EmbeddedServer(model_base_path=str(base), **settings) as busy, ThreadPoolExecutor(3) as pool:
+        answers = sorted(pool.map(lambda _: rest(busy, "POST", "/v1/models/htr:predict", body)[0], range(3)))
+    assert answers[0] == 429 and set(answers) <= {429, 504} and 504 in answers
+
+
 def test_slow_clients_hold_nobody_up(client, server, image):
     host, port = server.rest_address.split(":")
     slow = []
@@ -268,8 +268,8 @@ def test_no_health_service_when_switched_off(base):
     [
         ({"model_base_path": ""}, "Both server_options.model_base_path and server_options.model_config_file are empty"),
         ({"batching_parameters_file": "x"}, "without setting server_options.enable_batching to true"),
-        ({"ssl_config_file": "/no/such/file"}, "No such file"),
-        ({"model_config_file": "/no/such/file"}, "No such file"),
+        ({"ssl_config_file": "/no/such/file"}, "/no/such/file: No such file"),
+        ({"model_config_file": "/no/such/file"}, "/no/such/file: No such file"),
         ({"ssl_config_file": os.devnull}, "needs server_key and server_cert"),
         ({"port": 99_999}, "--port=99999: ports end at 65535"),
         ({"rest_api_port": 65_536}, "--rest_api_port=65536: ports end"),
@@ -278,7 +278,8 @@ def test_no_health_service_when_switched_off(base):
     ],
 )
 def test_bad_settings(base, settings, message):
-    with pytest.raises(ServingError, match=message):
+    code = "UNAVAILABLE" if settings.keys() & {"grpc_socket_path", "host"} else "INVALID_ARGUMENT"
+    with pytest.raises(ServingError, match=f"^{code}: .*{message}"):
         EmbeddedServer(**{**FAST, "model_base_path": str(base), **settings}).start()
 
 
@@ -292,79 +293,8 @@ def test_a_taken_port(base, server, flag, any_free):
 
 
 def test_two_services_on_one_port(base):
-    with pytest.raises(ServingError, match="--port and --rest_api_port are both 12345"):
+    with pytest.raises(ServingError, match=r"^INVALID_ARGUMENT: --port and --rest_api_port are both 12345"):
         EmbeddedServer(**{**FAST, "model_base_path": str(base), "port": 12345, "rest_api_port": 12345}).start()
-
-
-# -- TLS -----------------------------------------------------------------------------------------------------
-
-
-class Authority:
-    """A certificate authority for one test."""
-
-    def __init__(self, name: str) -> None:
-        self.key, self.certificate = self._issue(name, None)
-
-    def _issue(self, name: str, issuer: Authority | None, days: int = 1):
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ec
-
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer.certificate.subject if issuer else subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(end - datetime.timedelta(days=3))
-            .not_valid_after(end)
-            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        )
-        return key, builder.sign(issuer.key if issuer else key, hashes.SHA256())
-
-    def pem(self) -> bytes:
-        from cryptography.hazmat.primitives.serialization import Encoding
-
-        return self.certificate.public_bytes(Encoding.PEM)
-
-    def issue(self, name: str, days: int = 1) -> tuple[bytes, bytes]:
-        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-        key, certificate = self._issue(name, self, days)
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return private, certificate.public_bytes(Encoding.PEM)
-
-
-@pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mtls"])
-def test_tls(base, tmp_path, mutual):
-    authority, stranger = Authority("ours"), Authority("theirs")
-    key, certificate = authority.issue("localhost")
-    lines = [f"server_key: {json.dumps(key.decode())}", f"server_cert: {json.dumps(certificate.decode())}"]
-    if mutual:
-        lines += [f"custom_ca: {json.dumps(authority.pem().decode())}", "client_verify: true"]
-    file = tmp_path / "ssl.config"
-    file.write_text("\n".join(lines))
-
-    def answer(*args) -> str:
-        with Client(f"localhost:{secure.port}", grpc.ssl_channel_credentials(*args)) as client:
-            try:
-                return (client.states() and "OK") or fails(client.status)[0]
-            except grpc.RpcError as error:
-                return error.code().name
-
-    with EmbeddedServer(model_base_path=str(base), **FAST, ssl_config_file=str(file)) as secure:
-        assert answer(authority.pem(), *authority.issue("client")) == "OK"
-        assert answer(authority.pem()) == ("UNAVAILABLE" if mutual else "OK")
-        if mutual:
-            assert answer(authority.pem(), *stranger.issue("client")) == "UNAVAILABLE"
-            assert answer(authority.pem(), *authority.issue("client", days=-1)) == "UNAVAILABLE"
-        assert answer(stranger.pem(), *authority.issue("client")) == "UNAVAILABLE"
-        with Client(secure.address) as plain:
-            assert fails(plain.status)[0] == "UNAVAILABLE"
 
 
 # -- hostile input -------------------------------------------------------------------------------------------
@@ -441,27 +371,24 @@ def test_overload_is_refused_at_once_and_forgotten_at_once(base):
     request = toy.predict_request({"rounds": [300]}, "burn")
     settings = {**FAST, "grpc_max_threads": 4}
     with EmbeddedServer(model_base_path=str(base), **settings) as server, Client(server.address) as client:
-        rejected, accepted = [], 0
+        rejected, accepted = [], []
 
         def note(done, call):
             done.setdefault(call, time.monotonic())
 
-        until = time.monotonic() + 3
-        while time.monotonic() < until:
+        for _ in range(50):
             started = time.monotonic()
-            calls = [client.prediction.Predict.future(request, timeout=5) for _ in range(12)]
+            calls = [client.prediction.Predict.future(request, timeout=60) for _ in range(12)]
             done: dict = {}
             for call in calls:
                 call.add_done_callback(functools.partial(note, done))
             for call in calls:
-                if call.exception() is None:
-                    accepted += 1
-                else:
+                if call.exception() is not None:
                     assert (call.code().name, call.details()) == ("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted")
-                    rejected.append(done.get(call, time.monotonic()) - started)
-        assert accepted > 4 and len(rejected) > 10
-        assert np.percentile(rejected, 95) < 0.25
+                (accepted if call.exception() is None else rejected).append(done.get(call, time.monotonic()) - started)
+            if len(accepted) > 4 and len(rejected) > 10:
+                break
+        assert len(accepted) > 4 and len(rejected) > 10
+        assert np.median(rejected) < np.median(accepted), "a refusal waits for the work of others"
         wait_idle(server)
-        started = time.monotonic()
         client.predict(toy.predict_request({"rounds": [1]}, "burn"))
-        assert time.monotonic() - started < 0.5

@@ -260,7 +260,7 @@ def test_server_that_is_away_is_named(page, model):
 
 
 def test_taken_port_is_a_serving_error(page, model):
-    with pytest.raises(ServingError, match="cannot listen on"):
+    with pytest.raises(ServingError, match=r"^UNAVAILABLE: cannot listen on"):
         ui.UiServer(model.address, "htr", "127.0.0.1", int(page.address.rsplit(":", 1)[1]))
 
 

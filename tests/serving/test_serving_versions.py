@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from google.protobuf import text_format
 
 from serving import version_states
+from serving.labels import messages
 from serving.metrics import Metrics
-from serving.model_config import ModelConfig, Policy
+from serving.model_config import ModelConfig, Policy, config_from_proto
+from serving.options import ServerOptions
 from serving.runner import RunnerOptions
 from serving.status import Code, ServingError
-from serving.version_states import ManagerOptions, State
+from serving.version_states import State
 from serving.versions import ModelManager
 
 
@@ -66,8 +69,8 @@ def make(base):
     managers = []
 
     def build(policy=None, wait=True, **options) -> ModelManager:
-        defaults = {"poll_wait_seconds": 0.02, "max_num_load_retries": 0}
-        manager = ModelManager(ManagerOptions(**{**defaults, **options}), RunnerOptions(), Metrics())
+        defaults = {"file_system_poll_wait_seconds": 0.02, "max_num_load_retries": 0}
+        manager = ModelManager(ServerOptions(**{**defaults, **options}), RunnerOptions(), Metrics())
         managers.append(manager)
         if wait:
             manager.apply([ModelConfig("m", str(base), policy or Policy())], time.monotonic() + 5)
@@ -205,6 +208,17 @@ def test_fall_back_only_when_nothing_is_served(base, make):
         strict.apply([ModelConfig("m", str(base))], time.monotonic() + 5)
 
 
+@pytest.mark.parametrize(("entry", "message"), [
+    ("name: 'm' base_path: '/m' model_platform: 'caffe'", "Model m requests unsupported platform caffe"),
+    ("name: 'm' base_path: '/m' model_type: TENSORFLOW model_platform: 'tensorflow'", "Illegal setting both"),
+    ("name: 'm' base_path: '/m' model_type: OTHER", "Illegal setting neither"),
+])  # fmt: skip
+def test_models_of_other_kinds_are_refused(entry, message):
+    config = text_format.Parse(f"model_config_list {{ config {{ {entry} }} }}", messages().ModelServerConfig())
+    with pytest.raises(ServingError, match=f"^INVALID_ARGUMENT: {message}"):
+        config_from_proto(config.model_config_list)
+
+
 def test_labels(base, make):
     push(base, 1)
     push(base, 2)
@@ -217,7 +231,7 @@ def test_labels(base, make):
         manager.apply([ModelConfig(config.name, config.base_path, config.policy, {"stable": 7})])
     assert answers(manager, label="stable") == 1
     loose = make(wait=False, allow_version_labels_for_unavailable_models=True)
-    with pytest.raises(ServingError, match="Model labels does not init yet"):
+    with pytest.raises(ServingError, match=r"^UNAVAILABLE: Model labels does not init yet"):
         answers(loose, label="next")
     loose.apply([ModelConfig("m", str(base), labels={"next": 9})])
     with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 9\)"):

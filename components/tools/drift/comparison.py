@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from components.common.words import counted
 from components.example_validator import thresholds
 from components.report.figures import visible
 from components.report.findings import some
@@ -89,8 +90,8 @@ class Comparison:
     def as_text(self) -> str:
         """For a terminal."""
         lines = [
-            f"Before: {self.before}, {self.samples[0]} images",
-            f"After:  {self.after}, {self.samples[1]} images",
+            f"Before: {self.before}, {counted(self.samples[0], 'image')}",
+            f"After:  {self.after}, {counted(self.samples[1], 'image')}",
         ]
         if min(self.samples) < FEW:
             lines.append(f"Fewer than {FEW} images say little: only great changes can be told from chance.")

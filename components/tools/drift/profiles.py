@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.common.stopping import follow_parent
@@ -32,7 +31,6 @@ from components.transform.settings import TransformConfig
 CONFIDENCE = "confidence"
 # Points that stand for a distribution that is known by its quantiles only.
 _POINTS = 1000
-_OUTPUTS = (metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT)
 
 
 class NoStatistics(LookupError):
@@ -186,9 +184,7 @@ def _statistics_uri(workspace: str, run_id: str) -> str:
     """Folder of the artifact of StatisticsGen that a run made or found cached."""
     store = summary.open_metadata(workspace)
     context = store.get_context_by_type_and_name("pipeline_run", run_id)
-    mine = {execution.id for execution in store.get_executions_by_context(context.id)}
-    for artifact in store.get_artifacts_by_type("ExampleStatistics"):
-        events = store.get_events_by_artifact_ids([artifact.id])
-        if mine & {event.execution_id for event in events if event.type in _OUTPUTS}:
-            return artifact.uri
+    for execution in store.get_executions_by_context(context.id):
+        if statistics := summary.outputs_of(store, execution.id).get("statistics"):
+            return statistics.uri
     raise NoStatistics(f"Run {run_id} ended before its data was measured.")

@@ -114,6 +114,3 @@ def _split(*texts: str) -> tuple[str, ...]:
 
 WORDS: tuple[str, ...] = _split(_FIRST_NAMES, _SURNAMES, _PLACES, _WORDS, _ACCENTED, _COMPOUND, _CAPITALS, _NUMBERS)
 """Every label that the generator may draw, each once."""
-
-CHARACTERS: str = "".join(sorted(set("".join(WORDS))))
-"""Every character that occurs in `WORDS`, sorted."""

@@ -1,0 +1,173 @@
+"""Many images at once: batches, order, and what spoils a batch or interrupts the service."""
+
+import random
+import threading
+import time
+
+import cv2
+import grpc
+import numpy as np
+import pytest
+
+from htr_client import ImageError
+from htr_client.errors import HtrError, ModelNotFound
+from htr_client.testing import FakeServer, draw, png
+from tests.client.conftest import words
+
+Code = grpc.StatusCode
+
+
+def poisoned(text):
+    """A good image for the client that this server chokes on."""
+    data = png(text)
+    import struct
+    import zlib
+
+    body = b"tEXtComment\0" + b"poison"
+    return data[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
+
+
+def test_order_and_batches(client, server):
+    texts = words(700)
+    results = list(client.transcribe_many(png(text) for text in texts))
+    assert [result.text for result in results] == texts
+    assert max(server.model.batches) == 32 and len(server.model.batches) < 40
+
+
+def test_images_of_similar_shape_go_together(kind, server):
+    texts = [word for pair in zip(["a"] * 16, ["abcdefghijkl"] * 16, strict=True) for word in pair]
+    with kind(server.address, batch_size=16, in_flight=2) as client:
+        assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+    shapes = [cv2.imdecode(np.frombuffer(image, np.uint8), 0).shape[1] for image in server.model.seen]
+    assert sorted(shapes[:16]) == sorted(set(shapes[:16])) * 16
+
+
+def test_no_images(client):
+    assert list(client.transcribe_many([])) == []
+
+
+def test_only_bad_images(client, server):
+    results = list(client.transcribe_many([b"", b"x"]))
+    assert [result.error.reason for result in results] == ["empty", "not_a_picture"]
+    assert [(result.text, result.confidence, result.ok) for result in results] == [("", 0.0, False)] * 2
+    assert server.model.metadata == []
+
+
+def test_one_poisoned_picture_spoils_nothing(client, server):
+    texts = words(100)
+    images = [png(text) for text in texts]
+    images[17], images[63] = poisoned("bad"), poisoned("worse")
+    images[40] = np.full((16, 16), 77, np.uint8)
+    results = list(client.transcribe_many(images))
+    bad = {i: result.error.reason for i, result in enumerate(results) if not result.ok}
+    assert bad == {17: "refused", 40: "refused", 63: "refused"}
+    assert all(result.text == text for result, text in zip(results, texts, strict=True) if result.ok)
+
+
+def test_a_server_that_takes_smaller_batches(client, server):
+    server.model.max_batch = 8
+    texts = words(300)
+    assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+    server.model.batches.clear()
+    assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+    assert max(server.model.batches) == 8
+
+
+def test_batches_stay_below_the_message_limit(kind, server):
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(100, 200, (40, 400), np.uint8) for _ in range(40)]  # 16 KB each
+    for array in noise:
+        array[20] = draw("abcdefghijklmnopqrstuvwxyz" * 2)[0, :400]
+    with kind(server.address, max_message_bytes=256 * 1024, batch_size=64) as client:
+        results = list(client.transcribe_many(noise))
+        assert all(result.text.startswith("abc") for result in results)
+        assert max(server.model.batches) <= 4
+        [result] = client.transcribe_many([rng.integers(0, 255, (500, 2000), np.uint8)])
+        assert result.error.reason == "too_large"
+        with pytest.raises(ImageError, match="a message"):
+            client.transcribe(rng.integers(0, 255, (500, 2000), np.uint8))
+
+
+def test_an_answer_larger_than_the_limit_is_asked_for_in_parts(kind, server):
+    texts = ["abcdefghijkl"] * 32  # 24 frames x 27 classes x 4 bytes x 32 rows = 83 KB
+    with kind(server.address, max_message_bytes=40 * 1024) as client:
+        assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+
+
+def test_requests_overlap(kind, server):
+    server.model.delay = 0.2
+    with kind(server.address, batch_size=4, in_flight=4) as client:
+        client.wait_until_ready(5)
+        started = time.monotonic()
+        assert len(list(client.transcribe_many([png("a")] * 64))) == 64  # 16 requests of 0.2 s, 4 at a time
+        assert time.monotonic() - started < 2.5
+    server.model.delay = 0.0
+
+
+def test_stopping_early_stops_everything(client, server):
+    threads = threading.active_count()
+    read = 0
+
+    def endless():
+        nonlocal read
+        while True:
+            read += 1
+            yield png("a")
+
+    results = client.transcribe_many(endless())
+    assert next(results).text == "a"
+    results.close()
+    stopped_at = read
+    assert stopped_at <= 3 * 32 * 4
+    time.sleep(0.3)
+    assert read == stopped_at
+    assert threading.active_count() <= threads + 20
+
+
+def test_wrong_model_raises_at_once(kind, server):
+    with kind(server.address, "nope") as client, pytest.raises(ModelNotFound):
+        list(client.transcribe_many([png("a")] * 5))
+
+
+def test_patience_ends(kind):
+    with kind("localhost:1", patience=1.0, timeout=2.0) as client:
+        started = time.monotonic()
+        with pytest.raises(HtrError) as error:
+            list(client.transcribe_many([png("a")] * 500))
+        assert error.value.retryable
+        assert time.monotonic() - started < 15
+
+
+def test_restart_in_the_middle_of_two_thousand_images(kind):
+    """All results arrive, in order, exactly once; 5 % corrupt ones are exactly the errors."""
+    server = FakeServer()
+    rng = random.Random(1)
+    texts = words(2000)
+    bad = set(rng.sample(range(2000), 100))
+
+    def corrupt(text):
+        data = png(text)
+        how = [data[: len(data) // 2], b"", b"a text file", data[:-20] + bytes(20), poisoned(text)]
+        return rng.choice(how)
+
+    images = [corrupt(text) if i in bad else png(text) for i, text in enumerate(texts)]
+    server.model.delay = 0.02
+
+    def restart():
+        server.stop(0)
+        time.sleep(1.5)
+        server.start()
+
+    results = []
+    restarting = threading.Thread(target=restart)
+    with kind(server.address) as client:
+        for result in client.transcribe_many(images):
+            results.append(result)
+            if len(results) == 400:
+                restarting.start()
+    restarting.join()
+    server.stop()
+    assert len(results) == 2000
+    assert {i for i, result in enumerate(results) if not result.ok} == bad
+    assert all(result.text == text for result, text in zip(results, texts, strict=True) if result.ok)
+    assert len(server.model.seen) >= 1900

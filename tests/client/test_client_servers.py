@@ -1,0 +1,193 @@
+"""Connections: several servers, encryption, status, metadata, threads."""
+
+import sys
+import threading
+
+import grpc
+import pytest
+
+from htr_client import HtrClient, Tls
+from htr_client.connection import grpc_target
+from htr_client.errors import (
+    HtrError,
+    MissingExtra,
+    ModelNotFound,
+    ModelUnusable,
+    ServerUnavailable,
+)
+from htr_client.testing import ALPHABET, FakeServer, png
+from tests.client.conftest import words
+
+Code = grpc.StatusCode
+
+
+def test_calls_are_spread_over_servers_and_survive_the_loss_of_one(kind):
+    servers = [FakeServer(), FakeServer(), FakeServer()]
+    with kind([server.address for server in servers], batch_size=4) as client:
+        texts = words(200)
+        for server in servers:
+            server.model.delay = 0.01
+        assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+        assert all(len(server.model.batches) >= 10 for server in servers)
+        servers[1].stop(0)
+        assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+    for server in servers:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("addresses", "target"),
+    [
+        ("localhost:8500", "dns:///localhost:8500"),
+        ("htr.example.org:443", "dns:///htr.example.org:443"),
+        ("unix:/run/htr.sock", "unix:/run/htr.sock"),
+        ("dns:///htr:8500", "dns:///htr:8500"),
+        (["10.0.0.1:8500", "10.0.0.2:8501"], "ipv4:10.0.0.1:8500,10.0.0.2:8501"),
+        ("10.0.0.1:8500, 10.0.0.2:8501", "ipv4:10.0.0.1:8500,10.0.0.2:8501"),
+        (["[::1]:8500", "[fe80::2]:8500"], "ipv6:[::1]:8500,[fe80::2]:8500"),
+        ("[::1]:8500", "dns:///[::1]:8500"),
+    ],
+)
+def test_targets(addresses, target):
+    assert grpc_target(addresses) == target
+
+
+@pytest.mark.parametrize("address", ["localhost", "", ":8500", "localhost:port", "localhost:99999", [], ["a", "b"]])
+def test_what_is_no_address(address):
+    with pytest.raises(ValueError):
+        HtrClient(address)
+
+
+def test_several_addresses_share_the_name_in_their_certificates(kind):
+    addresses = ["10.0.0.1:8500", "10.0.0.2:8500"]
+    with pytest.raises(ValueError, match="server_name"):
+        kind(addresses, tls=True)
+    kind(addresses, tls=Tls(server_name="htr.internal"))
+    kind(addresses[:1], tls=True)
+
+
+def test_names_among_several_that_cannot_be_resolved():
+    with pytest.raises(ServerUnavailable, match=r"nowhere\.invalid"):
+        HtrClient(["localhost:8500", "nowhere.invalid:8500"])
+
+
+def test_model_status(client, kind, server):
+    found = [(status.version, status.state, status.error) for status in client.model_status()]
+    assert found == [(1, "AVAILABLE", ""), (99, "END", "Read less bytes than requested")]
+    with kind(server.address, "nope") as other, pytest.raises(ModelNotFound):
+        other.model_status()
+
+
+def test_wait_until_ready(kind):
+    server = FakeServer()
+    address = server.address
+    server.stop(0)
+    later = threading.Timer(1.0, server.start)
+    later.start()
+    with kind(address) as client:
+        client.wait_until_ready(20)
+        assert client.transcribe(png("up")).text == "up"
+    server.stop()
+    with kind(address) as client, pytest.raises(HtrError):
+        client.wait_until_ready(0.5)
+
+
+def test_wait_until_ready_waits_for_the_model_too(client, server):
+    server.model.name = "loading"
+    threading.Timer(0.5, lambda: setattr(server.model, "name", "htr")).start()
+    client.wait_until_ready(10)
+    server.model.failures = [(Code.FAILED_PRECONDITION, "Could not find variable x")]
+    with pytest.raises(ModelUnusable):
+        client.wait_until_ready(10)
+
+
+def test_metadata(kind, server):
+    ids = iter(range(100))
+    with kind(server.address, metadata=lambda: [("x-request-id", str(next(ids)))]) as client:
+        client.transcribe(png("a"))
+    assert [sent["x-request-id"] for sent in server.model.metadata] == ["0", "1"]
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_tls(kind, certificates, mutual):
+    key, certificate, ca = ((certificates / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem"))
+    server = FakeServer(credentials=grpc.ssl_server_credentials([(key, certificate)], ca if mutual else None, mutual))
+    folder = certificates
+    with kind(
+        server.address,
+        tls=Tls(folder / "ca.pem", str(folder / "client.pem"), (folder / "client.key").read_bytes(), "htr.internal"),
+    ) as client:
+        assert client.transcribe(png("secret")).text == "secret"
+    short = {"timeout": 1.5}
+    with kind(server.address, tls=Tls(ca=ca), **short) as client, pytest.raises(HtrError):
+        client.transcribe(png("a"))  # the certificate is for another name
+    with kind(server.address, tls=Tls(server_name="htr.internal"), **short) as client, pytest.raises(HtrError):
+        client.transcribe(png("a"))  # signed by nobody known
+    with kind(server.address, **short) as client, pytest.raises(HtrError):
+        client.transcribe(png("a"))  # not encrypted
+    if mutual:
+        anonymous = Tls(ca=ca, server_name="htr.internal")
+        with kind(server.address, tls=anonymous, **short) as client, pytest.raises(HtrError):
+            client.transcribe(png("a"))
+    server.stop()
+
+
+def test_a_message_when_opentelemetry_is_missing(kind, server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.grpc", None)
+    with pytest.raises(MissingExtra, match="pip install"):
+        kind(server.address, opentelemetry=True)
+
+
+def test_opentelemetry(kind, server):
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):
+        trace.set_tracer_provider(TracerProvider())
+    trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
+    with kind(server.address, opentelemetry=True) as client:
+        assert client.transcribe(png("traced")).text == "traced"
+    assert {span.name for span in exporter.get_finished_spans()} == {"/tensorflow.serving.PredictionService/Predict"}
+    assert "traceparent" in server.model.metadata[0]
+
+
+def test_threads_share_a_client(server):
+    with HtrClient(server.address) as client:
+        texts = words(64)
+        found = [None] * 64
+
+        def work(start):
+            for i in range(start, 64, 8):
+                found[i] = client.transcribe(png(texts[i])).text
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == texts
+
+
+def test_a_model_of_another_size_under_the_same_version(client, server):
+    """A server that was wiped and started anew counts from 1 again."""
+    assert client.transcribe(png("abc")).text == "abc"
+    server.model.alphabets = {1: [*ALPHABET.upper(), "-"]}
+    assert client.transcribe(png("abc")).text == "ABC"
+
+
+def test_fake_server_is_the_official_protocol(server):
+    predict_pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2")
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "htr", "serving_default"
+    request.inputs["image_bytes"].dtype = 7
+    request.inputs["image_bytes"].string_val.append(png("abc"))
+    request.inputs["image_bytes"].tensor_shape.dim.add().size = 1
+    with grpc.insecure_channel(server.address) as channel:
+        answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request)
+    assert answer.model_spec.version.value == 1 and list(answer.outputs["frames"].int_val) == [6]
+    assert [dim.size for dim in answer.outputs["log_probs"].tensor_shape.dim] == [1, 6, 27]
