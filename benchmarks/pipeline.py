@@ -59,6 +59,7 @@ def startup(folder: Path, model: str) -> None:
         "htr --help": [*HTR, "--help"],
         f"htr check, {beam.FEW} images": [*HTR, "check", "--data", str(folder)],
         "htr predict, 1 image": [*HTR, "predict", "--server", address, image],
+        "htr read, 1 image": [*HTR, "read", "--model", model, image],
         "from tfx import v1": [sys.executable, "-c", "from tfx import v1"],
         "imports of htr run": [sys.executable, "-c", "import pipeline.local_runner"],
     }

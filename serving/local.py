@@ -95,8 +95,8 @@ class LocalClient(HtrClient):
                 try:
                     self._loaded = LoadedModel(self._directory, RunnerOptions())
                 except ServingError as error:
-                    what = f"{self.server} cannot be loaded: {error.message.rstrip('.')}."
-                    raise ModelUnusable(what, code=error.code.name) from error
+                    reason = " ".join(error.message.split()).rstrip(".")
+                    raise ModelUnusable(f"{self.server} cannot be loaded: {reason}.", code=error.code.name) from error
             return self._loaded
 
     def _call(self, ask: Ask) -> Any:

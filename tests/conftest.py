@@ -53,6 +53,25 @@ def write_dataset(folder: Path, rows: list[dict[str, str]], name: str = "labels.
 
 
 @pytest.fixture(scope="session")
+def toy_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pushed version for lines that transcribes the toy script."""
+    from tests.components import toy
+
+    return toy.version(tmp_path_factory.mktemp("version"))
+
+
+@pytest.fixture
+def base_models(toy_version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of base models, which holds the toy's for lines and no other, and an empty cache."""
+    from components.base_model import packing
+
+    monkeypatch.setattr(packing, "FOLDER", tmp_path / "files")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    packing.pack(str(toy_version), "line")
+    return tmp_path / "files"
+
+
+@pytest.fixture(scope="session")
 def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small sample dataset with some dirty rows."""
     from components.tools.sample_data import generate

@@ -54,6 +54,10 @@ def test_both_distributions_have_the_version_and_the_licence(tmp_path):
         else:
             tree.mkdir(exist_ok=True)
             shutil.copyfile(ROOT / name, tree / name)
+    base = "components/base_model/files/any"
+    (tree / base).mkdir(parents=True)
+    for name in ("base.json", "model_card.md", "weights.npz"):
+        (tree / base / name).write_text("{}")
     for folder, name in ((".", "htr_pipeline"), ("client", "htr_client")):
         command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, folder]
         done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
@@ -69,4 +73,5 @@ def test_both_distributions_have_the_version_and_the_licence(tmp_path):
                 assert f"htr-client=={VERSION}" in metadata.get_all("Requires-Dist")
                 files = set(wheel.namelist())
                 assert {"serving/ui.html", "components/example_validator/schema.pbtxt"} <= files
+                assert {f"{base}/base.json", f"{base}/model_card.md", f"{base}/weights.npz"} <= files
                 assert b"htr = pipeline.cli:main" in wheel.read(f"{info}/entry_points.txt")

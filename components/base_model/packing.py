@@ -22,6 +22,7 @@ import shutil
 import tempfile
 import uuid
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def unpack(preset: str) -> str:
         Path of the version. Its number is a date, less than that of any pushed version.
 
     Raises:
-        BaseModelError: none is shipped for the preset.
+        BaseModelError: none is shipped for the preset, or its files are damaged.
         OSError: there is no room for it.
     """
     packed = FOLDER / preset
@@ -81,6 +82,8 @@ def unpack(preset: str) -> str:
         except OSError:
             if folder is _temporary:
                 raise
+        except (zipfile.BadZipFile, zlib.error, ValueError) as error:
+            raise BaseModelError(f"The base model in {packed} is damaged ({error}): install htr again.") from error
         else:
             return str(version)
     raise AssertionError("unreachable")
@@ -220,7 +223,8 @@ def _rounded(version: Path) -> tuple[dict[str, np.ndarray], bytes, bytes]:
     for key, value in tensors.items():
         if isinstance(value, bytes):
             continue
-        weights[key] = value.astype(np.float16) if value.dtype == np.float32 and value.ndim > 1 else value
+        with np.errstate(over="ignore"):
+            weights[key] = value.astype(np.float16) if value.dtype == np.float32 and value.ndim > 1 else value
         if not np.isfinite(weights[key]).all():
             raise BaseModelError(f"{version} cannot be a base model: {key} has a value that float16 cannot hold.")
         tensors[key] = weights[key].astype(value.dtype)

@@ -27,10 +27,9 @@ from components.trainer.settings import TuneConfig
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
 from pipeline.local_runner import LocalRunner
-from tests.components.toy import SMALL, TRAIN, WORDS, arguments, drawn, write_transformed
+from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, drawn, write_transformed
 
 WORD = TransformConfig()
-LINE = TransformConfig(preset="line", height=32, width=400)
 GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
 asked: list[str | None] = []
 

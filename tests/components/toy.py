@@ -19,6 +19,7 @@ from tests.conftest import encode
 
 SMALL = ModelConfig(filters=[8, 16, 16], recurrent_units=24, recurrent_layers=1, dropout=0)
 TRAIN = TrainConfig(epochs=12, batch_size=8, learning_rate=0.004, augment=0, patience=12)
+LINE = TransformConfig(preset="line", height=32, width=400)
 WORDS = ["ab", "ba", "aab", "cab", "abc", "bca", "caab", "bbc"]
 
 
@@ -85,6 +86,20 @@ def arguments(data: Path, out: Path, train: TrainConfig, transform: TransformCon
             "checkpoint_dir": str(out / "checkpoints"),
         },
     }
+
+
+def version(folder: Path) -> Path:
+    """Trains a model for lines that transcribes the toy script; returns its directory, as Pusher leaves it."""
+    from components.trainer.training import run_fn
+
+    data = write_transformed(folder / "data", WORDS * 24, LINE)
+    run_fn(SimpleNamespace(**arguments(data, folder / "out", TRAIN, LINE)))
+    version = folder / "htr" / "1700000000"
+    version.parent.mkdir()
+    (folder / "out" / "model").rename(version)
+    version.with_name(f"{version.name}.model_card.md").write_text("# Model card: toy\n")
+    version.with_name(f"{version.name}.metrics.json").write_text('{"metrics": {"cer": 0.25}}\n')
+    return version
 
 
 if __name__ == "__main__":

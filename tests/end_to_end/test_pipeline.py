@@ -396,19 +396,21 @@ def test_kaggle_layout_keeps_its_splits(tmp_path, capsys):
 
 
 def test_readme_snippets(workspace, data):
-    """Both Python snippets of README run as they stand, on the pushed model and against its server."""
+    """The Python snippets of README run as they stand, on the pushed model and against its server."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", readme, re.S)
     local = next(s for s in snippets if "saved_model" in s)
     remote = next(s for s in snippets if "HtrClient" in s)
+    here = next(s for s in snippets if "local_client" in s)
     image = next((data / "images").glob("*.jpg"))
     model = workspace / "serving_model" / "htr" / str(versions(workspace)[-1])
     with served(workspace) as address:
         texts = []
-        for snippet in (local, remote):
+        for snippet in (local, remote, here):
             code = re.sub(r'"[^"]*serving_model[^"]*"', repr(str(model)), snippet)
+            code = code.replace("local_client()", f"local_client({str(workspace)!r})")
             code = code.replace("localhost:8500", address).replace('"word.png"', repr(str(image)))
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
             assert done.returncode == 0, done.stderr
             texts.append(done.stdout.splitlines()[0])
-    assert texts[1].startswith(texts[0])
+    assert texts[1].startswith(texts[0]) and texts[2].startswith(texts[0])

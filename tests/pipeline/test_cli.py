@@ -23,6 +23,7 @@ HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
     "command",
     [
         "",
+        "read",
         "predict",
         "serve",
         "check",
@@ -193,7 +194,8 @@ def test_no_versions_yet(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("folder", [None, "serving_model/words", "serving_model/words/.withdrawn-3"])
-def test_serve_without_a_version_ends_at_once(tmp_path, capsys, folder):
+def test_serve_without_a_version_ends_at_once(tmp_path, monkeypatch, capsys, folder):
+    monkeypatch.setattr("components.base_model.packing.FOLDER", tmp_path / "nothing is shipped")
     if folder is not None:
         (tmp_path / folder).mkdir(parents=True)
     assert cli.main(["serve", "--workspace", str(tmp_path), "--set", "name=words"]) == cli.ERROR

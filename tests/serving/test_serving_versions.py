@@ -124,6 +124,27 @@ def test_policies(base, make):
         answers(specific, number=2)
 
 
+def test_a_fallback_is_served_until_there_is_a_version_of_its_own(base, make):
+    fallback = base.with_name("fallback")
+    push(fallback, 5)
+    manager = make(wait=False)
+    manager.apply([ModelConfig("m", str(base), fallback_path=str(fallback))], time.monotonic() + 5)
+    assert not base.exists() and answers(manager) == 5
+    push(base, 3, "broken")
+    until(lambda: (3, State.END) in [row[:2] for row in manager.versions.status("m")])
+    assert manager.versions.available("m") == [5], "what cannot be loaded replaces nothing"
+    push(base, 7, "slow")
+    while manager.versions.available("m") != [7]:
+        assert answers(manager) in (5, 7)  # never a gap
+    until(lambda: FakeModel.open == {7})
+    base.rename(base.with_name("away"))  # a file system that is away for a moment
+    time.sleep(0.2)
+    assert manager.versions.available("m") == [7]
+    base.mkdir()
+    until(lambda: manager.versions.available("m") == [])
+    assert FakeModel.loads == [5, 3, 7]
+
+
 def test_new_before_old_goes_and_old_only_after_its_last_request(base, make):
     push(base, 1)
     manager = make()

@@ -1,0 +1,187 @@
+"""Text without a server: `htr read`, its Python twin, and the base model where nothing was pushed."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from components.base_model import packing
+from components.pusher.versions import push
+from htr_client import HtrClient
+from htr_client.beam import PrefixBeamSearch
+from pipeline import cli
+from pipeline.reading import NoModelError, local_client
+from serving.server import EmbeddedServer
+from tests.components.toy import drawn
+
+WORDS = ["ab", "ba", "cab", "abc", "bca"]  # without two equal letters in a row, where a quick training fails
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of words, one image that is none, and a file that is not looked at."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, word in enumerate(WORDS):
+        (folder / f"{word}.png").write_bytes(drawn(word, 700 + number))
+    (folder / "none.png").write_text("no image")
+    (folder / "notes.txt").write_text("notes")
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path, toy_version):
+    """A workspace with one version."""
+    push(str(toy_version), str(tmp_path / "workspace" / "serving_model" / "htr"), keep=2)
+    return tmp_path / "workspace"
+
+
+def run(capfd, *arguments):
+    code = cli.main([str(argument) for argument in arguments])
+    told = capfd.readouterr()
+    return code, told.out, told.err
+
+
+def errors(told):
+    return [line for line in told.splitlines() if line.startswith("error: ")]
+
+
+def words_read(out):
+    """The texts of `--format text`, by the word that the file's name tells."""
+    rows = [line.split("\t") for line in out.splitlines()]
+    return {Path(path).stem: text for path, text, _ in rows}
+
+
+def test_read_prints_what_predict_prints(images, workspace, capfd):
+    [version] = (workspace / "serving_model" / "htr").glob("[0-9]*[0-9]")
+    with EmbeddedServer(model_name="htr", model_base_path=str(version.parent), port=0) as server:
+        for options in ("--format text", "--format json", "--format csv", "--format json --alternatives 2"):
+            arguments = [images, images / "ab.png", images / "gone.png", *options.split()]
+            code, out, err = run(capfd, "predict", *arguments, "--server", server.address)
+            assert code == 1 and len(out.splitlines()) > len(WORDS) and err.count("error: ") == 2
+            code, out_again, err_again = run(capfd, "read", *arguments, "--workspace", workspace)
+            assert (code, out_again) == (1, out)
+            assert errors(err_again) == errors(err) and f"note: The model is {version}\n" in err_again
+
+
+def test_an_empty_workspace_is_no_obstacle(images, base_models, tmp_path, capfd):
+    code, out, err = run(capfd, "read", images, "--workspace", tmp_path / "none")
+    assert code == 1 and words_read(out) == {word: word for word in WORDS}
+    assert f"No version has been pushed to {tmp_path}/none/serving_model/htr yet. This is the base model for" in err
+    assert "lines and words in Latin script" in err and "htr run --data FOLDER" in err
+    code, out, _ = run(capfd, "read", images / "ab.png", "--workspace", tmp_path / "none", "--format", "json")
+    assert code == 0 and json.loads(out)["model"] == "base-line" and json.loads(out)["model_version"] > 20200000
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_pushed_version_comes_before_the_base_unless_that_is_asked_for(images, workspace, base_models, capfd):
+    image = images / "ab.png"
+    in_workspace = ["--workspace", workspace, "--format", "json"]
+    [version] = (workspace / "serving_model" / "htr").glob("[0-9]*[0-9]")
+    _, out, _ = run(capfd, "read", image, *in_workspace)
+    assert (json.loads(out)["model"], json.loads(out)["model_version"]) == ("htr", int(version.name))
+    _, out, err = run(capfd, "read", image, *in_workspace, "--base", "line")
+    assert json.loads(out)["model"] == "base-line" and "note: This is the base model" in err
+    for directory in (version, version.parent):
+        code, out, _ = run(capfd, "read", image, "--model", directory, "--workspace", workspace / "other")
+        assert code == 0 and words_read(out) == {"ab": "ab"}
+
+
+def test_an_image_from_standard_input(images, base_models, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO((images / "cab.png").read_bytes())))
+    code, out, _ = run(capfd, "read", "-", "--workspace", tmp_path)
+    assert code == 0 and out.startswith("-\tcab\t")
+
+
+def test_what_is_wrong_is_said_before_anything_is_loaded(images, workspace, base_models, tmp_path, capfd):
+    image, empty = images / "ab.png", tmp_path / "empty"
+    code, _, err = run(capfd, "read", image, "--model", images)
+    assert code == cli.USAGE and f"{images} is neither a version of a model nor a directory with versions" in err
+    code, _, err = run(capfd, "read", image, "--base", "word")
+    assert code == cli.USAGE and "no base model for transform.preset=word" in err
+    code, _, err = run(capfd, "read", tmp_path / "no*.png")
+    assert code == cli.USAGE and "no file matches" in err
+    [version] = (workspace / "serving_model" / "htr").glob("[0-9]*[0-9]")
+    version.rename(version.with_name(f".withdrawn-{version.name}"))
+    code, _, err = run(capfd, "read", image, "--workspace", workspace)
+    assert code == cli.ERROR and "are withdrawn" in err
+    shutil.rmtree(base_models)
+    code, _, err = run(capfd, "read", image, "--workspace", empty)
+    assert code == cli.ERROR and "yet: htr run first" in err and "no base model for transform.preset=line" in err
+
+
+def test_in_python(images, workspace, base_models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the workspace is ./workspace by default
+    with local_client() as client:
+        results = {path.name: client.transcribe(path) for path in sorted(images.glob("*b*.png"))}
+    assert {name: result.text for name, result in results.items()} == {f"{word}.png": word for word in WORDS}
+    characters = results["cab.png"].characters
+    assert [character.text for character in characters] == ["c", "a", "b"]
+    assert characters[0].span[0] < characters[1].span[0] < characters[2].span[0] and results["cab.png"].confidence > 0
+    with local_client("none", decoder=PrefixBeamSearch(alternatives=1)) as client:
+        assert client.transcribe(images / "ab.png").alternatives and client.model == "base-line"
+    shutil.rmtree(base_models)
+    with pytest.raises(NoModelError, match="htr run first"):
+        local_client("none")
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_needs_no_tfx(images, base_models, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from components.base_model import packing; from pipeline import cli\n"
+        f"packing.FOLDER = Path({str(base_models)!r})\n"
+        f"code = cli.main(['read', {str(images / 'cab.png')!r}, '--workspace', {str(tmp_path)!r}])\n"
+        "loaded = [m for m in ('tfx', 'apache_beam', 'tensorflow_transform') if m in sys.modules]\n"
+        "assert not loaded, loaded\n"
+        "import matplotlib, sklearn\n"  # what TensorFlow was imported without is there for others
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split("\t")[1] == "cab", done.stderr
+    assert all(line.startswith(("note: ", "Loading ", "Waiting ")) for line in done.stderr.splitlines()), done.stderr
+
+
+def test_serve_begins_with_the_base_and_goes_over_to_the_first_version(
+    images, base_models, toy_version, tmp_path, monkeypatch, capfd
+):
+    served = []
+    monkeypatch.setattr("serving.server.run", lambda arguments: served.append(arguments) or 0)
+    code, _, err = run(capfd, "serve", "--workspace", tmp_path / "w")
+    assert code == 0 and "This is the base model for" in err and "goes over to the new version" in err
+    [arguments] = served
+    model_dir = tmp_path / "w" / "serving_model" / "htr"
+    assert arguments.model_base_path == str(model_dir) and not (tmp_path / "w").exists()
+    settings = {"fallback_base_path": arguments.fallback_base_path, "file_system_poll_wait_seconds": 0.1}
+    with (
+        EmbeddedServer(model_name="htr", model_base_path=str(model_dir), port=0, **settings) as server,
+        HtrClient(server.address) as client,
+    ):
+        before = client.transcribe(images / "ab.png")
+        assert before.text == "ab" and arguments.fallback_base_path in packing.unpack("line")
+        number = push(str(toy_version), str(model_dir), keep=2)
+        while (version := client.transcribe(images / "ab.png").version) != number:
+            assert version == before.version
+    assert [path.name for path in model_dir.iterdir()] == [str(number)], "the base left nothing there"
+    run(capfd, "serve", "--workspace", tmp_path / "w")
+    assert not served[-1].fallback_base_path
+    run(capfd, "serve", "--model_base_path", tmp_path / "given")
+    assert served[-1].model_base_path == str(tmp_path / "given") and not served[-1].fallback_base_path
+
+
+def test_transcribe_begins_with_the_base(images, base_models, tmp_path, capfd):
+    arguments = ["transcribe", "--input", images, "--workspace", tmp_path / "w"]
+    code, _, err = run(capfd, *arguments, "--output", tmp_path / "texts.jsonl")
+    assert code == 0 and "This is the base model for lines and words" in err
+    rows = [json.loads(line) for path in tmp_path.glob("texts-0*.jsonl") for line in path.read_text().splitlines()]
+    assert {row["path"]: row["text"] for row in rows} == {f"{word}.png": word for word in WORDS}
+    elsewhere = ["--set", "beam.runner=flink", "--set", "beam.address=localhost:1"]
+    code, _, err = run(capfd, *arguments, "--output", tmp_path / "others.jsonl", *elsewhere)
+    assert code == cli.USAGE and f"copy {packing.unpack('line')} to a place that they see" in err
+    shutil.rmtree(base_models)
+    code, _, err = run(capfd, *arguments, "--output", tmp_path / "others.jsonl")
+    assert code == cli.ERROR and "yet: htr run first" in err
