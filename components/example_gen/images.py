@@ -7,11 +7,11 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from components.common import storage
 from components.example_gen.rejects import Rejected
-from components.example_gen.table import DatasetError, Table
+from components.example_gen.table import DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm")
 # Of images that are not read.
@@ -22,6 +22,25 @@ MENDS = {
     "extension": "images were found by adding the extension that their rows leave out (0 for 0.jpg)",
     "case": "images were found though their names differ in case from what their rows say",
 }
+
+
+class Place(Protocol):
+    """The file that names an image: a `Table`, or the XML file of a page.
+
+    Attributes:
+        path: of the file.
+        root: dataset folder that it belongs to.
+        allow_outside: whether its images may lie outside of `root`.
+    """
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+
+    @property
+    def root(self) -> str: ...  # noqa: D102
+
+    @property
+    def allow_outside(self) -> bool: ...  # noqa: D102
 
 
 class Found(NamedTuple):
@@ -36,19 +55,19 @@ class Found(NamedTuple):
     mend: str = ""
 
 
-def resolve_image(name: str, table: Table) -> str:
+def resolve_image(name: str, table: Place) -> str:
     """Path of the image that a row names, see `find_image`."""
     return find_image(name, table).path
 
 
-def find_image(name: str, table: Table) -> Found:
+def find_image(name: str, table: Place) -> Found:
     """Finds the image that a row names: relative to the CSV, else below the dataset folder by its base name.
 
     Where there is none, the one file is taken whose name differs in case only or has an extension besides.
 
     Args:
         name: as the row gives it.
-        table: that the row stands in.
+        table: that the row stands in, or another file that names images.
 
     Raises:
         Rejected: there is none, or several of that name, or it lies outside of the dataset folder.
