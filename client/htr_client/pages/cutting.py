@@ -64,12 +64,12 @@ def cut_line(grey: np.ndarray, line: Line, pitch: float | None = None) -> np.nda
             raise CutError("no_geometry", f"The line has neither a usable polygon nor a {missing}.")
         height = max(2.0, pitch)
         above, below = _SHARE_ABOVE * height, (1 - _SHARE_ABOVE) * height
-        course = _course(baseline, baseline, height)
+        course = _course(baseline, baseline, height, 0)
     else:
         if len(baseline) < 2:
             baseline = _middle(polygon)
         height = _height(polygon)
-        course = _course(baseline, polygon, height)
+        course = _course(baseline, polygon, height, int(height))
         above, below, start, end = _extent(polygon, course)
         margin = _MARGIN * (above + below)
         above, below = above + margin, below + margin
@@ -142,25 +142,26 @@ def _height(polygon: np.ndarray) -> float:
     return max(2.0, area / max(length, 1.0))
 
 
-def _course(baseline: np.ndarray, outline: np.ndarray, height: float) -> np.ndarray:
-    """A smooth curve along a baseline and straight on, beyond all points of an outline.
+def _course(baseline: np.ndarray, outline: np.ndarray, height: float, beyond: int) -> np.ndarray:
+    """A smooth curve along a baseline and straight on, until it has passed all points of an outline.
 
     Args:
         baseline: float64 [n, 2].
         outline: float64 [m, 2].
         height: Height of the line, over which bends are smoothed.
+        beyond: By how many pixels it passes them.
 
     Returns:
         Points at distances of a pixel, float64 [length, 2].
     """
     points = _resampled(baseline)
     reach = min(len(points) - 1, int(height))
-    window = 2 * (int(height) // 2) + 1
-    head = _beyond(points[0], points[reach], outline, window)
-    tail = _beyond(points[-1], points[-1 - reach], outline, window)
+    half = int(height) // 2
+    head = _beyond(points[0], points[reach], outline, beyond + half)
+    tail = _beyond(points[-1], points[-1 - reach], outline, beyond + half)
     points = np.concatenate([head[::-1], points, tail])
-    kernel = np.full(window, 1 / window)
-    # Shortened by half a window at either end, which `_beyond` has added.
+    kernel = np.full(2 * half + 1, 1 / (2 * half + 1))
+    # "valid" drops half a window at either end.
     return np.stack([np.convolve(points[:, axis], kernel, mode="valid") for axis in (0, 1)], axis=1)
 
 

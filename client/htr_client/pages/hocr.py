@@ -42,9 +42,10 @@ def to_hocr(page: Page) -> str:
             body, "div", "ocr_carea", identifiers.take(name, f"block_{place + 1}"),
             _bbox(around(line.box for line in members)),
         )  # fmt: skip
+        area.text = area.tail = "\n"
         for line in members:
             _write_line(area, line, identifiers)
-    return serialise(root)
+    return serialise(root, indent=False)
 
 
 def _write_line(area: Element, line: Line, identifiers: Identifiers) -> None:
@@ -57,6 +58,7 @@ def _write_line(area: Element, line: Line, identifiers: Identifiers) -> None:
     if line.polygon:
         title.append("poly " + " ".join(f"{x} {y}" for x, y in line.polygon))
     element = _element(area, "span", "ocr_line", name, "; ".join(title))
+    element.tail = "\n"
     if not line.words:
         element.text = legal(line.text)
     for number, word in enumerate(line.words):
@@ -81,6 +83,6 @@ def _confidence(confidence: float) -> str:
 def _straight(baseline: Points, box: Box) -> str:
     """Slope and offset of a baseline, from the left lower corner of the line's box."""
     x, y = np.array(baseline, float).T
-    upright = np.ptp(x) < np.ptp(y)  # of text that runs up or down the page hOCR cannot tell the slope
+    upright = np.ptp(x) <= np.ptp(y)  # of text that runs up or down the page hOCR cannot tell the slope
     slope, offset = (0.0, 0.0) if upright else np.polyfit(x - box[0], y - box[3], 1)
     return f"baseline {slope:.4f} {offset:.0f}"

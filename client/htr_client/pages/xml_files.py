@@ -62,9 +62,10 @@ def local_name(element: Element) -> str:
     return element.tag.rpartition("}")[2]
 
 
-def serialise(root: Element) -> str:
-    """An XML file with its declaration, indented."""
-    ElementTree.indent(root)
+def serialise(root: Element, indent: bool = True) -> str:
+    """An XML file with its declaration; not to be indented where space between elements is text."""
+    if indent:
+        ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
 
