@@ -32,6 +32,7 @@ HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
         "review",
         "run",
         "versions",
+        "import",
         "promote",
         "rollback",
         "doctor",

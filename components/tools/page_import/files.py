@@ -123,8 +123,8 @@ def locate_image(name: str, page: PageFile) -> tuple[str, bool]:
     """Finds the image that a page names.
 
     Its name counts beside the XML file and in the folder above; a path of the machine that wrote the file, or an
-    address, counts by its last part. Else the one image of that name, or of the XML file's name, is taken, wherever it
-    lies below the input folder.
+    address, counts by its last part. Else the one image of that name, in any format, or of the XML file's name is taken,
+    wherever it lies below the input folder.
 
     Args:
         name: as the XML file gives it; may be empty.
@@ -144,7 +144,8 @@ def locate_image(name: str, page: PageFile) -> tuple[str, bool]:
             if wanted and storage.is_inside(path, page.root) and storage.exists(path) and not storage.is_dir(path):
                 return path, True
     problem: Rejected | None = None
-    for wanted in (name, base, os.path.splitext(os.path.basename(page.path))[0]):
+    # Names without their extension: the image may have been converted since.
+    for wanted in (name, base, os.path.splitext(base)[0], os.path.splitext(os.path.basename(page.path))[0]):
         try:
             if wanted:
                 return find_image(wanted, page).path, False
