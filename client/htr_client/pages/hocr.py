@@ -6,18 +6,18 @@ import itertools
 
 import numpy as np
 
-from htr_client.pages.model import Box, Line, Page, Points
+from htr_client.pages.model import Box, Line, Page, Points, Word
 from htr_client.pages.xml_files import Element, Identifiers, SubElement, around, legal, serialise
 from htr_client.version import __version__
 
-_CAPABILITIES = "ocr_page ocr_carea ocr_line ocrx_word"
+_CAPABILITIES = "ocr_page ocr_carea ocr_par ocr_line ocrx_word"
 
 
 def to_hocr(page: Page) -> str:
     """Writes a page as hOCR.
 
-    The format knows a straight line of slope and offset instead of a baseline's course, and boxes instead of words
-    that are unknown. Confidences are whole per cents.
+    A baseline becomes a straight line, with slope and offset; confidences become whole per cents. Tools look for text in
+    words only, so a line whose words are unknown is one word, with spaces, of the line's box.
 
     Args:
         page: The page.
@@ -38,18 +38,19 @@ def to_hocr(page: Page) -> str:
     body = _element(SubElement(root, "body"), "div", "ocr_page", identifiers.take("", "page_1"), title)
     for place, (name, lines) in enumerate(itertools.groupby(page.lines, key=lambda line: line.region)):
         members = list(lines)
-        area = _element(
-            body, "div", "ocr_carea", identifiers.take(name, f"block_{place + 1}"),
-            _bbox(around(line.box for line in members)),
-        )  # fmt: skip
-        area.text = area.tail = "\n"
+        identifier = identifiers.take(name, f"block_{place + 1}")
+        box = _bbox(around(line.box for line in members))
+        area = _element(body, "div", "ocr_carea", identifier, box)
+        # Tools that follow Tesseract's files look for lines in paragraphs only.
+        paragraph = _element(area, "p", "ocr_par", identifiers.take("", f"{identifier}_par"), box)
+        paragraph.text = area.tail = "\n"
         for line in members:
-            _write_line(area, line, identifiers)
+            _write_line(paragraph, line, identifiers)
     return serialise(root, indent=False)
 
 
-def _write_line(area: Element, line: Line, identifiers: Identifiers) -> None:
-    name = identifiers.take(line.id, f"{area.get('id')}_line")
+def _write_line(paragraph: Element, line: Line, identifiers: Identifiers) -> None:
+    name = identifiers.take(line.id, f"{paragraph.get('id')}_line")
     title = [_bbox(line.box)]
     if len(line.baseline) > 1:
         title.append(_straight(line.baseline, line.box))
@@ -57,15 +58,14 @@ def _write_line(area: Element, line: Line, identifiers: Identifiers) -> None:
         title.append(_confidence(line.confidence))
     if line.polygon:
         title.append("poly " + " ".join(f"{x} {y}" for x, y in line.polygon))
-    element = _element(area, "span", "ocr_line", name, "; ".join(title))
+    element = _element(paragraph, "span", "ocr_line", name, "; ".join(title))
     element.tail = "\n"
-    if not line.words:
-        element.text = legal(line.text)
-    for number, word in enumerate(line.words):
+    words = line.words or ((Word(line.text, line.box, line.confidence),) if line.text else ())
+    for number, word in enumerate(words):
         title = [_bbox(word.box)] + ([] if word.confidence is None else [_confidence(word.confidence)])
         child = _element(element, "span", "ocrx_word", identifiers.take("", f"{name}_word"), "; ".join(title))
         child.text = legal(word.text)
-        child.tail = " " if number + 1 < len(line.words) else None
+        child.tail = " " if number + 1 < len(words) else None
 
 
 def _element(parent: Element, tag: str, kind: str, name: str, title: str) -> Element:
