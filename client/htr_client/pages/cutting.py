@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from htr_client.image_files import MAX_PIXELS
 from htr_client.pages.model import Line
 
 _LONGEST = 32_000  # pixels; cv2.remap counts in 16 bits
+_MOST_PIXELS = 10_000_000  # of a line
 _MOST_POINTS = 500  # of outline and course, when their distances are measured
 _MOST_TURNS = 20  # an outline may be as many times as long as the image is wide and high together
 _MARGIN = 0.1  # of the band's height, on all sides: many polygons cut off the ends of strokes
@@ -215,7 +215,7 @@ def _extent(polygon: np.ndarray, course: np.ndarray) -> tuple[float, float, int,
 def _straighten(grey: np.ndarray, course: np.ndarray, above: int, below: int) -> np.ndarray:
     """The band from so many pixels above a curve to so many below it; where the image ends, its edge is repeated."""
     rows = np.arange(-above, below + 1)
-    if len(rows) > _LONGEST or len(course) > _LONGEST or len(rows) * len(course) > MAX_PIXELS:
+    if len(rows) > _LONGEST or len(course) > _LONGEST or len(rows) * len(course) > _MOST_PIXELS:
         raise CutError("bad_geometry", f"The line would be {len(course)} x {len(rows)} pixels large.")
     places = course[None] + rows[:, None, None] * _normals(course)[None]
     # Only the part of the page around the line: cv2.remap cannot count further than 16 bits.

@@ -16,8 +16,8 @@ _CAPABILITIES = "ocr_page ocr_carea ocr_par ocr_line ocrx_word"
 def to_hocr(page: Page) -> str:
     """Writes a page as hOCR.
 
-    A baseline becomes a straight line, with slope and offset; confidences become whole per cents. Tools look for text in
-    words only, so a line whose words are unknown is one word, with spaces, of the line's box.
+    A baseline becomes a straight line, with slope and offset; confidences become whole per cents. Tools look for text
+    in words only, so a line whose words are unknown is one word, with spaces, of the line's box.
 
     Args:
         page: The page.

@@ -123,8 +123,8 @@ def locate_image(name: str, page: PageFile) -> tuple[str, bool]:
     """Finds the image that a page names.
 
     Its name counts beside the XML file and in the folder above; a path of the machine that wrote the file, or an
-    address, counts by its last part. Else the one image of that name, in any format, or of the XML file's name is taken,
-    wherever it lies below the input folder.
+    address, counts by its last part. Else the one image of that name, in any format, or of the XML file's name is
+    taken, wherever it lies below the input folder.
 
     Args:
         name: as the XML file gives it; may be empty.

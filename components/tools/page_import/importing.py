@@ -144,17 +144,15 @@ class _CutPage(beam.DoFn):
         path = self._job.record_path(file)
         if os.path.exists(path):
             record = json.loads(storage.read(path))
-            # Of a page without rows, whatever was missing or damaged may be there today.
-            if record["rows"] and record["stamps"] == _stamps(file, record["image"]):
+            stamps = [_stamp(file.path), _stamp(record["image"])]
+            # Of a page without rows, whatever was missing or damaged may be there today. Files in buckets have no
+            # stamp, so they are read again.
+            if record["rows"] and all(stamps) and record["stamps"] == stamps:
                 return
         stamp = _stamp(file.path)  # before reading: who changes the file meanwhile has it read again
         result = cut_page(file, self._job.output, self._job.max_pixels)
         record = {**asdict(result), "stamps": [stamp, _stamp(result.image)]}
         storage.write_text(path, json.dumps(record))
-
-
-def _stamps(file: PageFile, image: str) -> list[str]:
-    return [_stamp(file.path), _stamp(image)]
 
 
 def _stamp(path: str) -> str:
