@@ -1,7 +1,7 @@
 # `make demo` shows the whole path on sample data, `make test` runs all checks. Both set up what they need.
 # `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: base-model bench help coverage demo test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
+.PHONY: base-model bench help coverage demo page-tools test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
 PYTHON := .venv/bin/python
 
 help:
@@ -75,6 +75,14 @@ airflow-demo: airflow-env  ## the pipeline as a DAG, to a pushed model
 airflow-test: airflow-env  ## tests of the DAG with a real Airflow
 	@$(PYTHON) -m pytest tests/end_to_end/test_airflow.py
 
+page-tools: setup  ## readers of PAGE, ALTO and hOCR by others, and the schemas, in .venv-page-tools, for one test
+	@cksum requirements/page-tools.txt | cmp -s - .venv-page-tools/.installed || { \
+	  .venv/bin/uv venv --quiet --clear --python $(PYTHON) .venv-page-tools && \
+	  .venv/bin/uv pip install --quiet --python .venv-page-tools/bin/python --requirement requirements/page-tools.txt && \
+	  .venv/bin/uv pip install --quiet --no-deps --python-version 3.12 --target .venv-page-tools/schemas \
+	    htrflow==0.2.6 ocrd==3.13.3 && \
+	  cksum requirements/page-tools.txt > .venv-page-tools/.installed; }
+
 lint: setup  ## ruff, mypy, import contracts
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
@@ -89,8 +97,9 @@ lock: setup  ## resolves requirements/*.txt again from requirements/*.in
 	@$(COMPILE) --python-version 3.11 --universal requirements/current-cuda.in -o requirements/current-cuda.txt
 	@# Airflow breaks with libraries newer than itself, hence the date.
 	@$(COMPILE) --python-version 3.10 --universal --exclude-newer 2026-04-01 requirements/airflow.in -o requirements/airflow.txt
-	@for name in portable current portable-cuda current-cuda airflow; do \
+	@$(COMPILE) --python-version 3.10 --universal requirements/page-tools.in -o requirements/page-tools.txt
+	@for name in portable current portable-cuda current-cuda airflow page-tools; do \
 	  sed -i "1i # Exact versions of the environment '$$name'. Made by 'make lock'; works with plain pip too." requirements/$$name.txt; done
 
 clean:  ## deletes the environments and the demo
-	@rm -rf .venv .venv-airflow .debian13 demo
+	@rm -rf .venv .venv-airflow .venv-page-tools .debian13 demo

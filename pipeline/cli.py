@@ -13,14 +13,27 @@ from typing import Any, NoReturn
 
 from components.common.suggestions import did_you_mean
 from pipeline import imports
-from pipeline.commands import config, data, doctor, orchestrate, read, reports, review, run, serve, transcribe, versions
+from pipeline.commands import (
+    config,
+    data,
+    doctor,
+    orchestrate,
+    pages,
+    read,
+    reports,
+    review,
+    run,
+    serve,
+    transcribe,
+    versions,
+)
 from pipeline.commands.common import CommandError
 from pipeline.exit_codes import DRIFT, ERROR, NOT_BLESSED, OK, TOO_MANY_REJECTS, USAGE
 
 __all__ = ["DRIFT", "ERROR", "NOT_BLESSED", "OK", "TOO_MANY_REJECTS", "USAGE", "CommandError", "main"]
 
 # In the order of `htr --help`.
-_FAMILIES = (read, data, run, orchestrate, serve, review, transcribe, versions, config, reports, doctor)
+_FAMILIES = (read, data, pages, run, orchestrate, serve, review, transcribe, versions, config, reports, doctor)
 
 
 def main(argv: list[str] | None = None) -> int:

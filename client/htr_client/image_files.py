@@ -38,13 +38,14 @@ class PackedImage(NamedTuple):
     height: int
 
 
-def load(image: Image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read, check and decode an image to upright grey.
+def load(image: Image, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> np.ndarray:
+    """Read, check and decode an image to grey, upright unless told otherwise.
 
     Args:
         image: Path, encoded bytes, or an array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (BGR or BGRA as OpenCV
             has them) of uint8, uint16 (0..65535), bool or float (0..1).
         max_pixels: Images with more pixels are refused by their header, before decoding.
+        upright: Whether to turn the image as its EXIF orientation says; TIFF is always turned.
 
     Returns:
         uint8 [h, w], 0 black and 255 white; transparent parts show white paper.
@@ -57,7 +58,8 @@ def load(image: Image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raise _too_many_pixels(image.shape[1], image.shape[0], max_pixels)
         return _to_grey(image)
     data = _read(image)
-    return _decode(data, _inspect_bounded(data, max_pixels))
+    info = _inspect_bounded(data, max_pixels)
+    return _decode(data, info if upright else info._replace(orientation=1))
 
 
 def encode(grey: np.ndarray, tall: int = TALL) -> bytes:

@@ -31,7 +31,7 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
         raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and images).")
     tables: list[Table] = []
     notes: list[str] = []
-    for root, source in _sources([storage.absolute(path) for path in config.paths]).items():
+    for root, source in source_names([storage.absolute(path) for path in config.paths]).items():
         if not storage.is_dir(root):
             what = "is a file, not a folder" if storage.exists(root) else "does not exist"
             raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
@@ -68,8 +68,12 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
     return tables, notes
 
 
-def _sources(roots: list[str]) -> dict[str, str]:
-    """Names of the dataset folders by path: their last parts, as many as are needed to tell them apart."""
+def source_names(roots: list[str]) -> dict[str, str]:
+    """Names of folders by path: their last parts, as many as are needed to tell them apart.
+
+    Raises:
+        DatasetError: the same one twice.
+    """
     for root in roots:
         if roots.count(root) > 1:
             raise DatasetError(f"The data folder {root} is given {roots.count(root)} times. Name it once.")
@@ -92,9 +96,9 @@ def _label_files(root: str) -> tuple[list[str], list[str], list[str]]:
         below, names = [], []
         for folder in folders:
             folders_inside, files = storage.entries(folder)
-            hidden += [name for name in (*folders_inside, *files) if _is_hidden(name)]
-            below += [os.path.join(folder, name) for name in folders_inside if not _is_hidden(name)]
-            names += [os.path.join(folder, name) for name in files if not _is_hidden(name)]
+            hidden += [name for name in (*folders_inside, *files) if is_hidden(name)]
+            below += [os.path.join(folder, name) for name in folders_inside if not is_hidden(name)]
+            names += [os.path.join(folder, name) for name in files if not is_hidden(name)]
         workbooks += [path for path in names if path.lower().endswith(_WORKBOOKS)]
         found = sorted(path for path in names if path.lower().endswith(_LABELS))
         if found:
@@ -103,6 +107,6 @@ def _label_files(root: str) -> tuple[list[str], list[str], list[str]]:
     return [], hidden, workbooks
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether this is a hidden file, such as AppleDouble's `._x`, a lock of an office program, or a Mac's archive."""
     return name.startswith((".", "~$")) or name == "__MACOSX"

@@ -7,12 +7,12 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from components.common import storage
 from components.common.words import counted
 from components.example_gen.rejects import Rejected
-from components.example_gen.table import DatasetError, Table
+from components.example_gen.table import DatasetError
 from htr_client.files import OTHER_FORMATS, SUFFIXES
 
 # How an image was found that does not have the name that its row gives.
@@ -27,6 +27,25 @@ def mend_notes(mended: Mapping[str, int]) -> list[str]:
     return [f"{MENDS[mend]}: {counted(count, 'image')}." for mend, count in sorted(mended.items())]
 
 
+class Place(Protocol):
+    """The file that names an image: a `Table`, or the XML file of a page.
+
+    Attributes:
+        path: of the file.
+        root: dataset folder that it belongs to.
+        allow_outside: whether its images may lie outside of `root`.
+    """
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+
+    @property
+    def root(self) -> str: ...  # noqa: D102
+
+    @property
+    def allow_outside(self) -> bool: ...  # noqa: D102
+
+
 class Found(NamedTuple):
     """The file of an image.
 
@@ -39,19 +58,19 @@ class Found(NamedTuple):
     mend: str = ""
 
 
-def resolve_image(name: str, table: Table) -> str:
+def resolve_image(name: str, table: Place) -> str:
     """Path of the image that a row names, see `find_image`."""
     return find_image(name, table).path
 
 
-def find_image(name: str, table: Table) -> Found:
+def find_image(name: str, table: Place) -> Found:
     """Finds the image that a row names: relative to the CSV, else below the dataset folder by its base name.
 
     Where there is none, the one file is taken whose name differs in case only or has an extension besides.
 
     Args:
         name: as the row gives it.
-        table: that the row stands in.
+        table: that the row stands in, or another file that names images.
 
     Raises:
         Rejected: there is none, or several of that name, or it lies outside of the dataset folder.

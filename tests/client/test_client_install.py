@@ -19,7 +19,7 @@ def test_imports_no_tensorflow():
     code = (
         "import sys, htr_client\n"
         "from htr_client import HtrClient, AsyncHtrClient, Tls, BestPath\n"
-        "import htr_client.beam, htr_client.cli, htr_client.kenlm\n"
+        "import htr_client.beam, htr_client.cli, htr_client.kenlm, htr_client.pages\n"
         "found = [m for m in sys.modules if m.split('.')[0] in ('tensorflow', 'tensorflow_serving', 'tfx', 'keras')]\n"
         "assert not found, found"
     )

@@ -34,6 +34,7 @@ HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
         "review",
         "run",
         "versions",
+        "import",
         "promote",
         "rollback",
         "doctor",

@@ -1,0 +1,170 @@
+"""PAGE XML: reads the versions of 2013 to 2019, writes that of 2019.
+
+Readers on PyPI exist (pagexml-tools, ocrd), but bring SciPy, Shapely, lxml or a whole framework into a client that has
+none of them; the part of the format that a page of lines needs is small. Tests let pagexml-tools read what is written
+here, and validate it against the official schema.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+
+from htr_client.pages.model import Line, Page, PageError, Word, one_line
+from htr_client.pages.xml_files import (
+    Element,
+    Identifiers,
+    SubElement,
+    around,
+    corners,
+    legal,
+    points_text,
+    read_confidence,
+    read_number,
+    read_points,
+    serialise,
+)
+from htr_client.version import __version__
+
+_NAMESPACE = "http://schema.primaresearch.org/PAGE/gts/pagecontent/2019-07-15"
+_REGION_REFS = ("RegionRef", "RegionRefIndexed")
+
+
+def from_page_xml(root: Element) -> Page:
+    """Reads a page from the root of a PAGE file, as of `xml_files.parse`.
+
+    Regions come in the file's ReadingOrder, those without a place in it last; lines in the order of the file. Points
+    that are damaged count as none. Words that do not add up to the line's text are left out: the text was corrected,
+    and they were not.
+
+    Args:
+        root: Element PcGts.
+
+    Raises:
+        PageError: It has no page.
+    """
+    page = root.find("Page")
+    if page is None:
+        raise PageError("not_a_page", "The file has no element Page.")
+    order = {ref: place for place, ref in enumerate(_reading_order(page.find("ReadingOrder")))}
+    regions = sorted(page.iter("TextRegion"), key=lambda region: order.get(region.get("id", ""), math.inf))
+    lines = [_line(line, region.get("id", "")) for region in regions for line in region.findall("TextLine")]
+    transkribus = root.find("Metadata/TranskribusMetadata")
+    return Page(
+        image=page.get("imageFilename", ""),
+        width=read_number(page.get("imageWidth")),
+        height=read_number(page.get("imageHeight")),
+        lines=tuple(lines),
+        document="" if transkribus is None else transkribus.get("docId", ""),
+    )
+
+
+def _reading_order(group: Element | None) -> list[str]:
+    """Identifiers of regions in order, through nested groups."""
+    if group is None:
+        return []
+    found = []
+    for member in sorted(group, key=lambda element: read_number(element.get("index"))):
+        if member.tag in _REGION_REFS:
+            found.append(member.get("regionRef", ""))
+        else:
+            found += _reading_order(member)
+    return found
+
+
+def _line(element: Element, region: str) -> Line:
+    words = [_word(word) for word in element.findall("Word")]
+    whole = tuple(word for word in words if word is not None)
+    together = " ".join(word.text for word in whole)
+    text, confidence = _text(element)
+    if text is None:
+        text = together
+    return Line(
+        text=text,
+        baseline=_points(element.find("Baseline")),
+        polygon=_points(element.find("Coords")),
+        confidence=confidence,
+        words=whole if together == text else (),
+        id=element.get("id", ""),
+        region=region,
+    )
+
+
+def _word(element: Element) -> Word | None:
+    text, confidence = _text(element)
+    points = _points(element.find("Coords"))
+    if not (text and points):
+        return None
+    return Word(text, around((x, y, x, y) for x, y in points), confidence)
+
+
+def _text(element: Element) -> tuple[str | None, float | None]:
+    """The text with its confidence, of several alternatives the first; None where there is none."""
+    alternatives = sorted(element.findall("TextEquiv"), key=lambda one: read_number(one.get("index")))
+    for alternative in alternatives:
+        for tag in ("Unicode", "PlainText"):
+            found = alternative.find(tag)
+            if found is not None:
+                return one_line(found.text or ""), read_confidence(alternative.get("conf"))
+    return None, None
+
+
+def _points(element: Element | None) -> tuple[tuple[int, int], ...]:
+    return () if element is None else read_points(element.get("points"))
+
+
+def to_page_xml(page: Page) -> str:
+    """Writes a page as PAGE XML of 2019.
+
+    Lines without polygon get the box around their baseline or words, since the format asks for one. Coordinates below
+    zero become zero, confidences have four decimals.
+
+    Args:
+        page: The page.
+
+    Returns:
+        Content of the file, to be written in UTF-8.
+    """
+    root = Element("PcGts", {"xmlns": _NAMESPACE})
+    metadata = SubElement(root, "Metadata")
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for tag, text in (("Creator", f"htr {__version__}"), ("Created", now), ("LastChange", now)):
+        SubElement(metadata, tag).text = text
+    body = SubElement(
+        root, "Page", imageFilename=legal(page.image), imageWidth=str(page.width), imageHeight=str(page.height)
+    )
+    if not page.lines:
+        return serialise(root)
+    identifiers = Identifiers()
+    order = SubElement(SubElement(body, "ReadingOrder"), "OrderedGroup", id=identifiers.take("", "reading_order"))
+    for place, (name, lines) in enumerate(itertools.groupby(page.lines, key=lambda line: line.region)):
+        members = list(lines)
+        region = SubElement(body, "TextRegion", id=identifiers.take(name, f"region_{place + 1}"))
+        SubElement(order, "RegionRefIndexed", index=str(place), regionRef=region.get("id", ""))
+        SubElement(region, "Coords", points=points_text(corners(around(_box(line) for line in members))))
+        for line in members:
+            _write_line(region, line, identifiers)
+    return serialise(root)
+
+
+def _box(line: Line) -> tuple[int, int, int, int]:
+    boxes = [word.box for word in line.words]
+    return around([line.box, *boxes] if line.polygon or line.baseline or not boxes else boxes)
+
+
+def _write_line(region: Element, line: Line, identifiers: Identifiers) -> None:
+    element = SubElement(region, "TextLine", id=identifiers.take(line.id, f"{region.get('id')}_line"))
+    SubElement(element, "Coords", points=points_text(line.polygon if len(line.polygon) > 1 else corners(_box(line))))
+    if len(line.baseline) > 1:
+        SubElement(element, "Baseline", points=points_text(line.baseline))
+    for word in line.words:
+        child = SubElement(element, "Word", id=identifiers.take("", f"{element.get('id')}_word"))
+        SubElement(child, "Coords", points=points_text(corners(word.box)))
+        _write_text(child, word.text, word.confidence)
+    _write_text(element, line.text, line.confidence)
+
+
+def _write_text(element: Element, text: str, confidence: float | None) -> None:
+    attributes = {} if confidence is None else {"conf": f"{confidence:.4f}"}
+    SubElement(SubElement(element, "TextEquiv", attributes), "Unicode").text = legal(text)

@@ -1,0 +1,128 @@
+"""One page: from its XML file and its image to images of lines with their texts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from components.common import storage
+from components.example_gen.rejects import Rejected
+from components.tools.page_import.files import PageFile, locate_image
+from htr_client import image_files, pages
+from htr_client.errors import ImageError
+from htr_client.headers import inspect
+from htr_client.pages.xml_files import MAX_BYTES
+
+_SAME_SHAPE = 0.01  # relative difference of the aspect ratio up to which an image is the page's, only scaled
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A page or line that the dataset does not have.
+
+    Attributes:
+        line: identifier of the line in its file, or its number; empty for a whole page.
+        reason: one of a few words, for counting.
+        detail: what exactly is wrong.
+    """
+
+    line: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class Result:
+    """What became of a page.
+
+    Attributes:
+        image: path of the image; empty if none was found.
+        claimed: whether the image lies where the page says (see `locate_image`).
+        document: that the page belongs to; empty if the file names none.
+        rows: for each line the image's path below the output folder, the text, and the line's identifier.
+        left_out: lines, or the page itself.
+    """
+
+    image: str = ""
+    claimed: bool = False
+    document: str = ""
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXELS) -> Result:
+    """Cuts all lines out of a page and writes their images, PNG in 8-bit grey.
+
+    Args:
+        file: XML file of the page.
+        output: dataset folder; what it holds of this page is replaced.
+        max_pixels: larger page images are refused before they are decoded.
+
+    Returns:
+        The rows and what was left out; what is wrong with the page is told there, and no exception.
+
+    Raises:
+        OSError: an image cannot be written.
+    """
+    below = f"images/{file.name}"
+    shutil.rmtree(os.path.join(output, below), ignore_errors=True)
+    result = Result()
+    try:
+        page = pages.read(storage.read(file.path, MAX_BYTES + 1))
+        result.document = page.document
+        result.image, result.claimed = locate_image(page.image, file)
+        if not page.lines:
+            raise Rejected("no_lines", "the page has no lines")
+        grey, page = _fitting(result.image, page, max_pixels)
+    except (pages.PageError, Rejected, ImageError, OSError) as error:
+        reason = getattr(error, "reason", "unreadable_file")
+        reason = f"image_{reason}" if isinstance(error, ImageError) else reason
+        result.left_out.append(LeftOut("", reason, str(error).replace("max_pixels", "data.max_megapixels")))
+        return result
+    pitch = pages.line_pitch(page.lines)
+    for number, line in enumerate(page.lines, 1):
+        name = line.id or str(number)
+        if not line.text:
+            result.left_out.append(LeftOut(name, "no_text", "The line has no text."))
+            continue
+        try:
+            cut = pages.cut_line(grey, line, pitch)
+        except pages.CutError as error:
+            result.left_out.append(LeftOut(name, error.reason, str(error)))
+            continue
+        image = f"{below}/{number:04d}.png"
+        path = os.path.join(output, image)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as target:
+            target.write(image_files.encode(cut))
+        result.rows.append((image, line.text, name))
+    return result
+
+
+def _fitting(path: str, page: pages.Page, max_pixels: int) -> tuple[np.ndarray, pages.Page]:
+    """The image of a page, and the page in its pixels.
+
+    Tools differ in whether they obey an EXIF orientation. So the page's size decides which way up it means the image;
+    where both ways have the same size, upright.
+    """
+    data = storage.read(path, image_files.MAX_BYTES + 1)
+    grey = image_files.load(data, max_pixels)
+    height, width = grey.shape
+    if not (page.width and page.height):
+        return grey, page
+    if _alike(page, width, height):
+        return grey, page.scaled(width, height)
+    if inspect(data).orientation >= 5 and _alike(page, height, width):
+        stored = image_files.load(data, max_pixels, upright=False)
+        return stored, page.scaled(stored.shape[1], stored.shape[0])
+    raise Rejected(
+        "other_image",
+        f"the lines belong to an image of {page.width} x {page.height} pixels, and {path} has {width} x {height}",
+    )
+
+
+def _alike(page: pages.Page, width: int, height: int) -> bool:
+    return abs(page.width * height - page.height * width) <= _SAME_SHAPE * page.width * height

@@ -1,0 +1,154 @@
+"""Which files of the input are pages, whose writer or document they belong to, and where their images lie."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from components.common import storage
+from components.common.suggestions import did_you_mean
+from components.example_gen.folders import is_hidden, source_names
+from components.example_gen.images import find_image
+from components.example_gen.rejects import Rejected
+from components.example_gen.table import DatasetError
+
+AUTO, FOLDER = "auto", "folder"
+# Folders that Transkribus, eScriptorium and others make for the XML files of one document.
+_FORMAT_FOLDERS = {"page", "alto", "xml", "page_xml", "pagexml", "alto_xml"}
+
+
+class ImportProblem(ValueError):
+    """The import cannot start, or cannot go on where it stopped; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class PageFile:
+    """An XML file of the input; small, since it travels to a worker.
+
+    Attributes:
+        path: of the file.
+        root: input folder that it belongs to.
+        name: of the page, unique and without characters that a CSV file in UTF-8 cannot hold.
+        writer: who wrote the page or which document it belongs to; empty where the file itself must tell.
+        allow_outside: whether its image may lie outside of `root`.
+    """
+
+    path: str
+    root: str
+    name: str
+    writer: str
+    allow_outside: bool = False
+
+
+def find_pages(folders: Sequence[str], writer: str = AUTO, allow_outside: bool = False) -> list[PageFile]:
+    """Lists the XML files below folders, sorted by folder and path; hidden ones are no pages.
+
+    Args:
+        folders: to look in.
+        writer: where a page's writer or document is known from: "auto" (the file itself, else each page stands for
+            itself), "folder" (pages of one folder belong together), or a regular expression for the page's name, whose
+            first group is the writer.
+        allow_outside: whether images may lie outside of the folders.
+
+    Raises:
+        ImportProblem: no such folder, no XML file, or `writer` does not fit.
+    """
+    pattern = None
+    if writer not in (AUTO, FOLDER):
+        try:
+            pattern = re.compile(writer)
+        except re.error as error:
+            hint = did_you_mean(writer, (AUTO, FOLDER))
+            raise ImportProblem(
+                f"--writer {writer} is neither auto nor folder, nor a regular expression: {error}{hint}"
+            ) from None
+    pages: list[PageFile] = []
+    taken: set[str] = set()
+    unnamed: list[str] = []
+    for path, root, source in _xml_files(folders):
+        stem = os.path.splitext(path[len(root) :].lstrip("/"))[0]
+        plain = os.fsencode(f"{source}/{stem}").decode("utf-8", "backslashreplace")
+        name, number = plain, 2
+        while name in taken:
+            name, number = f"{plain}_{number}", number + 1
+        taken.add(name)
+        known = ""
+        if writer == FOLDER:
+            known = _folder(name)
+        elif pattern is not None:
+            match = pattern.search(name)
+            known = (match.group(1 if pattern.groups else 0) or "") if match else ""
+            if not known:
+                unnamed.append(name)
+        pages.append(PageFile(path, root, name, known, allow_outside))
+    if not pages:
+        raise ImportProblem(f"There is no XML file anywhere below {', '.join(folders)}.")
+    if unnamed:
+        raise ImportProblem(
+            f"--writer {writer} finds no writer in {len(unnamed)} of {len(pages)} page names, such as {unnamed[0]}."
+        )
+    return pages
+
+
+def _xml_files(folders: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Paths of the XML files, each with its input folder and that folder's name."""
+    found = []
+    try:
+        for root, source in source_names([storage.absolute(folder) for folder in folders]).items():
+            if not storage.is_dir(root):
+                raise ImportProblem(f"{root} does not exist or is no folder. Name the folder that holds the XML files.")
+            for folder, names in storage.walk(root):
+                if any(map(is_hidden, folder[len(root) :].strip("/").split("/"))):
+                    continue
+                found += [
+                    (f"{folder.rstrip('/')}/{name}", root, source)
+                    for name in names
+                    if name.lower().endswith(".xml") and not is_hidden(name)
+                ]
+    except (DatasetError, OSError) as error:
+        raise ImportProblem(str(error)) from error
+    return found
+
+
+def _folder(name: str) -> str:
+    """The folder of a page, without one that is there for its format."""
+    folder = PurePosixPath(name).parent
+    return str(folder.parent if folder.name.lower() in _FORMAT_FOLDERS and len(folder.parts) > 1 else folder)
+
+
+def locate_image(name: str, page: PageFile) -> tuple[str, bool]:
+    """Finds the image that a page names.
+
+    Its name counts beside the XML file and in the folder above; a path of the machine that wrote the file, or an
+    address, counts by its last part. Else the one image of that name, in any format, or of the XML file's name is
+    taken, wherever it lies below the input folder.
+
+    Args:
+        name: as the XML file gives it; may be empty.
+        page: that names it.
+
+    Returns:
+        Its path, and whether it lies where the page says, so that no other page has a better claim.
+
+    Raises:
+        Rejected: there is none, or several; or it lies outside of the input folder.
+    """
+    folder = os.path.dirname(page.path)
+    base = name.replace("\\", "/").rpartition("/")[2]
+    for place in (folder, os.path.dirname(folder)):
+        for wanted in dict.fromkeys((name, base)):
+            path = storage.absolute(wanted if storage.is_remote(wanted) else os.path.join(place, wanted))
+            if wanted and storage.is_inside(path, page.root) and storage.exists(path) and not storage.is_dir(path):
+                return path, True
+    problem: Rejected | None = None
+    # Names without their extension: the image may have been converted since.
+    for wanted in (name, base, os.path.splitext(base)[0], os.path.splitext(os.path.basename(page.path))[0]):
+        try:
+            if wanted:
+                return find_image(wanted, page).path, False
+        except Rejected as rejected:
+            problem = problem or rejected
+    raise problem or Rejected("missing_file", f"{page.path} names no image")

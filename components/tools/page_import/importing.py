@@ -1,0 +1,224 @@
+"""`htr import`: an Apache Beam pipeline that makes a dataset of pages, page by page.
+
+A worker writes the images of a page's lines, then a record of the page to `<output>.state`. When all pages are done,
+the records become `labels.csv` in the dataset and the table of what was left out beside it. A repeated or interrupted
+import does only the pages that are new or have changed. Workers must see input and output under the same paths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TextIO
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from components.common import storage
+from components.tools.page_import.cutting import LeftOut, Result, cut_page
+from components.tools.page_import.files import ImportProblem, PageFile, find_pages
+
+_COLUMNS = ("filename", "text", "writer", "page", "line")
+_LEFT_OUT_COLUMNS = ("page", "line", "reason", "detail")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an import has come to.
+
+    Attributes:
+        pages: XML files of the input.
+        new: of those, read by this run; earlier runs did the others.
+        lines: rows of the dataset.
+        writers: different values of the column `writer`.
+        without_document: pages with lines whose writer and document are unknown.
+        left_out: lines by reason.
+        left_out_pages: whole pages by reason.
+        labels: the table of the dataset.
+        left_out_table: names each page and line that was left out, with the reason.
+    """
+
+    pages: int
+    new: int
+    lines: int
+    writers: int
+    without_document: int
+    left_out: dict[str, int]
+    left_out_pages: dict[str, int]
+    labels: str
+    left_out_table: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every worker knows."""
+
+    output: str
+    max_pixels: int
+
+    @property
+    def state(self) -> str:
+        return f"{self.output}.state"
+
+    def record_path(self, page: PageFile) -> str:
+        return os.path.join(self.state, f"{hashlib.sha256(page.name.encode()).hexdigest()[:32]}.json")
+
+
+def import_pages(
+    folders: Sequence[str], output: str, beam_args: Sequence[str], *, writer: str = "auto",
+    max_pixels: int = 50_000_000, allow_outside: bool = False, overwrite: bool = False,
+    started: Callable[[int], None] | None = None,
+) -> Outcome:  # fmt: skip
+    """Makes a dataset of the pages below folders.
+
+    Args:
+        folders: with PAGE or ALTO files and the images that they name.
+        output: folder of the dataset, on this machine or a disk that all workers share.
+        beam_args: pipeline options, which say where it runs.
+        writer: where the column `writer` comes from, see `find_pages`.
+        max_pixels: larger page images are left out.
+        allow_outside: whether images may lie outside of the folders.
+        overwrite: begin again what an earlier run has done.
+        started: called with the number of pages before the first is read.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ImportProblem: nothing to do, or an earlier run had another input, or the output is something else.
+    """
+    job = _Job(output, max_pixels)
+    files = find_pages(folders, writer, allow_outside)
+    _prepare(job, list(folders), overwrite)
+    if started is not None:
+        started(len(files))
+    before = {file.name: _stamp(job.record_path(file)) for file in files}
+    with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
+        # Create spreads its elements among the workers.
+        _ = pipeline | "Pages" >> beam.Create(files) | "Cut lines" >> beam.ParDo(_CutPage(job))
+    # From the records, since not every engine brings results or metrics back.
+    new = sum(_stamp(job.record_path(file)) != before[file.name] for file in files)
+    return _write_tables(job, files, new)
+
+
+def done_pages(output: str) -> int:
+    """How many pages have a record."""
+    with os.scandir(_Job(output, 0).state) as entries:
+        return sum(entry.name.endswith(".json") for entry in entries) - 1  # the manifest
+
+
+def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
+    """Makes the folders, or says why an import cannot go on in them."""
+    path = os.path.join(job.state, "manifest.json")
+    if os.path.exists(path):
+        if overwrite:
+            for folder in (job.output, job.state):
+                shutil.rmtree(folder, ignore_errors=True)
+        elif (before := json.loads(storage.read(path))["folders"]) != folders:
+            raise ImportProblem(
+                f"{job.output} was begun with {', '.join(before)}. Name another output, or begin this one again with "
+                "--overwrite."
+            )
+    elif os.path.lexists(job.output) and not (os.path.isdir(job.output) and not os.listdir(job.output)):
+        raise ImportProblem(f"{job.output} exists and was not made by htr import. Name a new folder with --output.")
+    for folder in (job.output, job.state):
+        os.makedirs(folder, exist_ok=True)
+    storage.write_text(path, json.dumps({"folders": folders}))
+
+
+class _CutPage(beam.DoFn):
+    """Does one page, and yields its name."""
+
+    def __init__(self, job: _Job):
+        self._job = job
+
+    def process(self, file: PageFile) -> Iterator[str]:
+        yield file.name
+        path = self._job.record_path(file)
+        if os.path.exists(path):
+            record = json.loads(storage.read(path))
+            stamps = [_stamp(file.path), _stamp(record["image"])]
+            # Of a page without rows, whatever was missing or damaged may be there today. Files in buckets have no
+            # stamp, so they are read again.
+            if record["rows"] and all(stamps) and record["stamps"] == stamps:
+                return
+        stamp = _stamp(file.path)  # before reading: who changes the file meanwhile has it read again
+        result = cut_page(file, self._job.output, self._job.max_pixels)
+        record = {**asdict(result), "stamps": [stamp, _stamp(result.image)]}
+        storage.write_text(path, json.dumps(record))
+
+
+def _stamp(path: str) -> str:
+    """Size and time of the last change; empty where there is no such file of this machine."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _read_record(job: _Job, file: PageFile) -> Result:
+    record = json.loads(storage.read(job.record_path(file)))
+    record.pop("stamps")
+    record["left_out"] = [LeftOut(**left_out) for left_out in record["left_out"]]
+    return Result(**record)
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[TextIO]:
+    """A text file that replaces another one when it is whole."""
+    # Details of errors may hold paths that are not UTF-8.
+    with open(f"{path}.incoming", "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        yield file
+    os.replace(f"{path}.incoming", path)
+
+
+def _write_tables(job: _Job, files: list[PageFile], new: int) -> Outcome:
+    """Joins the records, in the order of the pages, to the two tables."""
+    owners: dict[str, PageFile] = {}
+    for claimed in (True, False):
+        for file in files:
+            result = _read_record(job, file)
+            if result.rows and result.claimed == claimed:
+                owners.setdefault(os.path.realpath(result.image), file)
+    labels = os.path.join(job.output, "labels.csv")
+    table = f"{job.output}-left-out.csv"
+    lines, without_document = 0, 0
+    writers: set[str] = set()
+    reasons: Counter[str] = Counter()
+    page_reasons: Counter[str] = Counter()
+    with _replacing(labels) as good, _replacing(table) as bad:
+        rows, left = (csv.writer(target, lineterminator="\n") for target in (good, bad))
+        rows.writerow(_COLUMNS)
+        left.writerow(_LEFT_OUT_COLUMNS)
+        for file in files:
+            result = _read_record(job, file)
+            owner = owners.get(os.path.realpath(result.image), file)
+            if result.rows and owner is not file:
+                # A second file of the same page (PAGE beside ALTO), or one whose own image is missing.
+                shutil.rmtree(os.path.join(job.output, "images", file.name), ignore_errors=True)
+                os.remove(job.record_path(file))  # or a later run would believe in these images
+                detail = f"{result.image} is the image of {owner.name}"
+                result = Result(left_out=[LeftOut("", "same_image", detail)])
+            writer = file.writer or result.document or file.name
+            for image, text, line in result.rows:
+                rows.writerow((image, text, writer, file.name, line))
+            for one in result.left_out:
+                (reasons if one.line else page_reasons)[one.reason] += 1
+                left.writerow((file.name, one.line, one.reason, one.detail))
+            if result.rows:
+                lines += len(result.rows)
+                writers.add(writer)
+                without_document += not (file.writer or result.document)
+    return Outcome(
+        pages=len(files), new=new, lines=lines, writers=len(writers), without_document=without_document,
+        left_out=dict(reasons.most_common()), left_out_pages=dict(page_reasons.most_common()), labels=labels,
+        left_out_table=table,
+    )  # fmt: skip

@@ -1,0 +1,98 @@
+"""The command `import`: a dataset of lines from pages with PAGE XML or ALTO."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+from dataclasses import asdict
+
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.exit_codes import OK, USAGE
+
+
+def add_commands(add: AddCommand) -> None:
+    """Adds it to the parser of `htr`."""
+    text = "make a dataset of lines from pages with PAGE XML or ALTO; do what is missing if run again"
+    command = add("import", _import, text)
+    command.add_argument("folders", nargs="+", metavar="DIR", help="folder with XML files and images, at any depth")
+    command.add_argument("--output", required=True, metavar="DATASET", help="new folder for labels.csv and images/")
+    command.add_argument(
+        "--writer",
+        default="auto",
+        metavar="RULE",
+        help="what goes into the column writer, which keeps splits apart: auto (the document that the file names, else "
+        "the page), folder, or a regular expression for page names such as '(.*)-[0-9]+$', whose group is the writer",
+    )
+    command.add_argument("--overwrite", action="store_true", help="begin again instead of going on")
+    command.add_argument("--json", action="store_true", help="print the counts as JSON")
+    add_config_arguments(command, data=False)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from components.common import storage
+    from components.common.console import announced, console, quiet_logs
+    from components.common.settings import ConfigError
+    from components.tools.page_import.files import ImportProblem
+
+    config = read_config(arguments)
+    folders = [storage.absolute(folder) for folder in arguments.folders]
+    for folder in folders:  # before the slow imports
+        if not (storage.is_remote(folder) or os.path.isdir(folder)):
+            raise CommandError(f"{folder} does not exist or is no folder.", USAGE)
+    if storage.is_remote(arguments.output):
+        raise CommandError("--output is a folder of this machine; copy the finished dataset to a bucket.", USAGE)
+    output = os.path.abspath(arguments.output)
+    if any(storage.is_inside(output, folder) for folder in folders):
+        raise CommandError(f"--output {output} lies in a folder that is read. Name one outside of it.", USAGE)
+    started = datetime.datetime.now()
+    log = os.path.join(config.workspace, "logs", f"import-{started:%Y%m%d-%H%M%S}.log")
+    with quiet_logs(log):
+        with announced("Loading Apache Beam"):
+            from components.tools.page_import.importing import done_pages, import_pages
+            from pipeline import beam_options
+
+        total = 0
+
+        def begin(pages: int) -> None:
+            nonlocal total
+            total = pages
+            console().print(f"Importing {pages} pages.", markup=False)
+
+        try:
+            beam_options.check(config.beam)
+            with announced(lambda: f"{done_pages(output)} of {total} pages" if total else "Looking for pages"):
+                outcome = import_pages(
+                    folders, output, beam_options.pipeline_options(config.beam), writer=arguments.writer,
+                    max_pixels=int(config.data.max_megapixels * 1e6), allow_outside=config.data.allow_outside,
+                    overwrite=arguments.overwrite, started=begin,
+                )  # fmt: skip
+        except (ImportProblem, ConfigError) as error:
+            raise CommandError(str(error), USAGE) from error
+        except Exception as error:
+            raise CommandError(
+                f"{type(error).__name__}: {error}\nThe same command goes on where this one stopped. The log is {log}"
+            ) from error
+    seconds = (datetime.datetime.now() - started).total_seconds()
+    if arguments.json:
+        print(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}))
+    else:
+        before = outcome.pages - outcome.new
+        print(
+            f"{outcome.lines} lines of {outcome.pages} pages in {outcome.labels}"
+            + (f", {before} pages of them done before" if before else "")
+        )
+        for what, reasons in (("pages", outcome.left_out_pages), ("lines", outcome.left_out)):
+            if reasons:
+                counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+                print(f"Left out {what}: {counts}; see {outcome.left_out_table}")
+        if outcome.without_document:
+            print(
+                f"{outcome.without_document} pages name neither writer nor document, so each counts as a writer of its "
+                "own. If several are of one writer, say so with --writer folder or --writer PATTERN."
+            )
+        print(f"Took {seconds:.0f} s. Next: htr check --data {arguments.output} --set transform.preset=line")
+    if not outcome.lines:
+        raise CommandError(f"No line was imported. {outcome.left_out_table} says why.")
+    return OK

@@ -1,0 +1,221 @@
+"""Formats of pages: what is written is read back the same, and files of other tools are read as they are meant."""
+
+import dataclasses
+import json
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from htr_client import pages
+from htr_client.pages import Line, Page, PageError, Word
+
+LETTERS = st.characters(blacklist_categories=("Cc", "Cs", "Cn"), blacklist_characters=" ￾￿")
+WORDS = st.text(LETTERS, min_size=1, max_size=8)
+NUMBERS = st.integers(0, 5000)
+CONFIDENCES = st.none() | st.integers(0, 10_000).map(lambda number: number / 10_000)
+POLYGONS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=3, max_size=12).map(tuple)
+BASELINES = st.just(()) | st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=5).map(tuple)
+BOXES = st.tuples(NUMBERS, NUMBERS, st.integers(1, 99), st.integers(1, 99)).map(
+    lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3])
+)
+
+
+@st.composite
+def any_pages(draw):
+    lines = []
+    for number in range(draw(st.integers(0, 6))):
+        words = draw(st.lists(WORDS, max_size=4))
+        boxed = draw(st.booleans())
+        lines.append(
+            Line(
+                text=" ".join(words),
+                baseline=draw(BASELINES),
+                polygon=draw(POLYGONS),
+                confidence=draw(CONFIDENCES),
+                words=tuple(Word(word, draw(BOXES), draw(CONFIDENCES)) for word in words) if boxed else (),
+                id=f"l{number}",
+                region=f"r{number // 2}",
+            )
+        )
+    return Page(draw(WORDS), draw(NUMBERS), draw(NUMBERS), tuple(lines), draw(st.just("") | WORDS))
+
+
+@given(any_pages())
+def test_json_is_read_back_the_same(page):
+    assert pages.from_json(pages.write(page, "json")) == page
+
+
+@given(any_pages())
+def test_page_xml_is_read_back_the_same(page):
+    assert pages.read(pages.write(page, "page").encode()) == dataclasses.replace(page, document="")
+
+
+@given(any_pages())
+def test_alto_is_read_back_the_same(page):
+    """ALTO knows no confidence of a line whose words it has, and one word is the same as a line of one word."""
+
+    def kept(line):
+        if not line.words and line.text and " " not in line.text:
+            whole = Word(line.text, line.box, line.confidence)
+            left, top, right, bottom = line.box
+            around_polygon = pages.Line(polygon=line.polygon).box
+            has_box = around_polygon[0] < around_polygon[2] and around_polygon[1] < around_polygon[3]
+            return dataclasses.replace(line, words=(whole,) if has_box and left < right and top < bottom else ())
+        if len(line.words) == 1:
+            return dataclasses.replace(line, confidence=line.words[0].confidence)
+        return dataclasses.replace(line, confidence=None) if line.words else line
+
+    expected = dataclasses.replace(page, lines=tuple(map(kept, page.lines)))
+    assert pages.read(pages.write(page, "alto").encode()) == expected
+
+
+@given(any_pages())
+def test_hocr_has_all_texts_in_order(page):
+    root = ElementTree.fromstring(pages.write(page, "hocr"))
+    found = [element for element in root.iter() if element.get("class") == "ocr_line"]
+    assert ["".join(element.itertext()) for element in found] == [line.text for line in page.lines]
+    boxes = ["bbox " + " ".join(map(str, line.box)) for line in page.lines]
+    assert [element.get("title").partition(";")[0] for element in found] == boxes
+
+
+def test_text_has_an_empty_line_between_regions():
+    page = Page("a.png", 9, 9, (Line("one", region="a"), Line("two", region="a"), Line("three", region="b")))
+    assert pages.write(page, "text") == "one\ntwo\n\nthree\n"
+
+
+def test_characters_that_xml_cannot_hold_are_replaced():
+    page = Page("a.png", 9, 9, (Line("a\x07b\ud800", polygon=((0, 0), (9, 0), (9, 9))),))
+    for name in ("page", "alto"):
+        assert pages.read(pages.write(page, name).encode()).lines[0].text == "a�b�"
+    assert "a�b�" in pages.write(page, "hocr")
+
+
+def test_identifiers_are_valid_and_different():
+    polygon = ((0, 0), (9, 0), (9, 9))
+    lines = [Line("x", polygon=polygon, id=i, region=r) for i, r in (("1", ""), ("a", "z"), ("a", "y"), ("", "z"))]
+    for name, kind in (("page", "id"), ("alto", "ID")):
+        root = ElementTree.fromstring(pages.write(Page("a.png", 9, 9, tuple(lines)), name))
+        found = [element.get(kind) for element in root.iter() if element.get(kind)]
+        assert len(set(found)) == len(found) > 8 and not any(one[0].isdigit() for one in found)
+        assert "a" in found
+
+
+def test_the_model_refuses_a_line_that_formats_could_not_keep():
+    with pytest.raises(ValueError, match="single spaces"):
+        Line("a\nb")
+    with pytest.raises(ValueError, match="words"):
+        Line("a b", words=(Word("a", (0, 0, 1, 1)),))
+    with pytest.raises(ValueError, match="no format 'pdf'"):
+        pages.write(Page("a", 1, 1), "pdf")
+    with pytest.raises(PageError):
+        pages.from_json(json.dumps({"lines": 7}))
+
+
+PAGE_2013 = """<?xml version="1.0" encoding="utf-8"?>
+<PcGts xmlns="http://schema.primaresearch.org/PAGE/gts/pagecontent/2013-07-15">
+  <Metadata><Creator>x</Creator><TranskribusMetadata docId="77" pageNr="1"/></Metadata>
+  <Page imageFilename="0001.jpg" imageWidth="1000" imageHeight="2000">
+    <ReadingOrder><OrderedGroup id="g">
+      <UnorderedGroupIndexed id="u" index="1"><RegionRef regionRef="left"/></UnorderedGroupIndexed>
+      <RegionRefIndexed index="0" regionRef="right"/>
+    </OrderedGroup></ReadingOrder>
+    <TextRegion id="extra"><Coords points="0,0 1,1"/>
+      <TextLine id="e1"><Coords points="nonsense"/><Baseline points="1,2 inf,3"/></TextLine></TextRegion>
+    <TextRegion id="left"><Coords points="0,0 1,1"/>
+      <TextLine id="l1"><Coords points="10,10 90,10 90,40 10,40"/><Baseline points="10,35 90.4,36"/>
+        <Word id="w1"><Coords points="10,10 40,10 40,40 10,40"/><TextEquiv><Unicode>old</Unicode></TextEquiv></Word>
+        <TextEquiv index="1"><Unicode>second choice</Unicode></TextEquiv>
+        <TextEquiv index="0" conf="0.5"><Unicode>first
+           choice</Unicode></TextEquiv>
+      </TextLine></TextRegion>
+    <TextRegion id="right"><Coords points="0,0 1,1"/>
+      <TextLine id="r1"><Coords points="10,50 90,50 90,80"/>
+        <Word id="w2"><Coords points="10,50 40,52 40,80 9,80"/><TextEquiv conf="0.9"><Unicode>two</Unicode></TextEquiv></Word>
+        <Word id="w3"><Coords points="50,50 90,50 90,80"/><TextEquiv><Unicode>words</Unicode></TextEquiv></Word>
+      </TextLine></TextRegion>
+  </Page>
+</PcGts>"""  # noqa: E501
+
+
+def test_page_xml_of_others():
+    page = pages.read(PAGE_2013.encode())
+    assert (page.image, page.width, page.height, page.document) == ("0001.jpg", 1000, 2000, "77")
+    assert [line.id for line in page.lines] == ["r1", "l1", "e1"]
+    right, left, extra = page.lines
+    assert right.text == "two words"
+    assert right.words == (Word("two", (9, 50, 40, 80), 0.9), Word("words", (50, 50, 90, 80)))
+    assert (left.text, left.confidence, left.words) == ("first choice", 0.5, ())
+    assert left.baseline == ((10, 35), (90, 36))
+    assert (extra.text, extra.polygon, extra.baseline) == ("", (), ())
+
+
+def alto(version, body, unit="pixel", size='WIDTH="1000" HEIGHT="2000"'):
+    return (
+        f'<alto xmlns="http://www.loc.gov/standards/alto/ns-v{version}#"><Description>'
+        f"<MeasurementUnit>{unit}</MeasurementUnit><sourceImageInformation><fileName> a b.tif </fileName>"
+        "</sourceImageInformation></Description>"
+        f'<Layout><Page ID="p" PHYSICAL_IMG_NR="1" {size}><PrintSpace>{body}</PrintSpace></Page></Layout></alto>'
+    ).encode()
+
+
+def test_alto_2_has_boxes_and_the_height_of_the_baseline():
+    body = """<TextBlock ID="b"><TextLine ID="t" HPOS="10" VPOS="20" WIDTH="100" HEIGHT="30" BASELINE="45.2">
+      <String ID="s1" HPOS="10" VPOS="20" WIDTH="40" HEIGHT="30" CONTENT="Hand-" WC="0.25"/><SP/>
+      <String ID="s2" HPOS="60" VPOS="20" WIDTH="40" HEIGHT="30" CONTENT="schrif" SUBS_TYPE="HypPart1"/>
+      <HYP CONTENT="¬"/></TextLine></TextBlock>"""
+    page = pages.read(alto(2, body, unit="mm10"))
+    assert (page.image, page.width, page.height) == ("a b.tif", 1000, 2000)
+    (line,) = page.lines
+    assert line.polygon == ((10, 20), (110, 20), (110, 50), (10, 50))
+    assert line.baseline == ((10, 45), (110, 45))
+    assert line.text == "Hand- schrif¬"
+    assert line.words[0] == Word("Hand-", (10, 20, 50, 50), 0.25)
+    assert page.scaled(2000, 4000).lines[0].words[0].box == (20, 40, 100, 100)
+
+
+def test_alto_4_has_polygons_polylines_and_a_reading_order():
+    line = '<TextLine ID="{}" BASELINE="{}"><Shape><Polygon POINTS="{}"/></Shape><String CONTENT="{}"/></TextLine>'
+    body = (
+        '<TextBlock ID="b1">' + line.format("t1", "1 9 8 9", "1 1 8 1 8 9", "one line") + "</TextBlock>"
+        '<TextBlock ID="b2">' + line.format("t2", "1,19 8,19", "1,11 8,11 8,19", "two") + "</TextBlock>"
+    )
+    data = alto(4, body)
+    one, two = pages.read(data).lines
+    assert (one.text, one.baseline, one.polygon) == ("one line", ((1, 9), (8, 9)), ((1, 1), (8, 1), (8, 9)))
+    assert (two.text, two.baseline, two.polygon) == ("two", ((1, 19), (8, 19)), ((1, 11), (8, 11), (8, 19)))
+    order = b'<ReadingOrder><OrderedGroup ID="g"><ElementRef ID="x" REF="b2"/></OrderedGroup></ReadingOrder><Layout>'
+    assert [line.id for line in pages.read(data.replace(b"<Layout>", order)).lines] == ["t2", "t1"]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "damaged_xml"),
+        (b"\x00\x01\x02", "damaged_xml"),
+        (PAGE_2013[:-200].encode(), "damaged_xml"),
+        (b'<?xml version="1.0" encoding="klingon"?><alto/>', "damaged_xml"),
+        ("<alto>é</alto>".encode("latin-1"), "damaged_xml"),
+        (b"<alto>" + b" " * 2**26 + b"</alto>", "damaged_xml"),  # too large
+        (b"<mets/>", "not_a_page"),
+        (b"<PcGts/>", "not_a_page"),
+        (b"<alto/>", "not_a_page"),
+        (b"<alto><Layout><Page/><Page/></Layout></alto>", "several_pages"),
+        (alto(2, "", unit="mm10", size=""), "unknown_scale"),
+    ],
+)
+def test_a_file_that_is_no_page_has_a_reason(data, reason):
+    with pytest.raises(PageError) as caught:
+        pages.read(data)
+    assert caught.value.reason == reason
+
+
+def test_no_entity_is_expanded(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("hidden")
+    # Expanded, this would have two terabytes.
+    bomb = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(12))
+    for entities, name in ((f'<!ENTITY x SYSTEM "{secret.as_uri()}">', "x"), (f'<!ENTITY e0 "ha">{bomb}', "e12")):
+        with pytest.raises(PageError, match="document type definition"):
+            pages.read(f"<!DOCTYPE alto [{entities}]><alto>&{name};</alto>".encode())

@@ -1,0 +1,281 @@
+"""htr import: a dataset that ExampleGen accepts, and a reason for each page and line that it does not have."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from components.example_gen.dataset import Sample, examine_all
+from components.example_gen.settings import DataConfig
+from components.tools.page_import.files import ImportProblem, find_pages
+from components.tools.page_import.importing import import_pages
+from components.transform.settings import TransformConfig
+from htr_client import pages
+from htr_client.pages import Line, Page
+from pipeline import cli
+from tests.conftest import encode
+
+LOCAL = ["--runner=FnApiRunner"]
+TWO_WORKERS = [*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+WIDTH, HEIGHT = 400, 300
+
+
+def drawn_page(lines=3):
+    """A page whose lines are words of another darkness each, and the description of it."""
+    grey = np.full((HEIGHT, WIDTH), 240, np.uint8)
+    found = []
+    for number in range(lines):
+        y = 60 + 80 * number
+        cv2.putText(grey, f"line {number}", (40, y), cv2.FONT_HERSHEY_SIMPLEX, 1.2, 10 + 40 * number, 3)
+        outline = ((30, y - 35), (300, y - 35), (300, y + 15), (30, y + 15))
+        found.append(Line(f"line {number}", ((30, y), (300, y)), outline, id=f"id{number}", region="r"))
+    return grey, Page("scan.png", WIDTH, HEIGHT, tuple(found))
+
+
+def add_page(folder: Path, name="scan", image="scan.png", kind="page", grey=None, place=None, **changes):
+    """Writes an XML file, and its image beside it or elsewhere."""
+    drawn, page = drawn_page()
+    page = Page(**{**vars(page), "image": image, **changes})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.xml").write_text(pages.write(page, kind), encoding="utf-8")
+    if place is not False:
+        path = Path(place) if place else folder / image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(drawn if grey is None else grey, path.suffix))
+    return folder
+
+
+def run(folder, output, beam_args=LOCAL, **options):
+    outcome = import_pages([str(folder)], str(output), beam_args, **options)
+    return outcome, table(outcome.labels), table(outcome.left_out_table)
+
+
+def table(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def darkness(output, row):
+    return int(cv2.imread(str(output / row["filename"]), cv2.IMREAD_GRAYSCALE).min())
+
+
+def test_the_dataset_is_one_that_example_gen_accepts(tmp_path):
+    folder = add_page(tmp_path / "in")
+    add_page(folder / "deeper", name='zwei, "2"', image="other.png", kind="alto", document="will 7")
+    output = tmp_path / "out"
+    outcome, rows, left_out = run(folder, output)
+    assert (outcome.pages, outcome.lines, outcome.writers, outcome.without_document) == (2, 6, 2, 1)
+    assert left_out == []
+    samples = list(examine_all(DataConfig(paths=[str(output)]), TransformConfig(preset="line")))
+    assert [(sample.text, sample.writer) for sample in samples if isinstance(sample, Sample)] == [
+        (f"line {number}", writer) for writer in ("in/scan", "will 7") for number in range(3)
+    ]  # fmt: skip
+    for number, row in enumerate(rows[:3]):
+        assert abs(darkness(output, row) - 10 - 40 * number) < 5
+        assert row["line"] == f"id{number}" and row["page"] == "in/scan"
+    assert sorted(os.listdir(output)) == ["images", "labels.csv"]
+
+
+@pytest.mark.parametrize(
+    ("image", "place"),
+    [
+        ("scan.png", "page/scan.png"),
+        ("scan.png", "scan.png"),  # as Transkribus: XML files in the folder page, images above
+        ("C:\\scans\\old\\scan.png", "page/scan.png"),
+        ("/nowhere/scan.png", "page/scan.png"),
+        ("https://iiif.example.org/7/scan.png", "scan.png"),
+        ("sub/scan.png", "page/sub/scan.png"),
+        ("scan.tif", "page/scan.png"),  # converted since
+        ("SCAN.PNG", "page/scan.png"),
+        ("file7.png", "images/page1.png"),  # named as the XML file
+        ("", "page/page1.png"),
+        ("scan.png", "images/scan.png"),
+    ],
+)
+def test_images_are_found_whatever_the_file_calls_them(tmp_path, image, place):
+    folder = add_page(tmp_path / "in" / "page", name="page1", image=image, place=tmp_path / "in" / place)
+    outcome, _, left_out = run(folder.parent, tmp_path / "out")
+    assert (outcome.lines, left_out) == (3, [])
+
+
+def test_no_image_outside_of_the_folder_is_read(tmp_path):
+    secret = tmp_path / "secret" / "scan.png"
+    for number, name in enumerate((str(secret), "../secret/scan.png", secret.as_uri())):
+        add_page(tmp_path / "in", name=f"p{number}", image=name, place=secret)
+    outcome, rows, left_out = run(tmp_path / "in", tmp_path / "out")
+    assert rows == []
+    assert {row["reason"] for row in left_out} <= {"outside_folder", "missing_file"}
+    assert outcome.left_out_pages["outside_folder"] >= 1
+    assert run(tmp_path / "in", tmp_path / "out2", allow_outside=True)[0].lines == 3  # one image is one page
+
+
+def test_pages_on_a_turned_or_scaled_image(tmp_path):
+    drawn, page = drawn_page()
+    folder = tmp_path / "in"
+    exif = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    jpeg = encode(np.rot90(drawn), ".jpg")  # orientation 6: to be turned clockwise
+    turned = jpeg[:2] + exif + jpeg[2:]
+    add_page(folder, name="upright", image="upright.jpg")
+    (folder / "upright.jpg").write_bytes(turned)
+    # The same file, whose lines were drawn by a tool that does not turn it.
+    stored = tuple(
+        Line(line.text, *(tuple((y, WIDTH - 1 - x) for x, y in p) for p in (line.baseline, line.polygon)))
+        for line in page.lines
+    )
+    add_page(folder, name="stored", image="stored.jpg", width=HEIGHT, height=WIDTH, lines=stored)
+    (folder / "stored.jpg").write_bytes(turned)
+    add_page(folder, name="half", image="half.png", grey=cv2.resize(drawn, (WIDTH // 2, HEIGHT // 2)))
+    add_page(folder, name="unknown", image="unknown.png", width=0, height=0)
+    add_page(folder, name="wrong", image="wrong.png", grey=np.full((300, 300), 255, np.uint8))
+    output = tmp_path / "out"
+    outcome, rows, left_out = run(folder, output)
+    by_page = {page: [row for row in rows if row["page"] == f"in/{page}"] for page in ("upright", "stored", "unknown")}
+    expected = pages.cut_line(drawn, page.lines[1])
+    for found in by_page.values():
+        assert [row["text"] for row in found] == ["line 0", "line 1", "line 2"]
+        cut = cv2.imread(str(output / found[1]["filename"]), cv2.IMREAD_GRAYSCALE)
+        assert np.abs(cv2.resize(cut, expected.shape[::-1]).astype(int) - expected).mean() < 6
+    assert outcome.lines == 12
+    assert [(row["page"], row["reason"]) for row in left_out] == [("in/wrong", "other_image")]
+    assert "400 x 300" in left_out[0]["detail"] and "300 x 300" in left_out[0]["detail"]
+
+
+def test_everything_left_out_has_a_reason(tmp_path):
+    folder = tmp_path / "in"
+    _, page = drawn_page()
+    good = page.lines[0]
+    lines = (
+        good,
+        Line(),
+        Line("nowhere"),
+        Line("far", polygon=((900, 9), (999, 9), (999, 50))),
+        Line("flat", ((1, 1), (90, 1))),
+    )
+    add_page(folder, name="a-lines", image="a.png", lines=lines)
+    add_page(folder, name="b-missing", image="b.png", place=False)
+    add_page(folder, name="c-cut", image="c.png")
+    (folder / "c.png").write_bytes((folder / "c.png").read_bytes()[:200])
+    add_page(folder, name="d-empty", image="d.png", lines=())
+    add_page(folder, name="e-large", image="e.png", grey=np.full((600, 800), 255, np.uint8))
+    (folder / "f-damaged.xml").write_text("<PcGts><Page>")
+    (folder / "g-mets.xml").write_text("<mets/>")
+    (folder / "._h.xml").write_text("a Mac's")
+    (folder / "i-bomb.xml").write_text('<!DOCTYPE x [<!ENTITY a "b">]><PcGts>&a;</PcGts>')
+    os.mkfifo(folder / "j-pipe.xml")
+    outcome, rows, left_out = run(folder, tmp_path / "out", max_pixels=WIDTH * HEIGHT)
+    assert [row["text"] for row in rows] == ["line 0", "flat"]
+    assert [(row["page"][3:], row["reason"]) for row in left_out] == [
+        ("a-lines", "no_text"), ("a-lines", "no_geometry"), ("a-lines", "outside_image"), ("b-missing", "missing_file"),
+        ("c-cut", "image_truncated"), ("d-empty", "no_lines"), ("e-large", "image_too_large"),
+        ("f-damaged", "damaged_xml"), ("g-mets", "not_a_page"), ("i-bomb", "damaged_xml"),
+        ("j-pipe", "unreadable_file"),
+    ]  # fmt: skip
+    assert all(row["detail"] for row in left_out) and all(row["line"] for row in left_out[:3])
+    assert outcome.left_out == {"no_text": 1, "no_geometry": 1, "outside_image": 1}
+    assert outcome.left_out_pages["damaged_xml"] == 2 and outcome.pages == 9
+
+
+def test_an_image_is_imported_once(tmp_path):
+    folder = add_page(tmp_path / "in" / "page", place=tmp_path / "in" / "scan.png")
+    add_page(folder.parent / "alto", kind="alto", place=False)
+    # Its own image is missing: it must not be given that of another document.
+    add_page(folder.parent / "a" / "document", place=False)
+    outcome, rows, left_out = run(folder.parent, tmp_path / "out")
+    assert {row["page"] for row in rows} == {"in/alto/scan"} and outcome.lines == 3
+    assert [(row["page"], row["reason"]) for row in left_out] == [
+        ("in/a/document/scan", "same_image"), ("in/page/scan", "same_image")
+    ]  # fmt: skip
+    assert {path.parent.parent.name for path in (tmp_path / "out").rglob("*.png")} == {"alto"}
+    shutil.rmtree(folder.parent / "alto")  # the other one takes its place
+    _, rows, _ = run(folder.parent, tmp_path / "out")
+    assert {row["page"] for row in rows} == {"in/page/scan"}
+    assert all((tmp_path / "out" / row["filename"]).exists() for row in rows)
+
+
+def test_a_repeated_import_does_what_is_missing(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    add_page(folder, name="a", image="a.png")
+    add_page(folder, name="b", image="b.png", place=False)
+    first, rows, _ = run(folder, output)
+    assert (first.new, first.lines) == (2, 3)
+    kept = output / rows[0]["filename"]
+    before = kept.stat().st_mtime_ns
+    add_page(folder, name="b", image="b.png")
+    add_page(folder, name="c", image="c.png")
+    second, rows, left_out = run(folder, output)
+    assert (second.new, second.lines, left_out) == (2, 9, [])
+    assert kept.stat().st_mtime_ns == before
+    _, page = drawn_page()
+    add_page(folder, name="a", image="a.png", lines=page.lines[:1])
+    third, rows, _ = run(folder, output)
+    assert (third.new, third.lines) == (1, 7)
+    assert len(list((output / "images" / "in" / "a").iterdir())) == 1
+    with pytest.raises(ImportProblem, match="begun with"):
+        import_pages([str(folder / "..")], str(output), LOCAL)
+    assert run(folder, output, overwrite=True)[0].new == 3
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path):
+    folder = add_page(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ImportProblem, match="was not made by htr import"):
+            run(folder, tmp_path / "out", overwrite=overwrite)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_writers_by_folder_or_pattern(tmp_path):
+    for name in ("will1/page/a-0", "will1/page/a-1", "will2/b-0"):
+        path = tmp_path / "in" / name
+        add_page(path.parent, name=path.name, place=False)
+
+    def writers(rule):
+        return [page.writer for page in find_pages([str(tmp_path / "in")], rule)]
+
+    assert writers("auto") == ["", "", ""]
+    assert writers("folder") == ["in/will1", "in/will1", "in/will2"]
+    assert writers(r"/([^/]*)-\d+$") == ["a", "a", "b"]
+    assert writers("will.") == ["will1", "will1", "will2"]
+    with pytest.raises(ImportProblem, match="no writer in 1 of 3 page names, such as in/will2/b-0"):
+        writers("will1")
+    with pytest.raises(ImportProblem, match="nor a regular expression"):
+        writers("fold(er")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImportProblem, match="no XML file"):
+        find_pages([str(tmp_path / "empty")])
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_dataset(tmp_path):
+    folder = tmp_path / "in"
+    for number in range(12):
+        add_page(folder, name=f"p{number}", image=f"p{number}.png")
+    run(folder, tmp_path / "one")
+    run(folder, tmp_path / "two", TWO_WORKERS)
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert len(files) == 37
+    for path in files:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    add_page(tmp_path / "in", name="café-1", image="a.png")
+    assert cli.main(["import", "in", "--output", "lines"]) == 0
+    said = capsys.readouterr().out
+    assert "3 lines of 1 pages" in said and "--writer" in said and "htr check --data lines" in said
+    assert cli.main(["import", "in", "--output", "lines", "--writer", "(.*)-1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["new"], told["lines"], told["without_document"]) == (0, 3, 0)
+    assert {row["writer"] for row in table("lines/labels.csv")} == {"in/café"}
+    for wrong in (["nowhere", "--output", "x"], ["in", "--output", "in/lines"], ["in", "--output", "gs://b/x"]):
+        assert cli.main(["import", *wrong]) == 2
+    (tmp_path / "in" / "a.png").unlink()
+    assert cli.main(["import", "in", "--output", "none"]) == 1
+    assert "none-left-out.csv says why" in capsys.readouterr().err
