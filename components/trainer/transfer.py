@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from components.common import storage
 from components.trainer.base import WarmStartError
 from components.trainer.export import VARIABLES_KEY
 from components.trainer.model import Recogniser
@@ -34,9 +35,9 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> str:
     Raises:
         WarmStartError: it has other layers.
     """
-    with tf.io.gfile.GFile(os.path.join(version, SETTINGS_FILE)) as file:
-        known = json.loads(file.read())["alphabet"]
-    earlier = _read_weights(version)
+    known = json.loads(storage.read(os.path.join(version, SETTINGS_FILE)))["alphabet"]
+    with storage.here(version) as folder:
+        earlier = _read_weights(folder)
     shared = [(new, known.index(character)) for new, character in enumerate(alphabet) if character in known]
     columns = [*shared, (len(alphabet), len(known))]
     for variable in model.variables:
