@@ -40,7 +40,7 @@ def start(place, cluster):
                 *FAST,
                 f"data.paths=[{place / 'data'}]",
                 f"push.model_dir={place / 'models' / 'htr'}",
-                "kubeflow.pipeline_root=minio://mlpipeline/htr",
+                "kubeflow.pipeline_root=s3://mlpipeline/htr?endpoint=minio:9000&disableSSL=true",
                 f"kubeflow.scratch={place / 'scratch'}",
                 *settings,
             ]
