@@ -130,7 +130,10 @@ KUBEFLOW = ["data.paths=[/data/names]", "push.model_dir=/models/htr"]
         ("kubeflow.pipeline_root=s3:/bucket", "kubeflow.pipeline_root"),
         ("kubeflow.pipeline_root=gs://bucket/htr?endpoint=minio:9000", "which only s3:// and minio:// have"),
         ("kubeflow.stage_artifacts=false", "stage_artifacts: false needs a kubeflow.pipeline_root at gs://"),
-        ("data.paths=[minio://bucket/names]", "data.paths: only Kubeflow itself knows minio://; write s3://bucket/names"),
+        (
+            "data.paths=[minio://bucket/names]",
+            "data.paths: only Kubeflow itself knows minio://; write s3://bucket/names",
+        ),
         ("kubeflow.scratch=tmp", "kubeflow.scratch: 'tmp' is no absolute path"),
         ("kubeflow.volumes={htr-data: data}", "kubeflow.volumes: htr-data: 'data' is no absolute path"),
         ("kubeflow.secret_volumes={gcs: secrets}", "kubeflow.secret_volumes: gcs: 'secrets'"),
