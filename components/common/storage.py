@@ -322,7 +322,10 @@ def copy_tree(source: str, target: str, last: str = "") -> None:
         OSError: something cannot be read or written.
     """
     for path in sorted(_paths(source), key=lambda path: path == posixpath.join(source, last)):
-        copy_file(path, target + path.removeprefix(source))
+        below = path.removeprefix(source)
+        if ".." in below.split("/"):  # which an object may be called, but no file
+            raise OSError(f"{path}: its name leads out of the folder")
+        copy_file(path, target + below)
 
 
 def copy_file(source: str, target: str) -> None:
@@ -407,15 +410,23 @@ def digest(folder: str) -> str:
     return total.hexdigest()
 
 
+@functools.lru_cache(maxsize=8)
+def _file_system(scheme: str) -> Any:
+    """One for all threads: fsspec itself would make one for each, with connections of its own."""
+    import fsspec
+
+    return fsspec.filesystem(scheme, use_listings_cache=False)  # other processes write as well
+
+
+os.register_at_fork(after_in_child=_file_system.cache_clear)
+
+
 @contextlib.contextmanager
 def _bucket(path: str) -> Iterator[Any]:
     """Yields the file system of an address; its errors become OSError, with the address."""
     scheme = path.partition("://")[0]
     try:
-        import fsspec
-
-        # Cached by fsspec; other processes write as well, so listings are not kept.
-        bucket = fsspec.filesystem(scheme, use_listings_cache=False)
+        bucket = _file_system(scheme)
     except ImportError as error:
         advice = f"pip install 'htr-pipeline[{scheme}]'" if scheme in _EXTRAS else error
         raise OSError(f"{path}: the package for {scheme}:// is not installed: {advice}") from error

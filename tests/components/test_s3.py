@@ -164,6 +164,13 @@ def test_a_broken_push_is_no_version(model, bucket):
     assert storage.entries(models)[0] == [str(first), str(first + 50), str(second)]
 
 
+def test_an_object_does_not_leave_the_folder_that_it_is_copied_to(bucket, tmp_path):
+    storage.write(f"{bucket}/1/../../outside", b"x")
+    with pytest.raises(OSError, match="leads out of the folder"):
+        storage.copy_tree(f"{bucket}/1", str(tmp_path / "1"))
+    assert not (tmp_path.parent / "outside").exists()
+
+
 def test_a_copy_of_a_folder_is_deleted_with_its_block(model, bucket):
     storage.copy_tree(model, f"{bucket}/1")
     with storage.here(f"{bucket}/1") as folder:
