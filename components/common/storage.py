@@ -238,8 +238,8 @@ def entries(folder: str) -> tuple[list[str], list[str]]:
     else:
         with _bucket(folder) as bucket:
             # Some stores hold an empty object as the folder itself.
-            found = {_below(entry["name"], folder): entry for entry in bucket.ls(folder, detail=True)}
-        kinds = sorted((name, entry["type"] == "directory") for name, entry in found.items() if name)
+            objects = {_below(entry["name"], folder): entry["type"] for entry in bucket.ls(folder, detail=True)}
+        kinds = sorted((name, kind == "directory") for name, kind in objects.items() if name)
     return [name for name, is_folder in kinds if is_folder], [name for name, is_folder in kinds if not is_folder]
 
 
