@@ -17,7 +17,7 @@ class KubeflowConfig(Section):
     pipeline_root: str | None = Field(None, description="where artifacts go, e.g. s3://bucket/htr; Kubeflow's if unset")
     scratch: str = Field("/tmp/htr", description="for Trainer's checkpoints; a retry goes on from those on a volume")
     stage_artifacts: bool = Field(
-        True, description="steps work on copies beside them; off: on the addresses, for Beam workers elsewhere"
+        True, description="steps work on copies beside them; off, with gs://: on those, for Beam workers elsewhere"
     )
     cpu: float = Field(4, gt=0, description="CPU limit of each step")
     memory: float = Field(8, gt=0, description="memory limit of each step, GB")

@@ -19,6 +19,7 @@ from components.example_gen.table import Table
 from components.trainer import base
 from pipeline import beam_options
 from pipeline.config import PATHS, Config
+from pipeline.kubeflow_settings import KubeflowConfig
 
 _OBJECT_STORES = ("gs", "s3", "minio")
 _SHOWN = 12
@@ -36,7 +37,7 @@ def check_run(config: Config, tables: list[Table], plan: Plan) -> None:
         ConfigError: naming every setting that cannot work.
         DatasetError: a table cannot be read.
     """
-    _refuse(_settings(config), _here(config), _slices(config, tables, plan))
+    _refuse(_settings(config), _here(config), _bucket(config), _slices(config, tables, plan))
 
 
 def check_airflow(config: Config) -> None:
@@ -86,21 +87,29 @@ def _here(config: Config) -> Iterator[str]:
         yield from _problems(lambda: base.check_fits(base.find_base(start), config.model))
     if not storage.is_remote(config.model_dir):
         yield from _writable("push.model_dir", config.model_dir)
-    if config.bulk.folder and not storage.is_dir(config.bulk.folder):
+    if config.bulk.folder and not (storage.is_remote(config.bulk.folder) or os.path.isdir(config.bulk.folder)):
         yield f"bulk.folder: {config.bulk.folder} does not exist or is not a folder"
     if config.push.server_command and not shutil.which(config.push.server_command[0]):
         yield f"push.server_command: there is no program {config.push.server_command[0]} (not a path, nor on the PATH)"
     for name, paths in (("setup_file", [config.beam.setup_file]), ("extra_packages", config.beam.extra_packages)):
         for path in filter(None, paths):
-            if not storage.exists(path):
+            if not (storage.is_remote(path) or os.path.exists(path)):
                 yield f"beam.{name}: {path} does not exist"
 
 
-def _problems(check: Callable[[], object]) -> Iterator[str]:
+def _bucket(config: Config) -> Iterator[str]:
+    """What the store says to the credentials of this process, which training would take hours to come to."""
+    if storage.is_remote(config.model_dir):
+        yield from _problems(lambda: storage.check_writable(config.model_dir), "push.model_dir: ")
+    if config.bulk.folder and storage.is_remote(config.bulk.folder):
+        yield from _problems(lambda: storage.is_dir(config.bulk.folder or ""), "bulk.folder: ")
+
+
+def _problems(check: Callable[[], object], setting: str = "") -> Iterator[str]:
     try:
         check()
-    except (ConfigError, base.WarmStartError) as error:
-        yield str(error)
+    except (ConfigError, base.WarmStartError, OSError) as error:
+        yield f"{setting}{error}"
 
 
 def _writable(setting: str, folder: str) -> Iterator[str]:
@@ -152,11 +161,12 @@ def _kubeflow(config: Config) -> Iterator[str]:
         for path in [value] if isinstance(value, str) else value:
             if not (storage.is_remote(path) or os.path.isabs(path)):
                 yield f"{section}.{name}: {path} is relative; name it as the containers see it, such as /data/names"
-    if settings.pipeline_root and not re.match(rf"({'|'.join(_OBJECT_STORES)})://[^/]+", settings.pipeline_root):
-        yield (
-            f"kubeflow.pipeline_root: {settings.pipeline_root!r} is no address in an object store, such as "
-            f"{', '.join(f'{scheme}://bucket/htr' for scheme in _OBJECT_STORES)}"
-        )
+            elif path.startswith("minio://"):
+                yield (
+                    f"{section}.{name}: only Kubeflow itself knows minio://; write s3{path.removeprefix('minio')} and "
+                    "name the endpoint in kubeflow.env, such as {AWS_ENDPOINT_URL: http://minio-service:9000}"
+                )
+    yield from _pipeline_root(settings)
     if settings.host and not re.match(r"https?://[^/]+", settings.host):
         yield f"kubeflow.host: {settings.host!r} is no address such as https://kubeflow.example.com/pipeline"
     mounts = {"volumes": settings.volumes, "secret_volumes": settings.secret_volumes}
@@ -166,3 +176,21 @@ def _kubeflow(config: Config) -> Iterator[str]:
     ):
         if not os.path.isabs(where):
             yield f"kubeflow.{name}: {where!r} is no absolute path, as a mount in a container must be"
+
+
+def _pipeline_root(settings: KubeflowConfig) -> Iterator[str]:
+    """Kubeflow's launcher reads and writes the root; steps do only where it does not copy for them."""
+    root, setting = settings.pipeline_root or "", "kubeflow.pipeline_root"
+    scheme, query = root.partition("://")[0], root.partition("?")[2]
+    if root and not re.match(rf"({'|'.join(_OBJECT_STORES)})://[^/?]+", root):
+        yield (
+            f"{setting}: {root!r} is no address in an object store, such as "
+            f"{', '.join(f'{scheme}://bucket/htr' for scheme in _OBJECT_STORES)}"
+        )
+    elif scheme == "gs" and query:
+        yield f"{setting}: {root!r} names an endpoint or region, which only s3:// and minio:// have"
+    if not settings.stage_artifacts and scheme != "gs":
+        yield (
+            f"kubeflow.stage_artifacts: false needs a {setting} at gs://, since TensorFlow and Beam, which then read "
+            f"and write artifacts themselves, do not know {f'{scheme}://' if root else 'what Kubeflow has by default'}"
+        )

@@ -79,3 +79,12 @@ def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "data"
     generate(folder, images=240, writers=16, dirty_fraction=0.05)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A running S3 server, see `tests.s3.Server`."""
+    from tests.s3 import serve
+
+    with serve() as server:
+        yield server

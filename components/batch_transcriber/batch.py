@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.batch_transcriber.shards import BatchError, Image, Job, Record, Shard, plan
+from components.common import storage
 from htr_client import image_files
 from htr_client.errors import ImageError
 
@@ -58,7 +58,7 @@ def transcribe(
     """Transcribes all images below a folder; a repeated or interrupted batch does only what is missing.
 
     Args:
-        folder: of the images; local, or a URL of a store that Beam knows.
+        folder: of the images; local or in a bucket.
         output: `texts.jsonl` becomes `texts-00000-of-00020.jsonl` and so on; `.csv` likewise. Workers must see the
             same folders under the same names.
         model_path: directory of a SavedModel with the signature `transcribe`.
@@ -94,9 +94,8 @@ def transcribe(
 def _fingerprint(model_path: str) -> str:
     """Tells models apart wherever they were copied to: TensorFlow's own digest of graph and variables."""
     try:
-        with FileSystems.open(FileSystems.join(model_path, "fingerprint.pb")) as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except OSError as error:
+        return hashlib.sha256(storage.read(os.path.join(model_path, "fingerprint.pb"))).hexdigest()
+    except FileNotFoundError as error:
         raise BatchError(f"{model_path} is no SavedModel: it holds no fingerprint.pb.") from error
 
 
@@ -104,7 +103,8 @@ def _fingerprint(model_path: str) -> str:
 def _load(model_path: str) -> Any:
     import tensorflow as tf
 
-    return tf.saved_model.load(model_path)
+    with storage.here(model_path) as folder:
+        return tf.saved_model.load(folder)
 
 
 class _Transcribe(beam.DoFn):
@@ -163,14 +163,13 @@ class _Transcribe(beam.DoFn):
         return rows, errors
 
     def _open(self, picture: Image) -> bytes:
-        path = FileSystems.join(self._job.folder, picture.path)
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device, which may never come to an end
-            raise ImageError("unreadable", f"Cannot read {os.fspath(path)!r}: not a regular file")
+        path = os.path.join(self._job.folder, picture.path)
         try:
-            with FileSystems.open(path) as file:
-                data = image_files.read_file(file)
+            data = storage.read(path, image_files.MAX_BYTES + 1)
         except OSError as error:
-            raise ImageError("unreadable", f"Cannot read {os.fspath(path)!r}: {error}") from None
+            if storage.is_remote(path) and not isinstance(error, FileNotFoundError):
+                raise  # the store fails, not this image
+            raise ImageError("unreadable", f"Cannot read {path!r}: {error.strerror or error}") from None
         return image_files.pack(data).data
 
     def _ask(self, batch: list[bytes]) -> tuple[list[str], list[float]]:

@@ -4,29 +4,28 @@ The images are divided among shards by a hash of their path, so that an image al
 shard is one output file; beside all of them lies the folder `<output>.state` with
 
     manifest.json     which model, which input, how many shards: fixed by the first run
-    pictures.jsonl  the images of this run, shard by shard; workers read their part of it
+    pictures.jsonl    the images of this run, shard by shard; workers read their part of it
     00000.json, ...   one record a shard: the images it holds, with size and time, and those that failed
 
-Files are written to `incoming` in that folder and renamed: whoever is killed leaves whole shards or none. All paths
-may be local or whatever Beam's file systems know (gs://, s3://, hdfs://).
+Files are written to `incoming` in that folder and renamed, objects of a bucket written whole: whoever is killed leaves
+whole shards or none. All paths may be local or in a bucket.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
+from components.common import storage
 from components.common.words import counted
 from htr_client.files import SUFFIXES
 
@@ -109,7 +108,7 @@ class Job:
     @property
     def incoming(self) -> str:
         """Folder of files that are being written."""
-        return FileSystems.join(self.state, "incoming")
+        return os.path.join(self.state, "incoming")
 
     @property
     def errors_path(self) -> str:
@@ -124,19 +123,17 @@ class Job:
 
     def record_path(self, number: int) -> str:
         """Record of a shard."""
-        return FileSystems.join(self.state, f"{number:05d}.json")
+        return os.path.join(self.state, f"{number:05d}.json")
 
     def read_record(self, number: int) -> Record:
         """The record of a shard; an empty one where there is none yet."""
         path = self.record_path(number)
-        return Record(**json.loads(_read(path))) if FileSystems.exists(path) else Record()
+        return Record(**json.loads(storage.read(path))) if storage.exists(path) else Record()
 
     def pictures(self, shard: Shard) -> list[Image]:
         """The images of a shard, by path."""
-        with FileSystems.open(FileSystems.join(self.state, "pictures.jsonl")) as file:
-            file.seek(shard.offset)
-            lines = file.read(shard.length).splitlines()
-        return [Image(*json.loads(line)) for line in lines]
+        lines = storage.read(os.path.join(self.state, "pictures.jsonl"), shard.length, shard.offset)
+        return [Image(*json.loads(line)) for line in lines.splitlines()]
 
     def write_shard(self, number: int, texts: list[dict[str, Any]], record: Record) -> None:
         """Writes the texts of a shard (path, text, confidence), then its record."""
@@ -147,9 +144,9 @@ class Job:
     def read_texts(self, number: int) -> dict[str, dict[str, Any]]:
         """The texts that a shard holds, by path."""
         path = self.shard_path(number)
-        if not FileSystems.exists(path):
+        if not storage.exists(path):
             return {}
-        text = _read(path).decode("utf-8", "surrogateescape")
+        text = storage.read(path).decode("utf-8", "surrogateescape")
         rows: Iterable[dict[str, Any]]
         if self.output.endswith(".jsonl"):
             rows = (json.loads(line) for line in text.split("\n") if line)
@@ -160,11 +157,15 @@ class Job:
 
     def write(self, path: str, data: bytes) -> None:
         """Writes a file that is seen whole or not at all."""
+        if storage.is_remote(path):
+            storage.write(path, data)
+            return
         # Two workers may write the same shard when an engine believes that one of them has died.
-        temporary = FileSystems.join(self.incoming, uuid.uuid4().hex)
-        with FileSystems.create(temporary) as file:
+        temporary = os.path.join(self.incoming, uuid.uuid4().hex)
+        os.makedirs(self.incoming, exist_ok=True)
+        with open(temporary, "wb") as file:
             file.write(data)
-        FileSystems.rename([temporary], [path])
+        os.replace(temporary, path)
 
     def write_errors(self, errors: list[dict[str, str]]) -> None:
         """Writes the file of images that could not be read; there is always one, if only with its header."""
@@ -189,16 +190,12 @@ def list_pictures(folder: str) -> list[Image]:
         BatchError: there is no such folder.
         NoImages: there is no image in it.
     """
-    if "://" in folder:
-        prefix = folder.rstrip("/") + "/"
-        (match,) = FileSystems.match([prefix + "**"])
-        pictures = [
-            Image(f.path[len(prefix) :], f"{f.size_in_bytes}-{f.last_updated_in_seconds}")
-            for f in match.metadata_list
-            if f.path.lower().endswith(_LISTED)
-        ]
+    pictures: list[Image] = []
+    if storage.is_remote(folder):
+        with contextlib.suppress(FileNotFoundError):  # an empty folder of a bucket is none
+            found = [(file.path.removeprefix(f"{folder}/"), file.stamp) for file in storage.files(folder)]
+            pictures = [Image(path, stamp) for path, stamp in found if path.lower().endswith(_LISTED)]
     elif os.path.isdir(folder):
-        # Not with FileSystems.match, which would take brackets in the folder's name for a pattern.
         pictures = list(_walk(folder))
     else:
         raise BatchError(f"The input folder {folder} does not exist or is not a folder.")
@@ -247,14 +244,14 @@ def plan(
         raise BatchError(f"The output {output} must end in {' or '.join(FORMATS)}.")
     pictures = list_pictures(folder)
     job = Job(folder, output, max(1, -(-len(pictures) // pictures_per_shard)))
-    manifest_path = FileSystems.join(job.state, "manifest.json")
-    if FileSystems.exists(manifest_path):
+    manifest_path = os.path.join(job.state, "manifest.json")
+    if storage.exists(manifest_path):
         if overwrite:
-            before = Job(folder, output, json.loads(_read(manifest_path))["shards"])
+            before = Job(folder, output, json.loads(storage.read(manifest_path))["shards"])
             for path in (before.state, before.errors_path, *map(before.shard_path, range(before.shards))):
                 _delete(path)
         else:
-            job = _resumed(job, json.loads(_read(manifest_path)), model)
+            job = _resumed(job, json.loads(storage.read(manifest_path)), model)
     _delete(job.incoming)
     job.write(manifest_path, json.dumps({"input": folder, "shards": job.shards, "model": model}, indent=1).encode())
     by_shard: list[list[Image]] = [[] for _ in range(job.shards)]
@@ -265,7 +262,7 @@ def plan(
         offset = listing.tell()
         listing.writelines(json.dumps([p.path, p.stamp]).encode() + b"\n" for p in members)
         shards.append(Shard(number, offset, listing.tell() - offset))
-    job.write(FileSystems.join(job.state, "pictures.jsonl"), listing.getvalue())
+    job.write(os.path.join(job.state, "pictures.jsonl"), listing.getvalue())
     return job, shards, len(pictures)
 
 
@@ -283,15 +280,10 @@ def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:
 
 def _delete(path: str) -> None:
     """Deletes a file, or a folder with all that is in it, if there is one."""
-    if "://" in path:
-        # The slash tells stores without folders that all below is meant.
-        pattern = path if path.endswith(FORMATS) else f"{path}/"
-        if any(match.metadata_list for match in FileSystems.match([pattern if pattern == path else f"{pattern}**"])):
-            FileSystems.delete([pattern])
-    elif os.path.isdir(path):
-        shutil.rmtree(path)
-    elif os.path.exists(path):
-        os.remove(path)
+    if storage.is_dir(path):
+        storage.remove_tree(path)
+    elif storage.exists(path):
+        storage.remove(path)
 
 
 def _shard_of(path: str, shards: int) -> int:
@@ -308,8 +300,3 @@ def _format(rows: list[dict[str, Any]], kind: str, output: str) -> bytes:
         text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     # File names need not be UTF-8.
     return text.getvalue().encode("utf-8", "surrogateescape")
-
-
-def _read(path: str) -> bytes:
-    with FileSystems.open(path) as file:
-        return file.read()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common import storage
-from components.common.versions import Version, in_service
+from components.common.versions import GRAPH_FILE, Version, in_service
 from serving.labels import CONFIG_FILE, Labels, RolloutError
 from serving.version_directory import METRICS_FILE
 
@@ -39,7 +39,7 @@ def served(model_dir: str, name: str) -> Version | None:
 
 
 def _is_complete(path: str) -> bool:
-    return all(storage.exists(os.path.join(path, name)) for name in ("saved_model.pb", "variables/variables.index"))
+    return all(storage.exists(os.path.join(path, name)) for name in (GRAPH_FILE, "variables/variables.index"))
 
 
 def _labels(model_dir: str, name: str) -> Labels:

@@ -1,6 +1,7 @@
-"""Files here or in a bucket: paths with the standard library, addresses such as gs:// with TensorFlow's file systems.
+"""Files here or in a bucket: paths with the standard library, addresses such as s3:// with fsspec.
 
-TensorFlow is imported for an address only, so that commands on local files start at once.
+fsspec is imported for an address only, so that commands on local files start at once. TensorFlow and Beam read buckets
+with file systems of their own, which know other stores or none: what they read is copied here first (`here`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,30 @@ import posixpath
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 _PIECE = 2**16  # bytes that are read at once
+_READERS = 16  # requests at once: enough to hide a store's latency
+_EXTRAS = ("s3", "gs", "az")  # of the distribution; fsspec knows more schemes, with packages of their own
+# What changes with an object's content, under the names that stores give it; by preference.
+_MARKS = ("ETag", "etag", "md5Hash", "mtime", "updated", "LastModified", "last_modified", "created")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class File(NamedTuple):
+    """A file of a folder.
+
+    Attributes:
+        path: Path or address.
+        stamp: Another one when the file was changed: size and time, in a bucket the store's digest.
+    """
+
+    path: str
+    stamp: str
 
 
 def is_remote(path: str) -> bool:
@@ -65,10 +86,7 @@ def exists(path: str) -> bool:
     Raises:
         OSError: the bucket cannot be reached.
     """
-    if not is_remote(path):
-        return os.path.exists(path)
-    with _bucket(path) as bucket:
-        return bucket.exists(path)
+    return _info(path) is not None if is_remote(path) else os.path.exists(path)
 
 
 def is_dir(path: str) -> bool:
@@ -79,27 +97,49 @@ def is_dir(path: str) -> bool:
     """
     if not is_remote(path):
         return os.path.isdir(path)
-    with _bucket(path) as bucket:
-        return bucket.isdir(path)
+    found = _info(path)
+    return found is not None and found["type"] == "directory"
 
 
-def read(path: str, most: int = sys.maxsize) -> bytes:
-    """A file's content, or its first bytes.
+def _info(path: str) -> dict[str, Any] | None:
+    """What the store knows of an object or folder; None if there is none. fsspec's `isdir` would hide a refusal."""
+    try:
+        with _bucket(path) as bucket:
+            return bucket.info(path)
+    except FileNotFoundError:
+        return None
 
-    Args:
-        path: of the file.
-        most: number of bytes to read at most.
+
+def check_writable(folder: str) -> None:
+    """Writes and removes a small object in a folder of a bucket.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: that is not possible; the message says why.
+    """
+    probe = posixpath.join(folder, ".htr-writable")
+    write(probe, b"")
+    remove(probe)
+
+
+def read(path: str, most: int = sys.maxsize, start: int = 0) -> bytes:
+    """A file's content, or a part of it.
+
+    Args:
+        path: Path of the file.
+        most: Number of bytes to read at most.
+        start: Bytes to pass over.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file.
     """
     if is_remote(path):
-        with open_file(path) as file:
-            return file.read(most)
+        return _read_object(path, most, start)
     # Python's file object asks the system six more questions, which for a small image take as long as all else here.
     descriptor = _open_regular(path, os.O_RDONLY)
     parts = []
     try:
+        if start:
+            os.lseek(descriptor, start, os.SEEK_SET)
         while part := os.read(descriptor, min(most, _PIECE)):
             parts.append(part)
             most -= len(part)
@@ -114,10 +154,42 @@ def open_file(path: str) -> BinaryIO:
     Raises:
         OSError: it cannot be read, or is no regular file: a pipe or a device may never come to an end.
     """
-    if not is_remote(path):
-        return open(path, "rb", opener=_open_regular)
-    with _bucket(path) as bucket, bucket.GFile(path, "rb") as file:
-        return io.BytesIO(file.read())
+    return io.BytesIO(read(path)) if is_remote(path) else open(path, "rb", opener=_open_regular)
+
+
+def _read_object(path: str, most: int, start: int) -> bytes:
+    with _bucket(path) as bucket:
+        if most == sys.maxsize and not start:
+            return bucket.cat_file(path)
+        try:  # without asking for the size, which would be another request
+            return bucket.cat_file(path, start=start, end=min(start + most, sys.maxsize)) if most else b""
+        except FileNotFoundError:
+            raise
+        except Exception:  # stores refuse a range that begins after the end, each in its way
+            if bucket.size(path) <= start:
+                return b""
+            raise
+
+
+def concurrently(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    """Calls a function that waits for a bucket, for several items at a time.
+
+    Args:
+        function: To call; what it raises is raised here.
+        items: Its arguments.
+
+    Returns:
+        Its results, in the order of the items.
+    """
+    return list(_readers().map(function, items))
+
+
+@functools.lru_cache(maxsize=1)
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_READERS, thread_name_prefix="bucket")
+
+
+os.register_at_fork(after_in_child=_readers.cache_clear)  # threads stay with the parent
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -128,16 +200,20 @@ def _open_regular(path: str, flags: int) -> int:
     return descriptor
 
 
-def write_text(path: str, text: str) -> None:
-    """Writes a file of this machine, in UTF-8, that is seen whole or not at all; or to a device such as /dev/stdout.
+def write(path: str, content: bytes) -> None:
+    """Writes a file that is seen whole or not at all; or to a device such as /dev/stdout.
 
     Raises:
         OSError: it cannot be written.
     """
+    if is_remote(path):
+        with _bucket(path) as bucket:
+            bucket.pipe_file(path, content)
+        return
     incoming = path if os.path.exists(path) and not os.path.isfile(path) else f"{path}.incoming"
     try:
-        with open(incoming, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open(incoming, "wb") as file:
+            file.write(content)
         if incoming != path:
             os.replace(incoming, path)
     except OSError as error:
@@ -161,12 +237,9 @@ def entries(folder: str) -> tuple[list[str], list[str]]:
             )
     else:
         with _bucket(folder) as bucket:
-            names = sorted(bucket.listdir(folder))
-        kinds = []
-        for name in names:
-            # Buckets mark folders with a slash; asking for each image would be a request for each.
-            bare = name.rstrip("/")
-            kinds.append((bare, name != bare or ("." not in bare and is_dir(posixpath.join(folder, bare)))))
+            # Some stores hold an empty object as the folder itself.
+            objects = {_below(entry["name"], folder): entry["type"] for entry in bucket.ls(folder, detail=True)}
+        kinds = sorted((name, kind == "directory") for name, kind in objects.items() if name)
     return [name for name, is_folder in kinds if is_folder], [name for name, is_folder in kinds if not is_folder]
 
 
@@ -176,13 +249,65 @@ def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     Raises:
         OSError: one cannot be read.
     """
+    if is_remote(folder):
+        folders: dict[str, list[str]] = {folder: []}
+        for file in files(folder):
+            path, _, name = file.path.rpartition("/")
+            folders.setdefault(path, []).append(name)
+        yield from sorted(folders.items(), key=lambda item: item[0].split("/"))
+        return
     waiting = [folder]
     while waiting:
         folder = waiting.pop()
-        folders, files = entries(folder)
-        yield folder, files
-        paths = [posixpath.join(folder, name) for name in folders]
-        waiting += [path for path in reversed(paths) if is_remote(path) or not os.path.islink(path)]
+        below, names = entries(folder)
+        yield folder, names
+        paths = [posixpath.join(folder, name) for name in below]
+        waiting += [path for path in reversed(paths) if not os.path.islink(path)]
+
+
+def files(folder: str) -> Iterator[File]:
+    """All files below a folder; a bucket is asked once for a thousand of them.
+
+    Raises:
+        OSError: a folder cannot be read, or there is none.
+    """
+    if not is_remote(folder):
+        yield from (File(path, stamp(path)) for path in _paths(folder))
+        return
+    with _bucket(folder) as bucket:
+        found = bucket.find(folder, detail=True)
+        if not found:
+            raise FileNotFoundError(folder)
+    for name, entry in sorted(found.items()):
+        if entry["type"] == "file" and not name.endswith("/") and (below := _below(name, folder)):
+            yield File(posixpath.join(folder, below), _stamp(entry))
+
+
+def stamp(path: str) -> str:
+    """The stamp of a file, as in `File`; empty if there is none."""
+    if is_remote(path):
+        found = _info(path)
+        return _stamp(found) if found else ""
+    try:
+        status = os.stat(path)
+    except OSError:  # a link that leads nowhere
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _stamp(entry: dict[str, Any]) -> str:
+    mark = str(next((entry[key] for key in _MARKS if entry.get(key)), "")).strip('"')
+    return f"{entry['size']}-{mark}"
+
+
+def _paths(folder: str) -> Iterator[str]:
+    return (posixpath.join(place, name) for place, names in walk(folder) for name in names)
+
+
+def _below(name: str, folder: str) -> str:
+    """Name of an object below a folder, which fsspec gives with the bucket and without the scheme."""
+    place = folder.partition("://")[2].rstrip("/")
+    return name.strip("/")[len(place) :].strip("/")
 
 
 def copy_tree(source: str, target: str, last: str = "") -> None:
@@ -196,22 +321,68 @@ def copy_tree(source: str, target: str, last: str = "") -> None:
     Raises:
         OSError: something cannot be read or written.
     """
-    paths = [posixpath.join(folder, name) for folder, files in walk(source) for name in files]
-    for path in sorted(paths, key=lambda path: path == posixpath.join(source, last)):
-        destination = target + path.removeprefix(source)
-        if is_remote(destination):
-            with _bucket(destination) as bucket:
-                bucket.makedirs(posixpath.dirname(destination))
-                with bucket.GFile(destination, "wb") as file:
-                    file.write(read(path))
+    for path in sorted(_paths(source), key=lambda path: path == posixpath.join(source, last)):
+        below = path.removeprefix(source)
+        if ".." in below.split("/"):  # which an object may be called, but no file
+            raise OSError(f"{path}: its name leads out of the folder")
+        copy_file(path, target + below)
+
+
+def copy_file(source: str, target: str) -> None:
+    """Copies a file; either side may be in a bucket. The folder is made if missing.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
+    if not is_remote(target):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if is_remote(source):
+            with _bucket(source) as bucket:
+                bucket.get_file(source, target)
         else:
-            os.makedirs(os.path.dirname(destination), exist_ok=True)
-            with open_file(path) as original, open(destination, "wb") as copy:
+            with open_file(source) as original, open(target, "wb") as copy:
                 shutil.copyfileobj(original, copy)
+    elif is_remote(source):
+        write(target, read(source))
+    else:
+        with _bucket(target) as bucket:
+            bucket.put_file(source, target)
 
 
-def remove_tree(folder: str) -> None:
+@contextlib.contextmanager
+def here(folder: str) -> Iterator[str]:
+    """Yields a folder of this machine with the content of a folder: itself, or a copy that is deleted at the end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not is_remote(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        copy_tree(folder, place)
+        yield place
+
+
+def remove(path: str) -> None:
+    """Deletes a file.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if not is_remote(path):
+        os.remove(path)
+        return
+    with _bucket(path) as bucket:
+        bucket.rm_file(path)
+
+
+def remove_tree(folder: str, first: str = "") -> None:
     """Deletes a folder with all that is in it.
+
+    Args:
+        folder: Folder to delete.
+        first: Name of a file in `folder` that is deleted before all others; in a bucket only.
 
     Raises:
         OSError: it cannot be deleted.
@@ -219,8 +390,11 @@ def remove_tree(folder: str) -> None:
     if not is_remote(folder):
         shutil.rmtree(folder)
         return
+    paths = list(_paths(folder))
+    before = [path for path in paths if path == posixpath.join(folder, first)]
     with _bucket(folder) as bucket:
-        bucket.rmtree(folder)
+        for some in filter(None, (before, [path for path in paths if path not in before])):
+            bucket.rm(some)
 
 
 def digest(folder: str) -> str:
@@ -230,27 +404,39 @@ def digest(folder: str) -> str:
         OSError: one cannot be read.
     """
     total = hashlib.sha256()
-    for path, files in walk(folder):
-        for name in files:
-            content = hashlib.sha256(read(posixpath.join(path, name))).hexdigest()
-            total.update(f"{path.removeprefix(folder)}/{name}\0{content}\n".encode())
+    for path in _paths(folder):
+        content = hashlib.sha256(read(path)).hexdigest()
+        total.update(f"{path.removeprefix(folder)}\0{content}\n".encode())
     return total.hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _file_system(scheme: str) -> Any:
+    """One for all threads: fsspec itself would make one for each, with connections of its own."""
+    import fsspec
+
+    return fsspec.filesystem(scheme, use_listings_cache=False)  # other processes write as well
+
+
+os.register_at_fork(after_in_child=_file_system.cache_clear)
 
 
 @contextlib.contextmanager
 def _bucket(path: str) -> Iterator[Any]:
-    """Yields tf.io.gfile for an address; its errors become OSError."""
-    import tensorflow as tf
-
-    if path.startswith("s3://"):
-        try:
-            import tensorflow_io  # noqa: F401 - its import registers the file system
-        except ImportError as error:
-            raise OSError(
-                f"{path}: s3:// needs the package tensorflow-io of this TensorFlow, which is not installed. Install "
-                "it, or mount the bucket and use its path."
-            ) from error
+    """Yields the file system of an address; its errors become OSError, with the address."""
+    scheme = path.partition("://")[0]
     try:
-        yield tf.io.gfile
-    except tf.errors.OpError as error:
-        raise OSError(f"{path}: {error.message}") from error
+        bucket = _file_system(scheme)
+    except ImportError as error:
+        advice = f"pip install 'htr-pipeline[{scheme}]'" if scheme in _EXTRAS else error
+        raise OSError(f"{path}: the package for {scheme}:// is not installed: {advice}") from error
+    except Exception as error:  # an unknown scheme, or settings that the store cannot do without
+        raise OSError(f"{path}: {error}") from error
+    try:
+        yield bucket
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: there is no such file, folder or bucket") from error
+    except PermissionError as error:
+        raise PermissionError(f"{path}: the store refuses the credentials of this process ({error})") from error
+    except Exception as error:  # each store's library has classes of its own
+        raise OSError(f"{path}: {error}") from error

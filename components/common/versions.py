@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from components.common import storage
 from serving.version_directory import WITHDRAWN, number_of
 
+GRAPH_FILE = "saved_model.pb"
+
 
 @dataclass(frozen=True)
 class Version:
@@ -24,13 +26,18 @@ class Version:
     withdrawn: bool
 
 
-def list_versions(model_dir: str) -> list[Version]:
-    """All versions below a model directory, oldest first, with those that were withdrawn."""
+def list_versions(model_dir: str, unfinished: bool = False) -> list[Version]:
+    """All versions below a model directory, oldest first, with those that were withdrawn.
+
+    Args:
+        model_dir: Directory of the numbered versions.
+        unfinished: Whether to list those in a bucket whose graph is missing: `push` writes it last.
+    """
     found = []
     for name in storage.entries(model_dir)[0] if storage.is_dir(model_dir) else ():
-        number = number_of(name)
-        if number is not None:
-            found.append(Version(number, os.path.join(model_dir, name), name.startswith(WITHDRAWN)))
+        number, path = number_of(name), os.path.join(model_dir, name)
+        if number is not None and (unfinished or not storage.is_remote(path) or storage.exists(f"{path}/{GRAPH_FILE}")):
+            found.append(Version(number, path, name.startswith(WITHDRAWN)))
     return sorted(found, key=lambda version: version.number)
 
 
@@ -41,6 +48,6 @@ def in_service(model_dir: str) -> list[Version]:
 
 def model_at(path: str) -> str | None:
     """A SavedModel's directory, or that of the newest version below a directory of versions; None if there is none."""
-    if storage.exists(os.path.join(path, "saved_model.pb")):
+    if storage.exists(os.path.join(path, GRAPH_FILE)):
         return path
     return next((version.path for version in in_service(path)[-1:]), None)

@@ -21,7 +21,7 @@ from components.example_gen.plan import Plan, make_plan
 from components.example_gen.rejects import Reject, Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLIT_NAMES, SplitRule, named_split
-from components.example_gen.table import Row, Table, plain, read_together
+from components.example_gen.table import DatasetError, Row, Table, plain, read_together
 from components.transform.geometry import available_frames, needed_frames
 from components.transform.settings import TransformConfig
 from htr_client import image_files
@@ -103,10 +103,7 @@ def examine_with_pixels(
     """As `examine_rows`, with the decoded images, uint8 [height, width], for callers that need them too."""
     # One step for all rows before the next: its code and data then stay in the processor's caches, which saves a sixth.
     checked = [_attempt(row, _check_fields, row, data) for row in rows]
-    files = [
-        fields if isinstance(fields, Reject) else _attempt(row, _read_file, fields.path, data)
-        for row, fields in zip(rows, checked, strict=True)
-    ]
+    files = _read_files(rows, checked, data)
     read = [
         _attempt(row, _decode, file, fields.path, data) if isinstance(file, bytes) else file
         for row, fields, file in zip(rows, checked, files, strict=True)
@@ -193,11 +190,25 @@ def eval_slices(tables: Sequence[Table], plan: Plan, data: DataConfig) -> dict[s
     return found
 
 
+def _read_files(rows: Sequence[Row], checked: Sequence[_Fields | Reject], data: DataConfig) -> list[Any]:
+    """What `_read_file` returns for each row, or its reject; from a bucket, several at a time."""
+
+    def attempt(row_and_fields: tuple[Row, _Fields | Reject]) -> Any:
+        row, fields = row_and_fields
+        return fields if isinstance(fields, Reject) else _attempt(row, _read_file, fields.path, data)
+
+    several = len(rows) > 1 and storage.is_remote(rows[0].table.root)
+    return list((storage.concurrently if several else map)(attempt, zip(rows, checked, strict=True)))
+
+
 def _read_file(path: str, data: DataConfig) -> bytes | tuple[bytes, np.ndarray]:
     """Returns the file; if it is large, the decoded image instead, since files of many rows are held in memory."""
     try:
         encoded = storage.read(path, image_files.MAX_BYTES + 1)  # one more, so that a larger one is refused
     except OSError as error:
+        if storage.is_remote(path) and not isinstance(error, FileNotFoundError):
+            # The store or the way to it fails, not this image: to go on would leave out what another run has.
+            raise DatasetError(f"The data cannot be read: {error}") from error
         raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
     return encoded if len(encoded) <= _LARGE_FILE else _decode(encoded, path, data)
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 from components.common import storage
-from components.example_gen.images import resolve_image, walk
+from components.example_gen.images import readable, resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import Table, read_rows
 from htr_client.files import SUFFIXES
@@ -18,19 +18,19 @@ def fingerprint(tables: list[Table]) -> str:
     """Changes when a label file or any image of the dataset changes (content or name).
 
     Label files count by content, images by path, size and modification time: reading hundreds of thousands of
-    images only to find that nothing changed would cost more than it saves. In a bucket images count by path alone,
-    since size and time would take a request for each.
+    images only to find that nothing changed would cost more than it saves. In a bucket the store's own digest counts
+    instead of the time.
     """
     digest = hashlib.sha256()
     for table in tables:
         digest.update(os.fsencode(table.path) + b"\0" + hashlib.sha256(storage.read(table.path)).digest())
         for path in sorted(set(_unusual_images(table))):
-            digest.update(_stamp(path))
+            digest.update(_line(path, storage.stamp(path)))
     for root in sorted({table.root for table in tables}):
-        for folder, files in walk(root):
-            for name in files:
-                if name.lower().endswith(SUFFIXES):
-                    digest.update(_stamp(os.path.join(folder, name)))
+        with readable(root):
+            for file in storage.files(root):
+                if file.path.lower().endswith(SUFFIXES):
+                    digest.update(_line(*file))
     return digest.hexdigest()
 
 
@@ -42,14 +42,9 @@ def _unusual_images(table: Table) -> Iterator[str]:
         if unusual or table.allow_outside:
             with contextlib.suppress(Rejected):
                 path = resolve_image(name, table)
-                if unusual or not storage.is_inside(path, table.root):
+                if not path.lower().endswith(SUFFIXES) or not storage.is_inside(path, table.root):
                     yield path
 
 
-def _stamp(path: str) -> bytes:
-    size_and_time = ""
-    if not storage.is_remote(path):
-        with contextlib.suppress(OSError):  # a link that leads nowhere
-            stat = os.stat(path)
-            size_and_time = f"{stat.st_size}\0{stat.st_mtime_ns}"
-    return os.fsencode(path) + f"\0{size_and_time}\n".encode()
+def _line(path: str, stamp: str) -> bytes:
+    return os.fsencode(path) + f"\0{stamp}\n".encode()

@@ -32,13 +32,14 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
     tables: list[Table] = []
     notes: list[str] = []
     for root, source in source_names([storage.absolute(path) for path in config.paths]).items():
-        if not storage.is_dir(root):
-            what = "is a file, not a folder" if storage.exists(root) else "does not exist"
-            raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
         try:
+            if not storage.is_dir(root):
+                what = "is a file, not a folder" if storage.exists(root) else "does not exist"
+                raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
             paths, hidden, workbooks = _label_files(root)
         except OSError as error:
-            raise DatasetError(f"The data folder {root} cannot be read: {error.strerror or error}.") from error
+            reason = error.strerror or str(error).removeprefix(f"{root}: ")
+            raise DatasetError(f"The data folder {root} cannot be read: {reason}.") from error
         if hidden:
             shown = ", ".join(hidden[:3])
             notes.append(f"{root}: passed over {counted(len(hidden), 'hidden or system file')}, such as {shown}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import unicodedata
@@ -84,9 +85,8 @@ def find_image(name: str, table: Place) -> Found:
     if is_inside and storage.is_plain_file(path):  # one question to the system, where those below are three
         return Found(path)
     found = Found(path)
-    # No server is asked only because a row names it.
-    foreign = storage.is_remote(path) and not storage.is_inside(path, table.root)
-    if foreign or not storage.exists(path):
+    # A store is asked for its list once, not for each image; and no server only because a row names it.
+    if not (path in _files(table.root) if storage.is_remote(path) else storage.exists(path)):
         base = os.path.basename(name.replace("\\", "/"))[:1000]
         same = _files_by_name(table.root).get(unicodedata.normalize("NFC", base), [])
         found = Found(_only(same)) if same else _nearest(name, base, folder, table.root)
@@ -130,6 +130,12 @@ def _beside(path: str, root: str, name: str) -> tuple[str, bool]:
     """  # noqa: D205
     folder = storage.absolute(name if storage.is_remote(name) else os.path.join(os.path.dirname(path), name))
     return folder.rstrip("/"), not storage.is_remote(folder) and storage.is_inside(folder, root)
+
+
+@functools.lru_cache(maxsize=16)
+def _files(root: str) -> frozenset[str]:
+    """Paths of all files of a dataset folder."""
+    return frozenset(f"{folder}/{name}" for folder, names in walk(root) for name in names)
 
 
 @functools.lru_cache(maxsize=16)
@@ -179,8 +185,15 @@ def walk(root: str) -> Iterator[tuple[str, list[str]]]:
     Raises:
         DatasetError: one cannot be read.
     """
-    try:
+    with readable(root):
         yield from storage.walk(root)
+
+
+@contextlib.contextmanager
+def readable(root: str) -> Iterator[None]:
+    """Turns errors of reading a dataset folder into a `DatasetError`."""
+    try:
+        yield
     except OSError as error:
         what = f"{str(error.filename)[:200]}: {error.strerror}" if error.filename else error
         raise DatasetError(f"A folder below {root} cannot be read ({what}). Mend or remove it.") from error

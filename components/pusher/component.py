@@ -7,11 +7,11 @@ from typing import Any
 
 from tfx.components.pusher import executor
 from tfx.dsl.components.base import base_component, executor_spec
-from tfx.dsl.io import fileio
 from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import json_utils, proto_utils
 
+from components.common import storage
 from components.common.artifacts import Report
 from components.common.service import holds
 from components.common.versions import in_service
@@ -47,7 +47,7 @@ class Executor(executor.Executor):
 def _describe(report: str, model_dir: str, version: int) -> None:
     """Puts model card and metrics beside a version."""
     for name in (CARD_FILE, METRICS_FILE):
-        fileio.copy(os.path.join(report, name), os.path.join(model_dir, f"{version}.{name}"), overwrite=True)
+        storage.copy_file(os.path.join(report, name), os.path.join(model_dir, f"{version}.{name}"))
 
 
 class AtomicPusherSpec(standard_component_specs.PusherSpec):

@@ -15,21 +15,23 @@ from collections.abc import Iterator
 
 from components.common import storage
 from components.common.service import VersionError, config_in_bucket
-from components.common.versions import in_service, list_versions
+from components.common.versions import GRAPH_FILE, in_service, list_versions
 from components.common.words import counted
 from serving.labels import RolloutError, pinned_versions
 from serving.version_directory import WITHDRAWN, nothing_pushed
 
 # Servers look at numeric names only, so what is being written or deleted may lie beside them.
 _INCOMING, _OUTGOING = ".incoming-", ".outgoing-"
+_PUSH_TAKES = 24 * 3600  # seconds at most, into a bucket
 
 
 def push(source: str, model_dir: str, keep: int) -> int:
     """Copies a SavedModel into a model directory as its newest version.
 
     A server that polls the directory sees the whole version or none: the copy is made under a name that servers pass
-    over, flushed to disk, and renamed. Buckets cannot rename: there the graph is copied last, without which a version
-    does not load, and a server tries again. Under labels it is not even tried before it is promoted.
+    over, flushed to disk, and renamed. Buckets cannot rename: there the graph is written last, as one object, and
+    deleted first. Without it a version counts for none of our readers, and no server can load it: TensorFlow Serving
+    tries again after a minute. Under labels it is not even tried before it is promoted.
 
     Args:
         source: directory of the SavedModel.
@@ -78,15 +80,22 @@ def _push(source: str, model_dir: str, keep: int) -> int:
 
 
 def _next_number(model_dir: str) -> int:
-    return max([int(time.time()), *(version.number + 1 for version in list_versions(model_dir))])
+    return max([int(time.time()), *(v.number + 1 for v in list_versions(model_dir, unfinished=True))])
 
 
 def _push_to_bucket(source: str, model_dir: str, keep: int) -> int:
     number = _next_number(model_dir)
-    storage.copy_tree(source, f"{model_dir.rstrip('/')}/{number}", last="saved_model.pb")
+    storage.copy_tree(source, f"{model_dir.rstrip('/')}/{number}", last=GRAPH_FILE)
     if not storage.exists(config_in_bucket(model_dir)):
-        for version in list_versions(model_dir)[:-keep]:
-            storage.remove_tree(version.path)
+        finished = list_versions(model_dir)
+        # Nothing is locked here: what is unfinished and younger may be another run's push.
+        broken = [
+            version
+            for version in list_versions(model_dir, unfinished=True)
+            if version not in finished and version.number < number - _PUSH_TAKES
+        ]
+        for version in finished[:-keep] + broken:
+            storage.remove_tree(version.path, first=GRAPH_FILE)
     return number
 
 

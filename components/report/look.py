@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -50,12 +51,16 @@ class Seen:
         return f"row {self.line} of {self.table}"
 
 
-def look(row: Row, splits: SplitRule, data: DataConfig, transform: TransformConfig) -> Seen | Reject:
-    """Examines a row as the pipeline does, and looks at its image; see `dataset.examine_rows` for the arguments."""
-    (examined,) = examine_with_pixels([row], splits, data, transform)
-    if isinstance(examined, Reject):
-        return examined
-    sample, grey = examined
+def look(rows: Sequence[Row], splits: SplitRule, data: DataConfig, transform: TransformConfig) -> list[Seen | Reject]:
+    """Examines rows as the pipeline does, and looks at their images; see `dataset.examine_rows` for the arguments."""
+    examined = examine_with_pixels(rows, splits, data, transform)
+    return [
+        result if isinstance(result, Reject) else _look(row, *result)
+        for row, result in zip(rows, examined, strict=True)
+    ]
+
+
+def _look(row: Row, sample: Sample, grey: np.ndarray) -> Seen:
     path = resolve_image(row.fields[row.table.image].strip(), row.table)
     pixels = hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).digest()[:16]
     darkest, paper = np.percentile(grey, [0.2, 95])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from components.common import storage
 from components.trainer.base import WarmStartError, alphabet_of
 from components.trainer.export import VARIABLES_KEY
 from components.trainer.model import Recogniser
@@ -34,7 +35,8 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> str:
         WarmStartError: it has other layers.
     """
     known = alphabet_of(version)
-    earlier = _read_weights(version)
+    with storage.here(version) as folder:
+        earlier = _read_weights(folder)
     shared = [(new, known.index(character)) for new, character in enumerate(alphabet) if character in known]
     columns = [*shared, (len(alphabet), len(known))]
     for variable in model.variables:

@@ -42,6 +42,12 @@ def read_config(arguments: argparse.Namespace) -> Config:
     from pipeline.config import PATHS
 
     config = read_given_config(arguments)
+    if storage.is_remote(config.workspace):
+        raise CommandError(
+            f"workspace: {config.workspace} is in a bucket, but it must be a folder of this machine: ML Metadata, "
+            "TensorFlow and Beam write there, and do not all know buckets. Data, push.model_dir, and input and output "
+            "of htr transcribe may be in one.", USAGE,
+        )  # fmt: skip
     # Absolute, since artifacts are found again by these paths, from wherever the next command is started, and since
     # Airflow runs each step in a folder of its own, which it deletes.
     config = config.model_copy(update={"workspace": os.path.abspath(config.workspace)})

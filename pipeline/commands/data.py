@@ -47,6 +47,7 @@ def _sample_data(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from concurrent.futures import ProcessPoolExecutor
+    from itertools import chain, repeat
 
     from components.common import storage
     from components.common.console import announced
@@ -55,7 +56,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from components.example_gen.folders import find_tables
     from components.example_gen.plan import make_plan
     from components.example_gen.rejects import Reject, as_csv
-    from components.example_gen.table import DatasetError
+    from components.example_gen.table import ROWS, DatasetError
     from components.report import check
     from components.report.look import Seen, look
     from pipeline import preflight
@@ -70,24 +71,22 @@ def _check(arguments: argparse.Namespace) -> int:
         preflight.check_run(config, tables, plan)
         rows = [row for table in tables for row in plan.read(table)]
         with ProcessPoolExecutor(initializer=follow_parent) as pool:
-            futures = pool.map(
-                look, rows, [plan.splits] * len(rows), [config.data] * len(rows), [config.transform] * len(rows),
-                chunksize=64,
-            )  # fmt: skip
+            together = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
+            futures = pool.map(look, together, repeat(plan.splits), repeat(config.data), repeat(config.transform))
             results: list[Seen | Reject] = []
             with announced(lambda: f"Looking at images: {len(results)} of {len(rows)}"):
-                for result in futures:
+                for result in chain.from_iterable(futures):
                     results.append(result)
     except (DatasetError, ConfigError) as error:
         raise CommandError(str(error), USAGE) from error
     contents = check.check(results, tables, notes, plan, config)
     print(check.as_text(contents, shown=bool(arguments.html)))
     if arguments.html:
-        storage.write_text(arguments.html, check.as_page(contents))
+        storage.write(arguments.html, check.as_page(contents).encode())
         print(f"\nThe report with images is in {arguments.html}.")
     rejects = [result for result in results if isinstance(result, Reject)]
     if arguments.rejects:
-        storage.write_text(arguments.rejects, as_csv(rejects))
+        storage.write(arguments.rejects, as_csv(rejects).encode())
         print(f"The rejected rows are in {arguments.rejects}.")
     if len(rejects) > config.data.max_rejected * len(rows):
         raise CommandError(

@@ -42,7 +42,7 @@ def write_report(summary: RunSummary, config: Config) -> Path:
 
     path = Path(config.workspace) / "reports" / f"{summary.name.replace(':', '-')}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage.write_text(str(path), summary.page())
+    storage.write(str(path), summary.page().encode())
     return path
 
 

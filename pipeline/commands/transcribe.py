@@ -25,7 +25,7 @@ def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
     text = "transcribe a folder of any size with a pushed model, without a server; do what is missing if run again"
     command = add("transcribe", _transcribe, text)
-    command.add_argument("--input", required=True, metavar="DIR", help="folder with images, or a URL such as gs://")
+    command.add_argument("--input", required=True, metavar="DIR", help="folder with images, also s3://, gs:// or az://")
     command.add_argument(
         "--output", required=True, metavar="FILE", help="texts.jsonl (or .csv) becomes texts-00000-of-00020.jsonl, ..."
     )
@@ -46,6 +46,11 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     folder, output = map(storage.absolute, (arguments.input, arguments.output))
     if not (storage.is_remote(folder) or os.path.isdir(folder)):  # before the slow imports
         raise CommandError(f"--input: {folder} does not exist or is not a folder.", USAGE)
+    if storage.is_remote(output):
+        try:
+            storage.check_writable(os.path.dirname(output))
+        except OSError as error:
+            raise CommandError(f"--output: {error}", USAGE) from error
     model = find_model(config, arguments.model, arguments.base)
     if model.is_base and config.beam.runner != "local":
         raise CommandError(

@@ -126,7 +126,7 @@ def test_the_base_of_a_warm_start_where_nothing_is_in_service(place, tmp_path):
 
 
 def test_versions_in_a_bucket(place, tmp_path):
-    bucket = f"ram://{uuid.uuid4().hex}/serving"  # TensorFlow's in-memory file system
+    bucket = f"memory://{uuid.uuid4().hex}/serving"  # fsspec's file system in memory
     first, second = (versions.push(place.model(name), f"{bucket}/htr", 9) for name in ("a", "b"))
     assert kind(place.find("c", model_dir=f"{bucket}/htr/")) == ("in_service", second)
     (tmp_path / "labels").mkdir()

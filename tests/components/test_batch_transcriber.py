@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 
 from components.batch_transcriber.batch import transcribe
-from components.batch_transcriber.shards import BatchError, list_pictures, written
+from components.batch_transcriber.shards import BatchError, NoImages, list_pictures, written
+from components.common import storage
 from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
 from tests.conftest import drawn_image, encode
@@ -250,3 +251,32 @@ def test_a_killed_run_goes_on_where_it_stopped(model, tmp_path):
     assert 4000 - 110 * len(whole) - 200 < outcome["new"] <= 4000 - 60 * (len(whole) - 1)
     assert len(texts(output)) == 4000 and outcome["errors"] == 0
     assert {name: data for name, data in contents(output).items() if name in whole} == whole
+
+
+def test_images_model_and_texts_in_a_bucket(folder, model, tmp_path, s3):
+    os.remove(os.path.join(os.fsencode(folder), b"caf\xe9.png"))  # names of objects are UTF-8
+    bucket = s3.bucket()
+    for source, name in ((str(folder), "in"), (model, "models/7")):
+        storage.copy_tree(source, f"{bucket}/{name}")
+
+    def run(**settings):
+        settings = {"pictures_per_shard": 16, **settings}
+        return transcribe(f"{bucket}/in", f"{bucket}/out/texts.jsonl", f"{bucket}/models/7", LOCAL, **settings)
+
+    def result(place):
+        return {name: storage.read(f"{place}/{name}") for name in storage.entries(place)[1]}
+
+    transcribe(str(folder), str(tmp_path / "out" / "texts.jsonl"), model, LOCAL, pictures_per_shard=16)
+    outcome = run()
+    assert (outcome.new, outcome.errors, outcome.shards) == (IMAGES, 2, 4)
+    there = result(f"{bucket}/out")
+    assert there == result(str(tmp_path / "out")) and len(there) == 5
+    assert run().new == 0
+    storage.remove(f"{bucket}/out/texts.jsonl.state/00002.json")  # a killed worker's shard has no record
+    assert run().new == len(there["texts-00002-of-00004.jsonl"].splitlines())
+    storage.write(f"{bucket}/in/new.png", encode(drawn_image(77)))
+    assert run().new == 1
+    assert run(overwrite=True).new == IMAGES + 1
+    storage.remove_tree(f"{bucket}/in")
+    with pytest.raises(NoImages):
+        run()

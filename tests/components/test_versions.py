@@ -112,7 +112,7 @@ def test_leftovers_of_a_broken_push_disappear(model, tmp_path):
 
 @pytest.mark.parametrize("end", ["", "/"])
 def test_labels_in_a_bucket_are_seen_however_its_folder_is_written(model, tmp_path, end):
-    bucket = f"ram://{uuid.uuid4().hex}"  # TensorFlow's in-memory file system
+    bucket = f"memory://{uuid.uuid4().hex}"  # fsspec's file system in memory
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "models.config").write_text("model_config_list {}")
     storage.copy_tree(str(tmp_path / "labels"), f"{bucket}/serving")

@@ -56,7 +56,8 @@ class Cluster:
         assert spec["schemaVersion"] == "2.1.0"
         executors = spec["deploymentSpec"]["executors"]
         assert set(platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == set(executors)
-        root = f"{spec['defaultPipelineRoot']}/{spec['pipelineInfo']['name']}/{uuid.uuid4()}"
+        # A query names the store's endpoint, for the launcher alone.
+        root = f"{spec['defaultPipelineRoot'].partition('?')[0]}/{spec['pipelineInfo']['name']}/{uuid.uuid4()}"
         tasks, run = spec["root"]["dag"]["tasks"], Run()
         while len(run.states) < len(tasks):
             ready = [

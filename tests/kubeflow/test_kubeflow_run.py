@@ -40,7 +40,7 @@ def start(place, cluster):
                 *FAST,
                 f"data.paths=[{place / 'data'}]",
                 f"push.model_dir={place / 'models' / 'htr'}",
-                "kubeflow.pipeline_root=minio://mlpipeline/htr",
+                "kubeflow.pipeline_root=s3://mlpipeline/htr?endpoint=minio:9000&disableSSL=true",
                 f"kubeflow.scratch={place / 'scratch'}",
                 *settings,
             ]
@@ -133,4 +133,4 @@ def test_replaced_picture_is_noticed(first, start, place):
 
 def test_no_address_of_a_pod_stays_in_the_metadata(first, cluster):
     text = yaml.safe_dump(cluster.artifacts)
-    assert "minio://mlpipeline/htr" in text and str(cluster.folder / "pods") not in text
+    assert "s3://mlpipeline/htr" in text and str(cluster.folder / "pods") not in text

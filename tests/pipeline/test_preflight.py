@@ -128,6 +128,12 @@ KUBEFLOW = ["data.paths=[/data/names]", "push.model_dir=/models/htr"]
     [
         ("kubeflow.pipeline_root=relative/x", "kubeflow.pipeline_root: 'relative/x' is no address in an object store"),
         ("kubeflow.pipeline_root=s3:/bucket", "kubeflow.pipeline_root"),
+        ("kubeflow.pipeline_root=gs://bucket/htr?endpoint=minio:9000", "which only s3:// and minio:// have"),
+        ("kubeflow.stage_artifacts=false", "stage_artifacts: false needs a kubeflow.pipeline_root at gs://"),
+        (
+            "data.paths=[minio://bucket/names]",
+            "data.paths: only Kubeflow itself knows minio://; write s3://bucket/names",
+        ),
         ("kubeflow.scratch=tmp", "kubeflow.scratch: 'tmp' is no absolute path"),
         ("kubeflow.volumes={htr-data: data}", "kubeflow.volumes: htr-data: 'data' is no absolute path"),
         ("kubeflow.secret_volumes={gcs: secrets}", "kubeflow.secret_volumes: gcs: 'secrets'"),
@@ -147,6 +153,9 @@ def test_kubeflow_is_given_what_containers_can_find(setting, message):
 def test_kubeflow_may_be_given_what_this_machine_lacks():
     settings = ["train.warm_start=/models/htr/7", "bulk.folder=gs://bucket/new", "kubeflow.pipeline_root=minio://b/htr"]
     preflight.check_kubeflow(load(None, [*KUBEFLOW, *settings]))
+    root = "kubeflow.pipeline_root={}://bucket/htr{}"
+    preflight.check_kubeflow(load(None, [*KUBEFLOW, root.format("s3", "?endpoint=minio:9000&disableSSL=true")]))
+    preflight.check_kubeflow(load(None, [*KUBEFLOW, root.format("gs", ""), "kubeflow.stage_artifacts=false"]))
 
 
 @pytest.mark.parametrize("command", [["compile", "kubeflow", "{out}"], ["submit", "kubeflow"]])

@@ -130,7 +130,7 @@ def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
         raise ImportProblem(f"{job.output} exists and was not made by htr import. Name a new folder with --output.")
     for folder in (job.output, job.state):
         os.makedirs(folder, exist_ok=True)
-    storage.write_text(path, json.dumps({"folders": folders}))
+    storage.write(path, json.dumps({"folders": folders}).encode())
 
 
 class _CutPage(beam.DoFn):
@@ -152,7 +152,7 @@ class _CutPage(beam.DoFn):
         stamp = _stamp(file.path)  # before reading: who changes the file meanwhile has it read again
         result = cut_page(file, self._job.output, self._job.max_pixels)
         record = {**asdict(result), "stamps": [stamp, _stamp(result.image)]}
-        storage.write_text(path, json.dumps(record))
+        storage.write(path, json.dumps(record).encode())
 
 
 def _stamp(path: str) -> str:

@@ -1,0 +1,48 @@
+"""`htr run` and `htr transcribe` with data, model directory and texts in a bucket of a real S3 server."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from components.common import storage
+from components.common.versions import in_service
+from tests.end_to_end.conftest import FAST
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bucket(s3, data):
+    address = s3.bucket()
+    storage.copy_tree(str(data), f"{address}/names")
+    return address
+
+
+def test_a_killed_run_goes_on_and_pushes_into_the_bucket(bucket, tmp_path):
+    settings = [*FAST, f"push.model_dir={bucket}/models/htr"]
+    command = [sys.executable, "-m", "pipeline.cli", "run", "--data", f"{bucket}/names", "--workspace", str(tmp_path)]
+    command += ["--json", *(f"--set={setting}" for setting in settings)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as killed:
+        assert any("Training the network" in line for line in killed.stderr)
+        killed.kill()
+    assert not in_service(f"{bucket}/models/htr")
+
+    first = subprocess.run(command, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.split("Training the network")[0].count("cached") >= 5
+    (version,) = in_service(f"{bucket}/models/htr")
+    assert json.loads(first.stdout)["version"] == version.number
+    assert storage.exists(f"{bucket}/models/htr/{version.number}.metrics.json")
+
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and in_service(f"{bucket}/models/htr") == [version]
+
+    texts = [sys.executable, "-m", "pipeline.cli", "transcribe", "--input", f"{bucket}/names", "--json"]
+    texts += ["--output", f"{bucket}/texts.jsonl", "--model", f"{bucket}/models/htr", "--workspace", str(tmp_path)]
+    done = subprocess.run(texts, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    rows = [json.loads(line) for line in storage.read(counts["example"]).splitlines()]
+    assert 0 < counts["pictures"] == len(rows) + counts["errors"]
