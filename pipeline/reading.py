@@ -73,7 +73,8 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     if version is not None:
         return Model(version, config.name, f"The model is {version}")
     if directory is not None:
-        raise NoModelError(f"{place} is neither a version of a model nor a directory with versions.")
+        gone = "" if storage.exists(place) else ", and does not exist"
+        raise NoModelError(f"{place} is neither a version of a model nor a directory with versions{gone}.")
     if list_versions(place):
         raise NoModelError(f"All versions in {place} are withdrawn (htr versions lists them).")
     try:

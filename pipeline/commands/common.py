@@ -120,7 +120,8 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     try:
         return reading.find_model(config, directory, base)
     except reading.NoModelError as error:
-        raise CommandError(str(error), USAGE if directory or base else ERROR) from error
+        option = "--model: " if directory else "--base: " if base else ""
+        raise CommandError(f"{option}{error}", USAGE if option else ERROR) from error
 
 
 def positive(text: str) -> int:

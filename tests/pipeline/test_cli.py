@@ -157,7 +157,7 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
         ),
         (
             ["transcribe", "--model", "/nowhere", "--input", ".", "--output", "x.csv"],
-            "--model: /nowhere does not exist",
+            "--model: /nowhere is neither a version of a model nor a directory with versions, and",
         ),
         (["serve", "--set", "push.model_dir=gs://bucket/htr"], "gs://bucket/htr is in a bucket"),
         (["report", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),

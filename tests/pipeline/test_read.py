@@ -101,9 +101,11 @@ def test_an_image_from_standard_input(images, base_models, tmp_path, monkeypatch
 def test_what_is_wrong_is_said_before_anything_is_loaded(images, workspace, base_models, tmp_path, capfd):
     image, empty = images / "ab.png", tmp_path / "empty"
     code, _, err = run(capfd, "read", image, "--model", images)
-    assert code == cli.USAGE and f"{images} is neither a version of a model nor a directory with versions" in err
+    assert (
+        code == cli.USAGE and f"--model: {images} is neither a version of a model nor a directory with versions" in err
+    )
     code, _, err = run(capfd, "read", image, "--base", "word")
-    assert code == cli.USAGE and "no base model for transform.preset=word" in err
+    assert code == cli.USAGE and "--base: There is no base model for transform.preset=word" in err
     code, _, err = run(capfd, "read", tmp_path / "no*.png")
     assert code == cli.USAGE and "no file matches" in err
     [version] = (workspace / "serving_model" / "htr").glob("[0-9]*[0-9]")
