@@ -16,7 +16,7 @@ def test_demo_ends_with_texts_from_a_server(tmp_path):
     folder = tmp_path / "demo"
     command = [sys.executable, "-m", "pipeline.demo", "--folder", str(folder), "--images", "120"]
     settings = [argument for setting in FAST for argument in ("--set", setting)]
-    done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     assert "Rendering 120 images" in done.stderr and "[12/12] Pushing the model" in done.stderr
     texts = re.findall(r"^[ x] (.{18}) (.{18}) +([01]\.\d\d)$", done.stderr, re.M)
