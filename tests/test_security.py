@@ -35,6 +35,7 @@ ALLOWED = {
     "benchmarks/evaluation.py saved_model.load": "the model of a run in the workspace that is named to it",
     "client/htr_client/__init__.py import_module": "its own modules, by names that stand in it",
     "client/htr_client/pages/xml_files.py xml.etree": "refuses a document type definition, and so all entities",
+    "components/base_model/packing.py extractall": "files of this package",
     "components/batch_transcriber/batch.py saved_model.load": "a pushed model, which is trusted code",
     "components/report/collect.py saved_model.load": "the model that the run has just trained",
     "serving/labels.py os.chmod": "0644, since mkstemp makes 0600 and a server runs as another user",

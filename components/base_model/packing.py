@@ -124,7 +124,7 @@ def _unpack(packed: Path, directory: Path, facts: dict[str, Any]) -> None:
         version = incoming / str(number)
         with zipfile.ZipFile(packed / _OTHERS) as others:
             others.extractall(version)
-        with np.load(packed / _WEIGHTS) as weights, open(version / _DATA, "wb") as data:
+        with np.load(packed / _WEIGHTS, allow_pickle=False) as weights, open(version / _DATA, "wb") as data:
             for key in weights.files:  # in the order of the index
                 data.write(_as_stored(weights[key]))
         for file in (CARD_FILE, METRICS_FILE):
