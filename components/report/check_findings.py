@@ -142,17 +142,21 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
             "A larger transform.width keeps their writing at full height"
             + (": --set transform.preset=line" if frames["preset"] == "word" else "."),
         )
-    if 0 < samples < TOO_FEW:
+    training = contents["training"]
+    if 0 < samples < LITTLE and training["warm"]:
+        result.note("little_data", f"{counted(samples, 'label')} would be too few to train a model from nothing; they "
+                    f"adapt {training['start']} to these words and writers.", "More writers bring more than more "
+                    "images of the same ones; docs/accuracy.md says what to expect of how many labels.")  # fmt: skip
+    elif 0 < samples < TOO_FEW:
         result.problem(
             "too_little_data",
-            f"{samples} labels are too few to train a model from nothing: it will read next to nothing.",
+            f"{counted(samples, 'label')} are too few to train a model from nothing: it will read next to nothing.",
             "Label a thousand or more, or begin with a model that can read (train.warm_start).",
         )
     elif 0 < samples < LITTLE:
         result.note("little_data", f"{samples} labels are little to learn from: such a model may read these words of "
                     "these writers, and few others.", "Thousands make a model that reads other words and writers, or "
                     "train.warm_start begins with one that can read.")  # fmt: skip
-    training = contents["training"]
     if training["seconds"] > LONG_HOURS * 3600:
         result.note(
             "long_training",

@@ -184,6 +184,16 @@ def test_long_trainings_and_small_data_are_said(clean, tmp_path, capsys):
     assert "Problem: 200 labels are too few to train a model" in out
 
 
+def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
+    fits = ["transform.preset=line", "model.filters=[8,16,16]", "model.recurrent_units=24", "model.recurrent_layers=1"]
+    options = [option for setting in [*fits, "data.limit=200"] for option in ("--set", setting)]
+    out = " ".join(looked(clean, capsys, *options).split())
+    assert "starting from the base model for transform.preset=line" in out
+    assert "Note: 200 labels would be too few to train a model from nothing; they adapt the base model" in out
+    out = " ".join(looked(clean, capsys, *options, "--set", "train.warm_start=none").split())
+    assert "starting from nothing" in out and "Problem: 200 labels are too few" in out
+
+
 def test_the_page_does_not_advise_to_make_it(changed, tmp_path, capsys):
     def repeat(rows):
         return [*rows, rows[0]]
