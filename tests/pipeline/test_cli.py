@@ -235,6 +235,7 @@ def test_serve_that_cannot_start_ends_with_a_documented_code(tmp_path, taken):
     assert done.returncode == (cli.ERROR if taken else cli.USAGE) and "Traceback" not in done.stderr
     what = f"cannot listen on 127.0.0.1:{port}: Address already in use" if taken else f"--port={port}: ports end at"
     assert f"error: The server could not start: {what}" in done.stderr
+    assert "starting: TensorFlow is loaded first" in done.stderr, "half a minute without a word"
 
 
 def test_paths_are_absolute_since_steps_run_elsewhere(tmp_path, monkeypatch, capsys):
