@@ -85,7 +85,9 @@ def _start(warm_start: str | None, preset: str, model: ModelConfig) -> Start:
         version = find_base(warm_start)
         return Start(version, version)
     if preset not in packing.presets():
-        return Start(None, f"nothing: no base model is shipped for transform.preset={preset}")
+        others = ", ".join(packing.presets())
+        there = f" (there is one for {others})" if others else ""
+        return Start(None, f"nothing: no base model is shipped for transform.preset={preset}{there}")
     version = packing.unpack(preset)
     name = f"the base model for transform.preset={preset}, version {os.path.basename(version)}"
     if other := _other_layers(version, model):
