@@ -185,9 +185,9 @@ def pack(version: str, preset: str) -> Path:
             others.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # without the time of today
     np.savez_compressed(target / _WEIGHTS, **weights)
     (target / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-    for file in (CARD_FILE, METRICS_FILE):
-        if (beside := source.with_name(f"{source.name}.{file}")).exists():
-            shutil.copyfile(beside, target / file)
+    shutil.copyfile(source.with_name(f"{source.name}.{CARD_FILE}"), target / CARD_FILE)
+    if (beside := source.with_name(f"{source.name}.{METRICS_FILE}")).exists():
+        (target / METRICS_FILE).write_text(_without_places(beside.read_text("utf-8")), "utf-8")
     return target
 
 
@@ -202,6 +202,15 @@ def _check(version: Path, preset: str) -> None:
     card = version.with_name(f"{version.name}.{CARD_FILE}")
     if not card.exists():
         raise BaseModelError(f"{refused}: it has no model card; {card} does not exist.")
+
+
+def _without_places(metrics: str) -> str:
+    """The metrics of a version without the folders of the machine on which it was trained."""
+    found = json.loads(metrics)
+    data = found.get("config", {}).get("data", {})
+    if "paths" in data:
+        data["paths"] = [os.path.basename(path) for path in data["paths"]]
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 def _fingerprint(content: bytes, index: bytes) -> bytes:

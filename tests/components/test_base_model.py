@@ -43,9 +43,7 @@ def files_below(folder):
     return {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    "preset", SHIPPED or [pytest.param("", marks=pytest.mark.skip(reason="no base model is in this repository yet"))]
-)
+@pytest.mark.parametrize("preset", SHIPPED)
 def test_the_shipped_model_transcribes_rendered_words(preset, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     summary = generate(tmp_path / "words", images=60, seed=11, dirty_fraction=0)
