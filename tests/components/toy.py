@@ -98,7 +98,9 @@ def version(folder: Path) -> Path:
     version.parent.mkdir()
     (folder / "out" / "model").rename(version)
     version.with_name(f"{version.name}.model_card.md").write_text("# Model card: toy\n")
-    version.with_name(f"{version.name}.metrics.json").write_text('{"metrics": {"cer": 0.25}}\n')
+    version.with_name(f"{version.name}.metrics.json").write_text(
+        json.dumps({"metrics": {"cer": 0.25}, "config": {"data": {"paths": [str(data)]}}})
+    )
     return version
 
 
