@@ -170,7 +170,7 @@ def test_caching_and_retries(package):
 
 
 def test_steps_can_work_on_addresses_without_cache_retries_and_accelerator():
-    changes = ["stage_artifacts=false", "cache=false", "retries=0", "accelerators=0"]
+    changes = ["stage_artifacts=false", "pipeline_root=gs://bucket/htr", "cache=false", "retries=0", "accelerators=0"]
     settings = [*SETTINGS, *(f"kubeflow.{change}" for change in changes)]
     package = kubeflow_runner.compile_pipeline(load(overrides=settings))
     for task in package[0]["root"]["dag"]["tasks"].values():
