@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -20,6 +23,17 @@ def test_texts_follow_from_the_seed_and_stay_within_their_length() -> None:
     assert texts != list(draw_texts(300, seed=6, longest=20))
     assert max(map(len, texts)) <= 20
     assert all(text == text.strip() and unicodedata.is_normalized("NFC", text) for text in texts)
+
+
+def test_texts_are_the_same_in_every_process() -> None:
+    code = "from components.tools.rendered_text.texts import draw_texts; print(ascii(list(draw_texts(2000, 1, 40))))"
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
 
 
 def test_texts_have_letters_of_all_alphabets_digits_and_punctuation() -> None:
