@@ -19,6 +19,7 @@ from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 
 from components.common.metrics import count_errors
+from components.common.words import counted
 from components.trainer import accelerators, checkpoint, training, transfer, tuning
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, divisible, plain_batches, survey
@@ -161,7 +162,7 @@ def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_it_had_not(toy, t
     assert 30 <= done < 5 * 24 and done % 24, "killed within an epoch"
     assert start(tmp_path / "killed.json").wait(timeout=180) == 0
     log = Path(f"{tmp_path}/killed.json.log").read_text()
-    assert f"going on after {done // 24} epochs and {done % 24} batches" in log
+    assert f"going on after {counted(done // 24, 'epoch')} and {counted(done % 24, 'batch', 'batches')}" in log
     whole, resumed = (
         json.loads((tmp_path / name / "run" / training.HISTORY_FILE).read_text()) for name in ("whole", "killed")
     )

@@ -34,6 +34,7 @@ class Ran(NamedTuple):
 def run(data, workspace, capture, *settings):
     """Runs the pipeline in this process; `capture` is pytest's capsys or capfd."""
     options = (f"--set={setting}" for setting in (*FAST, *settings))
+    capture.readouterr()  # what was printed before
     code = cli.main(["run", "--data", str(data), "--workspace", str(workspace), "--json", *options])
     out, err = capture.readouterr()
     states = {}
