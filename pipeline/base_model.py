@@ -1,7 +1,8 @@
 """`make base-model`: the models that are shipped, trained from rendered and real handwriting.
 
-Everything lies in one folder: rendered images, chosen rows of the real sets, a workspace for each preset. The command
-can be interrupted at any time; run again it goes on, training included.
+Everything lies in one folder: rendered images, chosen rows of the real sets, a workspace for each round of each preset.
+The command can be interrupted at any time; run again it goes on, training included. A round that has pushed its version
+is over: to train it anew, remove its workspace.
 """
 
 from __future__ import annotations
@@ -60,37 +61,46 @@ class Real:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What one preset is trained on, and how long.
+class Round:
+    """One training: from nothing the first time, each further one from the version before it.
 
     Attributes:
-        rendered: sets that are made.
+        rendered: sets that are made; others in each round, since no rendered image is worth many epochs.
         real: sets that are there.
         epochs: passes over all of them together.
+        learning_rate: its peak; what such a training takes by itself if None.
     """
 
     rendered: Sequence[Rendered]
     real: Sequence[Real]
     epochs: int
+    learning_rate: float | None = None
 
 
-_WORDS = Rendered("rendered-words", 8000, 22, 101)
-_LINES = Rendered("rendered-lines", 3500, 60, 102)
 _DHSD = Real("dhsd-words", "DHSD (nauman-riaz/DHSD), CC BY 4.0")
+_FRENCH = (
+    Real("poilus-lines", "CREMMA-AN-TestamentsDePoilus (HTR-United), CC BY 4.0"),
+    Real("timeus-lines", "timeuscorpus (HTR-United), CC BY 4.0", share=0.25),
+    Real("mss19-lines", "CREMMA-MSS-19 (HTR-United), CC BY 4.0"),
+)
 
-RECIPES = {
-    "word": Recipe([_WORDS], [_DHSD], 15),
-    "line": Recipe(
-        [_WORDS, _LINES],
-        [
-            _DHSD,
-            Real("poilus-lines", "CREMMA-AN-TestamentsDePoilus (HTR-United), CC BY 4.0"),
-            Real("timeus-lines", "timeuscorpus (HTR-United), CC BY 4.0", share=0.25),
-            Real("mss19-lines", "CREMMA-MSS-19 (HTR-United), CC BY 4.0"),
-        ],
-        9,
-    ),
+RECIPES: dict[str, Sequence[Round]] = {
+    "word": [Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24)],
+    "line": [
+        Round(
+            [Rendered("rendered-words", 8000, 22, 101), Rendered("rendered-lines", 3500, 60, 102)],
+            [_DHSD, *_FRENCH],
+            9,
+        ),
+        Round(
+            [Rendered("rendered-words-2", 6000, 22, 201), Rendered("rendered-lines-2", 2000, 60, 202)],
+            [_DHSD, *_FRENCH],
+            10,
+            learning_rate=1e-3,
+        ),
+    ],
 }
+"""What the base model of each preset is trained on, and how long."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,15 +112,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="other settings of the run")
     given = parser.parse_args(arguments)
     for preset in given.preset or RECIPES:
-        recipe = RECIPES[preset]
-        folders = [_render(rendered, given.folder) for rendered in recipe.rendered]
-        folders += [_choose(real, given.data, given.folder) for real in recipe.real]
-        workspace = given.folder / preset
-        code = _train(preset, recipe, folders, workspace, given.set)
-        if code:
-            return code
-        version = in_service(str(workspace / "serving_model" / "htr"))[-1]
-        console().print(f"{packing.pack(version.path, preset)} is the new base model for transform.preset={preset}")
+        start = None
+        for number, one in enumerate(RECIPES[preset], start=1):
+            workspace = given.folder / (preset if number == 1 else f"{preset}-{number}")
+            models = str(workspace / "serving_model" / "htr")
+            if not in_service(models):
+                code = _train(preset, one, workspace, start, given)
+                if code:
+                    return code
+            start = in_service(models)[-1].path
+        console().print(f"{packing.pack(start, preset)} is the new base model for transform.preset={preset}")
     return 0
 
 
@@ -151,16 +162,19 @@ def _draw(filename: str) -> float:
     return hashlib.sha256(filename.encode()).digest()[0] / 256
 
 
-def _train(preset: str, recipe: Recipe, folders: Sequence[Path], workspace: Path, others: Sequence[str]) -> int:
-    credits = "; ".join(real.credit for real in recipe.real)
+def _train(preset: str, one: Round, workspace: Path, start: str | None, given: argparse.Namespace) -> int:
+    folders = [_render(rendered, given.folder) for rendered in one.rendered]
+    folders += [_choose(real, given.data, given.folder) for real in one.real]
+    credits = "; ".join(real.credit for real in one.real)
     settings = {
         "workspace": str(workspace),
         "data": {"paths": [str(folder) for folder in folders]},
         "transform": {"preset": preset},
         "train": {
-            "warm_start": "none",
-            "epochs": recipe.epochs,
-            "patience": recipe.epochs,  # the last epochs, at a low rate, are the best ones
+            "warm_start": start or "none",
+            "learning_rate": one.learning_rate,
+            "epochs": one.epochs,
+            "patience": one.epochs,  # the last epochs, at a low rate, are the best ones
             "shuffle_buffer": 24000,  # all of them: rendered and real images take turns
         },
         "gate": {"max_cer": None},  # historical hands are among the writers that are evaluated
@@ -173,7 +187,7 @@ def _train(preset: str, recipe: Recipe, folders: Sequence[Path], workspace: Path
     }
     file = workspace.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    return cli.main(["run", f"--config={file}", *(f"--set={other}" for other in others)])
+    return cli.main(["run", f"--config={file}", *(f"--set={other}" for other in given.set)])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from components.base_model import packing
 from components.tools.rendered_text.dataset import write_dataset
 from pipeline import base_model
-from pipeline.base_model import Real, Recipe, Rendered
+from pipeline.base_model import Real, Rendered, Round
 from tests.end_to_end.conftest import FAST
 
 pytestmark = pytest.mark.slow
@@ -29,8 +29,9 @@ def sets(tmp_path):
 
 
 def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypatch, capfd):
-    small = Recipe([Rendered("drawn", 40, 12, 3)], [Real("letters", "Somebody's letters, CC BY 4.0", share=0.75)], 1)
-    monkeypatch.setitem(base_model.RECIPES, "word", small)
+    letters = Real("letters", "Somebody's letters, CC BY 4.0", share=0.75)
+    rounds = [Round([Rendered("drawn", 40, 12, 3)], [letters], 1), Round([Rendered("again", 30, 12, 4)], [letters], 1)]
+    monkeypatch.setitem(base_model.RECIPES, "word", rounds)
     monkeypatch.setattr(packing, "FOLDER", tmp_path / "files")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = tmp_path / "base-model"
