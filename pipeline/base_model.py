@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if code:
                     return code
             start = in_service(models)[-1].path
-        console().print(f"{packing.pack(start, preset)} is the new base model for transform.preset={preset}")
+        console().print(f"{packing.pack(str(start), preset)} is the new base model for transform.preset={preset}")
     return 0
 
 
