@@ -124,6 +124,11 @@ def test_a_part_has_the_shares_of_the_whole(tmp_path):
     assert planned(folder, limit=400)[0].lines(table) is None
 
 
+def test_a_part_is_drawn_and_not_the_beginning_of_a_file(tmp_path):
+    plan, (table,) = planned(dataset(tmp_path, 0, 400), limit=100)
+    assert 30 < sum(row.line > 200 for row in plan.read(table)) < 70
+
+
 def test_a_part_stays_when_data_is_added():
     def taken(rows):
         found = [limit.Candidate(("data", ""), f"w{i % 7}", limit.rank(f"{i}.png"), 0, i) for i in range(rows)]

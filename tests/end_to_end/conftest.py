@@ -23,12 +23,13 @@ def data(tmp_path_factory, sample_data):
 
 
 class Ran(NamedTuple):
-    """What a run has come to: exit code, the JSON line, what was written to the terminal, states of the steps."""
+    """What a run has come to: exit code, the JSON line, the text for people, states of the steps, standard output."""
 
     code: int
     outcome: dict[str, Any]
     err: str
     states: dict[str, str]
+    out: str
 
 
 def run(data, workspace, capture, *settings):
@@ -40,4 +41,4 @@ def run(data, workspace, capture, *settings):
     states = {}
     with contextlib.suppress(summary.NoSuchRun):
         states = {step.name: step.state for step in summary.read(str(workspace), "htr").steps}
-    return Ran(code, json.loads(out) if out else {}, err, states)
+    return Ran(code, json.loads(out.splitlines()[-1]) if out else {}, err, states, out)

@@ -62,13 +62,13 @@ def workspace(tmp_path_factory):
 def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     """A in service, B pushed with a raised bound, `htr rollback`: the next run is compared with A."""
     model_dir = str(workspace / "serving_model" / "htr")
-    code, first, text, _ = run(data, workspace, capfd)
+    code, first, text, *_ = run(data, workspace, capfd)
     assert code == 0 and first["baseline_version"] is None and first["off"] == ["gate.max_cer"]
     assert "nothing to compare with: no version is in service" in text and "gate.max_cer is off" in text
-    code, second, text, _ = run(data, workspace, capfd, "train.seed=2", ANY_INCREASE)
+    code, second, text, *_ = run(data, workspace, capfd, "train.seed=2", ANY_INCREASE)
     assert code == 0 and second["baseline_version"] == first["version"] != second["version"]
     assert cli.main(["rollback", "--workspace", str(workspace)]) == 0
-    code, third, text, _ = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
+    code, third, text, *_ = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
     assert code == 0 and third["baseline_version"] == first["version"]
     assert f"version {first['version']} of {model_dir}, in service" in text
     made = summary.read(str(workspace), "htr")
@@ -77,7 +77,7 @@ def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     assert beside["compared_with"]["version"] == first["version"]
 
     # Repeated, though the model is now in service itself: the same verdict, and no work.
-    code, again, _, _ = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
+    code, again, *_ = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
     assert code == 0 and again == third
     states = {step.name: step.state for step in summary.read(str(workspace), "htr").steps}
     assert {name for name, state in states.items() if state != "CACHED"} == {"PreviousStatistics"}
@@ -87,7 +87,7 @@ def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     assert f"htr restore {second['version']}" in capfd.readouterr().err
     assert cli.main(["restore", str(second["version"]), "--workspace", str(workspace)]) == 0
     Rollout(model_dir, "htr").promote(second["version"], "stable")
-    code, fourth, _, _ = run(data, workspace, capfd, "train.seed=4", ANY_INCREASE)
+    code, fourth, *_ = run(data, workspace, capfd, "train.seed=4", ANY_INCREASE)
     assert code == 0 and fourth["baseline_version"] == second["version"] < third["version"]
 
 
@@ -109,7 +109,7 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     Rollout(model_dir, "htr").promote(best, "stable")
     before = [version.number for version in list_versions(model_dir)]
 
-    code, outcome, text, _ = run(data, workspace, capfd, "train.seed=4")
+    code, outcome, text, *_ = run(data, workspace, capfd, "train.seed=4")
     assert code == cli.NOT_BLESSED and not outcome["blessed"] and outcome["version"] is None
     assert outcome["baseline_version"] == best
     assert f"against version {best} (in service), gate.max_cer_increase allows +0.0050" in text
@@ -119,7 +119,7 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     assert 1 <= len(outcome["next_steps"]) <= 3 and all(step in text for step in outcome["next_steps"])
 
     # The documented way past the comparison is recorded.
-    code, outcome, text, _ = run(
+    code, outcome, text, *_ = run(
         data, workspace, capfd, "train.seed=4", "gate.baseline=none", "gate.baseline_reason=another alphabet"
     )
     assert code == 0 and outcome["baseline_version"] is None
@@ -134,7 +134,7 @@ def test_without_a_model_in_service_a_warm_start_is_compared_with_its_base(data,
     base = in_service(str(workspace / "serving_model" / "htr"))[0]
     elsewhere = f"push.model_dir={tmp_path / 'models'}"
     settings = ("train.seed=4", f"train.warm_start={base.path}", elsewhere, ANY_INCREASE)
-    code, outcome, text, _ = run(data, workspace, capfd, *settings)
+    code, outcome, text, *_ = run(data, workspace, capfd, *settings)
     assert code == 0 and outcome["baseline_version"] is None
     assert outcome["baseline"] == f"the base of the warm start ({base.path})" and outcome["baseline"] in text
     verdict = summary.read(str(workspace), "htr").verdict

@@ -191,7 +191,7 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
             data, workspace, capsys, "train.learning_rate=0.001", "gate.max_cer_increase=null", "tune.trials=1",
             "tune.epochs=1",
         )  # fmt: skip
-        assert ran.code == 0
+        assert ran.code == 0 and len(ran.out.splitlines()) == 1
         done = {name for name, state in ran.states.items() if state == "COMPLETE"}
         assert done == {
             "PreviousStatistics",
