@@ -1,9 +1,9 @@
 """Which model transcribes: a pushed version of the workspace, else the base model that is shipped.
 
-from pipeline.reading import local_client
+    from pipeline.reading import local_client
 
-with local_client() as client:
-print(client.transcribe("word.png").text)
+    with local_client() as client:
+        print(client.transcribe("word.png").text)
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,6 +48,23 @@ def quiet_logs(path: str) -> Iterator[None]:
                 os.dup2(saved, descriptor)
                 os.close(saved)
             _console = None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what `quiet_logs` takes to itself, and shows it if the work fails.
+
+    TensorFlow tells of its start whatever `TF_CPP_MIN_LOG_LEVEL` says (2.19 and later).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        log = os.path.join(folder, "log")
+        try:
+            with quiet_logs(log):
+                yield
+        except BaseException:
+            with open(log, encoding="utf-8", errors="replace") as file:
+                sys.stderr.write(file.read())
+            raise
 
 
 def clock(seconds: float) -> str:

@@ -112,7 +112,7 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
 def _find_header(path: str, encoding: str) -> tuple[int, str, str | None]:
     """Number and text of the header's line, and the delimiter where a line before it names one."""
     delimiter = None
-    with io.TextIOWrapper(storage.open_file(path), encoding, newline="") as file:
+    with storage.open_file(path) as raw, io.TextIOWrapper(raw, encoding, newline="") as file:
         for number in range(1, _MOST_BLANK + 1):
             line = file.readline(csv.field_size_limit() + 1)
             if not line:

@@ -98,7 +98,7 @@ def read_rows(table: Table) -> Iterator[Row]:
     Raises:
         DatasetError: the file is not text in its encoding, or breaks the CSV format.
     """
-    with io.TextIOWrapper(storage.open_file(table.path), table.encoding, newline="") as file:
+    with storage.open_file(table.path) as raw, io.TextIOWrapper(raw, table.encoding, newline="") as file:
         reader = csv.reader(_lines(file, table.path), delimiter=table.delimiter, skipinitialspace=True)
         try:
             line = 0

@@ -41,7 +41,7 @@ def _read(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace, decoder: Decoder | None) -> LocalClient:
     from components.common import storage
-    from htr_client.progress import Waiting
+    from components.common.console import announced, quiet
     from pipeline.imports import without_extras
 
     model = find_model(read_config(arguments), arguments.model, arguments.base)
@@ -51,6 +51,6 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | None) -> LocalClient
     from serving.local import LocalClient
 
     client = LocalClient(model.path, model.name, decoder=decoder, batch_size=arguments.batch_size)
-    with Waiting("Loading TensorFlow and the model ..."), without_extras():
+    with quiet(), announced("Loading TensorFlow and the model"), without_extras():
         client.connect()
     return client
