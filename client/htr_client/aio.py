@@ -11,11 +11,12 @@ import grpc
 import grpc.aio
 
 from htr_client import messages
-from htr_client.base import BaseClient, Headers, Outage, Sent, pause, remaining, statuses
+from htr_client.base import BaseClient, Headers, Outage, Reader, Sent, pause, remaining, statuses
 from htr_client.connection import to_error
 from htr_client.decoding import Alphabet
 from htr_client.errors import HtrError, ImageError, ModelNotFound, RequestTooLarge
 from htr_client.image_files import Image
+from htr_client.language import LanguageModel
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
 
@@ -164,16 +165,30 @@ class AsyncHtrClient(BaseClient):
             response = await self._call(messages.PREDICT, messages.PredictResponse, request, deadline, headers)
             answer = self._read(response, len(batch), headers)
             try:
-                alphabet = self._known_alphabet(answer) or await self._fetch_alphabet(answer.version, deadline)
+                reader = self._known_reader(answer) or await self._fetch_reader(answer.version, deadline)
                 break
             except ModelNotFound:  # unloaded since, as in HtrClient._transcribe
                 if last_try:
                     raise
-        return await asyncio.to_thread(self._results, batch, answer, alphabet, time.perf_counter() - started)
+        return await asyncio.to_thread(self._results, batch, answer, reader, time.perf_counter() - started)
 
     async def _fetch_alphabet(self, version: int | None, deadline: float) -> Alphabet:
-        request = self._alphabet_request(version)
-        return self._learn_alphabet(await self._call(messages.PREDICT, messages.PredictResponse, request, deadline))
+        request = self._query(version, "alphabet")
+        return self._read_alphabet(await self._call(messages.PREDICT, messages.PredictResponse, request, deadline))
+
+    async def _fetch_reader(self, version: int, deadline: float) -> Reader:
+        alphabet = await self._fetch_alphabet(version, deadline)
+        language_model = await self._fetch_language_model(version, deadline) if self._wants_language_model() else None
+        return self._learn(version, alphabet, language_model)
+
+    async def _fetch_language_model(self, version: int, deadline: float) -> LanguageModel | None:
+        request = self._query(version, "language_model")
+        try:
+            response = await self._call(messages.PREDICT, messages.PredictResponse, request, deadline)
+        except HtrError as error:
+            self._no_language_model(error)
+            return None
+        return await asyncio.to_thread(self._read_language_model, response)
 
     async def _call(
         self, method: str, answer: Any, request: Any, deadline: float, headers: Headers | None = None

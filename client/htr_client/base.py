@@ -5,17 +5,21 @@ import random
 import re
 import threading
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from htr_client import messages
+from htr_client.beam import default_decoder
 from htr_client.connection import Metadata, Tls, channel_options, grpc_target, hosts_of, read_addresses, tracing
-from htr_client.decoding import Alphabet, BestPath, Decoder
-from htr_client.errors import HtrError, ImageError, RequestTooLarge, TimedOut, UnexpectedAnswer
+from htr_client.decoding import Alphabet, Decoder
+from htr_client.errors import HtrError, ImageError, ModelUnusable, RequestTooLarge, TimedOut, UnexpectedAnswer
 from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels
+from htr_client.language import LanguageModel
+from htr_client.ngrams import NewerFormat
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
 from htr_client.spans import pixel_spans
@@ -27,6 +31,8 @@ _BATCH_SHARE = 4
 _REQUEST_OVERHEAD = 4096
 
 Headers = tuple[tuple[str, str], ...]
+# Makes a decoder of the language model of a version, which is None where it has none.
+DecoderOf = Callable[[LanguageModel | None], Decoder]
 
 
 class Sent(NamedTuple):
@@ -45,6 +51,13 @@ class Answer(NamedTuple):
     log_probs: np.ndarray
     frames: np.ndarray
     request_id: str
+
+
+class Reader(NamedTuple):
+    """What turns the log-probabilities of a version into texts."""
+
+    alphabet: Alphabet
+    decoder: Decoder
 
 
 class Outage:
@@ -79,7 +92,7 @@ class BaseClient:
         label: str | None = None,
         tls: Tls | bool | None = None,
         timeout: float = 15.0,
-        decoder: Decoder | None = None,
+        decoder: Decoder | DecoderOf | None = None,
         batch_size: int = 32,
         in_flight: int = 4,
         patience: float = 60.0,
@@ -100,7 +113,9 @@ class BaseClient:
             label: Version label to use, such as "stable"; not together with version.
             tls: True or a `Tls` for an encrypted connection.
             timeout: Seconds a `transcribe` may take in all, and each single request of `transcribe_many`.
-            decoder: How log-probabilities become text; by default the best path.
+            decoder: How log-probabilities become text: a decoder, or a function that makes one of the language model of
+                the version that answers (None where it has none). By default a beam search with that language model, or
+                the best path where there is none.
             batch_size: Most images in one request of `transcribe_many`.
             in_flight: Most requests of one `transcribe_many` at the same time.
             patience: Seconds for which `transcribe_many` goes on trying while no request gets through.
@@ -124,7 +139,7 @@ class BaseClient:
             raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
         self.model = model
         self.timeout = timeout
-        self.decoder: Decoder = decoder if decoder is not None else BestPath()
+        self._decoder = decoder if decoder is not None else default_decoder
         self._version = version
         self._label = label
         addresses, encrypted = read_addresses(target)
@@ -156,7 +171,7 @@ class BaseClient:
         self._methods: dict[str, Any] = {}
         self._process = 0
         # By version: a version on the server never changes, and several servers may have different ones.
-        self._alphabets: dict[int, Alphabet] = {}
+        self._readers: dict[int, Reader] = {}
 
     def _headers(self) -> Headers:
         return tuple(self._metadata()) if self._metadata is not None else ()
@@ -207,30 +222,63 @@ class BaseClient:
         request_id = next((value for key, value in headers if key == "x-request-id"), "")
         return Answer(response.model_spec.version.value, log_probs, frames, request_id)
 
-    def _known_alphabet(self, answer: Answer) -> Alphabet | None:
-        alphabet = self._alphabets.get(answer.version)
+    def _known_reader(self, answer: Answer) -> Reader | None:
+        reader = self._readers.get(answer.version)
         # A server that was wiped and started anew may count from 1 again.
-        return alphabet if alphabet is not None and len(alphabet) == answer.log_probs.shape[2] - 1 else None
+        return reader if reader is not None and len(reader.alphabet) == answer.log_probs.shape[2] - 1 else None
 
-    def _alphabet_request(self, version: int | None) -> Any:
+    def _query(self, version: int | None, signature: str) -> Any:
+        """A request to a signature that tells something about a version."""
         # Of exactly the version that answered, whatever label or "latest" may mean by now.
         label = self._label if version is None else None
         pinned = version if version is not None else self._version
-        return messages.predict_request(self.model, pinned, label, "alphabet", {"query": [b""]})
+        return messages.predict_request(self.model, pinned, label, signature, {"query": [b""]})
 
-    def _learn_alphabet(self, response: Any) -> Alphabet:
+    def _read_alphabet(self, response: Any) -> Alphabet:
         try:
             characters = messages.to_array(response.outputs["characters"])
-            alphabet = Alphabet([character.decode() for character in characters.reshape(-1)])
+            return Alphabet([character.decode() for character in characters.reshape(-1)])
         except ValueError as error:
             raise UnexpectedAnswer(f"The answer of the signature alphabet cannot be read: {error}.") from None
-        self._alphabets[response.model_spec.version.value] = alphabet
-        return alphabet
 
-    def _results(self, batch: Sequence[Sent], answer: Answer, alphabet: Alphabet, server: float) -> list[Transcription]:
+    def _wants_language_model(self) -> bool:
+        return not hasattr(self._decoder, "decode")
+
+    def _read_language_model(self, response: Any) -> LanguageModel | None:
+        try:
+            content = b"".join(messages.to_array(response.outputs["model_bytes"]).reshape(-1))
+            return LanguageModel.from_bytes(content) if content else None
+        except NewerFormat:
+            warnings.warn(
+                "The server's language model has a later format than this htr-client knows, and is not used: update it",
+                stacklevel=2,
+            )
+            return None
+        except ValueError as error:
+            raise UnexpectedAnswer(f"The answer of the signature language_model cannot be read: {error}.") from None
+
+    def _no_language_model(self, error: HtrError) -> None:
+        """Lets pass that a version has no language model; what else kept it from coming is raised."""
+        if isinstance(error, ModelUnusable) and '"language_model" not found' in error.what:
+            return  # a version of an earlier release
+        if isinstance(error, RequestTooLarge):
+            raise UnexpectedAnswer(
+                f"The version's language model is too large for a message: {error.what}",
+                advice=f"Raise max_message_bytes ({self._max_message_bytes}), or do without it: decoder=BestPath().",
+                code=error.code,
+            ) from error
+        raise error
+
+    def _learn(self, version: int, alphabet: Alphabet, language_model: LanguageModel | None) -> Reader:
+        decoder = self._decoder
+        reader = Reader(alphabet, decoder if hasattr(decoder, "decode") else decoder(language_model))
+        self._readers[version] = reader
+        return reader
+
+    def _results(self, batch: Sequence[Sent], answer: Answer, reader: Reader, server: float) -> list[Transcription]:
         started = time.perf_counter()
         try:
-            decoded = self.decoder.decode(answer.log_probs, answer.frames, alphabet)
+            decoded = reader.decoder.decode(answer.log_probs, answer.frames, reader.alphabet)
         except ValueError as error:
             raise UnexpectedAnswer(f"The answer of serving_default cannot be decoded: {error}.") from None
         seconds = time.perf_counter() - started

@@ -13,11 +13,12 @@ from typing import Any
 import grpc
 
 from htr_client import messages
-from htr_client.base import BaseClient, Headers, Outage, Sent, pause, remaining, statuses
+from htr_client.base import BaseClient, Headers, Outage, Reader, Sent, pause, remaining, statuses
 from htr_client.connection import to_error
 from htr_client.decoding import Alphabet
 from htr_client.errors import HtrError, ImageError, ModelNotFound, RequestTooLarge
 from htr_client.image_files import Image
+from htr_client.language import LanguageModel
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
 
@@ -212,17 +213,31 @@ class HtrClient(BaseClient):
             response = self._call(messages.PREDICT, messages.PredictResponse, request, deadline, headers)
             answer = self._read(response, len(batch), headers)
             try:
-                alphabet = self._known_alphabet(answer) or self._fetch_alphabet(answer.version, deadline)
+                reader = self._known_reader(answer) or self._fetch_reader(answer.version, deadline)
                 break
             except ModelNotFound:
                 # The version that answered has been unloaded since. The one that took its place will answer.
                 if last_try:
                     raise
-        return self._results(batch, answer, alphabet, time.perf_counter() - started)
+        return self._results(batch, answer, reader, time.perf_counter() - started)
 
     def _fetch_alphabet(self, version: int | None, deadline: float) -> Alphabet:
-        request = self._alphabet_request(version)
-        return self._learn_alphabet(self._call(messages.PREDICT, messages.PredictResponse, request, deadline))
+        request = self._query(version, "alphabet")
+        return self._read_alphabet(self._call(messages.PREDICT, messages.PredictResponse, request, deadline))
+
+    def _fetch_reader(self, version: int, deadline: float) -> Reader:
+        alphabet = self._fetch_alphabet(version, deadline)
+        language_model = self._fetch_language_model(version, deadline) if self._wants_language_model() else None
+        return self._learn(version, alphabet, language_model)
+
+    def _fetch_language_model(self, version: int, deadline: float) -> LanguageModel | None:
+        request = self._query(version, "language_model")
+        try:
+            response = self._call(messages.PREDICT, messages.PredictResponse, request, deadline)
+        except HtrError as error:
+            self._no_language_model(error)
+            return None
+        return self._read_language_model(response)
 
     def _call(self, method: str, answer: Any, request: Any, deadline: float, headers: Headers | None = None) -> Any:
         call = self._method(method, type(request), answer)

@@ -141,10 +141,14 @@ def test_a_version_that_goes_away_before_its_alphabet_is_asked(client, server):
     assert client.transcribe(png("abc")).text == "ABC"
 
 
-def test_the_alphabet_is_asked_once(client, server):
+def test_what_a_version_brings_is_asked_once(client, server):
     for _ in range(3):
         client.transcribe(png("a"))
-    assert len(server.model.metadata) == 4 and server.model.batches == [1, 1, 1]
+    assert len(server.model.metadata) == 5 and server.model.batches == [
+        1,
+        1,
+        1,
+    ]  # alphabet and language model, once each
 
 
 def test_decoder_and_alternatives(kind, server):
@@ -474,7 +478,7 @@ def test_metadata(kind, server):
     ids = iter(range(100))
     with kind(server.address, metadata=lambda: [("x-request-id", str(next(ids)))]) as client:
         client.transcribe(png("a"))
-    assert [sent["x-request-id"] for sent in server.model.metadata] == ["0", "1"]
+    assert [sent["x-request-id"] for sent in server.model.metadata] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("mutual", [False, True])
