@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 # Servers look at numeric names only, so what `htr rollback` has withdrawn lies beside the versions in service.
 WITHDRAWN = ".withdrawn-"
 # Beside each version: `NUMBER.metrics.json` and `NUMBER.model_card.md`. Within it they would make it another model.
 METRICS_FILE, CARD_FILE = "metrics.json", "model_card.md"
+# Within a version of this pipeline: its alphabet, its settings.
+SETTINGS_FILE = os.path.join("assets.extra", "htr.json")
+# Its language model, which the signature `language_model` hands out; empty where it has none.
+LANGUAGE_MODEL_FILE = os.path.join("assets", "language_model")
 
 
 def number_of(name: str) -> int | None:

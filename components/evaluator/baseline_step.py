@@ -107,7 +107,7 @@ def _without(gone: Baseline, input_dict: dict[str, Any], exec_properties: dict[s
 
 
 def _check(found: Baseline) -> None:
-    from components.trainer.base import SETTINGS_FILE
+    from serving.version_directory import SETTINGS_FILE
 
     if not storage.exists(f"{found.path}/{SETTINGS_FILE}"):
         raise BaselineError(

@@ -8,8 +8,8 @@ import os
 from components.common import storage
 from components.pusher.versions import in_service
 from components.trainer.settings import ModelConfig
+from serving.version_directory import SETTINGS_FILE
 
-SETTINGS_FILE = os.path.join("assets.extra", "htr.json")  # of a version: its alphabet, its settings
 # Of the section `model`, those that give the weights their shapes.
 _SHAPES = ("filters", "recurrent_units", "recurrent_layers")
 

@@ -17,7 +17,6 @@ import tensorflow_transform as tft
 from components.common.console import announced, console
 from components.trainer import augment, export
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators
-from components.trainer.base import SETTINGS_FILE
 from components.trainer.checkpoint import fingerprint, has_checkpoint
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, batches, expand, plain_batches, survey
@@ -27,6 +26,7 @@ from components.trainer.transfer import freeze, start_from
 from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.preprocessing import read_alphabet
 from components.transform.settings import TransformConfig
+from serving.version_directory import SETTINGS_FILE
 
 HISTORY_FILE = "history.json"
 CURVES_FILE = "curves.png"

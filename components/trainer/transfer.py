@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from components.trainer.base import SETTINGS_FILE, WarmStartError, find_base
+from components.trainer.base import WarmStartError, find_base
 from components.trainer.export import VARIABLES_KEY
 from components.trainer.model import Recogniser
+from serving.version_directory import SETTINGS_FILE
 
 # Layers whose last axis is the class: one column a character, the blank last.
 _HEADS = ("classes", "shortcut_classes")

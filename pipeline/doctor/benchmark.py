@@ -26,12 +26,12 @@ from components.example_gen.settings import DataConfig
 from components.tools.sample_data import generate
 from components.trainer import export, training
 from components.trainer.accelerators import use_accelerators
-from components.trainer.base import SETTINGS_FILE
 from components.trainer.model import build
 from components.trainer.settings import ModelConfig, TrainConfig
 from components.trainer.transfer import start_from
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
+from serving.version_directory import SETTINGS_FILE
 
 _TRANSFORM = TransformConfig()
 _BATCH = 32  # images of one call when the speed of transcribing is measured
