@@ -32,7 +32,6 @@ HARMLESS = {"np.load": ("allow_pickle", False)}  # a call with this argument is 
 ESCAPES = ("jinja2.Environment", "autoescape")
 
 ALLOWED = {
-    "benchmarks/evaluation.py saved_model.load": "the model of a run in the workspace that is named to it",
     "client/htr_client/__init__.py import_module": "its own modules, by names that stand in it",
     "components/recogniser/model.py saved_model.load": "the model that a run has trained, or one that was pushed",
     "serving/labels.py os.chmod": "0644, since mkstemp makes 0600 and a server runs as another user",
