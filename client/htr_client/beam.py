@@ -31,6 +31,7 @@ from htr_client.ngrams import Automaton
 
 # What one frame may hold, relative to its most probable class: the blank, and characters as (class, probability).
 _Frame = tuple[float, list[tuple[int, float]]]
+_MOST_ALLOWANCE = 12.0
 _LOWEST = -1e300  # every score that is not minus infinity is above
 
 
@@ -46,7 +47,8 @@ class PrefixBeamSearch:
         width: Prefixes kept after every frame.
         candidates: The most probable characters of a frame that may extend a prefix.
         pruning: Classes of a frame, and prefixes, that are less probable than e^-pruning times the best one are
-            dropped; math.inf keeps them all. By default 10, and 20 with a lexicon, whose words may look improbable.
+            dropped; math.inf keeps them all. With a lexicon prefixes may be as much worse in addition as a word outside
+            of it costs, and where it allows no other words, classes too; 12 at most.
         alternatives: How many other readings to return.
         lexicon: Words that the text is made of.
         language_model: Model of likely texts.
@@ -63,20 +65,20 @@ class PrefixBeamSearch:
         width: int = 16,
         *,
         candidates: int = 16,
-        pruning: float | None = None,
+        pruning: float = 8.0,
         alternatives: int = 0,
         lexicon: Lexicon | None = None,
         language_model: CharacterModel | LanguageModel | None = None,
         language_weight: float | None = None,
         length_bonus: float | None = None,
     ) -> None:
-        if pruning is None:
-            pruning = 10.0 if lexicon is None else 20.0
         if width < 1 or candidates < 1 or not pruning > 0 or alternatives < 0:
             raise ValueError("width, candidates and pruning are positive, alternatives not negative")
         self._width = width
         self._candidates = candidates
-        self._pruning = pruning
+        allowance = min(-lexicon.unknown, _MOST_ALLOWANCE) if lexicon is not None else 0.0
+        self._pruning = pruning + allowance
+        self._class_pruning = pruning if lexicon is None or lexicon.unknown > -math.inf else pruning + allowance
         self._alternatives = alternatives
         self._lexicon = lexicon
         self._language_model = language_model
@@ -104,7 +106,7 @@ class PrefixBeamSearch:
             self._length_bonus,
             alphabet.blank,
         )
-        found = [search.readings(*row) for row in _likely(log_probs, frames, self._candidates, self._pruning)]
+        found = [search.readings(*row) for row in _likely(log_probs, frames, self._candidates, self._class_pruning)]
         if self._temperature is None:
             found = [readings[: 1 + self._alternatives] for readings in found]
             confidences = _posteriors(log_probs, frames, found)
@@ -199,7 +201,10 @@ def _likely(
     wanted = np.ones_like(numbers, dtype=bool)
     wanted[:, 1:] = (numbers[:, 1:] > 0) | (numbers[:, :-1] > 0)
     wanted &= valid
-    characters = list(zip(np.nonzero(kept)[2].tolist(), probabilities[kept].tolist(), strict=True))
+    row, t, character = np.nonzero(kept)
+    values = probabilities[kept]
+    order = np.lexsort((-values, row * length + t))  # of each frame the most probable first
+    characters = list(zip(character[order].tolist(), values[order].tolist(), strict=True))
     ends = np.cumsum(numbers).tolist()
     starts = [0, *ends[:-1]]
     found: list[list[_Frame]] = [[] for _ in range(count)]
@@ -234,7 +239,11 @@ class _Search:
         length_bonus: float,
         blank: int,
     ) -> None:
-        self._width, self._pruning, self._share = width, pruning, math.exp(-pruning)
+        self._width, self._pruning = width, pruning
+        # A lexicon may rule out what is most probable: then only scores are compared, which it has a part in.
+        self._share = math.exp(-pruning) if lexicon is None else 0.0
+        self._highest = length_bonus + (lexicon.highest if lexicon is not None else 0.0)
+        self._following = lexicon.following if lexicon is not None and lexicon.is_strict else None
         self._lexicon, self._model, self._weight, self._length_bonus = lexicon, model, weight, length_bonus
         self._blank = blank
 
@@ -283,24 +292,38 @@ class _Search:
         old: dict[int, _Prefix] = {prefix.number: prefix for prefix in beam}
         # New prefixes, which can be reached in one way only: score, parent, character, probability, and what it earns.
         found: list[tuple[float, _Prefix, int, float, tuple[float, int, int]]] = []
+        lowest = _LOWEST  # what a score must reach, as far as is known
         for prefix in beam:
             ends_in_blank, last = prefix.blank, prefix.character
             total = ends_in_blank + prefix.last
             prefix.new_blank += total * blank
             if last in now:
                 prefix.new_last += prefix.last * now[last]
-            for character, probability in characters:
-                # A repeated character needs a blank in between.
-                added = (ends_in_blank if character == last else total) * probability
+            highest = prefix.earned + self._highest
+            possible = characters
+            if self._following is not None:
+                possible = [(each, now[each]) for each in self._following[prefix.node] if each in now]
+            for character, probability in possible:
+                added = total * probability
                 if added <= least:
-                    continue
+                    break
+                if character == last:  # it needs a blank in between
+                    added = ends_in_blank * probability
+                    if added <= least:
+                        continue
                 child = known.get(prefix.number * base + character)
-                if child is None:
-                    earned = self._follow(prefix, character)
-                    found.append((math.log(added) + earned[0], prefix, character, added, earned))
-                else:
+                if child is not None:
                     child.new_last += added
                     old[child.number] = child
+                    continue
+                logarithm = math.log(added)
+                if logarithm + highest < lowest:
+                    continue
+                earned = self._follow(prefix, character)
+                score = logarithm + earned[0]
+                if score > lowest:
+                    found.append((score, prefix, character, added, earned))
+                    lowest = max(lowest, score - self._pruning)
         scored: list[Any] = []
         for prefix in old.values():
             prefix.blank, prefix.last = prefix.new_blank, prefix.new_last
@@ -310,7 +333,7 @@ class _Search:
                 scored.append((math.log(total) + prefix.earned, prefix))
         scored += found
         scored.sort(key=itemgetter(0), reverse=True)
-        lowest = max(scored[0][0] - self._pruning, _LOWEST) if scored else 0.0
+        lowest = scored[0][0] - self._pruning if scored else 0.0
         kept = []
         for score, prefix, *new in scored[: self._width]:
             if score < lowest:

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TextIO, Union
 
 from htr_client import ngrams
@@ -40,6 +41,9 @@ class Lexicon:
             every word that is not in the lexicon.
         weight: With counts, how much the logarithm of a word's frequency weighs.
 
+    Attributes:
+        unknown: Added to the score for a word that is not in the lexicon; -inf where there may be none.
+
     Raises:
         ValueError: When there is no word, a word is empty or holds a separator, or a count is not positive.
     """
@@ -63,7 +67,7 @@ class Lexicon:
                 raise ValueError(f"the word {word!r} is empty or holds one of the separators {separators!r}")
         self._counts = counts
         self._separators = separators
-        self._unknown = -math.inf if unknown is None else unknown
+        self.unknown = -math.inf if unknown is None else unknown
         self._compiled: dict[Alphabet, CompiledLexicon] = {}
 
     @classmethod
@@ -135,7 +139,7 @@ class Lexicon:
             ending[node] = max(ending[node], score)
         likeliest[0] = ending[0] = 0.0
         separators = frozenset(i for i, character in enumerate(alphabet) if character in self._separators)
-        return CompiledLexicon(width, children, likeliest, ending, separators, self._unknown)
+        return CompiledLexicon(width, children, likeliest, ending, separators, self.unknown)
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,24 @@ class CompiledLexicon:
     ending: list[float]
     separators: frozenset[int]
     unknown: float
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether other words are not allowed."""
+        return self.unknown == -math.inf
+
+    @cached_property
+    def highest(self) -> float:
+        """The most that a step adds to the score: where a rare word turns out to be one that is not in the lexicon."""
+        return max(0.0, self.unknown - min(likeliest for likeliest in self.likeliest if likeliest > -math.inf))
+
+    @cached_property
+    def following(self) -> list[list[int]]:
+        """Characters that may follow each node in a word of the lexicon, and the separators."""
+        found: list[list[int]] = [list(self.separators) for _ in self.ending]
+        for edge in self.children:
+            found[edge // self.width].append(edge % self.width)
+        return found
 
     def step(self, node: int, character: int) -> tuple[float, int]:
         """Follow one character.

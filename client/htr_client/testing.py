@@ -168,7 +168,7 @@ class FakeModel:
         for row, found in enumerate(levels):
             classes = np.where(found > _WHITE, blank, np.rint(found / _STEP).astype(int))
             # Of the other letters those with neighbouring levels are more probable.
-            others = 0.5 ** np.abs(classes[:, None] - np.arange(blank + 1)) * (classes[:, None] < blank) + 1e-3
+            others = 0.5 ** np.abs(classes[:, None] - np.arange(blank + 1)) * (classes[:, None] < blank) + 0.02
             others[np.arange(len(found)), classes] = 0.0
             others *= (1 - _CERTAINTY) / others.sum(axis=1, keepdims=True)
             others[np.arange(len(found)), classes] = _CERTAINTY

@@ -109,7 +109,7 @@ def test_decoders(call, folder):
 
 def test_the_versions_own_language_model(call, folder, server):
     alphabet = Alphabet(ALPHABET)
-    server.model.language_models[1] = LanguageModel(ngrams.count(["beua"] * 9, alphabet, 5), 1.0, 0.5).to_bytes()
+    server.model.language_models[1] = LanguageModel(ngrams.count(["beua"] * 9, alphabet, 5), 0.7, 0.5).to_bytes()
     (folder / "text").write_text("besa\n")
     for text, arguments in {
         "beua": [], "beta": ["--decoder", "best-path"],

@@ -177,7 +177,8 @@ def test_a_decoder_of_ones_own_turns_it_off(kind, learned_server, decoder):
 
 def test_a_function_gets_the_language_model_of_the_version(kind, learned_server):
     with kind(
-        learned_server.address, decoder=lambda own: PrefixBeamSearch(language_model=own, alternatives=1)
+        learned_server.address,
+        decoder=lambda own: PrefixBeamSearch(language_model=own, language_weight=0.3, alternatives=1),
     ) as client:
         result = client.transcribe(png("hellp"))
     assert result.text == "hello" and len(result.alternatives) == 1
