@@ -32,6 +32,7 @@ from htr_client.ngrams import Automaton
 # What one frame may hold, relative to its most probable class: the blank, and characters as (class, probability).
 _Frame = tuple[float, list[tuple[int, float]]]
 _MOST_ALLOWANCE = 12.0
+_SMALL = 1e-100
 _LOWEST = -1e300  # every score that is not minus infinity is above
 
 
@@ -268,12 +269,11 @@ class _Search:
                     prefix.blank, prefix.last = prefix.blank + prefix.last, 0.0
                 continue
             beam = self._extend(beam, known, blank, characters)
-            # Probabilities are relative to the highest one, or those of a long line would underflow.
-            highest = max([prefix.blank + prefix.last for prefix in beam], default=1.0)
-            scale += math.log(highest)
-            for prefix in beam:
-                prefix.blank /= highest
-                prefix.last /= highest
+            if beam and beam[0].blank + beam[0].last < _SMALL:  # or those of a long line would underflow
+                scale += math.log(_SMALL)
+                for prefix in beam:
+                    prefix.blank /= _SMALL
+                    prefix.last /= _SMALL
         readings = []
         for prefix in beam:
             probability = scale + math.log(prefix.blank + prefix.last)

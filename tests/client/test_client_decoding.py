@@ -298,6 +298,8 @@ def test_long_and_improbable_lines_do_not_underflow():
     texts = [alphabet.encode(result.text) for result in BestPath().decode(log_probs, frames, alphabet)]
     found = log_posteriors(log_probs, frames, texts)
     assert np.isfinite(found).all() and (found < -800).all()
+    for result in PrefixBeamSearch(2, candidates=2).decode(log_probs, frames, alphabet):
+        assert len(result.text) > 300 and 0 <= result.confidence < 1e-300
 
 
 def test_a_lexicon_that_lets_nothing_end_gives_the_empty_text():
