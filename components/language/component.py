@@ -6,12 +6,9 @@ two files changed: the language model, which is empty in Trainer's, and the sett
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import itertools
 import json
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
@@ -24,13 +21,11 @@ from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
 from components.example_gen.examples import records
 from components.language import texts
-from components.language.learning import MOST_CHARACTERS, Learnt, Recorded, learn
+from components.language.learning import MOST_CHARACTERS, Learnt, learn
+from components.language.recording import record
 from components.language.settings import LanguageConfig
 from components.recogniser.model import ExportedModel
 from serving.version_directory import LANGUAGE_MODEL_FILE, SETTINGS_FILE
-
-# Images of the validation split that weights are tried on, and numbers that their log-probabilities may hold together.
-MOST_IMAGES, _MOST_NUMBERS = 2000, 100_000_000
 
 
 class LanguageModelSpec(component_spec.ComponentSpec):
@@ -69,9 +64,12 @@ class Executor(base_executor.BaseExecutor):
         examples = artifact_utils.get_single_uri(input_dict["examples"])
         exported = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["base_model"]))
         model = ExportedModel(exported)
-        labels = (record["text"] for record in records(examples, "train"))
+        labels = (example["text"] for example in records(examples, "train"))
         learnt = learn(
-            itertools.chain(labels, texts.lines(config.texts)), model.alphabet, _record(model, examples), config
+            itertools.chain(labels, texts.lines(config.texts)),
+            model.alphabet,
+            record(model, examples, "validation"),
+            config,
         )
         console().print(f"  {_told(learnt)}", markup=False)
         directory = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))
@@ -93,26 +91,6 @@ def put(learnt: Learnt, directory: str) -> None:
     settings = {**json.loads(storage.read(path)), "language_model": learnt.facts}
     with fileio.open(path, "wb") as file:
         file.write(json.dumps(settings, indent=1, ensure_ascii=False).encode())
-
-
-def _record(model: ExportedModel, examples: str) -> list[Recorded]:
-    """What the network sees in images of the validation split, the same ones in every run."""
-
-    def drawn(record: dict[str, Any]) -> bytes:
-        return hashlib.sha256(record["id"].encode()).digest()
-
-    chosen = heapq.nsmallest(MOST_IMAGES, records(examples, "validation"), key=drawn)
-    found: list[Recorded] = []
-    numbers = 0
-    for start in range(0, len(chosen), model.batch_size):
-        batch: Sequence[dict[str, Any]] = chosen[start : start + model.batch_size]
-        log_probs, frames = model.log_probs([record["image"] for record in batch])
-        rows = zip(log_probs, frames, batch, strict=True)
-        found += [Recorded(row[:valid].copy(), record["text"]) for row, valid, record in rows]
-        numbers += int(frames.sum()) * log_probs.shape[2]
-        if numbers > _MOST_NUMBERS:
-            break
-    return found
 
 
 def _told(learnt: Learnt) -> str:

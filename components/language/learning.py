@@ -67,9 +67,9 @@ def learn(texts: Iterable[str], alphabet: Alphabet, validation: Sequence[Recorde
     lengths = [len(recorded.label) for recorded in validation]
     if not sum(lengths):
         return Learnt(None, facts)
-    before = _edits(_decoded(BestPath(), alphabet, validation), validation)
+    before = _edits(decoded(BestPath(), alphabet, validation), validation)
     models = [LanguageModel(found, weight, BONUS_BY_WEIGHT * weight) for weight in WEIGHTS]
-    tried = [_edits(_decoded(default_decoder(model), alphabet, validation), validation) for model in models]
+    tried = [_edits(decoded(default_decoder(model), alphabet, validation), validation) for model in models]
     best = min(tried, key=sum)
     chosen = next(i for i, edits in enumerate(tried) if _interval(best, edits, lengths, _AT_LEAST)[0] <= 0)
     facts["validation_cer_best_path"] = sum(before) / sum(lengths)
@@ -108,7 +108,8 @@ def _small_enough(texts: Sequence[str], alphabet: Alphabet, config: LanguageConf
         most = int(0.95 * len(found) * allowed / size)
 
 
-def _decoded(decoder: Decoder, alphabet: Alphabet, images: Sequence[Recorded]) -> list[Decoded]:
+def decoded(decoder: Decoder, alphabet: Alphabet, images: Sequence[Recorded]) -> list[Decoded]:
+    """What a decoder reads in recorded images, in batches."""
     results: list[Decoded] = []
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
@@ -136,7 +137,7 @@ def _interval(before: Sequence[int], after: Sequence[int], lengths: Sequence[int
 def _temperature(model: LanguageModel, alphabet: Alphabet, images: Sequence[Recorded]) -> float:
     """Temperature under which it is least surprising which texts are right (Guo et al. 2017)."""
     shares, right = [], []
-    everything = _decoded(default_decoder(model, alternatives=8), alphabet, images)
+    everything = decoded(default_decoder(model, alternatives=8), alphabet, images)
     for result, recorded in zip(everything, images, strict=True):
         found = [result.confidence, *(other.confidence for other in result.alternatives)]
         shares.append([*found, max(1.0 - sum(found), 0.0)])
