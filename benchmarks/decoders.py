@@ -1,8 +1,9 @@
 """Compare decoders on a labelled dataset: character error rate and time per image.
 
 Asks a running server for the log-probabilities of every image of the evaluation split once, then decodes them with
-every decoder. Lexicon and language model are learnt from the labels of the training split: of other writers, where the
-data names the writers. The splits are those of `htr run` on the same folder.
+every decoder, in batches and one by one. The first language model is the one that the version brings. Lexicon and the
+other language models are learnt from the labels of the training split: of other writers, where the data names the
+writers. The splits are those of `htr run` on the same folder. Time is CPU time of this process.
 
     python benchmarks/decoders.py --server localhost:8500 --data FOLDER
 """
@@ -18,17 +19,23 @@ from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.transform.settings import TransformConfig
 from htr_client import HtrClient
-from htr_client.beam import PrefixBeamSearch
+from htr_client.beam import PrefixBeamSearch, default_decoder
 from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
-from htr_client.language import CharacterModel, Lexicon
+from htr_client.language import CharacterModel, LanguageModel, Lexicon
 
 
 class Recorder:
     """A decoder that keeps what it is given; the text of a result is its place in the record."""
 
     def __init__(self) -> None:
+        self.language_model: LanguageModel | None = None
         self.rows: list[np.ndarray] = []
         self.alphabet = Alphabet("")
+
+    def of(self, language_model: LanguageModel | None) -> "Recorder":
+        """The recorder itself, which keeps the version's language model."""
+        self.language_model = language_model
+        return self
 
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
         """Keep the valid frames of each row; see `Decoder.decode`."""
@@ -48,7 +55,7 @@ def read(config: DataConfig) -> tuple[list[tuple[bytes, str]], list[str]]:
 
 
 def error_rate(decoder: Decoder, alphabet: Alphabet, rows: Sequence[np.ndarray], labels: Sequence[str]) -> str:
-    """Decode everything in batches of 32.
+    """Decode everything in batches of 32, then some images one by one.
 
     Args:
         decoder: To measure.
@@ -57,24 +64,33 @@ def error_rate(decoder: Decoder, alphabet: Alphabet, rows: Sequence[np.ndarray],
         labels: The true texts.
 
     Returns:
-        Two cells of a table: CER in per cent and milliseconds an image.
+        Three cells of a table: CER in per cent, milliseconds an image in batches, and alone.
     """
-    edits, seconds = 0, 0.0
     decoder.decode(np.stack([rows[0]]), np.array([len(rows[0])]), alphabet)  # builds the tables
-    for start in range(0, len(rows), 32):
-        batch = rows[start : start + 32]
+    edits, milliseconds = _decode(decoder, alphabet, rows, labels, 32)
+    _, alone = _decode(decoder, alphabet, rows[:200], labels[:200], 1)
+    return f"{100 * edits / sum(map(len, labels)):.2f} | {milliseconds:.2f} | {alone:.2f}"
+
+
+def _decode(
+    decoder: Decoder, alphabet: Alphabet, rows: Sequence[np.ndarray], labels: Sequence[str], size: int
+) -> tuple[int, float]:
+    """Edits, and milliseconds of CPU time an image."""
+    edits, seconds = 0, 0.0
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
         frames = np.array([len(row) for row in batch])
         log_probs = np.zeros((len(batch), frames.max(), len(alphabet) + 1), np.float32)
         for i, row in enumerate(batch):
             log_probs[i, : len(row)] = row
-        started = time.perf_counter()
+        started = time.process_time()
         results = decoder.decode(log_probs, frames, alphabet)
-        seconds += time.perf_counter() - started
+        seconds += time.process_time() - started
         edits += sum(
             Levenshtein.distance(label, result.text)
-            for label, result in zip(labels[start : start + 32], results, strict=True)
+            for label, result in zip(labels[start : start + size], results, strict=True)
         )
-    return f"{100 * edits / sum(map(len, labels)):.2f} | {1000 * seconds / len(rows):.2f}"
+    return edits, 1000 * seconds / len(rows)
 
 
 def main() -> None:
@@ -94,7 +110,7 @@ def main() -> None:
     samples = samples[: args.limit or None]
     recorder = Recorder()
     # One request at a time: the record is in the order of decoding.
-    with HtrClient(args.server, args.model, decoder=recorder, in_flight=1) as client:
+    with HtrClient(args.server, args.model, decoder=recorder.of, in_flight=1) as client:
         found = list(client.transcribe_many(image for image, _ in samples))
     good = [(int(result.text), text) for result, (_, text) in zip(found, samples, strict=True) if result.ok]
     if not good:
@@ -102,6 +118,10 @@ def main() -> None:
     rows, labels = [recorder.rows[i] for i, _ in good], [text for _, text in good]
 
     decoders: list[tuple[str, Decoder]] = [("best path", BestPath())]
+    if recorder.language_model is not None:
+        own = recorder.language_model
+        name = f"the version's language model, weight {own.weight:g} (the clients' default)"
+        decoders.append((name, default_decoder(own)))
     decoders += [(f"beam {width}", PrefixBeamSearch(width)) for width in args.width]
     decoders.append(("beam + strict lexicon", PrefixBeamSearch(lexicon=Lexicon.from_texts(texts))))
     for unknown in args.unknown:
@@ -113,7 +133,7 @@ def main() -> None:
             decoder = PrefixBeamSearch(language_model=model, language_weight=weight)
             decoders.append((f"beam + {order}-gram, weight {weight:g}", decoder))
     print(f"{len(rows)} images, {len(samples) - len(rows)} could not be read\n")
-    print("| decoder | CER % | ms/image |\n|---|---|---|")
+    print("| decoder | CER % | ms/image | alone |\n|---|---|---|---|")
     for name, decoder in decoders:
         print(f"| {name} | {error_rate(decoder, recorder.alphabet, rows, labels)} |", flush=True)
 

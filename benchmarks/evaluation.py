@@ -9,6 +9,7 @@ reads the same images with one model, in batches, and counts edits.
 
 import argparse
 import glob
+import itertools
 import os
 import tempfile
 import threading
@@ -28,7 +29,9 @@ from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.evaluation import read_verdict
 from components.evaluator.settings import GateConfig
 from components.example_gen.component import Quarantine
+from components.example_gen.examples import records
 from components.example_gen.splits import SPLITS
+from components.recogniser.model import ExportedModel
 from components.report.component import Executor
 from components.report.settings import RunSettings
 from pipeline.beam_options import pipeline_options
@@ -50,11 +53,11 @@ def repeat(examples: str, folder: str, images: int) -> None:
     for split in SPLITS:
         os.makedirs(os.path.join(folder, f"Split-{split}"))
         files = glob.glob(os.path.join(examples, f"Split-{split}", "*"))
-        records = list(tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator())
+        serialized = list(tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator())
         path = os.path.join(folder, f"Split-{split}", "data_tfrecord-00000-of-00001.gz")
         with tf.io.TFRecordWriter(path, "GZIP") as writer:
-            for i in range(images if split == "eval" else len(records)):
-                writer.write(records[i % len(records)])
+            for i in range(images if split == "eval" else len(serialized)):
+                writer.write(serialized[i % len(serialized)])
 
 
 def read_plainly(examples: str, model: str) -> float:
@@ -63,14 +66,13 @@ def read_plainly(examples: str, model: str) -> float:
     Returns:
         CER.
     """
-    signature = tf.saved_model.load(model).signatures["evaluate"]
+    loaded = ExportedModel(model)
     counts = ErrorCounts()
-    files = glob.glob(os.path.join(examples, "Split-eval", "*"))
-    for records in tf.data.TFRecordDataset(files, compression_type="GZIP").batch(BATCH):
-        labels = tf.io.parse_example(records, {"text": tf.io.FixedLenFeature([], tf.string)})["text"].numpy()
-        texts = signature(examples=records)["text"].numpy()[:, 0]
-        for label, text in zip(labels, texts, strict=True):
-            counts.add(label.decode(), text.decode())
+    stream = records(examples, "eval")
+    while batch := list(itertools.islice(stream, BATCH)):
+        log_probs, frames = loaded.log_probs([record["image"] for record in batch])
+        for record, result in zip(batch, loaded.decoder().decode(log_probs, frames, loaded.alphabet), strict=True):
+            counts.add(record["text"], result.text)
     return counts.rate
 
 
@@ -154,7 +156,7 @@ def main() -> None:
             "examples": [examples],
             "quarantine": artifact(Quarantine, "HandwritingExampleGen", "quarantine"),
             "anomalies": artifact(standard_artifacts.ExampleAnomalies, "ExampleValidator", "anomalies"),
-            "model": artifact(standard_artifacts.Model, "Trainer", "model"),
+            "model": artifact(standard_artifacts.Model, "LanguageModel", "model"),
             "model_run": artifact(standard_artifacts.ModelRun, "Trainer", "model_run"),
             "evaluation": artifact(standard_artifacts.ModelEvaluation, "Evaluator", "evaluation"),
         }

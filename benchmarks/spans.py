@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from components.report.collect import Model
+from components.recogniser.model import ExportedModel
 from components.tools.sample_data.fonts import FONTS, load_glyphs
 from components.tools.sample_data.render import make_writer, render_with_extents
 from components.tools.sample_data.words import WORDS
@@ -55,7 +55,7 @@ def by_rule(word: Transcribed) -> list[tuple[float, float]]:
     return pixel_spans(word.runs, word.frames, word.width, word.ink)
 
 
-def transcribe(model: Model, count: int, seed: int, confidence: float) -> list[Transcribed]:
+def transcribe(model: ExportedModel, count: int, seed: int, confidence: float) -> list[Transcribed]:
     """Renders words and transcribes them.
 
     Args:
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--confidence", type=float, default=0.9, help="least confidence of the words that count")
     parser.add_argument("--record", metavar="FILE", help="JSON file for the words, in the fields' order of Transcribed")
     args = parser.parse_args()
-    words = transcribe(Model(args.model), args.words, args.seed, args.confidence)
+    words = transcribe(ExportedModel(args.model), args.words, args.seed, args.confidence)
     if not words:
         parser.error("the model reads none of the words with that confidence")
     if args.record:

@@ -52,8 +52,8 @@ SETTINGS = {
 
 # Settings that are paths or lists of them, besides the workspace.
 PATHS = (
-    ("data", "paths"), ("train", "warm_start"), ("push", "model_dir"), ("bulk", "folder"), ("beam", "setup_file"),
-    ("beam", "extra_packages"),
+    ("data", "paths"), ("train", "warm_start"), ("language", "texts"), ("push", "model_dir"), ("bulk", "folder"),
+    ("beam", "setup_file"), ("beam", "extra_packages"),
 )  # fmt: skip
 
 

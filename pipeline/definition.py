@@ -23,6 +23,7 @@ from components.example_gen.data_version import DataVersion
 from components.example_validator.component import CuratedExampleValidator
 from components.example_validator.curated_schema import CuratedSchema
 from components.example_validator.previous import PreviousStatistics
+from components.language.component import LanguageModel
 from components.pusher.component import AtomicPusher
 from components.report.component import RunReport
 from components.serving_check.component import ServingCheck
@@ -119,7 +120,10 @@ def create_pipeline(
         },
         **learning,
     )  # fmt: skip
-    model = trainer.outputs["model"]
+    language_model = (
+        LanguageModel(examples, trainer.outputs["model"], config.language) if config.language.enabled else None
+    )
+    model = (language_model or trainer).outputs["model"]
     baseline = BaselineModel(model, config.model_dir, config.name, config.gate, config.train.warm_start).with_id(
         "Baseline"
     )
@@ -152,7 +156,7 @@ def create_pipeline(
     bulk_inferrer = BulkInferrer(model, evaluator.outputs["blessing"], config.bulk) if config.bulk.folder else None
     steps = [
         data_version, example_gen, schema_gen, statistics_gen, before, validator, transform, tuner, trainer,
-        baseline, evaluator, report, enforcement, serving_check, pusher,
+        language_model, baseline, evaluator, report, enforcement, serving_check, pusher,
         bulk_inferrer,
     ]  # fmt: skip
     components = [step for step in steps if step]

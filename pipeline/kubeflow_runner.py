@@ -82,15 +82,17 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
     }
     for name, task in spec["root"]["dag"]["tasks"].items():
         _finish_types(spec["components"][name], titles)
-        _finish_task(name, task, settings)
+        # Without a driver nobody notices other texts.
+        noticed = name != "LanguageModel" or not config.language.texts
+        _finish_task(name, task, settings, noticed and name not in NEVER_CACHED)
         _finish_container(spec, name, settings)
     executors = {f"{name}_executor": _on_kubernetes(name, settings) for name in spec["components"]}
     return [spec, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}]
 
 
-def _finish_task(name: str, task: dict[str, Any], settings: KubeflowConfig) -> None:
+def _finish_task(name: str, task: dict[str, Any], settings: KubeflowConfig, may_be_cached: bool) -> None:
     """What TFX's compiler leaves out of a task, or writes for Vertex AI only."""
-    task["cachingOptions"] = {"enableCache": settings.cache and name not in NEVER_CACHED}
+    task["cachingOptions"] = {"enableCache": settings.cache and may_be_cached}
     if settings.retries and name not in NEVER_RETRIED:
         delay, last = settings.retry_delay, settings.retry_delay * 2**settings.retries
         task["retryPolicy"] = {

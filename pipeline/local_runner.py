@@ -34,6 +34,7 @@ _DOING = {
     "Transform": "Resizing and normalising images, collecting the alphabet",
     "Tuner": "Searching for better hyper-parameters",
     "Trainer": "Training the network",
+    "LanguageModel": "Learning the language model",
     "Baseline": "Looking up the model in service",
     "Evaluator": "Measuring CER and WER, asking the gate",
     "RunReport": "Writing the report",

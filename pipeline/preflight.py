@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from components.common import storage
@@ -16,6 +17,7 @@ from components.common.suggestions import did_you_mean
 from components.example_gen.dataset import eval_slices
 from components.example_gen.plan import Plan
 from components.example_gen.table import Table
+from components.language import texts
 from components.trainer import base
 from pipeline import beam_options
 from pipeline.config import PATHS, Config
@@ -75,6 +77,8 @@ def _settings(config: Config) -> Iterator[str]:
             yield "data.alphabet: it is empty; list the allowed characters, or leave it out to take those of the labels"
         elif unusable:
             yield f"data.alphabet: {', '.join(map(repr, unusable))} cannot be in a label"
+    if config.language.texts and not config.language.enabled:
+        yield "language.texts: with language.enabled=false there is no language model that learns from them"
     if not config.train.is_warm:
         yield from _problems(lambda: base.settled(config.train, config.transform, config.model))
     yield from _problems(lambda: beam_options.check_for_pipeline(config.beam))
@@ -85,6 +89,8 @@ def _here(config: Config) -> Iterator[str]:
     if config.train.is_warm:
         start = config.train.warm_start or ""
         yield from _problems(lambda: base.check_fits(base.find_base(start), config.model))
+    # Read to the end, since a line that is not UTF-8 may stand anywhere.
+    yield from _problems(lambda: deque(texts.lines(config.language.texts), maxlen=0))
     if not storage.is_remote(config.model_dir):
         yield from _writable("push.model_dir", config.model_dir)
     if config.bulk.folder and not (storage.is_remote(config.bulk.folder) or os.path.isdir(config.bulk.folder)):

@@ -1,5 +1,7 @@
 """Which model transcribes: a pushed version of the workspace, else the base model that is shipped.
 
+In Python:
+
     from pipeline.reading import local_client
 
     with local_client() as client:
@@ -21,6 +23,7 @@ from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE, nothing_pushed
 
 if TYPE_CHECKING:
+    from htr_client.base import DecoderOf
     from htr_client.decoding import Decoder
     from serving.local import LocalClient
 
@@ -106,7 +109,7 @@ def _scripts(version: str) -> str:
 
 
 def local_client(
-    workspace: str = "workspace", *, base: str | None = None, decoder: Decoder | None = None
+    workspace: str = "workspace", *, base: str | None = None, decoder: Decoder | DecoderOf | None = None
 ) -> LocalClient:
     """A client that needs no server: it transcribes in this process, and its results are those of `HtrClient`.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from htr_client.base import Ask
+from htr_client.base import Ask, DecoderOf
 from htr_client.client import HtrClient
 from htr_client.connection import to_error
 from htr_client.decoding import Decoder
@@ -41,7 +41,7 @@ class LocalClient(HtrClient):
         directory: str | os.PathLike[str],
         model: str = "htr",
         *,
-        decoder: Decoder | None = None,
+        decoder: Decoder | DecoderOf | None = None,
         batch_size: int = 32,
         max_pixels: int = MAX_PIXELS,
         log: RequestLog | None = None,

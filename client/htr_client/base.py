@@ -10,13 +10,22 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-
 from htr_client import messages
+from htr_client.answers import Answer, Headers, read_alphabet, read_answer, read_language_model
+from htr_client.beam import default_decoder
 from htr_client.connection import Metadata, Tls, channel_options, grpc_target, hosts_of, read_addresses, tracing
-from htr_client.decoding import Alphabet, BestPath, Decoder
-from htr_client.errors import HtrError, ImageError, ModelNotFound, RequestTooLarge, TimedOut, UnexpectedAnswer
+from htr_client.decoding import Alphabet, Decoder
+from htr_client.errors import (
+    HtrError,
+    ImageError,
+    ModelNotFound,
+    ModelUnusable,
+    RequestTooLarge,
+    TimedOut,
+    UnexpectedAnswer,
+)
 from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels
+from htr_client.language import LanguageModel
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
 from htr_client.spans import pixel_spans
@@ -27,7 +36,6 @@ _BATCH_SHARE = 4
 # What a request holds beside the images (names, lengths) stays far below this.
 _REQUEST_OVERHEAD = 4096
 
-Headers = tuple[tuple[str, str], ...]
 T = TypeVar("T")
 
 
@@ -44,6 +52,8 @@ class Ask(NamedTuple):
 # What a method of either client does, one thing after the other: it yields requests to send, seconds to wait and work
 # that keeps the processor busy, receives the result of each, and returns its own. The clients differ in how they do it.
 Steps = Generator[Ask | float | Callable[[], Any], Any, T]
+# Makes a decoder of the language model of a version, which is None where it has none.
+DecoderOf = Callable[[LanguageModel | None], Decoder]
 
 
 class Sent(NamedTuple):
@@ -55,13 +65,11 @@ class Sent(NamedTuple):
     seconds: float
 
 
-class Answer(NamedTuple):
-    """One answer to serving_default, read and checked."""
+class Reader(NamedTuple):
+    """What turns the log-probabilities of a version into texts."""
 
-    version: int
-    log_probs: np.ndarray
-    frames: np.ndarray
-    request_id: str
+    alphabet: Alphabet
+    decoder: Decoder
 
 
 class Outage:
@@ -96,7 +104,7 @@ class BaseClient:
         label: str | None = None,
         tls: Tls | bool | None = None,
         timeout: float = 15.0,
-        decoder: Decoder | None = None,
+        decoder: Decoder | DecoderOf | None = None,
         batch_size: int = 32,
         in_flight: int = 4,
         patience: float = 60.0,
@@ -117,7 +125,9 @@ class BaseClient:
             label: Version label to use, such as "stable"; not together with version.
             tls: True or a `Tls` for an encrypted connection.
             timeout: Seconds a `transcribe` may take in all, and each single request of `transcribe_many`.
-            decoder: How log-probabilities become text; by default the best path.
+            decoder: How log-probabilities become text: a decoder, or a function that makes one of the language model of
+                the version that answers (None where it has none). By default a beam search with that language model, or
+                the best path where there is none.
             batch_size: Most images in one request of `transcribe_many`.
             in_flight: Most requests of one `transcribe_many` at the same time.
             patience: Seconds for which `transcribe_many` goes on trying while no request gets through.
@@ -141,7 +151,7 @@ class BaseClient:
             raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
         self.model = model
         self.timeout = timeout
-        self.decoder: Decoder = decoder if decoder is not None else BestPath()
+        self._decoder = decoder if decoder is not None else default_decoder
         self._version = version
         self._label = label
         addresses, encrypted = read_addresses(target)
@@ -173,7 +183,7 @@ class BaseClient:
         self._methods: dict[str, Any] = {}
         self._process = 0
         # By version: a version on the server never changes, and several servers may have different ones.
-        self._alphabets: dict[int, Alphabet] = {}
+        self._readers: dict[int, Reader] = {}
 
     def _headers(self) -> Headers:
         return tuple(self._metadata()) if self._metadata is not None else ()
@@ -211,43 +221,15 @@ class BaseClient:
             raise RequestTooLarge(f"The request has {request.ByteSize()} bytes, {self._max_message_bytes} at most.")
         return request
 
-    def _read(self, response: Any, count: int, headers: Headers) -> Answer:
-        try:
-            log_probs = messages.to_array(response.outputs["log_probs"])
-            frames = messages.to_array(response.outputs["frames"])
-        except ValueError as error:
-            raise UnexpectedAnswer(f"The answer of serving_default cannot be read: {error}.") from None
-        if log_probs.ndim != 3 or len(log_probs) != count or frames.shape != (count,):
-            raise UnexpectedAnswer(
-                f"{count} images were sent; log_probs came back as {log_probs.shape}, frames as {frames.shape}."
-            )
-        request_id = next((value for key, value in headers if key == "x-request-id"), "")
-        return Answer(response.model_spec.version.value, log_probs, frames, request_id)
-
-    def _known_alphabet(self, answer: Answer) -> Alphabet | None:
-        alphabet = self._alphabets.get(answer.version)
+    def _known_reader(self, answer: Answer) -> Reader | None:
+        reader = self._readers.get(answer.version)
         # A server that was wiped and started anew may count from 1 again.
-        return alphabet if alphabet is not None and len(alphabet) == answer.log_probs.shape[2] - 1 else None
+        return reader if reader is not None and len(reader.alphabet) == answer.log_probs.shape[2] - 1 else None
 
-    def _alphabet_request(self, version: int | None) -> Any:
-        # Of exactly the version that answered, whatever label or "latest" may mean by now.
-        label = self._label if version is None else None
-        pinned = version if version is not None else self._version
-        return messages.predict_request(self.model, pinned, label, "alphabet", {"query": [b""]})
-
-    def _learn_alphabet(self, response: Any) -> Alphabet:
-        try:
-            characters = messages.to_array(response.outputs["characters"])
-            alphabet = Alphabet([character.decode() for character in characters.reshape(-1)])
-        except ValueError as error:
-            raise UnexpectedAnswer(f"The answer of the signature alphabet cannot be read: {error}.") from None
-        self._alphabets[response.model_spec.version.value] = alphabet
-        return alphabet
-
-    def _results(self, batch: Sequence[Sent], answer: Answer, alphabet: Alphabet, server: float) -> list[Transcription]:
+    def _results(self, batch: Sequence[Sent], answer: Answer, reader: Reader, server: float) -> list[Transcription]:
         started = time.perf_counter()
         try:
-            decoded = self.decoder.decode(answer.log_probs, answer.frames, alphabet)
+            decoded = reader.decoder.decode(answer.log_probs, answer.frames, reader.alphabet)
         except ValueError as error:
             raise UnexpectedAnswer(f"The answer of serving_default cannot be decoded: {error}.") from None
         seconds = time.perf_counter() - started
@@ -333,20 +315,49 @@ class BaseClient:
         for last_try in (False, True):
             headers = self._headers()
             response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)
-            answer = self._read(response, len(batch), headers)
+            answer = read_answer(response, len(batch), headers)
             try:
-                alphabet = self._known_alphabet(answer) or (yield from self._ask_alphabet(answer.version, deadline))
+                reader = self._known_reader(answer) or (yield from self._ask_reader(answer.version, deadline))
                 break
             except ModelNotFound:
                 # The version that answered has been unloaded since. The one that took its place will answer.
                 if last_try:
                     raise
-        return (yield functools.partial(self._results, batch, answer, alphabet, time.perf_counter() - started))
+        return (yield functools.partial(self._results, batch, answer, reader, time.perf_counter() - started))
 
     def _ask_alphabet(self, version: int | None, deadline: float) -> Steps[Alphabet]:
-        request = self._alphabet_request(version)
-        response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, self._headers())
-        return self._learn_alphabet(response)
+        return read_alphabet((yield self._ask_about(version, "alphabet", deadline)))
+
+    def _ask_reader(self, version: int, deadline: float) -> Steps[Reader]:
+        alphabet = yield from self._ask_alphabet(version, deadline)
+        decoder = self._decoder
+        if not isinstance(decoder, Decoder):
+            decoder = decoder((yield from self._ask_language_model(version, deadline)))
+        self._readers[version] = reader = Reader(alphabet, decoder)
+        return reader
+
+    def _ask_language_model(self, version: int, deadline: float) -> Steps[LanguageModel | None]:
+        try:
+            response = yield self._ask_about(version, "language_model", deadline)
+        except ModelUnusable as error:
+            if '"language_model" not found' in error.what:
+                return None  # a version of an earlier release
+            raise
+        except RequestTooLarge as error:
+            raise UnexpectedAnswer(
+                f"The version's language model is too large for a message: {error.what}",
+                advice=f"Raise max_message_bytes ({self._max_message_bytes}), or do without it: decoder=BestPath().",
+                code=error.code,
+            ) from error
+        return (yield functools.partial(read_language_model, response))
+
+    def _ask_about(self, version: int | None, signature: str, deadline: float) -> Ask:
+        """Asks a signature that tells something about a version."""
+        # Of exactly the version that answered, whatever label or "latest" may mean by now.
+        label = self._label if version is None else None
+        pinned = version if version is not None else self._version
+        request = messages.predict_request(self.model, pinned, label, signature, {"query": [b""]})
+        return Ask(messages.PREDICT, request, messages.PredictResponse, deadline, self._headers())
 
     def _ask_status(self, timeout: float | None) -> Steps[list[VersionStatus]]:
         request = messages.GetModelStatusRequest()

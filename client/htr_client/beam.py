@@ -1,18 +1,42 @@
-"""CTC prefix beam search over whole batches, with a lexicon and a character language model.
+"""CTC prefix beam search with a lexicon and a character language model.
 
-The search (Graves 2006; Hannun et al. 2014) is written over arrays [N, width, ...]: its time depends on the number of
-frames, the width and the candidates only, never on what the log-probabilities are, so that a noisy or hostile image
-costs no more than a clean one; and numpy lets go of the interpreter lock in the larger steps.
+The search (Graves 2006; Hannun et al. 2014) goes through the frames of one image at a time in plain Python. A trained
+model is certain in most frames: what is improbable is left out of a frame, frames with nothing but the blank are passed
+over at once, and where one prefix is far ahead it is the only one. That is cheaper than arrays over a whole batch.
+Frames x width x candidates bound the time for a noisy or hostile image.
 """
+
+import math
+from collections.abc import Sequence
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from htr_client.decoding import Alphabet, Alternative, Decoded, DecodedCharacter, align, check, log_posteriors
-from htr_client.language import CharacterModel, CompiledCharacterModel, CompiledLexicon, Lexicon
+from htr_client.decoding import (
+    Alphabet,
+    Alternative,
+    BestPath,
+    Decoded,
+    DecodedCharacter,
+    Decoder,
+    Path,
+    align,
+    best_paths,
+    check,
+    log_posteriors,
+)
+from htr_client.language import CharacterModel, CompiledLexicon, LanguageModel, Lexicon
+from htr_client.ngrams import Automaton
 
-# Prefixes are told apart by 64-bit hashes; with some thousand prefixes an image, two of them collide once in about
-# 10^12 images.
-_HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+# What one frame may hold, relative to its most probable class: the blank, and characters as (class, probability).
+_Frame = tuple[float, list[tuple[int, float]]]
+_MOST_ALLOWANCE = 12.0
+# By how much less the language model expects what the search has dropped: from 2 to 3.5 the confidence was calibrated
+# best, on validation and evaluation images alike; at 0 it was far too low.
+_DROPPED = -3.0
+_SMALL = 1e-100
+_LOWEST = -1e300  # every score that is not minus infinity is above
 
 
 class PrefixBeamSearch:
@@ -20,20 +44,24 @@ class PrefixBeamSearch:
 
     The text returned has the highest log P(text | image) + language_weight * log P(text) + length_bonus * length,
     plus what the lexicon adds, among those that the beam holds. Its confidence is P(text | image) alone, as for
-    `BestPath`.
+    `BestPath`. With the language model of a version, which knows how sure it may be, it is the share of the text among
+    what the image shows and the language model expects.
 
     Args:
         width: Prefixes kept after every frame.
         candidates: The most probable characters of a frame that may extend a prefix.
+        pruning: Classes of a frame, and prefixes, that are less probable than e^-pruning times the best one are
+            dropped; math.inf keeps them all. With a lexicon prefixes may be as much worse in addition as a word outside
+            of it costs, and where it allows no other words, classes too; 12 at most.
         alternatives: How many other readings to return.
         lexicon: Words that the text is made of.
         language_model: Model of likely texts.
-        language_weight: Weight of the language model.
-        length_bonus: Added for every character; by default 1.5 x language_weight with a language model, which makes
-            up for what the model takes away for every character, and 0 without.
+        language_weight: Weight of the language model; by default the model's own, which is 0.3 for a `CharacterModel`.
+        length_bonus: Added for every character, which makes up for what the model takes away for every character; by
+            default the model's own, or 1.5 x language_weight where that is given, and 0 without a model.
 
     Raises:
-        ValueError: When width or candidates are not positive.
+        ValueError: When width, candidates or pruning are not positive.
     """
 
     def __init__(
@@ -41,197 +69,312 @@ class PrefixBeamSearch:
         width: int = 16,
         *,
         candidates: int = 16,
+        pruning: float = 8.0,
         alternatives: int = 0,
         lexicon: Lexicon | None = None,
-        language_model: CharacterModel | None = None,
-        language_weight: float = 0.3,
+        language_model: CharacterModel | LanguageModel | None = None,
+        language_weight: float | None = None,
         length_bonus: float | None = None,
     ) -> None:
-        if width < 1 or candidates < 1 or alternatives < 0:
-            raise ValueError("width and candidates are positive, alternatives not negative")
+        if width < 1 or candidates < 1 or not pruning > 0 or alternatives < 0:
+            raise ValueError("width, candidates and pruning are positive, alternatives not negative")
         self._width = width
         self._candidates = candidates
+        allowance = min(-lexicon.unknown, _MOST_ALLOWANCE) if lexicon is not None else 0.0
+        self._pruning = pruning + allowance
+        self._class_pruning = pruning if lexicon is None or lexicon.unknown > -math.inf else pruning + allowance
         self._alternatives = alternatives
         self._lexicon = lexicon
         self._language_model = language_model
-        self._language_weight = language_weight
-        default = 1.5 * language_weight if language_model is not None else 0.0
-        self._length_bonus = default if length_bonus is None else length_bonus
+        if language_model is None:
+            self._weight, own_bonus = 0.0, 0.0
+        elif language_weight is None:
+            self._weight, own_bonus = language_model.weight, language_model.length_bonus
+        else:
+            self._weight, own_bonus = language_weight, 1.5 * language_weight
+        self._length_bonus = own_bonus if length_bonus is None else length_bonus
+        self._temperature = language_model.temperature if language_model is not None else None
 
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
         """Decode a batch; see `Decoder.decode`."""
         check(log_probs, frames, alphabet)
+        paths = best_paths(log_probs, frames, alphabet)
         if log_probs.size == 0 or len(alphabet) == 0:
-            return [Decoded("", 0.0, ()) for _ in log_probs]
-        # Longest first, so that the rows still running at a frame are the first ones.
-        order = np.argsort(-frames, kind="stable")
-        found = _search(
-            log_probs[order],
-            frames[order],
-            min(self._candidates, len(alphabet)),
+            return [Decoded("", 0.0, ()) for _ in paths]
+        search = _Search(
             self._width,
+            self._pruning,
             self._lexicon.compile(alphabet) if self._lexicon is not None else None,
             self._language_model.compile(alphabet) if self._language_model is not None else None,
-            self._language_weight,
+            self._weight,
             self._length_bonus,
-            1 + self._alternatives,
+            alphabet.blank,
         )
-        results: list[Decoded | None] = [None] * len(frames)
-        best = [texts[0] for texts in found]
-        rows = np.repeat(order, [len(texts) for texts in found])
-        flat = [text for texts in found for text in texts]
-        posteriors = np.where(frames[rows] > 0, np.exp(log_posteriors(log_probs[rows], frames[rows], flat)), 0.0)
-        spans = align(log_probs[order], frames[order], best)
-        at = 0
-        for row, texts, row_spans in zip(order.tolist(), found, spans, strict=True):
-            characters = tuple(
-                DecodedCharacter(alphabet[i], confidence, span)
-                for i, (span, confidence) in zip(texts[0], row_spans, strict=True)
-            )
-            others = tuple(
-                Alternative(alphabet.decode(text), float(posterior))
-                for text, posterior in zip(texts[1:], posteriors[at + 1 : at + len(texts)], strict=True)
-            )
-            results[row] = Decoded(alphabet.decode(texts[0]), float(posteriors[at]), characters, others)
-            at += len(texts)
-        return [result for result in results if result is not None]
+        found = [search.readings(*row) for row in _likely(log_probs, frames, self._candidates, self._class_pruning)]
+        if self._temperature is None:
+            found = [readings[: 1 + self._alternatives] for readings in found]
+            confidences = _posteriors(log_probs, frames, found)
+        else:
+            confidences = [_shares(readings, self._temperature) for readings in found]
+        other = [row for row, readings in enumerate(found) if readings[0].classes != paths[row].classes]
+        texts = [found[row][0].classes for row in other]
+        for row, text, spans in zip(other, texts, align(log_probs[other], frames[other], texts), strict=True):
+            characters = [
+                DecodedCharacter(alphabet[i], peak, span) for i, (span, peak) in zip(text, spans, strict=True)
+            ]
+            paths[row] = Path(text, tuple(characters))
+        results = []
+        for readings, sure, path, valid in zip(found, confidences, paths, frames.tolist(), strict=True):
+            wanted = readings[: 1 + self._alternatives]
+            best, *others = [
+                Alternative(alphabet.decode(reading.classes), share if valid else 0.0)
+                for reading, share in zip(wanted, sure, strict=False)
+            ]
+            results.append(Decoded(*best, path.characters, tuple(others)))
+        return results
 
 
-def _search(
-    log_probs: np.ndarray,
-    frames: np.ndarray,
-    candidates: int,
-    width: int,
-    lexicon: CompiledLexicon | None,
-    model: CompiledCharacterModel | None,
-    model_weight: float,
-    length_bonus: float,
-    wanted: int,
-) -> list[list[list[int]]]:
-    """The search itself; rows sorted by falling number of frames.
-
-    Returns:
-        For each row the classes of its best texts, best first: at least one, at most `wanted`.
-    """
-    count, length, classes = log_probs.shape
-    blank = classes - 1
-    # Of each prefix: log-probability of ending in a blank, of ending in its last character, and what else counts.
-    blanks = np.full((count, width), -np.inf)
-    blanks[:, 0] = 0.0
-    characters = np.full((count, width), -np.inf)
-    bonus = np.zeros((count, width))
-    hashes = np.zeros((count, width), np.uint64)
-    parents = np.zeros((count, width), np.uint64)
-    last = np.full((count, width), -1)
-    nodes = np.zeros((count, width), int)
-    states = np.full((count, width), model.start if model is not None else 0)
-    # How each prefix of each frame came about: from which one of the frame before, with which class (-1 for none).
-    origins = np.zeros((length, count, width), np.int32)
-    emitted = np.full((length, count, width), -1, np.int32)
-
-    with np.errstate(invalid="ignore"):
-        for t in range(int(frames.max(initial=0))):
-            n = int(np.count_nonzero(frames > t))
-            rows = np.arange(n)[:, None]
-            now = log_probs[:n, t].astype(np.float64)
-            b, c, h, tail = blanks[:n], characters[:n], hashes[:n], last[:n]
-            total = np.logaddexp(b, c)
-
-            stays_blank = total + now[:, blank, None]
-            stays = np.where(tail >= 0, c + now[rows, tail], -np.inf)
-
-            # Prefixes extended by the likeliest characters. A repeated character needs a blank in between.
-            top = np.argpartition(now[:, :blank], blank - candidates, axis=1)[:, blank - candidates :]
-            repeated = tail[:, :, None] == top[:, None, :]
-            extended = np.where(repeated, b[:, :, None], total[:, :, None]) + now[rows, top][:, None, :]
-
-            # A prefix of the beam that is another one's extension gets its probability, and the extension goes.
-            alive = total > -np.inf
-            is_parent = (parents[:n, :, None] == h[:, None, :]) & alive[:, None, :]
-            child = is_parent.any(axis=2) & (tail >= 0) & alive
-            if child.any():
-                row, kid = np.nonzero(child)
-                parent = is_parent[row, kid].argmax(axis=1)
-                step = tail[row, kid]
-                before = np.where(tail[row, parent] == step, b[row, parent], total[row, parent])
-                stays[row, kid] = np.logaddexp(stays[row, kid], before + now[row, step])
-                place = np.full((n, classes), -1)
-                place[rows, top] = np.arange(candidates)
-                at = place[row, step]
-                extended[row[at >= 0], parent[at >= 0], at[at >= 0]] = -np.inf
-
-            added = np.full((n, width, candidates), length_bonus)
-            if model is not None:
-                added += model_weight * model.scores[states[:n, :, None], top[:, None, :]]
-            if lexicon is not None:
-                reached, allowed = lexicon.step(nodes[:n, :, None], top[:, None, :])
-                added += allowed
-
-            scores = np.concatenate(
-                [
-                    np.logaddexp(stays_blank, stays) + bonus[:n],
-                    (extended + bonus[:n, :, None] + added).reshape(n, width * candidates),
-                ],
-                axis=1,
-            )
-            kept = np.argpartition(scores, scores.shape[1] - width, axis=1)[:, -width:]
-            new = kept >= width
-            origin = np.where(new, (kept - width) // candidates, kept)
-            pick = np.where(new, (kept - width) % candidates, 0)
-            character = np.where(new, top[rows, pick], -1)
-            dead = np.isneginf(scores[rows, kept])
-
-            blanks[:n] = np.where(new | dead, -np.inf, stays_blank[rows, origin])
-            characters[:n] = np.where(dead, -np.inf, np.where(new, extended[rows, origin, pick], stays[rows, origin]))
-            bonus[:n] = bonus[rows, origin] + np.where(new & ~dead, added[rows, origin, pick], 0.0)
-            parents[:n] = np.where(new, h[rows, origin], parents[rows, origin])
-            hashes[:n] = np.where(new, _extend(h[rows, origin], character), h[rows, origin])
-            if lexicon is not None:
-                nodes[:n] = np.where(new, reached[rows, origin, pick], nodes[rows, origin])
-            if model is not None:
-                following = model.next_state[states[rows, origin], np.maximum(character, 0)]
-                states[:n] = np.where(new, following, states[rows, origin])
-            last[:n] = np.where(new, character, tail[rows, origin])
-            origins[t, :n] = origin
-            emitted[t, :n] = character
-
-        scores = np.logaddexp(blanks, characters) + bonus
-        if model is not None:
-            scores += model_weight * model.scores[states, blank]
-        if lexicon is not None:
-            scores += lexicon.end(nodes)
-    return [
-        _read_back(origins[: frames[row], row], emitted[: frames[row], row], scores[row], wanted)
-        for row in range(count)
-    ]
-
-
-def _extend(hashes: np.ndarray, characters: np.ndarray) -> np.ndarray:
-    """Hash of a prefix and one more character."""
-    mixed = (hashes ^ (characters + 2).astype(np.uint64)) * _HASH_FACTOR
-    return mixed ^ mixed >> np.uint64(29)
-
-
-def _read_back(origins: np.ndarray, emitted: np.ndarray, scores: np.ndarray, wanted: int) -> list[list[int]]:
-    """Texts of the best prefixes of one row.
+def default_decoder(language_model: LanguageModel | None, alternatives: int = 0) -> Decoder:
+    """How a version is decoded unless something else is asked for.
 
     Args:
-        origins: int [frames, width].
-        emitted: int [frames, width].
-        scores: float64 [width], at the end.
-        wanted: At most so many.
+        language_model: Of the version, None where it has none.
+        alternatives: How many other readings to return; the best path has none.
 
     Returns:
-        Classes of the texts, best first. Only the empty text when a lexicon lets none of the prefixes end.
+        A beam search with the language model, or the best path.
     """
-    texts = []
-    for place in np.argsort(-scores, kind="stable")[:wanted].tolist():
-        if not scores[place] > -np.inf:
-            break
-        ids = []
-        for t in range(len(origins) - 1, -1, -1):
-            if emitted[t, place] >= 0:
-                ids.append(int(emitted[t, place]))
-            place = origins[t, place]
-        texts.append(ids[::-1])
-    return texts or [[]]
+    if language_model is None:
+        return BestPath()
+    # Wider searches read no better with the models that were measured, and cost more.
+    return PrefixBeamSearch(8, pruning=6.0, alternatives=alternatives, language_model=language_model)
+
+
+class _Reading(NamedTuple):
+    """One text of an image, with the logarithms of what the search knows of P(text | image), and of all that counts."""
+
+    classes: list[int]
+    probability: float
+    score: float
+
+
+def _posteriors(log_probs: np.ndarray, frames: np.ndarray, found: Sequence[Sequence[_Reading]]) -> list[list[float]]:
+    """P(text | image) of the readings of each row."""
+    rows = np.repeat(np.arange(len(found)), [len(readings) for readings in found])
+    texts = [reading.classes for readings in found for reading in readings]
+    posteriors = iter(np.exp(log_posteriors(log_probs[rows], frames[rows], texts)).tolist())
+    return [[next(posteriors) for _ in readings] for readings in found]
+
+
+def _shares(readings: Sequence[_Reading], temperature: float) -> list[float]:
+    """How probable each reading is, given what the image shows and what the language model expects.
+
+    What the search has dropped counts too, as if the language model expected it less than the least expected reading:
+    where the image shows nothing, the language model alone makes no text sure.
+    """
+    best = readings[0].score
+    if best == -math.inf:
+        return [0.0] * len(readings)
+    dropped = 1.0 - sum([math.exp(reading.probability) for reading in readings])
+    weights = [math.exp((reading.score - best) / temperature) for reading in readings]
+    total = sum(weights)
+    if dropped > 0.0:
+        earned = min([reading.score - reading.probability for reading in readings])
+        total += math.exp((math.log(dropped) + earned + _DROPPED - best) / temperature)
+    return [weight / total for weight in weights]
+
+
+def _likely(
+    log_probs: np.ndarray, frames: np.ndarray, candidates: int, pruning: float
+) -> list[tuple[list[_Frame], float]]:
+    """The frames of each row with what is probable in them, and the logarithm of the probability of its best path.
+
+    Of frames that follow each other with nothing but the blank only the first one is among them.
+    """
+    count, length, _ = log_probs.shape
+    peaks = log_probs.max(axis=2)
+    valid = np.arange(length) < frames[:, None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        probabilities = np.exp(log_probs - peaks[:, :, None])
+    kept = probabilities > math.exp(-pruning)
+    blanks = np.where(kept[:, :, -1], probabilities[:, :, -1], 0.0).ravel().tolist()
+    kept[:, :, -1] = False
+    numbers = kept.sum(axis=2)
+    for row, t in zip(*np.nonzero(numbers > candidates), strict=True):
+        kept[row, t, np.argsort(probabilities[row, t, :-1])[:-candidates]] = False
+        numbers[row, t] = candidates
+    wanted = np.ones_like(numbers, dtype=bool)
+    wanted[:, 1:] = (numbers[:, 1:] > 0) | (numbers[:, :-1] > 0)
+    wanted &= valid
+    row, t, character = np.nonzero(kept)
+    values = probabilities[kept]
+    order = np.lexsort((-values, row * length + t))  # of each frame the most probable first
+    characters = list(zip(character[order].tolist(), values[order].tolist(), strict=True))
+    ends = np.cumsum(numbers).tolist()
+    starts = [0, *ends[:-1]]
+    found: list[list[_Frame]] = [[] for _ in range(count)]
+    for place in np.flatnonzero(wanted).tolist():
+        found[place // length].append((blanks[place], characters[starts[place] : ends[place]]))
+    return list(zip(found, np.where(valid, peaks, 0.0).sum(axis=1, dtype=float).tolist(), strict=True))
+
+
+class _Prefix:
+    """A beginning of the text: probabilities of its alignments that end in a blank, and in its last character."""
+
+    __slots__ = ("blank", "character", "earned", "last", "new_blank", "new_last", "node", "number", "parent", "state")
+
+    def __init__(
+        self, number: int, parent: "_Prefix | None", character: int, earned: float, state: int, node: int
+    ) -> None:
+        self.number, self.parent, self.character = number, parent, character
+        self.earned, self.state, self.node = earned, state, node  # from model and lexicon, and where it is in them
+        self.blank = self.last = self.new_blank = self.new_last = 0.0
+
+
+class _Search:
+    """A beam search; the settings are those of `PrefixBeamSearch`."""
+
+    def __init__(
+        self,
+        width: int,
+        pruning: float,
+        lexicon: CompiledLexicon | None,
+        model: Automaton | None,
+        weight: float,
+        length_bonus: float,
+        blank: int,
+    ) -> None:
+        self._width, self._pruning = width, pruning
+        # A lexicon may rule out what is most probable: then only scores are compared, which it has a part in.
+        self._share = math.exp(-pruning) if lexicon is None else 0.0
+        self._highest = length_bonus + (lexicon.highest if lexicon is not None else 0.0)
+        self._following = lexicon.following if lexicon is not None and lexicon.is_strict else None
+        self._lexicon, self._model, self._weight, self._length_bonus = lexicon, model, weight, length_bonus
+        self._blank = blank
+
+    def readings(self, frames: Sequence[_Frame], best_path: float) -> list[_Reading]:
+        """The readings of one image that are left at its end.
+
+        Args:
+            frames: As `_likely` gives them.
+            best_path: Logarithm of the probability of the best path.
+
+        Returns:
+            The readings, best first. Only the empty text when a lexicon lets none of the prefixes end.
+        """
+        root = _Prefix(0, None, -1, 0.0, self._model.start if self._model is not None else 0, 0)
+        root.blank = 1.0
+        beam = [root]
+        known: dict[int, _Prefix] = {}  # by the number of the prefix before it x classes + its last character
+        scale = best_path
+        for blank, characters in frames:
+            if not characters:
+                for prefix in beam:
+                    prefix.blank, prefix.last = prefix.blank + prefix.last, 0.0
+                continue
+            beam = self._extend(beam, known, blank, characters)
+            if beam and beam[0].blank + beam[0].last < _SMALL:  # or those of a long line would underflow
+                scale += math.log(_SMALL)
+                for prefix in beam:
+                    prefix.blank /= _SMALL
+                    prefix.last /= _SMALL
+        readings = []
+        for prefix in beam:
+            probability = scale + math.log(prefix.blank + prefix.last)
+            score = probability + prefix.earned + self._at_end(prefix)
+            if score > -math.inf:
+                readings.append(_Reading(_read_back(prefix), probability, score))
+        readings.sort(key=attrgetter("score"), reverse=True)
+        return readings or [_Reading([], -math.inf, -math.inf)]
+
+    def _extend(
+        self, beam: list[_Prefix], known: dict[int, _Prefix], blank: float, characters: list[tuple[int, float]]
+    ) -> list[_Prefix]:
+        """The beam after one frame."""
+        now, base = dict(characters), self._blank
+        least = self._share * max([prefix.blank + prefix.last for prefix in beam], default=0.0)
+        old: dict[int, _Prefix] = {prefix.number: prefix for prefix in beam}
+        # New prefixes, which can be reached in one way only: score, parent, character, probability, and what it earns.
+        found: list[tuple[float, _Prefix, int, float, tuple[float, int, int]]] = []
+        lowest = _LOWEST  # what a score must reach, as far as is known
+        for prefix in beam:
+            ends_in_blank, last = prefix.blank, prefix.character
+            total = ends_in_blank + prefix.last
+            prefix.new_blank += total * blank
+            if last in now:
+                prefix.new_last += prefix.last * now[last]
+            highest = prefix.earned + self._highest
+            possible = characters
+            if self._following is not None:
+                possible = [(each, now[each]) for each in self._following[prefix.node] if each in now]
+            for character, probability in possible:
+                added = total * probability
+                if added <= least:
+                    break
+                if character == last:  # it needs a blank in between
+                    added = ends_in_blank * probability
+                    if added <= least:
+                        continue
+                child = known.get(prefix.number * base + character)
+                if child is not None:
+                    child.new_last += added
+                    old[child.number] = child
+                    continue
+                logarithm = math.log(added)
+                if logarithm + highest < lowest:
+                    continue
+                earned = self._follow(prefix, character)
+                score = logarithm + earned[0]
+                if score > lowest:
+                    found.append((score, prefix, character, added, earned))
+                    lowest = max(lowest, score - self._pruning)
+        scored: list[Any] = []
+        for prefix in old.values():
+            prefix.blank, prefix.last = prefix.new_blank, prefix.new_last
+            prefix.new_blank = prefix.new_last = 0.0
+            total = prefix.blank + prefix.last
+            if total > 0.0:
+                scored.append((math.log(total) + prefix.earned, prefix))
+        scored += found
+        scored.sort(key=itemgetter(0), reverse=True)
+        lowest = scored[0][0] - self._pruning if scored else 0.0
+        kept = []
+        for score, prefix, *new in scored[: self._width]:
+            if score < lowest:
+                break
+            if new:
+                character, added, earned = new
+                number = len(known) + 1
+                parent, prefix = prefix, _Prefix(number, prefix, character, *earned)
+                known[parent.number * base + character] = prefix
+                prefix.last = added
+            kept.append(prefix)
+        return kept
+
+    def _follow(self, prefix: _Prefix, character: int) -> tuple[float, int, int]:
+        """What a prefix has earned, and where it is in model and lexicon, after one more character."""
+        earned, state, node = prefix.earned + self._length_bonus, 0, 0
+        if self._model is not None:
+            logarithm, state = self._model.step(prefix.state, character)
+            earned += self._weight * logarithm
+        if self._lexicon is not None:
+            added, node = self._lexicon.step(prefix.node, character)
+            earned += added
+        return earned, state, node
+
+    def _at_end(self, prefix: _Prefix) -> float:
+        """What a prefix earns for being the whole text."""
+        earned = 0.0
+        if self._model is not None:
+            earned += self._weight * self._model.step(prefix.state, self._blank)[0]
+        if self._lexicon is not None:
+            earned += self._lexicon.end(prefix.node)
+        return earned
+
+
+def _read_back(prefix: _Prefix) -> list[int]:
+    classes = []
+    while prefix.parent is not None:
+        classes.append(prefix.character)
+        prefix = prefix.parent
+    return classes[::-1]

@@ -14,13 +14,14 @@ from htr_client.files import expand
 from htr_client.progress import Bar, Waiting
 
 if TYPE_CHECKING:
+    from htr_client.base import DecoderOf
     from htr_client.client import HtrClient
     from htr_client.connection import Tls
     from htr_client.decoding import Decoder
     from htr_client.image_files import Image
     from htr_client.results import Transcription
 
-    Connect = Callable[[argparse.Namespace, Decoder | None], HtrClient]
+    Connect = Callable[[argparse.Namespace, Decoder | DecoderOf | None], HtrClient]
 
 # Seconds for which a command waits for a server that has not answered yet, and one that has and went away.
 _FIRST_PATIENCE, _PATIENCE = 2.0, 60.0
@@ -38,8 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
     if server:
         add_server_arguments(parser)
     decoding = parser.add_argument_group("decoding")
-    decoding.add_argument("--decoder", choices=["best-path", "beam"], help="default: best-path; beam with --lexicon/lm")
-    decoding.add_argument("--beam-width", type=int, default=16, metavar="N")
+    decoding.add_argument(
+        "--decoder",
+        choices=["best-path", "beam"],
+        help="leave out the language model that the server's version brings: best path, or beam search without it "
+        "(default: beam search with it, best path where there is none)",
+    )
+    decoding.add_argument("--beam-width", type=int, metavar="N", help="readings that are followed at a time")
     decoding.add_argument("--alternatives", type=int, default=0, metavar="N", help="other readings to show (beam)")
     decoding.add_argument("--lexicon", metavar="FILE", help="words to expect, one or more a line")
     decoding.add_argument(
@@ -50,11 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         help="a word that is not in the lexicon must be e^P times as likely to be chosen (default: %(default)s)",
     )
     decoding.add_argument("--strict-lexicon", action="store_true", help="allow no words outside of the lexicon")
-    decoding.add_argument("--lm", metavar="FILE", help="text to learn a character language model from")
+    decoding.add_argument(
+        "--lm", metavar="FILE", help="text to learn a character language model from, in place of the version's"
+    )
     decoding.add_argument(
         "--lm-order", type=int, default=5, metavar="N", help="characters the model looks at, with the next"
     )
-    decoding.add_argument("--lm-weight", type=float, default=0.3, metavar="W", help="of the language model")
+    decoding.add_argument(
+        "--lm-weight", type=float, metavar="W", help="of the language model (default: the version's own; 0.3 with --lm)"
+    )
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,12 +96,12 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--tls-server-name", metavar="NAME", help="in the servers' certificate, if not the address")
 
 
-def client_from(args: argparse.Namespace, decoder: "Decoder | None" = None) -> "HtrClient":
+def client_from(args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" = None) -> "HtrClient":
     """The client that the arguments describe, connected to its server.
 
     Args:
         args: As `add_server_arguments` defines them.
-        decoder: How log-probabilities become text; by default the best path.
+        decoder: As for `HtrClient`.
 
     Returns:
         The client.
@@ -194,26 +204,36 @@ def main(argv: list[str] | None = None) -> int:
     return run(parser.parse_args(argv))
 
 
-def _decoder(args: argparse.Namespace) -> "Decoder | None":
-    if args.decoder == "best-path" and (args.lexicon or args.lm or args.alternatives):
-        raise ValueError("--lexicon, --lm and --alternatives need --decoder beam")
-    if args.decoder != "beam" and not (args.lexicon or args.lm or args.alternatives):
+def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
+    asked = [args.lexicon, args.lm, args.alternatives or None, args.beam_width, args.lm_weight]
+    if args.decoder == "best-path":
+        if any(option is not None for option in asked):
+            raise ValueError("--lexicon, --lm, --lm-weight, --alternatives and --beam-width go with a beam search")
+        from htr_client.decoding import BestPath
+
+        return BestPath()
+    if args.decoder is None and all(option is None for option in asked):
         return None
     from htr_client.beam import PrefixBeamSearch
-    from htr_client.language import CharacterModel, Lexicon
+    from htr_client.language import CharacterModel, LanguageModel, Lexicon
 
     if args.lexicon_penalty < 0:
         raise ValueError("--lexicon-penalty is not negative")
     unknown = None if args.strict_lexicon else -args.lexicon_penalty
     lexicon = Lexicon.from_file(args.lexicon, unknown=unknown) if args.lexicon else None
     model = CharacterModel.from_file(args.lm, order=args.lm_order) if args.lm else None
-    return PrefixBeamSearch(
-        args.beam_width,
-        alternatives=args.alternatives,
-        lexicon=lexicon,
-        language_model=model,
-        language_weight=args.lm_weight,
-    )
+
+    def decoder_of(own: LanguageModel | None) -> PrefixBeamSearch:
+        return PrefixBeamSearch(
+            args.beam_width or 16,
+            alternatives=args.alternatives,
+            lexicon=lexicon,
+            language_model=model or (own if args.decoder is None else None),
+            language_weight=args.lm_weight,
+        )
+
+    decoder_of(None)  # refuses now what cannot be
+    return decoder_of
 
 
 def _tls(args: argparse.Namespace) -> "Tls | bool":

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, overload
+from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -84,6 +84,23 @@ class Alphabet(Sequence[str]):
             at = match.end() if match is not None else at + 1
         return ids
 
+    def pieces(self, text: str) -> list[list[int]]:
+        """Classes of a text, in pieces between characters that are not in the alphabet.
+
+        Args:
+            text: In the same Unicode normal form as the alphabet (NFC).
+
+        Returns:
+            The pieces, one more than there are such characters.
+        """
+        pieces: list[list[int]] = [[]]
+        at = 0
+        for match in self._pattern.finditer(text):
+            pieces += [[] for _ in range(match.start() - at)]
+            pieces[-1].append(self._ids[match.group()])
+            at = match.end()
+        return pieces + [[] for _ in range(len(text) - at)]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of classes (without blanks).
 
@@ -140,6 +157,7 @@ class Decoded:
     alternatives: tuple[Alternative, ...] = ()
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Anything that reads texts out of a batch of log-probabilities."""
 
@@ -166,37 +184,58 @@ class BestPath:
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
         """Decode a batch; see `Decoder.decode`."""
         check(log_probs, frames, alphabet)
-        count, length, _ = log_probs.shape
-        if log_probs.size == 0:
-            return [Decoded("", 0.0, ()) for _ in range(count)]
-        ids = log_probs.argmax(axis=2)
-        best = np.take_along_axis(log_probs, ids[:, :, None], axis=2)[:, :, 0]
-        ids[np.arange(length) >= frames[:, None]] = alphabet.blank
-        # A run is a stretch of equal classes; runs of the blank are dropped. Cutting also at every row's start keeps
-        # runs of neighbouring rows apart, so that the whole batch is one flat sequence.
-        starts_run = np.ones_like(ids, dtype=bool)
-        starts_run[:, 1:] = ids[:, 1:] != ids[:, :-1]
-        starts = np.flatnonzero(starts_run)
-        ends = np.append(starts[1:], ids.size)
-        peaks = np.maximum.reduceat(best.ravel(), starts)
-        classes = ids.ravel()[starts]
-        kept = classes != alphabet.blank
-        rows, firsts = np.divmod(starts[kept], length)
-        lasts = ends[kept] - rows * length
-        classes = classes[kept]
-        confidences = np.exp(np.minimum(peaks[kept], 0.0)).tolist()
-        bounds = np.searchsorted(rows, np.arange(count + 1)).tolist()
-        labels = [classes[a:b] for a, b in itertools.pairwise(bounds)]
-        posteriors = np.where(frames > 0, np.exp(log_posteriors(log_probs, frames, labels)), 0.0).tolist()
-        characters = [
-            DecodedCharacter(alphabet[c], p, (a, b))
-            for c, p, a, b in zip(classes.tolist(), confidences, firsts.tolist(), lasts.tolist(), strict=True)
+        paths = best_paths(log_probs, frames, alphabet)
+        posteriors = np.exp(log_posteriors(log_probs, frames, [path.classes for path in paths]))
+        confidences = np.where(frames > 0, posteriors, 0.0).tolist()
+        return [
+            Decoded("".join([character.text for character in path.characters]), confidence, path.characters)
+            for path, confidence in zip(paths, confidences, strict=True)
         ]
-        results = []
-        for (a, b), posterior in zip(itertools.pairwise(bounds), posteriors, strict=True):
-            text = "".join([character.text for character in characters[a:b]])
-            results.append(Decoded(text, posterior, tuple(characters[a:b])))
-        return results
+
+
+class Path(NamedTuple):
+    """The most probable path of one image: classes of its text, and its characters."""
+
+    classes: list[int]
+    characters: tuple[DecodedCharacter, ...]
+
+
+def best_paths(log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Path]:
+    """The most probable path of each row; it is also the most probable alignment of its own text.
+
+    Args:
+        log_probs: float [N, T, C].
+        frames: int [N].
+        alphabet: Of C - 1 characters.
+
+    Returns:
+        N paths.
+    """
+    count, length, _ = log_probs.shape
+    if log_probs.size == 0:
+        return [Path([], ()) for _ in range(count)]
+    ids = log_probs.argmax(axis=2)
+    best = np.take_along_axis(log_probs, ids[:, :, None], axis=2)[:, :, 0]
+    ids[np.arange(length) >= frames[:, None]] = alphabet.blank
+    # A run is a stretch of equal classes; runs of the blank are dropped. Cutting also at every row's start keeps
+    # runs of neighbouring rows apart, so that the whole batch is one flat sequence.
+    starts_run = np.ones_like(ids, dtype=bool)
+    starts_run[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    starts = np.flatnonzero(starts_run)
+    ends = np.append(starts[1:], ids.size)
+    peaks = np.maximum.reduceat(best.ravel(), starts)
+    classes = ids.ravel()[starts]
+    kept = classes != alphabet.blank
+    rows, firsts = np.divmod(starts[kept], length)
+    lasts = (ends[kept] - rows * length).tolist()
+    found = classes[kept].tolist()
+    confidences = np.exp(np.minimum(peaks[kept], 0.0)).tolist()
+    characters = [
+        DecodedCharacter(alphabet[c], p, (a, b))
+        for c, p, a, b in zip(found, confidences, firsts.tolist(), lasts, strict=True)
+    ]
+    bounds = itertools.pairwise(np.searchsorted(rows, np.arange(count + 1)).tolist())
+    return [Path(found[a:b], tuple(characters[a:b])) for a, b in bounds]
 
 
 def check(log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> None:

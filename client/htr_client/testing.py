@@ -58,6 +58,8 @@ class FakeModel:
         name: Name of the model; others are not found.
         version: Version that answers when none is asked for; the label "stable" means it too.
         alphabets: Characters by version; these versions exist.
+        language_models: Bytes of language models by version, empty for a version without one; a version that is not
+            among them is of an earlier release, which lacks the signature.
         max_batch: Larger batches are refused.
         failures: Status and details of the next calls to Predict, which fail; the first comes first.
         delay: Seconds that each answer takes.
@@ -72,6 +74,7 @@ class FakeModel:
         self.name = "htr"
         self.version = 1
         self.alphabets = {1: list(ALPHABET)}
+        self.language_models: dict[int, bytes] = {1: b""}
         self.max_batch = 10_000
         self.failures: list[tuple[grpc.StatusCode, str]] = []
         self.delay = 0.0
@@ -102,6 +105,11 @@ class FakeModel:
             tensor.string_val.extend([character.encode() for character in characters] * count)
             for size in (count, len(characters)):
                 tensor.tensor_shape.dim.add().size = size
+        elif spec.signature_name == "language_model" and version in self.language_models:
+            tensor = response.outputs["model_bytes"]
+            tensor.dtype = messages.DT_STRING
+            tensor.string_val.extend([self.language_models[version]] * len(request.inputs["query"].string_val))
+            tensor.tensor_shape.dim.add().size = len(tensor.string_val)
         elif spec.signature_name == "serving_default":
             log_probs, frames = self._read(list(request.inputs["image_bytes"].string_val), len(characters), context)
             self._put(response.outputs["log_probs"], log_probs, messages.DT_FLOAT, "float_val")
@@ -159,7 +167,12 @@ class FakeModel:
         )
         for row, found in enumerate(levels):
             classes = np.where(found > _WHITE, blank, np.rint(found / _STEP).astype(int))
-            log_probs[row, np.arange(len(found)), classes] = np.log(_CERTAINTY)
+            # Of the other letters those with neighbouring levels are more probable.
+            others = 0.5 ** np.abs(classes[:, None] - np.arange(blank + 1)) * (classes[:, None] < blank) + 0.02
+            others[np.arange(len(found)), classes] = 0.0
+            others *= (1 - _CERTAINTY) / others.sum(axis=1, keepdims=True)
+            others[np.arange(len(found)), classes] = _CERTAINTY
+            log_probs[row, : len(found)] = np.log(others)
         return log_probs, np.array([len(found) for found in levels], np.int32)
 
     def _put(self, tensor: Any, values: np.ndarray, dtype: int, field: str) -> None:

@@ -23,7 +23,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from components.batch_transcriber.shards import BatchError, Image, Job, Record, Shard, plan
 from components.common import storage
 from htr_client import image_files
+from htr_client.decoding import Decoded
 from htr_client.errors import ImageError
+from serving.version_directory import LANGUAGE_MODEL_FILE
 
 # Enough to hide the latency of an object store; decoding itself is bound by the cores.
 _READERS = 8
@@ -53,7 +55,7 @@ class Outcome:
 
 def transcribe(
     folder: str, output: str, model_path: str, beam_args: Sequence[str], *, pictures_per_shard: int = 1000,
-    batch_size: int = 64, overwrite: bool = False,
+    batch_size: int = 64, overwrite: bool = False, best_path: bool = False,
 ) -> Outcome:  # fmt: skip
     """Transcribes all images below a folder; a repeated or interrupted batch does only what is missing.
 
@@ -61,11 +63,12 @@ def transcribe(
         folder: of the images; local or in a bucket.
         output: `texts.jsonl` becomes `texts-00000-of-00020.jsonl` and so on; `.csv` likewise. Workers must see the
             same folders under the same names.
-        model_path: directory of a SavedModel with the signature `transcribe`.
+        model_path: directory of a SavedModel of this pipeline.
         beam_args: pipeline options, which say where it runs.
         pictures_per_shard: on average. What an interrupted worker loses is at most one shard.
         batch_size: images of one call of the model.
         overwrite: begin again what an earlier run has done.
+        best_path: decode without the version's language model.
 
     Returns:
         The counts.
@@ -73,7 +76,7 @@ def transcribe(
     Raises:
         BatchError: nothing to do, not a model, or an earlier run had another model or input.
     """
-    model = {"path": model_path, "fingerprint": _fingerprint(model_path)}
+    model = {"path": model_path, "fingerprint": _fingerprint(model_path, best_path)}
     job, shards, count = plan(folder, output, model, pictures_per_shard, overwrite)
     run = uuid.uuid4().hex
     with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
@@ -81,7 +84,7 @@ def transcribe(
         _ = (
             pipeline
             | "Shards" >> beam.Create(shards)
-            | "Transcribe" >> beam.ParDo(_Transcribe(job, model_path, batch_size, run))
+            | "Transcribe" >> beam.ParDo(_Transcribe(job, model_path, batch_size, best_path, run))
         )
     # From the records, since not every engine brings results or metrics back.
     records = [job.read_record(shard.number) for shard in shards]
@@ -91,27 +94,35 @@ def transcribe(
     return Outcome(count, new, len(errors), job.shards, job.shard_path(0), job.errors_path)
 
 
-def _fingerprint(model_path: str) -> str:
-    """Tells models apart wherever they were copied to: TensorFlow's own digest of graph and variables."""
+def _fingerprint(model_path: str, best_path: bool) -> str:
+    """Tells apart what gives other texts, wherever it was copied to.
+
+    It is TensorFlow's own digest of graph and variables, and the language model where it is used.
+    """
     try:
-        return hashlib.sha256(storage.read(os.path.join(model_path, "fingerprint.pb"))).hexdigest()
+        found = hashlib.sha256(storage.read(os.path.join(model_path, "fingerprint.pb")))
     except FileNotFoundError as error:
         raise BatchError(f"{model_path} is no SavedModel: it holds no fingerprint.pb.") from error
+    language_model = os.path.join(model_path, LANGUAGE_MODEL_FILE)
+    if not best_path and storage.exists(language_model):
+        found.update(storage.read(language_model))
+    return found.hexdigest()
 
 
 @functools.lru_cache(maxsize=1)
 def _load(model_path: str) -> Any:
-    import tensorflow as tf
+    from components.recogniser.model import ExportedModel
 
     with storage.here(model_path) as folder:
-        return tf.saved_model.load(folder)
+        return ExportedModel(folder)
 
 
 class _Transcribe(beam.DoFn):
     """Does one shard, and yields its number."""
 
-    def __init__(self, job: Job, model_path: str, batch_size: int, run: str):
+    def __init__(self, job: Job, model_path: str, batch_size: int, best_path: bool, run: str):
         self._job, self._model_path, self._batch_size, self._run = job, model_path, batch_size, run
+        self._best_path = best_path
 
     def process(self, shard: Shard) -> Iterator[int]:
         yield shard.number
@@ -154,12 +165,13 @@ class _Transcribe(beam.DoFn):
                         good.append((picture, future.result()))
                     except ImageError as error:
                         errors.append({"path": picture.path, "reason": error.reason, "detail": str(error)})
-                for (picture, _), text, confidence in zip(good, *self._ask([data for _, data in good]), strict=True):
-                    if not text and confidence == 0:  # how the model says that it has no image
+                for (picture, _), found in zip(good, self._decode([data for _, data in good]), strict=True):
+                    if not found.text and found.confidence == 0:  # how the model says that it has no image
                         detail = "The model cannot decode it."
                         errors.append({"path": picture.path, "reason": "refused", "detail": detail})
                     else:
-                        rows.append({"path": picture.path, "text": text, "confidence": round(confidence, 6)})
+                        row = {"path": picture.path, "text": found.text, "confidence": round(found.confidence, 6)}
+                        rows.append(row)
         return rows, errors
 
     def _open(self, picture: Image) -> bytes:
@@ -172,15 +184,13 @@ class _Transcribe(beam.DoFn):
             raise ImageError("unreadable", f"Cannot read {path!r}: {error.strerror or error}") from None
         return image_files.pack(data).data
 
-    def _ask(self, batch: list[bytes]) -> tuple[list[str], list[float]]:
+    def _decode(self, batch: list[bytes]) -> list[Decoded]:
         if not batch:
-            return [], []
-        import tensorflow as tf
-
+            return []
         with _loading:  # an engine may run several threads in a process
             model = _load(self._model_path)
         # The last batch of a shard is filled up, so that the graph sees one shape only.
         filled = batch + batch[-1:] * (self._batch_size - len(batch))
-        outputs = model.signatures["transcribe"](image_bytes=tf.constant(filled))
-        texts = [text.decode() for text in outputs["text"].numpy()[: len(batch)]]
-        return texts, outputs["confidence"].numpy()[: len(batch)].tolist()
+        log_probs, frames = model.log_probs(filled)
+        decoder = model.decoder(self._best_path)
+        return decoder.decode(log_probs[: len(batch)], frames[: len(batch)], model.alphabet)

@@ -82,6 +82,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     config.folder or "", os.path.join(output, f"texts.{config.format}"),
                     path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])),
                     self._beam_pipeline_args or [], batch_size=config.batch_size, overwrite=True,
+                    best_path=config.decoder == "best_path",
                 )  # fmt: skip
                 counts.update(pictures=outcome.pictures, errors=outcome.errors)
             except shards.NoImages:  # nothing has arrived since the last run

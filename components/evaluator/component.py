@@ -20,6 +20,8 @@ from components.evaluator.verdict import Baseline
 from serving.version_directory import SETTINGS_FILE
 
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
+# What TFX's executor takes the predictions from, by name.
+_PREDICTIONS = {standard_component_specs.MODULE_PATH_KEY: "components.evaluator.predictions"}
 
 
 class EvaluatorExecutor(executor.Executor):
@@ -29,7 +31,7 @@ class EvaluatorExecutor(executor.Executor):
         """Evaluates the candidate, compares it with the baseline if there is one, and notes which that is."""
         given = input_dict.get(_BASELINE, [])
         models = [m for m in given if storage.exists(f"{path_utils.serving_model_path(m.uri)}/saved_model.pb")]
-        super().Do({**input_dict, _BASELINE: models}, output_dict, exec_properties)
+        super().Do({**input_dict, _BASELINE: models}, output_dict, {**exec_properties, **_PREDICTIONS})
         config = config_pb2.EvalConfig()
         proto_utils.json_to_proto(exec_properties[standard_component_specs.EVAL_CONFIG_KEY], config)
         found = Baseline.noted_in(given[0].uri) if given else None

@@ -7,6 +7,7 @@ import math
 
 from tensorflow_model_analysis.proto import config_pb2
 
+from components.evaluator.decoders import DECODERS
 from components.evaluator.settings import SLICES, GateConfig
 
 _MODULE = "components.evaluator.tfma_metrics"
@@ -19,7 +20,8 @@ def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
         gate: the bounds.
 
     Returns:
-        CER (`cer`, `cer_low`, `cer_high`), WER (`wer`, ...), `exact` and `samples`, overall and by `SLICES`.
+        CER (`cer`, `cer_low`, `cer_high`), WER (`wer`, ...), `exact` and `samples` of the texts that the gate
+        evaluates, and CER by decoder (`cer_default`, `cer_best_path`), overall and by `SLICES`.
     """
     # Per slice throughout: a plain threshold of a metric would hold for every slice that is computed.
     everything = config_pb2.SlicingSpec()
@@ -37,8 +39,11 @@ def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
         ("character_edits", "character", "edits"), ("characters", "character", "length"),
         ("samples", "character", "samples"), ("exact", "character", "exact"),
         ("wer", "word", "rate"), ("wer_low", "word", "low"), ("wer_high", "word", "high"),
+        *((f"cer_{decoder}", "character", "rate") for decoder in DECODERS),
     ):  # fmt: skip
         config = {"name": name, "unit": unit, "statistic": statistic, "level": gate.confidence_level}
+        if name.removeprefix("cer_") in DECODERS:
+            config["prediction"] = name.removeprefix("cer_")
         metrics.append(
             config_pb2.MetricConfig(
                 class_name="ErrorRate", module=_MODULE, config=json.dumps(config),
@@ -46,7 +51,7 @@ def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
             )
         )  # fmt: skip
     # Without prediction_key TFMA would compare the label with some output and say nothing.
-    spec = {"signature_name": "evaluate", "label_key": "text", "prediction_key": "text"}
+    spec = {"signature_name": "evaluate", "label_key": "text", "prediction_key": gate.decoder}
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(name="candidate", **spec),

@@ -28,6 +28,10 @@ class GateConfig(Section):
     slice_max_cer: dict[str, Bound] = Field(
         {}, description="bounds for slices, e.g. {'writer=7': 0.2} or {'length_band': 0.3} for each band"
     )
+    decoder: Literal["default", "best_path"] = Field(
+        "default",
+        description="evaluates the texts that clients get by default, with the version's language model; or best_path",
+    )
     baseline: Literal["in_service", "none"] = Field(
         "in_service",
         description="what max_cer_increase compares with; none, for a new alphabet or preset, needs baseline_reason",

@@ -46,13 +46,14 @@ def _computations(
     unit: Unit,
     statistic: Statistic,
     level: float,
+    prediction: str = "",
     eval_config: Any = None,
     model_name: str = "",
     output_name: str = "",
     **_: Any,
 ) -> list[Any]:
     # All statistics of a unit share one pass over the texts: TFMA runs computations with the same key once.
-    counts_key = metric_types.MetricKey(f"_{unit}_errors", model_name=model_name, output_name=output_name)
+    counts_key = metric_types.MetricKey(f"_{unit}_errors_{prediction}", model_name=model_name, output_name=output_name)
     key = metric_types.MetricKey(name, model_name=model_name, output_name=output_name)
 
     def derive(metrics: dict[metric_types.MetricKey, Any]) -> dict[metric_types.MetricKey, float]:
@@ -61,6 +62,11 @@ def _computations(
             return {key: counts.interval(level)[statistic == "high"]}
         return {key: float(getattr(counts, statistic))}
 
+    if prediction:
+        other, eval_config = eval_config, type(eval_config)()
+        eval_config.CopyFrom(other)
+        for spec in eval_config.model_specs:
+            spec.prediction_key = prediction
     combiner = _CountErrors(counts_key, unit, model_name, output_name, eval_config)
     return [
         metric_types.MetricComputation(keys=[counts_key], preprocessors=None, combiner=combiner),
@@ -71,7 +77,14 @@ def _computations(
 class ErrorRate(metric_types.Metric):
     """One statistic of the errors: the rate, an end of its bootstrap interval, or a count."""
 
-    def __init__(self, name: str = "cer", unit: Unit = "character", statistic: Statistic = "rate", level: float = 0.95):
+    def __init__(
+        self,
+        name: str = "cer",
+        unit: Unit = "character",
+        statistic: Statistic = "rate",
+        level: float = 0.95,
+        prediction: str = "",
+    ):
         """Chooses unit and statistic.
 
         Args:
@@ -79,9 +92,10 @@ class ErrorRate(metric_types.Metric):
             unit: "character" (CER) or "word" (WER).
             statistic: what to report of the errors.
             level: coverage of the interval.
+            prediction: which of the predictions; that of the evaluation's configuration if empty.
         """
         create = metric_util.merge_per_key_computations(_computations)
-        super().__init__(create, name=name, unit=unit, statistic=statistic, level=level)
+        super().__init__(create, name=name, unit=unit, statistic=statistic, level=level, prediction=prediction)
 
 
 metric_types.register_metric(ErrorRate)

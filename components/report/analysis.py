@@ -19,9 +19,9 @@ from rapidfuzz.distance import Levenshtein
 
 from components.common.metrics import ErrorCounts, PairedErrors, Unit, edits_and_length
 
-TEXT_COLUMNS = ("id", "source", "writer", "length_band", "text", "prediction", "baseline")
+TEXT_COLUMNS = ("id", "source", "writer", "length_band", "text", "prediction", "best_path", "baseline")
 NUMBER_COLUMNS = ("confidence", "width", "height", "paper_level", "ink_level", "ink_share", "sharpness")
-COUNT_COLUMNS = ("edits", "length", "word_edits", "words", "baseline_edits")
+COUNT_COLUMNS = ("edits", "length", "word_edits", "words", "best_path_edits", "baseline_edits")
 COLUMNS = (*TEXT_COLUMNS, *NUMBER_COLUMNS, *COUNT_COLUMNS)
 
 BY_NAME = {"writer": "writer", "length_band": "length of the text", "source": "data folder"}
@@ -42,7 +42,7 @@ def count_edits(predictions: pd.DataFrame, compared: bool) -> pd.DataFrame:
     """Adds the count columns to a table that has the texts.
 
     Args:
-        predictions: with `text`, `prediction` and `baseline`.
+        predictions: with `text`, `prediction`, `best_path` and `baseline`.
         compared: whether `baseline` holds texts of the baseline.
 
     Returns:
@@ -53,10 +53,11 @@ def count_edits(predictions: pd.DataFrame, compared: bool) -> pd.DataFrame:
     counted[["edits", "length"]] = np.array([edits_and_length(t, p) for t, p in pairs], np.int64).reshape(-1, 2)
     words = np.array([edits_and_length(t, p, "word") for t, p in pairs], np.int64).reshape(-1, 2)
     counted[["word_edits", "words"]] = words
-    counted["baseline_edits"] = [
-        edits_and_length(text, baseline)[0] if compared else -1
-        for text, baseline in zip(counted["text"], counted["baseline"], strict=True)
-    ]
+    for name, known in (("best_path", True), ("baseline", compared)):
+        counted[f"{name}_edits"] = [
+            edits_and_length(text, other)[0] if known else -1
+            for text, other in zip(counted["text"], counted[name], strict=True)
+        ]
     return counted
 
 
@@ -72,11 +73,16 @@ def errors_of(predictions: pd.DataFrame, unit: Unit = "character", baseline: boo
     return ErrorCounts(Counter(zip(predictions[edits].tolist(), predictions[length].tolist(), strict=True)))
 
 
-def paired_errors(predictions: pd.DataFrame) -> PairedErrors | None:
-    """Errors of the baseline and the candidate on the same images; None where there is no baseline."""
-    if predictions.empty or (predictions["baseline_edits"] < 0).any():
+def paired_errors(predictions: pd.DataFrame, before: str = "baseline_edits") -> PairedErrors | None:
+    """Errors before and those of the predictions on the same images; None where there is nothing before.
+
+    Args:
+        predictions: table of predictions.
+        before: column with the errors of what the predictions are compared with.
+    """
+    if predictions.empty or (predictions[before] < 0).any():
         return None
-    columns = (predictions[name].tolist() for name in ("baseline_edits", "edits", "length"))
+    columns = (predictions[name].tolist() for name in (before, "edits", "length"))
     return PairedErrors(Counter(zip(*columns, strict=True)))
 
 

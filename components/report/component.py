@@ -25,6 +25,7 @@ from components.common.artifacts import Report
 from components.evaluator.evaluation import read_verdict
 from components.example_gen.component import REJECTS_FILE, Quarantine, read_counts
 from components.example_validator.component import read_anomalies
+from components.recogniser.model import ExportedModel
 from components.report import analysis, card, collect, contents, report
 from components.report.material import Material
 from components.report.settings import RunSettings
@@ -61,9 +62,10 @@ class Executor(base_executor.BaseExecutor):
 
         config = RunSettings.model_validate_json(exec_properties["config"])
         examples = uri("examples")
-        model = collect.Model(path_utils.serving_model_path(uri("model")))
+        model = ExportedModel(path_utils.serving_model_path(uri("model")))
         baseline = _baseline(input_dict.get("baseline_model") or [])
-        predictions = collect.predict(examples, model, baseline)
+        best_path = config.gate.decoder == "best_path"
+        predictions = collect.predict(examples, model, baseline, best_path)
         shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
         splits, digest = collect.read_splits(examples)
         material = Material(
@@ -74,8 +76,10 @@ class Executor(base_executor.BaseExecutor):
             digest=digest,
             alphabet=list(model.alphabet),
             settings=model.settings,
-            model_bytes=model.bytes,
-            readings=collect.look_closely(examples, model, {place: predictions["text"][place] for place in shown}),
+            model_bytes=model.weight_bytes,
+            readings=collect.look_closely(
+                examples, model, {place: predictions["text"][place] for place in shown}, best_path
+            ),
             history=json.loads(_read(os.path.join(uri("model_run"), HISTORY_FILE)) or "[]"),
             counts=read_counts(uri("quarantine")),
             rejects=contents.parse_rejects(_read(os.path.join(uri("quarantine"), REJECTS_FILE)) or b""),
@@ -98,10 +102,10 @@ class Executor(base_executor.BaseExecutor):
             _write(os.path.join(folder, name), text)
 
 
-def _baseline(found: list[Any]) -> collect.Model | None:
+def _baseline(found: list[Any]) -> ExportedModel | None:
     """The model to compare with, if there is one: a step that found none leaves its artifact empty."""
     paths = [path_utils.serving_model_path(artifact.uri) for artifact in found]
-    return next((collect.Model(path) for path in paths if fileio.exists(os.path.join(path, "saved_model.pb"))), None)
+    return next((ExportedModel(path) for path in paths if fileio.exists(os.path.join(path, "saved_model.pb"))), None)
 
 
 def _read(path: str) -> bytes | None:

@@ -60,6 +60,7 @@ def build(material: Material) -> dict[str, Any]:
         "character": analysis.rates(analysis.errors_of(predictions), level),
         "word": analysis.rates(analysis.errors_of(predictions, "word"), level),
         "comparison": _comparison(predictions, level),
+        "language_model": _language_model(m, level),
         "slices": analysis.slices(predictions, level),
         "calibration": calibration,
         "review": analysis.review(predictions),
@@ -143,6 +144,30 @@ def _comparison(predictions: pd.DataFrame, level: float) -> dict[str, Any] | Non
         "better": int((after < before).sum()), "worse": int((after > before).sum()),
         "same_text": int((predictions["prediction"] == predictions["baseline"]).sum()),
     }  # fmt: skip
+
+
+def _language_model(m: Material, level: float) -> dict[str, Any] | None:
+    """What the version's language model is and brings; None where the run was told to leave it out.
+
+    Returns:
+        The facts of the settings file, and CER `with` and `without` it by the Evaluator. Where the predictions are
+        those with it, also the paired `difference` with `low`, `high` and `p_value`, and how many images are read
+        `better` and `worse`.
+    """
+    facts = m.settings.get("language_model")
+    if facts is None:
+        return None
+    metrics = m.verdict.metrics
+    found = {**facts, "with": metrics.get("cer_default"), "without": metrics.get("cer_best_path")}
+    paired = analysis.paired_errors(m.predictions, "best_path_edits")
+    if m.config.gate.decoder == "default" and facts["weight"] and paired is not None:
+        low, high = paired.interval(level)
+        edits, plain = m.predictions["edits"], m.predictions["best_path_edits"]
+        found |= {
+            "difference": paired.difference, "low": low, "high": high, "p_value": paired.p_value,
+            "better": int((edits < plain).sum()), "worse": int((edits > plain).sum()),
+        }  # fmt: skip
+    return found
 
 
 def _cases(m: Material) -> dict[str, list[dict[str, Any]]]:
@@ -259,7 +284,8 @@ def metrics(contents: Mapping[str, Any]) -> dict[str, Any]:
             "blessed": verdict["blessed"],
             "bounds": contents["bounds"], "metrics": verdict["metrics"], "baseline": verdict["baseline"],
             "compared_with": verdict["compared_with"], "off": verdict["off"], "next_steps": contents["next_steps"],
-            "comparison": contents["comparison"], "slices": verdict["slices"],
+            "comparison": contents["comparison"], "language_model": contents["language_model"],
+            "slices": verdict["slices"],
             "calibration": contents["calibration"], "review": contents["review"],
             "findings": contents["findings"],
             "data": {"digest": data["digest"], "folders": data["folders"], "splits": data["splits"],

@@ -48,7 +48,7 @@ def page(
     """
     failed = next((step.name for step in steps if step.state == "FAILED"), None)
     if contents:  # an earlier release wrote fewer of them
-        contents = {"against": "the model before", "next_steps": [], **contents}
+        contents = {"against": "the model before", "next_steps": [], "language_model": None, **contents}
     verdict = Verdict.from_dict(contents["verdict"]) if contents else None
     when = (run_id or (contents["run_id"] if contents else ""))[:19].replace("T", " ")
     template = environment().get_template("report.html.j2")

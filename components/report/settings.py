@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from components.common.settings import Section
 from components.evaluator.settings import GateConfig
 from components.example_gen.settings import DataConfig
+from components.language.settings import LanguageConfig
 from components.pusher.settings import PushConfig
 from components.trainer.settings import ModelConfig, TrainConfig, TuneConfig
 from components.transform.settings import TransformConfig
@@ -33,6 +34,7 @@ class RunSettings(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
+    language: LanguageConfig = LanguageConfig()
     gate: GateConfig = GateConfig()
     push: PushConfig = PushConfig()
     card: CardConfig = CardConfig()

@@ -126,6 +126,10 @@ class RunSummary:
             return []
         m, before, compared = self.verdict.metrics, self.verdict.baseline, self.verdict.compared_with
         lines = [f"CER        {m['cer']:.4f} ({m['cer_low']:.4f} to {m['cer_high']:.4f}), WER {m['wer']:.4f}"]
+        if m.get("cer_default") != m.get("cer_best_path"):
+            lines.append(
+                f"Language   CER {m['cer_default']:.4f} with the language model, {m['cer_best_path']:.4f} without"
+            )
         if before:
             lines.append(f"Before     CER {before['cer']:.4f} ({compared or 'the model before'}; same images)")
         elif compared:
@@ -308,7 +312,8 @@ def as_json(summary: RunSummary, model_dir: str) -> dict[str, Any]:
     return {
         "blessed": bool(verdict and verdict.blessed),
         "cer": metrics.get("cer"), "cer_low": metrics.get("cer_low"), "cer_high": metrics.get("cer_high"),
-        "wer": metrics.get("wer"), "model_dir": model_dir, "version": summary.version,
+        "cer_best_path": metrics.get("cer_best_path"), "wer": metrics.get("wer"),
+        "model_dir": model_dir, "version": summary.version,
         "baseline": str(compared) if compared else None,
         "baseline_version": compared.version if compared else None,
         "baseline_cer": verdict.baseline["cer"] if verdict and verdict.baseline else None,

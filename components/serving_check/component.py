@@ -29,6 +29,7 @@ from components.trainer.export import WARMUP_FILE
 
 START_SECONDS = 180
 _VERSION = "1"
+_MAX_MESSAGE_BYTES = 32 * 2**20  # as our client's; gRPC's own limit is 4 MiB
 
 
 class NotServable(RuntimeError):
@@ -128,7 +129,8 @@ def _free_port() -> int:
 
 def _replay(port: int, name: str, warmup_file: str, process: subprocess.Popen) -> int:
     # A proxy for the world outside does not know this machine's own ports.
-    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+    options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
         _wait_until_available(model_service_pb2_grpc.ModelServiceStub(channel), name, process)
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         answered = 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -13,6 +15,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 from components.trainer.model import Recogniser
 from components.transform.preprocessing import decode_batch
 from components.transform.settings import TransformConfig
+from serving.version_directory import LANGUAGE_MODEL_FILE
 
 VARIABLES_KEY = "network_variables"
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
@@ -116,6 +119,8 @@ class ServedModel(tf.Module):
             text, confidence = best_path(outputs["log_probs"], outputs["frames"], characters)
             return {"text": text, "confidence": confidence}
 
+        self.language_model: Any = None  # the file that holds it, see `save`
+
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
 
         @tf.function(input_signature=[encoded])
@@ -127,9 +132,15 @@ class ServedModel(tf.Module):
             return transcribe(tf.ensure_shape(image_bytes, [None]))
 
         # An input and a batch dimension, which servers with batching insist on.
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="query")])
+        query = tf.TensorSpec([None], tf.string, name="query")
+
+        @tf.function(input_signature=[query])
         def tell_alphabet(query: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"characters": tf.tile(characters[tf.newaxis], [tf.size(query), 1])}
+
+        @tf.function(input_signature=[query])
+        def tell_language_model(query: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"model_bytes": tf.fill([tf.size(query)], tf.io.read_file(self.language_model.asset_path))}
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
         def evaluate(examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -141,6 +152,7 @@ class ServedModel(tf.Module):
             "serving_default": serving_default,
             "transcribe": transcribe_images,
             "alphabet": tell_alphabet,
+            "language_model": tell_language_model,
             "evaluate": evaluate,
         }
 
@@ -154,7 +166,12 @@ def save(served: ServedModel, directory: str, images: Sequence[bytes], name: str
         images: a few encoded images of the training data for the warm-up requests.
         name: of the servable.
     """
-    tf.saved_model.save(served, directory, signatures=served.functions)
+    with tempfile.TemporaryDirectory() as folder:
+        # Empty, since there is none yet. As a file of its own it is put in without saving the graph again.
+        file = Path(folder, os.path.basename(LANGUAGE_MODEL_FILE))
+        file.touch()
+        served.language_model = tf.saved_model.Asset(str(file))
+        tf.saved_model.save(served, directory, signatures=served.functions)
     path = os.path.join(directory, WARMUP_FILE)
     tf.io.gfile.makedirs(os.path.dirname(path))
     with tf.io.TFRecordWriter(path) as writer:
@@ -163,7 +180,7 @@ def save(served: ServedModel, directory: str, images: Sequence[bytes], name: str
 
 
 def warmup_requests(images: Sequence[bytes], name: str) -> list[Any]:
-    """PredictionLogs that a server answers before it serves the version: both signatures, alone and as a batch."""
+    """PredictionLogs that a server answers before it serves the version: what clients ask."""
     logs = []
     for signature in ("serving_default", "transcribe"):
         for batch in (list(images[:1]), list(images)):
@@ -172,9 +189,10 @@ def warmup_requests(images: Sequence[bytes], name: str) -> list[Any]:
                 inputs={"image_bytes": tf.make_tensor_proto(batch, tf.string, [len(batch)])},
             )
             logs.append(prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request)))
-    query = predict_pb2.PredictRequest(
-        model_spec=model_pb2.ModelSpec(name=name, signature_name="alphabet"),
-        inputs={"query": tf.make_tensor_proto([b""], tf.string, [1])},
-    )
-    logs.append(prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=query)))
+    for signature in ("alphabet", "language_model"):
+        request = predict_pb2.PredictRequest(
+            model_spec=model_pb2.ModelSpec(name=name, signature_name=signature),
+            inputs={"query": tf.make_tensor_proto([b""], tf.string, [1])},
+        )
+        logs.append(prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request)))
     return logs

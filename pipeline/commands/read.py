@@ -18,6 +18,7 @@ from pipeline.commands.common import (
 from pipeline.exit_codes import USAGE
 
 if TYPE_CHECKING:
+    from htr_client.base import DecoderOf
     from htr_client.decoding import Decoder
     from serving.local import LocalClient
 
@@ -39,7 +40,7 @@ def _read(arguments: argparse.Namespace) -> int:
     return run(arguments, connect=_open)
 
 
-def _open(arguments: argparse.Namespace, decoder: Decoder | None) -> LocalClient:
+def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) -> LocalClient:
     from components.common import storage
     from components.common.console import announced, quiet
     from pipeline.imports import without_extras

@@ -32,6 +32,7 @@ def add_commands(add: AddCommand) -> None:
     add_model_arguments(command)
     command.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images of one model call")
     command.add_argument("--shard-size", type=positive, default=1000, metavar="N", help="images of one output file")
+    command.add_argument("--decoder", choices=["best-path"], help="best-path: leave the model's language model out")
     command.add_argument("--overwrite", action="store_true", help="begin again instead of going on")
     command.add_argument("--json", action="store_true", help="print the counts as JSON")
     add_config_arguments(command, data=False)
@@ -75,7 +76,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
                 outcome = batch.transcribe(
                     folder, output, model.path, beam_options.pipeline_options(config.beam),
                     overwrite=arguments.overwrite, batch_size=arguments.batch_size,
-                    pictures_per_shard=arguments.shard_size,
+                    pictures_per_shard=arguments.shard_size, best_path=arguments.decoder == "best-path",
                 )  # fmt: skip
         except (BatchError, ConfigError) as error:
             raise CommandError(str(error), USAGE) from error

@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
-from htr_client import __version__
+from htr_client import __version__, ngrams
 from htr_client.cli import add_arguments, main, run
+from htr_client.decoding import Alphabet
 from htr_client.files import SUFFIXES
-from htr_client.testing import draw, png
+from htr_client.language import LanguageModel
+from htr_client.testing import ALPHABET, draw, png
 
 
 @pytest.fixture
@@ -103,6 +105,20 @@ def test_decoders(call, folder):
     assert code == 0 and result["text"] == "beta" and len(result["alternatives"]) <= 2
     code, out, _ = call(folder / "b.png", "--decoder", "beam")
     assert code == 0 and "\tbeta\t" in out
+
+
+def test_the_versions_own_language_model(call, folder, server):
+    alphabet = Alphabet(ALPHABET)
+    server.model.language_models[1] = LanguageModel(ngrams.count(["beua"] * 9, alphabet, 5), 0.7, 0.5).to_bytes()
+    (folder / "text").write_text("besa\n")
+    for text, arguments in {
+        "beua": [], "beta": ["--decoder", "best-path"],
+        "besa": ["--lm", folder / "text", "--lm-weight", "1"],
+    }.items():  # fmt: skip
+        assert f"\t{text}\t" in call(folder / "b.png", *arguments)[1]
+    assert "\tbeta\t" in call(folder / "b.png", "--decoder", "beam", "--alternatives", "1")[1]
+    lines = call(folder / "b.png", "--alternatives", "1")[1].splitlines()
+    assert lines[0].split("\t")[1] == "beua" and len(lines) == 2
 
 
 @pytest.mark.parametrize(

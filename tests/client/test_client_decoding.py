@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from htr_client import ngrams
 from htr_client.beam import PrefixBeamSearch
 from htr_client.decoding import Alphabet, BestPath, align, log_posteriors
 from htr_client.language import CharacterModel, Lexicon
 
 AB = Alphabet("ab ")
-EVERYTHING = {"width": 400, "candidates": 99}
+EVERYTHING = {"width": 400, "candidates": 99, "pruning": math.inf}
 
 
 def collapse(path, blank):
@@ -213,14 +214,23 @@ def test_language_model_is_weighed_in(batch, corpus, order, weight, length_bonus
             assert score(result.text, texts[result.text]) == pytest.approx(best, abs=1e-3)
 
 
-@given(st.lists(st.text("abc", max_size=6), min_size=1, max_size=8), st.integers(1, 5), st.integers(4, 60))
-def test_language_model_stays_a_distribution_when_cut(corpus, order, cells):
-    if not any(corpus):
-        return
-    compiled = CharacterModel(corpus, order=order, most_cells=cells).compile(Alphabet("abc"))
-    np.testing.assert_allclose(np.exp(compiled.scores).sum(axis=1), 1.0)
-    assert compiled.scores.size <= cells + 4  # the context of length 0 always stays
-    assert compiled.next_state.max() < len(compiled.scores) and 0 <= compiled.start < len(compiled.scores)
+@given(
+    st.lists(st.text("abc", max_size=6), min_size=1, max_size=8),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(4, 60),
+)
+def test_language_model_stays_a_distribution_when_cut(corpus, order, least, most):
+    alphabet = Alphabet("abcd")
+    found = ngrams.count(corpus, alphabet, order, least_texts=least, most=most)
+    assert len(found) <= most + 1  # the beginning always stays
+    automaton = found.compile(alphabet)
+    states = {automaton.start}
+    for _ in range(order):
+        states |= {automaton.step(state, character)[1] for state in states for character in range(4)}
+    for state in states:
+        probabilities = [math.exp(automaton.step(state, character)[0]) for character in range(5)]
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-5) and min(probabilities) > 0
 
 
 @pytest.mark.parametrize(
@@ -288,6 +298,8 @@ def test_long_and_improbable_lines_do_not_underflow():
     texts = [alphabet.encode(result.text) for result in BestPath().decode(log_probs, frames, alphabet)]
     found = log_posteriors(log_probs, frames, texts)
     assert np.isfinite(found).all() and (found < -800).all()
+    for result in PrefixBeamSearch(2, candidates=2).decode(log_probs, frames, alphabet):
+        assert len(result.text) > 300 and 0 <= result.confidence < 1e-300
 
 
 def test_a_lexicon_that_lets_nothing_end_gives_the_empty_text():

@@ -41,7 +41,7 @@ def test_originals_can_be_found_again(server, tmp_path):
     """By the name of the image and the id of the request."""
     (tmp_path / "a.png").write_bytes(png("path"))
     (tmp_path / "m\udcfcller.png").write_bytes(png("bytes"))  # a name that is not UTF-8
-    ids = iter(["first", "alphabet", "second", "third", "fourth"])
+    ids = iter(["first", "alphabet", "language model", "second", "third", "fourth"])
     log = RequestLog(tmp_path / "log", rate=1)
     with HtrClient(server.address, log=log, metadata=lambda: [("x-request-id", next(ids))]) as client:
         assert client.transcribe(tmp_path / "a.png").source == str(tmp_path / "a.png")

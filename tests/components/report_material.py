@@ -29,7 +29,7 @@ def misread(text, source, rate):
     return "".join(source.choice("aeinr") if source.random() < rate else c for c in text)
 
 
-def table(truths, labels=None, rate=0.04, baseline_rate=None, writers=8, seed=1):
+def table(truths, labels=None, rate=0.04, baseline_rate=None, writers=8, seed=1, best_path_rate=None):
     """A table of predictions of a model that reads the truth, while the labels may say something else."""
     source = random.Random(seed)
     rows = []
@@ -38,6 +38,7 @@ def table(truths, labels=None, rate=0.04, baseline_rate=None, writers=8, seed=1)
         rows.append(
             {"id": f"data/{i}.png", "source": "data", "writer": f"w{i % writers}", "length_band": f"<={len(truth):02d}",
              "text": labels[i] if labels else truth, "prediction": read,
+             "best_path": misread(truth, source, best_path_rate) if best_path_rate is not None else read,
              "baseline": misread(truth, source, baseline_rate) if baseline_rate is not None else "",
              "confidence": source.uniform(0.7, 0.99) if read == truth else source.uniform(0.05, 0.6),
              "width": 120, "height": 40, "paper_level": 235.0, "ink_level": 30.0 + i % 50,

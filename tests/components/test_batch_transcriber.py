@@ -16,8 +16,12 @@ import tensorflow as tf
 from components.batch_transcriber.batch import transcribe
 from components.batch_transcriber.shards import BatchError, NoImages, list_pictures, written
 from components.common import storage
+from htr_client import ngrams
+from htr_client.decoding import Alphabet
+from htr_client.language import LanguageModel
 from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
+from serving.version_directory import LANGUAGE_MODEL_FILE
 from tests.conftest import drawn_image, encode
 
 LOCAL = ["--runner=FnApiRunner"]
@@ -25,24 +29,54 @@ TWO_WORKERS = [*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_w
 IMAGES = 60
 
 
-class Reader(tf.Module):
-    """Reads an image's width and a checksum of its bytes: cheap, and wrong as soon as images are mixed up."""
+ALPHABET = "0123456789 ehort"
 
-    def __init__(self, prefix=""):
+
+class Reader(tf.Module):
+    """Reads an image's width and a checksum of its bytes: cheap, and wrong as soon as images are mixed up.
+
+    The wider the image, the surer it is that there is the last digit.
+    """
+
+    def __init__(self, prefix: str, language_model: bytes):
         super().__init__()
         self.prefix = tf.Variable(prefix)
+        query = tf.TensorSpec([None], tf.string, name="query")
+        alphabet = tf.constant(list(ALPHABET))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def transcribe(self, image_bytes):
-        widths = tf.map_fn(lambda d: tf.shape(tf.io.decode_image(d))[1], image_bytes, fn_output_signature=tf.int32)
-        checksums = tf.strings.to_hash_bucket_fast(image_bytes, 10**9)
-        text = tf.strings.join([self.prefix, tf.strings.as_string(widths), " ", tf.strings.as_string(checksums)])
-        return {"text": text, "confidence": tf.cast(widths, tf.float32) / 1000}
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        def recognise(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            widths = tf.map_fn(lambda d: tf.shape(tf.io.decode_image(d))[1], image_bytes, fn_output_signature=tf.int32)
+            checksums = tf.strings.to_hash_bucket_fast(image_bytes, 10**9)
+            texts = tf.strings.join([self.prefix, tf.strings.as_string(widths), " ", tf.strings.as_string(checksums)])
+            read = tf.strings.unicode_split(texts, "UTF-8")
+            length = tf.cast(read.row_lengths(), tf.int32)
+            sees = tf.cast(read.to_tensor()[:, :, tf.newaxis] == alphabet, tf.float32)
+            last = tf.one_hot(length - 1, tf.shape(sees)[1])
+            sees *= 1.0 - last[:, :, tf.newaxis] * (0.5 - tf.cast(widths, tf.float32) / 1000)[:, tf.newaxis, tf.newaxis]
+            sees = tf.concat([sees, 1.0 - tf.reduce_sum(sees, axis=2, keepdims=True)], axis=2)
+            blanks = tf.one_hot(tf.fill(tf.shape(sees)[:2], len(ALPHABET)), len(ALPHABET) + 1)
+            frames = tf.reshape(tf.stack([sees, blanks], axis=2), [tf.shape(sees)[0], -1, len(ALPHABET) + 1])
+            return {"log_probs": tf.math.log(frames + 1e-9), "frames": 2 * length}
+
+        @tf.function(input_signature=[query])
+        def tell_alphabet(query: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"characters": tf.tile(alphabet[tf.newaxis], [tf.size(query), 1])}
+
+        @tf.function(input_signature=[query])
+        def tell_language_model(query: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"model_bytes": tf.fill([tf.size(query)], language_model)}
+
+        self.functions = {
+            "serving_default": recognise, "alphabet": tell_alphabet, "language_model": tell_language_model
+        }  # fmt: skip
 
 
-def save(path: Path, prefix: str = "") -> str:
-    module = Reader(prefix)
-    tf.saved_model.save(module, str(path), signatures={"transcribe": module.transcribe})
+def save(path: Path, prefix: str = "", language_model: bytes = b"") -> str:
+    module = Reader(prefix, language_model)
+    tf.saved_model.save(module, str(path), signatures=module.functions)
+    (path / LANGUAGE_MODEL_FILE).parent.mkdir(exist_ok=True)
+    (path / LANGUAGE_MODEL_FILE).write_bytes(language_model)
     return str(path)
 
 
@@ -90,10 +124,26 @@ def test_every_picture_is_in_the_results_or_in_the_errors(folder, model, tmp_pat
     for path, row in found.items():
         data = Path(folder, path).read_bytes()
         assert row["text"].split()[1] == str(tf.strings.to_hash_bucket_fast(data, 10**9).numpy()), path
-    assert found["b/004.png"]["text"].split()[0] == "64" and found["b/004.png"]["confidence"] == pytest.approx(0.064)
+    assert found["b/004.png"]["text"].split()[0] == "64" and found["b/004.png"]["confidence"] == pytest.approx(0.564)
     assert found["caf\udce9.png"]["text"] == found["b/004.png"]["text"]
     errors = [json.loads(line) for line in Path(outcome.errors_path).read_text().splitlines()]
     assert [(e["path"], e["reason"]) for e in errors] == [("a/001.png", "truncated"), ("b/002.png", "not_a_picture")]
+
+
+def test_the_language_model_of_the_version_is_used_unless_best_path_is_asked_for(folder, model, tmp_path):
+    """This one only finds every character less probable, so that the doubtful last digit goes."""
+    shorter = LanguageModel(ngrams.count(["0"], Alphabet(ALPHABET), 1), 0.0, -2.0).to_bytes()
+    knowing = save(tmp_path / "2", language_model=shorter)
+    found = {}
+    for name, path, best_path in (("plain", model, False), ("default", knowing, False), ("best path", knowing, True)):
+        output = tmp_path / name / "texts.jsonl"
+        transcribe(str(folder), str(output), path, LOCAL, best_path=best_path)
+        found[name] = {path: row["text"] for path, row in texts(output).items()}
+    assert found["best path"] == found["plain"]
+    assert found["default"] == {path: text[:-1] for path, text in found["plain"].items()}
+    # What has begun with it does not go on without it.
+    with pytest.raises(BatchError, match="another"):
+        transcribe(str(folder), str(tmp_path / "default" / "texts.jsonl"), knowing, LOCAL, best_path=True)
 
 
 @pytest.mark.timeout(120)

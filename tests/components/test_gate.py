@@ -1,6 +1,7 @@
 """The gate's table: every bound, each both ways, through the Evaluator that the pipeline runs."""
 
 import os
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -12,25 +13,47 @@ from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.evaluation import read_verdict
 from components.evaluator.settings import GateConfig
 from components.evaluator.verdict import BASELINE_FILE, Baseline
+from htr_client import ngrams
+from htr_client.decoding import Alphabet
+from htr_client.language import LanguageModel
 from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
+from serving.version_directory import SETTINGS_FILE
 
 LABEL = "abcdefghij"
 SAMPLES = 40
 
 
 class Told(tf.Module):
-    """A model that answers with what a feature of the example says."""
+    """A model for which an image is lines of texts, of which it reads one. In place of "?" it sees a "#", probably."""
 
-    def __init__(self, feature: str):
+    def __init__(self, line: int, language_model: bytes | None = None):
         super().__init__()
-        self._feature = feature
+        alphabet = tf.constant(list(LABEL + "#"))
+        query = tf.TensorSpec([None], tf.string, name="query")
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
-    def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        spec = {self._feature: tf.io.FixedLenFeature([], tf.string)}
-        text = tf.io.parse_example(examples, spec)[self._feature]
-        return {"text": text[:, None], "confidence": tf.ones_like(text[:, None], tf.float32)}
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        def recognise(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            texts = tf.strings.split(image_bytes, "\n").to_tensor()[:, line]
+            read = tf.strings.unicode_split(texts, "UTF-8").to_tensor(shape=[None, len(LABEL)])[:, :, tf.newaxis]
+            doubt = 0.4 * tf.eye(len(LABEL), len(LABEL) + 1) + 0.6 * tf.cast(alphabet == "#", tf.float32)
+            sees = tf.where(read == "?", doubt, tf.cast(read == alphabet, tf.float32))
+            blanks = tf.one_hot(tf.fill(tf.shape(read)[:2], len(LABEL) + 1), len(LABEL) + 2)
+            frames = tf.stack([tf.pad(sees, [[0, 0], [0, 0], [0, 1]]), blanks], axis=2)
+            probabilities = tf.reshape(frames, [-1, 2 * len(LABEL), len(LABEL) + 2])
+            return {"log_probs": tf.math.log(probabilities + 1e-6), "frames": tf.fill(tf.shape(texts), 2 * len(LABEL))}
+
+        @tf.function(input_signature=[query])
+        def tell_alphabet(query: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"characters": tf.tile(alphabet[tf.newaxis], [tf.size(query), 1])}
+
+        @tf.function(input_signature=[query])
+        def tell_language_model(query: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"model_bytes": tf.fill(tf.shape(query), language_model)}
+
+        self.functions = {"serving_default": recognise, "alphabet": tell_alphabet}
+        if language_model is not None:
+            self.functions["language_model"] = tell_language_model
 
 
 def artifact(kind, uri, number=1):
@@ -43,27 +66,36 @@ def wrong(edits: int) -> str:
     return "#" * edits + LABEL[edits:]
 
 
+READS = ("candidate", "better", "worse", "doubtful")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Examples, and models that read what the examples tell: the candidate 10 % wrong, others better and worse."""
+    """Examples, and models that read what the images tell: the candidate 10 % wrong, others better and worse.
+
+    The doubtful one has a language model, with which it reads everything right.
+    """
     folder = tmp_path_factory.mktemp("gate")
     (folder / "examples" / "Split-eval").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "examples" / "Split-eval" / "data_tfrecord-0.gz"), "GZIP") as writer:
         for number in range(SAMPLES):
-            texts = {
+            # 0 or 2 of 10 wrong: a CER of 0.1, with an interval around it; writer w1 has all the errors.
+            reads = [wrong(2 * (number % 2)), wrong(1 - (number % 4 > 0)), wrong(3), "??" + LABEL[2:]]
+            features = {
                 "text": LABEL, "writer": f"w{number % 2}", "length_band": "<=12", "source": "data",
-                # 0 or 2 of 10 wrong: a CER of 0.1, with an interval around it; writer w1 has all the errors.
-                "candidate": wrong(2 * (number % 2)), "better": wrong(1 - (number % 4 > 0)), "worse": wrong(3),
+                "image": "\n".join(reads),
             }  # fmt: skip
             example = tf.train.Example()
-            for name, text in texts.items():
+            for name, text in features.items():
                 example.features.feature[name].bytes_list.value.append(text.encode())
             writer.write(example.SerializeToString())
-    for name in ("candidate", "better", "worse"):
-        model = Told(name)
-        tf.saved_model.save(
-            model, path_utils.serving_model_dir(str(folder / name)), signatures={"evaluate": model.evaluate}
-        )
+    learnt = LanguageModel(ngrams.count([LABEL] * 9, Alphabet(LABEL + "#"), 3), 0.3, 0.45).to_bytes()
+    for line, name in enumerate(READS):
+        model = Told(line, learnt if name == "doubtful" else None)
+        directory = Path(path_utils.serving_model_dir(str(folder / name)))
+        tf.saved_model.save(model, str(directory), signatures=model.functions)
+        (directory / "assets.extra").mkdir()
+        (directory / SETTINGS_FILE).write_text('{"transform": {"height": 32, "width": 128}}')
     return folder
 
 
@@ -71,10 +103,10 @@ def place(tmp_path_factory):
 def verdict(place, tmp_path):
     """Evaluates the candidate; returns the verdict, having checked that the blessing says the same."""
 
-    def evaluate(baseline=None, **settings):
+    def evaluate(baseline=None, candidate="candidate", **settings):
         examples = artifact(standard_artifacts.Examples, place / "examples")
         examples.split_names = artifact_utils.encode_split_names(["eval"])
-        inputs = {"examples": [examples], "model": [artifact(standard_artifacts.Model, place / "candidate")]}
+        inputs = {"examples": [examples], "model": [artifact(standard_artifacts.Model, place / candidate)]}
         found = artifact(standard_artifacts.Model, place / baseline if baseline else tmp_path, 2)
         note = Baseline("in_service", 17, "models/17") if baseline else Baseline("none", reason="nothing is there")
         with open(os.path.join(found.uri, BASELINE_FILE), "w") as file:
@@ -154,3 +186,18 @@ def test_one_bound_off_leaves_the_other(verdict):
     made = verdict("better", max_cer=None, max_cer_increase=0.01)
     assert made.off == ["gate.max_cer"] and failures(made) == [("cer", "all", "change")]
     assert not made.blessed
+
+
+@pytest.mark.parametrize("decoder, cer, blessed", [("default", 0.0, True), ("best_path", 0.2, False)])
+def test_the_gate_evaluates_what_clients_get_or_best_path(verdict, decoder, cer, blessed):
+    made = verdict("better", "doubtful", max_cer=None, max_cer_increase=0.0, decoder=decoder)
+    assert made.metrics["cer"] == pytest.approx(cer) and made.blessed == blessed
+    assert (made.metrics["cer_default"], made.metrics["cer_best_path"]) == pytest.approx((0.0, 0.2))
+    # The baseline is of an earlier release, which knew no language models.
+    assert [made.baseline[name] for name in ("cer", "cer_default", "cer_best_path")] == [pytest.approx(0.025)] * 3
+
+
+def test_a_baseline_is_read_with_its_own_language_model(verdict):
+    made = verdict("doubtful", max_cer=None, max_cer_increase=0.0)
+    assert (made.baseline["cer"], made.baseline["cer_best_path"]) == pytest.approx((0.0, 0.2))
+    assert failures(made) == [("cer", "all", "change")]

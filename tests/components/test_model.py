@@ -2,14 +2,19 @@
 
 import itertools
 import json
+import shutil
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from tensorflow.core.protobuf import saved_model_pb2
 
 from components.common.metrics import count_errors
+from components.language.component import put
+from components.language.learning import Learnt
+from components.recogniser.model import ExportedModel
 from components.trainer import augment, export, training
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
@@ -18,7 +23,12 @@ from components.trainer.recurrent import BidirectionalLSTM
 from components.trainer.settings import TrainConfig
 from components.transform import geometry, preprocessing
 from components.transform.settings import TransformConfig
+from htr_client import HtrClient, ngrams
+from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath
+from htr_client.language import LanguageModel
+from serving.server import EmbeddedServer
+from serving.version_directory import SETTINGS_FILE
 from tests.components.toy import SMALL, TRAIN, WORDS, drawn
 from tests.conftest import drawn_image
 
@@ -237,10 +247,48 @@ def test_export_holds_warmup_requests_that_it_answers(trained, session):
         prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
     ]
-    assert {request.model_spec.signature_name for request in requests} == {"serving_default", "transcribe", "alphabet"}
+    asked = {"serving_default", "transcribe", "alphabet", "language_model"}
+    assert {request.model_spec.signature_name for request in requests} == asked
     for request in requests:
         inputs = {name: list(tensor.string_val) for name, tensor in request.inputs.items()}
         assert session(request.model_spec.signature_name, **inputs)
+
+
+def test_an_export_has_no_language_model_of_its_own(session):
+    assert session("language_model", query=["", "anything"])["model_bytes"].tolist() == [b"", b""]
+
+
+@pytest.mark.parametrize("kind", ["new", "none", "earlier release"])
+def test_clients_get_the_language_model_that_is_put_into_an_export(trained, tmp_path, kind):
+    """Our client against our server: a version with one, one without, and one that lacks the signature."""
+    alphabet, directory = Alphabet(trained["alphabet"]), tmp_path / "htr" / "1"
+    learnt = LanguageModel(ngrams.count(WORDS * 3, alphabet, 3), 0.3, 0.45)
+    shutil.copytree(trained["folder"] / "export", directory)
+    if kind == "earlier release":
+        graph = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
+        del graph.meta_graphs[0].signature_def["language_model"]
+        (directory / "saved_model.pb").write_bytes(graph.SerializeToString())
+        (directory / export.WARMUP_FILE).unlink()
+    else:
+        (directory / SETTINGS_FILE).write_text('{"temperature": 1.1}')
+        put(Learnt(learnt if kind == "new" else None, {"weight": 0.3}), str(directory))
+        settings = json.loads((directory / SETTINGS_FILE).read_text())
+        assert settings == {"temperature": 1.1, "language_model": {"weight": 0.3}}
+    told = []
+
+    def decoder_of(own):
+        told.append(own)
+        return default_decoder(own)
+
+    served = EmbeddedServer(model_name="htr", model_base_path=str(directory.parent), port=0)
+    with served as server, HtrClient(server.address, decoder=decoder_of) as client:
+        assert [client.transcribe(drawn(word, 3)).text for word in ("ab", "cab")] == ["ab", "cab"]
+    model = ExportedModel(str(directory))
+    for found in (*told, model.language_model):
+        assert (found.to_bytes() if found else None) == (learnt.to_bytes() if kind == "new" else None)
+    assert len(told) == 1
+    log_probs, frames = model.log_probs([drawn("ab", 3)])
+    assert model.decoder().decode(log_probs, frames, model.alphabet)[0].text == "ab"
 
 
 def test_export_has_no_optimiser_state(trained):

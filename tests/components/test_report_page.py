@@ -72,6 +72,59 @@ def test_page_of_a_model_that_must_not_ship_says_so():
     assert "What to try" in html
 
 
+FACTS = {
+    "order": 5, "least_labels": 2, "texts": 2000, "texts_left_out": 0, "ngrams": 4321, "bytes": 9000, "weight": 0.4,
+    "validation_images": 50, "validation_cer_best_path": 0.09, "validation_cer": 0.05, "temperature": 1.2,
+}  # fmt: skip
+
+
+def with_language_model(facts, decoder="default"):
+    """Contents of a report whose model reads better with its language model than by the best path."""
+    predictions = table(words(500), rate=0.03, best_path_rate=0.09)
+    if decoder == "best_path":
+        predictions[["prediction", "edits"]] = predictions[["best_path", "best_path_edits"]]
+    made = material(predictions, Config(gate={"max_cer": 0.3, "decoder": decoder}))
+    metrics = {**made.verdict.metrics, "cer_default": 0.0312, "cer_best_path": 0.0923}
+    verdict = dataclasses.replace(made.verdict, metrics=metrics)
+    return contents.build(
+        dataclasses.replace(made, verdict=verdict, settings={**made.settings, "language_model": facts})
+    )
+
+
+def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
+    built = with_language_model(FACTS)
+    html, text = report.page(json.loads(json.dumps(built))), card.write(built)
+    found = built["language_model"]
+    assert (
+        found["high"] < 0 and found["better"] > found["worse"] and (found["with"], found["without"]) == (0.0312, 0.0923)
+    )
+    for told in (
+        "4321 character n-grams",
+        "3.12 %",
+        "9.23 %",
+        f"{found['better']} images are read better",
+        "Weight 0.4",
+    ):
+        assert told in html, told
+    assert "with the version's language model" in text and "9.23 %" in text
+    assert "a name that stands in several labels can be put together" in text and "`language.enabled=false`" in text
+    assert json.loads(json.dumps(contents.metrics(built)))["language_model"]["weight"] == 0.4
+
+
+def test_page_and_card_of_a_gate_that_evaluates_the_best_path():
+    built = with_language_model(FACTS, "best_path")
+    html, text = report.page(built), card.write(built)
+    assert "difference" not in built["language_model"]  # the texts that it gives are not in the table
+    assert "are those of the best path" in html and "of the best path" in text and "3.12 %" in text
+
+
+def test_page_and_card_without_a_language_model():
+    html, text = (make(with_language_model({**FACTS, "weight": 0.0, "bytes": 0})) for make in (report.page, card.write))
+    assert "on 50 validation images none helped by more than chance" in html and "## Language model" not in text
+    left_out = contents.build(material(table(words(200)), Config()))
+    assert left_out["language_model"] is None and "Language model" not in report.page(left_out) + card.write(left_out)
+
+
 def test_page_and_card_say_what_the_gate_did_not_ask():
     made = contents.build(material(table(words(200)), Config(gate={"max_cer": None})))
     html, text = report.page(made), card.write(made)

@@ -19,8 +19,8 @@ needs_airflow = pytest.mark.skipif(
     reason="Airflow 2 needs Python 3.12 or older" if TOO_NEW else "no .venv-airflow: `make airflow-test` creates it",
 )
 STEPS = {
-    "SchemaGen", "HandwritingExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer", "Baseline",
-    "Evaluator", "RunReport", "Gate", "ServingCheck", "Pusher",
+    "SchemaGen", "HandwritingExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer", "LanguageModel",
+    "Baseline", "Evaluator", "RunReport", "Gate", "ServingCheck", "Pusher",
 }  # fmt: skip
 
 

@@ -197,6 +197,7 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
             "PreviousStatistics",
             "Tuner",
             "Trainer",
+            "LanguageModel",
             "Baseline",
             "Evaluator",
             "RunReport",

@@ -93,6 +93,12 @@ def test_a_help_text_of_the_training_leaves_the_data_alone(names, tree):
     assert not changed & {"HandwritingExampleGen", "StatisticsGen", "Transform", "DataVersion"}
 
 
+def test_a_help_text_of_the_language_model_leaves_the_training_alone(names, tree):
+    changed = changed_steps(names, tree, "components/language/settings.py", 'description="', 'description="Now: ')
+    assert {"LanguageModel", "RunReport"} <= changed
+    assert not changed & {"HandwritingExampleGen", "Transform", "Trainer", "Tuner", "Evaluator", "BulkInferrer"}
+
+
 def test_what_the_serving_check_starts_by_name_counts_for_it_and_for_no_other_step(names, tree):
     assert changed_steps(names, tree, "serving/server.py", r"\Z", "# changed\n") == {"ServingCheck"}
 

@@ -59,11 +59,11 @@ def from_alto(root: Element) -> Page:
     ]
     source = "Description/sourceImageInformation"
     return Page(
-        image=(root.findtext(f"{source}/fileName") or "").strip(),
+        image=(root.findtext(f"{source}/fileName") or "").strip(" \t\r\n"),
         width=width,
         height=height,
         lines=tuple(line for _, line in sorted(found, key=lambda pair: pair[0])),
-        document=(root.findtext(f"{source}/documentIdentifier") or "").strip(),
+        document=(root.findtext(f"{source}/documentIdentifier") or "").strip(" \t\r\n"),
     )
 
 

@@ -1,0 +1,81 @@
+"""What a version answered, read and checked: log-probabilities, its alphabet, its language model."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from htr_client import messages
+from htr_client.decoding import Alphabet
+from htr_client.errors import UnexpectedAnswer
+from htr_client.language import LanguageModel
+from htr_client.ngrams import NewerFormat
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Answer(NamedTuple):
+    """One answer to serving_default.
+
+    Attributes:
+        version: That answered.
+        log_probs: float32 [N, T, C].
+        frames: int [N], 0..T.
+        request_id: What the request's headers called it; "" without a name.
+    """
+
+    version: int
+    log_probs: np.ndarray
+    frames: np.ndarray
+    request_id: str
+
+
+def read_answer(response: Any, count: int, headers: Headers) -> Answer:
+    """The answer to a request of `count` images that was sent with `headers`.
+
+    Raises:
+        UnexpectedAnswer: It is not one.
+    """
+    try:
+        log_probs = messages.to_array(response.outputs["log_probs"])
+        frames = messages.to_array(response.outputs["frames"])
+    except ValueError as error:
+        raise UnexpectedAnswer(f"The answer of serving_default cannot be read: {error}.") from None
+    if log_probs.ndim != 3 or len(log_probs) != count or frames.shape != (count,):
+        raise UnexpectedAnswer(
+            f"{count} images were sent; log_probs came back as {log_probs.shape}, frames as {frames.shape}."
+        )
+    request_id = next((value for key, value in headers if key == "x-request-id"), "")
+    return Answer(response.model_spec.version.value, log_probs, frames, request_id)
+
+
+def read_alphabet(response: Any) -> Alphabet:
+    """The answer of the signature `alphabet`.
+
+    Raises:
+        UnexpectedAnswer: It is not one.
+    """
+    try:
+        characters = messages.to_array(response.outputs["characters"])
+        return Alphabet([character.decode() for character in characters.reshape(-1)])
+    except ValueError as error:
+        raise UnexpectedAnswer(f"The answer of the signature alphabet cannot be read: {error}.") from None
+
+
+def read_language_model(response: Any) -> LanguageModel | None:
+    """The answer of the signature `language_model`; None where the version has none, or one of a later format.
+
+    Raises:
+        UnexpectedAnswer: It is not one.
+    """
+    try:
+        content = b"".join(messages.to_array(response.outputs["model_bytes"]).reshape(-1))
+        return LanguageModel.from_bytes(content) if content else None
+    except NewerFormat:
+        warnings.warn(
+            "The server's language model has a later format than this htr-client knows, and is not used: update it",
+            stacklevel=2,
+        )
+        return None
+    except ValueError as error:
+        raise UnexpectedAnswer(f"The answer of the signature language_model cannot be read: {error}.") from None

@@ -1,0 +1,6 @@
+"""Names of the decoders whose texts are evaluated, as in `gate.decoder`. No TFX or TensorFlow here."""
+
+from __future__ import annotations
+
+# What clients get by default, with the language model of the version where it has one; and the best path alone.
+DEFAULT, BEST_PATH = DECODERS = ("default", "best_path")

@@ -1,0 +1,129 @@
+"""LanguageModel: puts a language model into the model that Trainer has exported.
+
+It is a step of its own, so that other settings or texts do not train the network again. Its model is Trainer's, with
+two files changed: the language model, which is empty in Trainer's, and the settings, which tell about it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from typing import Any
+
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
+from tfx.utils import path_utils
+
+from components.common import storage
+from components.common.console import console
+from components.common.fingerprint_driver import FingerprintDriver
+from components.example_gen.examples import records
+from components.language import texts
+from components.language.learning import MOST_CHARACTERS, Learnt, learn
+from components.language.recording import record
+from components.language.settings import LanguageConfig
+from components.recogniser.model import ExportedModel
+from serving.version_directory import LANGUAGE_MODEL_FILE, SETTINGS_FILE
+
+
+class LanguageModelSpec(component_spec.ComponentSpec):
+    """Inputs, output and settings of LanguageModel."""
+
+    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+        "config": component_spec.ExecutionParameter(type=str),
+        # Set by the driver, so that other texts are a changed input.
+        "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
+    }
+    INPUTS = {  # noqa: RUF012
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "base_model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+    }
+    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
+
+
+class Driver(FingerprintDriver):
+    """Takes a fingerprint of the text files."""
+
+    def fingerprint(self, exec_properties: dict[str, Any]) -> str:
+        """Of their content."""
+        return texts.fingerprint(LanguageConfig.model_validate_json(exec_properties["config"]).texts)
+
+
+class Executor(base_executor.BaseExecutor):
+    """Copies the model, learns, and writes what was learnt."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Writes the model.
+
+        Raises:
+            ConfigError: A file of `language.texts` cannot be read.
+        """
+        config = LanguageConfig.model_validate_json(exec_properties["config"])
+        examples = artifact_utils.get_single_uri(input_dict["examples"])
+        exported = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["base_model"]))
+        model = ExportedModel(exported)
+        labels = (example["text"] for example in records(examples, "train"))
+        learnt = learn(
+            itertools.chain(labels, texts.lines(config.texts)),
+            model.alphabet,
+            record(model, examples, "validation"),
+            config,
+        )
+        console().print(f"  {_told(learnt)}", markup=False)
+        directory = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))
+        storage.copy_tree(exported, directory)
+        put(learnt, directory)
+
+
+def put(learnt: Learnt, directory: str) -> None:
+    """Puts a language model into an exported model that has none.
+
+    Args:
+        learnt: The language model, and facts about it for the settings file.
+        directory: Directory of the SavedModel.
+    """
+    content = learnt.model.to_bytes() if learnt.model is not None else b""
+    with fileio.open(os.path.join(directory, LANGUAGE_MODEL_FILE), "wb") as file:
+        file.write(content)
+    path = os.path.join(directory, SETTINGS_FILE)
+    settings = {**json.loads(storage.read(path)), "language_model": learnt.facts}
+    with fileio.open(path, "wb") as file:
+        file.write(json.dumps(settings, indent=1, ensure_ascii=False).encode())
+
+
+def _told(learnt: Learnt) -> str:
+    facts = learnt.facts
+    if "validation_cer" not in facts:
+        return "no language model: the validation split has no image that tells whether one helps"
+    images = f"{facts['validation_images']:,} validation images"
+    change = f"CER {facts['validation_cer_best_path']:.4f} without, {facts['validation_cer']:.4f} with it on {images}"
+    if facts["texts_left_out"]:
+        change += f"; {facts['texts_left_out']:,} texts are left out, beyond {MOST_CHARACTERS:,} characters"
+    if learnt.model is None:
+        return f"no language model: it does not help by more than chance ({change})"
+    return f"{facts['ngrams']:,} n-grams, {facts['bytes'] / 1e3:,.0f} kB, weight {facts['weight']:g}: {change}"
+
+
+class LanguageModel(base_component.BaseComponent):
+    """Gives a model the language model that travels with it."""
+
+    SPEC_CLASS = LanguageModelSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+    DRIVER_CLASS = Driver
+
+    def __init__(self, examples: Any, base_model: Any, config: LanguageConfig):
+        """Creates the step.
+
+        Args:
+            examples: channel of ExampleGen's examples.
+            base_model: channel of the exported model.
+            config: what to learn from, and how.
+        """
+        super().__init__(
+            LanguageModelSpec(
+                examples=examples, base_model=base_model, config=config.model_dump_json(),
+                model=channel_utils.as_channel([standard_artifacts.Model()]),
+            )
+        )  # fmt: skip

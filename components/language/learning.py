@@ -1,0 +1,154 @@
+"""Learns the language model of a version: n-grams of texts, weighed on the validation split.
+
+Which n-grams there are depends on the texts alone. How much they weigh depends on how well the network reads without
+them, so that is tried on images that it was not trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from components.common.metrics import PairedErrors, edits_and_length
+from components.language.settings import LanguageConfig
+from htr_client import ngrams
+from htr_client.beam import default_decoder
+from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
+from htr_client.language import LanguageModel
+
+# Weights that are tried, and the bonus of a character by weight, whose exact value matters little (docs/accuracy.md).
+WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+BONUS_BY_WEIGHT = 1.5
+TEMPERATURES = np.geomspace(0.5, 4.0, 25).tolist()
+# Counting takes some 100 bytes of memory a character.
+MOST_CHARACTERS = 10_000_000
+# Coverage of the intervals that tell a difference from chance: a gain must be surer than a loss that is put up with.
+_SURE, _AT_LEAST = 0.9, 0.68
+_BATCH = 32
+
+
+class Recorded(NamedTuple):
+    """What the network sees in one image, float32 [frames, C], and what is written there."""
+
+    log_probs: np.ndarray
+    label: str
+
+
+class Learnt(NamedTuple):
+    """A language model, None where it does not read better than the best path; and facts about it."""
+
+    model: LanguageModel | None
+    facts: dict[str, Any]
+
+
+def learn(texts: Iterable[str], alphabet: Alphabet, validation: Sequence[Recorded], config: LanguageConfig) -> Learnt:
+    """Learns a language model and weighs it.
+
+    Of the weights those count that read as well as the best one, but for chance, and the smallest of them is taken: the
+    validation split may be harder than what comes, where the image itself tells more.
+
+    Args:
+        texts: Labels of the training split, and other texts.
+        alphabet: Of the network.
+        validation: Images of the validation split.
+        config: Settings.
+
+    Returns:
+        The language model, and what the settings file of the version says about it.
+    """
+    kept, left_out = _first(texts)
+    found = _small_enough(kept, alphabet, config)
+    facts = {
+        "order": config.order, "least_labels": config.least_labels, "texts": len(kept), "texts_left_out": left_out,
+        "ngrams": len(found), "bytes": 0, "weight": 0.0, "validation_images": len(validation),
+    }  # fmt: skip
+    lengths = [len(recorded.label) for recorded in validation]
+    if not sum(lengths):
+        return Learnt(None, facts)
+    before = _edits(decoded(BestPath(), alphabet, validation), validation)
+    models = [LanguageModel(found, weight, BONUS_BY_WEIGHT * weight) for weight in WEIGHTS]
+    tried = [_edits(decoded(default_decoder(model), alphabet, validation), validation) for model in models]
+    best = min(tried, key=sum)
+    chosen = next(i for i, edits in enumerate(tried) if _interval(best, edits, lengths, _AT_LEAST)[0] <= 0)
+    facts["validation_cer_best_path"] = sum(before) / sum(lengths)
+    facts["validation_cer"] = sum(tried[chosen]) / sum(lengths)
+    if not _interval(before, tried[chosen], lengths, _SURE)[1] < 0:
+        return Learnt(None, facts)
+    model = models[chosen]
+    temperature = _temperature(model, alphabet, validation)
+    model = LanguageModel(found, model.weight, model.length_bonus, temperature)
+    facts |= {"weight": model.weight, "temperature": temperature, "bytes": len(model.to_bytes())}
+    return Learnt(model, facts)
+
+
+def _first(texts: Iterable[str]) -> tuple[list[str], int]:
+    """The first texts, up to `MOST_CHARACTERS`, and how many are left out."""
+    kept: list[str] = []
+    total = left_out = 0
+    for text in texts:
+        total += len(text)
+        if total > MOST_CHARACTERS:
+            left_out += 1
+        else:
+            kept.append(text)
+    return kept, left_out
+
+
+def _small_enough(texts: Sequence[str], alphabet: Alphabet, config: LanguageConfig) -> ngrams.NGrams:
+    """N-grams that fit into the bytes they may have."""
+    allowed = int(config.max_megabytes * 1e6)
+    most: int | None = None
+    while True:
+        found = ngrams.count(texts, alphabet, config.order, least_texts=config.least_labels, most=most)
+        size = len(found.to_bytes())
+        if size <= allowed:
+            return found
+        most = int(0.95 * len(found) * allowed / size)
+
+
+def decoded(decoder: Decoder, alphabet: Alphabet, images: Sequence[Recorded]) -> list[Decoded]:
+    """What a decoder reads in recorded images, in batches."""
+    results: list[Decoded] = []
+    for start in range(0, len(images), _BATCH):
+        batch = images[start : start + _BATCH]
+        frames = np.array([len(recorded.log_probs) for recorded in batch])
+        log_probs = np.zeros((len(batch), frames.max(), len(alphabet) + 1), np.float32)
+        for row, recorded in enumerate(batch):
+            log_probs[row, : frames[row]] = recorded.log_probs
+        results += decoder.decode(log_probs, frames, alphabet)
+    return results
+
+
+def _edits(results: Sequence[Decoded], images: Sequence[Recorded]) -> list[int]:
+    pairs = zip(results, images, strict=True)
+    return [edits_and_length(recorded.label, result.text)[0] for result, recorded in pairs]
+
+
+def _interval(before: Sequence[int], after: Sequence[int], lengths: Sequence[int], level: float) -> tuple[float, float]:
+    """Interval of the difference of CER from before to after, on the same images."""
+    paired = PairedErrors()
+    for counts in zip(before, after, lengths, strict=True):
+        paired.add(*counts)
+    return paired.interval(level)
+
+
+def _temperature(model: LanguageModel, alphabet: Alphabet, images: Sequence[Recorded]) -> float:
+    """Temperature under which it is least surprising which texts are right (Guo et al. 2017)."""
+    shares, right = [], []
+    everything = decoded(default_decoder(model, alternatives=8), alphabet, images)
+    for result, recorded in zip(everything, images, strict=True):
+        found = [result.confidence, *(other.confidence for other in result.alternatives)]
+        shares.append([*found, max(1.0 - sum(found), 0.0)])
+        right.append(result.text == recorded.label)
+
+    def surprise(temperature: float) -> float:
+        total = 0.0
+        for found, is_right in zip(shares, right, strict=True):
+            powers = np.power(found, 1.0 / temperature)
+            sure = float(np.clip(powers[0] / max(powers.sum(), 1e-300), 1e-4, 1 - 1e-4))
+            total -= np.log(sure if is_right else 1.0 - sure)
+        return total
+
+    return min(TEMPERATURES, key=surprise)

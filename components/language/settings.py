@@ -1,0 +1,21 @@
+"""Settings of the step LanguageModel."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from components.common.settings import Section
+
+
+class LanguageConfig(Section):
+    """The language model that travels with a version: character n-grams of the training labels."""
+
+    enabled: bool = Field(
+        True, description="false leaves it out: frequent sequences of characters of the labels can be read from it"
+    )
+    texts: list[str] = Field([], description="UTF-8 text files to learn from besides the labels, one text a line")
+    order: int = Field(5, ge=2, le=8, description="characters of the longest n-grams")
+    least_labels: int = Field(
+        2, ge=1, description="n-grams in fewer labels, or lines of the texts, are left out: 1 keeps what only one has"
+    )
+    max_megabytes: float = Field(2.0, gt=0, le=5, description="size in the version; the rarest n-grams are left out")

@@ -1,0 +1,43 @@
+"""Text files that a language model learns from besides the labels. No TFX or TensorFlow here."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from components.common import storage
+from components.common.settings import ConfigError
+
+
+def lines(paths: Sequence[str]) -> Iterator[str]:
+    """The lines of text files that are not blank, in NFC as labels are.
+
+    Args:
+        paths: UTF-8 files, here or in a bucket.
+
+    Raises:
+        ConfigError: A file cannot be read, or is not UTF-8.
+    """
+    for path in paths:
+        try:
+            text = storage.read(path).decode("utf-8-sig")
+        except OSError as error:
+            raise ConfigError(f"language.texts: {path} cannot be read: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"language.texts: {path} is not UTF-8 ({error.reason} at byte {error.start}): convert it, for example "
+                "with iconv"
+            ) from error
+        for line in text.splitlines():
+            if stripped := line.strip():
+                yield unicodedata.normalize("NFC", stripped)
+
+
+def fingerprint(paths: Sequence[str]) -> str:
+    """A digest that changes with the content of the files; a missing one is refused later, by `lines`."""
+    total = hashlib.sha256()
+    for path in paths:
+        content = storage.read(path) if storage.exists(path) else b""
+        total.update(hashlib.sha256(content).digest())
+    return total.hexdigest()

@@ -1,0 +1,106 @@
+"""The language model of a version: what is learnt from which texts, and how much it may weigh."""
+
+import json
+
+import numpy as np
+import pytest
+
+from components.common.settings import ConfigError
+from components.language import learning, texts
+from components.language.learning import Recorded, learn
+from components.language.settings import LanguageConfig
+from htr_client.beam import default_decoder
+from htr_client.decoding import Alphabet, BestPath
+
+ALPHABET = Alphabet("abcdefghijklmnopqrstuvwxyz ")
+NAMES = ["anna", "hanna", "johanna", "susanna", "marianna", "rosanna", "anne", "johannes", "hans", "susanne"]
+
+
+def seen(label, doubt, random):
+    """What a network sees that takes one character in some for another, nearly as often as it is right."""
+    classes = [c for i in ALPHABET.encode(label) for c in (i, ALPHABET.blank)]
+    probabilities = np.full((len(classes), len(ALPHABET) + 1), 0.02 / len(ALPHABET))
+    probabilities[np.arange(len(classes)), classes] = 0.98
+    for frame in range(0, len(classes), 2):
+        if random.random() < doubt:
+            other = int(random.integers(26))
+            probabilities[frame] *= 0.1
+            probabilities[frame, [classes[frame], other]] += (0.4, 0.5)
+    return Recorded(np.log(probabilities).astype(np.float32), label)
+
+
+def images(labels, doubt=0.15, seed=0):
+    random = np.random.default_rng(seed)
+    return [seen(label, doubt, random) for label in labels]
+
+
+def read(decoder, recorded):
+    return [decoder.decode(r.log_probs[None], np.array([len(r.log_probs)]), ALPHABET)[0] for r in recorded]
+
+
+def test_it_is_kept_where_it_helps_and_its_confidence_means_something():
+    found, facts = learn(NAMES * 20, ALPHABET, images(NAMES * 12), LanguageConfig())
+    assert found is not None and facts["weight"] == found.weight > 0
+    assert facts["validation_cer"] < 0.7 * facts["validation_cer_best_path"]
+    assert facts["bytes"] == len(found.to_bytes()) and facts["ngrams"] == len(found.ngrams)
+    others = images(NAMES * 40, seed=1)
+    results = read(default_decoder(found), others)
+    right = [result.text == other.label for result, other in zip(results, others, strict=True)]
+    plain = [result.text == other.label for result, other in zip(read(BestPath(), others), others, strict=True)]
+    assert np.mean(right) > np.mean(plain) + 0.2
+    assert np.mean([result.confidence for result in results]) == pytest.approx(np.mean(right), abs=0.08)
+    json.dumps(facts)  # goes into the settings file
+
+
+@pytest.mark.parametrize("validation", [
+    images(["xyzzy", "qqwkv", "vwxzj"] * 20),  # nothing like the names
+    images(NAMES, doubt=0.0),  # read without an error
+    images(NAMES[:2], doubt=0.3),  # too few to tell
+    [],
+])  # fmt: skip
+def test_it_is_left_out_where_it_does_not_help_by_more_than_chance(validation):
+    found, facts = learn(NAMES * 20, ALPHABET, validation, LanguageConfig())
+    assert found is None and (facts["weight"], facts["bytes"]) == (0, 0) and facts["ngrams"] > 50
+
+
+def test_what_one_label_holds_is_left_out_unless_told_otherwise():
+    validation = images(NAMES * 12)
+    for least, kept in ((2, False), (1, True)):
+        found, _ = learn([*NAMES * 20, "quizzical"], ALPHABET, validation, LanguageConfig(least_labels=least))
+        known = {found.ngrams.characters[i] for i in found.ngrams.symbols[1:] if i < len(ALPHABET)}
+        assert ({"q", "z"} <= known) == kept
+
+
+def test_it_is_as_small_as_it_must_be():
+    random = np.random.default_rng(0)
+    many = ["".join(random.choice(list("abcdefgh"), 30)) for _ in range(1000)]
+    sizes = {}
+    for allowed in (2.0, 0.005):
+        config = LanguageConfig(max_megabytes=allowed)
+        found, _ = learn([*NAMES * 500, *many], ALPHABET, images(NAMES * 6), config)
+        sizes[allowed] = len(found.to_bytes())
+    assert 3_000 < sizes[0.005] <= 5_000 < sizes[2.0]
+
+
+def test_texts_beyond_the_bound_are_counted(monkeypatch):
+    monkeypatch.setattr(learning, "MOST_CHARACTERS", 50)
+    _, facts = learn(["anna"] * 20, ALPHABET, [], LanguageConfig())
+    assert (facts["texts"], facts["texts_left_out"]) == (12, 8)
+
+
+def test_lines_of_text_files(tmp_path):
+    first, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    first.write_bytes("\ufeffAnna \r\n\r\n  Zoe\u0301\n".encode())
+    second.write_text("Bert", encoding="utf-8")
+    assert list(texts.lines([str(first), str(second)])) == ["Anna", "Zo\u00e9", "Bert"]
+    before = texts.fingerprint([str(first), str(second)])
+    second.write_text("Berta", encoding="utf-8")
+    assert texts.fingerprint([str(first), str(second)]) != before
+
+
+def test_text_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"language\.texts: .*latin1\.txt is not UTF-8 \(.* at byte 3\).*iconv"):
+        list(texts.lines([str(tmp_path / "latin1.txt")]))
+    with pytest.raises(ConfigError, match=r"language\.texts: .*nowhere\.txt cannot be read: No such file"):
+        list(texts.lines([str(tmp_path / "nowhere.txt")]))
