@@ -95,7 +95,7 @@ RECIPES: dict[str, Sequence[Round]] = {
         Round(
             [Rendered("rendered-words-2", 6000, 22, 201), Rendered("rendered-lines-2", 2000, 60, 202)],
             [_DHSD, *_FRENCH],
-            8,
+            6,
             learning_rate=1e-3,
         ),
     ],
