@@ -35,7 +35,7 @@ fuzz: setup  ## the property tests with 1000 examples instead of 100, where a te
 
 # --strict: behind a mirror without vulnerability data every package would count as free of them.
 audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so it needs the internet
-	@for lock in portable current portable-cuda current-cuda airflow; do echo "$$lock.txt:"; UV_PYTHON_DOWNLOADS=never .venv/bin/uv tool run --quiet \
+	@for lock in portable current portable-cuda current-cuda airflow airflow2; do echo "$$lock.txt:"; UV_PYTHON_DOWNLOADS=never .venv/bin/uv tool run --quiet \
 	  --python $(PYTHON) --from pip-audit==2.10.1 pip-audit --strict --progress-spinner off --no-deps --disable-pip \
 	  --requirement requirements/$$lock.txt \
 	  $$(sed -n 's/^\([A-Z][A-Z]*-[^ ]*\) .*/--ignore-vuln \1/p' requirements/audit-exceptions.txt) \
@@ -62,12 +62,15 @@ bench: setup  ## the benchmarks, on the demo's data and model or on DATA=... WOR
 	  --enable_batching --batching_parameters_file=$(CURDIR)/benchmarks/batching.config --grpc_max_threads=96 \
 	  --tensorflow_intra_op_parallelism=1 --tensorflow_inter_op_parallelism=2
 
+AIRFLOW ?= 3
 AIRFLOW_PYTHON ?= $(PYTHON)
-airflow-env: setup  ## Airflow in an environment of its own, .venv-airflow; Airflow 2 needs Python 3.12 or older
-	@cksum requirements/airflow.txt | cmp -s - .venv-airflow/.installed || { \
-	  .venv/bin/uv venv --quiet --clear --python $(AIRFLOW_PYTHON) .venv-airflow && \
-	  .venv/bin/uv pip install --quiet --python .venv-airflow/bin/python --requirement requirements/airflow.txt && \
-	  cksum requirements/airflow.txt > .venv-airflow/.installed; }
+AIRFLOW_LOCK = requirements/$(if $(filter 2,$(AIRFLOW)),airflow2,airflow).txt
+export HTR_AIRFLOW_ENV = $(CURDIR)/.venv-airflow$(AIRFLOW)
+airflow-env: setup  ## Airflow in an environment of its own; AIRFLOW=2 takes 2.11, for Python 3.12 or older, instead of 3.3
+	@cksum $(AIRFLOW_LOCK) | cmp -s - $(HTR_AIRFLOW_ENV)/.installed || { \
+	  .venv/bin/uv venv --quiet --clear --python $(AIRFLOW_PYTHON) $(HTR_AIRFLOW_ENV) && \
+	  .venv/bin/uv pip install --quiet --python $(HTR_AIRFLOW_ENV)/bin/python --requirement $(AIRFLOW_LOCK) && \
+	  cksum $(AIRFLOW_LOCK) > $(HTR_AIRFLOW_ENV)/.installed; }
 
 airflow-demo: airflow-env  ## the pipeline as a DAG, to a pushed model
 	@$(PYTHON) -m pipeline.airflow_demo
@@ -95,11 +98,12 @@ lock: setup  ## resolves requirements/*.txt again from requirements/*.in
 	@$(COMPILE) --python-version 3.11 --universal requirements/current.in -o requirements/current.txt
 	@$(COMPILE) --python-version 3.10 requirements/portable-cuda.in -o requirements/portable-cuda.txt
 	@$(COMPILE) --python-version 3.11 --universal requirements/current-cuda.in -o requirements/current-cuda.txt
-	@# Airflow breaks with libraries newer than itself, hence the date.
-	@$(COMPILE) --python-version 3.10 --universal --exclude-newer 2026-04-01 requirements/airflow.in -o requirements/airflow.txt
+	@$(COMPILE) --python-version 3.10 --universal requirements/airflow.in -o requirements/airflow.txt
+	@# Airflow 2 breaks with libraries newer than itself, hence the date.
+	@$(COMPILE) --python-version 3.10 --universal --exclude-newer 2026-04-01 requirements/airflow2.in -o requirements/airflow2.txt
 	@$(COMPILE) --python-version 3.10 --universal requirements/page-tools.in -o requirements/page-tools.txt
-	@for name in portable current portable-cuda current-cuda airflow page-tools; do \
+	@for name in portable current portable-cuda current-cuda airflow airflow2 page-tools; do \
 	  sed -i "1i # Exact versions of the environment '$$name'. Made by 'make lock'; works with plain pip too." requirements/$$name.txt; done
 
 clean:  ## deletes the environments and the demo
-	@rm -rf .venv .venv-airflow .venv-page-tools .debian13 demo
+	@rm -rf .venv .venv-airflow? .venv-page-tools .debian13 demo

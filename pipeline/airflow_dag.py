@@ -1,4 +1,4 @@
-"""Airflow DAG of a compiled pipeline, for Airflow 2.
+"""Airflow DAG of a compiled pipeline, for Airflow 3 and for 2.11.
 
 `htr compile airflow FOLDER` copies this file into Airflow's folder of DAGs beside the compiled pipeline, a JSON file of
 the same name. It imports Airflow alone; each task starts the Python of the pipeline for one step.
@@ -12,11 +12,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from airflow import DAG
-from airflow.exceptions import AirflowException, AirflowFailException
-from airflow.hooks.base import BaseHook
-from airflow.hooks.subprocess import SubprocessHook
-from airflow.models.baseoperator import BaseOperator
+try:
+    from airflow.providers.standard.hooks.subprocess import SubprocessHook
+    from airflow.sdk import DAG, BaseHook, BaseOperator
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+except ImportError:  # Airflow 2
+    from airflow import DAG
+    from airflow.exceptions import AirflowException, AirflowFailException
+    from airflow.hooks.base import BaseHook
+    from airflow.hooks.subprocess import SubprocessHook
+    from airflow.models.baseoperator import BaseOperator
 
 _COMPILED = Path(__file__).with_suffix(".json")
 # Exit codes of `htr`: wrong usage or data, not blessed, too many rejected rows, drift. Trying again changes nothing.

@@ -13,7 +13,8 @@ from components.common.console import console
 from components.common.versions import list_versions
 from pipeline import cli
 
-AIRFLOW = Path(__file__).parents[1] / ".venv-airflow" / "bin" / "airflow"
+# `make airflow-env` makes it, and the Makefile says which version is meant.
+AIRFLOW = Path(os.environ.get("HTR_AIRFLOW_ENV", Path(__file__).parents[1] / ".venv-airflow3")) / "bin" / "airflow"
 FOLDER = Path("demo/airflow")
 # Seconds of training: this is about the DAG. `make demo` trains a model that reads.
 SETTINGS = [
@@ -39,14 +40,14 @@ def run_dag(folder: Path, dag: str, log: Path) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str((folder / "dags").resolve()),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     }
-    # The only sure way to know the run's id is to choose its date.
+    # Run ids differ between the versions of Airflow; a run is also known by its date.
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     with open(log, "ab") as output:
         for command in (["db", "migrate"], ["dags", "test", dag, date]):
             done = subprocess.run([AIRFLOW, *command], env=environment, stdout=output, stderr=subprocess.STDOUT)
             if done.returncode and command[0] == "db":
                 raise RuntimeError(f"airflow {' '.join(command)} failed, see {log}")
-    command = ["tasks", "states-for-dag-run", dag, f"manual__{date}", "--output", "json"]
+    command = ["tasks", "states-for-dag-run", dag, date, "--output", "json"]
     listed = subprocess.run([AIRFLOW, *command], env=environment, capture_output=True, text=True, check=True)
     return {row["task_id"]: row["state"] or "" for row in json.loads(listed.stdout[listed.stdout.index("[{") :])}
 

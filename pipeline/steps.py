@@ -24,6 +24,10 @@ _FILES_PROPERTY = "output_files"
 _PUSHED = "pushed_destination"  # property of TFX's PushedModel
 
 
+class MissingInput(RuntimeError):
+    """A step has no input, since a step before it has not run; the message says which may be meant."""
+
+
 def metadata_connection(pipeline: Any) -> Any:
     """The ML Metadata connection that a compiled pipeline carries."""
     config = runner_utils.extract_local_deployment_config(pipeline).metadata_connection_config
@@ -40,6 +44,9 @@ def launch(pipeline: Any, node: Any, connection: metadata.Metadata) -> Any:
 
     Returns:
         What TFX says about the execution.
+
+    Raises:
+        MissingInput: steps before it have not run.
     """
     # Steps share a process, and with a model server the GPU. TensorFlow reads this once, when it is first used.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -61,6 +68,9 @@ def launch(pipeline: Any, node: Any, connection: metadata.Metadata) -> Any:
     ).launch()
     if execution is not None and execution.execution_id:
         with connection as handle:
+            if _has_failed(handle.store, execution.execution_id):  # TFX raises what an executor does, but not this
+                before = ", ".join(node.pipeline_node.upstream_nodes)
+                raise MissingInput(f"{node_id} has not all of its inputs: first run the steps before it ({before})")
             _note_files(handle.store, execution.execution_id)
     return execution
 
@@ -80,6 +90,11 @@ def _add_code_version(executor: Any, node: Any) -> None:
     """Makes the code a part of the executor's specification, which TFX's cache compares; executors ignore the flag."""
     python = getattr(executor, "python_executor_spec", executor)
     python.extra_flags.append(f"--code_version={code_version.digest(code_names(executor, node))}")
+
+
+def _has_failed(store: Any, execution_id: int) -> bool:
+    (execution,) = store.get_executions_by_id([execution_id])
+    return execution.last_known_state == metadata_store_pb2.Execution.FAILED
 
 
 def _note_files(store: Any, execution_id: int) -> None:
