@@ -67,9 +67,10 @@ def draw_window(
     # Smaller pages are smoothed first: cv2.remap takes the nearest four pixels only.
     if zoom < 0.8:
         grey = cv2.GaussianBlur(grey, (0, 0), 0.45 / zoom)
+    at_x, at_y = np.moveaxis(source.astype(np.float32), -1, 0)
     sampled = cv2.remap(
-        grey, *np.moveaxis(source.astype(np.float32), -1, 0), cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT if rng.random() < 0.6 else cv2.BORDER_REPLICATE, borderValue=fill,
+        grey, at_x, at_y, cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT if rng.random() < 0.6 else cv2.BORDER_REPLICATE, borderValue=[fill],
     )  # fmt: skip
 
     inverse = np.linalg.inv(matrix)
@@ -105,7 +106,7 @@ def _lit(grey: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndar
     if not strength:
         return grey
     rows, columns = grey.shape
-    image = grey.astype(np.float32)
+    image: np.ndarray = grey.astype(np.float32)
     light = cv2.resize(rng.normal(0, 1, (3, 3)).astype(np.float32), (columns, rows), interpolation=cv2.INTER_CUBIC)
     contrast = np.exp(strength * rng.normal(-0.15, 0.3))
     image = (image - 200) * contrast + 200 + strength * (rng.normal(0, 15) + rng.uniform(0, 18) * light)

@@ -41,12 +41,12 @@ def local_ink(grey: tf.Tensor) -> tf.Tensor:
         grey: float32 [N, H, W, 1] in 0..255.
 
     Returns:
-        float32 [N, H, W, 1], -1 to 2; 0 for even paper.
+        float32 [N, H, W, 1], -2 to 2; 0 for even paper.
     """
     mean = _local_mean(grey)
     darker = mean - grey
     deviation = tf.sqrt(_local_mean(tf.square(darker)))
-    return tf.clip_by_value(darker / (2.0 * deviation + _NOISE), -1.0, 2.0)
+    return tf.clip_by_value(darker / (2.0 * deviation + _NOISE), -2.0, 2.0)
 
 
 def _local_mean(values: tf.Tensor) -> tf.Tensor:

@@ -20,7 +20,7 @@ def draw_maps(baselines, above=ABOVE, below=BELOW, ends=True):
         course = np.array(baseline, np.float64)
         cells = np.rint(((course + 0.5) * SCALE - 0.5) * 16).astype(np.int32)
         cv2.polylines(maps[0], [cells], False, 255, 3, shift=4)
-        outline = np.concatenate([course - [0, above], (course + [0, below])[::-1]]) * SCALE
+        outline = np.concatenate([course - np.array([0, above]), (course + np.array([0, below]))[::-1]]) * SCALE
         cv2.fillPoly(maps[1], [np.rint(outline).astype(np.int32)], 255)
         for x, y in course[[0, -1]] * SCALE if ends else ():
             cv2.line(maps[2], (round(x), round(y - 0.5 * above * SCALE)), (round(x), round(y)), 255, 3)

@@ -65,7 +65,7 @@ def _extents(lines: Sequence[Line], rotate: bool) -> list[_Extent]:
 
 
 def _upright(courses: Sequence[np.ndarray], rotate: bool) -> list[np.ndarray]:
-    """Courses turned or sheared back by the angle of the page: the median of their angles, weighted with their lengths."""
+    """Courses turned or sheared back by the angle of the page: the median of theirs, weighted with their lengths."""
     steps = np.array([course[-1] - course[0] for course in courses]).reshape(-1, 2)
     lengths = np.linalg.norm(steps, axis=1)
     if not lengths.sum() > 0:
