@@ -94,14 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the folder `pages` with the sets")
     parser.add_argument("--folder", type=Path, default=Path("base-line-finder"), help="for everything that is made")
     parser.add_argument("--epochs", type=int, default=LineTrainingConfig().epochs, help="passes over the pages")
+    parser.add_argument("--so-far", action="store_true", help="pack the best weights of the interrupted training")
     given = parser.parse_args(arguments)
     config, train = LineFinderConfig(), LineTrainingConfig(epochs=given.epochs)
     with announced("Loading pages"):
         splits = load_splits(given.data, config.longest)
     training, validation = ([*chain(*splits[split].values())] for split in (TRAINING, VALIDATION))
     version = given.folder / _name_of(config, train, training) / "1"
+    if given.so_far:
+        version = version.with_name("2")
+        shutil.rmtree(version, ignore_errors=True)
     if not version.exists():
-        _train(config, train, training, validation, version)
+        _train(config, train, training, validation, version, given.so_far)
     _evaluate(version, splits[EVALUATION], config, train, len(training))
     console().print(f"{packing.pack(str(version), packing.LINE_FINDER)} is the new base line finder")
     return 0
@@ -119,6 +123,7 @@ def _train(
     training: Sequence[LabelledPage],
     validation: Sequence[LabelledPage],
     version: Path,
+    so_far: bool,
 ) -> None:
     import keras
 
@@ -128,9 +133,12 @@ def _train(
     from htr_client import image_files
 
     keras.utils.set_random_seed(train.seed)
-    console().print(f"Training the line finder on {counted(len(training), 'page')}, {len(validation)} more to validate")
     fitting = LineFitting(build(config), config, training, validation, train, str(version.parent / "state"))
-    fitting.run()
+    if not so_far:
+        console().print(f"Training the line finder on {counted(len(training), 'page')}")
+        fitting.run()
+    elif not fitting.take_best_so_far():
+        raise SystemExit(f"The training in {version.parent} has not been validated yet: there are no weights to pack.")
     unfinished = version.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     example = image_files.encode(_drawn_page())

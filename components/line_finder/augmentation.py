@@ -16,7 +16,7 @@ from htr_client.pages import Line
 from htr_client.pages.model import Points
 
 _KNOTS = 5  # of the field that bends a window
-_SCALES = (0.55, 1.25)  # pixels of a window for a pixel of a page at full size
+_SCALES = (0.5, 1.6)  # pixels of a window for a pixel of a page at full size
 
 
 @dataclass(frozen=True)

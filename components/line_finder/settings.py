@@ -37,7 +37,7 @@ class LineTrainingConfig(Section):
     clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
     average_steps: int = Field(200, ge=1, description="span of the moving average of the weights that is kept")
     augment: float = Field(1.0, ge=0, le=2, description="strength of the random augmentation; 0 switches it off")
-    validate_every: int = Field(1, ge=1, description="epochs between two validations")
+    validate_every: int = Field(2, ge=1, description="epochs between two validations")
     checkpoint_minutes: float = Field(3.0, gt=0, description="a training that is killed loses at most so much")
     seed: int = Field(0, ge=0, description="random weights, order and augmentation follow from it")
 

@@ -154,6 +154,13 @@ class LineFitting:
                 self._save(progress.seconds)
         self._set_weights(self._best_weights)
 
+    def take_best_so_far(self) -> bool:
+        """Gives the network the best weights of a training that was interrupted; False where there are none yet."""
+        found = self._restore() and bool(self.history)
+        if found:
+            self._set_weights(self._best_weights)
+        return found
+
     def validate(self) -> LineScore:
         """How well the current weights find the lines of the validation pages."""
         with announced("Finding the lines of the validation pages", after=20.0):

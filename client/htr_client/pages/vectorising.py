@@ -26,12 +26,13 @@ BASELINE, BODY, ENDS = range(3)
 """Channels of the maps."""
 
 _WEAKEST = 0.25  # probability of a baseline on its ridge
-_MEAN = 0.45  # mean probability along a line
-_END = 0.5  # probability of an end within a line, where it is parted
+_MEAN = 0.55  # mean probability along a line
+_END = 0.6  # probability of an end within a line, where it is parted
 _BODY = 0.5
 _SILENT = 3  # columns that a ridge may be missing
 _STEEPEST = 0.7  # rows for a column that a ridge may rise or fall
-_GAP = 1.0  # of a line's height, between two pieces of a line
+_GAP = 1.5  # of a line's height, between two pieces of a line
+_SHORTEST_PART = 1.5  # of the usual height: an end nearer than that to the end of a ridge is its own
 _SHORTEST = 0.5  # length of a line, of the height of this one or of most of the page
 _FEWEST_CELLS = 4  # of a line
 # Where the bodies of two lines touch, shares of the distance between their baselines; strokes of both lie between them.
@@ -90,17 +91,19 @@ def find_lines(maps: np.ndarray, scale: float, width: int, height: int) -> tuple
     if not maps.size:
         return ()
     baseline = cv2.GaussianBlur(maps[..., BASELINE], (3, 3), 0.7)
-    ridges = _parted(_follow(baseline), maps[..., ENDS])
-    above, below = _heights(ridges, maps[..., BODY])
+    gaps = _nearest(maps[..., BODY] < _BODY)
+    ridges = _follow(baseline)
+    usual = _usual_height(ridges, *_heights(ridges, gaps))
+    ridges = _parted(ridges, maps[..., ENDS], max(_FEWEST_CELLS, round(_SHORTEST_PART * usual)))
+    above, below = _heights(ridges, gaps)
     ridges = _joined(ridges, [_usual(a) + _usual(b) for a, b in zip(above, below, strict=True)], maps[..., ENDS])
-    above, below = _heights(ridges, maps[..., BODY])
-    heights = [_usual(a) + _usual(b) for a, b in zip(above, below, strict=True)]
+    above, below = _heights(ridges, gaps)
     # Dots are less high than lines, too: they are measured with the page's lines.
-    usual = _weighted_median(heights, [len(ridge.ys) for ridge in ridges])
+    usual = _usual_height(ridges, above, below)
     lines = [
         _line(ridge, a, b, scale, width, height)
-        for ridge, a, b, own in zip(ridges, above, below, heights, strict=True)
-        if _is_line(ridge, max(own, usual), baseline, maps[..., BODY])
+        for ridge, a, b in zip(ridges, above, below, strict=True)
+        if _is_line(ridge, max(_usual(a) + _usual(b), usual), baseline, maps[..., BODY])
     ]
     return in_reading_order(lines)
 
@@ -147,14 +150,12 @@ def _ridge(points: Sequence[tuple[int, float]]) -> _Ridge:
     return _Ridge(int(x[0]), np.interp(columns, x, y))
 
 
-def _parted(ridges: list[_Ridge], ends: np.ndarray) -> list[_Ridge]:
-    """Ridges cut where two lines meet: at ends that are not their own ones."""
+def _parted(ridges: list[_Ridge], ends: np.ndarray, margin: int) -> list[_Ridge]:
+    """Ridges cut where two lines meet: at ends that are farther than a margin from their own ones."""
     parts = []
     for ridge in ridges:
         marked = np.concatenate([[False], ends[ridge.cells] > _END, [False]])
         first, behind = np.flatnonzero(np.diff(marked.astype(int))).reshape(-1, 2).T
-        # A mark may lie a little within the line's own end; two lines are both longer than that.
-        margin = _FEWEST_CELLS
         cuts = [
             (int(a), int(b)) for a, b in zip(first, behind, strict=True) if a > margin and b < len(ridge.ys) - margin
         ]
@@ -198,43 +199,47 @@ def _has_end(ends: np.ndarray, before: _Ridge, behind: _Ridge) -> bool:
     return bool((ends[rows, columns] > _END).any())
 
 
-def _heights(ridges: list[_Ridge], body: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _heights(ridges: list[_Ridge], gaps: tuple[np.ndarray, np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """How far the body of each line reaches above and below its baseline, in cells for each column.
 
-    A body ends where the map says so. Where the bodies of two lines touch, each gets its share of the distance.
+    A body ends at a gap, of which `_nearest` tells. Where the bodies of two lines touch, each gets its share of the
+    distance.
     """
-    rows = np.arange(len(body))[:, None]
-    taken = np.zeros(body.shape, bool)
+    gap_up, gap_down = gaps
+    taken = np.zeros(gap_up.shape, bool)
     for ridge in ridges:
         taken[ridge.cells] = True
-    empty = body < _BODY
-    first, last = np.full((1, body.shape[1]), -1), np.full((1, body.shape[1]), len(body))
-
-    def nearest(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each cell the row of the next marked one strictly above and strictly below it."""
-        up = np.maximum.accumulate(np.where(marked, rows, -1), axis=0)
-        down = np.minimum.accumulate(np.where(marked, rows, len(body))[::-1], axis=0)[::-1]
-        return np.concatenate([first, up[:-1]]), np.concatenate([down[1:], last])
-
-    (gap_up, gap_down), (line_up, line_down) = nearest(empty), nearest(taken)
+    line_up, line_down = _nearest(taken)
     above, below = [], []
     for ridge in ridges:
         cells, ys = ridge.cells, ridge.ys
         up = np.where(line_up[cells] >= 0, _REACH_ABOVE * (ys - line_up[cells]), np.inf)
-        down = np.where(line_down[cells] < len(body), _REACH_BELOW * (line_down[cells] - ys), np.inf)
+        down = np.where(line_down[cells] < len(taken), _REACH_BELOW * (line_down[cells] - ys), np.inf)
         above.append(np.minimum(up, ys - gap_up[cells] - 0.5).clip(0))
         below.append(np.minimum(down, gap_down[cells] - ys - 0.5).clip(0))
     return above, below
+
+
+def _nearest(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each cell the row of the next marked one strictly above it, or -1, and strictly below it, or behind all."""
+    height, width = marked.shape
+    rows = np.arange(height, dtype=np.int16)[:, None]
+    up, down = np.full((height, width), -1, np.int16), np.full((height, width), height, np.int16)
+    np.maximum.accumulate(np.where(marked, rows, np.int16(-1))[:-1], axis=0, out=up[1:])
+    np.minimum.accumulate(np.where(marked, rows, np.int16(height))[:0:-1], axis=0, out=down[-2::-1])
+    return up, down
 
 
 def _usual(heights: np.ndarray) -> float:
     return float(np.median(heights))
 
 
-def _weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
-    order = np.argsort(values)
-    total = np.cumsum(np.array(weights, np.float64)[order])
-    return float(np.array(values)[order][np.searchsorted(total, total[-1] / 2)]) if len(order) else 0.0
+def _usual_height(ridges: list[_Ridge], above: list[np.ndarray], below: list[np.ndarray]) -> float:
+    """The height of most of the page's text: the median over lines, weighted with their lengths."""
+    heights = np.array([_usual(a) + _usual(b) for a, b in zip(above, below, strict=True)])
+    order = np.argsort(heights)
+    lengths = np.cumsum([len(ridges[i].ys) for i in order])
+    return float(heights[order][np.searchsorted(lengths, lengths[-1] / 2)]) if ridges else 0.0
 
 
 def _is_line(ridge: _Ridge, height: float, baseline: np.ndarray, body: np.ndarray) -> bool:
