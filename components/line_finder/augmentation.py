@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from components.line_finder.geometry import points
+from components.line_finder.geometry import line_heights, points
 from htr_client.pages import Line
 from htr_client.pages.model import Points
 
 _KNOTS = 5  # of the field that bends a window
 _SCALES = (0.5, 1.6)  # pixels of a window for a pixel of a page at full size
+_LOWEST_LINE = 10.0  # pixels; smaller writing is not shrunk further
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def draw_window(
     rows, columns = size
     lowest, highest = np.log(_SCALES)
     zoom = scale * np.exp(strength * rng.uniform(lowest, highest))
+    if strength:  # what is too small to be told apart would be learnt as noise
+        zoom = max(zoom, min(scale, _LOWEST_LINE / max(np.median(line_heights(lines) or [1.0]), 1.0)))
     angle = np.deg2rad(np.clip(strength * rng.normal(0, 3.5), -10, 10))
     stretch, slant = np.exp(strength * rng.normal(0, 0.08)), strength * rng.normal(0, 0.06)
     # From window to page.

@@ -27,7 +27,7 @@ class LineFinderConfig(Section):
 class LineTrainingConfig(Section):
     """How the network is trained."""
 
-    epochs: int = Field(80, ge=1, description="passes over the pages")
+    epochs: int = Field(40, ge=1, description="passes over the pages")
     windows: int = Field(2, ge=1, description="windows of a page in each pass")
     batch_size: int = Field(3, ge=1, description="windows of one optimiser step")
     window: tuple[int, int] = Field((512, 640), description="height and width of a window in pixels")

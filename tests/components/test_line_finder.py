@@ -1,7 +1,6 @@
 """The line finder learns from pages, goes on after a kill, and answers in service what it answered in training."""
 
 import json
-import multiprocessing
 import re
 
 import cv2
@@ -110,30 +109,28 @@ def test_it_learns_to_find_lines(tmp_path):
     assert training.best.f1 >= 0.9 and training.history[-1]["epoch"] == 40
 
 
-def _killed(folder):
-    training = fitting(folder)
-    end = training._end_epoch
-
-    def end_and_die(progress):
-        end(progress)
-        if training.done == 2 * training.steps:
-            training._save(progress.seconds)
-            multiprocessing.current_process().kill()
-
-    training._end_epoch = end_and_die
-    training.run()
+class _Killed(Exception):
+    pass
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=_killed, args=(tmp_path / "state",))
-    process.start()
-    process.join()
-    assert process.exitcode == -9
-    resumed, straight_on = fitting(tmp_path / "state"), fitting()
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
+    interrupted, straight_on = fitting(tmp_path / "state"), fitting()
+    step = interrupted._step
+
+    def killed_in_the_third_epoch(*batch):
+        if interrupted.done == 2 * interrupted.steps + 1:
+            raise _Killed
+        return step(*batch)
+
+    interrupted._step = killed_in_the_third_epoch
+    with pytest.raises(_Killed):
+        interrupted.run()
+    resumed = fitting(tmp_path / "state")
     resumed.run()
     straight_on.run()
-    assert [entry["epoch"] for entry in resumed.history] == [1, 2, 3]
+    assert interrupted.done < resumed.done == straight_on.done
+    assert [entry["epoch"] for entry in resumed.history] == [entry["epoch"] for entry in straight_on.history] == [2, 3]
     for a, b in zip(resumed.model.variables, straight_on.model.variables, strict=True):
         assert np.allclose(a.numpy(), b.numpy(), atol=1e-3), a.path
 
