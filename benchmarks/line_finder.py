@@ -79,8 +79,10 @@ def projection(grey: np.ndarray) -> tuple[Line, ...]:
 
 
 def _binarised(grey: np.ndarray) -> np.ndarray:
-    """Ink 255, without specks and without what is as large as a border."""
+    """Ink 255, without ruled lines, specks, and what is as large as a border."""
     ink = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, 41, 15)
+    ruled = cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((1, max(grey.shape[1] // 16, 3)), np.uint8))
+    ink = cv2.subtract(ink, cv2.dilate(ruled, np.ones((3, 1), np.uint8)))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(ink)
     height, width = grey.shape
     kept = (
@@ -101,13 +103,15 @@ def _sharpness(ink: np.ndarray, degrees: float) -> float:
 
 
 def _spacing(ink: np.ndarray) -> float:
-    """Distance between lines: the first peak of the profile's autocorrelation."""
+    """Distance between lines: the first high peak of the profile's autocorrelation."""
     profile = (ink > 0).sum(1).astype(np.float64)
     profile -= profile.mean()
     correlation = np.correlate(profile, profile, "full")[len(profile) :]
     rising = np.flatnonzero((correlation[1:-1] > correlation[:-2]) & (correlation[1:-1] >= correlation[2:])) + 1
     rising = rising[(rising >= 12) & (rising <= 200)]
-    return float(rising[correlation[rising].argmax()] + 1) if len(rising) else 40.0
+    # The first one that is nearly the greatest: multiples of the distance have peaks, too.
+    high = rising[correlation[rising] > 0.5 * correlation[rising].max()] if len(rising) else rising
+    return float(high[0] + 1) if len(high) else 40.0
 
 
 def _runs(strip: np.ndarray, gap: int) -> list[tuple[int, int]]:

@@ -54,7 +54,8 @@ def draw_window(
     lowest, highest = np.log(_SCALES)
     zoom = scale * np.exp(strength * rng.uniform(lowest, highest))
     if strength:  # what is too small to be told apart would be learnt as noise
-        zoom = max(zoom, min(scale, _LOWEST_LINE / max(np.median(line_heights(lines) or [1.0]), 1.0)))
+        usual = float(np.median(line_heights(lines) or [_LOWEST_LINE]))
+        zoom = max(zoom, min(scale, _LOWEST_LINE / max(usual, 1.0)))
     angle = np.deg2rad(np.clip(strength * rng.normal(0, 3.5), -10, 10))
     stretch, slant = np.exp(strength * rng.normal(0, 0.08)), strength * rng.normal(0, 0.06)
     # From window to page.
