@@ -1,10 +1,11 @@
 """How well lines are found on pages: the line finder beside a classical method, and what it takes.
 
-    python -m benchmarks.line_finder --data SETS [--model VERSION] [--unseen NAME] [--limit N]
+    python -m benchmarks.line_finder --data SETS [--model VERSION] [--unseen NAME] [--limit N] [--recogniser PRESET]
 
 Without a model the base line finder is measured. The pages are those that its recipe holds back, and a set that no
 training has seen. A found line counts when its baseline covers 70 % of a true one within half an x-height, and the
-other way round.
+other way round. With a recogniser, a base model or a version directory, the second table has the CER of whole pages:
+of its texts in the true lines and in the found ones, both against the true text in reading order.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import cv2
 import numpy as np
 
 from components.base_model import packing
+from components.common.metrics import count_errors
 from components.line_finder.data import LabelledPage, load_pages
 from components.line_finder.metric import LineScore, score_page
 from components.line_finder.settings import LineFinderConfig
 from htr_client import image_files
-from htr_client.pages import Line, find_lines, in_reading_order
+from htr_client.pages import Line, cut_line, find_lines, in_reading_order, line_pitch
 from pipeline.base_line_finder import EVALUATION, load_splits
+from serving.local import LocalClient
 from serving.local_lines import LocalLineFinder
 
 Finder = Callable[[np.ndarray], tuple[Line, ...]]
@@ -140,6 +143,18 @@ def measure(pages: list[LabelledPage], find: Finder) -> tuple[LineScore, float]:
     return score, seconds / max(len(pages), 1)
 
 
+def transcribed(pages: list[LabelledPage], find: Finder, client: LocalClient) -> tuple[float, float]:
+    """CER of the true lines and of the found ones, as texts of whole pages."""
+    true, read, found = [], [], []
+    for page in pages:
+        true.append("\n".join(line.text for line in page.lines))
+        for texts, lines in ((read, page.lines), (found, find(page.grey))):
+            pitch = line_pitch(lines)
+            cuts = (cut_line(page.grey, line, pitch) for line in lines)
+            texts.append("\n".join(result.text for result in client.transcribe_many(cuts)))
+    return count_errors(true, read).rate, count_errors(true, found).rate
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,6 +162,7 @@ def main() -> None:
     parser.add_argument("--model", help="version directory; the base line finder if not given")
     parser.add_argument("--unseen", default="copiste", help="set below `pages` that was never trained on")
     parser.add_argument("--limit", type=int, default=10_000, help="most pages of a set")
+    parser.add_argument("--recogniser", help="preset of a base model, or version directory")
     given = parser.parse_args()
     longest = LineFinderConfig().longest
     finder = LocalLineFinder(given.model or packing.unpack(packing.LINE_FINDER))
@@ -168,6 +184,14 @@ def main() -> None:
     find(large)
     print(f"A page of 1,200 x 1,600 pixels: {time.perf_counter() - begin:.2f} s; ", end="")
     print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    if given.recogniser:
+        version = packing.unpack(given.recogniser) if given.recogniser in packing.presets() else given.recogniser
+        print(f"\n{'set':28} {'pages':>5}  {'CER of true lines':>18} {'of found ones':>14} {'ratio':>6}")
+        with LocalClient(version) as client:
+            for name, pages in sets.items():
+                true, found = transcribed(pages[: given.limit], find, client)
+                row = f"{true:18.4f} {found:14.4f} {found / true:6.2f}"
+                print(f"{name:28} {len(pages[: given.limit]):5}  {row}", flush=True)
 
 
 if __name__ == "__main__":

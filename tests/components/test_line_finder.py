@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.base_model import packing
 from components.common import storage
 from components.line_finder.augmentation import draw_window
 from components.line_finder.data import draw_number, load_pages
@@ -17,8 +18,9 @@ from components.line_finder.model import build
 from components.line_finder.preprocessing import local_ink, scaled_ink
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.training import LineFitting, finder
+from components.tools.sample_data import generate
 from htr_client import image_files
-from htr_client.pages import Page, write
+from htr_client.pages import Page, find_page, write
 from serving.local_lines import LocalLineFinder
 from tests.components.line_pages import drawn_page, straight
 
@@ -179,6 +181,61 @@ def test_pages_of_a_request_do_not_influence_each_other(version):
     # What cannot be decoded has no scale, and spoils nothing.
     assert not together["maps"][2:].any() and not together["scale"][2:].any()
     assert json.loads((folder / "assets.extra" / "htr.json").read_text())["line_finder"]["longest"] == 320
+
+
+def test_a_line_finder_is_no_base_recogniser(version, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "FOLDER", tmp_path / "files")
+    folder, _ = version
+    with pytest.raises(packing.BaseModelError, match=r"preset=line: it is a line finder\."):
+        packing.pack(str(folder), "line")
+    with pytest.raises(packing.BaseModelError, match="cannot be the base line finder: it has no model card"):
+        packing.pack(str(folder), packing.LINE_FINDER)
+    with pytest.raises(packing.BaseModelError, match="no base line finder"):
+        packing.unpack(packing.LINE_FINDER)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """Rendered words of one height, on white."""
+    summary = generate(tmp_path_factory.mktemp("words") / "words", images=60, seed=5, dirty_fraction=0)
+    images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted((summary.directory / "images").iterdir())]
+    images = [cv2.resize(image, (44 * image.shape[1] // len(image), 44)) for image in images]
+    return [np.clip(image * (235 / np.median(image)), 0, 255).astype(np.uint8) for image in images]
+
+
+def rendered_page(words, columns=1, rows=14):
+    """A page of rendered words, and its lines, column by column."""
+    page = np.full((1200, 900), 235, np.uint8)
+    width = 760 // columns
+    lines, words = [], iter(words * 9)
+    for column in range(columns):
+        left, y = 70 + column * (width + 40), 130
+        for _ in range(rows):
+            x = left
+            while (word := next(words)).shape[1] + x < left + width - 30:
+                height = len(word)
+                below = page[y - height : y, x : x + word.shape[1]]
+                page[y - height : y, x : x + word.shape[1]] = np.minimum(below, word)
+                x += word.shape[1] + 12
+            if x > left:
+                lines.append(straight(left, x - 12, y - 10, above=32, below=14))
+            y += 70
+    return page, lines
+
+
+@pytest.mark.parametrize("columns", [1, 2] if (packing.FOLDER / packing.LINE_FINDER).is_dir() else [])
+@pytest.mark.parametrize("change", [lambda page: page, lambda page: 255 - page], ids=["as it is", "white on black"])
+def test_the_shipped_finder_finds_rendered_lines_in_order(words, columns, change, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    page, lines = rendered_page(words, columns)
+    with LocalLineFinder(packing.unpack(packing.LINE_FINDER)) as shipped:
+        found = find_page(change(page), shipped.maps).lines
+        assert find_page(np.full((1200, 900), 240, np.uint8), shipped.maps).lines == ()
+    # Where the baseline of rendered words lies exactly is not known: a generous x-height.
+    generous = [straight(*line.baseline[0][:1], line.baseline[1][0], line.baseline[0][1], 60, 30) for line in lines]
+    assert score_page(generous, found).f1 >= 0.9
+    starts = [(line.baseline[0][0] > 450, line.baseline[0][1]) for line in found]
+    assert columns == 1 or [right for right, _ in starts] == sorted(right for right, _ in starts)
 
 
 def test_pages_come_from_alto_and_page_xml(tmp_path):
