@@ -1,11 +1,11 @@
 # `make demo` shows the whole path on sample data, `make test` runs all checks. Both set up what they need.
 # `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: base-model bench help coverage demo page-tools test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
+.PHONY: base-line-finder base-model bench help coverage demo page-tools test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
 PYTHON := .venv/bin/python
 
 help:
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## the virtual environment .venv with the locked packages
 	@./setup_env.sh
@@ -43,6 +43,9 @@ audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so
 
 base-model: setup  ## the models that are shipped, trained anew; hours on two cores, goes on where it was stopped; SETS=... holds the real sets
 	@$(PYTHON) -m pipeline.base_model --data $(SETS)
+
+base-line-finder: setup  ## the line finder that is shipped, trained anew; two hours on two cores, goes on where it was stopped; SETS=... as above
+	@$(PYTHON) -m pipeline.base_line_finder --data $(SETS)
 
 DATA ?= demo/data
 WORKSPACE ?= demo/workspace

@@ -35,6 +35,8 @@ FOLDER = Path(__file__).parent / "files"
 _FACTS, _WEIGHTS, _OTHERS = "base.json", "weights.npz", "version.zip"
 _INDEX, _DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
 _FINGERPRINT = "fingerprint.pb"
+LINE_FINDER = "pages"
+"""Name of the line finder among the base models."""
 
 
 class BaseModelError(RuntimeError):
@@ -42,8 +44,8 @@ class BaseModelError(RuntimeError):
 
 
 def presets() -> list[str]:
-    """The presets for which a base model is shipped."""
-    return sorted(path.parent.name for path in FOLDER.glob(f"*/{_FACTS}"))
+    """The presets for which a base model is shipped; the line finder is none."""
+    return sorted({path.parent.name for path in FOLDER.glob(f"*/{_FACTS}")} - {LINE_FINDER})
 
 
 def unpack(preset: str) -> str:
@@ -53,7 +55,7 @@ def unpack(preset: str) -> str:
     temporary folder that goes when this process ends. Several processes may ask for it at once.
 
     Args:
-        preset: of the model, see `presets`.
+        preset: of the model, see `presets`, or `LINE_FINDER`.
 
     Returns:
         Path of the version. Its number is a date, less than that of any pushed version.
@@ -63,7 +65,9 @@ def unpack(preset: str) -> str:
         OSError: there is no room for it.
     """
     packed = FOLDER / preset
-    if preset not in presets():
+    if not (packed / _FACTS).exists():
+        if preset == LINE_FINDER:
+            raise BaseModelError("There is no base line finder in this installation.")
         known = ", ".join(presets())
         raise BaseModelError(
             f"There is no base model for transform.preset={preset} in this installation"
@@ -91,7 +95,7 @@ def unpack(preset: str) -> str:
 
 def release(preset: str) -> str | None:
     """What changes with every release of a base model; None where there is none."""
-    return storage.digest(str(FOLDER / preset))[:16] if preset in presets() else None
+    return storage.digest(str(FOLDER / preset))[:16] if (FOLDER / preset / _FACTS).exists() else None
 
 
 def _cache() -> Path:
@@ -156,7 +160,7 @@ def pack(version: str, preset: str) -> Path:
 
     Args:
         version: directory of an exported version, with its model card and metrics beside it as Pusher leaves them.
-        preset: which one.
+        preset: which one, or `LINE_FINDER`.
 
     Returns:
         The folder that was written.
@@ -192,13 +196,16 @@ def pack(version: str, preset: str) -> Path:
 
 
 def _check(version: Path, preset: str) -> None:
-    refused = f"{version} cannot be the base model for transform.preset={preset}"
+    wanted = "the base line finder" if preset == LINE_FINDER else f"the base model for transform.preset={preset}"
+    refused = f"{version} cannot be {wanted}"
     try:
-        own = json.loads((version / SETTINGS_FILE).read_text("utf-8"))["transform"]["preset"]
+        settings = json.loads((version / SETTINGS_FILE).read_text("utf-8"))
     except OSError as error:
         raise BaseModelError(f"{refused}: it is no version of this pipeline ({error}).") from error
+    own = LINE_FINDER if "line_finder" in settings else settings["transform"]["preset"]
     if own != preset:
-        raise BaseModelError(f"{refused}: it was trained with transform.preset={own}.")
+        kind = "it is a line finder" if own == LINE_FINDER else f"it was trained with transform.preset={own}"
+        raise BaseModelError(f"{refused}: {kind}.")
     card = version.with_name(f"{version.name}.{CARD_FILE}")
     if not card.exists():
         raise BaseModelError(f"{refused}: it has no model card; {card} does not exist.")

@@ -25,7 +25,7 @@ from serving.local import LocalClient
 from tests.components.toy import LINE as TOY
 from tests.components.toy import SMALL, WORDS, drawn
 
-SHIPPED = sorted(path.name for path in packing.FOLDER.iterdir()) if packing.FOLDER.is_dir() else []
+SHIPPED = presets()
 MOST_BYTES = 8_000_000  # of all base models together
 
 

@@ -11,11 +11,12 @@ scikit-image, which the client does not need otherwise, takes seconds for a line
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from htr_client.pages.model import Line
+from htr_client.pages.model import Box, Line
 
 _LONGEST = 32_000  # pixels; cv2.remap counts in 16 bits
 _MOST_PIXELS = 10_000_000  # of a line
@@ -55,26 +56,73 @@ def cut_line(grey: np.ndarray, line: Line, pitch: float | None = None) -> np.nda
     Raises:
         CutError: With its reason.
     """
-    size = np.array([grey.shape[1], grey.shape[0]])
+    return cut_band(grey, band_of(line, grey.shape[1], grey.shape[0], pitch))
+
+
+@dataclass(frozen=True)
+class Band:
+    """Where the image of a line lies on its page.
+
+    Attributes:
+        course: Points on the page at distances of a pixel, one for each column of the image; float64 [length, 2].
+        above: Rows of the image above the course.
+        below: Rows below it.
+    """
+
+    course: np.ndarray
+    above: int
+    below: int
+
+    def box(self, left: float, right: float) -> Box:
+        """The box on the page around some columns of the image.
+
+        Args:
+            left: First column.
+            right: Last column.
+
+        Returns:
+            Left, top, right and bottom edge in pixels of the page; they may lie beyond it.
+        """
+        last = len(self.course) - 1
+        start, end = int(np.clip(np.floor(left), 0, last)), int(np.clip(np.ceil(right), 0, last))
+        course, normals = self.course[start : end + 1], _normals(self.course)[start : end + 1]
+        corners = np.concatenate([course - self.above * normals, course + self.below * normals])
+        x, y = np.rint(corners.min(0)).astype(int), np.rint(corners.max(0)).astype(int)
+        return (int(x[0]), int(x[1]), int(y[0]), int(y[1]))
+
+
+def band_of(line: Line, width: int, height: int, pitch: float | None = None) -> Band:
+    """Where `cut_line` cuts.
+
+    Args:
+        line: The line, in pixels of the page.
+        width: Width of the page.
+        height: Height of the page.
+        pitch: As for `cut_line`.
+
+    Raises:
+        CutError: With its reason.
+    """
+    size = np.array([width, height])
     polygon = _checked(line.polygon, size)
     baseline = _checked(line.baseline, size)
     if not _has_area(polygon):
         if len(baseline) < 2 or pitch is None:
             missing = "baseline" if len(baseline) < 2 else "line near it that would tell its height"
             raise CutError("no_geometry", f"The line has neither a usable polygon nor a {missing}.")
-        height = max(2.0, pitch)
-        above, below = _SHARE_ABOVE * height, (1 - _SHARE_ABOVE) * height
-        course = _course(baseline, baseline, height, 0)
+        body = max(2.0, pitch)
+        above, below = _SHARE_ABOVE * body, (1 - _SHARE_ABOVE) * body
+        course = _course(baseline, baseline, body, 0)
     else:
         if len(baseline) < 2:
             baseline = _middle(polygon)
-        height = _height(polygon)
-        course = _course(baseline, polygon, height, int(height))
+        body = _height(polygon)
+        course = _course(baseline, polygon, body, int(body))
         above, below, start, end = _extent(polygon, course)
         margin = _MARGIN * (above + below)
         above, below = above + margin, below + margin
         course = course[max(0, start - round(margin)) : end + round(margin)]
-    return _straighten(grey, course, round(above), round(below))
+    return Band(course, round(above), round(below))
 
 
 def line_pitch(lines: Sequence[Line]) -> float | None:
@@ -212,8 +260,20 @@ def _extent(polygon: np.ndarray, course: np.ndarray) -> tuple[float, float, int,
     return above, below, max(0, round(along.min())), min(len(course), round(along.max()) + 1)
 
 
-def _straighten(grey: np.ndarray, course: np.ndarray, above: int, below: int) -> np.ndarray:
-    """The band from so many pixels above a curve to so many below it; where the image ends, its edge is repeated."""
+def cut_band(grey: np.ndarray, band: Band) -> np.ndarray:
+    """Cuts a band out of its page and straightens it; where the page ends, its edge is repeated.
+
+    Args:
+        grey: The page, uint8 [height, width].
+        band: Where to cut.
+
+    Returns:
+        uint8 [rows, columns] of the band.
+
+    Raises:
+        CutError: The band is too large.
+    """
+    course, above, below = band.course, band.above, band.below
     rows = np.arange(-above, below + 1)
     if len(rows) > _LONGEST or len(course) > _LONGEST or len(rows) * len(course) > _MOST_PIXELS:
         raise CutError("bad_geometry", f"The line would be {len(course)} x {len(rows)} pixels large.")

@@ -76,7 +76,7 @@ def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXE
         result.image, result.claimed = locate_image(page.image, file)
         if not page.lines:
             raise Rejected("no_lines", "the page has no lines")
-        grey, page = _fitting(result.image, page, max_pixels)
+        grey, page = fitting_image(result.image, page, max_pixels)
     except (pages.PageError, Rejected, ImageError, OSError) as error:
         reason = getattr(error, "reason", "unreadable_file")
         reason = f"image_{reason}" if isinstance(error, ImageError) else reason
@@ -102,11 +102,23 @@ def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXE
     return result
 
 
-def _fitting(path: str, page: pages.Page, max_pixels: int) -> tuple[np.ndarray, pages.Page]:
-    """The image of a page, and the page in its pixels.
+def fitting_image(path: str, page: pages.Page, max_pixels: int) -> tuple[np.ndarray, pages.Page]:
+    """Loads the image of a page.
 
     Tools differ in whether they obey an EXIF orientation. So the page's size decides which way up it means the image;
     where both ways have the same size, upright.
+
+    Args:
+        path: Path of the image.
+        page: The page in pixels or units of its file.
+        max_pixels: Larger images are refused before they are decoded.
+
+    Returns:
+        The image, uint8 [height, width], and the page in its pixels.
+
+    Raises:
+        Rejected: The image has another shape than the page.
+        ImageError: The image cannot be used.
     """
     data = storage.read(path, image_files.MAX_BYTES + 1)
     grey = image_files.load(data, max_pixels)

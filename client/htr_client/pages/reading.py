@@ -1,0 +1,119 @@
+"""From the image of a page to its text: find the lines, cut them out, recognise them.
+
+The two models are functions here, so that they may be on a server, in this process, or anything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import cv2
+import numpy as np
+
+from htr_client import image_files
+from htr_client.image_files import MAX_PIXELS, Image
+from htr_client.pages.cutting import Band, CutError, band_of, cut_band, line_pitch
+from htr_client.pages.model import Line, Page, Word, one_line
+from htr_client.pages.vectorising import find_lines
+from htr_client.results import Transcription
+
+FindMaps = Callable[[bytes], tuple[np.ndarray, float]]
+"""From a page, PNG or JPEG, to the line finder's maps and their scale, as `find_lines` takes them."""
+Recognise = Callable[[Sequence[np.ndarray]], Iterable[Transcription]]
+"""From images of lines, uint8 [height, width], to one transcription for each, such as `HtrClient.transcribe_many`."""
+
+LONGEST = 2048
+"""Pixels of the longest side of what is sent to the line finder; no line finder sees more."""
+
+
+def find_page(image: Image, find_maps: FindMaps, name: str = "", max_pixels: int = MAX_PIXELS) -> Page:
+    """Finds the lines of a page.
+
+    Args:
+        image: Path, encoded bytes or an array, as for `image_files.load`; turned as its EXIF orientation says.
+        find_maps: The line finder.
+        name: Name of the image for the result.
+        max_pixels: Larger images are refused by their header, before they are decoded.
+
+    Returns:
+        The page with its lines in reading order, without text. An empty page has no lines.
+
+    Raises:
+        ImageError: The image cannot be used.
+    """
+    return _found(image_files.load(image, max_pixels), find_maps, name)
+
+
+def read_page(
+    image: Image, find_maps: FindMaps, recognise: Recognise, name: str = "", max_pixels: int = MAX_PIXELS
+) -> Page:
+    """Finds the lines of a page and transcribes them.
+
+    Args:
+        image: As for `find_page`.
+        find_maps: The line finder.
+        recognise: The recogniser of lines.
+        name: Name of the image for the result.
+        max_pixels: As for `find_page`.
+
+    Returns:
+        The page with its lines in reading order, with text, confidences and boxes of words. A line that cannot be cut
+        or transcribed stays, without text.
+
+    Raises:
+        ImageError: The image cannot be used.
+    """
+    grey = image_files.load(image, max_pixels)
+    page = _found(grey, find_maps, name)
+    pitch = line_pitch(page.lines)
+    lines, cut, bands = list(page.lines), [], []
+    for place, line in enumerate(page.lines):
+        try:
+            band = band_of(line, page.width, page.height, pitch)
+            cut.append(cut_band(grey, band))
+        except CutError:
+            continue
+        bands.append((place, band))
+    for (place, band), transcription in zip(bands, recognise(cut), strict=True):
+        lines[place] = with_text(lines[place], band, transcription)
+    return Page(page.image, page.width, page.height, tuple(lines))
+
+
+def with_text(line: Line, band: Band, transcription: Transcription) -> Line:
+    """A line with what was transcribed in its image.
+
+    Args:
+        line: The line.
+        band: Where its image lies on the page.
+        transcription: Of that image.
+
+    Returns:
+        The line with text, confidence and words. A word's confidence is the product of those of its characters.
+    """
+    if transcription.error is not None:
+        return line
+    words, current = [], []
+    for character in (*transcription.characters, None):
+        if character is not None and character.text.strip():
+            current.append(character)
+        elif current:
+            left, right = current[0].span[0], current[-1].span[1]
+            confidence = math.prod(one.confidence for one in current)
+            words.append(Word("".join(one.text for one in current), band.box(left, right), confidence))
+            current = []
+    text = one_line(transcription.text)
+    known = words if " ".join(word.text for word in words) == text else []
+    return Line(text, line.baseline, line.polygon, transcription.confidence, tuple(known), line.id, line.region)
+
+
+def _found(grey: np.ndarray, find_maps: FindMaps, name: str) -> Page:
+    height, width = grey.shape
+    shrink = min(1.0, LONGEST / max(height, width))
+    sent = grey
+    if shrink < 1:
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        sent = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    maps, scale = find_maps(image_files.encode(sent, tall=LONGEST + 1))
+    lines = find_lines(maps, scale * shrink, width, height) if scale > 0 else ()
+    return Page(name, width, height, lines)

@@ -1,0 +1,157 @@
+"""The order in which people read the lines of a page: columns from left to right, in each from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from htr_client.pages.model import Line
+
+_FEWEST = 2  # lines on either side of a gutter, beside lines of the other side
+_CROSSING = 3.0  # a line across a gutter outweighs so many beside it
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """Where a line lies on the page after its skew has been taken out.
+
+    Attributes:
+        place: Position of the line in what was given.
+        left: Where its baseline begins.
+        right: Where its baseline ends.
+        middle: Mean height of the baseline, downwards.
+        height: Height of the line's body.
+    """
+
+    place: int
+    left: float
+    right: float
+    middle: float
+    height: float
+
+    def beside(self, other: _Extent) -> bool:
+        return abs(self.middle - other.middle) < (self.height + other.height) / 2
+
+
+def in_reading_order(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Sorts lines as a recursive X-Y cut would (Nagy & Seth 1984), on baselines instead of pixels.
+
+    A gutter is a vertical that has lines beside each other on both sides. Lines that cross it, such as headings, divide
+    the page into bands, each with columns of its own. The skew of the page, the median over its baselines, is taken out
+    first: by rotation, or where that shows columns better, by shear, since writers climb between upright margins.
+
+    Args:
+        lines: Lines with a baseline or a polygon.
+
+    Returns:
+        The same lines. Without gutters from top to bottom, and lines at the same height from left to right.
+    """
+    rotated, sheared = _extents(lines, rotate=True), _extents(lines, rotate=False)
+    extents = sheared if _gutter(sheared)[0] > _gutter(rotated)[0] else rotated
+    return tuple(lines[extent.place] for extent in _ordered(extents))
+
+
+def _extents(lines: Sequence[Line], rotate: bool) -> list[_Extent]:
+    courses = [np.array(line.baseline or line.polygon or [(0, 0)], np.float64) for line in lines]
+    turned = _upright(courses, rotate)
+    heights = [_height(line) for line in lines]
+    usual = float(np.median([height for height in heights if height > 0] or [1.0]))
+    return [
+        _Extent(i, float(c[:, 0].min()), float(c[:, 0].max()), float(_mean_height(c)), height or usual)
+        for i, (c, height) in enumerate(zip(turned, heights, strict=True))
+    ]
+
+
+def _upright(courses: Sequence[np.ndarray], rotate: bool) -> list[np.ndarray]:
+    """Courses turned or sheared back by the angle of the page: the median of theirs, weighted with their lengths."""
+    steps = np.array([course[-1] - course[0] for course in courses]).reshape(-1, 2)
+    lengths = np.linalg.norm(steps, axis=1)
+    if not lengths.sum() > 0:
+        return list(courses)
+    angles = np.arctan2(steps[:, 1], steps[:, 0])
+    order = np.argsort(angles)
+    weights = np.cumsum(lengths[order])
+    angle = angles[order][np.searchsorted(weights, weights[-1] / 2)]
+    if abs(angle) > np.pi / 4:
+        angle = 0.0  # most lines do not run from left to right: no skew that could be taken out
+    cosine, sine = np.cos(angle), np.sin(angle)
+    turn = np.array([[cosine, -sine], [sine, cosine]]) if rotate else np.array([[1.0, -sine / cosine], [0.0, 1.0]])
+    return [course @ turn for course in courses]
+
+
+def _mean_height(course: np.ndarray) -> float:
+    """Mean of y along a polyline."""
+    lengths = np.linalg.norm(np.diff(course, axis=0), axis=1)
+    if not lengths.sum() > 0:
+        return float(course[:, 1].mean())
+    return float(((course[:-1, 1] + course[1:, 1]) / 2 * lengths).sum() / lengths.sum())
+
+
+def _height(line: Line) -> float:
+    """Area of the polygon by the length of the baseline."""
+    if len(line.polygon) < 3:
+        return 0.0
+    x, y = np.array(line.polygon, np.float64).T
+    area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+    course = np.array(line.baseline or line.polygon, np.float64)
+    return float(area / max(np.ptp(course[:, 0]), 1.0))
+
+
+def _ordered(extents: list[_Extent]) -> list[_Extent]:
+    score, gutter = _gutter(extents)
+    if not score:
+        return _by_rows(extents)
+    left, right, crossing = _divided(extents, gutter)
+    if not crossing:
+        return _ordered(left) + _ordered(right)
+    ordered: list[_Extent] = []
+    rest = sorted(left + right, key=lambda extent: extent.middle)
+    for line in sorted(crossing, key=lambda extent: extent.middle):
+        above = [extent for extent in rest if extent.middle < line.middle]
+        rest = rest[len(above) :]
+        ordered += [*_ordered(above), line]
+    return ordered + _ordered(rest)
+
+
+def _gutter(extents: list[_Extent]) -> tuple[float, float]:
+    """The vertical with the most lines beside each other on its two sides, behind its score; 0 where there is none."""
+    best, found = 0.0, 0.0
+    for candidate in extents:
+        # Right behind a line: every gutter has one whose end is nearest to it.
+        x = candidate.right
+        left, right, crossing = _divided(extents, x)
+        beside_left = sum(any(a.beside(b) for b in right) for a in left)
+        beside_right = sum(any(b.beside(a) for a in left) for b in right)
+        if min(beside_left, beside_right) < _FEWEST:
+            continue
+        score = beside_left + beside_right - _CROSSING * len(crossing)
+        if score > best:
+            best, found = score, x
+    return best, found
+
+
+def _divided(extents: list[_Extent], x: float) -> tuple[list[_Extent], list[_Extent], list[_Extent]]:
+    """Lines left of a vertical, right of it, and across it; ends may reach over it by half a line's height."""
+    left = [extent for extent in extents if extent.right <= x + extent.height / 2]
+    rest = [extent for extent in extents if extent.right > x + extent.height / 2]
+    right = [extent for extent in rest if extent.left >= x - extent.height / 2]
+    crossing = [extent for extent in rest if extent.left < x - extent.height / 2]
+    return left, right, crossing
+
+
+def _by_rows(extents: list[_Extent]) -> list[_Extent]:
+    """From top to bottom; lines that do not overlap and lie at the same height are one row, from left to right."""
+    rows: list[list[_Extent]] = []
+    for extent in sorted(extents, key=lambda extent: extent.middle):
+        row = rows[-1] if rows else []
+        if row and all(
+            abs(extent.middle - other.middle) < 0.25 * (extent.height + other.height)
+            and (extent.left >= other.right or extent.right <= other.left)
+            for other in row
+        ):
+            row.append(extent)
+        else:
+            rows.append([extent])
+    return [extent for row in rows for extent in sorted(row, key=lambda extent: extent.left)]

@@ -1,0 +1,101 @@
+"""The served line finder: raw image bytes in, maps out, with all preprocessing inside."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
+
+from components.line_finder.model import CHANNELS, LineFinder
+from components.line_finder.preprocessing import scaled_ink
+from components.line_finder.settings import STRIDE, LineFinderConfig
+from components.transform.decoding import decode_grey, kind_of
+from serving.local_lines import SIGNATURE
+from serving.version_directory import SETTINGS_FILE
+
+NAME = "htr-lines"
+"""Name of the servable."""
+_WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+
+
+class ServedLineFinder(tf.Module):
+    """What is saved. It tracks raw variables only, see `trainer.export.ServedModel`.
+
+    Pages of a request are worked on one after the other, in their own sizes: the maps of a page do not depend on its
+    neighbours, and memory stays that of one page. On a GPU a page is work enough.
+    """
+
+    def __init__(self, model: LineFinder, config: LineFinderConfig):
+        """Wires preprocessing and network together.
+
+        Args:
+            model: Trained network.
+            config: Its sizes.
+        """
+        super().__init__(name="htr_lines")
+        self.network_variables = {v.path: v.value for v in model.variables}
+        most = config.longest // STRIDE
+
+        def of_page(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            """Maps on a square grid of the largest size, the cells that are the page's, and their scale."""
+            is_png, is_jpeg = kind_of(data)
+
+            def marked() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+                ink, cells, scale = scaled_ink(decode_grey(data, is_png), config)
+                maps = tf.sigmoid(model(ink)[0, : cells[0], : cells[1]])
+                maps = tf.cast(tf.round(255.0 * maps), tf.uint8)
+                return tf.pad(maps, [[0, most - cells[0]], [0, most - cells[1]], [0, 0]]), cells, scale
+
+            def nothing() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+                return tf.zeros([most, most, CHANNELS], tf.uint8), tf.zeros([2], tf.int32), tf.constant(0.0)
+
+            return tf.cond(is_png | is_jpeg, marked, nothing)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        def find_lines(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            maps, cells, scale = tf.map_fn(
+                of_page, tf.ensure_shape(image_bytes, [None]), parallel_iterations=1,
+                fn_output_signature=(
+                    tf.TensorSpec([most, most, CHANNELS], tf.uint8), tf.TensorSpec([2], tf.int32),
+                    tf.TensorSpec([], tf.float32),
+                ),
+            )  # fmt: skip
+            rows, columns = tf.unstack(tf.reduce_max(tf.concat([cells, [[1, 1]]], 0), axis=0))
+            return {"maps": maps[:, :rows, :columns], "scale": scale}
+
+        self.functions = {"serving_default": find_lines, SIGNATURE: find_lines}
+
+
+def save(served: ServedLineFinder, directory: str, images: Sequence[bytes], config: LineFinderConfig) -> None:
+    """Writes the SavedModel, its settings and its warm-up requests.
+
+    Args:
+        served: To save.
+        directory: Where; it becomes the root of the servable version.
+        images: A few encoded pages for the warm-up requests.
+        config: Sizes of network and pages.
+    """
+    tf.saved_model.save(served, directory, signatures=served.functions)
+    extra = os.path.join(directory, os.path.dirname(_WARMUP_FILE))
+    tf.io.gfile.makedirs(extra)
+    with tf.io.gfile.GFile(os.path.join(directory, SETTINGS_FILE), "w") as file:
+        file.write(json.dumps({"line_finder": config.model_dump()}, indent=1) + "\n")
+    with tf.io.TFRecordWriter(os.path.join(directory, _WARMUP_FILE)) as writer:
+        for log in _warmup_requests(images):
+            writer.write(log.SerializeToString())
+
+
+def _warmup_requests(images: Sequence[bytes]) -> list[Any]:
+    """PredictionLogs that a server answers before it serves the version: pages alone and together."""
+    logs = []
+    for batch in [[image] for image in images] + [list(images)] * (len(images) > 1):
+        request = predict_pb2.PredictRequest(
+            model_spec=model_pb2.ModelSpec(name=NAME, signature_name=SIGNATURE),
+            inputs={"image_bytes": tf.make_tensor_proto(batch, tf.string, [len(batch)])},
+        )
+        logs.append(prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request)))
+    return logs

@@ -1,0 +1,192 @@
+"""`make base-line-finder`: the line finder that is shipped, trained from pages of real handwriting.
+
+The command can be interrupted at any time; run again it goes on. What it makes lies in one folder: the state of the
+training, and the version with its card and metrics, which is packed into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from components.base_model import packing
+from components.common.console import announced, console
+from components.common.words import counted
+from components.line_finder.card import model_card
+from components.line_finder.data import LabelledPage, draw_number, load_pages
+from components.line_finder.metric import LineScore, score_page
+from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
+from serving.version_directory import CARD_FILE, METRICS_FILE
+
+TRAINING, VALIDATION, EVALUATION = "training", "validation", "evaluation"
+_SHARES = {EVALUATION: 0.16, VALIDATION: 0.10}
+
+
+@dataclass(frozen=True)
+class PageSet:
+    """A folder below `pages` of pages with XML whose licence lets weights be published.
+
+    Attributes:
+        name: Name of the folder.
+        credit: Whom to attribute, with the licence.
+        document: Regular expression for a page's name; its group is the document.
+        splits: Regular expressions for the documents of a split, where there are too few to draw them by lot.
+    """
+
+    name: str
+    credit: str
+    document: str
+    splits: tuple[tuple[str, str], ...] = ()
+
+    def split_of(self, document: str) -> str:
+        """The split of all pages of a document."""
+        if self.splits:
+            return next((split for split, pattern in self.splits if re.fullmatch(pattern, document)), TRAINING)
+        number = draw_number(document)
+        for split, share in _SHARES.items():
+            if number < share:
+                return split
+            number -= share
+        return TRAINING
+
+
+RECIPE = (
+    PageSet("poilus", "CREMMA-AN-TestamentsDePoilus (HTR-United), CC BY 4.0", r"will_([A-Z0-9]+_\d+)-"),
+    # The folios of Sand's and Zola's manuscripts have names of one kind, so each page stands as a document here.
+    PageSet(
+        "mss19", "CREMMA-MSS-19 (HTR-United), CC BY 4.0", r"mss19_(.+)$",
+        ((EVALUATION, r"f(45|53|225|237|241|335|349)|01R_P1S3SS2P118_.*"), (VALIDATION, r"f(207|235|485|615|797)")),
+    ),
+)  # fmt: skip
+"""What the base line finder is trained on. Sand's Fadette and the letters of Sister Marie are held back as a whole."""
+
+
+def load_splits(data: Path, longest: int) -> dict[str, dict[str, list[LabelledPage]]]:
+    """The pages of the recipe.
+
+    Args:
+        data: Folder that holds the folder `pages`.
+        longest: Most pixels of a page's longest side.
+
+    Returns:
+        Pages by "training", "validation" or "evaluation", and by name of their set.
+    """
+    splits: dict[str, dict[str, list[LabelledPage]]] = {TRAINING: {}, VALIDATION: {}, EVALUATION: {}}
+    for one in RECIPE:
+        for page in load_pages([str(data / "pages" / one.name)], longest, one.document):
+            splits[one.split_of(page.document)].setdefault(one.name, []).append(page)
+    return splits
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains, evaluates, and packs the result into the package. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="make base-line-finder", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the folder `pages` with the sets")
+    parser.add_argument("--folder", type=Path, default=Path("base-line-finder"), help="for everything that is made")
+    parser.add_argument("--epochs", type=int, default=LineTrainingConfig().epochs, help="passes over the pages")
+    parser.add_argument("--so-far", action="store_true", help="pack the best weights of the interrupted training")
+    given = parser.parse_args(arguments)
+    config, train = LineFinderConfig(), LineTrainingConfig(epochs=given.epochs)
+    with announced("Loading pages"):
+        splits = load_splits(given.data, config.longest)
+    training, validation = ([*chain(*splits[split].values())] for split in (TRAINING, VALIDATION))
+    version = given.folder / _name_of(config, train, training) / "1"
+    if given.so_far:
+        version = version.with_name("2")
+        shutil.rmtree(version, ignore_errors=True)
+    if not version.exists():
+        _train(config, train, training, validation, version, given.so_far)
+    _evaluate(version, splits[EVALUATION], config, train, len(training))
+    console().print(f"{packing.pack(str(version), packing.LINE_FINDER)} is the new base line finder")
+    return 0
+
+
+def _name_of(config: LineFinderConfig, train: LineTrainingConfig, training: Sequence[LabelledPage]) -> str:
+    """A name for the training: an interrupted one is gone on with only where it is the same."""
+    told = [config.model_dump_json(), train.model_dump_json(), *(page.name for page in training)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
+
+
+def _train(
+    config: LineFinderConfig,
+    train: LineTrainingConfig,
+    training: Sequence[LabelledPage],
+    validation: Sequence[LabelledPage],
+    version: Path,
+    so_far: bool,
+) -> None:
+    import keras
+
+    from components.line_finder.export import ServedLineFinder, save
+    from components.line_finder.model import build
+    from components.line_finder.training import LineFitting
+    from htr_client import image_files
+
+    keras.utils.set_random_seed(train.seed)
+    fitting = LineFitting(build(config), config, training, validation, train, str(version.parent / "state"))
+    if not so_far:
+        console().print(f"Training the line finder on {counted(len(training), 'page')}")
+        fitting.run()
+    elif not fitting.take_best_so_far():
+        raise SystemExit(f"The training in {version.parent} has not been validated yet: there are no weights to pack.")
+    unfinished = version.with_name("unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    example = image_files.encode(_drawn_page())
+    save(ServedLineFinder(fitting.model, config), str(unfinished), [example], config)
+    facts = {
+        "parameters": fitting.model.count_params(), "history": fitting.history, "best_epoch": fitting.best_epoch
+    }  # fmt: skip
+    version.with_name(f"{version.name}.{METRICS_FILE}").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    unfinished.rename(version)
+
+
+def _drawn_page() -> np.ndarray:
+    """A page for the warm-up: handwriting of people does not belong into a package."""
+    grey = np.full((480, 360), 235, np.uint8)
+    for y in range(60, 440, 40):
+        grey[y - 12 : y : 4, 30:330:5] = 40
+    return grey
+
+
+def _evaluate(
+    version: Path,
+    splits: dict[str, list[LabelledPage]],
+    config: LineFinderConfig,
+    train: LineTrainingConfig,
+    trained: int,
+) -> None:
+    """Finds the lines of the held-back pages as a service would, and writes metrics and card beside the version."""
+    from htr_client import image_files, pages
+    from serving.local_lines import LocalLineFinder
+
+    evaluation = {}
+    with announced("Finding the lines of the held-back pages"), LocalLineFinder(version) as finder:
+        for name, held_back in splits.items():
+            score = LineScore()
+            for page in held_back:
+                height, width = page.grey.shape
+                maps, scale = finder.maps(image_files.encode(page.grey, tall=height + 1))
+                score += score_page(page.lines, pages.find_lines(maps, scale, width, height))
+            evaluation[name] = {
+                "pages": len(held_back), "lines": score.true, "found": score.found, "f1": score.f1,
+                "precision": score.precision, "recall": score.recall,
+            }  # fmt: skip
+    metrics_file = version.with_name(f"{version.name}.{METRICS_FILE}")
+    metrics = json.loads(metrics_file.read_text("utf-8")) | {"evaluation": evaluation, "train": train.model_dump()}
+    metrics_file.write_text(json.dumps(metrics, indent=1) + "\n", "utf-8")
+    card = model_card(config, train, [one.credit for one in RECIPE], trained, metrics)
+    version.with_name(f"{version.name}.{CARD_FILE}").write_text(card, "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""A page becomes text: its lines are found, cut out and transcribed in order, with words where they stand."""
+
+import cv2
+import numpy as np
+import pytest
+
+from htr_client import ImageError
+from htr_client.pages import Line, find_page, read_page
+from htr_client.results import Character, Timings, Transcription
+
+WIDTH, HEIGHT = 900, 700
+ROWS = (150, 250, 350)
+DARK = 30
+
+
+def find_maps(data):
+    """Marks where a page is black, at half its size: what a line finder would answer for bars instead of text."""
+    grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    body = cv2.resize((grey < 128).astype(np.uint8) * 255, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    baseline = np.zeros_like(body)
+    # The last two rows of each bar.
+    ends = (body[:-1] > 0) & (body[1:] == 0)
+    baseline[:-1][ends] = 255
+    baseline[:-2][ends[1:]] = 255
+    return np.stack([baseline, body, np.zeros_like(body)], -1), 0.5
+
+
+def page_of(bars, width=WIDTH, height=HEIGHT):
+    grey = np.full((height, width), 240, np.uint8)
+    for left, right, bottom in bars:
+        grey[bottom - 30 : bottom, left:right] = DARK
+    return grey
+
+
+def transcription(image, text, error=None):
+    """What a recogniser might say of a line: characters evenly over its black part."""
+    columns = np.flatnonzero((image < 100).any(0))
+    edges = np.linspace(columns[0], columns[-1] + 1, len(text) + 1)
+    characters = tuple(
+        Character(one, 0.9, (float(a), float(b))) for one, a, b in zip(text, edges[:-1], edges[1:], strict=True)
+    )
+    return Transcription(text, 0.8, characters, (), "htr", 1, None, Timings(0, 0, 0), error)
+
+
+def test_text_words_and_their_boxes_in_reading_order():
+    page = page_of([(100, 500, y) for y in ROWS])
+    texts = iter(["one two", "three", "fo ur"])
+    read = read_page(page, find_maps, lambda cut: [transcription(one, next(texts)) for one in cut], "page.png")
+    assert (read.image, read.width, read.height) == ("page.png", WIDTH, HEIGHT)
+    assert read.text == "one two\nthree\nfo ur"
+    for line, bottom in zip(read.lines, ROWS, strict=True):
+        assert line.confidence == 0.8
+        assert all(abs(y - bottom) <= 4 for _, y in line.baseline)
+    first, second = read.lines[0].words
+    assert (first.text, second.text) == ("one", "two")
+    assert first.confidence == pytest.approx(0.9**3)
+    # Seven characters over 400 pixels.
+    expected = [(100, 100 + 3 * 400 / 7), (100 + 4 * 400 / 7, 500)]
+    for word, (left, right) in zip((first, second), expected, strict=True):
+        assert word.box[0] == pytest.approx(left, abs=6) and word.box[2] == pytest.approx(right, abs=6)
+        assert word.box[1] < 125 and 146 < word.box[3] < 165
+
+
+def test_a_large_page_is_shrunk_for_the_finder_and_cut_at_its_own_size():
+    page = page_of([(400, 4000, 900), (400, 4000, 1700)], 5000, 3000)
+    page[870:900, 400:4000] = page[1670:1700, 400:4000] = DARK
+    page = cv2.dilate(255 - page, np.ones((60, 1), np.uint8))
+    sizes = []
+
+    def find(data):
+        sizes.append(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE).shape)
+        return find_maps(data)
+
+    found = find_page(255 - page, find)
+    assert sizes == [(1229, 2048)]
+    assert [line.box[0] for line in found.lines] == pytest.approx([400, 400], abs=20)
+    assert [line.box[2] for line in found.lines] == pytest.approx([4000, 4000], abs=20)
+
+
+def test_an_empty_page_has_no_lines_and_asks_no_recogniser():
+    def recognise(cut):
+        assert not cut
+        return []
+
+    assert read_page(page_of([]), find_maps, recognise).lines == ()
+
+
+def test_an_image_that_the_server_cannot_decode_has_no_lines():
+    assert find_page(page_of([]), lambda _: (np.zeros((1, 1, 3), np.uint8), 0.0)).lines == ()
+
+
+def test_a_line_that_is_not_transcribed_stays_without_text():
+    def recognise(cut):
+        refused = transcription(cut[0], "", ImageError("undecodable", "no"))
+        return [refused, transcription(cut[1], "yes")]
+
+    read = read_page(page_of([(100, 500, y) for y in ROWS[:2]]), find_maps, recognise)
+    assert [line.text for line in read.lines] == ["", "yes"]
+    assert isinstance(read.lines[0], Line) and read.lines[0].polygon
+
+
+def test_an_image_that_is_none_is_refused():
+    with pytest.raises(ImageError):
+        find_page(b"no image", find_maps)

@@ -1,0 +1,183 @@
+"""Maps of the line finder become lines in the page's pixels: as drawn, apart from each other, and in reading order."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from htr_client.pages.vectorising import find_lines
+
+SCALE = 0.5  # cells for a pixel
+WIDTH, HEIGHT = 800, 1000
+ABOVE, BELOW = 22, 8  # a body about its baseline, in pixels
+
+
+def draw_maps(baselines, above=ABOVE, below=BELOW, ends=True):
+    """Maps as a network would answer them: soft ones, of baselines in pixels."""
+    maps = np.zeros((3, round(HEIGHT * SCALE), round(WIDTH * SCALE)), np.uint8)
+    for baseline in baselines:
+        course = np.array(baseline, np.float64)
+        cells = np.rint(((course + 0.5) * SCALE - 0.5) * 16).astype(np.int32)
+        cv2.polylines(maps[0], [cells], False, 255, 3, shift=4)
+        outline = np.concatenate([course - np.array([0, above]), (course + np.array([0, below]))[::-1]]) * SCALE
+        cv2.fillPoly(maps[1], [np.rint(outline).astype(np.int32)], 255)
+        for x, y in course[[0, -1]] * SCALE if ends else ():
+            cv2.line(maps[2], (round(x), round(y - 0.5 * above * SCALE)), (round(x), round(y)), 255, 3)
+    return cv2.GaussianBlur(np.moveaxis(maps, 0, -1), (5, 5), 0.8)
+
+
+def found(baselines, **how):
+    return find_lines(draw_maps(baselines, **how), SCALE, WIDTH, HEIGHT)
+
+
+def straight(left, right, y, slope=0.0):
+    return ((left, y), (right, y + slope * (right - left)))
+
+
+def distance(line, baseline):
+    """Greatest distance of a drawn baseline's points from a found one, at the same x."""
+    x, y = np.array(line.baseline, np.float64).T
+    drawn_x, drawn_y = np.array(baseline, np.float64).T
+    places = np.linspace(x.min(), x.max(), 50)
+    return np.abs(np.interp(places, x, y) - np.interp(places, drawn_x, drawn_y)).max()
+
+
+def assert_same(lines, baselines, reach=8):
+    """The lines are these baselines in this order, to within two pixels, and to within some at their ends."""
+    assert len(lines) == len(baselines)
+    for line, baseline in zip(lines, baselines, strict=True):
+        assert distance(line, baseline) <= 2
+        assert abs(line.baseline[0][0] - baseline[0][0]) <= reach
+        assert abs(line.baseline[-1][0] - baseline[-1][0]) <= reach
+
+
+def test_lines_from_top_to_bottom():
+    baselines = [straight(60, 740, y) for y in range(80, 900, 45)]
+    assert_same(found(baselines), baselines)
+
+
+@given(
+    st.integers(-10, 10),
+    st.integers(45, 120),
+    st.lists(st.tuples(st.integers(40, 250), st.integers(100, 450)), min_size=1, max_size=6),
+)
+@settings(max_examples=40)
+def test_drawn_lines_are_found_whatever_their_angle(degrees, pitch, spans):
+    slope = np.tan(np.deg2rad(degrees))
+    baselines = [
+        straight(left, left + length, 220 + pitch * i + slope * left, slope) for i, (left, length) in enumerate(spans)
+    ]
+    assert_same(found(baselines), baselines)
+
+
+def test_a_curved_line_keeps_its_course():
+    x = np.arange(60, 740, 10)
+    baseline = tuple(zip(x, 300 + 25 * np.sin(x / 120), strict=True))
+    assert_same(found([baseline]), [baseline])
+
+
+def test_the_polygon_is_the_body():
+    [line] = found([straight(100, 700, 400)])
+    left, top, right, bottom = line.box
+    assert abs(top - (400 - ABOVE)) <= 3 and abs(bottom - (400 + BELOW)) <= 3
+    assert abs(left - 100) <= 6 and abs(right - 700) <= 6
+
+
+def test_close_lines_whose_bodies_touch_stay_apart():
+    baselines = [straight(60, 740, y) for y in range(80, 900, 20)]
+    lines = found(baselines)
+    assert_same(lines, baselines)
+    for line, ((_, y), _) in zip(lines[1:], baselines[1:], strict=True):
+        _, top, _, bottom = line.box
+        assert y - 20 < top < y - 8 and y < bottom < y + 12
+
+
+def test_lines_that_touch_at_a_stroke_stay_two():
+    baselines = [straight(60, 740, 300), straight(60, 740, 330)]
+    maps = draw_maps(baselines)
+    cv2.line(maps, (200, 150), (203, 165), (200, 255, 0), 2)  # OpenCV draws into the channels that it is given
+    assert_same(find_lines(maps, SCALE, WIDTH, HEIGHT), baselines)
+
+
+def test_two_columns_are_read_one_after_the_other():
+    left = [straight(40, 380, y) for y in range(100, 900, 40)]
+    right = [straight(420, 760, y + 12) for y in range(100, 900, 40)]
+    assert_same(found(left + right), left + right)
+
+
+@pytest.mark.parametrize("rotated", [True, False], ids=["skewed page", "climbing lines"])
+@pytest.mark.parametrize("degrees", [-10, -4, 6, 10])
+def test_columns_whose_lines_slope(degrees, rotated):
+    angle = np.deg2rad(degrees)
+    matrix = np.array([[np.cos(angle) if rotated else 1, -np.sin(angle) if rotated else 0], [np.sin(angle), 1]])
+    middle = np.array([400, 500])
+    columns = [[straight(a, b, y) for y in range(250, 750, 40)] for a, b in ((140, 380), (430, 660))]
+    baselines = [tuple(map(tuple, (np.array(b) - middle) @ matrix.T + middle)) for column in columns for b in column]
+    assert_same(found(baselines), baselines)
+
+
+def test_columns_that_nearly_touch_are_parted_by_their_ends():
+    left = [straight(40, 398, y) for y in range(100, 900, 40)]
+    right = [straight(404, 760, y) for y in range(100, 900, 40)]
+    assert_same(found(left + right), left + right, reach=10)
+
+
+def test_a_heading_across_columns_comes_first_and_what_follows_it_after_it():
+    heading, middle = straight(40, 760, 60), straight(40, 760, 500)
+    above = [straight(40, 370, y) for y in range(120, 460, 40)], [straight(430, 760, y) for y in range(120, 460, 40)]
+    below = [straight(40, 370, y) for y in range(560, 900, 40)], [straight(430, 760, y) for y in range(560, 900, 40)]
+    order = [heading, *above[0], *above[1], middle, *below[0], *below[1]]
+    assert_same(found(order), order)
+
+
+def test_a_date_on_the_right_and_a_salutation_on_the_left_are_no_columns():
+    order = [straight(480, 740, 80), straight(60, 300, 130), *(straight(60, 740, y) for y in range(180, 700, 45))]
+    assert_same(found(order), order)
+
+
+def test_a_gap_within_a_line_is_bridged():
+    maps = draw_maps([straight(60, 740, 400)])
+    maps[:, 190:196] = 0
+    assert_same(find_lines(maps, SCALE, WIDTH, HEIGHT), [straight(60, 740, 400)])
+
+
+def test_dots_and_faint_ridges_are_no_lines():
+    maps = draw_maps([straight(60, 740, 400)])
+    cv2.circle(maps, (300, 400), 2, (255, 255, 0), -1)
+    maps[100:103, 50:300] = 60
+    assert_same(find_lines(maps, SCALE, WIDTH, HEIGHT), [straight(60, 740, 400)])
+
+
+@pytest.mark.parametrize("maps", [np.zeros((500, 400, 3), np.uint8), np.zeros((0, 0, 3), np.float32)])
+def test_an_empty_page_has_no_lines(maps):
+    assert find_lines(maps, SCALE, WIDTH, HEIGHT) == ()
+
+
+def test_probabilities_and_their_bytes_mean_the_same():
+    maps = draw_maps([straight(60, 740, y) for y in range(80, 900, 45)])
+    assert find_lines(maps, SCALE, WIDTH, HEIGHT) == find_lines(maps.astype(np.float32) / 255, SCALE, WIDTH, HEIGHT)
+
+
+def test_cells_beyond_the_page_do_not_count():
+    maps = draw_maps([straight(60, 740, 400)])
+    padded = np.pad(maps, ((0, 40), (0, 60), (0, 0)))
+    padded[510:513, 50:300] = 255
+    assert find_lines(padded, SCALE, WIDTH, HEIGHT) == find_lines(maps, SCALE, WIDTH, HEIGHT)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
+def test_noise_gives_lines_within_the_page_or_none(seed):
+    rng = np.random.default_rng(seed)
+    maps = cv2.GaussianBlur(rng.random((120, 90, 3), np.float32), (0, 0), rng.uniform(0.5, 4)) * rng.uniform(0.5, 1.5)
+    for line in find_lines(np.clip(maps, 0, 1), 0.5, 180, 240):
+        assert len(line.baseline) >= 2 and len(line.polygon) >= 3
+        left, top, right, bottom = line.box
+        assert 0 <= left < right < 180 and 0 <= top < bottom < 240
+
+
+@pytest.mark.parametrize(("shape", "scale"), [((10, 10), 0.5), ((10, 10, 2), 0.5), ((10, 10, 3), 0.0)])
+def test_other_maps_are_refused(shape, scale):
+    with pytest.raises(ValueError, match=r"\[rows, columns, 3\]"):
+        find_lines(np.zeros(shape, np.float32), scale, 20, 20)

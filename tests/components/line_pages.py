@@ -1,0 +1,30 @@
+"""Drawn pages of handwriting, more or less, whose lines are known."""
+
+import cv2
+import numpy as np
+
+from components.line_finder.data import LabelledPage
+from htr_client.pages import Line
+
+
+def straight(left, right, y, above=14, below=5, slope=0.0):
+    """A line with its polygon, in pixels."""
+    end = round(y + slope * (right - left))
+    return Line(
+        baseline=((left, y), (right, end)),
+        polygon=((left, y - above), (right, end - above), (right, end + below), (left, y + below)),
+    )
+
+
+def drawn_page(seed, width=256, height=320, pitch=32):
+    """A page of scribbled lines on paper with some grain."""
+    rng = np.random.default_rng(seed)
+    grey = rng.normal(225, 3, (height, width)).clip(0, 255).astype(np.uint8)
+    lines = []
+    for y in range(pitch + 8, height - 16, pitch):
+        left, right = int(rng.integers(10, 40)), int(rng.integers(width - 70, width - 10))
+        x = np.arange(left, right, 3)
+        course = np.stack([x, y - 5 + 5 * np.sin(x / 2.5 + rng.random())], 1)
+        cv2.polylines(grey, [np.rint(course).astype(np.int32)], False, 50, 2, cv2.LINE_AA)
+        lines.append(straight(left, right, y))
+    return LabelledPage(f"page-{seed}", f"document-{seed}", grey, tuple(lines))

@@ -1,0 +1,268 @@
+"""The line finder learns from pages, goes on after a kill, and answers in service what it answered in training."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.base_model import packing
+from components.common import storage
+from components.line_finder.augmentation import draw_window
+from components.line_finder.data import draw_number, load_pages
+from components.line_finder.export import ServedLineFinder, save
+from components.line_finder.metric import score_page
+from components.line_finder.model import build
+from components.line_finder.preprocessing import local_ink, scaled_ink
+from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
+from components.line_finder.training import LineFitting, finder
+from components.tools.sample_data import generate
+from htr_client import image_files
+from htr_client.pages import Page, find_page, write
+from serving.local_lines import LocalLineFinder
+from tests.components.line_pages import drawn_page, straight
+
+CONFIG = LineFinderConfig(longest=320, filters=[4, 8, 12, 16, 16])
+TRAIN = LineTrainingConfig(
+    epochs=3, windows=1, batch_size=2, window=(128, 160), augment=0.3, average_steps=5, checkpoint_minutes=1e-9
+)
+PAGES = [drawn_page(seed) for seed in range(4)]
+
+
+def fitting(folder=None, train=TRAIN, pages=PAGES):
+    tf.keras.utils.set_random_seed(7)
+    return LineFitting(build(CONFIG), CONFIG, pages, PAGES[:1], train, str(folder) if folder else None)
+
+
+def test_the_network_is_small_and_answers_for_every_other_pixel():
+    model = build(LineFinderConfig())
+    assert model.count_params() < 2_000_000
+    assert model(tf.zeros([1, 64, 96, 1])).shape == (1, 32, 48, 3)
+
+
+@pytest.mark.parametrize("paper", [0, 30, 128, 255])
+def test_empty_paper_is_no_ink(paper):
+    assert not local_ink(tf.fill([1, 40, 50, 1], float(paper))).numpy().any()
+
+
+def test_ink_is_the_same_on_dark_paper_in_a_dark_corner_and_when_faint():
+    grey = PAGES[0].grey.astype(np.float32)[..., None]
+    ink = scaled_ink(tf.constant(grey), CONFIG)[0].numpy()
+    strokes = grey[None] < 120
+    assert ink[strokes].mean() > 0.8 and abs(ink[grey[None] > 215].mean()) < 0.3
+    assert np.abs(scaled_ink(tf.constant(255 - grey), CONFIG)[0].numpy() - ink).max() < 1e-4
+    shaded = grey * np.linspace(0.4, 1, grey.shape[1])[None, :, None]
+    assert scaled_ink(tf.constant(shaded), CONFIG)[0].numpy()[strokes].mean() > 0.7
+
+
+@pytest.mark.parametrize(("size", "cells"), [((320, 256), (160, 128)), ((640, 100), (160, 25)), ((40, 30), (40, 30))])
+def test_pages_are_scaled_to_the_longest_side_and_small_ones_doubled(size, cells):
+    ink, covered, scale = scaled_ink(tf.zeros([*size, 1]), CONFIG)
+    assert tuple(covered.numpy()) == cells
+    assert all(side % 32 == 0 for side in ink.shape[1:3])
+    assert float(scale) == pytest.approx(cells[0] / size[0])
+
+
+def test_a_plain_window_is_a_cut_of_the_page():
+    page = PAGES[0]
+    window = draw_window(page.grey, page.lines, (128, 160), 1.0, 0.0, np.random.default_rng(3))
+    # Its lines lie where the scribbles are: the row of most ink is just above a baseline.
+    for line in window.lines:
+        (left, y), (right, _) = line.baseline
+        left, right = max(left, 0), min(right, 159)
+        if 16 < y < 124 and right - left > 40:
+            rows = window.grey[y - 16 : y + 4, left:right].mean(1)
+            assert 4 <= rows.argmin() <= 19 and rows.min() < 200
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lines_go_along_with_their_augmented_pixels(seed):
+    grey = np.full((600, 800), 255, np.uint8)
+    lines = [straight(100, 700, y) for y in range(100, 560, 60)]
+    for line in lines:
+        cv2.polylines(grey, [np.array(line.baseline)], False, 0, 3)
+    window = draw_window(grey, lines, (256, 320), 1.0, 1.0, np.random.default_rng(seed))
+    seen = []
+    for line in window.lines:
+        start, end = np.array(line.baseline, float)
+        for share in (0.0, 1.0):
+            x, y = np.rint(start + share * (end - start)).astype(int)
+            if 8 <= x < 312 and 8 <= y < 248:
+                around = window.grey[y - 3 : y + 4, x - 3 : x + 4]
+                seen.append(int(np.median(window.grey)) - int(around.min()))
+    assert all(darker > 25 for darker in seen)
+
+
+def test_windows_follow_from_the_seed():
+    first, again, other = (fitting(train=TRAIN.model_copy(update={"seed": seed}))._batch(1) for seed in (0, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+
+
+@pytest.mark.slow
+def test_it_learns_to_find_lines(tmp_path):
+    train = TRAIN.model_copy(update={"epochs": 40, "windows": 2, "validate_every": 40, "average_steps": 20})
+    training = fitting(train=train)
+    training.run()
+    page = drawn_page(99)
+    assert score_page(page.lines, finder(training.model, CONFIG)(page.grey)).f1 >= 0.9
+    assert training.best.f1 >= 0.9 and training.history[-1]["epoch"] == 40
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
+    interrupted, straight_on = fitting(tmp_path / "state"), fitting()
+    step = interrupted._step
+
+    def killed_in_the_third_epoch(*batch):
+        if interrupted.done == 2 * interrupted.steps + 1:
+            raise _Killed
+        return step(*batch)
+
+    interrupted._step = killed_in_the_third_epoch
+    with pytest.raises(_Killed):
+        interrupted.run()
+    resumed = fitting(tmp_path / "state")
+    resumed.run()
+    straight_on.run()
+    assert interrupted.done < resumed.done == straight_on.done
+    assert [entry["epoch"] for entry in resumed.history] == [entry["epoch"] for entry in straight_on.history] == [2, 3]
+    for a, b in zip(resumed.model.variables, straight_on.model.variables, strict=True):
+        assert np.allclose(a.numpy(), b.numpy(), atol=1e-3), a.path
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory):
+    """An exported line finder with random weights, and the network itself."""
+    tf.keras.utils.set_random_seed(3)
+    model = build(CONFIG)
+    folder = tmp_path_factory.mktemp("lines") / "1"
+    save(ServedLineFinder(model, CONFIG), str(folder), [image_files.encode(PAGES[0].grey)], CONFIG)
+    return folder, model
+
+
+def test_a_server_finds_the_lines_that_training_found(version):
+    folder, model = version
+    # Random weights mark nothing for certain: the maps are compared.
+    page = PAGES[1]
+    ink, cells, scale = scaled_ink(tf.constant(page.grey[..., None], tf.float32), CONFIG)
+    expected = tf.sigmoid(model(ink)[0, : cells[0], : cells[1]]).numpy()
+    with LocalLineFinder(folder) as served:
+        maps, served_scale = served.maps(image_files.encode(page.grey))
+    assert maps.dtype == np.uint8 and served_scale == pytest.approx(float(scale))
+    assert np.abs(maps / 255 - expected).max() <= 0.5 / 255 + 1e-3
+
+
+def test_pages_of_a_request_do_not_influence_each_other(version):
+    folder, _ = version
+    images = [image_files.encode(page.grey[:, : 256 - 60 * i]) for i, page in enumerate(PAGES[:2])]
+    graph = tf.Graph()
+    with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
+        meta = tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
+        signature = meta.signature_def["find_lines"]
+
+        def run(batch):
+            outputs = {name: signature.outputs[name].name for name in ("maps", "scale")}
+            return session.run(outputs, {signature.inputs["image_bytes"].name: batch})
+
+        together = run([*images, b"no image at all" * 10, b""])
+        alone = [run([image]) for image in images]
+    assert together["maps"].shape == (4, 160, 128, 3)
+    for i, one in enumerate(alone):
+        rows, columns = one["maps"].shape[1:3]
+        assert np.array_equal(together["maps"][i, :rows, :columns], one["maps"][0])
+        assert not together["maps"][i, rows:].any() and together["scale"][i] == one["scale"][0]
+    # What cannot be decoded has no scale, and spoils nothing.
+    assert not together["maps"][2:].any() and not together["scale"][2:].any()
+    assert json.loads((folder / "assets.extra" / "htr.json").read_text())["line_finder"]["longest"] == 320
+
+
+def test_a_line_finder_is_no_base_recogniser(version, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "FOLDER", tmp_path / "files")
+    folder, _ = version
+    with pytest.raises(packing.BaseModelError, match=r"preset=line: it is a line finder\."):
+        packing.pack(str(folder), "line")
+    with pytest.raises(packing.BaseModelError, match="cannot be the base line finder: it has no model card"):
+        packing.pack(str(folder), packing.LINE_FINDER)
+    with pytest.raises(packing.BaseModelError, match="no base line finder"):
+        packing.unpack(packing.LINE_FINDER)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """Rendered words of one height, on white."""
+    summary = generate(tmp_path_factory.mktemp("words") / "words", images=60, seed=5, dirty_fraction=0)
+    images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted((summary.directory / "images").iterdir())]
+    images = [cv2.resize(image, (44 * image.shape[1] // len(image), 44)) for image in images]
+    return [np.clip(image * (235 / np.median(image)), 0, 255).astype(np.uint8) for image in images]
+
+
+def rendered_page(words, columns=1, rows=14):
+    """A page of rendered words, and its lines, column by column."""
+    page = np.full((1200, 900), 235, np.uint8)
+    width = 760 // columns
+    lines, words = [], iter(words * 9)
+    for column in range(columns):
+        left, y = 70 + column * (width + 40), 130
+        for _ in range(rows):
+            x = left
+            while (word := next(words)).shape[1] + x < left + width - 30:
+                height = len(word)
+                below = page[y - height : y, x : x + word.shape[1]]
+                page[y - height : y, x : x + word.shape[1]] = np.minimum(below, word)
+                x += word.shape[1] + 12
+            if x > left:
+                lines.append(straight(left, x - 12, y - 10, above=32, below=14))
+            y += 70
+    return page, lines
+
+
+@pytest.mark.parametrize("columns", [1, 2] if (packing.FOLDER / packing.LINE_FINDER).is_dir() else [])
+@pytest.mark.parametrize("change", [lambda page: page, lambda page: 255 - page], ids=["as it is", "white on black"])
+def test_the_shipped_finder_finds_rendered_lines_in_order(words, columns, change, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    page, lines = rendered_page(words, columns)
+    with LocalLineFinder(packing.unpack(packing.LINE_FINDER)) as shipped:
+        found = find_page(change(page), shipped.maps).lines
+        assert find_page(np.full((1200, 900), 240, np.uint8), shipped.maps).lines == ()
+    # Where the baseline of rendered words lies exactly is not known: a generous x-height.
+    generous = [straight(*line.baseline[0][:1], line.baseline[1][0], line.baseline[0][1], 60, 30) for line in lines]
+    assert score_page(generous, found).f1 >= 0.9
+    starts = [(line.baseline[0][0] > 450, line.baseline[0][1]) for line in found]
+    assert columns == 1 or [right for right, _ in starts] == sorted(right for right, _ in starts)
+
+
+def test_pages_come_from_alto_and_page_xml(tmp_path):
+    for i, form in enumerate(("alto", "page")):
+        page = PAGES[i]
+        height, width = page.grey.shape
+        name = f"letter-{i}-1"
+        storage.write(str(tmp_path / f"{name}.png"), image_files.encode(page.grey))
+        content = write(Page(f"{name}.png", width, height, page.lines), form)
+        storage.write(str(tmp_path / f"{name}.xml"), content.encode())
+    loaded = list(load_pages([str(tmp_path)], 160, r"letter-(\d)"))
+    assert [page.document for page in loaded] == ["0", "1"]
+    for page, drawn in zip(loaded, PAGES, strict=False):
+        assert page.grey.shape == (160, 128)
+        assert score_page(page.lines, Page("", 256, 320, drawn.lines).scaled(128, 160).lines).f1 == 1.0
+
+
+def test_a_page_without_baselines_is_refused_by_name(tmp_path):
+    line = straight(10, 90, 50)
+    page = Page("a.png", 100, 100, (type(line)(polygon=line.polygon),))
+    storage.write(str(tmp_path / "a.png"), image_files.encode(np.full((100, 100), 200, np.uint8)))
+    storage.write(str(tmp_path / "a.xml"), write(page, "alto").encode())
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "a.xml")) + ".*baseline"):
+        list(load_pages([str(tmp_path)], 100))
+
+
+def test_numbers_of_documents_stay_the_same_and_spread():
+    numbers = [draw_number(f"document-{i}") for i in range(500)]
+    assert draw_number("document-0") == numbers[0]
+    assert 0 <= min(numbers) < 0.02 and 0.98 < max(numbers) < 1
