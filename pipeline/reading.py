@@ -108,6 +108,14 @@ def _scripts(version: str) -> str:
     return " and ".join(sorted({unicodedata.name(letter).partition(" ")[0].title() for letter in letters}))
 
 
+def line_finder() -> str | None:
+    """Version directory of the line finder that is shipped; None where there is none."""
+    try:
+        return packing.unpack(packing.LINE_FINDER)
+    except packing.BaseModelError:
+        return None
+
+
 def local_client(
     workspace: str = "workspace", *, base: str | None = None, decoder: Decoder | DecoderOf | None = None
 ) -> LocalClient:
@@ -124,4 +132,4 @@ def local_client(
     from serving.local import LocalClient
 
     model = find_model(load(workspace=workspace), base=base)
-    return LocalClient(model.path, model.name, decoder=decoder)
+    return LocalClient(model.path, model.name, decoder=decoder, line_finder=line_finder())

@@ -15,8 +15,9 @@ from htr_client.base import Ask, DecoderOf
 from htr_client.client import HtrClient
 from htr_client.connection import to_error
 from htr_client.decoding import Decoder
-from htr_client.errors import ModelUnusable
+from htr_client.errors import ModelNotFound, ModelUnusable
 from htr_client.image_files import MAX_PIXELS
+from htr_client.pages.reading import LINE_FINDER
 from htr_client.request_log import RequestLog
 from htr_client.results import VersionStatus
 from serving import tensors
@@ -45,8 +46,9 @@ class LocalClient(HtrClient):
         batch_size: int = 32,
         max_pixels: int = MAX_PIXELS,
         log: RequestLog | None = None,
+        line_finder: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Keep the settings; the model is loaded by the first call.
+        """Keep the settings; a model is loaded by the first call that needs it.
 
         Args:
             directory: The version's directory.
@@ -55,6 +57,7 @@ class LocalClient(HtrClient):
             batch_size: Most images of one run of the model in `transcribe_many`.
             max_pixels: Images with more pixels are refused before they are decoded.
             log: Gets the images and what was read in them, of which it keeps a sample.
+            line_finder: The directory of a version of the line finder, for `transcribe_page`.
         """
         # One batch is decoded while the next one runs. A failure here would come again: there is nothing to wait for.
         super().__init__(
@@ -63,7 +66,10 @@ class LocalClient(HtrClient):
         self.server = f"the model in {os.fspath(directory)}"
         self._directory = os.path.abspath(directory)
         self._number = number_of(os.path.basename(self._directory)) or 0
-        self._loaded: LoadedModel | None = None
+        self._directories = {model: self._directory}
+        if line_finder is not None:
+            self._directories[LINE_FINDER] = os.path.abspath(line_finder)
+        self._loaded: dict[str, LoadedModel] = {}
         self._loading = threading.Lock()
 
     def connect(self, timeout: float = 5.0) -> None:
@@ -78,37 +84,43 @@ class LocalClient(HtrClient):
         self._model()
 
     def close(self) -> None:
-        """Free the model; a later call would load it again."""
+        """Free the models; a later call would load them again."""
         with self._loading:
-            loaded, self._loaded = self._loaded, None
-        if loaded is not None:
-            loaded.close()
+            loaded, self._loaded = self._loaded, {}
+        for model in loaded.values():
+            model.close()
 
     def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
         """The one version that there is, loaded."""
         self._model()
         return [VersionStatus(self._number, "AVAILABLE", "")]
 
-    def _model(self) -> LoadedModel:
+    def _model(self, name: str | None = None) -> LoadedModel:
+        name = name or self.model
+        directory = self._directories.get(name)
+        if directory is None:
+            raise ModelNotFound(f"There is no model {name} beside {self.server}.", advice="Name its version directory.")
         with self._loading:
-            if self._loaded is None:
+            if name not in self._loaded:
                 try:
-                    self._loaded = LoadedModel(self._directory, RunnerOptions())
+                    self._loaded[name] = LoadedModel(directory, RunnerOptions())
                 except ServingError as error:
                     reason = " ".join(error.message.split()).rstrip(".")
-                    raise ModelUnusable(f"{self.server} cannot be loaded: {reason}.", code=error.code.name) from error
-            return self._loaded
+                    raise ModelUnusable(
+                        f"The model in {directory} cannot be loaded: {reason}.", code=error.code.name
+                    ) from error
+            return self._loaded[name]
 
     def _call(self, ask: Ask) -> Any:
         """Answers a PredictRequest, for which `HtrClient` would ask a server; there is no deadline."""
-        model = self._model()
+        model = self._model(ask.request.model_spec.name)
         try:
             signature, feeds, fetches = model.predict_feeds(ask.request)
             outputs = model.run(feeds, list(fetches.values()))
         except ServingError as error:
             raise to_error(_Failure(error), self.server, 0.0) from error
         response = ask.answer()
-        response.model_spec.name, response.model_spec.signature_name = self.model, signature.name
+        response.model_spec.name, response.model_spec.signature_name = ask.request.model_spec.name, signature.name
         response.model_spec.version.value = self._number
         for alias, output in zip(fetches, outputs, strict=True):
             tensors.to_proto(output, response.outputs[alias])

@@ -6,9 +6,8 @@ import os
 
 import numpy as np
 
+from htr_client.pages.reading import SIGNATURE
 from serving.runner import LoadedModel, RunnerOptions
-
-SIGNATURE = "find_lines"
 
 
 class LocalLineFinder:

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 
 from htr_client.base import Ask, BaseClient, Outage, Sent, Steps, T, remaining
 from htr_client.connection import to_error
 from htr_client.image_files import Image
+from htr_client.pages.model import Page
+from htr_client.pages.reading import LINE_FINDER, name_of, read_page
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
 
@@ -85,6 +88,27 @@ class AsyncHtrClient(BaseClient):
                     call.cancel()
             # Collects what failed after the first failure, which would otherwise be reported as never retrieved.
             await asyncio.gather(*(call for _, calls in under_way for _, call in calls), return_exceptions=True)
+
+    async def transcribe_page(
+        self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
+    ) -> Page:
+        """Find the lines of a page and transcribe them; see `HtrClient.transcribe_page`."""
+        loop = asyncio.get_running_loop()
+
+        async def recognise(lines: Sequence[np.ndarray]) -> list[Transcription]:
+            return [transcription async for transcription in self.transcribe_many(lines)]
+
+        def wait(work: Coroutine[Any, Any, T]) -> T:
+            return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+        return await asyncio.to_thread(
+            read_page,
+            image,
+            lambda data: wait(self._run(self._ask_maps(data, line_finder, timeout))),
+            lambda lines: wait(recognise(lines)),
+            name or name_of(image),
+            self._max_pixels,
+        )
 
     async def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
         """Ask which versions of the model the server has; see `HtrClient.model_status`."""

@@ -62,6 +62,21 @@ def read_alphabet(response: Any) -> Alphabet:
         raise UnexpectedAnswer(f"The answer of the signature alphabet cannot be read: {error}.") from None
 
 
+def read_maps(response: Any) -> tuple[np.ndarray, float]:
+    """The answer of the line finder about one page, as `htr_client.pages.find_lines` takes it.
+
+    Raises:
+        UnexpectedAnswer: It is not one.
+    """
+    try:
+        maps, scale = (messages.to_array(response.outputs[name]) for name in ("maps", "scale"))
+    except ValueError as error:
+        raise UnexpectedAnswer(f"The answer of the line finder cannot be read: {error}.") from None
+    if maps.ndim != 4 or len(maps) != 1 or scale.shape != (1,):
+        raise UnexpectedAnswer(f"One page was sent; maps came back as {maps.shape}, scale as {scale.shape}.")
+    return maps[0], float(scale[0])
+
+
 def read_language_model(response: Any) -> LanguageModel | None:
     """The answer of the signature `language_model`; None where the version has none, or one of a later format.
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from htr_client import messages
-from htr_client.answers import Answer, Headers, read_alphabet, read_answer, read_language_model
+from htr_client.answers import Answer, Headers, read_alphabet, read_answer, read_language_model, read_maps
 from htr_client.beam import default_decoder
 from htr_client.connection import Metadata, Tls, channel_options, grpc_target, hosts_of, read_addresses, tracing
 from htr_client.decoding import Alphabet, Decoder
@@ -26,6 +28,7 @@ from htr_client.errors import (
 )
 from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels
 from htr_client.language import LanguageModel
+from htr_client.pages.reading import SIGNATURE
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
 from htr_client.spans import pixel_spans
@@ -358,6 +361,11 @@ class BaseClient:
         pinned = version if version is not None else self._version
         request = messages.predict_request(self.model, pinned, label, signature, {"query": [b""]})
         return Ask(messages.PREDICT, request, messages.PredictResponse, deadline, self._headers())
+
+    def _ask_maps(self, page: bytes, line_finder: str, timeout: float | None) -> Steps[tuple[np.ndarray, float]]:
+        request = messages.predict_request(line_finder, None, None, SIGNATURE, {"image_bytes": [page]})
+        answer = messages.PredictResponse
+        return read_maps((yield Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers())))
 
     def _ask_status(self, timeout: float | None) -> Steps[list[VersionStatus]]:
         request = messages.GetModelStatusRequest()

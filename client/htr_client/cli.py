@@ -1,12 +1,10 @@
 """The command line: `htr-client`, and the part of `htr predict` that does the work."""
 
 import argparse
-import csv
-import json
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from htr_client import __version__
 from htr_client.errors import HtrError
@@ -19,9 +17,12 @@ if TYPE_CHECKING:
     from htr_client.connection import Tls
     from htr_client.decoding import Decoder
     from htr_client.image_files import Image
-    from htr_client.results import Transcription
 
     Connect = Callable[[argparse.Namespace, Decoder | DecoderOf | None], HtrClient]
+
+LINE_FORMATS = ("text", "json", "csv")
+FORMATS = (*LINE_FORMATS, "alto", "page", "hocr")
+KINDS = ("auto", "line", "page")
 
 # Seconds for which a command waits for a server that has not answered yet, and one that has and went away.
 _FIRST_PATIENCE, _PATIENCE = 2.0, 60.0
@@ -35,7 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         server: Also those of a server.
     """
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, glob, or - for standard input")
-    parser.add_argument("--format", choices=["text", "json", "csv"], default="text", help="json: one object a line")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="json: one object a line; alto (4), page (PAGE XML 2019) and hocr are for pages",
+    )
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="line" if server else "auto",
+        help="what the images show: a line or word each, or a page whose lines are found; auto looks (default: "
+        "%(default)s)",
+    )
+    parser.add_argument("--output", metavar="DIR", help="folder for a file of each page, instead of standard output")
     if server:
         add_server_arguments(parser)
     decoding = parser.add_argument_group("decoding")
@@ -144,8 +158,15 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         Exit code: 0 when every image was transcribed, 1 when one or more were not or the server failed, 2 for
         wrong usage, 130 after Ctrl-C.
     """
+    from htr_client import pages
+    from htr_client.kinds import problems, transcribe
+    from htr_client.output import ResultWriter
+    from htr_client.results import Transcription
+
     try:
         paths = list(expand(args.images))
+        if args.format not in LINE_FORMATS and len(paths) > 1 and args.output is None:
+            raise ValueError(f"--format {args.format} makes a document of each page: name a folder with --output")
         client = connect(args, _decoder(args))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -160,16 +181,17 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     bar = Bar(len(paths))
     try:
         with client, Waiting(f"Waiting for answers from {client.server} ...") as waiting:
-            write = _writer(args.format, sys.stdout)
+            write = ResultWriter(args.format, sys.stdout, args.output)
+            kind = "page" if args.format in pages.FORMATS and args.format not in LINE_FORMATS else args.kind
             images: list[Image] = [sys.stdin.buffer.read() if path == "-" else path for path in paths]
-            for done, (path, result) in enumerate(zip(paths, client.transcribe_many(images), strict=True), 1):
+            for done, (path, result) in enumerate(zip(paths, transcribe(client, images, kind), strict=True), 1):
                 waiting.moved()
                 bar.clear()
                 name = _plain(path)
                 write(name, result)
-                for suspicion in result.suspicions:
-                    print(f"warning: {name}: {suspicion.message}", file=sys.stderr)
-                if result.error is not None:
+                for problem in problems(result):
+                    print(f"warning: {name}: {problem}", file=sys.stderr)
+                if isinstance(result, Transcription) and result.error is not None:
                     failed += 1
                     print(f"error: {name}: {result.error}", file=sys.stderr)
                 bar.draw(done, failed)
@@ -244,45 +266,6 @@ def _tls(args: argparse.Namespace) -> "Tls | bool":
     if args.tls_ca or args.tls_certificate or args.tls_server_name:
         return Tls(args.tls_ca, args.tls_certificate, args.tls_key, args.tls_server_name)
     return bool(args.tls)
-
-
-class _writer:
-    """Prints results in one of the formats."""
-
-    def __init__(self, format_: str, out: TextIO) -> None:
-        self._format = format_
-        self._out = out
-        self._csv = csv.writer(out, lineterminator="\n")
-        if format_ == "csv":
-            self._csv.writerow(["file", "text", "confidence", "model_version", "error", "suspicions"])
-
-    def __call__(self, path: str, result: "Transcription") -> None:
-        error = result.error
-        if self._format == "csv":
-            row = [path, result.text, f"{result.confidence:.4f}", result.version, error.reason if error else ""]
-            self._csv.writerow([*row, " ".join(suspicion.code for suspicion in result.suspicions)])
-        elif self._format == "text" and error is None:
-            print(f"{path}\t{result.text}\t{result.confidence:.3f}", file=self._out)
-            for text, confidence in result.alternatives:
-                print(f"\t{text}\t{confidence:.3f}", file=self._out)
-        elif self._format == "json":
-            fields = {
-                "file": path,
-                "text": result.text,
-                "confidence": round(result.confidence, 6),
-                "characters": [
-                    {"text": text, "confidence": round(confidence, 6), "span": [round(edge, 1) for edge in span]}
-                    for text, confidence, span in result.characters
-                ],
-                "alternatives": [
-                    {"text": text, "confidence": round(confidence, 6)} for text, confidence in result.alternatives
-                ],
-                "model": result.model,
-                "model_version": result.version,
-                "suspicions": [suspicion._asdict() for suspicion in result.suspicions],
-                "error": None if error is None else {"reason": error.reason, "message": str(error)},
-            }
-            print(json.dumps(fields, ensure_ascii=False), file=self._out)
 
 
 def _plain(text: str) -> str:

@@ -15,6 +15,8 @@ import grpc
 from htr_client.base import Ask, BaseClient, Outage, Sent, Steps, T, remaining
 from htr_client.connection import to_error
 from htr_client.image_files import Image
+from htr_client.pages.model import Page
+from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
 
@@ -126,6 +128,38 @@ class HtrClient(BaseClient):
             stop.set()
             packers.shutdown(wait=False, cancel_futures=True)
             senders.shutdown(wait=False, cancel_futures=True)
+
+    def find_page(
+        self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
+    ) -> Page:
+        """Find the lines of a page; as `transcribe_page`, which also transcribes them."""
+        find_maps = self._find_maps(line_finder, timeout)
+        return find_page(image, find_maps, name or name_of(image), self._max_pixels)
+
+    def transcribe_page(
+        self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
+    ) -> Page:
+        """Find the lines of a page and transcribe them.
+
+        Args:
+            image: As for `transcribe`.
+            line_finder: Name of the line finder on the server; the client's model transcribes what it finds.
+            timeout: Seconds for finding the lines, and for each request of lines; by default the client's.
+            name: Name of the image for the page; by default that of its file.
+
+        Returns:
+            The page with its lines in reading order, for `htr_client.pages.write`. A line that the server did not take
+            has no text.
+
+        Raises:
+            ImageError: When the image cannot be read.
+            HtrError: When a call fails; `ModelNotFound` where the server has no line finder.
+        """
+        find_maps = self._find_maps(line_finder, timeout)
+        return read_page(image, find_maps, self.transcribe_many, name or name_of(image), self._max_pixels)
+
+    def _find_maps(self, line_finder: str, timeout: float | None) -> FindMaps:
+        return lambda page: self._run(self._ask_maps(page, line_finder, timeout))
 
     def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
         """Ask which versions of the model the server has.

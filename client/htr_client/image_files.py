@@ -57,7 +57,7 @@ def load(image: Image, max_pixels: int = MAX_PIXELS, *, upright: bool = True) ->
         if image.ndim >= 2 and image.shape[0] * image.shape[1] > max_pixels:
             raise _too_many_pixels(image.shape[1], image.shape[0], max_pixels)
         return _to_grey(image)
-    data = _read(image)
+    data = read(image)
     info = _inspect_bounded(data, max_pixels)
     return _decode(data, info if upright else info._replace(orientation=1))
 
@@ -127,7 +127,7 @@ def pack_with_pixels(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TAL
     if isinstance(image, np.ndarray):
         data, grey, as_it_is = b"", load(image, max_pixels), False
     else:
-        data = _read(image)
+        data = read(image)
         info = _inspect_bounded(data, max_pixels)
         grey = _decode(data, info)  # also when the file goes as it is: only decoding proves that it can be decoded
         as_it_is = info.plain and info.height < tall
@@ -145,7 +145,12 @@ def read_file(file: BinaryIO) -> bytes:
     return data + file.read(MAX_BYTES + 1 - _FIRST_READ) if len(data) == _FIRST_READ else data
 
 
-def _read(image: Image) -> bytes:
+def read(image: Image) -> bytes:
+    """The encoded bytes of an image that is no array.
+
+    Raises:
+        ImageError: When the file cannot be opened, or is too large.
+    """
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = bytes(image)
     elif isinstance(image, (str, os.PathLike)):

@@ -18,7 +18,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
 # Values of the enum tensorflow.DataType that the signatures use.
-DT_FLOAT, DT_INT32, DT_STRING = 1, 3, 7
+DT_FLOAT, DT_INT32, DT_UINT8, DT_STRING = 1, 3, 4, 7
 FLOATS_TAG = b"\x2a"  # of TensorProto.float_val: field 5, length-delimited
 
 
@@ -85,10 +85,10 @@ def to_array(tensor: Any) -> np.ndarray:
     """Read a TensorProto, whether the values are typed (as TensorFlow Serving answers) or packed in tensor_content.
 
     Args:
-        tensor: A TensorProto of DT_FLOAT, DT_INT32 or DT_STRING.
+        tensor: A TensorProto of DT_FLOAT, DT_INT32, DT_UINT8 or DT_STRING.
 
     Returns:
-        float32, int32 or object (bytes) array of the tensor's shape.
+        float32, int32, uint8 or object (bytes) array of the tensor's shape.
 
     Raises:
         ValueError: When the type is another one or the number of values does not fit the shape.
@@ -97,8 +97,8 @@ def to_array(tensor: Any) -> np.ndarray:
     size = math.prod(shape)
     if tensor.dtype == DT_FLOAT:
         flat = _packed_floats(tensor)
-    elif tensor.dtype == DT_INT32:
-        flat = np.frombuffer(tensor.tensor_content, "<i4") if tensor.tensor_content else np.array(tensor.int_val, "i4")
+    elif tensor.dtype in (DT_INT32, DT_UINT8):
+        flat = _integers(tensor, np.dtype("<i4" if tensor.dtype == DT_INT32 else "u1"))
     elif tensor.dtype == DT_STRING and not tensor.tensor_content:
         flat = np.array([*tensor.string_val, None], object)[:-1]  # None keeps numpy from making fixed-width strings
     else:
@@ -106,6 +106,16 @@ def to_array(tensor: Any) -> np.ndarray:
     if flat.size != size or min(shape, default=0) < 0:
         raise ValueError(f"a tensor of shape {shape} holds {flat.size} values")
     return flat.reshape(shape)
+
+
+def _integers(tensor: Any, kind: np.dtype[Any]) -> np.ndarray:
+    if tensor.tensor_content:
+        return np.frombuffer(tensor.tensor_content, kind)
+    values = np.fromiter(tensor.int_val, "<i4", len(tensor.int_val))
+    flat = values.astype(kind)
+    if (flat != values).any():
+        raise ValueError("a tensor of bytes holds other numbers")
+    return flat
 
 
 def _packed_floats(tensor: Any) -> np.ndarray:

@@ -22,6 +22,7 @@ import grpc
 import numpy as np
 
 from htr_client import messages
+from htr_client.pages.reading import LINE_FINDER, SIGNATURE
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _COLUMNS = 4  # of a block, which is what the model sees as a frame
@@ -51,8 +52,28 @@ def png(text: str, height: int = 16) -> bytes:
     return cv2.imencode(".png", draw(text, height))[1].tobytes()
 
 
+def find_bars(page: bytes) -> tuple[np.ndarray, float]:
+    """What the fake line finder says of a page: each dark bar is a line that stands on the bar's lower edge.
+
+    Args:
+        page: PNG or JPEG.
+
+    Returns:
+        Maps uint8 [rows, columns, 3] at half the size of the page, and their scale, as `htr_client.pages` takes them.
+    """
+    grey = cv2.imdecode(np.frombuffer(page, np.uint8), cv2.IMREAD_GRAYSCALE)
+    body = cv2.resize((grey < 128).astype(np.uint8) * 255, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    baseline = np.zeros_like(body)
+    edge = (body[:-1] > 0) & (body[1:] == 0)
+    baseline[:-1][edge] = 255
+    baseline[:-2][edge[1:]] = 255
+    return np.stack([baseline, body, np.zeros_like(body)], -1), 0.5
+
+
 class FakeModel:
     """What the server knows and how it misbehaves; tests change the attributes.
+
+    Beside the model it has a line finder, `find_bars`.
 
     Attributes:
         name: Name of the model; others are not found.
@@ -65,6 +86,7 @@ class FakeModel:
         delay: Seconds that each answer takes.
         as_content: Answers hold packed bytes instead of typed values.
         poison: An image whose file holds these bytes is refused, with its whole batch.
+        has_line_finder: Whether the server has a line finder.
         batches: Sizes of the batches so far.
         metadata: Metadata of the calls so far.
         seen: Files of the images so far.
@@ -80,6 +102,7 @@ class FakeModel:
         self.delay = 0.0
         self.as_content = False
         self.poison = b"poison"
+        self.has_line_finder = True
         self.batches: list[int] = []
         self.metadata: list[dict[str, str]] = []
         self.seen: list[bytes] = []
@@ -94,6 +117,11 @@ class FakeModel:
         if failure is not None:
             context.abort(*failure)
         response = messages.PredictResponse()
+        if spec.name == LINE_FINDER and spec.signature_name == SIGNATURE and self.has_line_finder:
+            maps, scale = find_bars(request.inputs["image_bytes"].string_val[0])
+            self._put(response.outputs["maps"], maps[None], messages.DT_UINT8, "int_val")
+            self._put(response.outputs["scale"], np.array([scale], np.float32), messages.DT_FLOAT, "float_val")
+            return response
         version = self._version(spec, context)
         response.model_spec.name, response.model_spec.signature_name = spec.name, spec.signature_name
         response.model_spec.version.value = version
@@ -166,7 +194,8 @@ class FakeModel:
             (len(images), max(map(len, levels)), blank + 1), np.log((1 - _CERTAINTY) / blank), np.float32
         )
         for row, found in enumerate(levels):
-            classes = np.where(found > _WHITE, blank, np.rint(found / _STEP).astype(int))
+            letters = np.minimum(np.rint(found / _STEP).astype(int), blank - 1)
+            classes = np.where(found > _WHITE, blank, letters)
             # Of the other letters those with neighbouring levels are more probable.
             others = 0.5 ** np.abs(classes[:, None] - np.arange(blank + 1)) * (classes[:, None] < blank) + 0.02
             others[np.arange(len(found)), classes] = 0.0

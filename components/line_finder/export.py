@@ -14,11 +14,9 @@ from components.line_finder.model import CHANNELS, LineFinder
 from components.line_finder.preprocessing import scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig
 from components.transform.decoding import decode_grey, kind_of
-from serving.local_lines import SIGNATURE
+from htr_client.pages.reading import LINE_FINDER, SIGNATURE
 from serving.version_directory import SETTINGS_FILE
 
-NAME = "htr-lines"
-"""Name of the servable."""
 _WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 
@@ -94,7 +92,7 @@ def _warmup_requests(images: Sequence[bytes]) -> list[Any]:
     logs = []
     for batch in [[image] for image in images] + [list(images)] * (len(images) > 1):
         request = predict_pb2.PredictRequest(
-            model_spec=model_pb2.ModelSpec(name=NAME, signature_name=SIGNATURE),
+            model_spec=model_pb2.ModelSpec(name=LINE_FINDER, signature_name=SIGNATURE),
             inputs={"image_bytes": tf.make_tensor_proto(batch, tf.string, [len(batch)])},
         )
         logs.append(prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request)))

@@ -44,6 +44,7 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
     from components.common import storage
     from components.common.console import announced, quiet
     from pipeline.imports import without_extras
+    from pipeline.reading import line_finder
 
     model = find_model(read_config(arguments), arguments.model, arguments.base)
     if storage.is_remote(model.path):
@@ -51,7 +52,8 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
     print(f"note: {model.note}", file=sys.stderr, flush=True)
     from serving.local import LocalClient
 
-    client = LocalClient(model.path, model.name, decoder=decoder, batch_size=arguments.batch_size)
+    finder = line_finder() if arguments.kind != "line" else None
+    client = LocalClient(model.path, model.name, decoder=decoder, batch_size=arguments.batch_size, line_finder=finder)
     with quiet(), announced("Loading TensorFlow and the model"), without_extras():
         client.connect()
     return client

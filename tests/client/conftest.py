@@ -55,6 +55,9 @@ class Blocking:
         finally:
             self._loop.run_until_complete(results.aclose())
 
+    def transcribe_page(self, image, **options):
+        return self._loop.run_until_complete(self._client.transcribe_page(image, **options))
+
     def model_status(self):
         return self._loop.run_until_complete(self._client.model_status())
 

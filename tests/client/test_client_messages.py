@@ -115,7 +115,9 @@ def test_integers_and_strings():
     typed = messages.TensorProto(dtype=3, int_val=[1, -2])
     packed = messages.TensorProto(dtype=3, tensor_content=np.array([1, -2], "<i4").tobytes())
     strings = messages.TensorProto(dtype=7, string_val=[b"a", b"\0b"])
-    for tensor, expected in ((typed, [1, -2]), (packed, [1, -2]), (strings, [b"a", b"\0b"])):
+    small = messages.TensorProto(dtype=4, int_val=[0, 255])
+    both = [(typed, [1, -2]), (packed, [1, -2]), (strings, [b"a", b"\0b"]), (small, [0, 255])]
+    for tensor, expected in both:
         tensor.tensor_shape.dim.add().size = 2
         assert messages.to_array(tensor).tolist() == expected
 
@@ -126,6 +128,7 @@ def test_integers_and_strings():
         messages.TensorProto(dtype=1, float_val=[1.0, 2.0]),
         messages.TensorProto(dtype=1, tensor_content=b"123"),
         messages.TensorProto(dtype=2, double_val=[1.0]),
+        messages.TensorProto(dtype=4, int_val=[256]),
         messages.TensorProto(),
     ],
 )
@@ -141,7 +144,7 @@ SIZES = st.lists(st.integers(-1, 5) | st.sampled_from([2**31, 2**62]), max_size=
 
 
 @given(
-    st.sampled_from([0, 1, 2, 3, 7, 99]),
+    st.sampled_from([0, 1, 2, 3, 4, 7, 99]),
     SIZES,
     st.binary(max_size=24),
     st.lists(st.floats(width=32), max_size=6),
@@ -158,7 +161,7 @@ def test_any_tensor_is_an_array_of_its_shape_or_a_value_error(kind, sizes, conte
         array = messages.to_array(tensor)
     except ValueError:
         return
-    assert array.shape == tuple(sizes) and kind in (1, 3, 7)
+    assert array.shape == tuple(sizes) and kind in (1, 3, 4, 7)
     assert array.nbytes < 10_000
 
 

@@ -7,22 +7,11 @@ import pytest
 from htr_client import ImageError
 from htr_client.pages import Line, find_page, read_page
 from htr_client.results import Character, Timings, Transcription
+from htr_client.testing import find_bars
 
 WIDTH, HEIGHT = 900, 700
 ROWS = (150, 250, 350)
 DARK = 30
-
-
-def find_maps(data):
-    """Marks where a page is black, at half its size: what a line finder would answer for bars instead of text."""
-    grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    body = cv2.resize((grey < 128).astype(np.uint8) * 255, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    baseline = np.zeros_like(body)
-    # The last two rows of each bar.
-    ends = (body[:-1] > 0) & (body[1:] == 0)
-    baseline[:-1][ends] = 255
-    baseline[:-2][ends[1:]] = 255
-    return np.stack([baseline, body, np.zeros_like(body)], -1), 0.5
 
 
 def page_of(bars, width=WIDTH, height=HEIGHT):
@@ -45,7 +34,7 @@ def transcription(image, text, error=None):
 def test_text_words_and_their_boxes_in_reading_order():
     page = page_of([(100, 500, y) for y in ROWS])
     texts = iter(["one two", "three", "fo ur"])
-    read = read_page(page, find_maps, lambda cut: [transcription(one, next(texts)) for one in cut], "page.png")
+    read = read_page(page, find_bars, lambda cut: [transcription(one, next(texts)) for one in cut], "page.png")
     assert (read.image, read.width, read.height) == ("page.png", WIDTH, HEIGHT)
     assert read.text == "one two\nthree\nfo ur"
     for line, bottom in zip(read.lines, ROWS, strict=True):
@@ -69,7 +58,7 @@ def test_a_large_page_is_shrunk_for_the_finder_and_cut_at_its_own_size():
 
     def find(data):
         sizes.append(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE).shape)
-        return find_maps(data)
+        return find_bars(data)
 
     found = find_page(255 - page, find)
     assert sizes == [(1229, 2048)]
@@ -82,7 +71,7 @@ def test_an_empty_page_has_no_lines_and_asks_no_recogniser():
         assert not cut
         return []
 
-    assert read_page(page_of([]), find_maps, recognise).lines == ()
+    assert read_page(page_of([]), find_bars, recognise).lines == ()
 
 
 def test_an_image_that_the_server_cannot_decode_has_no_lines():
@@ -94,11 +83,11 @@ def test_a_line_that_is_not_transcribed_stays_without_text():
         refused = transcription(cut[0], "", ImageError("undecodable", "no"))
         return [refused, transcription(cut[1], "yes")]
 
-    read = read_page(page_of([(100, 500, y) for y in ROWS[:2]]), find_maps, recognise)
+    read = read_page(page_of([(100, 500, y) for y in ROWS[:2]]), find_bars, recognise)
     assert [line.text for line in read.lines] == ["", "yes"]
     assert isinstance(read.lines[0], Line) and read.lines[0].polygon
 
 
 def test_an_image_that_is_none_is_refused():
     with pytest.raises(ImageError):
-        find_page(b"no image", find_maps)
+        find_page(b"no image", find_bars)

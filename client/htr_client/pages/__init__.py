@@ -1,11 +1,13 @@
 """Pages of text: what they are, the file formats of the field, and the cutting of lines.
 
-from pathlib import Path
+From one file format to another:
 
-from htr_client import pages
+    from pathlib import Path
 
-page = pages.read(Path("page.xml").read_bytes())     # PAGE XML or ALTO
-Path("page.hocr").write_text(pages.write(page, "hocr"), encoding="utf-8")
+    from htr_client import pages
+
+    page = pages.read(Path("page.xml").read_bytes())  # PAGE XML or ALTO
+    Path("page.hocr").write_text(pages.write(page, "hocr"), encoding="utf-8")
 """
 
 from collections.abc import Callable

@@ -6,7 +6,9 @@ The two models are functions here, so that they may be on a server, in this proc
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -23,8 +25,30 @@ FindMaps = Callable[[bytes], tuple[np.ndarray, float]]
 Recognise = Callable[[Sequence[np.ndarray]], Iterable[Transcription]]
 """From images of lines, uint8 [height, width], to one transcription for each, such as `HtrClient.transcribe_many`."""
 
+LINE_FINDER, SIGNATURE = "htr-lines", "find_lines"
+"""Name of the line finder on a server, and its signature."""
+
 LONGEST = 2048
 """Pixels of the longest side of what is sent to the line finder; no line finder sees more."""
+
+
+# An image lower than this, or much wider than high, is a line or a word.
+_LEAST_HEIGHT, _MOST_ASPECT = 200, 4.0
+# The body of a single line is at least this share of the height of its own image.
+_LINE_SHARE = 0.4
+
+
+def may_be_page(width: int, height: int) -> bool:
+    """Whether an image of this size could be a page, so that it is worth looking for lines."""
+    return height >= _LEAST_HEIGHT and width <= _MOST_ASPECT * height
+
+
+def is_page(page: Page) -> bool:
+    """Whether an image, by the lines that were found in it, is a page rather than that of one line or word."""
+    if len(page.lines) != 1:
+        return len(page.lines) > 1
+    _, top, _, bottom = page.lines[0].box
+    return bottom - top < _LINE_SHARE * page.height
 
 
 def find_page(image: Image, find_maps: FindMaps, name: str = "", max_pixels: int = MAX_PIXELS) -> Page:
@@ -65,7 +89,17 @@ def read_page(
         ImageError: The image cannot be used.
     """
     grey = image_files.load(image, max_pixels)
-    page = _found(grey, find_maps, name)
+    return transcribe_lines(grey, _found(grey, find_maps, name), recognise)
+
+
+def transcribe_lines(grey: np.ndarray, page: Page, recognise: Recognise) -> Page:
+    """Transcribes the lines of a page that are known, as `read_page` does those that it finds.
+
+    Args:
+        grey: uint8 [height, width], the upright image of the page.
+        page: The page, of the size of the image.
+        recognise: The recogniser of lines.
+    """
     pitch = line_pitch(page.lines)
     lines, cut, bands = list(page.lines), [], []
     for place, line in enumerate(page.lines):
@@ -77,7 +111,7 @@ def read_page(
         bands.append((place, band))
     for (place, band), transcription in zip(bands, recognise(cut), strict=True):
         lines[place] = with_text(lines[place], band, transcription)
-    return Page(page.image, page.width, page.height, tuple(lines))
+    return replace(page, lines=tuple(lines))
 
 
 def with_text(line: Line, band: Band, transcription: Transcription) -> Line:
@@ -105,6 +139,11 @@ def with_text(line: Line, band: Band, transcription: Transcription) -> Line:
     text = one_line(transcription.text)
     known = words if " ".join(word.text for word in words) == text else []
     return Line(text, line.baseline, line.polygon, transcription.confidence, tuple(known), line.id, line.region)
+
+
+def name_of(image: Image) -> str:
+    """Name of the image's file; "" where it has none."""
+    return os.path.basename(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else ""
 
 
 def _found(grey: np.ndarray, find_maps: FindMaps, name: str) -> Page:

@@ -1,0 +1,111 @@
+"""Results as a command prints them: a line each, or a document for a page."""
+
+import csv
+import dataclasses
+import json
+import os
+from typing import TextIO
+
+from htr_client import pages
+from htr_client.pages.model import Page
+from htr_client.results import Transcription
+
+_ENDINGS = {"text": ".txt", "json": ".json", "csv": ".csv", "alto": ".xml", "page": ".xml", "hocr": ".hocr"}
+
+
+class ResultWriter:
+    """Prints results in one of the formats."""
+
+    def __init__(self, format_: str, out: TextIO, folder: str | None = None) -> None:
+        """Begin the output.
+
+        Args:
+            format_: "text", "json" or "csv"; for pages also "alto", "page" or "hocr".
+            out: Where results are printed.
+            folder: Where pages become files instead; made if missing.
+
+        Raises:
+            OSError: When the folder cannot be made.
+        """
+        self._format = format_
+        self._out = out
+        self._csv = csv.writer(out, lineterminator="\n")
+        self._folder = folder
+        self._written: set[str] = set()
+        if folder is not None:
+            os.makedirs(folder, exist_ok=True)
+        if format_ == "csv":
+            self._csv.writerow(["file", "text", "confidence", "model_version", "error", "suspicions"])
+
+    def __call__(self, path: str, result: Transcription | Page) -> None:
+        """Print one result.
+
+        Args:
+            path: Name of the image.
+            result: What was transcribed.
+
+        Raises:
+            OSError: When the file of a page cannot be written.
+        """
+        if isinstance(result, Page):
+            self._page(path, result)
+        else:
+            self._transcription(path, result)
+
+    def _page(self, path: str, page: Page) -> None:
+        if self._folder is not None:
+            with open(self._file_of(path), "w", encoding="utf-8") as file:
+                self._document(path, page, file)
+        else:
+            self._document(path, page, self._out)
+
+    def _document(self, path: str, page: Page, out: TextIO) -> None:
+        if self._format in ("alto", "page", "hocr") or (self._format == "text" and self._folder is not None):
+            out.write(pages.write(page, self._format))
+        elif self._format == "json":
+            print(json.dumps({"file": path, **dataclasses.asdict(page)}, ensure_ascii=False), file=out)
+        else:
+            rows = csv.writer(out, lineterminator="\n")
+            for number, line in enumerate(page.lines, 1):
+                if self._format == "csv":
+                    rows.writerow([f"{path}:{number}", line.text, f"{line.confidence or 0.0:.4f}", "", "", ""])
+                else:
+                    print(f"{path}:{number}\t{line.text}\t{line.confidence or 0.0:.3f}", file=out)
+
+    def _file_of(self, path: str) -> str:
+        """The file of a page: its image's name with another ending, and a number where there are several of a name."""
+        stem = os.path.splitext(os.path.basename(path))[0] if path != "-" else "page"
+        name, number = f"{stem}{_ENDINGS[self._format]}", 1
+        while name in self._written:
+            number += 1
+            name = f"{stem}-{number}{_ENDINGS[self._format]}"
+        self._written.add(name)
+        return os.path.join(str(self._folder), name)
+
+    def _transcription(self, path: str, result: Transcription) -> None:
+        error = result.error
+        if self._format == "csv":
+            row = [path, result.text, f"{result.confidence:.4f}", result.version, error.reason if error else ""]
+            self._csv.writerow([*row, " ".join(suspicion.code for suspicion in result.suspicions)])
+        elif self._format == "text" and error is None:
+            print(f"{path}\t{result.text}\t{result.confidence:.3f}", file=self._out)
+            for text, confidence in result.alternatives:
+                print(f"\t{text}\t{confidence:.3f}", file=self._out)
+        elif self._format == "json":
+            fields = {
+                "file": path,
+                "text": result.text,
+                "confidence": round(result.confidence, 6),
+                "characters": [
+                    {"text": text, "confidence": round(confidence, 6), "span": [round(edge, 1) for edge in span]}
+                    for text, confidence, span in result.characters
+                ],
+                "alternatives": [
+                    {"text": text, "confidence": round(confidence, 6)} for text, confidence in result.alternatives
+                ],
+                "model": result.model,
+                "model_version": result.version,
+                "suspicions": [suspicion._asdict() for suspicion in result.suspicions],
+                "error": None if error is None else {"reason": error.reason, "message": str(error)},
+            }
+            print(json.dumps(fields, ensure_ascii=False), file=self._out)

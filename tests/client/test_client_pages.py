@@ -1,0 +1,120 @@
+"""Pages through a client and its commands: the lines are found on the server, and every image becomes what it is."""
+
+import csv
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from htr_client import pages
+from htr_client.cli import main
+from htr_client.errors import ImageError, ModelNotFound
+from htr_client.pages.reading import is_page, may_be_page
+from htr_client.testing import png
+
+BOTTOMS = (150, 250, 350)
+
+
+def drawn(bottoms=BOTTOMS, height=700, thickness=30):
+    """A page of dark bars, as PNG."""
+    grey = np.full((height, 900), 240, np.uint8)
+    for bottom in bottoms:
+        grey[bottom - thickness : bottom, 100:500] = 30
+    return cv2.imencode(".png", grey)[1].tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "1-page.png").write_bytes(drawn())
+    (tmp_path / "2-word.png").write_bytes(png("word"))
+    (tmp_path / "3-line.png").write_bytes(drawn([240], 250, 200))  # as high as its image: no page
+    (tmp_path / "4-none.png").write_bytes(drawn()[:-40])
+    (tmp_path / "5-page.png").write_bytes(drawn([200]))
+    return tmp_path
+
+
+@pytest.fixture
+def call(server, capsys):
+    def run_main(*arguments):
+        code = main([*map(str, arguments), "--server", server.address])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_main
+
+
+def test_a_page_through_either_client(client):
+    page = client.transcribe_page(drawn(), name="p.png")
+    assert (page.image, page.width, page.height) == ("p.png", 900, 700)
+    assert [line.baseline[0][1] for line in page.lines] == pytest.approx(BOTTOMS, abs=4)
+    assert all(line.text and 0 < line.confidence < 1 for line in page.lines)
+    with pytest.raises(ImageError):
+        client.transcribe_page(b"")
+    with pytest.raises(ModelNotFound):
+        client.transcribe_page(drawn(), line_finder="other")
+
+
+def test_images_of_all_kinds_in_order(call, folder):
+    code, out, err = call(folder, "--kind", "auto")
+    names = [line.split("\t")[0].removeprefix(f"{folder}/") for line in out.splitlines()]
+    assert names == ["1-page.png:1", "1-page.png:2", "1-page.png:3", "2-word.png", "3-line.png", "5-page.png:1"]
+    assert out.splitlines()[3].split("\t")[1] == "word"
+    assert code == 1 and "4-none.png: The PNG ends early" in err and err.count("error: ") == 1
+
+
+def test_by_default_the_client_takes_every_image_for_a_line(call, folder, server):
+    code, out, _ = call(folder / "1-page.png")
+    assert code == 0 and len(out.splitlines()) == 1 and len(server.model.seen) == 1
+
+
+def test_a_server_without_line_finder(call, folder, server):
+    server.model.has_line_finder = False
+    code, out, _ = call(folder / "1-page.png", "--kind", "auto")
+    assert code == 0 and len(out.splitlines()) == 1
+    code, out, err = call(folder / "1-page.png", "--kind", "page")
+    assert code == 1 and out == "" and "htr-lines" in err
+
+
+def test_rows_and_objects(call, folder):
+    _, out, _ = call(folder / "1-page.png", folder / "2-word.png", "--kind", "auto", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["file"].rpartition("/")[2] for row in rows] == [*(f"1-page.png:{n}" for n in (1, 2, 3)), "2-word.png"]
+    _, out, _ = call(folder / "1-page.png", folder / "2-word.png", "--kind", "auto", "--format", "json")
+    page, word = map(json.loads, out.splitlines())
+    assert [len(page["lines"]), page["width"], page["file"]] == [3, 900, str(folder / "1-page.png")]
+    assert word["text"] == "word"
+
+
+@pytest.mark.parametrize("form", ["alto", "page"])
+def test_documents(call, folder, tmp_path, form):
+    code, out, _ = call(folder / "1-page.png", "--format", form)
+    page = pages.read(out.encode())
+    assert code == 0 and page.image == "1-page.png" and len(page.lines) == 3
+    code, _, err = call(folder / "1-page.png", folder / "5-page.png", "--format", form)
+    assert code == 2 and "--output" in err
+    made = tmp_path / "made"
+    (folder / "below").mkdir()
+    (folder / "below" / "1-page.jpg").write_bytes(drawn([200]))
+    given = [folder / "1-page.png", folder / "below", folder / "5-page.png"]
+    code, out, _ = call(*given, "--format", form, "--output", made)
+    assert (code, out) == (0, "")
+    found = {path.name: pages.read(path.read_bytes()) for path in sorted(made.iterdir())}
+    assert {name: len(page.lines) for name, page in found.items()} == {
+        "1-page.xml": 3, "1-page-2.xml": 1, "5-page.xml": 1,
+    }  # fmt: skip
+
+
+def test_an_empty_page_is_told(call, tmp_path):
+    (tmp_path / "empty.png").write_bytes(drawn([]))
+    code, out, err = call(tmp_path / "empty.png", "--kind", "page")
+    assert (code, out) == (0, "") and "no line of text was found" in err
+
+
+def test_what_could_be_a_page():
+    assert may_be_page(900, 700) and may_be_page(600, 2000) and may_be_page(1200, 400)
+    assert not may_be_page(128, 32) and not may_be_page(2000, 300) and not may_be_page(150, 150)
+    body = pages.Line(polygon=((0, 40), (90, 40), (90, 60), (0, 60)))
+    assert is_page(pages.Page("", 90, 100, (body,))) and not is_page(pages.Page("", 90, 48, (body,)))
+    assert not is_page(pages.Page("", 90, 100)) and is_page(pages.Page("", 90, 48, (body, body)))
