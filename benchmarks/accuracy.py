@@ -113,8 +113,8 @@ def _example(sample: dataset.Sample, png: bytes, labels: Sequence[int]) -> bytes
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
-def errors(model: Recogniser, source: Source, alphabet: Sequence[str]) -> tuple[ErrorCounts, ErrorCounts]:
-    """Character and word errors of a network on a split, best path."""
+def rates(model: Recogniser, source: Source, alphabet: Sequence[str]) -> str:
+    """CER with its 95 % interval and WER of a network on a split, best path, as columns of a table."""
     infer = tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
     characters, words = ErrorCounts(), ErrorCounts()
     for inputs, texts in plain_batches(source, 32):
@@ -124,7 +124,8 @@ def errors(model: Recogniser, source: Source, alphabet: Sequence[str]) -> tuple[
         for text, result in zip(texts.numpy(), decoded, strict=True):
             characters.add(text.decode(), result.text)
             words.add(text.decode(), result.text, "word")
-    return characters, words
+    low, high = characters.interval(0.95)
+    return f"{characters.rate:.4f} ({low:.4f} to {high:.4f})  {words.rate:.4f}"
 
 
 def train(
@@ -160,20 +161,17 @@ def main() -> None:
     transform = configuration.load(overrides=base).transform
     with tempfile.TemporaryDirectory() as folder:
         alphabet, files = prepare(data, transform, Path(folder))
-        judged = [split for split in files if split.startswith("eval ")]
+        evaluated = [split for split in files if split.startswith("eval ")]
         lines = [f"{'variant':14s} seed  CPU min  {'set':16s}  CER (95 % interval)          WER"]
         print(lines[0], flush=True)
         for variant in arguments.variants:
             for seed in arguments.seeds:
                 config = configuration.load(overrides=[*base, *VARIANTS[variant], f"train.seed={seed}"])
                 model, minutes = train(variant, config, files, alphabet)
-                for split in judged:
-                    characters, words = errors(model, survey(files[split], FEATURES, transform), alphabet)
-                    low, high = characters.interval(0.95)
-                    lines.append(
-                        f"{variant:14s} {seed:4d}  {minutes:7.1f}  {split.removeprefix('eval '):16s}  "
-                        f"{characters.rate:.4f} ({low:.4f} to {high:.4f})  {words.rate:.4f}"
-                    )
+                for split in evaluated:
+                    measured = rates(model, survey(files[split], FEATURES, transform), alphabet)
+                    name = split.removeprefix("eval ")
+                    lines.append(f"{variant:14s} {seed:4d}  {minutes:7.1f}  {name:16s}  {measured}")
                     print(lines[-1], flush=True)
         print("\n" + "\n".join(lines))
 

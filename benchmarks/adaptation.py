@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from benchmarks.accuracy import FEATURES, errors, read, train, write
+from benchmarks.accuracy import FEATURES, rates, read, train, write
 from components.example_gen.dataset import Sample
 from components.example_gen.settings import DataConfig
 from components.trainer import base
@@ -90,13 +90,9 @@ def main() -> None:
                         alphabet, minutes, steps = base.alphabet_of(settled.warm_start or ""), 0.0, 0
                         model = build(config.model, len(alphabet) + 1, transform.height or 0)
                         start_from(model, alphabet, settled.warm_start or "")
-                    characters, words = errors(model, survey(files["eval"], FEATURES, transform), alphabet)
+                    measured = rates(model, survey(files["eval"], FEATURES, transform), alphabet)
                 keras.backend.clear_session()
-                low, high = characters.interval(0.95)
-                lines.append(
-                    f"{start:8.8s} {count:6d}  {seed:4d}  {steps:6d}  {minutes:7.1f}  "
-                    f"{characters.rate:.4f} ({low:.4f} to {high:.4f})  {words.rate:.4f}"
-                )
+                lines.append(f"{start:8.8s} {count:6d}  {seed:4d}  {steps:6d}  {minutes:7.1f}  {measured}")
                 print(lines[-1], flush=True)
     print("\n" + "\n".join(lines))
 

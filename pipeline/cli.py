@@ -131,7 +131,8 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        end = "" if text.endswith("?") else "."
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + end)
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
         command.set_defaults(run=run, parser=command)
         return command

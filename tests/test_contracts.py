@@ -1,4 +1,4 @@
-"""The import contracts of pyproject.toml hold, and a broken one is found."""
+"""The import contracts of pyproject.toml hold, a broken one is found, and no file is too long to have one job."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("benchmarks", "pipeline", "components", "serving", "client/htr_client")
+MOST_LINES = 450
 
 
 def lint(tree):
@@ -58,3 +59,11 @@ def test_an_arrow_upwards_is_found(tree, file, line, found):
     finally:
         path.write_text(before)
     assert code == 1 and found in output
+
+
+def test_no_file_is_too_long():
+    lines = {
+        str(path.relative_to(ROOT)): path.read_text("utf-8").count("\n")
+        for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")
+    }  # fmt: skip
+    assert len(lines) > 100 and not {path: count for path, count in lines.items() if count > MOST_LINES}

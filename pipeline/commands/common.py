@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline.exit_codes import ERROR, USAGE
@@ -122,6 +123,27 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     except reading.NoModelError as error:
         option = "--model: " if directory else "--base: " if base else ""
         raise CommandError(f"{option}{error}", USAGE if option else ERROR) from error
+
+
+@contextlib.contextmanager
+def resumable(log: str, *usage: type[Exception]) -> Iterator[None]:
+    """Turns the errors of a job that can go on where it stopped into those of a command.
+
+    Args:
+        log: file with the details.
+        usage: errors that say what is wrong with the arguments.
+
+    Raises:
+        CommandError: the job failed.
+    """
+    try:
+        yield
+    except usage as error:
+        raise CommandError(str(error), USAGE) from error
+    except Exception as error:
+        raise CommandError(
+            f"{type(error).__name__}: {error}\nThe same command goes on where this one stopped. The log is {log}"
+        ) from error
 
 
 def positive(text: str) -> int:

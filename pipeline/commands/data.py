@@ -15,8 +15,12 @@ def add_commands(add: AddCommand) -> None:
     """Adds them to the parser of `htr`."""
     command = add("sample-data", _sample_data, "write a sample dataset of rendered handwriting, with a few dirty rows")
     command.add_argument("directory", metavar="DIR")
-    command.add_argument("--images", "--pictures", dest="images", type=int, default=3500, metavar="N")
-    command.add_argument("--seed", type=int, default=7647)
+    command.add_argument(
+        "--images", type=int, default=3500, metavar="N", help="images to render (default: %(default)s)"
+    )
+    # The name in version 0.1.
+    command.add_argument("--pictures", dest="images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    command.add_argument("--seed", type=int, default=7647, metavar="N", help="of the generator (default: %(default)s)")
 
     command = add("check", _check, "look at a dataset without training: rejects, leaks, suspect labels, characters")
     add_config_arguments(command)

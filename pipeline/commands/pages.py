@@ -8,7 +8,7 @@ import json
 import os
 from dataclasses import asdict
 
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config, resumable
 from pipeline.exit_codes import OK, USAGE
 
 
@@ -60,7 +60,7 @@ def _import(arguments: argparse.Namespace) -> int:
             total = pages
             console().print(f"Importing {pages} pages.", markup=False)
 
-        try:
+        with resumable(log, ImportProblem, ConfigError):
             beam_options.check(config.beam)
             with announced(lambda: f"{done_pages(output)} of {total} pages" if total else "Looking for pages"):
                 outcome = import_pages(
@@ -68,12 +68,6 @@ def _import(arguments: argparse.Namespace) -> int:
                     max_pixels=int(config.data.max_megapixels * 1e6), allow_outside=config.data.allow_outside,
                     overwrite=arguments.overwrite, started=begin,
                 )  # fmt: skip
-        except (ImportProblem, ConfigError) as error:
-            raise CommandError(str(error), USAGE) from error
-        except Exception as error:
-            raise CommandError(
-                f"{type(error).__name__}: {error}\nThe same command goes on where this one stopped. The log is {log}"
-            ) from error
     seconds = (datetime.datetime.now() - started).total_seconds()
     if arguments.json:
         print(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}))

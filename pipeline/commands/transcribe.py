@@ -17,6 +17,7 @@ from pipeline.commands.common import (
     find_model,
     positive,
     read_config,
+    resumable,
 )
 from pipeline.exit_codes import OK, USAGE
 
@@ -70,7 +71,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             from components.batch_transcriber.shards import BatchError, written
             from pipeline import beam_options
 
-        try:
+        with resumable(log, BatchError, ConfigError):
             beam_options.check(config.beam)
             with announced(lambda: written(output) or "Looking for images", after=10):
                 outcome = batch.transcribe(
@@ -78,12 +79,6 @@ def _transcribe(arguments: argparse.Namespace) -> int:
                     overwrite=arguments.overwrite, batch_size=arguments.batch_size,
                     pictures_per_shard=arguments.shard_size, best_path=arguments.decoder == "best-path",
                 )  # fmt: skip
-        except (BatchError, ConfigError) as error:
-            raise CommandError(str(error), USAGE) from error
-        except Exception as error:
-            raise CommandError(
-                f"{type(error).__name__}: {error}\nThe same command goes on where this one stopped. The log is {log}"
-            ) from error
     seconds = (datetime.datetime.now() - started).total_seconds()
     if arguments.json:
         print(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}))

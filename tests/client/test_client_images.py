@@ -359,7 +359,7 @@ def test_levels_of_16_bit_images_are_spread(bits):
 
 
 @given(st.sampled_from(["PNG", "JPEG", "BMP", "TIFF", "WEBP"]), st.data())
-def test_mutilated_files_give_a_picture_or_a_picture_error(format_, data):
+def test_mutilated_files_give_an_image_or_an_image_error(format_, data):
     file = bytearray(saved(Image.fromarray(grey()), format_))
     for _ in range(data.draw(st.integers(1, 8))):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))

@@ -53,7 +53,7 @@ def test_only_bad_images(client, server):
     assert server.model.metadata == []
 
 
-def test_one_poisoned_picture_spoils_nothing(client, server):
+def test_one_poisoned_image_spoils_nothing(client, server):
     texts = words(100)
     images = [png(text) for text in texts]
     images[17], images[63] = poisoned("bad"), poisoned("worse")

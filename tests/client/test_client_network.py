@@ -40,7 +40,7 @@ def test_transcribe(client, server, tmp_path):
         assert result.source == (str(path) if isinstance(image, (str, type(path))) else None)
 
 
-def test_spans_are_in_pixels_of_the_picture_as_given(client):
+def test_spans_are_in_pixels_of_the_image_as_given(client):
     # Shrunk to a quarter before it is sent; four columns of that are one frame of this server.
     large = np.repeat(np.repeat(draw("ab"), 64, axis=0), 4, axis=1)
     result = client.transcribe(large)
@@ -54,14 +54,14 @@ def test_answers_as_tensor_content(client, server):
     assert client.transcribe(png("content")).text == "content"
 
 
-def test_a_bad_picture_is_not_sent(client, server):
+def test_a_bad_image_is_not_sent(client, server):
     with pytest.raises(ImageError) as error:
         client.transcribe(b"text")
     assert error.value.reason == "not_a_picture" and not error.value.retryable
     assert server.model.metadata == []
 
 
-def test_a_picture_that_the_graph_refuses(client):
+def test_an_image_that_the_graph_refuses(client):
     with pytest.raises(ImageError, match="graph") as error:
         client.transcribe(np.full((16, 16), 77, np.uint8))
     assert error.value.reason == "refused"

@@ -115,7 +115,7 @@ def contents(output: Path) -> dict[str, bytes]:
     return {path.name.replace(output.stem, ""): path.read_bytes() for path in output.parent.glob(f"{output.stem}-*")}
 
 
-def test_every_picture_is_in_the_results_or_in_the_errors(folder, model, tmp_path):
+def test_every_image_is_in_the_results_or_in_the_errors(folder, model, tmp_path):
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL, pictures_per_shard=16, batch_size=8)
     assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (IMAGES + 1, IMAGES + 1, 2, 4)
     assert written(str(tmp_path / "texts.jsonl")) == "4 of 4 files" and written(str(tmp_path / "other.jsonl")) == ""
@@ -147,7 +147,7 @@ def test_the_language_model_of_the_version_is_used_unless_best_path_is_asked_for
 
 
 @pytest.mark.timeout(120)
-def test_a_pipe_among_the_pictures_is_not_waited_for(model, tmp_path):
+def test_a_pipe_among_the_images_is_not_waited_for(model, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(encode(drawn_image()))
     os.mkfifo(tmp_path / "in" / "pipe.png")

@@ -90,7 +90,7 @@ def test_images_outside_are_read_where_that_is_allowed(built):
     assert not list(wrong(cases, read(folder, allow_outside=True)))
 
 
-def test_ids_are_utf8_and_equal_for_the_same_picture_only(built):
+def test_ids_are_utf8_and_equal_for_the_same_image_only(built):
     folder, cases = built
     ids = {c.image: r.id for c, r in zip(cases, read(folder), strict=True) if isinstance(r, Sample)}
     assert ids["in_an_untidy_folder.png"] == "data/Zo\\udceb/in_an_untidy_folder.png"

@@ -97,7 +97,7 @@ def test_new_character_is_named(changed, capsys):
 
 
 @pytest.mark.parametrize("kind", ["stored_again", "recompressed", "scaled", "lighter"])
-def test_the_same_picture_twice_is_named(clean, changed, capsys, kind):
+def test_the_same_image_twice_is_named(clean, changed, capsys, kind):
     with open(clean / "written_name.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     original = next(row for row in rows if (clean / "images" / row["FILENAME"]).exists())
@@ -117,7 +117,7 @@ def test_the_same_picture_twice_is_named(clean, changed, capsys, kind):
     assert "Images in more than one split: 1," in out and "copy.png (eval)" in out
 
 
-def test_one_picture_with_two_labels_is_named_and_shown(tmp_path, capsys):
+def test_one_image_with_two_labels_is_named_and_shown(tmp_path, capsys):
     rows = [{"filename": f"{i}.png", "text": f"word{i:03d}"} for i in range(60)]
     folder = write_dataset(tmp_path / "data", rows)
     (folder / "1.png").write_bytes((folder / "2.png").read_bytes())

@@ -79,7 +79,7 @@ def test_formats_and_extensions_are_mixed(sample: Summary) -> None:
             assert image.format == ("PNG" if path.suffix.lower() == ".png" else "JPEG")
 
 
-def test_every_good_picture_decodes_and_has_dark_ink_on_light_paper(sample: Summary) -> None:
+def test_every_good_image_decodes_and_has_dark_ink_on_light_paper(sample: Summary) -> None:
     for row in good_rows(sample):
         content = (sample.images / row["FILENAME"]).read_bytes()
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)

@@ -90,7 +90,7 @@ def test_batches_go_on_where_an_interrupted_training_stopped(lines):
             np.testing.assert_array_equal(labels, expected_labels)
 
 
-def test_every_picture_is_seen_once_in_an_epoch(lines):
+def test_every_image_is_seen_once_in_an_epoch(lines):
     source = source_of(lines, LINE)
     seen = sorted(tuple(row[row >= 0]) for _, labels in batches(source, TRAIN) for row in labels.numpy())
     expected = sorted(

@@ -117,7 +117,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_one_bad_picture_does_not_fail_its_neighbours(name):
+def test_one_bad_image_does_not_fail_its_neighbours(name):
     good = encode(drawn_image())
     before, bad, after = resize(good, REFUSED[name], good)
     assert bad is None

@@ -91,7 +91,7 @@ def test_commands_about_versions(model, tmp_path, capsys):
     assert "CER   4.91%" in listed.splitlines()[0] and "CER unknown" in listed.splitlines()[1]
     assert f"Undo: htr restore {second}" in htr("rollback")[1]
     code, listed, hint = htr("versions")
-    assert "withdrawn" in listed.splitlines()[1] and f"htr restore {second}" in hint
+    assert listed.splitlines()[1].endswith("  withdrawn") and f"htr restore {second}" in hint
     code, _, said = htr("promote", second, "--label", "stable")
     assert code == cli.USAGE and f"Version {second} is withdrawn. Bring it back with `htr restore {second}`" in said
     assert "servers without labels take it" in htr("restore", second)[1]

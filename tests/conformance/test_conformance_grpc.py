@@ -182,7 +182,7 @@ class TestBatching:
         }
         assert any(call.exception() is None for call in futures)
 
-    def test_a_bad_picture_among_good_ones(self, batching: Client, target) -> None:
+    def test_a_bad_image_among_good_ones(self, batching: Client, target) -> None:
         """The real server fails every request of the batch; the embedded one only the bad one."""
         good = toy.predict_request({"image_bytes": [PNG]})
         bad = toy.predict_request({"image_bytes": [b"bad"]})

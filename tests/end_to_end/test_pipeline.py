@@ -182,9 +182,9 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
     from htr_client import HtrClient
 
     (first,) = versions(workspace)
-    picture_path = next((data / "images").glob("*.jpg"))
+    image_path = next((data / "images").glob("*.jpg"))
     with served(workspace) as address, HtrClient(address) as client:
-        assert client.transcribe(picture_path).version == first
+        assert client.transcribe(image_path).version == first
 
         # Settings of the training, and a search for better ones: data and Transform stay as they are.
         ran = run(
@@ -206,19 +206,19 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
         }
         assert versions(workspace) == [first, ran.outcome["version"]]
         deadline = time.monotonic() + 60
-        while client.transcribe(picture_path).version == first:
+        while client.transcribe(image_path).version == first:
             assert time.monotonic() < deadline, "the server did not take the new version"
             time.sleep(0.2)
 
         # Back to the version before, by the command.
         assert cli.main(["rollback", "--workspace", str(workspace)]) == 0
         assert versions(workspace) == [first]
-        while client.transcribe(picture_path).version != first:
+        while client.transcribe(image_path).version != first:
             assert time.monotonic() < deadline + 60, "the server did not go back"
             time.sleep(0.2)
 
 
-def test_replaced_picture_is_noticed(workspace, data, capsys):
+def test_replaced_image_is_noticed(workspace, data, capsys):
     image = sorted((data / "images").glob("*.png"))[-1]
     image.write_bytes(encode(drawn_image(130, 40, 5)))
     ran = run(data, workspace, capsys, "gate.max_cer_increase=null")

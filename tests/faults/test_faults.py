@@ -229,7 +229,7 @@ def test_a_killed_command_leaves_no_workers(arguments, forge, data):
 
 
 def test_a_stopped_transcription_goes_on(forge, data, whole, tmp_path):
-    images, output = tmp_path / "pictures", tmp_path / "out" / "texts.jsonl"
+    images, output = tmp_path / "images", tmp_path / "out" / "texts.jsonl"
     for copy in range(10):
         shutil.copytree(data / "images", images / str(copy))
     arguments = ["transcribe", "--workspace", whole, "--input", images, "--output", output, "--shard-size", "60"]

@@ -122,7 +122,7 @@ def test_failing_gate_fails_its_task_and_pushes_nothing(first, start, models):
     assert models() == before
 
 
-def test_replaced_picture_is_noticed(first, start, place):
+def test_replaced_image_is_noticed(first, start, place):
     image = sorted((place / "data" / "images").glob("*.png"))[-1]
     image.write_bytes(encode(drawn_image(130, 40, 5)))
     # Stops at the first step after the data, which is all that this is about.

@@ -261,6 +261,11 @@ def test_debug_shows_the_traceback(tmp_path):
         cli.main(["--debug", "run", "--data", str(tmp_path)])
 
 
+def test_the_option_of_version_0_1_still_counts_images(tmp_path, capsys):
+    assert cli.main(["sample-data", str(tmp_path / "data"), "--pictures", "30"]) == cli.OK
+    assert capsys.readouterr().out.startswith("30 rows in ")
+
+
 def test_sample_data_refuses_a_folder_with_something_in_it(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("keep me")
     assert cli.main(["sample-data", str(tmp_path)]) == cli.USAGE

@@ -7,6 +7,8 @@ import time
 import pytest
 
 from components.common.console import announced, quiet_logs
+from pipeline import cli
+from tests.conftest import write_dataset
 
 
 def test_what_takes_longer_is_said_again_and_again(capsys):
@@ -39,3 +41,17 @@ def test_people_are_told_what_the_log_is_not(tmp_path, capfd):
             time.sleep(0.02)
     assert "Loading" in told and "noise" not in told
     assert (tmp_path / "log").read_text() == "noise of a library\n"
+
+
+@pytest.mark.parametrize(
+    "command, said", [("check", "Looking at images: 0 of 40"), ("sample-data", "Rendering 300 images")]
+)
+def test_commands_that_take_long_say_so(tmp_path, capsys, monkeypatch, command, said):
+    monkeypatch.setattr(announced.__wrapped__, "__defaults__", (0.0, 30.0))  # not only after some seconds
+    rows = [{"filename": f"{i}.png", "text": f"word {i}", "writer": str(i % 8)} for i in range(40)]
+    arguments = {
+        "check": ["--data", str(write_dataset(tmp_path / "names", rows))],
+        "sample-data": [str(tmp_path / "sample"), "--images", "300"],
+    }  # fmt: skip
+    assert cli.main([command, *arguments[command]]) == cli.OK
+    assert f"  {said} (0:00 elapsed)" in capsys.readouterr().err

@@ -99,8 +99,13 @@ def test_a_help_text_of_the_language_model_leaves_the_training_alone(names, tree
     assert not changed & {"HandwritingExampleGen", "Transform", "Trainer", "Tuner", "Evaluator", "BulkInferrer"}
 
 
-def test_what_the_serving_check_starts_by_name_counts_for_it_and_for_no_other_step(names, tree):
-    assert changed_steps(names, tree, "serving/server.py", r"\Z", "# changed\n") == {"ServingCheck"}
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [("serving/server.py", r"\Z", "# changed\n"), ("serving/options.py", "TCP port for gRPC", "port for gRPC")],
+    ids=["code", "help text of a flag"],
+)
+def test_what_the_serving_check_starts_by_name_counts_for_it_and_for_no_other_step(names, tree, path, old, new):
+    assert changed_steps(names, tree, path, old, new) == {"ServingCheck"}
 
 
 @pytest.mark.parametrize("path", ["serving/rollout.py", "serving/labels.py", "components/common/service.py"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shutil
 import threading
@@ -14,6 +15,7 @@ import pytest
 import serving_toy as toy
 from serving_client import Client, Load
 
+from serving import versions
 from serving.server import EmbeddedServer
 from serving.status import ServingError
 
@@ -186,6 +188,12 @@ def test_ready_means_that_every_configured_version_answers(base, toy_model, imag
         for label, version in (("stable", 1), ("canary", 3)):
             request = toy.predict_request({"image_bytes": [image]}, label=label)
             assert client.predict(request).model_spec.version.value == version
+
+
+def test_a_start_that_takes_long_says_what_is_loading(base, caplog, monkeypatch):
+    monkeypatch.setattr(versions, "_SAY_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, "serving"), serve(base):
+        assert "still loading htr version 1" in caplog.messages
 
 
 def test_a_configured_version_that_is_broken(base, toy_model, tmp_path):

@@ -273,7 +273,7 @@ def test_review_says_how_far_it_is_where_the_server_takes_its_time(model, tmp_pa
 
 
 def test_review_asks_the_server_and_its_page_saves_what_was_corrected(model, browser, tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for text in ("ab", "cd", "ef"):
         (folder / f"{text}.png").write_bytes(png(text))
