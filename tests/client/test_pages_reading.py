@@ -66,6 +66,32 @@ def test_a_large_page_is_shrunk_for_the_finder_and_cut_at_its_own_size():
     assert [line.box[2] for line in found.lines] == pytest.approx([4000, 4000], abs=20)
 
 
+@pytest.mark.parametrize("quarters", [0, 1, 3])
+def test_a_page_on_its_side_is_read_where_it_lies(quarters):
+    """The stand-in for the network marks the lower edge of black bars only where they are longer than high."""
+
+    def horizontal(data):
+        maps, scale = find_maps(data)
+        rows = (maps[..., 1] > 0).any(1).sum()
+        return (maps, scale) if rows < 200 else (np.zeros_like(maps), scale)
+
+    bars = [(100, 800, 150), (100, 800, 250)]
+    page = np.ascontiguousarray(np.rot90(page_of(bars), quarters))
+    cuts = []
+
+    def recognise(images):
+        cuts.extend(images)
+        return [transcription(one, text) for one, text in zip(images, ["one", "two"], strict=True)]
+
+    read = read_page(page, horizontal, recognise)
+    assert (read.height, read.width) == page.shape
+    assert len(read.lines) == 2 and all(cut.shape[1] > 5 * cut.shape[0] for cut in cuts)
+    for line in read.lines:
+        left, top, right, bottom = line.box
+        assert page[top + 8 : bottom - 8, left + 8 : right - 8].mean() < 60
+        assert (right - left > bottom - top) == (quarters == 0)
+
+
 def test_an_empty_page_has_no_lines_and_asks_no_recogniser():
     def recognise(cut):
         assert not cut

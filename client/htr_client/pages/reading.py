@@ -16,7 +16,7 @@ import numpy as np
 from htr_client import image_files
 from htr_client.image_files import MAX_PIXELS, Image
 from htr_client.pages.cutting import Band, CutError, band_of, cut_band, line_pitch
-from htr_client.pages.model import Line, Page, Word, one_line
+from htr_client.pages.model import Line, Page, Points, Word, one_line
 from htr_client.pages.vectorising import find_lines
 from htr_client.results import Transcription
 
@@ -30,6 +30,7 @@ LINE_FINDER, SIGNATURE = "htr-lines", "find_lines"
 
 LONGEST = 2048
 """Pixels of the longest side of what is sent to the line finder; no line finder sees more."""
+_SCARCE = 0.5  # length of all baselines, of the page's longest side: less may be a page on its side
 
 
 # An image lower than this, or much wider than high, is a line or a word.
@@ -61,7 +62,8 @@ def find_page(image: Image, find_maps: FindMaps, name: str = "", max_pixels: int
         max_pixels: Larger images are refused by their header, before they are decoded.
 
     Returns:
-        The page with its lines in reading order, without text. An empty page has no lines.
+        The page with its lines in reading order, without text, in pixels of the upright image. An empty page has no
+        lines. Where a page lies on its side, its baselines run up or down; `cut_line` turns the lines.
 
     Raises:
         ImageError: The image cannot be used.
@@ -148,11 +150,37 @@ def name_of(image: Image) -> str:
 
 def _found(grey: np.ndarray, find_maps: FindMaps, name: str) -> Page:
     height, width = grey.shape
+    lines = _lines(grey, find_maps)
+    # Of a page that lies on its side the network marks next to nothing.
+    least = max(_SCARCE * max(grey.shape), 2.0 * _length(lines))
+    if _length(lines) < _SCARCE * max(grey.shape):
+        turned = [_turned_back(_lines(np.rot90(grey, k), find_maps), k, width, height) for k in (1, 3)]
+        turned = [found for found in turned if _length(found) > least]
+        # Upside down, it marks as much, but in more pieces.
+        lines = max(turned, key=lambda found: _length(found) / len(found), default=lines)
+    return Page(name, width, height, lines)
+
+
+def _lines(grey: np.ndarray, find_maps: FindMaps) -> tuple[Line, ...]:
+    height, width = grey.shape
     shrink = min(1.0, LONGEST / max(height, width))
-    sent = grey
+    sent = np.ascontiguousarray(grey)
     if shrink < 1:
         size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-        sent = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        sent = cv2.resize(sent, size, interpolation=cv2.INTER_AREA)
     maps, scale = find_maps(image_files.encode(sent, tall=LONGEST + 1))
-    lines = find_lines(maps, scale * shrink, width, height) if scale > 0 else ()
-    return Page(name, width, height, lines)
+    return find_lines(maps, scale * shrink, width, height) if scale > 0 else ()
+
+
+def _length(lines: Sequence[Line]) -> float:
+    """Length of all baselines from end to end."""
+    return sum(math.dist(line.baseline[0], line.baseline[-1]) for line in lines)
+
+
+def _turned_back(lines: Sequence[Line], quarters: int, width: int, height: int) -> tuple[Line, ...]:
+    """Lines of a page that `np.rot90` has turned, in the pixels that the page had before."""
+
+    def back(points: Points) -> Points:
+        return tuple((width - 1 - y, x) if quarters == 1 else (y, height - 1 - x) for x, y in points)
+
+    return tuple(replace(line, baseline=back(line.baseline), polygon=back(line.polygon)) for line in lines)
