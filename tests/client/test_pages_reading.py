@@ -71,7 +71,7 @@ def test_a_page_on_its_side_is_read_where_it_lies(quarters):
     """The stand-in for the network marks the lower edge of black bars only where they are longer than high."""
 
     def horizontal(data):
-        maps, scale = find_maps(data)
+        maps, scale = find_bars(data)
         rows = (maps[..., 1] > 0).any(1).sum()
         return (maps, scale) if rows < 200 else (np.zeros_like(maps), scale)
 
