@@ -5,7 +5,8 @@
 Without a model the base line finder is measured. The pages are those that its recipe holds back, and a set that no
 training has seen. A found line counts when its baseline covers 70 % of a true one within half an x-height, and the
 other way round. With a recogniser, a base model or a version directory, the second table has the CER of whole pages:
-of its texts in the true lines and in the found ones, both against the true text in reading order.
+what it reads in the true lines, in the found lines that lie on true ones, and in all found lines, where unlabelled text
+such as print counts as errors.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,8 @@ import numpy as np
 from components.base_model import packing
 from components.common.metrics import count_errors
 from components.line_finder.data import LabelledPage, load_pages
-from components.line_finder.metric import LineScore, score_page
+from components.line_finder.geometry import points, x_heights
+from components.line_finder.metric import LineScore, covered, score_page
 from components.line_finder.settings import LineFinderConfig
 from htr_client import image_files
 from htr_client.pages import Line, cut_line, find_lines, in_reading_order, line_pitch
@@ -127,8 +129,8 @@ def _runs(strip: np.ndarray, gap: int) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(starts, ends, strict=True) if b - a >= len(strip) / 2]
 
 
-def _turned(points: list[tuple[int, int]], matrix: np.ndarray) -> tuple[tuple[int, int], ...]:
-    turned = np.rint(np.array(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]).astype(int)
+def _turned(corners: list[tuple[int, int]], matrix: np.ndarray) -> tuple[tuple[int, int], ...]:
+    turned = np.rint(np.array(corners, np.float64) @ matrix[:, :2].T + matrix[:, 2]).astype(int)
     return tuple((int(x), int(y)) for x, y in turned)
 
 
@@ -143,16 +145,28 @@ def measure(pages: list[LabelledPage], find: Finder) -> tuple[LineScore, float]:
     return score, seconds / max(len(pages), 1)
 
 
-def transcribed(pages: list[LabelledPage], find: Finder, client: LocalClient) -> tuple[float, float]:
-    """CER of the true lines and of the found ones, as texts of whole pages."""
-    true, read, found = [], [], []
+def transcribed(pages: list[LabelledPage], find: Finder, client: LocalClient) -> tuple[float, float, float]:
+    """CER of the true lines, of the found ones that lie on true ones, and of all found ones as the page's text."""
+
+    def texts_of(page: LabelledPage, lines: Sequence[Line]) -> list[str]:
+        pitch = line_pitch(lines)
+        return [one.text for one in client.transcribe_many(cut_line(page.grey, line, pitch) for line in lines)]
+
+    true, read, matched, true_pages, found_pages = [], [], [], [], []
     for page in pages:
-        true.append("\n".join(line.text for line in page.lines))
-        for texts, lines in ((read, page.lines), (found, find(page.grey))):
-            pitch = line_pitch(lines)
-            cuts = (cut_line(page.grey, line, pitch) for line in lines)
-            texts.append("\n".join(result.text for result in client.transcribe_many(cuts)))
-    return count_errors(true, read).rate, count_errors(true, found).rate
+        found = find(page.grey)
+        texts = texts_of(page, found)
+        read += texts_of(page, page.lines)
+        for line, x_height in zip(page.lines, x_heights(page.lines), strict=True):
+            course = points(line.baseline)
+            on_it = [covered(points(other.baseline), course, x_height) > 0.5 for other in found]
+            true.append(line.text)
+            matched.append(" ".join(text for text, is_on in zip(texts, on_it, strict=True) if is_on))
+        true_pages.append("\n".join(line.text for line in page.lines))
+        found_pages.append("\n".join(texts))
+    pairs = ((true, read), (true, matched), (true_pages, found_pages))
+    of_true, of_matched, of_all = (count_errors(*pair).rate for pair in pairs)
+    return of_true, of_matched, of_all
 
 
 def main() -> None:
@@ -186,11 +200,11 @@ def main() -> None:
     print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     if given.recogniser:
         version = packing.unpack(given.recogniser) if given.recogniser in packing.presets() else given.recogniser
-        print(f"\n{'set':28} {'pages':>5}  {'CER of true lines':>18} {'of found ones':>14} {'ratio':>6}")
+        print(f"\n{'set':28} {'pages':>5}  {'CER true lines':>15} {'found on them':>14} {'whole pages':>12}")
         with LocalClient(version) as client:
             for name, pages in sets.items():
-                true, found = transcribed(pages[: given.limit], find, client)
-                row = f"{true:18.4f} {found:14.4f} {found / true:6.2f}"
+                true, matched, whole = transcribed(pages[: given.limit], find, client)
+                row = f"{true:15.4f} {matched:14.4f} {whole:12.4f}"
                 print(f"{name:28} {len(pages[: given.limit]):5}  {row}", flush=True)
 
 

@@ -20,12 +20,17 @@ from pathlib import Path
 import numpy as np
 
 from components.base_model import packing
+from components.base_model.packing import BaseModelError
 from components.common.console import announced, console
+from components.common.stopping import Stopped, stoppable
 from components.common.words import counted
+from components.example_gen.rejects import Rejected
 from components.line_finder.card import model_card
 from components.line_finder.data import LabelledPage, draw_number, load_pages
 from components.line_finder.metric import LineScore, score_page
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
+from components.tools.page_import.files import ImportProblem
+from htr_client.pages import PageError
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
 TRAINING, VALIDATION, EVALUATION = "training", "validation", "evaluation"
@@ -96,6 +101,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=LineTrainingConfig().epochs, help="passes over the pages")
     parser.add_argument("--so-far", action="store_true", help="pack the best weights of the interrupted training")
     given = parser.parse_args(arguments)
+    try:
+        with stoppable():
+            _make(given)
+    except Stopped as stopped:
+        console().print("Stopped. The same command goes on with the training.")
+        return stopped.code
+    except (ImportProblem, PageError, Rejected, BaseModelError) as error:
+        console().print(f"error: {error}", markup=False)
+        return 1
+    return 0
+
+
+def _make(given: argparse.Namespace) -> None:
     config, train = LineFinderConfig(), LineTrainingConfig(epochs=given.epochs)
     with announced("Loading pages"):
         splits = load_splits(given.data, config.longest)
@@ -108,7 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _train(config, train, training, validation, version, given.so_far)
     _evaluate(version, splits[EVALUATION], config, train, len(training))
     console().print(f"{packing.pack(str(version), packing.LINE_FINDER)} is the new base line finder")
-    return 0
 
 
 def _name_of(config: LineFinderConfig, train: LineTrainingConfig, training: Sequence[LabelledPage]) -> str:
@@ -138,7 +155,7 @@ def _train(
         console().print(f"Training the line finder on {counted(len(training), 'page')}")
         fitting.run()
     elif not fitting.take_best_so_far():
-        raise SystemExit(f"The training in {version.parent} has not been validated yet: there are no weights to pack.")
+        raise BaseModelError(f"The training in {version.parent} has not been validated yet: no weights can be packed.")
     unfinished = version.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     example = image_files.encode(_drawn_page())

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from components.common import storage
+from components.example_gen.rejects import Rejected
 from components.tools.page_import.cutting import fitting_image
 from components.tools.page_import.files import AUTO, find_pages, locate_image
 from htr_client import image_files, pages
@@ -46,15 +47,16 @@ def load_pages(folders: Sequence[str], longest: int, document: str = AUTO) -> It
     Raises:
         ImportProblem: There are no pages, or `document` does not fit.
         PageError: An XML file is no page.
-        Rejected: An image is missing or has another shape than the page.
-        ValueError: A line has no baseline: the network cannot learn where it would lie.
+        Rejected: An image is missing or has another shape than the page, or a line has no baseline.
     """
     for file in find_pages(folders, document):
         page = pages.read(storage.read(file.path))
         path, _ = locate_image(page.image, file)
         grey, page = fitting_image(path, page, image_files.MAX_PIXELS)
         if any(len(line.baseline) < 2 for line in page.lines):
-            raise ValueError(f"{file.path} has a line without a baseline: the line finder learns from baselines.")
+            raise Rejected(
+                "no_geometry", f"{file.path} has a line without a baseline, from which the line finder learns"
+            )
         shrink = longest / max(grey.shape)
         if shrink < 1:
             size = [max(1, round(side * shrink)) for side in grey.shape[::-1]]

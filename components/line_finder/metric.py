@@ -72,7 +72,7 @@ def score_page(true: Sequence[Line], found: Sequence[Line]) -> LineScore:
         for j, other in enumerate(courses):
             if not _may_meet(course, other, TOLERANCE * x_height):
                 continue
-            share = min(_covered(course, other, TOLERANCE * x_height), _covered(other, course, TOLERANCE * x_height))
+            share = min(covered(course, other, TOLERANCE * x_height), covered(other, course, TOLERANCE * x_height))
             if share >= COVERED:
                 pairs.append((share, i, j))
     # Hardly a line has two candidates: the better pair first is as good as the best assignment.
@@ -97,8 +97,14 @@ def _may_meet(one: np.ndarray, other: np.ndarray, distance: float) -> bool:
     )  # fmt: skip
 
 
-def _covered(course: np.ndarray, by: np.ndarray, distance: float) -> float:
-    """Share of a polyline that lies within a distance of another one."""
+def covered(course: np.ndarray, by: np.ndarray, distance: float) -> float:
+    """Share of a baseline that lies within a distance of another one.
+
+    Args:
+        course: Polyline, float64 [n, 2].
+        by: The other one.
+        distance: In the same unit.
+    """
     samples = _sampled(course)
     starts, ends = (by[:-1], by[1:]) if len(by) > 1 else (by, by)
     steps = ends - starts

@@ -145,13 +145,12 @@ class LineFitting:
                     )
                 self.done += 1
                 progress.batch(self.done, lambda: float(np.mean(self._losses[-100:])))
-                if self.done % self.steps == 0:
+                validated = self._validates()
+                if validated:
                     self._end_epoch(progress)
-                if self.checkpoint and time.monotonic() - last_save > 60.0 * self.train.checkpoint_minutes:
+                if validated or time.monotonic() - last_save > 60.0 * self.train.checkpoint_minutes:
                     self._save(progress.seconds)
                     last_save = time.monotonic()
-            if self.checkpoint:
-                self._save(progress.seconds)
         self._set_weights(self._best_weights)
 
     def take_best_so_far(self) -> bool:
@@ -203,11 +202,14 @@ class LineFitting:
             targets.append(draw_targets(window.lines, 1 / STRIDE, rows // STRIDE, columns // STRIDE))
         return np.stack(windows)[..., np.newaxis], np.stack(targets)
 
+    def _validates(self) -> bool:
+        """Whether an epoch has ended that is validated: every few, and the last one."""
+        epoch, rest = divmod(self.done, self.steps)
+        return not rest and (epoch % self.train.validate_every == 0 or self.done == self.total)
+
     def _end_epoch(self, progress: Progress) -> None:
-        """Validates the averaged weights every few epochs, keeps them if they are the best, prints a line."""
+        """Validates the averaged weights, keeps them if they are the best, prints a line."""
         epoch, loss = self.done // self.steps, float(np.mean(self._losses))
-        if epoch % self.train.validate_every and self.done < self.total:
-            return
         self._losses = []
         own = self._weights()
         self._set_weights([average.numpy() for average in self._averages])
@@ -234,7 +236,8 @@ class LineFitting:
         return {"model": self.model.variables, "optimizer": self.optimizer.variables, "averages": averages}
 
     def _save(self, seconds: float) -> None:
-        assert self.checkpoint
+        if not self.checkpoint:
+            return
         arrays = {
             f"{part}/{i}": v.numpy() for part, variables in self._state().items() for i, v in enumerate(variables)
         }

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from components.base_model import packing
 from components.common import storage
+from components.example_gen.rejects import Rejected
 from components.line_finder.augmentation import draw_window
 from components.line_finder.data import draw_number, load_pages
 from components.line_finder.export import ServedLineFinder, save
@@ -280,7 +281,7 @@ def test_a_page_without_baselines_is_refused_by_name(tmp_path):
     page = Page("a.png", 100, 100, (type(line)(polygon=line.polygon),))
     storage.write(str(tmp_path / "a.png"), image_files.encode(np.full((100, 100), 200, np.uint8)))
     storage.write(str(tmp_path / "a.xml"), write(page, "alto").encode())
-    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "a.xml")) + ".*baseline"):
+    with pytest.raises(Rejected, match=re.escape(str(tmp_path / "a.xml")) + ".*baseline"):
         list(load_pages([str(tmp_path)], 100))
 
 

@@ -64,8 +64,14 @@ def test_from_pages_to_the_packed_files(sets, tmp_path, monkeypatch, capfd):
     assert "Training" not in capfd.readouterr().err
     # Of an interrupted training, the best weights so far.
     assert base_line_finder.main([*command, "--so-far"]) == 0
-    with pytest.raises(SystemExit, match="not been validated"):
-        base_line_finder.main([*command, "--epochs", "9", "--so-far"])
+    capfd.readouterr()
+    assert base_line_finder.main([*command, "--epochs", "9", "--so-far"]) == 1
+    assert "has not been validated yet" in capfd.readouterr().err
+
+
+def test_a_missing_folder_is_named(tmp_path, capfd):
+    assert base_line_finder.main(["--data", str(tmp_path)]) == 1
+    assert f"{tmp_path}/pages/poilus does not exist" in capfd.readouterr().err
 
 
 def test_splits_keep_documents_together_and_stay_the_same():
