@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from htr_client.pages.reading import LINE_FINDER
 from serving import ports
 from serving.options import IGNORED_FLAGS, ServerOptions, add_arguments, options_from
 from serving.status import ServingError, from_exception, invalid
@@ -228,6 +229,14 @@ class EmbeddedServer:
     # -- configuration files ---------------------------------------------------------------------------------
 
     def _read_models(self) -> list[ModelConfig]:
+        from serving import model_config
+
+        models = self._read_recognisers()
+        if self.options.line_finder_base_path:
+            models.append(model_config.ModelConfig(LINE_FINDER, self.options.line_finder_base_path))
+        return models
+
+    def _read_recognisers(self) -> list[ModelConfig]:
         from serving import model_config
 
         options = self.options

@@ -19,6 +19,7 @@ def add_commands(add: AddCommand) -> None:
     add_config_arguments(command, data=False)
     add_server_arguments(command)
     command.add_argument("--ui", action="store_true", help="also a page to try the model: http://localhost:8600")
+    command.add_argument("--pages", action="store_true", help="also serve the line finder, for htr predict --kind page")
     command.set_defaults(model_name=None)  # as the configuration has it
 
     command = add("predict", _predict, "send images to a server and print their text")
@@ -28,6 +29,7 @@ def add_commands(add: AddCommand) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.versions import in_service
+    from pipeline.reading import line_finder
     from serving.server import run
     from serving.status import Code, ServingError
 
@@ -46,6 +48,11 @@ def _serve(arguments: argparse.Namespace) -> int:
             print(f"note: {model.note}; this server then goes over to the new version.", file=sys.stderr, flush=True)
             arguments.model_base_path = config.model_dir
             arguments.fallback_base_path = os.path.dirname(model.path)
+    if arguments.pages:
+        finder = line_finder()
+        if finder is None:
+            raise CommandError("--pages: There is no base line finder in this installation.", USAGE)
+        arguments.line_finder_base_path = os.path.dirname(finder)
     if arguments.ui and not arguments.ui_port:
         arguments.ui_port = 8600
     try:

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from htr_client import pages
 from htr_client.testing import png
 
 CLIENT = Path(__file__).parents[2] / "client"
@@ -60,6 +63,16 @@ def test_many(server, folder, capsys):
     exec(example(server, "sorted(Path"), {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("1.png one") and "Not an image" in lines[1] and lines[2].endswith("3.png three")
+
+
+def test_pages(server, folder, capsys):
+    grey = np.full((400, 300), 255, np.uint8)
+    for bottom in (100, 200, 300):
+        grey[bottom - 20 : bottom, 50:250] = 0
+    cv2.imwrite("page.jpg", grey)
+    exec(example(server, "transcribe_page"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert len(pages.read((folder / "page.xml").read_bytes()).lines) == 3
 
 
 def test_testing(server):
