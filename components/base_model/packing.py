@@ -176,6 +176,11 @@ def pack(version: str, preset: str) -> Path:
         for path in sorted(source.rglob("*"))
         if path.is_file() and path.parent.name != "variables"
     }
+    beside = {file: source.with_name(f"{source.name}.{file}") for file in (CARD_FILE, METRICS_FILE)}
+    told = {file: path.read_text("utf-8") for file, path in beside.items() if path.exists()}
+    told[SETTINGS_FILE] = contents[SETTINGS_FILE].decode()
+    told = _without_places(told)
+    contents[SETTINGS_FILE] = told.pop(SETTINGS_FILE).encode()
     contents |= {_INDEX: index, _FINGERPRINT: _fingerprint(contents[_FINGERPRINT], index)}
     facts = {
         "version": int(f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d}"),
@@ -189,9 +194,8 @@ def pack(version: str, preset: str) -> Path:
             others.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # without the time of today
     np.savez_compressed(target / _WEIGHTS, **weights)
     (target / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-    shutil.copyfile(source.with_name(f"{source.name}.{CARD_FILE}"), target / CARD_FILE)
-    if (beside := source.with_name(f"{source.name}.{METRICS_FILE}")).exists():
-        (target / METRICS_FILE).write_text(_without_places(beside.read_text("utf-8")), "utf-8")
+    for file, text in told.items():
+        (target / file).write_text(text, "utf-8")
     return target
 
 
@@ -211,13 +215,19 @@ def _check(version: Path, preset: str) -> None:
         raise BaseModelError(f"{refused}: it has no model card; {card} does not exist.")
 
 
-def _without_places(metrics: str) -> str:
-    """The metrics of a version without the folders of the machine on which it was trained."""
-    found = json.loads(metrics)
-    data = found.get("config", {}).get("data", {})
-    if "paths" in data:
-        data["paths"] = [os.path.basename(path) for path in data["paths"]]
-    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+def _without_places(told: dict[str, str]) -> dict[str, str]:
+    """What a version tells, by file, without the folders of the machine on which it was trained."""
+    names: dict[str, str] = {}
+    start = json.loads(told[SETTINGS_FILE]).get("start", {}).get("name", "")
+    if os.path.isabs(start):
+        names[start] = f"version {os.path.basename(start)}"
+    for path in json.loads(told.get(METRICS_FILE, "{}")).get("config", {}).get("data", {}).get("paths", []):
+        names[path] = os.path.basename(path)
+    for file, text in told.items():
+        for place in sorted(names, key=len, reverse=True):
+            text = text.replace(place, names[place])
+        told[file] = text
+    return told
 
 
 def _fingerprint(content: bytes, index: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,10 @@ def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypat
     with (made / "letters" / "labels.csv").open(encoding="utf-8", newline="") as file:
         assert {row["filename"] for row in csv.DictReader(file)} == {f"images/{path.name}" for path in chosen}
     assert packing.unpack("word").startswith(str(tmp_path / "cache"))
+    told = [*(tmp_path / "files").rglob("*.json"), *(tmp_path / "files").rglob("*.md")]
+    told += Path(packing.unpack("word")).rglob("htr.json")
+    assert [path for path in told if str(made) in path.read_text("utf-8")] == [], "folders are nobody's business"
+    assert "version" in (tmp_path / "files" / "word" / "model_card.md").read_text(encoding="utf-8")
 
     # Again: nothing is made anew, and the sets are not even needed for what has been chosen.
     capfd.readouterr()
