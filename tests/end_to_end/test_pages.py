@@ -1,0 +1,85 @@
+"""A page with what is shipped: its lines are found, read in order and written, with and without a server."""
+
+import csv
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from components.base_model import packing
+from components.common.metrics import count_errors
+from components.tools.rendered_text.dataset import write_dataset
+from htr_client import HtrClient, pages
+from pipeline import cli
+from pipeline.reading import line_finder, local_client
+from serving.server import EmbeddedServer
+
+pytestmark = pytest.mark.slow
+
+LEFT = [
+    "Dear friend and neighbour,", "the letter came on Monday", "with all the good news that", "you had promised to us.",
+    "We read it at the table,", "then went to the garden.",
+]  # fmt: skip
+RIGHT = [
+    "In the other column", "there are five lines", "of the same hand, which", "come after the first",
+    "column is at its end.",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A page of two columns in one hand, as PNG."""
+    folder = tmp_path_factory.mktemp("page")
+    write_dataset(folder / "lines", LEFT + RIGHT, seed=5, writers=1)
+    with (folder / "lines" / "labels.csv").open(encoding="utf-8", newline="") as file:
+        names = [row["filename"] for row in csv.DictReader(file)]
+    grey = np.full((900, 1500), 235, np.uint8)
+    for number, name in enumerate(names):
+        line = cv2.imread(str(folder / "lines" / name), cv2.IMREAD_GRAYSCALE)
+        line = cv2.resize(line, None, fx=52 / line.shape[0], fy=52 / line.shape[0], interpolation=cv2.INTER_AREA)
+        column, row = divmod(number, len(LEFT))
+        top, left = 90 + 110 * row, 80 + 740 * column
+        width = min(line.shape[1], 600)
+        place = grey[top : top + 52, left : left + width]
+        np.minimum(place, line[:, :width], out=place)
+    path = folder / "page.png"
+    cv2.imwrite(str(path), grey)
+    return path
+
+
+def run(capfd, *arguments):
+    code = cli.main([str(argument) for argument in arguments])
+    told = capfd.readouterr()
+    return code, told.out, told.err
+
+
+def test_the_shipped_line_finder_is_small():
+    folder = packing.FOLDER / packing.LINE_FINDER
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
+
+
+def test_a_page_becomes_text_in_reading_order(page, tmp_path, capfd):
+    code, out, _ = run(capfd, "read", page, "--workspace", tmp_path / "none")
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert code == 0 and [row[0] for row in rows] == [f"{page}:{n}" for n in range(1, len(LEFT + RIGHT) + 1)]
+    errors = count_errors(LEFT + RIGHT, [row[1] for row in rows])
+    assert errors.rate < 0.35, rows
+    _, out, _ = run(capfd, "read", page, "--workspace", tmp_path / "none", "--format", "page")
+    found = pages.read(out.encode())
+    assert [line.text for line in found.lines] == [row[1] for row in rows]
+    middle = [sum(x for x, _ in line.baseline) / len(line.baseline) for line in found.lines]
+    assert max(middle[: len(LEFT)]) < 750 < min(middle[len(LEFT) :])
+
+
+def test_a_server_and_this_process_read_the_same(page):
+    options = {"model_name": "htr", "model_base_path": os.path.dirname(packing.unpack("line")), "port": 0}
+    with local_client("none") as client:
+        here = client.transcribe_page(page)
+    with (
+        EmbeddedServer(**options, line_finder_base_path=os.path.dirname(line_finder())) as server,
+        HtrClient(server.address) as client,
+    ):
+        there = client.transcribe_page(page)
+    assert json.loads(pages.write(there, "json")) == pytest.approx(json.loads(pages.write(here, "json")))
