@@ -107,7 +107,7 @@ class LocalClient(HtrClient):
                 except ServingError as error:
                     reason = " ".join(error.message.split()).rstrip(".")
                     raise ModelUnusable(
-                        f"The model in {directory} cannot be loaded: {reason}.", code=error.code.name
+                        f"the model in {directory} cannot be loaded: {reason}.", code=error.code.name
                     ) from error
             return self._loaded[name]
 

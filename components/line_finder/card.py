@@ -10,8 +10,6 @@ import jinja2
 
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 
-_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
-
 
 def model_card(
     config: LineFinderConfig, train: LineTrainingConfig, credits: Sequence[str], pages: int, metrics: Mapping[str, Any]
@@ -28,6 +26,10 @@ def model_card(
     Returns:
         Markdown.
     """
-    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    template = environment.from_string(_TEMPLATE.read_text("utf-8"))
-    return template.render(config=config, train=train, credits=credits, pages=pages, metrics=metrics)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,
+        autoescape=jinja2.select_autoescape(("html.j2",)), trim_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment.get_template("model_card.md.j2").render(
+        config=config, train=train, credits=credits, pages=pages, metrics=metrics
+    )

@@ -178,9 +178,10 @@ def test_long_trainings_and_small_data_are_said(clean, tmp_path, capsys):
     assert "Training takes" not in out and "too few" not in out
     out = looked(clean, capsys, "--set", "train.epochs=30000")
     assert re.search(r"Note: Training takes about \d+ (hours|days) on", out) and "--set data.limit=20000" in out
-    out = looked(clean, capsys, "--set", "data.limit=500")
+    nothing = ("--set", "train.warm_start=none")
+    out = looked(clean, capsys, "--set", "data.limit=500", *nothing)
     assert "labels are little to learn from" in out and "500 rows in" in out
-    out = looked(clean, capsys, "--set", "data.limit=200")
+    out = looked(clean, capsys, "--set", "data.limit=200", *nothing)
     assert "Problem: 200 labels are too few to train a model" in out
 
 

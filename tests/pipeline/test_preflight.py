@@ -57,7 +57,7 @@ def refused(command, data, workspace, capsys, *settings):
     [
         ("train.warm_start={nowhere}", "train.warm_start: {nowhere} is neither a version .* and does not exist"),
         ("train.warm_start={data}", "train.warm_start: {data} is neither a version"),
-        ("train.freeze=[recurrent]", "train.freeze: recurrent would keep the random weights"),
+        ("train.freeze=[recurrent] train.warm_start=none", "train.freeze: recurrent would keep the random weights"),
         ("push.model_dir={data}/0.png/models", "push.model_dir: .* since {data}/0.png is not one"),
         ("push.server_command=[no-such-server]", "push.server_command: there is no program no-such-server"),
         ("bulk.folder={nowhere}", "bulk.folder: {nowhere} does not exist"),
@@ -73,7 +73,8 @@ def refused(command, data, workspace, capsys, *settings):
 )
 def test_what_would_fail_late_is_refused_at_once(command, setting, message, data, tmp_path, capsys):
     places = {"nowhere": tmp_path / "nowhere", "data": data}
-    error = refused(command, data, tmp_path / "w", capsys, setting.format(**places))
+    settings = re.split(r" (?=train\.)", setting.format(**places))
+    error = refused(command, data, tmp_path / "w", capsys, *settings)
     assert re.search(message.format(**places), error), error
 
 
@@ -94,7 +95,8 @@ def test_a_bound_for_writers_needs_writers(tmp_path, capsys):
 
 
 def test_all_that_is_wrong_is_said_together(data, tmp_path, capsys):
-    error = refused("run", data, tmp_path / "w", capsys, "train.freeze=[recurrent]", f"bulk.folder={tmp_path}/nowhere")
+    nothing = ("train.freeze=[recurrent]", "train.warm_start=none", f"bulk.folder={tmp_path}/nowhere")
+    error = refused("run", data, tmp_path / "w", capsys, *nothing)
     assert "train.freeze" in error and "bulk.folder" in error
 
 
@@ -141,13 +143,13 @@ KUBEFLOW = ["data.paths=[/data/names]", "push.model_dir=/models/htr"]
         ("data.paths=[names]", "data.paths: names is relative; name it as the containers see it"),
         ("push.model_dir=models", "push.model_dir: models is relative"),
         ("train.warm_start=models/7", "train.warm_start: models/7 is relative"),
-        ("train.freeze=[convolutions]", "train.freeze: "),
+        ("train.freeze=[convolutions] train.warm_start=none", "train.freeze: "),
         ("beam.runner=spark", "needs beam.address"),
     ],
 )
 def test_kubeflow_is_given_what_containers_can_find(setting, message):
     with pytest.raises(ConfigError, match=message):
-        preflight.check_kubeflow(load(None, [*KUBEFLOW, setting]))
+        preflight.check_kubeflow(load(None, [*KUBEFLOW, *setting.split()]))
 
 
 def test_kubeflow_may_be_given_what_this_machine_lacks():
