@@ -26,13 +26,13 @@ BASELINE, BODY, ENDS = range(3)
 """Channels of the maps."""
 
 _WEAKEST = 0.25  # probability of a baseline on its ridge
-_MEAN = 0.55  # mean probability along a line
-_END = 0.6  # probability of an end within a line, where it is parted
+_MEAN = 0.6  # mean probability along a line
+_END = 0.7  # probability of an end within a line, where it is parted
 _BODY = 0.5
 _SILENT = 3  # columns that a ridge may be missing
 _STEEPEST = 0.7  # rows for a column that a ridge may rise or fall
 _GAP = 1.5  # of a line's height, between two pieces of a line
-_SHORTEST_PART = 1.5  # of the usual height: an end nearer than that to the end of a ridge is its own
+_SHORTEST_PART = 2.0  # of the usual height: an end nearer than that to the end of a ridge is its own
 _SHORTEST = 0.5  # length of a line, of the height of this one or of most of the page
 _FEWEST_CELLS = 4  # of a line
 # Where the bodies of two lines touch, shares of the distance between their baselines; strokes of both lie between them.
