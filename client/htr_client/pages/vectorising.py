@@ -27,7 +27,7 @@ BASELINE, BODY, ENDS = range(3)
 
 _WEAKEST = 0.25  # probability of a baseline on its ridge
 _MEAN = 0.6  # mean probability along a line
-_END = 0.7  # probability of an end within a line, where it is parted
+_END = 0.6  # probability of an end within a line, where it is parted
 _BODY = 0.5
 _SILENT = 3  # columns that a ridge may be missing
 _STEEPEST = 0.7  # rows for a column that a ridge may rise or fall
