@@ -1,7 +1,6 @@
 """A page with what is shipped: its lines are found, read in order and written, with and without a server."""
 
 import csv
-import json
 import os
 
 import cv2
@@ -63,14 +62,15 @@ def test_the_shipped_line_finder_is_small():
 def test_a_page_becomes_text_in_reading_order(page, tmp_path, capfd):
     code, out, _ = run(capfd, "read", page, "--workspace", tmp_path / "none")
     rows = [line.split("\t") for line in out.splitlines()]
-    assert code == 0 and [row[0] for row in rows] == [f"{page}:{n}" for n in range(1, len(LEFT + RIGHT) + 1)]
-    errors = count_errors(LEFT + RIGHT, [row[1] for row in rows])
-    assert errors.rate < 0.35, rows
+    assert code == 0 and [row[0] for row in rows] == [f"{page}:{n}" for n in range(1, len(rows) + 1)]
+    assert len(rows) <= len(LEFT + RIGHT) + 2, "lines may be broken at wide gaps, but not all"
+    errors = count_errors([" ".join(LEFT + RIGHT)], [" ".join(row[1] for row in rows)])  # in reading order
+    assert errors.rate < 0.25, rows
     _, out, _ = run(capfd, "read", page, "--workspace", tmp_path / "none", "--format", "page")
     found = pages.read(out.encode())
     assert [line.text for line in found.lines] == [row[1] for row in rows]
-    middle = [sum(x for x, _ in line.baseline) / len(line.baseline) for line in found.lines]
-    assert max(middle[: len(LEFT)]) < 750 < min(middle[len(LEFT) :])
+    in_left = [max(x for x, _ in line.baseline) < 760 for line in found.lines]
+    assert in_left == sorted(in_left, reverse=True), "the left column comes first"
 
 
 def test_a_server_and_this_process_read_the_same(page):
@@ -82,4 +82,7 @@ def test_a_server_and_this_process_read_the_same(page):
         HtrClient(server.address) as client,
     ):
         there = client.transcribe_page(page)
-    assert json.loads(pages.write(there, "json")) == pytest.approx(json.loads(pages.write(here, "json")))
+    assert [(line.text, line.baseline) for line in there.lines] == [(line.text, line.baseline) for line in here.lines]
+    assert [line.confidence for line in there.lines] == pytest.approx(
+        [line.confidence for line in here.lines], abs=1e-4
+    )
