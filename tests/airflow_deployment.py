@@ -51,7 +51,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 600) -> Any:
     """Returns what `condition` returns as soon as that is true.
 
     Raises:
@@ -260,7 +260,6 @@ def deploy() -> Iterator[Deployment]:
             "LOGGING__WORKER_LOG_SERVER_PORT": str(log_port),
             "LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_port),
             "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
         }
         environment = {**os.environ, "AIRFLOW_HOME": str(folder / "home")}
         environment |= {f"AIRFLOW__{name}": value for name, value in settings.items()}
@@ -271,7 +270,7 @@ def deploy() -> Iterator[Deployment]:
         for service in SERVICES:
             options = ["--host", "127.0.0.1", "--port", port] if service == "api-server" else []
             processes.start(service, [AIRFLOW, service, *options], env=environment)
-        wait_for("Airflow's services", deployment.healthy, seconds=300)
+        wait_for("Airflow's services", deployment.healthy)
         deployment.log_in("admin", password)
         yield deployment
     finally:
