@@ -259,6 +259,8 @@ def deploy() -> Iterator[Deployment]:
             "API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),
             "LOGGING__WORKER_LOG_SERVER_PORT": str(log_port),
             "LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_port),
+            # On a loaded machine the API answers late, and every task that gives up costs a try.
+            "WORKERS__EXECUTION_API_TIMEOUT": "120",
             "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         }
         environment = {**os.environ, "AIRFLOW_HOME": str(folder / "home")}
