@@ -147,7 +147,8 @@ def later(deployment, runs, sample_data):
 def test_cleared_steps_run_again_with_new_settings(deployment, runs, later):
     assert deployment.state("refused", runs.refused) == "success"
     tasks = deployment.tasks("refused", runs.refused)
-    assert {name for name, task in tasks.items() if task["try_number"] > 1} == {"Evaluator", "RunReport", "Gate"}
+    again = {name for name in ("Trainer", "Evaluator", "RunReport", "Gate") if tasks[name]["try_number"] > 1}
+    assert again == {"Evaluator", "RunReport", "Gate"}
     assert len(pushed(deployment, "refused")) == 1
 
 
