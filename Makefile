@@ -78,8 +78,9 @@ airflow-env: setup  ## Airflow in an environment of its own; AIRFLOW=2 takes 2.1
 airflow-demo: airflow-env  ## the pipeline as a DAG, to a pushed model
 	@$(PYTHON) -m pipeline.airflow_demo
 
-airflow-test: airflow-env  ## tests of the DAG with a real Airflow
-	@$(PYTHON) -m pytest tests/end_to_end/test_airflow.py
+airflow-test: airflow-env  ## tests of the DAG with a real Airflow; 3.3 also with its services and two databases, installed as root
+	@$(if $(filter 2,$(AIRFLOW)),,tests/tools.sh databases)
+	@$(PYTHON) -m pytest -m "" tests/end_to_end/test_airflow.py $(if $(filter 2,$(AIRFLOW)),,tests/end_to_end/test_airflow_deployment.py)
 
 page-tools: setup  ## readers of PAGE, ALTO and hOCR by others, and the schemas, in .venv-page-tools, for one test
 	@cksum requirements/page-tools.txt | cmp -s - .venv-page-tools/.installed || { \

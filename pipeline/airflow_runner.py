@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
+from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
 from pipeline.config import Config
@@ -69,8 +69,9 @@ def compile_dag(config: Config, folder: str) -> Path:
     }
     Path(folder).mkdir(parents=True, exist_ok=True)
     dag = Path(folder) / f"{config.name}.py"
-    dag.with_suffix(".json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-    shutil.copyfile(Path(__file__).with_name("airflow_dag.py"), dag)
+    # Airflow reads the folder all the time, and must find no half of a file.
+    storage.write(str(dag.with_suffix(".json")), json.dumps(document, indent=1).encode())
+    storage.write(str(dag), Path(__file__).with_name("airflow_dag.py").read_bytes())
     return dag
 
 
@@ -100,13 +101,69 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
     node = next(node for node in pipeline.nodes if node.pipeline_node.node_info.id == step)
     database = os.environ.get(METADATA_VARIABLE)
     if database:
-        connection = metadata.mysql_metadata_connection_config(**json.loads(database))
-        steps.launch(pipeline, node, metadata.Metadata(connection))
+        connection = metadata.Metadata(metadata.mysql_metadata_connection_config(**json.loads(database)))
+        _heed_reruns(node.pipeline_node, connection)
+        steps.launch(pipeline, node, connection)
         return
     os.makedirs(document["workspace"], exist_ok=True)
     with local_runner.locked(document["workspace"]):
         summary.check_metadata(document["workspace"])
-        steps.launch(pipeline, node, metadata.Metadata(steps.metadata_connection(pipeline)))
+        connection = metadata.Metadata(steps.metadata_connection(pipeline))
+        _heed_reruns(node.pipeline_node, connection)
+        steps.launch(pipeline, node, connection)
+
+
+def _heed_reruns(node: Any, connection: Any) -> None:
+    """Changes a step for what has run more than once in this run, since its task was cleared in Airflow.
+
+    TFX knows a step's execution by the run. It does nothing where one has succeeded, and would give the outputs of all
+    of them to the steps after it, which take one. So a step that is run again gets a context of its own, and a step
+    after it the outputs of the last execution.
+
+    Args:
+        node: The step in the compiled pipeline, with the run's id.
+        connection: ML Metadata.
+    """
+    from ml_metadata.proto import metadata_store_pb2
+    from tfx.dsl.compiler import constants
+    from tfx.orchestration.portable.mlmd import event_lib
+
+    with connection as handle:
+        store = handle.store
+        names = _names(node.contexts.contexts)
+        if before := _successful(store, names):
+            again = node.contexts.contexts.add()
+            again.type.name = "cleared_task"
+            again.name.field_value.string_value = "/".join([*names.values(), str(len(before))])
+        for wanted in node.inputs.inputs.values():
+            if len(wanted.channels) != 1:
+                continue
+            (channel,) = wanted.channels
+            names = _names(channel.context_queries)
+            if constants.PIPELINE_RUN_CONTEXT_TYPE_NAME in names and len(found := _successful(store, names)) > 1:
+                events = store.get_events_by_execution_ids(found[-1:])
+                outputs = [e.artifact_id for e in events if event_lib.is_valid_output_event(e, channel.output_key)]
+                live = [a.id for a in store.get_artifacts_by_id(outputs) if a.state == metadata_store_pb2.Artifact.LIVE]
+                del wanted.channels[:]
+                wanted.static_inputs.SetInParent()
+                wanted.static_inputs.artifact_ids.extend(live)
+
+
+def _names(contexts: Any) -> dict[str, str]:
+    """Names of contexts, or of queries for them, by type."""
+    return {context.type.name: context.name.field_value.string_value for context in contexts}
+
+
+def _successful(store: Any, names: dict[str, str]) -> list[int]:
+    """Ids of the successful executions that all these contexts have, the oldest one first."""
+    from ml_metadata.proto import metadata_store_pb2
+
+    done = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED)
+    contexts = [store.get_context_by_type_and_name(*name) for name in names.items()]
+    if None in contexts:
+        return []
+    found = ({e.id for e in store.get_executions_by_context(c.id) if e.last_known_state in done} for c in contexts)
+    return sorted(set.intersection(*found))
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.common.versions import list_versions
-from pipeline import cli, local_runner
+from pipeline import airflow_runner, cli, local_runner
 from pipeline.airflow_demo import AIRFLOW, SETTINGS, run_dag
 from pipeline.airflow_runner import METADATA_VARIABLE
 
@@ -145,6 +145,36 @@ def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
             [*command, "HandwritingExampleGen", "run2"], env=environment, capture_output=True, text=True, timeout=300
         )
     assert done.returncode == cli.ERROR and "Another run works in" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_steps_take_what_a_cleared_step_has_written_last(tmp_path, sample_data, monkeypatch):
+    from components.report import summary
+
+    monkeypatch.delenv(METADATA_VARIABLE, raising=False)
+
+    def launch(*steps, threshold):
+        assert compile_dag(tmp_path, sample_data, f"drift.thresholds={{sharpness: {threshold}}}") == 0
+        document = json.loads((tmp_path / "dags" / "htr.json").read_text())
+        for step in steps:
+            airflow_runner.run_step(document, step, "run1")
+
+    def schemas():
+        store = summary.open_metadata(str(tmp_path / "workspace"))
+        execution = max(
+            store.get_executions_by_type("tfx.components.statistics_gen.component.StatisticsGen"), key=lambda e: e.id
+        )
+        events = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == e.INPUT]
+        used = [a for a in store.get_artifacts_by_id([e.artifact_id for e in events]) if "SchemaGen" in a.uri]
+        return [a.id for a in used], sorted(a.id for a in store.get_artifacts_by_type("Schema"))
+
+    launch("HandwritingExampleGen", "SchemaGen", threshold=0.1)
+    launch("SchemaGen", "StatisticsGen", threshold=0.2)
+    used, (_, newest) = schemas()
+    assert used == [newest]
+    launch("SchemaGen", "StatisticsGen", threshold=0.1)  # from the cache
+    used, (oldest, _) = schemas()
+    assert used == [oldest]
 
 
 @needs_airflow
