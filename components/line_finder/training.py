@@ -238,9 +238,7 @@ class LineFitting:
     def _save(self, seconds: float) -> None:
         if not self.checkpoint:
             return
-        arrays = {
-            f"{part}/{i}": v.numpy() for part, variables in self._state().items() for i, v in enumerate(variables)
-        }
+        arrays = checkpoint.values_of(self._state())
         arrays.update({f"best/{i}": value for i, value in enumerate(self._best_weights)})
         progress = {
             "done": self.done, "history": self.history, "losses": self._losses, "best_epoch": self.best_epoch,
@@ -253,9 +251,7 @@ class LineFitting:
         if state is None:
             return False
         arrays, progress = state
-        for part, variables in self._state().items():
-            for i, variable in enumerate(variables):
-                variable.assign(arrays[f"{part}/{i}"])
+        checkpoint.assign(self._state(), arrays)
         self._best_weights = [arrays[f"best/{i}"] for i in range(len(self._best_weights))]
         self.done, self.history, self._losses = progress["done"], progress["history"], progress["losses"]
         self.best, self.best_epoch = LineScore(*progress["best"]), progress["best_epoch"]

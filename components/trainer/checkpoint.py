@@ -19,6 +19,27 @@ from components.common.console import console
 CHECKPOINT_FILE = "checkpoint.npz"
 
 
+def values_of(parts: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+    """The values of variables by name, as `save` takes them.
+
+    Args:
+        parts: Variables by the name of their part; their order tells them apart.
+    """
+    return {f"{part}/{i}": v.numpy() for part, variables in parts.items() for i, v in enumerate(variables)}
+
+
+def assign(parts: Mapping[str, Sequence[Any]], arrays: Mapping[str, np.ndarray]) -> None:
+    """Gives variables the values that `values_of` took from them.
+
+    Args:
+        parts: As for `values_of`.
+        arrays: Values by name; others may be among them.
+    """
+    for part, variables in parts.items():
+        for i, variable in enumerate(variables):
+            variable.assign(arrays[f"{part}/{i}"])
+
+
 def save(path: str, arrays: Mapping[str, np.ndarray], progress: Mapping[str, Any]) -> None:
     """Writes a state: the file is the old one or the new one, never a part.
 

@@ -334,9 +334,7 @@ class Fitting:
 
     def _save(self, seconds: float) -> None:
         """Writes everything that `_restore` needs."""
-        arrays = {
-            f"{part}/{i}": v.numpy() for part, variables in self._state().items() for i, v in enumerate(variables)
-        }
+        arrays = checkpoint.values_of(self._state())
         if not self.checkpoint or not is_chief():
             return
         arrays.update({f"best/{i}": value for i, value in enumerate(self.best_weights)})
@@ -351,9 +349,7 @@ class Fitting:
         if state is None:
             return False
         arrays, progress = state
-        for part, variables in self._state().items():
-            for i, variable in enumerate(variables):
-                variable.assign(arrays[f"{part}/{i}"])
+        checkpoint.assign(self._state(), arrays)
         self.best_weights = [arrays[f"best/{i}"] for i in range(len(self.best_weights))]
         self.done, self.history, self._losses = progress["done"], progress["history"], progress["losses"]
         self.best_cer, self.best_epoch = progress["best_cer"], progress["best_epoch"]

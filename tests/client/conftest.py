@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from htr_client import AsyncHtrClient, HtrClient
+from htr_client.cli import main
 from htr_client.testing import ALPHABET, FakeServer
 
 
@@ -20,6 +21,18 @@ def server():
     running = FakeServer()
     yield running
     running.stop()
+
+
+@pytest.fixture
+def call(server, capsys):
+    """Runs `htr-client` against the server; returns exit code, output and error output."""
+
+    def run_main(*arguments):
+        code = main([*map(str, arguments), "--server", server.address])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_main
 
 
 class Blocking:

@@ -32,16 +32,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def call(server, capsys):
-    def run_main(*arguments):
-        code = main([*map(str, arguments), "--server", server.address])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run_main
-
-
 def test_files_folders_and_globs(call, folder):
     code, out, err = call(folder)
     assert (code, err) == (0, "")

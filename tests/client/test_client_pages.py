@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from htr_client import pages
-from htr_client.cli import main
 from htr_client.errors import ImageError, ModelNotFound
 from htr_client.pages.reading import is_page, may_be_page
 from htr_client.testing import png
@@ -33,16 +32,6 @@ def folder(tmp_path):
     (tmp_path / "4-none.png").write_bytes(drawn()[:-40])
     (tmp_path / "5-page.png").write_bytes(drawn([200]))
     return tmp_path
-
-
-@pytest.fixture
-def call(server, capsys):
-    def run_main(*arguments):
-        code = main([*map(str, arguments), "--server", server.address])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run_main
 
 
 def test_a_page_through_either_client(client):
