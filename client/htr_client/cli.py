@@ -200,7 +200,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         # The reader of a pipe has gone (such as head); nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except HtrError as error:
+    except (HtrError, OSError) as error:  # the server's, or the folder's of --output
         bar.clear()
         print(f"error: {error}", file=sys.stderr)
         return 1

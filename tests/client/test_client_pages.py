@@ -95,6 +95,11 @@ def test_documents(call, folder, tmp_path, form):
     }  # fmt: skip
 
 
+def test_an_output_that_cannot_be_written_is_one_sentence(call, folder):
+    code, _, err = call(folder / "1-page.png", "--format", "alto", "--output", folder / "2-word.png")
+    assert code == 1 and err.startswith("error: ") and "2-word.png" in err and "Traceback" not in err
+
+
 def test_an_empty_page_is_told(call, tmp_path):
     (tmp_path / "empty.png").write_bytes(drawn([]))
     code, out, err = call(tmp_path / "empty.png", "--kind", "page")
