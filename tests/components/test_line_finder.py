@@ -262,7 +262,7 @@ def test_the_shipped_finder_finds_rendered_lines_in_order(words, columns, what, 
     # Each found line has its place in the true order.
     order = [max(range(len(lines)), key=lambda i: score_page([lines[i]], [one]).matched) for one in found]
     known = [place for place, one in zip(order, found, strict=True) if score_page([lines[place]], [one]).matched]
-    # Where words of a line come apart, one group of lines may stand before another.
+    # Two neighbours that are found as one line cut the columns in two there: one step back, and no more.
     assert sum(before > after for before, after in pairwise(known)) <= 1
 
 
