@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from htr_client.pages.reading import LINE_FINDER
 from serving import ports
 from serving.options import IGNORED_FLAGS, ServerOptions, add_arguments, options_from
 from serving.status import ServingError, from_exception, invalid
@@ -229,6 +228,7 @@ class EmbeddedServer:
     # -- configuration files ---------------------------------------------------------------------------------
 
     def _read_models(self) -> list[ModelConfig]:
+        from htr_client.pages.reading import LINE_FINDER
         from serving import model_config
 
         models = self._read_recognisers()

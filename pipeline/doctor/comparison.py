@@ -17,7 +17,6 @@ Device = Literal["gpu", "cpu"]
 _MOST_DIFFERENT = 0.02
 _IMAGES_PER_SECOND = 30  # to render for each second of training: a slow machine still gets through its epochs
 _MOST_EPOCHS = 300
-_UNREADY = 0.5  # CER above which equal texts say nothing
 
 
 class BenchmarkError(RuntimeError):
@@ -95,12 +94,6 @@ class Comparison:
         lines += [*_table(self._training_rows()), ""]
         lines += [f"Transcribing {self.images['eval']} images of other writers, compared with the CPU in float32:", ""]
         lines += _table(self._transcription_rows())
-        unready = [t.name for t in self.trainings if self.reference(t.name).figures["cer"] > _UNREADY]
-        if unready:
-            lines += [
-                "",
-                f"Of {', '.join(unready)} only the speed means something: it has not learnt to read in that time.",
-            ]
         return "\n".join(lines)
 
     def _training_rows(self) -> Iterator[tuple[str, ...]]:

@@ -60,9 +60,8 @@ def test_alto_is_read_back_the_same(page):
         if not line.words and line.text and " " not in line.text:
             whole = Word(line.text, line.box, line.confidence)
             left, top, right, bottom = line.box
-            around_polygon = pages.Line(polygon=line.polygon).box
-            has_box = around_polygon[0] < around_polygon[2] and around_polygon[1] < around_polygon[3]
-            return dataclasses.replace(line, words=(whole,) if has_box and left < right and top < bottom else ())
+            has_box = line.polygon and left < right and top < bottom
+            return dataclasses.replace(line, words=(whole,) if has_box else ())
         if len(line.words) == 1:
             return dataclasses.replace(line, confidence=line.words[0].confidence)
         return dataclasses.replace(line, confidence=None) if line.words else line
