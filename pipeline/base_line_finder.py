@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from components.base_model import packing
 from components.base_model.packing import BaseModelError
 from components.common.console import announced, console
@@ -27,9 +25,9 @@ from components.common.words import counted
 from components.example_gen.rejects import Rejected
 from components.line_finder.card import model_card
 from components.line_finder.data import LabelledPage, draw_number, load_pages
-from components.line_finder.metric import LineScore, score_page
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.tools.page_import.files import ImportProblem
+from components.trainer.base import Start
 from htr_client.pages import PageError
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
@@ -142,37 +140,21 @@ def _train(
     version: Path,
     so_far: bool,
 ) -> None:
-    import keras
+    from components.line_finder.making import NotValidated, make_version
 
-    from components.line_finder.export import ServedLineFinder, save
-    from components.line_finder.model import build
-    from components.line_finder.training import LineFitting
-    from htr_client import image_files
-
-    keras.utils.set_random_seed(train.seed)
-    fitting = LineFitting(build(config), config, training, validation, train, str(version.parent / "state"))
     if not so_far:
         console().print(f"Training the line finder on {counted(len(training), 'page')}")
-        fitting.run()
-    elif not fitting.take_best_so_far():
-        raise BaseModelError(f"The training in {version.parent} has not been validated yet: no weights can be packed.")
     unfinished = version.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    example = image_files.encode(_drawn_page())
-    save(ServedLineFinder(fitting.model, config), str(unfinished), [example], config)
-    facts = {
-        "parameters": fitting.model.count_params(), "history": fitting.history, "best_epoch": fitting.best_epoch
-    }  # fmt: skip
+    state = str(version.parent / "state")
+    try:
+        facts = make_version(
+            config, train, training, validation, str(unfinished), state, Start(None, "nothing"), so_far
+        )
+    except NotValidated as error:
+        raise BaseModelError(str(error)) from error
     version.with_name(f"{version.name}.{METRICS_FILE}").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     unfinished.rename(version)
-
-
-def _drawn_page() -> np.ndarray:
-    """A page for the warm-up: handwriting of people does not belong into a package."""
-    grey = np.full((480, 360), 235, np.uint8)
-    for y in range(60, 440, 40):
-        grey[y - 12 : y : 4, 30:330:5] = 40
-    return grey
 
 
 def _evaluate(
@@ -183,17 +165,15 @@ def _evaluate(
     trained: int,
 ) -> None:
     """Finds the lines of the held-back pages as a service would, and writes metrics and card beside the version."""
-    from htr_client import image_files, pages
+    from components.line_finder.measuring import as_served
+    from components.line_finder.metric import score_pages
     from serving.local_lines import LocalLineFinder
 
     evaluation = {}
     with announced("Finding the lines of the held-back pages"), LocalLineFinder(version) as finder:
+        find = as_served(finder)
         for name, held_back in splits.items():
-            score = LineScore()
-            for page in held_back:
-                height, width = page.grey.shape
-                maps, scale = finder.maps(image_files.encode(page.grey, tall=height + 1))
-                score += score_page(page.lines, pages.find_lines(maps, scale, width, height))
+            score = score_pages((page.lines, find(page.grey)) for page in held_back)
             evaluation[name] = {
                 "pages": len(held_back), "lines": score.true, "found": score.found, "f1": score.f1,
                 "precision": score.precision, "recall": score.recall,

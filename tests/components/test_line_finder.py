@@ -146,7 +146,7 @@ def version(tmp_path_factory):
     tf.keras.utils.set_random_seed(3)
     model = build(CONFIG)
     folder = tmp_path_factory.mktemp("lines") / "1"
-    save(ServedLineFinder(model, CONFIG), str(folder), [image_files.encode(PAGES[0].grey)], CONFIG)
+    save(ServedLineFinder(model, CONFIG), str(folder), CONFIG, {})
     return folder, model
 
 
