@@ -72,6 +72,11 @@ RECIPE = (
     ),
 )  # fmt: skip
 """What the base line finder is trained on. Sand's Fadette and the letters of Sister Marie are held back as a whole."""
+_REMARKS = (
+    "French, about 1800 to 1918.",
+    "The labels of the wills (poilus) leave out stamps, printed headings and notes by officials: what it finds there "
+    "counts as wrong.",
+)
 
 
 def load_splits(data: Path, longest: int) -> dict[str, dict[str, list[LabelledPage]]]:
@@ -122,7 +127,7 @@ def _make(given: argparse.Namespace) -> None:
         shutil.rmtree(version, ignore_errors=True)
     if not version.exists():
         _train(config, train, training, validation, version, given.so_far)
-    _evaluate(version, splits[EVALUATION], config, train, len(training))
+    _evaluate(version, splits[EVALUATION], config, train)
     console().print(f"{packing.pack(str(version), packing.LINE_FINDER)} is the new base line finder")
 
 
@@ -162,7 +167,6 @@ def _evaluate(
     splits: dict[str, list[LabelledPage]],
     config: LineFinderConfig,
     train: LineTrainingConfig,
-    trained: int,
 ) -> None:
     """Finds the lines of the held-back pages as a service would, and writes metrics and card beside the version."""
     from components.line_finder.measuring import as_served
@@ -181,7 +185,7 @@ def _evaluate(
     metrics_file = version.with_name(f"{version.name}.{METRICS_FILE}")
     metrics = json.loads(metrics_file.read_text("utf-8")) | {"evaluation": evaluation, "train": train.model_dump()}
     metrics_file.write_text(json.dumps(metrics, indent=1) + "\n", "utf-8")
-    card = model_card(config, train, [one.credit for one in RECIPE], trained, metrics)
+    card = model_card(config, train, [f"{'; '.join(one.credit for one in RECIPE)}.", *_REMARKS], metrics)
     version.with_name(f"{version.name}.{CARD_FILE}").write_text(card, "utf-8")
 
 

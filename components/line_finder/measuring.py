@@ -29,7 +29,7 @@ def as_served(finder: LocalLineFinder) -> FindLines:
     Args:
         finder: A version in this process.
     """
-    return lambda grey: find_page(grey, finder.maps).lines
+    return lambda grey: find_page(grey, finder.maps, max_pixels=grey.size).lines
 
 
 @dataclass
