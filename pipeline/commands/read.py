@@ -57,6 +57,8 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
         finder = line_finder(config) if arguments.kind != "line" else None
     except NoModelError as error:
         raise CommandError(str(error), USAGE) from error
+    if finder and finder.startswith(config.line_finder_dir):
+        print(f"note: The line finder is {finder}", file=sys.stderr, flush=True)
     client = LocalClient(model.path, model.name, decoder=decoder, batch_size=arguments.batch_size, line_finder=finder)
     with quiet(), announced("Loading TensorFlow and the model"), without_extras():
         client.connect()
