@@ -70,7 +70,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]], measure: str = "valida
         history: Entries of the epochs.
         measure: Key of the measure: "validation_cer", or "f1", of which more is better.
     """
-    name, best_of = ("F1", np.argmax) if measure == "f1" else ("CER", np.argmin)
+    name, best_of, above = ("F1", np.argmax, -14) if measure == "f1" else ("CER", np.argmin, 7)
     with matplotlib.rc_context(_STYLE):
         figure, (loss_axis, axis) = _figure(5.2, 2.5, ncols=2)
         epochs = [entry["epoch"] for entry in history]
@@ -81,7 +81,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]], measure: str = "valida
         axis.plot(epochs, values, color=_ACCENT, marker=".", markersize=3)
         best = int(best_of(values))
         axis.plot(epochs[best], values[best], "o", color=_ACCENT, markersize=6)
-        axis.annotate(f"{values[best]:.2f} %", (epochs[best], values[best]), (0, 7), textcoords="offset points",
+        axis.annotate(f"{values[best]:.2f} %", (epochs[best], values[best]), (0, above), textcoords="offset points",
                       ha="right" if best > len(values) / 2 else "left")  # fmt: skip
         axis.set(xlabel="epoch", title=f"validation {name}, %", ylim=(0, None))
         for each in (loss_axis, axis):
