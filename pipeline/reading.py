@@ -108,8 +108,23 @@ def _scripts(version: str) -> str:
     return " and ".join(sorted({unicodedata.name(letter).partition(" ")[0].title() for letter in letters}))
 
 
-def line_finder() -> str | None:
-    """Version directory of the line finder that is shipped; None where there is none."""
+def line_finder(config: Config | None = None) -> str | None:
+    """Version directory of the line finder.
+
+    Args:
+        config: Whose workspace may hold pushed versions; None for the base line finder in any case.
+
+    Returns:
+        The newest version that is not withdrawn, else the base line finder; None where none is shipped.
+
+    Raises:
+        NoModelError: The newest version is in a bucket.
+    """
+    pushed = model_at(storage.absolute(config.line_finder_dir)) if config is not None else None
+    if pushed is not None:
+        if storage.is_remote(pushed):
+            raise NoModelError(f"{pushed} is in a bucket: copy it to this machine and name that in pages.model_dir.")
+        return pushed
     try:
         return packing.unpack(packing.LINE_FINDER)
     except packing.BaseModelError:
@@ -122,7 +137,8 @@ def local_client(
     """A client that needs no server: it transcribes in this process, and its results are those of `HtrClient`.
 
     Args:
-        workspace: its newest version is taken; where nothing was pushed, the base model for lines.
+        workspace: its newest versions are taken; where none was pushed, the base model for lines, and the base line
+            finder.
         base: preset of the base model to take, whatever was pushed.
         decoder: how log-probabilities become text; by default as `HtrClient`.
 
@@ -131,5 +147,6 @@ def local_client(
     """
     from serving.local import LocalClient
 
-    model = find_model(load(workspace=workspace), base=base)
-    return LocalClient(model.path, model.name, decoder=decoder, line_finder=line_finder())
+    config = load(workspace=workspace)
+    model = find_model(config, base=base)
+    return LocalClient(model.path, model.name, decoder=decoder, line_finder=line_finder(config))

@@ -15,10 +15,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 from components.trainer.model import Recogniser
 from components.transform.preprocessing import decode_batch
 from components.transform.settings import TransformConfig
-from serving.version_directory import LANGUAGE_MODEL_FILE
-
-VARIABLES_KEY = "network_variables"
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+from serving.version_directory import LANGUAGE_MODEL_FILE, WARMUP_FILE
 
 
 def best_path(log_probs: tf.Tensor, frames: tf.Tensor, alphabet: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -102,7 +99,7 @@ class ServedModel(tf.Module):
             temperature: the logits are divided by it, so that confidences are neither too high nor too low.
         """
         super().__init__(name="htr")
-        # By path, for `transfer.start_from`; the attribute's name is VARIABLES_KEY.
+        # By path, for `transfer.start_from`; the attribute's name is `weights.VARIABLES_KEY`.
         self.network_variables = {v.path: v.value for v in model.variables if "seed_generator" not in v.path}
         self.transform = tft_output.transform_features_layer()
         characters = tf.constant(list(alphabet))

@@ -40,7 +40,6 @@ def read_config(arguments: argparse.Namespace) -> Config:
         CommandError: a setting is unknown or impossible.
     """
     from components.common import storage
-    from pipeline.config import PATHS
 
     config = read_given_config(arguments)
     if storage.is_remote(config.workspace):
@@ -52,12 +51,10 @@ def read_config(arguments: argparse.Namespace) -> Config:
     # Absolute, since artifacts are found again by these paths, from wherever the next command is started, and since
     # Airflow runs each step in a folder of its own, which it deletes.
     config = config.model_copy(update={"workspace": os.path.abspath(config.workspace)})
-    for name, setting in PATHS:
-        section = getattr(config, name)
-        value = getattr(section, setting)
-        if value and (setting != "warm_start" or config.train.is_warm):
-            found = [storage.absolute(path) for path in value] if isinstance(value, list) else storage.absolute(value)
-            config = config.model_copy(update={name: section.model_copy(update={setting: found})})
+    for name, setting, value in list(config.paths()):
+        found = [storage.absolute(path) for path in value] if isinstance(value, list) else storage.absolute(value)
+        section = getattr(config, name).model_copy(update={setting: found})
+        config = config.model_copy(update={name: section})
     return config
 
 
@@ -71,6 +68,8 @@ def read_given_config(arguments: argparse.Namespace) -> Config:
         settings["data"] = {"paths": arguments.data}
     if arguments.workspace:
         settings["workspace"] = arguments.workspace
+    if getattr(arguments, "task", None):
+        settings["task"] = arguments.task
     try:
         return load(arguments.config, arguments.set, **settings)
     except ConfigError as error:
@@ -95,6 +94,13 @@ def add_config_arguments(command: argparse.ArgumentParser, data: bool = True) ->
     )
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as gate.max_cer=0.05")
     command.add_argument("--workspace", metavar="DIR", help="folder for everything that is made (default: workspace)")
+
+
+def add_task_argument(command: argparse.ArgumentParser) -> None:
+    """Adds the option that says which pipeline is meant."""
+    command.add_argument(
+        "--task", choices=("text", "pages"), help="text: a recogniser (default); pages: a line finder, from pages"
+    )
 
 
 def add_model_arguments(command: argparse.ArgumentParser) -> None:

@@ -44,15 +44,21 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
     from components.common import storage
     from components.common.console import announced, quiet
     from pipeline.imports import without_extras
-    from pipeline.reading import line_finder
+    from pipeline.reading import NoModelError, line_finder
 
-    model = find_model(read_config(arguments), arguments.model, arguments.base)
+    config = read_config(arguments)
+    model = find_model(config, arguments.model, arguments.base)
     if storage.is_remote(model.path):
         raise CommandError(f"{model.path} is in a bucket: copy it to this machine and name it with --model.", USAGE)
     print(f"note: {model.note}", file=sys.stderr, flush=True)
     from serving.local import LocalClient
 
-    finder = line_finder() if arguments.kind != "line" else None
+    try:
+        finder = line_finder(config) if arguments.kind != "line" else None
+    except NoModelError as error:
+        raise CommandError(str(error), USAGE) from error
+    if finder and finder.startswith(config.line_finder_dir):
+        print(f"note: The line finder is {finder}", file=sys.stderr, flush=True)
     client = LocalClient(model.path, model.name, decoder=decoder, batch_size=arguments.batch_size, line_finder=finder)
     with quiet(), announced("Loading TensorFlow and the model"), without_extras():
         client.connect()

@@ -73,12 +73,17 @@ def test_a_page_becomes_text_in_reading_order(page, tmp_path, capfd):
     assert in_left == sorted(in_left, reverse=True), "the left column comes first"
 
 
-def test_a_server_and_this_process_read_the_same(page):
+def test_a_server_and_this_process_read_the_same(page, tmp_path):
     options = {"model_name": "htr", "model_base_path": os.path.dirname(packing.unpack("line")), "port": 0}
     with local_client("none") as client:
         here = client.transcribe_page(page)
+    # As `htr serve --pages` serves it until a line finder is pushed.
+    options |= {
+        "line_finder_base_path": str(tmp_path),
+        "line_finder_fallback_base_path": os.path.dirname(line_finder()),
+    }
     with (
-        EmbeddedServer(**options, line_finder_base_path=os.path.dirname(line_finder())) as server,
+        EmbeddedServer(**options) as server,
         HtrClient(server.address) as client,
     ):
         there = client.transcribe_page(page)
