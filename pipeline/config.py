@@ -53,7 +53,7 @@ SETTINGS = {
 # Settings that are paths or lists of them, besides the workspace.
 PATHS = (
     ("data", "paths"), ("train", "warm_start"), ("language", "texts"), ("push", "model_dir"), ("bulk", "folder"),
-    ("beam", "setup_file"), ("beam", "extra_packages"),
+    ("bulk", "line_finder"), ("beam", "setup_file"), ("beam", "extra_packages"),
 )  # fmt: skip
 
 

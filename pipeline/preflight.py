@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
+from components.common.versions import GRAPH_FILE
 from components.example_gen.dataset import eval_slices
 from components.example_gen.plan import Plan
 from components.example_gen.table import Table
@@ -95,6 +96,9 @@ def _here(config: Config) -> Iterator[str]:
         yield from _writable("push.model_dir", config.model_dir)
     if config.bulk.folder and not (storage.is_remote(config.bulk.folder) or os.path.isdir(config.bulk.folder)):
         yield f"bulk.folder: {config.bulk.folder} does not exist or is not a folder"
+    finder = config.bulk.line_finder
+    if finder and not storage.is_remote(finder) and not os.path.exists(os.path.join(finder, GRAPH_FILE)):
+        yield f"bulk.line_finder: {finder} is no version of a line finder"
     if config.push.server_command and not shutil.which(config.push.server_command[0]):
         yield f"push.server_command: there is no program {config.push.server_command[0]} (not a path, nor on the PATH)"
     for name, paths in (("setup_file", [config.beam.setup_file]), ("extra_packages", config.beam.extra_packages)):

@@ -108,8 +108,20 @@ def _scripts(version: str) -> str:
     return " and ".join(sorted({unicodedata.name(letter).partition(" ")[0].title() for letter in letters}))
 
 
-def line_finder() -> str | None:
-    """Version directory of the line finder that is shipped; None where there is none."""
+def find_line_finder(directory: str | None = None) -> str | None:
+    """Version directory of the line finder that is named, else of the one that is shipped; None where there is none.
+
+    Args:
+        directory: a version, or a directory of versions.
+
+    Raises:
+        NoModelError: there is no version.
+    """
+    if directory is not None:
+        version = model_at(storage.absolute(directory))
+        if version is None:
+            raise NoModelError(f"{directory} is neither a version of a line finder nor a directory with versions.")
+        return version
     try:
         return packing.unpack(packing.LINE_FINDER)
     except packing.BaseModelError:
@@ -132,4 +144,4 @@ def local_client(
     from serving.local import LocalClient
 
     model = find_model(load(workspace=workspace), base=base)
-    return LocalClient(model.path, model.name, decoder=decoder, line_finder=line_finder())
+    return LocalClient(model.path, model.name, decoder=decoder, line_finder=find_line_finder())

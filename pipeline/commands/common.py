@@ -108,6 +108,9 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--base", metavar="PRESET", help="the base model for this preset (line, word), whatever there is"
     )
+    command.add_argument(
+        "--line-finder", metavar="DIR", help="as --model, the line finder for pages (default: the one that is shipped)"
+    )
 
 
 def find_model(config: Config, directory: str | None = None, base: str | None = None) -> Model:
@@ -123,6 +126,20 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     except reading.NoModelError as error:
         option = "--model: " if directory else "--base: " if base else ""
         raise CommandError(f"{option}{error}", USAGE if option else ERROR) from error
+
+
+def find_line_finder(directory: str | None = None) -> str | None:
+    """As `pipeline.reading.find_line_finder`, for commands.
+
+    Raises:
+        CommandError: there is none in the directory.
+    """
+    from pipeline import reading
+
+    try:
+        return reading.find_line_finder(directory)
+    except reading.NoModelError as error:
+        raise CommandError(f"--line-finder: {error}", USAGE) from error
 
 
 @contextlib.contextmanager

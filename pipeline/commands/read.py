@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from pipeline.commands.common import (
     CommandError,
     add_config_arguments,
     add_model_arguments,
+    find_line_finder,
     find_model,
     positive,
     read_config,
@@ -44,16 +47,18 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
     from components.common import storage
     from components.common.console import announced, quiet
     from pipeline.imports import without_extras
-    from pipeline.reading import line_finder
 
     model = find_model(read_config(arguments), arguments.model, arguments.base)
-    if storage.is_remote(model.path):
-        raise CommandError(f"{model.path} is in a bucket: copy it to this machine and name it with --model.", USAGE)
+    finder = find_line_finder(arguments.line_finder) if arguments.kind != "line" else None
+    for option, path in (("--model", model.path), ("--line-finder", finder or "")):
+        if storage.is_remote(path):
+            raise CommandError(f"{path} is in a bucket: copy it to this machine and name it with {option}.", USAGE)
     print(f"note: {model.note}", file=sys.stderr, flush=True)
     from serving.local import LocalClient
 
-    finder = line_finder() if arguments.kind != "line" else None
     client = LocalClient(model.path, model.name, decoder=decoder, batch_size=arguments.batch_size, line_finder=finder)
-    with quiet(), announced("Loading TensorFlow and the model"), without_extras():
-        client.connect()
+    # Of files that are not there, the client tells without a model.
+    if any(image == "-" or glob.has_magic(image) or os.path.exists(image) for image in arguments.images):
+        with quiet(), announced("Loading TensorFlow and the model"), without_extras():
+            client.connect()
     return client

@@ -29,7 +29,7 @@ def add_commands(add: AddCommand) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.versions import in_service
-    from pipeline.reading import line_finder
+    from pipeline.reading import find_line_finder
     from serving.server import run
     from serving.status import Code, ServingError
 
@@ -49,7 +49,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             arguments.model_base_path = config.model_dir
             arguments.fallback_base_path = os.path.dirname(model.path)
     if arguments.pages:
-        finder = line_finder()
+        finder = find_line_finder()
         if finder is None:
             raise CommandError("--pages: There is no base line finder in this installation.", USAGE)
         arguments.line_finder_base_path = os.path.dirname(finder)

@@ -12,7 +12,7 @@ from components.common.metrics import count_errors
 from components.tools.rendered_text.dataset import write_dataset
 from htr_client import HtrClient, pages
 from pipeline import cli
-from pipeline.reading import line_finder, local_client
+from pipeline.reading import find_line_finder, local_client
 from serving.server import EmbeddedServer
 
 pytestmark = pytest.mark.slow
@@ -78,7 +78,7 @@ def test_a_server_and_this_process_read_the_same(page):
     with local_client("none") as client:
         here = client.transcribe_page(page)
     with (
-        EmbeddedServer(**options, line_finder_base_path=os.path.dirname(line_finder())) as server,
+        EmbeddedServer(**options, line_finder_base_path=os.path.dirname(find_line_finder())) as server,
         HtrClient(server.address) as client,
     ):
         there = client.transcribe_page(page)

@@ -1,8 +1,10 @@
-"""Pages as plain text and as JSON."""
+"""Pages as plain text, as JSON and as a table."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 from typing import Any
 
@@ -22,6 +24,16 @@ def to_text(page: Page) -> str:
 def to_json(page: Page) -> str:
     """All of a page as JSON: the attributes of `Page`, `Line` and `Word` by name; points are [x, y]."""
     return json.dumps(dataclasses.asdict(page), ensure_ascii=False) + "\n"
+
+
+def to_csv(page: Page) -> str:
+    """A row for each line of a page: its number from 1, its text, its confidence."""
+    table = io.StringIO(newline="")
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["line", "text", "confidence"])
+    for number, line in enumerate(page.lines, 1):
+        rows.writerow([number, line.text, "" if line.confidence is None else f"{line.confidence:.4f}"])
+    return table.getvalue()
 
 
 def from_json(text: str) -> Page:
