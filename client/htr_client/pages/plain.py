@@ -45,7 +45,8 @@ def from_json(text: str) -> Page:
     try:
         content = json.loads(text)
         lines = tuple(_line(line) for line in content.pop("lines"))
-        return Page(**content, lines=lines)
+        width, height = (int(content.pop(name)) for name in ("width", "height"))
+        return Page(**content, width=width, height=height, lines=lines)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise PageError("not_a_page", f"This is no page in htr's JSON: {error}.") from None
 
@@ -56,4 +57,4 @@ def _line(content: dict[str, Any]) -> Line:
 
 
 def _points(content: list[list[int]]) -> Points:
-    return tuple((x, y) for x, y in content)
+    return tuple((int(x), int(y)) for x, y in content)
