@@ -214,3 +214,24 @@ def test_a_file_of_each_page_needs_pages():
     with pytest.raises(ValueError, match=r"bulk\.kind=page"):
         BulkConfig(format="alto")
     assert (BulkConfig(format="csv").output, BulkConfig(format="alto", kind="auto").output) == ("texts.csv", "pages")
+
+
+def test_the_step_writes_files_of_pages(folder, models, tmp_path):
+    from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+    from tfx.types import standard_artifacts
+
+    from components.batch_transcriber.component import COUNTS_FILE, Executor, Transcriptions
+
+    model, blessing, output = standard_artifacts.Model(), standard_artifacts.ModelBlessing(), Transcriptions()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "Format-Serving").symlink_to(models[0])
+    model.uri, output.uri = str(tmp_path / "model"), str(tmp_path / "out")
+    blessing.set_int_custom_property("blessed", 1)
+    config = BulkConfig(folder=str(folder), kind="auto", format="page", line_finder=models[1])
+    context = BaseBeamExecutor.Context(beam_pipeline_args=LOCAL, tmp_dir=str(tmp_path), unique_id="1")
+    inputs = {"model": [model], "model_blessing": [blessing]}
+    Executor(context).Do(inputs, {"transcriptions": [output]}, {"config": config.model_dump_json()})
+    assert len(pages.read((tmp_path / "out" / "pages" / "b" / "1.xml").read_bytes()).lines) == 2
+    counts = json.loads((tmp_path / "out" / COUNTS_FILE).read_text())
+    assert (counts["pictures"], counts["errors"], counts["pages"], counts["lines"]) == (6, 1, 5, 9)
+    assert (tmp_path / "out" / "pages-errors.csv").exists() and counts["incomplete"] == {"no_lines": 1}
