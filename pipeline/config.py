@@ -39,7 +39,7 @@ from pipeline.kubeflow_settings import KubeflowConfig
 _LINE_FINDER = "htr-lines"  # `htr_client.pages.reading.LINE_FINDER`, whose module loads OpenCV
 _PATHS = (
     ("data", "paths"), ("train", "warm_start"), ("language", "texts"), ("push", "model_dir"), ("bulk", "folder"),
-    ("pages", "model_dir"), ("line_training", "warm_start"), ("line_gate", "recogniser"),
+    ("bulk", "line_finder"), ("pages", "model_dir"), ("line_training", "warm_start"), ("line_gate", "recogniser"),
     ("beam", "setup_file"), ("beam", "extra_packages"),
 )  # fmt: skip
 

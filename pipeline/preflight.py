@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
+from components.common.versions import GRAPH_FILE
 from components.example_gen.dataset import eval_slices
 from components.example_gen.plan import Plan
 from components.example_gen.table import Table
@@ -128,6 +129,9 @@ def _here(config: Config) -> Iterator[str]:
         yield from _writable("push.model_dir", config.model_dir)
     if config.bulk.folder and not (storage.is_remote(config.bulk.folder) or os.path.isdir(config.bulk.folder)):
         yield f"bulk.folder: {config.bulk.folder} does not exist or is not a folder"
+    finder = config.bulk.line_finder
+    if finder and not storage.is_remote(finder) and not os.path.exists(os.path.join(finder, GRAPH_FILE)):
+        yield f"bulk.line_finder: {finder} is no version of a line finder"
     yield from _server_command(config)
     for name, paths in (("setup_file", [config.beam.setup_file]), ("extra_packages", config.beam.extra_packages)):
         for path in filter(None, paths):

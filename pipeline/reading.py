@@ -108,23 +108,27 @@ def _scripts(version: str) -> str:
     return " and ".join(sorted({unicodedata.name(letter).partition(" ")[0].title() for letter in letters}))
 
 
-def line_finder(config: Config | None = None) -> str | None:
-    """Version directory of the line finder.
+def pushed_line_finder(config: Config, directory: str | None = None) -> str | None:
+    """Version directory of the line finder that is named, else of the newest pushed one that is not withdrawn.
 
     Args:
-        config: Whose workspace may hold pushed versions; None for the base line finder in any case.
+        config: Whose workspace may hold pushed versions.
+        directory: A version, or a directory of versions, to take instead.
 
     Returns:
-        The newest version that is not withdrawn, else the base line finder; None where none is shipped.
+        None where nothing is named and nothing was pushed.
 
     Raises:
-        NoModelError: The newest version is in a bucket.
+        NoModelError: There is no version in the directory that is named.
     """
-    pushed = model_at(storage.absolute(config.line_finder_dir)) if config is not None else None
-    if pushed is not None:
-        if storage.is_remote(pushed):
-            raise NoModelError(f"{pushed} is in a bucket: copy it to this machine and name that in pages.model_dir.")
-        return pushed
+    version = model_at(storage.absolute(directory or config.line_finder_dir))
+    if version is None and directory is not None:
+        raise NoModelError(f"{directory} is neither a version of a line finder nor a directory with versions.")
+    return version
+
+
+def base_line_finder() -> str | None:
+    """Version directory of the line finder that is shipped; None where there is none."""
     try:
         return packing.unpack(packing.LINE_FINDER)
     except packing.BaseModelError:
@@ -149,4 +153,5 @@ def local_client(
 
     config = load(workspace=workspace)
     model = find_model(config, base=base)
-    return LocalClient(model.path, model.name, decoder=decoder, line_finder=line_finder(config))
+    finder = pushed_line_finder(config) or base_line_finder()
+    return LocalClient(model.path, model.name, decoder=decoder, line_finder=finder)

@@ -114,6 +114,11 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--base", metavar="PRESET", help="the base model for this preset (line, word), whatever there is"
     )
+    command.add_argument(
+        "--line-finder",
+        metavar="DIR",
+        help="as --model, the line finder for pages (default: newest of the workspace, else the base line finder)",
+    )
 
 
 def find_model(config: Config, directory: str | None = None, base: str | None = None) -> Model:
@@ -129,6 +134,20 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     except reading.NoModelError as error:
         option = "--model: " if directory else "--base: " if base else ""
         raise CommandError(f"{option}{error}", USAGE if option else ERROR) from error
+
+
+def pushed_line_finder(config: Config, directory: str | None) -> str | None:
+    """As `pipeline.reading.pushed_line_finder`, for commands.
+
+    Raises:
+        CommandError: there is none in the directory that is named.
+    """
+    from pipeline import reading
+
+    try:
+        return reading.pushed_line_finder(config, directory)
+    except reading.NoModelError as error:
+        raise CommandError(f"--line-finder: {error}", USAGE) from error
 
 
 @contextlib.contextmanager

@@ -153,8 +153,10 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
         out.print(f"Version    {summary.version} in {model_dir}{_withdrawn(summary, model_dir)}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:
         images, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
+        lines = f" with {counted(summary.transcribed['lines'], 'line')}" if "lines" in summary.transcribed else ""
         out.print(
-            f"New        {counted(images, 'image')} in {summary.transcribed['folder']}, {errors} could not be read\n"
+            f"New        {counted(images, 'image')}{lines} in {summary.transcribed['folder']}, {errors} could not be "
+            "read\n"
             f"           {summary.transcriptions_folder}", markup=False,
         )  # fmt: skip
     out.print(f"Report     {report}\nLog        {log}\nTook       {str(duration).split('.')[0]}", markup=False)

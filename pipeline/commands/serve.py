@@ -63,13 +63,13 @@ def _serve_line_finder(arguments: argparse.Namespace, model_dir: str) -> None:
     """The pushed line finders, or the base one until there is a pushed one."""
     from components.common import storage
     from components.common.versions import in_service
-    from pipeline.reading import line_finder
+    from pipeline.reading import base_line_finder
 
     if storage.is_remote(model_dir):
         raise CommandError(f"--pages: {model_dir} is in a bucket, which the embedded server does not read.", USAGE)
     arguments.line_finder_base_path = model_dir
     if not in_service(model_dir):
-        base = line_finder()
+        base = base_line_finder()
         if base is None:
             raise CommandError("--pages: There is no base line finder in this installation.", USAGE)
         arguments.line_finder_fallback_base_path = os.path.dirname(base)

@@ -12,7 +12,7 @@ from components.common.metrics import count_errors
 from components.tools.rendered_text.dataset import write_dataset
 from htr_client import HtrClient, pages
 from pipeline import cli
-from pipeline.reading import line_finder, local_client
+from pipeline.reading import base_line_finder, local_client
 from serving.server import EmbeddedServer
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_server_and_this_process_read_the_same(page, tmp_path):
     # As `htr serve --pages` serves it until a line finder is pushed.
     options |= {
         "line_finder_base_path": str(tmp_path),
-        "line_finder_fallback_base_path": os.path.dirname(line_finder()),
+        "line_finder_fallback_base_path": os.path.dirname(base_line_finder()),
     }
     with (
         EmbeddedServer(**options) as server,
