@@ -94,8 +94,9 @@ def test_the_page_is_what_prometheus_reads():
         'h_bucket{le="1"} 1', 'h_bucket{le="2"} 3', 'h_bucket{le="+Inf"} 4', "h_sum{} 7.5", "h_count{} 4",
     ]  # fmt: skip
     gauge = Metric("g", "gauge", ())
-    gauge.set(1795655053.25)
-    assert gauge.lines()[1:] == ["g{} 1795655053.25"]
+    for value in (1795655053.25, 3):
+        gauge.set(value)
+        assert gauge.lines()[1:] == [f"g{{}} {value}"]
     for number in range(MAX_SERIES + 10):
         counter.add(1, str(number))
     assert counter.value("other") == 11 and len(counter.lines()) <= MAX_SERIES + 2
