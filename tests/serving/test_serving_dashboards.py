@@ -98,6 +98,17 @@ def test_dashboards_name_what_is_exported_and_show_all_of_it(figures):
         assert [metric for metric, series in there.items() if not series & used] == []
 
 
+def test_figures_of_runs(figures):
+    lines, run = figures[0].splitlines(), 'run="2026-05-02T10:00:00"'
+    for line in (
+        f'htr_run_info{{{run},outcome="blessed",version="2"}} 1', f"htr_run_cer{{{run}}} 0.04",
+        f"htr_run_seconds{{{run}}} 60.5", f'htr_run_images{{{run},split="eval"}} 20',
+        f'htr_run_rejected_rows{{{run},reason="missing_file"}} 2', f'htr_run_drift{{{run},measure="sharpness"}} 0.6',
+        f'htr_run_drift_allowed{{{run},measure="sharpness"}} 0.2',
+    ):  # fmt: skip
+        assert line in lines
+
+
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_dashboards_can_be_imported(name):
     dashboard = DASHBOARDS[name]
