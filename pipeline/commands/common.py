@@ -150,6 +150,32 @@ def pushed_line_finder(config: Config, directory: str | None) -> str | None:
         raise CommandError(f"--line-finder: {error}", USAGE) from error
 
 
+def add_prometheus_argument(command: argparse.ArgumentParser) -> None:
+    """Adds the option whose file `write_for_prometheus` writes."""
+    text = "also write the figures for the textfile collector of Prometheus' node exporter"
+    command.add_argument("--prometheus", type=_textfile, metavar="FILE.prom", help=text)
+
+
+def _textfile(path: str) -> str:
+    if not path.endswith(".prom"):
+        raise argparse.ArgumentTypeError(f"the textfile collector passes over {path}: its files are named *.prom")
+    return path
+
+
+def write_for_prometheus(file: str, page: str) -> None:
+    """Writes a page for the textfile collector, which sees it whole or not at all.
+
+    Raises:
+        CommandError: the file cannot be written.
+    """
+    from components.common import storage
+
+    try:
+        storage.write(file, page.encode())
+    except OSError as error:
+        raise CommandError(f"--prometheus {file} cannot be written: {error.strerror}.") from error
+
+
 @contextlib.contextmanager
 def resumable(log: str, *usage: type[Exception]) -> Iterator[None]:
     """Turns the errors of a job that can go on where it stopped into those of a command.
