@@ -46,13 +46,14 @@ def _read(arguments: argparse.Namespace) -> int:
 def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) -> LocalClient:
     from components.common import storage
     from components.common.console import announced, quiet
+    from htr_client.cli import LINE_FORMATS
     from pipeline.imports import without_extras
     from pipeline.reading import base_line_finder
 
     config = read_config(arguments)
     model = find_model(config, arguments.model, arguments.base)
     finder = None
-    if arguments.kind != "line":
+    if arguments.kind != "line" or arguments.format not in LINE_FORMATS:
         finder = pushed_line_finder(config, arguments.line_finder) or base_line_finder()
     for option, path in (("--model", model.path), ("--line-finder", finder or "")):
         if storage.is_remote(path):

@@ -66,7 +66,8 @@ def test_a_page_becomes_text_in_reading_order(page, tmp_path, capfd):
     assert len(rows) <= len(LEFT + RIGHT) + 2, "lines may be broken at wide gaps, but not all"
     errors = count_errors([" ".join(LEFT + RIGHT)], [" ".join(row[1] for row in rows)])  # in reading order
     assert errors.rate < 0.25, rows
-    _, out, _ = run(capfd, "read", page, "--workspace", tmp_path / "none", "--format", "page")
+    # A format of pages means pages, whatever else is said.
+    _, out, _ = run(capfd, "read", page, "--workspace", tmp_path / "none", "--format", "page", "--kind", "line")
     found = pages.read(out.encode())
     assert [line.text for line in found.lines] == [row[1] for row in rows]
     in_left = [max(x for x, _ in line.baseline) < 760 for line in found.lines]
