@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_transform as tft
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
 from components.trainer.model import Recogniser
-from components.transform.preprocessing import decode_batch
+from components.transform.preprocessing import image_batch
 from components.transform.settings import TransformConfig
 from serving.version_directory import LANGUAGE_MODEL_FILE
 
@@ -87,7 +87,6 @@ class ServedModel(tf.Module):
     def __init__(
         self,
         model: Recogniser,
-        tft_output: tft.TFTransformOutput,
         alphabet: Sequence[str],
         config: TransformConfig,
         temperature: float = 1.0,
@@ -96,7 +95,6 @@ class ServedModel(tf.Module):
 
         Args:
             model: trained network.
-            tft_output: output of TFX Transform.
             alphabet: characters of classes 0 to C - 2.
             config: geometry of the image tensor.
             temperature: the logits are divided by it, so that confidences are neither too high nor too low.
@@ -104,15 +102,15 @@ class ServedModel(tf.Module):
         super().__init__(name="htr")
         # By path, for `transfer.start_from`; the attribute's name is VARIABLES_KEY.
         self.network_variables = {v.path: v.value for v in model.variables if "seed_generator" not in v.path}
-        self.transform = tft_output.transform_features_layer()
         characters = tf.constant(list(alphabet))
         feature_spec = {"image": tf.io.FixedLenFeature([1], tf.string)}
 
+        network = _with_constants(model, config.height)
+
         def recognise(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            transformed = self.transform({"image": image_bytes[:, tf.newaxis]})
-            images, widths = decode_batch(transformed["image_png"], config)
-            outputs = model({"images": images, "widths": widths}, training=False)
-            return {"log_probs": tf.nn.log_softmax(outputs["logits"] / temperature), "frames": outputs["frames"]}
+            images, widths = image_batch(image_bytes, config)
+            frames, logits = network(images, widths)
+            return {"log_probs": tf.nn.log_softmax(logits / temperature), "frames": frames}
 
         def transcribe(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             outputs = recognise(image_bytes)
@@ -155,6 +153,21 @@ class ServedModel(tf.Module):
             "language_model": tell_language_model,
             "evaluate": evaluate,
         }
+
+
+def _with_constants(model: Recogniser, height: int | None) -> Any:
+    """The network as a function of images and widths with its weights as constants.
+
+    TensorFlow computes once, when it loads the graph, what depends on constants only: folded normalisation, weights in
+    the order that its convolutions want. All signatures share the function, and so the constants.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None, height, None, 1]), tf.TensorSpec([None], tf.int32)])
+    def network(images: tf.Tensor, widths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs = model({"images": images, "widths": widths}, training=False)
+        return outputs["frames"], outputs["logits"]
+
+    return convert_variables_to_constants_v2(network.get_concrete_function())
 
 
 def save(served: ServedModel, directory: str, images: Sequence[bytes], name: str) -> None:
