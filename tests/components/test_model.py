@@ -160,7 +160,7 @@ def trained(tmp_path_factory, toy):
     network = build(SMALL, len(alphabet) + 1, 32)
     fitting = Fitting(network, source, source, alphabet, TRAIN)
     fitting.run()
-    served = export.ServedModel(network, tft_output, alphabet, transform)
+    served = export.ServedModel(network, alphabet, transform)
     export.save(served, str(folder / "export"), [drawn("abc", 0), drawn("b", 1)], "htr")
     return {"folder": folder, "alphabet": alphabet, "source": source, "fitting": fitting}
 
