@@ -40,6 +40,7 @@ class ServedLineFinder(tf.Module):
 
         def of_page(page: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             """Maps on a square grid of the largest size, the cells that are the page's, and their scale."""
+
             def marked() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
                 ink, cells, scale = scaled_ink(decode_grey(*page), config)
                 maps = tf.sigmoid(model(ink)[0, : cells[0], : cells[1]])

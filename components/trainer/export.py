@@ -1,4 +1,4 @@
-"""The served model: raw image bytes in, log-probabilities or text out, with the Transform graph inside."""
+"""The served model: raw image bytes in, log-probabilities or text out, with Transform's preprocessing inside."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ def _log_posterior(
 
 
 class ServedModel(tf.Module):
-    """What is saved. It tracks raw variables and the Transform graph only.
+    """What is saved. It tracks raw variables only.
 
     A Keras 3 model as an attribute would load in Python, but TensorFlow Serving could not find its variables.
+    The signatures use constants instead; the variables are for warm starts and base models, which read them.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class ServedModel(tf.Module):
         config: TransformConfig,
         temperature: float = 1.0,
     ):
-        """Wires Transform, network and decoding together.
+        """Wires preprocessing, network and decoding together.
 
         Args:
             model: trained network.

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from components.trainer.recurrent import BidirectionalLSTM
+from components.trainer.recurrent import BidirectionalLSTM, reversed_frames
 from components.trainer.settings import ModelConfig
 from components.transform.geometry import COLUMNS_PER_FRAME
 
@@ -151,8 +151,9 @@ class Recogniser(keras.Model):
         """What training computes from frames [N, T, D], without dropout and in as few operations as it takes."""
         shape = tf.shape(x)
         x = tf.transpose(tf.cast(x, tf.float32), [1, 0, 2])
+        backwards = reversed_frames(frames, shape[1])
         for layer in self.recurrent:
-            x = layer.over_time(x, frames)
+            x = layer.over_time(x, backwards)
         kernel, bias = (weight.value for weight in self.classes.weights)
         logits = tf.nn.bias_add(tf.matmul(tf.reshape(x, [-1, kernel.shape[0]]), kernel), bias)
         return tf.transpose(tf.reshape(logits, [shape[1], shape[0], kernel.shape[1]]), [1, 0, 2])

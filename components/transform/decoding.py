@@ -24,7 +24,7 @@ def kinds_of(files: tf.Tensor) -> tf.Tensor:
         files: string [N], the contents of the files.
 
     Returns:
-        int32 [N]: how `decode_grey` decodes each; NOTHING where it is no whole PNG or JPEG of a size that memory allows.
+        int32 [N]: how `decode_grey` decodes each; NOTHING where it is no whole PNG or JPEG, or too large for memory.
     """
     # No image is that short, and tf.strings.substr refuses positions outside of the string.
     files = tf.where(tf.strings.length(files) > 64, files, b"\0" * 65)

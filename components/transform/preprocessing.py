@@ -92,8 +92,8 @@ def image_batch(encoded: tf.Tensor, config: TransformConfig) -> tuple[tf.Tensor,
         config: height and width of the image tensor.
 
     Returns:
-        float32 [N, H, W, 1], padded to the widest image of the batch or some more, and the images' own widths int32 [N], 0 where
-        there is no image.
+        float32 [N, H, W, 1], padded to the widest image of the batch or some more, and the images' own widths
+        int32 [N], 0 where there is no image.
     """
 
     def one(file: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -226,10 +226,7 @@ def decode_batch(image_png: tf.Tensor, config: TransformConfig) -> tuple[tf.Tens
         float32 [N, H, W, 1] and the images' own widths int32 [N], 0 where there is no image.
     """
     widths = image_widths(image_png)
-    if config.preset == "word":
-        columns = tf.constant(config.width)
-    else:
-        columns = _whole(widths, COLUMNS_PER_FRAME)
+    columns = tf.constant(config.width) if config.preset == "word" else _whole(widths, COLUMNS_PER_FRAME)
 
     def one(data: tf.Tensor) -> tf.Tensor:
         image = tf.cond(

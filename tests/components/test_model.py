@@ -27,6 +27,7 @@ from htr_client import HtrClient, ngrams
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath
 from htr_client.language import LanguageModel
+from serving.runner import LoadedModel, RunnerOptions
 from serving.server import EmbeddedServer
 from serving.version_directory import SETTINGS_FILE
 from tests.components.toy import SMALL, TRAIN, WORDS, drawn
@@ -230,6 +231,59 @@ def test_batch_neighbours_do_not_change_a_text(session):
         np.testing.assert_allclose(
             session("serving_default", image_bytes=[alone])["log_probs"][0], together[i], atol=1e-4
         )
+
+
+def layer_by_layer(network, images, widths):
+    """Log-probabilities of the network's own layers as training uses them, without what inference does otherwise."""
+    x = images
+    for stage in network.stages:
+        x = tf.nn.relu(stage.normalisation(stage.convolution(x), training=False))
+        if max(stage.pool) > 1:
+            x = tf.nn.max_pool2d(x, stage.pool, stage.pool, "VALID")
+        widths = -(-widths // (stage.stride * stage.pool[1]))
+        x *= tf.sequence_mask(widths, tf.shape(x)[2], x.dtype)[:, tf.newaxis, :, tf.newaxis]
+    x = network.frames_of(x)
+    for layer in network.recurrent:
+        x = layer(x, widths)
+    return tf.nn.log_softmax(network.classes(x) / 1.3).numpy(), widths.numpy()
+
+
+@pytest.mark.parametrize("preset", ["word", "line"])
+def test_an_export_computes_what_the_trained_network_does(preset, tmp_path):
+    """Random weights and statistics of the normalisation; through Transform's PNGs and layers, and as it is served."""
+    keras.utils.set_random_seed(4)
+    random, alphabet, config = np.random.default_rng(4), list("abcdé "), TransformConfig(preset=preset)
+    network = build(SMALL, len(alphabet) + 1, config.height)
+    for variable in network.variables:
+        if "normalisation" in variable.path:
+            variable.assign(random.uniform(0.3, 1.5, variable.shape))
+    network.classes.kernel.assign(6.0 * network.classes.kernel.numpy())  # else each text is as probable as any other
+    export.save(export.ServedModel(network, alphabet, config, 1.3), str(tmp_path), [drawn("ab", 0)], "htr")
+    words = [drawn(word, 300 + i) for i, word in enumerate(WORDS)]
+    pages = [drawn_image(width, height) for width, height in ((400, 40), (90, 30), (30, 60), (700, 20))]
+    files = [*words, *(tf.io.encode_png(page[..., np.newaxis]).numpy() for page in pages)]
+    files += [tf.io.encode_jpeg(pages[0][..., np.newaxis]).numpy(), b"no image"]
+    pngs = preprocessing.resize_images(tf.constant(files), config)
+    log_probs, frames = layer_by_layer(network, *preprocessing.decode_batch(pngs, config))
+    expected = BestPath().decode(log_probs, frames, Alphabet(alphabet))
+    assert len({result.text for result in expected}) > 4 and len(set(frames.tolist())) > 4
+    model = LoadedModel(tmp_path, RunnerOptions())
+    assert model.warm_up() == 6
+    for together in ([*range(len(files))], [0], [4], [len(files) - 1]):
+        for signature, names in (("serving_default", ("log_probs", "frames")), ("transcribe", ("text", "confidence"))):
+            found = model.signature(signature)
+            feed = {found.inputs[0].tensor: np.array([files[i] for i in together], object)}
+            first, second = model.run(feed, [found.outputs[name] for name in names])
+            for row, i in enumerate(together):
+                if signature == "transcribe":
+                    assert first[row].decode() == expected[i].text
+                    assert second[row] == pytest.approx(expected[i].confidence, abs=1e-4)
+                else:
+                    valid = frames[i]
+                    assert second[row] == valid
+                    np.testing.assert_allclose(np.exp(first[row, :valid]), np.exp(log_probs[i, :valid]), atol=1e-4)
+                    assert (first[row, valid:].argmax(1) == len(alphabet)).all(), "certain blanks"
+    model.close()
 
 
 def test_wrong_ranks_are_refused_not_fatal(session):
