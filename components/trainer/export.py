@@ -99,7 +99,7 @@ class ServedModel(tf.Module):
             frames, logits = network(images, widths)
             log_probs = tf.nn.log_softmax(logits / temperature)
             if config.preset == "word":  # as many frames in every answer
-                missing = config.width // COLUMNS_PER_FRAME - tf.shape(log_probs)[1]
+                missing = (config.width or 0) // COLUMNS_PER_FRAME - tf.shape(log_probs)[1]
                 log_probs = tf.pad(log_probs, [[0, 0], [0, missing], [0, 0]])
             # Behind an image's own frames is nothing that its neighbours could change.
             valid = tf.sequence_mask(frames, tf.shape(log_probs)[1])[:, :, tf.newaxis]
