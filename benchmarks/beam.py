@@ -19,6 +19,7 @@ from pathlib import Path
 from tfx.types import standard_artifacts
 
 from components.batch_transcriber.batch import transcribe
+from components.batch_transcriber.reading import Reader
 from components.example_gen import dataset
 from components.example_gen.component import Executor, Quarantine
 from components.example_gen.settings import DataConfig
@@ -101,7 +102,7 @@ def main() -> None:
                 if step == "ExampleGen":
                     return seconds(lambda: example_gen(folders[count], Path(scratch), options))
                 output = str(Path(scratch) / "texts.jsonl")
-                return seconds(lambda: transcribe(str(folders[count]), output, args.model, options))
+                return seconds(lambda: transcribe(str(folders[count]), output, Reader(args.model), options))
 
         for step in args.steps:
             print(f"\n{step:12s} workers images  seconds (start)  an image: ms   CPU ms")

@@ -14,37 +14,22 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from components.base_model import packing
-from components.common.metrics import count_errors
 from components.line_finder.data import LabelledPage, load_pages
-from components.line_finder.geometry import points, x_heights
-from components.line_finder.metric import LineScore, covered, score_page
+from components.line_finder.measuring import FindLines, Readings, as_served, compare, texts_of
+from components.line_finder.metric import LineScore, score_pages
 from components.line_finder.settings import LineFinderConfig
-from htr_client import image_files
-from htr_client.pages import Line, cut_line, find_lines, in_reading_order, line_pitch
+from htr_client.pages import Line, in_reading_order
 from pipeline.base_line_finder import EVALUATION, load_splits
 from serving.local import LocalClient
 from serving.local_lines import LocalLineFinder
 
-Finder = Callable[[np.ndarray], tuple[Line, ...]]
 _ANGLES = np.arange(-10, 10.5, 0.5)
-
-
-def network(finder: LocalLineFinder) -> Finder:
-    """The line finder with all that a service does: encode, find, vectorise."""
-
-    def find(grey: np.ndarray) -> tuple[Line, ...]:
-        height, width = grey.shape
-        maps, scale = finder.maps(image_files.encode(grey, tall=height + 1))
-        return find_lines(maps, scale, width, height)
-
-    return find
 
 
 def projection(grey: np.ndarray) -> tuple[Line, ...]:
@@ -134,39 +119,21 @@ def _turned(corners: list[tuple[int, int]], matrix: np.ndarray) -> tuple[tuple[i
     return tuple((int(x), int(y)) for x, y in turned)
 
 
-def measure(pages: list[LabelledPage], find: Finder) -> tuple[LineScore, float]:
+def timed(pages: list[LabelledPage], find: FindLines) -> tuple[LineScore, float]:
     """Score over pages, and seconds for a page."""
-    score, seconds = LineScore(), 0.0
-    for page in pages:
-        begin = time.perf_counter()
-        found = find(page.grey)
-        seconds += time.perf_counter() - begin
-        score += score_page(page.lines, found)
-    return score, seconds / max(len(pages), 1)
+    begin = time.perf_counter()
+    score = score_pages((page.lines, find(page.grey)) for page in pages)
+    return score, (time.perf_counter() - begin) / max(len(pages), 1)
 
 
-def transcribed(pages: list[LabelledPage], find: Finder, client: LocalClient) -> tuple[float, float, float]:
-    """CER of the true lines, of the found ones that lie on true ones, and of all found ones as the page's text."""
-
-    def texts_of(page: LabelledPage, lines: Sequence[Line]) -> list[str]:
-        pitch = line_pitch(lines)
-        return [one.text for one in client.transcribe_many(cut_line(page.grey, line, pitch) for line in lines)]
-
-    true, read, matched, true_pages, found_pages = [], [], [], [], []
+def transcribed(pages: list[LabelledPage], find: FindLines, client: LocalClient) -> Readings:
+    """What the recogniser reads in the true lines and in the found ones."""
+    readings = Readings()
     for page in pages:
         found = find(page.grey)
-        texts = texts_of(page, found)
-        read += texts_of(page, page.lines)
-        for line, x_height in zip(page.lines, x_heights(page.lines), strict=True):
-            course = points(line.baseline)
-            on_it = [covered(points(other.baseline), course, x_height) > 0.5 for other in found]
-            true.append(line.text)
-            matched.append(" ".join(text for text, is_on in zip(texts, on_it, strict=True) if is_on))
-        true_pages.append("\n".join(line.text for line in page.lines))
-        found_pages.append("\n".join(texts))
-    pairs = ((true, read), (true, matched), (true_pages, found_pages))
-    of_true, of_matched, of_all = (count_errors(*pair).rate for pair in pairs)
-    return of_true, of_matched, of_all
+        read, texts = (texts_of(page, lines, client.transcribe_many) for lines in (page.lines, found))
+        readings.merge(compare(page, read, found, texts))
+    return readings
 
 
 def main() -> None:
@@ -180,14 +147,14 @@ def main() -> None:
     given = parser.parse_args()
     longest = LineFinderConfig().longest
     finder = LocalLineFinder(given.model or packing.unpack(packing.LINE_FINDER))
-    find = network(finder)
+    find = as_served(finder)
     sets = load_splits(given.data, longest)[EVALUATION]
     sets[f"{given.unseen} (unseen source)"] = list(load_pages([str(given.data / "pages" / given.unseen)], longest))
     find(np.full((longest, longest), 255, np.uint8))  # the first call builds the graph
     print(f"{'set':28} {'pages':>5} {'lines':>5}  {'method':10} {'F1':>6} {'prec.':>6} {'recall':>6} {'s/page':>7}")
     for name, pages in sets.items():
         for method, way in (("network", find), ("projection", projection)):
-            score, seconds = measure(pages[: given.limit], way)
+            score, seconds = timed(pages[: given.limit], way)
             print(
                 f"{name:28} {len(pages[: given.limit]):5} {score.true:5}  {method:10} {score.f1:6.3f} "
                 f"{score.precision:6.3f} {score.recall:6.3f} {seconds:7.2f}",
@@ -203,8 +170,8 @@ def main() -> None:
         print(f"\n{'set':28} {'pages':>5}  {'CER true lines':>15} {'found on them':>14} {'whole pages':>12}")
         with LocalClient(version) as client:
             for name, pages in sets.items():
-                true, matched, whole = transcribed(pages[: given.limit], find, client)
-                row = f"{true:15.4f} {matched:14.4f} {whole:12.4f}"
+                read = transcribed(pages[: given.limit], find, client)
+                row = f"{read.true.rate:15.4f} {read.found.rate:14.4f} {read.pages.rate:12.4f}"
                 print(f"{name:28} {len(pages[: given.limit]):5}  {row}", flush=True)
 
 

@@ -1,8 +1,10 @@
 """Hot pushes under light load: memory and file handles of the embedded server after each, as a table.
 
     python -m benchmarks.pushes --model=/abs/serving_model/htr/1795361526 --pushes=26
+    python -m benchmarks.pushes --model=... --preload=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2
 
-Every push is a copy of the same version, so what grows is the server's own.
+Every push is a copy of the same version, so what grows is the server's own. `--preload` measures a second server, with
+another allocator, after the first.
 """
 
 from __future__ import annotations
@@ -106,7 +108,7 @@ def push(model: Path, base: Path, version: int) -> None:
         shutil.rmtree(base / str(version - 2))
 
 
-def measure(model: Path, name: str, pushes: int, pause: float, flags: list[str]) -> list[Measure]:
+def measure(model: Path, name: str, pushes: int, pause: float, flags: list[str], preload: str = "") -> list[Measure]:
     """Start a server, push, and look at it after each push.
 
     Args:
@@ -115,6 +117,7 @@ def measure(model: Path, name: str, pushes: int, pause: float, flags: list[str])
         pushes: Number of pushes.
         pause: Seconds between two requests.
         flags: More flags of the server.
+        preload: Library that is loaded before all others, such as an allocator.
 
     Returns:
         One measure for the start and one for each push.
@@ -123,7 +126,7 @@ def measure(model: Path, name: str, pushes: int, pause: float, flags: list[str])
         base = Path(folder, name)
         base.mkdir()
         push(model, base, 1)
-        process, address, _ = spawn(str(base), name, flags)
+        process, address, _ = spawn(str(base), name, flags, preload)
         load = Load(address, name, pause)
         rows = []
         try:
@@ -143,16 +146,8 @@ def measure(model: Path, name: str, pushes: int, pause: float, flags: list[str])
     return rows
 
 
-def main() -> int:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, type=Path, help="directory of one version")
-    parser.add_argument("--name", default="htr")
-    parser.add_argument("--pushes", type=int, default=26)
-    parser.add_argument("--pause", type=float, default=0.02, help="seconds between two requests")
-    parser.add_argument("flags", nargs="*", help="after --: more flags of the server")
-    arguments = parser.parse_args()
-    rows = measure(arguments.model, arguments.name, arguments.pushes, arguments.pause, arguments.flags)
+def print_table(rows: list[Measure]) -> None:
+    """Print the measures of one server as a table."""
     second = rows[min(2, len(rows) - 1)].resident
     print_rows([
         {
@@ -166,6 +161,25 @@ def main() -> int:
         }
         for row in rows
     ])  # fmt: skip
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, type=Path, help="directory of one version")
+    parser.add_argument("--name", default="htr")
+    parser.add_argument("--pushes", type=int, default=26)
+    parser.add_argument("--pause", type=float, default=0.02, help="seconds between two requests")
+    parser.add_argument(
+        "--preload", action="append", default=[], metavar="LIB", help="library for one more server; may be repeated"
+    )
+    parser.add_argument("flags", nargs="*", help="after --: more flags of the server")
+    arguments = parser.parse_args()
+    for preload in ("", *arguments.preload):
+        print(f"\n{preload or 'as it is'}:", flush=True)
+        print_table(
+            measure(arguments.model, arguments.name, arguments.pushes, arguments.pause, arguments.flags, preload)
+        )
     return 0
 
 

@@ -257,8 +257,8 @@ def floor(model_dir: Path, signature: str, alias: str, image: bytes, sizes: list
     return results
 
 
-def spawn(base_path: str, model: str, flags: list[str]) -> tuple[subprocess.Popen[str], str, str]:
-    """Start an embedded server; returns the process, its gRPC and its REST address."""
+def spawn(base_path: str, model: str, flags: list[str], preload: str = "") -> tuple[subprocess.Popen[str], str, str]:
+    """Start an embedded server, with LD_PRELOAD if named; returns the process, its gRPC and its REST address."""
     monitoring = Path(tempfile.gettempdir()) / f"htr-bench-{os.getpid()}.config"
     monitoring.write_text("prometheus_config { enable: true }\n")
     base = str(Path(base_path).absolute())
@@ -268,6 +268,7 @@ def spawn(base_path: str, model: str, flags: list[str]) -> tuple[subprocess.Pope
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env={**os.environ, "LD_PRELOAD": preload} if preload else None,
     )
     assert process.stdout is not None
     line = process.stdout.readline()

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from components.base_model import packing
 from components.base_model.packing import BaseModelError
 from components.common.console import announced, console
@@ -27,9 +25,9 @@ from components.common.words import counted
 from components.example_gen.rejects import Rejected
 from components.line_finder.card import model_card
 from components.line_finder.data import LabelledPage, draw_number, load_pages
-from components.line_finder.metric import LineScore, score_page
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.tools.page_import.files import ImportProblem
+from components.trainer.base import Start
 from htr_client.pages import PageError
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
@@ -74,6 +72,11 @@ RECIPE = (
     ),
 )  # fmt: skip
 """What the base line finder is trained on. Sand's Fadette and the letters of Sister Marie are held back as a whole."""
+_REMARKS = (
+    "French, about 1800 to 1918.",
+    "The labels of the wills (poilus) leave out stamps, printed headings and notes by officials: what it finds there "
+    "counts as wrong.",
+)
 
 
 def load_splits(data: Path, longest: int) -> dict[str, dict[str, list[LabelledPage]]]:
@@ -124,7 +127,7 @@ def _make(given: argparse.Namespace) -> None:
         shutil.rmtree(version, ignore_errors=True)
     if not version.exists():
         _train(config, train, training, validation, version, given.so_far)
-    _evaluate(version, splits[EVALUATION], config, train, len(training))
+    _evaluate(version, splits[EVALUATION], config, train)
     console().print(f"{packing.pack(str(version), packing.LINE_FINDER)} is the new base line finder")
 
 
@@ -142,37 +145,21 @@ def _train(
     version: Path,
     so_far: bool,
 ) -> None:
-    import keras
+    from components.line_finder.making import NotValidated, make_version
 
-    from components.line_finder.export import ServedLineFinder, save
-    from components.line_finder.model import build
-    from components.line_finder.training import LineFitting
-    from htr_client import image_files
-
-    keras.utils.set_random_seed(train.seed)
-    fitting = LineFitting(build(config), config, training, validation, train, str(version.parent / "state"))
     if not so_far:
         console().print(f"Training the line finder on {counted(len(training), 'page')}")
-        fitting.run()
-    elif not fitting.take_best_so_far():
-        raise BaseModelError(f"The training in {version.parent} has not been validated yet: no weights can be packed.")
     unfinished = version.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    example = image_files.encode(_drawn_page())
-    save(ServedLineFinder(fitting.model, config), str(unfinished), [example], config)
-    facts = {
-        "parameters": fitting.model.count_params(), "history": fitting.history, "best_epoch": fitting.best_epoch
-    }  # fmt: skip
+    state = str(version.parent / "state")
+    try:
+        facts = make_version(
+            config, train, training, validation, str(unfinished), state, Start(None, "nothing"), so_far
+        )
+    except NotValidated as error:
+        raise BaseModelError(str(error)) from error
     version.with_name(f"{version.name}.{METRICS_FILE}").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     unfinished.rename(version)
-
-
-def _drawn_page() -> np.ndarray:
-    """A page for the warm-up: handwriting of people does not belong into a package."""
-    grey = np.full((480, 360), 235, np.uint8)
-    for y in range(60, 440, 40):
-        grey[y - 12 : y : 4, 30:330:5] = 40
-    return grey
 
 
 def _evaluate(
@@ -180,20 +167,17 @@ def _evaluate(
     splits: dict[str, list[LabelledPage]],
     config: LineFinderConfig,
     train: LineTrainingConfig,
-    trained: int,
 ) -> None:
     """Finds the lines of the held-back pages as a service would, and writes metrics and card beside the version."""
-    from htr_client import image_files, pages
+    from components.line_finder.measuring import as_served
+    from components.line_finder.metric import score_pages
     from serving.local_lines import LocalLineFinder
 
     evaluation = {}
     with announced("Finding the lines of the held-back pages"), LocalLineFinder(version) as finder:
+        find = as_served(finder)
         for name, held_back in splits.items():
-            score = LineScore()
-            for page in held_back:
-                height, width = page.grey.shape
-                maps, scale = finder.maps(image_files.encode(page.grey, tall=height + 1))
-                score += score_page(page.lines, pages.find_lines(maps, scale, width, height))
+            score = score_pages((page.lines, find(page.grey)) for page in held_back)
             evaluation[name] = {
                 "pages": len(held_back), "lines": score.true, "found": score.found, "f1": score.f1,
                 "precision": score.precision, "recall": score.recall,
@@ -201,7 +185,7 @@ def _evaluate(
     metrics_file = version.with_name(f"{version.name}.{METRICS_FILE}")
     metrics = json.loads(metrics_file.read_text("utf-8")) | {"evaluation": evaluation, "train": train.model_dump()}
     metrics_file.write_text(json.dumps(metrics, indent=1) + "\n", "utf-8")
-    card = model_card(config, train, [one.credit for one in RECIPE], trained, metrics)
+    card = model_card(config, train, [f"{'; '.join(one.credit for one in RECIPE)}.", *_REMARKS], metrics)
     version.with_name(f"{version.name}.{CARD_FILE}").write_text(card, "utf-8")
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -19,28 +20,70 @@ from pydantic import Field, ValidationError
 from components.batch_transcriber.settings import BulkConfig
 from components.common.settings import ConfigError, Section
 from components.common.suggestions import did_you_mean, setting_meant
+from components.line_finder.settings import (
+    BASE,
+    NEWEST,
+    LineFinderConfig,
+    LineGateConfig,
+    LineTrainingConfig,
+    PagesConfig,
+)
 from components.report.settings import RunSettings
 from components.tools.drift.settings import DriftConfig
+from components.trainer.settings import AUTO
 from components.transform.settings import SIZES, TransformConfig
 from pipeline.airflow_settings import AirflowConfig
 from pipeline.beam_settings import BeamConfig
 from pipeline.kubeflow_settings import KubeflowConfig
 
+_LINE_FINDER = "htr-lines"  # `htr_client.pages.reading.LINE_FINDER`, whose module loads OpenCV
+_PATHS = (
+    ("data", "paths"), ("train", "warm_start"), ("language", "texts"), ("push", "model_dir"), ("bulk", "folder"),
+    ("bulk", "line_finder"), ("pages", "model_dir"), ("line_training", "warm_start"), ("line_gate", "recogniser"),
+    ("beam", "setup_file"), ("beam", "extra_packages"),
+)  # fmt: skip
+
 
 class Config(RunSettings):
     """All settings of a run."""
 
+    task: Literal["text", "pages"] = Field(
+        "text",
+        description="what is trained. text: a recogniser, from CSV and images; pages: a line finder, from pages with "
+        "PAGE XML or ALTO, by the sections pages and line_*",
+    )
     workspace: str = Field("workspace", description="folder of everything that a local run makes")
     drift: DriftConfig = DriftConfig()
     bulk: BulkConfig = BulkConfig()
+    pages: PagesConfig = PagesConfig()
+    line_finder: LineFinderConfig = LineFinderConfig()
+    line_training: LineTrainingConfig = LineTrainingConfig()
+    line_gate: LineGateConfig = LineGateConfig()
     beam: BeamConfig = BeamConfig()
     airflow: AirflowConfig = AirflowConfig()
     kubeflow: KubeflowConfig = KubeflowConfig()
 
     @property
     def model_dir(self) -> str:
-        """Directory that a model server watches: numbered versions lie directly below it."""
+        """Directory that a model server watches for recognisers: numbered versions lie directly below it."""
         return self.push.model_dir or str(Path(self.workspace) / "serving_model" / self.name)
+
+    @property
+    def line_finder_dir(self) -> str:
+        """The same for line finders."""
+        return self.pages.model_dir or str(Path(self.workspace) / "serving_model" / _LINE_FINDER)
+
+    @property
+    def servable(self) -> tuple[str, str]:
+        """Name and directory of the versions that a run of this task pushes."""
+        return (_LINE_FINDER, self.line_finder_dir) if self.task == "pages" else (self.name, self.model_dir)
+
+    def paths(self) -> Iterator[tuple[str, str, str | list[str]]]:
+        """Section, name and value of the settings that are set to a path or a list of paths, besides the workspace."""
+        for section, name in _PATHS:
+            value = getattr(getattr(self, section), name)
+            if value and value not in (AUTO, NEWEST, BASE):
+                yield section, name, value
 
 
 # Names of the settings by section.
@@ -49,12 +92,6 @@ SETTINGS = {
     for name, field in Config.model_fields.items()
     if isinstance(field.default, Section)
 }
-
-# Settings that are paths or lists of them, besides the workspace.
-PATHS = (
-    ("data", "paths"), ("train", "warm_start"), ("language", "texts"), ("push", "model_dir"), ("bulk", "folder"),
-    ("beam", "setup_file"), ("beam", "extra_packages"),
-)  # fmt: skip
 
 
 def load(path: str | None = None, overrides: list[str] | None = None, **settings: Any) -> Config:

@@ -24,6 +24,7 @@ from components.trainer.estimate import usable_cores
 from pipeline import steps
 from pipeline.config import Config
 from pipeline.definition import create_pipeline
+from pipeline.page_definition import create_page_pipeline
 
 _DOING = {
     "HandwritingExampleGen": "Reading labels and images",
@@ -41,6 +42,9 @@ _DOING = {
     "ServingCheck": "Checking the model in a server",
     "Pusher": "Pushing the model",
     "BulkInferrer": "Transcribing new images",
+    "PageExampleGen": "Reading pages",
+    "LineEvaluator": "Finding and reading the lines of the evaluation pages, asking the gate",
+    "LineReport": "Writing the report",
 }
 # What the same steps do with a model that is not blessed.
 _DOING_NOTHING = {
@@ -86,7 +90,7 @@ class LocalRunner(tfx_runner.IrBasedRunner):
             how = "cached" if _note_peak(connection, execution, peak[0]) else f"{time.monotonic() - begin:.1f} s"
             if not idle:
                 console().print(f"  {how}", style="dim")
-            if node_id == "Evaluator":
+            if node_id in ("Evaluator", "LineEvaluator"):
                 blessed = _is_blessed(connection, execution.execution_id)
 
 
@@ -181,8 +185,10 @@ def run(config: Config) -> summary.RunSummary:
         summary.check_metadata(config.workspace)
         database = os.path.join(config.workspace, summary.METADATA_FILE)
         connection = metadata.sqlite_metadata_connection_config(database)
-        LocalRunner().run(create_pipeline(config, os.path.join(config.workspace, summary.PIPELINE_FOLDER), connection))
-        return summary.read(config.workspace, config.name)
+        create = create_page_pipeline if config.task == "pages" else create_pipeline
+        pipeline = create(config, os.path.join(config.workspace, summary.PIPELINE_FOLDER), connection)
+        LocalRunner().run(pipeline)
+        return summary.read(config.workspace, pipeline.pipeline_info.pipeline_name)
 
 
 def root_message(error: BaseException) -> tuple[str, str]:

@@ -14,17 +14,46 @@ from collections.abc import Callable, Iterator
 from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
+from components.common.versions import GRAPH_FILE
 from components.example_gen.dataset import eval_slices
 from components.example_gen.plan import Plan
 from components.example_gen.table import Table
 from components.language import texts
+from components.line_finder.page_plan import list_pages
+from components.line_finder.recogniser import LineGateError, model_for_lines
+from components.line_finder.warm_start import find_start
 from components.trainer import base
 from pipeline import beam_options
-from pipeline.config import PATHS, Config
+from pipeline.config import Config
 from pipeline.kubeflow_settings import KubeflowConfig
 
 _OBJECT_STORES = ("gs", "s3", "minio")
 _SHOWN = 12
+
+
+def check_pages(config: Config) -> None:
+    """Checks the settings of a run on this machine that trains a line finder.
+
+    Args:
+        config: All settings, with absolute paths.
+
+    Raises:
+        ConfigError: Naming every setting that cannot work.
+        DatasetError: There are no pages.
+    """
+    list_pages(config.data, config.pages)
+    _refuse(_pages(config))
+
+
+def _pages(config: Config) -> Iterator[str]:
+    yield from _problems(lambda: find_start(config.line_training, config.line_finder))
+    yield from _problems(lambda: model_for_lines(config.line_gate, config.model_dir))
+    yield from _problems(lambda: beam_options.check_for_pipeline(config.beam))
+    if storage.is_remote(config.line_finder_dir):
+        yield from _problems(lambda: storage.check_writable(config.line_finder_dir), "pages.model_dir: ")
+    else:
+        yield from _writable("pages.model_dir", config.line_finder_dir)
+    yield from _server_command(config)
 
 
 def check_run(config: Config, tables: list[Table], plan: Plan) -> None:
@@ -48,7 +77,7 @@ def check_airflow(config: Config) -> None:
     Raises:
         ConfigError: naming every setting that cannot work.
     """
-    _refuse(_settings(config), _here(config))
+    _refuse(_orchestrated(config), _settings(config), _here(config))
 
 
 def check_kubeflow(config: Config) -> None:
@@ -60,13 +89,18 @@ def check_kubeflow(config: Config) -> None:
     Raises:
         ConfigError: naming every setting that cannot work.
     """
-    _refuse(_settings(config), _kubeflow(config))
+    _refuse(_orchestrated(config), _settings(config), _kubeflow(config))
 
 
 def _refuse(*findings: Iterator[str]) -> None:
     problems = [problem for found in findings for problem in found]
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _orchestrated(config: Config) -> Iterator[str]:
+    if config.task != "text":
+        yield f"task: {config.task} trains with `htr run` only; orchestrators run the pipeline of task: text"
 
 
 def _settings(config: Config) -> Iterator[str]:
@@ -95,12 +129,19 @@ def _here(config: Config) -> Iterator[str]:
         yield from _writable("push.model_dir", config.model_dir)
     if config.bulk.folder and not (storage.is_remote(config.bulk.folder) or os.path.isdir(config.bulk.folder)):
         yield f"bulk.folder: {config.bulk.folder} does not exist or is not a folder"
-    if config.push.server_command and not shutil.which(config.push.server_command[0]):
-        yield f"push.server_command: there is no program {config.push.server_command[0]} (not a path, nor on the PATH)"
+    finder = config.bulk.line_finder
+    if finder and not storage.is_remote(finder) and not os.path.exists(os.path.join(finder, GRAPH_FILE)):
+        yield f"bulk.line_finder: {finder} is no version of a line finder"
+    yield from _server_command(config)
     for name, paths in (("setup_file", [config.beam.setup_file]), ("extra_packages", config.beam.extra_packages)):
         for path in filter(None, paths):
             if not (storage.is_remote(path) or os.path.exists(path)):
                 yield f"beam.{name}: {path} does not exist"
+
+
+def _server_command(config: Config) -> Iterator[str]:
+    if config.push.server_command and not shutil.which(config.push.server_command[0]):
+        yield f"push.server_command: there is no program {config.push.server_command[0]} (not a path, nor on the PATH)"
 
 
 def _bucket(config: Config) -> Iterator[str]:
@@ -114,7 +155,7 @@ def _bucket(config: Config) -> Iterator[str]:
 def _problems(check: Callable[[], object], setting: str = "") -> Iterator[str]:
     try:
         check()
-    except (ConfigError, base.WarmStartError, OSError) as error:
+    except (ConfigError, LineGateError, base.WarmStartError, OSError) as error:
         yield f"{setting}{error}"
 
 
@@ -160,10 +201,7 @@ def _kubeflow(config: Config) -> Iterator[str]:
         )
     if not config.data.paths:
         yield "data.paths: name the data as the containers see it, on a volume or in a bucket"
-    for section, name in PATHS:
-        value = getattr(getattr(config, section), name) or []
-        if name == "warm_start" and not config.train.is_warm:
-            continue
+    for section, name, value in config.paths():
         for path in [value] if isinstance(value, str) else value:
             if not (storage.is_remote(path) or os.path.isabs(path)):
                 yield f"{section}.{name}: {path} is relative; name it as the containers see it, such as /data/names"

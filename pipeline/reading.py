@@ -108,7 +108,26 @@ def _scripts(version: str) -> str:
     return " and ".join(sorted({unicodedata.name(letter).partition(" ")[0].title() for letter in letters}))
 
 
-def line_finder() -> str | None:
+def pushed_line_finder(config: Config, directory: str | None = None) -> str | None:
+    """Version directory of the line finder that is named, else of the newest pushed one that is not withdrawn.
+
+    Args:
+        config: Whose workspace may hold pushed versions.
+        directory: A version, or a directory of versions, to take instead.
+
+    Returns:
+        None where nothing is named and nothing was pushed.
+
+    Raises:
+        NoModelError: There is no version in the directory that is named.
+    """
+    version = model_at(storage.absolute(directory or config.line_finder_dir))
+    if version is None and directory is not None:
+        raise NoModelError(f"{directory} is neither a version of a line finder nor a directory with versions.")
+    return version
+
+
+def base_line_finder() -> str | None:
     """Version directory of the line finder that is shipped; None where there is none."""
     try:
         return packing.unpack(packing.LINE_FINDER)
@@ -122,7 +141,8 @@ def local_client(
     """A client that needs no server: it transcribes in this process, and its results are those of `HtrClient`.
 
     Args:
-        workspace: its newest version is taken; where nothing was pushed, the base model for lines.
+        workspace: its newest versions are taken; where none was pushed, the base model for lines, and the base line
+            finder.
         base: preset of the base model to take, whatever was pushed.
         decoder: how log-probabilities become text; by default as `HtrClient`.
 
@@ -131,5 +151,7 @@ def local_client(
     """
     from serving.local import LocalClient
 
-    model = find_model(load(workspace=workspace), base=base)
-    return LocalClient(model.path, model.name, decoder=decoder, line_finder=line_finder())
+    config = load(workspace=workspace)
+    model = find_model(config, base=base)
+    finder = pushed_line_finder(config) or base_line_finder()
+    return LocalClient(model.path, model.name, decoder=decoder, line_finder=finder)

@@ -3,9 +3,9 @@
     python -m serving.configuration render                 # writes serving/production/ again from its settings.yaml
     python -m serving.configuration ssl-config KEY CERT --ca CA > ssl.config
 
-Made are the images (GPU and CPU), batching and monitoring parameters, the compose file, the scrape configuration and
-the alert rules. The model configuration is not among them: it says which version has which label, lies beside the
-models and belongs to `serving.rollout`.
+Made are the images (GPU and CPU), batching and monitoring parameters, the compose file, the scrape configuration, the
+alert rules and Grafana's dashboards. The model configuration is not among them: it says which version has which label,
+lies beside the models and belongs to `serving.rollout`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from serving import protos
+from serving import dashboards, monitoring, protos
 from serving.labels import CONFIG_FILE
 from serving.server import PROMETHEUS_PATH
 
@@ -79,12 +79,13 @@ class Variant(_Section):
 
 
 class Alerts(_Section):
-    """Bounds of the alert rules, over five minutes."""
+    """Bounds of the alert rules, over five minutes where nothing else is said."""
 
     failed_share: float = Field(gt=0, lt=1, description="of requests that fail through no fault of the caller")
     rejected_share: float = Field(gt=0, lt=1, description="of requests that are refused by a full server")
     p95_latency_ms: float = Field(gt=0, description="of a request, in the server")
     p95_queueing_ms: float = Field(gt=0, description="of waiting for a batch")
+    memory_growth: float = Field(gt=1, description="times the memory of a day or a week before, after pushes")
 
 
 class Settings(_Section):
@@ -159,14 +160,15 @@ def render(settings: Settings) -> dict[str, str]:
     Returns:
         Text by file name.
     """
-    monitoring = protos.MonitoringConfig()
-    monitoring.prometheus_config.enable = True
-    monitoring.prometheus_config.path = PROMETHEUS_PATH
+    exporter = protos.MonitoringConfig()
+    exporter.prometheus_config.enable = True
+    exporter.prometheus_config.path = PROMETHEUS_PATH
     files = {
-        "monitoring.config": _MADE + text_format.MessageToString(monitoring),
+        "monitoring.config": _MADE + text_format.MessageToString(exporter),
         "docker-compose.yml": _yaml(_compose(settings)),
-        "prometheus.yml": _yaml(_prometheus()),
-        "alerts.yml": _yaml(_alerts(settings)),
+        "prometheus.yml": _yaml(monitoring.prometheus(REST_PORT)),
+        "alerts.yml": _yaml(monitoring.rules(settings)),
+        **{f"dashboard.{name}.json": text for name, text in dashboards.render(settings).items()},
     }
     for name, variant in settings.variants.items():
         files[f"Dockerfile.{name}"] = _dockerfile(settings, name, variant)
@@ -262,6 +264,22 @@ def _compose(settings: Settings) -> dict[str, Any]:
         ],
         "ports": ["127.0.0.1:9090:9090"],
     }
+    services["containers"] = {
+        # TensorFlow Serving does not export its memory. cAdvisor measures containers; it needs these rights.
+        "profiles": ["memory"],
+        "image": "gcr.io/cadvisor/cadvisor:v0.49.1",
+        "restart": "unless-stopped",
+        "privileged": True,
+        "devices": ["/dev/kmsg"],
+        "command": ["--docker_only", f"--port={monitoring.CONTAINERS_PORT}"],
+        "volumes": [
+            "/:/rootfs:ro",
+            "/var/run:/var/run:ro",
+            "/sys:/sys:ro",
+            "/var/lib/docker:/var/lib/docker:ro",
+            "/dev/disk:/dev/disk:ro",
+        ],
+    }
     compose: dict[str, Any] = {"name": settings.model, "services": services, "volumes": {"prometheus": {}}}
     if settings.tls != "none":
         file = "${HTR_SSL_CONFIG:?file made by python -m serving.configuration ssl-config}"
@@ -277,86 +295,6 @@ def health_command(model: str, port: int = REST_PORT) -> str:
         f"exec 3<>/dev/tcp/127.0.0.1/{port} && printf '{get}' >&3 && read -r first <&3 && "
         'cat <&3 >/dev/null && [[ "$$first" == *" 200 "* ]]'
     )
-
-
-def _prometheus() -> dict[str, Any]:
-    return {
-        "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
-        "rule_files": ["/etc/prometheus/alerts.yml"],
-        "scrape_configs": [
-            {
-                "job_name": "htr",
-                "metrics_path": PROMETHEUS_PATH,
-                "static_configs": [{"targets": [f"server:{REST_PORT}"]}],
-            }
-        ],
-    }
-
-
-def _alerts(settings: Settings) -> dict[str, Any]:
-    bounds = settings.alerts
-    metric = ":tensorflow:serving:request_count"
-    model = f'model_name="{settings.model}"'
-
-    def share(operator: str, codes: str) -> str:
-        some = f'{metric}{{{model}, status{operator}"{codes}"}}'
-        return f"sum(rate({some}[5m])) / sum(rate({metric}{{{model}}}[5m]))"
-
-    def p95(metric: str, selector: str = "") -> str:
-        # Their unit is the microsecond.
-        return f"histogram_quantile(0.95, sum by (le) (rate({metric}_bucket{selector}[5m]))) / 1000"
-
-    def risen(counter: str) -> str:
-        # A counter that begins with its first failure has no increase yet.
-        return f"increase({counter}[15m]) > 0 or ({counter} unless {counter} offset 15m)"
-
-    caller, full = "OK|INVALID_ARGUMENT|CANCELLED", "UNAVAILABLE|RESOURCE_EXHAUSTED"
-    latency = p95(":tensorflow:serving:request_latency", f"{{{model}}}")
-    queueing = p95(":tensorflow:serving:batching_session:queuing_latency")
-    rules = [
-        ("HtrServerDown", 'up{job="htr"} == 0', "1m", "page", "The model server does not answer Prometheus."),
-        (
-            "HtrRequestsFail", f"{share('!~', f'{caller}|{full}')} > {bounds.failed_share}", "5m", "page",
-            "{{ $value | humanizePercentage }} of the requests fail through no fault of the caller.",
-        ),
-        (
-            "HtrOverloaded", f"{share('=~', full)} > {bounds.rejected_share}", "5m", "page",
-            "{{ $value | humanizePercentage }} of the requests are refused: queue or threads are full.",
-        ),
-        (
-            "HtrSlow", f"{latency} > {bounds.p95_latency_ms:g}", "10m", "ticket",
-            "One request in twenty takes more than {{ $value | humanize }} ms in the server.",
-        ),
-        (
-            "HtrQueueing", f"{queueing} > {bounds.p95_queueing_ms:g}", "10m", "ticket",
-            "One request in twenty waits more than {{ $value | humanize }} ms for its batch.",
-        ),
-        (
-            "HtrLoadFails", risen(':tensorflow:cc:saved_model:load_attempt_count{status!="success"}'), "0m", "ticket",
-            "{{ $labels.model_path }} does not load; what was served before still is.",
-        ),
-        (
-            "HtrWarmUpFails", risen(':tensorflow:serving:model_warmup_latency_count{status!="OK"}'), "0m", "ticket",
-            "{{ $labels.model_path }} does not answer its warm-up requests and is not served.",
-        ),
-    ]  # fmt: skip
-    return {
-        "groups": [
-            {
-                "name": "htr",
-                "rules": [
-                    {
-                        "alert": name,
-                        "expr": expression,
-                        "for": wait,
-                        "labels": {"severity": severity},
-                        "annotations": {"summary": summary},
-                    }
-                    for name, expression, wait, severity, summary in rules
-                ],
-            }
-        ]
-    }
 
 
 class _Dumper(yaml.SafeDumper):

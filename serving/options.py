@@ -61,6 +61,7 @@ class ServerOptions:
     host: str = "127.0.0.1"
     fallback_base_path: str = ""
     line_finder_base_path: str = ""
+    line_finder_fallback_base_path: str = ""
     ui_port: int = 0
     max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES
     max_rows_per_request: int = DEFAULT_MAX_ROWS
@@ -117,6 +118,7 @@ _FLAGS = (
     _Flag("host", "address to bind; 0.0.0.0 is what TensorFlow Serving does", own=True),
     _Flag("fallback_base_path", "serve the versions in this directory until --model_base_path has one", own=True),
     _Flag("line_finder_base_path", "also serve the versions in this directory as htr-lines, for pages", own=True),
+    _Flag("line_finder_fallback_base_path", "the same until --line_finder_base_path has a version", own=True),
     _Flag("ui_port", "TCP port for a page to try the model; 0 is off, -1 picks a free one", own=True),
     _Flag("max_request_bytes", "largest request, gRPC or REST (TensorFlow Serving: 2 GiB)", own=True),
     _Flag("max_rows_per_request", "most rows in one request without batching; 0 is no limit", own=True),

@@ -29,9 +29,9 @@ from serving.signatures import (
     select_outputs,
 )
 from serving.status import Code, ServingError, from_exception, invalid
+from serving.version_directory import WARMUP_FILE
 
 _INIT_OP_SIGNATURE = "__saved_model_init_op"
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_WARMUP_RECORDS = 1000
 
 

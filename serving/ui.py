@@ -1,5 +1,8 @@
 """A page to try the model: draw or drop an image, see text, confidence and where the model saw each character.
 
+Where the model server has a line finder, the image may be a page: its lines are shown on it, and what a person corrects
+is handed out as PAGE XML, which `htr import` takes. Nothing is stored here.
+
 A standard-library HTTP server for one person on one machine. It asks the model server through `htr_client`, as any
 service would.
 """
@@ -7,6 +10,7 @@ service would.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import logging
@@ -14,17 +18,20 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from htr_client import HtrClient, HtrError, ImageError
+from htr_client import HtrClient, HtrError, ImageError, image_files, kinds, pages
+from htr_client.errors import ModelNotFound
 from htr_client.headers import inspect
+from htr_client.pages.reading import LINE_FINDER
 from serving.status import Code, ServingError
 
-MAX_BYTES = 16 << 20
+MAX_BYTES = image_files.MAX_BYTES
 _MAX_READING = 8
 _TIMEOUT_SECONDS = 30
 _STATUS_SECONDS = 5
@@ -59,11 +66,14 @@ class UiServer:
         Raises:
             ServingError: The port is taken.
         """
-        self._client = HtrClient(target, model, timeout=_TIMEOUT_SECONDS)
+        # Who looks at the page is told at once that the server is away.
+        self._client = HtrClient(target, model, timeout=_TIMEOUT_SECONDS, patience=0)
+        self._line_finder = HtrClient(target, LINE_FINDER)
         page = Path(__file__).with_name("ui.html").read_bytes()
         policy = _content_security_policy(page)
         reading = threading.BoundedSemaphore(_MAX_READING)
-        settings = {"client": self._client, "page": page, "policy": policy, "reading": reading}
+        clients = {"client": self._client, "line_finder": self._line_finder}
+        settings = {**clients, "page": page, "policy": policy, "reading": reading}
         handler = type("Handler", (_Handler,), {**settings, "local": host in ("localhost", "127.0.0.1", "::1")})
         try:
             self._server = (_Ipv6Server if ":" in host else _Server)((host, port), handler)
@@ -83,6 +93,7 @@ class UiServer:
             self._server.shutdown()
         self._server.server_close()
         self._client.close()
+        self._line_finder.close()
 
 
 def _content_security_policy(page: bytes) -> str:
@@ -112,6 +123,7 @@ class _Refused(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     client: HtrClient
+    line_finder: HtrClient
     page: bytes
     policy: str
     reading: threading.BoundedSemaphore
@@ -132,8 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(HTTPStatus.NOT_FOUND, {"error": "There is only one page: /"})
 
     def do_POST(self) -> None:
-        """Transcribes the image in the body."""
-        self._answer(lambda: self._transcribe(self._body()))
+        """Transcribes the image in the body, or writes the page in it as PAGE XML."""
+        self._answer(self._write_page if self.path == "/page-xml" else self._transcribe)
 
     def _answer(self, find: Callable[[], dict[str, Any]]) -> None:
         try:
@@ -153,15 +165,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Whether the browser was sent here by this machine's name, not by a foreign one that points to it."""
         return not self.local or re.sub(r":\d+$", "", self.headers.get("Host", "")) in _LOOPBACK
 
-    def _body(self) -> bytes:
-        if not self._is_host_good():
-            raise _Refused(HTTPStatus.FORBIDDEN, "This page is for this machine only.")
+    def _image(self) -> bytes:
         if self.path != "/transcribe":
             raise _Refused(HTTPStatus.NOT_FOUND, "Images go to /transcribe.")
-        # A page from elsewhere cannot send these types without asking first, and is refused then.
         kind = self.headers.get("Content-Type", "")
         if not kind.startswith("image/") and kind != "application/octet-stream":
             raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the image as the body, as image/png or the like.")
+        return self._body()
+
+    def _body(self) -> bytes:
+        """The body, of a type that a page from elsewhere cannot send without asking first, and is refused then."""
+        if not self._is_host_good():
+            raise _Refused(HTTPStatus.FORBIDDEN, "This page is for this machine only.")
         length = self.headers.get("Content-Length", "")
         if not length.isdigit():
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "The request needs a Content-Length.")
@@ -175,12 +190,32 @@ class _Handler(BaseHTTPRequestHandler):
     def _describe_model(self) -> dict[str, Any]:
         found = self.client.model_status(timeout=_STATUS_SECONDS)
         ready = [status.version for status in found if status.state == "AVAILABLE"]
-        return {"model": self.client.model, "version": max(ready, default=None)}
+        return {"model": self.client.model, "version": max(ready, default=None), "pages": self._finds_lines()}
 
-    def _transcribe(self, image: bytes) -> dict[str, Any]:
+    def _finds_lines(self) -> bool:
+        try:
+            found = self.line_finder.model_status(timeout=_STATUS_SECONDS)
+        except ModelNotFound:
+            return False
+        return any(status.state == "AVAILABLE" for status in found)
+
+    def _write_page(self) -> dict[str, Any]:
+        if self.headers.get("Content-Type") != "application/json":
+            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the page as application/json.")
+        try:
+            return {"xml": pages.write(pages.from_json(self._body().decode("utf-8", "replace")), "page")}
+        except (ValueError, TypeError) as error:  # a PageError, or values of other types deep within
+            raise _Refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"This is no page: {error}") from None
+
+    def _transcribe(self) -> dict[str, Any]:
+        image = self._image()
         if not self.reading.acquire(timeout=_TIMEOUT_SECONDS):
             raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "Too many images are being read. Try again.")
+        started = time.perf_counter()
         try:
+            page = kinds.page_of(self.client, image)
+            if page is not None:
+                return {"page": dataclasses.asdict(page), "milliseconds": 1000 * (time.perf_counter() - started)}
             result = self.client.transcribe(image)
         finally:
             self.reading.release()

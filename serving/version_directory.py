@@ -11,6 +11,8 @@ WITHDRAWN = ".withdrawn-"
 METRICS_FILE, CARD_FILE = "metrics.json", "model_card.md"
 # Within a version of this pipeline: its alphabet, its settings.
 SETTINGS_FILE = os.path.join("assets.extra", "htr.json")
+# Requests that a server answers before it serves the version, as TensorFlow Serving wants them.
+WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 # Its language model, which the signature `language_model` hands out; empty where it has none.
 LANGUAGE_MODEL_FILE = os.path.join("assets", "language_model")
 

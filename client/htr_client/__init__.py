@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from htr_client.connection import Tls
     from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
     from htr_client.errors import HtrError, ImageError
+    from htr_client.metrics import ClientMetrics
     from htr_client.request_log import RequestLog
     from htr_client.results import Character, Timings, Transcription, VersionStatus
     from htr_client.suspicion import Suspicion
@@ -26,6 +27,7 @@ _HOMES = {
     "connection": ("Tls",),
     "decoding": ("Alphabet", "BestPath", "Decoded", "Decoder"),
     "errors": ("HtrError", "ImageError", "PictureError"),
+    "metrics": ("ClientMetrics",),
     "request_log": ("RequestLog",),
     "results": ("Character", "Timings", "Transcription", "VersionStatus"),
     "suspicion": ("Suspicion",),
@@ -37,6 +39,7 @@ __all__ = [
     "AsyncHtrClient",
     "BestPath",
     "Character",
+    "ClientMetrics",
     "Decoded",
     "Decoder",
     "HtrClient",

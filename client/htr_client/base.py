@@ -7,7 +7,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,6 +27,7 @@ from htr_client.errors import (
 )
 from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels
 from htr_client.language import LanguageModel
+from htr_client.metrics import ClientMetrics
 from htr_client.pages.reading import SIGNATURE
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
@@ -116,6 +116,7 @@ class BaseClient:
         metadata: Metadata | None = None,
         opentelemetry: bool = False,
         log: RequestLog | None = None,
+        metrics: ClientMetrics | None = None,
     ) -> None:
         """Keep the settings; the connection is made by the first call.
 
@@ -140,6 +141,7 @@ class BaseClient:
                 the value of "x-request-id".
             opentelemetry: Trace the calls with OpenTelemetry (needs the extra "opentelemetry").
             log: Gets the images and what was read in them, of which it keeps a sample.
+            metrics: Counts calls and images; by default those of this client alone, its attribute `metrics`.
 
         Raises:
             ValueError: When settings contradict each other or an address is not one.
@@ -154,6 +156,7 @@ class BaseClient:
             raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
         self.model = model
         self.timeout = timeout
+        self.metrics = metrics or ClientMetrics()
         self._decoder = decoder if decoder is not None else default_decoder
         self._version = version
         self._label = label
@@ -211,8 +214,10 @@ class BaseClient:
         except ImageError as error:
             return self._failed(error, _path(image), 0.0)
 
-    def _failed(self, error: ImageError, source: str | None, seconds: float) -> Transcription:
-        return Transcription("", 0.0, (), (), self.model, 0, source, Timings(seconds, 0.0, 0.0), error)
+    def _failed(self, error: ImageError, source: str | None, seconds: float, version: int = 0) -> Transcription:
+        result = Transcription("", 0.0, (), (), self.model, version, source, Timings(seconds, 0.0, 0.0), error)
+        self.metrics.result(result)
+        return result
 
     def _predict_request(self, batch: Sequence[Sent]) -> Any:
         images = [sent.image.data for sent in batch]
@@ -240,7 +245,7 @@ class BaseClient:
         for sent, frames, row in zip(batch, answer.frames.tolist(), decoded, strict=True):
             if frames == 0:
                 refused = ImageError("refused", "The model's graph did not take the image.")
-                results.append(replace(self._failed(refused, sent.source, sent.seconds), version=answer.version))
+                results.append(self._failed(refused, sent.source, sent.seconds, answer.version))
                 continue
             width, height = sent.image.width, sent.image.height
             spans = pixel_spans([span for _, _, span in row.characters], frames, width, sent.look.ink)
@@ -261,6 +266,7 @@ class BaseClient:
                     suspicions=sent.look.suspicions or of_geometry(width, height, frames),
                 )
             )
+            self.metrics.result(results[-1])
             if self._log is not None:
                 self._log.offer(
                     sent.image.data,
@@ -277,13 +283,15 @@ class BaseClient:
 
     def _transcribe_one(self, image: Image, timeout: float | None, source: str | None) -> Steps[Transcription]:
         deadline = self._deadline(timeout)
-        batch = [(yield functools.partial(self._pack, image, source))]
         try:
-            [result] = yield from self._transcribe(batch, deadline)
-        except ImageError:
-            # On a server with batching, another caller's image may have spoiled the batch. This one is good as far
-            # as can be known here, so it gets a second chance.
-            [result] = yield from self._transcribe(batch, deadline)
+            batch = [(yield functools.partial(self._pack, image, source))]
+            try:
+                [result] = yield from self._transcribe(batch, deadline)
+            except ImageError:
+                # Another caller's image may have spoiled the server's batch: a second chance for one that seems good.
+                [result] = yield from self._transcribe(batch, deadline)
+        except ImageError as error:
+            result = self._failed(error, source, 0.0)
         if result.error is not None:
             raise result.error
         return result
@@ -315,6 +323,7 @@ class BaseClient:
     def _transcribe(self, batch: Sequence[Sent], deadline: float) -> Steps[list[Transcription]]:
         started = time.perf_counter()
         request = self._predict_request(batch)
+        self.metrics.batch(self.model, len(batch))
         for last_try in (False, True):
             headers = self._headers()
             response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)

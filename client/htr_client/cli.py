@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         choices=KINDS,
         default="line" if server else "auto",
         help="what the images show: a line or word each, or a page whose lines are found; auto looks (default: "
-        "%(default)s)",
+        "%(default)s; formats of pages mean pages)",
     )
     parser.add_argument("--output", metavar="DIR", help="folder for a file of each page, instead of standard output")
     if server:
@@ -158,7 +158,6 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         Exit code: 0 when every image was transcribed, 1 when one or more were not or the server failed, 2 for
         wrong usage, 130 after Ctrl-C.
     """
-    from htr_client import pages
     from htr_client.kinds import problems, transcribe
     from htr_client.output import ResultWriter
     from htr_client.results import Transcription
@@ -182,7 +181,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     try:
         with client, Waiting(f"Waiting for answers from {client.server} ...") as waiting:
             write = ResultWriter(args.format, sys.stdout, args.output)
-            kind = "page" if args.format in pages.FORMATS and args.format not in LINE_FORMATS else args.kind
+            kind = args.kind if args.format in LINE_FORMATS else "page"
             images: list[Image] = [sys.stdin.buffer.read() if path == "-" else path for path in paths]
             for done, (path, result) in enumerate(zip(paths, transcribe(client, images, kind), strict=True), 1):
                 waiting.moved()

@@ -210,10 +210,11 @@ class HtrClient(BaseClient):
     def _call(self, ask: Ask) -> Any:
         call = self._method(ask.method, type(ask.request), ask.answer)
         seconds = remaining(ask.deadline)
-        try:
-            return call(ask.request, timeout=seconds, metadata=ask.headers)
-        except grpc.RpcError as error:
-            raise to_error(error, self.server, seconds) from error
+        with self.metrics.call(ask.request.model_spec.name, ask.request.model_spec.signature_name):
+            try:
+                return call(ask.request, timeout=seconds, metadata=ask.headers)
+            except grpc.RpcError as error:
+                raise to_error(error, self.server, seconds) from error
 
     def _method(self, name: str, request: Any, answer: Any) -> Any:
         with self._lock:

@@ -1,6 +1,6 @@
 """Images of any kind through one client: words and lines many at a time, pages one after the other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from htr_client import image_files
@@ -13,12 +13,12 @@ from htr_client.pages.reading import is_page, may_be_page, name_of, transcribe_l
 from htr_client.results import Transcription
 
 
-def transcribe(client: HtrClient, images: Sequence[Image], kind: str) -> Iterator[Transcription | Page]:
+def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterator[Transcription | Page]:
     """Transcribe images, with the lines of those that are pages.
 
     Args:
         client: Transcribes, and finds lines.
-        images: Paths or encoded bytes.
+        images: Paths or encoded bytes; may be a generator.
         kind: "line", "page", or "auto": what could be a page by its size is one if several lines are found in it, or
             one that fills a small part of it.
 
@@ -28,16 +28,34 @@ def transcribe(client: HtrClient, images: Sequence[Image], kind: str) -> Iterato
     Raises:
         HtrError: As `HtrClient.transcribe_many`; `ModelNotFound` where pages are asked for and there is no line finder.
     """
-    for maybe, group in groupby(images, lambda image: kind == "page" or (kind == "auto" and _may_be_page(image))):
+    for maybe, group in groupby(_looked_at(images, kind), lambda one: one[1] is not None):
         if not maybe:
-            yield from client.transcribe_many(group)
+            yield from client.transcribe_many(image for image, _ in group)
             continue
-        for image in group:
-            page = _page(client, image, kind)
+        for image, data in group:
+            assert data is not None
+            page = _page(client, data, name_of(image), kind)
             if page is not None:
                 yield page
             else:
                 yield from client.transcribe_many([image])
+
+
+def page_of(client: HtrClient, data: bytes, name: str = "") -> Page | None:
+    """Transcribe an image if it is a page, as `transcribe` with "auto" decides.
+
+    Args:
+        client: Transcribes, and finds lines.
+        data: Encoded bytes of the image.
+        name: Name of the image for the result.
+
+    Returns:
+        The page; None where the image is that of a line, cannot be read, or where there is no line finder.
+
+    Raises:
+        HtrError: As `HtrClient.transcribe_many`.
+    """
+    return _page(client, data, name, "auto") if _may_be_page(data) else None
 
 
 def problems(result: Transcription | Page) -> list[str]:
@@ -50,14 +68,28 @@ def problems(result: Transcription | Page) -> list[str]:
     return [f"{missing} of {len(result.lines)} lines have no text"] if missing else []
 
 
-def _page(client: HtrClient, image: Image, kind: str) -> Page | None:
+def _looked_at(images: Iterable[Image], kind: str) -> Iterator[tuple[Image, bytes | None]]:
+    """Images, with the bytes of those that may be pages."""
+    for image in images:
+        data = None
+        if kind != "line":
+            try:
+                data = image_files.read(image)
+            except ImageError:  # which the client will tell
+                pass
+            else:
+                data = data if kind == "page" or _may_be_page(data) else None
+        yield image, data
+
+
+def _page(client: HtrClient, data: bytes, name: str, kind: str) -> Page | None:
     """The page that the image shows; None where it is that of a line, or cannot be read.
 
     Where there is nothing to find lines with, `auto` takes every image for one of a line.
     """
     try:
-        grey = image_files.load(image)
-        page = client.find_page(grey, name=name_of(image))
+        grey = image_files.load(data)
+        page = client.find_page(grey, name=name)
     except ImageError:
         return None
     except ModelNotFound:
@@ -69,9 +101,9 @@ def _page(client: HtrClient, image: Image, kind: str) -> Page | None:
     return transcribe_lines(grey, page, client.transcribe_many)
 
 
-def _may_be_page(image: Image) -> bool:
+def _may_be_page(data: bytes) -> bool:
     try:
-        info = inspect(image_files.read(image))
+        info = inspect(data)
     except ImageError:
         return False
     return may_be_page(info.width, info.height)

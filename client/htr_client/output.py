@@ -10,7 +10,8 @@ from htr_client import pages
 from htr_client.pages.model import Page
 from htr_client.results import Transcription
 
-_ENDINGS = {"text": ".txt", "json": ".json", "csv": ".csv", "alto": ".xml", "page": ".xml", "hocr": ".hocr"}
+# Of files of pages, by format.
+ENDINGS = {"text": ".txt", "json": ".json", "csv": ".csv", "alto": ".xml", "page": ".xml", "hocr": ".hocr"}
 
 
 class ResultWriter:
@@ -55,30 +56,25 @@ class ResultWriter:
     def _page(self, path: str, page: Page) -> None:
         if self._folder is not None:
             with open(self._file_of(path), "w", encoding="utf-8") as file:
-                self._document(path, page, file)
-        else:
-            self._document(path, page, self._out)
-
-    def _document(self, path: str, page: Page, out: TextIO) -> None:
-        if self._format in ("alto", "page", "hocr") or (self._format == "text" and self._folder is not None):
-            out.write(pages.write(page, self._format))
+                file.write(pages.write(page, self._format))
+        elif self._format in ("alto", "page", "hocr"):
+            self._out.write(pages.write(page, self._format))
         elif self._format == "json":
-            print(json.dumps({"file": path, **dataclasses.asdict(page)}, ensure_ascii=False), file=out)
+            print(json.dumps({"file": path, **dataclasses.asdict(page)}, ensure_ascii=False), file=self._out)
         else:
-            rows = csv.writer(out, lineterminator="\n")
             for number, line in enumerate(page.lines, 1):
                 if self._format == "csv":
-                    rows.writerow([f"{path}:{number}", line.text, f"{line.confidence or 0.0:.4f}", "", "", ""])
+                    self._csv.writerow([f"{path}:{number}", line.text, f"{line.confidence or 0.0:.4f}", "", "", ""])
                 else:
-                    print(f"{path}:{number}\t{line.text}\t{line.confidence or 0.0:.3f}", file=out)
+                    print(f"{path}:{number}\t{line.text}\t{line.confidence or 0.0:.3f}", file=self._out)
 
     def _file_of(self, path: str) -> str:
         """The file of a page: its image's name with another ending, and a number where there are several of a name."""
         stem = os.path.splitext(os.path.basename(path))[0] if path != "-" else "page"
-        name, number = f"{stem}{_ENDINGS[self._format]}", 1
+        name, number = f"{stem}{ENDINGS[self._format]}", 1
         while name in self._written:
             number += 1
-            name = f"{stem}-{number}{_ENDINGS[self._format]}"
+            name = f"{stem}-{number}{ENDINGS[self._format]}"
         self._written.add(name)
         return os.path.join(str(self._folder), name)
 

@@ -149,6 +149,10 @@ class FakeModel:
 
     def status(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Answers a GetModelStatusRequest; beside the versions that exist, 99 could not be loaded."""
+        if request.model_spec.name == LINE_FINDER and self.has_line_finder:
+            response = messages.GetModelStatusResponse()
+            response.model_version_status.add(version=1, state=30)
+            return response
         if request.model_spec.name != self.name:
             message = f"Could not find any versions of model {request.model_spec.name}"
             context.abort(grpc.StatusCode.NOT_FOUND, message)

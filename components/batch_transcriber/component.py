@@ -3,9 +3,11 @@
 TFX's own BulkInferrer wants examples and writes PredictionLogs. This one reads a folder of images as it is and writes
 what `htr transcribe` writes, with the images that it cannot read in a file of their own:
 
-    texts-00000-of-00004.jsonl, ...   path, text and confidence of each image
-    texts-errors.jsonl                path, reason and detail of each that could not be read
-    counts.json                       images, errors; `blessed` false and nothing else if the model was refused
+    texts-00000-of-00004.jsonl, ...   path, text and confidence of each image, or of each line of its page
+    texts-errors.jsonl                path, reason and detail of each that could not be read or lacks text
+    pages/, pages-errors.csv          instead of both, where each page becomes a file
+    counts.json                       images, errors, and of pages their number, lines and what they lack; `blessed`
+                                      false and nothing else if the model was refused
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.types.artifact import Artifact
 from tfx.utils import path_utils
 
+from components.base_model import packing
 from components.batch_transcriber import batch, shards
+from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.settings import BulkConfig
 from components.common.fingerprint_driver import FingerprintDriver
 
@@ -53,12 +57,15 @@ class Driver(FingerprintDriver):
     """Takes a fingerprint of the images."""
 
     def fingerprint(self, exec_properties: dict[str, Any]) -> str:
-        """Of paths, sizes and times."""
-        folder = BulkConfig.model_validate_json(exec_properties["config"]).folder or ""
+        """Of paths, sizes and times, and of the line finder that is shipped, where it finds the lines."""
+        config = BulkConfig.model_validate_json(exec_properties["config"])
+        folder = config.folder or ""
         try:
             lines = [f"{picture.path}\0{picture.stamp}" for picture in shards.list_pictures(folder)]
         except shards.NoImages:
             lines = []
+        if config.kind != "line" and config.line_finder is None:
+            lines.append(str(packing.release(packing.LINE_FINDER)))
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -78,13 +85,17 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         counts: dict[str, Any] = {"folder": config.folder, "blessed": blessed}
         if blessed:
             try:
+                reader = Reader(
+                    path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])), config.kind,
+                    config.line_finder, config.batch_size, best_path=config.decoder == "best_path",
+                )  # fmt: skip
                 outcome = batch.transcribe(
-                    config.folder or "", os.path.join(output, f"texts.{config.format}"),
-                    path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])),
-                    self._beam_pipeline_args or [], batch_size=config.batch_size, overwrite=True,
-                    best_path=config.decoder == "best_path",
+                    config.folder or "", os.path.join(output, config.output), reader, self._beam_pipeline_args or [],
+                    overwrite=True, format_=config.format,
                 )  # fmt: skip
                 counts.update(pictures=outcome.pictures, errors=outcome.errors)
+                if config.kind != "line":
+                    counts.update(pages=outcome.pages, lines=outcome.lines, incomplete=outcome.incomplete)
             except shards.NoImages:  # nothing has arrived since the last run
                 counts.update(pictures=0, errors=0)
         fileio.makedirs(output)

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.common.settings import Section
+
+_TABLES = ("jsonl", "csv")
 
 
 class BulkConfig(Section):
     """New images that the pipeline transcribes with a blessed model (step BulkInferrer)."""
 
     folder: str | None = Field(None, description="with images, at any depth; there is no such step if unset")
-    format: Literal["jsonl", "csv"] = Field("jsonl", description="of the texts")
+    kind: Literal["line", "page", "auto"] = Field(
+        "line", description="of the images: a line or word each, a page, or either"
+    )
+    line_finder: str | None = Field(None, description="version of a line finder, for pages; null is the one shipped")
+    format: Literal["jsonl", "csv", "alto", "page", "hocr", "json", "text"] = Field(
+        "jsonl", description="of the texts: a table (jsonl, csv), or a file of each page"
+    )
     batch_size: int = Field(64, ge=1, description="images of one call of the model")
     decoder: Literal["default", "best_path"] = Field(
         "default", description="default reads with the model's language model, best_path without"
     )
+
+    @property
+    def output(self) -> str:
+        """Name of the table, or of the folder of pages."""
+        return f"texts.{self.format}" if self.format in _TABLES else "pages"
+
+    @model_validator(mode="after")
+    def _documents_are_of_pages(self) -> BulkConfig:
+        if self.format not in _TABLES and self.kind == "line":
+            raise ValueError(f"bulk.format={self.format} makes a file of each page: set bulk.kind=page")
+        return self

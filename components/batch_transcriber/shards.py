@@ -1,9 +1,9 @@
 """What a batch transcription has to do and has done: list of images, shards, and the records that allow a restart.
 
 The images are divided among shards by a hash of their path, so that an image always belongs to the same shard. A
-shard is one output file; beside all of them lies the folder `<output>.state` with
+shard is one file of a table, or the documents of some pages; beside them lies the folder `<output>.state` with
 
-    manifest.json     which model, which input, how many shards: fixed by the first run
+    manifest.json     which model, which input, what is written, how many shards: fixed by the first run
     pictures.jsonl    the images of this run, shard by shard; workers read their part of it
     00000.json, ...   one record a shard: the images it holds, with size and time, and those that failed
 
@@ -20,18 +20,20 @@ import io
 import json
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from components.common import storage
 from components.common.words import counted
 from htr_client.files import SUFFIXES
+from htr_client.output import ENDINGS
 
 _LISTED = (*SUFFIXES, ".gif")  # which cannot be read: it is named among the errors
-FORMATS = (".jsonl", ".csv")
-_COLUMNS = {"texts": ["path", "text", "confidence"], "errors": ["path", "reason", "detail"]}
+_TABLES = {".jsonl": ("jsonl", "json"), ".csv": ("csv",)}  # by ending, what the format may be called
+_ERROR_COLUMNS = ["path", "reason", "detail"]
 
 
 class BatchError(ValueError):
@@ -49,10 +51,12 @@ class Image:
     Attributes:
         path: below the folder.
         stamp: size and time of its last change; another stamp is another image.
+        document: name of the file that a page becomes, below the output folder; empty for a table.
     """
 
     path: str
     stamp: str
+    document: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,18 @@ class Record:
         errors: images that could not be read: path, reason, detail.
         run: identity of the run that wrote it.
         new: images that this run transcribed or tried to.
+        remarks: the same of pages that lack lines or texts.
+        documents: names of the files of pages below the output folder, by path; none of a table.
+        lines: number of lines of each page.
     """
 
     stamps: dict[str, str] = field(default_factory=dict)
     errors: list[dict[str, str]] = field(default_factory=list)
     run: str = ""
     new: int = 0
+    remarks: list[dict[str, str]] = field(default_factory=list)
+    documents: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,13 +102,19 @@ class Job:
 
     Attributes:
         folder: of the images.
-        output: file name of the output, ending in .jsonl or .csv.
-        shards: number of output files.
+        output: file name of the output, ending in .jsonl or .csv, or folder of documents.
+        shards: number of shards.
+        kind: of the images: "line", "page" or "auto".
+        format: "jsonl" or "csv" for a table, or that of documents.
+        has_documents: whether each page becomes a file.
     """
 
     folder: str
     output: str
     shards: int
+    kind: str
+    format: str
+    has_documents: bool
 
     @property
     def state(self) -> str:
@@ -112,9 +128,14 @@ class Job:
 
     @property
     def errors_path(self) -> str:
-        """File of the images that could not be read."""
-        stem, suffix = os.path.splitext(self.output)
+        """File of the images that could not be read, and of pages that lack something."""
+        stem, suffix = (self.output, ".csv") if self.has_documents else os.path.splitext(self.output)
         return f"{stem}-errors{suffix}"
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of a table of texts."""
+        return ["path", "text", "confidence"] if self.kind == "line" else ["path", "line", "text", "confidence"]
 
     def shard_path(self, number: int) -> str:
         """Output file of a shard."""
@@ -135,25 +156,9 @@ class Job:
         lines = storage.read(os.path.join(self.state, "pictures.jsonl"), shard.length, shard.offset)
         return [Image(*json.loads(line)) for line in lines.splitlines()]
 
-    def write_shard(self, number: int, texts: list[dict[str, Any]], record: Record) -> None:
-        """Writes the texts of a shard (path, text, confidence), then its record."""
-        # In this order: a record without its texts would pass for done work.
-        self.write(self.shard_path(number), _format(texts, "texts", self.output))
+    def write_record(self, number: int, record: Record) -> None:
+        """Writes the record of a shard; its texts come first, since a record without them would pass for done work."""
         self.write(self.record_path(number), json.dumps(asdict(record)).encode())
-
-    def read_texts(self, number: int) -> dict[str, dict[str, Any]]:
-        """The texts that a shard holds, by path."""
-        path = self.shard_path(number)
-        if not storage.exists(path):
-            return {}
-        text = storage.read(path).decode("utf-8", "surrogateescape")
-        rows: Iterable[dict[str, Any]]
-        if self.output.endswith(".jsonl"):
-            rows = (json.loads(line) for line in text.split("\n") if line)
-        else:
-            lines = csv.DictReader(io.StringIO(text, newline=""))
-            rows = ({**row, "confidence": float(row["confidence"])} for row in lines)
-        return {row["path"]: row for row in rows}
 
     def write(self, path: str, data: bytes) -> None:
         """Writes a file that is seen whole or not at all."""
@@ -163,24 +168,26 @@ class Job:
         # Two workers may write the same shard when an engine believes that one of them has died.
         temporary = os.path.join(self.incoming, uuid.uuid4().hex)
         os.makedirs(self.incoming, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
         os.replace(temporary, path)
 
     def write_errors(self, errors: list[dict[str, str]]) -> None:
         """Writes the file of images that could not be read; there is always one, if only with its header."""
-        self.write(self.errors_path, _format(sorted(errors, key=lambda error: error["path"]), "errors", self.output))
+        errors = sorted(errors, key=lambda error: error["path"])
+        self.write(self.errors_path, format_rows(errors, _ERROR_COLUMNS, self.errors_path.rpartition(".")[2]))
 
 
 def written(output: str) -> str:
-    """How much of a batch is written, such as "3 of 20 files"; empty where that is not known (yet)."""
+    """How much of a batch is written, such as "3 of 20 parts"; empty where that is not known (yet)."""
     state = Path(f"{output}.state")
     try:
         shards = json.loads((state / "manifest.json").read_bytes())["shards"]
         done = sum(1 for path in state.glob("[0-9]*.json"))
     except OSError:  # not begun, or in a bucket, where looking takes long
         return ""
-    return f"{done} of {counted(shards, 'file')}"
+    return f"{done} of {counted(shards, 'part')}"
 
 
 def list_pictures(folder: str) -> list[Image]:
@@ -223,16 +230,19 @@ def _walk(folder: str) -> Iterable[Image]:
 
 
 def plan(
-    folder: str, output: str, model: dict[str, str], pictures_per_shard: int, overwrite: bool
-) -> tuple[Job, list[Shard], int]:
+    folder: str, output: str, model: dict[str, str], pictures_per_shard: int, overwrite: bool, kind: str = "line",
+    format_: str | None = None,
+) -> tuple[Job, list[Shard], int]:  # fmt: skip
     """Divides the images among shards, and notes what later runs must not change.
 
     Args:
         folder: of the images.
-        output: file name of the output, ending in .jsonl or .csv.
+        output: file name of the output, ending in .jsonl or .csv, or folder of documents.
         model: `path` of the model, for people, and `fingerprint`, which tells models apart.
         pictures_per_shard: on average; it counts in the first run only.
         overwrite: forget what earlier runs have done.
+        kind: of the images: "line", "page" or "auto", which for documents is "page".
+        format_: of documents; by default, the output's ending tells that of a table.
 
     Returns:
         The job, its shards, and the number of images.
@@ -240,42 +250,81 @@ def plan(
     Raises:
         BatchError: no images, an unknown file format, or an earlier run had another model or input.
     """
-    if not output.endswith(FORMATS):
-        raise BatchError(f"The output {output} must end in {' or '.join(FORMATS)}.")
+    table = _TABLES.get(os.path.splitext(output)[1])
+    if table is None and format_ is None:
+        raise BatchError(f"The output {output} must end in .jsonl or .csv, or be a folder, with a format for pages.")
+    if table is not None and format_ not in (None, *table):
+        raise BatchError(f"In the format {format_} each page becomes a file: name a folder instead of {output}.")
+    if table is None and kind == "line":
+        raise BatchError(
+            f"In {output} each page becomes a file. Images of lines become a table: name a .jsonl or .csv."
+        )
     pictures = list_pictures(folder)
-    job = Job(folder, output, max(1, -(-len(pictures) // pictures_per_shard)))
+    shards_needed = max(1, -(-len(pictures) // pictures_per_shard))
+    if table is None:
+        job = Job(folder, output, shards_needed, "page", str(format_), has_documents=True)
+        pictures = _with_documents(pictures, ENDINGS[job.format])
+    else:
+        job = Job(folder, output, shards_needed, kind, table[0], has_documents=False)
     manifest_path = os.path.join(job.state, "manifest.json")
     if storage.exists(manifest_path):
+        before = json.loads(storage.read(manifest_path))
         if overwrite:
-            before = Job(folder, output, json.loads(storage.read(manifest_path))["shards"])
-            for path in (before.state, before.errors_path, *map(before.shard_path, range(before.shards))):
+            former = replace(job, shards=before["shards"])
+            texts = [output] if job.has_documents else map(former.shard_path, range(former.shards))
+            for path in (former.state, former.errors_path, *texts):
                 _delete(path)
         else:
-            job = _resumed(job, json.loads(storage.read(manifest_path)), model)
+            job = _resumed(job, before, model)
+    elif job.has_documents and storage.exists(output) and not (storage.is_dir(output) and _is_empty(output)):
+        raise BatchError(f"{output} exists and was not made by an earlier batch. Name a new folder.")
     _delete(job.incoming)
-    job.write(manifest_path, json.dumps({"input": folder, "shards": job.shards, "model": model}, indent=1).encode())
+    settings = {"input": folder, "shards": job.shards, "model": model, "kind": job.kind, "format": job.format}
+    job.write(manifest_path, json.dumps(settings, indent=1).encode())
     by_shard: list[list[Image]] = [[] for _ in range(job.shards)]
     for picture in pictures:
-        by_shard[_shard_of(picture.path, job.shards)].append(picture)
+        # Images that differ in their endings only are in one shard, which renames their documents.
+        path = os.path.splitext(picture.path)[0] if job.has_documents else picture.path
+        by_shard[_shard_of(path, job.shards)].append(picture)
     listing, shards = io.BytesIO(), []
     for number, members in enumerate(by_shard):
         offset = listing.tell()
-        listing.writelines(json.dumps([p.path, p.stamp]).encode() + b"\n" for p in members)
+        listing.writelines(json.dumps([p.path, p.stamp, p.document]).encode() + b"\n" for p in members)
         shards.append(Shard(number, offset, listing.tell() - offset))
     job.write(os.path.join(job.state, "pictures.jsonl"), listing.getvalue())
     return job, shards, len(pictures)
 
 
 def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:
-    if manifest["model"]["fingerprint"] != model["fingerprint"]:
+    kind, format_ = manifest.get("kind", "line"), manifest.get("format", job.format)  # earlier releases had no pages
+    if kind != job.kind:
+        different = f"for images of the kind {kind}, not {job.kind}"
+    elif format_ != job.format:
+        different = f"in the format {format_}, not {job.format}"
+    elif manifest["model"]["fingerprint"] != model["fingerprint"]:
         different = f"with the model {manifest['model']['path']}, and {model['path']} is another one"
+        different += "" if kind == "line" else ", or its line finder is"
     elif manifest["input"] != job.folder:
         different = f"for the images in {manifest['input']}, not for those in {job.folder}"
     else:
-        return Job(job.folder, job.output, manifest["shards"])
+        return replace(job, shards=manifest["shards"])
     raise BatchError(
         f"{job.output} was begun {different}. Name another output, or begin this one again with --overwrite."
     )
+
+
+def _with_documents(images: list[Image], ending: str) -> list[Image]:
+    """Images with names for their documents: its ending instead of the image's, or after it where names would meet."""
+    stems = {image.path: os.path.splitext(image.path)[0] for image in images}
+    counts = Counter([*stems.values(), *stems])
+    return [
+        replace(image, document=(stem if counts[stem] == 1 else image.path) + ending)
+        for image, stem in zip(images, stems.values(), strict=True)
+    ]
+
+
+def _is_empty(folder: str) -> bool:
+    return not any(storage.entries(folder))
 
 
 def _delete(path: str) -> None:
@@ -290,10 +339,17 @@ def _shard_of(path: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8], "big") % shards
 
 
-def _format(rows: list[dict[str, Any]], kind: str, output: str) -> bytes:
+def format_rows(rows: list[dict[str, Any]], columns: list[str], format_: str) -> bytes:
+    """A file of a table.
+
+    Args:
+        rows: values by column.
+        columns: of the table.
+        format_: "jsonl" or "csv".
+    """
     text = io.StringIO(newline="")
-    if output.endswith(".csv"):
-        writer = csv.DictWriter(text, _COLUMNS[kind], lineterminator="\n")
+    if format_ == "csv":
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     else:

@@ -31,7 +31,7 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
         model_dir: directory of the numbered versions.
         name: of the model in the file of labels.
         candidate: directory of the candidate's SavedModel.
-        warm_start: the setting `train.warm_start` of its training.
+        warm_start: the setting `train.warm_start` of its training, of a line finder `line_training.warm_start`.
 
     Returns:
         The baseline, of kind "in_service", "warm_start", "base_model" or "none".
@@ -51,7 +51,8 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
         return Baseline("none", reason="the model itself is in service")
     if warm_start == AUTO:
         settings = json.loads(storage.read(os.path.join(candidate, SETTINGS_FILE)))
-        base = packing.unpack(settings["transform"]["preset"]) if settings.get("start", {}).get("base_model") else None
+        preset = packing.LINE_FINDER if "line_finder" in settings else settings["transform"]["preset"]
+        base = packing.unpack(preset) if settings.get("start", {}).get("base_model") else None
     else:
         base = model_at(warm_start) if warm_start else None
     if base is not None:

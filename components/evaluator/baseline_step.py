@@ -125,20 +125,22 @@ class BaselineModel(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
     DRIVER_CLASS = Driver
 
-    def __init__(self, candidate: Any, model_dir: str, name: str, bounds: GateConfig, warm_start: str | None = None):
+    def __init__(
+        self, candidate: Any, model_dir: str, name: str, bounds: GateConfig | None, warm_start: str | None = None
+    ):
         """Creates the step.
 
         Args:
             candidate: channel of the model that will be evaluated.
             model_dir: directory of the numbered versions.
             name: of the servable.
-            bounds: section `gate`, which says whether there is a baseline at all.
+            bounds: section `gate`, which says whether there is a baseline at all; None where there always may be.
             warm_start: what the training started from.
         """
         super().__init__(
             BaselineModelSpec(
                 candidate=candidate, model_dir=model_dir, name=name, warm_start=warm_start,
-                no_baseline_reason=bounds.baseline_reason if bounds.baseline == "none" else None,
+                no_baseline_reason=bounds.baseline_reason if bounds and bounds.baseline == "none" else None,
                 model=channel_utils.as_channel([standard_artifacts.Model()]),
             )
         )  # fmt: skip

@@ -130,7 +130,7 @@ class _Examine(beam.DoFn):
         yield beam.pvalue.TaggedOutput("counts", counts)
 
 
-class _RecordSink(beam.io.filebasedsink.FileBasedSink):
+class RecordSink(beam.io.filebasedsink.FileBasedSink):
     """Writes lists of records to gzip files with the names that TFX's own ExampleGens give them.
 
     Beam's sink takes one record at a time, in Python, and compresses with all its might images that are compressed
@@ -138,6 +138,11 @@ class _RecordSink(beam.io.filebasedsink.FileBasedSink):
     """
 
     def __init__(self, folder: str):
+        """Names the files.
+
+        Args:
+            folder: Of the split.
+        """
         super().__init__(
             os.path.join(folder, "data_tfrecord"),
             beam.coders.BytesCoder(),
@@ -146,13 +151,16 @@ class _RecordSink(beam.io.filebasedsink.FileBasedSink):
         )
 
     def open(self, temp_path: str) -> tf.io.TFRecordWriter:
+        """Opens a file for records."""
         return tf.io.TFRecordWriter(temp_path, tf.io.TFRecordOptions("GZIP", compression_level=0))
 
     def write_record(self, file_handle: tf.io.TFRecordWriter, value: list[bytes]) -> None:
+        """Writes the records of an element."""
         for record in value:
             file_handle.write(record)
 
     def close(self, file_handle: tf.io.TFRecordWriter) -> None:
+        """Closes a file."""
         file_handle.close()
 
 
@@ -208,7 +216,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "Examine" >> beam.ParDo(examine).with_outputs(*SPLITS, "rejects", "counts")
             )
             for split in SPLITS:
-                sink = _RecordSink(artifact_utils.get_split_uri([examples], split))
+                sink = RecordSink(artifact_utils.get_split_uri([examples], split))
                 _ = checked[split] | f"Write[{split}]" >> beam.io.Write(sink)
             _ = (
                 checked["rejects"]

@@ -201,6 +201,22 @@ def _empty(groups: Counter[_Group], given: frozenset[str], data: DataConfig) -> 
     return [split for split in SPLITS if split not in found]
 
 
+def fill_splits(sizes: Mapping[str, int], data: DataConfig) -> SplitRule | None:
+    """How groups that name no split are divided, whatever they are: each stays in one split.
+
+    Args:
+        sizes: Number of samples by key of the group.
+        data: Fractions and salt.
+
+    Returns:
+        The rule, which leaves no split empty; None where there are too few groups, or one is most of the data.
+    """
+    groups = Counter({_Group(key, None): size for key, size in sizes.items()})
+    empty = _empty(groups, frozenset(), data)
+    forced = _fill(groups, empty, frozenset(), data) if empty else {}
+    return None if forced is None else SplitRule(forced=forced)
+
+
 def _fill(
     groups: Counter[_Group], empty: Collection[str], given: frozenset[str], data: DataConfig
 ) -> dict[str, str] | None:

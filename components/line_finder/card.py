@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
+from components.line_finder.verdict import LineVerdict
+from components.report.report import environment
 
 
 def model_card(
-    config: LineFinderConfig, train: LineTrainingConfig, credits: Sequence[str], pages: int, metrics: Mapping[str, Any]
+    config: LineFinderConfig,
+    train: LineTrainingConfig,
+    data: Sequence[str],
+    metrics: Mapping[str, Any],
+    verdict: LineVerdict | None = None,
 ) -> str:
     """Writes the card.
 
     Args:
         config: Sizes of network and pages.
         train: How it was trained.
-        credits: Whom to attribute for the data, with licences.
-        pages: Number of pages that were trained on.
-        metrics: Metrics of the version: `parameters`, `history`, `best_epoch`, and `evaluation` by set.
+        data: Sentences about the pages: their number, source and licence, what is special about them.
+        metrics: Metrics of the version: `parameters`, `history`, `best_epoch`, `start`, and `evaluation` by set.
+        verdict: Of the gate; None for one that passed none.
 
     Returns:
         Markdown.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,
-        autoescape=jinja2.select_autoescape(("html.j2",)), trim_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    return environment.get_template("model_card.md.j2").render(
-        config=config, train=train, credits=credits, pages=pages, metrics=metrics
-    )
+    template = environment(os.path.dirname(__file__)).get_template("model_card.md.j2")
+    return template.render(config=config, train=train, data=data, metrics=metrics, verdict=verdict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -12,8 +12,9 @@ import numpy as np
 from components.common import storage
 from components.example_gen.rejects import Rejected
 from components.tools.page_import.cutting import fitting_image
-from components.tools.page_import.files import AUTO, find_pages, locate_image
+from components.tools.page_import.files import AUTO, PageFile, find_pages, locate_image
 from htr_client import image_files, pages
+from htr_client.pages.xml_files import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,27 @@ class LabelledPage:
     lines: tuple[pages.Line, ...]
 
 
+def load_page(file: PageFile, max_pixels: int = image_files.MAX_PIXELS) -> LabelledPage:
+    """Loads a page at the size of its image.
+
+    Args:
+        file: Its XML file.
+        max_pixels: Larger images are refused before they are decoded.
+
+    Raises:
+        PageError: The XML file is no page.
+        Rejected: The image is missing or has another shape than the page, or a line has no baseline.
+        ImageError: The image cannot be used.
+        OSError: A file cannot be read.
+    """
+    page = pages.read(storage.read(file.path, MAX_BYTES + 1))
+    path, _ = locate_image(page.image, file)
+    grey, page = fitting_image(path, page, max_pixels)
+    if any(len(line.baseline) < 2 for line in page.lines):
+        raise Rejected("no_geometry", f"{file.path} has a line without a baseline, from which the line finder learns")
+    return LabelledPage(file.name, file.writer or page.document or file.name, grey, page.lines)
+
+
 def load_pages(folders: Sequence[str], longest: int, document: str = AUTO) -> Iterator[LabelledPage]:
     """Loads pages, as `htr import` finds them.
 
@@ -46,23 +68,26 @@ def load_pages(folders: Sequence[str], longest: int, document: str = AUTO) -> It
 
     Raises:
         ImportProblem: There are no pages, or `document` does not fit.
-        PageError: An XML file is no page.
-        Rejected: An image is missing or has another shape than the page, or a line has no baseline.
+        PageError, Rejected, ImageError, OSError: As `load_page`.
     """
     for file in find_pages(folders, document):
-        page = pages.read(storage.read(file.path))
-        path, _ = locate_image(page.image, file)
-        grey, page = fitting_image(path, page, image_files.MAX_PIXELS)
-        if any(len(line.baseline) < 2 for line in page.lines):
-            raise Rejected(
-                "no_geometry", f"{file.path} has a line without a baseline, from which the line finder learns"
-            )
-        shrink = longest / max(grey.shape)
-        if shrink < 1:
-            size = [max(1, round(side * shrink)) for side in grey.shape[::-1]]
-            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-            page = page.scaled(*size)
-        yield LabelledPage(file.name, file.writer or page.document or file.name, grey, page.lines)
+        yield shrunk(load_page(file), longest)
+
+
+def shrunk(page: LabelledPage, longest: int) -> LabelledPage:
+    """A page whose longest side has so many pixels at most.
+
+    Args:
+        page: The page.
+        longest: Most pixels of its longest side.
+    """
+    height, width = page.grey.shape
+    shrink = longest / max(height, width)
+    if shrink >= 1:
+        return page
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    grey = cv2.resize(page.grey, size, interpolation=cv2.INTER_AREA)
+    return replace(page, grey=grey, lines=pages.Page("", width, height, page.lines).scaled(*size).lines)
 
 
 def draw_number(document: str) -> float:

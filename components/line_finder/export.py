@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
@@ -14,10 +15,9 @@ from components.line_finder.model import CHANNELS, LineFinder
 from components.line_finder.preprocessing import scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig
 from components.transform.decoding import NOTHING, decode_grey, kinds_of
+from htr_client import image_files
 from htr_client.pages.reading import LINE_FINDER, SIGNATURE
-from serving.version_directory import SETTINGS_FILE
-
-_WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
 
 
 class ServedLineFinder(tf.Module):
@@ -68,29 +68,37 @@ class ServedLineFinder(tf.Module):
         self.functions = {"serving_default": find_lines, SIGNATURE: find_lines}
 
 
-def save(served: ServedLineFinder, directory: str, images: Sequence[bytes], config: LineFinderConfig) -> None:
+def save(served: ServedLineFinder, directory: str, config: LineFinderConfig, facts: Mapping[str, Any]) -> None:
     """Writes the SavedModel, its settings and its warm-up requests.
 
     Args:
         served: To save.
         directory: Where; it becomes the root of the servable version.
-        images: A few encoded pages for the warm-up requests.
         config: Sizes of network and pages.
+        facts: What else its settings file says.
     """
     tf.saved_model.save(served, directory, signatures=served.functions)
-    extra = os.path.join(directory, os.path.dirname(_WARMUP_FILE))
+    extra = os.path.join(directory, os.path.dirname(WARMUP_FILE))
     tf.io.gfile.makedirs(extra)
     with tf.io.gfile.GFile(os.path.join(directory, SETTINGS_FILE), "w") as file:
-        file.write(json.dumps({"line_finder": config.model_dump()}, indent=1) + "\n")
-    with tf.io.TFRecordWriter(os.path.join(directory, _WARMUP_FILE)) as writer:
-        for log in _warmup_requests(images):
+        file.write(json.dumps({"line_finder": config.model_dump(), **facts}, indent=1) + "\n")
+    with tf.io.TFRecordWriter(os.path.join(directory, WARMUP_FILE)) as writer:
+        for log in _warmup_requests(image_files.encode(_drawn_page())):
             writer.write(log.SerializeToString())
 
 
-def _warmup_requests(images: Sequence[bytes]) -> list[Any]:
-    """PredictionLogs that a server answers before it serves the version: pages alone and together."""
+def _drawn_page() -> np.ndarray:
+    """A page for the warm-up: handwriting of people does not belong into a version that is handed on."""
+    grey = np.full((480, 360), 235, np.uint8)
+    for y in range(60, 440, 40):
+        grey[y - 12 : y : 4, 30:330:5] = 40
+    return grey
+
+
+def _warmup_requests(image: bytes) -> list[Any]:
+    """PredictionLogs that a server answers before it serves the version: a page alone, and two together."""
     logs = []
-    for batch in [[image] for image in images] + [list(images)] * (len(images) > 1):
+    for batch in ([image], [image, image]):
         request = predict_pb2.PredictRequest(
             model_spec=model_pb2.ModelSpec(name=LINE_FINDER, signature_name=SIGNATURE),
             inputs={"image_bytes": tf.make_tensor_proto(batch, tf.string, [len(batch)])},

@@ -7,8 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from components.common import storage
 from components.line_finder.settings import COARSEST, LineFinderConfig
+from components.trainer.base import WarmStartError
 from components.trainer.model import FusedBatchNormalization
+from components.trainer.weights import read_weights
+from serving.version_directory import SETTINGS_FILE
 
 CHANNELS = 3
 """Of the maps, see `htr_client.pages.vectorising`."""
@@ -114,3 +118,25 @@ def build(config: LineFinderConfig) -> LineFinder:
     model = LineFinder(config)
     model(tf.zeros([1, COARSEST, COARSEST, 1]))
     return model
+
+
+def take_weights(model: LineFinder, version: str) -> None:
+    """Gives a network the weights of an exported line finder.
+
+    Args:
+        model: The network.
+        version: Directory of the version.
+
+    Raises:
+        WarmStartError: It has another network.
+    """
+    with storage.here(version) as folder:
+        weights = read_weights(folder)
+    for variable in model.variables:
+        value = weights.get(variable.path)
+        if value is None or value.shape != tuple(variable.shape):
+            raise WarmStartError(
+                f"line_training.warm_start: {version} has another network: there is no {variable.path} "
+                f"{list(variable.shape)}. Train with the `line_finder` section of its {SETTINGS_FILE}"
+            )
+        variable.assign(value)

@@ -1,4 +1,4 @@
-"""Settings of the line finder: the network and its training."""
+"""Settings of the line finder and of the steps of its pipeline: pages, network, training, gate."""
 
 from __future__ import annotations
 
@@ -6,16 +6,34 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from components.common.fractions import Fraction
 from components.common.settings import Section
+from components.trainer.settings import AUTO
 
 STRIDE = 2
 """Pixels of the scaled page for a cell of the maps."""
 COARSEST = 32
 """The network needs pages whose sides are multiples of this, in pixels of the scaled page."""
+NEWEST, BASE = "newest", "base"
+"""Of `line_gate.recogniser`: the version in the workspace, the base model for lines."""
+_RATE, _WARM_RATE = 3e-3, 5e-4
+
+
+class PagesConfig(Section):
+    """Pages that a line finder learns from (task: pages). Folders, fractions and limits are those of data."""
+
+    document: str = Field(
+        "auto",
+        description="which pages belong together, in one split. auto: as the files say, else each page alone; folder: "
+        "those of one folder; else a regular expression for a page's path, whose group is the document",
+    )
+    model_dir: str | None = Field(
+        None, description="base directory of the line finder; <workspace>/serving_model/htr-lines if unset"
+    )
 
 
 class LineFinderConfig(Section):
-    """The network and the size of its pages."""
+    """The network that finds lines, and the size of its pages."""
 
     longest: int = Field(1280, ge=128, le=2048, multiple_of=COARSEST, description="longest side of a page, in pixels")
     largest_scale: float = Field(2.0, ge=1, description="smaller pages are enlarged by at most so much")
@@ -25,13 +43,18 @@ class LineFinderConfig(Section):
 
 
 class LineTrainingConfig(Section):
-    """How the network is trained."""
+    """How the line finder is trained."""
 
     epochs: int = Field(40, ge=1, description="passes over the pages")
     windows: int = Field(2, ge=1, description="windows of a page in each pass")
     batch_size: int = Field(3, ge=1, description="windows of one optimiser step")
     window: tuple[int, int] = Field((512, 640), description="height and width of a window in pixels")
-    learning_rate: float = Field(3e-3, gt=0, description="peak, which decays along a cosine to a hundredth")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description=f"peak, which decays along a cosine to a hundredth; {_RATE} if unset, {_WARM_RATE} after a warm "
+        "start",
+    )
     warmup_epochs: float = Field(1.0, ge=0, description="epochs in which the learning rate rises")
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW; biases and normalisation are left out")
     clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
@@ -40,6 +63,24 @@ class LineTrainingConfig(Section):
     validate_every: int = Field(2, ge=1, description="epochs between two validations")
     checkpoint_minutes: float = Field(3.0, gt=0, description="a training that is killed loses at most so much")
     seed: int = Field(0, ge=0, description="random weights, order and augmentation follow from it")
+    warm_start: str | None = Field(
+        AUTO,
+        description="whose weights are the start. auto: the base line finder, where the network is its own; none: "
+        "random ones; else a version directory, or a directory of versions, of which the newest is taken",
+    )
+
+    def peak_rate(self, is_warm: bool) -> float:
+        """The peak of the learning rate.
+
+        Args:
+            is_warm: Whether the weights are those of an earlier line finder.
+        """
+        return self.learning_rate or (_WARM_RATE if is_warm else _RATE)
+
+    @field_validator("warm_start")
+    @classmethod
+    def _none(cls, value: str | None) -> str | None:
+        return None if value == "none" else value
 
     @field_validator("window")
     @classmethod
@@ -47,3 +88,20 @@ class LineTrainingConfig(Section):
         if any(side < COARSEST or side % COARSEST for side in window):
             raise ValueError(f"both sides must be multiples of {COARSEST}")
         return window
+
+
+class LineGateConfig(Section):
+    """When a line finder may ship."""
+
+    max_cer_ratio: float | None = Field(
+        1.15, ge=1, description="CER in the found lines by CER in the true lines must not exceed it; null: off"
+    )
+    min_f1: Fraction | None = Field(0.85, description="F1 of the lines must reach it; null: off")
+    max_ratio_increase: float | None = Field(
+        0.02, ge=0, description="allowed increase over the ratio of the line finder in service, same pages; null: off"
+    )
+    recogniser: str = Field(
+        NEWEST,
+        description="what transcribes the lines. newest: the newest version in the workspace, else the base model; "
+        "base: the base model for lines; else a version directory, or a directory of versions",
+    )

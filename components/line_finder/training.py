@@ -17,7 +17,7 @@ from components.common.words import counted
 from components.line_finder.augmentation import draw_window
 from components.line_finder.data import LabelledPage
 from components.line_finder.metric import LineScore, score_pages
-from components.line_finder.model import LineFinder
+from components.line_finder.model import LineFinder, take_weights
 from components.line_finder.preprocessing import local_ink, scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig, LineTrainingConfig
 from components.line_finder.targets import draw_targets
@@ -78,8 +78,10 @@ class LineFitting:
 
     Attributes:
         model: The network; after `run` it has the averaged weights of the best validation.
-        history: Epoch, loss, validation precision, recall and F1, seconds of each validation.
+        history: Epoch, loss, validation precision, recall and F1, seconds of each validation. After a warm start the
+            first entry is epoch 0, the line finder that the training started from; its loss is null.
         best: Score of the best one.
+        best_epoch: Epoch of the best one.
     """
 
     def __init__(
@@ -90,24 +92,32 @@ class LineFitting:
         validation: Sequence[LabelledPage],
         train: LineTrainingConfig,
         checkpoint_dir: str | None = None,
+        start: str | None = None,
     ):
         """Prepares the optimiser.
 
         Args:
-            model: Network with initial weights.
+            model: Network with random weights.
             config: Its sizes.
             training: Pages to learn from.
             validation: Pages to monitor the training with, of other documents.
             train: Optimiser, epochs, windows.
             checkpoint_dir: Where to save the state every now and then, and to look for one to go on from.
+            start: Version whose weights the network starts from; None for its own.
+
+        Raises:
+            WarmStartError: That version has another network.
         """
-        self.model, self.config, self.train = model, config, train
+        self.model, self.config, self.train, self.is_warm = model, config, train, start is not None
+        if start is not None:
+            take_weights(model, start)
         self.training, self.validation = training, validation
         self.images = len(training) * train.windows
         self.steps = -(-self.images // train.batch_size)
         self.total = train.epochs * self.steps
         self.checkpoint = os.path.join(checkpoint_dir, checkpoint.CHECKPOINT_FILE) if checkpoint_dir else None
-        rate = WarmupCosine(train.learning_rate, int(train.warmup_epochs * self.steps), self.total)
+        self.rate = train.peak_rate(self.is_warm)
+        rate = WarmupCosine(self.rate, int(train.warmup_epochs * self.steps), self.total)
         self.optimizer = keras.optimizers.AdamW(rate, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm)
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         self.optimizer.build(model.trainable_variables)
@@ -134,6 +144,9 @@ class LineFitting:
                 f"  going on after {counted(self.done // self.steps, 'epoch')} and "
                 f"{counted(self.done % self.steps, 'batch', 'batches')} of a training that was interrupted"
             )
+        elif self.is_warm:
+            self._note(0, None, 0.0)
+            console().print(f"  before training: validation F1 {self.best.f1:.4f}")
         last_save = time.monotonic()
         with Progress(self.train.epochs, self.steps, self.images, self.done, self._seconds_before) as progress:
             for windows, targets in self._batches():
@@ -208,21 +221,25 @@ class LineFitting:
         return not rest and (epoch % self.train.validate_every == 0 or self.done == self.total)
 
     def _end_epoch(self, progress: Progress) -> None:
-        """Validates the averaged weights, keeps them if they are the best, prints a line."""
+        """Validates the averaged weights and prints a line."""
         epoch, loss = self.done // self.steps, float(np.mean(self._losses))
         self._losses = []
         own = self._weights()
         self._set_weights([average.numpy() for average in self._averages])
+        self._note(epoch, loss, progress.seconds)
+        told = f"loss {loss:6.3f}  validation F1 {self.history[-1]['f1']:.4f}  (best {self.best.f1:.4f})"
+        self._set_weights(own)
+        progress.epoch(self.done, told, self.done == self.total)
+
+    def _note(self, epoch: int, loss: float | None, seconds: float) -> None:
+        """Validates the current weights and keeps them if they are the best so far."""
         score = self.validate()
         if score.f1 > self.best.f1 or not self.history:
             self.best, self.best_epoch, self._best_weights = score, epoch, self._weights()
-        self._set_weights(own)
         self.history.append({
             "epoch": epoch, "loss": loss, "precision": score.precision, "recall": score.recall, "f1": score.f1,
-            "seconds": progress.seconds,
+            "seconds": seconds,
         })  # fmt: skip
-        told = f"loss {loss:6.3f}  validation F1 {score.f1:.4f}  (best {self.best.f1:.4f})"
-        progress.epoch(self.done, told, self.done == self.total)
 
     def _weights(self) -> list[np.ndarray]:
         return [variable.numpy() for variable in self.model.variables]

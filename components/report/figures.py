@@ -63,25 +63,31 @@ def _figure(width: float = 5.2, height: float = 2.6, **kinds: Any) -> tuple[Figu
     return figure, figure.subplots(**kinds)
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """Training loss and validation CER by epoch, with the epoch whose weights were kept; epoch 0 has no loss."""
+def learning_curves(history: Sequence[Mapping[str, Any]], measure: str = "validation_cer") -> str:
+    """Training loss and validation CER or F1 by epoch, with the epoch whose weights were kept; epoch 0 has no loss.
+
+    Args:
+        history: Entries of the epochs.
+        measure: Key of the measure: "validation_cer", or "f1", of which more is better.
+    """
+    name, best_of, above = ("F1", np.argmax, -14) if measure == "f1" else ("CER", np.argmin, 7)
     with matplotlib.rc_context(_STYLE):
-        figure, (loss_axis, cer_axis) = _figure(5.2, 2.5, ncols=2)
+        figure, (loss_axis, axis) = _figure(5.2, 2.5, ncols=2)
         epochs = [entry["epoch"] for entry in history]
         losses = [math.nan if entry["loss"] is None else entry["loss"] for entry in history]
         loss_axis.plot(epochs, losses, color=_SECOND, marker=".", markersize=3)
-        loss_axis.set(xlabel="epoch", title="training loss (nats an image)")
-        cer = [100 * entry["validation_cer"] for entry in history]
-        cer_axis.plot(epochs, cer, color=_ACCENT, marker=".", markersize=3)
-        best = int(np.argmin(cer))
-        cer_axis.plot(epochs[best], cer[best], "o", color=_ACCENT, markersize=6)
-        cer_axis.annotate(f"{cer[best]:.2f} %", (epochs[best], cer[best]), (0, 7), textcoords="offset points",
-                          ha="right" if best > len(cer) / 2 else "left")  # fmt: skip
-        cer_axis.set(xlabel="epoch", title="validation CER, %", ylim=(0, None))
-        for axis in (loss_axis, cer_axis):
-            axis.title.set_fontsize(9)
-            axis.xaxis.get_major_locator().set_params(integer=True)
-        return _svg(figure, f"Training loss and validation CER over {history[-1]['epoch']} epochs")
+        loss_axis.set(xlabel="epoch", title="training loss" if name == "F1" else "training loss (nats an image)")
+        values = [100 * entry[measure] for entry in history]
+        axis.plot(epochs, values, color=_ACCENT, marker=".", markersize=3)
+        best = int(best_of(values))
+        axis.plot(epochs[best], values[best], "o", color=_ACCENT, markersize=6)
+        axis.annotate(f"{values[best]:.2f} %", (epochs[best], values[best]), (0, above), textcoords="offset points",
+                      ha="right" if best > len(values) / 2 else "left")  # fmt: skip
+        axis.set(xlabel="epoch", title=f"validation {name}, %", ylim=(0, None))
+        for each in (loss_axis, axis):
+            each.title.set_fontsize(9)
+            each.xaxis.get_major_locator().set_params(integer=True)
+        return _svg(figure, f"Training loss and validation {name} over {history[-1]['epoch']} epochs")
 
 
 def reliability(calibration: Mapping[str, Any]) -> str:

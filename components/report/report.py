@@ -16,10 +16,14 @@ from components.report.figures import visible
 CONTENTS_FILE, PAGE_FILE, PREDICTIONS_FILE = "contents.json", "report.html", "predictions.csv"
 
 
-def environment() -> jinja2.Environment:
-    """The templates of this folder with their filters; an unknown name is an error, never an empty place."""
+def environment(*folders: str) -> jinja2.Environment:
+    """The templates of this folder with their filters; an unknown name is an error, never an empty place.
+
+    Args:
+        *folders: Folders of other templates, which may extend those here.
+    """
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader([*folders, os.path.dirname(__file__)]), undefined=jinja2.StrictUndefined,
         autoescape=jinja2.select_autoescape(("html.j2",)), trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip

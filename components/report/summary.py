@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.evaluator.verdict import Verdict
 from components.report import report
@@ -68,6 +69,7 @@ class RunSummary:
         version: its number.
         pushed_path: its directory.
         transcriptions_folder: artifact of its BulkInferrer, where there is one.
+        anomalies_folder: artifact of its ExampleValidator; None if the run did not come so far.
     """
 
     run_id: str
@@ -79,6 +81,7 @@ class RunSummary:
     version: int | None = None
     pushed_path: str | None = None
     transcriptions_folder: str | None = None
+    anomalies_folder: str | None = None
 
     @property
     def name(self) -> str:
@@ -99,6 +102,20 @@ class RunSummary:
     def transcribed(self) -> dict[str, Any] | None:
         """What BulkInferrer counted, see `components.batch_transcriber.component`; None without that step."""
         return _read(self.transcriptions_folder, _COUNTS_FILE)
+
+    @cached_property
+    def drift(self) -> dict[str, tuple[float, float]]:
+        """Distance of the training split to that of the run before, and what is allowed, by feature; may be empty."""
+        path = os.path.join(self.anomalies_folder or "", "Split-train", "SchemaDiff.pb")
+        if not self.anomalies_folder or not os.path.exists(path):
+            return {}
+        with open(path, "rb") as file:
+            found = anomalies_pb2.Anomalies.FromString(file.read())
+        return {
+            ".".join(info.path.step): (measured.value, measured.threshold)
+            for info in found.drift_skew_info
+            for measured in info.drift_measurements
+        }
 
     @cached_property
     def verdict(self) -> Verdict | None:
@@ -267,7 +284,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
     pushed, quarantine = outputs.get("pushed_model"), outputs.get("quarantine")
     properties = pushed.custom_properties if pushed else {}
     was_pushed = bool(pushed) and properties["pushed"].int_value == 1
-    written, transcribed = outputs.get("report"), outputs.get("transcriptions")
+    written, transcribed, anomalies = (outputs.get(name) for name in ("report", "transcriptions", "anomalies"))
     ends = [execution.last_update_time_since_epoch for execution in executions]
     return RunSummary(
         run_id=run_id,
@@ -279,6 +296,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
         version=int(properties["pushed_version"].string_value) if was_pushed else None,
         pushed_path=properties["pushed_destination"].string_value if was_pushed else None,
         transcriptions_folder=transcribed.uri if transcribed else None,
+        anomalies_folder=anomalies.uri if anomalies else None,
     )
 
 

@@ -25,7 +25,7 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import json_utils, path_utils
 
 from components.common import storage
-from components.trainer.export import WARMUP_FILE
+from serving.version_directory import WARMUP_FILE
 
 START_SECONDS = 180
 _VERSION = "1"

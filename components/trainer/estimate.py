@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 
+import numpy as np
+
 from components.trainer.schedule import epochs_for
 from components.trainer.settings import TrainConfig
 
@@ -15,6 +17,9 @@ _VALIDATION = 0.3  # cost of an image that is only read, relative to one that is
 # What the cores of a machine bring besides the first: 1.5 of two were busy (docs/accuracy.md); more than eight bring
 # nothing to batches of this size.
 _MOST_CORES, _GAIN = 8, 0.5
+# Labelled images, and the CER on other writers of trainings on them that began at the base model for lines: words of a
+# source that it had never seen (docs/accuracy.md).
+_ADAPTED = ((0, 0.345), (50, 0.334), (100, 0.312), (300, 0.262), (700, 0.244))
 
 
 def expected_steps(train: TrainConfig, samples: int) -> int:
@@ -44,6 +49,20 @@ def expected_seconds(
     images = float(expected_steps(train, samples) * train.batch_size)
     images += _VALIDATION * validation * epochs_for(train, samples)
     return images * (_SECONDS_AN_IMAGE + _SECONDS_A_PIXEL * pixels) / at_once
+
+
+def adapted_cer(images: int) -> tuple[float, float]:
+    """What so many labels have brought where it was measured: words of a source that the base model had never seen.
+
+    Args:
+        images: labelled ones, up to the most that were measured.
+
+    Returns:
+        CER of the base model, and of the model that was adapted, both on other writers; between the numbers that were
+        measured, a straight line over the logarithm of the number of images.
+    """
+    counts, rates = zip(*_ADAPTED, strict=True)
+    return rates[0], float(np.interp(math.log1p(images), np.log1p(counts), rates))
 
 
 def in_words(seconds: float) -> str:

@@ -16,11 +16,9 @@ from components.trainer.model import Recogniser
 from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.preprocessing import image_batch
 from components.transform.settings import TransformConfig
-from serving.version_directory import LANGUAGE_MODEL_FILE
+from serving.version_directory import LANGUAGE_MODEL_FILE, WARMUP_FILE
 
 _NEVER = -100.0  # logarithm of a probability that float32 no longer holds
-VARIABLES_KEY = "network_variables"
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 
 def best_path(log_probs: tf.Tensor, frames: tf.Tensor, alphabet: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -86,7 +84,7 @@ class ServedModel(tf.Module):
             temperature: the logits are divided by it, so that confidences are neither too high nor too low.
         """
         super().__init__(name="htr")
-        # By path, for `transfer.start_from`; the attribute's name is VARIABLES_KEY.
+        # By path, for `transfer.start_from`; the attribute's name is `weights.VARIABLES_KEY`.
         self.network_variables = {v.path: v.value for v in model.variables if "seed_generator" not in v.path}
         characters = tf.constant(list(alphabet))
         feature_spec = {"image": tf.io.FixedLenFeature([1], tf.string)}

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-
-import numpy as np
-import tensorflow as tf
 
 from components.common import storage
 from components.trainer.base import WarmStartError, alphabet_of
-from components.trainer.export import VARIABLES_KEY
 from components.trainer.model import Recogniser
+from components.trainer.weights import read_weights
 from serving.version_directory import SETTINGS_FILE
 
 # Layers whose last axis is the class: one column a character, the blank last.
@@ -36,7 +32,7 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> str:
     """
     known = alphabet_of(version)
     with storage.here(version) as folder:
-        earlier = _read_weights(folder)
+        earlier = read_weights(folder)
     shared = [(new, known.index(character)) for new, character in enumerate(alphabet) if character in known]
     columns = [*shared, (len(alphabet), len(known))]
     for variable in model.variables:
@@ -72,15 +68,3 @@ def freeze(model: Recogniser, parts: Sequence[str]) -> None:
     for name, layers in (("convolutions", model.stages), ("recurrent", model.recurrent)):
         for layer in layers:
             layer.trainable = name not in parts
-
-
-def _read_weights(version: str) -> dict[str, np.ndarray]:
-    """Weights of an exported model by their paths in the network."""
-    reader = tf.train.load_checkpoint(os.path.join(version, "variables", "variables"))
-    weights = {}
-    for key in reader.get_variable_to_shape_map():
-        parts = key.split("/")
-        if parts[0] == VARIABLES_KEY and len(parts) > 1:
-            # In checkpoints a slash within a name is written as ".S".
-            weights[parts[1].replace(".S", "/")] = reader.get_tensor(key)
-    return weights

@@ -40,7 +40,6 @@ def read_config(arguments: argparse.Namespace) -> Config:
         CommandError: a setting is unknown or impossible.
     """
     from components.common import storage
-    from pipeline.config import PATHS
 
     config = read_given_config(arguments)
     if storage.is_remote(config.workspace):
@@ -52,12 +51,10 @@ def read_config(arguments: argparse.Namespace) -> Config:
     # Absolute, since artifacts are found again by these paths, from wherever the next command is started, and since
     # Airflow runs each step in a folder of its own, which it deletes.
     config = config.model_copy(update={"workspace": os.path.abspath(config.workspace)})
-    for name, setting in PATHS:
-        section = getattr(config, name)
-        value = getattr(section, setting)
-        if value and (setting != "warm_start" or config.train.is_warm):
-            found = [storage.absolute(path) for path in value] if isinstance(value, list) else storage.absolute(value)
-            config = config.model_copy(update={name: section.model_copy(update={setting: found})})
+    for name, setting, value in list(config.paths()):
+        found = [storage.absolute(path) for path in value] if isinstance(value, list) else storage.absolute(value)
+        section = getattr(config, name).model_copy(update={setting: found})
+        config = config.model_copy(update={name: section})
     return config
 
 
@@ -71,6 +68,8 @@ def read_given_config(arguments: argparse.Namespace) -> Config:
         settings["data"] = {"paths": arguments.data}
     if arguments.workspace:
         settings["workspace"] = arguments.workspace
+    if getattr(arguments, "task", None):
+        settings["task"] = arguments.task
     try:
         return load(arguments.config, arguments.set, **settings)
     except ConfigError as error:
@@ -97,6 +96,13 @@ def add_config_arguments(command: argparse.ArgumentParser, data: bool = True) ->
     command.add_argument("--workspace", metavar="DIR", help="folder for everything that is made (default: workspace)")
 
 
+def add_task_argument(command: argparse.ArgumentParser) -> None:
+    """Adds the option that says which pipeline is meant."""
+    command.add_argument(
+        "--task", choices=("text", "pages"), help="text: a recogniser (default); pages: a line finder, from pages"
+    )
+
+
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
     """Adds options that say which model to take."""
     model = command.add_mutually_exclusive_group()
@@ -107,6 +113,11 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--base", metavar="PRESET", help="the base model for this preset (line, word), whatever there is"
+    )
+    command.add_argument(
+        "--line-finder",
+        metavar="DIR",
+        help="as --model, the line finder for pages (default: newest of the workspace, else the base line finder)",
     )
 
 
@@ -123,6 +134,46 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     except reading.NoModelError as error:
         option = "--model: " if directory else "--base: " if base else ""
         raise CommandError(f"{option}{error}", USAGE if option else ERROR) from error
+
+
+def pushed_line_finder(config: Config, directory: str | None) -> str | None:
+    """As `pipeline.reading.pushed_line_finder`, for commands.
+
+    Raises:
+        CommandError: there is none in the directory that is named.
+    """
+    from pipeline import reading
+
+    try:
+        return reading.pushed_line_finder(config, directory)
+    except reading.NoModelError as error:
+        raise CommandError(f"--line-finder: {error}", USAGE) from error
+
+
+def add_prometheus_argument(command: argparse.ArgumentParser) -> None:
+    """Adds the option whose file `write_for_prometheus` writes."""
+    text = "also write the figures for the textfile collector of Prometheus' node exporter"
+    command.add_argument("--prometheus", type=_textfile, metavar="FILE.prom", help=text)
+
+
+def _textfile(path: str) -> str:
+    if not path.endswith(".prom"):
+        raise argparse.ArgumentTypeError(f"the textfile collector passes over {path}: its files are named *.prom")
+    return path
+
+
+def write_for_prometheus(file: str, page: str) -> None:
+    """Writes a page for the textfile collector, which sees it whole or not at all.
+
+    Raises:
+        CommandError: the file cannot be written.
+    """
+    from components.common import storage
+
+    try:
+        storage.write(file, page.encode())
+    except OSError as error:
+        raise CommandError(f"--prometheus {file} cannot be written: {error.strerror}.") from error
 
 
 @contextlib.contextmanager

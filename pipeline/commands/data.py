@@ -7,7 +7,14 @@ import json
 import os
 
 from components.common.words import counted
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.common import (
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    add_prometheus_argument,
+    read_config,
+    write_for_prometheus,
+)
 from pipeline.exit_codes import DRIFT, OK, TOO_MANY_REJECTS, USAGE
 
 
@@ -34,6 +41,7 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--run", dest="run_name", metavar="RUN", help="run to compare with (default: latest)")
     command.add_argument("--fail", action="store_true", help=f"exit code {DRIFT} when something has drifted too far")
     command.add_argument("--json", action="store_true", help="print all measures as JSON")
+    add_prometheus_argument(command)
 
 
 def _sample_data(arguments: argparse.Namespace) -> int:
@@ -126,6 +134,8 @@ def _drift(arguments: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     found = comparison.compare(before, after, config.drift.thresholds)
     print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
+    if arguments.prometheus:
+        write_for_prometheus(arguments.prometheus, found.as_prometheus())
     if found.moved and (arguments.fail or config.drift.fail):
         raise CommandError(f"Drifted too far: {', '.join(measure.name for measure in found.moved)}.", DRIFT)
     return OK

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from pipeline.commands.common import (
     add_model_arguments,
     find_model,
     positive,
+    pushed_line_finder,
     read_config,
 )
 from pipeline.exit_codes import USAGE
@@ -43,17 +46,26 @@ def _read(arguments: argparse.Namespace) -> int:
 def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) -> LocalClient:
     from components.common import storage
     from components.common.console import announced, quiet
+    from htr_client.cli import LINE_FORMATS
     from pipeline.imports import without_extras
-    from pipeline.reading import line_finder
+    from pipeline.reading import base_line_finder
 
-    model = find_model(read_config(arguments), arguments.model, arguments.base)
-    if storage.is_remote(model.path):
-        raise CommandError(f"{model.path} is in a bucket: copy it to this machine and name it with --model.", USAGE)
+    config = read_config(arguments)
+    model = find_model(config, arguments.model, arguments.base)
+    finder = None
+    if arguments.kind != "line" or arguments.format not in LINE_FORMATS:
+        finder = pushed_line_finder(config, arguments.line_finder) or base_line_finder()
+    for option, path in (("--model", model.path), ("--line-finder", finder or "")):
+        if storage.is_remote(path):
+            raise CommandError(f"{path} is in a bucket: copy it to this machine and name it with {option}.", USAGE)
     print(f"note: {model.note}", file=sys.stderr, flush=True)
+    if finder and finder.startswith(config.line_finder_dir):
+        print(f"note: The line finder is {finder}", file=sys.stderr, flush=True)
     from serving.local import LocalClient
 
-    finder = line_finder() if arguments.kind != "line" else None
     client = LocalClient(model.path, model.name, decoder=decoder, batch_size=arguments.batch_size, line_finder=finder)
-    with quiet(), announced("Loading TensorFlow and the model"), without_extras():
-        client.connect()
+    # Of files that are not there, the client tells without a model.
+    if any(image == "-" or glob.has_magic(image) or os.path.exists(image) for image in arguments.images):
+        with quiet(), announced("Loading TensorFlow and the model"), without_extras():
+            client.connect()
     return client

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.common import (
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    add_prometheus_argument,
+    read_config,
+    write_for_prometheus,
+)
 from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ def add_commands(add: AddCommand) -> None:
 
     command = add("runs", _list_runs, "list the runs of the workspace: verdict, CER, data, version, duration")
     add_config_arguments(command, data=False)
+    add_prometheus_argument(command)
 
     command = add("compare", _compare, "compare two runs: figures with a paired test, settings, data, images")
     command.add_argument("before", metavar="A", help=run_help)
@@ -60,7 +68,7 @@ def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Config, l
 
 
 def _list_runs(arguments: argparse.Namespace) -> int:
-    from components.report import comparison, summary
+    from components.report import comparison, prometheus, summary
 
     config = read_config(arguments)
     try:
@@ -70,6 +78,8 @@ def _list_runs(arguments: argparse.Namespace) -> int:
     except summary.MetadataError as error:
         raise CommandError(str(error)) from error
     print(comparison.listing(runs))
+    if arguments.prometheus:
+        write_for_prometheus(arguments.prometheus, prometheus.runs_page(runs[: prometheus.NEWEST]))
     return OK
 
 

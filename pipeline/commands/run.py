@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands import run_pages
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
 from pipeline.commands.reports import write_report
 from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
     command = add("run", _run, "run the pipeline here: read, train, evaluate, push")
+    add_task_argument(command)
     add_config_arguments(command)
     command.add_argument("--json", action="store_true", help="print one JSON line at the end")
 
@@ -31,21 +33,15 @@ def add_commands(add: AddCommand) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from components.common.console import announced, console, quiet_logs
     from components.common.settings import ConfigError
-    from components.example_gen.folders import find_tables
-    from components.example_gen.plan import make_plan
     from components.example_gen.table import DatasetError
     from pipeline import preflight
 
     config = read_config(arguments)
+    is_pages = config.task == "pages"
     try:  # before the slow imports
-        tables, notes = find_tables(config.data)
-        plan = make_plan(tables, config.data)
-        preflight.check_run(config, tables, plan)
+        preflight.check_pages(config) if is_pages else _check_text(config)
     except (DatasetError, ConfigError) as error:
         raise CommandError(str(error), USAGE) from error
-    for kind, sentences in (("Warning", plan.problems), ("Note", (*notes, *plan.notes))):
-        for sentence in sentences:
-            console().print(f"{kind}: {sentence}", markup=False)
     started = datetime.datetime.now()
     log = os.path.join(config.workspace, "logs", f"run-{started:%Y%m%d-%H%M%S}.log")
     try:
@@ -57,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
             try:
                 summary = local_runner.run(config)
-                report = write_report(summary, config)
+                report = (run_pages.write_report if is_pages else write_report)(summary, config)
             except Exception as error:
                 raise _explained(error, config, log, local_runner.root_message) from error
     except OSError as error:
@@ -70,10 +66,26 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         from components.report.summary import as_json
 
-        print(json.dumps(as_json(summary, config.model_dir), ensure_ascii=False))
-    if summary.verdict is None or not summary.verdict.blessed:
-        raise CommandError(summary.refusal(), NOT_BLESSED)
+        outcome = run_pages.as_json(summary, config) if is_pages else as_json(summary, config.model_dir)
+        print(json.dumps(outcome, ensure_ascii=False))
+    if not (summary.metrics and summary.metrics["blessed"]):
+        raise CommandError(run_pages.refusal(summary) if is_pages else summary.refusal(), NOT_BLESSED)
     return OK
+
+
+def _check_text(config: Config) -> None:
+    """Looks at labels and settings of a run that trains a recogniser, and prints what people should know of them."""
+    from components.common.console import console
+    from components.example_gen.folders import find_tables
+    from components.example_gen.plan import make_plan
+    from pipeline import preflight
+
+    tables, notes = find_tables(config.data)
+    plan = make_plan(tables, config.data)
+    preflight.check_run(config, tables, plan)
+    for kind, sentences in (("Warning", plan.problems), ("Note", (*notes, *plan.notes))):
+        for sentence in sentences:
+            console().print(f"{kind}: {sentence}", markup=False)
 
 
 def _explained(
@@ -90,7 +102,7 @@ def _explained(
     code = exit_code(name)
     known = code != ERROR or name in (
         "DataAnomalies", "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError", "VersionError",
-        "BaselineError",
+        "BaselineError", "LineGateError", "WarmStartError",
     )  # fmt: skip
     return CommandError(message if known else f"{name}: {message}\nThe log is {log}", code)
 
@@ -109,7 +121,7 @@ def _disk_trouble(error: BaseException | None, config: Config) -> str | None:
     if not reason:
         return None
     folders = [config.workspace, tempfile.gettempdir()]
-    folders += [config.model_dir] if os.path.isdir(config.model_dir) else []
+    folders += [config.servable[1]] if os.path.isdir(config.servable[1]) else []
     free = {folder: shutil.disk_usage(folder).free / 2**20 for folder in folders}
     listed = ", ".join(f"{free[folder]:,.1f} MB in {folder}" for folder in sorted(free, key=free.__getitem__))
     return (
@@ -121,34 +133,37 @@ def _disk_trouble(error: BaseException | None, config: Config) -> str | None:
 def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, duration: datetime.timedelta) -> None:
     from components.common.console import console
 
-    out = console()
+    out, is_pages = console(), config.task == "pages"
     accepted, rejected = summary.counts["accepted"], summary.counts["rejected"]
-    out.print(f"\nImages   {', '.join(f'{n} {split}' for split, n in accepted.items())}", markup=False)
+    what, row, file = ("Pages ", "page", "rejected-pages.csv") if is_pages else ("Images", "row", "rejects.csv")
+    out.print(f"\n{what}     {', '.join(f'{n} {split}' for split, n in accepted.items())}", markup=False)
     if rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
         out.print(
-            f"Rejected   {counted(sum(rejected.values()), 'row')}: {reasons}\n"
-            f"           {config.workspace}/rejects.csv",
+            f"Rejected   {counted(sum(rejected.values()), row)}: {reasons}\n           {config.workspace}/{file}",
             markup=False,
         )
     for kind, sentences in (("Warning", summary.counts.get("problems", [])), ("Note", summary.counts["notes"])):
         for sentence in sentences:
             out.print(f"{kind:10s} {sentence}", markup=False)
-    for line in summary.figures():
+    for line in run_pages.figures(summary) if is_pages else summary.figures():
         out.print(line, markup=False)
-    if summary.pushed and summary.verdict and summary.verdict.blessed:
-        out.print(f"Version    {summary.version} in {config.model_dir}{_withdrawn(summary, config)}", markup=False)
+    model_dir = config.servable[1]
+    if summary.pushed and summary.metrics and summary.metrics["blessed"]:
+        out.print(f"Version    {summary.version} in {model_dir}{_withdrawn(summary, model_dir)}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:
         images, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
+        lines = f" with {counted(summary.transcribed['lines'], 'line')}" if "lines" in summary.transcribed else ""
         out.print(
-            f"New        {counted(images, 'image')} in {summary.transcribed['folder']}, {errors} could not be read\n"
+            f"New        {counted(images, 'image')}{lines} in {summary.transcribed['folder']}, {errors} could not be "
+            "read\n"
             f"           {summary.transcriptions_folder}", markup=False,
         )  # fmt: skip
     out.print(f"Report     {report}\nLog        {log}\nTook       {str(duration).split('.')[0]}", markup=False)
 
 
-def _withdrawn(summary: RunSummary, config: Config) -> str:
+def _withdrawn(summary: RunSummary, model_dir: str) -> str:
     from components.common.versions import list_versions
 
-    found = [version for version in list_versions(config.model_dir) if version.number == summary.version]
+    found = [version for version in list_versions(model_dir) if version.number == summary.version]
     return ", withdrawn by htr rollback: another is in service" if found and found[0].withdrawn else ""

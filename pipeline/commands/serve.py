@@ -29,7 +29,6 @@ def add_commands(add: AddCommand) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.versions import in_service
-    from pipeline.reading import line_finder
     from serving.server import run
     from serving.status import Code, ServingError
 
@@ -49,10 +48,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             arguments.model_base_path = config.model_dir
             arguments.fallback_base_path = os.path.dirname(model.path)
     if arguments.pages:
-        finder = line_finder()
-        if finder is None:
-            raise CommandError("--pages: There is no base line finder in this installation.", USAGE)
-        arguments.line_finder_base_path = os.path.dirname(finder)
+        _serve_line_finder(arguments, config.line_finder_dir)
     if arguments.ui and not arguments.ui_port:
         arguments.ui_port = 8600
     try:
@@ -61,6 +57,22 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise CommandError(
             f"The server could not start: {error.message}", USAGE if error.code == Code.INVALID_ARGUMENT else ERROR
         ) from error
+
+
+def _serve_line_finder(arguments: argparse.Namespace, model_dir: str) -> None:
+    """The pushed line finders, or the base one until there is a pushed one."""
+    from components.common import storage
+    from components.common.versions import in_service
+    from pipeline.reading import base_line_finder
+
+    if storage.is_remote(model_dir):
+        raise CommandError(f"--pages: {model_dir} is in a bucket, which the embedded server does not read.", USAGE)
+    arguments.line_finder_base_path = model_dir
+    if not in_service(model_dir):
+        base = base_line_finder()
+        if base is None:
+            raise CommandError("--pages: There is no base line finder in this installation.", USAGE)
+        arguments.line_finder_fallback_base_path = os.path.dirname(base)
 
 
 def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> None:

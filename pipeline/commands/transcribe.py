@@ -16,6 +16,7 @@ from pipeline.commands.common import (
     add_model_arguments,
     find_model,
     positive,
+    pushed_line_finder,
     read_config,
     resumable,
 )
@@ -24,15 +25,27 @@ from pipeline.exit_codes import OK, USAGE
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    text = "transcribe a folder of any size with a pushed model, without a server; do what is missing if run again"
+    from htr_client.cli import FORMATS, KINDS
+
+    text = "transcribe a folder of any size, of lines or pages, without a server; do what is missing if run again"
     command = add("transcribe", _transcribe, text)
     command.add_argument("--input", required=True, metavar="DIR", help="folder with images, also s3://, gs:// or az://")
     command.add_argument(
-        "--output", required=True, metavar="FILE", help="texts.jsonl (or .csv) becomes texts-00000-of-00020.jsonl, ..."
-    )
+        "--output", required=True, metavar="PATH",
+        help="texts.jsonl (or .csv) becomes texts-00000-of-00020.jsonl, ...; with --format a folder for a file of each "
+        "page",
+    )  # fmt: skip
+    command.add_argument("--format", choices=FORMATS, help="of the files of pages: alto (4), page (PAGE XML 2019), ...")
+    command.add_argument(
+        "--kind", choices=KINDS,
+        help="what the images show: a line or word each, or a page whose lines are found; auto looks (default: line, "
+        "with a folder as output page)",
+    )  # fmt: skip
     add_model_arguments(command)
     command.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images of one model call")
-    command.add_argument("--shard-size", type=positive, default=1000, metavar="N", help="images of one output file")
+    command.add_argument(
+        "--shard-size", type=positive, metavar="N", help="images of one output file (default: 1000, of pages 50)"
+    )
     command.add_argument("--decoder", choices=["best-path"], help="best-path: leave the model's language model out")
     command.add_argument("--overwrite", action="store_true", help="begin again instead of going on")
     command.add_argument("--json", action="store_true", help="print the counts as JSON")
@@ -45,6 +58,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from components.common.settings import ConfigError
 
     config = read_config(arguments)
+    kind = arguments.kind or ("line" if arguments.output.endswith((".jsonl", ".csv")) else "page")
     folder, output = map(storage.absolute, (arguments.input, arguments.output))
     if not (storage.is_remote(folder) or os.path.isdir(folder)):  # before the slow imports
         raise CommandError(f"--input: {folder} does not exist or is not a folder.", USAGE)
@@ -59,6 +73,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             f"The base model lies in a cache of this machine, where workers of beam.runner={config.beam.runner} do not "
             f"see it: copy {model.path} to a place that they see, and name that with --model.", USAGE,
         )  # fmt: skip
+    finder = pushed_line_finder(config, arguments.line_finder) if kind != "line" else None
     log = os.path.join(config.workspace, "logs", f"transcribe-{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
     started = datetime.datetime.now()
     # Workers that share this machine would otherwise each start as many threads as there are cores.
@@ -68,26 +83,30 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         console().print(f"Transcribing {folder}. {model.note}", markup=False)
         with announced("Loading Apache Beam and TensorFlow"):
             from components.batch_transcriber import batch
+            from components.batch_transcriber.reading import Reader
             from components.batch_transcriber.shards import BatchError, written
             from pipeline import beam_options
 
         with resumable(log, BatchError, ConfigError):
             beam_options.check(config.beam)
             with announced(lambda: written(output) or "Looking for images", after=10):
+                reader = Reader(model.path, kind, finder, arguments.batch_size, arguments.decoder == "best-path")
                 outcome = batch.transcribe(
-                    folder, output, model.path, beam_options.pipeline_options(config.beam),
-                    overwrite=arguments.overwrite, batch_size=arguments.batch_size,
-                    pictures_per_shard=arguments.shard_size, best_path=arguments.decoder == "best-path",
+                    folder, output, reader, beam_options.pipeline_options(config.beam), overwrite=arguments.overwrite,
+                    pictures_per_shard=arguments.shard_size, format_=arguments.format,
                 )  # fmt: skip
     seconds = (datetime.datetime.now() - started).total_seconds()
     if arguments.json:
         print(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}))
         return OK
     before = outcome.pictures - outcome.new
-    print(
-        f"{counted(outcome.pictures, 'image')} in {counted(outcome.shards, 'file')} like {outcome.example}"
-        + (f", {before} of them done before" if before else "")
+    where = (
+        outcome.example if outcome.example == output else f"{counted(outcome.shards, 'file')} like {outcome.example}"
     )
+    print(f"{counted(outcome.pictures, 'image')} in {where}" + (f", {before} of them done before" if before else ""))
+    if kind != "line":
+        lacking = "".join(f", {count} with {reason.replace('_', ' ')}" for reason, count in outcome.incomplete.items())
+        print(f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}")
     print(f"{outcome.errors} could not be read, see {outcome.errors_path}")
     print(f"Took {seconds:.0f} s")
     return OK

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
 from pipeline.exit_codes import ERROR, OK, USAGE
 
 if TYPE_CHECKING:
@@ -18,23 +18,27 @@ if TYPE_CHECKING:
 def add_commands(add: AddCommand) -> None:
     """Adds them to the parser of `htr`."""
     command = add("versions", _versions, "list the pushed versions, or those that servers know")
+    add_task_argument(command)
     add_config_arguments(command, data=False)
     _add_rollout_arguments(command)
 
     command = add("promote", _promote, "assign a label to a version, once the running servers have loaded it")
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists")
     _add_label_argument(command, required=True, text="the label to assign")
+    add_task_argument(command)
     add_config_arguments(command, data=False)
     _add_rollout_arguments(command, move=True)
 
     text = "withdraw the newest version, so that servers go back to the one before; or move a label back"
     command = add("rollback", _rollback, text)
     _add_label_argument(command, required=False, text="move this label back to the version that had it before")
+    add_task_argument(command)
     add_config_arguments(command, data=False)
     _add_rollout_arguments(command, move=True)
 
     command = add("restore", _restore, "bring a version back that `htr rollback` has withdrawn")
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists as withdrawn")
+    add_task_argument(command)
     add_config_arguments(command, data=False)
 
 
@@ -44,21 +48,21 @@ def _versions(arguments: argparse.Namespace) -> int:
     from serving.labels import Labels, RolloutError
     from serving.version_directory import nothing_pushed
 
-    config = read_config(arguments)
+    name, model_dir = read_config(arguments).servable
     if arguments.server:
-        return _served_versions(arguments, config.name)
-    found = list_versions(config.model_dir)
+        return _served_versions(arguments, name)
+    found = list_versions(model_dir)
     if not found:
-        raise CommandError(nothing_pushed(config.model_dir))
+        raise CommandError(nothing_pushed(model_dir))
     try:
-        labels = Labels.read(config.model_dir, config.name).labels
+        labels = Labels.read(model_dir, name).labels
     except RolloutError as error:
         raise CommandError(str(error)) from error
     newest = max((v.number for v in found if not v.withdrawn), default=None)
     for version in found:
         notes = ["withdrawn"] if version.withdrawn else ["newest"] if version.number == newest else []
         notes += [label for label, number in labels.items() if number == version.number]
-        cer = ((metrics(config.model_dir, version.number) or {}).get("metrics") or {}).get("cer")
+        cer = ((metrics(model_dir, version.number) or {}).get("metrics") or {}).get("cer")
         rate = "CER unknown" if cer is None else f"CER {cer:>7.2%}"
         print(f"{version.number}  {_moment(version.number)}  {rate:<11s}  {version.path}  {', '.join(notes)}".rstrip())
     withdrawn = [version.number for version in found if version.withdrawn]
@@ -107,7 +111,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
     if arguments.server:
         raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
     try:
-        withdrawn, newest = roll_back(read_config(arguments).model_dir)
+        withdrawn, newest = roll_back(read_config(arguments).servable[1])
     except VersionError as error:
         raise CommandError(str(error)) from error
     print(f"Withdrew version {withdrawn}; version {newest} is the newest again. Undo: htr restore {withdrawn}")
@@ -118,11 +122,11 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
     from serving import rollout, rollout_arguments
     from serving.labels import RolloutError
 
-    config = read_config(arguments)
+    name, model_dir = read_config(arguments).servable
     try:
         moved = move(
             rollout.Rollout(
-                config.model_dir, config.name, rollout_arguments.servers_from(arguments),
+                model_dir, name, rollout_arguments.servers_from(arguments),
                 rollout_arguments.tls_from(arguments),
                 arguments.base_path, arguments.timeout,
             )
@@ -148,10 +152,10 @@ def _restore(arguments: argparse.Namespace) -> int:
     from components.common.service import VersionError, served
     from components.pusher.versions import restore
 
-    config = read_config(arguments)
+    name, model_dir = read_config(arguments).servable
     try:
-        newest = restore(config.model_dir, arguments.version)
-        current = served(config.model_dir, config.name)
+        newest = restore(model_dir, arguments.version)
+        current = served(model_dir, name)
     except VersionError as error:
         raise CommandError(str(error)) from error
     print(f"Version {arguments.version} is back.")

@@ -41,6 +41,7 @@ class Blocking:
     def __init__(self, *args, **settings):
         self._loop = asyncio.new_event_loop()
         self._client = AsyncHtrClient(*args, **settings)
+        self.metrics = self._client.metrics
 
     def __enter__(self):
         return self

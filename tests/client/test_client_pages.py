@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from htr_client import pages
+from htr_client import image_files, pages
 from htr_client.errors import ImageError, ModelNotFound
 from htr_client.pages.reading import is_page, may_be_page
 from htr_client.testing import png
@@ -53,6 +53,14 @@ def test_images_of_all_kinds_in_order(call, folder):
     assert code == 1 and "4-none.png: The PNG ends early" in err and err.count("error: ") == 1
 
 
+def test_the_file_of_a_page_is_read_once(call, folder, monkeypatch):
+    opened = []
+    read_file = image_files.read_file
+    monkeypatch.setattr(image_files, "read_file", lambda file: opened.append(file.name) or read_file(file))
+    call(folder / "1-page.png", folder / "5-page.png", "--kind", "auto")
+    assert opened == [str(folder / "1-page.png"), str(folder / "5-page.png")]
+
+
 def test_by_default_the_client_takes_every_image_for_a_line(call, folder, server):
     code, out, _ = call(folder / "1-page.png")
     assert code == 0 and len(out.splitlines()) == 1 and len(server.model.seen) == 1
@@ -93,6 +101,15 @@ def test_documents(call, folder, tmp_path, form):
     assert {name: len(page.lines) for name, page in found.items()} == {
         "1-page.xml": 3, "1-page-2.xml": 1, "5-page.xml": 1,
     }  # fmt: skip
+
+
+def test_tables_and_objects_of_pages_in_a_folder(call, folder, tmp_path):
+    for form in ("csv", "json"):
+        call(folder / "1-page.png", "--kind", "page", "--format", form, "--output", tmp_path / "made")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "made" / "1-page.csv").read_text())))
+    page = pages.from_json((tmp_path / "made" / "1-page.json").read_text())
+    assert [(int(row["line"]), row["text"]) for row in rows] == [(n, line.text) for n, line in enumerate(page.lines, 1)]
+    assert len(rows) == 3 and page.image == "1-page.png"
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(call, folder):

@@ -25,6 +25,8 @@ with TestClient(app) as web:
     assert answer.json()["model_version"] == 1
     answer = web.post("/transcribe", content=b"rubbish")
     assert answer.status_code == 422 and "Not an image" in answer.text
+    counted = 'htr_client_images_total{model="htr",version="1",outcome="ok"} 1'
+    assert counted in web.get("/metrics").text.splitlines()
     app.state.htr.model = "nope"
     assert web.post("/transcribe", content=IMAGE).status_code == 500
 print("asked")

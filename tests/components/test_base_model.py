@@ -20,8 +20,8 @@ from components.common.metrics import count_errors
 from components.pusher.versions import push
 from components.tools.sample_data import generate
 from components.trainer import transfer
-from components.trainer.export import VARIABLES_KEY
 from components.trainer.model import build
+from components.trainer.weights import VARIABLES_KEY
 from serving.local import LocalClient
 from tests.components.toy import LINE as TOY
 from tests.components.toy import SMALL, WORDS, drawn

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from components.batch_transcriber.batch import transcribe
+from components.batch_transcriber import batch
+from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.shards import BatchError, NoImages, list_pictures, written
 from components.common import storage
 from htr_client import ngrams
@@ -21,7 +22,7 @@ from htr_client.decoding import Alphabet
 from htr_client.language import LanguageModel
 from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
-from serving.version_directory import LANGUAGE_MODEL_FILE
+from tests.components.toy_reader import ALPHABET, save
 from tests.conftest import drawn_image, encode
 
 LOCAL = ["--runner=FnApiRunner"]
@@ -29,55 +30,8 @@ TWO_WORKERS = [*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_w
 IMAGES = 60
 
 
-ALPHABET = "0123456789 ehort"
-
-
-class Reader(tf.Module):
-    """Reads an image's width and a checksum of its bytes: cheap, and wrong as soon as images are mixed up.
-
-    The wider the image, the surer it is that there is the last digit.
-    """
-
-    def __init__(self, prefix: str, language_model: bytes):
-        super().__init__()
-        self.prefix = tf.Variable(prefix)
-        query = tf.TensorSpec([None], tf.string, name="query")
-        alphabet = tf.constant(list(ALPHABET))
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-        def recognise(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            widths = tf.map_fn(lambda d: tf.shape(tf.io.decode_image(d))[1], image_bytes, fn_output_signature=tf.int32)
-            checksums = tf.strings.to_hash_bucket_fast(image_bytes, 10**9)
-            texts = tf.strings.join([self.prefix, tf.strings.as_string(widths), " ", tf.strings.as_string(checksums)])
-            read = tf.strings.unicode_split(texts, "UTF-8")
-            length = tf.cast(read.row_lengths(), tf.int32)
-            sees = tf.cast(read.to_tensor()[:, :, tf.newaxis] == alphabet, tf.float32)
-            last = tf.one_hot(length - 1, tf.shape(sees)[1])
-            sees *= 1.0 - last[:, :, tf.newaxis] * (0.5 - tf.cast(widths, tf.float32) / 1000)[:, tf.newaxis, tf.newaxis]
-            sees = tf.concat([sees, 1.0 - tf.reduce_sum(sees, axis=2, keepdims=True)], axis=2)
-            blanks = tf.one_hot(tf.fill(tf.shape(sees)[:2], len(ALPHABET)), len(ALPHABET) + 1)
-            frames = tf.reshape(tf.stack([sees, blanks], axis=2), [tf.shape(sees)[0], -1, len(ALPHABET) + 1])
-            return {"log_probs": tf.math.log(frames + 1e-9), "frames": 2 * length}
-
-        @tf.function(input_signature=[query])
-        def tell_alphabet(query: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"characters": tf.tile(alphabet[tf.newaxis], [tf.size(query), 1])}
-
-        @tf.function(input_signature=[query])
-        def tell_language_model(query: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"model_bytes": tf.fill([tf.size(query)], language_model)}
-
-        self.functions = {
-            "serving_default": recognise, "alphabet": tell_alphabet, "language_model": tell_language_model
-        }  # fmt: skip
-
-
-def save(path: Path, prefix: str = "", language_model: bytes = b"") -> str:
-    module = Reader(prefix, language_model)
-    tf.saved_model.save(module, str(path), signatures=module.functions)
-    (path / LANGUAGE_MODEL_FILE).parent.mkdir(exist_ok=True)
-    (path / LANGUAGE_MODEL_FILE).write_bytes(language_model)
-    return str(path)
+def transcribe(folder, output, model, beam_args, *, batch_size=64, best_path=False, kind="line", finder=None, **rest):
+    return batch.transcribe(folder, output, Reader(model, kind, finder, batch_size, best_path), beam_args, **rest)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +72,7 @@ def contents(output: Path) -> dict[str, bytes]:
 def test_every_image_is_in_the_results_or_in_the_errors(folder, model, tmp_path):
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL, pictures_per_shard=16, batch_size=8)
     assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (IMAGES + 1, IMAGES + 1, 2, 4)
-    assert written(str(tmp_path / "texts.jsonl")) == "4 of 4 files" and written(str(tmp_path / "other.jsonl")) == ""
+    assert written(str(tmp_path / "texts.jsonl")) == "4 of 4 parts" and written(str(tmp_path / "other.jsonl")) == ""
     found = texts(tmp_path / "texts.jsonl")
     assert len(found) == IMAGES - 1
     for path, row in found.items():

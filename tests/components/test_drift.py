@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 
 import cv2
 import numpy as np
@@ -159,6 +160,24 @@ def test_text_says_what_moved(halves, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "share of dark pixels: median 0.1" in out and "Within their thresholds" in out
     assert "Fewer than 50 images say little" in out
+
+
+def test_prometheus_gets_the_same_figures(halves, tmp_path, capsys):
+    first, images, _ = halves
+    after = span(tmp_path / "after", images, lambda grey: 255 - grey)
+    code, found = drift(first, after, "--fail", "--prometheus", str(tmp_path / "drift.prom"), capsys=capsys)
+    assert code == cli.DRIFT
+    text = (tmp_path / "drift.prom").read_text()
+    labels = 'before="first",after="after"'
+    for measure in found["measures"]:
+        for name, value in (("htr_drift", measure["distance"]), ("htr_drift_allowed", measure["threshold"])):
+            shown = re.search(rf'^{name}{{{labels},measure="{measure["name"]}"}} (\S+)$', text, re.M)[1]
+            assert float(shown) == value
+    for side, count in zip(("before", "after"), found["samples"], strict=True):
+        assert f'htr_drift_images{{{labels},side="{side}"}} {count}\n' in text
+    with pytest.raises(SystemExit) as refused:
+        cli.main(["drift", "--data", str(after), "--prometheus", "drift.txt"])
+    assert refused.value.code == cli.USAGE and "named *.prom" in capsys.readouterr().err
 
 
 def test_divergence_is_zero_for_chance_and_one_for_nothing_in_common():

@@ -36,3 +36,9 @@ def test_more_cores_take_less_time_but_not_in_proportion():
 )
 def test_times_are_said_no_more_exactly_than_they_are_known(seconds, words):
     assert estimate.in_words(seconds) == words
+
+
+def test_more_labels_bring_more_up_to_the_most_that_were_measured():
+    rates = [estimate.adapted_cer(images)[1] for images in range(0, 701, 10)]
+    assert rates[0] == estimate.adapted_cer(0)[0] and rates == sorted(rates, reverse=True) and rates[-1] < rates[0]
+    assert estimate.adapted_cer(10_000) == estimate.adapted_cer(700)

@@ -21,7 +21,9 @@ from components.line_finder.model import build
 from components.line_finder.preprocessing import local_ink, scaled_ink
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.training import LineFitting, finder
+from components.line_finder.warm_start import find_start
 from components.tools.sample_data import generate
+from components.trainer.base import WarmStartError
 from htr_client import image_files
 from htr_client.pages import Page, find_page, write
 from serving.local_lines import LocalLineFinder
@@ -146,7 +148,7 @@ def version(tmp_path_factory):
     tf.keras.utils.set_random_seed(3)
     model = build(CONFIG)
     folder = tmp_path_factory.mktemp("lines") / "1"
-    save(ServedLineFinder(model, CONFIG), str(folder), [image_files.encode(PAGES[0].grey)], CONFIG)
+    save(ServedLineFinder(model, CONFIG), str(folder), CONFIG, {})
     return folder, model
 
 
@@ -160,6 +162,28 @@ def test_a_server_finds_the_lines_that_training_found(version):
         maps, served_scale = served.maps(image_files.encode(page.grey))
     assert maps.dtype == np.uint8 and served_scale == pytest.approx(float(scale))
     assert np.abs(maps / 255 - expected).max() <= 0.5 / 255 + 1e-3
+
+
+def test_a_training_starts_from_a_version(version):
+    folder, model = version
+    started = LineFitting(build(CONFIG), CONFIG, PAGES, PAGES[:1], TRAIN, start=str(folder))
+    for own, exported in zip(started.model.variables, model.variables, strict=True):
+        assert np.array_equal(own.numpy(), exported.numpy()), own.path
+    assert started.rate < fitting().rate
+    wider = CONFIG.model_copy(update={"filters": [4, 8, 12, 16, 20]})
+    with pytest.raises(WarmStartError, match="another network"):
+        LineFitting(build(wider), wider, PAGES, PAGES[:1], TRAIN, start=str(folder))
+    with pytest.raises(WarmStartError, match=r"line_finder\.filters is \[4, 8, 12, 16, 20\] here"):
+        find_start(TRAIN.model_copy(update={"warm_start": str(folder.parent)}), wider)
+    assert find_start(TRAIN.model_copy(update={"warm_start": str(folder.parent)}), CONFIG).version == str(folder)
+
+
+@pytest.mark.skipif(not (packing.FOLDER / packing.LINE_FINDER).is_dir(), reason="no base line finder is shipped")
+def test_a_network_of_other_sizes_does_not_start_from_the_base_line_finder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    start = find_start(TRAIN, CONFIG)
+    assert start.version is None and "has other line_finder.filters" in start.name
+    assert find_start(TRAIN, LineFinderConfig()).is_base
 
 
 def test_pages_of_a_request_do_not_influence_each_other(version):

@@ -7,7 +7,7 @@ from tfx.types import standard_artifacts
 from tfx.utils import json_utils, path_utils
 
 from components.serving_check.component import Executor, NotServable, check
-from components.trainer.export import WARMUP_FILE
+from serving.version_directory import WARMUP_FILE
 
 pytestmark = pytest.mark.slow
 

@@ -59,6 +59,14 @@ def workspace(tmp_path_factory):
     return tmp_path_factory.mktemp("workspace")
 
 
+def served(data, workspace, capfd):
+    """The oldest version in service: that of the tests before, or, where this one runs alone, of a first run."""
+    model_dir = str(workspace / "serving_model" / "htr")
+    if not os.path.isdir(model_dir) or not in_service(model_dir):
+        assert run(data, workspace, capfd).code == 0
+    return in_service(model_dir)[0]
+
+
 def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     """A in service, B pushed with a raised bound, `htr rollback`: the next run is compared with A."""
     model_dir = str(workspace / "serving_model" / "htr")
@@ -96,8 +104,8 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     model_dir = str(workspace / "serving_model" / "htr")
     checked = dataset.examine_all(DataConfig(paths=[str(data)]), TransformConfig())
     known = {sample.image: sample.text for sample in checked if isinstance(sample, dataset.Sample)}
-    newest = in_service(model_dir)[-1]
-    with open(os.path.join(newest.path, SETTINGS_FILE), encoding="utf-8") as file:
+    earlier = served(data, workspace, capfd)
+    with open(os.path.join(earlier.path, SETTINGS_FILE), encoding="utf-8") as file:
         settings = json.load(file)
     memory, source = Memory(known, sorted(set("".join(known.values())))), str(tmp_path / "memory")
     signatures = {name: getattr(memory, name) for name in ("serving_default", "alphabet", "evaluate")}
@@ -131,7 +139,7 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
 
 
 def test_without_a_model_in_service_a_warm_start_is_compared_with_its_base(data, workspace, capfd, tmp_path):
-    base = in_service(str(workspace / "serving_model" / "htr"))[0]
+    base = served(data, workspace, capfd)
     elsewhere = f"push.model_dir={tmp_path / 'models'}"
     settings = ("train.seed=4", f"train.warm_start={base.path}", elsewhere, ANY_INCREASE)
     code, outcome, text, *_ = run(data, workspace, capfd, *settings)
@@ -143,12 +151,12 @@ def test_without_a_model_in_service_a_warm_start_is_compared_with_its_base(data,
 
 
 def test_a_training_that_brings_nothing_is_refused_for_that_reason(data, workspace, capfd, tmp_path, monkeypatch):
-    made = in_service(str(workspace / "serving_model" / "htr"))[0]
+    made = served(data, workspace, capfd)
     monkeypatch.setattr(packing, "FOLDER", tmp_path / "files")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     packing.pack(made.path, "word")
     elsewhere = f"push.model_dir={tmp_path / 'models'}"
-    code, outcome, text, _ = run(data, workspace, capfd, "train.learning_rate=100", elsewhere)
+    code, outcome, text, *_ = run(data, workspace, capfd, "train.learning_rate=100", elsewhere)
     assert code == cli.NOT_BLESSED and not outcome["blessed"] and outcome["version"] is None
     assert "starting from the base model for transform.preset=word" in text
     assert outcome["baseline"] == "the base model that the training started from"

@@ -12,7 +12,7 @@ from components.common.metrics import count_errors
 from components.tools.rendered_text.dataset import write_dataset
 from htr_client import HtrClient, pages
 from pipeline import cli
-from pipeline.reading import line_finder, local_client
+from pipeline.reading import base_line_finder, local_client
 from serving.server import EmbeddedServer
 
 pytestmark = pytest.mark.slow
@@ -66,19 +66,25 @@ def test_a_page_becomes_text_in_reading_order(page, tmp_path, capfd):
     assert len(rows) <= len(LEFT + RIGHT) + 2, "lines may be broken at wide gaps, but not all"
     errors = count_errors([" ".join(LEFT + RIGHT)], [" ".join(row[1] for row in rows)])  # in reading order
     assert errors.rate < 0.25, rows
-    _, out, _ = run(capfd, "read", page, "--workspace", tmp_path / "none", "--format", "page")
+    # A format of pages means pages, whatever else is said.
+    _, out, _ = run(capfd, "read", page, "--workspace", tmp_path / "none", "--format", "page", "--kind", "line")
     found = pages.read(out.encode())
     assert [line.text for line in found.lines] == [row[1] for row in rows]
     in_left = [max(x for x, _ in line.baseline) < 760 for line in found.lines]
     assert in_left == sorted(in_left, reverse=True), "the left column comes first"
 
 
-def test_a_server_and_this_process_read_the_same(page):
+def test_a_server_and_this_process_read_the_same(page, tmp_path):
     options = {"model_name": "htr", "model_base_path": os.path.dirname(packing.unpack("line")), "port": 0}
     with local_client("none") as client:
         here = client.transcribe_page(page)
+    # As `htr serve --pages` serves it until a line finder is pushed.
+    options |= {
+        "line_finder_base_path": str(tmp_path),
+        "line_finder_fallback_base_path": os.path.dirname(base_line_finder()),
+    }
     with (
-        EmbeddedServer(**options, line_finder_base_path=os.path.dirname(line_finder())) as server,
+        EmbeddedServer(**options) as server,
         HtrClient(server.address) as client,
     ):
         there = client.transcribe_page(page)

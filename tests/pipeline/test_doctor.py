@@ -1,6 +1,7 @@
 """`htr doctor`: what it says of this machine, and of machines made of a few files."""
 
 import json
+import platform
 import re
 import shutil
 import socket
@@ -58,7 +59,12 @@ def test_doctor_examines_this_machine_without_tensorflow_in_its_own_process(tmp_
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert done.returncode == (1 if found["problems"] else 0) == 0, done.stdout + done.stderr
+    assert found["htr"]["python"] == platform.python_version() and found["htr"]["executable"] == sys.executable
     assert found["stack"]["tfx"] and found["stack"]["different"] == []
+    assert "glibc" in found["system"]["text"] or platform.libc_ver()[0] != "glibc"
+    assert str(tmp_path / "new") in found["disk"]["free"] and found["processor"]["name"]
+    assert found["gpu"]["gpus"] == [{"name": gpu.name, "memory": gpu.memory} for gpu in machine.gpus()[0]]
+    assert [*found["ports"]["taken"], found["workspace"]["writable"]] == [*examination.ports().values["taken"], True]
     assert found["cores"]["count"] >= 1 and found["memory"]["total"] > 2**30
     assert found["tensorflow"]["cuda"].startswith("12") and found["tensorflow"]["failed"] == {}
     assert not (tmp_path / "new").exists()
@@ -250,6 +256,62 @@ def test_texts_of_the_gpu_are_compared_with_those_of_the_cpu():
     assert "1 of 3 texts of the model gpu-float32 differently" in problem
     half = answers("gpu", "float16", other.figures["texts"], other.figures["confidences"])
     assert comparison.Comparison({}, [], [cpu, half]).problems() == []
+
+
+def test_the_plan_of_a_measurement(monkeypatch):
+    """Trainings and transcriptions with a GPU, which no machine of these tests has, and their tables."""
+    jobs = []
+
+    def answer(bench, device, what, **arguments):
+        jobs.append((device, what, arguments))
+        if what == "prepare":
+            return {"train": 1000, "validation": 10, "eval": 3}
+        if what == "train":
+            ran_on = "CPU" if device == "cpu" else "F, float16" if arguments["mixed_precision"] else "F"
+            seconds, memory = (10.0, None) if device == "cpu" else (2.0, 2**30)
+            precision = "float16" if "float16" in ran_on else "float32"
+            return {"device": ran_on, "precision": precision, "epoch_seconds": seconds, "memory": memory}
+        texts = ["a", "b", "x" if (device, arguments["precision"]) == ("gpu", "float16") else "c"]
+        return {"texts": texts, "confidences": [0.5] * 3, "cer": 0.1, "rate": 10, "milliseconds": 1}
+
+    monkeypatch.setattr(comparison._Bench, "do", answer)
+    told = []
+    found = comparison.compare("gpu", 60, told.append)
+    trainings = [(where, job["name"], job["epochs"], job["mixed_precision"])
+                 for where, what, job in jobs if what == "train"]  # fmt: skip
+    assert trainings == [
+        ("gpu", "gpu-trial", 2, False), ("gpu", "gpu-float32", 30, False), ("gpu", "gpu-float16", 30, True),
+        ("cpu", "cpu-trial", 2, False), ("cpu", "cpu-float32", 6, False),
+    ]  # fmt: skip
+    transcriptions = [(job["name"], where, job["precision"]) for where, what, job in jobs if what == "transcribe"]
+    models, devices, precisions = ("gpu-float32", "gpu-float16", "cpu-float32"), ("cpu", "gpu"), ("float32", "float16")
+    assert transcriptions == [(m, d, p) for m in models for d in devices for p in precisions]
+    assert found.problems() == [] and "This takes about 10 minutes" in told[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in found.as_markdown().splitlines() if "|" in line
+    ]
+    assert rows[0][:5] == ["model", "ran on", "epochs", "images/s", "times the CPU"]
+    assert rows[3] == ["gpu-float16", "F, float16", "30", "500", "5.0", "0.1000", "1024 MB"]
+    assert rows[4] == ["cpu-float32", "CPU", "6", "100", "1.0", "0.1000", ""]
+    assert [row[6] for row in rows[7:]] == ["0", "0", "0", "1"] * 3
+
+
+def test_a_gpu_without_fast_float16_is_told():
+    figures = {"texts": ["a"], "confidences": [0.5], "cer": 0.1, "rate": 10, "milliseconds": 1}
+    answers = [comparison.Transcription("gpu-float16", "cpu", "float32", figures)]
+    training = comparison.Training("gpu-float16", "gpu", 2, 10, {"precision": "float32"})
+    (problem,) = comparison.Comparison({}, [training], answers).problems()
+    assert "trained in float32: this GPU has no fast float16" in problem
+
+
+@pytest.mark.parametrize(("device", "visible"), [("cpu", "-1"), ("gpu", "3")])
+def test_only_measurements_of_the_gpu_see_it(tmp_path, monkeypatch, device, visible):
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\nprintf \'"%s"\' "$CUDA_VISIBLE_DEVICES" > "${3%.json}.answer"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert comparison._Bench(tmp_path, 30.0).do(device, "train") == visible
 
 
 @pytest.mark.slow

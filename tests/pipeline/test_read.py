@@ -118,6 +118,15 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(images, workspace, base
     assert code == cli.ERROR and "yet: htr run first" in err and "no base model for transform.preset=line" in err
 
 
+def test_a_file_that_is_not_there_is_told_without_a_model(workspace, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("serving.local.LoadedModel", None)
+    for kind in ("auto", "line", "page"):
+        code, out, err = run(capfd, "read", tmp_path / "gone.png", "--kind", kind, "--workspace", workspace)
+        assert (code, out) == (1, "") and "No such file" in err and "Loading" not in err
+    code, _, err = run(capfd, "read", tmp_path / "gone.png", "--line-finder", tmp_path)
+    assert code == cli.USAGE and f"--line-finder: {tmp_path} is neither" in err
+
+
 def test_in_python(images, workspace, base_models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the workspace is ./workspace by default
     with local_client() as client:

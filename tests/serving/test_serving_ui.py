@@ -141,10 +141,103 @@ def test_the_model_is_named_before_the_first_image(page, model, browser):
     wait_for(lambda: browser.evaluate("at('model').textContent"))
     assert browser.evaluate("at('model').textContent") == "Model htr, version 1"
     status, body, _ = post(page, None, path="/model", method="GET")
-    assert status == 200 and json.loads(body) == {"model": "htr", "version": 1}
+    assert status == 200 and json.loads(body) == {"model": "htr", "version": 1, "pages": True}
+    assert browser.evaluate("at('no-pages').hidden")
     model.stop()
     status, body, _ = post(page, None, path="/model", method="GET")
     assert status == 503 and json.loads(body)["error"]
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A page of three dark bars, which the server's line finder takes for lines."""
+    grey = np.full((700, 900), 240, np.uint8)
+    for bottom in (150, 250, 350):
+        grey[bottom - 30 : bottom, 100:500] = 30
+    path = tmp_path / "scans" / "scan 1.png"
+    path.parent.mkdir()
+    path.write_bytes(cv2.imencode(".png", grey)[1].tobytes())
+    return path
+
+
+def test_lines_of_a_page_are_corrected_and_become_training_data(page, browser, scan, tmp_path):
+    browser.open(f"http://{page.address}/")
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(scan.parent))
+    browser.choose_file("#file", scan)
+    wait_for(lambda: browser.evaluate("!at('page').hidden && at('scan').complete && !at('cut').hidden"))
+    assert browser.evaluate("at('result').hidden && at('save').disabled")
+    texts = browser.evaluate("at('page-text').textContent").split("\n")
+    assert len(texts) == 3 and all(texts)
+    # Where the second bar stands on the screen.
+    browser.evaluate("at('outlines').children[1].scrollIntoView({block: 'center'})")
+    x, y = browser.evaluate("""(() => { const box = at('scan').getBoundingClientRect();
+        return [box.left + 300 / 900 * box.width, box.top + 235 / 700 * box.height]; })()""")  # fmt: skip
+    browser.drag([(x, y)])
+    assert browser.evaluate("at('line-name').textContent").startswith("Line 2 of 3, ")
+    assert browser.evaluate("at('line-text').value") == texts[1]
+    assert browser.evaluate("document.activeElement.id") == "line-text"
+    cut = browser.evaluate(
+        "[at('cut').width, at('cut').height, ...at('cut').getContext('2d').getImageData(9, 20, 1, 1).data]"
+    )
+    assert cut[0] > 300 and cut[1] < 100 and cut[2] < 60, "the bar fills the cut"
+    browser.evaluate(
+        "at('line-text').value = ' Gr\u00fc\u00dfe  aus <Wien> '; at('line-text').dispatchEvent(new Event('input'))"
+    )
+    browser.evaluate("at('line').requestSubmit()")
+    assert browser.evaluate("at('line-name').textContent").startswith("Line 3 of 3, ")
+    assert browser.evaluate("at('page-text').textContent") == f"{texts[0]}\nGr\u00fc\u00dfe aus <Wien>\n{texts[2]}"
+    browser.evaluate("at('line').requestSubmit()")
+    browser.evaluate("at('save').click()")
+    wait_for(lambda: browser.evaluate("at('saved').textContent") == "Saved 2 of 3 lines")
+    saved = scan.with_suffix(".xml")
+    wait_for(lambda: saved.exists() and saved.read_bytes().endswith(b"</PcGts>\n"))
+    assert browser.errors == []
+    assert cli.main(["import", str(scan.parent), "--output", str(tmp_path / "lines")]) == 0
+    with open(tmp_path / "lines" / "labels.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == ["Gr\u00fc\u00dfe aus <Wien>", texts[2]], (
+        "what was looked at, and no guesses"
+    )
+    assert all(cv2.imread(str(tmp_path / "lines" / row["filename"])).shape[1] > 300 for row in rows)
+
+
+def test_a_word_after_a_page(page, browser, scan, tmp_path):
+    (tmp_path / "word.png").write_bytes(png("word"))
+    browser.open(f"http://{page.address}/", 360)
+    browser.choose_file("#file", scan)
+    wait_for(lambda: browser.evaluate("!at('page').hidden"))
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+    if folder := os.environ.get("HTR_SCREENSHOTS"):
+        browser.screenshot(Path(folder) / "ui-page.png")
+    browser.choose_file("#file", tmp_path / "word.png")
+    wait_for(lambda: browser.evaluate("!at('result').hidden && at('page').hidden"))
+    assert text_of(browser) == "word"
+
+
+def test_without_a_line_finder_the_page_says_how_to_get_one(model, page, browser, scan):
+    model.model.has_line_finder = False
+    browser.open(f"http://{page.address}/")
+    wait_for(lambda: not browser.evaluate("at('no-pages').hidden"))
+    assert "htr serve --ui --pages" in browser.evaluate("at('no-pages').textContent")
+    browser.choose_file("#file", scan)
+    text_of(browser)
+    assert len(model.model.seen) == 1, "the whole image, as one line"
+
+
+@pytest.mark.parametrize(
+    "change", [{"lines": [{}]}, {"extra": 1}, {"width": "wide"}, {"lines": [{"polygon": [["a", 1]]}]}]
+)
+def test_what_is_no_page_is_not_written(page, scan, change):
+    found = json.loads(post(page, scan.read_bytes())[1])["page"]
+    json_type = {"Content-Type": "application/json"}
+    status, body, _ = post(page, json.dumps(found), json_type, path="/page-xml")
+    assert status == 200 and "<PcGts" in json.loads(body)["xml"]
+    if "lines" in change:
+        change = {"lines": [{**found["lines"][0], **line} if line else {} for line in change["lines"]]}
+    status, body, _ = post(page, json.dumps({**found, **change}), json_type, path="/page-xml")
+    assert status == 422 and "no page" in json.loads(body)["error"]
+    # A form on a page from elsewhere can send text only.
+    assert post(page, json.dumps(found), {"Content-Type": "text/plain"}, path="/page-xml")[0] == 415
 
 
 def test_dropped_image_is_read(page, browser):

@@ -17,7 +17,7 @@ from htr_client.pages.cutting import CutError, cut_line, line_pitch
 from htr_client.pages.hocr import to_hocr
 from htr_client.pages.model import Box, Line, Page, PageError, Points, Word
 from htr_client.pages.page_xml import from_page_xml, to_page_xml
-from htr_client.pages.plain import from_json, to_json, to_text
+from htr_client.pages.plain import from_json, to_csv, to_json, to_text
 from htr_client.pages.reading import find_page, read_page
 from htr_client.pages.reading_order import in_reading_order
 from htr_client.pages.vectorising import find_lines
@@ -47,6 +47,7 @@ __all__ = [
 FORMATS: dict[str, Callable[[Page], str]] = {
     "text": to_text,
     "json": to_json,
+    "csv": to_csv,
     "alto": to_alto,
     "page": to_page_xml,
     "hocr": to_hocr,
@@ -74,7 +75,7 @@ def write(page: Page, name: str) -> str:
 
     Args:
         page: The page.
-        name: Name of the format: "text", "json", "alto" (version 4), "page" (2019) or "hocr".
+        name: Name of the format: "text", "json", "csv", "alto" (version 4), "page" (2019) or "hocr".
 
     Returns:
         Content of the file, to be written in UTF-8.

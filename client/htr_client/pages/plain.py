@@ -1,8 +1,10 @@
-"""Pages as plain text and as JSON."""
+"""Pages as plain text, as JSON and as a table."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 from typing import Any
 
@@ -24,6 +26,16 @@ def to_json(page: Page) -> str:
     return json.dumps(dataclasses.asdict(page), ensure_ascii=False) + "\n"
 
 
+def to_csv(page: Page) -> str:
+    """A row for each line of a page: its number from 1, its text, its confidence."""
+    table = io.StringIO(newline="")
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["line", "text", "confidence"])
+    for number, line in enumerate(page.lines, 1):
+        rows.writerow([number, line.text, "" if line.confidence is None else f"{line.confidence:.4f}"])
+    return table.getvalue()
+
+
 def from_json(text: str) -> Page:
     """Reads what `to_json` writes.
 
@@ -33,7 +45,8 @@ def from_json(text: str) -> Page:
     try:
         content = json.loads(text)
         lines = tuple(_line(line) for line in content.pop("lines"))
-        return Page(**content, lines=lines)
+        width, height = (int(content.pop(name)) for name in ("width", "height"))
+        return Page(**content, width=width, height=height, lines=lines)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise PageError("not_a_page", f"This is no page in htr's JSON: {error}.") from None
 
@@ -44,4 +57,4 @@ def _line(content: dict[str, Any]) -> Line:
 
 
 def _points(content: list[list[int]]) -> Points:
-    return tuple((x, y) for x, y in content)
+    return tuple((int(x), int(y)) for x, y in content)

@@ -15,6 +15,7 @@ from components.example_validator import thresholds
 from components.report.figures import visible
 from components.report.findings import some
 from components.tools.drift.profiles import CONFIDENCE, Profile
+from htr_client.metrics import Metric, page
 
 # What no feature of the schema measures: divergence of confidence and of characters, and shares of rows.
 OWN_THRESHOLDS = {CONFIDENCE: 0.15, "characters": 0.15, "new_characters": 0.001, "rejected": 0.05}
@@ -113,6 +114,18 @@ class Comparison:
             "moved": [measure.name for measure in self.moved],
             "measures": [{**asdict(measure), "moved": measure.moved} for measure in self.measures],
         }  # fmt: skip
+
+    def as_prometheus(self) -> str:
+        """For the textfile collector of Prometheus' node exporter."""
+        labels = ("before", "after", "measure")
+        drift, allowed = (Metric(name, "gauge", labels) for name in ("htr_drift", "htr_drift_allowed"))
+        images = Metric("htr_drift_images", "gauge", ("before", "after", "side"))
+        for measure in self.measures:
+            drift.set(measure.distance, self.before, self.after, measure.name)
+            allowed.set(measure.threshold, self.before, self.after, measure.name)
+        for side, count in zip(("before", "after"), self.samples, strict=True):
+            images.set(count, self.before, self.after, side)
+        return page([drift, allowed, images])
 
 
 def compare(before: Profile, after: Profile, overrides: Mapping[str, float]) -> Comparison:

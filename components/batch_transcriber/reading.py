@@ -1,0 +1,215 @@
+"""Reads images with models that each process of an engine loads once."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, NamedTuple
+
+from components.base_model import packing
+from components.batch_transcriber.shards import BatchError, Image
+from components.common import storage
+from htr_client import image_files, kinds
+from htr_client.client import HtrClient
+from htr_client.decoding import BestPath
+from htr_client.errors import ImageError
+from htr_client.pages.model import Page
+from serving.version_directory import LANGUAGE_MODEL_FILE, SETTINGS_FILE
+
+# Enough to hide the latency of an object store; decoding itself is bound by the cores.
+_READERS = 8
+_PAGES_AHEAD = 4  # pages take much memory, and a store answers many times faster than they are transcribed
+_loading = threading.Lock()
+
+
+class ImageText(NamedTuple):
+    """What was read in an image of one line.
+
+    Attributes:
+        text: the text.
+        confidence: of the whole text.
+    """
+
+    text: str
+    confidence: float
+
+
+Result = ImageText | Page | ImageError
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads images, and how; small, since it travels to every worker.
+
+    Attributes:
+        model_path: directory of a SavedModel of this pipeline.
+        kind: "line" for images of one line or word each; "page", or "auto" for either, as in `htr_client.kinds`.
+        line_finder: directory of a line finder's version, for pages; the one that is shipped if None.
+        batch_size: images of lines of one call of the model.
+        best_path: decode without the version's language model.
+    """
+
+    model_path: str
+    kind: str = "line"
+    line_finder: str | None = None
+    batch_size: int = 64
+    best_path: bool = False
+
+    def fingerprint(self) -> str:
+        """Tells apart what gives other texts, wherever it was copied to.
+
+        It is TensorFlow's own digest of graph and variables, and the language model where it is used.
+
+        Raises:
+            BatchError: there is no such model or line finder.
+        """
+        found = hashlib.sha256(_fingerprint_file(self.model_path))
+        language_model = os.path.join(self.model_path, LANGUAGE_MODEL_FILE)
+        if not self.best_path and storage.exists(language_model):
+            found.update(storage.read(language_model))
+        if self.kind != "line":
+            found.update(_fingerprint_file(self._checked_line_finder()))
+        return found.hexdigest()
+
+    def _checked_line_finder(self) -> str:
+        path = self._line_finder()
+        settings = os.path.join(path, SETTINGS_FILE)
+        if storage.exists(settings) and "line_finder" not in json.loads(storage.read(settings)):
+            raise BatchError(f"{path} is no line finder, but a model that transcribes.")
+        return path
+
+    def _line_finder(self) -> str:
+        try:
+            return self.line_finder or packing.unpack(packing.LINE_FINDER)
+        except packing.BaseModelError as error:
+            raise BatchError(f"{error} Name one, or transcribe images of lines.") from error
+
+    def read(self, folder: str, images: Iterable[Image]) -> Iterator[tuple[Image, Result]]:
+        """Reads images.
+
+        Args:
+            folder: that their paths are below.
+            images: to read.
+
+        Yields:
+            Each image, in order, with its text, its page, or what is wrong with it.
+
+        Raises:
+            OSError: a bucket fails.
+        """
+        with ThreadPoolExecutor(_READERS) as pool:
+            if self.kind == "line":
+                yield from self._read_lines(_ahead(pool, folder, images, 2 * self.batch_size, _packed))
+            else:
+                yield from self._read_pages(_ahead(pool, folder, images, _PAGES_AHEAD, _content))
+
+    def _read_lines(self, opened: Iterator[tuple[Image, bytes | ImageError]]) -> Iterator[tuple[Image, Result]]:
+        while batch := list(islice(opened, self.batch_size)):
+            good = [data for _, data in batch if isinstance(data, bytes)]
+            texts = iter(self._decode(good))
+            for image, data in batch:
+                yield image, next(texts) if isinstance(data, bytes) else data
+
+    def _decode(self, batch: list[bytes]) -> list[Result]:
+        if not batch:
+            return []
+        with _loading:  # an engine may run several threads in a process
+            model = _load(self.model_path)
+        # The last batch of a shard is filled up, so that the graph sees one shape only.
+        filled = batch + batch[-1:] * (self.batch_size - len(batch))
+        log_probs, frames = model.log_probs(filled)
+        decoder = model.decoder(self.best_path)
+        return [
+            # How the model says that it has no image.
+            ImageError("refused", "The model cannot decode it.")
+            if not found.text and found.confidence == 0
+            else ImageText(found.text, found.confidence)
+            for found in decoder.decode(log_probs[: len(batch)], frames[: len(batch)], model.alphabet)
+        ]
+
+    def _read_pages(self, opened: Iterator[tuple[Image, bytes | ImageError]]) -> Iterator[tuple[Image, Result]]:
+        waiting: deque[tuple[Image, ImageError | None]] = deque()
+
+        def contents() -> Iterator[bytes]:
+            for image, data in opened:
+                waiting.append((image, data if isinstance(data, ImageError) else None))
+                yield data if isinstance(data, bytes) else b""
+
+        with _loading:
+            client = _client(self.model_path, self._line_finder(), self.batch_size, self.best_path)
+        for result in kinds.transcribe(client, contents(), self.kind):
+            image, error = waiting.popleft()
+            if error is not None:
+                yield image, error
+            elif isinstance(result, Page):
+                name = os.fsencode(os.path.basename(image.path)).decode(errors="backslashreplace")
+                yield image, replace(result, image=name)
+            else:
+                yield image, result.error or ImageText(result.text, result.confidence)
+
+
+def _fingerprint_file(model_path: str) -> bytes:
+    try:
+        return storage.read(os.path.join(model_path, "fingerprint.pb"))
+    except FileNotFoundError as error:
+        raise BatchError(f"{model_path} is no SavedModel: it holds no fingerprint.pb.") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _load(model_path: str) -> Any:
+    from components.recogniser.model import ExportedModel
+
+    with storage.here(model_path) as folder:
+        return ExportedModel(folder)
+
+
+@functools.lru_cache(maxsize=1)
+def _client(model_path: str, line_finder: str, batch_size: int, best_path: bool) -> HtrClient:
+    from serving.local import LocalClient
+
+    # The client loads a model when it first needs it, so copies of what lies in a bucket stay as long as the process.
+    folder, finder = (_copies.enter_context(storage.here(path)) for path in (model_path, line_finder))
+    return LocalClient(folder, decoder=BestPath() if best_path else None, batch_size=batch_size, line_finder=finder)
+
+
+_copies = contextlib.ExitStack()
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, folder: str, images: Iterable[Image], count: int, prepare: Any
+) -> Iterator[tuple[Image, bytes | ImageError]]:
+    """Images with their content, some of which is read ahead."""
+    waiting: deque[tuple[Image, Future]] = deque()
+    source = iter(images)
+    while True:
+        for image in islice(source, count - len(waiting)):
+            waiting.append((image, pool.submit(prepare, os.path.join(folder, image.path))))
+        if not waiting:
+            return
+        image, future = waiting.popleft()
+        try:
+            yield image, future.result()
+        except ImageError as error:
+            yield image, error
+
+
+def _packed(path: str) -> bytes:
+    return image_files.pack(_content(path)).data
+
+
+def _content(path: str) -> bytes:
+    try:
+        return storage.read(path, image_files.MAX_BYTES + 1)
+    except OSError as error:
+        if storage.is_remote(path) and not isinstance(error, FileNotFoundError):
+            raise  # the store fails, not this image
+        raise ImageError("unreadable", f"Cannot read {path!r}: {error.strerror or error}") from None

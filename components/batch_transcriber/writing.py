@@ -1,0 +1,137 @@
+"""What a shard of a batch becomes: a part of a table, or a document of each page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from components.batch_transcriber.reading import ImageText, Result
+from components.batch_transcriber.shards import Image, Job, Record, format_rows
+from components.common import storage
+from htr_client import pages
+from htr_client.errors import ImageError
+from htr_client.kinds import problems
+
+
+def writer_of(job: Job, number: int, before: Record, images: Iterable[Image]) -> Table | Documents:
+    """What writes the results of a shard.
+
+    Args:
+        job: that the shard belongs to.
+        number: of the shard.
+        before: its record.
+        images: that it holds now.
+    """
+    return Documents(job, before, images) if job.has_documents else Table(job, number, before)
+
+
+class Table:
+    """Rows of a shard's file: path, text and confidence of each image; with pages also the number of the line.
+
+    A page without lines has one row, with line 0 and without text: every image that was read is in the table.
+    """
+
+    def __init__(self, job: Job, number: int, before: Record) -> None:
+        self._job, self._path = job, job.shard_path(number)
+        self._old = self._read() if before.stamps else {}
+        self._rows: list[dict[str, Any]] = []
+
+    def holds(self, path: str) -> bool:
+        """Whether the results of an image are there from an earlier run."""
+        return path in self._old
+
+    def keep(self, path: str) -> None:
+        """Takes them over."""
+        self._rows += self._old[path]
+
+    def add(self, path: str, result: ImageText | pages.Page) -> None:
+        """Takes a new result."""
+        texts: list[Any] = list(result.lines) if isinstance(result, pages.Page) else [result]
+        first = 1
+        if not texts:
+            texts, first = [ImageText("", 0.0)], 0
+        for number, text in enumerate(texts, first):
+            row = {"path": path, "line": number, "text": text.text, "confidence": round(text.confidence or 0.0, 6)}
+            self._rows.append({column: row[column] for column in self._job.columns})
+
+    def close(self) -> dict[str, str]:
+        """Writes the file; a table has no documents to name."""
+        self._rows.sort(key=lambda row: (row["path"], row.get("line", 1)))
+        self._job.write(self._path, format_rows(self._rows, self._job.columns, self._job.format))
+        return {}
+
+    def _read(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows that the file holds, by path."""
+        if not storage.exists(self._path):
+            return {}
+        text = storage.read(self._path).decode("utf-8", "surrogateescape")
+        rows: Iterable[dict[str, Any]]
+        if self._job.format == "csv":
+            kinds = {"line": int, "confidence": float}
+            lines = csv.DictReader(io.StringIO(text, newline=""))
+            rows = ({name: kinds.get(name, str)(value) for name, value in row.items()} for row in lines)
+        else:
+            rows = (json.loads(line) for line in text.split("\n") if line)
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            found.setdefault(row["path"], []).append(row)
+        return found
+
+
+class Documents:
+    """A file of each page, below the output folder as its image lies below the input folder."""
+
+    def __init__(self, job: Job, before: Record, images: Iterable[Image]) -> None:
+        self._job, self._before = job, before.documents
+        self._names = {image.path: image.document for image in images}
+        paths = [path for path, name in self._before.items() if self._names.get(path) == name]
+        there = storage.concurrently(storage.exists, [self._place(path) for path in paths]) if paths else []
+        self._there = {path for path, exists in zip(paths, there, strict=True) if exists}
+        self._written: dict[str, str] = {}
+
+    def holds(self, path: str) -> bool:
+        """Whether the document of an image is there from an earlier run."""
+        return path in self._there
+
+    def keep(self, path: str) -> None:
+        """Leaves it where it is."""
+        self._written[path] = self._names[path]
+
+    def add(self, path: str, result: ImageText | pages.Page) -> None:
+        """Writes the document of a page."""
+        assert isinstance(result, pages.Page)
+        text = pages.write(result, self._job.format)
+        self._job.write(self._place(path), text.encode("utf-8", "backslashreplace"))
+        self._written[path] = self._names[path]
+
+    def close(self) -> dict[str, str]:
+        """Deletes documents of images that have gone or are damaged now, and names the others by their images."""
+        for name in set(self._before.values()) - set(self._written.values()):
+            path = os.path.join(self._job.output, name)
+            if storage.exists(path):
+                storage.remove(path)
+        return self._written
+
+    def _place(self, path: str) -> str:
+        return os.path.join(self._job.output, self._names[path])
+
+
+def remark(path: str, result: Result) -> dict[str, str] | None:
+    """What is wrong with a result, for the file of errors.
+
+    Args:
+        path: of the image.
+        result: what was read in it.
+
+    Returns:
+        Path, reason and detail; None where nothing is wrong.
+    """
+    if isinstance(result, ImageError):
+        return {"path": path, "reason": result.reason, "detail": str(result)}
+    if isinstance(result, pages.Page) and (detail := "; ".join(problems(result))):
+        return {"path": path, "reason": "lines_without_text" if result.lines else "no_lines", "detail": detail}
+    return None

@@ -1,0 +1,179 @@
+"""LineEvaluator: finds and reads the lines of the evaluation pages, asks the gate.
+
+The same recogniser reads the true lines, those of the candidate and those of the baseline. What is written into the
+evaluation artifact:
+
+    verdict.json   the verdict, see `components.line_finder.verdict`
+    pages.json     for each page its name, document, score and CER, and the lines that the candidate found
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from tfx.components.evaluator import constants
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
+from tfx.utils import path_utils
+
+from components.common import storage
+from components.common.console import console
+from components.common.fingerprint_driver import FingerprintDriver
+from components.evaluator.verdict import Baseline
+from components.line_finder.data import LabelledPage
+from components.line_finder.examples import read_examples
+from components.line_finder.measuring import Readings, as_served, compare, texts_of
+from components.line_finder.metric import LineScore, score_page
+from components.line_finder.recogniser import LineGateError, model_for_lines
+from components.line_finder.settings import LineGateConfig
+from components.line_finder.verdict import PAGES_FILE, VERDICT_FILE, decide, metrics_of
+from htr_client import pages
+from htr_client.pages.reading import Recognise
+from serving.local import LocalClient
+from serving.local_lines import LocalLineFinder
+from serving.version_directory import SETTINGS_FILE
+
+
+class LineEvaluatorSpec(component_spec.ComponentSpec):
+    """Inputs, outputs and settings of LineEvaluator."""
+
+    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+        "gate": component_spec.ExecutionParameter(type=str),
+        "recogniser_dir": component_spec.ExecutionParameter(type=str),
+        # Set by the driver, so that another recogniser is a changed input.
+        "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
+    }
+    INPUTS = {  # noqa: RUF012
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "baseline_model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+    }
+    OUTPUTS = {  # noqa: RUF012
+        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+
+
+def _recogniser(exec_properties: dict[str, Any]) -> str:
+    gate = LineGateConfig.model_validate_json(exec_properties["gate"])
+    return model_for_lines(gate, exec_properties["recogniser_dir"])
+
+
+class Driver(FingerprintDriver):
+    """Takes a digest of the recogniser."""
+
+    def fingerprint(self, exec_properties: dict[str, Any]) -> str:
+        """Path and content of the version."""
+        version = _recogniser(exec_properties)
+        return f"{version} {storage.digest(version)}"
+
+
+class Executor(base_executor.BaseExecutor):
+    """Measures candidate and baseline on the same pages, and decides."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Writes verdict and pages, and marks the blessing.
+
+        Raises:
+            LineGateError: There is no recogniser, or no evaluation page has a text.
+        """
+        gate = LineGateConfig.model_validate_json(exec_properties["gate"])
+        recogniser = _recogniser(exec_properties)
+        console().print(f"  reading with {recogniser}", markup=False)
+        candidate = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
+        given = artifact_utils.get_single_uri(input_dict["baseline_model"])
+        baseline_path = path_utils.serving_model_path(given)
+        finders = [candidate, baseline_path] if fileio.exists(f"{baseline_path}/saved_model.pb") else [candidate]
+        split = artifact_utils.get_split_uri(input_dict["examples"], "eval")
+        with storage.here(recogniser) as version, LocalClient(version) as client:
+            told, scores, readings = _measure(
+                read_examples([os.path.join(split, "*")]), finders, client.transcribe_many
+            )  # fmt: skip
+        if not readings[0].true.length:
+            raise LineGateError(
+                "No line of the evaluation pages has a text, so the gate cannot compare what is read in the found "
+                "lines with what is read in the true ones. Add transcribed pages."
+            )
+        metrics = [metrics_of(len(told), *pair) for pair in zip(scores, readings, strict=True)]
+        verdict = decide(
+            gate, metrics[0], metrics[1] if len(metrics) > 1 else None,
+            Baseline.noted_in(given) or Baseline("none"), _is_base(candidate), recogniser,
+        )  # fmt: skip
+        evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
+        _write(os.path.join(evaluation, VERDICT_FILE), json.dumps(verdict.as_dict(), ensure_ascii=False))
+        _write(os.path.join(evaluation, PAGES_FILE), json.dumps(told, ensure_ascii=False))
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        name = constants.BLESSED_FILE_NAME if verdict.blessed else constants.NOT_BLESSED_FILE_NAME
+        _write(os.path.join(blessing.uri, name), "")
+        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(verdict.blessed))
+
+
+def _measure(
+    labelled: Iterator[LabelledPage], finders: list[str], recognise: Recognise
+) -> tuple[list[dict[str, Any]], list[LineScore], list[Readings]]:
+    """Facts about each page with the lines of the first finder; score and readings of each finder over all pages."""
+    told: list[dict[str, Any]] = []
+    scores, readings = [LineScore() for _ in finders], [Readings() for _ in finders]
+    with ExitStack() as stack:
+        ways = [as_served(stack.enter_context(LocalLineFinder(path))) for path in finders]
+        for page in labelled:
+            read = texts_of(page, page.lines, recognise)
+            for i, find in enumerate(ways):
+                found = find(page.grey)
+                score = score_page(page.lines, found)
+                reading = compare(page, read, found, texts_of(page, found, recognise))
+                scores[i] += score
+                readings[i].merge(reading)
+                if i == 0:
+                    height, width = page.grey.shape
+                    told.append({
+                        "name": page.name, "document": page.document, "true": score.true, "found": score.found,
+                        "matched": score.matched, "true_edits": reading.true.edits, "edits": reading.found.edits,
+                        "characters": reading.true.length,
+                        "lines": json.loads(pages.write(pages.Page(page.name, width, height, found), "json"))["lines"],
+                    })  # fmt: skip
+    return told, scores, readings
+
+
+def _is_base(candidate: str) -> bool:
+    """Whether no epoch was better than the base line finder that the training started from."""
+    noted = json.loads(storage.read(os.path.join(candidate, SETTINGS_FILE)))
+    return noted["start"]["base_model"] and noted["training"]["best_epoch"] == 0
+
+
+def _write(path: str, text: str) -> None:
+    fileio.makedirs(os.path.dirname(path))
+    with fileio.open(path, "wb") as file:
+        file.write(text.encode())
+
+
+class LineEvaluator(base_component.BaseComponent):
+    """Measures a line finder by what is read in its lines, and blesses it or not."""
+
+    SPEC_CLASS = LineEvaluatorSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+    DRIVER_CLASS = Driver
+
+    def __init__(self, examples: Any, model: Any, baseline_model: Any, gate: LineGateConfig, recogniser_dir: str):
+        """Creates the step.
+
+        Args:
+            examples: Channel of the pages.
+            model: Channel of the line finder.
+            baseline_model: Channel of the one that it is compared with, which may be empty.
+            gate: The bounds, and which recogniser reads.
+            recogniser_dir: Directory of the recogniser's versions.
+        """
+        super().__init__(
+            LineEvaluatorSpec(
+                examples=examples, model=model, baseline_model=baseline_model,
+                gate=gate.model_dump_json(), recogniser_dir=recogniser_dir,
+                evaluation=channel_utils.as_channel([standard_artifacts.ModelEvaluation()]),
+                blessing=channel_utils.as_channel([standard_artifacts.ModelBlessing()]),
+            )
+        )  # fmt: skip

@@ -1,0 +1,194 @@
+"""PageExampleGen: first step of the pipeline of pages, from PAGE XML or ALTO and images to tf.Examples in splits."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
+
+from components.common.fingerprint_driver import FingerprintDriver
+from components.common.words import counted
+from components.example_gen.component import COUNTS_FILE, REJECTS_FILE, Quarantine, RecordSink, TooManyRejects
+from components.example_gen.rejects import Rejected
+from components.example_gen.settings import DataConfig
+from components.example_gen.splits import SPLITS
+from components.example_gen.table import DatasetError
+from components.line_finder.data import load_page
+from components.line_finder.examples import encode
+from components.line_finder.page_plan import PagePlan, RejectedPage, plan_pages, stamps
+from components.line_finder.settings import PagesConfig
+from components.tools.page_import.files import PageFile
+from htr_client.errors import ImageError
+from htr_client.pages import PageError
+
+_HEADER = ("page", "reason", "detail")
+
+
+class PageExampleGenSpec(component_spec.ComponentSpec):
+    """Outputs and settings of PageExampleGen."""
+
+    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+        "data_config": component_spec.ExecutionParameter(type=str),
+        "pages_config": component_spec.ExecutionParameter(type=str),
+        "rejects_copy": component_spec.ExecutionParameter(type=str),
+        # Set by the driver, so that a changed page is a changed input.
+        "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
+    }
+    INPUTS: dict[str, Any] = {}  # noqa: RUF012
+    OUTPUTS = {  # noqa: RUF012
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "quarantine": component_spec.ChannelParameter(type=Quarantine),
+    }
+
+
+def _settings(exec_properties: dict[str, Any]) -> tuple[DataConfig, PagesConfig]:
+    data = DataConfig.model_validate_json(exec_properties["data_config"])
+    return data, PagesConfig.model_validate_json(exec_properties["pages_config"])
+
+
+class Driver(FingerprintDriver):
+    """Takes a fingerprint of XML files and images."""
+
+    def fingerprint(self, exec_properties: dict[str, Any]) -> str:
+        """See `page_plan.stamps`."""
+        digest = hashlib.sha256()
+        for line in stamps(*_settings(exec_properties)):
+            digest.update(os.fsencode(f"{line}\n"))
+        return digest.hexdigest()
+
+
+class _Examine(beam.DoFn):
+    """A page's file and its split -> a list with its tf.Example in the output of the split, or "rejects"."""
+
+    def __init__(self, max_pixels: int):
+        self._max_pixels = max_pixels
+
+    def process(self, element: tuple[PageFile, str]) -> Iterator[Any]:
+        file, split = element
+        try:
+            yield beam.pvalue.TaggedOutput(split, [encode(load_page(file, self._max_pixels))])
+        except (PageError, Rejected, ImageError, OSError) as error:
+            reason = getattr(error, "reason", "unreadable_file")
+            reason = f"image_{reason}" if isinstance(error, ImageError) else reason
+            detail = str(error).replace("max_pixels", "data.max_megapixels")
+            yield beam.pvalue.TaggedOutput("rejects", RejectedPage(file.name, reason, detail))
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Reads, checks and writes all pages in one Beam pipeline."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Writes the examples of each split, the rejected pages and the counts.
+
+        Raises:
+            DatasetError: There are no pages, or a split has none.
+            TooManyRejects: The rejected share exceeds `data.max_rejected`.
+        """
+        data, settings = _settings(exec_properties)
+        plan = plan_pages(data, settings)
+        examples = artifact_utils.get_single_instance(output_dict["examples"])
+        quarantine = artifact_utils.get_single_uri(output_dict["quarantine"])
+        examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+        found = os.path.join(quarantine, "found.jsonl")
+        with self._make_beam_pipeline() as pipeline:
+            read = (
+                pipeline
+                | "Pages" >> beam.Create(plan.pages)
+                | "Spread" >> beam.Reshuffle()
+                | "Examine"
+                >> beam.ParDo(_Examine(int(data.max_megapixels * 1e6))).with_outputs(*SPLITS, "rejects")
+            )  # fmt: skip
+            for split in SPLITS:
+                sink = RecordSink(artifact_utils.get_split_uri([examples], split))
+                _ = read[split] | f"Write[{split}]" >> beam.io.Write(sink)
+            _ = (
+                read["rejects"]
+                | "ToJson" >> beam.Map(lambda one: json.dumps([one.page, one.reason, one.detail]))
+                | "WriteRejects" >> beam.io.WriteToText(found, num_shards=1, shard_name_template="")
+            )
+        with fileio.open(found) as file:
+            rejected = [*plan.rejected, *(RejectedPage(*json.loads(line)) for line in file.read().splitlines())]
+        fileio.remove(found)
+        counts = _counts(plan, rejected)
+        _write(os.path.join(quarantine, REJECTS_FILE), _as_csv(rejected))
+        _write(os.path.join(quarantine, COUNTS_FILE), json.dumps(counts, indent=1, sort_keys=True))
+        _write(exec_properties["rejects_copy"], _as_csv(rejected))  # the artifact is removed when this step fails
+        _check(counts, data, exec_properties["rejects_copy"])
+
+
+def _counts(plan: PagePlan, rejected: list[RejectedPage]) -> dict[str, Any]:
+    refused = {one.page for one in rejected}
+    accepted = collections.Counter(split for file, split in plan.pages if file.name not in refused)
+    return {
+        "accepted": {split: accepted[split] for split in SPLITS},
+        "rejected": dict(collections.Counter(one.reason for one in rejected)),
+        "notes": [*plan.notes],
+    }
+
+
+def _check(counts: dict[str, Any], data: DataConfig, rejects_copy: str) -> None:
+    rejected = sum(counts["rejected"].values())
+    total = rejected + sum(counts["accepted"].values())
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts["rejected"].items(), key=lambda x: -x[1]))
+    if rejected > data.max_rejected * total:
+        raise TooManyRejects(
+            f"{rejected} of {counted(total, 'page')} {'was' if rejected == 1 else 'were'} rejected "
+            f"({rejected / total:.1%}; data.max_rejected allows {data.max_rejected:.1%}): {reasons}. Each is listed in "
+            f"{rejects_copy}."
+        )
+    empty = [split for split, count in counts["accepted"].items() if not count]
+    if empty:
+        raise DatasetError(
+            f"No page is left for {' and '.join(empty)}; rejected are {rejected} of {counted(total, 'page')} "
+            f"({reasons}), listed in {rejects_copy}. Add pages, or mend what was rejected."
+        )
+
+
+def _as_csv(rejected: list[RejectedPage]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        [_HEADER, *((one.page, one.reason, one.detail) for one in rejected)]
+    )  # fmt: skip
+    return text.getvalue()
+
+
+def _write(path: str, text: str) -> None:
+    fileio.makedirs(os.path.dirname(path))
+    with fileio.open(path, "wb") as file:
+        file.write(text.encode())
+
+
+class PageExampleGen(base_beam_component.BaseBeamComponent):
+    """From folders of pages to tf.Examples in the splits train, validation and eval, and a quarantine."""
+
+    SPEC_CLASS = PageExampleGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+    DRIVER_CLASS = Driver
+
+    def __init__(self, data: DataConfig, settings: PagesConfig, rejects_copy: str):
+        """Creates the step.
+
+        Args:
+            data: Folders, shares of the splits, what is refused.
+            settings: Which pages belong together.
+            rejects_copy: File that always holds the rejected pages of the last run, also when it failed.
+        """
+        super().__init__(
+            PageExampleGenSpec(
+                data_config=data.model_dump_json(),
+                pages_config=settings.model_dump_json(include={"document"}),
+                rejects_copy=rejects_copy,
+                examples=channel_utils.as_channel([standard_artifacts.Examples()]),
+                quarantine=channel_utils.as_channel([Quarantine()]),
+            )
+        )

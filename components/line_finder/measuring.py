@@ -1,0 +1,93 @@
+"""How well a line finder serves a recogniser: its lines beside the true ones, and what is read in both.
+
+The pipeline's Evaluator, `make base-line-finder` and the benchmark measure with this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from components.common.metrics import ErrorCounts
+from components.line_finder.data import LabelledPage
+from components.line_finder.geometry import points, x_heights
+from components.line_finder.metric import covered
+from htr_client.pages import Line, Page, find_page
+from htr_client.pages.reading import Recognise, transcribe_lines
+from serving.local_lines import LocalLineFinder
+
+FindLines = Callable[[np.ndarray], tuple[Line, ...]]
+"""From a page, uint8 [height, width], to its lines in reading order."""
+_ON = 0.5  # share of a found baseline on a true one, within an x-height, from which on its text counts there
+
+
+def as_served(finder: LocalLineFinder) -> FindLines:
+    """The line finder with all that a service does: shrink, encode, find, vectorise.
+
+    Args:
+        finder: A version in this process.
+    """
+    return lambda grey: find_page(grey, finder.maps, max_pixels=grey.size).lines
+
+
+@dataclass
+class Readings:
+    """Errors of what a recogniser reads on pages, which add up over pages. Lines without a label do not count.
+
+    Attributes:
+        true: Of the true lines.
+        found: Of the true lines, each read in the found ones that lie on it: a missed line counts with all of its
+            characters; a found line without a label counts nowhere.
+        pages: Of the texts of whole pages in reading order: what is found but has no label counts as errors.
+    """
+
+    true: ErrorCounts = field(default_factory=ErrorCounts)
+    found: ErrorCounts = field(default_factory=ErrorCounts)
+    pages: ErrorCounts = field(default_factory=ErrorCounts)
+
+    def merge(self, other: Readings) -> Readings:
+        """Adds other errors to these and returns them."""
+        self.true.merge([other.true])
+        self.found.merge([other.found])
+        self.pages.merge([other.pages])
+        return self
+
+    @property
+    def ratio(self) -> float:
+        """CER in the found lines by CER in the true lines; an error counts as one at least, so that it is finite."""
+        return max(self.found.edits, 1) / max(self.true.edits, 1)
+
+
+def texts_of(page: LabelledPage, lines: Sequence[Line], recognise: Recognise) -> list[str]:
+    """What a recogniser reads in the lines of a page, cut as a service cuts them; "" where a line cannot be cut.
+
+    Args:
+        page: The page.
+        lines: True lines or found ones.
+        recognise: The recogniser.
+    """
+    height, width = page.grey.shape
+    return [line.text for line in transcribe_lines(page.grey, Page("", width, height, tuple(lines)), recognise).lines]
+
+
+def compare(page: LabelledPage, read: Sequence[str], found: Sequence[Line], texts: Sequence[str]) -> Readings:
+    """Compares what was read on a page with its labels.
+
+    Args:
+        page: The page with labels.
+        read: What was read in its true lines.
+        found: The lines that were found.
+        texts: What was read in them.
+    """
+    readings = Readings()
+    for line, text, x_height in zip(page.lines, read, x_heights(page.lines), strict=True):
+        if not line.text:
+            continue
+        course = points(line.baseline)
+        on_it = [covered(points(one.baseline), course, x_height) > _ON for one in found]
+        readings.true.add(line.text, text)
+        readings.found.add(line.text, " ".join(one for one, is_on in zip(texts, on_it, strict=True) if is_on))
+    readings.pages.add("\n".join(line.text for line in page.lines if line.text), "\n".join(texts))
+    return readings

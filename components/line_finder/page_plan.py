@@ -1,0 +1,137 @@
+"""What is decided for all pages together: which are used, and how their documents are divided among the splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from components.common import storage
+from components.common.words import counted
+from components.example_gen.plan import fill_splits
+from components.example_gen.rejects import Rejected
+from components.example_gen.settings import DataConfig
+from components.example_gen.table import DatasetError
+from components.line_finder.settings import PagesConfig
+from components.tools.page_import.files import ImportProblem, PageFile, find_pages, locate_image
+from htr_client import pages
+from htr_client.files import SUFFIXES
+from htr_client.pages.xml_files import MAX_BYTES
+
+
+@dataclass(frozen=True)
+class RejectedPage:
+    """A page that cannot be used.
+
+    Attributes:
+        page: Its name.
+        reason: One of a few words, for counting.
+        detail: What exactly is wrong.
+    """
+
+    page: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class PagePlan:
+    """What is decided for all pages.
+
+    Attributes:
+        pages: Pages to read, each with its document as `writer`, and its split.
+        rejected: Pages that are left out already.
+        notes: What people should know of it, sentences.
+    """
+
+    pages: tuple[tuple[PageFile, str], ...]
+    rejected: tuple[RejectedPage, ...]
+    notes: tuple[str, ...]
+
+
+def list_pages(data: DataConfig, settings: PagesConfig) -> list[PageFile]:
+    """The XML files of the data folders.
+
+    Args:
+        data: Section `data`.
+        settings: Section `pages`.
+
+    Raises:
+        DatasetError: There are none, or `pages.document` does not fit.
+    """
+    if not data.paths:
+        raise DatasetError(
+            "No data folder given: name one with --data DIR (a folder with PAGE XML or ALTO, and images)."
+        )
+    try:
+        return find_pages(data.paths, settings.document, data.allow_outside)
+    except ImportProblem as error:
+        raise DatasetError(str(error).replace("--writer", "pages.document")) from error
+
+
+def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
+    """Reads the XML files of all pages and divides their documents.
+
+    An image is used once: of several pages with one image, the one whose image lies where it says, else the first.
+
+    Args:
+        data: Section `data`: folders, shares of the splits, salt.
+        settings: Section `pages`.
+
+    Raises:
+        DatasetError: There are no pages, or too few documents to divide.
+    """
+    files = list_pages(data, settings)
+    rejected: list[RejectedPage] = []
+    usable: dict[str, tuple[PageFile, bool]] = {}
+    for file in files:
+        try:
+            page = pages.read(storage.read(file.path, MAX_BYTES + 1))
+            if not page.lines:
+                raise Rejected("no_lines", "the page has no lines")
+            image, claimed = locate_image(page.image, file)
+        except (pages.PageError, Rejected, OSError) as error:
+            rejected.append(RejectedPage(file.name, getattr(error, "reason", "unreadable_file"), str(error)))
+            continue
+        page_file = replace(file, writer=file.writer or page.document or file.name)
+        other = usable.get(image)
+        if other and (other[1] or not claimed):
+            rejected.append(RejectedPage(file.name, "same_image", f"{image} is the image of {other[0].name}"))
+            continue
+        if other:
+            rejected.append(RejectedPage(other[0].name, "same_image", f"{image} is the image of {file.name}"))
+        usable[image] = (page_file, claimed)
+    kept = [file for file, _ in usable.values()]
+    sizes = Counter(file.writer for file in kept)
+    rule = fill_splits(sizes, data)
+    if rule is None:
+        detail = f" {rejected[0].page}: {rejected[0].detail}" if rejected else ""
+        raise DatasetError(
+            f"{counted(len(kept), 'usable page')} of {counted(len(sizes), 'document')} cannot be divided into pages to "
+            f"train on, for validation and for evaluation; {len(rejected)} of {counted(len(files), 'page')} cannot be "
+            f"used.{detail} Add documents; or let each page stand for itself, with pages.document='.*', which "
+            "underestimates the error on new documents."
+        )
+    taken = [f"{document} for {split}" for document, split in rule.forced.items()]
+    notes = [f"The draw by document leaves splits empty; taken instead: {', '.join(taken)}."] if taken else []
+    divided = tuple((file, rule.assign(None, file.writer, file.writer, "", data)) for file in kept)
+    return PagePlan(divided, tuple(rejected), tuple(notes))
+
+
+def stamps(data: DataConfig, settings: PagesConfig) -> Iterator[str]:
+    """Lines that change when an XML file or an image of the data folders does.
+
+    Args:
+        data: Section `data`.
+        settings: Section `pages`.
+
+    Yields:
+        Path and stamp of each file.
+
+    Raises:
+        DatasetError: There are no pages.
+    """
+    for root in sorted({file.root for file in list_pages(data, settings)}):
+        for file in storage.files(root):
+            if file.path.lower().endswith((".xml", *SUFFIXES)):
+                yield f"{file.path}\0{file.stamp}"

@@ -1,0 +1,132 @@
+"""The gate of a line finder: what was measured, which bounds it misses, in numbers and words. No TensorFlow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from components.common import storage
+from components.evaluator.verdict import Baseline
+from components.line_finder.measuring import Readings
+from components.line_finder.metric import LineScore
+from components.line_finder.settings import LineGateConfig
+
+VERDICT_FILE, PAGES_FILE = "verdict.json", "pages.json"
+"""Files of the evaluation artifact, see `components.line_finder.evaluator`."""
+
+
+@dataclass(frozen=True)
+class LineVerdict:
+    """What the Evaluator of the pipeline of pages found.
+
+    Attributes:
+        blessed: Whether the line finder may ship.
+        metrics: Of the candidate: `pages`, `lines`, `found`, `precision`, `recall`, `f1`, `cer_true` (of the true
+            lines), `cer` (of the true lines, read in the found ones), `cer_pages` (of whole pages), `cer_ratio`.
+        baseline: The same of the baseline on the same pages; None where there was none.
+        failures: Missed bounds, sentences.
+        compared_with: What the baseline is, or why there is none.
+        off: Settings of the gate that are null, so that nothing was asked.
+        recogniser: What transcribed the lines.
+    """
+
+    blessed: bool
+    metrics: dict[str, float]
+    baseline: dict[str, float] | None
+    failures: list[str]
+    compared_with: Baseline
+    off: list[str]
+    recogniser: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; `from_dict` is the way back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LineVerdict:
+        """From what `as_dict` made."""
+        return cls(**{**values, "compared_with": Baseline(**values["compared_with"])})
+
+
+def metrics_of(pages: int, score: LineScore, readings: Readings) -> dict[str, float]:
+    """The metrics of a line finder, as `LineVerdict` has them.
+
+    Args:
+        pages: Number of pages.
+        score: Of their lines.
+        readings: Errors of what was read; at least one line has a label.
+    """
+    return {
+        "pages": pages, "lines": score.true, "found": score.found, "precision": score.precision,
+        "recall": score.recall, "f1": score.f1, "cer_true": readings.true.rate, "cer": readings.found.rate,
+        "cer_pages": readings.pages.rate, "cer_ratio": readings.ratio,
+    }  # fmt: skip
+
+
+def decide(
+    gate: LineGateConfig,
+    metrics: Mapping[str, float],
+    baseline: Mapping[str, float] | None,
+    compared_with: Baseline,
+    unchanged: bool,
+    recogniser: str,
+) -> LineVerdict:
+    """Compares what was measured with the bounds.
+
+    Args:
+        gate: The bounds.
+        metrics: Of the candidate.
+        baseline: Of the line finder that it is compared with, on the same pages.
+        compared_with: What that is.
+        unchanged: Whether the candidate is the base line finder still: no epoch was better.
+        recogniser: What transcribed the lines.
+
+    Returns:
+        The verdict.
+    """
+    failures = []
+    ratio, f1 = metrics["cer_ratio"], metrics["f1"]
+    if gate.max_cer_ratio is not None and ratio > gate.max_cer_ratio:
+        failures.append(
+            f"CER in the found lines is {metrics['cer']:.4f}, {ratio:.3f} times that in the true lines "
+            f"({metrics['cer_true']:.4f}); line_gate.max_cer_ratio allows {gate.max_cer_ratio:g}"
+        )
+    if gate.min_f1 is not None and f1 < gate.min_f1:
+        failures.append(
+            f"F1 of the lines is {f1:.4f} (precision {metrics['precision']:.4f}, recall {metrics['recall']:.4f}); "
+            f"line_gate.min_f1 asks for {gate.min_f1:g}"
+        )
+    if baseline is not None and gate.max_ratio_increase is not None:
+        increase = ratio - baseline["cer_ratio"]
+        if increase > gate.max_ratio_increase:
+            failures.append(
+                f"the ratio of CER is {increase:+.3f} against {compared_with}, whose lines give "
+                f"{baseline['cer_ratio']:.3f}; line_gate.max_ratio_increase allows {gate.max_ratio_increase:+g}"
+            )
+    if unchanged:
+        failures.append(
+            "no epoch found the lines of the validation pages better than the base line finder that the training "
+            "started from, so this would be that one again, which serves without a run: label more pages, or lower "
+            "line_training.learning_rate"
+        )
+    bounds = {name: getattr(gate, name) for name in ("max_cer_ratio", "min_f1", "max_ratio_increase")}
+    return LineVerdict(
+        blessed=not failures,
+        metrics=dict(metrics),
+        baseline=dict(baseline) if baseline is not None else None,
+        failures=failures,
+        compared_with=compared_with,
+        off=[f"line_gate.{name}" for name, bound in bounds.items() if bound is None],
+        recogniser=recogniser,
+    )
+
+
+def read_verdict(evaluation_uri: str) -> LineVerdict:
+    """Reads the verdict of an evaluation artifact.
+
+    Args:
+        evaluation_uri: Of the ModelEvaluation artifact.
+    """
+    return LineVerdict.from_dict(json.loads(storage.read(f"{evaluation_uri}/{VERDICT_FILE}")))

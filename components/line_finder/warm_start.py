@@ -1,0 +1,65 @@
+"""Where the training of a line finder starts: the base line finder, another version, or random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from components.base_model import packing
+from components.common import storage
+from components.common.versions import model_at
+from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
+from components.trainer.base import Start, WarmStartError
+from components.trainer.settings import AUTO
+from serving.version_directory import SETTINGS_FILE
+
+_SETTING = "line_training.warm_start"
+
+
+def find_start(train: LineTrainingConfig, config: LineFinderConfig) -> Start:
+    """Decides what `line_training.warm_start` means here.
+
+    Args:
+        train: Section `line_training`.
+        config: Sizes of the network.
+
+    Returns:
+        The version that the training starts from, if any, and what it is.
+
+    Raises:
+        WarmStartError: A directory is named that holds no line finder, or one of another network.
+        OSError: The base line finder cannot be unpacked.
+    """
+    if train.warm_start is None:
+        return Start(None, "nothing")
+    if train.warm_start != AUTO:
+        version = model_at(train.warm_start)
+        if version is None:
+            gone = "" if storage.exists(train.warm_start) else ", and does not exist"
+            raise WarmStartError(
+                f"{_SETTING}: {train.warm_start} is neither a version of a line finder nor a directory with "
+                f"versions{gone}"
+            )
+        earlier = _filters(version)
+        if earlier != config.filters:
+            raise WarmStartError(
+                f"{_SETTING}: {version} has another network: line_finder.filters is {config.filters} here. Train with "
+                f"--set line_finder.filters='{earlier}'"
+            )
+        return Start(version, version)
+    try:
+        version = packing.unpack(packing.LINE_FINDER)
+    except packing.BaseModelError:
+        return Start(None, "nothing: no base line finder is shipped")
+    name = f"the base line finder, version {os.path.basename(version)}"
+    if _filters(version) != config.filters:
+        return Start(None, f"nothing: {name}, has other line_finder.filters")
+    return Start(version, name, is_base=True)
+
+
+def _filters(version: str) -> list[int]:
+    path = os.path.join(version, SETTINGS_FILE)
+    try:
+        return LineFinderConfig.model_validate(json.loads(storage.read(path))["line_finder"]).filters
+    except (OSError, ValueError, KeyError) as error:
+        raise WarmStartError(f"{_SETTING}: {path} does not hold the settings of a line finder ({error!r})") from error

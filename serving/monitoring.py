@@ -1,0 +1,158 @@
+"""What Prometheus needs to watch the servers: where it asks, alert rules, and what they are written with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from serving.server import PROMETHEUS_PATH
+
+if TYPE_CHECKING:
+    from serving.configuration import Settings
+
+REQUESTS = ":tensorflow:serving:request_count"
+LATENCY = ":tensorflow:serving:request_latency"
+QUEUEING = ":tensorflow:serving:batching_session:queuing_latency"
+LOADS = ":tensorflow:cc:saved_model:load_attempt_count"
+WARM_UPS = ":tensorflow:serving:model_warmup_latency"
+# gRPC codes for which the caller is to blame, and those of a full server.
+CALLERS_FAULT, FULL = "OK|INVALID_ARGUMENT|CANCELLED", "UNAVAILABLE|RESOURCE_EXHAUSTED"
+# TensorFlow Serving does not export its memory, so its container is measured: by cAdvisor beside Docker, whose labels
+# are those of compose, or by Kubernetes' kubelet.
+MEMORY = " or ".join((
+    'process_resident_memory_bytes{job="htr"}',
+    'container_memory_rss{container_label_com_docker_compose_service=~"server-.+"}',
+    'container_memory_rss{container="server", pod=~"htr-serving-.+"}',
+))  # fmt: skip
+_RECORDED_MEMORY = "htr:memory_bytes"
+CONTAINERS_PORT = 8080
+
+
+def share(codes: str, selector: str, window: str, operator: str = "=~") -> str:
+    """PromQL for the share of requests that end with some of the gRPC codes.
+
+    Args:
+        codes: Regular expression of codes.
+        selector: Label matcher of the model.
+        window: Range of the rates.
+        operator: `=~`, or `!~` for all other codes.
+    """
+    some = f'{REQUESTS}{{{selector}, status{operator}"{codes}"}}'
+    return f"sum(rate({some}[{window}])) / sum(rate({REQUESTS}{{{selector}}}[{window}]))"
+
+
+def quantile(q: float, metric: str, window: str, selector: str = "", by: str = "") -> str:
+    """PromQL for a quantile of a histogram.
+
+    Args:
+        q: Quantile, 0 to 1.
+        metric: Name of the histogram.
+        window: Range of the rates.
+        selector: Label matchers, if any.
+        by: Another label to tell apart.
+    """
+    chosen = f"{metric}_bucket{{{selector}}}" if selector else f"{metric}_bucket"
+    return f"histogram_quantile({q:g}, sum by (le{', ' + by if by else ''}) (rate({chosen}[{window}])))"
+
+
+def prometheus(port: int) -> dict[str, Any]:
+    """Prometheus' configuration.
+
+    Args:
+        port: REST port of the servers, which has the metrics.
+    """
+    return {
+        "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
+        "rule_files": ["/etc/prometheus/alerts.yml"],
+        "scrape_configs": [
+            {
+                "job_name": "htr",
+                "metrics_path": PROMETHEUS_PATH,
+                "static_configs": [{"targets": [f"server:{port}"]}],
+            },
+            {
+                "job_name": "containers",
+                "static_configs": [{"targets": [f"containers:{CONTAINERS_PORT}"]}],
+                "metric_relabel_configs": [
+                    {"source_labels": ["__name__"], "regex": "container_memory_rss", "action": "keep"}
+                ],
+            },
+        ],
+    }
+
+
+def rules(settings: Settings) -> dict[str, Any]:
+    """Alert rules, and the recording rule that one of them needs.
+
+    Args:
+        settings: Model and bounds.
+    """
+    bounds = settings.alerts
+    model = f'model_name="{settings.model}"'
+
+    def risen(counter: str) -> str:
+        # A counter that begins with its first failure has no increase yet.
+        return f"increase({counter}[15m]) > 0 or ({counter} unless {counter} offset 15m)"
+
+    def grown(since: str) -> str:
+        # The least of six hours: while one version takes the place of another, both are in memory.
+        now, then = (f"min_over_time({_RECORDED_MEMORY}[6h]{offset})" for offset in ("", f" offset {since}"))
+        loads = f'{LOADS}{{status="success"}}'
+        pushed = f"sum({loads}) > sum({loads} offset {since})"
+        return f"({now} / {then} > {bounds.memory_growth:g} and on () {pushed})"
+
+    # Their unit is the microsecond.
+    latency = f"{quantile(0.95, LATENCY, '5m', model)} / 1000"
+    queueing = f"{quantile(0.95, QUEUEING, '5m')} / 1000"
+    alerts = [
+        ("HtrServerDown", 'up{job="htr"} == 0', "1m", "page", "The model server does not answer Prometheus."),
+        (
+            "HtrRequestsFail", f"{share(f'{CALLERS_FAULT}|{FULL}', model, '5m', '!~')} > {bounds.failed_share}", "5m",
+            "page", "{{ $value | humanizePercentage }} of the requests fail through no fault of the caller.",
+        ),
+        (
+            "HtrOverloaded", f"{share(FULL, model, '5m')} > {bounds.rejected_share}", "5m", "page",
+            "{{ $value | humanizePercentage }} of the requests are refused: queue or threads are full.",
+        ),
+        (
+            "HtrSlow", f"{latency} > {bounds.p95_latency_ms:g}", "10m", "ticket",
+            "One request in twenty takes more than {{ $value | humanize }} ms in the server.",
+        ),
+        (
+            "HtrQueueing", f"{queueing} > {bounds.p95_queueing_ms:g}", "10m", "ticket",
+            "One request in twenty waits more than {{ $value | humanize }} ms for its batch.",
+        ),
+        (
+            "HtrLoadFails", risen(f'{LOADS}{{status!="success"}}'), "0m", "ticket",
+            "{{ $labels.model_path }} does not load; what was served before still is.",
+        ),
+        (
+            "HtrWarmUpFails", risen(f'{WARM_UPS}_count{{status!="OK"}}'), "0m", "ticket",
+            "{{ $labels.model_path }} does not answer its warm-up requests and is not served.",
+        ),
+        (
+            # A day for pushes of every hour, a week for those of every night.
+            "HtrMemoryGrows", f"{grown('1d')} or {grown('1w')}", "1h", "ticket",
+            "The server takes {{ $value | humanize }} times the memory of a day or a week before, and versions were "
+            "pushed since.",
+        ),
+    ]  # fmt: skip
+    return {
+        "groups": [
+            {
+                "name": "htr",
+                "rules": [
+                    {"record": _RECORDED_MEMORY, "expr": MEMORY},
+                    *(
+                        {
+                            "alert": name,
+                            "expr": expression,
+                            "for": wait,
+                            "labels": {"severity": severity},
+                            "annotations": {"summary": summary},
+                        }
+                        for name, expression, wait, severity, summary in alerts
+                    ),
+                ],
+            }
+        ]
+    }

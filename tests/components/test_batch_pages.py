@@ -1,0 +1,237 @@
+"""Folders of pages: each becomes rows of a table or a file of its own, and nothing is lost or done twice."""
+
+import csv
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from components.batch_transcriber import batch
+from components.batch_transcriber.reading import Reader
+from components.batch_transcriber.settings import BulkConfig
+from components.batch_transcriber.shards import BatchError
+from components.common import storage
+from htr_client import pages
+from pipeline import cli
+from serving.local import LocalClient
+from tests.components.toy_reader import save, save_line_finder
+from tests.conftest import encode
+
+LOCAL = ["--runner=FnApiRunner"]
+
+
+def bars(*bottoms, width=400):
+    """A page with a dark bar above each of the heights, as PNG."""
+    grey = np.full((700, 900), 240, np.uint8)
+    for bottom in bottoms:
+        grey[bottom - 30 : bottom, 100 : 100 + width] = 30
+    return cv2.imencode(".png", grey)[1].tobytes()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return save(folder / "htr" / "1"), save_line_finder(folder / "htr-lines" / "1")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pages, of which one has no line; an image of a word, one that is cut off, one whose name is not UTF-8."""
+    folder = tmp_path / "in"
+    (folder / "b").mkdir(parents=True)
+    bar = cv2.imdecode(np.frombuffer(bars(150), np.uint8), cv2.IMREAD_GRAYSCALE)
+    (folder / "1.png").write_bytes(bars(150, 250, 350))
+    (folder / "b" / "1.png").write_bytes(bars(200, 300))
+    (folder / "b" / "empty.png").write_bytes(bars())
+    (folder / "word.png").write_bytes(encode(bar[110:160, 50:300]))
+    (folder / "cut.png").write_bytes(bars(150)[:-30])
+    (folder / "notes.txt").write_text("passed over")
+    with open(os.path.join(os.fsencode(folder), b"caf\xe9.png"), "wb") as file:
+        file.write(bars(200, 300, 400, width=500))
+    return folder
+
+
+@pytest.fixture
+def transcribe(folder, models, tmp_path):
+    """Transcribes the folder into an output below the test's folder; a shard holds about two images."""
+
+    def run(output, kind="page", **settings):
+        settings = {"pictures_per_shard": 2, **settings}
+        return batch.transcribe(
+            str(folder), str(tmp_path / output), Reader(models[0], kind, models[1]), LOCAL, **settings
+        )
+
+    return run
+
+
+def rows(folder, pattern):
+    found = []
+    for path in sorted(folder.glob(pattern)):
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            found += csv.DictReader(file) if path.suffix == ".csv" else map(json.loads, file)
+    return found
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_lines_of_pages_in_a_table(transcribe, folder, models, tmp_path):
+    outcome = transcribe("texts.jsonl", "auto")
+    assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (6, 6, 1, 3)
+    assert (outcome.pages, outcome.lines, outcome.incomplete) == (3, 8, {})
+    table = rows(tmp_path, "texts-0*.jsonl")
+    numbers = {path: [row["line"] for row in table if row["path"] == path] for path in {row["path"] for row in table}}
+    assert numbers == {
+        "1.png": [1, 2, 3],
+        "b/1.png": [1, 2],
+        "b/empty.png": [1],
+        "word.png": [1],
+        "caf\udce9.png": [1, 2, 3],
+    }
+    with LocalClient(models[0], line_finder=models[1]) as client:
+        lines = client.transcribe_page(folder / "1.png").lines
+    first = [(row["text"], row["confidence"]) for row in table if row["path"] == "1.png"]
+    assert first == [(line.text, pytest.approx(line.confidence, abs=1e-5)) for line in lines]
+    assert [error["path"] for error in rows(tmp_path, "texts-errors.jsonl")] == ["cut.png"]
+    assert transcribe("texts.jsonl", "auto").new == 0
+    transcribe("texts.csv", "auto")
+    assert [{**row, "line": str(row["line"]), "confidence": str(row["confidence"])} for row in table] == rows(
+        tmp_path, "texts-0*.csv"
+    )
+
+
+def test_a_page_without_lines_is_in_the_table_and_named(transcribe, folder, tmp_path):
+    outcome = transcribe("texts.csv")
+    assert (outcome.pages, outcome.errors, outcome.incomplete) == (5, 1, {"no_lines": 1})
+    [empty] = [row for row in rows(tmp_path, "texts-0*.csv") if row["path"] == "b/empty.png"]
+    assert (empty["line"], empty["text"]) == ("0", "")
+    named = {row["path"]: row["reason"] for row in rows(tmp_path, "texts-errors.csv")}
+    assert named == {"b/empty.png": "no_lines", "cut.png": "truncated"}
+    assert transcribe("texts.csv").new == 0
+    assert {row["path"]: row["reason"] for row in rows(tmp_path, "texts-errors.csv")} == named
+
+
+@pytest.mark.parametrize(("form", "ending"), [("alto", "xml"), ("csv", "csv")])
+def test_each_page_becomes_a_file(transcribe, folder, tmp_path, form, ending):
+    outcome = transcribe("out", "auto", format_=form)
+    assert (outcome.pictures, outcome.errors, outcome.lines, outcome.example) == (6, 1, 9, str(tmp_path / "out"))
+    found = files(tmp_path / "out")
+    names = {f"1.{ending}", f"b/1.{ending}", f"b/empty.{ending}", f"word.{ending}", f"caf\udce9.{ending}"}
+    assert set(found) == names
+    if ending == "xml":
+        page = pages.read(found["b/1.xml"])
+        assert (page.image, len(page.lines)) == ("1.png", 2) and all(line.text for line in page.lines)
+
+
+def test_second_run_does_only_what_is_new_or_changed(transcribe, folder, tmp_path):
+    transcribe("out", format_="page")
+    before = files(tmp_path / "out")
+    assert transcribe("out", format_="page").new == 0 and files(tmp_path / "out") == before
+    (folder / "new.png").write_bytes(bars(200))
+    (folder / "1.jpg").write_bytes(encode(np.full((300, 300), 250, np.uint8), ".jpg"))  # beside 1.png
+    (folder / "b" / "1.png").write_bytes(bars(200)[:-30])
+    (folder / "word.png").unlink()
+    (tmp_path / "out" / "b" / "empty.xml").unlink()
+    outcome = transcribe("out", format_="page")
+    assert (outcome.new, outcome.errors, outcome.incomplete) == (5, 2, {"no_lines": 2})
+    after = files(tmp_path / "out")
+    assert set(after) == {"1.png.xml", "1.jpg.xml", "b/empty.xml", "caf\udce9.xml", "new.xml"}
+    assert after["caf\udce9.xml"] == before["caf\udce9.xml"]
+    (folder / "1.jpg").unlink()
+    assert transcribe("out", format_="page").new == 1 and "1.xml" in files(tmp_path / "out")
+    assert transcribe("out", format_="page", overwrite=True).new == 6
+
+
+def test_what_cannot_go_on_says_why(transcribe, folder, models, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "page.xml").write_text("corrected by hand")
+    with pytest.raises(BatchError, match="mine exists and was not made by"):
+        transcribe("mine", format_="page", overwrite=True)
+    with pytest.raises(BatchError, match="Images of lines become a table"):
+        transcribe("out", "line", format_="page")
+    with pytest.raises(BatchError, match="name a folder instead of"):
+        transcribe("texts.csv", format_="alto")
+    with pytest.raises(BatchError, match="is no SavedModel"):
+        batch.transcribe(
+            str(folder), str(tmp_path / "out"), Reader(models[0], "page", str(folder)), LOCAL, format_="page"
+        )
+    transcribe("out", format_="page")
+    with pytest.raises(BatchError, match="begun in the format page, not text"):
+        transcribe("out", format_="text")
+    transcribe("texts.csv", "line")
+    with pytest.raises(BatchError, match=r"begun for images of the kind line, not page.*--overwrite"):
+        transcribe("texts.csv")
+    other = save_line_finder(tmp_path / "finder" / "2")
+    with pytest.raises(BatchError, match="or its line finder is"):
+        batch.transcribe(str(folder), str(tmp_path / "out"), Reader(models[0], "page", other), LOCAL, format_="page")
+
+
+def test_the_command(folder, models, tmp_path, capfd):
+    arguments = ["transcribe", "--input", folder, "--model", models[0], "--line-finder", models[1],
+                 "--workspace", tmp_path / "w"]  # fmt: skip
+
+    def run(*more):
+        code = cli.main([str(argument) for argument in (*arguments, *more)])
+        told = capfd.readouterr()
+        return code, told.out, told.err
+
+    code, out, _ = run("--output", tmp_path / "out", "--format", "alto")
+    assert code == 0 and f"6 images in {tmp_path / 'out'}\n" in out
+    assert "5 pages with 9 lines, 1 with no lines\n1 could not be read, see " in out
+    assert len(files(tmp_path / "out")) == 5
+    code, out, _ = run("--output", tmp_path / "texts.csv", "--kind", "auto", "--json")
+    assert code == 0 and json.loads(out)["lines"] == 8
+    code, _, err = run("--output", tmp_path / "texts.csv", "--line-finder", folder, "--kind", "page")
+    assert code == cli.USAGE and "--line-finder: " in err
+
+
+def test_pages_in_a_bucket(transcribe, folder, models, tmp_path, s3):
+    os.remove(os.path.join(os.fsencode(folder), b"caf\xe9.png"))  # names of objects are UTF-8
+    bucket = s3.bucket()
+    for source, name in ((str(folder), "in"), (models[0], "models/7"), (models[1], "lines/1")):
+        storage.copy_tree(source, f"{bucket}/{name}")
+    reader = Reader(f"{bucket}/models/7", "page", f"{bucket}/lines/1")
+
+    def run():
+        return batch.transcribe(f"{bucket}/in", f"{bucket}/out", reader, LOCAL, format_="json", pictures_per_shard=2)
+
+    transcribe("out", format_="json")
+    outcome = run()
+    assert (outcome.new, outcome.errors, outcome.lines) == (5, 1, 6)
+    there = {
+        file.path.removeprefix(f"{bucket}/out/"): storage.read(file.path) for file in storage.files(f"{bucket}/out")
+    }
+    assert there == files(tmp_path / "out") and len(there) == 4
+    assert run().new == 0
+    storage.remove(f"{bucket}/out/b/1.json")
+    assert run().new == 1
+
+
+def test_a_file_of_each_page_needs_pages():
+    with pytest.raises(ValueError, match=r"bulk\.kind=page"):
+        BulkConfig(format="alto")
+    assert (BulkConfig(format="csv").output, BulkConfig(format="alto", kind="auto").output) == ("texts.csv", "pages")
+
+
+def test_the_step_writes_files_of_pages(folder, models, tmp_path):
+    from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+    from tfx.types import standard_artifacts
+
+    from components.batch_transcriber.component import COUNTS_FILE, Executor, Transcriptions
+
+    model, blessing, output = standard_artifacts.Model(), standard_artifacts.ModelBlessing(), Transcriptions()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "Format-Serving").symlink_to(models[0])
+    model.uri, output.uri = str(tmp_path / "model"), str(tmp_path / "out")
+    blessing.set_int_custom_property("blessed", 1)
+    config = BulkConfig(folder=str(folder), kind="auto", format="page", line_finder=models[1])
+    context = BaseBeamExecutor.Context(beam_pipeline_args=LOCAL, tmp_dir=str(tmp_path), unique_id="1")
+    inputs = {"model": [model], "model_blessing": [blessing]}
+    Executor(context).Do(inputs, {"transcriptions": [output]}, {"config": config.model_dump_json()})
+    assert len(pages.read((tmp_path / "out" / "pages" / "b" / "1.xml").read_bytes()).lines) == 2
+    counts = json.loads((tmp_path / "out" / COUNTS_FILE).read_text())
+    assert (counts["pictures"], counts["errors"], counts["pages"], counts["lines"]) == (6, 1, 5, 9)
+    assert (tmp_path / "out" / "pages-errors.csv").exists() and counts["incomplete"] == {"no_lines": 1}

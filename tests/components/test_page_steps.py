@@ -1,0 +1,159 @@
+"""Steps of the pipeline of pages: how pages are divided, what is measured on them, what the gate says of it."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from components.evaluator.verdict import Baseline
+from components.example_gen.settings import DataConfig
+from components.example_gen.table import DatasetError
+from components.line_finder.data import LabelledPage
+from components.line_finder.measuring import Readings, compare
+from components.line_finder.metric import LineScore
+from components.line_finder.page_plan import plan_pages, stamps
+from components.line_finder.settings import LineGateConfig, PagesConfig
+from components.line_finder.verdict import LineVerdict, decide, metrics_of
+from htr_client import image_files
+from htr_client.pages import Page, write
+from tests.components.line_pages import straight
+
+GREY = np.full((200, 300), 230, np.uint8)
+LINE = straight(20, 280, 60)
+ALL_FOUND = LineScore(20, 20, 20)
+
+
+def save(folder, name, lines=(LINE,)):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.png").write_bytes(image_files.encode(GREY))
+    page = Page(f"{name}.png", 300, 200, tuple(lines))
+    (folder / f"{name}.xml").write_text(write(page, "page"), encoding="utf-8")
+
+
+def planned(folder, document):
+    return plan_pages(DataConfig(paths=[str(folder)]), PagesConfig(document=document))
+
+
+def test_pages_of_a_document_stay_together_and_every_split_has_some(tmp_path):
+    for document in range(5):
+        for leaf in range(3):
+            save(tmp_path / "letters", f"letter{document}-{leaf}")
+    plan = planned(tmp_path / "letters", r"letter(\d)")
+    splits = {}
+    for file, split in plan.pages:
+        splits.setdefault(file.writer, set()).add(split)
+    assert len(plan.pages) == 15 and sorted(splits) == list("01234")
+    assert all(len(found) == 1 for found in splits.values())
+    assert set().union(*splits.values()) == {"train", "validation", "eval"}
+    assert [split for _, split in planned(tmp_path / "letters", r"letter(\d)").pages] == [s for _, s in plan.pages]
+
+
+def test_what_cannot_be_used_is_rejected_with_its_reason(tmp_path):
+    folder = tmp_path / "letters"
+    for leaf in range(6):
+        save(folder, f"leaf{leaf}")
+    save(folder, "empty", lines=())
+    (folder / "broken.xml").write_text("<PcGts>")
+    # The same image in another format: in two splits, it would be trained on and evaluated.
+    again = Page("leaf0.png", 300, 200, (LINE,))
+    (folder / "leaf0-alto.xml").write_text(write(again, "alto"), encoding="utf-8")
+    plan = planned(folder, "auto")
+    assert len(plan.pages) == 6
+    assert {one.page.rpartition("/")[2]: one.reason for one in plan.rejected} in (
+        {"empty": "no_lines", "broken": "damaged_xml", "leaf0-alto": "same_image"},
+        {"empty": "no_lines", "broken": "damaged_xml", "leaf0": "same_image"},
+    )
+
+
+def test_too_few_documents_are_told_with_what_to_do(tmp_path):
+    for leaf in range(6):
+        save(tmp_path / "letters", f"leaf{leaf}")
+    with pytest.raises(DatasetError, match=r"6 usable pages of 1 document cannot be divided .*pages\.document='\.\*'"):
+        planned(tmp_path / "letters", "folder")
+    assert len(planned(tmp_path / "letters", ".*").pages) == 6
+    with pytest.raises(DatasetError, match=r"pages\.document \( is neither auto nor folder"):
+        planned(tmp_path / "letters", "(")
+
+
+def test_a_changed_page_is_a_changed_input(tmp_path):
+    save(tmp_path / "letters", "leaf")
+
+    def taken():
+        return list(stamps(DataConfig(paths=[str(tmp_path / "letters")]), PagesConfig()))
+
+    before = taken()
+    (tmp_path / "letters" / "notes.txt").write_text("no page")
+    assert taken() == before and len(before) == 2
+    (tmp_path / "letters" / "leaf.xml").write_text("<other/>")
+    assert taken() != before
+
+
+def labelled(*lines):
+    return LabelledPage("page", "document", GREY, lines)
+
+
+def test_what_is_read_in_found_lines_counts_where_they_lie():
+    first, second = replace(straight(20, 280, 60), text="abcd"), replace(straight(20, 280, 120), text="efgh")
+    unlabelled = straight(20, 280, 180)
+    page = labelled(first, second, unlabelled)
+    # In two parts, in the right order; the second line is missed, one without a label found.
+    found = [straight(20, 140, 61), straight(150, 280, 61), straight(20, 280, 180)]
+    readings = compare(page, ["abcx", "efgh", "?"], found, ["ab", "cd", "stamp"])
+    assert (readings.true.edits, readings.true.length) == (1, 8)
+    assert readings.found.edits == 1 + 4  # the space between the parts, all of the missed line
+    assert readings.pages.edits > readings.found.edits  # which has the stamp, too
+    assert readings.ratio == 5.0
+    assert Readings().ratio == 1.0
+
+
+def test_a_line_over_two_columns_costs_both():
+    left, right = replace(straight(20, 140, 60), text="abcd"), replace(straight(160, 280, 60), text="efgh")
+    readings = compare(labelled(left, right), ["abcd", "efgh"], [straight(20, 280, 60)], ["abcd efgh"])
+    assert readings.found.edits == 8  # it lies on neither
+
+
+def metrics(edits_true, edits_found, score=ALL_FOUND):
+    readings = Readings()
+    readings.true.pairs[(edits_true, 100)] += 1
+    readings.found.pairs[(edits_found, 100)] += 1
+    readings.pages.pairs[(edits_found, 100)] += 1
+    return metrics_of(2, score, readings)
+
+
+BEFORE = Baseline("in_service", version=7, path="models/7")
+
+
+def verdict(candidate, baseline=None, unchanged=False, **bounds):
+    compared = BEFORE if baseline else Baseline("none", reason="no version is in service yet")
+    return decide(LineGateConfig(**bounds), candidate, baseline, compared, unchanged, "models/htr/3")
+
+
+def test_a_line_finder_within_all_bounds_is_blessed_and_its_verdict_survives_json():
+    found = verdict(metrics(20, 22), metrics(20, 22))
+    assert found.blessed and not found.failures and not found.off
+    assert LineVerdict.from_dict(found.as_dict()) == found
+
+
+@pytest.mark.parametrize(
+    ("found", "failure"),
+    [
+        (verdict(metrics(20, 24)), r"0\.2400, 1\.200 times .*0\.2000.*line_gate\.max_cer_ratio allows 1\.15"),
+        (verdict(metrics(20, 20, LineScore(20, 20, 16))), r"F1 of the lines is 0\.8000 .*line_gate\.min_f1 asks for"),
+        (
+            verdict(metrics(20, 22), metrics(20, 20)),
+            r"\+0\.100 against version 7 \(in service\), whose lines give 1\.000; line_gate\.max_ratio_increase allows",
+        ),
+        (verdict(metrics(20, 20), unchanged=True), r"base line finder .* label more pages"),
+    ],
+)  # fmt: skip
+def test_a_missed_bound_is_told_with_figure_and_setting(found, failure):
+    assert not found.blessed and len(found.failures) == 1
+    assert re.search(failure, found.failures[0])
+
+
+def test_bounds_that_are_off_ask_nothing():
+    found = verdict(metrics(20, 90, LineScore(20, 3, 1)), metrics(20, 20), max_cer_ratio=None, min_f1=None,
+                    max_ratio_increase=None)  # fmt: skip
+    assert found.blessed
+    assert found.off == ["line_gate.max_cer_ratio", "line_gate.min_f1", "line_gate.max_ratio_increase"]
