@@ -154,9 +154,8 @@ class Recogniser(keras.Model):
         backwards = reversed_frames(frames, shape[1])
         for layer in self.recurrent:
             x = layer.over_time(x, backwards)
-        kernel, bias = (weight.value for weight in self.classes.weights)
-        logits = tf.nn.bias_add(tf.matmul(tf.reshape(x, [-1, kernel.shape[0]]), kernel), bias)
-        return tf.transpose(tf.reshape(logits, [shape[1], shape[0], kernel.shape[1]]), [1, 0, 2])
+        logits = self.classes(tf.reshape(x, [-1, x.shape[2]]))
+        return tf.transpose(tf.reshape(logits, [shape[1], shape[0], logits.shape[1]]), [1, 0, 2])
 
     def frames_of(self, x: tf.Tensor) -> tf.Tensor:
         """Features of the convolutions [N, H, T, D] to frames [N, T, D]: the strongest of each column."""
