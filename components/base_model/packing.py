@@ -4,7 +4,7 @@
 
     base.json        number of the version, and the size of each of its files
     weights.npz      its weights; matrices and kernels in float16
-    version.zip      its other files
+    version.zip      its other files; the weights that the graph holds as constants are cut out
     model_card.md    what it was trained on, how well it transcribes, its limits
     metrics.json     the same figures for programs, where the version has them
 
@@ -34,7 +34,7 @@ from serving.version_directory import CARD_FILE, METRICS_FILE, SETTINGS_FILE
 FOLDER = Path(__file__).parent / "files"
 _FACTS, _WEIGHTS, _OTHERS = "base.json", "weights.npz", "version.zip"
 _INDEX, _DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
-_FINGERPRINT = "fingerprint.pb"
+_FINGERPRINT, _GRAPH = "fingerprint.pb", "saved_model.pb"
 LINE_FINDER = "pages"
 """Name of the line finder among the base models."""
 
@@ -129,8 +129,12 @@ def _unpack(packed: Path, directory: Path, facts: dict[str, Any]) -> None:
         with zipfile.ZipFile(packed / _OTHERS) as others:
             others.extractall(version)
         with np.load(packed / _WEIGHTS, allow_pickle=False) as weights, open(version / _DATA, "wb") as data:
-            for key in weights.files:  # in the order of the index
-                data.write(_as_stored(weights[key]))
+            stored = {key: _as_stored(weights[key]) for key in weights.files}  # in the order of the index
+            data.writelines(stored.values())
+        with open(version / _GRAPH, "r+b") as graph:
+            for place, key in facts.get("constants", []):  # packages of earlier releases have none
+                graph.seek(place)
+                graph.write(stored[key])
         for file in (CARD_FILE, METRICS_FILE):
             if (packed / file).exists():
                 shutil.copyfile(packed / file, incoming / f"{number}.{file}")
@@ -171,6 +175,7 @@ def pack(version: str, preset: str) -> Path:
     source = Path(version)
     _check(source, preset)
     weights, index, data = _rounded(source)
+    constants = _constants(source, weights)
     contents = {
         path.relative_to(source).as_posix(): path.read_bytes()
         for path in sorted(source.rglob("*"))
@@ -181,10 +186,15 @@ def pack(version: str, preset: str) -> Path:
     told[SETTINGS_FILE] = contents[SETTINGS_FILE].decode()
     told = _without_places(told)
     contents[SETTINGS_FILE] = told.pop(SETTINGS_FILE).encode()
-    contents |= {_INDEX: index, _FINGERPRINT: _fingerprint(contents[_FINGERPRINT], index)}
+    graph = bytearray(contents[_GRAPH])
+    for place, key in constants:
+        size = len(_as_stored(weights[key]))
+        graph[place : place + size] = bytes(size)
+    contents |= {_GRAPH: bytes(graph), _INDEX: index, _FINGERPRINT: _fingerprint(contents[_FINGERPRINT], index)}
     facts = {
         "version": int(f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d}"),
         "files": {name: len(content) for name, content in {**contents, _DATA: data}.items()},
+        "constants": constants,
     }
     target = FOLDER / preset
     shutil.rmtree(target, ignore_errors=True)
@@ -237,6 +247,22 @@ def _fingerprint(content: bytes, index: bytes) -> bytes:
     fingerprint = fingerprint_pb2.FingerprintDef.FromString(content)
     fingerprint.checkpoint_hash = int.from_bytes(hashlib.sha256(index).digest()[:8], "big")
     return fingerprint.SerializeToString(deterministic=True)
+
+
+def _constants(version: Path, weights: dict[str, np.ndarray]) -> list[tuple[int, str]]:
+    """Where the graph holds weights as constants: places in its file, and the keys of the weights."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+    graph = (version / _GRAPH).read_bytes()
+    found = []
+    for key, rounded in weights.items():
+        content = _as_stored(reader.get_tensor(key)) if rounded.dtype == np.float16 else b""
+        place = graph.find(content) if content else -1
+        while place >= 0:
+            found.append((place, key))
+            place = graph.find(content, place + len(content))
+    return sorted(found)
 
 
 def _rounded(version: Path) -> tuple[dict[str, np.ndarray], bytes, bytes]:

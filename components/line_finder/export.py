@@ -14,7 +14,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 from components.line_finder.model import CHANNELS, LineFinder
 from components.line_finder.preprocessing import scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig
-from components.transform.decoding import decode_grey, kind_of
+from components.transform.decoding import NOTHING, decode_grey, kinds_of
 from htr_client import image_files
 from htr_client.pages.reading import LINE_FINDER, SIGNATURE
 from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
@@ -38,12 +38,11 @@ class ServedLineFinder(tf.Module):
         self.network_variables = {v.path: v.value for v in model.variables}
         most = config.longest // STRIDE
 
-        def of_page(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def of_page(page: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             """Maps on a square grid of the largest size, the cells that are the page's, and their scale."""
-            is_png, is_jpeg = kind_of(data)
 
             def marked() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-                ink, cells, scale = scaled_ink(decode_grey(data, is_png), config)
+                ink, cells, scale = scaled_ink(decode_grey(*page), config)
                 maps = tf.sigmoid(model(ink)[0, : cells[0], : cells[1]])
                 maps = tf.cast(tf.round(255.0 * maps), tf.uint8)
                 return tf.pad(maps, [[0, most - cells[0]], [0, most - cells[1]], [0, 0]]), cells, scale
@@ -51,12 +50,13 @@ class ServedLineFinder(tf.Module):
             def nothing() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
                 return tf.zeros([most, most, CHANNELS], tf.uint8), tf.zeros([2], tf.int32), tf.constant(0.0)
 
-            return tf.cond(is_png | is_jpeg, marked, nothing)
+            return tf.cond(page[1] != NOTHING, marked, nothing)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
         def find_lines(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            pages = tf.ensure_shape(image_bytes, [None])
             maps, cells, scale = tf.map_fn(
-                of_page, tf.ensure_shape(image_bytes, [None]), parallel_iterations=1,
+                of_page, (pages, kinds_of(pages)), parallel_iterations=1,
                 fn_output_signature=(
                     tf.TensorSpec([most, most, CHANNELS], tf.uint8), tf.TensorSpec([2], tf.int32),
                     tf.TensorSpec([], tf.float32),

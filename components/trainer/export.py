@@ -1,4 +1,4 @@
-"""The served model: raw image bytes in, log-probabilities or text out, with the Transform graph inside."""
+"""The served model: raw image bytes in, log-probabilities or text out, with Transform's preprocessing inside."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_transform as tft
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
 from components.trainer.model import Recogniser
-from components.transform.preprocessing import decode_batch
+from components.transform.geometry import COLUMNS_PER_FRAME
+from components.transform.preprocessing import image_batch
 from components.transform.settings import TransformConfig
 from serving.version_directory import LANGUAGE_MODEL_FILE, WARMUP_FILE
+
+_NEVER = -100.0  # logarithm of a probability that float32 no longer holds
 
 
 def best_path(log_probs: tf.Tensor, frames: tf.Tensor, alphabet: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -37,63 +40,45 @@ def best_path(log_probs: tf.Tensor, frames: tf.Tensor, alphabet: tf.Tensor) -> t
     keep = (best != blank) & (best != previous)
     characters = tf.gather(tf.concat([alphabet, [""]], 0), best)
     text = tf.strings.reduce_join(tf.where(keep, characters, ""), axis=1)
-    return text, tf.where(frames > 0, tf.exp(_log_posterior(log_probs, valid, best, keep, blank)), 0.0)
+    return text, tf.where(frames > 0, tf.exp(_log_posterior(log_probs, frames, best, keep, blank)), 0.0)
 
 
 def _log_posterior(
-    log_probs: tf.Tensor, valid: tf.Tensor, best: tf.Tensor, keep: tf.Tensor, blank: tf.Tensor
+    log_probs: tf.Tensor, frames: tf.Tensor, best: tf.Tensor, keep: tf.Tensor, blank: tf.Tensor
 ) -> tf.Tensor:
-    """Log of the sum over all alignments of the kept classes. A plain loop over frames: no label may be empty for
-    TensorFlow's CTC operation, and this one runs on any device.
+    """Log of the sum over all alignments of the kept classes [N]: one operation for all frames, where a loop over them
+    takes twenty operations a frame.
     """  # noqa: D205
-    ragged = tf.ragged.boolean_mask(best, keep)
-    ids = ragged.to_tensor(default_value=blank)
-    n, length = tf.shape(ids)[0], tf.shape(ids)[1]
-    blanks = tf.fill([n, length], blank)
-    states = tf.concat([tf.reshape(tf.stack([blanks, ids], 2), [n, 2 * length]), tf.fill([n, 1], blank)], 1)
-    earlier = tf.pad(states, [[0, 0], [2, 0]], constant_values=-1)[:, :-2]
-    impossible = tf.constant(-1e30)
-    skip = tf.where((states != blank) & (states != earlier), 0.0, impossible)
-    emissions = tf.gather(log_probs, states, axis=2, batch_dims=1)
-
-    def shifted(alpha: tf.Tensor, by: int) -> tf.Tensor:
-        return tf.pad(alpha, [[0, 0], [by, 0]], constant_values=-1e30)[:, : tf.shape(alpha)[1]]
-
-    def step(alpha: tf.Tensor, frame: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        emission, is_valid = frame
-        ways = tf.stack([alpha, shifted(alpha, 1), shifted(alpha, 2) + skip])
-        return tf.where(is_valid[:, tf.newaxis], tf.reduce_logsumexp(ways, axis=0) + emission, alpha)
-
-    # Before the first frame: as if on the leading blank, from where both it and the first character can be next.
-    start = tf.one_hot(tf.zeros([n], tf.int32), 2 * length + 1, on_value=0.0, off_value=impossible)
-    frames_first = (tf.transpose(emissions, [1, 0, 2]), tf.transpose(valid))
-    alpha = tf.foldl(step, frames_first, initializer=start)
-    last = 2 * tf.cast(ragged.row_lengths(), tf.int32)
-    ends = tf.stack([last, tf.maximum(last - 1, 0)], 1)
-    final = tf.gather(alpha, ends, axis=1, batch_dims=1)
-    final = tf.where((last > 0)[:, tf.newaxis], final, tf.stack([final[:, 0], tf.fill([n], impossible)], 1))
-    return tf.minimum(tf.reduce_logsumexp(final, axis=1), 0.0)
+    # It refuses an empty label, which has one alignment only.
+    is_empty = ~tf.reduce_any(keep, axis=1)
+    only_blanks = tf.reduce_sum(tf.where(tf.sequence_mask(frames, tf.shape(log_probs)[1]), log_probs[:, :, -1], 0.0), 1)
+    keep |= is_empty[:, tf.newaxis] & (tf.range(tf.shape(keep)[1]) == 0)
+    kept = tf.ragged.boolean_mask(tf.minimum(best, blank - 1), keep).to_sparse()
+    loss, _ = tf.raw_ops.CTCLoss(
+        inputs=tf.transpose(log_probs, [1, 0, 2]), labels_indices=kept.indices, labels_values=kept.values,
+        sequence_length=tf.maximum(frames, 1),
+    )  # fmt: skip
+    return tf.minimum(tf.where(is_empty, only_blanks, -loss), 0.0)
 
 
 class ServedModel(tf.Module):
-    """What is saved. It tracks raw variables and the Transform graph only.
+    """What is saved. It tracks raw variables only.
 
     A Keras 3 model as an attribute would load in Python, but TensorFlow Serving could not find its variables.
+    The signatures use constants instead; the variables are for warm starts and base models, which read them.
     """
 
     def __init__(
         self,
         model: Recogniser,
-        tft_output: tft.TFTransformOutput,
         alphabet: Sequence[str],
         config: TransformConfig,
         temperature: float = 1.0,
     ):
-        """Wires Transform, network and decoding together.
+        """Wires preprocessing, network and decoding together.
 
         Args:
             model: trained network.
-            tft_output: output of TFX Transform.
             alphabet: characters of classes 0 to C - 2.
             config: geometry of the image tensor.
             temperature: the logits are divided by it, so that confidences are neither too high nor too low.
@@ -101,15 +86,22 @@ class ServedModel(tf.Module):
         super().__init__(name="htr")
         # By path, for `transfer.start_from`; the attribute's name is `weights.VARIABLES_KEY`.
         self.network_variables = {v.path: v.value for v in model.variables if "seed_generator" not in v.path}
-        self.transform = tft_output.transform_features_layer()
         characters = tf.constant(list(alphabet))
         feature_spec = {"image": tf.io.FixedLenFeature([1], tf.string)}
 
+        network = _with_constants(model, config.height)
+        certain_blank = tf.constant([[[_NEVER] * len(alphabet) + [0.0]]])
+
         def recognise(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            transformed = self.transform({"image": image_bytes[:, tf.newaxis]})
-            images, widths = decode_batch(transformed["image_png"], config)
-            outputs = model({"images": images, "widths": widths}, training=False)
-            return {"log_probs": tf.nn.log_softmax(outputs["logits"] / temperature), "frames": outputs["frames"]}
+            images, widths = image_batch(image_bytes, config)
+            frames, logits = network(images, widths)
+            log_probs = tf.nn.log_softmax(logits / temperature)
+            if config.preset == "word":  # as many frames in every answer
+                missing = (config.width or 0) // COLUMNS_PER_FRAME - tf.shape(log_probs)[1]
+                log_probs = tf.pad(log_probs, [[0, 0], [0, missing], [0, 0]])
+            # Behind an image's own frames is nothing that its neighbours could change.
+            valid = tf.sequence_mask(frames, tf.shape(log_probs)[1])[:, :, tf.newaxis]
+            return {"log_probs": tf.where(valid, log_probs, certain_blank), "frames": frames}
 
         def transcribe(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             outputs = recognise(image_bytes)
@@ -152,6 +144,21 @@ class ServedModel(tf.Module):
             "language_model": tell_language_model,
             "evaluate": evaluate,
         }
+
+
+def _with_constants(model: Recogniser, height: int | None) -> Any:
+    """The network as a function of images and widths with its weights as constants.
+
+    TensorFlow computes once, when it loads the graph, what depends on constants only: folded normalisation, weights in
+    the order that its convolutions want. All signatures share the function, and so the constants.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None, height, None, 1]), tf.TensorSpec([None], tf.int32)])
+    def network(images: tf.Tensor, widths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs = model({"images": images, "widths": widths}, training=False)
+        return outputs["frames"], outputs["logits"]
+
+    return convert_variables_to_constants_v2(network.get_concrete_function())
 
 
 def save(served: ServedModel, directory: str, images: Sequence[bytes], name: str) -> None:

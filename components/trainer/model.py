@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from components.trainer.recurrent import BidirectionalLSTM
+from components.trainer.recurrent import BidirectionalLSTM, reversed_frames
 from components.trainer.settings import ModelConfig
 from components.transform.geometry import COLUMNS_PER_FRAME
 
@@ -34,6 +34,11 @@ class FusedBatchNormalization(keras.layers.Layer):
         self.gamma, self.beta = weight("gamma", "ones", True), weight("beta", "zeros", True)
         self.moving_mean = weight("moving_mean", "zeros", False)
         self.moving_variance = weight("moving_variance", "ones", False)
+
+    def scale_and_offset(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """What normalisation with the moving statistics comes to: factors and summands float32 [D]."""
+        scale = self.gamma.value * tf.math.rsqrt(self.moving_variance.value + self.epsilon)
+        return scale, self.beta.value - self.moving_mean.value * scale
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalises with the statistics of the batch in training, with the moving ones otherwise."""
@@ -73,8 +78,14 @@ class ConvolutionStage(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, widths: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """Features [N, H, W, D] and valid widths int32 [N] to those of the next stage."""
-        # A frozen stage keeps its statistics as well as its weights.
-        x = tf.nn.relu(self.normalisation(self.convolution(x), training=training and self.trainable))
+        if training:
+            # A frozen stage keeps its statistics as well as its weights.
+            x = self.normalisation(self.convolution(x), training=self.trainable)
+        else:
+            scale, offset = self.normalisation.scale_and_offset()
+            kernel = tf.cast(tf.cast(self.convolution.kernel.value, tf.float32) * scale, x.dtype)
+            x = tf.nn.bias_add(tf.nn.conv2d(x, kernel, self.stride, "SAME"), tf.cast(offset, x.dtype))
+        x = tf.nn.relu(x)
         if max(self.pool) > 1:
             x = tf.nn.max_pool2d(x, self.pool, self.pool, "VALID")
         # Rounded up like the frames, though pooling drops an odd last column: `decode_batch` pads to whole frames.
@@ -128,13 +139,23 @@ class Recogniser(keras.Model):
         for stage in self.stages:
             x, widths = stage(x, widths, training=training)
         x = self.frames_of(x)
-        outputs = {"frames": widths}
-        if training:
-            outputs["shortcut_logits"] = self.shortcut_classes(self.dropout(x, training=True))
+        if not training:
+            return {"frames": widths, "logits": self._logits(x, widths)}
+        outputs = {"frames": widths, "shortcut_logits": self.shortcut_classes(self.dropout(x, training=True))}
         for layer in self.recurrent:
-            x = layer(self.dropout(x, training=training), widths, training=training)
-        outputs["logits"] = self.classes(self.dropout(x, training=training))
+            x = layer(self.dropout(x, training=True), widths, training=True)
+        outputs["logits"] = self.classes(self.dropout(x, training=True))
         return outputs
+
+    def _logits(self, x: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
+        """What training computes from frames [N, T, D], without dropout and in as few operations as it takes."""
+        shape = tf.shape(x)
+        x = tf.transpose(tf.cast(x, tf.float32), [1, 0, 2])
+        backwards = reversed_frames(frames, shape[1])
+        for layer in self.recurrent:
+            x = layer.over_time(x, backwards)
+        logits = self.classes(tf.reshape(x, [-1, x.shape[2]]))
+        return tf.transpose(tf.reshape(logits, [shape[1], shape[0], logits.shape[1]]), [1, 0, 2])
 
     def frames_of(self, x: tf.Tensor) -> tf.Tensor:
         """Features of the convolutions [N, H, T, D] to frames [N, T, D]: the strongest of each column."""

@@ -37,6 +37,14 @@ class BidirectionalLSTM(keras.layers.Layer):
             onward, backward = self._both(x, reverse)
         return tf.concat([onward, tf.reverse_sequence(backward, frames, seq_axis=1)], axis=-1)
 
+    def over_time(self, x: tf.Tensor, backwards: tf.Tensor) -> tf.Tensor:
+        """The same for inference: float32, frames first, with `reversed_frames` instead of the numbers of frames."""
+        onward, backward = (
+            _block_lstm(each, *(tf.cast(weight.value, tf.float32) for weight in layer.cell.weights)).h
+            for each, layer in ((x, self.forward), (_rearranged(x, backwards), self.backward))
+        )
+        return tf.concat([onward, _rearranged(backward, backwards)], axis=-1)
+
     def _both(self, x: tf.Tensor, reverse: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Both directions with the same numbers as Keras's layers; in float32, whatever the network computes in."""
         layers = [[w.value for w in layer.cell.weights] for layer in (self.forward, self.backward)]
@@ -46,6 +54,36 @@ class BidirectionalLSTM(keras.layers.Layer):
         sequences = tf.transpose(tf.cast(tf.stack([x, reverse]), tf.float32), [0, 2, 1, 3])
         hidden = tf.cast(tf.transpose(lstm(sequences, kernels, recurrents, biases), [0, 2, 1, 3]), x.dtype)
         return hidden[0], hidden[1]
+
+
+def reversed_frames(frames: tf.Tensor, most: tf.Tensor) -> tf.Tensor:
+    """Where each row's valid frames lie in reverse order in [T * N]; frames behind them stay in place.
+
+    Args:
+        frames: Valid frames int32 [N].
+        most: T.
+
+    Returns:
+        int32 [T, N]. A gather with it takes a small part of the time of `tf.reverse_sequence`.
+    """
+    place, rows = tf.range(most)[:, tf.newaxis], tf.size(frames)
+    return tf.where(place < frames, frames - 1 - place, place) * rows + tf.range(rows)
+
+
+def _rearranged(x: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
+    """Features [T, N, D] in another order of their T * N places."""
+    return tf.gather(tf.reshape(x, [-1, x.shape[2]]), order)
+
+
+def _block_lstm(x: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor) -> Any:
+    """TensorFlow's operation over [T, N, D] from zero states; its outputs, `h` [T, N, units] among them."""
+    units = recurrent.shape[0]
+    zero, no_peephole = tf.zeros([tf.shape(x)[1], units]), tf.zeros([units])
+    return tf.raw_ops.BlockLSTMV2(
+        seq_len_max=tf.cast(tf.shape(x)[0], tf.int64), x=x, cs_prev=zero, h_prev=zero,
+        w=tf.concat([kernel, recurrent], 0), wci=no_peephole, wcf=no_peephole, wco=no_peephole, b=bias,
+        cell_clip=-1.0, use_peephole=False,
+    )  # fmt: skip
 
 
 @tf.custom_gradient
@@ -69,15 +107,7 @@ def lstm(
     """
     count, units = recurrents.shape[:2]
     frames, rows = tf.shape(sequences)[1], tf.shape(sequences)[2]
-    zero, no_peephole = tf.zeros([rows, units]), tf.zeros([units])
-    runs = [
-        tf.raw_ops.BlockLSTMV2(
-            seq_len_max=tf.cast(frames, tf.int64), x=sequences[k], cs_prev=zero, h_prev=zero,
-            w=tf.concat([kernels[k], recurrents[k]], 0), wci=no_peephole, wcf=no_peephole, wco=no_peephole,
-            b=biases[k], cell_clip=-1.0, use_peephole=False,
-        )
-        for k in range(count)
-    ]  # fmt: skip
+    runs = [_block_lstm(sequences[k], kernels[k], recurrents[k], biases[k]) for k in range(count)]
 
     def gradient(of_hidden: tf.Tensor) -> tuple[tf.Tensor, ...]:
         # All [T, K, N, units], since the loop goes over the frames.

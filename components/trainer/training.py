@@ -108,7 +108,7 @@ def run_fn(fn_args: Any) -> None:
         for variable, value in zip(final.variables, weights, strict=True):
             variable.assign(value)
         settings["temperature"] = fit_temperature(final, validation, alphabet)
-        served = export.ServedModel(final, tft_output, alphabet, transform, settings["temperature"])
+        served = export.ServedModel(final, alphabet, transform, settings["temperature"])
         images = _images_for_warmup(validation)
         export.save(served, fn_args.serving_model_dir, images, fn_args.custom_config["name"])
     _write(os.path.join(fn_args.serving_model_dir, SETTINGS_FILE), json.dumps(settings, indent=1, ensure_ascii=False))

@@ -19,11 +19,14 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 
-from components.transform.decoding import decode_grey, kind_of
+from components.transform.decoding import NOTHING, decode_grey, kinds_of
 from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.settings import TransformConfig
 
 ALPHABET_ASSET = "alphabet.json"
+# Widths of served batches are multiples of this: TensorFlow prepares its convolutions anew for every other width, which
+# for a line takes a sixth of the time of the network. By preset, whole frames.
+_COLUMNS_PER_STEP = {"word": 16, "line": 32}
 
 
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
@@ -67,51 +70,89 @@ def resize_images(encoded: tf.Tensor, config: TransformConfig) -> tf.Tensor:
     Returns:
         string [N]: PNG, uint8, `config.height` rows, at most `config.width` columns, 255 full ink, 0 paper.
     """
-    return tf.map_fn(lambda data: _resize_image(data, config), encoded, fn_output_signature=tf.string)
+
+    def one(file: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        def resize() -> tf.Tensor:
+            ink, size = _resize_ink(decode_grey(*file), config)
+            if config.contrast:
+                ink = _spread_levels(ink[tf.newaxis], tf.reduce_prod(size)[tf.newaxis])[0]
+            # Level 1 takes 5 % more room than level 6 and two thirds of its time.
+            return tf.io.encode_png(tf.cast(ink, tf.uint8), compression=1)
+
+        return tf.cond(file[1] != NOTHING, resize, lambda: tf.constant(b""))
+
+    return tf.map_fn(one, (encoded, kinds_of(encoded)), fn_output_signature=tf.string)
 
 
-def _resize_image(data: tf.Tensor, config: TransformConfig) -> tf.Tensor:
-    is_png, is_jpeg = kind_of(data)
+def image_batch(encoded: tf.Tensor, config: TransformConfig) -> tuple[tf.Tensor, tf.Tensor]:
+    """Encoded images to a batch for the network: what `resize_images` and `decode_batch` give, without PNG in between.
 
-    def resize() -> tf.Tensor:
-        grey = decode_grey(data, is_png)
-        # Level 1 takes 5 % more room than level 6 and two thirds of its time, which each request pays too.
-        return tf.io.encode_png(_normalise(grey, config), compression=1)
+    Args:
+        encoded: string [N], PNG or JPEG files.
+        config: height and width of the image tensor.
 
-    return tf.cond(is_png | is_jpeg, resize, lambda: tf.constant(b""))
+    Returns:
+        float32 [N, H, W, 1], padded to the widest image of the batch or some more, and the images' own widths
+        int32 [N], 0 where there is no image.
+    """
+
+    def one(file: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        ink, size = _resize_ink(decode_grey(*file), config)
+        return tf.pad(ink, [[0, 0], [0, config.width - size[1]], [0, 0]]), size
+
+    kinds = kinds_of(encoded)
+    signature = (tf.TensorSpec([config.height, config.width, 1], tf.uint8), tf.TensorSpec([2], tf.int32))
+    ink, sizes = tf.map_fn(one, (encoded, kinds), fn_output_signature=signature)
+    widths = tf.where(kinds != NOTHING, sizes[:, 1], 0)
+    ink = ink[:, :, : tf.minimum(_whole(widths, _COLUMNS_PER_STEP[config.preset]), config.width)]
+    ink = _spread_levels(ink, tf.reduce_prod(sizes, axis=1)) if config.contrast else tf.cast(ink, tf.float32)
+    return ink / 255.0, widths
 
 
-def _normalise(grey: tf.Tensor, config: TransformConfig) -> tf.Tensor:
-    """Grey float32 [h, w, 1] to uint8 [config.height, w', 1], 255 ink, 0 paper; antialiased bilinear."""
+def _resize_ink(grey: tf.Tensor, config: TransformConfig) -> tuple[tf.Tensor, tf.Tensor]:
+    """Antialiased bilinear resizing.
+
+    Args:
+        grey: float32 [h, w, 1], 255 white.
+        config: height and width of the image tensor.
+
+    Returns:
+        uint8 [config.height, w', 1], 255 black, and the rows and columns int32 [2] that the image covers.
+    """
     height, width = config.height, config.width
-    shape = tf.cast(tf.shape(grey)[:2], tf.float32)
     if config.resize == "stretch":
-        columns = tf.constant(width)
-        rows = tf.constant(height)
+        size = tf.constant([height, width])
     else:
-        scale = tf.minimum(height / shape[0], width / shape[1])
-        columns = tf.clip_by_value(tf.cast(shape[1] * scale + 0.5, tf.int32), 1, width)
-        rows = tf.clip_by_value(tf.cast(shape[0] * scale + 0.5, tf.int32), 1, height)
-    resized = tf.image.resize(grey, tf.stack([rows, columns]), antialias=True)
-    ink = 255.0 - tf.clip_by_value(resized, 0.0, 255.0)
-    if config.contrast:
-        ink = _spread_levels(ink)
+        shape = tf.cast(tf.shape(grey)[:2], tf.float32)
+        scale = tf.reduce_min([height, width] / shape)
+        size = tf.clip_by_value(tf.cast(shape * scale + 0.5, tf.int32), 1, [height, width])
+    resized = tf.image.resize(grey, size, antialias=True)
+    ink = tf.cast(tf.round(255.0 - tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
     # An image wider than the tensor is lower than it: centre it between paper.
-    above = (height - rows) // 2
-    ink = tf.pad(ink, [[above, height - rows - above], [0, 0], [0, 0]])
-    return tf.cast(tf.round(ink), tf.uint8)
+    above = (height - size[0]) // 2
+    return tf.pad(ink, [[above, height - size[0] - above], [0, 0], [0, 0]]), size
 
 
-def _spread_levels(ink: tf.Tensor) -> tf.Tensor:
-    """Maps the image's own paper (30th percentile of ink) to 0 and its darkest strokes (99.5th) to 255.
+def _spread_levels(ink: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
+    """Maps each image's own paper (30th percentile of ink) to 0 and its darkest strokes (99.5th) to 255.
 
     Strokes less than 40 levels darker than the paper stay faint: an empty image must not become noise.
+
+    Args:
+        ink: uint8 [N, H, W, 1], padded with 0.
+        pixels: int32 [N], those of each image without padding.
+
+    Returns:
+        float32 [N, H, W, 1], whole numbers in 0..255; the padding stays 0.
     """
-    values = tf.cast(tf.round(tf.reshape(ink, [-1])), tf.int32)
-    below = tf.cumsum(tf.math.bincount(values, minlength=256, maxlength=256))
-    share = tf.cast(below, tf.float32) / tf.cast(tf.size(values), tf.float32)
-    paper, full = tf.unstack(tf.cast(tf.searchsorted(share, [0.3, 0.995]), tf.float32))
-    return tf.clip_by_value((tf.round(ink) - paper) * 255.0 / tf.maximum(full - paper, 40.0), 0.0, 255.0)
+    values = tf.reshape(tf.cast(ink, tf.int32), [tf.shape(ink)[0], tf.reduce_prod(tf.shape(ink)[1:])])
+    counts = tf.raw_ops.DenseBincount(input=values, size=256, weights=tf.zeros([0], tf.int32))
+    below = tf.cumsum(counts, axis=1) - (tf.shape(values)[1] - pixels)[:, tf.newaxis]
+    share = tf.cast(below, tf.float32) / tf.cast(pixels, tf.float32)[:, tf.newaxis]
+    levels = tf.searchsorted(share, tf.tile([[0.3, 0.995]], [tf.shape(share)[0], 1]))
+    paper, full = tf.split(tf.cast(levels, tf.float32)[:, :, tf.newaxis, tf.newaxis], 2, axis=1)
+    spread = (tf.cast(ink, tf.float32) - paper) * 255.0 / tf.maximum(full - paper, 40.0)
+    return tf.round(tf.clip_by_value(spread, 0.0, 255.0))
 
 
 class _CollectAlphabet(tft_beam.experimental.PTransformAnalyzer):
@@ -175,7 +216,7 @@ def image_widths(image_png: tf.Tensor) -> tf.Tensor:
 
 
 def decode_batch(image_png: tf.Tensor, config: TransformConfig) -> tuple[tf.Tensor, tf.Tensor]:
-    """Transformed images to a batch, as training and serving both feed it to the network.
+    """Transformed images to a batch for the network, as training feeds it.
 
     Args:
         image_png: string [N], from `resize_images`; the empty string stands for an undecodable image.
@@ -185,11 +226,7 @@ def decode_batch(image_png: tf.Tensor, config: TransformConfig) -> tuple[tf.Tens
         float32 [N, H, W, 1] and the images' own widths int32 [N], 0 where there is no image.
     """
     widths = image_widths(image_png)
-    if config.preset == "word":
-        columns = tf.constant(config.width)
-    else:
-        longest = tf.maximum(tf.reduce_max(tf.concat([widths, [1]], 0)), COLUMNS_PER_FRAME)
-        columns = -(-longest // COLUMNS_PER_FRAME) * COLUMNS_PER_FRAME
+    columns = tf.constant(config.width) if config.preset == "word" else _whole(widths, COLUMNS_PER_FRAME)
 
     def one(data: tf.Tensor) -> tf.Tensor:
         image = tf.cond(
@@ -200,3 +237,9 @@ def decode_batch(image_png: tf.Tensor, config: TransformConfig) -> tuple[tf.Tens
     width = config.width if config.preset == "word" else None
     images = tf.map_fn(one, image_png, fn_output_signature=tf.TensorSpec([config.height, width, 1], tf.float32))
     return tf.ensure_shape(images, [None, config.height, width, 1]), widths
+
+
+def _whole(widths: tf.Tensor, step: int) -> tf.Tensor:
+    """Columns int32 [] of a batch: its widest image, rounded up to a multiple of `step`."""
+    longest = tf.reduce_max(tf.concat([widths, [step]], 0))
+    return -(-longest // step) * step

@@ -135,8 +135,7 @@ def transcribe(folder: Path, name: str, precision: str, seconds: float) -> dict[
         alphabet, model = settings["alphabet"], ModelConfig.model_validate(settings["model"])
         network = build(model, len(alphabet) + 1, _TRANSFORM.height or 0)
         start_from(network, alphabet, str(folder / name))
-        transform = tft.TFTransformOutput(str(folder / "tft"))
-        served = export.ServedModel(network, transform, alphabet, _TRANSFORM, settings["temperature"])
+        served = export.ServedModel(network, alphabet, _TRANSFORM, settings["temperature"])
         call = served.functions["transcribe"]
     else:
         loaded = tf.saved_model.load(str(folder / name))

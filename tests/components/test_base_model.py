@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -82,7 +83,14 @@ def test_what_is_unpacked_is_a_version_as_it_was_pushed(base_models, toy_version
     version = Path(unpack("line"))
     same, other = files_below(version), files_below(toy_version)
     changed = {name for name in other if name not in same or same[name].read_bytes() != other[name].read_bytes()}
-    assert {name.name for name in changed} == {"fingerprint.pb", "variables.data-00000-of-00001", "variables.index"}
+    names = {"fingerprint.pb", "saved_model.pb", "variables.data-00000-of-00001", "variables.index"}
+    assert {name.name for name in changed} == names
+    # The graph holds the weights as constants, of which the package has no copy.
+    kernels = [value.tobytes() for key, value in weights_of(version).items() if key.endswith("VARIABLE_VALUE")]
+    largest = max(kernels, key=len)
+    assert (version / "saved_model.pb").read_bytes().count(largest) == 1
+    with zipfile.ZipFile(packing.FOLDER / "line" / "version.zip") as others:
+        assert largest not in others.read("saved_model.pb")
     beside = {path.name for path in version.parent.iterdir()}
     assert beside == {version.name, f"{version.name}.model_card.md", f"{version.name}.metrics.json"}
     card, metrics = (

@@ -27,6 +27,7 @@ from htr_client import HtrClient, ngrams
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath
 from htr_client.language import LanguageModel
+from serving.runner import LoadedModel, RunnerOptions
 from serving.server import EmbeddedServer
 from serving.version_directory import SETTINGS_FILE
 from tests.components.toy import SMALL, TRAIN, WORDS, drawn
@@ -160,7 +161,7 @@ def trained(tmp_path_factory, toy):
     network = build(SMALL, len(alphabet) + 1, 32)
     fitting = Fitting(network, source, source, alphabet, TRAIN)
     fitting.run()
-    served = export.ServedModel(network, tft_output, alphabet, transform)
+    served = export.ServedModel(network, alphabet, transform)
     export.save(served, str(folder / "export"), [drawn("abc", 0), drawn("b", 1)], "htr")
     return {"folder": folder, "alphabet": alphabet, "source": source, "fitting": fitting}
 
@@ -230,6 +231,64 @@ def test_batch_neighbours_do_not_change_a_text(session):
         np.testing.assert_allclose(
             session("serving_default", image_bytes=[alone])["log_probs"][0], together[i], atol=1e-4
         )
+
+
+def layer_by_layer(network, images, widths):
+    """Logits and frames of the network's own layers as training uses them, without what inference does otherwise."""
+    x = images
+    for stage in network.stages:
+        x = tf.nn.relu(stage.normalisation(stage.convolution(x), training=False))
+        if max(stage.pool) > 1:
+            x = tf.nn.max_pool2d(x, stage.pool, stage.pool, "VALID")
+        widths = -(-widths // (stage.stride * stage.pool[1]))
+        x *= tf.sequence_mask(widths, tf.shape(x)[2], x.dtype)[:, tf.newaxis, :, tf.newaxis]
+    x = network.frames_of(x)
+    for layer in network.recurrent:
+        x = layer(x, widths)
+    return network.classes(x).numpy(), widths.numpy()
+
+
+@pytest.mark.parametrize("preset", ["word", "line"])
+def test_an_export_computes_what_the_trained_network_does(preset, tmp_path):
+    """Random weights and statistics of the normalisation; through Transform's PNGs and layers, and as it is served."""
+    keras.utils.set_random_seed(4)
+    random, alphabet, config = np.random.default_rng(4), list("abcdé "), TransformConfig(preset=preset)
+    network = build(SMALL, len(alphabet) + 1, config.height)
+    for variable in network.variables:
+        if "normalisation" in variable.path:
+            variable.assign(random.uniform(0.3, 1.5, variable.shape))
+    words = [drawn(word, 300 + i) for i, word in enumerate(WORDS)]
+    pages = [drawn_image(width, height) for width, height in ((400, 40), (90, 30), (30, 60), (700, 20))]
+    files = [*words, *(tf.io.encode_png(page[..., np.newaxis]).numpy() for page in pages)]
+    files += [tf.io.encode_jpeg(pages[0][..., np.newaxis]).numpy(), b"no image"]
+    batch = preprocessing.decode_batch(preprocessing.resize_images(tf.constant(files), config), config)
+    logits, frames = layer_by_layer(network, *batch)
+    # Random layers see little difference between frames: of the classes each must win somewhere.
+    valid = np.concatenate([row[:own] for row, own in zip(logits, frames, strict=True)])
+    kernel, spread = network.classes.kernel.numpy(), valid.std(axis=0) / 2
+    network.classes.kernel.assign(kernel / spread)
+    network.classes.bias.assign(-valid.mean(axis=0) / spread)
+    log_probs = tf.nn.log_softmax(layer_by_layer(network, *batch)[0] / 1.3).numpy()
+    expected = BestPath().decode(log_probs, frames, Alphabet(alphabet))
+    assert len({result.text for result in expected}) > 4 and len(set(frames.tolist())) > 4
+    export.save(export.ServedModel(network, alphabet, config, 1.3), str(tmp_path), [drawn("ab", 0)], "htr")
+    model = LoadedModel(tmp_path, RunnerOptions())
+    assert model.warm_up() == 6
+    for together in ([*range(len(files))], [0], [4], [len(files) - 1]):
+        for signature, names in (("serving_default", ("log_probs", "frames")), ("transcribe", ("text", "confidence"))):
+            found = model.signature(signature)
+            feed = {found.inputs[0].tensor: np.array([files[i] for i in together], object)}
+            first, second = model.run(feed, [found.outputs[name] for name in names])
+            for row, i in enumerate(together):
+                if signature == "transcribe":
+                    assert first[row].decode() == expected[i].text
+                    assert second[row] == pytest.approx(expected[i].confidence, abs=1e-4)
+                else:
+                    valid = frames[i]
+                    assert second[row] == valid
+                    np.testing.assert_allclose(np.exp(first[row, :valid]), np.exp(log_probs[i, :valid]), atol=1e-4)
+                    assert (first[row, valid:].argmax(1) == len(alphabet)).all(), "certain blanks"
+    model.close()
 
 
 def test_wrong_ranks_are_refused_not_fatal(session):

@@ -1,0 +1,172 @@
+"""CPU time of an exported version against the same weights exported by the code as it is now, and where it goes.
+
+    python -m benchmarks.export --version workspace/serving_model/htr/1795655053 --images FOLDER
+    python -m benchmarks.export --version word --images FOLDER       # the base model as it is shipped
+
+Both run in this process as the embedded server runs them, in turns, on the same images, each image once a size of
+batch: requests have ever new widths, for which TensorFlow has to prepare. Ratios are within a turn. Texts and
+confidences of both are compared. The profile names TensorFlow's operations; a time is the least of several runs in one
+thread, which a busy machine disturbs least, beside the peak of one core in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from components.base_model import packing
+from components.trainer import export
+from components.trainer.model import build
+from components.trainer.settings import ModelConfig
+from components.trainer.transfer import start_from
+from components.transform.settings import TransformConfig
+from serving.runner import LoadedModel, RunnerOptions
+from serving.version_directory import SETTINGS_FILE
+
+
+def export_again(version: str, target: str, images: Sequence[bytes]) -> None:
+    """Exports the weights of a version with today's code.
+
+    Args:
+        version: Directory of the version.
+        target: Directory of the new one.
+        images: For its warm-up requests.
+    """
+    content = Path(version, SETTINGS_FILE).read_text("utf-8")
+    settings = json.loads(content)
+    alphabet, transform = settings["alphabet"], TransformConfig.model_validate(settings["transform"])
+    network = build(ModelConfig.model_validate(settings["model"]), len(alphabet) + 1, transform.height or 0)
+    start_from(network, alphabet, version)
+    export.save(export.ServedModel(network, alphabet, transform, settings["temperature"]), target, images, "htr")
+    Path(target, SETTINGS_FILE).write_text(content, "utf-8")
+
+
+def answers(model: LoadedModel, signature: str, images: Sequence[bytes]) -> dict[str, np.ndarray]:
+    """What a version answers to one request."""
+    found = model.signature(signature)
+    outputs = model.run({found.inputs[0].tensor: np.array(images, object)}, list(found.outputs.values()))
+    return dict(zip(found.outputs, outputs, strict=True))
+
+
+def cpu_milliseconds(model: LoadedModel, batches: Sequence[Sequence[bytes]]) -> float:
+    """CPU time of an image in some requests."""
+    begin = time.process_time()
+    for batch in batches:
+        answers(model, "serving_default", batch)
+    return 1000 * (time.process_time() - begin) / sum(map(len, batches))
+
+
+def compare_time(models: Sequence[LoadedModel], images: Sequence[bytes], size: int, turns: int) -> str:
+    """Times both versions in batches of `size` and returns a row of the table."""
+    batches = [images[i : i + size] for i in range(0, len(images) - size + 1, size)]
+    per_turn = len(batches) // turns
+    times: list[list[float]] = []
+    for model in models:
+        cpu_milliseconds(model, batches[:1])
+    for turn in range(turns):
+        part = batches[turn * per_turn : (turn + 1) * per_turn]
+        times.append([cpu_milliseconds(model, part) for model in models])
+    before, after = (statistics.median(column) for column in zip(*times, strict=True))
+    ratio = statistics.median(new / old for old, new in times)
+    return f"| {size:5d} | {before:8.2f} | {after:8.2f} | {ratio:5.2f} | {1 / ratio:5.2f} |"
+
+
+def peak() -> float:
+    """GFLOP/s of one core in a large matrix product."""
+    size = 1024
+    with tf.Graph().as_default():
+        matrix = tf.compat.v1.placeholder(tf.float32, [size, size])
+        product = tf.reduce_sum(matrix @ matrix)
+        with tf.compat.v1.Session(config=_one_thread()) as session:
+            values = np.random.default_rng(0).random((size, size), np.float32)
+
+            def once() -> float:
+                begin = time.process_time()
+                session.run(product, {matrix: values})
+                return time.process_time() - begin
+
+            return 2 * size**3 / min(once() for _ in range(20)) / 1e9
+
+
+def profile(version: str, batch: Sequence[bytes], runs: int) -> tuple[int, dict[str, float]]:
+    """Number of operations of a request, and microseconds an image by kind of operation."""
+    model = LoadedModel(version, RunnerOptions(session_config=_one_thread()))
+    signature = model.signature("serving_default")
+    feeds, fetches = {signature.inputs[0].tensor: np.array(batch, object)}, list(signature.outputs.values())
+    options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
+    times: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    for _ in range(runs):
+        told: Any = tf.compat.v1.RunMetadata()
+        model.session.run(fetches, feeds, options=options, run_metadata=told)
+        seen: dict[str, int] = defaultdict(int)  # in a loop a node comes again and again
+        for node in (node for device in told.step_stats.dev_stats for node in device.node_stats):
+            label = node.timeline_label
+            kind = label.split(" = ")[1].split("(")[0] if " = " in label else node.node_name
+            times[kind, node.node_name, seen[node.node_name]].append(node.op_end_rel_micros - node.op_start_rel_micros)
+            seen[node.node_name] += 1
+    model.close()
+    by_kind: dict[str, float] = defaultdict(float)
+    for (kind, _, _), found in times.items():
+        by_kind[kind.removeprefix("_Mkl").removeprefix("Native")] += min(found) / len(batch)
+    return len(times), by_kind
+
+
+def _one_thread() -> Any:
+    return tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", required=True, help="directory of a version, or the preset of a base model")
+    parser.add_argument("--images", required=True, action="append", help="folder of images; may be repeated")
+    parser.add_argument("--count", type=int, default=240, help="of images")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--profiles", type=int, default=10, help="runs of a profile; 0 leaves it out")
+    arguments = parser.parse_args()
+    version = arguments.version if os.path.isdir(arguments.version) else packing.unpack(arguments.version)
+    files = sorted(
+        path for folder in arguments.images for path in Path(folder).rglob("*")
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg")
+    )  # fmt: skip
+    images = [path.read_bytes() for path in random.Random(0).sample(files, min(arguments.count, len(files)))]
+    with tempfile.TemporaryDirectory() as folder:
+        again = os.path.join(folder, "1")
+        export_again(version, again, images[:2])
+        models = [LoadedModel(path, RunnerOptions()) for path in (version, again)]
+        print(f"\n{len(images)} images, CPU ms an image, load of the machine {os.getloadavg()[0]:.1f}\n")
+        print("| batch | before   | after    | ratio | faster |\n|-------|----------|----------|-------|-------|")
+        for size in (1, 16):
+            print(compare_time(models, images, size, arguments.turns), flush=True)
+        texts, confidences = [], []
+        for model in models:
+            found = [answers(model, "transcribe", images[i : i + 16]) for i in range(0, len(images), 16)]
+            texts.append(np.concatenate([answer["text"] for answer in found]))
+            confidences.append(np.concatenate([answer["confidence"] for answer in found]))
+        other, off = int((texts[0] != texts[1]).sum()), float(np.abs(confidences[0] - confidences[1]).max())
+        print(f"\nother texts: {other}; confidences differ by at most {off:.1e}", flush=True)
+        for size in (1, 16) if arguments.profiles else ():
+            before, after = (profile(path, images[:size], arguments.profiles) for path in (version, again))
+            print(f"\nbatch of {size}: {before[0]} and {after[0]} operations, microseconds an image\n")
+            print(f"| {'operation':26s} | before | after |\n|{'-' * 28}|--------|-------|")
+            for kind in sorted({*before[1], *after[1]}, key=lambda k: -max(before[1][k], after[1][k]))[:14]:
+                print(f"| {kind:26s} | {before[1][kind]:6.0f} | {after[1][kind]:5.0f} |")
+            print(f"| {'all':26s} | {sum(before[1].values()):6.0f} | {sum(after[1].values()):5.0f} |", flush=True)
+        print(f"\npeak of one core: {peak():.0f} GFLOP/s")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main()
