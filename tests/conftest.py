@@ -92,8 +92,8 @@ def s3():
 
 @pytest.fixture(scope="module")
 def dask(tmp_path_factory):
-    """A running Dask cluster with two workers, see `tests.dask_cluster.Cluster`."""
-    from tests.dask_cluster import serve
+    """A running Dask cluster with two workers, see `benchmarks.dask_cluster.Cluster`."""
+    from benchmarks.dask_cluster import serve
 
     with serve(tmp_path_factory.mktemp("dask")) as cluster:
         yield cluster

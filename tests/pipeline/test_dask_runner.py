@@ -88,7 +88,7 @@ class Dies(beam.DoFn):
 @pytest.mark.slow
 def test_a_worker_that_dies_costs_no_rows(tmp_path):
     """Each has half the results of the stage before, which are large, and split by keys that are drawn."""
-    from tests.dask_cluster import serve
+    from benchmarks.dask_cluster import serve
 
     text = str(tmp_path / "numbers")
     with serve(tmp_path) as cluster, beam.Pipeline(options=PipelineOptions(cluster.options)) as pipeline:

@@ -1,4 +1,4 @@
-"""A Dask cluster of the tests' own: a scheduler and workers with one thread, each a process."""
+"""A Dask cluster on this machine, for benchmarks and tests: a scheduler and workers with one thread, each a process."""
 
 import contextlib
 import json
@@ -8,12 +8,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import distributed
+
 from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
 
 
 class Cluster:
-    """The processes, and where they are reached."""
+    """A running cluster.
+
+    Attributes:
+        address: of the scheduler.
+        settings: the configuration's, to run there.
+        options: Beam's, likewise.
+    """
 
     def __init__(self, address: str):
         self.address = address
@@ -23,22 +31,31 @@ class Cluster:
     @contextlib.contextmanager
     def busy(self) -> Iterator[set[str]]:
         """Yields a set that holds, when the block has ended, the workers that ran tasks in it."""
-        import distributed
-
         workers: set[str] = set()
-        with (
-            distributed.Client(self.address, set_as_default=False) as client,
-            distributed.get_task_stream(client) as stream,
-        ):
+        with self._client() as client, distributed.get_task_stream(client) as stream:
             yield workers
         workers.update(task["worker"] for task in stream.data)
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all workers so far."""
+        with self._client() as client:
+            return sum(client.run(time.process_time).values())
+
+    def _client(self) -> distributed.Client:
+        return distributed.Client(self.address, set_as_default=False)
 
 
 @contextlib.contextmanager
 def serve(folder: Path, workers: int = 2) -> Iterator[Cluster]:
-    """Yields a running cluster; `folder` takes its files."""
-    import distributed
+    """Starts a cluster.
 
+    Args:
+        folder: takes its files.
+        workers: number of worker processes.
+
+    Yields:
+        The cluster, when all workers are there.
+    """
     described, log = folder / "scheduler.json", folder / "dask.log"
     scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
     worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1"]
