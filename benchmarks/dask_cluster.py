@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -61,10 +62,12 @@ def serve(folder: Path, workers: int = 2) -> Iterator[Cluster]:
     worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1"]
     places = ["--scheduler-file", str(described), "--no-dashboard"]
     commands = [[*scheduler, *places], *[[*worker, *places, "--local-directory", str(folder)]] * workers]
+    # Workers find what this process finds, modules of tests included.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(open(log, "wb"))
         for command in commands:
-            process = subprocess.Popen(command, stdout=output, stderr=output)
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
             # The last one first: workers whose scheduler has gone do not end by themselves.
             stack.callback(lambda process=process: (process.kill(), process.wait()))
         deadline = time.monotonic() + 120

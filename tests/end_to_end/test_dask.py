@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 from tensorflow_metadata.proto.v0 import statistics_pb2
-from tfx.components.evaluator.executor import Executor as Evaluator
 from tfx.components.statistics_gen.executor import Executor as StatisticsGen
 from tfx.components.transform.executor import Executor as Transform
 from tfx.orchestration import metadata
 from tfx.orchestration.portable.mlmd.execution_lib import get_input_artifacts, get_output_artifacts
 
+from components.evaluator.component import EvaluatorExecutor as Evaluator
 from components.example_gen.component import Executor as ExampleGen
 from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
@@ -31,11 +31,14 @@ def test_all_steps_give_what_they_give_locally(data, dask, tmp_path, capsys):
     assert len(workers) == 2
     texts = [json.loads(line) for file in workspace.rglob("texts-0*.jsonl") for line in file.open()]
     assert len(texts) > 200
+    compared: set[str] = set()
     for step, (there, here) in repeated(workspace, tmp_path / "local").items():
         found, expected = contents(there), contents(here)
-        assert expected and found.keys() == expected.keys(), step
+        assert found.keys() == expected.keys(), step
         for name in expected:
             assert found[name] == expected[name], f"{step}: {name}"
+        compared.update(expected)
+    assert {"transform_fn/assets/alphabet.json", "metrics", "gate.json", "rejects.csv"} <= compared
 
 
 def repeated(workspace: Path, folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -65,17 +68,22 @@ def repeated(workspace: Path, folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What is in the files below a folder, by the file's name; records and lines in no particular order."""
+    """What is in the files below a folder, by their names; records, lines and features in no particular order."""
     found: dict[str, object] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
-        if "-of-" in path.name:  # one of several files of records
+        if path.suffix in (".gz", ".tfrecord"):  # one of several files of records
             name = name.partition("-0000")[0]
             compression = "GZIP" if path.suffix == ".gz" else ""
             records = list(tf.data.TFRecordDataset(str(path), compression).as_numpy_iterator())
+            if "Split-" in name:  # examples, which are maps
+                examples = map(tf.train.Example.FromString, records)
+                records = [example.SerializeToString(deterministic=True) for example in examples]
             found[name] = sorted([*found.get(name, []), *records])
         elif path.name == "FeatureStats.pb":
-            found[name] = statistics_pb2.DatasetFeatureStatisticsList.FromString(path.read_bytes())
-        elif path.suffix in (".csv", ".json", ".pbtxt", ""):
+            (statistics,) = statistics_pb2.DatasetFeatureStatisticsList.FromString(path.read_bytes()).datasets
+            statistics.features.sort(key=lambda feature: feature.path.step[0])
+            found[name] = statistics
+        elif path.suffix in (".csv", ".json", ".json-00000-of-00001", ".pbtxt", ""):
             found[name] = sorted(path.read_bytes().splitlines())
     return found

@@ -19,7 +19,7 @@ from pipeline.dask_worker import SMALL
 
 NUMBERS = range(600)
 # More than what goes through the driver.
-LONG = SMALL // 100
+LONG = SMALL // 50
 
 
 class Parity(beam.DoFn):
