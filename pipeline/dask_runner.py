@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import apache_beam as beam
 import distributed
 from apache_beam.metrics.monitoring_infos import consolidate
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pipeline import AppliedPTransform, PTransformOverride
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2, metrics_pb2
 from apache_beam.runners.dask.dask_runner import DaskOptions
 from apache_beam.runners.portability.fn_api_runner import translations
@@ -60,6 +62,7 @@ class DaskRunner(FnApiRunner):
         self._partitions = self._client_options.pop("npartitions", None)
         if self._client_options.pop("partition_size", None):
             raise NotImplementedError("DaskRunner: --dask_partition_size; use --dask_npartitions.")
+        pipeline.replace_all([_ReshuffleInTurn()])
         return super().run_pipeline(pipeline, options)
 
     def _check_requirements(self, pipeline_proto: beam_runner_api_pb2.Pipeline) -> None:
@@ -105,6 +108,39 @@ class DaskRunner(FnApiRunner):
             partitions = self._partitions or _PARTITIONS * sum(client.nthreads().values())
             execution = _Execution(client, stage_context, stages, partitions)
             return RunnerResult(PipelineState.DONE, execution.run())
+
+
+class _InTurn(beam.DoFn):
+    """Numbers the elements of a bundle."""
+
+    def start_bundle(self) -> None:
+        self._count = 0
+
+    def process(self, element: Any) -> Iterator[tuple[int, Any]]:
+        self._count += 1
+        yield self._count, element
+
+
+class _Reshuffle(beam.PTransform):
+    """Beam's draws keys at random, and others if it runs again: rows would be lost, and others doubled."""
+
+    def __init__(self, kind: Any):
+        super().__init__()
+        self._kind = kind
+
+    def expand(self, collection: Any) -> Any:
+        keyed = collection | "Number" >> beam.ParDo(_InTurn()).with_output_types(tuple[int, self._kind])
+        shuffled = keyed | beam.transforms.util.ReshufflePerKey()
+        return shuffled | "Values" >> beam.Map(lambda pair: pair[1]).with_output_types(self._kind)
+
+
+class _ReshuffleInTurn(PTransformOverride):
+    def matches(self, applied_ptransform: AppliedPTransform) -> bool:
+        return type(applied_ptransform.transform) is beam.Reshuffle
+
+    def get_replacement_transform_for_applied_ptransform(self, applied_ptransform: AppliedPTransform) -> Any:
+        (output,) = applied_ptransform.outputs.values()
+        return _Reshuffle(output.element_type)
 
 
 @dataclass
