@@ -1,23 +1,26 @@
 """Time of the Beam steps against the number of workers and images: ExampleGen and batch transcription.
 
 Start-up (of workers, of the model) is measured with a handful of images and left out of the cost of one image. A
-dataset of any size is made of copies of the given one's images.
+dataset of any size is made of copies of the given one's images. With `--runner dask` the workers are those of a Dask
+cluster on this machine.
 
     python benchmarks/beam.py --data FOLDER --model workspace/serving_model/htr/VERSION
 """
 
 import argparse
+import contextlib
 import csv
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
 from tfx.types import standard_artifacts
 
+from benchmarks import dask_cluster
 from components.batch_transcriber.batch import transcribe
 from components.batch_transcriber.reading import Reader
 from components.example_gen import dataset
@@ -73,11 +76,13 @@ def example_gen(folder: Path, scratch: Path, options: list[str]) -> None:
     Executor(context).Do({}, {"examples": [examples], "quarantine": [quarantine]}, properties)
 
 
-def seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall time of a call, and CPU time of this process and of the workers that ended with it."""
-    begin, before = time.perf_counter(), os.times()[:4]
+def seconds(work: Callable[[], object], elsewhere: Callable[[], float]) -> tuple[float, float]:
+    """Wall time of a call, and CPU time of this process, of the workers that ended with it, and of those elsewhere."""
+    before = sum(os.times()[:4]) + elsewhere()
+    begin = time.perf_counter()
     work()
-    return time.perf_counter() - begin, sum(os.times()[:4]) - sum(before)
+    taken = time.perf_counter() - begin
+    return taken, sum(os.times()[:4]) + elsewhere() - before
 
 
 def main() -> None:
@@ -87,6 +92,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="a pushed version's folder")
     parser.add_argument("--images", "--pictures", type=int, nargs="+", default=[1000, 5000, 20000], metavar="N")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N")
+    parser.add_argument("--runner", choices=["local", "dask"], default="local")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     args = parser.parse_args()
     # As `htr transcribe` sets it: the workers share the cores.
@@ -96,25 +102,36 @@ def main() -> None:
         base = Path(name)
         folders = {count: grow(samples, count, base / str(count)) for count in [FEW, *args.images]}
 
-        def run(step: str, count: int, workers: int) -> tuple[float, float]:
-            options = pipeline_options(BeamConfig(workers=workers))
+        def run(step: str, count: int, options: list[str], elsewhere: Callable[[], float]) -> tuple[float, float]:
             with tempfile.TemporaryDirectory(dir=base) as scratch:
                 if step == "ExampleGen":
-                    return seconds(lambda: example_gen(folders[count], Path(scratch), options))
+                    return seconds(lambda: example_gen(folders[count], Path(scratch), options), elsewhere)
                 output = str(Path(scratch) / "texts.jsonl")
-                return seconds(lambda: transcribe(str(folders[count]), output, Reader(args.model), options))
+                return seconds(lambda: transcribe(str(folders[count]), output, Reader(args.model), options), elsewhere)
+
+        @contextlib.contextmanager
+        def engine(workers: int) -> Iterator[tuple[list[str], Callable[[], float]]]:
+            if args.runner == "local":
+                yield pipeline_options(BeamConfig(workers=workers)), float
+                return
+            with (
+                tempfile.TemporaryDirectory(dir=base) as scratch,
+                dask_cluster.serve(Path(scratch), workers) as cluster,
+            ):
+                yield cluster.options, cluster.cpu_seconds
 
         for step in args.steps:
             print(f"\n{step:12s} workers images  seconds (start)  an image: ms   CPU ms")
             for workers in args.workers:
-                # The first of them imports, and loads the model where it stays in this process.
-                start, start_cpu = map(min, zip(*(run(step, FEW, workers) for _ in range(3)), strict=True))
-                for count in args.images:
-                    taken, cpu = run(step, count, workers)
-                    each, each_cpu = ((x - y) / (count - FEW) * 1000 for x, y in ((taken, start), (cpu, start_cpu)))
-                    print(
-                        f"{workers:20d} {count:8d} {taken:8.1f} {start:8.1f} {each:14.2f} {each_cpu:8.2f}", flush=True
-                    )
+                with engine(workers) as (options, elsewhere):
+                    # The first of them imports, and loads the model where it stays in a process.
+                    starts = [run(step, FEW, options, elsewhere) for _ in range(3)]
+                    start, start_cpu = map(min, zip(*starts, strict=True))
+                    for count in args.images:
+                        taken, cpu = run(step, count, options, elsewhere)
+                        each, each_cpu = ((x - y) / (count - FEW) * 1000 for x, y in ((taken, start), (cpu, start_cpu)))
+                        row = f"{workers:20d} {count:8d} {taken:8.1f} {start:8.1f} {each:14.2f} {each_cpu:8.2f}"
+                        print(row, flush=True)
 
 
 if __name__ == "__main__":

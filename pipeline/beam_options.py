@@ -40,7 +40,7 @@ def check(beam: BeamConfig) -> None:
 
     if beam.runner == "dask":
         try:
-            import apache_beam.runners.dask.dask_runner  # noqa: F401 - makes its options known
+            import pipeline.dask_runner  # noqa: F401 - makes its options known
         except ImportError as error:
             raise ConfigError(f"beam.runner=dask needs the packages dask and distributed: {error}") from error
     for name, options in {
@@ -63,18 +63,13 @@ def check(beam: BeamConfig) -> None:
 
 
 def check_for_pipeline(beam: BeamConfig) -> None:
-    """As `check`, for the steps of the pipeline, which do not run on all engines.
+    """As `check`, where Beam need not be asked it is not imported.
 
     Raises:
-        ConfigError: as of `check`; an engine that would compute wrong results; a setting that an engine needs.
+        ConfigError: as of `check`; a setting that an engine needs is missing.
     """
-    if beam.runner == "dask":
-        raise ConfigError(
-            "beam.runner=dask runs `htr transcribe` only: Beam's DaskRunner mixes up the outputs of transforms that "
-            "have several (Beam 2.74), as those of this pipeline do. Choose local, flink, spark or dataflow."
-        )
     pipeline_options(beam)
-    if beam.args or beam.step_args:  # importing Beam takes seconds
+    if beam.args or beam.step_args or beam.runner == "dask":  # importing Beam takes seconds
         check(beam)
 
 
@@ -89,7 +84,7 @@ def for_pipeline(beam: BeamConfig, steps: Sequence[Any]) -> list[str]:
         Options for TFX's Pipeline.
 
     Raises:
-        ConfigError: unknown options, no such step, or an engine that would compute wrong results.
+        ConfigError: unknown options, or no such step.
     """
     check_for_pipeline(beam)
     by_id = {step.id: step for step in steps if hasattr(step, "with_beam_pipeline_args")}
@@ -139,9 +134,8 @@ def _dataflow(beam: BeamConfig) -> list[str]:
 
 
 def _dask(beam: BeamConfig) -> list[str]:
-    # One shard is one task: by default Beam would give 128 of them to one worker.
-    runner = "apache_beam.runners.dask.dask_runner.DaskRunner"
-    return [f"--runner={runner}", f"--dask_client_address={_needed(beam, 'address')}", "--dask_partition_size=1"]
+    address = _needed(beam, "address")
+    return ["--runner=pipeline.dask_runner.DaskRunner", f"--dask_client_address={address}", _HERE]
 
 
 def _packages(beam: BeamConfig) -> list[str]:

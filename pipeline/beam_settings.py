@@ -12,9 +12,7 @@ from components.common.settings import Section
 class BeamConfig(Section):
     """Where the data-parallel steps run (Apache Beam)."""
 
-    runner: Literal["local", "flink", "spark", "dataflow", "dask"] = Field(
-        "local", description="engine; dask runs `htr transcribe` only"
-    )
+    runner: Literal["local", "dask", "flink", "spark", "dataflow"] = Field("local", description="engine")
     workers: int = Field(1, ge=1, description="worker processes (local), parallelism (flink), at most (dataflow)")
     address: str | None = Field(None, description="Flink's host:port, spark://host:port, or Dask's tcp://host:port")
     worker_image: str | None = Field(None, description="container image of the workers (flink, spark, dataflow)")

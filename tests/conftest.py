@@ -88,3 +88,12 @@ def s3():
 
     with serve() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory):
+    """A running Dask cluster with two workers, see `benchmarks.dask_cluster.Cluster`."""
+    from benchmarks.dask_cluster import serve
+
+    with serve(tmp_path_factory.mktemp("dask")) as cluster:
+        yield cluster

@@ -20,8 +20,6 @@ from components.common import storage
 from htr_client import ngrams
 from htr_client.decoding import Alphabet
 from htr_client.language import LanguageModel
-from pipeline.beam_options import pipeline_options
-from pipeline.beam_settings import BeamConfig
 from tests.components.toy_reader import ALPHABET, save
 from tests.conftest import drawn_image, encode
 
@@ -191,38 +189,14 @@ def test_two_local_workers_give_the_same_files(folder, model, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_dask_cluster_gives_the_same_files(folder, model, tmp_path):
+def test_a_dask_cluster_gives_the_same_files(folder, model, dask, tmp_path):
     """A scheduler and two workers, processes of their own, that find the images under the same path."""
-    import distributed
-
     one, many = tmp_path / "one.jsonl", tmp_path / "many.jsonl"
     transcribe(str(folder), str(one), model, LOCAL, pictures_per_shard=8)
-    described = tmp_path / "scheduler.json"
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(described), "--no-nanny"]
-    commands = [
-        [*dask, "--scheduler-file", str(described), "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
-        *[[*worker, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]] * 2,
-    ]
-    with open(tmp_path / "dask.log", "wb") as log:
-        processes = [subprocess.Popen(command, stdout=log, stderr=log) for command in commands]
-        try:
-            deadline = time.monotonic() + 60
-            while not described.exists() or not described.read_text():
-                assert time.monotonic() < deadline, (tmp_path / "dask.log").read_text()
-                time.sleep(0.1)
-            address = json.loads(described.read_text())["address"]
-            options = pipeline_options(BeamConfig(runner="dask", address=address))
-            with distributed.Client(address) as client, distributed.get_task_stream(client) as stream:
-                client.wait_for_workers(2, timeout=60)
-                outcome = transcribe(str(folder), str(many), model, options, pictures_per_shard=8)
-            assert outcome.new == IMAGES + 1
-            assert len({task["worker"] for task in stream.data}) == 2
-        finally:
-            # Workers whose scheduler has gone do not end by themselves.
-            for process in reversed(processes):
-                process.kill()
-                process.wait()
+    with dask.busy() as workers:
+        outcome = transcribe(str(folder), str(many), model, dask.options, pictures_per_shard=8)
+    assert outcome.new == IMAGES + 1
+    assert len(workers) == 2
     assert contents(one) == contents(many)
 
 

@@ -64,7 +64,7 @@ def refused(command, data, workspace, capsys, *settings):
         ("data.alphabet=''", "data.alphabet: it is empty"),
         ('data.alphabet="a\\tb"', r"data.alphabet: '\\t' cannot be in a label"),
         ("beam.runner=flink", "needs beam.address"),
-        ("beam.runner=dask", "beam.runner=dask runs `htr transcribe` only"),
+        ("beam.runner=dask", "beam.runner=dask needs beam.address: .* Dask's tcp://host:port"),
         ("beam.setup_file={nowhere}", "beam.setup_file: {nowhere} does not exist"),
         ("gate.slice_max_cer={{writer=nobody: 0.2}}", "writer=nobody: no image of this writer is in the evaluation"),
         ("gate.slice_max_cer={{length_band=2: 0.2}}", "length_band=2: no image of this length band .* has <=04"),
