@@ -255,8 +255,8 @@ def run_bundle(
 ) -> Written:
     """Task: one bundle, from `setup` where this process has not run the stage yet, to `finish_bundle`.
 
-    Random numbers begin the same when the task runs again, since a worker that held its result was lost: other tasks may
-    have read some of the first result's partitions.
+    Random numbers begin the same when the task runs again, since a worker that held its result was lost: other tasks
+    may have read some of the first result's partitions.
 
     Args:
         job: the pipeline.
