@@ -18,6 +18,7 @@ from components.common.versions import in_service
 from components.tools.sample_data import generate
 from htr_client import HtrClient
 from pipeline import cli
+from serving.version_directory import SETTINGS_FILE
 from tests.end_to_end.test_pipeline import served
 
 # Enough to read something, so that texts can differ.
@@ -66,7 +67,7 @@ def main() -> int:
         "stack": {"python": sys.version.split()[0], "tensorflow": tf.__version__, "keras": keras.__version__},
         "splits": splits,
         "classes": classes,
-        "alphabet": (Path(version.path) / "assets" / "alphabet.json").read_text("utf-8"),
+        "alphabet": json.loads(Path(version.path, SETTINGS_FILE).read_text("utf-8"))["alphabet"],
         "texts": read_images(workspace, [data.parent / name for name in names]),
     }
     (arguments.folder / "record.json").write_text(json.dumps(record, ensure_ascii=False))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.components.statistics_gen.executor import Executor as StatisticsGen
 from tfx.components.transform.executor import Executor as Transform
@@ -83,7 +84,8 @@ def contents(folder: Path) -> dict[str, object]:
         elif path.name == "FeatureStats.pb":
             (statistics,) = statistics_pb2.DatasetFeatureStatisticsList.FromString(path.read_bytes()).datasets
             statistics.features.sort(key=lambda feature: feature.path.step[0])
-            found[name] = statistics
+            # Sums in another order differ in their last digits.
+            found[name] = text_format.MessageToString(statistics, double_format=".12g").splitlines()
         elif path.suffix in (".csv", ".json", ".json-00000-of-00001", ".pbtxt", ""):
             found[name] = sorted(path.read_bytes().splitlines())
     return found
