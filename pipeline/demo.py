@@ -15,7 +15,7 @@ from components.example_gen import dataset
 from htr_client import HtrClient
 from pipeline import cli, config
 
-SETTINGS = {"train.epochs": "10", "gate.max_cer": "0.08"}
+SETTINGS = {"train.epochs": "4", "gate.max_cer": "0.08"}
 SHOWN = 16
 
 
