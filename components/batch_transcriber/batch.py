@@ -53,7 +53,7 @@ class Outcome:
 
 
 def transcribe(
-    folder: str, output: str, reader: Reader, beam_args: Sequence[str], *, pictures_per_shard: int | None = None,
+    folder: str, output: str, reader: Reader, beam_args: Sequence[str], *, images_per_shard: int | None = None,
     overwrite: bool = False, format_: str | None = None,
 ) -> Outcome:  # fmt: skip
     """Transcribes all images below a folder; a repeated or interrupted batch does only what is missing.
@@ -64,7 +64,7 @@ def transcribe(
             each page becomes a file. Workers must see the same folders under the same names.
         reader: what reads the images.
         beam_args: pipeline options, which say where it runs.
-        pictures_per_shard: on average; 1,000 images of lines or 50 that may be pages if None. What an interrupted
+        images_per_shard: on average; 1,000 images of lines or 50 that may be pages if None. What an interrupted
             worker loses is at most one shard.
         overwrite: begin again what an earlier run has done.
         format_: of documents, as of `htr_client.pages`.
@@ -76,7 +76,7 @@ def transcribe(
         BatchError: nothing to do, not a model, or an earlier run had another model or input.
     """
     model = {"path": reader.model_path, "fingerprint": reader.fingerprint()}
-    per_shard = pictures_per_shard or (_LINES_PER_SHARD if reader.kind == "line" else _PAGES_PER_SHARD)
+    per_shard = images_per_shard or (_LINES_PER_SHARD if reader.kind == "line" else _PAGES_PER_SHARD)
     job, shards, count = plan(folder, output, model, per_shard, overwrite, reader.kind, format_)
     reader = replace(reader, kind=job.kind)
     run = uuid.uuid4().hex
@@ -105,15 +105,15 @@ class _Transcribe(beam.DoFn):
     def process(self, shard: Shard) -> Iterator[int]:
         yield shard.number
         before = self._job.read_record(shard.number)
-        members = self._job.pictures(shard)
-        stamps = {picture.path: picture.stamp for picture in members}
+        members = self._job.images(shard)
+        stamps = {image.path: image.stamp for image in members}
         writer = writer_of(self._job, shard.number, before, members)
         # A file that could not be opened may be there today; a damaged one stays damaged.
         failed = {error["path"]: error for error in before.errors if error["reason"] != "unreadable"}
         same = {path for path, stamp in before.stamps.items() if stamps.get(path) == stamp}
         kept = [path for path in same if writer.holds(path)]
         still_failed = [path for path in same if path in failed and not writer.holds(path)]
-        todo = [picture for picture in members if picture.path not in {*kept, *still_failed}]
+        todo = [image for image in members if image.path not in {*kept, *still_failed}]
         if stamps == before.stamps and not todo:
             return
         record = Record(
@@ -123,13 +123,13 @@ class _Transcribe(beam.DoFn):
         )  # fmt: skip
         for path in kept:
             writer.keep(path)
-        for picture, result in self._reader.read(self._job.folder, todo):
-            wrong = remark(picture.path, result)
+        for image, result in self._reader.read(self._job.folder, todo):
+            wrong = remark(image.path, result)
             if wrong is not None:
                 (record.errors if isinstance(result, ImageError) else record.remarks).append(wrong)
             if isinstance(result, Page):
-                record.lines[picture.path] = len(result.lines)
+                record.lines[image.path] = len(result.lines)
             if not isinstance(result, ImageError):
-                writer.add(picture.path, result)
+                writer.add(image.path, result)
         record.documents.update(writer.close())
         self._job.write_record(shard.number, record)

@@ -151,7 +151,7 @@ class Job:
         path = self.record_path(number)
         return Record(**json.loads(storage.read(path))) if storage.exists(path) else Record()
 
-    def pictures(self, shard: Shard) -> list[Image]:
+    def images(self, shard: Shard) -> list[Image]:
         """The images of a shard, by path."""
         lines = storage.read(os.path.join(self.state, "pictures.jsonl"), shard.length, shard.offset)
         return [Image(*json.loads(line)) for line in lines.splitlines()]
@@ -190,25 +190,25 @@ def written(output: str) -> str:
     return f"{done} of {counted(shards, 'part')}"
 
 
-def list_pictures(folder: str) -> list[Image]:
+def list_images(folder: str) -> list[Image]:
     """All images below a folder, known by their file names' endings, sorted by path.
 
     Raises:
         BatchError: there is no such folder.
         NoImages: there is no image in it.
     """
-    pictures: list[Image] = []
+    images: list[Image] = []
     if storage.is_remote(folder):
         with contextlib.suppress(FileNotFoundError):  # an empty folder of a bucket is none
             found = [(file.path.removeprefix(f"{folder}/"), file.stamp) for file in storage.files(folder)]
-            pictures = [Image(path, stamp) for path, stamp in found if path.lower().endswith(_LISTED)]
+            images = [Image(path, stamp) for path, stamp in found if path.lower().endswith(_LISTED)]
     elif os.path.isdir(folder):
-        pictures = list(_walk(folder))
+        images = list(_walk(folder))
     else:
         raise BatchError(f"The input folder {folder} does not exist or is not a folder.")
-    if not pictures:
+    if not images:
         raise NoImages(f"There is no image ({', '.join(SUFFIXES)}) anywhere below {folder}.")
-    return sorted(pictures, key=lambda picture: picture.path)
+    return sorted(images, key=lambda image: image.path)
 
 
 def _walk(folder: str) -> Iterable[Image]:
@@ -230,7 +230,7 @@ def _walk(folder: str) -> Iterable[Image]:
 
 
 def plan(
-    folder: str, output: str, model: dict[str, str], pictures_per_shard: int, overwrite: bool, kind: str = "line",
+    folder: str, output: str, model: dict[str, str], images_per_shard: int, overwrite: bool, kind: str = "line",
     format_: str | None = None,
 ) -> tuple[Job, list[Shard], int]:  # fmt: skip
     """Divides the images among shards, and notes what later runs must not change.
@@ -239,7 +239,7 @@ def plan(
         folder: of the images.
         output: file name of the output, ending in .jsonl or .csv, or folder of documents.
         model: `path` of the model, for people, and `fingerprint`, which tells models apart.
-        pictures_per_shard: on average; it counts in the first run only.
+        images_per_shard: on average; it counts in the first run only.
         overwrite: forget what earlier runs have done.
         kind: of the images: "line", "page" or "auto", which for documents is "page".
         format_: of documents; by default, the output's ending tells that of a table.
@@ -259,11 +259,11 @@ def plan(
         raise BatchError(
             f"In {output} each page becomes a file. Images of lines become a table: name a .jsonl or .csv."
         )
-    pictures = list_pictures(folder)
-    shards_needed = max(1, -(-len(pictures) // pictures_per_shard))
+    images = list_images(folder)
+    shards_needed = max(1, -(-len(images) // images_per_shard))
     if table is None:
         job = Job(folder, output, shards_needed, "page", str(format_), has_documents=True)
-        pictures = _with_documents(pictures, ENDINGS[job.format])
+        images = _with_documents(images, ENDINGS[job.format])
     else:
         job = Job(folder, output, shards_needed, kind, table[0], has_documents=False)
     manifest_path = os.path.join(job.state, "manifest.json")
@@ -282,17 +282,17 @@ def plan(
     settings = {"input": folder, "shards": job.shards, "model": model, "kind": job.kind, "format": job.format}
     job.write(manifest_path, json.dumps(settings, indent=1).encode())
     by_shard: list[list[Image]] = [[] for _ in range(job.shards)]
-    for picture in pictures:
+    for image in images:
         # Images that differ in their endings only are in one shard, which renames their documents.
-        path = os.path.splitext(picture.path)[0] if job.has_documents else picture.path
-        by_shard[_shard_of(path, job.shards)].append(picture)
+        path = os.path.splitext(image.path)[0] if job.has_documents else image.path
+        by_shard[_shard_of(path, job.shards)].append(image)
     listing, shards = io.BytesIO(), []
     for number, members in enumerate(by_shard):
         offset = listing.tell()
         listing.writelines(json.dumps([p.path, p.stamp, p.document]).encode() + b"\n" for p in members)
         shards.append(Shard(number, offset, listing.tell() - offset))
     job.write(os.path.join(job.state, "pictures.jsonl"), listing.getvalue())
-    return job, shards, len(pictures)
+    return job, shards, len(images)
 
 
 def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:

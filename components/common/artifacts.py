@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
+from tfx.dsl.io import fileio
 from tfx.types.artifact import Artifact
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file of an artifact in UTF-8, wherever TFX keeps it; its folder is made if missing."""
+    fileio.makedirs(os.path.dirname(path))
+    with fileio.open(path, "wb") as file:
+        file.write(text.encode())
 
 
 class Report(Artifact):

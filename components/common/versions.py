@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 
 from components.common import storage
-from serving.version_directory import WITHDRAWN, number_of
+from serving.version_directory import SETTINGS_FILE, WITHDRAWN, number_of
 
 GRAPH_FILE = "saved_model.pb"
 
@@ -51,3 +52,16 @@ def model_at(path: str) -> str | None:
     if storage.exists(os.path.join(path, GRAPH_FILE)):
         return path
     return next((version.path for version in in_service(path)[-1:]), None)
+
+
+def kept_base_model(version: str) -> bool:
+    """Whether no epoch of a training that started from a base model was better than it: its weights were kept.
+
+    Args:
+        version: Directory of the version; one without settings was not trained here.
+    """
+    settings = os.path.join(version, SETTINGS_FILE)
+    if not storage.exists(settings):
+        return False
+    noted = json.loads(storage.read(settings))
+    return bool(noted.get("start", {}).get("base_model")) and noted["training"]["best_epoch"] == 0

@@ -15,9 +15,9 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import path_utils, proto_utils
 
 from components.common import storage
+from components.common.versions import kept_base_model
 from components.evaluator.evaluation import NOTE_FILE, switched_off
 from components.evaluator.verdict import Baseline
-from serving.version_directory import SETTINGS_FILE
 
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
 # What TFX's executor takes the predictions from, by name.
@@ -35,22 +35,14 @@ class EvaluatorExecutor(executor.Executor):
         config = config_pb2.EvalConfig()
         proto_utils.json_to_proto(exec_properties[standard_component_specs.EVAL_CONFIG_KEY], config)
         found = Baseline.noted_in(given[0].uri) if given else None
-        unchanged = _is_base_model(artifact_utils.get_single_uri(input_dict[standard_component_specs.MODEL_KEY]))
+        candidate = artifact_utils.get_single_uri(input_dict[standard_component_specs.MODEL_KEY])
+        unchanged = kept_base_model(path_utils.serving_model_path(candidate))
         if unchanged:
             _withdraw_blessing(artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY]))
         note = {"compared_with": found and asdict(found), "off": switched_off(config), "unchanged": unchanged}
         evaluation = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
         with fileio.open(os.path.join(evaluation, NOTE_FILE), "w") as file:
             file.write(json.dumps(note, ensure_ascii=False))
-
-
-def _is_base_model(candidate_uri: str) -> bool:
-    """Whether no epoch of a training that started from the base model was better than it: its weights were kept."""
-    settings = f"{path_utils.serving_model_path(candidate_uri)}/{SETTINGS_FILE}"
-    if not storage.exists(settings):
-        return False
-    noted = json.loads(storage.read(settings))
-    return bool(noted.get("start", {}).get("base_model")) and noted["training"]["best_epoch"] == 0
 
 
 def _withdraw_blessing(blessing: Any) -> None:

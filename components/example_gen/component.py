@@ -260,8 +260,18 @@ def read_counts(quarantine_uri: str) -> dict[str, Any]:
         return json.loads(file.read())
 
 
-def check_counts(counts: dict[str, Any], data: DataConfig, rejects_copy: str | None) -> None:
-    """Raises `TooManyRejects` when too many rows were refused, `DatasetError` when a split is empty."""
+def check_counts(
+    counts: dict[str, Any], data: DataConfig, rejects_copy: str | None, row: str = "row", sample: str = "image"
+) -> None:
+    """Raises `TooManyRejects` when too many rows were refused, `DatasetError` when a split is empty.
+
+    Args:
+        counts: `accepted` by split and `rejected` by reason.
+        data: what is refused.
+        rejects_copy: file that lists what was rejected.
+        row: what is counted, for the messages.
+        sample: what is left of it.
+    """
     accepted, rejected = sum(counts["accepted"].values()), sum(counts["rejected"].values())
     total = accepted + rejected
     by_reason = ", ".join(f"{n} {reason}" for reason, n in sorted(counts["rejected"].items(), key=lambda x: -x[1]))
@@ -272,13 +282,13 @@ def check_counts(counts: dict[str, Any], data: DataConfig, rejects_copy: str | N
         raise DatasetError("The CSV files hold a header line but no rows.")
     if rejected > data.max_rejected * total:
         raise TooManyRejects(
-            f"{rejected} of {counted(total, 'row')} {'was' if rejected == 1 else 'were'} rejected "
+            f"{rejected} of {counted(total, row)} {'was' if rejected == 1 else 'were'} rejected "
             f"({rejected / total:.1%}; data.max_rejected allows {data.max_rejected:.1%}): {by_reason}.{advice}{where}"
         )
     empty = [split for split, count in counts["accepted"].items() if not count]
     if empty:
         raise DatasetError(
-            f"No image is left for {' and '.join(empty)}; rejected are {rejected} of {counted(total, 'row')}"
+            f"No {sample} is left for {' and '.join(empty)}; rejected are {rejected} of {counted(total, row)}"
             f"{f' ({by_reason})' if by_reason else ''}. Add data, or correct what was rejected.{where}"
         )
 

@@ -22,8 +22,10 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import path_utils
 
 from components.common import storage
+from components.common.artifacts import write_text
 from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
+from components.common.versions import kept_base_model
 from components.evaluator.verdict import Baseline
 from components.line_finder.data import LabelledPage
 from components.line_finder.examples import read_examples
@@ -36,7 +38,6 @@ from htr_client import pages
 from htr_client.pages.reading import Recognise
 from serving.local import LocalClient
 from serving.local_lines import LocalLineFinder
-from serving.version_directory import SETTINGS_FILE
 
 
 class LineEvaluatorSpec(component_spec.ComponentSpec):
@@ -102,14 +103,14 @@ class Executor(base_executor.BaseExecutor):
         metrics = [metrics_of(len(told), *pair) for pair in zip(scores, readings, strict=True)]
         verdict = decide(
             gate, metrics[0], metrics[1] if len(metrics) > 1 else None,
-            Baseline.noted_in(given) or Baseline("none"), _is_base(candidate), recogniser,
+            Baseline.noted_in(given) or Baseline("none"), kept_base_model(candidate), recogniser,
         )  # fmt: skip
         evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
-        _write(os.path.join(evaluation, VERDICT_FILE), json.dumps(verdict.as_dict(), ensure_ascii=False))
-        _write(os.path.join(evaluation, PAGES_FILE), json.dumps(told, ensure_ascii=False))
+        write_text(os.path.join(evaluation, VERDICT_FILE), json.dumps(verdict.as_dict(), ensure_ascii=False))
+        write_text(os.path.join(evaluation, PAGES_FILE), json.dumps(told, ensure_ascii=False))
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         name = constants.BLESSED_FILE_NAME if verdict.blessed else constants.NOT_BLESSED_FILE_NAME
-        _write(os.path.join(blessing.uri, name), "")
+        write_text(os.path.join(blessing.uri, name), "")
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(verdict.blessed))
 
 
@@ -138,18 +139,6 @@ def _measure(
                         "lines": json.loads(pages.write(pages.Page(page.name, width, height, found), "json"))["lines"],
                     })  # fmt: skip
     return told, scores, readings
-
-
-def _is_base(candidate: str) -> bool:
-    """Whether no epoch was better than the base line finder that the training started from."""
-    noted = json.loads(storage.read(os.path.join(candidate, SETTINGS_FILE)))
-    return noted["start"]["base_model"] and noted["training"]["best_epoch"] == 0
-
-
-def _write(path: str, text: str) -> None:
-    fileio.makedirs(os.path.dirname(path))
-    with fileio.open(path, "wb") as file:
-        file.write(text.encode())
 
 
 class LineEvaluator(base_component.BaseComponent):

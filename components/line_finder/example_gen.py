@@ -16,13 +16,12 @@ from tfx.dsl.components.base import base_beam_component, base_beam_executor, exe
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 
+from components.common.artifacts import write_text
 from components.common.fingerprint_driver import FingerprintDriver
-from components.common.words import counted
-from components.example_gen.component import COUNTS_FILE, REJECTS_FILE, Quarantine, RecordSink, TooManyRejects
+from components.example_gen.component import COUNTS_FILE, REJECTS_FILE, Quarantine, RecordSink, check_counts
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
-from components.example_gen.table import DatasetError
 from components.line_finder.data import load_page
 from components.line_finder.examples import encode
 from components.line_finder.page_plan import PagePlan, RejectedPage, plan_pages, stamps
@@ -120,10 +119,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             rejected = [*plan.rejected, *(RejectedPage(*json.loads(line)) for line in file.read().splitlines())]
         fileio.remove(found)
         counts = _counts(plan, rejected)
-        _write(os.path.join(quarantine, REJECTS_FILE), _as_csv(rejected))
-        _write(os.path.join(quarantine, COUNTS_FILE), json.dumps(counts, indent=1, sort_keys=True))
-        _write(exec_properties["rejects_copy"], _as_csv(rejected))  # the artifact is removed when this step fails
-        _check(counts, data, exec_properties["rejects_copy"])
+        write_text(os.path.join(quarantine, REJECTS_FILE), _as_csv(rejected))
+        write_text(os.path.join(quarantine, COUNTS_FILE), json.dumps(counts, indent=1, sort_keys=True))
+        write_text(exec_properties["rejects_copy"], _as_csv(rejected))  # the artifact is removed when this step fails
+        check_counts(counts, data, exec_properties["rejects_copy"], row="page", sample="page")
 
 
 def _counts(plan: PagePlan, rejected: list[RejectedPage]) -> dict[str, Any]:
@@ -136,36 +135,12 @@ def _counts(plan: PagePlan, rejected: list[RejectedPage]) -> dict[str, Any]:
     }
 
 
-def _check(counts: dict[str, Any], data: DataConfig, rejects_copy: str) -> None:
-    rejected = sum(counts["rejected"].values())
-    total = rejected + sum(counts["accepted"].values())
-    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts["rejected"].items(), key=lambda x: -x[1]))
-    if rejected > data.max_rejected * total:
-        raise TooManyRejects(
-            f"{rejected} of {counted(total, 'page')} {'was' if rejected == 1 else 'were'} rejected "
-            f"({rejected / total:.1%}; data.max_rejected allows {data.max_rejected:.1%}): {reasons}. Each is listed in "
-            f"{rejects_copy}."
-        )
-    empty = [split for split, count in counts["accepted"].items() if not count]
-    if empty:
-        raise DatasetError(
-            f"No page is left for {' and '.join(empty)}; rejected are {rejected} of {counted(total, 'page')} "
-            f"({reasons}), listed in {rejects_copy}. Add pages, or mend what was rejected."
-        )
-
-
 def _as_csv(rejected: list[RejectedPage]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(
         [_HEADER, *((one.page, one.reason, one.detail) for one in rejected)]
     )  # fmt: skip
     return text.getvalue()
-
-
-def _write(path: str, text: str) -> None:
-    fileio.makedirs(os.path.dirname(path))
-    with fileio.open(path, "wb") as file:
-        file.write(text.encode())
 
 
 class PageExampleGen(base_beam_component.BaseBeamComponent):

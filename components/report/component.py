@@ -21,7 +21,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
-from components.common.artifacts import Report
+from components.common.artifacts import Report, write_text
 from components.evaluator.evaluation import read_verdict
 from components.example_gen.component import REJECTS_FILE, Quarantine, read_counts
 from components.example_validator.component import read_anomalies
@@ -99,7 +99,7 @@ class Executor(base_executor.BaseExecutor):
         }
         folder = artifact_utils.get_single_uri(output_dict["report"])
         for name, text in files.items():
-            _write(os.path.join(folder, name), text)
+            write_text(os.path.join(folder, name), text)
 
 
 def _baseline(found: list[Any]) -> ExportedModel | None:
@@ -113,12 +113,6 @@ def _read(path: str) -> bytes | None:
         return None
     with fileio.open(path, "rb") as file:
         return file.read()
-
-
-def _write(path: str, text: str) -> None:
-    fileio.makedirs(os.path.dirname(path))
-    with fileio.open(path, "wb") as file:
-        file.write(text.encode())
 
 
 class RunReport(base_component.BaseComponent):

@@ -52,15 +52,16 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
 
     config = read_config(arguments)
     model = find_model(config, arguments.model, arguments.base)
-    finder = None
+    pushed = finder = None
     if arguments.kind != "line" or arguments.format not in LINE_FORMATS:
-        finder = pushed_line_finder(config, arguments.line_finder) or base_line_finder()
+        pushed = pushed_line_finder(config, arguments.line_finder)
+        finder = pushed or base_line_finder()
     for option, path in (("--model", model.path), ("--line-finder", finder or "")):
         if storage.is_remote(path):
             raise CommandError(f"{path} is in a bucket: copy it to this machine and name it with {option}.", USAGE)
     print(f"note: {model.note}", file=sys.stderr, flush=True)
-    if finder and finder.startswith(config.line_finder_dir):
-        print(f"note: The line finder is {finder}", file=sys.stderr, flush=True)
+    if pushed and not arguments.line_finder:
+        print(f"note: The line finder is {pushed}", file=sys.stderr, flush=True)
     from serving.local import LocalClient
 
     client = LocalClient(model.path, model.name, decoder=decoder, batch_size=arguments.batch_size, line_finder=finder)

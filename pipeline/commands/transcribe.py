@@ -93,7 +93,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
                 reader = Reader(model.path, kind, finder, arguments.batch_size, arguments.decoder == "best-path")
                 outcome = batch.transcribe(
                     folder, output, reader, beam_options.pipeline_options(config.beam), overwrite=arguments.overwrite,
-                    pictures_per_shard=arguments.shard_size, format_=arguments.format,
+                    images_per_shard=arguments.shard_size, format_=arguments.format,
                 )  # fmt: skip
     seconds = (datetime.datetime.now() - started).total_seconds()
     if arguments.json:

@@ -58,7 +58,7 @@ def transcribe(folder, models, tmp_path):
     """Transcribes the folder into an output below the test's folder; a shard holds about two images."""
 
     def run(output, kind="page", **settings):
-        settings = {"pictures_per_shard": 2, **settings}
+        settings = {"images_per_shard": 2, **settings}
         return batch.transcribe(
             str(folder), str(tmp_path / output), Reader(models[0], kind, models[1]), LOCAL, **settings
         )
@@ -196,7 +196,7 @@ def test_pages_in_a_bucket(transcribe, folder, models, tmp_path, s3):
     reader = Reader(f"{bucket}/models/7", "page", f"{bucket}/lines/1")
 
     def run():
-        return batch.transcribe(f"{bucket}/in", f"{bucket}/out", reader, LOCAL, format_="json", pictures_per_shard=2)
+        return batch.transcribe(f"{bucket}/in", f"{bucket}/out", reader, LOCAL, format_="json", images_per_shard=2)
 
     transcribe("out", format_="json")
     outcome = run()

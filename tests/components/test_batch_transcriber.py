@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from components.batch_transcriber import batch
 from components.batch_transcriber.reading import Reader
-from components.batch_transcriber.shards import BatchError, NoImages, list_pictures, written
+from components.batch_transcriber.shards import BatchError, NoImages, list_images, written
 from components.common import storage
 from htr_client import ngrams
 from htr_client.decoding import Alphabet
@@ -68,7 +68,7 @@ def contents(output: Path) -> dict[str, bytes]:
 
 
 def test_every_image_is_in_the_results_or_in_the_errors(folder, model, tmp_path):
-    outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL, pictures_per_shard=16, batch_size=8)
+    outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL, images_per_shard=16, batch_size=8)
     assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (IMAGES + 1, IMAGES + 1, 2, 4)
     assert written(str(tmp_path / "texts.jsonl")) == "4 of 4 parts" and written(str(tmp_path / "other.jsonl")) == ""
     found = texts(tmp_path / "texts.jsonl")
@@ -134,9 +134,9 @@ def test_csv_holds_the_same(folder, model, tmp_path):
 
 def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):
     output = tmp_path / "texts.csv"
-    transcribe(str(folder), str(output), model, LOCAL, pictures_per_shard=16)
+    transcribe(str(folder), str(output), model, LOCAL, images_per_shard=16)
     before = contents(output)
-    assert transcribe(str(folder), str(output), model, LOCAL, pictures_per_shard=5).new == 0
+    assert transcribe(str(folder), str(output), model, LOCAL, images_per_shard=5).new == 0
     assert contents(output) == before
     (folder / "a" / "new.png").write_bytes(encode(drawn_image(90, 30, 99)))
     (folder / "a" / "003.JPG").write_bytes(encode(drawn_image(77, 30, 98), ".jpg"))
@@ -148,13 +148,13 @@ def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):
     assert found["a/new.png"]["text"].startswith("90 ") and found["a/003.JPG"]["text"].startswith("77 ")
     assert found["b/002.png"]["text"].startswith("78 ") and "a/005.png" not in found
     fresh = tmp_path / "fresh.csv"
-    transcribe(str(folder), str(fresh), model, LOCAL, pictures_per_shard=16)
+    transcribe(str(folder), str(fresh), model, LOCAL, images_per_shard=16)
     assert contents(fresh) == contents(output)
 
 
 def test_results_of_two_models_or_inputs_are_not_mixed(folder, model, tmp_path):
     output = tmp_path / "texts.jsonl"
-    transcribe(str(folder), str(output), model, LOCAL, pictures_per_shard=16)
+    transcribe(str(folder), str(output), model, LOCAL, images_per_shard=16)
     other = save(tmp_path / "2", "other ")
     with pytest.raises(BatchError, match=r"begun with the model .*1, and .*2 is another one.*--overwrite"):
         transcribe(str(folder), str(output), other, LOCAL)
@@ -177,14 +177,14 @@ def test_what_cannot_start_says_why(folder, model, tmp_path):
     ):
         with pytest.raises(BatchError, match=message):
             transcribe(*arguments, LOCAL)
-    assert len(list_pictures(str(folder))) == IMAGES + 1
+    assert len(list_images(str(folder))) == IMAGES + 1
 
 
 @pytest.mark.slow
 def test_two_local_workers_give_the_same_files(folder, model, tmp_path):
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    transcribe(str(folder), str(one), model, LOCAL, pictures_per_shard=8)
-    assert transcribe(str(folder), str(two), model, TWO_WORKERS, pictures_per_shard=8).new == IMAGES + 1
+    transcribe(str(folder), str(one), model, LOCAL, images_per_shard=8)
+    assert transcribe(str(folder), str(two), model, TWO_WORKERS, images_per_shard=8).new == IMAGES + 1
     assert contents(one) == contents(two)
 
 
@@ -192,9 +192,9 @@ def test_two_local_workers_give_the_same_files(folder, model, tmp_path):
 def test_a_dask_cluster_gives_the_same_files(folder, model, dask, tmp_path):
     """A scheduler and two workers, processes of their own, that find the images under the same path."""
     one, many = tmp_path / "one.jsonl", tmp_path / "many.jsonl"
-    transcribe(str(folder), str(one), model, LOCAL, pictures_per_shard=8)
+    transcribe(str(folder), str(one), model, LOCAL, images_per_shard=8)
     with dask.busy() as workers:
-        outcome = transcribe(str(folder), str(many), model, dask.options, pictures_per_shard=8)
+        outcome = transcribe(str(folder), str(many), model, dask.options, images_per_shard=8)
     assert outcome.new == IMAGES + 1
     assert len(workers) == 2
     assert contents(one) == contents(many)
@@ -238,13 +238,13 @@ def test_images_model_and_texts_in_a_bucket(folder, model, tmp_path, s3):
         storage.copy_tree(source, f"{bucket}/{name}")
 
     def run(**settings):
-        settings = {"pictures_per_shard": 16, **settings}
+        settings = {"images_per_shard": 16, **settings}
         return transcribe(f"{bucket}/in", f"{bucket}/out/texts.jsonl", f"{bucket}/models/7", LOCAL, **settings)
 
     def result(place):
         return {name: storage.read(f"{place}/{name}") for name in storage.entries(place)[1]}
 
-    transcribe(str(folder), str(tmp_path / "out" / "texts.jsonl"), model, LOCAL, pictures_per_shard=16)
+    transcribe(str(folder), str(tmp_path / "out" / "texts.jsonl"), model, LOCAL, images_per_shard=16)
     outcome = run()
     assert (outcome.new, outcome.errors, outcome.shards) == (IMAGES, 2, 4)
     there = result(f"{bucket}/out")
