@@ -18,11 +18,10 @@ from typing import Any
 import cv2
 import numpy as np
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 
 from components.common import storage
-from components.common.artifacts import Report
+from components.common.artifacts import Report, write_text
 from components.common.settings import Section
 from components.common.words import counted
 from components.example_gen.component import Quarantine, read_counts
@@ -87,9 +86,7 @@ class Executor(base_executor.BaseExecutor):
             (METRICS_FILE, json.dumps(metrics, ensure_ascii=False, indent=1, allow_nan=False)),
             (CARD_FILE, _card(sections, verdict, metrics, counts)),
         ):
-            fileio.makedirs(folder)
-            with fileio.open(os.path.join(folder, name), "wb") as file:
-                file.write(text.encode())
+            write_text(os.path.join(folder, name), text)
 
 
 def draw(page: LabelledPage, found: list[dict[str, Any]]) -> dict[str, Any]:
