@@ -3,6 +3,7 @@
 import pytest
 
 from components.common.settings import ConfigError
+from htr_client.pages.reading import LINE_FINDER
 from pipeline.config import Config, as_yaml, load
 
 
@@ -133,3 +134,8 @@ def test_height_and_width_follow_a_preset_that_is_changed_in_a_file(tmp_path):
 def test_settings_that_cannot_work_are_refused_at_once(setting, message):
     with pytest.raises(ConfigError, match=message):
         load(None, [setting])
+
+
+def test_line_finders_are_pushed_under_the_name_that_clients_ask_for(tmp_path):
+    name, model_dir = Config(task="pages", workspace=str(tmp_path)).servable
+    assert name == LINE_FINDER and model_dir == str(tmp_path / "serving_model" / LINE_FINDER)
