@@ -22,6 +22,7 @@ from components.line_finder.preprocessing import local_ink, scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig, LineTrainingConfig
 from components.line_finder.targets import draw_targets
 from components.trainer import checkpoint
+from components.trainer.averaging import AveragedWeights
 from components.trainer.fitting import WarmupCosine
 from components.trainer.progress import Progress
 from htr_client.pages import Line
@@ -121,10 +122,8 @@ class LineFitting:
         self.optimizer = keras.optimizers.AdamW(rate, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm)
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         self.optimizer.build(model.trainable_variables)
-        # Moving averages of weights and statistics (Polyak & Juditsky 1992), over a tenth of the steps at first.
-        self._averages = [tf.Variable(v.numpy(), trainable=False) for v in model.variables]
-        self._averaged_steps = tf.Variable(0.0, trainable=False)
-        self._best_weights = self._weights()
+        self._weights = AveragedWeights(model, train.average_steps)
+        self._best_weights = self._weights.current()
         self.best, self.best_epoch = LineScore(), 0
         self.history: list[dict[str, Any]] = []
         self.done = 0
@@ -164,13 +163,13 @@ class LineFitting:
                 if validated or time.monotonic() - last_save > 60.0 * self.train.checkpoint_minutes:
                     self._save(progress.seconds)
                     last_save = time.monotonic()
-        self._set_weights(self._best_weights)
+        self._weights.assign(self._best_weights)
 
     def take_best_so_far(self) -> bool:
         """Gives the network the best weights of a training that was interrupted; False where there are none yet."""
         found = self._restore() and bool(self.history)
         if found:
-            self._set_weights(self._best_weights)
+            self._weights.assign(self._best_weights)
         return found
 
     def validate(self) -> LineScore:
@@ -184,10 +183,7 @@ class LineFitting:
             loss = loss_of(self.model(ink, training=True), tf.cast(targets, tf.float32))
         variables = [variable.value for variable in self.model.trainable_variables]
         self.optimizer.apply(tape.gradient(loss, variables), self.model.trainable_variables)
-        steps = self._averaged_steps.assign_add(1.0)
-        share = tf.maximum(1.0 / self.train.average_steps, 9.0 / (9.0 + steps))
-        for average, variable in zip(self._averages, self.model.variables, strict=True):
-            average.assign_add(share * (tf.convert_to_tensor(variable.value) - average))
+        self._weights.update()
         return loss
 
     def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -224,33 +220,25 @@ class LineFitting:
         """Validates the averaged weights and prints a line."""
         epoch, loss = self.done // self.steps, float(np.mean(self._losses))
         self._losses = []
-        own = self._weights()
-        self._set_weights([average.numpy() for average in self._averages])
-        self._note(epoch, loss, progress.seconds)
+        with self._weights.applied():
+            self._note(epoch, loss, progress.seconds)
         told = f"loss {loss:6.3f}  validation F1 {self.history[-1]['f1']:.4f}  (best {self.best.f1:.4f})"
-        self._set_weights(own)
         progress.epoch(self.done, told, self.done == self.total)
 
     def _note(self, epoch: int, loss: float | None, seconds: float) -> None:
         """Validates the current weights and keeps them if they are the best so far."""
         score = self.validate()
         if score.f1 > self.best.f1 or not self.history:
-            self.best, self.best_epoch, self._best_weights = score, epoch, self._weights()
+            self.best, self.best_epoch, self._best_weights = score, epoch, self._weights.current()
         self.history.append({
             "epoch": epoch, "loss": loss, "precision": score.precision, "recall": score.recall, "f1": score.f1,
             "seconds": seconds,
         })  # fmt: skip
 
-    def _weights(self) -> list[np.ndarray]:
-        return [variable.numpy() for variable in self.model.variables]
-
-    def _set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        for variable, value in zip(self.model.variables, weights, strict=True):
-            variable.assign(value)
-
     def _state(self) -> dict[str, list[Any]]:
-        averages = [*self._averages, self._averaged_steps]
-        return {"model": self.model.variables, "optimizer": self.optimizer.variables, "averages": averages}
+        return {
+            "model": self.model.variables, "optimizer": self.optimizer.variables, "averages": self._weights.state,
+        }  # fmt: skip
 
     def _save(self, seconds: float) -> None:
         if not self.checkpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from components.common.console import announced, console
 from components.common.words import counted
 from components.trainer import checkpoint
 from components.trainer.accelerators import is_chief
+from components.trainer.averaging import AveragedWeights
 from components.trainer.input_pipeline import Source, batches, divisible, plain_batches
 from components.trainer.model import Recogniser, ctc_loss
 from components.trainer.outcome import Outcome, Validation, advice_for_collapse, compare, still_falling
@@ -56,6 +57,7 @@ class Fitting:
 
     Attributes:
         model: The network; after `run` it has the averaged weights of the best epoch.
+        weights: Its weights, and their moving averages.
         schedule: Epochs, patience and learning rate, with what the configuration leaves open filled in.
         history: Entries of all epochs; `outcome.Outcome` lists what they hold.
         best_cer: Lowest validation CER.
@@ -99,16 +101,12 @@ class Fitting:
             if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
                 self.optimizer = keras.mixed_precision.LossScaleOptimizer(self.optimizer)
             self.optimizer.build(model.trainable_variables)
-        # Moving averages of the weights (Polyak & Juditsky 1992) and of the normalisation's statistics with them.
-        self._span = max(train.average_epochs * self.steps, 1.0)
-        self._averaged_variables = [v for v in model.variables if v.dtype == "float32"]
-        self._averages = [tf.Variable(v.numpy(), trainable=False) for v in self._averaged_variables]
-        # Initial weights that are random are soon forgotten (see `_distributed_step`), those of a base are not.
-        self._steps_before = tf.Variable(9.0 * self._span if train.is_warm else 0.0, trainable=False)
+        span = max(train.average_epochs * self.steps, 1.0)
+        self.weights = AveragedWeights(model, span, 9.0 * span if train.is_warm else 0.0)
         self.history: list[dict[str, Any]] = []
         self.best_cer, self.best_epoch = float("inf"), 0
         self._best_collapse: str | None = None
-        self.best_weights = self._weights()
+        self.best_weights = self.weights.current()
         self.done = 0
         self._losses: list[float] = []
         self._broken: str | None = None
@@ -153,7 +151,7 @@ class Fitting:
                 if self.checkpoint and (ended or time.monotonic() - last_save > 60.0 * self.train.checkpoint_minutes):
                     self._save(progress.seconds)
                     last_save = time.monotonic()
-        self._set_weights(self.best_weights)
+        self.weights.assign(self.best_weights)
         if is_chief():
             self._tell_end()
 
@@ -201,11 +199,7 @@ class Fitting:
 
     def _distributed_step(self, batch: Any) -> tf.Tensor:
         losses = self.strategy.run(self._replica_step, args=batch)
-        # Over a tenth of the steps so far at first, so that random initial weights are soon forgotten.
-        steps = self._steps_before.assign_add(1.0)
-        share = tf.maximum(1.0 / self._span, 9.0 / (9.0 + steps))
-        for average, variable in zip(self._averages, self._averaged_variables, strict=True):
-            average.assign_add(share * (tf.convert_to_tensor(variable.value) - average))
+        self.weights.update()
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     def _replica_step(self, inputs: dict[str, tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
@@ -235,7 +229,7 @@ class Fitting:
         """Validates the averaged weights, keeps them if they are the best, prints a line."""
         loss = float(np.mean(self._losses))
         self._losses = []
-        with self._averaged():
+        with self.weights.applied():
             found = self._validated(self.done // self.steps, loss, progress.seconds)
         progress.epoch(
             self.done, f"loss {loss:7.3f}  validation CER {found.rate:.4f}  (best {self.best_cer:.4f})", self._is_over()
@@ -247,7 +241,7 @@ class Fitting:
         """Validates the current weights and notes them in history, and among the best where they are."""
         found = self.validate()
         if found.rate < self.best_cer:
-            self.best_cer, self.best_epoch, self.best_weights = found.rate, epoch, self._weights()
+            self.best_cer, self.best_epoch, self.best_weights = found.rate, epoch, self.weights.current()
             self._best_collapse = found.collapse
         self.history.append({
             "epoch": epoch, "loss": loss, "validation_cer": found.rate, "empty": found.empty,
@@ -310,27 +304,10 @@ class Fitting:
     def _patience_is_over(self) -> bool:
         return self.done // self.steps - self.best_epoch >= self.schedule.patience
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The network with the averaged weights."""
-        own = self._weights()
-        for variable, average in zip(self._averaged_variables, self._averages, strict=True):
-            variable.assign(average)
-        try:
-            yield
-        finally:
-            self._set_weights(own)
-
-    def _weights(self) -> list[np.ndarray]:
-        return [variable.numpy() for variable in self.model.variables]
-
-    def _set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        for variable, value in zip(self.model.variables, weights, strict=True):
-            variable.assign(value)
-
     def _state(self) -> dict[str, list[Any]]:
-        averages = [*self._averages, self._steps_before]
-        return {"model": self.model.variables, "optimizer": self.optimizer.variables, "averages": averages}
+        return {
+            "model": self.model.variables, "optimizer": self.optimizer.variables, "averages": self.weights.state,
+        }  # fmt: skip
 
     def _save(self, seconds: float) -> None:
         """Writes everything that `_restore` needs."""
