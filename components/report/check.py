@@ -234,6 +234,8 @@ def as_text(contents: Mapping[str, Any], shown: bool) -> str:
 
 def training_in_words(training: Mapping[str, Any]) -> str:
     """How long the training takes."""
+    if not training["images"]:
+        return "Training: there is no image to train on"
     return (
         f"Training: {training['images']:,} images in {training['epochs']} epochs, {training['steps']:,} steps, take "
         f"{training['time']} on {counted(training['cores'], 'core')} without a GPU (an estimate, right to a factor of "

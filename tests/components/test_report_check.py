@@ -185,6 +185,13 @@ def test_long_trainings_and_small_data_are_said(clean, tmp_path, capsys):
     assert "Problem: 200 labels are too few to train a model" in out
 
 
+def test_without_an_image_there_is_no_training_to_estimate(tmp_path, capsys):
+    folder = write_dataset(tmp_path / "names", [{"filename": f"{number}.png", "text": ""} for number in range(3)])
+    assert cli.main(["check", "--data", str(folder)]) == cli.TOO_MANY_REJECTS
+    out = capsys.readouterr().out
+    assert "No image falls into train" in out and "epochs" not in out
+
+
 def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
     fits = ["transform.preset=line", "model.filters=[8,16,16]", "model.recurrent_units=24", "model.recurrent_layers=1"]
     options = [option for setting in [*fits, "data.limit=200"] for option in ("--set", setting)]
