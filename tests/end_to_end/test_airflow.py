@@ -177,25 +177,41 @@ def test_steps_take_what_a_cleared_step_has_written_last(tmp_path, sample_data, 
     assert used == [oldest]
 
 
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory, sample_data):
+    """A folder in which the whole DAG has run in Airflow, and the states of its tasks: the gate allowed no error."""
+    folder = tmp_path_factory.mktemp("refused")
+    assert compile_dag(folder, sample_data, "gate.max_cer=0.0001", "airflow.retries=2") == 0
+    return folder, run_dag(folder, "htr", folder / "airflow.log")
+
+
+def pushed(folder: Path) -> list:
+    return list_versions(str(folder / "workspace" / "serving_model" / "htr"))
+
+
 @needs_airflow
 @pytest.mark.slow
-def test_a_refused_model_fails_the_gate_and_a_good_one_is_pushed(tmp_path, sample_data):
-    log, model_dir = tmp_path / "airflow.log", str(tmp_path / "workspace" / "serving_model" / "htr")
-    assert compile_dag(tmp_path, sample_data, "gate.max_cer=0.0001", "airflow.retries=2") == 0
-    states = run_dag(tmp_path, "htr", log)
+def test_a_refused_model_fails_the_gate(refused):
+    folder, states = refused
     assert states.keys() >= STEPS
     assert states["Gate"] == "failed"
     assert {name for name, state in states.items() if state != "success"} == {"Gate", "ServingCheck", "Pusher"}
-    text = log.read_text()
+    text = (folder / "airflow.log").read_text()
     assert "AirflowFailException: The model is not blessed: the upper end of the CER's interval is" in text
     assert "gate.max_cer allows 0.0001" in text
-    assert list_versions(model_dir) == []
+    assert not pushed(folder)
 
-    assert compile_dag(tmp_path, sample_data, "gate.max_cer=null") == 0
-    states = run_dag(tmp_path, "htr", log)
-    assert set(states.values()) == {"success"}, log.read_text()[-3000:]
-    assert len(list_versions(model_dir)) == 1
+
+@needs_airflow
+@pytest.mark.deployment
+def test_a_good_model_is_pushed_by_the_next_run_without_another_training(refused, sample_data):
+    folder, _ = refused
+    before = len(pushed(folder))
+    assert compile_dag(folder, sample_data, "gate.max_cer=null") == 0
+    states = run_dag(folder, "htr", folder / "airflow.log")
+    assert set(states.values()) == {"success"}, (folder / "airflow.log").read_text()[-3000:]
+    assert len(pushed(folder)) == before + 1
     from components.report import summary
 
-    steps = {step.name: step.state for step in summary.read(str(tmp_path / "workspace"), "htr").steps}
+    steps = {step.name: step.state for step in summary.read(str(folder / "workspace"), "htr").steps}
     assert (steps["Trainer"], steps["Evaluator"], steps["Pusher"]) == ("CACHED", "COMPLETE", "COMPLETE")
