@@ -20,7 +20,7 @@ test: setup lint  ## lint, types, all tests
 coverage: export COVERAGE_CORE := sysmon
 coverage: setup  ## all tests on the current stack, and the share of the code that they run
 	@rm -f .coverage .coverage.*
-	@$(PYTHON) -m coverage run -m pytest --numprocesses=2 --dist=loadfile
+	@$(PYTHON) -m coverage run -m pytest --numprocesses=2 --dist=loadfile $(if $(SELECT),-m "$(SELECT)")
 	@$(PYTHON) -m coverage combine --quiet
 	@$(PYTHON) -m coverage report --skip-covered --sort=cover
 

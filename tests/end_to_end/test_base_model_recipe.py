@@ -12,7 +12,7 @@ from pipeline import base_model
 from pipeline.base_model import Real, Rendered, Round
 from tests.end_to_end.conftest import FAST
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 
 
 @pytest.fixture

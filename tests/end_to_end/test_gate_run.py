@@ -67,6 +67,7 @@ def served(data, workspace, capfd):
     return in_service(model_dir)[0]
 
 
+@pytest.mark.either_stack
 def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     """A in service, B pushed with a raised bound, `htr rollback`: the next run is compared with A."""
     model_dir = str(workspace / "serving_model" / "htr")

@@ -16,7 +16,7 @@ from htr_client import HtrClient, RequestLog
 from pipeline import cli
 from tests.end_to_end.conftest import FAST
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 
 # Untrained networks: which of two reads better is chance.
 SETTINGS = [*FAST, "gate.max_cer_increase=null"]

@@ -315,6 +315,7 @@ def test_only_measurements_of_the_gpu_see_it(tmp_path, monkeypatch, device, visi
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_the_measurement_runs_on_the_cpu(tmp_path, capsys):
     command = ["doctor", "--gpu", "--device", "cpu", "--seconds", "1", "--workspace", str(tmp_path)]
     assert cli.main(command) == cli.OK, capsys.readouterr()
