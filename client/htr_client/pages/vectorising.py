@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -102,7 +103,7 @@ def find_lines(maps: np.ndarray, scale: float, width: int, height: int) -> tuple
     gaps = _nearest(maps[..., BODY] < _BODY)
     ridges = _follow(baseline)
     usual = _usual_height(ridges, *_heights(ridges, gaps))
-    ridges = _parted(ridges, maps[..., ENDS], max(_FEWEST_CELLS, round(_SHORTEST_PART * usual)))
+    ridges = _parted(ridges, baseline, maps[..., ENDS], max(_FEWEST_CELLS, round(_SHORTEST_PART * usual)))
     above, below = _heights(ridges, gaps)
     ridges = _without_forks(ridges, _lines_heights(above, below))
     above, below = _heights(ridges, gaps)
@@ -160,22 +161,26 @@ def _ridge(points: Sequence[tuple[int, float]]) -> _Ridge:
     return _Ridge(int(x[0]), np.interp(columns, x, y))
 
 
-def _parted(ridges: list[_Ridge], ends: np.ndarray, margin: int) -> list[_Ridge]:
-    """Ridges cut where two lines meet: at ends that are farther than a margin from their own ones."""
+def _parted(ridges: list[_Ridge], baseline: np.ndarray, ends: np.ndarray, margin: int) -> list[_Ridge]:
+    """Ridges cut where two lines meet: at ends that are farther than a margin from their own ones.
+
+    What is left of a ridge beyond an end within the margin is dropped where it is faint.
+    """
     parts = []
     for ridge in ridges:
         marked = np.concatenate([[False], ends[ridge.cells] > _END, [False]])
-        first, behind = np.flatnonzero(np.diff(marked.astype(int))).reshape(-1, 2).T
-        cuts = [
-            (int(a), int(b)) for a, b in zip(first, behind, strict=True) if a > margin and b < len(ridge.ys) - margin
-        ]
-        begin = 0
-        for a, b in cuts:
-            middle = (a + b) // 2
-            parts.append(_Ridge(ridge.start + begin, ridge.ys[begin:middle]))
-            begin = middle
-        parts.append(_Ridge(ridge.start + begin, ridge.ys[begin:]))
-    return [ridge for ridge in parts if len(ridge.ys) >= 2]
+        strength, length = baseline[ridge.cells], len(ridge.ys)
+        begin, end, cuts = 0, length, []
+        for a, b in np.flatnonzero(np.diff(marked.astype(int))).reshape(-1, 2).tolist():
+            if margin < a and b < length - margin:
+                cuts.append((a + b) // 2)
+            elif a <= margin and a and strength[:a].mean() < _MEAN:
+                begin = a
+            elif b >= length - margin and b < length and strength[b:].mean() < _MEAN:
+                end = min(end, b)
+        places = [begin, *cuts, end]
+        parts += [_Ridge(ridge.start + i, ridge.ys[i:j]) for i, j in pairwise(places) if j - i >= 2]
+    return parts
 
 
 def _without_forks(ridges: list[_Ridge], heights: Sequence[float]) -> list[_Ridge]:
