@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -260,7 +259,7 @@ def turned(page, degrees):
 HAPPENS = {
     "scanned": lambda page: (page, np.eye(2, 3)),
     "white on black": lambda page: (255 - page, np.eye(2, 3)),
-    "skewed on a dark table": lambda page: turned(page, 9),
+    "skewed on a dark table": lambda page: turned(page, 10),
     "in the shade": lambda page: ((page * np.linspace(0.3, 1, 900)).astype(np.uint8), np.eye(2, 3)),
 }
 

@@ -182,10 +182,10 @@ def _lines(grey: np.ndarray, find_maps: FindMaps) -> tuple[Line, ...]:
 def _lines_of_skewed(grey: np.ndarray, skew: float, find_maps: FindMaps) -> tuple[Line, ...]:
     """Lines of a page that is turned upright for the line finder, in the pixels that it has."""
     height, width = grey.shape
-    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), math.degrees(skew), 1.0)
+    turn: np.ndarray = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), math.degrees(skew), 1.0)
     cosine, sine = abs(turn[0, 0]), abs(turn[0, 1])
     size = math.ceil(width * cosine + height * sine), math.ceil(width * sine + height * cosine)
-    turn[:, 2] += [(size[0] - width) / 2, (size[1] - height) / 2]
+    turn[:, 2] += np.array([size[0] - width, size[1] - height]) / 2
     upright = cv2.warpAffine(grey, turn, size, borderValue=[float(np.median(grey))])
     back = cv2.invertAffineTransform(turn)
 
