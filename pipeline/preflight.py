@@ -107,7 +107,7 @@ def _orchestrated(config: Config) -> Iterator[str]:
 def _settings(config: Config) -> Iterator[str]:
     """What the settings alone tell."""
     if config.name == LINE_FINDER:
-        yield f"name: {LINE_FINDER} is the name of the line finder, and both would lie in one directory; choose another one"
+        yield f"name: {LINE_FINDER} is the name of the line finder, and both would lie in one directory: choose another"
     if config.data.alphabet is not None:
         unusable = [c for c in config.data.alphabet if not c.isprintable()]
         if not config.data.alphabet:
