@@ -94,7 +94,7 @@ def test_from_pages_to_a_line_finder_in_service(folder, tmp_path, monkeypatch, c
 
     ratio = f"{outcome['cer_ratio']:.3f}"
     newest, first = about("runs", "--prometheus", tmp_path / "runs.prom").splitlines()[1:]
-    assert f" blessed  {ratio}" in newest.replace("not ", "") and version.name in newest and "not blessed" in first
+    assert newest.split()[1:3] == ["blessed", ratio] and version.name in newest and "not blessed" in first
     assert f'htr_run_cer_ratio{{run="{newest.split()[0]}"}}' in (tmp_path / "runs.prom").read_text(encoding="utf-8")
     told = about("compare", first.split()[0], "latest")
     assert "not blessed" in told and told.count(ratio) == 2 and "line_gate.min_f1" in told
