@@ -14,13 +14,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL import Image
 
+from components.tools.rendered_text.dataset import write_dataset
 from tests.serving.browser import Browser, wait_for
 
 DOCS = Path(__file__).parent
 HTR = [sys.executable, "-m", "pipeline.cli"]
 TOP = 1100, 1250
+LETTER = [
+    "Dear friend, the letter came on Monday", "with all the good news that you had promised us.",
+    "We read it at the table and then once more", "in the garden, until the light was gone.",
+    "Tell your mother that the trees are in flower,", "and that there is a bed for her in April.",
+]  # fmt: skip
 
 
 def main() -> None:
@@ -49,7 +57,8 @@ def main() -> None:
                 for prefix in (f"{workspace.parent}/", f"{folder}/"):
                     browser.evaluate(f"document.body.innerHTML = document.body.innerHTML.replaceAll('{prefix}', '')")
                 take(browser, name, width, height, start)
-            with_page(browser, workspace, arguments.image)
+            with_word(browser, workspace, arguments.image)
+            with_page(browser, letter(Path(folder) / "letter"))
         finally:
             browser.close()
 
@@ -68,7 +77,43 @@ def with_mistakes(data: Path, copy: Path) -> Path:
     return copy
 
 
-def with_page(browser: Browser, workspace: Path, image: Path) -> None:
+def letter(folder: Path) -> Path:
+    """A page in one handwriting, rendered from open fonts, a little askew."""
+    write_dataset(folder, LETTER, seed=11, writers=1)
+    with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
+        names = [row["filename"] for row in csv.DictReader(file)]
+    page = np.full((120 + 62 * len(LETTER), 1100), 238, np.uint8)
+    for number, name in enumerate(names):
+        line = cv2.imread(str(folder / name), cv2.IMREAD_GRAYSCALE)
+        line = cv2.resize(line, None, fx=48 / len(line), fy=48 / len(line), interpolation=cv2.INTER_AREA)
+        line = np.clip(line * (238 / np.median(line)), 0, 255).astype(np.uint8)[:, :940]
+        top = 60 + 62 * number
+        place = page[top : top + 48, 80 : 80 + line.shape[1]]
+        np.minimum(place, line, out=place)
+    turn = cv2.getRotationMatrix2D((550, len(page) / 2), 1.2, 1.0)
+    path = folder / "letter.png"
+    cv2.imwrite(str(path), cv2.warpAffine(page, turn, page.shape[::-1], borderValue=238))
+    return path
+
+
+def with_page(browser: Browser, page: Path) -> None:
+    """A page on which the base models have found and transcribed the lines."""
+    command = [*HTR, "serve", "--workspace", str(page.parent / "none"), "--port=0", "--ui", "--ui_port=-1", "--pages"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = re.search(r"ui=(\S+)", server.stdout.readline())[1]
+            browser.open(f"{address}/", 1100, 1400)
+            wait_for(lambda: browser.evaluate("at('model').textContent"))
+            browser.choose_file("#file", page.resolve())
+            wait_for(lambda: browser.evaluate("!at('page').hidden && at('scan').complete"))
+            bottom = "at('line').getBoundingClientRect().bottom"
+            height = browser.evaluate(f"{bottom} - at('sheet').getBoundingClientRect().top + 32")
+            take(browser, "page", 1100, height, "#sheet")
+        finally:
+            server.terminate()
+
+
+def with_word(browser: Browser, workspace: Path, image: Path) -> None:
     """The page of `htr serve --ui`, with something drawn and an image transcribed."""
     command = [*HTR, "serve", "--workspace", str(workspace), "--port=0", "--ui", "--ui_port=-1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

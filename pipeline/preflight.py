@@ -23,6 +23,7 @@ from components.line_finder.page_plan import list_pages
 from components.line_finder.recogniser import LineGateError, model_for_lines
 from components.line_finder.warm_start import find_start
 from components.trainer import base
+from htr_client.pages.reading import LINE_FINDER
 from pipeline import beam_options
 from pipeline.config import Config
 from pipeline.kubeflow_settings import KubeflowConfig
@@ -105,6 +106,8 @@ def _orchestrated(config: Config) -> Iterator[str]:
 
 def _settings(config: Config) -> Iterator[str]:
     """What the settings alone tell."""
+    if config.name == LINE_FINDER:
+        yield f"name: {LINE_FINDER} is the name of the line finder, and both would lie in one directory: choose another"
     if config.data.alphabet is not None:
         unusable = [c for c in config.data.alphabet if not c.isprintable()]
         if not config.data.alphabet:

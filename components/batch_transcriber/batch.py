@@ -7,9 +7,10 @@ them follow from the paths alone.
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import apache_beam as beam
@@ -19,6 +20,7 @@ from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.shards import Job, Record, Shard, plan
 from components.batch_transcriber.writing import remark, writer_of
 from htr_client.errors import ImageError
+from htr_client.files import OTHER_FORMATS
 from htr_client.pages.model import Page
 
 # A page takes as long as many lines; what is lost at a kill takes some minutes again.
@@ -38,6 +40,7 @@ class Outcome:
         errors_path: file that names those images and says what is wrong with them.
         pages: images that are pages.
         lines: lines of these pages.
+        other_formats: of those that could not be read, files of formats that are not, such as PDF, by ending.
         incomplete: pages without lines, and pages with lines without text, by reason; the same file names them.
     """
 
@@ -49,6 +52,7 @@ class Outcome:
     errors_path: str
     pages: int
     lines: int
+    other_formats: dict[str, int]
     incomplete: dict[str, int]
 
 
@@ -92,8 +96,14 @@ def transcribe(
         pictures=count, new=sum(record.new for record in records if record.run == run), errors=len(errors),
         shards=job.shards, example=job.output if job.has_documents else job.shard_path(0), errors_path=job.errors_path,
         pages=sum(len(record.lines) for record in records), lines=sum(sum(r.lines.values()) for r in records),
+        other_formats=_other_formats(error["path"] for error in errors),
         incomplete=dict(Counter(entry["reason"] for entry in remarks)),
     )  # fmt: skip
+
+
+def _other_formats(paths: Iterable[str]) -> dict[str, int]:
+    counts = Counter(os.path.splitext(path)[1].lower() for path in paths)
+    return {ending: counts[ending] for ending in OTHER_FORMATS if ending in counts}
 
 
 class _Transcribe(beam.DoFn):

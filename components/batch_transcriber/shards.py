@@ -28,10 +28,10 @@ from typing import Any
 
 from components.common import storage
 from components.common.words import counted
-from htr_client.files import SUFFIXES
+from htr_client.files import OTHER_FORMATS, SUFFIXES
 from htr_client.output import ENDINGS
 
-_LISTED = (*SUFFIXES, ".gif")  # which cannot be read: it is named among the errors
+_LISTED = (*SUFFIXES, *OTHER_FORMATS)  # of which the latter cannot be read: they are named among the errors
 _TABLES = {".jsonl": ("jsonl", "json"), ".csv": ("csv",)}  # by ending, what the format may be called
 _ERROR_COLUMNS = ["path", "reason", "detail"]
 

@@ -35,7 +35,7 @@ def listing(runs: Iterable[RunSummary]) -> str:
              str(sum(run.counts["accepted"].values()) or ""), run.metrics["data"]["digest"][:8] if run.metrics else "",
              str(run.version or ""), clock(run.seconds)]
         )  # fmt: skip
-    return _table(rows)
+    return table(rows)
 
 
 def _setting(value: Any) -> str:
@@ -56,7 +56,7 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     Raises:
         NothingToCompare: a run has no report.
     """
-    a, b = _metrics(before), _metrics(after)
+    a, b = metrics_of(before), metrics_of(after)
     rows = [["", f"A  {before.name}", f"B  {after.name}"], ["outcome", before.outcome, after.outcome]]
     rows.append(["version", str(before.version or "none"), str(after.version or "none")])
     for name, title in (("cer", "CER"), ("wer", "WER")):
@@ -65,12 +65,11 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     rows.append(["exactly right", *(percent(m["metrics"]["exact"]) for m in (a, b))])
     rows.append(["data", *(f"{m['data']['digest'][:8]}, {_images(m['data'])}" for m in (a, b))])
     rows.append(["took", clock(before.seconds), clock(after.seconds)])
-    parts = [_table(rows), _verdict(before, after, float(b["config"]["gate"]["confidence_level"]))]
-    changed = [[key, _setting(x), "->", _setting(y)] for key, x, y in _changes(a["config"], b["config"])]
-    parts.append("Settings that differ\n" + _table(changed) if changed else "The settings are the same.")
-    packages = [[key, str(x), "->", str(y)] for key, x, y in _changes(a["versions"], b["versions"])]
+    parts = [table(rows), _verdict(before, after, float(b["config"]["gate"]["confidence_level"]))]
+    parts.append(settings_that_differ(a, b))
+    packages = [[key, str(x), "->", str(y)] for key, x, y in changes(a["versions"], b["versions"])]
     if packages:
-        parts.append("Versions that differ\n" + _table(packages))
+        parts.append("Versions that differ\n" + table(packages))
     if a["data"]["digest"] != b["data"]["digest"]:
         parts.append("The data differ: other images, labels or splits.")
     for name, this, other in (("A", a, b), ("B", b, a)):
@@ -80,7 +79,18 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     return "\n\n".join(parts)
 
 
-def _metrics(run: RunSummary) -> dict[str, Any]:
+def settings_that_differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """A paragraph about the configurations of two runs, from their metrics."""
+    changed = [[key, _setting(x), "->", _setting(y)] for key, x, y in changes(before["config"], after["config"])]
+    return "Settings that differ\n" + table(changed) if changed else "The settings are the same."
+
+
+def metrics_of(run: RunSummary) -> dict[str, Any]:
+    """What the report of a run tells programs.
+
+    Raises:
+        NothingToCompare: It has none.
+    """
     if run.metrics is None:
         raise NothingToCompare(f"The run {run.name} has no report: {run.outcome}. `htr runs` lists the runs.")
     return run.metrics
@@ -98,8 +108,8 @@ def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
     """Whether B is better on the images that both were evaluated on, and where."""
     tables = [_predictions(run) for run in (before, after)]
     # The same image under another label is another sample, and so is each of several equal rows.
-    for table in tables:
-        table["repeat"] = table.groupby(["id", "text"]).cumcount()
+    for predictions in tables:
+        predictions["repeat"] = predictions.groupby(["id", "text"]).cumcount()
     both = tables[0].merge(tables[1], on=["id", "text", "repeat"], suffixes=("_a", "_b"))
     if both.empty:
         return "The runs were evaluated on different images: their figures cannot be compared."
@@ -117,13 +127,13 @@ def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
     ]
     changed = _changed_slices(both, level)
     if changed:
-        lines.append("\nSlices that changed\n" + _table(changed))
+        lines.append("\nSlices that changed\n" + table(changed))
     for title, part in (("better", better), ("worse", worse)):
         gain = (part["edits_b"] - part["edits_a"]).abs().sort_values(ascending=False, kind="stable")
         shown = part.loc[gain.index[:IMAGES_SHOWN]]
         if len(shown):
             rows = [["image", "label", "A", "B"], *shown[["id", "text", "prediction_a", "prediction_b"]].values]
-            lines.append(f"\nRead {title} by B, most edits first\n" + _table(rows))
+            lines.append(f"\nRead {title} by B, most edits first\n" + table(rows))
     return "\n".join(lines)
 
 
@@ -150,20 +160,20 @@ def _changed_slices(both: pd.DataFrame, level: float) -> list[list[str]]:
     return [row for _, row in sorted(found, key=lambda item: -item[0])[:SLICES_SHOWN]]
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """Dotted names of the values that differ, with both values."""
     found = []
     for key in [*before, *(key for key in after if key not in before)]:
         a, b = before.get(key), after.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _changes(a, b, f"{prefix}{key}.")
+            found += changes(a, b, f"{prefix}{key}.")
         elif a != b:
             found.append((f"{prefix}{key}", a, b))
     return found
 
 
-def _table(rows: Sequence[Sequence[Any]]) -> str:
-    """Columns of equal width, two spaces apart."""
+def table(rows: Sequence[Sequence[Any]]) -> str:
+    """Text in columns of equal width, two spaces apart."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
     return "\n".join(

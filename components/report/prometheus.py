@@ -11,17 +11,19 @@ if TYPE_CHECKING:
     from components.report.summary import RunSummary
 
 NEWEST = 30  # runs, since every figure of one is a series
+_RATES = {"text": ("cer", "cer_low", "cer_high", "wer"), "pages": ("cer", "cer_true", "cer_ratio", "f1")}
 
 
-def runs_page(runs: Iterable[RunSummary]) -> str:
+def runs_page(runs: Iterable[RunSummary], task: str = "text") -> str:
     """Figures by run: outcome, error rates, images, rejected rows, drift, duration.
 
     Args:
         runs: Runs, of which one that did not come so far has fewer figures.
+        task: What they train: "text", a recogniser, or "pages", a line finder.
     """
     info = Metric("htr_run_info", "gauge", ("run", "outcome", "version"))
     seconds = Metric("htr_run_seconds", "gauge", ("run",))
-    rates = {name: Metric(f"htr_run_{name}", "gauge", ("run",)) for name in ("cer", "cer_low", "cer_high", "wer")}
+    rates = {name: Metric(f"htr_run_{name}", "gauge", ("run",)) for name in _RATES[task]}
     images = Metric("htr_run_images", "gauge", ("run", "split"))
     rejected = Metric("htr_run_rejected_rows", "gauge", ("run", "reason"))
     drift = Metric("htr_run_drift", "gauge", ("run", "measure"))

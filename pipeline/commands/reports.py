@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands import run_pages
 from pipeline.commands.common import (
     AddCommand,
     CommandError,
     add_config_arguments,
     add_prometheus_argument,
+    add_task_argument,
     read_config,
     write_for_prometheus,
 )
@@ -26,21 +28,26 @@ def add_commands(add: AddCommand) -> None:
     run_help = "as `htr runs` shows it (its beginning is enough), a pushed version, or latest"
     command = add("report", _report, "write the HTML report of a run again and print its path")
     command.add_argument("run_name", nargs="?", default="latest", metavar="RUN", help=f"{run_help} (default)")
+    add_task_argument(command)
     add_config_arguments(command, data=False)
 
     command = add("runs", _list_runs, "list the runs of the workspace: verdict, CER, data, version, duration")
+    add_task_argument(command)
     add_config_arguments(command, data=False)
     add_prometheus_argument(command)
 
     command = add("compare", _compare, "compare two runs: figures with a paired test, settings, data, images")
     command.add_argument("before", metavar="A", help=run_help)
     command.add_argument("after", metavar="B", help=run_help)
+    add_task_argument(command)
     add_config_arguments(command, data=False)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     config, (run,) = _runs_of(arguments, [arguments.run_name])
-    print(write_report(run, config))
+    if config.task == "pages" and not run.report_folder:
+        raise CommandError(f"The run {run.name} has no report: {run.outcome}. `htr runs --task pages` lists the runs.")
+    print((run_pages.write_report if config.task == "pages" else write_report)(run, config))
     return OK
 
 
@@ -60,7 +67,7 @@ def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Config, l
 
     config = read_config(arguments)
     try:
-        return config, [summary.read(config.workspace, config.name, name) for name in names]
+        return config, [summary.read(config.workspace, config.servable[0], name) for name in names]
     except summary.NoSuchRun as error:
         raise CommandError(str(error), USAGE) from error
     except summary.MetadataError as error:
@@ -68,27 +75,27 @@ def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Config, l
 
 
 def _list_runs(arguments: argparse.Namespace) -> int:
-    from components.report import comparison, prometheus, summary
+    from components.report import comparison, page_runs, prometheus, summary
 
     config = read_config(arguments)
     try:
-        runs = summary.read_all(config.workspace, config.name)
+        runs = summary.read_all(config.workspace, config.servable[0])
     except summary.NoSuchRun as error:
         raise CommandError(str(error), USAGE) from error
     except summary.MetadataError as error:
         raise CommandError(str(error)) from error
-    print(comparison.listing(runs))
+    print((page_runs if config.task == "pages" else comparison).listing(runs))
     if arguments.prometheus:
-        write_for_prometheus(arguments.prometheus, prometheus.runs_page(runs[: prometheus.NEWEST]))
+        write_for_prometheus(arguments.prometheus, prometheus.runs_page(runs[: prometheus.NEWEST], config.task))
     return OK
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from components.report import comparison
+    from components.report import comparison, page_runs
 
-    _, (before, after) = _runs_of(arguments, [arguments.before, arguments.after])
+    config, (before, after) = _runs_of(arguments, [arguments.before, arguments.after])
     try:
-        print(comparison.compare(before, after))
+        print((page_runs if config.task == "pages" else comparison).compare(before, after))
     except comparison.NothingToCompare as error:
         raise CommandError(str(error), USAGE) from error
     return OK

@@ -107,6 +107,8 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     if kind != "line":
         lacking = "".join(f", {count} with {reason.replace('_', ' ')}" for reason, count in outcome.incomplete.items())
         print(f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}")
-    print(f"{outcome.errors} could not be read, see {outcome.errors_path}")
+    others = " and ".join(f"{count} {ending}" for ending, count in outcome.other_formats.items())
+    advice = f", of them {others}: convert these to JPEG or PNG, a page each" if others else ""
+    print(f"{outcome.errors} could not be read, see {outcome.errors_path}{advice}")
     print(f"Took {seconds:.0f} s")
     return OK

@@ -131,6 +131,16 @@ def test_a_heading_across_columns_comes_first_and_what_follows_it_after_it():
     assert_same(found(order), order)
 
 
+@pytest.mark.parametrize(("left", "right"), [(18, 7), (5, 18), (18, 2)])
+def test_columns_of_different_numbers_of_lines_below_a_heading(left, right):
+    heading = straight(100, 700, 60)
+    columns = (
+        [straight(40, 370, 130 + 41 * row) for row in range(left)],
+        [straight(430, 760, 137 + 43 * row) for row in range(right)],
+    )
+    assert_same(found([heading, *columns[0], *columns[1]]), [heading, *columns[0], *columns[1]])
+
+
 def test_a_date_on_the_right_and_a_salutation_on_the_left_are_no_columns():
     order = [straight(480, 740, 80), straight(60, 300, 130), *(straight(60, 740, y) for y in range(180, 700, 45))]
     assert_same(found(order), order)
@@ -140,6 +150,26 @@ def test_a_gap_within_a_line_is_bridged():
     maps = draw_maps([straight(60, 740, 400)])
     maps[:, 190:196] = 0
     assert_same(find_lines(maps, SCALE, WIDTH, HEIGHT), [straight(60, 740, 400)])
+
+
+@pytest.mark.parametrize("branch", [straight(300, 380, 291), straight(620, 800, 291), straight(10, 110, 309)])
+def test_a_ridge_that_forks_is_one_line(branch):
+    """As at raised letters, and where a line goes on a little higher or lower than it began."""
+    baseline = straight(80, 700, 300)
+    [line] = find_lines(
+        np.maximum(draw_maps([baseline], ends=False), draw_maps([branch], ends=False)), SCALE, WIDTH, HEIGHT
+    )
+    [alone] = found([baseline])
+    assert line.baseline[0][0] <= alone.baseline[0][0] and line.baseline[-1][0] >= alone.baseline[-1][0]
+
+
+def test_what_is_faint_beyond_an_end_is_no_part_of_the_line():
+    left = [straight(40, 370, y) for y in range(100, 900, 40)]
+    right = [straight(430, 760, y) for y in range(100, 900, 40)]
+    maps = draw_maps(left + right)
+    for y in range(100, 900, 80):
+        maps[round(y * SCALE) - 1 : round(y * SCALE) + 2, 188:202, 0] |= 150
+    assert_same(find_lines(maps, SCALE, WIDTH, HEIGHT), left + right)
 
 
 def test_dots_and_faint_ridges_are_no_lines():

@@ -170,6 +170,8 @@ def test_what_cannot_go_on_says_why(transcribe, folder, models, tmp_path):
 
 
 def test_the_command(folder, models, tmp_path, capfd):
+    (folder / "b" / "scan.PDF").write_bytes(b"%PDF-1.7\n")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     arguments = ["transcribe", "--input", folder, "--model", models[0], "--line-finder", models[1],
                  "--workspace", tmp_path / "w"]  # fmt: skip
 
@@ -179,8 +181,11 @@ def test_the_command(folder, models, tmp_path, capfd):
         return code, told.out, told.err
 
     code, out, _ = run("--output", tmp_path / "out", "--format", "alto")
-    assert code == 0 and f"6 images in {tmp_path / 'out'}\n" in out
-    assert "5 pages with 9 lines, 1 with no lines\n1 could not be read, see " in out
+    assert code == 0 and f"8 images in {tmp_path / 'out'}\n" in out
+    assert "5 pages with 9 lines, 1 with no lines\n3 could not be read, see " in out
+    assert "of them 1 .heic and 1 .pdf: convert these to JPEG or PNG" in out
+    errors = {row["path"]: row["detail"] for row in rows(tmp_path, "out-errors.csv")}
+    assert "PDF document" in errors["b/scan.PDF"] and "HEIC image" in errors["phone.heic"]
     assert len(files(tmp_path / "out")) == 5
     code, out, _ = run("--output", tmp_path / "texts.csv", "--kind", "auto", "--json")
     assert code == 0 and json.loads(out)["lines"] == 8

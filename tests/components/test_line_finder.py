@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -260,7 +259,7 @@ def turned(page, degrees):
 HAPPENS = {
     "scanned": lambda page: (page, np.eye(2, 3)),
     "white on black": lambda page: (255 - page, np.eye(2, 3)),
-    "skewed on a dark table": lambda page: turned(page, 9),
+    "skewed on a dark table": lambda page: turned(page, 10),
     "in the shade": lambda page: ((page * np.linspace(0.3, 1, 900)).astype(np.uint8), np.eye(2, 3)),
 }
 
@@ -279,15 +278,11 @@ def test_the_shipped_finder_finds_rendered_lines_in_order(words, columns, what, 
         return tuple(map(tuple, np.rint(np.array(points) @ matrix[:, :2].T + matrix[:, 2]).astype(int)))
 
     lines = [replace(line, baseline=moved(line.baseline), polygon=moved(line.polygon)) for line in lines]
-    if what == "skewed on a dark table":  # words of many writers on a skewed line come apart, which mixes their order
-        assert score_page(lines, found).f1 >= 0.5
-        return
     assert score_page(lines, found).f1 >= 0.9
     # Each found line has its place in the true order.
     order = [max(range(len(lines)), key=lambda i: score_page([lines[i]], [one]).matched) for one in found]
     known = [place for place, one in zip(order, found, strict=True) if score_page([lines[place]], [one]).matched]
-    # Two neighbours that are found as one line cut the columns in two there: one step back, and no more.
-    assert sum(before > after for before, after in pairwise(known)) <= 1
+    assert known == sorted(known)
 
 
 def test_pages_come_from_alto_and_page_xml(tmp_path):

@@ -85,6 +85,23 @@ def test_from_pages_to_a_line_finder_in_service(folder, tmp_path, monkeypatch, c
     states = {step.name: step.state for step in summary.read(str(workspace), "htr-lines").steps}
     assert [name for name, state in states.items() if state == "CACHED"] == ["PageExampleGen", "Trainer", "Baseline"]
     version = model_dir / str(outcome["version"])
+
+    # The two runs can be listed, compared and looked at again.
+    def about(*arguments):
+        code, out, _ = htr(capfd, *arguments, "--task", "pages", "--workspace", workspace)
+        assert code == 0
+        return out
+
+    ratio = f"{outcome['cer_ratio']:.3f}"
+    newest, first = about("runs", "--prometheus", tmp_path / "runs.prom").splitlines()[1:]
+    assert newest.split()[1:3] == ["blessed", ratio] and version.name in newest and "not blessed" in first
+    assert f'htr_run_cer_ratio{{run="{newest.split()[0]}"}}' in (tmp_path / "runs.prom").read_text(encoding="utf-8")
+    told = about("compare", first.split()[0], "latest")
+    assert "not blessed" in told and told.count(ratio) == 2 and "line_gate.min_f1" in told
+    assert "cannot be compared" not in told
+    report.unlink()
+    assert about("report", first.split()[0]).strip() == str(report) and report.exists()
+
     card = (model_dir / f"{version.name}.model_card.md").read_text(encoding="utf-8")
     metrics = json.loads((model_dir / f"{version.name}.metrics.json").read_text(encoding="utf-8"))
     assert "4 pages to train on" in card and "| evaluation split | 1 | 4 |" in card

@@ -61,6 +61,7 @@ def refused(command, data, workspace, capsys, *settings):
         ("push.model_dir={data}/0.png/models", "push.model_dir: .* since {data}/0.png is not one"),
         ("push.server_command=[no-such-server]", "push.server_command: there is no program no-such-server"),
         ("bulk.folder={nowhere}", "bulk.folder: {nowhere} does not exist"),
+        ("name=htr-lines", "name: htr-lines is the name of the line finder"),
         ("data.alphabet=''", "data.alphabet: it is empty"),
         ('data.alphabet="a\\tb"', r"data.alphabet: '\\t' cannot be in a label"),
         ("beam.runner=flink", "needs beam.address"),

@@ -17,6 +17,7 @@ from htr_client import image_files
 from htr_client.image_files import MAX_PIXELS, Image
 from htr_client.pages.cutting import Band, CutError, band_of, cut_band, line_pitch
 from htr_client.pages.model import Line, Page, Points, Word, one_line
+from htr_client.pages.reading_order import skew_of
 from htr_client.pages.vectorising import find_lines
 from htr_client.results import Transcription
 
@@ -30,6 +31,8 @@ LINE_FINDER, SIGNATURE = "htr-lines", "find_lines"
 
 LONGEST = 2048
 """Pixels of the longest side of what is sent to the line finder; no line finder sees more."""
+_SKEWED = math.radians(5)  # from which on a page is turned upright and looked at again
+_KEPT = 0.9  # of the length of all baselines: with less of it, turning a page has cost lines
 _SCARCE = 0.5  # length of all baselines, of the page's longest side: less may be a page on its side
 
 
@@ -158,6 +161,10 @@ def _found(grey: np.ndarray, find_maps: FindMaps, name: str) -> Page:
         turned = [found for found in turned if _length(found) > least]
         # Upside down, it marks as much, but in more pieces.
         lines = max(turned, key=lambda found: _length(found) / len(found), default=lines)
+    if _SKEWED < abs(skew := skew_of([np.array(line.baseline, np.float64) for line in lines])) < math.pi / 4:
+        upright = _lines_of_skewed(grey, skew, find_maps)
+        # What turning joins at wide gaps is longer, too.
+        lines = upright if _length(upright) > _KEPT * _length(lines) else lines
     return Page(name, width, height, lines)
 
 
@@ -170,6 +177,24 @@ def _lines(grey: np.ndarray, find_maps: FindMaps) -> tuple[Line, ...]:
         sent = cv2.resize(sent, size, interpolation=cv2.INTER_AREA)
     maps, scale = find_maps(image_files.encode(sent, tall=LONGEST + 1))
     return find_lines(maps, scale * shrink, width, height) if scale > 0 else ()
+
+
+def _lines_of_skewed(grey: np.ndarray, skew: float, find_maps: FindMaps) -> tuple[Line, ...]:
+    """Lines of a page that is turned upright for the line finder, in the pixels that it has."""
+    height, width = grey.shape
+    turn: np.ndarray = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), math.degrees(skew), 1.0)
+    cosine, sine = abs(turn[0, 0]), abs(turn[0, 1])
+    size = math.ceil(width * cosine + height * sine), math.ceil(width * sine + height * cosine)
+    turn[:, 2] += np.array([size[0] - width, size[1] - height]) / 2
+    upright = cv2.warpAffine(grey, turn, size, borderValue=[float(np.median(grey))])
+    back = cv2.invertAffineTransform(turn)
+
+    def placed(points: Points) -> Points:
+        found = np.array(points, np.float64) @ back[:, :2].T + back[:, 2]
+        return tuple((int(x), int(y)) for x, y in np.rint(found).clip(0, [width - 1, height - 1]))
+
+    found = _lines(upright, find_maps)
+    return tuple(replace(line, baseline=placed(line.baseline), polygon=placed(line.polygon)) for line in found)
 
 
 def _length(lines: Sequence[Line]) -> float:

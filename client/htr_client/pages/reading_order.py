@@ -64,18 +64,30 @@ def _extents(lines: Sequence[Line], rotate: bool) -> list[_Extent]:
     ]
 
 
-def _upright(courses: Sequence[np.ndarray], rotate: bool) -> list[np.ndarray]:
-    """Courses turned or sheared back by the angle of the page: the median of theirs, weighted with their lengths."""
+def skew_of(courses: Sequence[np.ndarray]) -> float:
+    """The angle of most of a page's lines: the median of their baselines, weighted with their lengths.
+
+    Args:
+        courses: Baselines, float64 [n, 2].
+
+    Returns:
+        Radians, positive where lines sink; 0 without lines.
+    """
     steps = np.array([course[-1] - course[0] for course in courses]).reshape(-1, 2)
     lengths = np.linalg.norm(steps, axis=1)
     if not lengths.sum() > 0:
-        return list(courses)
+        return 0.0
     angles = np.arctan2(steps[:, 1], steps[:, 0])
     order = np.argsort(angles)
     weights = np.cumsum(lengths[order])
-    angle = angles[order][np.searchsorted(weights, weights[-1] / 2)]
+    return float(angles[order][np.searchsorted(weights, weights[-1] / 2)])
+
+
+def _upright(courses: Sequence[np.ndarray], rotate: bool) -> list[np.ndarray]:
+    """Courses turned or sheared back by the skew of the page."""
+    angle = skew_of(courses)
     if abs(angle) > np.pi / 4:
-        angle = 0.0  # most lines do not run from left to right: no skew that could be taken out
+        return list(courses)  # most lines do not run from left to right: no skew that could be taken out
     cosine, sine = np.cos(angle), np.sin(angle)
     turn = np.array([[cosine, -sine], [sine, cosine]]) if rotate else np.array([[1.0, -sine / cosine], [0.0, 1.0]])
     return [course @ turn for course in courses]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -26,14 +27,18 @@ BASELINE, BODY, ENDS = range(3)
 """Channels of the maps."""
 
 _WEAKEST = 0.25  # probability of a baseline on its ridge
-_MEAN = 0.6  # mean probability along a line
+_MEAN = 0.7  # mean probability along a line
 _END = 0.6  # probability of an end within a line, where it is parted
 _BODY = 0.5
 _SILENT = 3  # columns that a ridge may be missing
 _STEEPEST = 0.7  # rows for a column that a ridge may rise or fall
 _GAP = 1.5  # of a line's height, between two pieces of a line
+_JUMP = 0.3  # of a line's height, upwards or downwards between two pieces of a line
+_BESIDE = 0.5  # of a line's height: ridges that are nearer to each other belong to one line
+_BRANCH = 0.7  # share of a ridge beside a longer one of its line, from which on it adds nothing
+_OVERLAP = 0.5  # largest share of a ridge beside another one that is its continuation
 _SHORTEST_PART = 2.0  # of the usual height: an end nearer than that to the end of a ridge is its own
-_SHORTEST = 0.5  # length of a line, of the height of this one or of most of the page
+_SHORTEST = 1.0  # length of a line, of the height of this one or of most of the page
 _FEWEST_CELLS = 4  # of a line
 # Where the bodies of two lines touch, shares of the distance between their baselines; strokes of both lie between them.
 _REACH_ABOVE, _REACH_BELOW = 0.8, 0.4
@@ -56,6 +61,10 @@ class _Ridge:
     def end(self) -> int:
         """The last column."""
         return self.start + len(self.ys) - 1
+
+    def at(self, first: int, last: int) -> np.ndarray:
+        """Rows of some of its columns, the last one included."""
+        return self.ys[first - self.start : last - self.start + 1]
 
     @property
     def columns(self) -> np.ndarray:
@@ -94,9 +103,11 @@ def find_lines(maps: np.ndarray, scale: float, width: int, height: int) -> tuple
     gaps = _nearest(maps[..., BODY] < _BODY)
     ridges = _follow(baseline)
     usual = _usual_height(ridges, *_heights(ridges, gaps))
-    ridges = _parted(ridges, maps[..., ENDS], max(_FEWEST_CELLS, round(_SHORTEST_PART * usual)))
+    ridges = _parted(ridges, baseline, maps[..., ENDS], max(_FEWEST_CELLS, round(_SHORTEST_PART * usual)))
     above, below = _heights(ridges, gaps)
-    ridges = _joined(ridges, [_usual(a) + _usual(b) for a, b in zip(above, below, strict=True)], maps[..., ENDS])
+    ridges = _without_forks(ridges, _lines_heights(above, below))
+    above, below = _heights(ridges, gaps)
+    ridges = _joined(ridges, _lines_heights(above, below), maps[..., ENDS])
     above, below = _heights(ridges, gaps)
     # Dots are less high than lines, too: they are measured with the page's lines.
     usual = _usual_height(ridges, above, below)
@@ -150,22 +161,59 @@ def _ridge(points: Sequence[tuple[int, float]]) -> _Ridge:
     return _Ridge(int(x[0]), np.interp(columns, x, y))
 
 
-def _parted(ridges: list[_Ridge], ends: np.ndarray, margin: int) -> list[_Ridge]:
-    """Ridges cut where two lines meet: at ends that are farther than a margin from their own ones."""
+def _parted(ridges: list[_Ridge], baseline: np.ndarray, ends: np.ndarray, margin: int) -> list[_Ridge]:
+    """Ridges cut where two lines meet: at ends that are farther than a margin from their own ones.
+
+    What is left of a ridge beyond an end within the margin is dropped where it is faint.
+    """
     parts = []
     for ridge in ridges:
         marked = np.concatenate([[False], ends[ridge.cells] > _END, [False]])
-        first, behind = np.flatnonzero(np.diff(marked.astype(int))).reshape(-1, 2).T
-        cuts = [
-            (int(a), int(b)) for a, b in zip(first, behind, strict=True) if a > margin and b < len(ridge.ys) - margin
-        ]
-        begin = 0
-        for a, b in cuts:
-            middle = (a + b) // 2
-            parts.append(_Ridge(ridge.start + begin, ridge.ys[begin:middle]))
-            begin = middle
-        parts.append(_Ridge(ridge.start + begin, ridge.ys[begin:]))
-    return [ridge for ridge in parts if len(ridge.ys) >= 2]
+        strength, length = baseline[ridge.cells], len(ridge.ys)
+        begin, end, cuts = 0, length, []
+        for a, b in np.flatnonzero(np.diff(marked.astype(int))).reshape(-1, 2).tolist():
+            if margin < a and b < length - margin:
+                cuts.append((a + b) // 2)
+            elif a <= margin and a and strength[:a].mean() < _MEAN:
+                begin = a
+            elif b >= length - margin and b < length and strength[b:].mean() < _MEAN:
+                end = min(end, b)
+        places = [begin, *cuts, end]
+        parts += [_Ridge(ridge.start + i, ridge.ys[i:j]) for i, j in pairwise(places) if j - i >= 2]
+    return parts
+
+
+def _without_forks(ridges: list[_Ridge], heights: Sequence[float]) -> list[_Ridge]:
+    """One ridge for each line where several run beside each other: raised letters and flourishes make ridges fork.
+
+    A branch beside a longer ridge is dropped. Of two that overlap, one goes on where the other one is nearest.
+    """
+    kept: list[tuple[_Ridge, float]] = []
+    for ridge, height in sorted(zip(ridges, heights, strict=True), key=lambda pair: -len(pair[0].ys)):
+        current, place = ridge, 0
+        while place < len(kept):
+            other, other_height = kept[place]
+            place += 1
+            first, last = max(current.start, other.start), min(current.end, other.end)
+            if first > last:
+                continue
+            distances = np.abs(current.at(first, last) - other.at(first, last))
+            near = _BESIDE * max(height, other_height)
+            share = len(distances) / min(len(current.ys), len(other.ys))
+            if share >= _BRANCH and distances.mean() <= near:
+                current = max(current, other, key=lambda one: len(one.ys))
+            elif share <= _OVERLAP and distances.min() <= near:
+                before, behind = sorted((current, other), key=lambda one: one.start)
+                seam = first + int(distances.argmin())
+                ys = np.concatenate([before.at(before.start, seam - 1), behind.at(seam, behind.end)])
+                current = _Ridge(before.start, ys)
+            else:
+                continue
+            # What has become one may lie beside others now.
+            del kept[place - 1]
+            height, place = max(height, other_height), 0
+        kept.append((current, height))
+    return [ridge for ridge, _ in kept]
 
 
 def _joined(ridges: list[_Ridge], heights: Sequence[float], ends: np.ndarray) -> list[_Ridge]:
@@ -180,7 +228,7 @@ def _joined(ridges: list[_Ridge], heights: Sequence[float], ends: np.ndarray) ->
                 continue
             points = [*zip(before.columns[-8:].tolist(), before.ys[-8:].tolist(), strict=True)]
             jump = abs(_next(points, ridge.start) - ridge.ys[0])
-            if jump <= 1.0 + 0.25 * gap and not _has_end(ends, before, ridge):
+            if jump <= max(1.0 + 0.25 * gap, _JUMP * max(height, height_before)) and not _has_end(ends, before, ridge):
                 best, place = gap, i
         if place < 0:
             joined.append((ridge, height))
@@ -230,13 +278,17 @@ def _nearest(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return up, down
 
 
+def _lines_heights(above: list[np.ndarray], below: list[np.ndarray]) -> list[float]:
+    return [_usual(a) + _usual(b) for a, b in zip(above, below, strict=True)]
+
+
 def _usual(heights: np.ndarray) -> float:
     return float(np.median(heights))
 
 
 def _usual_height(ridges: list[_Ridge], above: list[np.ndarray], below: list[np.ndarray]) -> float:
     """The height of most of the page's text: the median over lines, weighted with their lengths."""
-    heights = np.array([_usual(a) + _usual(b) for a, b in zip(above, below, strict=True)])
+    heights = np.array(_lines_heights(above, below))
     order = np.argsort(heights)
     lengths = np.cumsum([len(ridges[i].ys) for i in order])
     return float(heights[order][np.searchsorted(lengths, lengths[-1] / 2)]) if ridges else 0.0
