@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -362,10 +363,14 @@ def run(args: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    from serving.runner import without_extras
+
     source = server.options.model_config_file or server.options.model_base_path
     logger.info("starting: TensorFlow is loaded first, then the models of %s; ready when this says so", source)
+    gc.set_threshold(50_000)  # imports make many objects that stay: the collector would look at them again and again
     try:
-        server.start()
+        with without_extras():
+            server.start()
     except ServingError:
         if stopping.is_set():
             return 0
