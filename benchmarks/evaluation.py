@@ -98,13 +98,15 @@ def evaluate(inputs: dict[str, Any], folder: str) -> float:
     return read_verdict(evaluation.uri).metrics["cer"]
 
 
-def report(inputs: dict[str, Any], folder: str) -> None:
-    """Runs RunReport once."""
+def report(inputs: dict[str, Any], folder: str, evaluated: str) -> None:
+    """Runs RunReport once, on what `evaluate` has left in `evaluated`."""
+    evaluation = standard_artifacts.ModelEvaluation()
+    evaluation.uri = os.path.join(evaluated, "evaluation")
     made = Report()
     made.uri = folder
     os.makedirs(folder)
     settings = RunSettings().model_dump_json()
-    Executor().Do(inputs, {"report": [made]}, {"config": settings})
+    Executor().Do({**inputs, "evaluation": [evaluation]}, {"report": [made]}, {"config": settings})
 
 
 def measure(work: Callable[[], Any]) -> tuple[float, float, int, Any]:
@@ -158,17 +160,17 @@ def main() -> None:
             "anomalies": artifact(standard_artifacts.ExampleAnomalies, "ExampleValidator", "anomalies"),
             "model": artifact(standard_artifacts.Model, "LanguageModel", "model"),
             "model_run": artifact(standard_artifacts.ModelRun, "Trainer", "model_run"),
-            "evaluation": artifact(standard_artifacts.ModelEvaluation, "Evaluator", "evaluation"),
         }
         inputs["anomalies"][0].split_names = "[]"
         two = {**inputs, "baseline_model": inputs["model"]}
         served = path_utils.serving_model_path(inputs["model"][0].uri)
+        one_folder, two_folder = os.path.join(folder, "1"), os.path.join(folder, "2")
         works: dict[str, Callable[[], Any]] = {
             "plain loop": lambda: read_plainly(examples.uri, served),
-            "Evaluator, one model": lambda: evaluate(inputs, os.path.join(folder, "1")),
-            "Evaluator, two models": lambda: evaluate(two, os.path.join(folder, "2")),
-            "RunReport, one model": lambda: report(inputs, os.path.join(folder, "3")),
-            "RunReport, two models": lambda: report(two, os.path.join(folder, "4")),
+            "Evaluator, one model": lambda: evaluate(inputs, one_folder),
+            "Evaluator, two models": lambda: evaluate(two, two_folder),
+            "RunReport, one model": lambda: report(inputs, os.path.join(folder, "3"), one_folder),
+            "RunReport, two models": lambda: report(two, os.path.join(folder, "4"), two_folder),
         }
         print(f"| {arguments.images} evaluation images | seconds | CPU seconds | memory added | CPU ratio |")
         print("|---|---|---|---|---|")

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import tempfile
 import time
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from components.base_model import packing
 from components.trainer import export
@@ -33,24 +35,33 @@ from components.trainer.settings import ModelConfig
 from components.trainer.transfer import start_from
 from components.transform.settings import TransformConfig
 from serving.runner import LoadedModel, RunnerOptions
-from serving.version_directory import SETTINGS_FILE
+from serving.version_directory import LANGUAGE_MODEL_FILE, SETTINGS_FILE, WARMUP_FILE
 
 
-def export_again(version: str, target: str, images: Sequence[bytes]) -> None:
-    """Exports the weights of a version with today's code.
+def export_again(version: str, target: str) -> None:
+    """Exports the weights of a version with today's code; settings, language model and warm-up images are the same.
 
     Args:
         version: Directory of the version.
         target: Directory of the new one.
-        images: For its warm-up requests.
     """
     content = Path(version, SETTINGS_FILE).read_text("utf-8")
     settings = json.loads(content)
     alphabet, transform = settings["alphabet"], TransformConfig.model_validate(settings["transform"])
     network = build(ModelConfig.model_validate(settings["model"]), len(alphabet) + 1, transform.height or 0)
     start_from(network, alphabet, version)
-    export.save(export.ServedModel(network, alphabet, transform, settings["temperature"]), target, images, "htr")
+    served = export.ServedModel(network, alphabet, transform, settings["temperature"])
+    export.save(served, target, _warmup_images(version), "htr")
     Path(target, SETTINGS_FILE).write_text(content, "utf-8")
+    if Path(version, LANGUAGE_MODEL_FILE).exists():  # earlier releases have none
+        shutil.copyfile(Path(version, LANGUAGE_MODEL_FILE), Path(target, LANGUAGE_MODEL_FILE))
+
+
+def _warmup_images(version: str) -> list[bytes]:
+    """The images of a version's largest warm-up request."""
+    records = tf.data.TFRecordDataset(str(Path(version, WARMUP_FILE))).as_numpy_iterator()
+    requests = [prediction_log_pb2.PredictionLog.FromString(record).predict_log.request for record in records]
+    return max((list(request.inputs["image_bytes"].string_val) for request in requests), key=len)
 
 
 def answers(model: LoadedModel, signature: str, images: Sequence[bytes]) -> dict[str, np.ndarray]:
@@ -144,7 +155,7 @@ def main() -> None:
     images = [path.read_bytes() for path in random.Random(0).sample(files, min(arguments.count, len(files)))]
     with tempfile.TemporaryDirectory() as folder:
         again = os.path.join(folder, "1")
-        export_again(version, again, images[:2])
+        export_again(version, again)
         models = [LoadedModel(path, RunnerOptions()) for path in (version, again)]
         print(f"\n{len(images)} images, CPU ms an image, load of the machine {os.getloadavg()[0]:.1f}\n")
         print("| batch | before   | after    | ratio | faster |\n|-------|----------|----------|-------|-------|")

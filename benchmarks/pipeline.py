@@ -160,7 +160,11 @@ def runs(folders: dict[int, Path], scratch: Path) -> None:
             f"{images:8d}  {run.seconds:12.1f} {fitting:10.1f} {run.seconds - fitting:8.1f} {peak / 1e6:8.0f}"
             f"  {bare['read']:14.1f} {bare['fitting']:10.1f} {bare['peak'] / 1e6:8.0f}", flush=True,
         )  # fmt: skip
-        slow = (f"{step.name} {step.seconds:.1f} s" for step in run.steps if step.seconds >= 1)
+        slow = (
+            f"{step.name} {step.seconds:.1f} s (CPU {step.cpu_seconds or 0:.1f})"
+            for step in run.steps
+            if step.seconds >= 1
+        )
         print(f"          {', '.join(slow)}", flush=True)
 
 

@@ -1,39 +1,64 @@
 """Images per second: training against a plain Keras loop on the same network, the input pipeline, and inference.
 
-All parts run in this process, in turns, several rounds of them; the table has the medians and the ratios within a
-round, which a shared machine disturbs less than rates.
+Inference is the network as what is served has it, against Keras's `predict_on_batch` of the plain loop's network; both
+get the same image tensors. All parts run in this process, in turns, several rounds of them; the table has the medians
+and the ratios within a round, which a shared machine disturbs less than rates, and CPU time less than time. The
+fraction of the peak is that of one core in a large matrix product, and counts what convolutions, LSTMs and classes
+multiply and add: for training three times what inference does.
 
     python -m benchmarks.training --data FOLDER --preset line
 """
 
 import argparse
 import itertools
+import math
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from benchmarks.accuracy import FEATURES, prepare
+from benchmarks.export import peak
 from benchmarks.plain import PlainLoop
 from components.example_gen.settings import DataConfig
+from components.trainer.export import with_constants
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, survey
-from components.trainer.model import build
+from components.trainer.model import Recogniser, build
 from pipeline import config as configuration
 
 
-def rate(step: Callable[[], Any], images: int, steps: int) -> float:
-    """Images per second of wall time over some steps of `images` each."""
-    begin = time.perf_counter()
+class Rate(NamedTuple):
+    """Images per second, and per second of CPU time."""
+
+    wall: float
+    cpu: float
+
+
+def rate(step: Callable[[], Any], images: int, steps: int) -> Rate:
+    """The rate of some steps of `images` each."""
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
-    return images * steps / (time.perf_counter() - begin)
+    done = images * steps
+    return Rate(done / (time.perf_counter() - begin), done / (time.process_time() - begin_cpu))
+
+
+def operations(model: Recogniser, height: int, width: int) -> float:
+    """Floating-point operations of one image in the matrix products of inference, two for each weight and place."""
+    total, rows, columns = 0, height, width
+    for stage in model.stages:
+        rows, columns = -(-rows // stage.stride), -(-columns // stage.stride)
+        total += rows * columns * math.prod(stage.convolution.kernel.shape)
+        rows, columns = rows // stage.pool[0], columns // stage.pool[1]
+    weights = [weight for layer in model.recurrent for weight in layer.weights] + [model.classes.kernel]
+    return 2.0 * (total + columns * sum(math.prod(weight.shape) for weight in weights if len(weight.shape) > 1))
 
 
 def main() -> None:
@@ -64,7 +89,7 @@ def main() -> None:
         plain = PlainLoop(config.model, len(alphabet) + 1, height, fitting.schedule.learning_rate)
         plain_data = batches(source, endless.model_copy(update={"augment": 0.0}), endless_epochs)
         plain_stream = iter(plain_data.map(lambda inputs, labels: (inputs["images"], labels)))
-        infer = tf.function(lambda inputs: fitting.model(inputs, training=False), reduce_retracing=True)
+        served = with_constants(fitting.model, height)
 
         def keras_steps() -> None:
             plain.model.fit(
@@ -75,30 +100,39 @@ def main() -> None:
                 steps_per_epoch=arguments.steps, verbose=0,
             )  # fmt: skip
 
-        parts: dict[str, Callable[[], float]] = {
+        parts: dict[str, Callable[[], Rate]] = {
             "train, one batch repeated": lambda: rate(lambda: fitting._step(one), size, arguments.steps),
             "train, real input pipeline": lambda: rate(lambda: fitting._step(next(stream)), size, arguments.steps),
             "train, plain Keras loop": lambda: rate(keras_steps, size * arguments.steps, 1),
             # Many more steps than are prefetched.
             "input pipeline alone": lambda: rate(lambda: next(feed), size, 20 * arguments.steps),
-            "inference": lambda: rate(lambda: infer(one[0]), size, arguments.steps),
+            "inference": lambda: rate(lambda: served(one[0]["images"], one[0]["widths"]), size, 4 * arguments.steps),
             "inference, plain Keras": lambda: rate(
-                lambda: plain.model.predict_on_batch(one[0]["images"]), size, arguments.steps
+                lambda: plain.model.predict_on_batch(one[0]["images"]), size, 4 * arguments.steps
             ),
         }
         for part in parts.values():
             part()
         rounds = [{name: part() for name, part in parts.items()} for _ in range(arguments.rounds)]
-    print(f"\n{'part':28s} images/s (median of {arguments.rounds})")
+        width, fastest = int(one[0]["images"].shape[2]), peak()
+        needed = operations(fitting.model, height, width)
+    load = os.getloadavg()[0]
+    print(f"\n{height} x {width}, {needed / 1e6:.0f} MFLOP an image, {fastest:.0f} GFLOP/s a core, load {load:.1f}\n")
+    print(f"{'part':28s} images/s   per CPU s   of the peak (medians of {arguments.rounds})")
     for name in parts:
-        print(f"{name:28s} {statistics.median(r[name] for r in rounds):10.1f}")
+        wall, cpu = (statistics.median(getattr(r[name], kind) for r in rounds) for kind in Rate._fields)
+        share = (3 if "train" in name else 1) * needed * cpu / fastest / 1e9
+        print(f"{name:28s} {wall:8.1f}  {cpu:10.1f}  " + ("" if "pipeline alone" in name else f"{share:12.2f}"))
     for above, below in (
         ("train, real input pipeline", "train, one batch repeated"),
         ("train, real input pipeline", "train, plain Keras loop"),
         ("inference", "inference, plain Keras"),
     ):
-        ratio = statistics.median(r[above] / r[below] for r in rounds)
-        print(f"{above} / {below}: {ratio:.2f}")
+        wall, cpu = (
+            statistics.median(getattr(r[above], kind) / getattr(r[below], kind) for r in rounds)
+            for kind in Rate._fields
+        )
+        print(f"{above} / {below}: {wall:.2f}, per CPU s {cpu:.2f}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,24 @@ from serving.version_directory import WARMUP_FILE
 
 _INIT_OP_SIGNATURE = "__saved_model_init_op"
 MAX_WARMUP_RECORDS = 1000
+# What TensorFlow imports only if it is installed, and a session does not need: Keras, and what that imports; what is
+# for Google's TPUs. Together half of the time and a quarter of the memory that TensorFlow's import takes.
+_EXTRAS = ("googleapiclient", "h5py", "keras", "matplotlib", "pandas", "scipy", "sklearn")
+
+
+@contextlib.contextmanager
+def without_extras() -> Iterator[None]:
+    """Imports TensorFlow, within the context, as if what a session can do without were not installed.
+
+    For a process that only transcribes: `from tensorflow.keras import ...` fails in it.
+    """
+    hidden = [name for name in _EXTRAS if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def import_tensorflow() -> Any:

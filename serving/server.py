@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -362,14 +363,20 @@ def run(args: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    from serving.runner import release_memory, without_extras
+
     source = server.options.model_config_file or server.options.model_base_path
     logger.info("starting: TensorFlow is loaded first, then the models of %s; ready when this says so", source)
+    gc.set_threshold(50_000)  # imports make many objects that stay: the collector would look at them again and again
     try:
-        server.start()
+        with without_extras():
+            server.start()
     except ServingError:
         if stopping.is_set():
             return 0
         raise
+    gc.collect()
+    release_memory()  # what imports and loading have left
     rest = f" rest={server.rest_address}" if server.rest_address else ""
     page = f" ui=http://{server.ui_address}" if server.ui_address else ""
     print(f"embedded server ready: grpc={server.address}{rest}{page} (for development)", flush=True)

@@ -16,6 +16,7 @@ from tfx.utils import path_utils, proto_utils
 
 from components.common import storage
 from components.common.versions import kept_base_model
+from components.evaluator import readings
 from components.evaluator.evaluation import NOTE_FILE, switched_off
 from components.evaluator.verdict import Baseline
 
@@ -31,7 +32,9 @@ class EvaluatorExecutor(executor.Executor):
         """Evaluates the candidate, compares it with the baseline if there is one, and notes which that is."""
         given = input_dict.get(_BASELINE, [])
         models = [m for m in given if storage.exists(f"{path_utils.serving_model_path(m.uri)}/saved_model.pb")]
-        super().Do({**input_dict, _BASELINE: models}, output_dict, {**exec_properties, **_PREDICTIONS})
+        evaluation = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
+        with readings.keeping_in(os.path.join(evaluation, readings.READINGS_FOLDER)):
+            super().Do({**input_dict, _BASELINE: models}, output_dict, {**exec_properties, **_PREDICTIONS})
         config = config_pb2.EvalConfig()
         proto_utils.json_to_proto(exec_properties[standard_component_specs.EVAL_CONFIG_KEY], config)
         found = Baseline.noted_in(given[0].uri) if given else None
@@ -40,7 +43,6 @@ class EvaluatorExecutor(executor.Executor):
         if unchanged:
             _withdraw_blessing(artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY]))
         note = {"compared_with": found and asdict(found), "off": switched_off(config), "unchanged": unchanged}
-        evaluation = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
         with fileio.open(os.path.join(evaluation, NOTE_FILE), "w") as file:
             file.write(json.dumps(note, ensure_ascii=False))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -75,3 +75,9 @@ class ExportedModel:
     def decoder(self, best_path: bool = False) -> Decoder:
         """What makes texts of log-probabilities: as clients do by default, or best path."""
         return BestPath() if best_path else self._decoder
+
+
+@lru_cache(maxsize=2)
+def loaded(directory: str) -> ExportedModel:
+    """A model that steps of one run share: loading takes a second. What lies in `directory` must not change."""
+    return ExportedModel(directory)

@@ -1,4 +1,4 @@
-"""Reads what the report is about: the examples of all splits, and what models make of the evaluation split.
+"""Reads what the report is about: the examples of all splits, and what models read in the evaluation split.
 
 Examples are streamed; of the images only those that are shown stay in memory.
 """
@@ -6,13 +6,14 @@ Examples are streamed; of the images only those that are shown stay in memory.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from components.evaluator.decoders import BEST_PATH, DEFAULT
+from components.evaluator.readings import BASELINE, CANDIDATE
 from components.example_gen.examples import records
 from components.example_gen.measures import NUMBERS
 from components.example_gen.splits import SPLITS
@@ -51,36 +52,31 @@ def read_splits(examples_uri: str) -> tuple[dict[str, Split], str]:
     return splits, hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
-def predict(
-    examples_uri: str, model: ExportedModel, baseline: ExportedModel | None, best_path: bool = False
+def predictions(
+    examples_uri: str, readings: dict[str, dict[str, Any]], compared: bool, best_path: bool = False
 ) -> pd.DataFrame:
-    """Lets models read the evaluation split once.
+    """Puts the images of the evaluation split and what models read in them together.
 
     Args:
         examples_uri: of the Examples artifact.
-        model: the candidate.
-        baseline: the model to compare with, if there is one.
+        readings: what Evaluator has kept, see `components.evaluator.readings`.
+        compared: whether there is a model to compare with.
         best_path: whether the predictions are those of the best path, instead of those that clients get by default.
 
     Returns:
         A table of predictions, see `components.report.analysis`.
     """
     rows: list[dict[str, Any]] = []
-    stream = records(examples_uri, "eval")
-    while batch := list(itertools.islice(stream, model.batch_size)):
-        images = [record.pop("image") for record in batch]
-        outputs = model.log_probs(images)
-        read = model.decoder(best_path).decode(*outputs, model.alphabet)
-        plain = model.decoder(best_path=True).decode(*outputs, model.alphabet)
-        before = [""] * len(batch)
-        if baseline:
-            decoded = baseline.decoder(best_path).decode(*baseline.log_probs(images), baseline.alphabet)
-            before = [result.text for result in decoded]
-        for record, result, straight, text in zip(batch, read, plain, before, strict=True):
-            predicted = {"prediction": result.text, "confidence": result.confidence, "best_path": straight.text}
-            rows.append({**record, **predicted, "baseline": text})
+    decoder = BEST_PATH if best_path else DEFAULT
+    for record in records(examples_uri, "eval"):
+        del record["image"]
+        read = readings[record["id"]]
+        text, confidence = read[CANDIDATE][decoder]
+        before = read[BASELINE][decoder][0] if compared else ""
+        predicted = {"prediction": text, "confidence": confidence, "best_path": read[CANDIDATE][BEST_PATH][0]}
+        rows.append({**record, **predicted, "baseline": before})
     columns = [*analysis.TEXT_COLUMNS, *analysis.NUMBER_COLUMNS]
-    return analysis.count_edits(pd.DataFrame(rows, columns=columns), compared=baseline is not None)
+    return analysis.count_edits(pd.DataFrame(rows, columns=columns), compared)
 
 
 def look_closely(

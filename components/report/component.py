@@ -22,15 +22,16 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import path_utils
 
 from components.common.artifacts import Report, write_text
+from components.evaluator import readings
 from components.evaluator.evaluation import read_verdict
 from components.example_gen.component import REJECTS_FILE, Quarantine, read_counts
 from components.example_validator.component import read_anomalies
-from components.recogniser.model import ExportedModel
+from components.recogniser.model import loaded
 from components.report import analysis, card, collect, contents, report
 from components.report.material import Material
 from components.report.settings import RunSettings
 from components.trainer.training import HISTORY_FILE, UNALIGNABLE_FILE
-from serving.version_directory import CARD_FILE, METRICS_FILE
+from serving.version_directory import CARD_FILE, METRICS_FILE, SETTINGS_FILE
 
 AUGMENTED_FILE = "augmented.png"
 
@@ -52,7 +53,7 @@ class RunReportSpec(component_spec.ComponentSpec):
 
 
 class Executor(base_executor.BaseExecutor):
-    """Reads the artifacts of the run, lets the models read the evaluation split, writes the report."""
+    """Reads the artifacts of the run, lets the model look at some images again, writes the report."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
         """Writes the files of the report."""
@@ -62,10 +63,11 @@ class Executor(base_executor.BaseExecutor):
 
         config = RunSettings.model_validate_json(exec_properties["config"])
         examples = uri("examples")
-        model = ExportedModel(path_utils.serving_model_path(uri("model")))
-        baseline = _baseline(input_dict.get("baseline_model") or [])
+        model = loaded(path_utils.serving_model_path(uri("model")))
+        baseline = _settings(input_dict.get("baseline_model") or [])
         best_path = config.gate.decoder == "best_path"
-        predictions = collect.predict(examples, model, baseline, best_path)
+        read = readings.read(os.path.join(uri("evaluation"), readings.READINGS_FOLDER))
+        predictions = collect.predictions(examples, read, baseline is not None, best_path)
         shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
         splits, digest = collect.read_splits(examples)
         material = Material(
@@ -86,7 +88,7 @@ class Executor(base_executor.BaseExecutor):
             anomalies=read_anomalies(artifact_utils.get_single_instance(input_dict["anomalies"])),
             augmented=_read(os.path.join(uri("model_run"), AUGMENTED_FILE)),
             unalignable=len(json.loads(_read(os.path.join(uri("model_run"), UNALIGNABLE_FILE)) or "[]")),
-            baseline=baseline.settings if baseline else None,
+            baseline=baseline,
             run_id=(self._context.pipeline_run_id if self._context else None) or "",
         )
         built = contents.build(material)
@@ -102,10 +104,11 @@ class Executor(base_executor.BaseExecutor):
             write_text(os.path.join(folder, name), text)
 
 
-def _baseline(found: list[Any]) -> ExportedModel | None:
-    """The model to compare with, if there is one: a step that found none leaves its artifact empty."""
+def _settings(found: list[Any]) -> dict[str, Any] | None:
+    """Settings of the model to compare with, if there is one: a step that found none leaves its artifact empty."""
     paths = [path_utils.serving_model_path(artifact.uri) for artifact in found]
-    return next((ExportedModel(path) for path in paths if fileio.exists(os.path.join(path, "saved_model.pb"))), None)
+    settings = [_read(os.path.join(path, SETTINGS_FILE)) for path in paths]
+    return next((json.loads(content) for content in settings if content), None)
 
 
 def _read(path: str) -> bytes | None:

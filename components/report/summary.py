@@ -25,7 +25,7 @@ from serving.version_directory import METRICS_FILE
 
 METADATA_FILE = "metadata.db"
 PIPELINE_FOLDER = "pipeline"
-PEAK_PROPERTY = "peak_bytes"
+PEAK_PROPERTY, CPU_PROPERTY = "peak_bytes", "cpu_seconds"
 _COUNTS_FILE = "counts.json"  # of Quarantine and of Transcriptions
 _NO_COUNTS: dict[str, Any] = {"accepted": {}, "rejected": {}, "notes": []}
 
@@ -47,12 +47,14 @@ class Step:
         state: "COMPLETE", "CACHED", "FAILED", ...
         seconds: between its registration and its end.
         peak_bytes: peak memory of the process while it ran; None where it was not measured.
+        cpu_seconds: CPU time of the process and of those that it started; None where it was not measured.
     """
 
     name: str
     state: str
     seconds: float
     peak_bytes: int | None = None
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,8 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
         seconds = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
         measured = execution.custom_properties
         peak = measured[PEAK_PROPERTY].int_value if PEAK_PROPERTY in measured else None
-        steps.append(Step(component, state, seconds, peak))
+        cpu = measured[CPU_PROPERTY].double_value if CPU_PROPERTY in measured else None
+        steps.append(Step(component, state, seconds, peak, cpu))
         outputs.update(outputs_of(store, execution.id))
     pushed, quarantine = outputs.get("pushed_model"), outputs.get("quarantine")
     properties = pushed.custom_properties if pushed else {}

@@ -89,9 +89,12 @@ class ServedModel(tf.Module):
         characters = tf.constant(list(alphabet))
         feature_spec = {"image": tf.io.FixedLenFeature([1], tf.string)}
 
-        network = _with_constants(model, config.height)
+        network = with_constants(model, config.height)
         certain_blank = tf.constant([[[_NEVER] * len(alphabet) + [0.0]]])
 
+        encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
+
+        @tf.function(input_signature=[encoded])  # traced once, for all signatures
         def recognise(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             images, widths = image_batch(image_bytes, config)
             frames, logits = network(images, widths)
@@ -109,8 +112,6 @@ class ServedModel(tf.Module):
             return {"text": text, "confidence": confidence}
 
         self.language_model: Any = None  # the file that holds it, see `save`
-
-        encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
 
         @tf.function(input_signature=[encoded])
         def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -146,11 +147,19 @@ class ServedModel(tf.Module):
         }
 
 
-def _with_constants(model: Recogniser, height: int | None) -> Any:
-    """The network as a function of images and widths with its weights as constants.
+def with_constants(model: Recogniser, height: int | None) -> Any:
+    """The network as what is served has it: a function of images and widths with its weights as constants.
 
     TensorFlow computes once, when it loads the graph, what depends on constants only: folded normalisation, weights in
     the order that its convolutions want. All signatures share the function, and so the constants.
+
+    Args:
+        model: trained network.
+        height: rows of the image tensor.
+
+    Returns:
+        The function, from images float32 [N, H, W, 1] and widths int32 [N] to frames int32 [N] and logits float32
+        [N, T, C].
     """
 
     @tf.function(input_signature=[tf.TensorSpec([None, height, None, 1]), tf.TensorSpec([None], tf.int32)])

@@ -35,6 +35,8 @@ SHEET_FILE = "augmented.png"
 UNALIGNABLE_FILE = "unalignable.json"
 
 
+# Nothing that is traced here depends on AutoGraph, which would take a quarter of the time of tracing.
+@tf.autograph.experimental.do_not_convert
 def run_fn(fn_args: Any) -> None:
     """Called by TFX Trainer, on every worker if TF_CONFIG names several; the first one writes.
 
@@ -101,12 +103,14 @@ def run_fn(fn_args: Any) -> None:
         "best_validation_cer": fitting.best_cer, "training": dataclasses.asdict(fitting.outcome(device)),
     }  # fmt: skip
     with announced("Exporting the model"):
-        # What is served is float32, on one device, whatever it was trained on.
-        weights = [variable.numpy() for variable in model.variables]
-        keras.mixed_precision.set_global_policy("float32")
-        final = build(model_config, classes, height)
-        for variable, value in zip(final.variables, weights, strict=True):
-            variable.assign(value)
+        final = model
+        if replicas or keras.mixed_precision.dtype_policy().compute_dtype != "float32":
+            # What is served is float32, on one device, whatever it was trained on.
+            weights = [variable.numpy() for variable in model.variables]
+            keras.mixed_precision.set_global_policy("float32")
+            final = build(model_config, classes, height)
+            for variable, value in zip(final.variables, weights, strict=True):
+                variable.assign(value)
         settings["temperature"] = fit_temperature(final, validation, alphabet)
         served = export.ServedModel(final, alphabet, transform, settings["temperature"])
         images = _images_for_warmup(validation)

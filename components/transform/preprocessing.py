@@ -9,6 +9,7 @@ quick to decode, and of each image's own width, so that padding is decided when 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from typing import Any
@@ -29,6 +30,7 @@ ALPHABET_ASSET = "alphabet.json"
 _COLUMNS_PER_STEP = {"word": 16, "line": 32}
 
 
+@tf.autograph.experimental.do_not_convert
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
     """The function that TFX Transform runs.
 
@@ -40,13 +42,21 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
         `image_png` string [N] (see `resize_images`); `labels` int64 [N, None] sparse, class ids of the label's
         characters; `text`, `id`, `writer`, `source` string [N].
     """
-    config = TransformConfig.model_validate_json(custom_config["transform"])
-    outputs: dict[str, Any] = {"image_png": resize_images(tf.reshape(inputs["image"], [-1]), config)}
+    resize = _resizing(custom_config["transform"])
+    outputs: dict[str, Any] = {"image_png": resize(tf.reshape(inputs["image"], [-1]))}
     outputs.update({name: tf.reshape(inputs[name], [-1]) for name in ("text", "id", "writer", "source")})
     codes = tf.strings.unicode_decode(outputs["text"], "UTF-8")
     alphabet = _alphabet(codes.flat_values, custom_config.get("alphabet"))
     outputs["labels"] = class_ids(codes, alphabet).to_sparse()
     return outputs
+
+
+@functools.cache
+def _resizing(config: str) -> Any:
+    """`resize_images` with a section `transform` as JSON, traced once: Transform calls `preprocessing_fn` ten times."""
+    transform = TransformConfig.model_validate_json(config)
+    signature = [tf.TensorSpec([None], tf.string)]
+    return tf.function(lambda encoded: resize_images(encoded, transform), signature).get_concrete_function()
 
 
 def class_ids(codes: tf.RaggedTensor, alphabet: tf.Tensor) -> tf.RaggedTensor:

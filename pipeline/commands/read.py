@@ -47,7 +47,6 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
     from components.common import storage
     from components.common.console import announced, quiet
     from htr_client.cli import LINE_FORMATS
-    from pipeline.imports import without_extras
     from pipeline.reading import base_line_finder
 
     config = read_config(arguments)
@@ -63,6 +62,7 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
     if pushed and not arguments.line_finder:
         print(f"note: The line finder is {pushed}", file=sys.stderr, flush=True)
     from serving.local import LocalClient
+    from serving.runner import without_extras
 
     client = LocalClient(model.path, model.name, decoder=decoder, batch_size=arguments.batch_size, line_finder=finder)
     # Of files that are not there, the client tells without a model.

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils, proto_utils
 
-from components.evaluator import gate
+from components.evaluator import gate, readings
 from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.evaluation import read_verdict
 from components.evaluator.settings import GateConfig
@@ -83,7 +83,7 @@ def place(tmp_path_factory):
             reads = [wrong(2 * (number % 2)), wrong(1 - (number % 4 > 0)), wrong(3), "??" + LABEL[2:]]
             features = {
                 "text": LABEL, "writer": f"w{number % 2}", "length_band": "<=12", "source": "data",
-                "image": "\n".join(reads),
+                "image": "\n".join(reads), "id": f"{number}.png",
             }  # fmt: skip
             example = tf.train.Example()
             for name, text in features.items():
@@ -197,7 +197,12 @@ def test_the_gate_evaluates_what_clients_get_or_best_path(verdict, decoder, cer,
     assert [made.baseline[name] for name in ("cer", "cer_default", "cer_best_path")] == [pytest.approx(0.025)] * 3
 
 
-def test_a_baseline_is_read_with_its_own_language_model(verdict):
+def test_a_baseline_is_read_with_its_own_language_model(verdict, tmp_path):
     made = verdict("doubtful", max_cer=None, max_cer_increase=0.0)
     assert (made.baseline["cer"], made.baseline["cer_best_path"]) == pytest.approx((0.0, 0.2))
     assert failures(made) == [("cer", "all", "change")]
+    kept = readings.read(str(tmp_path / "evaluation" / readings.READINGS_FOLDER))  # for the report
+    assert kept.keys() == {f"{number}.png" for number in range(SAMPLES)}
+    read = {name: [row[0] for row in kept["1.png"][name].values()] for name in ("candidate", "baseline")}
+    assert read == {"candidate": [wrong(2)] * 2, "baseline": [LABEL, wrong(2)]}
+    assert 0 < kept["1.png"]["candidate"]["best_path"][1] <= 1

@@ -294,7 +294,7 @@ def test_all_figures_are_the_evaluators_to_the_last_digit(workspace):
         assert printed[name] == judged.metrics[name]
     card = workspace / "serving_model" / "htr" / f"{printed['version']}.metrics.json"
     assert json.loads(card.read_text()) == run.metrics
-    # The report's own reading of the images, which all its slices and curves rest on.
+    # What the report counts itself in the texts that Evaluator kept; all its slices and curves rest on it.
     table = analysis.read_csv(os.path.join(run.report_folder, "predictions.csv"))
     for unit, name in (("character", "cer"), ("word", "wer")):
         counts = count_errors(table["text"], table["prediction"], unit)

@@ -150,7 +150,7 @@ def test_a_process_of_its_own_needs_no_tfx(images, base_models, tmp_path):
         f"code = cli.main(['read', {str(images / 'cab.png')!r}, '--workspace', {str(tmp_path)!r}])\n"
         "loaded = [m for m in ('tfx', 'apache_beam', 'tensorflow_transform') if m in sys.modules]\n"
         "assert not loaded, loaded\n"
-        "import matplotlib, sklearn\n"  # what TensorFlow was imported without is there for others
+        "import keras, matplotlib, pandas, sklearn\n"  # what TensorFlow was imported without is there for others
         "sys.exit(code)\n"
     )
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
