@@ -9,6 +9,7 @@ the first way with the share of draws in which it was better and worse.
 """
 
 import argparse
+import functools
 import os
 import random
 import tempfile
@@ -22,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.accuracy import FEATURES, read, write
-from components.common.metrics import ErrorCounts, edits_and_length
+from components.common.metrics import edits_and_length
 from components.example_gen.settings import DataConfig
 from components.trainer import base
 from components.trainer.fitting import Fitting
@@ -58,10 +59,7 @@ class Watched(Fitting):
         found = {writer: self.read(source) for writer, source in self.watch.writers.items()}
         self.watch.errors.append(found)
         self.watch.weights.append(self.weights.current())
-        every = np.concatenate(list(found.values()))
-        counts = ErrorCounts()
-        counts.pairs.update(map(tuple, every.tolist()))
-        return Validation(counts, len(every), 0, 0, "")
+        return validation_of(found, sorted(found))
 
     def read(self, source: Source) -> np.ndarray:
         """Edits and reference length of each image, int [N, 2], with the weights that the network has now."""
@@ -95,6 +93,12 @@ def trained(config: Config, files: dict[str, list[str]], alphabet: Sequence[str]
     return fitting
 
 
+def validation_of(errors: Errors, writers: Sequence[str]) -> Validation:
+    """Validation on all images by some writers."""
+    rows = np.concatenate([errors[writer] for writer in writers]).tolist()
+    return Validation([(edits, length) for edits, length in rows], 0, 0, "")
+
+
 def rate(errors: Errors, writers: Sequence[str]) -> float:
     """CER of all images by some writers."""
     edits, length = np.concatenate([errors[writer] for writer in writers]).sum(axis=0)
@@ -126,6 +130,18 @@ def compare(fitting: Watched, validation_writers: int, seed: int) -> dict[str, l
         epoch: fitting.read_with_mean_of(range(max(0, epoch - 1), min(last, epoch + 1) + 1))
         for epoch in range(last // 2, last + 1)
     }
+
+    @functools.cache
+    def kept(*few: str) -> int:
+        validations = [validation_of(errors, few) for errors in epochs]
+        lowest = found = 0
+        for epoch, validation in enumerate(validations):
+            if validation.rate < validations[lowest].rate:
+                lowest = found = epoch
+            elif not validation.is_clearly_worse(validations[lowest].images):
+                found = epoch
+        return found
+
     draw, writers = random.Random(seed), sorted(fitting.watch.writers)
     found: dict[str, list[float]] = {}
     for _ in range(DRAWS):
@@ -139,6 +155,7 @@ def compare(fitting: Watched, validation_writers: int, seed: int) -> dict[str, l
         best_of_more = min(range(len(epochs)), key=lambda e: halves[e][0] / halves[e][1])
         results: dict[str, Any] = {
             f"best epoch by {validation_writers} writers": epochs[best],
+            f"last epoch not clearly worse by {validation_writers} writers": epochs[kept(*sorted(few))],
             f"best epoch by {2 * validation_writers} writers, half of their images": epochs[best_of_more],
             **{f"mean of the last {n} epochs" if n > 1 else "last epoch": errors for n, errors in tails.items()},
         }

@@ -52,16 +52,19 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 class Fitting:
     """A training: what it has done so far, and how to go on.
 
-    The base of a warm start is validated before the first optimiser step, and its weights count among the best: a
-    training that only damages ends where it began.
+    It keeps the weights of the last epoch that reads the validation images not clearly worse than the epoch with the
+    lowest CER (`outcome.Validation.is_clearly_worse`): the validation split is a few writers, and later weights read
+    others better (docs/accuracy.md). The base of a warm start is validated before the first optimiser step, and is kept
+    unless an epoch has a lower CER: a training that only damages ends where it began.
 
     Attributes:
-        model: The network; after `run` it has the averaged weights of the best epoch.
+        model: The network; after `run` it has the averaged weights of the epoch that was kept.
         weights: Its weights, and their moving averages.
         schedule: Epochs, patience and learning rate, with what the configuration leaves open filled in.
         history: Entries of all epochs; `outcome.Outcome` lists what they hold.
-        best_cer: Lowest validation CER.
-        best_epoch: Epoch that has it, 0 for the base of a warm start.
+        best_epoch: Epoch whose weights are kept, 0 for the base of a warm start.
+        best_cer: Its validation CER.
+        lowest_cer: Lowest validation CER of all epochs.
     """
 
     def __init__(
@@ -104,7 +107,8 @@ class Fitting:
         span = max(train.average_epochs * self.steps, 1.0)
         self.weights = AveragedWeights(model, span, 9.0 * span if train.is_warm else 0.0)
         self.history: list[dict[str, Any]] = []
-        self.best_cer, self.best_epoch = float("inf"), 0
+        self.best_cer, self.lowest_cer, self.best_epoch = float("inf"), float("inf"), 0
+        self._lowest: Sequence[tuple[int, int]] = []
         self._best_collapse: str | None = None
         self.best_weights = self.weights.current()
         self.done = 0
@@ -116,7 +120,7 @@ class Fitting:
         self._infer = tf.function(self._log_probs, reduce_retracing=True)
 
     def run(self, log_dir: str | None = None) -> None:
-        """Trains to the last epoch, or until nothing has improved for as many epochs as patience lasts.
+        """Trains to the last epoch, or until validation has been clearly worse for as many epochs as patience lasts.
 
         Args:
             log_dir: Directory for TensorBoard.
@@ -232,7 +236,9 @@ class Fitting:
         with self.weights.applied():
             found = self._validated(self.done // self.steps, loss, progress.seconds)
         progress.epoch(
-            self.done, f"loss {loss:7.3f}  validation CER {found.rate:.4f}  (best {self.best_cer:.4f})", self._is_over()
+            self.done,
+            f"loss {loss:7.3f}  validation CER {found.rate:.4f}  (best {self.lowest_cer:.4f})",
+            self._is_over(),
         )
         if self.train.is_warm and is_chief():
             self._tell_collapse(found)
@@ -240,9 +246,11 @@ class Fitting:
     def _validated(self, epoch: int, loss: float | None, seconds: float) -> Validation:
         """Validates the current weights and notes them in history, and among the best where they are."""
         found = self.validate()
-        if found.rate < self.best_cer:
+        if self._is_kept(found):
             self.best_cer, self.best_epoch, self.best_weights = found.rate, epoch, self.weights.current()
             self._best_collapse = found.collapse
+        if found.rate < self.lowest_cer:
+            self.lowest_cer, self._lowest = found.rate, found.images
         self.history.append({
             "epoch": epoch, "loss": loss, "validation_cer": found.rate, "empty": found.empty,
             "learning_rate": float(self.optimizer.learning_rate), "seconds": seconds,
@@ -251,6 +259,14 @@ class Fitting:
             if self.history[-1][name] is not None:
                 tf.summary.scalar(name, self.history[-1][name], step=epoch)
         return found
+
+    def _is_kept(self, found: Validation) -> bool:
+        """Whether these weights replace those that are kept."""
+        if not self.history or found.rate < self.lowest_cer:
+            return True
+        if found.collapse or (self.train.is_warm and found.rate >= self.history[0]["validation_cer"]):
+            return False
+        return not found.is_clearly_worse(self._lowest)
 
     def _tell_collapse(self, found: Validation) -> None:
         """Says once that a warm start has collapsed; from nothing, CTC reads nothing at first, which is no news."""
@@ -262,7 +278,7 @@ class Fitting:
         """Says why training ended before its time, what a warm start has brought, and what to do about a collapse."""
         if self._patience_is_over() and self.done < self.total:
             console().print(
-                f"  no better validation CER for {counted(self.schedule.patience, 'epoch')}: training stops here"
+                f"  a clearly worse validation CER for {counted(self.schedule.patience, 'epoch')}: training stops here"
             )
         rate = self.schedule.learning_rate
         if self.train.is_warm and self.best_epoch == 0:
@@ -317,7 +333,8 @@ class Fitting:
         arrays.update({f"best/{i}": value for i, value in enumerate(self.best_weights)})
         progress = {
             "done": self.done, "history": self.history, "best_cer": self.best_cer, "best_epoch": self.best_epoch,
-            "best_collapse": self._best_collapse, "losses": [float(loss) for loss in self._losses], "seconds": seconds,
+            "lowest_cer": self.lowest_cer, "lowest": self._lowest, "best_collapse": self._best_collapse,
+            "losses": [float(loss) for loss in self._losses], "seconds": seconds,
         }  # fmt: skip
         checkpoint.save(self.checkpoint, arrays, progress)
 
@@ -330,5 +347,6 @@ class Fitting:
         self.best_weights = [arrays[f"best/{i}"] for i in range(len(self.best_weights))]
         self.done, self.history, self._losses = progress["done"], progress["history"], progress["losses"]
         self.best_cer, self.best_epoch = progress["best_cer"], progress["best_epoch"]
+        self.lowest_cer, self._lowest = progress["lowest_cer"], progress["lowest"]
         self._best_collapse, self._seconds_before = progress["best_collapse"], progress["seconds"]
         return True

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.metrics import ErrorCounts, count_errors
+from components.common.metrics import ErrorCounts, PairedErrors, edits_and_length
 
 # Share of validation images that come out empty, or all alike, from which on a network counts as collapsed.
 _COLLAPSED = 0.95
+_LEVEL = 0.95  # of the interval of the difference between two validations
 # CTC networks of this size read nothing before about so many optimiser steps.
 _STEPS_TO_READ = 2000
 
@@ -20,15 +21,13 @@ class Validation:
     """How a network reads the validation split.
 
     Attributes:
-        errors: Edits and lengths of all images.
-        images: Number of images.
+        images: Edits and length of the label, of each image.
         empty: Images in which the network reads nothing.
         alike: Images that come out as `commonest`.
         commonest: The most frequent text.
     """
 
-    errors: ErrorCounts
-    images: int
+    images: Sequence[tuple[int, int]]
     empty: int
     alike: int
     commonest: str
@@ -36,16 +35,28 @@ class Validation:
     @property
     def rate(self) -> float:
         """CER."""
-        return self.errors.rate
+        return ErrorCounts(Counter(self.images)).rate
+
+    def is_clearly_worse(self, best: Sequence[tuple[int, int]]) -> bool:
+        """Whether these images are read worse than in another validation, by more than the luck of which they are.
+
+        Args:
+            best: `images` of the other validation.
+        """
+        errors = PairedErrors()
+        for (before, length), (after, _) in zip(best, self.images, strict=True):
+            errors.add(before, after, length)
+        return errors.interval(_LEVEL)[0] > 0
 
     @property
     def collapse(self) -> str | None:
         """A sentence where the network has collapsed: it reads nothing, or the same text everywhere."""
-        if self.images and self.empty >= _COLLAPSED * self.images:
-            return f"the network reads nothing: {self.empty} of {self.images} validation images come out empty"
-        if self.images > 1 and self.alike >= _COLLAPSED * self.images and self.rate > 0.5:
+        images = len(self.images)
+        if images and self.empty >= _COLLAPSED * images:
+            return f"the network reads nothing: {self.empty} of {images} validation images come out empty"
+        if images > 1 and self.alike >= _COLLAPSED * images and self.rate > 0.5:
             return (
-                f"the network reads the same everywhere: {self.alike} of {self.images} validation images come out as "
+                f"the network reads the same everywhere: {self.alike} of {images} validation images come out as "
                 f"{self.commonest!r}"
             )
         return None
@@ -63,7 +74,8 @@ def compare(references: Sequence[str], predictions: Sequence[str]) -> Validation
     """
     texts = Counter(predictions)
     commonest, alike = texts.most_common(1)[0] if texts else ("", 0)
-    return Validation(count_errors(references, predictions), len(predictions), texts[""], alike, commonest)
+    images = [edits_and_length(*pair, "character") for pair in zip(references, predictions, strict=True)]
+    return Validation(images, texts[""], alike, commonest)
 
 
 @dataclass(frozen=True)
@@ -80,10 +92,11 @@ class Outcome:
         epochs: Epochs that were planned.
         epochs_done: Epochs that were finished.
         steps: Optimiser steps that were done.
-        best_epoch: Epoch whose weights were kept; 0 for those of the base.
+        best_epoch: Epoch whose weights were kept, see `fitting.Fitting`; 0 for those of the base.
         best_validation_cer: Its CER on the validation split.
         base_validation_cer: CER of the base of a warm start before the first step; None from nothing.
-        ended: "epochs" after the last one, "patience" where nothing improved any more, "loss" where it was not finite.
+        ended: "epochs" after the last one, "patience" where validation was clearly worse for long, "loss" where it was
+            not finite.
         still_falling: Whether the validation CER still fell when the training ended: more epochs would help.
         collapse: Sentence that says so where the kept weights read nothing, or the same text everywhere.
         device: What the training ran on.

@@ -16,7 +16,7 @@ _FEWEST_STEPS = _STEPS // 2
 _WARM_STEPS = _STEPS // 2
 _FEWEST_WARM_STEPS = _STEPS // 5
 _EPOCHS = (3, 300)
-# Epochs without a better validation CER before training stops, as a share of all.
+# Epochs with a clearly worse validation CER before training stops, as a share of all.
 _PATIENCE = 0.4
 
 RATE = 2e-3
@@ -30,7 +30,7 @@ class Schedule:
 
     Attributes:
         epochs: Passes over the training images, at most.
-        patience: Epochs without a better validation CER before training stops.
+        patience: Epochs with a clearly worse validation CER before training stops.
         learning_rate: Peak of the learning rate.
     """
 

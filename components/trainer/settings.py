@@ -45,7 +45,7 @@ class TrainConfig(Section):
         ["affine", "elastic", "stroke", "contrast", "noise", "cutout"], description="which kinds"
     )
     patience: int | None = Field(
-        None, ge=1, description="epochs without a better validation CER before training stops; 40 % of all if unset"
+        None, ge=1, description="epochs with a clearly worse validation CER before training stops; 40 % of all if unset"
     )
     shuffle_buffer: int = Field(4096, ge=1, description="images held in memory for shuffling")
     warm_start: str | None = Field(

@@ -24,6 +24,7 @@ from components.trainer import accelerators, checkpoint, training, transfer, tun
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, divisible, plain_batches, survey
 from components.trainer.model import build
+from components.trainer.outcome import compare
 from components.trainer.settings import TuneConfig
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
@@ -75,6 +76,32 @@ def test_a_seed_gives_one_curve_and_another_seed_another(toy):
     np.testing.assert_allclose(losses(first.history), losses(again.history), rtol=1e-4)
     other = fit(source_of(toy), train.model_copy(update={"seed": 2}))
     assert abs(other.history[0]["loss"] - first.history[0]["loss"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kept", "done"),
+    [
+        ([40, 20, 24, 22, 45, 44], 4, 6),  # of 100 images by epoch: 24 and 22 are no worse than 20, 45 is
+        ([40, 20, 45, 45, 45, 45], 2, 5),  # three epochs without weights to keep: patience is over
+        ([40, 40, 40, 40, 40, 40], 6, 6),
+    ],
+)
+def test_the_last_epoch_that_is_not_clearly_worse_is_kept(toy, wrong, kept, done):
+    class Told(Fitting):
+        def validate(self):
+            marked.append(self.weights.current()[0])
+            edits = wrong[len(marked) - 1]
+            return compare(["abcd"] * 100, [f"{number}" for number in range(edits)] + ["abcd"] * (100 - edits))
+
+    marked = []
+    source = source_of(toy)
+    train = TRAIN.model_copy(update={"epochs": 6, "patience": 3, "batch_size": source.samples, "average_epochs": 0.0})
+    fitting = Told(build(SMALL, 4, 32), source, source, ["a", "b", "c"], train)
+    fitting.run()
+    assert (fitting.best_epoch, len(fitting.history)) == (kept, done)
+    assert fitting.best_cer == fitting.history[kept - 1]["validation_cer"]
+    assert fitting.lowest_cer == min(entry["validation_cer"] for entry in fitting.history)
+    np.testing.assert_array_equal(fitting.weights.current()[0], marked[kept - 1])
 
 
 def test_batches_go_on_where_an_interrupted_training_stopped(lines):
