@@ -382,7 +382,7 @@ def test_full_and_read_only_disks(walled_forge, data, whole, small_disk, tmp_pat
     pushed = whole / "serving_model" / "htr"
     places = {
         "Trainer": (whole / "pipeline" / "checkpoints", "16k"),
-        "Pusher": (pushed, "300k"),
+        "Pusher": (pushed, "128k"),
     }
     for folder, size in places.values():
         walled_forge.ask(mount=["-t", "tmpfs", "-o", f"size={size}", "none", str(folder)])
