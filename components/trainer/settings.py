@@ -33,7 +33,8 @@ class TrainConfig(Section):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="peak, which decays along a cosine to a hundredth; 0.002 if unset, 0.0005 after a warm start",
+        description="peak, which decays along a cosine to a hundredth; 0.002 if unset, and after a warm start 0.0005 "
+        "for 300 images to 0.002 for 5,000",
     )
     warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW; biases and normalisation are left out")

@@ -43,11 +43,11 @@ def test_an_explicit_number_wins(images):
     assert schedule_for(told, images) == Schedule(epochs=9, patience=2, learning_rate=0.03)
 
 
-def test_patience_is_relative_and_a_warm_start_learns_slower():
+def test_patience_is_relative_and_a_warm_start_of_few_images_learns_slower():
     assert schedule_for(OPEN, 5000) == Schedule(epochs=30, patience=12, learning_rate=2e-3)
     assert schedule_for(TrainConfig(epochs=4), 5000).patience == 5
-    warm = schedule_for(WARM, 5000)
-    assert warm.learning_rate < 1e-3
+    rates = [schedule_for(WARM, images).learning_rate for images in (10, 300, 1000, 4165, 5000, 330_000)]
+    assert rates == [5e-4, 5e-4, 9.1e-4, 1.9e-3, 2e-3, 2e-3]
     assert trial_epochs(TuneConfig(), schedule_for(OPEN, 5000)) == 6
     assert trial_epochs(TuneConfig(epochs=2), schedule_for(OPEN, 5000)) == 2
 
