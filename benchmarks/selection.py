@@ -23,15 +23,13 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.accuracy import FEATURES, read, write
-from components.common.metrics import edits_and_length
 from components.example_gen.settings import DataConfig
 from components.trainer import base
 from components.trainer.fitting import Fitting
-from components.trainer.input_pipeline import Source, plain_batches, survey
+from components.trainer.input_pipeline import Source, survey
 from components.trainer.model import build
 from components.trainer.outcome import Validation
 from components.trainer.transfer import start_from
-from htr_client.decoding import BestPath
 from pipeline import config as configuration
 from pipeline.config import Config
 
@@ -63,13 +61,8 @@ class Watched(Fitting):
 
     def read(self, source: Source) -> np.ndarray:
         """Edits and reference length of each image, int [N, 2], with the weights that the network has now."""
-        rows = []
-        for inputs, references in plain_batches(source, self.train.batch_size):
-            log_probs, frames = self._infer(inputs)
-            results = BestPath().decode(log_probs.numpy(), frames.numpy(), self.alphabet)
-            pairs = zip(references.numpy(), results, strict=True)
-            rows += [edits_and_length(reference.decode(), result.text, "character") for reference, result in pairs]
-        return np.array(rows)
+        self.validation = source
+        return np.array(super().validate().images)
 
     def read_with_mean_of(self, epochs: Sequence[int]) -> Errors:
         """Errors with the mean of the weights of some epochs."""
@@ -101,8 +94,7 @@ def validation_of(errors: Errors, writers: Sequence[str]) -> Validation:
 
 def rate(errors: Errors, writers: Sequence[str]) -> float:
     """CER of all images by some writers."""
-    edits, length = np.concatenate([errors[writer] for writer in writers]).sum(axis=0)
-    return float(edits / length)
+    return validation_of(errors, writers).rate
 
 
 def part(errors: Errors, writers: Sequence[str], share: float, draw: random.Random) -> list[np.ndarray]:
@@ -138,6 +130,8 @@ def compare(fitting: Watched, validation_writers: int, seed: int) -> dict[str, l
         for epoch, validation in enumerate(validations):
             if validation.rate < validations[lowest].rate:
                 lowest = found = epoch
+            elif fitting.train.is_warm and validation.rate >= validations[0].rate:
+                continue  # no better than the base
             elif not validation.is_clearly_worse(validations[lowest].images):
                 found = epoch
         return found
@@ -146,7 +140,7 @@ def compare(fitting: Watched, validation_writers: int, seed: int) -> dict[str, l
     found: dict[str, list[float]] = {}
     for _ in range(DRAWS):
         drawn = draw.sample(writers, len(writers))
-        few, more, judges = drawn[:validation_writers], drawn[: 2 * validation_writers], drawn[2 * validation_writers :]
+        few, more, others = drawn[:validation_writers], drawn[: 2 * validation_writers], drawn[2 * validation_writers :]
         best = min(range(len(epochs)), key=lambda e: rate(epochs[e], few))
         rows = part(epochs[0], more, 0.5, draw)
         halves = [
@@ -162,7 +156,7 @@ def compare(fitting: Watched, validation_writers: int, seed: int) -> dict[str, l
         if best in means:
             results["mean of the best epoch and its neighbours"] = means[best]
         for way, errors in results.items():
-            found.setdefault(way, []).append(rate(errors, judges))
+            found.setdefault(way, []).append(rate(errors, others))
     return found
 
 

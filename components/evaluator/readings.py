@@ -12,6 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from components.common.artifacts import write_text
+
 READINGS_FOLDER = "readings"
 """Folder in the evaluation artifact."""
 CANDIDATE, BASELINE = "candidate", "baseline"
@@ -43,10 +45,8 @@ def write(rows: Iterable[dict[str, Any]], folder: str) -> None:
         folder: Where they are kept.
     """
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    tf.io.gfile.makedirs(folder)
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
-    with tf.io.gfile.GFile(os.path.join(folder, f"{name}.jsonl"), "w") as file:
-        file.write(content)
+    write_text(os.path.join(folder, f"{name}.jsonl"), content)
 
 
 def read(folder: str) -> dict[str, dict[str, Any]]:

@@ -57,8 +57,7 @@ def compare(before: RunSummary, after: RunSummary) -> str:
         NothingToCompare: a run has no report.
     """
     a, b = metrics_of(before), metrics_of(after)
-    rows = [["", f"A  {before.name}", f"B  {after.name}"], ["outcome", before.outcome, after.outcome]]
-    rows.append(["version", str(before.version or "none"), str(after.version or "none")])
+    rows = heading(before, after)
     for name, title in (("cer", "CER"), ("wer", "WER")):
         rows.append([title, *(f"{percent(m['metrics'][name])} ({percent(m['metrics'][f'{name}_low'])} to "
                               f"{percent(m['metrics'][f'{name}_high'])})" for m in (a, b))])  # fmt: skip
@@ -77,6 +76,15 @@ def compare(before: RunSummary, after: RunSummary) -> str:
         if only:
             parts.append(f"Only in the alphabet of {name}: {' '.join(only)}")
     return "\n\n".join(parts)
+
+
+def heading(before: RunSummary, after: RunSummary) -> list[list[str]]:
+    """First rows of a comparison: names, outcomes and versions of two runs."""
+    return [
+        ["", f"A  {before.name}", f"B  {after.name}"],
+        ["outcome", before.outcome, after.outcome],
+        ["version", str(before.version or "none"), str(after.version or "none")],
+    ]
 
 
 def settings_that_differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

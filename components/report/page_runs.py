@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from components.report.comparison import metrics_of, settings_that_differ, table
+from components.report.comparison import heading, metrics_of, settings_that_differ, table
 from components.report.report import clock, percent
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     """
     a, b = metrics_of(before), metrics_of(after)
     both = a["metrics"], b["metrics"]
-    rows = [["", f"A  {before.name}", f"B  {after.name}"], ["outcome", before.outcome, after.outcome]]
-    rows.append(["version", str(before.version or "none"), str(after.version or "none")])
+    rows = heading(before, after)
     rows.append(["ratio of CER", *(f"{m['cer_ratio']:.3f}" for m in both)])
     rows += [[title, *(percent(m[name]) for m in both)] for name, title in _RATES]
     rows += [[title, *(f"{m[name]:.4f}" for m in both)] for name, title in _SHARES]
