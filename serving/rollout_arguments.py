@@ -56,17 +56,18 @@ def tls_from(arguments: argparse.Namespace) -> Tls | None:
     """The TLS settings in parsed arguments (of `add_server_arguments`); None for plain text.
 
     Raises:
-        Refused: certificate without key or the other way round, or a file cannot be read.
+        Refused: certificate without key or the other way round, or a file cannot be read or is none of its kind.
     """
-    if bool(arguments.tls_certificate) != bool(arguments.tls_key):
-        raise Refused("--tls-certificate and --tls-key belong together.")
-    if not (arguments.tls or arguments.tls_ca or arguments.tls_certificate or arguments.tls_server_name):
+    parts = (arguments.tls_ca, arguments.tls_certificate, arguments.tls_key, arguments.tls_server_name)
+    if not (arguments.tls or any(parts)):
         return None
     from htr_client.connection import Tls
 
-    tls = Tls(arguments.tls_ca, arguments.tls_certificate, arguments.tls_key, arguments.tls_server_name)
+    tls = Tls(*parts)
     try:
         tls.credentials()
     except OSError as error:
         raise Refused(f"{error.filename} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise Refused(f"{error}.") from error
     return tls

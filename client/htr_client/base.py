@@ -144,7 +144,7 @@ class BaseClient:
             metrics: Counts calls and images; by default those of this client alone, its attribute `metrics`.
 
         Raises:
-            ValueError: When settings contradict each other or an address is not one.
+            ValueError: When settings contradict each other, an address is not one, or a certificate or key is not PEM.
             OSError: When a certificate or key cannot be read.
             MissingExtra: When opentelemetry is asked for and not installed.
         """

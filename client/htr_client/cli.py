@@ -121,7 +121,7 @@ def client_from(args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" 
         The client.
 
     Raises:
-        ValueError: When settings contradict each other or an address is not one.
+        ValueError: When settings contradict each other, an address is not one, or a certificate or key is not PEM.
         OSError: When a certificate or key cannot be read.
         HtrError: When the server does not answer.
     """
@@ -260,11 +260,8 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
 def _tls(args: argparse.Namespace) -> "Tls | bool":
     from htr_client.connection import Tls
 
-    if bool(args.tls_certificate) != bool(args.tls_key):
-        raise ValueError("--tls-certificate and --tls-key belong together")
-    if args.tls_ca or args.tls_certificate or args.tls_server_name:
-        return Tls(args.tls_ca, args.tls_certificate, args.tls_key, args.tls_server_name)
-    return bool(args.tls)
+    parts = (args.tls_ca, args.tls_certificate, args.tls_key, args.tls_server_name)
+    return Tls(*parts) if any(parts) else bool(args.tls)
 
 
 def _plain(text: str) -> str:

@@ -87,22 +87,38 @@ class Tls:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the parts.
+        """Read and check the parts.
 
         Returns:
             gRPC channel credentials.
 
         Raises:
             OSError: When a file cannot be read.
+            ValueError: When a part is not PEM of its kind, or there is a certificate without its key or a key without
+                its certificate.
         """
-        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.certificate))
+        # gRPC ends the process for a certificate without key, and takes what is no PEM for a server that is away.
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together (--tls-certificate and --tls-key)")
+        ca, certificate = _pem(self.ca, "CERTIFICATE"), _pem(self.certificate, "CERTIFICATE")
+        return grpc.ssl_channel_credentials(ca, _pem(self.key, "PRIVATE KEY"), certificate)
 
 
-def _pem(part: Pem | None) -> bytes | None:
-    if part is None or isinstance(part, bytes):
-        return part
-    with open(part, "rb") as file:
-        return file.read()
+def _pem(part: Pem | None, kind: str) -> bytes | None:
+    if part is None:
+        return None
+    name, content = "what was given", part
+    if not isinstance(content, bytes):
+        name = os.fspath(content)
+        with open(content, "rb") as file:
+            content = file.read()
+    # A key with a passphrase is none that gRPC can use.
+    lines = rb"-----BEGIN (?!ENCRYPTED )((?:[A-Z0-9]+ )?%b)-----.+?-----END \1-----" % kind.encode()
+    if not re.search(lines, content, re.DOTALL):
+        raise ValueError(
+            f"{name} holds no {kind.lower()} in PEM, between the lines -----BEGIN {kind}----- and -----END {kind}-----"
+        )
+    return content
 
 
 def read_addresses(target: str | Sequence[str]) -> tuple[list[str], bool | None]:

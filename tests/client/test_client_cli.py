@@ -118,6 +118,7 @@ def test_the_versions_own_language_model(call, folder, server):
         ["a.png", "--lexicon", "nowhere.txt"],
         ["a.png", "--decoder", "best-path", "--alternatives", "2"],
         ["a.png", "--tls-certificate", "a.pem"],
+        ["a.png", "--tls-key", "a.pem"],
         ["a.png", "--tls-ca", "nowhere.pem"],
         ["a.png", "--batch-size", "0"],
         ["a.png", "--decoder", "beam", "--alternatives", "-1"],

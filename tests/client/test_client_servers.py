@@ -132,6 +132,23 @@ def test_tls(kind, certificates, mutual):
     server.stop()
 
 
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        ({"certificate": "client.pem"}, "belong together"),  # gRPC would end the process
+        ({"key": "client.key"}, "belong together"),
+        ({"ca": "client.key"}, "client.key holds no certificate in PEM"),
+        ({"ca": b"\x30\x82\xff"}, "what was given holds no certificate in PEM"),
+        ({"certificate": "client.key", "key": "client.pem"}, "client.key holds no certificate in PEM"),
+        ({"certificate": "client.pem", "key": "client.pem"}, "client.pem holds no private key in PEM"),
+    ],
+)
+def test_certificates_that_cannot_be(kind, certificates, parts, problem):
+    paths = {name: part if isinstance(part, bytes) else certificates / part for name, part in parts.items()}
+    with pytest.raises(ValueError, match=problem):
+        kind("localhost:1", tls=Tls(**paths))
+
+
 def test_a_message_when_opentelemetry_is_missing(kind, server, monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.grpc", None)
     with pytest.raises(MissingExtra, match="pip install"):
