@@ -41,7 +41,7 @@ class AsyncHtrClient(BaseClient):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; a later call would open a new one."""
+        """Close the connection; calls under way are cancelled, a later call would open a new one."""
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()

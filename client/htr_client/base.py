@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from htr_client import messages
+from htr_client import connection, messages
 from htr_client.answers import Answer, Headers, read_alphabet, read_answer, read_language_model, read_maps
 from htr_client.beam import default_decoder
-from htr_client.connection import Metadata, Tls, channel_options, grpc_target, hosts_of, read_addresses, tracing
+from htr_client.connection import Metadata, Tls
 from htr_client.decoding import Alphabet, Decoder
 from htr_client.errors import (
     HtrError,
@@ -150,7 +150,7 @@ class BaseClient:
         """
         if version is not None and label is not None:
             raise ValueError("give a version or a label, not both")
-        if min(batch_size, in_flight) < 1 or timeout <= 0:
+        if min(batch_size, in_flight) < 1 or not timeout > 0:
             raise ValueError("batch_size, in_flight and timeout are positive")
         if version is not None and not 0 <= version < 2**63:
             raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
@@ -160,28 +160,28 @@ class BaseClient:
         self._decoder = decoder if decoder is not None else default_decoder
         self._version = version
         self._label = label
-        addresses, encrypted = read_addresses(target)
+        addresses, encrypted = connection.read_addresses(target)
         tls = Tls() if tls is True or (encrypted and not tls) else tls or None
         if tls is not None and encrypted is False:
             raise ValueError("http:// and grpc:// mean that the connection is not encrypted: leave that or tls out")
         self._tls = tls
         self._credentials = tls.credentials() if tls is not None else None
-        self._target = grpc_target(addresses)
-        self._hosts = hosts_of(addresses)
+        self._target = connection.grpc_target(addresses)
+        self._hosts = connection.hosts_of(addresses)
         self.server = ", ".join(addresses)
         if tls is not None and tls.server_name is None and "," in self._target:
             raise ValueError(
                 "gRPC checks the certificates of several addresses by one name: give it as Tls(server_name=...) "
                 "(--tls-server-name), or one DNS name that stands for all servers"
             )
-        self._options = channel_options(tls, max_message_bytes)
+        self._options = connection.channel_options(tls, max_message_bytes)
         self._batch_size = batch_size
         self._in_flight = in_flight
         self._patience = patience
         self._max_pixels = max_pixels
         self._max_message_bytes = max_message_bytes
         self._metadata = metadata
-        self._tracing = tracing() if opentelemetry else None
+        self._tracing = connection.tracing() if opentelemetry else None
         self._log = log
         self._lock = threading.RLock()
         self._channel: Any = None
@@ -192,7 +192,7 @@ class BaseClient:
         self._readers: dict[int, Reader] = {}
 
     def _headers(self) -> Headers:
-        return tuple(self._metadata()) if self._metadata is not None else ()
+        return connection.headers_of(self._metadata)
 
     def _pack(self, image: Image, source: str | None = None) -> Sent:
         started = time.perf_counter()
@@ -446,5 +446,5 @@ def remaining(deadline: float) -> float:
     """Seconds until a deadline; raises TimedOut when it has passed."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise TimedOut("The time for this image was used up.")
+        raise TimedOut("The time for this call was used up.")
     return seconds

@@ -58,6 +58,7 @@ _WRONG_REQUEST = re.compile(
     r"ModelSpec|signature|servable version label|output tensor alias|Expects arg\[|tensor parsing error"
 )
 _NO_LABEL = "Unrecognized servable version label"
+_HEADER_NAME, _HEADER_VALUE = re.compile(r"[a-z0-9_.-]+"), re.compile(r"[ -~]*")
 _GRPC_SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):")
 # Schemes of URLs that users give instead of an address, and whether they ask for encryption.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
@@ -237,7 +238,12 @@ def channel_options(tls: Tls | None, max_message_bytes: int) -> list[tuple[str, 
 
     Returns:
         gRPC channel arguments.
+
+    Raises:
+        ValueError: When the limit is impossible.
     """
+    if not 0 < max_message_bytes < 2**31:
+        raise ValueError(f"max_message_bytes is a number from 1 to 2**31 - 1, not {max_message_bytes}")
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.service_config_disable_resolution", 1),
@@ -259,6 +265,28 @@ def channel_options(tls: Tls | None, max_message_bytes: int) -> list[tuple[str, 
     if tls is not None and tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     return options
+
+
+def headers_of(metadata: Metadata | None) -> tuple[tuple[str, str], ...]:
+    """The metadata of one request.
+
+    Args:
+        metadata: As `HtrClient` takes it.
+
+    Returns:
+        Pairs of name and value.
+
+    Raises:
+        RequestRefused: gRPC would not take it; what it says depends on the client and does not tell what is wrong.
+    """
+    found = tuple(metadata()) if metadata is not None else ()
+    for name, value in found:
+        if not _HEADER_NAME.fullmatch(name) or (isinstance(value, str) and not _HEADER_VALUE.fullmatch(value)):
+            raise RequestRefused(
+                f"gRPC takes no metadata {name!r}: {value!r}.",
+                advice="Names are of lower-case letters, digits and -_. and values are printable ASCII.",
+            )
+    return found
 
 
 def tracing() -> Any:
@@ -302,6 +330,8 @@ def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
             return ServerUnavailable(f"Nobody answers at {where}.", advice=NOBODY, code=code.name)
         if _BROKEN.search(details):
             return ServerUnavailable(f"The connection to {where} broke.", code=code.name)
+    if code is grpc.StatusCode.CANCELLED and "Channel closed" in details:
+        return was_closed(where)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOut(f"No answer from {where} within {seconds:.1f} seconds.", code=code.name)
     if code is grpc.StatusCode.UNIMPLEMENTED or "http2 header with status" in details:
@@ -316,6 +346,12 @@ def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return RequestTooLarge(said, code=code.name)
     return _ERRORS.get(code, ServerFault)(said, code=code.name)
+
+
+def was_closed(where: str) -> ServerUnavailable:
+    """The error of a call whose connection this client has closed meanwhile."""
+    advice = "Close a client when all its calls have ended; a later call opens a new connection."
+    return ServerUnavailable(f"This client's connection to {where} was closed during the call.", advice=advice)
 
 
 _ERRORS: dict[grpc.StatusCode, type[HtrError]] = {

@@ -1,5 +1,6 @@
 """Connections: several servers, encryption, status, metadata, threads."""
 
+import math
 import sys
 import threading
 
@@ -13,6 +14,7 @@ from htr_client.errors import (
     MissingExtra,
     ModelNotFound,
     ModelUnusable,
+    RequestRefused,
     ServerUnavailable,
 )
 from htr_client.testing import ALPHABET, FakeServer, png
@@ -106,6 +108,31 @@ def test_metadata(kind, server):
     with kind(server.address, metadata=lambda: [("x-request-id", str(next(ids)))]) as client:
         client.transcribe(png("a"))
     assert [sent["x-request-id"] for sent in server.model.metadata] == ["0", "1", "2"]
+
+
+def test_metadata_that_grpc_does_not_take(kind, server):
+    pairs = iter([("X-Request-Id", "1"), ("x-request-id", "über")])
+    with kind(server.address, metadata=lambda: [next(pairs)]) as client:
+        for name in ("X-Request-Id", "x-request-id"):
+            with pytest.raises(RequestRefused, match=name):
+                client.transcribe(png("a"))
+
+
+def test_a_connection_that_is_closed_during_a_call(server):
+    client = HtrClient(server.address)
+    answer = server.model.predict
+    server.model.predict = lambda *call: client.close() or answer(*call)
+    with pytest.raises(ServerUnavailable, match="was closed during the call"):
+        client.transcribe(png("a"))
+    server.model.predict = answer
+    assert client.transcribe(png("a")).text == "a"
+    client.close()
+
+
+@pytest.mark.parametrize("settings", [{"max_message_bytes": -1}, {"max_message_bytes": 2**31}, {"timeout": math.nan}])
+def test_impossible_settings(kind, server, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        kind(server.address, **settings)
 
 
 @pytest.mark.parametrize("mutual", [False, True])
