@@ -93,9 +93,8 @@ class BatchingOptions:
             if getattr(self, name) < 0:
                 raise invalid(f"{name} must be non-negative; was {getattr(self, name)}")
         if self.execution_size > self.max_batch_size:
-            raise invalid(
-                f"max_execution_batch_size must not exceed max_batch_size; {self.execution_size} > {self.max_batch_size}"
-            )
+            excess = f"{self.execution_size} > {self.max_batch_size}"
+            raise invalid(f"max_execution_batch_size must not exceed max_batch_size; {excess}")
         sizes = self.allowed_batch_sizes
         if not sizes:
             return

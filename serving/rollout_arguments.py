@@ -45,10 +45,14 @@ def servers_from(arguments: argparse.Namespace) -> list[str]:
         Refused: one is not host:port.
     """
     addresses = [address.strip() for address in (arguments.server or "").split(",") if address.strip()]
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise Refused(f"An address is HOST:PORT, with a port from 1 to 65535, not {address!r}.")
+    if addresses:
+        from htr_client.connection import split_address
+
+        for address in addresses:
+            try:
+                split_address(address)
+            except ValueError as error:
+                raise Refused(f"--server: {error}.") from error
     return addresses
 
 

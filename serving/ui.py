@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_host_good():
             raise _Refused(HTTPStatus.FORBIDDEN, "This page is for this machine only.")
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
+        if not length.isdecimal():
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "The request needs a Content-Length.")
         if int(length) > MAX_BYTES:
             raise _Refused(

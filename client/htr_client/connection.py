@@ -205,7 +205,7 @@ def split_address(address: str) -> tuple[str, int]:
         ValueError: When there is no host, no port, or an impossible one.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(f"an address is HOST:PORT, such as localhost:8500 (ports go from 1 to 65535), not {address!r}")
     return host.strip("[]"), int(port)
 

@@ -334,6 +334,7 @@ def test_answer_is_the_clients(page):
         (413, {"headers": {"Content-Length": str(ui.MAX_BYTES + 1)}, "body": b""}, "limit"),
         (415, {"headers": {"Content-Type": "text/plain"}}, "image/png"),
         (411, {"headers": {"Content-Length": "many"}}, "Content-Length"),
+        (411, {"headers": {"Content-Length": "²"}}, "Content-Length"),
         (403, {"headers": {"Host": "evil.example"}}, "this machine"),
         (404, {"path": "/other"}, "/transcribe"),
         (422, {"body": b""}, "no bytes"),
