@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         "(default: beam search with it, best path where there is none)",
     )
     decoding.add_argument("--beam-width", type=int, metavar="N", help="readings that are followed at a time")
-    decoding.add_argument("--alternatives", type=int, default=0, metavar="N", help="other readings to show (beam)")
+    decoding.add_argument(
+        "--alternatives", type=int, default=0, metavar="N", help="other readings to show, but in csv (beam)"
+    )
     decoding.add_argument("--lexicon", metavar="FILE", help="words to expect, one or more a line")
     decoding.add_argument(
         "--lexicon-penalty",
@@ -158,6 +160,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         Exit code: 0 when every image was transcribed, 1 when one or more were not or the server failed, 2 for
         wrong usage, 130 after Ctrl-C.
     """
+    from htr_client.image_files import read_file
     from htr_client.kinds import problems, transcribe
     from htr_client.output import ResultWriter
     from htr_client.results import Transcription
@@ -182,7 +185,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         with client, Waiting(f"Waiting for answers from {client.server} ...") as waiting:
             write = ResultWriter(args.format, sys.stdout, args.output)
             kind = args.kind if args.format in LINE_FORMATS else "page"
-            images: list[Image] = [sys.stdin.buffer.read() if path == "-" else path for path in paths]
+            images: list[Image] = [read_file(sys.stdin.buffer) if path == "-" else path for path in paths]
             for done, (path, result) in enumerate(zip(paths, transcribe(client, images, kind), strict=True), 1):
                 waiting.moved()
                 bar.clear()
@@ -198,6 +201,13 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     except BrokenPipeError:
         # The reader of a pipe has gone (such as head); nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except UnicodeEncodeError as error:
+        bar.clear()
+        missing = error.object[error.start : error.end]
+        print(
+            f"error: standard output ({error.encoding}) has no {missing!a}: set PYTHONIOENCODING=utf-8", file=sys.stderr
+        )
         return 1
     except (HtrError, OSError) as error:  # the server's, or the folder's of --output
         bar.clear()
@@ -226,7 +236,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
-    asked = [args.lexicon, args.lm, args.alternatives or None, args.beam_width, args.lm_weight]
+    asked = [
+        args.lexicon,
+        args.strict_lexicon or None,
+        args.lm,
+        args.alternatives or None,
+        args.beam_width,
+        args.lm_weight,
+    ]
     if args.decoder == "best-path":
         if any(option is not None for option in asked):
             raise ValueError("--lexicon, --lm, --lm-weight, --alternatives and --beam-width go with a beam search")
@@ -238,6 +255,8 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
     from htr_client.beam import PrefixBeamSearch
     from htr_client.language import CharacterModel, LanguageModel, Lexicon
 
+    if args.strict_lexicon and not args.lexicon:
+        raise ValueError("--strict-lexicon goes with --lexicon FILE")
     if args.lexicon_penalty < 0:
         raise ValueError("--lexicon-penalty is not negative")
     unknown = None if args.strict_lexicon else -args.lexicon_penalty
