@@ -1,7 +1,6 @@
 """What both clients share: settings, requests and answers, and the steps between them; no input or output."""
 
 import functools
-import os
 import random
 import re
 import threading
@@ -25,7 +24,7 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels
+from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels, path_of
 from htr_client.language import LanguageModel
 from htr_client.metrics import ClientMetrics
 from htr_client.pages.reading import SIGNATURE
@@ -206,15 +205,16 @@ class BaseClient:
         if grey.shape[1] != packed.width:  # it was shrunk
             scale = packed.width / grey.shape[1]
             seen = seen._replace(ink=(seen.ink[0] * scale, seen.ink[1] * scale))
-        return Sent(packed, seen, source or _path(image), time.perf_counter() - started)
+        return Sent(packed, seen, source or path_of(image), time.perf_counter() - started)
 
     def _pack_or_error(self, image: Image) -> Sent | Transcription:
         try:
             return self._pack(image)
         except ImageError as error:
-            return self._failed(error, _path(image), 0.0)
+            return self.failed(error, path_of(image), 0.0)
 
-    def _failed(self, error: ImageError, source: str | None, seconds: float, version: int = 0) -> Transcription:
+    def failed(self, error: ImageError, source: str | None, seconds: float, version: int = 0) -> Transcription:
+        """The result of an image that cannot be transcribed, which is counted."""
         result = Transcription("", 0.0, (), (), self.model, version, source, Timings(seconds, 0.0, 0.0), error)
         self.metrics.result(result)
         return result
@@ -245,7 +245,7 @@ class BaseClient:
         for sent, frames, row in zip(batch, answer.frames.tolist(), decoded, strict=True):
             if frames == 0:
                 refused = ImageError("refused", "The model's graph did not take the image.")
-                results.append(self._failed(refused, sent.source, sent.seconds, answer.version))
+                results.append(self.failed(refused, sent.source, sent.seconds, answer.version))
                 continue
             width, height = sent.image.width, sent.image.height
             spans = pixel_spans([span for _, _, span in row.characters], frames, width, sent.look.ink)
@@ -291,7 +291,7 @@ class BaseClient:
                 # Another caller's image may have spoiled the server's batch: a second chance for one that seems good.
                 [result] = yield from self._transcribe(batch, deadline)
         except ImageError as error:
-            result = self._failed(error, source, 0.0)
+            result = self.failed(error, source, 0.0)
         if result.error is not None:
             raise result.error
         return result
@@ -314,7 +314,7 @@ class BaseClient:
                     return results
                 if refusals == 2:
                     refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
-                    return [self._failed(refused, batch[0].source, batch[0].seconds)]
+                    return [self.failed(refused, batch[0].source, batch[0].seconds)]
             except HtrError as error:
                 if not outage.bearable(error) or (yield pause(attempt)):
                     raise
@@ -431,10 +431,6 @@ class BaseClient:
             self._batch_size = max(1, min(self._batch_size, int(limit.group(1))))
         half = (len(batch) + 1) // 2
         return [batch[:half], batch[half:]]
-
-
-def _path(image: Image) -> str | None:
-    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
 
 
 def pause(attempt: int) -> float:

@@ -7,6 +7,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
+import grpc
 import numpy as np
 import pytest
 
@@ -64,6 +65,13 @@ def test_images_of_all_kinds_in_order(call, folder):
     assert names == ["1-page.png:1", "1-page.png:2", "1-page.png:3", "2-word.png", "3-line.png", "5-page.png:1"]
     assert out.splitlines()[3].split("\t")[1] == "word"
     assert code == 1 and "4-none.png: The PNG ends early" in err and err.count("error: ") == 1
+
+
+@pytest.mark.parametrize("kind", ["auto", "page"])
+def test_a_page_that_the_line_finder_refuses_is_no_line(call, folder, server, kind):
+    server.model.failures.append((grpc.StatusCode.INVALID_ARGUMENT, "Invalid PNG data, size 200"))
+    code, out, err = call(folder / "1-page.png", "--kind", kind)
+    assert (code, out) == (1, "") and "1-page.png: The server says INVALID_ARGUMENT: Invalid PNG data" in err
 
 
 def test_the_file_of_a_page_is_read_once(call, folder, monkeypatch):
