@@ -32,7 +32,9 @@ def add_move_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: of a sub-command.
     """
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for loading the version")
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, metavar="SECONDS", help="for loading (default: %(default)g)"
+    )
     parser.add_argument(
         "--base-path", metavar="DIR", help="the model directory as the servers see it (default: as before, or as here)"
     )

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         "--format",
         choices=FORMATS,
         default="text",
-        help="json: one object a line; alto (4), page (PAGE XML 2019) and hocr are for pages",
+        help="json: one object a line; alto (4), page (PAGE XML 2019) and hocr are for pages (default: %(default)s)",
     )
     parser.add_argument(
         "--kind",
@@ -59,9 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         help="leave out the language model that the server's version brings: best path, or beam search without it "
         "(default: beam search with it, best path where there is none)",
     )
-    decoding.add_argument("--beam-width", type=int, metavar="N", help="readings that are followed at a time")
     decoding.add_argument(
-        "--alternatives", type=int, default=0, metavar="N", help="other readings to show, but in csv (beam)"
+        "--beam-width", type=int, metavar="N", help="readings that are followed at a time (default: 16)"
+    )
+    decoding.add_argument(
+        "--alternatives", type=int, default=0, metavar="N", help="other readings to show, in text and json (beam)"
     )
     decoding.add_argument("--lexicon", metavar="FILE", help="words to expect, one or more a line")
     decoding.add_argument(
@@ -69,17 +71,24 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         type=float,
         default=6.0,
         metavar="P",
-        help="a word that is not in the lexicon must be e^P times as likely to be chosen (default: %(default)s)",
+        help="a word that is not in the lexicon must be e^P times as likely to be chosen (default: %(default)g)",
     )
     decoding.add_argument("--strict-lexicon", action="store_true", help="allow no words outside of the lexicon")
     decoding.add_argument(
         "--lm", metavar="FILE", help="text to learn a character language model from, in place of the version's"
     )
     decoding.add_argument(
-        "--lm-order", type=int, default=5, metavar="N", help="characters the model looks at, with the next"
+        "--lm-order",
+        type=int,
+        default=5,
+        metavar="N",
+        help="characters of the longest n-grams of --lm (default: %(default)s)",
     )
     decoding.add_argument(
-        "--lm-weight", type=float, metavar="W", help="of the language model (default: the version's own; 0.3 with --lm)"
+        "--lm-weight",
+        type=float,
+        metavar="W",
+        help="weight of the language model (default: the version's own; 0.3 with --lm)",
     )
 
 
@@ -90,21 +99,29 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         parser: To add them to.
     """
     server = parser.add_argument_group("server")
-    server.add_argument("--server", default="localhost:8500", metavar="HOST:PORT", help="several with commas")
+    server.add_argument(
+        "--server", default="localhost:8500", metavar="HOST:PORT", help="several with commas (default: %(default)s)"
+    )
     server.add_argument("--model", default="htr", help="name of the served model (default: %(default)s)")
     which = server.add_mutually_exclusive_group()
-    which.add_argument("--model-version", type=int, metavar="N", help="default: the server's latest")
-    which.add_argument("--model-label", metavar="LABEL", help="such as stable or canary")
-    server.add_argument("--timeout", type=float, default=15.0, metavar="SECONDS", help="of one request")
+    which.add_argument("--model-version", type=int, metavar="N", help="exact version (default: the server's latest)")
+    which.add_argument("--model-label", metavar="LABEL", help="the version with this label, such as stable or canary")
+    server.add_argument(
+        "--timeout", type=float, default=15.0, metavar="SECONDS", help="for one request (default: %(default)g)"
+    )
     server.add_argument(
         "--patience",
         type=float,
         metavar="SECONDS",
-        help=f"for a server that does not answer (default: {_FIRST_PATIENCE:g} before its first answer, "
-        f"{_PATIENCE:g} after it, so that it may be restarted)",
+        help="how long to wait for a server that does not answer (default: "
+        f"{_FIRST_PATIENCE:g} before its first answer, {_PATIENCE:g} after it, so that it may be restarted)",
     )
-    server.add_argument("--batch-size", type=int, default=32, metavar="N", help="most images in a request")
-    server.add_argument("--in-flight", type=int, default=4, metavar="N", help="most requests at a time")
+    server.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="most images in a request (default: %(default)s)"
+    )
+    server.add_argument(
+        "--in-flight", type=int, default=4, metavar="N", help="most requests at a time (default: %(default)s)"
+    )
     server.add_argument("--tls", action="store_true", help="encrypt, and trust the usual public certificates")
     server.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
     server.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
