@@ -1,9 +1,10 @@
 """The client for asyncio: the methods of `htr_client.client`, awaited."""
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +32,8 @@ class AsyncHtrClient(BaseClient):
         async with AsyncHtrClient("localhost:8500") as client:
             print((await client.transcribe("word.png")).text)
     """
+
+    _loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> "AsyncHtrClient":
         return self
@@ -175,13 +178,17 @@ class AsyncHtrClient(BaseClient):
         return self._methods[name]
 
     def _open(self) -> Any:
+        loop = asyncio.get_running_loop()
         if self._channel is None:
+            self._loop = loop
             tracers = self._tracing.aio_client_interceptors() if self._tracing is not None else None
             if self._credentials is not None:
                 self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options, None, tracers)
             else:
                 self._channel = grpc.aio.insecure_channel(self._target, self._options, None, tracers)
             self._methods = {}
+        elif self._loop is not loop:
+            raise RuntimeError("an AsyncHtrClient belongs to the event loop of its first call: make one for each loop")
         return self._channel
 
 
@@ -193,8 +200,12 @@ async def _in_thread(work: Callable[[_Wait], T]) -> T:
     """
     loop = asyncio.get_running_loop()
     calls: list[Future[Any]] = []
+    gone = threading.Event()
 
     def wait(call: Coroutine[Any, Any, Any]) -> Any:
+        if gone.is_set():
+            call.close()
+            raise CancelledError
         calls.append(asyncio.run_coroutine_threadsafe(call, loop))
         return calls[-1].result()
 
@@ -202,6 +213,7 @@ async def _in_thread(work: Callable[[_Wait], T]) -> T:
     try:
         return await loop.run_in_executor(thread, work, wait)
     finally:
+        gone.set()
         thread.shutdown(wait=False)
         for call in calls:
             call.cancel()

@@ -1,5 +1,6 @@
 """Connections: several servers, encryption, status, metadata, threads."""
 
+import asyncio
 import math
 import sys
 import threading
@@ -7,7 +8,7 @@ import threading
 import grpc
 import pytest
 
-from htr_client import HtrClient, Tls
+from htr_client import AsyncHtrClient, HtrClient, Tls
 from htr_client.connection import grpc_target
 from htr_client.errors import (
     HtrError,
@@ -116,6 +117,13 @@ def test_metadata_that_grpc_does_not_take(kind, server):
         for name in ("X-Request-Id", "x-request-id"):
             with pytest.raises(RequestRefused, match=name):
                 client.transcribe(png("a"))
+
+
+def test_an_asynchronous_client_in_another_event_loop(server):
+    client = AsyncHtrClient(server.address)
+    assert asyncio.run(client.transcribe(png("a"))).text == "a"
+    with pytest.raises(RuntimeError, match="belongs to the event loop of its first call"):
+        asyncio.run(client.transcribe(png("a")))
 
 
 def test_a_connection_that_is_closed_during_a_call(server):
