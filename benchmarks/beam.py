@@ -4,7 +4,7 @@ Start-up (of workers, of the model) is measured with a handful of images and lef
 dataset of any size is made of copies of the given one's images. With `--runner dask` the workers are those of a Dask
 cluster on this machine.
 
-    python benchmarks/beam.py --data FOLDER --model workspace/serving_model/htr/VERSION
+    python -m benchmarks.beam --data FOLDER --model workspace/serving_model/htr/VERSION
 """
 
 import argparse

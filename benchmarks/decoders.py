@@ -5,7 +5,7 @@ every decoder, in batches and one by one. The first language model is the one th
 other language models are learnt from the labels of the training split: of other writers, where the data names the
 writers. The splits are those of `htr run` on the same folder. Time is CPU time of this process.
 
-    python benchmarks/decoders.py --server localhost:8500 --data FOLDER
+    python -m benchmarks.decoders --server localhost:8500 --data FOLDER
 """
 
 import argparse

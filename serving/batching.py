@@ -89,8 +89,12 @@ class BatchingOptions:
         for name in ("max_batch_size", "max_enqueued_batches"):
             if getattr(self, name) < 1:
                 raise invalid(f"{name} must be positive; was {getattr(self, name)}")
-        if self.batch_timeout_micros < 0:
-            raise invalid(f"batch_timeout_micros must be non-negative; was {self.batch_timeout_micros}")
+        for name in ("batch_timeout_micros", "num_batch_threads", "max_execution_batch_size"):
+            if getattr(self, name) < 0:
+                raise invalid(f"{name} must be non-negative; was {getattr(self, name)}")
+        if self.execution_size > self.max_batch_size:
+            excess = f"{self.execution_size} > {self.max_batch_size}"
+            raise invalid(f"max_execution_batch_size must not exceed max_batch_size; {excess}")
         sizes = self.allowed_batch_sizes
         if not sizes:
             return

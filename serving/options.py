@@ -87,8 +87,8 @@ _FLAGS = (
     _Flag("rest_api_num_threads", "REST requests worked on at once"),
     _Flag("rest_api_timeout_in_ms", "time limit of a REST request"),
     _Flag("rest_api_enable_cors_support", "send CORS headers"),
-    _Flag("model_name", "name of the model (without --model_config_file)"),
-    _Flag("model_base_path", "absolute path of the directory with the numbered versions"),
+    _Flag("model_name", "name of the model (without --model_config_file); htr serve: that of the configuration"),
+    _Flag("model_base_path", "absolute path of the directory with the numbered versions; htr serve: the workspace's"),
     _Flag("model_config_file", "text file with a ModelServerConfig"),
     _Flag("model_config_file_poll_wait_seconds", "re-read --model_config_file this often; 0 is never"),
     _Flag("file_system_poll_wait_seconds", "look for new versions this often; 0 is once"),
@@ -167,7 +167,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = ServerOptions()
     for flag in _FLAGS:
         default = getattr(defaults, flag.name)
-        extra: dict[str, Any] = {"default": default, "help": f"{flag.help} (default: {default!r})".replace("%", "%%")}
+        # As it is written on the command line; an empty one is none.
+        text = str(default).lower() if isinstance(default, bool) else repr(default)
+        shown = "" if default == "" else f" (default: {text})"
+        extra: dict[str, Any] = {"default": default, "help": f"{flag.help}{shown}".replace("%", "%%")}
         if isinstance(default, bool):
             extra |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
         else:

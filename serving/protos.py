@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
-from serving.status import ServingError, invalid
+from serving.status import invalid
 
 _FieldProto = descriptor_pb2.FieldDescriptorProto
 _TYPES = {
@@ -107,7 +107,7 @@ def read_text_proto(path: str | Path, message: Any) -> Any:
     try:
         text_format.Parse(Path(path).read_text(encoding="utf-8"), message)
     except OSError as error:
-        raise ServingError(invalid("").code, f"{path}: {error.strerror}") from error
+        raise invalid(f"{path}: {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise invalid(f"Invalid protobuf file: '{path}': {error}") from error
     return message

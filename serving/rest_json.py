@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -72,7 +73,8 @@ def _scalar(value: Any, dtype: int) -> Any:
         return _decode_base64(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if dtype in (1, 2) and number:
-        return float(value)
+        with contextlib.suppress(OverflowError):  # an integer that is too large for a double
+            return float(value)
     if dtype in _INTEGERS and number and isinstance(value, int):
         return value
     if dtype == tensors.DT_STRING and isinstance(value, str):

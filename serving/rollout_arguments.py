@@ -32,7 +32,9 @@ def add_move_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: of a sub-command.
     """
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for loading the version")
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, metavar="SECONDS", help="for loading (default: %(default)g)"
+    )
     parser.add_argument(
         "--base-path", metavar="DIR", help="the model directory as the servers see it (default: as before, or as here)"
     )
@@ -45,10 +47,14 @@ def servers_from(arguments: argparse.Namespace) -> list[str]:
         Refused: one is not host:port.
     """
     addresses = [address.strip() for address in (arguments.server or "").split(",") if address.strip()]
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise Refused(f"An address is HOST:PORT, with a port from 1 to 65535, not {address!r}.")
+    if addresses:
+        from htr_client.connection import split_address
+
+        for address in addresses:
+            try:
+                split_address(address)
+            except ValueError as error:
+                raise Refused(f"--server: {error}.") from error
     return addresses
 
 
@@ -56,17 +62,18 @@ def tls_from(arguments: argparse.Namespace) -> Tls | None:
     """The TLS settings in parsed arguments (of `add_server_arguments`); None for plain text.
 
     Raises:
-        Refused: certificate without key or the other way round, or a file cannot be read.
+        Refused: certificate without key or the other way round, or a file cannot be read or is none of its kind.
     """
-    if bool(arguments.tls_certificate) != bool(arguments.tls_key):
-        raise Refused("--tls-certificate and --tls-key belong together.")
-    if not (arguments.tls or arguments.tls_ca or arguments.tls_certificate or arguments.tls_server_name):
+    parts = (arguments.tls_ca, arguments.tls_certificate, arguments.tls_key, arguments.tls_server_name)
+    if not (arguments.tls or any(parts)):
         return None
     from htr_client.connection import Tls
 
-    tls = Tls(arguments.tls_ca, arguments.tls_certificate, arguments.tls_key, arguments.tls_server_name)
+    tls = Tls(*parts)
     try:
         tls.credentials()
     except OSError as error:
         raise Refused(f"{error.filename} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise Refused(f"{error}.") from error
     return tls

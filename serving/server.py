@@ -328,8 +328,8 @@ class EmbeddedServer:
             try:
                 text = Path(self.options.model_config_file).read_text(encoding="utf-8")
                 if text != last and self.manager is not None:
-                    last = text
                     self.manager.apply(self._read_models(), time.monotonic() + 60)
+                    last = text  # what could not be done yet, such as a label for a version to come, is tried again
             except Exception as error:
                 logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", from_exception(error).message)
 

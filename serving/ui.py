@@ -1,7 +1,8 @@
 """A page to try the model: draw or drop an image, see text, confidence and where the model saw each character.
 
-Where the model server has a line finder, the image may be a page: its lines are shown on it, and what a person corrects
-is handed out as PAGE XML, which `htr import` takes. Nothing is stored here.
+What a person corrects becomes a CSV of labels in the browser, as ExampleGen takes it. Where the model server has a line
+finder, the image may be a page: its lines are shown on it, and corrected ones are handed out as PAGE XML, as
+`htr import` takes it. Nothing is stored here.
 
 A standard-library HTTP server for one person on one machine. It asks the model server through `htr_client`, as any
 service would.
@@ -178,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_host_good():
             raise _Refused(HTTPStatus.FORBIDDEN, "This page is for this machine only.")
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
+        if not length.isdecimal():
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "The request needs a Content-Length.")
         if int(length) > MAX_BYTES:
             raise _Refused(

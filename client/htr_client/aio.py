@@ -1,8 +1,10 @@
 """The client for asyncio: the methods of `htr_client.client`, awaited."""
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -14,9 +16,11 @@ from htr_client.base import Ask, BaseClient, Outage, Sent, Steps, T, remaining
 from htr_client.connection import to_error
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
-from htr_client.pages.reading import LINE_FINDER, name_of, read_page
+from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
+
+_Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 class AsyncHtrClient(BaseClient):
@@ -29,6 +33,8 @@ class AsyncHtrClient(BaseClient):
             print((await client.transcribe("word.png")).text)
     """
 
+    _loop: asyncio.AbstractEventLoop | None = None
+
     async def __aenter__(self) -> "AsyncHtrClient":
         return self
 
@@ -38,7 +44,7 @@ class AsyncHtrClient(BaseClient):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; a later call would open a new one."""
+        """Close the connection; calls under way are cancelled, a later call would open a new one."""
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
@@ -89,26 +95,32 @@ class AsyncHtrClient(BaseClient):
             # Collects what failed after the first failure, which would otherwise be reported as never retrieved.
             await asyncio.gather(*(call for _, calls in under_way for _, call in calls), return_exceptions=True)
 
+    async def find_page(
+        self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
+    ) -> Page:
+        """Find the lines of a page; see `HtrClient.find_page`."""
+        name = name or name_of(image)
+        return await _in_thread(
+            lambda wait: find_page(image, self._find_maps(line_finder, timeout, wait), name, self._max_pixels)
+        )
+
     async def transcribe_page(
         self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
     ) -> Page:
         """Find the lines of a page and transcribe them; see `HtrClient.transcribe_page`."""
-        loop = asyncio.get_running_loop()
+        name = name or name_of(image)
 
         async def recognise(lines: Sequence[np.ndarray]) -> list[Transcription]:
             return [transcription async for transcription in self.transcribe_many(lines)]
 
-        def wait(work: Coroutine[Any, Any, T]) -> T:
-            return asyncio.run_coroutine_threadsafe(work, loop).result()
+        def read(wait: _Wait) -> Page:
+            find_maps = self._find_maps(line_finder, timeout, wait)
+            return read_page(image, find_maps, lambda lines: wait(recognise(lines)), name, self._max_pixels)
 
-        return await asyncio.to_thread(
-            read_page,
-            image,
-            lambda data: wait(self._run(self._ask_maps(data, line_finder, timeout))),
-            lambda lines: wait(recognise(lines)),
-            name or name_of(image),
-            self._max_pixels,
-        )
+        return await _in_thread(read)
+
+    def _find_maps(self, line_finder: str, timeout: float | None, wait: _Wait) -> FindMaps:
+        return lambda page: wait(self._run(self._ask_maps(page, line_finder, timeout)))
 
     async def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
         """Ask which versions of the model the server has; see `HtrClient.model_status`."""
@@ -166,14 +178,45 @@ class AsyncHtrClient(BaseClient):
         return self._methods[name]
 
     def _open(self) -> Any:
+        loop = asyncio.get_running_loop()
         if self._channel is None:
+            self._loop = loop
             tracers = self._tracing.aio_client_interceptors() if self._tracing is not None else None
             if self._credentials is not None:
                 self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options, None, tracers)
             else:
                 self._channel = grpc.aio.insecure_channel(self._target, self._options, None, tracers)
             self._methods = {}
+        elif self._loop is not loop:
+            raise RuntimeError("an AsyncHtrClient belongs to the event loop of its first call: make one for each loop")
         return self._channel
+
+
+async def _in_thread(work: Callable[[_Wait], T]) -> T:
+    """What `work` returns, which runs in a thread and awaits what it needs of the event loop by its argument.
+
+    The thread is its own: `asyncio.to_thread` has a few for all, and once they all waited for calls, which need one of
+    them for their images, none would ever be free. Of a caller who has gone, calls under way end.
+    """
+    loop = asyncio.get_running_loop()
+    calls: list[Future[Any]] = []
+    gone = threading.Event()
+
+    def wait(call: Coroutine[Any, Any, Any]) -> Any:
+        if gone.is_set():
+            call.close()
+            raise CancelledError
+        calls.append(asyncio.run_coroutine_threadsafe(call, loop))
+        return calls[-1].result()
+
+    thread = ThreadPoolExecutor(1, "htr-page")
+    try:
+        return await loop.run_in_executor(thread, work, wait)
+    finally:
+        gone.set()
+        thread.shutdown(wait=False)
+        for call in calls:
+            call.cancel()
 
 
 async def _asynchronous(items: Iterable[Image]) -> AsyncIterator[Image]:

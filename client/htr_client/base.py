@@ -1,7 +1,6 @@
 """What both clients share: settings, requests and answers, and the steps between them; no input or output."""
 
 import functools
-import os
 import random
 import re
 import threading
@@ -11,10 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from htr_client import messages
+from htr_client import connection, messages
 from htr_client.answers import Answer, Headers, read_alphabet, read_answer, read_language_model, read_maps
 from htr_client.beam import default_decoder
-from htr_client.connection import Metadata, Tls, channel_options, grpc_target, hosts_of, read_addresses, tracing
+from htr_client.connection import Metadata, Tls
 from htr_client.decoding import Alphabet, Decoder
 from htr_client.errors import (
     HtrError,
@@ -25,7 +24,7 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels
+from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels, path_of
 from htr_client.language import LanguageModel
 from htr_client.metrics import ClientMetrics
 from htr_client.pages.reading import SIGNATURE
@@ -144,13 +143,13 @@ class BaseClient:
             metrics: Counts calls and images; by default those of this client alone, its attribute `metrics`.
 
         Raises:
-            ValueError: When settings contradict each other or an address is not one.
+            ValueError: When settings contradict each other, an address is not one, or a certificate or key is not PEM.
             OSError: When a certificate or key cannot be read.
             MissingExtra: When opentelemetry is asked for and not installed.
         """
         if version is not None and label is not None:
             raise ValueError("give a version or a label, not both")
-        if min(batch_size, in_flight) < 1 or timeout <= 0:
+        if min(batch_size, in_flight) < 1 or not timeout > 0:
             raise ValueError("batch_size, in_flight and timeout are positive")
         if version is not None and not 0 <= version < 2**63:
             raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
@@ -160,28 +159,28 @@ class BaseClient:
         self._decoder = decoder if decoder is not None else default_decoder
         self._version = version
         self._label = label
-        addresses, encrypted = read_addresses(target)
+        addresses, encrypted = connection.read_addresses(target)
         tls = Tls() if tls is True or (encrypted and not tls) else tls or None
         if tls is not None and encrypted is False:
             raise ValueError("http:// and grpc:// mean that the connection is not encrypted: leave that or tls out")
         self._tls = tls
         self._credentials = tls.credentials() if tls is not None else None
-        self._target = grpc_target(addresses)
-        self._hosts = hosts_of(addresses)
+        self._target = connection.grpc_target(addresses)
+        self._hosts = connection.hosts_of(addresses)
         self.server = ", ".join(addresses)
         if tls is not None and tls.server_name is None and "," in self._target:
             raise ValueError(
                 "gRPC checks the certificates of several addresses by one name: give it as Tls(server_name=...) "
                 "(--tls-server-name), or one DNS name that stands for all servers"
             )
-        self._options = channel_options(tls, max_message_bytes)
+        self._options = connection.channel_options(tls, max_message_bytes)
         self._batch_size = batch_size
         self._in_flight = in_flight
         self._patience = patience
         self._max_pixels = max_pixels
         self._max_message_bytes = max_message_bytes
         self._metadata = metadata
-        self._tracing = tracing() if opentelemetry else None
+        self._tracing = connection.tracing() if opentelemetry else None
         self._log = log
         self._lock = threading.RLock()
         self._channel: Any = None
@@ -192,7 +191,7 @@ class BaseClient:
         self._readers: dict[int, Reader] = {}
 
     def _headers(self) -> Headers:
-        return tuple(self._metadata()) if self._metadata is not None else ()
+        return connection.headers_of(self._metadata)
 
     def _pack(self, image: Image, source: str | None = None) -> Sent:
         started = time.perf_counter()
@@ -206,15 +205,16 @@ class BaseClient:
         if grey.shape[1] != packed.width:  # it was shrunk
             scale = packed.width / grey.shape[1]
             seen = seen._replace(ink=(seen.ink[0] * scale, seen.ink[1] * scale))
-        return Sent(packed, seen, source or _path(image), time.perf_counter() - started)
+        return Sent(packed, seen, source or path_of(image), time.perf_counter() - started)
 
     def _pack_or_error(self, image: Image) -> Sent | Transcription:
         try:
             return self._pack(image)
         except ImageError as error:
-            return self._failed(error, _path(image), 0.0)
+            return self.failed(error, path_of(image), 0.0)
 
-    def _failed(self, error: ImageError, source: str | None, seconds: float, version: int = 0) -> Transcription:
+    def failed(self, error: ImageError, source: str | None, seconds: float, version: int = 0) -> Transcription:
+        """The result of an image that cannot be transcribed, which is counted."""
         result = Transcription("", 0.0, (), (), self.model, version, source, Timings(seconds, 0.0, 0.0), error)
         self.metrics.result(result)
         return result
@@ -245,7 +245,7 @@ class BaseClient:
         for sent, frames, row in zip(batch, answer.frames.tolist(), decoded, strict=True):
             if frames == 0:
                 refused = ImageError("refused", "The model's graph did not take the image.")
-                results.append(self._failed(refused, sent.source, sent.seconds, answer.version))
+                results.append(self.failed(refused, sent.source, sent.seconds, answer.version))
                 continue
             width, height = sent.image.width, sent.image.height
             spans = pixel_spans([span for _, _, span in row.characters], frames, width, sent.look.ink)
@@ -291,7 +291,7 @@ class BaseClient:
                 # Another caller's image may have spoiled the server's batch: a second chance for one that seems good.
                 [result] = yield from self._transcribe(batch, deadline)
         except ImageError as error:
-            result = self._failed(error, source, 0.0)
+            result = self.failed(error, source, 0.0)
         if result.error is not None:
             raise result.error
         return result
@@ -314,7 +314,7 @@ class BaseClient:
                     return results
                 if refusals == 2:
                     refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
-                    return [self._failed(refused, batch[0].source, batch[0].seconds)]
+                    return [self.failed(refused, batch[0].source, batch[0].seconds)]
             except HtrError as error:
                 if not outage.bearable(error) or (yield pause(attempt)):
                     raise
@@ -433,10 +433,6 @@ class BaseClient:
         return [batch[:half], batch[half:]]
 
 
-def _path(image: Image) -> str | None:
-    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-
-
 def pause(attempt: int) -> float:
     """Seconds to wait before another attempt: doubling up to two seconds, jittered so that clients spread out."""
     return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2**attempt)
@@ -446,5 +442,5 @@ def remaining(deadline: float) -> float:
     """Seconds until a deadline; raises TimedOut when it has passed."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise TimedOut("The time for this image was used up.")
+        raise TimedOut("The time for this call was used up.")
     return seconds

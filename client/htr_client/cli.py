@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         "--format",
         choices=FORMATS,
         default="text",
-        help="json: one object a line; alto (4), page (PAGE XML 2019) and hocr are for pages",
+        help="json: one object a line; alto (4), page (PAGE XML 2019) and hocr are for pages (default: %(default)s)",
     )
     parser.add_argument(
         "--kind",
@@ -59,25 +59,36 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         help="leave out the language model that the server's version brings: best path, or beam search without it "
         "(default: beam search with it, best path where there is none)",
     )
-    decoding.add_argument("--beam-width", type=int, metavar="N", help="readings that are followed at a time")
-    decoding.add_argument("--alternatives", type=int, default=0, metavar="N", help="other readings to show (beam)")
+    decoding.add_argument(
+        "--beam-width", type=int, metavar="N", help="readings that are followed at a time (default: 16)"
+    )
+    decoding.add_argument(
+        "--alternatives", type=int, default=0, metavar="N", help="other readings to show, in text and json (beam)"
+    )
     decoding.add_argument("--lexicon", metavar="FILE", help="words to expect, one or more a line")
     decoding.add_argument(
         "--lexicon-penalty",
         type=float,
         default=6.0,
         metavar="P",
-        help="a word that is not in the lexicon must be e^P times as likely to be chosen (default: %(default)s)",
+        help="a word that is not in the lexicon must be e^P times as likely to be chosen (default: %(default)g)",
     )
     decoding.add_argument("--strict-lexicon", action="store_true", help="allow no words outside of the lexicon")
     decoding.add_argument(
         "--lm", metavar="FILE", help="text to learn a character language model from, in place of the version's"
     )
     decoding.add_argument(
-        "--lm-order", type=int, default=5, metavar="N", help="characters the model looks at, with the next"
+        "--lm-order",
+        type=int,
+        default=5,
+        metavar="N",
+        help="characters of the longest n-grams of --lm (default: %(default)s)",
     )
     decoding.add_argument(
-        "--lm-weight", type=float, metavar="W", help="of the language model (default: the version's own; 0.3 with --lm)"
+        "--lm-weight",
+        type=float,
+        metavar="W",
+        help="weight of the language model (default: the version's own; 0.3 with --lm)",
     )
 
 
@@ -88,21 +99,29 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         parser: To add them to.
     """
     server = parser.add_argument_group("server")
-    server.add_argument("--server", default="localhost:8500", metavar="HOST:PORT", help="several with commas")
+    server.add_argument(
+        "--server", default="localhost:8500", metavar="HOST:PORT", help="several with commas (default: %(default)s)"
+    )
     server.add_argument("--model", default="htr", help="name of the served model (default: %(default)s)")
     which = server.add_mutually_exclusive_group()
-    which.add_argument("--model-version", type=int, metavar="N", help="default: the server's latest")
-    which.add_argument("--model-label", metavar="LABEL", help="such as stable or canary")
-    server.add_argument("--timeout", type=float, default=15.0, metavar="SECONDS", help="of one request")
+    which.add_argument("--model-version", type=int, metavar="N", help="exact version (default: the server's latest)")
+    which.add_argument("--model-label", metavar="LABEL", help="the version with this label, such as stable or canary")
+    server.add_argument(
+        "--timeout", type=float, default=15.0, metavar="SECONDS", help="for one request (default: %(default)g)"
+    )
     server.add_argument(
         "--patience",
         type=float,
         metavar="SECONDS",
-        help=f"for a server that does not answer (default: {_FIRST_PATIENCE:g} before its first answer, "
-        f"{_PATIENCE:g} after it, so that it may be restarted)",
+        help="how long to wait for a server that does not answer (default: "
+        f"{_FIRST_PATIENCE:g} before its first answer, {_PATIENCE:g} after it, so that it may be restarted)",
     )
-    server.add_argument("--batch-size", type=int, default=32, metavar="N", help="most images in a request")
-    server.add_argument("--in-flight", type=int, default=4, metavar="N", help="most requests at a time")
+    server.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="most images in a request (default: %(default)s)"
+    )
+    server.add_argument(
+        "--in-flight", type=int, default=4, metavar="N", help="most requests at a time (default: %(default)s)"
+    )
     server.add_argument("--tls", action="store_true", help="encrypt, and trust the usual public certificates")
     server.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
     server.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
@@ -121,7 +140,7 @@ def client_from(args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" 
         The client.
 
     Raises:
-        ValueError: When settings contradict each other or an address is not one.
+        ValueError: When settings contradict each other, an address is not one, or a certificate or key is not PEM.
         OSError: When a certificate or key cannot be read.
         HtrError: When the server does not answer.
     """
@@ -158,6 +177,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         Exit code: 0 when every image was transcribed, 1 when one or more were not or the server failed, 2 for
         wrong usage, 130 after Ctrl-C.
     """
+    from htr_client.image_files import read_file
     from htr_client.kinds import problems, transcribe
     from htr_client.output import ResultWriter
     from htr_client.results import Transcription
@@ -182,7 +202,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         with client, Waiting(f"Waiting for answers from {client.server} ...") as waiting:
             write = ResultWriter(args.format, sys.stdout, args.output)
             kind = args.kind if args.format in LINE_FORMATS else "page"
-            images: list[Image] = [sys.stdin.buffer.read() if path == "-" else path for path in paths]
+            images: list[Image] = [read_file(sys.stdin.buffer) if path == "-" else path for path in paths]
             for done, (path, result) in enumerate(zip(paths, transcribe(client, images, kind), strict=True), 1):
                 waiting.moved()
                 bar.clear()
@@ -198,6 +218,13 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     except BrokenPipeError:
         # The reader of a pipe has gone (such as head); nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except UnicodeEncodeError as error:
+        bar.clear()
+        missing = error.object[error.start : error.end]
+        print(
+            f"error: standard output ({error.encoding}) has no {missing!a}: set PYTHONIOENCODING=utf-8", file=sys.stderr
+        )
         return 1
     except (HtrError, OSError) as error:  # the server's, or the folder's of --output
         bar.clear()
@@ -226,7 +253,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
-    asked = [args.lexicon, args.lm, args.alternatives or None, args.beam_width, args.lm_weight]
+    asked = [
+        args.lexicon,
+        args.strict_lexicon or None,
+        args.lm,
+        args.alternatives or None,
+        args.beam_width,
+        args.lm_weight,
+    ]
     if args.decoder == "best-path":
         if any(option is not None for option in asked):
             raise ValueError("--lexicon, --lm, --lm-weight, --alternatives and --beam-width go with a beam search")
@@ -238,6 +272,8 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
     from htr_client.beam import PrefixBeamSearch
     from htr_client.language import CharacterModel, LanguageModel, Lexicon
 
+    if args.strict_lexicon and not args.lexicon:
+        raise ValueError("--strict-lexicon goes with --lexicon FILE")
     if args.lexicon_penalty < 0:
         raise ValueError("--lexicon-penalty is not negative")
     unknown = None if args.strict_lexicon else -args.lexicon_penalty
@@ -260,11 +296,8 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
 def _tls(args: argparse.Namespace) -> "Tls | bool":
     from htr_client.connection import Tls
 
-    if bool(args.tls_certificate) != bool(args.tls_key):
-        raise ValueError("--tls-certificate and --tls-key belong together")
-    if args.tls_ca or args.tls_certificate or args.tls_server_name:
-        return Tls(args.tls_ca, args.tls_certificate, args.tls_key, args.tls_server_name)
-    return bool(args.tls)
+    parts = (args.tls_ca, args.tls_certificate, args.tls_key, args.tls_server_name)
+    return Tls(*parts) if any(parts) else bool(args.tls)
 
 
 def _plain(text: str) -> str:

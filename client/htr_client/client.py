@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from htr_client.base import Ask, BaseClient, Outage, Sent, Steps, T, remaining
-from htr_client.connection import to_error
+from htr_client.connection import to_error, was_closed
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
@@ -40,7 +40,7 @@ class HtrClient(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Close the connection; a later call would open a new one."""
+        """Close the connection; calls of other threads that are under way fail, a later call would open a new one."""
         with self._lock:
             if self._channel is not None and self._process == os.getpid():
                 self._channel.close()
@@ -215,6 +215,11 @@ class HtrClient(BaseClient):
                 return call(ask.request, timeout=seconds, metadata=ask.headers)
             except grpc.RpcError as error:
                 raise to_error(error, self.server, seconds) from error
+            except ValueError as error:
+                if "closed" not in str(error):
+                    raise
+                # Another thread has closed the channel between the lines above.
+                raise was_closed(self.server) from error
 
     def _method(self, name: str, request: Any, answer: Any) -> Any:
         with self._lock:

@@ -58,6 +58,7 @@ _WRONG_REQUEST = re.compile(
     r"ModelSpec|signature|servable version label|output tensor alias|Expects arg\[|tensor parsing error"
 )
 _NO_LABEL = "Unrecognized servable version label"
+_HEADER_NAME, _HEADER_VALUE = re.compile(r"[a-z0-9_.-]+"), re.compile(r"[ -~]*")
 _GRPC_SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):")
 # Schemes of URLs that users give instead of an address, and whether they ask for encryption.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
@@ -87,22 +88,38 @@ class Tls:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the parts.
+        """Read and check the parts.
 
         Returns:
             gRPC channel credentials.
 
         Raises:
             OSError: When a file cannot be read.
+            ValueError: When a part is not PEM of its kind, or there is a certificate without its key or a key without
+                its certificate.
         """
-        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.certificate))
+        # gRPC ends the process for a certificate without key, and takes what is no PEM for a server that is away.
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together (--tls-certificate and --tls-key)")
+        ca, certificate = _pem(self.ca, "CERTIFICATE"), _pem(self.certificate, "CERTIFICATE")
+        return grpc.ssl_channel_credentials(ca, _pem(self.key, "PRIVATE KEY"), certificate)
 
 
-def _pem(part: Pem | None) -> bytes | None:
-    if part is None or isinstance(part, bytes):
-        return part
-    with open(part, "rb") as file:
-        return file.read()
+def _pem(part: Pem | None, kind: str) -> bytes | None:
+    if part is None:
+        return None
+    name, content = "what was given", part
+    if not isinstance(content, bytes):
+        name = os.fspath(content)
+        with open(content, "rb") as file:
+            content = file.read()
+    # A key with a passphrase is none that gRPC can use.
+    lines = rb"-----BEGIN (?!ENCRYPTED )((?:[A-Z0-9]+ )?%b)-----.+?-----END \1-----" % kind.encode()
+    if not re.search(lines, content, re.DOTALL):
+        raise ValueError(
+            f"{name} holds no {kind.lower()} in PEM, between the lines -----BEGIN {kind}----- and -----END {kind}-----"
+        )
+    return content
 
 
 def read_addresses(target: str | Sequence[str]) -> tuple[list[str], bool | None]:
@@ -188,7 +205,7 @@ def split_address(address: str) -> tuple[str, int]:
         ValueError: When there is no host, no port, or an impossible one.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(f"an address is HOST:PORT, such as localhost:8500 (ports go from 1 to 65535), not {address!r}")
     return host.strip("[]"), int(port)
 
@@ -221,7 +238,12 @@ def channel_options(tls: Tls | None, max_message_bytes: int) -> list[tuple[str, 
 
     Returns:
         gRPC channel arguments.
+
+    Raises:
+        ValueError: When the limit is impossible.
     """
+    if not 0 < max_message_bytes < 2**31:
+        raise ValueError(f"max_message_bytes is a number from 1 to 2**31 - 1, not {max_message_bytes}")
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.service_config_disable_resolution", 1),
@@ -243,6 +265,28 @@ def channel_options(tls: Tls | None, max_message_bytes: int) -> list[tuple[str, 
     if tls is not None and tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     return options
+
+
+def headers_of(metadata: Metadata | None) -> tuple[tuple[str, str], ...]:
+    """The metadata of one request.
+
+    Args:
+        metadata: As `HtrClient` takes it.
+
+    Returns:
+        Pairs of name and value.
+
+    Raises:
+        RequestRefused: gRPC would not take it; what it says depends on the client and does not tell what is wrong.
+    """
+    found = tuple(metadata()) if metadata is not None else ()
+    for name, value in found:
+        if not _HEADER_NAME.fullmatch(name) or (isinstance(value, str) and not _HEADER_VALUE.fullmatch(value)):
+            raise RequestRefused(
+                f"gRPC takes no metadata {name!r}: {value!r}.",
+                advice="Names are of lower-case letters, digits and -_. and values are printable ASCII.",
+            )
+    return found
 
 
 def tracing() -> Any:
@@ -286,6 +330,8 @@ def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
             return ServerUnavailable(f"Nobody answers at {where}.", advice=NOBODY, code=code.name)
         if _BROKEN.search(details):
             return ServerUnavailable(f"The connection to {where} broke.", code=code.name)
+    if code is grpc.StatusCode.CANCELLED and "Channel closed" in details:
+        return was_closed(where)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOut(f"No answer from {where} within {seconds:.1f} seconds.", code=code.name)
     if code is grpc.StatusCode.UNIMPLEMENTED or "http2 header with status" in details:
@@ -300,6 +346,12 @@ def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return RequestTooLarge(said, code=code.name)
     return _ERRORS.get(code, ServerFault)(said, code=code.name)
+
+
+def was_closed(where: str) -> ServerUnavailable:
+    """The error of a call whose connection this client has closed meanwhile."""
+    advice = "Close a client when all its calls have ended; a later call opens a new connection."
+    return ServerUnavailable(f"This client's connection to {where} was closed during the call.", advice=advice)
 
 
 _ERRORS: dict[grpc.StatusCode, type[HtrError]] = {

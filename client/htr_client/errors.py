@@ -74,7 +74,7 @@ class TimedOut(HtrError):
 class ModelNotFound(HtrError):
     """The server does not serve this model, version or label (NOT_FOUND; of a label INVALID_ARGUMENT)."""
 
-    advice = "Compare model, version and label with what model_status() says."
+    advice = "Compare model, version and label with what model_status() says (htr versions --server HOST:PORT)."
 
 
 class ModelUnusable(HtrError):

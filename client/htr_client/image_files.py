@@ -168,6 +168,11 @@ def read(image: Image) -> bytes:
     return data
 
 
+def path_of(image: Image) -> str | None:
+    """The path of an image that is given by one."""
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
+
+
 def _inspect_bounded(data: bytes, max_pixels: int) -> ImageInfo:
     info = inspect(data)
     if info.width * info.height > max_pixels:

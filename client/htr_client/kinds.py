@@ -34,7 +34,11 @@ def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterato
             continue
         for image, data in group:
             assert data is not None
-            page = _page(client, data, name_of(image), kind)
+            try:
+                page = _page(client, data, name_of(image), kind)
+            except ImageError as error:
+                yield client.failed(error, image_files.path_of(image), 0.0)
+                continue
             if page is not None:
                 yield page
             else:
@@ -50,9 +54,10 @@ def page_of(client: HtrClient, data: bytes, name: str = "") -> Page | None:
         name: Name of the image for the result.
 
     Returns:
-        The page; None where the image is that of a line, cannot be read, or where there is no line finder.
+        The page; None where the image is that of a line, or where there is no line finder.
 
     Raises:
+        ImageError: When the image cannot be read, by this client or by the line finder.
         HtrError: As `HtrClient.transcribe_many`.
     """
     return _page(client, data, name, "auto") if _may_be_page(data) else None
@@ -83,15 +88,13 @@ def _looked_at(images: Iterable[Image], kind: str) -> Iterator[tuple[Image, byte
 
 
 def _page(client: HtrClient, data: bytes, name: str, kind: str) -> Page | None:
-    """The page that the image shows; None where it is that of a line, or cannot be read.
+    """The page that the image shows; None where it is that of a line.
 
     Where there is nothing to find lines with, `auto` takes every image for one of a line.
     """
     try:
         grey = image_files.load(data)
         page = client.find_page(grey, name=name)
-    except ImageError:
-        return None
     except ModelNotFound:
         if kind == "auto":
             return None

@@ -99,10 +99,13 @@ class Lexicon:
 
         Raises:
             OSError: When the file cannot be read.
-            ValueError: When it is not UTF-8.
+            ValueError: When it is not UTF-8, or holds no word.
         """
         with _utf8(path) as file:
-            return cls(file.read().split(), unknown=unknown)
+            words = file.read().split()
+        if not words:
+            raise ValueError(f"{os.fspath(path)} holds no words for a lexicon")
+        return cls(words, unknown=unknown)
 
     def compile(self, alphabet: Alphabet) -> "CompiledLexicon":
         """The lexicon as tables; words that the alphabet cannot write are left out.
@@ -225,8 +228,10 @@ class CharacterModel:
 
     def __init__(self, texts: Iterable[str], *, order: int = 5, most_ngrams: int = 2_000_000) -> None:
         self._texts = [text for text in texts if text]
-        if not 1 <= order <= 8 or not self._texts:
-            raise ValueError("a character model needs an order from 1 to 8 and texts to learn from")
+        if not 1 <= order <= 8:
+            raise ValueError(f"the order of a character model (--lm-order) is from 1 to 8, not {order}")
+        if not self._texts:
+            raise ValueError("a character model (--lm) needs texts to learn from, and there are none")
         self._order = order
         self._most_ngrams = most_ngrams
         self._compiled: dict[Alphabet, Automaton] = {}

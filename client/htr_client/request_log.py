@@ -141,10 +141,12 @@ class RequestLog:
 
     def close(self) -> None:
         """Wait until everything is written; done at the end of the process too. A later record begins new files."""
+        if self._process != os.getpid():
+            return  # forked, and has logged nothing: the records are the parent's, which may have held the lock
         with self._lock:
             thread, records = self._thread, self._queue
             self._thread, self._queue = None, queue.Queue(self._queue_size)
-        if thread is not None and self._process == os.getpid():
+        if thread is not None:
             records.put(None)
             thread.join()
 

@@ -250,7 +250,11 @@ class FakeServer:
         return f"localhost:{self.port}"
 
     def start(self) -> None:
-        """Starts listening; the constructor does so too."""
+        """Starts listening; the constructor does so too.
+
+        Raises:
+            OSError: The port that it had before is taken for five seconds and more.
+        """
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 * 2**20)]
         for _ in range(100):
             self._server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
@@ -263,6 +267,8 @@ class FakeServer:
                 break
             except RuntimeError:  # the port is not free again yet
                 time.sleep(0.05)
+        else:
+            raise OSError(f"{self.address} is not free: something else listens there")
         self._server.start()
 
     def stop(self, grace: float | None = None) -> None:

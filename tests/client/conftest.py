@@ -69,6 +69,9 @@ class Blocking:
         finally:
             self._loop.run_until_complete(results.aclose())
 
+    def find_page(self, image, **options):
+        return self._loop.run_until_complete(self._client.find_page(image, **options))
+
     def transcribe_page(self, image, **options):
         return self._loop.run_until_complete(self._client.transcribe_page(image, **options))
 

@@ -116,8 +116,11 @@ def test_the_versions_own_language_model(call, folder, server):
     [
         ["none-*.png"],
         ["a.png", "--lexicon", "nowhere.txt"],
+        ["a.png", "--lexicon", "empty.txt"],
+        ["a.png", "--strict-lexicon"],
         ["a.png", "--decoder", "best-path", "--alternatives", "2"],
         ["a.png", "--tls-certificate", "a.pem"],
+        ["a.png", "--tls-key", "a.pem"],
         ["a.png", "--tls-ca", "nowhere.pem"],
         ["a.png", "--batch-size", "0"],
         ["a.png", "--decoder", "beam", "--alternatives", "-1"],
@@ -130,7 +133,9 @@ def test_wrong_usage(call, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").write_bytes(png("a"))
     (tmp_path / "latin1.txt").write_bytes("Köln".encode("latin-1"))
+    (tmp_path / "empty.txt").write_text("\n")
     code, out, err = call(*arguments)
+    assert "empty.txt" not in arguments or "empty.txt holds no words" in err
     assert "latin1.txt" not in arguments or "latin1.txt is not UTF-8" in err
     assert (code, out) == (2, "") and err.startswith("error: ") and "Traceback" not in err
 
@@ -249,6 +254,13 @@ def command(server, *arguments, **options):
     return subprocess.run(
         [sys.executable, "-m", "htr_client.cli", "--server", server.address, *arguments], capture_output=True, **options
     )
+
+
+def test_an_output_that_cannot_take_the_text(server):
+    server.model.alphabets = {1: ["é", *ALPHABET[1:]]}
+    done = command(server, "-", input=png("ab"), env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    assert b"standard output (ascii) has no '\\xe9': set PYTHONIOENCODING=utf-8" in done.stderr
 
 
 def test_standard_input(server):

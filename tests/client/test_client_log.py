@@ -155,6 +155,17 @@ def test_forked_process_writes_files_of_its_own(tmp_path):
     assert len(list(tmp_path.glob("*.csv"))) == 2
 
 
+def test_a_process_that_was_forked_in_the_middle_of_a_record_ends(tmp_path):
+    log = RequestLog(tmp_path, rate=1)
+    child = multiprocessing.get_context("fork").Process(target=log.close)
+    with log._lock:  # as another thread of the parent may hold it
+        child.start()
+        child.join(30)
+    ended = child.exitcode
+    child.kill()
+    assert ended == 0
+
+
 @pytest.mark.parametrize("settings", [{"rate": 1.5}, {"rate": -0.1}, {"queue_size": 0}, {"max_bytes": -1}])
 def test_impossible_settings(tmp_path, settings):
     with pytest.raises(ValueError):

@@ -1,14 +1,17 @@
 """Pages through a client and its commands: the lines are found on the server, and every image becomes what it is."""
 
+import asyncio
 import csv
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
+import grpc
 import numpy as np
 import pytest
 
-from htr_client import image_files, pages
+from htr_client import AsyncHtrClient, image_files, pages
 from htr_client.errors import ImageError, ModelNotFound
 from htr_client.pages.reading import is_page, may_be_page
 from htr_client.testing import png
@@ -39,10 +42,21 @@ def test_a_page_through_either_client(client):
     assert (page.image, page.width, page.height) == ("p.png", 900, 700)
     assert [line.baseline[0][1] for line in page.lines] == pytest.approx(BOTTOMS, abs=4)
     assert all(line.text and 0 < line.confidence < 1 for line in page.lines)
+    found = client.find_page(drawn(), name="p.png")
+    assert [(line.baseline, line.text) for line in found.lines] == [(line.baseline, "") for line in page.lines]
     with pytest.raises(ImageError):
         client.transcribe_page(b"")
     with pytest.raises(ModelNotFound):
         client.transcribe_page(drawn(), line_finder="other")
+
+
+def test_more_pages_at_a_time_than_the_event_loop_has_threads(server):
+    async def read():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        async with AsyncHtrClient(server.address) as client:
+            return await asyncio.wait_for(asyncio.gather(*(client.transcribe_page(drawn()) for _ in range(3))), 30)
+
+    assert [len(page.lines) for page in asyncio.run(read())] == [3, 3, 3]
 
 
 def test_images_of_all_kinds_in_order(call, folder):
@@ -51,6 +65,13 @@ def test_images_of_all_kinds_in_order(call, folder):
     assert names == ["1-page.png:1", "1-page.png:2", "1-page.png:3", "2-word.png", "3-line.png", "5-page.png:1"]
     assert out.splitlines()[3].split("\t")[1] == "word"
     assert code == 1 and "4-none.png: The PNG ends early" in err and err.count("error: ") == 1
+
+
+@pytest.mark.parametrize("kind", ["auto", "page"])
+def test_a_page_that_the_line_finder_refuses_is_no_line(call, folder, server, kind):
+    server.model.failures.append((grpc.StatusCode.INVALID_ARGUMENT, "Invalid PNG data, size 200"))
+    code, out, err = call(folder / "1-page.png", "--kind", kind)
+    assert (code, out) == (1, "") and "1-page.png: The server says INVALID_ARGUMENT: Invalid PNG data" in err
 
 
 def test_the_file_of_a_page_is_read_once(call, folder, monkeypatch):

@@ -1,18 +1,21 @@
 """Connections: several servers, encryption, status, metadata, threads."""
 
+import asyncio
+import math
 import sys
 import threading
 
 import grpc
 import pytest
 
-from htr_client import HtrClient, Tls
+from htr_client import AsyncHtrClient, HtrClient, Tls
 from htr_client.connection import grpc_target
 from htr_client.errors import (
     HtrError,
     MissingExtra,
     ModelNotFound,
     ModelUnusable,
+    RequestRefused,
     ServerUnavailable,
 )
 from htr_client.testing import ALPHABET, FakeServer, png
@@ -108,6 +111,38 @@ def test_metadata(kind, server):
     assert [sent["x-request-id"] for sent in server.model.metadata] == ["0", "1", "2"]
 
 
+def test_metadata_that_grpc_does_not_take(kind, server):
+    pairs = iter([("X-Request-Id", "1"), ("x-request-id", "über")])
+    with kind(server.address, metadata=lambda: [next(pairs)]) as client:
+        for name in ("X-Request-Id", "x-request-id"):
+            with pytest.raises(RequestRefused, match=name):
+                client.transcribe(png("a"))
+
+
+def test_an_asynchronous_client_in_another_event_loop(server):
+    client = AsyncHtrClient(server.address)
+    assert asyncio.run(client.transcribe(png("a"))).text == "a"
+    with pytest.raises(RuntimeError, match="belongs to the event loop of its first call"):
+        asyncio.run(client.transcribe(png("a")))
+
+
+def test_a_connection_that_is_closed_during_a_call(server):
+    client = HtrClient(server.address)
+    answer = server.model.predict
+    server.model.predict = lambda *call: client.close() or answer(*call)
+    with pytest.raises(ServerUnavailable, match="was closed during the call"):
+        client.transcribe(png("a"))
+    server.model.predict = answer
+    assert client.transcribe(png("a")).text == "a"
+    client.close()
+
+
+@pytest.mark.parametrize("settings", [{"max_message_bytes": -1}, {"max_message_bytes": 2**31}, {"timeout": math.nan}])
+def test_impossible_settings(kind, server, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        kind(server.address, **settings)
+
+
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls(kind, certificates, mutual):
     key, certificate, ca = ((certificates / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem"))
@@ -130,6 +165,23 @@ def test_tls(kind, certificates, mutual):
         with kind(server.address, tls=anonymous, **short) as client, pytest.raises(HtrError):
             client.transcribe(png("a"))
     server.stop()
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        ({"certificate": "client.pem"}, "belong together"),  # gRPC would end the process
+        ({"key": "client.key"}, "belong together"),
+        ({"ca": "client.key"}, "client.key holds no certificate in PEM"),
+        ({"ca": b"\x30\x82\xff"}, "what was given holds no certificate in PEM"),
+        ({"certificate": "client.key", "key": "client.pem"}, "client.key holds no certificate in PEM"),
+        ({"certificate": "client.pem", "key": "client.pem"}, "client.pem holds no private key in PEM"),
+    ],
+)
+def test_certificates_that_cannot_be(kind, certificates, parts, problem):
+    paths = {name: part if isinstance(part, bytes) else certificates / part for name, part in parts.items()}
+    with pytest.raises(ValueError, match=problem):
+        kind("localhost:1", tls=Tls(**paths))
 
 
 def test_a_message_when_opentelemetry_is_missing(kind, server, monkeypatch):

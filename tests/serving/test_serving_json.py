@@ -71,6 +71,7 @@ ONE = {"x": 1, "y": 1}
     ({"instances": [{"image_bytes": {"b64": 1}}]}, STRINGS, "not formatted correctly for base64 data"),
     ({"instances": [{"x": {"b64": "YQ"}, "y": 1}]}, FLOATS, "Type: Object is not of expected type: float"),
     ({"instances": [{"x": "a", "y": 1}]}, FLOATS, "Type: String is not of expected type: float"),
+    ({"inputs": {"x": 1 << 1024, "y": 1}}, FLOATS, "Type: Number is not of expected type: float"),
     ({"inputs": {"x": 1, "y": [1 << 40]}}, FLOATS, "Type: Array is not of expected type: int32"),
     ({"inputs": {"x": [[1], 2], "y": 1}}, FLOATS, "found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
     ({"inputs": {"x": [1, [2]], "y": 1}}, FLOATS, "Encountered list at unexpected level: 1 expected < 1"),

@@ -273,7 +273,7 @@ def test_a_reload_replaces_the_whole_configuration(base, toy_model, image, tmp_p
         assert client.predict(request).model_spec.version.value == 5
 
 
-def test_configuration_file_is_polled(base, toy_model, tmp_path):
+def test_configuration_file_is_polled(base, toy_model, tmp_path, image, caplog):
     file = tmp_path / "models.config"
     text = 'model_config_list {{ config {{ name: "{}" base_path: "{}" model_platform: "tensorflow" }} }}'
     file.write_text(text.format("htr", base))
@@ -282,3 +282,21 @@ def test_configuration_file_is_polled(base, toy_model, tmp_path):
         assert client.states() == {1: AVAILABLE}
         file.write_text(text.format("renamed", base))
         client.wait_state(1, AVAILABLE, name="renamed")
+        # A label for a version that is still to come is refused, and given once it is there.
+        label = 'version_labels { key: "canary" value: 2 }'
+        file.write_text(text.format("renamed", base).replace("model_platform", f"{label} model_platform"))
+        request = toy.predict_request({"image_bytes": [image]}, "transcribe")
+        request.model_spec.name, request.model_spec.version_label = "renamed", "canary"
+        until = time.monotonic() + 20
+        while "assign label to version 2" not in caplog.text:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        toy.push(toy_model, base, 2)
+        client.wait_state(2, AVAILABLE, name="renamed")
+        while True:
+            try:
+                assert client.predict(request).model_spec.version.value == 2
+                break
+            except grpc.RpcError:
+                assert time.monotonic() < until
+                time.sleep(0.02)

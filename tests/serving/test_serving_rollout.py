@@ -207,7 +207,7 @@ def test_a_version_that_takes_too_long(workspace, tmp_path):
     [
         (["promote", 9, "--label", "stable", "--server", "localhost:1"], cli.USAGE, "no version 9 in"),
         (["promote", 2, "--label", "canary", "--server", "localhost:1"], cli.USAGE, "No version is stable yet"),
-        (["promote", 2, "--label", "stable", "--server", "localhost"], cli.USAGE, "An address is HOST:PORT"),
+        (["promote", 2, "--label", "stable", "--server", "localhost"], cli.USAGE, "an address is HOST:PORT"),
         (["promote", 2, "--label", "stable", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
         (["promote", 2, "--label", "stable", "--tls-key", "k"], cli.USAGE, "belong together"),
         (["promote", 2, "--label", "stable", "--tls-ca", "/nowhere.pem"], cli.USAGE, "/nowhere.pem cannot be read"),

@@ -91,6 +91,32 @@ def test_chosen_image_is_read_and_its_characters_are_where_they_stand(model, pag
     assert browser.errors == []
 
 
+def test_words_are_corrected_and_become_training_data(page, browser, tmp_path, capsys):
+    browser.open(f"http://{page.address}/")
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    for name, text in (("a.png", ' one,  "two" '), ("b.png", ""), ("c.png", "three")):
+        (tmp_path / name).write_bytes(png("word"))
+        browser.choose_file("#file", tmp_path / name)
+        text_of(browser)
+        wait_for(lambda name=name: browser.evaluate("label.name") == name)
+        assert browser.evaluate("at('label-text').value") == "word"
+        browser.evaluate(f"at('label-text').value = {json.dumps(text)}; at('label').requestSubmit()")
+    # As one that was drawn or pasted: it comes from no file, and is saved too.
+    answer = {"text": "ink", "confidence": 1, "characters": [], "width": 32, "height": 16}
+    browser.evaluate(f"show({json.dumps(answer)}, new Blob([label.image], {{type: 'image/png'}}))")
+    browser.evaluate("at('label').requestSubmit(); at('save-csv').click()")
+    assert browser.evaluate("at('kept').textContent") == "Images in the CSV: 3"
+    saved = tmp_path / "labels.csv"
+    wait_for(lambda: saved.exists() and len(list(tmp_path.glob("word-*.png"))) == 1)
+    assert cli.main(["check", "--data", str(tmp_path)]) == 0
+    assert "3 rows" in capsys.readouterr().out
+    assert browser.errors == []
+    with open(saved, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == ['one, "two"', "three", "ink"]
+    assert all((tmp_path / row["filename"]).read_bytes() == png("word") for row in rows)
+
+
 @pytest.mark.parametrize(
     ("confidence", "level", "words"),
     [
@@ -334,6 +360,7 @@ def test_answer_is_the_clients(page):
         (413, {"headers": {"Content-Length": str(ui.MAX_BYTES + 1)}, "body": b""}, "limit"),
         (415, {"headers": {"Content-Type": "text/plain"}}, "image/png"),
         (411, {"headers": {"Content-Length": "many"}}, "Content-Length"),
+        (411, {"headers": {"Content-Length": "²"}}, "Content-Length"),
         (403, {"headers": {"Host": "evil.example"}}, "this machine"),
         (404, {"path": "/other"}, "/transcribe"),
         (422, {"body": b""}, "no bytes"),
