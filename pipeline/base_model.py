@@ -85,7 +85,10 @@ _FRENCH = (
 )
 
 RECIPES: dict[str, Sequence[Round]] = {
-    "word": [Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24)],
+    "word": [
+        Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24),
+        Round([Rendered("rendered-short-words-2", 3000, 14, 203)], [_DHSD], 14, learning_rate=1.5e-3),
+    ],
     "line": [
         Round(
             [Rendered("rendered-words", 8000, 22, 101), Rendered("rendered-lines", 3500, 60, 102)],
@@ -97,6 +100,12 @@ RECIPES: dict[str, Sequence[Round]] = {
             [_DHSD, *_FRENCH],
             6,
             learning_rate=1e-3,
+        ),
+        Round(
+            [Rendered("rendered-words-3", 1500, 22, 301), Rendered("rendered-lines-3", 1000, 60, 302)],
+            [_DHSD, *_FRENCH],
+            9,
+            learning_rate=1.5e-3,
         ),
     ],
 }
@@ -117,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             workspace = given.folder / (preset if number == 1 else f"{preset}-{number}")
             models = str(workspace / "serving_model" / "htr")
             if not in_service(models):
-                code = _train(preset, one, workspace, start, given)
+                earlier = [rendered for before in RECIPES[preset][: number - 1] for rendered in before.rendered]
+                code = _train(preset, one, workspace, start, earlier, given)
                 if code:
                     return code
             start = in_service(models)[-1].path
@@ -145,9 +155,7 @@ def _choose(real: Real, data: Path, base: Path) -> Path:
     unfinished = base / f"{real.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "images").mkdir(parents=True)
-    with open(source / "labels.csv", encoding="utf-8", newline="") as file:
-        table = csv.DictReader(file)
-        rows = [row for row in table if _draw(row["filename"]) < real.share]
+    rows = [row for row in _rows(source) if _draw(row["filename"]) < real.share]
     for row in rows:
         shutil.copyfile(source / row["filename"], unfinished / row["filename"])
     with open(unfinished / "labels.csv", "w", encoding="utf-8", newline="") as file:
@@ -162,7 +170,28 @@ def _draw(filename: str) -> float:
     return hashlib.sha256(filename.encode()).digest()[0] / 256
 
 
-def _train(preset: str, one: Round, workspace: Path, start: str | None, given: argparse.Namespace) -> int:
+def _write_texts(sets: Sequence[Rendered], base: Path, file: Path) -> None:
+    """Writes the texts of rendered sets, one a line."""
+    texts = (row["text"] for rendered in sets for row in _rows(base / rendered.name))
+    file.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _train(
+    preset: str,
+    one: Round,
+    workspace: Path,
+    start: str | None,
+    earlier: Sequence[Rendered],
+    given: argparse.Namespace,
+) -> int:
+    # The language model learns from the texts of earlier rounds, too, which cost nothing more.
+    texts = workspace.with_suffix(".txt")
+    _write_texts(earlier, given.folder, texts)
     folders = [_render(rendered, given.folder) for rendered in one.rendered]
     folders += [_choose(real, given.data, given.folder) for real in one.real]
     credits = "; ".join(real.credit for real in one.real)
@@ -177,6 +206,7 @@ def _train(preset: str, one: Round, workspace: Path, start: str | None, given: a
             "patience": one.epochs,  # the last epochs, at a low rate, are the best ones
             "shuffle_buffer": 24000,  # all of them: rendered and real images take turns
         },
+        "language": {"texts": [str(texts)]},
         "gate": {"max_cer": None},  # historical hands are among the writers that are evaluated
         "card": {
             "data_licence": f"Rendered text in fonts under OFL 1.1 and Apache 2.0; {credits}",
