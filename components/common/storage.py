@@ -321,6 +321,7 @@ def copy_tree(source: str, target: str, last: str = "") -> None:
     Raises:
         OSError: something cannot be read or written.
     """
+    source, target = source.rstrip("/"), target.rstrip("/")
     for path in sorted(_paths(source), key=lambda path: path == posixpath.join(source, last)):
         below = path.removeprefix(source)
         if ".." in below.split("/"):  # which an object may be called, but no file
@@ -403,7 +404,7 @@ def digest(folder: str) -> str:
     Raises:
         OSError: one cannot be read.
     """
-    total = hashlib.sha256()
+    total, folder = hashlib.sha256(), folder.rstrip("/")
     for path in _paths(folder):
         content = hashlib.sha256(read(path)).hexdigest()
         total.update(f"{path.removeprefix(folder)}\0{content}\n".encode())

@@ -112,6 +112,7 @@ def test_links_in_circles_or_to_nowhere_lose_nothing_and_repeat_nothing(folder, 
     elsewhere.mkdir()
     shutil.copyfile(folder / "b" / "004.png", elsewhere / "far.png")
     (folder / "circle").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
     (folder / "other").symlink_to(elsewhere)
     (folder / "nowhere.png").symlink_to(tmp_path / "gone.png")
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
