@@ -133,11 +133,25 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
         raise ConfigError("; ".join(problems)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML drops: the first of two sections or settings of one name."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if (name := str(key.value)) in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{name} is there twice: join the two", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: str) -> dict[str, Any]:
     called = "standard input" if path == "-" else path
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
-            loaded = yaml.safe_load(file)
+            loaded = yaml.load(file, _Loader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {called}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
