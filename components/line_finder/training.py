@@ -152,8 +152,8 @@ class LineFitting:
                 self._losses.append(float(self._step(windows, targets)))
                 if not np.isfinite(self._losses[-1]):
                     raise FloatingPointError(
-                        f"The loss became {self._losses[-1]} in epoch {self.done // self.steps + 1}: lower the "
-                        f"learning rate, which is {self.train.learning_rate:g}."
+                        f"The loss became {self._losses[-1]} in epoch {self.done // self.steps + 1}: lower "
+                        f"line_training.learning_rate (it is {self.rate:g})."
                     )
                 self.done += 1
                 progress.batch(self.done, lambda: float(np.mean(self._losses[-100:])))
