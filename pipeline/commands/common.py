@@ -173,7 +173,7 @@ def write_for_prometheus(file: str, page: str) -> None:
     try:
         storage.write(file, page.encode())
     except OSError as error:
-        raise CommandError(f"--prometheus {file} cannot be written: {error.strerror}.") from error
+        raise CommandError(f"--prometheus {file} cannot be written: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager
