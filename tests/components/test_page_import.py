@@ -4,12 +4,14 @@ import csv
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from components.common import storage
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.settings import DataConfig
 from components.tools.page_import.files import ImportProblem, find_pages
@@ -279,3 +281,13 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     (tmp_path / "in" / "a.png").unlink()
     assert cli.main(["import", "in", "--output", "none"]) == 1
     assert "none-left-out.csv says why" in capsys.readouterr().err
+
+
+def test_an_import_from_a_bucket_goes_on_where_it_stopped(tmp_path):
+    bucket = f"memory://{uuid.uuid4().hex}/scans"  # fsspec's file system in memory
+    storage.copy_tree(str(add_page(add_page(tmp_path / "scans"), "other", "other.png")), bucket)
+    first, rows, _ = run(bucket, tmp_path / "lines")
+    assert (first.new, first.lines) == (2, 6)
+    storage.write(f"{bucket}/other.png", encode(drawn_page()[0] // 2, ".png"))
+    again, same, _ = run(bucket, tmp_path / "lines")
+    assert (again.new, same) == (1, rows)
