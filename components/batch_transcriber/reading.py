@@ -210,6 +210,6 @@ def _content(path: str) -> bytes:
     try:
         return storage.read(path, image_files.MAX_BYTES + 1)
     except OSError as error:
-        if storage.is_remote(path) and not isinstance(error, FileNotFoundError):
-            raise  # the store fails, not this image
+        if storage.is_store_failure(path, error):
+            raise
         raise ImageError("unreadable", f"Cannot read {path!r}: {error.strerror or error}") from None

@@ -47,6 +47,18 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def is_store_failure(path: str, error: Exception) -> bool:
+    """Whether an error is that of a bucket's store or of the way to it, and not of this one file.
+
+    Who goes on after it leaves out files that another run has.
+
+    Args:
+        path: Path of the file.
+        error: What came of reading it.
+    """
+    return is_remote(path) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+
+
 def absolute(path: str) -> str:
     """The path without `.` and `..`, from the root or with its scheme; symbolic links stay."""
     if not is_remote(path):

@@ -206,8 +206,7 @@ def _read_file(path: str, data: DataConfig) -> bytes | tuple[bytes, np.ndarray]:
     try:
         encoded = storage.read(path, image_files.MAX_BYTES + 1)  # one more, so that a larger one is refused
     except OSError as error:
-        if storage.is_remote(path) and not isinstance(error, FileNotFoundError):
-            # The store or the way to it fails, not this image: to go on would leave out what another run has.
+        if storage.is_store_failure(path, error):
             raise DatasetError(f"The data cannot be read: {error}") from error
         raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
     return encoded if len(encoded) <= _LARGE_FILE else _decode(encoded, path, data)
