@@ -170,11 +170,16 @@ def test_results_of_two_models_or_inputs_are_not_mixed(folder, model, tmp_path):
 
 def test_what_cannot_start_says_why(folder, model, tmp_path):
     (tmp_path / "empty").mkdir()
+    finder = tmp_path / "htr-lines" / "1"
+    (finder / "assets.extra").mkdir(parents=True)
+    (finder / "fingerprint.pb").write_bytes(b"graph")
+    (finder / "assets.extra" / "htr.json").write_text('{"line_finder": {}}')
     for arguments, message in (
         ((str(tmp_path / "none"), "texts.csv", model), "none does not exist"),
         ((str(tmp_path / "empty"), "texts.csv", model), "no image"),
         ((str(folder), "texts.txt", model), r"must end in \.jsonl or \.csv"),
         ((str(folder), "texts.csv", str(folder)), "is no SavedModel"),
+        ((str(folder), "texts.csv", str(finder)), "is a line finder, which does not transcribe"),
     ):
         with pytest.raises(BatchError, match=message):
             transcribe(*arguments, LOCAL)
