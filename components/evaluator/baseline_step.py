@@ -14,6 +14,7 @@ from tfx.utils import path_utils
 
 from components.common import service, storage
 from components.common.console import console
+from components.common.versions import GRAPH_FILE
 from components.evaluator.baseline import BaselineError, find
 from components.evaluator.settings import GateConfig
 from components.evaluator.verdict import BASELINE_FILE, Baseline
@@ -87,7 +88,7 @@ class Executor(base_executor.BaseExecutor):
         noted = exec_properties.get(_CHOICE)
         found = Baseline.from_json(noted) if noted else _choose(input_dict, exec_properties)
         model = artifact_utils.get_single_instance(output_dict["model"])
-        if found.path and not storage.exists(f"{found.path}/saved_model.pb"):
+        if found.path and not storage.exists(f"{found.path}/{GRAPH_FILE}"):
             found = _without(found, input_dict, exec_properties)
         if found.path:
             _check(found)

@@ -30,10 +30,8 @@ from components.recogniser.model import loaded
 from components.report import analysis, card, collect, contents, report
 from components.report.material import Material
 from components.report.settings import RunSettings
-from components.trainer.training import HISTORY_FILE, UNALIGNABLE_FILE
+from components.trainer.training import HISTORY_FILE, SHEET_FILE, UNALIGNABLE_FILE
 from serving.version_directory import CARD_FILE, METRICS_FILE, SETTINGS_FILE
-
-AUGMENTED_FILE = "augmented.png"
 
 
 class RunReportSpec(component_spec.ComponentSpec):
@@ -86,7 +84,7 @@ class Executor(base_executor.BaseExecutor):
             counts=read_counts(uri("quarantine")),
             rejects=contents.parse_rejects(_read(os.path.join(uri("quarantine"), REJECTS_FILE)) or b""),
             anomalies=read_anomalies(artifact_utils.get_single_instance(input_dict["anomalies"])),
-            augmented=_read(os.path.join(uri("model_run"), AUGMENTED_FILE)),
+            augmented=_read(os.path.join(uri("model_run"), SHEET_FILE)),
             unalignable=len(json.loads(_read(os.path.join(uri("model_run"), UNALIGNABLE_FILE)) or "[]")),
             baseline=baseline,
             run_id=(self._context.pipeline_run_id if self._context else None) or "",
