@@ -6,13 +6,13 @@ import os
 from typing import Any
 
 from tfx.dsl.components.base import base_component, base_driver, base_executor, executor_spec
-from tfx.dsl.io import fileio
 from tfx.orchestration.portable import base_driver as portable_driver
 from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
 from components.common import service, storage
+from components.common.artifacts import write_text
 from components.common.console import console
 from components.common.versions import GRAPH_FILE
 from components.evaluator.baseline import BaselineError, find
@@ -93,9 +93,7 @@ class Executor(base_executor.BaseExecutor):
         if found.path:
             _check(found)
             storage.copy_tree(found.path, path_utils.serving_model_dir(model.uri))
-        fileio.makedirs(model.uri)
-        with fileio.open(os.path.join(model.uri, BASELINE_FILE), "w") as file:
-            file.write(found.as_json())
+        write_text(os.path.join(model.uri, BASELINE_FILE), found.as_json())
 
 
 def _without(gone: Baseline, input_dict: dict[str, Any], exec_properties: dict[str, Any]) -> Baseline:
