@@ -1,4 +1,4 @@
-"""The one configuration of a run: every setting of every stage, typed, with its default and its meaning.
+"""The one configuration of a run: every setting of every step, typed, with its default and its meaning.
 
 A configuration is read from YAML (`load`), changed on the command line (`--set gate.max_cer=0.05`) and
 recorded with the model it made. Unknown names and impossible values are refused with the name of the setting and, where

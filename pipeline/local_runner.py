@@ -106,7 +106,7 @@ def _slow(node_id: str) -> contextlib.AbstractContextManager[None]:
 
 
 def _unused_run_id(connection: metadata.Metadata) -> str:
-    """The time, or the next second that no run is named after: clocks go back, and reports bear the second."""
+    """The time, or the next second that no run is named after: clocks go back, and reports are named by the second."""
     with connection as handle:
         taken = {context.name[:19] for context in handle.store.get_contexts_by_type("pipeline_run")}
     moment = datetime.datetime.now()

@@ -68,7 +68,7 @@ class Record:
         errors: images that could not be read: path, reason, detail.
         run: identity of the run that wrote it.
         new: images that this run transcribed or tried to.
-        remarks: the same of pages that lack lines or texts.
+        remarks: path, reason and detail of pages that lack lines or texts.
         documents: names of the files of pages below the output folder, by path; none of a table.
         lines: number of lines of each page.
     """

@@ -1,7 +1,7 @@
 """RunReport: looks at what the model does and writes it down, whatever the gate decided.
 
-The candidate and the baseline of the gate transcribe the evaluation split once more, the same images, through the
-signature that services use. What is written into the artifact:
+What candidate and baseline read in the evaluation split, Evaluator has kept. The candidate only looks at the images
+that are shown once more, frame by frame. What is written into the artifact:
 
     report.html      one self-contained page
     predictions.csv  every evaluation image with label, prediction, confidence and edits

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, the readable error, the configuration of a command line."""
+"""What the commands share: the readable error, options of several commands, the configuration of a command line."""
 
 from __future__ import annotations
 
