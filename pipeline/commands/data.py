@@ -136,6 +136,6 @@ def _drift(arguments: argparse.Namespace) -> int:
     print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
     if arguments.prometheus:
         write_for_prometheus(arguments.prometheus, found.as_prometheus())
-    if found.moved and (arguments.fail or config.drift.fail):
-        raise CommandError(f"Drifted too far: {', '.join(measure.name for measure in found.moved)}.", DRIFT)
+    if found.drifted and (arguments.fail or config.drift.fail):
+        raise CommandError(f"Drifted too far: {', '.join(measure.name for measure in found.drifted)}.", DRIFT)
     return OK
