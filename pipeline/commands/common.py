@@ -177,6 +177,23 @@ def write_for_prometheus(file: str, page: str) -> None:
 
 
 @contextlib.contextmanager
+def reading_runs() -> Iterator[None]:
+    """Turns what may be wrong with the runs of a workspace into errors of a command.
+
+    Raises:
+        CommandError: There is no such run, or the metadata cannot be read.
+    """
+    from components.report import summary
+
+    try:
+        yield
+    except summary.NoSuchRun as error:
+        raise CommandError(str(error), USAGE) from error
+    except summary.MetadataError as error:
+        raise CommandError(str(error)) from error
+
+
+@contextlib.contextmanager
 def resumable(log: str, *usage: type[Exception]) -> Iterator[None]:
     """Turns the errors of a job that can go on where it stopped into those of a command.
 
