@@ -291,3 +291,12 @@ def test_an_import_from_a_bucket_goes_on_where_it_stopped(tmp_path):
     storage.write(f"{bucket}/other.png", encode(drawn_page()[0] // 2, ".png"))
     again, same, _ = run(bucket, tmp_path / "lines")
     assert (again.new, same) == (1, rows)
+
+
+def test_images_that_are_gone_are_cut_again(tmp_path):
+    folder = add_page(tmp_path / "scans")
+    outcome, _, _ = run(folder, tmp_path / "lines")
+    shutil.rmtree(tmp_path / "lines")  # by hand, or by an --overwrite that was killed
+    again, rows, _ = run(folder, tmp_path / "lines")
+    assert (again.new, again.lines) == (1, outcome.lines)
+    assert all((tmp_path / "lines" / row["filename"]).exists() for row in rows)

@@ -145,8 +145,9 @@ class _CutPage(beam.DoFn):
         if os.path.exists(path):
             record = json.loads(storage.read(path))
             stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
+            images = [os.path.join(self._job.output, image) for image, *_ in record["rows"]]
             # Of a page without rows, whatever was missing or damaged may be there today.
-            if record["rows"] and all(stamps) and record["stamps"] == stamps:
+            if images and all(stamps) and record["stamps"] == stamps and all(map(os.path.exists, images)):
                 return
         stamp = storage.stamp(file.path)  # before reading: who changes the file meanwhile has it read again
         result = cut_page(file, self._job.output, self._job.max_pixels)
