@@ -270,7 +270,8 @@ def plan(
         if overwrite:
             former = replace(job, shards=before["shards"])
             texts = [output] if job.has_documents else map(former.shard_path, range(former.shards))
-            for path in (former.state, former.errors_path, *texts):
+            # The state comes last: a kill would else leave texts beside the new ones that nobody knows of.
+            for path in (*texts, former.errors_path, former.state):
                 _delete(path)
         else:
             job = _resumed(job, before, model)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from components.batch_transcriber import batch
 from components.batch_transcriber.reading import Reader
-from components.batch_transcriber.shards import BatchError, NoImages, list_images, written
+from components.batch_transcriber.shards import BatchError, NoImages, list_images, plan, written
 from components.common import storage
 from htr_client import ngrams
 from htr_client.decoding import Alphabet
@@ -184,6 +184,25 @@ def test_what_cannot_start_says_why(folder, model, tmp_path):
         with pytest.raises(BatchError, match=message):
             transcribe(*arguments, LOCAL)
     assert len(list_images(str(folder))) == IMAGES + 1
+
+
+def test_an_overwrite_that_is_killed_leaves_no_old_texts_beside_the_new_ones(folder, tmp_path, monkeypatch):
+    output, model = tmp_path / "texts.jsonl", {"path": "m", "fingerprint": "f"}
+    job, _, _ = plan(str(folder), str(output), model, 16, overwrite=False)
+    for number in range(job.shards):
+        job.write(job.shard_path(number), b"{}\n")
+    remove, calls = storage.remove, iter(range(9))
+
+    def killed(path):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(storage, "remove", killed)
+        plan(str(folder), str(output), model, 1000, overwrite=True)
+    assert plan(str(folder), str(output), model, 1000, overwrite=True)[0].shards == 1
+    assert not list(tmp_path.glob("texts-0*"))
 
 
 @pytest.mark.slow
