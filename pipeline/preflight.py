@@ -11,6 +11,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from components.base_model.packing import BaseModelError
 from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
@@ -159,7 +160,7 @@ def _bucket(config: Config) -> Iterator[str]:
 def _problems(check: Callable[[], object], setting: str = "") -> Iterator[str]:
     try:
         check()
-    except (ConfigError, LineGateError, base.WarmStartError, OSError) as error:
+    except (ConfigError, LineGateError, base.WarmStartError, BaseModelError, OSError) as error:
         yield f"{setting}{error}"
 
 
