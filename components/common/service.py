@@ -60,8 +60,10 @@ def labels(model_dir: str, name: str) -> dict[str, int]:
 
 
 def config_in_bucket(model_dir: str) -> str:
-    """Where the file of labels lies that belongs to a model directory in a bucket."""
-    return f"{model_dir.rstrip('/').rpartition('/')[0]}/{CONFIG_FILE}"
+    """Where the file of labels lies that belongs to a model directory in a bucket; within it, if that is the bucket."""
+    folder = model_dir.rstrip("/")
+    above = folder.rpartition("/")[0]
+    return f"{folder if above.endswith('/') else above}/{CONFIG_FILE}"
 
 
 def metrics(model_dir: str, number: int) -> dict[str, Any] | None:
