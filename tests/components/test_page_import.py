@@ -271,7 +271,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     add_page(tmp_path / "in", name="café-1", image="a.png")
     assert cli.main(["import", "in", "--output", "lines"]) == 0
     said = capsys.readouterr().out
-    assert "3 lines of 1 pages" in said and "--writer" in said and "htr check --data lines" in said
+    assert "3 lines of 1 page in" in said and "--writer" in said and "htr check --data lines" in said
     assert cli.main(["import", "in", "--output", "lines", "--writer", "(.*)-1", "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["new"], told["lines"], told["without_document"]) == (0, 3, 0)
