@@ -48,14 +48,7 @@ def is_remote(path: str) -> bool:
 
 
 def is_store_failure(path: str, error: Exception) -> bool:
-    """Whether an error is that of a bucket's store or of the way to it, and not of this one file.
-
-    Who goes on after it leaves out files that another run has.
-
-    Args:
-        path: Path of the file.
-        error: What came of reading it.
-    """
+    """Whether an error of reading a file is that of its store: who goes on leaves out files that another run has."""
     return is_remote(path) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
 
 
