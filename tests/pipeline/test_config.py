@@ -46,6 +46,7 @@ def test_a_name_that_stands_twice_in_the_file_is_refused(text, place, tmp_path):
         ("gate=1", "gate: "),
         ("train.epochs.more=1", "train.epochs"),
         ("transform.preset=page", "transform.preset"),
+        ("transform.preset=[line]", "transform.preset: .*'word' or 'line'"),
         ("gate.max_cer=[", "not valid YAML"),
         ("gate.slice_max_cer={text_length: 0.3}", "text_length is no slice; there are writer, length_band, source"),
         ("gate.slice_max_cer={writers=7: 0.3}", "writers=7 is no slice"),
