@@ -21,8 +21,8 @@ import numpy as np
 
 from components.base_model import packing
 from components.line_finder.data import LabelledPage, load_pages
-from components.line_finder.measuring import FindLines, Readings, as_served, compare, texts_of
-from components.line_finder.metric import LineScore, score_pages
+from components.line_finder.measuring import Readings, as_served, compare, texts_of
+from components.line_finder.metric import FindLines, LineScore, score_pages
 from components.line_finder.settings import LineFinderConfig
 from htr_client.pages import Line, in_reading_order
 from pipeline.base_line_finder import EVALUATION, load_splits

@@ -12,6 +12,7 @@ from pathlib import Path
 from components.common.console import console
 from components.common.versions import list_versions
 from pipeline import cli
+from pipeline.demo import render
 
 # `make airflow-env` makes it, and the Makefile says which version is meant.
 AIRFLOW = Path(os.environ.get("HTR_AIRFLOW_ENV", Path(__file__).parents[1] / ".venv-airflow3")) / "bin" / "airflow"
@@ -55,8 +56,8 @@ def run_dag(folder: Path, dag: str, log: Path) -> dict[str, str]:
 def main() -> int:
     """Makes the data, compiles the DAG, runs it. Returns the exit code."""
     data, workspace, log = FOLDER / "data", FOLDER / "workspace", FOLDER / "airflow.log"
-    if not data.exists() and cli.main(["sample-data", str(data), "--images", "400"]):
-        return cli.ERROR
+    if code := render(data, 400):
+        return code
     overrides = [f"--set={setting}" for setting in SETTINGS]
     code = cli.main(
         ["compile", "airflow", str(FOLDER / "dags"), "--data", str(data), "--workspace", str(workspace), *overrides]

@@ -1,4 +1,4 @@
-"""The one configuration of a run: every setting of every stage, typed, with its default and its meaning.
+"""The one configuration of a run: every setting of every step, typed, with its default and its meaning.
 
 A configuration is read from YAML (`load`), changed on the command line (`--set gate.max_cer=0.05`) and
 recorded with the model it made. Unknown names and impossible values are refused with the name of the setting and, where
@@ -133,11 +133,25 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
         raise ConfigError("; ".join(problems)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML drops: the first of two sections or settings of one name."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if (name := str(key.value)) in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{name} is there twice: join the two", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: str) -> dict[str, Any]:
     called = "standard input" if path == "-" else path
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
-            loaded = yaml.safe_load(file)
+            loaded = yaml.load(file, _Loader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {called}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -6,6 +6,7 @@ import argparse
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,16 +36,35 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = SETTINGS | dict(setting.split("=", 1) for setting in arguments.set)
     data, workspace = arguments.folder / "data", arguments.folder / "workspace"
-    if not data.exists():
-        console().print(f"Rendering {arguments.images} images of names and words in handwriting fonts")
-        code = cli.main(["sample-data", str(data), "--images", str(arguments.images)])
-        if code:
-            return code
+    code = render(data, arguments.images)
+    if code:
+        return code
     overrides = [f"--set={name}={value}" for name, value in settings.items()]
     code = cli.main(["run", "--data", str(data), "--workspace", str(workspace), *overrides])
     if code:
         return code
     return _serve_and_ask(data, workspace, settings)
+
+
+def render(data: Path, images: int) -> int:
+    """Makes sample data where there is none; what an interrupted rendering has left is made anew.
+
+    Args:
+        data: Folder of the data.
+        images: Number of images.
+
+    Returns:
+        Exit code.
+    """
+    if data.exists():
+        return cli.OK
+    console().print(f"Rendering {images} images of names and words in handwriting fonts")
+    unfinished = data.with_name(f"{data.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    code = cli.main(["sample-data", str(unfinished), "--images", str(images)])
+    if not code:
+        unfinished.rename(data)
+    return code
 
 
 def _serve_and_ask(data: Path, workspace: Path, settings: dict[str, str]) -> int:

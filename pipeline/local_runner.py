@@ -106,7 +106,7 @@ def _slow(node_id: str) -> contextlib.AbstractContextManager[None]:
 
 
 def _unused_run_id(connection: metadata.Metadata) -> str:
-    """The time, or the next second that no run is named after: clocks go back, and reports bear the second."""
+    """The time, or the next second that no run is named after: clocks go back, and reports are named by the second."""
     with connection as handle:
         taken = {context.name[:19] for context in handle.store.get_contexts_by_type("pipeline_run")}
     moment = datetime.datetime.now()
@@ -160,11 +160,16 @@ def _note_cost(connection: metadata.Metadata, execution: Any, peak_bytes: int, c
 
 @contextlib.contextmanager
 def locked(workspace: str) -> Iterator[None]:
-    """Holds the workspace's lock; the kernel drops it when the process ends, however it ends."""
+    """Holds the workspace's lock; the kernel drops it when the process ends, however it ends.
+
+    Raises:
+        WorkspaceBusy: Another process holds it.
+        OSError: The folder cannot be written, or its file system has no locks.
+    """
     with open(os.path.join(workspace, ".lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise WorkspaceBusy(
                 f"Another run works in {workspace}. Wait for it to end, or use another folder with --workspace."
             ) from None

@@ -11,6 +11,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from components.base_model.packing import BaseModelError
 from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
@@ -22,6 +23,7 @@ from components.language import texts
 from components.line_finder.page_plan import list_pages
 from components.line_finder.recogniser import LineGateError, model_for_lines
 from components.line_finder.warm_start import find_start
+from components.report.findings import some
 from components.trainer import base
 from htr_client.pages.reading import LINE_FINDER
 from pipeline import beam_options
@@ -158,7 +160,7 @@ def _bucket(config: Config) -> Iterator[str]:
 def _problems(check: Callable[[], object], setting: str = "") -> Iterator[str]:
     try:
         check()
-    except (ConfigError, LineGateError, base.WarmStartError, OSError) as error:
+    except (ConfigError, LineGateError, base.WarmStartError, BaseModelError, OSError) as error:
         yield f"{setting}{error}"
 
 
@@ -185,10 +187,9 @@ def _slices(config: Config, tables: list[Table], plan: Plan) -> Iterator[str]:
         name, equals, value = bound.partition("=")
         if equals and value not in found[name]:
             there = sorted(filter(None, found[name]))
-            listed = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
             yield (
                 f"gate.slice_max_cer: {bound}: no image of this {name.replace('_', ' ')} is in the evaluation split, "
-                f"which has {listed}{did_you_mean(value, there)}"
+                f"which has {some(there, _SHOWN)}{did_you_mean(value, there)}"
             )
 
 

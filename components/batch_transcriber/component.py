@@ -18,7 +18,6 @@ import os
 from typing import Any
 
 from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.types.artifact import Artifact
 from tfx.utils import path_utils
@@ -27,6 +26,7 @@ from components.base_model import packing
 from components.batch_transcriber import batch, shards
 from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.settings import BulkConfig
+from components.common.artifacts import write_text
 from components.common.fingerprint_driver import FingerprintDriver
 
 COUNTS_FILE = "counts.json"
@@ -98,9 +98,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     counts.update(pages=outcome.pages, lines=outcome.lines, incomplete=outcome.incomplete)
             except shards.NoImages:  # nothing has arrived since the last run
                 counts.update(pictures=0, errors=0)
-        fileio.makedirs(output)
-        with fileio.open(os.path.join(output, COUNTS_FILE), "w") as file:
-            file.write(json.dumps(counts))
+        write_text(os.path.join(output, COUNTS_FILE), json.dumps(counts))
 
 
 class BulkInferrer(base_beam_component.BaseBeamComponent):

@@ -70,22 +70,20 @@ class Reader:
         It is TensorFlow's own digest of graph and variables, and the language model where it is used.
 
         Raises:
-            BatchError: there is no such model or line finder.
+            BatchError: there is no such model or line finder, or one stands in the other's place.
         """
         found = hashlib.sha256(_fingerprint_file(self.model_path))
+        if _is_line_finder(self.model_path):
+            raise BatchError(f"{self.model_path} is a line finder, which does not transcribe. Name a model that does.")
         language_model = os.path.join(self.model_path, LANGUAGE_MODEL_FILE)
         if not self.best_path and storage.exists(language_model):
             found.update(storage.read(language_model))
         if self.kind != "line":
-            found.update(_fingerprint_file(self._checked_line_finder()))
+            finder = self._line_finder()
+            found.update(_fingerprint_file(finder))
+            if _is_line_finder(finder) is False:
+                raise BatchError(f"{finder} is no line finder, but a model that transcribes.")
         return found.hexdigest()
-
-    def _checked_line_finder(self) -> str:
-        path = self._line_finder()
-        settings = os.path.join(path, SETTINGS_FILE)
-        if storage.exists(settings) and "line_finder" not in json.loads(storage.read(settings)):
-            raise BatchError(f"{path} is no line finder, but a model that transcribes.")
-        return path
 
     def _line_finder(self) -> str:
         try:
@@ -157,6 +155,12 @@ class Reader:
                 yield image, result.error or ImageText(result.text, result.confidence)
 
 
+def _is_line_finder(version: str) -> bool | None:
+    """Whether a version is a line finder, or a model that transcribes; None where it does not say so."""
+    settings = os.path.join(version, SETTINGS_FILE)
+    return "line_finder" in json.loads(storage.read(settings)) if storage.exists(settings) else None
+
+
 def _fingerprint_file(model_path: str) -> bytes:
     try:
         return storage.read(os.path.join(model_path, "fingerprint.pb"))
@@ -210,6 +214,6 @@ def _content(path: str) -> bytes:
     try:
         return storage.read(path, image_files.MAX_BYTES + 1)
     except OSError as error:
-        if storage.is_remote(path) and not isinstance(error, FileNotFoundError):
-            raise  # the store fails, not this image
+        if storage.is_store_failure(path, error):
+            raise
         raise ImageError("unreadable", f"Cannot read {path!r}: {error.strerror or error}") from None

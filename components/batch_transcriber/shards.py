@@ -68,7 +68,7 @@ class Record:
         errors: images that could not be read: path, reason, detail.
         run: identity of the run that wrote it.
         new: images that this run transcribed or tried to.
-        remarks: the same of pages that lack lines or texts.
+        remarks: path, reason and detail of pages that lack lines or texts.
         documents: names of the files of pages below the output folder, by path; none of a table.
         lines: number of lines of each page.
     """
@@ -199,6 +199,7 @@ def list_images(folder: str) -> list[Image]:
     """
     images: list[Image] = []
     if storage.is_remote(folder):
+        folder = folder.rstrip("/")
         with contextlib.suppress(FileNotFoundError):  # an empty folder of a bucket is none
             found = [(file.path.removeprefix(f"{folder}/"), file.stamp) for file in storage.files(folder)]
             images = [Image(path, stamp) for path, stamp in found if path.lower().endswith(_LISTED)]
@@ -219,14 +220,11 @@ def _walk(folder: str) -> Iterable[Image]:
         real = os.path.realpath(place)
         if real in above:
             continue
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    waiting.append((entry.path, above | {real}))
-                elif entry.name.lower().endswith(_LISTED):
-                    # A link that leads nowhere stays in the list: opening it fails, which is reported.
-                    stat = entry.stat(follow_symlinks=os.path.exists(entry.path))
-                    yield Image(os.path.relpath(entry.path, folder), f"{stat.st_size}-{stat.st_mtime_ns}")
+        folders, names = storage.entries(place)
+        waiting += [(os.path.join(place, name), above | {real}) for name in folders]
+        for path in (os.path.join(place, name) for name in names if name.lower().endswith(_LISTED)):
+            # A link that leads nowhere stays in the list: opening it fails, which is reported.
+            yield Image(os.path.relpath(path, folder), storage.stamp(path))
 
 
 def plan(
@@ -272,7 +270,8 @@ def plan(
         if overwrite:
             former = replace(job, shards=before["shards"])
             texts = [output] if job.has_documents else map(former.shard_path, range(former.shards))
-            for path in (former.state, former.errors_path, *texts):
+            # The state comes last: a kill would else leave texts beside the new ones that nobody knows of.
+            for path in (*texts, former.errors_path, former.state):
                 _delete(path)
         else:
             job = _resumed(job, before, model)

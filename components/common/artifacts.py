@@ -1,4 +1,4 @@
-"""Artifacts that one step writes and another reads."""
+"""What steps share of their artifacts: how files are written into them, and the artifact that several steps know."""
 
 from __future__ import annotations
 

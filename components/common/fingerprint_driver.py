@@ -1,4 +1,4 @@
-"""Driver of steps that read files which are no artifacts, so that changed files are a changed input."""
+"""Drivers that find out what a step depends on besides its artifacts: what changes there is a changed input."""
 
 from __future__ import annotations
 
@@ -10,29 +10,37 @@ from tfx.orchestration.portable import base_driver as portable_driver
 from tfx.proto.orchestration import driver_output_pb2
 
 
-class FingerprintDriver(base_driver.BaseDriver, portable_driver.BaseDriver, abc.ABC):
-    """Sets the execution property `input_fingerprint`, which TFX's cache compares with the others."""
+class NotingDriver(base_driver.BaseDriver, portable_driver.BaseDriver, abc.ABC):
+    """Sets execution properties before TFX looks into its cache, which compares them with the others."""
 
     def __init__(self, metadata_handle: Any):
         base_driver.BaseDriver.__init__(self, metadata_handle)
         portable_driver.BaseDriver.__init__(self, metadata_handle)
 
     @abc.abstractmethod
-    def fingerprint(self, exec_properties: dict[str, Any]) -> str:
-        """A digest that changes when what the step reads changes."""
+    def noted(self, execution_info: Any) -> dict[str, str]:
+        """What to set, by name.
 
-    def resolve_exec_properties(
-        self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
-    ) -> dict[str, Any]:
-        """Called by runners with classic drivers."""
-        exec_properties["input_fingerprint"] = self.fingerprint(exec_properties)
-        return exec_properties
+        Args:
+            execution_info: TFX's, with `input_dict` and `exec_properties`.
+        """
 
     def run(self, execution_info: Any) -> driver_output_pb2.DriverOutput:
         """Called by runners that execute the pipeline's intermediate representation."""
         result = driver_output_pb2.DriverOutput()
-        properties = self.resolve_exec_properties(dict(execution_info.exec_properties), None, None)
-        for name, value in properties.items():
+        for name, value in {**execution_info.exec_properties, **self.noted(execution_info)}.items():
             if value is not None:
                 result.exec_properties[name].string_value = value
         return result
+
+
+class FingerprintDriver(NotingDriver):
+    """For steps that read files which are no artifacts; it sets the property `input_fingerprint`."""
+
+    @abc.abstractmethod
+    def fingerprint(self, exec_properties: dict[str, Any]) -> str:
+        """A digest that changes when what the step reads changes."""
+
+    def noted(self, execution_info: Any) -> dict[str, str]:
+        """The digest."""
+        return {"input_fingerprint": self.fingerprint(dict(execution_info.exec_properties))}

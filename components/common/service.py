@@ -31,7 +31,7 @@ def served(model_dir: str, name: str) -> Version | None:
     """
     found = [version for version in in_service(model_dir) if _is_complete(version.path)]
     try:
-        stable = _labels(model_dir, name).labels.get("stable")
+        stable = labels(model_dir, name).get("stable")
     except RolloutError as error:
         raise VersionError(str(error)) from error
     labelled = [version for version in found if version.number == stable]
@@ -42,17 +42,28 @@ def _is_complete(path: str) -> bool:
     return all(storage.exists(os.path.join(path, name)) for name in (GRAPH_FILE, "variables/variables.index"))
 
 
-def _labels(model_dir: str, name: str) -> Labels:
+def labels(model_dir: str, name: str) -> dict[str, int]:
+    """Versions by label, from the file of labels that belongs to a model directory, here or in a bucket.
+
+    Args:
+        model_dir: Directory of the numbered versions.
+        name: Name of the model in that file.
+
+    Raises:
+        RolloutError: The file cannot be understood.
+    """
     if not storage.is_remote(model_dir):
-        return Labels.read(model_dir, name)
+        return Labels.read(model_dir, name).labels
     path = config_in_bucket(model_dir)
     text = storage.read(path).decode(errors="replace") if storage.exists(path) else ""
-    return Labels.parse(text, Path(path), name)
+    return Labels.parse(text, Path(path), name).labels
 
 
 def config_in_bucket(model_dir: str) -> str:
-    """Where the file of labels lies that belongs to a model directory in a bucket."""
-    return f"{model_dir.rstrip('/').rpartition('/')[0]}/{CONFIG_FILE}"
+    """Where the file of labels lies that belongs to a model directory in a bucket; within it, if that is the bucket."""
+    folder = model_dir.rstrip("/")
+    above = folder.rpartition("/")[0]
+    return f"{folder if above.endswith('/') else above}/{CONFIG_FILE}"
 
 
 def metrics(model_dir: str, number: int) -> dict[str, Any] | None:

@@ -47,6 +47,11 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def is_store_failure(path: str, error: Exception) -> bool:
+    """Whether an error of reading a file is that of its store: who goes on leaves out files that another run has."""
+    return is_remote(path) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+
+
 def absolute(path: str) -> str:
     """The path without `.` and `..`, from the root or with its scheme; symbolic links stay."""
     if not is_remote(path):
@@ -321,6 +326,7 @@ def copy_tree(source: str, target: str, last: str = "") -> None:
     Raises:
         OSError: something cannot be read or written.
     """
+    source, target = source.rstrip("/"), target.rstrip("/")
     for path in sorted(_paths(source), key=lambda path: path == posixpath.join(source, last)):
         below = path.removeprefix(source)
         if ".." in below.split("/"):  # which an object may be called, but no file
@@ -403,7 +409,7 @@ def digest(folder: str) -> str:
     Raises:
         OSError: one cannot be read.
     """
-    total = hashlib.sha256()
+    total, folder = hashlib.sha256(), folder.rstrip("/")
     for path in _paths(folder):
         content = hashlib.sha256(read(path)).hexdigest()
         total.update(f"{path.removeprefix(folder)}\0{content}\n".encode())

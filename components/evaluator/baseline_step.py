@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tfx.dsl.components.base import base_component, base_driver, base_executor, executor_spec
-from tfx.dsl.io import fileio
-from tfx.orchestration.portable import base_driver as portable_driver
-from tfx.proto.orchestration import driver_output_pb2
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
 from components.common import service, storage
+from components.common.artifacts import write_text
 from components.common.console import console
+from components.common.fingerprint_driver import NotingDriver
+from components.common.versions import GRAPH_FILE
 from components.evaluator.baseline import BaselineError, find
 from components.evaluator.settings import GateConfig
 from components.evaluator.verdict import BASELINE_FILE, Baseline
@@ -57,22 +57,12 @@ def _choose(input_dict: dict[str, Any], exec_properties: dict[str, Any]) -> Base
     return found
 
 
-class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
+class Driver(NotingDriver):
     """Chooses the baseline before TFX looks into its cache."""
 
-    def __init__(self, metadata_handle: Any):
-        base_driver.BaseDriver.__init__(self, metadata_handle)
-        portable_driver.BaseDriver.__init__(self, metadata_handle)
-
-    def run(self, execution_info: Any) -> driver_output_pb2.DriverOutput:
-        """Called by runners that execute the pipeline's intermediate representation."""
-        result = driver_output_pb2.DriverOutput()
-        for name, value in execution_info.exec_properties.items():
-            if value is not None:
-                result.exec_properties[name].string_value = value
-        choice = _choose(execution_info.input_dict, execution_info.exec_properties)
-        result.exec_properties[_CHOICE].string_value = choice.as_json()
-        return result
+    def noted(self, execution_info: Any) -> dict[str, str]:
+        """The choice, with a digest of the model."""
+        return {_CHOICE: _choose(execution_info.input_dict, execution_info.exec_properties).as_json()}
 
 
 class Executor(base_executor.BaseExecutor):
@@ -87,14 +77,12 @@ class Executor(base_executor.BaseExecutor):
         noted = exec_properties.get(_CHOICE)
         found = Baseline.from_json(noted) if noted else _choose(input_dict, exec_properties)
         model = artifact_utils.get_single_instance(output_dict["model"])
-        if found.path and not storage.exists(f"{found.path}/saved_model.pb"):
+        if found.path and not storage.exists(f"{found.path}/{GRAPH_FILE}"):
             found = _without(found, input_dict, exec_properties)
         if found.path:
             _check(found)
             storage.copy_tree(found.path, path_utils.serving_model_dir(model.uri))
-        fileio.makedirs(model.uri)
-        with fileio.open(os.path.join(model.uri, BASELINE_FILE), "w") as file:
-            file.write(found.as_json())
+        write_text(os.path.join(model.uri, BASELINE_FILE), found.as_json())
 
 
 def _without(gone: Baseline, input_dict: dict[str, Any], exec_properties: dict[str, Any]) -> Baseline:

@@ -15,7 +15,8 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import path_utils, proto_utils
 
 from components.common import storage
-from components.common.versions import kept_base_model
+from components.common.artifacts import write_text
+from components.common.versions import GRAPH_FILE, kept_base_model
 from components.evaluator import readings
 from components.evaluator.evaluation import NOTE_FILE, switched_off
 from components.evaluator.verdict import Baseline
@@ -31,7 +32,7 @@ class EvaluatorExecutor(executor.Executor):
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
         """Evaluates the candidate, compares it with the baseline if there is one, and notes which that is."""
         given = input_dict.get(_BASELINE, [])
-        models = [m for m in given if storage.exists(f"{path_utils.serving_model_path(m.uri)}/saved_model.pb")]
+        models = [m for m in given if storage.exists(f"{path_utils.serving_model_path(m.uri)}/{GRAPH_FILE}")]
         evaluation = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
         with readings.keeping_in(os.path.join(evaluation, readings.READINGS_FOLDER)):
             super().Do({**input_dict, _BASELINE: models}, output_dict, {**exec_properties, **_PREDICTIONS})
@@ -43,15 +44,14 @@ class EvaluatorExecutor(executor.Executor):
         if unchanged:
             _withdraw_blessing(artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY]))
         note = {"compared_with": found and asdict(found), "off": switched_off(config), "unchanged": unchanged}
-        with fileio.open(os.path.join(evaluation, NOTE_FILE), "w") as file:
-            file.write(json.dumps(note, ensure_ascii=False))
+        write_text(os.path.join(evaluation, NOTE_FILE), json.dumps(note, ensure_ascii=False))
 
 
 def _withdraw_blessing(blessing: Any) -> None:
     blessed = os.path.join(blessing.uri, constants.BLESSED_FILE_NAME)
     if fileio.exists(blessed):
         fileio.remove(blessed)
-        fileio.open(os.path.join(blessing.uri, constants.NOT_BLESSED_FILE_NAME), "w").close()
+        write_text(os.path.join(blessing.uri, constants.NOT_BLESSED_FILE_NAME), "")
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, constants.NOT_BLESSED_VALUE)
 
 

@@ -234,11 +234,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "WriteCounts"
                 >> beam.io.WriteToText(os.path.join(quarantine.uri, COUNTS_FILE), num_shards=1, shard_name_template="")
             )
-        counted = read_counts(quarantine.uri)
+        counts = read_counts(quarantine.uri)
         if exec_properties.get("rejects_copy"):  # the artifact is removed when this step fails
             fileio.makedirs(os.path.dirname(exec_properties["rejects_copy"]))
             fileio.copy(os.path.join(quarantine.uri, REJECTS_FILE), exec_properties["rejects_copy"], overwrite=True)
-        check_counts(counted, data, exec_properties.get("rejects_copy"))
+        check_counts(counts, data, exec_properties.get("rejects_copy"))
 
 
 def _nested(counter: collections.Counter, known: dict[str, Any]) -> dict[str, Any]:

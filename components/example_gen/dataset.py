@@ -17,10 +17,10 @@ from components.example_gen.folders import find_tables
 from components.example_gen.images import find_image
 from components.example_gen.labels import check_label, length_band
 from components.example_gen.measures import describe
-from components.example_gen.plan import Plan, make_plan
+from components.example_gen.plan import Plan, make_plan, split_of
 from components.example_gen.rejects import Reject, Rejected
 from components.example_gen.settings import DataConfig
-from components.example_gen.splits import SPLIT_NAMES, SplitRule, named_split
+from components.example_gen.splits import SPLIT_NAMES, SplitRule
 from components.example_gen.table import DatasetError, Row, Table, plain, read_together
 from components.transform.geometry import available_frames, needed_frames
 from components.transform.settings import TransformConfig
@@ -145,11 +145,9 @@ def _check_fields(row: Row, data: DataConfig) -> _Fields:
         raise Rejected("malformed_row", f"{len(fields)} fields where the header has {table.columns}")
     label = check_label(fields[table.text], data)
     path, mend = find_image(fields[table.image].strip(), table)
-    named = table.default_split
-    if table.split is not None and fields[table.split].strip():
-        named = named_split(fields[table.split])
-        if named is None:
-            raise Rejected("unknown_split", f"{fields[table.split]!r} is none of {', '.join(SPLIT_NAMES)}")
+    named = split_of(row)
+    if named is None and table.split is not None and fields[table.split].strip():
+        raise Rejected("unknown_split", f"{fields[table.split]!r} is none of {', '.join(SPLIT_NAMES)}")
     return _Fields(label, path, mend, named)
 
 
@@ -206,8 +204,7 @@ def _read_file(path: str, data: DataConfig) -> bytes | tuple[bytes, np.ndarray]:
     try:
         encoded = storage.read(path, image_files.MAX_BYTES + 1)  # one more, so that a larger one is refused
     except OSError as error:
-        if storage.is_remote(path) and not isinstance(error, FileNotFoundError):
-            # The store or the way to it fails, not this image: to go on would leave out what another run has.
+        if storage.is_store_failure(path, error):
             raise DatasetError(f"The data cannot be read: {error}") from error
         raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
     return encoded if len(encoded) <= _LARGE_FILE else _decode(encoded, path, data)

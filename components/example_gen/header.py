@@ -22,7 +22,8 @@ DELIMITERS = ",;\t|"
 NONE = "none"  # as the name of a column in the configuration: there is no such column
 _BLANK = ' \t\r\n\f\v"' + DELIMITERS  # what Excel leaves of an empty row, too
 _MOST_BLANK = 100  # lines before the header
-_SEPARATOR = re.compile(r'\s*"?sep=(.)"?[\s,;|]*', re.IGNORECASE)  # Excel's line that names the delimiter
+# Excel's line that names the delimiter; one that names none says nothing.
+_SEPARATOR = re.compile(r'\s*"?sep=([^ \r\n"]?)"?[\s,;|]*', re.IGNORECASE)
 SAVE_AS_CSV = 'Open it and save it as "CSV UTF-8" (File, Save As).'
 _WORKBOOKS = {b"PK\x03\x04": "an Excel workbook or another zip archive", b"\xd0\xcf\x11\xe0": "an Excel workbook"}
 
@@ -125,7 +126,7 @@ def _find_header(path: str, encoding: str) -> tuple[int, str, str | None]:
                 )
             separator = _SEPARATOR.fullmatch(line)
             if separator and delimiter is None:
-                delimiter = separator.group(1)
+                delimiter = separator.group(1) or None
             elif line.strip(_BLANK):
                 return number, line, delimiter
     raise DatasetError(f"{path} is empty: it needs a header line such as `filename,text` and one row an image.")

@@ -14,7 +14,7 @@ _SECOND_DIFFERENCE = np.array([[1, -2, 1]], np.float32)
 
 
 def describe(greys: Sequence[np.ndarray]) -> list[dict[str, float]]:
-    """Cheap numbers that move when images change: drift in the images becomes visible in their statistics.
+    """Cheap numbers that change when images do: drift in the images becomes visible in their statistics.
 
     Args:
         greys: images, uint8 [height, width] each.

@@ -105,7 +105,7 @@ class _Survey:
 
 
 def split_of(row: Row) -> str | None:
-    """The split that a row of the right length names, or the name of its file."""
+    """The split that a row of the right length names, else the name of its file; None for none, or an unknown word."""
     column = row.table.split
     value = row.fields[column] if column is not None else ""
     return named_split(value) if value.strip() else row.table.default_split

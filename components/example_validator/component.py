@@ -71,7 +71,7 @@ class Executor(executor.Executor):
                 console().print(f"  data warning: {sentence}", markup=False)
         if serious and drifted:
             raise DataDrift(
-                f"The data has moved away from that of the run before: {'; '.join(serious)}. If that is meant: --set "
+                f"The data has drifted from that of the run before: {'; '.join(serious)}. If that is meant: --set "
                 f"drift.fail=false, or other drift.thresholds. `htr drift` says more."
             )
         if serious:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 
+from components.common.artifacts import write_text
 from components.example_validator.thresholds import schema_text
 
 
@@ -29,9 +29,7 @@ class Executor(base_executor.BaseExecutor):
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
         """Writes the text to the file that TFX looks for."""
         folder = artifact_utils.get_single_uri(output_dict["schema"])
-        fileio.makedirs(folder)
-        with fileio.open(os.path.join(folder, "schema.pbtxt"), "w") as file:
-            file.write(exec_properties["text"])
+        write_text(os.path.join(folder, "schema.pbtxt"), exec_properties["text"])
 
 
 class CuratedSchema(base_component.BaseComponent):

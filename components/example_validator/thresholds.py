@@ -1,4 +1,4 @@
-"""How far measures of the examples may move, as the comparators of the curated schema say it. No TFX here."""
+"""How far measures of the examples may drift, as the comparators of the curated schema say it. No TFX here."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import path_utils
 
 from components.common import storage
+from components.common.artifacts import write_text
 from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
 from components.example_gen.examples import records
@@ -89,8 +90,7 @@ def put(learnt: Learnt, directory: str) -> None:
         file.write(content)
     path = os.path.join(directory, SETTINGS_FILE)
     settings = {**json.loads(storage.read(path)), "language_model": learnt.facts}
-    with fileio.open(path, "wb") as file:
-        file.write(json.dumps(settings, indent=1, ensure_ascii=False).encode())
+    write_text(path, json.dumps(settings, indent=1, ensure_ascii=False))
 
 
 def _told(learnt: Learnt) -> str:

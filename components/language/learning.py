@@ -97,13 +97,13 @@ def _first(texts: Iterable[str]) -> tuple[list[str], int]:
 
 
 def _small_enough(texts: Sequence[str], alphabet: Alphabet, config: LanguageConfig) -> ngrams.NGrams:
-    """N-grams that fit into the bytes they may have."""
+    """N-grams that fit into the bytes they may have; the beginning of a text alone where the alphabet fills these."""
     allowed = int(config.max_megabytes * 1e6)
     most: int | None = None
     while True:
         found = ngrams.count(texts, alphabet, config.order, least_texts=config.least_labels, most=most)
         size = len(found.to_bytes())
-        if size <= allowed:
+        if size <= allowed or most == 0:
             return found
         most = int(0.95 * len(found) * allowed / size)
 

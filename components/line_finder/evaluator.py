@@ -25,7 +25,7 @@ from components.common import storage
 from components.common.artifacts import write_text
 from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
-from components.common.versions import kept_base_model
+from components.common.versions import GRAPH_FILE, kept_base_model
 from components.evaluator.verdict import Baseline
 from components.line_finder.data import LabelledPage
 from components.line_finder.examples import read_examples
@@ -89,7 +89,7 @@ class Executor(base_executor.BaseExecutor):
         candidate = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
         given = artifact_utils.get_single_uri(input_dict["baseline_model"])
         baseline_path = path_utils.serving_model_path(given)
-        finders = [candidate, baseline_path] if fileio.exists(f"{baseline_path}/saved_model.pb") else [candidate]
+        finders = [candidate, baseline_path] if fileio.exists(f"{baseline_path}/{GRAPH_FILE}") else [candidate]
         split = artifact_utils.get_split_uri(input_dict["examples"], "eval")
         with storage.here(recogniser) as version, LocalClient(version) as client:
             told, scores, readings = _measure(

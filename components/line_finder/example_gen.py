@@ -16,12 +16,14 @@ from tfx.dsl.components.base import base_beam_component, base_beam_executor, exe
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 
+from components.common import storage
 from components.common.artifacts import write_text
 from components.common.fingerprint_driver import FingerprintDriver
 from components.example_gen.component import COUNTS_FILE, REJECTS_FILE, Quarantine, RecordSink, check_counts
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
+from components.example_gen.table import DatasetError
 from components.line_finder.data import load_page
 from components.line_finder.examples import encode
 from components.line_finder.page_plan import PagePlan, RejectedPage, plan_pages, stamps
@@ -77,6 +79,8 @@ class _Examine(beam.DoFn):
         try:
             yield beam.pvalue.TaggedOutput(split, [encode(load_page(file, self._max_pixels))])
         except (PageError, Rejected, ImageError, OSError) as error:
+            if storage.is_store_failure(file.path, error):
+                raise DatasetError(f"The pages cannot be read: {error}") from error
             reason = getattr(error, "reason", "unreadable_file")
             reason = f"image_{reason}" if isinstance(error, ImageError) else reason
             detail = str(error).replace("max_pixels", "data.max_megapixels")
@@ -90,7 +94,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes the examples of each split, the rejected pages and the counts.
 
         Raises:
-            DatasetError: There are no pages, or a split has none.
+            DatasetError: There are no pages, a split has none, or a bucket fails.
             TooManyRejects: The rejected share exceeds `data.max_rejected`.
         """
         data, settings = _settings(exec_properties)

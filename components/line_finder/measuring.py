@@ -5,21 +5,17 @@ The pipeline's Evaluator, `make base-line-finder` and the benchmark measure with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from components.common.metrics import ErrorCounts
 from components.line_finder.data import LabelledPage
 from components.line_finder.geometry import points, x_heights
-from components.line_finder.metric import covered
+from components.line_finder.metric import FindLines, covered
 from htr_client.pages import Line, Page, find_page
 from htr_client.pages.reading import Recognise, transcribe_lines
 from serving.local_lines import LocalLineFinder
 
-FindLines = Callable[[np.ndarray], tuple[Line, ...]]
-"""From a page, uint8 [height, width], to its lines in reading order."""
 _ON = 0.5  # share of a found baseline on a true one, within an x-height, from which on its text counts there
 
 

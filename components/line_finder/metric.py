@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from components.line_finder.geometry import points, x_heights
 from htr_client.pages import Line
 
+FindLines = Callable[[np.ndarray], tuple[Line, ...]]
+"""From a page, uint8 [height, width], to its lines in its pixels, in reading order."""
 COVERED = 0.7
 """Share of a baseline that the other one must cover."""
 TOLERANCE = 0.5

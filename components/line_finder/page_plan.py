@@ -79,7 +79,7 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
         settings: Section `pages`.
 
     Raises:
-        DatasetError: There are no pages, or too few documents to divide.
+        DatasetError: There are no pages, or too few documents to divide, or a bucket fails.
     """
     files = list_pages(data, settings)
     rejected: list[RejectedPage] = []
@@ -91,6 +91,8 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
                 raise Rejected("no_lines", "the page has no lines")
             image, claimed = locate_image(page.image, file)
         except (pages.PageError, Rejected, OSError) as error:
+            if storage.is_store_failure(file.path, error):
+                raise DatasetError(f"The pages cannot be read: {error}") from error
             rejected.append(RejectedPage(file.name, getattr(error, "reason", "unreadable_file"), str(error)))
             continue
         page_file = replace(file, writer=file.writer or page.document or file.name)

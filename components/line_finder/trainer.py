@@ -17,6 +17,7 @@ from components.line_finder.making import make_version
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.warm_start import find_start
 from components.trainer.checkpoint import fingerprint
+from components.trainer.input_pipeline import expand
 
 FACTS_FILE = "facts.json"
 """In the ModelRun artifact: what `make_version` returns."""
@@ -47,7 +48,7 @@ def run_fn(fn_args: Any) -> None:
         f"  {counted(len(training), 'page')} to train on, {len(validation)} for validation, "
         f"{counted(train.epochs, 'epoch')}"
     )
-    files = [path for pattern in (*fn_args.train_files, *fn_args.eval_files) for path in tf.io.gfile.glob(pattern)]
+    files = expand([*fn_args.train_files, *fn_args.eval_files])
     code = code_version.digest(["components.line_finder.making"])
     name = fingerprint(files, code, config.model_dump_json(), train.model_dump_json(), start.name)
     state = os.path.join(fn_args.custom_config["checkpoint_dir"], f"lines-{name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,7 @@ from components.common.console import announced, console
 from components.common.words import counted
 from components.line_finder.augmentation import draw_window
 from components.line_finder.data import LabelledPage
-from components.line_finder.metric import LineScore, score_pages
+from components.line_finder.metric import FindLines, LineScore, score_pages
 from components.line_finder.model import LineFinder, take_weights
 from components.line_finder.preprocessing import local_ink, scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig, LineTrainingConfig
@@ -31,10 +31,8 @@ from htr_client.pages.vectorising import find_lines
 _LOSS_SCALE = 3.0  # of the cross entropy, beside the overlap
 _ORDER, _WINDOW = range(2)  # first entries of the seeds of the random streams
 
-Finder = Callable[[np.ndarray], tuple[Line, ...]]
 
-
-def finder(model: LineFinder, config: LineFinderConfig) -> Finder:
+def finder(model: LineFinder, config: LineFinderConfig) -> FindLines:
     """The way from a page to its lines, with a network that is in memory.
 
     Args:
@@ -152,8 +150,8 @@ class LineFitting:
                 self._losses.append(float(self._step(windows, targets)))
                 if not np.isfinite(self._losses[-1]):
                     raise FloatingPointError(
-                        f"The loss became {self._losses[-1]} in epoch {self.done // self.steps + 1}: lower the "
-                        f"learning rate, which is {self.train.learning_rate:g}."
+                        f"The loss became {self._losses[-1]} in epoch {self.done // self.steps + 1}: lower "
+                        f"line_training.learning_rate (it is {self.rate:g})."
                     )
                 self.done += 1
                 progress.batch(self.done, lambda: float(np.mean(self._losses[-100:])))

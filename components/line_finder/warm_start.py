@@ -28,6 +28,7 @@ def find_start(train: LineTrainingConfig, config: LineFinderConfig) -> Start:
 
     Raises:
         WarmStartError: A directory is named that holds no line finder, or one of another network.
+        BaseModelError: The base line finder is damaged.
         OSError: The base line finder cannot be unpacked.
     """
     if train.warm_start is None:
@@ -47,10 +48,9 @@ def find_start(train: LineTrainingConfig, config: LineFinderConfig) -> Start:
                 f"--set line_finder.filters='{earlier}'"
             )
         return Start(version, version)
-    try:
-        version = packing.unpack(packing.LINE_FINDER)
-    except packing.BaseModelError:
+    if packing.release(packing.LINE_FINDER) is None:
         return Start(None, "nothing: no base line finder is shipped")
+    version = packing.unpack(packing.LINE_FINDER)
     name = f"the base line finder, version {os.path.basename(version)}"
     if _filters(version) != config.filters:
         return Start(None, f"nothing: {name}, has other line_finder.filters")

@@ -43,7 +43,7 @@ def push(source: str, model_dir: str, keep: int) -> int:
         The version's number: the Unix time in seconds, or one more than the greatest number ever used here.
 
     Raises:
-        VersionError: it is not known which versions bear labels.
+        VersionError: it is not known which versions have labels.
         OSError: something cannot be read or written.
     """
     if storage.is_remote(model_dir):

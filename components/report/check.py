@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.common import storage
 from components.common.words import counted
 from components.example_gen.images import mend_notes, resolve_image
 from components.example_gen.plan import Plan
@@ -246,20 +245,8 @@ def training_in_words(training: Mapping[str, Any]) -> str:
 def as_page(contents: Mapping[str, Any]) -> str:
     """The check as one self-contained HTML page, with the images that it is about."""
     made = environment()
-    made.filters["picture"] = _image
+    made.filters["picture"] = lambda path: figures.thumbnail_of(path, 420, 80)
     named = ", ".join(sorted({os.path.basename(os.path.dirname(path)) for path in contents["tables"]}))
     return made.get_template("check.html.j2").render(
         c=contents, named=named, shown=SHOWN, training=training_in_words(contents["training"])
     )
-
-
-def _image(path: str) -> str:
-    """An image's thumbnail as a data URI; empty if it cannot be shown."""
-    if not path:
-        return ""
-    try:
-        with storage.open_file(path) as file:
-            shown = figures.thumbnail(file.read(), 420, 80)
-    except OSError:
-        return ""
-    return shown[0] if shown else ""

@@ -43,13 +43,13 @@ def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
 
 def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
     shared = contents["writers"]["shared"]
-    judged = {writer: found["eval"] for writer, found in shared.items() if "eval" in found}
+    evaluated = {writer: found["eval"] for writer, found in shared.items() if "eval" in found}
     together = contents["writers"]["kept_together"]  # else a note says so
-    if judged and together:
+    if evaluated and together:
         result.problem(
             "leaked_writers",
-            f"Writers of the evaluation split who also wrote images of other splits: {some(list(judged))} ("
-            f"{sum(judged.values())} of {contents['splits']['eval']['samples']} evaluation images). The error on "
+            f"Writers of the evaluation split who also wrote images of other splits: {some(list(evaluated))} ("
+            f"{sum(evaluated.values())} of {contents['splits']['eval']['samples']} evaluation images). The error on "
             f"unseen writers would be underestimated.",
             "The split column or the file names give these splits: drop them, and writers stay together "
             "(data.split_column=none leaves the column out of account).",

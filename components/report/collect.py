@@ -88,7 +88,7 @@ def look_closely(
         examples_uri: of the Examples artifact.
         model: to read with.
         texts: labels by the image's place in the split.
-        best_path: as for `predict`.
+        best_path: as for `predictions`.
 
     Returns:
         Readings by place.

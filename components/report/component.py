@@ -1,7 +1,7 @@
 """RunReport: looks at what the model does and writes it down, whatever the gate decided.
 
-The candidate and the baseline of the gate transcribe the evaluation split once more, the same images, through the
-signature that services use. What is written into the artifact:
+What candidate and baseline read in the evaluation split, Evaluator has kept. The candidate only looks at the images
+that are shown once more, frame by frame. What is written into the artifact:
 
     report.html      one self-contained page
     predictions.csv  every evaluation image with label, prediction, confidence and edits
@@ -30,10 +30,8 @@ from components.recogniser.model import loaded
 from components.report import analysis, card, collect, contents, report
 from components.report.material import Material
 from components.report.settings import RunSettings
-from components.trainer.training import HISTORY_FILE, UNALIGNABLE_FILE
+from components.trainer.training import HISTORY_FILE, SHEET_FILE, UNALIGNABLE_FILE
 from serving.version_directory import CARD_FILE, METRICS_FILE, SETTINGS_FILE
-
-AUGMENTED_FILE = "augmented.png"
 
 
 class RunReportSpec(component_spec.ComponentSpec):
@@ -86,7 +84,7 @@ class Executor(base_executor.BaseExecutor):
             counts=read_counts(uri("quarantine")),
             rejects=contents.parse_rejects(_read(os.path.join(uri("quarantine"), REJECTS_FILE)) or b""),
             anomalies=read_anomalies(artifact_utils.get_single_instance(input_dict["anomalies"])),
-            augmented=_read(os.path.join(uri("model_run"), AUGMENTED_FILE)),
+            augmented=_read(os.path.join(uri("model_run"), SHEET_FILE)),
             unalignable=len(json.loads(_read(os.path.join(uri("model_run"), UNALIGNABLE_FILE)) or "[]")),
             baseline=baseline,
             run_id=(self._context.pipeline_run_id if self._context else None) or "",

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.common import storage
 from components.evaluator.verdict import Verdict
 from components.example_gen.folders import find_tables
 from components.example_gen.images import resolve_image
@@ -243,11 +242,10 @@ def _image(row: Mapping[str, str], tables: Mapping[str, Table]) -> str | None:
     if row["reason"].startswith("picture_"):  # which cannot be shown
         return None
     try:
-        with storage.open_file(resolve_image(row["image"].strip(), tables[row["csv"]])) as file:
-            shown = figures.thumbnail(file.read(), 320, 64)
+        path = resolve_image(row["image"].strip(), tables[row["csv"]])
     except (KeyError, OSError, Rejected):
         return None
-    return shown[0] if shown else None
+    return figures.thumbnail_of(path, 320, 64) or None
 
 
 def _figures(m: Material, characters: analysis.Characters, calibration: Mapping[str, Any]) -> dict[str, str]:

@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from components.common import storage
 from htr_client import image_files
 from htr_client.errors import ImageError
 from htr_client.spans import EARLY
@@ -204,6 +205,15 @@ def thumbnail(encoded: bytes, width: int = SHOWN_WIDTH, height: int = SHOWN_HEIG
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}", grey.shape[1], grey.shape[0]
+
+
+def thumbnail_of(path: str, width: int, height: int) -> str:
+    """As `thumbnail`, of a file, here or in a bucket: the data URI; empty for what cannot be read or decoded."""
+    try:
+        shown = thumbnail(storage.read(path, image_files.MAX_BYTES + 1), width, height)
+    except OSError:
+        return ""
+    return shown[0] if shown else ""
 
 
 def alignment(

@@ -72,7 +72,7 @@ class Material:
         counts: of ExampleGen, see `read_counts`.
         rejects: rows of `rejects.csv`.
         anomalies: (severity, sentence) of ExampleValidator.
-        augmented: a sheet of distorted training images as PNG, if the Trainer wrote one.
+        augmented: a sheet of augmented training images as PNG, if the Trainer wrote one.
         unalignable: number of training images with fewer frames than their labels need, which were left out.
         baseline: settings (`htr.json`) of the model that the candidate is compared with.
         run_id: of the orchestrator.

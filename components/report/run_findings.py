@@ -39,20 +39,20 @@ def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
 
 
 def _check_splits(m: Material, result: Findings) -> None:
-    judged, learnt = m.splits.get("eval", Split()), [m.splits[s] for s in ("train", "validation") if s in m.splits]
-    shared = {w for split in learnt for w in split.writers if w} & set(judged.writers)
+    evaluated, learnt = m.splits.get("eval", Split()), [m.splits[s] for s in ("train", "validation") if s in m.splits]
+    shared = {w for split in learnt for w in split.writers if w} & set(evaluated.writers)
     if shared and m.counts.get("split_by_writer", True):  # else a note of ExampleGen says so
-        images = sum(judged.writers[writer] for writer in shared)
+        images = sum(evaluated.writers[writer] for writer in shared)
         result.problem(
             "leaked_writers",
             f"Writers of the evaluation split who also wrote training images: {some(sorted(shared))} ({images} of "
-            f"{judged.samples} evaluation images). The error on unseen writers is higher than measured.",
+            f"{evaluated.samples} evaluation images). The error on unseen writers is higher than measured.",
             "Split by writer: drop the split column or file names that give the splits, and name the writer column.",
         )
-    seen = [judged.images.keys() & split.images.keys() for split in learnt]
+    seen = [evaluated.images.keys() & split.images.keys() for split in learnt]
     leaked = sorted(set().union(*seen))
     if leaked:
-        names = some([judged.images[image][1] for image in leaked], 3)
+        names = some([evaluated.images[image][1] for image in leaked], 3)
         result.problem(
             "leaked_pictures",
             f"Evaluation images that are also among the training images: {len(leaked)} ({names}). "
@@ -61,7 +61,7 @@ def _check_splits(m: Material, result: Findings) -> None:
         )
     known = {writer for split in m.splits.values() for writer in split.writers if writer}
     if not known:
-        result.note("no_writers", "No writers are named, so a hand may be in training and evaluation: the error on "
+        result.note("no_writers", "No writers are named, so one may be in training and evaluation: the error on "
                     "unseen writers is probably higher than measured.", "Add a writer column.")  # fmt: skip
 
 
@@ -97,12 +97,12 @@ def _check_characters(coverage: Mapping[str, Any], result: Findings) -> None:
 
 
 def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -> None:
-    measured, judged = contents["character"], m.verdict.metrics
-    if measured["rate"] != judged["cer"] and not math.isnan(judged["cer"]):
+    measured, metrics = contents["character"], m.verdict.metrics
+    if measured["rate"] != metrics["cer"] and not math.isnan(metrics["cer"]):
         result.problem(
             "disagreement",
-            f"The report's own reading gives a CER of {measured['rate']:.6f}, the Evaluator {judged['cer']:.6f}: the "
-            "model does not read the same images the same way twice.",
+            f"The texts that Evaluator has kept give a CER of {measured['rate']:.6f}, its verdict says "
+            f"{metrics['cer']:.6f}: they are not those of the same images and labels.",
             "The verdict rests on the Evaluator. Please report this with the two files of the model.",
         )
     if measured["samples"] < FEW_IMAGES:

@@ -111,6 +111,7 @@ def check(model_path: str, name: str, command: list[str]) -> int:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()  # or the folder that it serves is deleted before it has ended
 
 
 def _environment() -> dict[str, str]:

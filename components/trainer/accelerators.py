@@ -34,7 +34,7 @@ def use_accelerators(train: TrainConfig) -> str:
     mixed = train.mixed_precision and bool(gpus) and all(d.get("compute_capability", (0,))[0] >= 7 for d in details)
     keras.mixed_precision.set_global_policy("mixed_float16" if mixed else "float32")
     if not gpus:
-        if warning := unused_gpus(system_gpus(), len(gpus)):
+        if warning := unused_gpus(system_gpus()):
             console().print(f"  warning: {warning}", style="yellow", markup=False)
         return f"CPU, {counted(os.cpu_count() or 1, 'core')}"
     names = ", ".join(sorted({detail.get("device_name", "unknown kind") for detail in details}))

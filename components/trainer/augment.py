@@ -27,7 +27,7 @@ class _Random:
         return tf.random.stateless_normal(shape, self._next())
 
 
-def distort(
+def augment_batch(
     images: tf.Tensor,
     widths: tf.Tensor,
     narrowest: tf.Tensor,
@@ -35,7 +35,7 @@ def distort(
     kinds: Collection[str],
     seed: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Distorts a batch.
+    """Augments a batch.
 
     Args:
         images: float32 [N, H, W, 1], ink 1, paper 0.

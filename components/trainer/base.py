@@ -67,6 +67,7 @@ def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) 
 
     Raises:
         WarmStartError: a directory is named, and there is no model; or layers of a new network would be frozen.
+        BaseModelError: the base model is damaged.
         OSError: the base model cannot be unpacked.
     """
     start = _start(train.warm_start, transform.preset, model)

@@ -27,17 +27,16 @@ def system_gpus(root: str = "/") -> list[str]:
     return _asked(root) or _listed(root) or _device_files(root)
 
 
-def unused_gpus(gpus: list[str], used: int) -> str | None:
-    """What to tell people where the system has GPUs and TensorFlow sees fewer.
+def unused_gpus(gpus: list[str]) -> str | None:
+    """What to tell people where TensorFlow sees no GPU.
 
     Args:
         gpus: Result of `system_gpus`.
-        used: Number of GPUs that TensorFlow sees.
 
     Returns:
-        One sentence or two with what to do, or None where all is well.
+        One sentence or two with what to do, or None where the system has none either.
     """
-    if used or not gpus:
+    if not gpus:
         return None
     named = gpus[0] if len(gpus) == 1 else f"{len(gpus)} GPUs ({gpus[0]})"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

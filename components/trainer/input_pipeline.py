@@ -1,4 +1,4 @@
-"""What Transform wrote, as batches for the network: streamed, shuffled, bucketed by width, distorted."""
+"""What Transform wrote, as batches for the network: streamed, shuffled, bucketed by width, augmented."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: Transf
 
 
 def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) -> tf.data.Dataset:
-    """Shuffled and distorted batches of several epochs; memory holds the shuffle buffer and a few batches.
+    """Shuffled and augmented batches of several epochs; memory holds the shuffle buffer and a few batches.
 
-    The order of the images and their distortions follow from the seed, the epoch and the number of the batch: a
+    The order of the images and their augmentation follow from the seed, the epoch and the number of the batch: a
     training that is resumed sees the same batches as one that was not interrupted.
 
     Args:
@@ -111,7 +111,7 @@ def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) 
         if train.augment:
             narrowest = COLUMNS_PER_FRAME * needed_frames(batch["labels"])
             seed = tf.stack([tf.constant(train.seed, tf.int64), number])
-            images, widths = augment.distort(images, widths, narrowest, train.augment, train.augmentations, seed)
+            images, widths = augment.augment_batch(images, widths, narrowest, train.augment, train.augmentations, seed)
         return {"images": images, "widths": widths}, batch["labels"]
 
     dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch).skip(skipped)

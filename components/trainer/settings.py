@@ -41,7 +41,7 @@ class TrainConfig(Section):
     clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
     shortcut: float = Field(0.3, ge=0, description="weight of the loss of the head that skips the recurrent layers")
     average_epochs: float = Field(1.0, ge=0, description="span of the moving average of the weights that is kept")
-    augment: float = Field(0.5, ge=0, le=3, description="strength of the random augmentation; 0 switches them off")
+    augment: float = Field(0.5, ge=0, le=3, description="strength of the random augmentation; 0 switches it off")
     augmentations: list[Literal["affine", "elastic", "stroke", "contrast", "noise", "cutout"]] = Field(
         ["affine", "elastic", "stroke", "contrast", "noise", "cutout"], description="which kinds"
     )

@@ -173,10 +173,11 @@ def augmentation_sheet(source: Source, train: TrainConfig, shown: int = 8, varia
     still = train.model_copy(update={"batch_size": shown, "augment": 0.0})
     inputs, _ = next(iter(batches(source, still)))
     images, widths = inputs["images"], inputs["widths"]
+    narrowest = tf.zeros_like(widths) + COLUMNS_PER_FRAME
+    seeds = (tf.constant([train.seed, variant], tf.int64) for variant in range(variants))
     columns = [images] + [
-        augment.distort(images, widths, tf.zeros_like(widths) + COLUMNS_PER_FRAME, train.augment, train.augmentations,
-                        tf.constant([train.seed, variant], tf.int64))[0] for variant in range(variants)
-    ]  # fmt: skip
+        augment.augment_batch(images, widths, narrowest, train.augment, train.augmentations, seed)[0] for seed in seeds
+    ]
     for image in range(int(images.shape[0])):
         rows.append(tf.concat([tf.pad(column[image], [[2, 2], [4, 4], [0, 0]]) for column in columns], axis=1))
     return tf.io.encode_png(tf.cast(255.0 * (1.0 - tf.concat(rows, axis=0)), tf.uint8)).numpy()

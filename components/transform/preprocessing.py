@@ -1,10 +1,10 @@
 """From encoded image and label to the image tensor and class ids, all in TensorFlow operations.
 
-TFX Transform runs `preprocessing_fn` over the dataset and saves its graph; the exported model contains that graph.
+TFX Transform runs `preprocessing_fn` over the dataset; the exported model traces the same functions (`image_batch`).
 There is no other implementation: what the network saw in training is what it sees in production.
 
-The transformed image is kept as a PNG of the resized, normalised uint8 tensor: a fraction of the size of float32,
-quick to decode, and of each image's own width, so that padding is decided when batches are made.
+Transform keeps an image as a PNG of the resized, normalised uint8 tensor: a fraction of the size of float32, quick to
+decode, and of each image's own width, so that padding is decided when batches are made.
 """
 
 from __future__ import annotations

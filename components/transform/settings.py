@@ -26,7 +26,7 @@ class TransformConfig(Section):
     @classmethod
     def _fill_preset(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            height, width = SIZES.get(values.get("preset", "word"), SIZES["word"])
+            height, width = SIZES.get(str(values.get("preset")), SIZES["word"])
             values = {**values}
             values["height"] = height if values.get("height") is None else values["height"]
             values["width"] = width if values.get("width") is None else values["width"]

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, the readable error, the configuration of a command line."""
+"""What the commands share: the readable error, options of several commands, the configuration of a command line."""
 
 from __future__ import annotations
 
@@ -173,7 +173,24 @@ def write_for_prometheus(file: str, page: str) -> None:
     try:
         storage.write(file, page.encode())
     except OSError as error:
-        raise CommandError(f"--prometheus {file} cannot be written: {error.strerror}.") from error
+        raise CommandError(f"--prometheus {file} cannot be written: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
+def reading_runs() -> Iterator[None]:
+    """Turns what may be wrong with the runs of a workspace into errors of a command.
+
+    Raises:
+        CommandError: There is no such run, or the metadata cannot be read.
+    """
+    from components.report import summary
+
+    try:
+        yield
+    except summary.NoSuchRun as error:
+        raise CommandError(str(error), USAGE) from error
+    except summary.MetadataError as error:
+        raise CommandError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pipeline.commands.common import (
     add_config_arguments,
     add_prometheus_argument,
     read_config,
+    reading_runs,
     write_for_prometheus,
 )
 from pipeline.exit_codes import DRIFT, OK, TOO_MANY_REJECTS, USAGE
@@ -113,7 +114,6 @@ def _drift(arguments: argparse.Namespace) -> int:
     from components.common.console import announced
     from components.example_gen.folders import find_tables
     from components.example_gen.table import DatasetError
-    from components.report.summary import MetadataError, NoSuchRun
     from components.tools.drift import comparison, profiles
 
     config = read_config(arguments)
@@ -121,21 +121,19 @@ def _drift(arguments: argparse.Namespace) -> int:
         raise CommandError("--against and --run exclude each other: compare with data or with a run.", USAGE)
     try:
         find_tables(config.data)  # a wrong folder is told before anything is measured
-        with announced("Reading and measuring images"):
+        with announced("Reading and measuring images"), reading_runs():
             if arguments.against:
                 data = config.data.model_copy(update={"paths": [storage.absolute(path) for path in arguments.against]})
                 before = profiles.of_folders(data, config.transform)
             else:
                 before = profiles.of_run(config.workspace, config.name, arguments.run_name or "latest")
             after = profiles.of_folders(config.data, config.transform)
-    except (DatasetError, NoSuchRun, profiles.NoStatistics) as error:
+    except (DatasetError, profiles.NoStatistics) as error:
         raise CommandError(str(error), USAGE) from error
-    except MetadataError as error:
-        raise CommandError(str(error)) from error
     found = comparison.compare(before, after, config.drift.thresholds)
     print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
     if arguments.prometheus:
         write_for_prometheus(arguments.prometheus, found.as_prometheus())
-    if found.moved and (arguments.fail or config.drift.fail):
-        raise CommandError(f"Drifted too far: {', '.join(measure.name for measure in found.moved)}.", DRIFT)
+    if found.drifted and (arguments.fail or config.drift.fail):
+        raise CommandError(f"Drifted too far: {', '.join(measure.name for measure in found.drifted)}.", DRIFT)
     return OK

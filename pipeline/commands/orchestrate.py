@@ -45,7 +45,7 @@ def _compile(arguments: argparse.Namespace) -> int:
         except ConfigError as error:
             raise CommandError(str(error), USAGE) from error
         except OSError as error:
-            raise CommandError(f"cannot write {arguments.output}: {error.strerror}", USAGE) from error
+            raise CommandError(f"cannot write {arguments.output}: {error.strerror or error}", USAGE) from error
     print(written)
     return OK
 

@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import asdict
 
+from components.common.words import counted
 from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config, resumable
 from pipeline.exit_codes import OK, USAGE
 
@@ -58,11 +59,13 @@ def _import(arguments: argparse.Namespace) -> int:
         def begin(pages: int) -> None:
             nonlocal total
             total = pages
-            console().print(f"Importing {pages} pages.", markup=False)
+            console().print(f"Importing {counted(pages, 'page')}.", markup=False)
 
         with resumable(log, ImportProblem, ConfigError):
             beam_options.check(config.beam)
-            with announced(lambda: f"{done_pages(output)} of {total} pages" if total else "Looking for pages"):
+            with announced(
+                lambda: f"{done_pages(output)} of {counted(total, 'page')}" if total else "Looking for pages"
+            ):
                 outcome = import_pages(
                     folders, output, beam_options.pipeline_options(config.beam), writer=arguments.writer,
                     max_pixels=int(config.data.max_megapixels * 1e6), allow_outside=config.data.allow_outside,
@@ -74,8 +77,8 @@ def _import(arguments: argparse.Namespace) -> int:
     else:
         before = outcome.pages - outcome.new
         print(
-            f"{outcome.lines} lines of {outcome.pages} pages in {outcome.labels}"
-            + (f", {before} pages of them done before" if before else "")
+            f"{counted(outcome.lines, 'line')} of {counted(outcome.pages, 'page')} in {outcome.labels}"
+            + (f", {counted(before, 'page')} of them done before" if before else "")
         )
         for what, reasons in (("pages", outcome.left_out_pages), ("lines", outcome.left_out)):
             if reasons:
@@ -83,8 +86,9 @@ def _import(arguments: argparse.Namespace) -> int:
                 print(f"Left out {what}: {counts}; see {outcome.left_out_table}")
         if outcome.without_document:
             print(
-                f"{outcome.without_document} pages name neither writer nor document, so each counts as a writer of its "
-                "own. If several are of one writer, say so with --writer folder or --writer PATTERN."
+                f"Pages that name neither writer nor document, so that each counts as a writer of its own: "
+                f"{outcome.without_document}. If several are of one writer, say so with --writer folder or --writer "
+                "PATTERN."
             )
         print(f"Took {seconds:.0f} s. Next: htr check --data {arguments.output} --set transform.preset=line")
     if not outcome.lines:

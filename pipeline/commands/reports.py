@@ -14,6 +14,7 @@ from pipeline.commands.common import (
     add_prometheus_argument,
     add_task_argument,
     read_config,
+    reading_runs,
     write_for_prometheus,
 )
 from pipeline.exit_codes import OK, USAGE
@@ -66,24 +67,16 @@ def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Config, l
     from components.report import summary
 
     config = read_config(arguments)
-    try:
+    with reading_runs():
         return config, [summary.read(config.workspace, config.servable[0], name) for name in names]
-    except summary.NoSuchRun as error:
-        raise CommandError(str(error), USAGE) from error
-    except summary.MetadataError as error:
-        raise CommandError(str(error)) from error
 
 
 def _list_runs(arguments: argparse.Namespace) -> int:
     from components.report import comparison, page_runs, prometheus, summary
 
     config = read_config(arguments)
-    try:
+    with reading_runs():
         runs = summary.read_all(config.workspace, config.servable[0])
-    except summary.NoSuchRun as error:
-        raise CommandError(str(error), USAGE) from error
-    except summary.MetadataError as error:
-        raise CommandError(str(error)) from error
     print((page_runs if config.task == "pages" else comparison).listing(runs))
     if arguments.prometheus:
         write_for_prometheus(arguments.prometheus, prometheus.runs_page(runs[: prometheus.NEWEST], config.task))

@@ -43,9 +43,9 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _versions(arguments: argparse.Namespace) -> int:
-    from components.common.service import metrics
+    from components.common import service
     from components.common.versions import list_versions
-    from serving.labels import Labels, RolloutError
+    from serving.labels import RolloutError
     from serving.version_directory import nothing_pushed
 
     name, model_dir = read_config(arguments).servable
@@ -55,14 +55,14 @@ def _versions(arguments: argparse.Namespace) -> int:
     if not found:
         raise CommandError(nothing_pushed(model_dir))
     try:
-        labels = Labels.read(model_dir, name).labels
+        labels = service.labels(model_dir, name)
     except RolloutError as error:
         raise CommandError(str(error)) from error
     newest = max((v.number for v in found if not v.withdrawn), default=None)
     for version in found:
         notes = ["withdrawn"] if version.withdrawn else ["newest"] if version.number == newest else []
         notes += [label for label, number in labels.items() if number == version.number]
-        cer = ((metrics(model_dir, version.number) or {}).get("metrics") or {}).get("cer")
+        cer = ((service.metrics(model_dir, version.number) or {}).get("metrics") or {}).get("cer")
         rate = "CER unknown" if cer is None else f"CER {cer:>7.2%}"
         print(f"{version.number}  {_moment(version.number)}  {rate:<11s}  {version.path}  {', '.join(notes)}".rstrip())
     withdrawn = [version.number for version in found if version.withdrawn]

@@ -181,7 +181,8 @@ class _Bench:
             failure = f"ended with code {done.returncode}" if done.returncode else ""
             output = done.stdout
         except subprocess.TimeoutExpired as error:
-            failure, output = f"took longer than {self.patience:.0f} s", str(error.stdout or "")
+            # In bytes, although text was asked for.
+            failure, output = f"took longer than {self.patience:.0f} s", (error.stdout or b"").decode(errors="replace")
         if failure:
             with tempfile.NamedTemporaryFile("w", prefix="htr-doctor-", suffix=".log", delete=False) as log:
                 log.write(output)

@@ -20,7 +20,6 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from components.common import storage
 from pipeline.doctor import machine
 
 REPOSITORY = Path(__file__).parents[2]
@@ -174,8 +173,7 @@ def memory(root: Path = machine.ROOT) -> Finding:
 
 def disk(workspace: str) -> Finding:
     """Free space where the runs are kept and where temporary files go."""
-    folders = [tempfile.gettempdir()] if storage.is_remote(workspace) else [workspace, tempfile.gettempdir()]
-    free = {folder: shutil.disk_usage(_existing(folder)).free for folder in folders}
+    free = {folder: shutil.disk_usage(_existing(folder)).free for folder in (workspace, tempfile.gettempdir())}
     text = ", ".join(f"{_size(size)} free for {folder}" for folder, size in free.items())
     advice = "make room, or use another folder (--workspace, TMPDIR)."
     problems = [f"Only {_size(size)} free for {folder}: {advice}" for folder, size in free.items() if size < NO_DISK]
@@ -262,8 +260,6 @@ def ports() -> Finding:
 
 def writing(workspace: str) -> Finding:
     """Whether the workspace and the folder of temporary files can be written."""
-    if storage.is_remote(workspace):
-        return Finding("Workspace", f"{workspace} is in a bucket and was not tried", {"path": workspace})
     problems = []
     for folder in (workspace, tempfile.gettempdir()):
         try:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from components.batch_transcriber import batch
 from components.batch_transcriber.reading import Reader
-from components.batch_transcriber.shards import BatchError, NoImages, list_images, written
+from components.batch_transcriber.shards import BatchError, NoImages, list_images, plan, written
 from components.common import storage
 from htr_client import ngrams
 from htr_client.decoding import Alphabet
@@ -112,6 +112,7 @@ def test_links_in_circles_or_to_nowhere_lose_nothing_and_repeat_nothing(folder, 
     elsewhere.mkdir()
     shutil.copyfile(folder / "b" / "004.png", elsewhere / "far.png")
     (folder / "circle").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
     (folder / "other").symlink_to(elsewhere)
     (folder / "nowhere.png").symlink_to(tmp_path / "gone.png")
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
@@ -169,15 +170,39 @@ def test_results_of_two_models_or_inputs_are_not_mixed(folder, model, tmp_path):
 
 def test_what_cannot_start_says_why(folder, model, tmp_path):
     (tmp_path / "empty").mkdir()
+    finder = tmp_path / "htr-lines" / "1"
+    (finder / "assets.extra").mkdir(parents=True)
+    (finder / "fingerprint.pb").write_bytes(b"graph")
+    (finder / "assets.extra" / "htr.json").write_text('{"line_finder": {}}')
     for arguments, message in (
         ((str(tmp_path / "none"), "texts.csv", model), "none does not exist"),
         ((str(tmp_path / "empty"), "texts.csv", model), "no image"),
         ((str(folder), "texts.txt", model), r"must end in \.jsonl or \.csv"),
         ((str(folder), "texts.csv", str(folder)), "is no SavedModel"),
+        ((str(folder), "texts.csv", str(finder)), "is a line finder, which does not transcribe"),
     ):
         with pytest.raises(BatchError, match=message):
             transcribe(*arguments, LOCAL)
     assert len(list_images(str(folder))) == IMAGES + 1
+
+
+def test_an_overwrite_that_is_killed_leaves_no_old_texts_beside_the_new_ones(folder, tmp_path, monkeypatch):
+    output, model = tmp_path / "texts.jsonl", {"path": "m", "fingerprint": "f"}
+    job, _, _ = plan(str(folder), str(output), model, 16, overwrite=False)
+    for number in range(job.shards):
+        job.write(job.shard_path(number), b"{}\n")
+    remove, calls = storage.remove, iter(range(9))
+
+    def killed(path):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(storage, "remove", killed)
+        plan(str(folder), str(output), model, 1000, overwrite=True)
+    assert plan(str(folder), str(output), model, 1000, overwrite=True)[0].shards == 1
+    assert not list(tmp_path.glob("texts-0*"))
 
 
 @pytest.mark.slow

@@ -55,8 +55,8 @@ def test_device_files_are_enough_and_nothing_is_none(tmp_path):
 
 def test_what_is_said_of_unused_ones(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert unused_gpus([], 0) is None and unused_gpus(["NVIDIA L4"], 1) is None
-    told = unused_gpus(["NVIDIA L4"], 0)
+    assert unused_gpus([]) is None
+    told = unused_gpus(["NVIDIA L4"])
     assert "NVIDIA L4" in told and "./setup_env.sh" in told and "htr doctor" in told
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert "CUDA_VISIBLE_DEVICES='-1' hides" in unused_gpus(["NVIDIA L4"], 0)
+    assert "CUDA_VISIBLE_DEVICES='-1' hides" in unused_gpus(["NVIDIA L4"])

@@ -1,4 +1,4 @@
-"""`htr drift` names what has moved: images, characters, rejected rows, the confidence in logged requests."""
+"""`htr drift` names what has drifted: images, characters, rejected rows, the confidence in logged requests."""
 
 import csv
 import json

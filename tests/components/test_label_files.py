@@ -49,6 +49,7 @@ def test_columns_are_known_however_they_are_spelt(tmp_path, header):
         "sep=\t\nfilename\ttext\na.png\tAnna\n",
         "sep=#\nfilename#text\na.png#Anna\n",
         "\ufeffsep=;\r\nfilename;text\r\na.png;Anna\r\n",
+        "sep=\r\nfilename,text\r\na.png,Anna\r\n",
         "\n \n\nfilename,text\na.png,Anna\n",
         ";;\n;\nfilename;text\na.png;Anna\n",
         "\r\n,,\r\nfilename,text\r\n\r\na.png,Anna\r\n",

@@ -52,6 +52,11 @@ def test_it_is_kept_where_it_helps_and_its_confidence_means_something():
     json.dumps(facts)  # goes into the settings file
 
 
+def test_no_room_for_any_ngram_is_no_language_model():
+    found, facts = learn(NAMES * 20, ALPHABET, images(NAMES * 3), LanguageConfig(max_megabytes=1e-5))
+    assert found is None and facts["ngrams"] == 1 and facts["bytes"] == 0
+
+
 @pytest.mark.parametrize("validation", [
     images(["xyzzy", "qqwkv", "vwxzj"] * 20),  # nothing like the names
     images(NAMES, doubt=0.0),  # read without an error

@@ -46,6 +46,13 @@ def test_the_network_is_small_and_answers_for_every_other_pixel():
     assert model(tf.zeros([1, 64, 96, 1])).shape == (1, 32, 48, 3)
 
 
+def test_a_loss_that_is_no_number_ends_the_training_and_names_the_rate_that_it_took():
+    broken = LineFitting(build(CONFIG), CONFIG, PAGES, PAGES[:1], LineTrainingConfig(epochs=1))
+    broken.model.trainable_variables[0].assign(broken.model.trainable_variables[0] * np.nan)
+    with pytest.raises(FloatingPointError, match=r"lower line_training\.learning_rate \(it is 0\.003\)"):
+        broken.run()
+
+
 @pytest.mark.parametrize("paper", [0, 30, 128, 255])
 def test_empty_paper_is_no_ink(paper):
     assert not local_ink(tf.fill([1, 40, 50, 1], float(paper))).numpy().any()

@@ -4,12 +4,14 @@ import csv
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from components.common import storage
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.settings import DataConfig
 from components.tools.page_import.files import ImportProblem, find_pages
@@ -269,7 +271,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     add_page(tmp_path / "in", name="café-1", image="a.png")
     assert cli.main(["import", "in", "--output", "lines"]) == 0
     said = capsys.readouterr().out
-    assert "3 lines of 1 pages" in said and "--writer" in said and "htr check --data lines" in said
+    assert "3 lines of 1 page in" in said and "--writer" in said and "htr check --data lines" in said
     assert cli.main(["import", "in", "--output", "lines", "--writer", "(.*)-1", "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["new"], told["lines"], told["without_document"]) == (0, 3, 0)
@@ -279,3 +281,22 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     (tmp_path / "in" / "a.png").unlink()
     assert cli.main(["import", "in", "--output", "none"]) == 1
     assert "none-left-out.csv says why" in capsys.readouterr().err
+
+
+def test_an_import_from_a_bucket_goes_on_where_it_stopped(tmp_path):
+    bucket = f"memory://{uuid.uuid4().hex}/scans"  # fsspec's file system in memory
+    storage.copy_tree(str(add_page(add_page(tmp_path / "scans"), "other", "other.png")), bucket)
+    first, rows, _ = run(bucket, tmp_path / "lines")
+    assert (first.new, first.lines) == (2, 6)
+    storage.write(f"{bucket}/other.png", encode(drawn_page()[0] // 2, ".png"))
+    again, same, _ = run(bucket, tmp_path / "lines")
+    assert (again.new, same) == (1, rows)
+
+
+def test_images_that_are_gone_are_cut_again(tmp_path):
+    folder = add_page(tmp_path / "scans")
+    outcome, _, _ = run(folder, tmp_path / "lines")
+    shutil.rmtree(tmp_path / "lines")  # by hand, or by an --overwrite that was killed
+    again, rows, _ = run(folder, tmp_path / "lines")
+    assert (again.new, again.lines) == (1, outcome.lines)
+    assert all((tmp_path / "lines" / row["filename"]).exists() for row in rows)

@@ -15,7 +15,9 @@ from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
 from components.example_gen.settings import DataConfig
+from components.line_finder.example_gen import _Examine
 from components.pusher import versions
+from components.tools.page_import.files import PageFile
 from components.transform.settings import TransformConfig
 from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset
@@ -117,6 +119,12 @@ def test_a_store_that_fails_ends_the_run_instead_of_rejecting_its_images(s3, nam
     examined = examine_all(DataConfig(paths=[names]), TransformConfig())
     with s3.refusing(), pytest.raises(ValueError, match="cannot be read"):
         list(examined)
+
+
+def test_a_store_that_fails_ends_the_run_instead_of_rejecting_its_pages(s3, bucket):
+    file = PageFile(f"{bucket}/scans/a.xml", f"{bucket}/scans", "scans/a", "")
+    with s3.refusing(), pytest.raises(ValueError, match="The pages cannot be read"):
+        list(_Examine(10**7).process((file, "train")))
 
 
 def test_a_workspace_in_a_bucket_is_refused(names, capsys):

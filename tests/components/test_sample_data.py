@@ -16,6 +16,7 @@ from PIL import Image
 
 from components.tools.sample_data import DIRTY_KINDS, Summary, fonts, generate, generator, render
 from components.tools.sample_data.words import WORDS
+from pipeline import demo
 
 CHARACTERS = set("".join(WORDS))
 
@@ -270,3 +271,12 @@ def test_refuses_arguments_out_of_range(tmp_path: Path, arguments: dict) -> None
 def test_needs_no_tensorflow() -> None:
     code = "import sys, components.tools.sample_data as _; sys.exit(bool({'tensorflow', 'tfx'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_the_demo_renders_anew_what_was_interrupted(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (tmp_path / "data.unfinished" / generator.IMAGE_DIR).mkdir(parents=True)
+    assert demo.render(data, 12) == 0 and (data / generator.CSV_NAME).exists()
+    before = (data / generator.CSV_NAME).stat()
+    assert demo.render(data, 12) == 0 and (data / generator.CSV_NAME).stat() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

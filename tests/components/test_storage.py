@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+from components.batch_transcriber.shards import list_images
 from components.common import storage
 from components.common.service import VersionError, holds
 from components.common.versions import in_service
@@ -67,6 +68,14 @@ def test_copies_are_equal_wherever_they_are(model, bucket, tmp_path):
     assert storage.digest(model) == storage.digest(f"{bucket}/copy") == storage.digest(str(tmp_path / "back"))
     (tmp_path / "back" / "saved_model.pb").write_bytes(b"other")
     assert storage.digest(str(tmp_path / "back")) != storage.digest(model)
+
+
+def test_a_slash_at_the_end_of_a_folder_changes_nothing(model, bucket, tmp_path):
+    storage.copy_tree(f"{model}/", f"{bucket}/copy/")
+    storage.copy_tree(f"{bucket}/copy/", str(tmp_path / "back"))
+    assert storage.digest(model) == storage.digest(f"{bucket}/copy/") == storage.digest(f"{tmp_path}/back/")
+    storage.write(f"{bucket}/images/new/a.png", b"image")
+    assert [image.path for image in list_images(f"{bucket}/images/")] == ["new/a.png"]
 
 
 def test_the_named_file_is_copied_last(model, bucket, monkeypatch):

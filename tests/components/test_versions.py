@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from components.common import storage
-from components.common.service import VersionError, holds
+from components.common.service import VersionError, config_in_bucket, holds
 from components.common.versions import in_service, list_versions
 from components.pusher import versions
 from pipeline import cli
@@ -118,6 +118,17 @@ def test_labels_in_a_bucket_are_seen_however_its_folder_is_written(model, tmp_pa
     storage.copy_tree(str(tmp_path / "labels"), f"{bucket}/serving")
     pushed = [versions.push(str(model), f"{bucket}/serving/htr{end}", keep=1) for _ in range(2)]
     assert [version.number for version in in_service(f"{bucket}/serving/htr")] == pushed
+    assert config_in_bucket("s3://whole-bucket") == "s3://whole-bucket/models.config", "not in another one's bucket"
+
+
+def test_versions_of_a_bucket_are_listed_with_their_labels(model, tmp_path, capsys):
+    bucket = f"memory://{uuid.uuid4().hex}/serving"
+    pushed = [versions.push(str(model), f"{bucket}/htr", keep=5) for _ in range(2)]
+    labelled = f'config {{ name: "htr" version_labels {{ key: "stable" value: {pushed[0]} }} }}'
+    storage.write(f"{bucket}/models.config", f"model_config_list {{ {labelled} }}".encode())
+    assert cli.main(["versions", "--workspace", str(tmp_path), "--set", f"push.model_dir={bucket}/htr"]) == cli.OK
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("stable") and second.endswith("newest")
 
 
 def test_a_poller_never_sees_half_a_version(model, tmp_path):

@@ -129,7 +129,7 @@ def test_drifted_span_stops_the_run_when_asked_and_is_a_warning_otherwise(worksp
     ]
     assert cli.main([*arguments, "--set=drift.fail=true"]) == cli.DRIFT
     error = capfd.readouterr().err.split("error: ")[1]
-    assert "moved away from that of the run before" in error and "sharpness" in error and "width" not in error
+    assert "drifted from that of the run before" in error and "sharpness" in error and "width" not in error
     states = {step.name: step.state for step in summary.read(str(workspace), "htr").steps}
     assert states["ExampleValidator"] == "FAILED" and "Transform" not in states
 

@@ -13,7 +13,7 @@ import yaml
 
 import htr_client
 from pipeline import cli
-from pipeline.commands.common import read_config
+from pipeline.commands.common import read_config, write_for_prometheus
 from tests.conftest import write_dataset
 
 HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
@@ -314,3 +314,8 @@ def test_runs_of_airflow_have_names_of_their_own():
     ids = ("2026-05-04T10:12:31.123456", "scheduled__2026-11-23T00:00:00+00:00", "manual__2026-11-23T10:12:31.5+00:00")
     names = [RunSummary(run_id=run, steps=[], seconds=0.0, counts={}).name for run in ids]
     assert names == ["2026-05-04T10:12:31", "scheduled__2026-11-23T00:00:00", "manual__2026-11-23T10:12:31"]
+
+
+def test_a_store_that_cannot_be_written_says_why():
+    with pytest.raises(cli.CommandError, match=r"--prometheus nosuch://x/runs\.prom cannot be written: nosuch://"):
+        write_for_prometheus("nosuch://x/runs.prom", "")

@@ -26,6 +26,17 @@ def test_overrides_win_over_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "place"),
+    [("train: {epochs: 3}\ngate: {}\ntrain: {seed: 2}\n", "line 3"), ("train: {seed: 1, seed: 2}", "column 18")],
+)
+def test_a_name_that_stands_twice_in_the_file_is_refused(text, place, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"run.yaml .*is there twice(?s:.*){place}"):
+        load(str(path))
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("gate.max_cr=0.1", "gate.max_cr: no such setting"),
@@ -35,6 +46,7 @@ def test_overrides_win_over_the_file(tmp_path):
         ("gate=1", "gate: "),
         ("train.epochs.more=1", "train.epochs"),
         ("transform.preset=page", "transform.preset"),
+        ("transform.preset=[line]", "transform.preset: .*'word' or 'line'"),
         ("gate.max_cer=[", "not valid YAML"),
         ("gate.slice_max_cer={text_length: 0.3}", "text_length is no slice; there are writer, length_band, source"),
         ("gate.slice_max_cer={writers=7: 0.3}", "writers=7 is no slice"),

@@ -6,11 +6,14 @@ import re
 
 import pytest
 
+from components.base_model import packing
 from components.common.settings import ConfigError
 from components.example_gen import dataset
 from components.example_gen.folders import find_tables
 from components.example_gen.plan import make_plan
 from components.example_gen.settings import DataConfig
+from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
+from components.line_finder.warm_start import find_start
 from pipeline import cli, preflight
 from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE
@@ -49,6 +52,18 @@ def refused(command, data, workspace, capsys, *settings):
     error = capsys.readouterr().err
     assert code == cli.USAGE and "error:" in error and "Traceback" not in error and not workspace.exists()
     return error
+
+
+def test_a_damaged_base_model_is_named_instead_of_passed_over(data, tmp_path, capsys, monkeypatch):
+    for preset in ("word", packing.LINE_FINDER):
+        (tmp_path / "files" / preset).mkdir(parents=True)
+        (tmp_path / "files" / preset / "base.json").write_text('{"version": 1, "files": {"saved_model.pb": 1}}')
+        (tmp_path / "files" / preset / "version.zip").write_bytes(b"no archive")
+    monkeypatch.setattr(packing, "FOLDER", tmp_path / "files")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert "files/word is damaged" in refused("run", data, tmp_path / "w", capsys)
+    with pytest.raises(packing.BaseModelError, match="files/pages is damaged"):
+        find_start(LineTrainingConfig(), LineFinderConfig())
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -1,4 +1,4 @@
-"""Names what has moved between two sets of images, in words and numbers."""
+"""Names what has drifted between two sets of images, in words and numbers."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class Measure:
     text: str
 
     @property
-    def moved(self) -> bool:
+    def drifted(self) -> bool:
         """Whether it is further apart than allowed."""
         return self.distance > self.threshold
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What has moved between two profiles.
+    """What has drifted between two profiles.
 
     Attributes:
         before, after: their names.
@@ -84,9 +84,9 @@ class Comparison:
     measures: list[Measure]
 
     @property
-    def moved(self) -> list[Measure]:
-        """The measures that have moved further than allowed."""
-        return [measure for measure in self.measures if measure.moved]
+    def drifted(self) -> list[Measure]:
+        """The measures that have drifted further than allowed."""
+        return [measure for measure in self.measures if measure.drifted]
 
     def as_text(self) -> str:
         """For a terminal."""
@@ -97,11 +97,11 @@ class Comparison:
         if min(self.samples) < FEW:
             lines.append(f"Fewer than {FEW} images say little: only great changes can be told from chance.")
         lines.append("")
-        if self.moved:
-            lines += [f"Moved ({self.kind}):", *(f"  {measure.text}" for measure in self.moved)]
+        if self.drifted:
+            lines += [f"Beyond their thresholds ({self.kind}):", *(f"  {measure.text}" for measure in self.drifted)]
         else:
-            lines.append(f"Nothing has moved beyond its threshold ({self.kind}).")
-        rest = [measure for measure in self.measures if not measure.moved]
+            lines.append(f"Nothing is beyond its threshold ({self.kind}).")
+        rest = [measure for measure in self.measures if not measure.drifted]
         if rest:
             near = ", ".join(f"{_NAMES[m.name]} {m.distance:.2f} of {m.threshold:g}" for m in rest)
             lines.append(f"Within their thresholds: {near}")
@@ -111,8 +111,8 @@ class Comparison:
         """For machines."""
         return {
             "before": self.before, "after": self.after, "samples": list(self.samples), "kind": self.kind,
-            "moved": [measure.name for measure in self.moved],
-            "measures": [{**asdict(measure), "moved": measure.moved} for measure in self.measures],
+            "moved": [measure.name for measure in self.drifted],
+            "measures": [{**asdict(measure), "moved": measure.drifted} for measure in self.measures],
         }  # fmt: skip
 
     def as_prometheus(self) -> str:
@@ -133,7 +133,7 @@ def compare(before: Profile, after: Profile, overrides: Mapping[str, float]) -> 
 
     Args:
         before: what to compare with.
-        after: what may have moved.
+        after: what may have drifted.
         overrides: thresholds by measure, instead of those of the curated schema and `OWN_THRESHOLDS`.
     """
     kind: thresholds.Kind = "skew" if after.predicted and not before.predicted else "drift"

@@ -14,7 +14,7 @@ DRIFT_MEASURES = ("width", "height", "text_length", "paper_level", "ink_level", 
 
 
 class DriftConfig(Section):
-    """How far data may move: from one run to the next (`htr run`), and against a run or a folder (`htr drift`)."""
+    """How far data may drift: from one run to the next (`htr run`), and against a run or a folder (`htr drift`)."""
 
     fail: bool = Field(False, description="drift ends the command with exit code 5 instead of a warning")
     thresholds: dict[str, Fraction] = Field(

@@ -99,12 +99,12 @@ def import_pages(
     _prepare(job, list(folders), overwrite)
     if started is not None:
         started(len(files))
-    before = {file.name: _stamp(job.record_path(file)) for file in files}
+    before = {file.name: storage.stamp(job.record_path(file)) for file in files}
     with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
         # Create spreads its elements among the workers.
         _ = pipeline | "Pages" >> beam.Create(files) | "Cut lines" >> beam.ParDo(_CutPage(job))
     # From the records, since not every engine brings results or metrics back.
-    new = sum(_stamp(job.record_path(file)) != before[file.name] for file in files)
+    new = sum(storage.stamp(job.record_path(file)) != before[file.name] for file in files)
     return _write_tables(job, files, new)
 
 
@@ -144,24 +144,15 @@ class _CutPage(beam.DoFn):
         path = self._job.record_path(file)
         if os.path.exists(path):
             record = json.loads(storage.read(path))
-            stamps = [_stamp(file.path), _stamp(record["image"])]
-            # Of a page without rows, whatever was missing or damaged may be there today. Files in buckets have no
-            # stamp, so they are read again.
-            if record["rows"] and all(stamps) and record["stamps"] == stamps:
+            stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
+            images = [os.path.join(self._job.output, image) for image, *_ in record["rows"]]
+            # Of a page without rows, whatever was missing or damaged may be there today.
+            if images and all(stamps) and record["stamps"] == stamps and all(map(os.path.exists, images)):
                 return
-        stamp = _stamp(file.path)  # before reading: who changes the file meanwhile has it read again
+        stamp = storage.stamp(file.path)  # before reading: who changes the file meanwhile has it read again
         result = cut_page(file, self._job.output, self._job.max_pixels)
-        record = {**asdict(result), "stamps": [stamp, _stamp(result.image)]}
+        record = {**asdict(result), "stamps": [stamp, storage.stamp(result.image)]}
         storage.write(path, json.dumps(record).encode())
-
-
-def _stamp(path: str) -> str:
-    """Size and time of the last change; empty where there is no such file of this machine."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ""
-    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def _read_record(job: _Job, file: PageFile) -> Result:

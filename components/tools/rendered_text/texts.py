@@ -140,23 +140,7 @@ def _styled(text: str, rng: np.random.Generator) -> str:
     elif draw < 0.30:
         text = _with_rare_letters(text, rng)
     if rng.random() < 0.15:
-        marks = [
-            "{},",
-            "{}.",
-            "{}:",
-            "{};",
-            "{}!",
-            "{}?",
-            "({})",
-            "« {} »",
-            "„{}“",
-            "“{}”",
-            '"{}"',
-            "{}-",
-            "- {}",
-            "'{}'",
-        ]
-        text = marks[rng.integers(len(marks))].format(text)
+        text = _MARKED[rng.integers(len(_MARKED))].format(text)
     if rng.random() < 0.03:
         text = text.replace("'", "’")
     if rng.random() < 0.05:
