@@ -22,7 +22,7 @@ from components.base_model import packing
 from components.common.console import announced, console
 from components.common.versions import in_service
 from components.tools.rendered_text.dataset import write_dataset
-from components.tools.rendered_text.texts import draw_texts
+from components.tools.rendered_text.texts import draw_texts, with_every_character
 from pipeline import cli
 
 LONGEST_ASPECT = 24.0  # of rendered images: what the preset `line` holds (1600 x 64)
@@ -34,15 +34,17 @@ class Rendered:
 
     Attributes:
         name: of its folder.
-        images: how many.
+        images: how many, besides those for `least`.
         characters: most of one text.
         seed: of texts and images.
+        least: how often every character occurs. A round forgets those that its labels lack.
     """
 
     name: str
     images: int
     characters: int
     seed: int
+    least: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ _FRENCH = (
 RECIPES: dict[str, Sequence[Round]] = {
     "word": [
         Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24),
-        Round([Rendered("rendered-short-words-2", 3000, 14, 203)], [_DHSD], 14, learning_rate=1.5e-3),
+        Round([Rendered("rendered-short-words-2", 3000, 14, 203, least=4)], [_DHSD], 14, learning_rate=1.5e-3),
     ],
     "line": [
         Round(
@@ -141,8 +143,9 @@ def _render(rendered: Rendered, base: Path) -> Path:
     if not folder.exists():
         shutil.rmtree(unfinished, ignore_errors=True)
         with announced(f"Rendering {rendered.images} images of handwriting ({rendered.name})"):
-            texts = draw_texts(rendered.images, rendered.seed, rendered.characters)
-            write_dataset(unfinished, texts, seed=rendered.seed, longest=LONGEST_ASPECT)
+            texts = list(draw_texts(rendered.images, rendered.seed, rendered.characters))
+            every = with_every_character(texts, rendered.seed, rendered.least)
+            write_dataset(unfinished, every, seed=rendered.seed, longest=LONGEST_ASPECT)
         unfinished.rename(folder)
     return folder
 

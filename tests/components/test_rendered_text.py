@@ -7,13 +7,21 @@ import os
 import subprocess
 import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import cv2
 import pytest
 
 from components.tools.rendered_text.dataset import write_dataset
-from components.tools.rendered_text.texts import CHARACTERS, CYRILLIC, LATIN, SIGNS, draw_texts
+from components.tools.rendered_text.texts import (
+    CHARACTERS,
+    CYRILLIC,
+    LATIN,
+    SIGNS,
+    draw_texts,
+    with_every_character,
+)
 from components.tools.sample_data.fonts import FONTS, load_glyphs
 
 
@@ -41,6 +49,16 @@ def test_texts_have_letters_of_all_alphabets_digits_and_punctuation() -> None:
     assert seen <= CHARACTERS
     rare = set("ЪъЫһ№_@#*=+—")  # of no consequence if a draw lacks them
     assert set(LATIN + CYRILLIC + SIGNS) - seen - rare == set()
+
+
+def test_a_set_lacks_no_character() -> None:
+    texts = list(draw_texts(200, seed=1, longest=14))
+    every = list(with_every_character(texts, seed=1, least=3))
+    assert every[:200] == texts and every == list(with_every_character(texts, seed=1, least=3))
+    assert min(Counter("".join(every))[character] for character in CHARACTERS) == 3
+    assert {len(text) for text in every} <= {len(text) for text in texts}
+    # A letter that is put in stands among those of its script.
+    assert not [t for t in every[200:] if set(t) & set(LATIN) and set(t) & set(CYRILLIC)]
 
 
 def test_some_font_has_every_character() -> None:

@@ -7,7 +7,8 @@ Kazakh ones are our own selection.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unicodedata import normalize
 
@@ -59,6 +60,8 @@ _KAZAKH = """
 гауһар қаһарман айдаһар жиһаз
 """
 
+_RARE = 2  # first entry of the seed of a random stream
+
 _DAYS = (datetime.date(1860, 1, 1), datetime.date(2030, 12, 31))
 _MARKED = ("{},", "{}.", "{}:", "{};", "{}!", "{}?", "({})", "« {} »", "„{}“", "“{}”", '"{}"', "{}-", "- {}", "'{}'")
 
@@ -92,6 +95,32 @@ def draw_texts(count: int, seed: int, longest: int) -> Iterator[str]:
         if text and CHARACTERS.issuperset(text):
             made += 1
             yield text
+
+
+def with_every_character(texts: Sequence[str], seed: int, least: int) -> Iterator[str]:
+    """Texts, and after them more of their kind, until each of `CHARACTERS` occurs often enough.
+
+    A network knows the characters of its own training only: one that a set happens to lack is lost.
+
+    Args:
+        texts: As `draw_texts` draws them, some of each script.
+        seed: Where the random numbers start.
+        least: How often.
+
+    Yields:
+        All of the texts, then some of them with one character put in.
+    """
+    yield from texts
+    rng = np.random.default_rng([_RARE, seed])
+    occur = Counter("".join(texts))
+    for character in sorted(CHARACTERS - {" "}):
+        script = next((letters for letters in (CYRILLIC, LATIN) if character in letters), None)
+        fitting = texts if script is None else [text for text in texts if not set(script).isdisjoint(text)]
+        for _ in range(least - occur[character]):
+            text = fitting[rng.integers(len(fitting))]
+            letters = [place for place, letter in enumerate(text) if script is None or letter in script]
+            place = letters[rng.integers(len(letters))]
+            yield text[:place] + character + text[place + 1 :]
 
 
 def _content(locale: str, fake: Any, longest: int, rng: np.random.Generator) -> str:
