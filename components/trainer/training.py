@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import matplotlib
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -30,7 +29,6 @@ from components.transform.settings import TransformConfig
 from serving.version_directory import SETTINGS_FILE
 
 HISTORY_FILE = "history.json"
-CURVES_FILE = "curves.png"
 SHEET_FILE = "augmented.png"
 UNALIGNABLE_FILE = "unalignable.json"
 
@@ -117,8 +115,6 @@ def run_fn(fn_args: Any) -> None:
         export.save(served, fn_args.serving_model_dir, images, fn_args.custom_config["name"])
     _write(os.path.join(fn_args.serving_model_dir, SETTINGS_FILE), json.dumps(settings, indent=1, ensure_ascii=False))
     _write(os.path.join(fn_args.model_run_dir, HISTORY_FILE), json.dumps(fitting.history, indent=1))
-    with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, CURVES_FILE), "wb") as file:
-        plot_curves(fitting.history, file)
     with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, SHEET_FILE), "wb") as file:
         file.write(augmentation_sheet(training, train))
     fitting.forget()
@@ -208,22 +204,3 @@ def _write(path: str, text: str) -> None:
     tf.io.gfile.makedirs(os.path.dirname(path))
     with tf.io.gfile.GFile(path, "w") as file:
         file.write(text)
-
-
-def plot_curves(history: list[dict[str, Any]], file: Any) -> None:
-    """Draws training loss and validation CER by epoch as PNG into a binary file; epoch 0, a base, has no loss."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    epochs = [h["epoch"] for h in history]
-    figure, loss_axis = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    loss_axis.plot(epochs, [h["loss"] for h in history], color="tab:grey", label="training loss")
-    loss_axis.set_xlabel("epoch")
-    loss_axis.set_ylabel("CTC loss (nats per image)")
-    cer_axis = loss_axis.twinx()
-    cer_axis.plot(epochs, [h["validation_cer"] for h in history], color="tab:blue", label="validation CER")
-    cer_axis.set_ylabel("validation CER")
-    cer_axis.set_ylim(0, 1)
-    figure.legend(loc="upper right", bbox_to_anchor=(0.88, 0.92))
-    figure.savefig(file, format="png", dpi=120)
-    pyplot.close(figure)

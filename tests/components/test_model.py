@@ -15,7 +15,7 @@ from components.common.metrics import count_errors
 from components.language.component import put
 from components.language.learning import Learnt
 from components.recogniser.model import ExportedModel
-from components.trainer import augment, export, training
+from components.trainer import augment, export
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build, ctc_loss, needed_frames
@@ -358,10 +358,3 @@ def test_export_has_no_optimiser_state(trained):
         int(np.prod(shape)) for name, shape in reader.get_variable_to_shape_map().items() if "OBJECT" not in name
     )
     assert total <= build(SMALL, 4, 32).count_params() + 100
-
-
-def test_curves_are_drawn(trained, tmp_path):
-    with open(tmp_path / "curves.png", "wb") as file:
-        training.plot_curves(trained["fitting"].history, file)
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert json.dumps(trained["fitting"].history)
