@@ -231,7 +231,8 @@ def _without_places(told: dict[str, str]) -> dict[str, str]:
     start = json.loads(told[SETTINGS_FILE]).get("start", {}).get("name", "")
     if os.path.isabs(start):
         names[start] = f"version {os.path.basename(start)}"
-    for path in json.loads(told.get(METRICS_FILE, "{}")).get("config", {}).get("data", {}).get("paths", []):
+    config = json.loads(told.get(METRICS_FILE, "{}")).get("config", {})
+    for path in (*config.get("data", {}).get("paths", []), *config.get("language", {}).get("texts", [])):
         names[path] = os.path.basename(path)
     for file, text in told.items():
         for place in sorted(names, key=len, reverse=True):
