@@ -23,6 +23,7 @@ import tempfile
 import uuid
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -227,18 +228,26 @@ def _check(version: Path, preset: str) -> None:
 
 def _without_places(told: dict[str, str]) -> dict[str, str]:
     """What a version tells, by file, without the folders of the machine on which it was trained."""
-    names: dict[str, str] = {}
+    config = json.loads(told.get(METRICS_FILE, "{}")).get("config", {})
+    names = {path: os.path.basename(path.rstrip("/")) for path in _absolute_paths(config)}
     start = json.loads(told[SETTINGS_FILE]).get("start", {}).get("name", "")
     if os.path.isabs(start):
         names[start] = f"version {os.path.basename(start)}"
-    config = json.loads(told.get(METRICS_FILE, "{}")).get("config", {})
-    for path in (*config.get("data", {}).get("paths", []), *config.get("language", {}).get("texts", [])):
-        names[path] = os.path.basename(path)
     for file, text in told.items():
         for place in sorted(names, key=len, reverse=True):
             text = text.replace(place, names[place])
         told[file] = text
     return told
+
+
+def _absolute_paths(value: Any) -> Iterator[str]:
+    """The settings that are paths from the root, wherever they stand; "/" itself names no folder."""
+    if isinstance(value, str):
+        if os.path.isabs(value) and value.strip("/"):
+            yield value
+    elif isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _absolute_paths(part)
 
 
 def _fingerprint(content: bytes, index: bytes) -> bytes:

@@ -245,7 +245,7 @@ def training_in_words(training: Mapping[str, Any]) -> str:
 def as_page(contents: Mapping[str, Any]) -> str:
     """The check as one self-contained HTML page, with the images that it is about."""
     made = environment()
-    made.filters["picture"] = lambda path: figures.thumbnail_of(path, 420, 80)
+    made.filters["thumbnail"] = lambda path: figures.thumbnail_of(path, 420, 80)
     named = ", ".join(sorted({os.path.basename(os.path.dirname(path)) for path in contents["tables"]}))
     return made.get_template("check.html.j2").render(
         c=contents, named=named, shown=SHOWN, training=training_in_words(contents["training"])

@@ -113,13 +113,14 @@ def with_every_character(texts: Sequence[str], seed: int, least: int) -> Iterato
     yield from texts
     rng = np.random.default_rng([_RARE, seed])
     occur = Counter("".join(texts))
+    scripts = {letters: [text for text in texts if not set(letters).isdisjoint(text)] for letters in (CYRILLIC, LATIN)}
     for character in sorted(CHARACTERS - {" "}):
-        script = next((letters for letters in (CYRILLIC, LATIN) if character in letters), None)
-        fitting = texts if script is None else [text for text in texts if not set(script).isdisjoint(text)]
+        script = next((letters for letters in scripts if character in letters), None)
+        fitting = texts if script is None else scripts[script]
         for _ in range(least - occur[character]):
             text = fitting[rng.integers(len(fitting))]
-            letters = [place for place, letter in enumerate(text) if script is None or letter in script]
-            place = letters[rng.integers(len(letters))]
+            places = [place for place, letter in enumerate(text) if script is None or letter in script]
+            place = places[rng.integers(len(places))]
             yield text[:place] + character + text[place + 1 :]
 
 
