@@ -2,16 +2,19 @@
 
     python -m benchmarks.export --version workspace/serving_model/htr/1795655053 --images FOLDER
     python -m benchmarks.export --version word --images FOLDER       # the base model as it is shipped
+    python -m benchmarks.export --version word --images FOLDER --mixed_precision  # itself, in bfloat16
 
 Both run in this process as the embedded server runs them, in turns, on the same images, each image once a size of
 batch: requests have ever new widths, for which TensorFlow has to prepare. Ratios are within a turn. Texts and
-confidences of both are compared. The profile names TensorFlow's operations; a time is the least of several runs in one
-thread, which a busy machine disturbs least, beside the peak of one core in the same process.
+confidences of both are compared, and CERs where a folder has `labels.csv`. The profile names TensorFlow's operations; a
+time is the least of several runs in one thread, which a busy machine disturbs least, beside the peak of one core in the
+same process.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import random
@@ -21,6 +24,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from components.base_model import packing
+from components.common.metrics import PairedErrors, edits_and_length
 from components.trainer import export
 from components.trainer.model import build
 from components.trainer.settings import ModelConfig
@@ -111,9 +116,9 @@ def peak() -> float:
             return 2 * size**3 / min(once() for _ in range(20)) / 1e9
 
 
-def profile(version: str, batch: Sequence[bytes], runs: int) -> tuple[int, dict[str, float]]:
+def profile(version: str, options: RunnerOptions, batch: Sequence[bytes], runs: int) -> tuple[int, dict[str, float]]:
     """Number of operations of a request, and microseconds an image by kind of operation."""
-    model = LoadedModel(version, RunnerOptions(session_config=_one_thread()))
+    model = LoadedModel(version, replace(options, session_config=_one_thread()))
     signature = model.signature("serving_default")
     feeds, fetches = {signature.inputs[0].tensor: np.array(batch, object)}, list(signature.outputs.values())
     options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
@@ -134,6 +139,41 @@ def profile(version: str, batch: Sequence[bytes], runs: int) -> tuple[int, dict[
     return len(times), by_kind
 
 
+def labels_of(folders: Sequence[str]) -> dict[Path, str]:
+    """Texts by image, of the folders that have `labels.csv`."""
+    texts = {}
+    for folder in map(Path, folders):
+        if (folder / "labels.csv").exists():
+            with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
+                texts.update({folder / row["filename"]: row["text"] for row in csv.DictReader(file)})
+    return texts
+
+
+def compare_texts(
+    texts: Sequence[Sequence[str]], confidences: Sequence[np.ndarray], labels: Sequence[str | None]
+) -> str:
+    """How texts, confidences and CERs of both versions differ, as sentences."""
+    other = sum(before != after for before, after in zip(*texts, strict=True))
+    off = np.abs(confidences[0] - confidences[1])
+    told = (
+        f"other texts: {other} of {len(labels)}; "
+        f"confidences differ by {off.max():.1e} at most, by {off.mean():.1e} on average"
+    )
+    paired, length, edits = PairedErrors(), 0, [0, 0]
+    for before, after, label in zip(*texts, labels, strict=True):
+        if label is not None:
+            counted = [edits_and_length(label, text) for text in (before, after)]
+            paired.add(counted[0][0], counted[1][0], counted[0][1])
+            edits, length = [edits[0] + counted[0][0], edits[1] + counted[1][0]], length + counted[0][1]
+    if length:
+        low, high = paired.interval(0.95)
+        told += (
+            f"\nCER, best path: {edits[0] / length:.4f} and {edits[1] / length:.4f}, "
+            f"difference {paired.difference:+.4f} ({low:+.4f} to {high:+.4f})"
+        )
+    return told
+
+
 def _one_thread() -> Any:
     return tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
 
@@ -143,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", required=True, help="directory of a version, or the preset of a base model")
     parser.add_argument("--images", required=True, action="append", help="folder of images; may be repeated")
+    parser.add_argument("--mixed_precision", action="store_true", help="compare the version with itself in bfloat16")
     parser.add_argument("--count", type=int, default=240, help="of images")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--profiles", type=int, default=10, help="runs of a profile; 0 leaves it out")
@@ -152,11 +193,17 @@ def main() -> None:
         path for folder in arguments.images for path in Path(folder).rglob("*")
         if path.suffix.lower() in (".png", ".jpg", ".jpeg")
     )  # fmt: skip
-    images = [path.read_bytes() for path in random.Random(0).sample(files, min(arguments.count, len(files)))]
+    chosen = random.Random(0).sample(files, min(arguments.count, len(files)))
+    images, labels = [path.read_bytes() for path in chosen], labels_of(arguments.images)
     with tempfile.TemporaryDirectory() as folder:
-        again = os.path.join(folder, "1")
-        export_again(version, again)
-        models = [LoadedModel(path, RunnerOptions()) for path in (version, again)]
+        compared = [(version, RunnerOptions())]
+        if arguments.mixed_precision:
+            compared.append((version, RunnerOptions(mixed_precision=True)))
+        else:
+            again = os.path.join(folder, "1")
+            export_again(version, again)
+            compared.append((again, RunnerOptions()))
+        models = [LoadedModel(path, options) for path, options in compared]
         print(f"\n{len(images)} images, CPU ms an image, load of the machine {os.getloadavg()[0]:.1f}\n")
         print("| batch | before   | after    | ratio | faster |\n|-------|----------|----------|-------|-------|")
         for size in (1, 16):
@@ -164,12 +211,11 @@ def main() -> None:
         texts, confidences = [], []
         for model in models:
             found = [answers(model, "transcribe", images[i : i + 16]) for i in range(0, len(images), 16)]
-            texts.append(np.concatenate([answer["text"] for answer in found]))
+            texts.append([text.decode() for answer in found for text in answer["text"]])
             confidences.append(np.concatenate([answer["confidence"] for answer in found]))
-        other, off = int((texts[0] != texts[1]).sum()), float(np.abs(confidences[0] - confidences[1]).max())
-        print(f"\nother texts: {other}; confidences differ by at most {off:.1e}", flush=True)
+        print(f"\n{compare_texts(texts, confidences, [labels.get(path) for path in chosen])}", flush=True)
         for size in (1, 16) if arguments.profiles else ():
-            before, after = (profile(path, images[:size], arguments.profiles) for path in (version, again))
+            before, after = (profile(*one, images[:size], arguments.profiles) for one in compared)
             print(f"\nbatch of {size}: {before[0]} and {after[0]} operations, microseconds an image\n")
             print(f"| {'operation':26s} | before | after |\n|{'-' * 28}|--------|-------|")
             for kind in sorted({*before[1], *after[1]}, key=lambda k: -max(before[1][k], after[1][k]))[:14]:

@@ -6,6 +6,9 @@ and the ratios within a round, which a shared machine disturbs less than rates, 
 fraction of the peak is that of one core in a large matrix product, and counts what convolutions, LSTMs and classes
 multiply and add: for training three times what inference does.
 
+Training computes in bfloat16 where the processor has it, as `htr run` does (`--set train.mixed_precision=false` does
+not), and the plain loop in float32; inference in float32, and in bfloat16 besides.
+
     python -m benchmarks.training --data FOLDER --preset line
 """
 
@@ -32,6 +35,7 @@ from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, survey
 from components.trainer.model import Recogniser, build
 from pipeline import config as configuration
+from serving.precision import has_bfloat16, use_bfloat16
 
 
 class Rate(NamedTuple):
@@ -91,6 +95,17 @@ def main() -> None:
         plain_stream = iter(plain_data.map(lambda inputs, labels: (inputs["images"], labels)))
         served = with_constants(fitting.model, height)
 
+        mixed = config.train.mixed_precision and has_bfloat16()
+
+        def in_precision(bfloat16: bool, part: Callable[[], Rate]) -> Callable[[], Rate]:
+            """The part, for which TensorFlow computes as told."""
+
+            def run() -> Rate:
+                use_bfloat16(bfloat16)
+                return part()
+
+            return run
+
         def keras_steps() -> None:
             plain.model.fit(
                 tf.data.Dataset.from_generator(
@@ -100,24 +115,34 @@ def main() -> None:
                 steps_per_epoch=arguments.steps, verbose=0,
             )  # fmt: skip
 
+        def infer() -> Rate:
+            return rate(lambda: served(one[0]["images"], one[0]["widths"]), size, 4 * arguments.steps)
+
         parts: dict[str, Callable[[], Rate]] = {
-            "train, one batch repeated": lambda: rate(lambda: fitting._step(one), size, arguments.steps),
-            "train, real input pipeline": lambda: rate(lambda: fitting._step(next(stream)), size, arguments.steps),
-            "train, plain Keras loop": lambda: rate(keras_steps, size * arguments.steps, 1),
+            "train, one batch repeated": in_precision(
+                mixed, lambda: rate(lambda: fitting._step(one), size, arguments.steps)
+            ),
+            "train, real input pipeline": in_precision(
+                mixed, lambda: rate(lambda: fitting._step(next(stream)), size, arguments.steps)
+            ),
+            "train, plain Keras loop": in_precision(False, lambda: rate(keras_steps, size * arguments.steps, 1)),
             # Many more steps than are prefetched.
             "input pipeline alone": lambda: rate(lambda: next(feed), size, 20 * arguments.steps),
-            "inference": lambda: rate(lambda: served(one[0]["images"], one[0]["widths"]), size, 4 * arguments.steps),
-            "inference, plain Keras": lambda: rate(
-                lambda: plain.model.predict_on_batch(one[0]["images"]), size, 4 * arguments.steps
+            "inference": in_precision(False, infer),
+            "inference, plain Keras": in_precision(
+                False, lambda: rate(lambda: plain.model.predict_on_batch(one[0]["images"]), size, 4 * arguments.steps)
             ),
         }
+        if has_bfloat16():
+            parts["inference, bfloat16"] = in_precision(True, infer)
         for part in parts.values():
             part()
         rounds = [{name: part() for name, part in parts.items()} for _ in range(arguments.rounds)]
         width, fastest = int(one[0]["images"].shape[2]), peak()
         needed = operations(fitting.model, height, width)
     load = os.getloadavg()[0]
-    print(f"\n{height} x {width}, {needed / 1e6:.0f} MFLOP an image, {fastest:.0f} GFLOP/s a core, load {load:.1f}\n")
+    print(f"\ntraining in {'bfloat16' if mixed else 'float32'}")
+    print(f"{height} x {width}, {needed / 1e6:.0f} MFLOP an image, {fastest:.0f} GFLOP/s a core, load {load:.1f}\n")
     print(f"{'part':28s} images/s   per CPU s   of the peak (medians of {arguments.rounds})")
     for name in parts:
         wall, cpu = (statistics.median(getattr(r[name], kind) for r in rounds) for kind in Rate._fields)
@@ -127,6 +152,7 @@ def main() -> None:
         ("train, real input pipeline", "train, one batch repeated"),
         ("train, real input pipeline", "train, plain Keras loop"),
         ("inference", "inference, plain Keras"),
+        *([("inference, bfloat16", "inference, plain Keras")] if has_bfloat16() else []),
     ):
         wall, cpu = (
             statistics.median(getattr(r[above], kind) / getattr(r[below], kind) for r in rounds)

@@ -13,7 +13,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -55,11 +55,13 @@ class Real:
         name: of the folder.
         credit: whom to attribute, with the licence.
         share: part of the rows that is used; few hands in many long lines would cost more time than they are worth.
+        part: which of these parts, counted from 0: another round can take other rows.
     """
 
     name: str
     credit: str
     share: float = 1.0
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ _FRENCH = (
     Real("timeus-lines", "timeuscorpus (HTR-United), CC BY 4.0", share=0.25),
     Real("mss19-lines", "CREMMA-MSS-19 (HTR-United), CC BY 4.0"),
 )
+_FRENCH_2 = tuple(replace(real, part=1) if real.share < 1.0 else real for real in _FRENCH)
 
 RECIPES: dict[str, Sequence[Round]] = {
     "word": [
@@ -108,6 +111,12 @@ RECIPES: dict[str, Sequence[Round]] = {
             [_DHSD, *_FRENCH],
             9,
             learning_rate=1.5e-3,
+        ),
+        Round(
+            [Rendered("rendered-words-4", 1000, 22, 401, least=4), Rendered("rendered-lines-4", 1000, 60, 402)],
+            [_DHSD, *_FRENCH_2],
+            10,
+            learning_rate=2e-3,
         ),
     ],
 }
@@ -152,13 +161,16 @@ def _render(rendered: Rendered, base: Path) -> Path:
 
 def _choose(real: Real, data: Path, base: Path) -> Path:
     """The folder of a real set, or one with the chosen part of its rows: the same rows each time."""
-    source, folder = data / real.name, base / real.name
-    if real.share == 1.0 or folder.exists():
-        return source if real.share == 1.0 else folder
-    unfinished = base / f"{real.name}.unfinished"
+    source = data / real.name
+    if real.share == 1.0:
+        return source
+    folder = base / (f"{real.name}-{real.part + 1}" if real.part else real.name)
+    if folder.exists():
+        return folder
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "images").mkdir(parents=True)
-    rows = [row for row in _rows(source) if _draw(row["filename"]) < real.share]
+    rows = [row for row in _rows(source) if int(_draw(row["filename"]) / real.share) == real.part]
     for row in rows:
         shutil.copyfile(source / row["filename"], unfinished / row["filename"])
     with open(unfinished / "labels.csv", "w", encoding="utf-8", newline="") as file:

@@ -52,6 +52,7 @@ class ServerOptions:
     tensorflow_session_parallelism: int = 0
     tensorflow_intra_op_parallelism: int = 0
     tensorflow_inter_op_parallelism: int = 0
+    mixed_precision: str = ""
     tensorflow_session_config_file: str = ""
     enable_model_warmup: bool = True
     num_request_iterations_for_warmup: int = 0
@@ -110,6 +111,7 @@ _FLAGS = (
     _Flag("tensorflow_session_parallelism", "threads of a session (intra and inter op)"),
     _Flag("tensorflow_intra_op_parallelism", "threads within an op"),
     _Flag("tensorflow_inter_op_parallelism", "ops run at once"),
+    _Flag("mixed_precision", "bfloat16: faster on processors with AVX512_BF16 or AMX, and as accurate; else float32"),
     _Flag("tensorflow_session_config_file", "text file with a ConfigProto"),
     _Flag("enable_model_warmup", "answer a version's warm-up requests before it is served"),
     _Flag("num_request_iterations_for_warmup", "how often each warm-up request is sent"),
@@ -139,7 +141,6 @@ IGNORED_FLAGS = (
     "enable_profiler",
     "xla_cpu_compilation_enabled",
     "xla_gpu_compilation_enabled",
-    "mixed_precision",
     "skip_initialize_tpu",
     "prefer_tflite_model",
     "num_tflite_pools",

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from serving import tensors
+from serving.precision import has_bfloat16
 from serving.signatures import (
     DEFAULT_SIGNATURE,
     Input,
@@ -75,6 +76,7 @@ class RunnerOptions:
     session_config: Any = None
     intra_op_parallelism: int = 0
     inter_op_parallelism: int = 0
+    mixed_precision: bool = False
     enable_warmup: bool = True
     warmup_iterations: int = 1
     check_input_shapes: bool = True
@@ -154,6 +156,8 @@ class LoadedModel:
         if self.options.inter_op_parallelism > 0:
             config.inter_op_parallelism_threads = self.options.inter_op_parallelism
         config.gpu_options.allow_growth = True  # several versions live side by side during a swap
+        if self.options.mixed_precision and has_bfloat16():
+            config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1  # RewriterConfig.ON
         return config
 
     def _import_graph(self) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving import ports
 from serving.options import IGNORED_FLAGS, ServerOptions, add_arguments, options_from
+from serving.precision import BFLOAT16, has_bfloat16
 from serving.status import ServingError, from_exception, invalid
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class EmbeddedServer:
             session_config=self._read_session_config(tensorflow),
             intra_op_parallelism=options.tensorflow_intra_op_parallelism or parallelism,
             inter_op_parallelism=options.tensorflow_inter_op_parallelism or parallelism,
+            mixed_precision=self._mixed_precision(),
             enable_warmup=options.enable_model_warmup,
             warmup_iterations=max(1, options.num_request_iterations_for_warmup),
             check_input_shapes=options.check_input_shapes,
@@ -312,6 +314,14 @@ class EmbeddedServer:
             )
         except ValueError as error:
             raise invalid(f"SSLConfig: {error}") from error
+
+    def _mixed_precision(self) -> bool:
+        wanted = self.options.mixed_precision
+        if wanted and wanted != BFLOAT16:
+            logger.warning("%s auto mixed precision is not supported. Valid option: bfloat16", wanted)
+        elif wanted and not has_bfloat16():
+            logger.warning("--mixed_precision=bfloat16: this processor has neither AVX512_BF16 nor AMX; float32 it is")
+        return wanted == BFLOAT16
 
     def _read_session_config(self, tensorflow: Any) -> Any:
         from serving import protos

@@ -1,4 +1,4 @@
-"""What TensorFlow computes on: GPUs, float16, several replicas or workers."""
+"""What TensorFlow computes on: GPUs, float16 or bfloat16, several replicas or workers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from components.common.console import console
 from components.common.words import counted
 from components.trainer.devices import system_gpus, unused_gpus
 from components.trainer.settings import TrainConfig
+from serving.precision import use_bfloat16
 
 
 def use_accelerators(train: TrainConfig) -> str:
-    """Lets TensorFlow take GPU memory as needed and, where it pays, compute in float16.
+    """Lets TensorFlow take GPU memory as needed and, where it pays, compute in float16 or, on CPUs, in bfloat16.
 
     Warns where the system has a GPU that TensorFlow does not see.
 
@@ -24,7 +25,7 @@ def use_accelerators(train: TrainConfig) -> str:
         train: Section `train` of the configuration.
 
     Returns:
-        What is used, such as "1 GPU (NVIDIA L4), float16" or "CPU, 2 cores".
+        What is used, such as "1 GPU (NVIDIA L4), float16" or "CPU, 2 cores, bfloat16".
     """
     # Steps that `pipeline.steps` launches have it already. `set_memory_growth` would fail after an earlier step of the
     # process, Transform for one, has used TensorFlow.
@@ -33,12 +34,19 @@ def use_accelerators(train: TrainConfig) -> str:
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     mixed = train.mixed_precision and bool(gpus) and all(d.get("compute_capability", (0,))[0] >= 7 for d in details)
     keras.mixed_precision.set_global_policy("mixed_float16" if mixed else "float32")
+    bfloat16 = use_bfloat16(train.mixed_precision and not gpus)
     if not gpus:
         if warning := unused_gpus(system_gpus()):
             console().print(f"  warning: {warning}", style="yellow", markup=False)
-        return f"CPU, {counted(os.cpu_count() or 1, 'core')}"
+        return f"CPU, {counted(os.cpu_count() or 1, 'core')}{', bfloat16' if bfloat16 else ''}"
     names = ", ".join(sorted({detail.get("device_name", "unknown kind") for detail in details}))
     return f"{counted(len(gpus), 'GPU')} ({names}){', float16' if mixed else ''}"
+
+
+def use_float32() -> None:
+    """What this process computes from now on, the export for one, is float32."""
+    keras.mixed_precision.set_global_policy("float32")
+    use_bfloat16(False)
 
 
 def training_strategy() -> tf.distribute.Strategy:

@@ -16,7 +16,7 @@ import tensorflow_transform as tft
 from components.common.console import announced, console
 from components.common.words import counted
 from components.trainer import augment, base, export
-from components.trainer.accelerators import is_chief, training_strategy, use_accelerators
+from components.trainer.accelerators import is_chief, training_strategy, use_accelerators, use_float32
 from components.trainer.checkpoint import fingerprint, has_checkpoint
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, batches, expand, plain_batches, survey
@@ -90,7 +90,11 @@ def run_fn(fn_args: Any) -> None:
         f"  at most {counted(fitting.schedule.epochs, 'epoch')} of {fitting.steps:,} optimiser steps, "
         f"{fitting.total:,} in all" + ("" if train.epochs else "; train.epochs sets another number")
     )
-    fitting.run(log_dir=os.path.join(fn_args.model_run_dir, "tensorboard"))
+    mixed = keras.mixed_precision.dtype_policy().compute_dtype != "float32"
+    try:
+        fitting.run(log_dir=os.path.join(fn_args.model_run_dir, "tensorboard"))
+    finally:
+        use_float32()  # what is served, and what later steps of this process compute, whatever it was trained in
     if not is_chief():
         return
 
@@ -102,10 +106,8 @@ def run_fn(fn_args: Any) -> None:
     }  # fmt: skip
     with announced("Exporting the model"):
         final = model
-        if replicas or keras.mixed_precision.dtype_policy().compute_dtype != "float32":
-            # What is served is float32, on one device, whatever it was trained on.
+        if replicas or mixed:  # what is served is on one device, too
             weights = [variable.numpy() for variable in model.variables]
-            keras.mixed_precision.set_global_policy("float32")
             final = build(model_config, classes, height)
             for variable, value in zip(final.variables, weights, strict=True):
                 variable.assign(value)

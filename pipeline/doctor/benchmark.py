@@ -109,7 +109,7 @@ def train(folder: Path, name: str, epochs: int, mixed_precision: bool) -> dict[s
     gpus = tf.config.list_physical_devices("GPU")
     return {
         "device": device,
-        "precision": "float16" if "float16" in device else "float32",
+        "precision": "float16" if device.endswith(", float16") else "float32",
         "epoch_seconds": (seconds[-1] - seconds[0]) / (len(seconds) - 1),
         "validation_cer": min(epoch["validation_cer"] for epoch in history),
         "memory": tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None,

@@ -1,5 +1,6 @@
 """What people trust a trainer for: the same seed the same curve, resuming, warm starts, nothing lost silently."""
 
+import contextlib
 import json
 import os
 import socket
@@ -29,6 +30,7 @@ from components.trainer.settings import TuneConfig
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
 from pipeline.local_runner import LocalRunner
+from serving.precision import has_bfloat16
 from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, drawn, write_transformed
 
 WORD = TransformConfig()
@@ -236,6 +238,32 @@ def test_accelerators_are_used_also_after_an_earlier_step_has_used_tensorflow(ca
         accelerators.use_accelerators(TRAIN.model_copy(update={"mixed_precision": True})) == "1 GPU (Test GPU), float16"
     )
     assert os.environ[GROWTH] == "true"
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_a_training_in_bfloat16_leaves_float32_behind(toy, tmp_path, monkeypatch, capsys, diverges):
+    """Steps of one process share TensorFlow's settings, and the Evaluator judges what clients get."""
+
+    def in_bfloat16() -> bool:
+        return tf.config.optimizer.get_experimental_options().get("auto_mixed_precision_onednn_bfloat16", False)
+
+    class Noting(Fitting):
+        def run(self, *args, **kwargs):
+            seen.append(in_bfloat16())
+            if diverges:
+                raise FloatingPointError("the loss is no longer finite")
+            super().run(*args, **kwargs)
+
+    monkeypatch.setattr(training, "Fitting", Noting)
+    for asked in (True, False):
+        seen: list[bool] = []
+        train = TRAIN.model_copy(update={"epochs": 1, "mixed_precision": asked})
+        given = SimpleNamespace(**arguments(toy, tmp_path / str(asked), train, WORD))
+        with pytest.raises(FloatingPointError) if diverges else contextlib.nullcontext():
+            training.run_fn(given)
+        expected = asked and has_bfloat16()
+        assert seen == [expected] and not in_bfloat16()
+        assert (", bfloat16" in capsys.readouterr().err) is expected
 
 
 @component
