@@ -12,8 +12,8 @@ from components.trainer.settings import TrainConfig, TuneConfig
 # epochs. Small sets get half of these steps at least, since CTC reads nothing at all in its first thousand.
 _IMAGES, _STEPS = 5000, 9400
 _FEWEST_STEPS = _STEPS // 2
-# A base can read: half the steps, and a fifth for small sets, are enough (docs/accuracy.md).
-_WARM_STEPS = _STEPS // 2
+# A base can read: less than half the steps, and a fifth for small sets, are enough (docs/accuracy.md).
+_WARM_STEPS = 4400
 _FEWEST_WARM_STEPS = _STEPS // 5
 _EPOCHS = (3, 300)
 # Epochs with a clearly worse validation CER before training stops, as a share of all.
@@ -49,8 +49,8 @@ def epochs_for(train: TrainConfig, samples: int) -> int:
 
     Returns:
         `train.epochs` where it is set. Else, in batches of 16: 300 for 200 images, 247 for 300, 75 for 1,000, 30 for
-        5,000, 15 for 20,000, 7 for 100,000, 4 for 330,000; after a warm start 145 for 200, 99 for 300, 33 for 1,000,
-        15 for 5,000, 8 for 20,000.
+        5,000, 15 for 20,000, 7 for 100,000, 4 for 330,000; after a warm start 145 for 200, 99 for 300, 31 for 1,000,
+        14 for 5,000, 7 for 20,000.
     """
     if train.epochs is not None:
         return train.epochs
