@@ -21,8 +21,8 @@ from pipeline import cli
 from serving.version_directory import SETTINGS_FILE
 from tests.end_to_end.test_pipeline import served
 
-# Enough to read something, so that texts can differ.
-SETTINGS = ["train.epochs=8", "train.batch_size=16", "gate.max_cer=null"]
+# Enough to change the base model that it starts from.
+SETTINGS = ["train.epochs=3", "train.batch_size=16", "gate.max_cer=null"]
 IMAGES = 200
 
 

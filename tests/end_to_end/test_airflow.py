@@ -204,6 +204,7 @@ def test_a_refused_model_fails_the_gate(refused):
 
 @needs_airflow
 @pytest.mark.deployment
+@pytest.mark.timeout(3600)
 def test_a_good_model_is_pushed_by_the_next_run_without_another_training(refused, sample_data):
     folder, _ = refused
     before = len(pushed(folder))

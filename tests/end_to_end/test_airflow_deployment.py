@@ -24,6 +24,7 @@ MISSING = airflow_deployment.missing()
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.deployment,
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(
         bool(MISSING), reason=f"{', '.join(MISSING)} not installed: `make airflow-test` installs it, as root"
     ),

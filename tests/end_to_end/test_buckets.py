@@ -10,7 +10,7 @@ from components.common import storage
 from components.common.versions import in_service
 from tests.end_to_end.conftest import FAST
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
 from tests.end_to_end.conftest import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 STEPS = {
     "HandwritingExampleGen": ExampleGen, "StatisticsGen": StatisticsGen, "Transform": Transform, "Evaluator": Evaluator
 }  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 
 from tests.end_to_end.conftest import FAST
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 
 
 def test_demo_ends_with_texts_from_a_server(tmp_path):

@@ -19,7 +19,7 @@ from serving.rollout import Rollout
 from serving.version_directory import SETTINGS_FILE
 from tests.end_to_end.conftest import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 ANY_INCREASE = "gate.max_cer_increase=null"
 
 
@@ -67,7 +67,6 @@ def served(data, workspace, capfd):
     return in_service(model_dir)[0]
 
 
-@pytest.mark.either_stack
 def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     """A in service, B pushed with a raised bound, `htr rollback`: the next run is compared with A."""
     model_dir = str(workspace / "serving_model" / "htr")

@@ -26,7 +26,7 @@ from components.pusher import versions
 from components.report import summary
 from tests.faults.conftest import REPOSITORY, run_arguments
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 
 # Steps to be killed in, with the line that announces each and seconds to wait after it.
 KILLED = {
