@@ -6,7 +6,7 @@ Without a model the base line finder is measured. The pages are those that its r
 training has seen. A found line counts when its baseline covers 70 % of a true one within half an x-height, and the
 other way round. With a recogniser, a base model or a version directory, the second table has the CER of whole pages:
 what it reads in the true lines, in the found lines that lie on true ones, and in all found lines, where unlabelled text
-such as print counts as errors.
+such as print counts as errors; the last row is that of all held-back pages.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def main() -> None:
     finder = LocalLineFinder(given.model or packing.unpack(packing.LINE_FINDER))
     find = as_served(finder)
     sets = load_splits(given.data, longest)[EVALUATION]
-    sets[f"{given.unseen} (unseen source)"] = list(load_pages([str(given.data / "pages" / given.unseen)], longest))
+    unseen = f"{given.unseen} (unseen source)"
+    sets[unseen] = list(load_pages([str(given.data / "pages" / given.unseen)], longest))
     find(np.full((longest, longest), 255, np.uint8))  # the first call builds the graph
     print(f"{'set':28} {'pages':>5} {'lines':>5}  {'method':10} {'F1':>6} {'prec.':>6} {'recall':>6} {'s/page':>7}")
     for name, pages in sets.items():
@@ -167,12 +168,24 @@ def main() -> None:
     print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     if given.recogniser:
         version = packing.unpack(given.recogniser) if given.recogniser in packing.presets() else given.recogniser
-        print(f"\n{'set':28} {'pages':>5}  {'CER true lines':>15} {'found on them':>14} {'whole pages':>12}")
+        print(
+            f"\n{'set':28} {'pages':>5}  {'CER true lines':>15} {'found on them':>14} {'whole pages':>12} {'ratio':>6}"
+        )
+        together, count = Readings(), 0
         with LocalClient(version) as client:
             for name, pages in sets.items():
-                read = transcribed(pages[: given.limit], find, client)
-                row = f"{read.true.rate:15.4f} {read.found.rate:14.4f} {read.pages.rate:12.4f}"
-                print(f"{name:28} {len(pages[: given.limit]):5}  {row}", flush=True)
+                chosen = pages[: given.limit]
+                read = transcribed(chosen, find, client)
+                print(_row(name, len(chosen), read), flush=True)
+                if name != unseen:
+                    together, count = together.merge(read), count + len(chosen)
+        print(_row("held back, together", count, together))
+
+
+def _row(name: str, pages: int, read: Readings) -> str:
+    """A row of the second table; its ratio is that of whole pages to the true lines."""
+    ratio = read.pages.rate / read.true.rate
+    return f"{name:28} {pages:5}  {read.true.rate:15.4f} {read.found.rate:14.4f} {read.pages.rate:12.4f} {ratio:6.2f}"
 
 
 if __name__ == "__main__":
