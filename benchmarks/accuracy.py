@@ -23,6 +23,7 @@ from components.common.metrics import ErrorCounts
 from components.example_gen import dataset
 from components.example_gen.rejects import Reject
 from components.example_gen.settings import DataConfig
+from components.trainer.accelerators import use_accelerators, use_float32
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.model import Recogniser, build
@@ -139,7 +140,9 @@ def train(
     if config.train.is_warm:
         start_from(model, alphabet, config.train.warm_start or "")
     begin = time.process_time()
+    use_accelerators(config.train)
     Fitting(model, sources["train"], sources["validation"], alphabet, config.train).run()
+    use_float32()
     return model, (time.process_time() - begin) / 60
 
 
