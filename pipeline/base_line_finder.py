@@ -20,6 +20,7 @@ from pathlib import Path
 from components.base_model import packing
 from components.base_model.packing import BaseModelError
 from components.common.console import announced, console
+from components.common.folders import made_whole
 from components.common.stopping import Stopped, stoppable
 from components.common.words import counted
 from components.example_gen.rejects import Rejected
@@ -149,17 +150,15 @@ def _train(
 
     if not so_far:
         console().print(f"Training the line finder on {counted(len(training), 'page')}")
-    unfinished = version.with_name("unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     state = str(version.parent / "state")
     try:
-        facts = make_version(
-            config, train, training, validation, str(unfinished), state, Start(None, "nothing"), so_far
-        )
+        with made_whole(version) as target:
+            facts = make_version(
+                config, train, training, validation, str(target), state, Start(None, "nothing"), so_far
+            )
+            version.with_name(f"{version.name}.{METRICS_FILE}").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     except NotValidated as error:
         raise BaseModelError(str(error)) from error
-    version.with_name(f"{version.name}.{METRICS_FILE}").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-    unfinished.rename(version)
 
 
 def _evaluate(

@@ -20,6 +20,7 @@ import yaml
 
 from components.base_model import packing
 from components.common.console import announced, console
+from components.common.folders import made_whole
 from components.common.versions import in_service
 from components.tools.rendered_text.dataset import write_dataset
 from components.tools.rendered_text.texts import draw_texts, with_every_character
@@ -93,6 +94,7 @@ RECIPES: dict[str, Sequence[Round]] = {
     "word": [
         Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24),
         Round([Rendered("rendered-short-words-2", 3000, 14, 203, least=4)], [_DHSD], 14, learning_rate=1.5e-3),
+        Round([Rendered("rendered-short-words-3", 3000, 14, 303, least=4)], [_DHSD], 16, learning_rate=2e-3),
     ],
     "line": [
         Round(
@@ -148,14 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _render(rendered: Rendered, base: Path) -> Path:
     """The folder of a rendered set, made if it is not there; an unfinished one is made again."""
-    folder, unfinished = base / rendered.name, base / f"{rendered.name}.unfinished"
+    folder = base / rendered.name
     if not folder.exists():
-        shutil.rmtree(unfinished, ignore_errors=True)
-        with announced(f"Rendering {rendered.images} images of handwriting ({rendered.name})"):
+        told = f"Rendering {rendered.images} images of handwriting ({rendered.name})"
+        with announced(told), made_whole(folder) as target:
             texts = list(draw_texts(rendered.images, rendered.seed, rendered.characters))
             every = with_every_character(texts, rendered.seed, rendered.least)
-            write_dataset(unfinished, every, seed=rendered.seed, longest=LONGEST_ASPECT)
-        unfinished.rename(folder)
+            write_dataset(target, every, seed=rendered.seed, longest=LONGEST_ASPECT)
     return folder
 
 
@@ -167,17 +168,15 @@ def _choose(real: Real, data: Path, base: Path) -> Path:
     folder = base / (f"{real.name}-{real.part + 1}" if real.part else real.name)
     if folder.exists():
         return folder
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "images").mkdir(parents=True)
     rows = [row for row in _rows(source) if int(_draw(row["filename"]) / real.share) == real.part]
-    for row in rows:
-        shutil.copyfile(source / row["filename"], unfinished / row["filename"])
-    with open(unfinished / "labels.csv", "w", encoding="utf-8", newline="") as file:
-        chosen = csv.DictWriter(file, ["filename", "text", "writer"], lineterminator="\n")
-        chosen.writeheader()
-        chosen.writerows(rows)
-    unfinished.rename(folder)
+    with made_whole(folder) as target:
+        (target / "images").mkdir(parents=True)
+        for row in rows:
+            shutil.copyfile(source / row["filename"], target / row["filename"])
+        with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
+            chosen = csv.DictWriter(file, ["filename", "text", "writer"], lineterminator="\n")
+            chosen.writeheader()
+            chosen.writerows(rows)
     return folder
 
 

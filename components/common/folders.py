@@ -1,0 +1,24 @@
+"""Folders that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def made_whole(folder: Path) -> Iterator[Path]:
+    """Lets a folder be filled under another name; it gets its own when that has ended without an exception.
+
+    Args:
+        folder: Path of the folder, which does not exist yet.
+
+    Yields:
+        Path to fill, which does not exist either: what an interruption left there is deleted.
+    """
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    yield unfinished
+    unfinished.rename(folder)
