@@ -11,7 +11,8 @@ from pathlib import Path
 
 BFLOAT16 = "bfloat16"
 _CPU_INFO = Path("/proc/cpuinfo")
-_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
+BFLOAT16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16"})
+"""Instruction sets that multiply in bfloat16, as Linux names them; one is enough."""
 
 
 @lru_cache(maxsize=1)
@@ -25,7 +26,7 @@ def has_bfloat16() -> bool:
     except OSError:  # no Linux
         return False
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return not _INSTRUCTIONS.isdisjoint(flags)
+    return not BFLOAT16_INSTRUCTIONS.isdisjoint(flags)
 
 
 def use_bfloat16(wanted: bool) -> bool:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.trainer import devices
+from serving.precision import BFLOAT16_INSTRUCTIONS
 
 ROOT = Path("/")
 # Of CUDA 12, which both stacks' TensorFlow is built with; setup_env.sh knows it too.
 OLDEST_DRIVER = "525.60.13"
 # What decides how fast TensorFlow computes, by the names of /proc/cpuinfo.
-_INSTRUCTIONS = {"AVX": "avx", "AVX2": "avx2", "AVX-512": "avx512f", "AMX": "amx_tile"}
+_INSTRUCTIONS = {
+    "AVX": {"avx"}, "AVX2": {"avx2"}, "AVX-512": {"avx512f"}, "AMX": {"amx_tile"}, "bfloat16": BFLOAT16_INSTRUCTIONS,
+}  # fmt: skip
 _NVIDIA, _DISPLAYS = "0x10de", ("0x0300", "0x0302")
 
 
@@ -48,7 +51,8 @@ def processor(root: Path = ROOT) -> tuple[str, dict[str, bool]]:
     text = _read(root / "proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
     flags = re.search(r"^flags\s*:(.*)$", text, re.M)
-    known = {kind: flag in flags[1].split() for kind, flag in _INSTRUCTIONS.items()} if flags else {}
+    has = set(flags[1].split()) if flags else set()
+    known = {kind: not has.isdisjoint(any_of) for kind, any_of in _INSTRUCTIONS.items()} if flags else {}
     return name[1].strip() if name else platform.machine(), known
 
 

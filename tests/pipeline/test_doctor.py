@@ -99,9 +99,9 @@ def test_limits_of_an_older_container_are_read(tmp_path):
 def test_a_processor_without_avx_prevents_work(tmp_path):
     root = write(tmp_path, proc__cpuinfo="model name\t: Old Celeron\nflags\t\t: fpu sse2\n")
     assert "(Old Celeron) has no AVX" in examination.processor(root).problems[0]
-    write(root, proc__cpuinfo="model name\t: New Xeon\nflags\t\t: fpu avx avx2 avx512f amx_tile\n")
+    write(root, proc__cpuinfo="model name\t: New Xeon\nflags\t\t: fpu avx avx2 avx512f amx_tile amx_bf16\n")
     finding = examination.processor(root)
-    assert finding.text == "New Xeon: AVX, AVX2, AVX-512, AMX" and not finding.problems
+    assert finding.text == "New Xeon: AVX, AVX2, AVX-512, AMX, bfloat16" and not finding.problems
 
 
 def test_packages_that_are_not_those_of_the_lock_file_are_named(tmp_path):
