@@ -2,7 +2,7 @@
 
     python -m benchmarks.export --version workspace/serving_model/htr/1795655053 --images FOLDER
     python -m benchmarks.export --version word --images FOLDER       # the base model as it is shipped
-    python -m benchmarks.export --version word --images FOLDER --mixed_precision  # itself, in bfloat16
+    python -m benchmarks.export --version word --images FOLDER --bfloat16  # itself, in bfloat16
 
 Both run in this process as the embedded server runs them, in turns, on the same images, each image once a size of
 batch: requests have ever new widths, for which TensorFlow has to prepare. Ratios are within a turn. Texts and
@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", required=True, help="directory of a version, or the preset of a base model")
     parser.add_argument("--images", required=True, action="append", help="folder of images; may be repeated")
-    parser.add_argument("--mixed_precision", action="store_true", help="compare the version with itself in bfloat16")
+    parser.add_argument("--bfloat16", action="store_true", help="compare the version with itself in bfloat16")
     parser.add_argument("--count", type=int, default=240, help="of images")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--profiles", type=int, default=10, help="runs of a profile; 0 leaves it out")
@@ -197,8 +197,8 @@ def main() -> None:
     images, labels = [path.read_bytes() for path in chosen], labels_of(arguments.images)
     with tempfile.TemporaryDirectory() as folder:
         compared = [(version, RunnerOptions())]
-        if arguments.mixed_precision:
-            compared.append((version, RunnerOptions(mixed_precision=True)))
+        if arguments.bfloat16:
+            compared.append((version, RunnerOptions(bfloat16=True)))
         else:
             again = os.path.join(folder, "1")
             export_again(version, again)

@@ -6,8 +6,8 @@ and the ratios within a round, which a shared machine disturbs less than rates, 
 fraction of the peak is that of one core in a large matrix product, and counts what convolutions, LSTMs and classes
 multiply and add: for training three times what inference does.
 
-Training computes in bfloat16 where the processor has it, as `htr run` does (`--set train.mixed_precision=false` does
-not), and the plain loop in float32; inference in float32, and in bfloat16 besides.
+`--set train.bfloat16=true` trains in bfloat16 where the processor has it; the plain loop is float32 in any case, and
+inference is measured in both.
 
     python -m benchmarks.training --data FOLDER --preset line
 """
@@ -95,7 +95,7 @@ def main() -> None:
         plain_stream = iter(plain_data.map(lambda inputs, labels: (inputs["images"], labels)))
         served = with_constants(fitting.model, height)
 
-        mixed = config.train.mixed_precision and has_bfloat16()
+        mixed = config.train.bfloat16 and has_bfloat16()
 
         def in_precision(bfloat16: bool, part: Callable[[], Rate]) -> Callable[[], Rate]:
             """The part, for which TensorFlow computes as told."""

@@ -216,6 +216,7 @@ def _train(
             "warm_start": start or "none",
             "learning_rate": one.learning_rate,
             "epochs": one.epochs,
+            "bfloat16": True,
             "patience": one.epochs,  # the last epochs, at a low rate, are the best ones
             "shuffle_buffer": 24000,  # all of them: rendered and real images take turns
         },

@@ -47,7 +47,7 @@ class LocalClient(HtrClient):
         max_pixels: int = MAX_PIXELS,
         log: RequestLog | None = None,
         line_finder: str | os.PathLike[str] | None = None,
-        mixed_precision: bool = False,
+        bfloat16: bool = False,
     ) -> None:
         """Keep the settings; a model is loaded by the first call that needs it.
 
@@ -59,7 +59,7 @@ class LocalClient(HtrClient):
             max_pixels: Images with more pixels are refused before they are decoded.
             log: Gets the images and what was read in them, of which it keeps a sample.
             line_finder: The directory of a version of the line finder, for `transcribe_page`.
-            mixed_precision: Compute in bfloat16 where the processor has it: faster, and a text differs now and then.
+            bfloat16: Compute in bfloat16 where the processor has it: faster, and a text differs now and then.
         """
         # One batch is decoded while the next one runs. A failure here would come again: there is nothing to wait for.
         super().__init__(
@@ -71,7 +71,7 @@ class LocalClient(HtrClient):
         self._directories = {model: self._directory}
         if line_finder is not None:
             self._directories[LINE_FINDER] = os.path.abspath(line_finder)
-        self._runner = RunnerOptions(mixed_precision=mixed_precision)
+        self._runner = RunnerOptions(bfloat16=bfloat16)
         self._loaded: dict[str, LoadedModel] = {}
         self._loading = threading.Lock()
 

@@ -76,7 +76,7 @@ class RunnerOptions:
     session_config: Any = None
     intra_op_parallelism: int = 0
     inter_op_parallelism: int = 0
-    mixed_precision: bool = False
+    bfloat16: bool = False
     enable_warmup: bool = True
     warmup_iterations: int = 1
     check_input_shapes: bool = True
@@ -156,8 +156,8 @@ class LoadedModel:
         if self.options.inter_op_parallelism > 0:
             config.inter_op_parallelism_threads = self.options.inter_op_parallelism
         config.gpu_options.allow_growth = True  # several versions live side by side during a swap
-        if self.options.mixed_precision and has_bfloat16():
-            config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1  # RewriterConfig.ON
+        if self.options.bfloat16 and has_bfloat16():
+            config.graph_options.rewrite_options.auto_bfloat16_onednn_bfloat16 = 1  # RewriterConfig.ON
         return config
 
     def _import_graph(self) -> None:

@@ -124,7 +124,7 @@ class EmbeddedServer:
             session_config=self._read_session_config(tensorflow),
             intra_op_parallelism=options.tensorflow_intra_op_parallelism or parallelism,
             inter_op_parallelism=options.tensorflow_inter_op_parallelism or parallelism,
-            mixed_precision=self._mixed_precision(),
+            bfloat16=self._wants_bfloat16(),
             enable_warmup=options.enable_model_warmup,
             warmup_iterations=max(1, options.num_request_iterations_for_warmup),
             check_input_shapes=options.check_input_shapes,
@@ -315,7 +315,7 @@ class EmbeddedServer:
         except ValueError as error:
             raise invalid(f"SSLConfig: {error}") from error
 
-    def _mixed_precision(self) -> bool:
+    def _wants_bfloat16(self) -> bool:
         wanted = self.options.mixed_precision
         if wanted and wanted != BFLOAT16:
             logger.warning("%s auto mixed precision is not supported. Valid option: bfloat16", wanted)

@@ -88,7 +88,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 reader = Reader(
                     path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])), config.kind,
                     config.line_finder, config.batch_size, best_path=config.decoder == "best_path",
-                    mixed_precision=config.mixed_precision,
+                    bfloat16=config.bfloat16,
                 )  # fmt: skip
                 outcome = batch.transcribe(
                     config.folder or "", os.path.join(output, config.output), reader, self._beam_pipeline_args or [],

@@ -57,7 +57,7 @@ class Reader:
         line_finder: directory of a line finder's version, for pages; the one that is shipped if None.
         batch_size: images of lines of one call of the model.
         best_path: decode without the version's language model.
-        mixed_precision: compute in bfloat16 on machines whose processor has it.
+        bfloat16: compute in bfloat16 on machines whose processor has it.
     """
 
     model_path: str
@@ -65,7 +65,7 @@ class Reader:
     line_finder: str | None = None
     batch_size: int = 64
     best_path: bool = False
-    mixed_precision: bool = False
+    bfloat16: bool = False
 
     def fingerprint(self) -> str:
         """Tells apart what gives other texts, wherever it was copied to.
@@ -86,7 +86,7 @@ class Reader:
             found.update(_fingerprint_file(finder))
             if _is_line_finder(finder) is False:
                 raise BatchError(f"{finder} is no line finder, but a model that transcribes.")
-        if self.mixed_precision:
+        if self.bfloat16:
             found.update(b"bfloat16")
         return found.hexdigest()
 
@@ -126,7 +126,7 @@ class Reader:
         if not batch:
             return []
         with _loading:  # an engine may run several threads in a process
-            model = _load(self.model_path, self.mixed_precision)
+            model = _load(self.model_path, self.bfloat16)
         # The last batch of a shard is filled up, so that the graph sees one shape only.
         filled = batch + batch[-1:] * (self.batch_size - len(batch))
         log_probs, frames = model.log_probs(filled)
@@ -148,9 +148,7 @@ class Reader:
                 yield data if isinstance(data, bytes) else b""
 
         with _loading:
-            client = _client(
-                self.model_path, self._line_finder(), self.batch_size, self.best_path, self.mixed_precision
-            )
+            client = _client(self.model_path, self._line_finder(), self.batch_size, self.best_path, self.bfloat16)
         for result in kinds.transcribe(client, contents(), self.kind):
             image, error = waiting.popleft()
             if error is not None:
@@ -176,23 +174,23 @@ def _fingerprint_file(model_path: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(model_path: str, mixed_precision: bool) -> Any:
+def _load(model_path: str, bfloat16: bool) -> Any:
     from components.recogniser.model import ExportedModel
 
-    use_bfloat16(mixed_precision)
+    use_bfloat16(bfloat16)
     with storage.here(model_path) as folder:
         return ExportedModel(folder)
 
 
 @functools.lru_cache(maxsize=1)
-def _client(model_path: str, line_finder: str, batch_size: int, best_path: bool, mixed_precision: bool) -> HtrClient:
+def _client(model_path: str, line_finder: str, batch_size: int, best_path: bool, bfloat16: bool) -> HtrClient:
     from serving.local import LocalClient
 
     # The client loads a model when it first needs it, so copies of what lies in a bucket stay as long as the process.
     folder, finder = (_copies.enter_context(storage.here(path)) for path in (model_path, line_finder))
     return LocalClient(
         folder, decoder=BestPath() if best_path else None, batch_size=batch_size, line_finder=finder,
-        mixed_precision=mixed_precision,
+        bfloat16=bfloat16,
     )  # fmt: skip
 
 

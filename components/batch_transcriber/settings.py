@@ -26,9 +26,7 @@ class BulkConfig(Section):
     decoder: Literal["default", "best_path"] = Field(
         "default", description="default reads with the model's language model, best_path without"
     )
-    mixed_precision: bool = Field(
-        False, description="bfloat16 on CPUs that have it: faster, and a text differs now and then"
-    )
+    bfloat16: bool = Field(False, description="bfloat16 on CPUs that have it: faster, and a text differs now and then")
 
     @property
     def output(self) -> str:

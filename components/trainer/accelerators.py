@@ -17,7 +17,7 @@ from serving.precision import use_bfloat16
 
 
 def use_accelerators(train: TrainConfig) -> str:
-    """Lets TensorFlow take GPU memory as needed and, where it pays, compute in float16 or, on CPUs, in bfloat16.
+    """Lets TensorFlow take GPU memory as needed and, where it pays, compute in float16, or on CPUs in bfloat16.
 
     Warns where the system has a GPU that TensorFlow does not see.
 
@@ -34,7 +34,7 @@ def use_accelerators(train: TrainConfig) -> str:
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     mixed = train.mixed_precision and bool(gpus) and all(d.get("compute_capability", (0,))[0] >= 7 for d in details)
     keras.mixed_precision.set_global_policy("mixed_float16" if mixed else "float32")
-    bfloat16 = use_bfloat16(train.mixed_precision and not gpus)
+    bfloat16 = use_bfloat16(train.bfloat16 and not gpus)
     if not gpus:
         if warning := unused_gpus(system_gpus()):
             console().print(f"  warning: {warning}", style="yellow", markup=False)

@@ -49,7 +49,7 @@ def add_commands(add: AddCommand) -> None:
     )
     command.add_argument("--decoder", choices=["best-path"], help="best-path: leave the model's language model out")
     command.add_argument(
-        "--mixed-precision", action="store_true",
+        "--bfloat16", action="store_true",
         help="compute in bfloat16 where the processor has it (AVX512_BF16, AMX): faster; a text differs now and then",
     )  # fmt: skip
     command.add_argument("--overwrite", action="store_true", help="begin again instead of going on")
@@ -78,8 +78,8 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             f"The base model lies in a cache of this machine, where workers of beam.runner={config.beam.runner} do not "
             f"see it: copy {model.path} to a place that they see, and name that with --model.", USAGE,
         )  # fmt: skip
-    if arguments.mixed_precision and not has_bfloat16() and config.beam.runner == "local":
-        raise CommandError("--mixed-precision: this machine's processor has neither AVX512_BF16 nor AMX.", USAGE)
+    if arguments.bfloat16 and not has_bfloat16() and config.beam.runner == "local":
+        raise CommandError("--bfloat16: this machine's processor has neither AVX512_BF16 nor AMX.", USAGE)
     finder = pushed_line_finder(config, arguments.line_finder) if kind != "line" else None
     log = os.path.join(config.workspace, "logs", f"transcribe-{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
     started = datetime.datetime.now()
@@ -99,7 +99,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             with announced(lambda: written(output) or "Looking for images", after=10):
                 reader = Reader(
                     model.path, kind, finder, arguments.batch_size, best_path=arguments.decoder == "best-path",
-                    mixed_precision=arguments.mixed_precision,
+                    bfloat16=arguments.bfloat16,
                 )  # fmt: skip
                 outcome = batch.transcribe(
                     folder, output, reader, beam_options.pipeline_options(config.beam), overwrite=arguments.overwrite,

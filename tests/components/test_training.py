@@ -257,7 +257,7 @@ def test_a_training_in_bfloat16_leaves_float32_behind(toy, tmp_path, monkeypatch
     monkeypatch.setattr(training, "Fitting", Noting)
     for asked in (True, False):
         seen: list[bool] = []
-        train = TRAIN.model_copy(update={"epochs": 1, "mixed_precision": asked})
+        train = TRAIN.model_copy(update={"epochs": 1, "bfloat16": asked})
         given = SimpleNamespace(**arguments(toy, tmp_path / str(asked), train, WORD))
         with pytest.raises(FloatingPointError) if diverges else contextlib.nullcontext():
             training.run_fn(given)

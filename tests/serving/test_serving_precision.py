@@ -71,7 +71,7 @@ def test_a_processor_has_it_or_not(processor, content, has):
 
 
 def test_texts_are_as_good(version, words):
-    with LocalClient(version) as plain, LocalClient(version, mixed_precision=True) as mixed:
+    with LocalClient(version) as plain, LocalClient(version, bfloat16=True) as mixed:
         results = [list(client.transcribe_many(words)) for client in (plain, mixed)]
     cers = [count_errors(list(words.values()), [result.text for result in some]).rate for some in results]
     assert abs(cers[0] - cers[1]) < 0.02
@@ -104,7 +104,7 @@ def test_the_server_takes_the_flag_of_the_real_one(version, words, processor, ca
 
 
 def test_a_batch_that_began_in_float32_goes_on_in_float32(version):
-    assert Reader(str(version)).fingerprint() != Reader(str(version), mixed_precision=True).fingerprint()
+    assert Reader(str(version)).fingerprint() != Reader(str(version), bfloat16=True).fingerprint()
 
 
 def test_batches_choose_for_their_process(version, words):
@@ -112,11 +112,9 @@ def test_batches_choose_for_their_process(version, words):
     images = [(path, path.read_bytes()) for path in words]
     texts = {}
     for mixed in (False, True, False):
-        texts[mixed] = [
-            result.text for result in Reader(str(version), mixed_precision=mixed)._decode([b for _, b in images])
-        ]
+        texts[mixed] = [result.text for result in Reader(str(version), bfloat16=mixed)._decode([b for _, b in images])]
         told = tf.config.optimizer.get_experimental_options()
-        assert told.get("auto_mixed_precision_onednn_bfloat16", False) is (mixed and precision.has_bfloat16())
+        assert told.get("auto_bfloat16_onednn_bfloat16", False) is (mixed and precision.has_bfloat16())
     cers = [count_errors(list(words.values()), texts[mixed]).rate for mixed in (False, True)]
     assert abs(cers[0] - cers[1]) < 0.02
 
@@ -125,5 +123,5 @@ def test_htr_transcribe_refuses_what_the_processor_lacks(version, words, process
     processor(X86.format("avx512_vnni"))
     folder = str(next(iter(words)).parent)
     command = ["transcribe", "--model", str(version), "--input", folder, "--output", str(tmp_path / "t.csv")]
-    assert cli.main([*command, "--mixed-precision"]) == transcribe.USAGE
+    assert cli.main([*command, "--bfloat16"]) == transcribe.USAGE
     assert "this machine's processor has neither AVX512_BF16 nor AMX" in capsys.readouterr().err
