@@ -157,7 +157,7 @@ class LoadedModel:
             config.inter_op_parallelism_threads = self.options.inter_op_parallelism
         config.gpu_options.allow_growth = True  # several versions live side by side during a swap
         if self.options.bfloat16 and has_bfloat16():
-            config.graph_options.rewrite_options.auto_bfloat16_onednn_bfloat16 = 1  # RewriterConfig.ON
+            config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1  # RewriterConfig.ON
         return config
 
     def _import_graph(self) -> None:

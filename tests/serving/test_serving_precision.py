@@ -114,7 +114,7 @@ def test_batches_choose_for_their_process(version, words):
     for mixed in (False, True, False):
         texts[mixed] = [result.text for result in Reader(str(version), bfloat16=mixed)._decode([b for _, b in images])]
         told = tf.config.optimizer.get_experimental_options()
-        assert told.get("auto_bfloat16_onednn_bfloat16", False) is (mixed and precision.has_bfloat16())
+        assert told.get("auto_mixed_precision_onednn_bfloat16", False) is (mixed and precision.has_bfloat16())
     cers = [count_errors(list(words.values()), texts[mixed]).rate for mixed in (False, True)]
     assert abs(cers[0] - cers[1]) < 0.02
 
