@@ -59,3 +59,13 @@ def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypat
     shutil.rmtree(tmp_path / "files")
     assert base_model.main(command) == 0
     assert packing.presets() == ["word"] and "Rendering" not in capfd.readouterr().err
+
+
+def test_parts_of_a_set_share_no_image_and_are_all_of_it(sets, tmp_path):
+    parts = [base_model._choose(Real("letters", "", share=0.25, part=part), sets, tmp_path) for part in range(4)]
+    chosen = [{row["filename"] for row in base_model._rows(folder)} for folder in parts]
+    assert all(10 <= len(names) <= 40 for names in chosen)
+    assert sorted(name for names in chosen for name in names) == sorted(
+        row["filename"] for row in base_model._rows(sets / "letters")
+    )
+    assert all((folder / name).exists() for folder, names in zip(parts, chosen, strict=True) for name in names)
