@@ -33,7 +33,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from components.base_model import packing
-from components.common.metrics import PairedErrors, edits_and_length
+from components.common.metrics import PairedErrors, count_errors, edits_and_length
 from components.trainer import export
 from components.trainer.model import build
 from components.trainer.settings import ModelConfig
@@ -159,16 +159,17 @@ def compare_texts(
         f"other texts: {other} of {len(labels)}; "
         f"confidences differ by {off.max():.1e} at most, by {off.mean():.1e} on average"
     )
-    paired, length, edits = PairedErrors(), 0, [0, 0]
-    for before, after, label in zip(*texts, labels, strict=True):
-        if label is not None:
-            counted = [edits_and_length(label, text) for text in (before, after)]
-            paired.add(counted[0][0], counted[1][0], counted[0][1])
-            edits, length = [edits[0] + counted[0][0], edits[1] + counted[1][0]], length + counted[0][1]
-    if length:
+    labelled = [(label, *pair) for label, *pair in zip(labels, *texts, strict=True) if label is not None]
+    if labelled:
+        references, *readings = zip(*labelled, strict=True)
+        cers = [count_errors(references, some).rate for some in readings]
+        paired = PairedErrors()
+        for label, before, after in labelled:
+            edits, length = edits_and_length(label, before)
+            paired.add(edits, edits_and_length(label, after)[0], length)
         low, high = paired.interval(0.95)
         told += (
-            f"\nCER, best path: {edits[0] / length:.4f} and {edits[1] / length:.4f}, "
+            f"\nCER, best path: {cers[0]:.4f} and {cers[1]:.4f}, "
             f"difference {paired.difference:+.4f} ({low:+.4f} to {high:+.4f})"
         )
     return told

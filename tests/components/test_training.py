@@ -242,7 +242,7 @@ def test_accelerators_are_used_also_after_an_earlier_step_has_used_tensorflow(ca
 
 @pytest.mark.parametrize("diverges", [False, True])
 def test_a_training_in_bfloat16_leaves_float32_behind(toy, tmp_path, monkeypatch, capsys, diverges):
-    """Steps of one process share TensorFlow's settings, and the Evaluator judges what clients get."""
+    """Steps of one process share TensorFlow's settings, and the Evaluator measures what clients get."""
 
     def in_bfloat16() -> bool:
         return tf.config.optimizer.get_experimental_options().get("auto_mixed_precision_onednn_bfloat16", False)
