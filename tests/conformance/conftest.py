@@ -23,7 +23,7 @@ class Target:
     embedded: bool
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     if os.environ.get("HTR_TFS_ADDR"):
         yield Target(
@@ -63,7 +63,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield Target(plain.address, plain.rest_address, batching.address, spare.address, base, embedded=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(target: Target):
     from serving_client import Client
 
