@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -20,8 +20,9 @@ from tfx.orchestration.portable import runtime_parameter_utils, tfx_runner
 
 from components.common.console import announced, console
 from components.report import summary
+from components.serving_check import early
 from components.trainer.estimate import usable_cores
-from pipeline import steps
+from pipeline import imports, steps
 from pipeline.config import Config
 from pipeline.definition import create_pipeline
 from pipeline.page_definition import create_page_pipeline
@@ -53,6 +54,7 @@ _DOING_NOTHING = {
     "BulkInferrer": "No new images are transcribed: the model is not blessed",
 }
 
+_GATES = ("Evaluator", "LineEvaluator")
 # Steps that say themselves how far they are.
 _TALKING = ("Trainer", "Tuner")
 
@@ -63,6 +65,14 @@ class WorkspaceBusy(RuntimeError):
 
 class LocalRunner(tfx_runner.IrBasedRunner):
     """TFX's local runner with progress for people; notes memory and CPU time of each step in ML Metadata."""
+
+    def __init__(self, server_command: Sequence[str] = ()):
+        """Does nothing yet.
+
+        Args:
+            server_command: of the server that checks models; the embedded one, which is prepared early, if empty.
+        """
+        self._has_early_server = not server_command
 
     def run_with_ir(self, pipeline: Any, run_options: Any = None) -> None:
         """Runs all nodes in order; the first exception ends the run.
@@ -77,9 +87,11 @@ class LocalRunner(tfx_runner.IrBasedRunner):
         runtime_parameter_utils.substitute_runtime_parameter(
             pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
         )
-        blessed = True
+        blessed, trained = True, False
         for number, node in enumerate(pipeline.nodes, 1):
             node_id = node.pipeline_node.node_info.id
+            if node_id in _GATES and trained and self._has_early_server:
+                early.begin()  # most new models are blessed
             connection = metadata.Metadata(connection_config)
             idle = not blessed and node_id in _DOING_NOTHING
             doing = (_DOING_NOTHING if idle else _DOING).get(node_id, node_id)
@@ -91,8 +103,12 @@ class LocalRunner(tfx_runner.IrBasedRunner):
             how = "cached" if cached else f"{time.monotonic() - begin:.1f} s"
             if not idle:
                 console().print(f"  {how}", style="dim")
-            if node_id in ("Evaluator", "LineEvaluator"):
+            if node_id == "Trainer":
+                trained = not cached
+            if node_id in _GATES:
                 blessed = _is_blessed(connection, execution.execution_id)
+                if not blessed:
+                    early.end()
 
 
 def _is_blessed(connection: metadata.Metadata, execution_id: int) -> bool:
@@ -192,6 +208,7 @@ def run(config: Config) -> summary.RunSummary:
     # One operation rarely fills many cores here, and threads that wait for each other cost a sixth of the CPU time.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, usable_cores() // 2)))
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+    imports.remember_signatures()
     os.makedirs(config.workspace, exist_ok=True)
     with locked(config.workspace):
         summary.check_metadata(config.workspace)
@@ -199,7 +216,10 @@ def run(config: Config) -> summary.RunSummary:
         connection = metadata.sqlite_metadata_connection_config(database)
         create = create_page_pipeline if config.task == "pages" else create_pipeline
         pipeline = create(config, os.path.join(config.workspace, summary.PIPELINE_FOLDER), connection)
-        LocalRunner().run(pipeline)
+        try:
+            LocalRunner(config.push.server_command).run(pipeline)
+        finally:
+            early.end()
         return summary.read(config.workspace, pipeline.pipeline_info.pipeline_name)
 
 

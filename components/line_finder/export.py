@@ -52,7 +52,7 @@ class ServedLineFinder(tf.Module):
 
             return tf.cond(page[1] != NOTHING, marked, nothing)
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
         def find_lines(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             pages = tf.ensure_shape(image_bytes, [None])
             maps, cells, scale = tf.map_fn(

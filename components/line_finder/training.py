@@ -43,7 +43,7 @@ def finder(model: LineFinder, config: LineFinderConfig) -> FindLines:
         A function from a page, uint8 [height, width], to lines in its pixels.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 1], tf.float32)], reduce_retracing=True)
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 1], tf.float32)], autograph=False, reduce_retracing=True)
     def maps_of(grey: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         ink, cells, scale = scaled_ink(grey, config)
         return tf.sigmoid(model(ink)[0, : cells[0], : cells[1]]), scale
@@ -127,7 +127,7 @@ class LineFitting:
         self.done = 0
         self._losses: list[float] = []
         self._seconds_before = 0.0
-        self._step = tf.function(self._training_step, reduce_retracing=True)
+        self._step = tf.function(self._training_step, autograph=False, reduce_retracing=True)
         self._find = finder(model, config)
 
     def run(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
@@ -25,11 +24,19 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import json_utils, path_utils
 
 from components.common import storage
+from components.serving_check import early
 from serving.version_directory import WARMUP_FILE
 
 START_SECONDS = 180
 _VERSION = "1"
-_MAX_MESSAGE_BYTES = 32 * 2**20  # as our client's; gRPC's own limit is 4 MiB
+_CHANNEL = {
+    "grpc.enable_http_proxy": 0,  # a proxy for the world outside does not know this machine's own ports
+    "grpc.max_receive_message_length": 32 * 2**20,  # as our client's; gRPC's own limit is 4 MiB
+    # A server that imports TensorFlow is not there for seconds; gRPC would wait ever longer before it tries again.
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.min_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 200,
+}
 
 
 class NotServable(RuntimeError):
@@ -84,40 +91,21 @@ def check(model_path: str, name: str, command: list[str]) -> int:
     Raises:
         NotServable: with what the server said.
     """
-    with tempfile.TemporaryDirectory() as base, tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryDirectory() as base:
         # A server wants numbered versions below a base path.
         version = os.path.join(base, name, _VERSION)
         storage.copy_tree(model_path, version)
         port = _free_port()
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "components.common.stopping",
-                *(command or [sys.executable, "-m", "serving.server"]),
-                f"--port={port}", f"--model_name={name}", f"--model_base_path={os.path.dirname(version)}",
-                # The default would try a bad model for minutes before anybody hears of it.
-                "--max_num_load_retries=0",
-            ],
-            stdout=log, stderr=subprocess.STDOUT, env=_environment(),
-        )  # fmt: skip
-        try:
-            return _replay(port, name, os.path.join(version, WARMUP_FILE), process)
-        except NotServable as error:
-            log.seek(0)
-            tail = log.read().decode(errors="replace")[-2000:]
-            raise NotServable(f"{error} The server's last words:\n{tail}") from None
-        finally:
-            process.terminate()
+        flags = [
+            f"--port={port}", f"--model_name={name}", f"--model_base_path={os.path.dirname(version)}",
+            # The default would try a bad model for minutes before anybody hears of it.
+            "--max_num_load_retries=0",
+        ]  # fmt: skip
+        with early.serving(flags, command) as server:
             try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()  # or the folder that it serves is deleted before it has ended
-
-
-def _environment() -> dict[str, str]:
-    # The server must find our packages also where they are not installed but on sys.path, as in a Beam worker.
-    paths = [path for path in sys.path if path]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": ""}
+                return _replay(port, name, os.path.join(version, WARMUP_FILE), server.process)
+            except NotServable as error:
+                raise NotServable(f"{error} The server's last words:\n{server.last_words()}") from None
 
 
 def _free_port() -> int:
@@ -129,9 +117,7 @@ def _free_port() -> int:
 
 
 def _replay(port: int, name: str, warmup_file: str, process: subprocess.Popen) -> int:
-    # A proxy for the world outside does not know this machine's own ports.
-    options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{port}", list(_CHANNEL.items())) as channel:
         _wait_until_available(model_service_pb2_grpc.ModelServiceStub(channel), name, process)
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         answered = 0

@@ -94,7 +94,7 @@ class ServedModel(tf.Module):
 
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
 
-        @tf.function(input_signature=[encoded])  # traced once, for all signatures
+        @tf.function(input_signature=[encoded], autograph=False)  # traced once, for all signatures
         def recognise(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             images, widths = image_batch(image_bytes, config)
             frames, logits = network(images, widths)
@@ -113,26 +113,26 @@ class ServedModel(tf.Module):
 
         self.language_model: Any = None  # the file that holds it, see `save`
 
-        @tf.function(input_signature=[encoded])
+        @tf.function(input_signature=[encoded], autograph=False)
         def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             return recognise(tf.ensure_shape(image_bytes, [None]))
 
-        @tf.function(input_signature=[encoded])
+        @tf.function(input_signature=[encoded], autograph=False)
         def transcribe_images(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             return transcribe(tf.ensure_shape(image_bytes, [None]))
 
         # An input and a batch dimension, which servers with batching insist on.
         query = tf.TensorSpec([None], tf.string, name="query")
 
-        @tf.function(input_signature=[query])
+        @tf.function(input_signature=[query], autograph=False)
         def tell_alphabet(query: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"characters": tf.tile(characters[tf.newaxis], [tf.size(query), 1])}
 
-        @tf.function(input_signature=[query])
+        @tf.function(input_signature=[query], autograph=False)
         def tell_language_model(query: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"model_bytes": tf.fill([tf.size(query)], tf.io.read_file(self.language_model.asset_path))}
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
         def evaluate(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             raw = tf.io.parse_example(examples, feature_spec)
             # Evaluator and BulkInferrer want a column.
@@ -161,8 +161,9 @@ def with_constants(model: Recogniser, height: int | None) -> Any:
         The function, from images float32 [N, H, W, 1] and widths int32 [N] to frames int32 [N] and logits float32
         [N, T, C].
     """
+    signature = [tf.TensorSpec([None, height, None, 1]), tf.TensorSpec([None], tf.int32)]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, height, None, 1]), tf.TensorSpec([None], tf.int32)])
+    @tf.function(input_signature=signature, autograph=False)
     def network(images: tf.Tensor, widths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         outputs = model({"images": images, "widths": widths}, training=False)
         return outputs["frames"], outputs["logits"]

@@ -116,8 +116,8 @@ class Fitting:
         self._broken: str | None = None
         self._told_collapse = False
         self._seconds_before = 0.0
-        self._step = tf.function(self._distributed_step, reduce_retracing=True)
-        self._infer = tf.function(self._log_probs, reduce_retracing=True)
+        self._step = tf.function(self._distributed_step, autograph=False, reduce_retracing=True)
+        self.log_probs = tf.function(self._log_probs, autograph=False, reduce_retracing=True)
 
     def run(self, log_dir: str | None = None) -> None:
         """Trains to the last epoch, or until validation has been clearly worse for as many epochs as patience lasts.
@@ -186,7 +186,7 @@ class Fitting:
         predictions: list[str] = []
         with announced("Reading the validation images", after=20.0) if is_chief() else nullcontext():
             for inputs, references in plain_batches(self.validation, self.train.batch_size):
-                log_probs, frames = self._infer(inputs)
+                log_probs, frames = self.log_probs(inputs)
                 texts += [text.decode() for text in references.numpy()]
                 decoded = BestPath().decode(log_probs.numpy(), frames.numpy(), self.alphabet)
                 predictions += [result.text for result in decoded]

@@ -55,8 +55,8 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
 def _resizing(config: str) -> Any:
     """`resize_images` with a section `transform` as JSON, traced once: Transform calls `preprocessing_fn` ten times."""
     transform = TransformConfig.model_validate_json(config)
-    signature = [tf.TensorSpec([None], tf.string)]
-    return tf.function(lambda encoded: resize_images(encoded, transform), signature).get_concrete_function()
+    resize = tf.function(lambda encoded: resize_images(encoded, transform), autograph=False)
+    return resize.get_concrete_function(tf.TensorSpec([None], tf.string))
 
 
 def class_ids(codes: tf.RaggedTensor, alphabet: tf.Tensor) -> tf.RaggedTensor:

@@ -1,11 +1,14 @@
 """The serving check: a model is blessed for serving when a model server has answered its warm-up requests."""
 
+import sys
+
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import json_utils, path_utils
 
+from components.serving_check import early
 from components.serving_check.component import Executor, NotServable, check
 from serving.version_directory import WARMUP_FILE
 
@@ -83,3 +86,37 @@ def test_a_model_that_does_not_load_is_refused(tmp_path):
 
 def test_a_model_that_the_gate_refused_is_not_tried(tmp_path):
     assert infra_blessing(str(tmp_path / "nowhere"), blessed=0) == 0
+
+
+@pytest.fixture
+def waiting():
+    """The process that waits for a model."""
+    early.begin()
+    yield early._waiting.process
+    early.end()
+
+
+def test_a_server_that_was_started_early_serves_the_model(tmp_path, waiting):
+    assert waiting.poll() is None
+    assert infra_blessing(export(tmp_path / "model", b"abc"), blessed=1) == 1
+    assert waiting.wait(20) == 0  # it was this one, which has drained
+    assert infra_blessing(export(tmp_path / "next", b"abc"), blessed=1) == 1  # by a server of its own
+
+
+def test_a_server_that_was_started_early_and_has_died_is_replaced(tmp_path, waiting):
+    waiting.kill()
+    waiting.wait()
+    assert infra_blessing(export(tmp_path / "model", b"abc"), blessed=1) == 1
+
+
+def test_a_server_that_was_started_early_refuses_a_bad_model_and_says_why(tmp_path, waiting):
+    with pytest.raises(NotServable, match=r"no answer is left[\s\S]*last words[\s\S]*loaded"):
+        infra_blessing(export(tmp_path / "model", b"abc", answers=1), blessed=1)
+
+
+def test_a_server_of_another_command_is_not_the_one_that_was_started_early(tmp_path, waiting):
+    path = path_utils.serving_model_path(export(tmp_path / "model", b"abc"))
+    assert check(path, "htr", [sys.executable, "-m", "serving.server"]) == 1
+    assert waiting.poll() is None
+    early.end()
+    assert waiting.poll() is not None

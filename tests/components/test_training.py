@@ -334,16 +334,15 @@ def test_warm_start_refuses_another_network_by_name(toy, tmp_path):
 
 
 def test_temperature_makes_a_doubtful_network_say_so(toy):
-    class Overconfident:
-        def __call__(self, inputs, training):
-            # Right three times of four, but always sure.
-            logits = np.zeros((len(inputs["widths"]), 8, 4), np.float32)
-            logits[..., 3] = 12
-            logits[:, 0, 0], logits[:, 0, 3] = 12, 0
-            return {"logits": tf.constant(logits), "frames": tf.fill([len(logits)], 8)}
+    def overconfident(inputs):
+        # Right three times of four, but always sure.
+        logits = np.zeros((len(inputs["widths"]), 8, 4), np.float32)
+        logits[..., 3] = 12
+        logits[:, 0, 0], logits[:, 0, 3] = 12, 0
+        return tf.nn.log_softmax(logits), tf.fill([len(logits)], 8)
 
     source = source_of(toy)
-    assert training.fit_temperature(Overconfident(), source, ["a", "b", "c"]) > 2.0
+    assert training.fit_temperature(overconfident, source, ["a", "b", "c"]) > 2.0
 
 
 def test_sheet_shows_originals_and_variants(toy):
