@@ -94,6 +94,7 @@ RECIPES: dict[str, Sequence[Round]] = {
     "word": [
         Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24),
         Round([Rendered("rendered-short-words-2", 3000, 14, 203, least=4)], [_DHSD], 14, learning_rate=1.5e-3),
+        Round([Rendered("rendered-short-words-3", 3000, 14, 303, least=4)], [_DHSD], 16, learning_rate=2e-3),
     ],
     "line": [
         Round(
