@@ -1,7 +1,8 @@
 """What some labelled images of other writers bring: adapts the base model to them, and trains on them from nothing.
 
-Images are drawn writer by writer, one tenth of them for validation; the CER is that of writers of whom none was drawn,
-best path. With 0 images the base model transcribes them as it is.
+Images are drawn writer by writer, one tenth of them for validation; the CER is that of writers of whom none was drawn:
+best path, with a language model of the labels, and with one that also knows the texts of the base model, as `htr run`
+learns it. With 0 images the base model transcribes them as it is.
 
     python -m benchmarks.adaptation --data FOLDER --preset line --images 0 50 100 300 700 --seeds 1
 """
@@ -18,13 +19,19 @@ import keras
 import tensorflow as tf
 
 from benchmarks.accuracy import FEATURES, rates, read, train, write
+from components.base_model import packing
+from components.common.metrics import count_errors
 from components.example_gen.dataset import Sample
 from components.example_gen.settings import DataConfig
+from components.language.learning import Recorded, decoded, learn
 from components.trainer import base
-from components.trainer.input_pipeline import survey
-from components.trainer.model import build
+from components.trainer.input_pipeline import Source, plain_batches, survey
+from components.trainer.model import Recogniser, build
 from components.trainer.schedule import schedule_for
 from components.trainer.transfer import start_from
+from htr_client.beam import default_decoder
+from htr_client.decoding import Alphabet, BestPath
+from htr_client.language import LanguageModel
 from pipeline import config as configuration
 
 
@@ -48,6 +55,25 @@ def draw(samples: Sequence[Sample], count: int, seed: int) -> dict[str, list[Sam
     return {"train": drawn[held:], "validation": drawn[:held]}
 
 
+def record(model: Recogniser, source: Source) -> list[Recorded]:
+    """What a network sees in the images of a split."""
+    infer = tf.function(lambda inputs: model(inputs, training=False), autograph=False, reduce_retracing=True)
+    found = []
+    for inputs, texts in plain_batches(source, 32):
+        outputs = infer(inputs)
+        log_probs, frames = tf.nn.log_softmax(outputs["logits"]).numpy(), outputs["frames"].numpy()
+        rows = zip(log_probs, frames, texts.numpy(), strict=True)
+        found += [Recorded(row[:valid], text.decode()) for row, valid, text in rows]
+    return found
+
+
+def rate(language_model: LanguageModel | None, images: Sequence[Recorded], alphabet: Alphabet) -> float:
+    """CER with a language model, or of the best path where there is none."""
+    decoder = default_decoder(language_model) if language_model else BestPath()
+    results = decoded(decoder, alphabet, images)
+    return count_errors([image.label for image in images], [result.text for result in results]).rate
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,7 +93,7 @@ def main() -> None:
     others = [sample for sample in samples if sample.split == "eval"]
     evaluated = random.Random(0).sample(others, min(arguments.evaluated, len(others)))
     rest = [sample for sample in samples if sample.split != "eval"]
-    lines = [f"{'start':8s} images  seed   steps  CPU min  CER (95 % interval)          WER"]
+    lines = [f"{'start':8s} images  seed   steps  CPU min  CER (95 % interval)          WER     labels  and base"]
     print(lines[0], flush=True)
     for start in arguments.starts:
         for count in arguments.images:
@@ -90,7 +116,14 @@ def main() -> None:
                         alphabet, minutes, steps = base.alphabet_of(settled.warm_start or ""), 0.0, 0
                         model = build(config.model, len(alphabet) + 1, transform.height or 0)
                         start_from(model, alphabet, settled.warm_start or "")
-                    measured = rates(model, survey(files["eval"], FEATURES, transform), alphabet)
+                    sources = {split: survey(files[split], FEATURES, transform) for split in files}
+                    measured = rates(model, sources["eval"], alphabet)
+                seen = {split: record(model, sources[split]) for split in ("validation", "eval") if count}
+                known = packing.texts(arguments.preset) if settled.warm_start else []
+                for texts in ([], known) if count else ():
+                    labels = [sample.text for sample in splits["train"]]
+                    learnt = learn([*labels, *texts], Alphabet(alphabet), seen["validation"], config.language).model
+                    measured += f"  {rate(learnt, seen['eval'], Alphabet(alphabet)):.4f}"
                 keras.backend.clear_session()
                 lines.append(f"{start:8.8s} {count:6d}  {seed:4d}  {steps:6d}  {minutes:7.1f}  {measured}")
                 print(lines[-1], flush=True)

@@ -22,6 +22,7 @@ from components.base_model import packing
 from components.common.console import announced, console
 from components.common.folders import made_whole
 from components.common.versions import in_service
+from components.example_gen.examples import records
 from components.tools.rendered_text.dataset import write_dataset
 from components.tools.rendered_text.texts import draw_texts, with_every_character
 from pipeline import cli
@@ -144,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if code:
                     return code
             start = in_service(models)[-1].path
-        console().print(f"{packing.pack(str(start), preset)} is the new base model for transform.preset={preset}")
+        packed = packing.pack(str(start), preset, _texts(workspace))
+        console().print(f"{packed} is the new base model for transform.preset={preset}")
     return 0
 
 
@@ -190,6 +192,14 @@ def _write_texts(sets: Sequence[Rendered], base: Path, file: Path) -> None:
     file.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
 
 
+def _texts(workspace: Path) -> list[str]:
+    """What the language model of a round learnt from: the labels of its training split, and `_write_texts`'s file."""
+    found = (workspace / "pipeline" / "HandwritingExampleGen" / "examples").iterdir()
+    examples = max(found, key=lambda artifact: int(artifact.name))
+    labels = [example["text"] for example in records(str(examples), "train")]
+    return labels + workspace.with_suffix(".txt").read_text("utf-8").splitlines()
+
+
 def _rows(folder: Path) -> list[dict[str, str]]:
     with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -221,7 +231,8 @@ def _train(
             "patience": one.epochs,  # the last epochs, at a low rate, are the best ones
             "shuffle_buffer": 24000,  # all of them: rendered and real images take turns
         },
-        "language": {"texts": [str(texts)]},
+        # All of these texts are public: what only one of them has gives nothing away.
+        "language": {"texts": [str(texts)], "order": 6, "least_labels": 1, "max_megabytes": 0.75},
         "gate": {"max_cer": None},  # historical hands are among the writers that are evaluated
         "card": {
             "data_licence": f"Rendered text in fonts under OFL 1.1 and Apache 2.0; {credits}",

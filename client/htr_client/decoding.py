@@ -33,6 +33,7 @@ class Alphabet(Sequence[str]):
         # Longest first, so that a letter with its combining mark wins over the bare letter.
         longest_first = sorted(self._characters, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._is_simple = all(len(character) == 1 for character in self._characters)
 
     @property
     def blank(self) -> int:
@@ -93,6 +94,8 @@ class Alphabet(Sequence[str]):
         Returns:
             The pieces, one more than there are such characters.
         """
+        if self._is_simple and self._ids.keys() >= set(text):  # the usual case, several times as fast
+            return [[self._ids[character] for character in text]]
         pieces: list[list[int]] = [[]]
         at = 0
         for match in self._pattern.finditer(text):

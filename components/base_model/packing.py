@@ -7,6 +7,7 @@
     version.zip      its other files; the weights that the graph holds as constants are cut out
     model_card.md    what it was trained on, how well it transcribes, its limits
     metrics.json     the same figures for programs, where the version has them
+    texts.txt.gz     what its language model learnt from, one text a line, where the version has one
 
 `unpack` writes the version, with weights in float32, to the user's cache. It needs neither TensorFlow nor TFX.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import gzip
 import hashlib
 import json
 import os
@@ -23,7 +25,7 @@ import tempfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from components.common import storage
 from serving.version_directory import CARD_FILE, METRICS_FILE, SETTINGS_FILE
 
 FOLDER = Path(__file__).parent / "files"
-_FACTS, _WEIGHTS, _OTHERS = "base.json", "weights.npz", "version.zip"
+_FACTS, _WEIGHTS, _OTHERS, _TEXTS = "base.json", "weights.npz", "version.zip", "texts.txt.gz"
 _INDEX, _DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
 _FINGERPRINT, _GRAPH = "fingerprint.pb", "saved_model.pb"
 LINE_FINDER = "pages"
@@ -92,6 +94,12 @@ def unpack(preset: str) -> str:
         else:
             return str(version)
     raise AssertionError("unreachable")
+
+
+def texts(preset: str) -> list[str]:
+    """What the language model of a base model learnt from: texts that anybody may know; none where none are shipped."""
+    packed = FOLDER / preset / _TEXTS
+    return gzip.decompress(packed.read_bytes()).decode().splitlines() if packed.exists() else []
 
 
 def release(preset: str) -> str | None:
@@ -157,7 +165,7 @@ def _as_stored(weight: np.ndarray) -> bytes:
     return (weight.astype("<f4") if weight.dtype == np.float16 else weight).tobytes()
 
 
-def pack(version: str, preset: str) -> Path:
+def pack(version: str, preset: str, texts: Iterable[str] = ()) -> Path:
     """Makes a version the base model of a preset.
 
     Matrices and kernels are rounded to float16. Vectors (biases, means and variances of the normalisation) are few and
@@ -166,6 +174,7 @@ def pack(version: str, preset: str) -> Path:
     Args:
         version: directory of an exported version, with its model card and metrics beside it as Pusher leaves them.
         preset: which one, or `LINE_FINDER`.
+        texts: what its language model learnt from, all of it public.
 
     Returns:
         The folder that was written.
@@ -207,6 +216,9 @@ def pack(version: str, preset: str) -> Path:
     (target / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     for file, text in told.items():
         (target / file).write_text(text, "utf-8")
+    if lines := sorted(texts):
+        content = "".join(f"{line}\n" for line in lines).encode()
+        (target / _TEXTS).write_bytes(gzip.compress(content, mtime=0))
     return target
 
 

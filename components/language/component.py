@@ -16,6 +16,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
+from components.base_model import packing
 from components.common import storage
 from components.common.artifacts import write_text
 from components.common.console import console
@@ -67,7 +68,7 @@ class Executor(base_executor.BaseExecutor):
         model = ExportedModel(exported)
         labels = (example["text"] for example in records(examples, "train"))
         learnt = learn(
-            itertools.chain(labels, texts.lines(config.texts)),
+            itertools.chain(labels, texts.lines(config.texts), base_texts(exported) if config.base_texts else ()),
             model.alphabet,
             record(model, examples, "validation"),
             config,
@@ -76,6 +77,16 @@ class Executor(base_executor.BaseExecutor):
         directory = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))
         storage.copy_tree(exported, directory)
         put(learnt, directory)
+
+
+def base_texts(exported: str) -> list[str]:
+    """The texts of the base model from which a training started; none where it started from something else.
+
+    Args:
+        exported: directory of the exported model.
+    """
+    settings = json.loads(storage.read(os.path.join(exported, SETTINGS_FILE)))
+    return packing.texts(settings["transform"]["preset"]) if settings.get("start", {}).get("base_model") else []
 
 
 def put(learnt: Learnt, directory: str) -> None:

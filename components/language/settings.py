@@ -14,6 +14,9 @@ class LanguageConfig(Section):
         True, description="false leaves it out: frequent sequences of characters of the labels can be read from it"
     )
     texts: list[str] = Field([], description="UTF-8 text files to learn from besides the labels, one text a line")
+    base_texts: bool = Field(
+        True, description="learn from the texts of the base model, too, where the training started from it"
+    )
     order: int = Field(5, ge=2, le=8, description="characters of the longest n-grams")
     least_labels: int = Field(
         2, ge=1, description="n-grams in fewer labels, or lines of the texts, are left out: 1 keeps what only one has"

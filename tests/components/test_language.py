@@ -1,16 +1,20 @@
 """The language model of a version: what is learnt from which texts, and how much it may weigh."""
 
+import gzip
 import json
 
 import numpy as np
 import pytest
 
+from components.base_model import packing
 from components.common.settings import ConfigError
 from components.language import learning, texts
+from components.language.component import base_texts
 from components.language.learning import Recorded, learn
 from components.language.settings import LanguageConfig
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath
+from serving.version_directory import SETTINGS_FILE
 
 ALPHABET = Alphabet("abcdefghijklmnopqrstuvwxyz ")
 NAMES = ["anna", "hanna", "johanna", "susanna", "marianna", "rosanna", "anne", "johannes", "hans", "susanne"]
@@ -109,3 +113,25 @@ def test_text_files_that_cannot_be_read(tmp_path):
         list(texts.lines([str(tmp_path / "latin1.txt")]))
     with pytest.raises(ConfigError, match=r"language\.texts: .*nowhere\.txt cannot be read: No such file"):
         list(texts.lines([str(tmp_path / "nowhere.txt")]))
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ({"name": "the base model", "base_model": True}, ["Anna", "Zo\u00e9"]),
+        ({"name": "version 7", "base_model": False}, []),
+        (None, []),  # a model of an earlier release
+    ],
+    ids=["base", "version", "unknown"],
+)
+def test_the_texts_of_the_base_model_are_learnt_where_the_training_started_from_it(
+    start, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(packing, "FOLDER", tmp_path)
+    (tmp_path / "word").mkdir()
+    (tmp_path / "word" / "texts.txt.gz").write_bytes(gzip.compress("Anna\nZo\u00e9\n".encode()))
+    settings = tmp_path / "exported" / SETTINGS_FILE
+    settings.parent.mkdir(parents=True)
+    for preset, texts_there in (("word", expected), ("line", [])):
+        settings.write_text(json.dumps({"transform": {"preset": preset}, **({"start": start} if start else {})}))
+        assert base_texts(str(tmp_path / "exported")) == texts_there

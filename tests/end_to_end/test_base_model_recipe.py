@@ -46,6 +46,8 @@ def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypat
     assert 45 <= len(chosen) < 90
     texts = (made / "word-2.txt").read_text("utf-8").splitlines()
     assert len(texts) == 40, "the language model learns from the rendered texts of the first round, too"
+    shipped = packing.texts("word")
+    assert set(texts) < set(shipped) and len(shipped) > 40, "and from the labels of the last one's training split"
     with (made / "letters" / "labels.csv").open(encoding="utf-8", newline="") as file:
         assert {row["filename"] for row in csv.DictReader(file)} == {f"images/{path.name}" for path in chosen}
     assert packing.unpack("word").startswith(str(tmp_path / "cache"))
