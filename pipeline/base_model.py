@@ -75,12 +75,16 @@ class Round:
         real: sets that are there.
         epochs: passes over all of them together.
         learning_rate: its peak; what such a training takes by itself if None.
+        augment: strength of the random distortions.
+        start_share: share of the weights of the version before in the result.
     """
 
     rendered: Sequence[Rendered]
     real: Sequence[Real]
     epochs: int
     learning_rate: float | None = None
+    augment: float = 0.5
+    start_share: float = 0.0
 
 
 _DHSD = Real("dhsd-words", "DHSD (nauman-riaz/DHSD), CC BY 4.0")
@@ -89,7 +93,9 @@ _FRENCH = (
     Real("timeus-lines", "timeuscorpus (HTR-United), CC BY 4.0", share=0.25),
     Real("mss19-lines", "CREMMA-MSS-19 (HTR-United), CC BY 4.0"),
 )
-_FRENCH_2 = tuple(replace(real, part=1) if real.share < 1.0 else real for real in _FRENCH)
+_FRENCH_2, _FRENCH_3 = (
+    tuple(replace(real, part=part) if real.share < 1.0 else real for real in _FRENCH) for part in (1, 2)
+)
 
 RECIPES: dict[str, Sequence[Round]] = {
     "word": [
@@ -120,6 +126,14 @@ RECIPES: dict[str, Sequence[Round]] = {
             [_DHSD, *_FRENCH_2],
             10,
             learning_rate=2e-3,
+        ),
+        Round(
+            [Rendered("rendered-words-5", 1000, 22, 501, least=4), Rendered("rendered-lines-5", 1000, 60, 502)],
+            [_DHSD, *_FRENCH_3],
+            8,
+            learning_rate=2e-3,
+            augment=1.0,
+            start_share=0.5,
         ),
     ],
 }
@@ -227,6 +241,8 @@ def _train(
             "warm_start": start or "none",
             "learning_rate": one.learning_rate,
             "epochs": one.epochs,
+            "augment": one.augment,
+            "start_share": one.start_share,
             "bfloat16": True,
             "patience": one.epochs,  # the last epochs, at a low rate, are the best ones
             "shuffle_buffer": 24000,  # all of them: rendered and real images take turns

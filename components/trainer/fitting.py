@@ -110,7 +110,7 @@ class Fitting:
         self.best_cer, self.lowest_cer, self.best_epoch = float("inf"), float("inf"), 0
         self._lowest: Sequence[tuple[int, int]] = []
         self._best_collapse: str | None = None
-        self.best_weights = self.weights.current()
+        self._start = self.best_weights = self.weights.current()
         self.done = 0
         self._losses: list[float] = []
         self._broken: str | None = None
@@ -158,6 +158,8 @@ class Fitting:
         self.weights.assign(self.best_weights)
         if is_chief():
             self._tell_end()
+        if self.train.is_warm and self.train.start_share and self.best_epoch:
+            self._mix()
 
     def outcome(self, device: str = "") -> Outcome:
         """Facts about the training that has been run.
@@ -242,6 +244,15 @@ class Fitting:
         )
         if self.train.is_warm and is_chief():
             self._tell_collapse(found)
+
+    def _mix(self) -> None:
+        """Puts a share of the start into the weights: what it knew stays (Wortsman et al. 2022, arXiv 2109.01903)."""
+        share = self.train.start_share
+        pairs = zip(self._start, self.best_weights, strict=True)
+        self.weights.assign([share * a + (1.0 - share) * b if b.dtype.kind == "f" else b for a, b in pairs])
+        self.best_cer = self.validate().rate
+        if is_chief():
+            console().print(f"  {self.best_cer:.4f} with a share of {share:g} of the start's weights")
 
     def _validated(self, epoch: int, loss: float | None, seconds: float) -> Validation:
         """Validates the current weights and notes them in history, and among the best where they are."""

@@ -54,6 +54,9 @@ class TrainConfig(Section):
         description="whose weights are the start. auto: the base model of the preset, where the network is its own; "
         "none: random ones; else a version directory, or a directory of versions, of which the newest is taken",
     )
+    start_share: Fraction = Field(
+        0.0, lt=1, description="share of the start's weights in those that a warm start ends with: what it knew stays"
+    )
     freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
     checkpoint_minutes: float = Field(
         5.0, gt=0, description="a training that is killed goes on from its last epoch or from so many minutes before"

@@ -1,10 +1,13 @@
 """A warm start is compared with its base: it may learn, and it cannot end worse than it began."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -18,6 +21,7 @@ from components.trainer.input_pipeline import survey
 from components.trainer.model import build
 from components.trainer.schedule import RATE
 from components.trainer.settings import AUTO, ModelConfig, TrainConfig
+from components.trainer.weights import VARIABLES_KEY
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
 from serving.version_directory import CARD_FILE
@@ -110,6 +114,24 @@ def test_the_average_of_the_weights_begins_at_the_base(toy, base, tmp_path):
     history, _ = run(toy, tmp_path, warm(base, epochs=1, learning_rate=ABSURD / 10, average_epochs=10_000.0))
     before, after = (entry["validation_cer"] for entry in history)
     assert after == pytest.approx(before, abs=0.02), "one epoch weighs a ten-thousandth"
+
+
+def test_a_share_of_the_start_stays_in_the_result(toy, base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Fitting, "_is_kept", lambda self, found: True)  # the base cannot be improved
+    for share in (0.0, 0.25):
+        _, settings = run(toy, tmp_path / str(share), warm(base, epochs=1, start_share=share))
+    told = re.search(r"(0\.\d+) with a share of 0.25 of the start's weights", capsys.readouterr().err)
+    assert told and float(told[1]) == pytest.approx(settings["best_validation_cer"], abs=1e-4)
+    start, learnt, mixed = (
+        tf.train.load_checkpoint(str(Path(model) / "variables" / "variables"))
+        for model in (base, tmp_path / "0.0" / "model", tmp_path / "0.25" / "model")
+    )
+    weights = [key for key in start.get_variable_to_shape_map() if key.startswith(VARIABLES_KEY)]
+    assert len(weights) > 20
+    for key in weights:
+        expected = 0.25 * start.get_tensor(key) + 0.75 * learnt.get_tensor(key)
+        np.testing.assert_allclose(mixed.get_tensor(key), expected, atol=2e-5)
+    assert any(np.abs(start.get_tensor(key) - learnt.get_tensor(key)).max() > 1e-3 for key in weights)
 
 
 def test_a_warm_start_that_was_interrupted_does_not_measure_its_base_again(toy, base, tmp_path, monkeypatch, capsys):
