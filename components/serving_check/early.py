@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import subprocess
@@ -108,7 +107,7 @@ def _main() -> int:
     gc.set_threshold(50_000)  # imports make many objects that stay
     with runner.without_extras():
         runner.import_tensorflow()
-        importlib.import_module("serving.service")
+        import serving.service  # noqa: F401
     flags = sys.stdin.read()
     return server.main(json.loads(flags)) if flags else 0
 
