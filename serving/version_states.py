@@ -251,6 +251,8 @@ class Versions:
         with self.changed:
             logger.info("Unloaded version %s of %s", version.number, version.model)
             self._end(version, None)
+            if version.aspired:  # again, meanwhile: without it the version that answers now would have no successor
+                self.live[version.model][version.number] = Version(version.model, version.number, version.path)
             self.changed.notify_all()
 
     def _end(self, version: Version, error: ServingError | None) -> None:

@@ -158,6 +158,20 @@ def test_new_before_old_goes_and_old_only_after_its_last_request(base, make):
     assert FakeModel.open == {2}
 
 
+def test_a_version_that_is_wanted_again_while_it_is_unloaded_leaves_no_gap(base, make):
+    push(base, 1)
+    manager = make()
+    with manager.use(Spec()) as handle:
+        push(base, 2)
+        until(lambda: manager.versions.available("m") == [2])
+        assert handle.version == 1 and manager.versions.status("m", 1)[0][1] == State.UNLOADING
+        shutil.rmtree(base / "2")
+        until(lambda: not manager.versions.live["m"][2].aspired)
+    while manager.versions.available("m") != [1]:
+        assert answers(manager) in (1, 2)  # never a gap
+    until(lambda: FakeModel.open == {1})
+
+
 def test_a_broken_version_is_tried_as_often_as_said_and_kept_in_the_status(base, make):
     push(base, 1)
     manager = make(max_num_load_retries=2, load_retry_interval_micros=20_000)
