@@ -118,7 +118,7 @@ def main() -> None:
                         start_from(model, alphabet, settled.warm_start or "")
                     sources = {split: survey(files[split], FEATURES, transform) for split in files}
                     measured = rates(model, sources["eval"], alphabet)
-                seen = {split: record(model, sources[split]) for split in ("validation", "eval") if count}
+                    seen = {split: record(model, sources[split]) for split in ("validation", "eval") if count}
                 known = packing.texts(arguments.preset) if settled.warm_start else []
                 for texts in ([], known) if count else ():
                     labels = [sample.text for sample in splits["train"]]
