@@ -19,19 +19,18 @@ import keras
 import tensorflow as tf
 
 from benchmarks.accuracy import FEATURES, rates, read, train, write
+from benchmarks.language import rate
 from components.base_model import packing
-from components.common.metrics import count_errors
 from components.example_gen.dataset import Sample
 from components.example_gen.settings import DataConfig
-from components.language.learning import Recorded, decoded, learn
+from components.language.learning import Recorded, learn
 from components.trainer import base
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.model import Recogniser, build
 from components.trainer.schedule import schedule_for
 from components.trainer.transfer import start_from
 from htr_client.beam import default_decoder
-from htr_client.decoding import Alphabet, BestPath
-from htr_client.language import LanguageModel
+from htr_client.decoding import Alphabet
 from pipeline import config as configuration
 
 
@@ -65,13 +64,6 @@ def record(model: Recogniser, source: Source) -> list[Recorded]:
         rows = zip(log_probs, frames, texts.numpy(), strict=True)
         found += [Recorded(row[:valid], text.decode()) for row, valid, text in rows]
     return found
-
-
-def rate(language_model: LanguageModel | None, images: Sequence[Recorded], alphabet: Alphabet) -> float:
-    """CER with a language model, or of the best path where there is none."""
-    decoder = default_decoder(language_model) if language_model else BestPath()
-    results = decoded(decoder, alphabet, images)
-    return count_errors([image.label for image in images], [result.text for result in results]).rate
 
 
 def main() -> None:
@@ -116,14 +108,16 @@ def main() -> None:
                         alphabet, minutes, steps = base.alphabet_of(settled.warm_start or ""), 0.0, 0
                         model = build(config.model, len(alphabet) + 1, transform.height or 0)
                         start_from(model, alphabet, settled.warm_start or "")
-                    sources = {split: survey(files[split], FEATURES, transform) for split in files}
-                    measured = rates(model, sources["eval"], alphabet)
-                    seen = {split: record(model, sources[split]) for split in ("validation", "eval") if count}
+                    source = survey(files["eval"], FEATURES, transform)
+                    measured = rates(model, source, alphabet)
+                    if count:
+                        validation = record(model, survey(files["validation"], FEATURES, transform))
+                        seen = record(model, source)
                 known = packing.texts(arguments.preset) if settled.warm_start else []
                 for texts in ([], known) if count else ():
                     labels = [sample.text for sample in splits["train"]]
-                    learnt = learn([*labels, *texts], Alphabet(alphabet), seen["validation"], config.language).model
-                    measured += f"  {rate(learnt, seen['eval'], Alphabet(alphabet)):.4f}"
+                    learnt = learn([*labels, *texts], Alphabet(alphabet), validation, config.language).model
+                    measured += f"  {rate(default_decoder(learnt), Alphabet(alphabet), seen):.4f}"
                 keras.backend.clear_session()
                 lines.append(f"{start:8.8s} {count:6d}  {seed:4d}  {steps:6d}  {minutes:7.1f}  {measured}")
                 print(lines[-1], flush=True)

@@ -49,9 +49,15 @@ def row(name: str, decoder: Decoder, alphabet: Alphabet, images: Sequence[Record
     results = decoded(decoder, alphabet, images)
     milliseconds = 1000 * (time.process_time() - begin) / len(images)
     right = [result.text == image.label for result, image in zip(results, images, strict=True)]
-    rate = count_errors([image.label for image in images], [result.text for result in results]).rate
+    cer = count_errors([image.label for image in images], [result.text for result in results]).rate
     error = calibration_error([result.confidence for result in results], right)
-    return f"| {name} | {rate:.4f} | {np.mean(right):.3f} | {error:.3f} | {milliseconds:.2f} |"
+    return f"| {name} | {cer:.4f} | {np.mean(right):.3f} | {error:.3f} | {milliseconds:.2f} |"
+
+
+def rate(decoder: Decoder, alphabet: Alphabet, images: Sequence[Recorded]) -> float:
+    """CER of a decoder."""
+    results = decoded(decoder, alphabet, images)
+    return count_errors([image.label for image in images], [result.text for result in results]).rate
 
 
 def main() -> None:
@@ -69,10 +75,9 @@ def main() -> None:
     for order in (3, 4, 5, 6):
         for least in (1, 2, 3):
             learnt, facts = learn(labels, model.alphabet, validation, LanguageConfig(order=order, least_labels=least))
-            results = decoded(default_decoder(learnt), model.alphabet, images)
-            rate = count_errors([image.label for image in images], [result.text for result in results]).rate
+            cer = rate(default_decoder(learnt), model.alphabet, images)
             kilobytes = f"{facts['bytes'] / 1000:.0f} | {facts['weight']:g} | {facts['validation_cer']:.4f}"
-            print(f"| {order} | {least} | {facts['ngrams']} | {kilobytes} | {rate:.4f} |", flush=True)
+            print(f"| {order} | {least} | {facts['ngrams']} | {kilobytes} | {cer:.4f} |", flush=True)
 
     learnt, _ = learn(labels, model.alphabet, validation, LanguageConfig())
     if learnt is None:

@@ -75,7 +75,7 @@ class Round:
         real: sets that are there.
         epochs: passes over all of them together.
         learning_rate: its peak; what such a training takes by itself if None.
-        augment: strength of the random distortions.
+        augment: strength of the random augmentation.
         start_share: share of the weights of the version before in the result.
     """
 

@@ -68,7 +68,7 @@ class Executor(base_executor.BaseExecutor):
         model = ExportedModel(exported)
         labels = (example["text"] for example in records(examples, "train"))
         learnt = learn(
-            itertools.chain(labels, texts.lines(config.texts), base_texts(exported) if config.base_texts else ()),
+            itertools.chain(labels, texts.lines(config.texts), base_texts(model.settings) if config.base_texts else ()),
             model.alphabet,
             record(model, examples, "validation"),
             config,
@@ -79,13 +79,12 @@ class Executor(base_executor.BaseExecutor):
         put(learnt, directory)
 
 
-def base_texts(exported: str) -> list[str]:
+def base_texts(settings: dict[str, Any]) -> list[str]:
     """The texts of the base model from which a training started; none where it started from something else.
 
     Args:
-        exported: directory of the exported model.
+        settings: of the exported model.
     """
-    settings = json.loads(storage.read(os.path.join(exported, SETTINGS_FILE)))
     return packing.texts(settings["transform"]["preset"]) if settings.get("start", {}).get("base_model") else []
 
 

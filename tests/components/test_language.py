@@ -14,7 +14,6 @@ from components.language.learning import Recorded, learn
 from components.language.settings import LanguageConfig
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath
-from serving.version_directory import SETTINGS_FILE
 
 ALPHABET = Alphabet("abcdefghijklmnopqrstuvwxyz ")
 NAMES = ["anna", "hanna", "johanna", "susanna", "marianna", "rosanna", "anne", "johannes", "hans", "susanne"]
@@ -130,8 +129,5 @@ def test_the_texts_of_the_base_model_are_learnt_where_the_training_started_from_
     monkeypatch.setattr(packing, "FOLDER", tmp_path)
     (tmp_path / "word").mkdir()
     (tmp_path / "word" / "texts.txt.gz").write_bytes(gzip.compress("Anna\nZo\u00e9\n".encode()))
-    settings = tmp_path / "exported" / SETTINGS_FILE
-    settings.parent.mkdir(parents=True)
     for preset, texts_there in (("word", expected), ("line", [])):
-        settings.write_text(json.dumps({"transform": {"preset": preset}, **({"start": start} if start else {})}))
-        assert base_texts(str(tmp_path / "exported")) == texts_there
+        assert base_texts({"transform": {"preset": preset}, **({"start": start} if start else {})}) == texts_there
