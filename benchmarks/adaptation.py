@@ -31,6 +31,7 @@ from components.trainer.schedule import schedule_for
 from components.trainer.transfer import start_from
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet
+from htr_client.language import LanguageModel
 from pipeline import config as configuration
 
 
@@ -113,10 +114,12 @@ def main() -> None:
                     if count:
                         validation = record(model, survey(files["validation"], FEATURES, transform))
                         seen = record(model, source)
-                known = packing.texts(arguments.preset) if settled.warm_start else []
-                for texts in ([], known) if count else ():
-                    labels = [sample.text for sample in splits["train"]]
-                    learnt = learn([*labels, *texts], Alphabet(alphabet), validation, config.language).model
+                labels = [sample.text for sample in splits["train"]]
+                knowledge: list[tuple[list[str], LanguageModel | None]] = [([], None)]
+                if settled.warm_start:
+                    knowledge.append((packing.texts(arguments.preset), packing.language_model(arguments.preset)))
+                for texts, known in knowledge if count else ():
+                    learnt = learn([*labels, *texts], Alphabet(alphabet), validation, config.language, known).model
                     measured += f"  {rate(default_decoder(learnt), Alphabet(alphabet), seen):.4f}"
                 keras.backend.clear_session()
                 lines.append(f"{start:8.8s} {count:6d}  {seed:4d}  {steps:6d}  {minutes:7.1f}  {measured}")

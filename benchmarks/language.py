@@ -24,7 +24,6 @@ from components.language.settings import LanguageConfig
 from components.recogniser.model import ExportedModel
 from htr_client.beam import PrefixBeamSearch, default_decoder
 from htr_client.decoding import Alphabet, BestPath, Decoder
-from htr_client.language import LanguageModel
 
 
 def newest(workspace: str, step: str, output: str) -> str:
@@ -85,7 +84,7 @@ def main() -> None:
     decoders: dict[str, Decoder] = {"best path": BestPath(), "default": default_decoder(learnt)}
     for weight in WEIGHTS:
         for ratio in (0.75, BONUS_BY_WEIGHT, 2.25):
-            weighed = LanguageModel(learnt.ngrams, weight, ratio * weight, learnt.temperature)
+            weighed = learnt.weighed(weight, ratio * weight, learnt.temperature)
             decoders[f"weight {weight:g}, bonus {ratio:g} x weight"] = default_decoder(weighed)
     for width in (4, 8, 16):
         for pruning in (4.0, 6.0, 8.0):

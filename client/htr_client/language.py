@@ -306,6 +306,21 @@ class LanguageModel:
         except (KeyError, TypeError) as error:
             raise ValueError(f"this language model is damaged: {error!r}") from None
 
+    def weighed(self, weight: float, length_bonus: float, temperature: float = 1.0) -> "LanguageModel":
+        """The same n-grams, which are compiled once for both, with another weight.
+
+        Args:
+            weight: Of the logarithm of a text's probability.
+            length_bonus: Added for every character.
+            temperature: What scores are divided by for the confidence.
+
+        Returns:
+            The language model.
+        """
+        other = LanguageModel(self.ngrams, weight, length_bonus, temperature)
+        other._compiled = self._compiled
+        return other
+
     def to_bytes(self) -> bytes:
         """The language model as bytes."""
         return self.ngrams.to_bytes(weight=self.weight, length_bonus=self.length_bonus, temperature=self.temperature)

@@ -117,7 +117,7 @@ class NGrams:
             json.dumps(header, ensure_ascii=False).encode() + b"\n", self.symbols.astype("<u2").tobytes(),
             self.children.astype("<u2").tobytes(), _coded(self.own).tobytes(), _coded(self.backoff).tobytes(),
         ]  # fmt: skip
-        return _MAGIC + zlib.compress(b"".join(parts), 9)
+        return _MAGIC + zlib.compress(b"".join(parts))  # level 9 takes 6 times as long for one per cent
 
     @classmethod
     def from_bytes(cls, content: bytes) -> tuple["NGrams", dict[str, Any]]:

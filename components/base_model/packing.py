@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 
 from components.common import storage
-from serving.version_directory import CARD_FILE, METRICS_FILE, SETTINGS_FILE
+from htr_client.language import LanguageModel
+from serving.version_directory import CARD_FILE, LANGUAGE_MODEL_FILE, METRICS_FILE, SETTINGS_FILE
 
 FOLDER = Path(__file__).parent / "files"
 _FACTS, _WEIGHTS, _OTHERS, _TEXTS = "base.json", "weights.npz", "version.zip", "texts.txt.gz"
@@ -100,6 +101,14 @@ def texts(preset: str) -> list[str]:
     """What the language model of a base model learnt from: texts that anybody may know; none where none are shipped."""
     packed = FOLDER / preset / _TEXTS
     return gzip.decompress(packed.read_bytes()).decode().splitlines() if packed.exists() else []
+
+
+def language_model(preset: str) -> LanguageModel | None:
+    """The language model of a base model; None where it has none, or none is shipped."""
+    if not (FOLDER / preset / _FACTS).exists():
+        return None
+    content = storage.read(os.path.join(unpack(preset), LANGUAGE_MODEL_FILE))
+    return LanguageModel.from_bytes(content) if content else None
 
 
 def release(preset: str) -> str | None:

@@ -67,11 +67,13 @@ class Executor(base_executor.BaseExecutor):
         exported = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["base_model"]))
         model = ExportedModel(exported)
         labels = (example["text"] for example in records(examples, "train"))
+        base = started_from(model.settings) if config.base_texts else None
         learnt = learn(
-            itertools.chain(labels, texts.lines(config.texts), base_texts(model.settings) if config.base_texts else ()),
+            itertools.chain(labels, texts.lines(config.texts), packing.texts(base) if base else ()),
             model.alphabet,
             record(model, examples, "validation"),
             config,
+            packing.language_model(base) if base else None,
         )
         console().print(f"  {_told(learnt)}", markup=False)
         directory = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))
@@ -79,13 +81,13 @@ class Executor(base_executor.BaseExecutor):
         put(learnt, directory)
 
 
-def base_texts(settings: dict[str, Any]) -> list[str]:
-    """The texts of the base model from which a training started; none where it started from something else.
+def started_from(settings: dict[str, Any]) -> str | None:
+    """The preset of the base model from which a training started; None where it started from something else.
 
     Args:
         settings: of the exported model.
     """
-    return packing.texts(settings["transform"]["preset"]) if settings.get("start", {}).get("base_model") else []
+    return str(settings["transform"]["preset"]) if settings.get("start", {}).get("base_model") else None
 
 
 def put(learnt: Learnt, directory: str) -> None:

@@ -43,17 +43,26 @@ class Learnt(NamedTuple):
     facts: dict[str, Any]
 
 
-def learn(texts: Iterable[str], alphabet: Alphabet, validation: Sequence[Recorded], config: LanguageConfig) -> Learnt:
+def learn(
+    texts: Iterable[str],
+    alphabet: Alphabet,
+    validation: Sequence[Recorded],
+    config: LanguageConfig,
+    base: LanguageModel | None = None,
+) -> Learnt:
     """Learns a language model and weighs it.
 
-    Of the weights those count that read as well as the best one, but for chance, and the smallest of them is taken: the
-    validation split may be harder than what comes, where the image itself tells more.
+    Of the weights those count that read as well as the best one, but for chance. That of the base's language model is
+    taken if it is one of them, and even where too few validation images are read better to be sure that it helps: the
+    base's own have shown that it does. Else the smallest is taken: the validation split may be harder than what comes,
+    where the image itself tells more.
 
     Args:
         texts: Labels of the training split, and other texts.
         alphabet: Of the network.
         validation: Images of the validation split.
         config: Settings.
+        base: Language model of the base model whose texts are among these.
 
     Returns:
         The language model, and what the settings file of the version says about it.
@@ -68,17 +77,24 @@ def learn(texts: Iterable[str], alphabet: Alphabet, validation: Sequence[Recorde
     if not sum(lengths):
         return Learnt(None, facts)
     before = _edits(decoded(BestPath(), alphabet, validation), validation)
-    models = [LanguageModel(found, weight, BONUS_BY_WEIGHT * weight) for weight in WEIGHTS]
+    weights = sorted({*WEIGHTS, base.weight} if base is not None else WEIGHTS)
+    unweighed = LanguageModel(found, 0.0, 0.0)
+    models = [unweighed.weighed(weight, BONUS_BY_WEIGHT * weight) for weight in weights]
     tried = [_edits(decoded(default_decoder(model), alphabet, validation), validation) for model in models]
     best = min(tried, key=sum)
-    chosen = next(i for i, edits in enumerate(tried) if _interval(best, edits, lengths, _AT_LEAST)[0] <= 0)
+    good = [i for i, edits in enumerate(tried) if _interval(best, edits, lengths, _AT_LEAST)[0] <= 0]
+    usual = next((i for i in good if base is not None and weights[i] == base.weight), None)
+    chosen = good[0] if usual is None else usual
     facts["validation_cer_best_path"] = sum(before) / sum(lengths)
     facts["validation_cer"] = sum(tried[chosen]) / sum(lengths)
-    if not _interval(before, tried[chosen], lengths, _SURE)[1] < 0:
-        return Learnt(None, facts)
     model = models[chosen]
-    temperature = _temperature(model, alphabet, validation)
-    model = LanguageModel(found, model.weight, model.length_bonus, temperature)
+    if _interval(before, tried[chosen], lengths, _SURE)[1] < 0:
+        temperature = _temperature(model, alphabet, validation)
+    elif base is not None and chosen == usual and len(found) > 1 and sum(tried[chosen]) < sum(before):
+        temperature = base.temperature
+    else:
+        return Learnt(None, facts)
+    model = model.weighed(model.weight, model.length_bonus, temperature)
     facts |= {"weight": model.weight, "temperature": temperature, "bytes": len(model.to_bytes())}
     return Learnt(model, facts)
 

@@ -9,11 +9,13 @@ import pytest
 from components.base_model import packing
 from components.common.settings import ConfigError
 from components.language import learning, texts
-from components.language.component import base_texts
+from components.language.component import started_from
 from components.language.learning import Recorded, learn
 from components.language.settings import LanguageConfig
+from htr_client import ngrams
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath
+from htr_client.language import LanguageModel
 
 ALPHABET = Alphabet("abcdefghijklmnopqrstuvwxyz ")
 NAMES = ["anna", "hanna", "johanna", "susanna", "marianna", "rosanna", "anne", "johannes", "hans", "susanne"]
@@ -71,6 +73,22 @@ def test_it_is_left_out_where_it_does_not_help_by_more_than_chance(validation):
     assert found is None and (facts["weight"], facts["bytes"]) == (0, 0) and facts["ngrams"] > 50
 
 
+@pytest.mark.parametrize(("validation", "weight"), [
+    (images(NAMES * 12), 0.35),  # helps, as well as any
+    (images(NAMES[:2], doubt=0.3), 0.35),  # better, but too few to be sure
+    (images(NAMES, doubt=0.0), None),  # read without an error
+    ([], None),
+], ids=["helps", "few", "perfect", "none"])  # fmt: skip
+def test_the_weight_of_the_base_is_taken_unless_validation_contradicts(validation, weight):
+    base = LanguageModel(ngrams.count(NAMES, ALPHABET, 2), 0.35, 0.5, 1.75)
+    found, facts = learn(NAMES * 20, ALPHABET, validation, LanguageConfig(), base)
+    assert (found.weight if found else None) == weight and facts["weight"] == (weight or 0)
+    if len(validation) == 2:
+        assert found.temperature == 1.75, "two images tell no temperature"
+    empty = learn(NAMES * 20, ALPHABET, validation, LanguageConfig(max_megabytes=1e-5), base).model
+    assert empty is None, "no n-grams are no language model"
+
+
 def test_what_one_label_holds_is_left_out_unless_told_otherwise():
     validation = images(NAMES * 12)
     for least, kept in ((2, False), (1, True)):
@@ -117,17 +135,23 @@ def test_text_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("start", "expected"),
     [
-        ({"name": "the base model", "base_model": True}, ["Anna", "Zo\u00e9"]),
-        ({"name": "version 7", "base_model": False}, []),
-        (None, []),  # a model of an earlier release
+        ({"name": "the base model", "base_model": True}, "word"),
+        ({"name": "version 7", "base_model": False}, None),
+        (None, None),  # a model of an earlier release
     ],
     ids=["base", "version", "unknown"],
 )
-def test_the_texts_of_the_base_model_are_learnt_where_the_training_started_from_it(
-    start, expected, tmp_path, monkeypatch
-):
+def test_the_base_model_counts_where_the_training_started_from_it(start, expected):
+    assert started_from({"transform": {"preset": "word"}, **({"start": start} if start else {})}) == expected
+
+
+def test_what_the_base_models_bring_to_a_language_model(tmp_path, monkeypatch):
+    for preset in packing.presets():
+        known = packing.language_model(preset)
+        assert known is not None and 0 < known.weight < 1 and len(known.ngrams) > 10_000
+        assert len(packing.texts(preset)) > 1_000
     monkeypatch.setattr(packing, "FOLDER", tmp_path)
     (tmp_path / "word").mkdir()
     (tmp_path / "word" / "texts.txt.gz").write_bytes(gzip.compress("Anna\nZo\u00e9\n".encode()))
-    for preset, texts_there in (("word", expected), ("line", [])):
-        assert base_texts({"transform": {"preset": preset}, **({"start": start} if start else {})}) == texts_there
+    assert packing.texts("word") == ["Anna", "Zo\u00e9"]
+    assert packing.texts("line") == [] and packing.language_model("line") is None
