@@ -55,7 +55,8 @@ class Fitting:
     It keeps the weights of the last epoch that reads the validation images not clearly worse than the epoch with the
     lowest CER (`outcome.Validation.is_clearly_worse`): the validation split is a few writers, and later weights read
     others better (docs/accuracy.md). The base of a warm start is validated before the first optimiser step, and is kept
-    unless an epoch has a lower CER: a training that only damages ends where it began.
+    unless an epoch has a lower CER: a training that only damages ends where it began. A share of the base's weights is
+    put into those of the epoch that was kept (`train.start_share`), unless such weights would not be kept.
 
     Attributes:
         model: The network; after `run` it has the averaged weights of the epoch that was kept.
@@ -250,9 +251,15 @@ class Fitting:
         share = self.train.start_share
         pairs = zip(self._start, self.best_weights, strict=True)
         self.weights.assign([share * a + (1.0 - share) * b if b.dtype.kind == "f" else b for a, b in pairs])
-        self.best_cer = self.validate().rate
+        found = self.validate()
+        told = f"  {found.rate:.4f} with a share of {share:g} of the start's weights"
+        if self._is_kept(found):
+            self.best_cer, self._best_collapse = found.rate, found.collapse
+        else:
+            self.weights.assign(self.best_weights)
+            told += ": left out"
         if is_chief():
-            console().print(f"  {self.best_cer:.4f} with a share of {share:g} of the start's weights")
+            console().print(told)
 
     def _validated(self, epoch: int, loss: float | None, seconds: float) -> Validation:
         """Validates the current weights and notes them in history, and among the best where they are."""

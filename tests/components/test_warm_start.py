@@ -134,6 +134,25 @@ def test_a_share_of_the_start_stays_in_the_result(toy, base, tmp_path, monkeypat
     assert any(np.abs(start.get_tensor(key) - learnt.get_tensor(key)).max() > 1e-3 for key in weights)
 
 
+def test_a_share_of_the_start_that_reads_worse_is_left_out(toy, base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Fitting, "_is_kept", lambda self, found: len(self.history) < 2)
+    kept = []
+    for share in (0.0, 0.25):
+        _, settings = run(toy, tmp_path / str(share), warm(base, epochs=1, start_share=share))
+        kept.append(
+            (
+                settings["best_validation_cer"],
+                tf.train.load_checkpoint(str(tmp_path / str(share) / "model" / "variables" / "variables")),
+            )
+        )
+    assert "with a share of 0.25 of the start's weights: left out" in " ".join(capsys.readouterr().err.split())
+    (cer, without), (cer_with, mixed) = kept
+    assert cer == cer_with
+    for key in without.get_variable_to_shape_map():
+        if key.startswith(VARIABLES_KEY):
+            np.testing.assert_array_equal(mixed.get_tensor(key), without.get_tensor(key))
+
+
 def test_a_warm_start_that_was_interrupted_does_not_measure_its_base_again(toy, base, tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
