@@ -83,8 +83,8 @@ def learn(
     tried = [_edits(decoded(default_decoder(model), alphabet, validation), validation) for model in models]
     best = min(tried, key=sum)
     good = [i for i, edits in enumerate(tried) if _interval(best, edits, lengths, _AT_LEAST)[0] <= 0]
-    usual = next((i for i in good if base is not None and weights[i] == base.weight), None)
-    chosen = good[0] if usual is None else usual
+    usual = weights.index(base.weight) if base is not None else None
+    chosen = usual if usual is not None and usual in good else good[0]
     facts["validation_cer_best_path"] = sum(before) / sum(lengths)
     facts["validation_cer"] = sum(tried[chosen]) / sum(lengths)
     model = models[chosen]

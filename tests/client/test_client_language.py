@@ -78,6 +78,14 @@ def test_what_few_texts_hold_is_not_in_the_model():
     assert len(ngrams.count(["abab"], LETTERS, 2, least_texts=2)) == 1  # the beginning of a text
 
 
+def test_another_weight_is_another_model_of_the_same_ngrams():
+    other = HELLO.weighed(0.5, 0.75, 3.0)
+    assert other.compile(LETTERS) is HELLO.compile(LETTERS)
+    read = LanguageModel.from_bytes(other.to_bytes())
+    assert (read.weight, read.length_bonus, read.temperature) == (0.5, 0.75, 3.0)
+    assert (HELLO.weight, HELLO.length_bonus, HELLO.temperature) == (2.0, 1.0, 1.25)
+
+
 def test_ngrams_do_not_reach_over_unknown_characters():
     found = ngrams.count(["ab", "a-b"], Alphabet("ab"), 2).compile(Alphabet("ab"))
     exactly = math.log((1 + 1 * (2 + 3 * (1 / 3)) / (6 + 3)) / (1 + 1))  # b after a: once; a-b says nothing about it
