@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from components.common.datasets import untuned
 from components.example_gen.measures import NUMBERS
 
 _INTEGERS = ("width", "height", "text_length")
@@ -25,7 +26,7 @@ def records(examples_uri: str, split: str) -> Iterator[dict[str, Any]]:
     for name in NUMBERS:
         spec[name] = tf.io.FixedLenFeature([], tf.int64 if name in _INTEGERS else tf.float32)
     files = sorted(tf.io.gfile.glob(os.path.join(examples_uri, f"Split-{split}", "*")))
-    dataset = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(256)
+    dataset = untuned(tf.data.TFRecordDataset(files, compression_type="GZIP")).batch(256)
     for batch in dataset.map(lambda serialized: tf.io.parse_example(serialized, spec)).as_numpy_iterator():
         for values in zip(*batch.values(), strict=True):
             record = dict(zip(batch, values, strict=True))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
+from components.common.datasets import untuned
 from components.line_finder.data import LabelledPage
 from htr_client import image_files, pages
 
@@ -46,7 +47,7 @@ def read_examples(files: Sequence[str]) -> Iterator[LabelledPage]:
         Pages at their full size, in the order of their records.
     """
     paths = sorted(path for pattern in files for path in tf.io.gfile.glob(pattern))
-    for record in tf.data.TFRecordDataset(paths, "GZIP").as_numpy_iterator():
+    for record in untuned(tf.data.TFRecordDataset(paths, "GZIP")).as_numpy_iterator():
         values = {name: value.numpy() for name, value in tf.io.parse_single_example(record, _FEATURES).items()}
         page = pages.from_json(values["page"].decode())
         grey = image_files.load(values["image"], sys.maxsize)  # PageExampleGen has checked its size

@@ -24,6 +24,7 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import json_utils, path_utils
 
 from components.common import storage
+from components.common.datasets import untuned
 from components.serving_check import early
 from serving.version_directory import WARMUP_FILE
 
@@ -121,7 +122,7 @@ def _replay(port: int, name: str, warmup_file: str, process: subprocess.Popen) -
         _wait_until_available(model_service_pb2_grpc.ModelServiceStub(channel), name, process)
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         answered = 0
-        for record in tf.data.TFRecordDataset(warmup_file).as_numpy_iterator():
+        for record in untuned(tf.data.TFRecordDataset(warmup_file)).as_numpy_iterator():
             request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
             try:
                 response = stub.Predict(request, timeout=60)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from components.common.datasets import untuned
 from components.trainer import augment
 from components.trainer.model import needed_frames
 from components.trainer.settings import TrainConfig
@@ -116,7 +117,7 @@ def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) 
 
     dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch).skip(skipped)
     dataset = tf.data.Dataset.zip((tf.data.Dataset.counter(done), dataset))
-    return dataset.map(to_inputs, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return untuned(dataset.map(to_inputs, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
 
 
 def divisible(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
@@ -171,7 +172,7 @@ _PADDING = {"image_png": b"", "labels": np.int64(-1), "id": b""}
 
 
 def _records(files: Sequence[str], spec: dict[str, Any]) -> tf.data.Dataset:
-    dataset = tf.data.TFRecordDataset(list(files), compression_type="GZIP")
+    dataset = untuned(tf.data.TFRecordDataset(list(files), compression_type="GZIP"))
     return dataset.map(lambda record: tf.io.parse_single_example(record, spec), tf.data.AUTOTUNE)
 
 

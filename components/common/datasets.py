@@ -1,0 +1,20 @@
+"""tf.data pipelines that end when they are read."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The same dataset without the thread that tunes its parallelism while it is read.
+
+    That thread looks at the dataset ever more rarely, up to a minute apart, and whoever lets go of the iterator waits
+    for it: now and then it misses the signal to end (TensorFlow 2.16, `Model::OptimizeLoop`), and a training of 20
+    seconds ended after 40. Without it `tf.data.AUTOTUNE` means as many calls at once as there are cores, 16 at most.
+
+    Args:
+        dataset: what an iterator is made of; also of those that are derived from it.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
