@@ -18,10 +18,10 @@ from tfx.dsl.compiler import constants
 from tfx.orchestration import metadata
 from tfx.orchestration.portable import runtime_parameter_utils, tfx_runner
 
+from components.common.ahead import NETWORK_THREADS, usable_cores
 from components.common.console import announced, console
 from components.report import summary
 from components.serving_check import early
-from components.trainer.estimate import usable_cores
 from pipeline import imports, steps
 from pipeline.config import Config
 from pipeline.definition import create_pipeline
@@ -206,7 +206,7 @@ def run(config: Config) -> summary.RunSummary:
         MetadataError: what its earlier runs have noted cannot be read.
     """
     # One operation rarely fills many cores here, and threads that wait for each other cost a sixth of the CPU time.
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, usable_cores() // 2)))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, usable_cores() // NETWORK_THREADS)))
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
     imports.remember_signatures()
     os.makedirs(config.workspace, exist_ok=True)

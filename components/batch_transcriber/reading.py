@@ -9,8 +9,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from components.base_model import packing
 from components.batch_transcriber.shards import BatchError, Image
 from components.common import storage
+from components.common.ahead import ahead
 from htr_client import image_files, kinds
 from htr_client.client import HtrClient
 from htr_client.decoding import BestPath
@@ -109,11 +109,10 @@ class Reader:
         Raises:
             OSError: a bucket fails.
         """
-        with ThreadPoolExecutor(_READERS) as pool:
-            if self.kind == "line":
-                yield from self._read_lines(_ahead(pool, folder, images, 2 * self.batch_size, _packed))
-            else:
-                yield from self._read_pages(_ahead(pool, folder, images, _PAGES_AHEAD, _content))
+        if self.kind == "line":
+            yield from self._read_lines(_opened(_packed, folder, images, 2 * self.batch_size))
+        else:
+            yield from self._read_pages(_opened(_content, folder, images, _PAGES_AHEAD))
 
     def _read_lines(self, opened: Iterator[tuple[Image, bytes | ImageError]]) -> Iterator[tuple[Image, Result]]:
         while batch := list(islice(opened, self.batch_size)):
@@ -197,22 +196,18 @@ def _client(model_path: str, line_finder: str, batch_size: int, best_path: bool,
 _copies = contextlib.ExitStack()
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, folder: str, images: Iterable[Image], count: int, prepare: Any
+def _opened(
+    content: Callable[[str], bytes], folder: str, images: Iterable[Image], most: int
 ) -> Iterator[tuple[Image, bytes | ImageError]]:
-    """Images with their content, some of which is read ahead."""
-    waiting: deque[tuple[Image, Future]] = deque()
-    source = iter(images)
-    while True:
-        for image in islice(source, count - len(waiting)):
-            waiting.append((image, pool.submit(prepare, os.path.join(folder, image.path))))
-        if not waiting:
-            return
-        image, future = waiting.popleft()
+    """Images with their content, so many of which are read ahead."""
+
+    def read(image: Image) -> tuple[Image, bytes | ImageError]:
         try:
-            yield image, future.result()
+            return image, content(os.path.join(folder, image.path))
         except ImageError as error:
-            yield image, error
+            return image, error
+
+    return ahead(read, images, _READERS, most)
 
 
 def _packed(path: str) -> bytes:

@@ -13,6 +13,7 @@ import apache_beam as beam
 import numpy as np
 import tensorflow_model_analysis as tfma
 
+from components.common.ahead import NETWORK_THREADS, ahead
 from components.evaluator import readings
 from components.evaluator.decoders import BEST_PATH, DECODERS
 from components.recogniser.model import ExportedModel, loaded
@@ -41,7 +42,7 @@ class _Read(beam.DoFn):
     def process(self, extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
         features = extracts[tfma.FEATURES_KEY]
         images = np.ravel(features["image"]).tolist()
-        by_model = {name: _read(loaded(path), images) for name, path in self._paths.items()}
+        by_model = _read({name: loaded(path) for name, path in self._paths.items()}, images)
         for i, image_id in enumerate(np.ravel(features["id"])):
             # TFMA leaves out the name of a model that is alone.
             read = {name or readings.CANDIDATE: {d: rows[i] for d, rows in by.items()} for name, by in by_model.items()}
@@ -56,12 +57,17 @@ class _Read(beam.DoFn):
         readings.write(self._rows, self._kept_in)
 
 
-def _read(model: ExportedModel, images: list[bytes]) -> dict[str, list[tuple[str, float]]]:
-    """Text and confidence of each image, by the name of the decoder."""
-    read: dict[str, list[tuple[str, float]]] = {name: [] for name in DECODERS}
-    for start in range(0, len(images), model.batch_size):
-        log_probs, frames = model.log_probs(images[start : start + model.batch_size])
-        for name, rows in read.items():
-            decoded = model.decoder(name == BEST_PATH).decode(log_probs, frames, model.alphabet)
+def _read(models: Mapping[str, ExportedModel], images: list[bytes]) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    """Text and confidence of each image, by the names of model and decoder."""
+    read: dict[str, dict[str, list[tuple[str, float]]]] = {name: {d: [] for d in DECODERS} for name in models}
+    batches = [
+        (name, images[start : start + model.batch_size])
+        for name, model in models.items()
+        for start in range(0, len(images), model.batch_size)
+    ]
+    seen = ahead(lambda batch: models[batch[0]].log_probs(batch[1]), batches, NETWORK_THREADS)
+    for (name, _), (log_probs, frames) in zip(batches, seen, strict=True):
+        for decoder, rows in read[name].items():
+            decoded = models[name].decoder(decoder == BEST_PATH).decode(log_probs, frames, models[name].alphabet)
             rows += [(result.text, float(result.confidence)) for result in decoded]
     return read

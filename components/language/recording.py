@@ -6,6 +6,7 @@ import hashlib
 import heapq
 from typing import Any
 
+from components.common.ahead import NETWORK_THREADS, ahead
 from components.example_gen.examples import records
 from components.language.learning import Recorded
 from components.recogniser.model import ExportedModel
@@ -29,9 +30,9 @@ def record(model: ExportedModel, examples_uri: str, split: str) -> list[Recorded
     chosen = heapq.nsmallest(MOST_IMAGES, records(examples_uri, split), key=drawn)
     found: list[Recorded] = []
     numbers = 0
-    for start in range(0, len(chosen), model.batch_size):
-        batch = chosen[start : start + model.batch_size]
-        log_probs, frames = model.log_probs([example["image"] for example in batch])
+    batches = [chosen[start : start + model.batch_size] for start in range(0, len(chosen), model.batch_size)]
+    images = ([example["image"] for example in batch] for batch in batches)
+    for batch, (log_probs, frames) in zip(batches, ahead(model.log_probs, images, NETWORK_THREADS), strict=False):
         rows = zip(log_probs, frames, batch, strict=True)
         found += [Recorded(row[:valid].copy(), example["text"]) for row, valid, example in rows]
         numbers += int(frames.sum()) * log_probs.shape[2]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from components.common.ahead import ahead
 from components.common.console import announced, console
 from components.common.words import counted
 from components.line_finder.augmentation import draw_window
@@ -186,13 +186,7 @@ class LineFitting:
 
     def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches that are left; each follows from the seed and its number, wherever training resumes."""
-        with ThreadPoolExecutor(1) as pool:
-            upcoming = pool.submit(self._batch, self.done)
-            for number in range(self.done, self.total):
-                batch = upcoming.result()
-                if number + 1 < self.total:
-                    upcoming = pool.submit(self._batch, number + 1)
-                yield batch
+        return ahead(self._batch, range(self.done, self.total), threads=1)
 
     def _batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Windows uint8 [n, h, w, 1] and their maps uint8 [n, h / 2, w / 2, 3]."""

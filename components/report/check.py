@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from components.common.ahead import usable_cores
 from components.common.words import counted
 from components.example_gen.images import mend_notes, resolve_image
 from components.example_gen.plan import Plan
@@ -182,7 +183,7 @@ def _training(by_split: Mapping[str, Sequence[Seen]], config: RunSettings) -> di
     return {
         "images": len(images), "steps": steps, "seconds": seconds, "time": estimate.in_words(seconds),
         "epochs": epochs_for(train, len(images)), "start": start.name,
-        "warm": train.is_warm, "cores": estimate.usable_cores(),
+        "warm": train.is_warm, "cores": usable_cores(),
     }  # fmt: skip
 
 

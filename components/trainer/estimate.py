@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 
 import numpy as np
 
+from components.common.ahead import usable_cores
 from components.trainer.schedule import epochs_for
 from components.trainer.settings import TrainConfig
 
@@ -72,8 +72,3 @@ def in_words(seconds: float) -> str:
         if count >= 1.5:
             return f"about {count:.0f} {unit}s"
     return "a minute or two"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from components.common.ahead import NETWORK_THREADS, ahead
 from components.common.console import announced, console
 from components.common.words import counted
 from components.trainer import checkpoint
@@ -185,14 +186,17 @@ class Fitting:
 
     def validate(self) -> Validation:
         """How the current weights read the validation split."""
+
+        def read(batch: tuple[dict[str, tf.Tensor], tf.Tensor]) -> list[np.ndarray]:
+            return [part.numpy() for part in (*self.log_probs(batch[0]), batch[1])]
+
         texts: list[str] = []
         predictions: list[str] = []
         with announced("Reading the validation images", after=20.0) if is_chief() else nullcontext():
-            for inputs, references in plain_batches(self.validation, self.train.batch_size):
-                log_probs, frames = self.log_probs(inputs)
-                texts += [text.decode() for text in references.numpy()]
-                decoded = BestPath().decode(log_probs.numpy(), frames.numpy(), self.alphabet)
-                predictions += [result.text for result in decoded]
+            images = plain_batches(self.validation, self.train.batch_size)
+            for log_probs, frames, references in ahead(read, images, NETWORK_THREADS):
+                texts += [text.decode() for text in references]
+                predictions += [result.text for result in BestPath().decode(log_probs, frames, self.alphabet)]
         return compare(texts, predictions)
 
     def _stream(self) -> Iterator[Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from components.common.ahead import NETWORK_THREADS, ahead
 from components.common.console import announced, console
 from components.common.words import counted
 from components.trainer import augment, base, export
@@ -155,8 +156,9 @@ def fit_temperature(
     """
     classes = {character: i for i, character in enumerate(alphabet)}
     collected = []
-    for inputs, texts in plain_batches(validation, 16).take(-(-most // 16)):
-        logits, frames = log_probs(inputs)  # CTC normalises what it gets: log probabilities are logits to it
+    images = plain_batches(validation, 16).take(-(-most // 16))
+    # CTC normalises what it gets: log probabilities are logits to it.
+    for logits, frames, texts in ahead(lambda batch: (*log_probs(batch[0]), batch[1]), images, NETWORK_THREADS):
         known = [[classes[c] for c in text.decode() if c in classes] for text in texts.numpy()]
         labels = tf.ragged.constant(known, tf.int64, ragged_rank=1).to_tensor(-1)
         possible = (needed_frames(labels) <= frames) & tf.reduce_any(labels >= 0, axis=1)

@@ -1,0 +1,49 @@
+"""Work that is done ahead of whoever wants its results."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+NETWORK_THREADS = 2
+"""Batches that a network reads at once: a single operation may have half of the cores (`pipeline.local_runner`)."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, most: int | None = None
+) -> Iterator[Result]:
+    """What a function makes of items, in their order, computed in threads before it is asked for.
+
+    Args:
+        function: of an item; it may wait, or compute outside Python, as TensorFlow does.
+        items: taken in the thread that takes the results, and not before their turn.
+        threads: how many.
+        most: items that are under way or done and not yet taken; None for one more than there are threads.
+
+    Raises:
+        Exception: what the function raises, at the turn of its item.
+    """
+    source = iter(items)
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    try:
+        while True:
+            for item in islice(source, (most or threads + 1) - len(waiting)):
+                waiting.append(pool.submit(function, item))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
