@@ -2,7 +2,8 @@
 
 Images are drawn writer by writer, one tenth of them for validation; the CER is that of writers of whom none was drawn:
 best path, with a language model of the labels, and with one that also knows the texts of the base model, as `htr run`
-learns it. With 0 images the base model transcribes them as it is.
+learns it. With 0 images the base model transcribes them as it is. With --unlabelled the adapted model labels others of
+the writers who are not evaluated, as `htr label` does, and a second training learns from these too.
 
     python -m benchmarks.adaptation --data FOLDER --preset line --images 0 50 100 300 700 --seeds 1
 """
@@ -12,8 +13,10 @@ import os
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -23,16 +26,17 @@ from benchmarks.language import rate
 from components.base_model import packing
 from components.example_gen.dataset import Sample
 from components.example_gen.settings import DataConfig
-from components.language.learning import Recorded, learn
+from components.language.learning import Recorded, decoded, learn
 from components.trainer import base
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.model import Recogniser, build
 from components.trainer.schedule import schedule_for
 from components.trainer.transfer import start_from
 from htr_client.beam import default_decoder
-from htr_client.decoding import Alphabet
+from htr_client.decoding import Alphabet, Decoded
 from htr_client.language import LanguageModel
 from pipeline import config as configuration
+from pipeline.config import Config
 
 
 def draw(samples: Sequence[Sample], count: int, seed: int) -> dict[str, list[Sample]]:
@@ -67,6 +71,64 @@ def record(model: Recogniser, source: Source) -> list[Recorded]:
     return found
 
 
+class Adapted(NamedTuple):
+    """What a training brought.
+
+    Attributes:
+        row: columns of the table: CPU minutes, CER and WER, CER with language models.
+        read: what it reads in the unlabelled images, with its last language model, in their order.
+    """
+
+    row: str
+    read: list[Decoded]
+
+
+def adapt(config: Config, splits: Mapping[str, Sequence[Sample]], unlabelled: Sequence[Sample], preset: str) -> Adapted:
+    """Trains on `train`, chooses on `validation`, measures on `eval`.
+
+    Args:
+        config: settings; their `train` is settled.
+        splits: images with their texts.
+        unlabelled: others, whose texts are not looked at.
+        preset: of the base model.
+    """
+    # Images come back by width, with their texts: numbers, here.
+    numbered = [sample._replace(text=str(number)) for number, sample in enumerate(unlabelled)]
+    with tempfile.TemporaryDirectory() as folder:
+        alphabet, files = write({**splits, "unlabelled": numbered}, config.transform, Path(folder))
+        model, minutes = train("recipe", config, files, alphabet)
+        row = f"{minutes:7.1f}  {rates(model, survey(files['eval'], FEATURES, config.transform), alphabet)}"
+        validation, seen, others = (
+            record(model, survey(files[split], FEATURES, config.transform))
+            for split in ("validation", "eval", "unlabelled")
+        )
+    labels = [sample.text for sample in splits["train"]]
+    knowledge: list[tuple[list[str], LanguageModel | None]] = [([], None)]
+    if config.train.warm_start:
+        knowledge.append((packing.texts(preset), packing.language_model(preset)))
+    for texts, known in knowledge:
+        learnt = learn([*labels, *texts], Alphabet(alphabet), validation, config.language, known).model
+        decoder = default_decoder(learnt)
+        row += f"  {rate(decoder, Alphabet(alphabet), seen):.4f}"
+    read = decoded(decoder, Alphabet(alphabet), others)
+    keras.backend.clear_session()
+    return Adapted(
+        row,
+        [text for _, text in sorted(zip((int(other.label) for other in others), read, strict=True), key=itemgetter(0))],
+    )
+
+
+def as_it_is(config: Config, evaluated: Sequence[Sample]) -> str:
+    """Columns of the table for the base model."""
+    start = config.train.warm_start or ""
+    with tempfile.TemporaryDirectory() as folder:
+        _, files = write({"train": [], "eval": evaluated}, config.transform, Path(folder))
+        alphabet = base.alphabet_of(start)
+        model = build(config.model, len(alphabet) + 1, config.transform.height or 0)
+        start_from(model, alphabet, start)
+        return f"{0:7.1f}  {rates(model, survey(files['eval'], FEATURES, config.transform), alphabet)}"
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,6 +138,8 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", default=["auto", "none"], help="of train.warm_start")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--evaluated", type=int, default=800, help="images of other writers")
+    parser.add_argument("--unlabelled", type=int, default=0, help="images for `htr label`, none of them evaluated")
+    parser.add_argument("--above", type=float, default=0.5, help="confidence from which on their texts are believed")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--threads", type=int, default=0, help="of TensorFlow within an operation; 0 lets it choose")
     arguments = parser.parse_args()
@@ -86,8 +150,15 @@ def main() -> None:
     others = [sample for sample in samples if sample.split == "eval"]
     evaluated = random.Random(0).sample(others, min(arguments.evaluated, len(others)))
     rest = [sample for sample in samples if sample.split != "eval"]
-    lines = [f"{'start':8s} images  seed   steps  CPU min  CER (95 % interval)          WER     labels  and base"]
+    lines = [
+        f"{'start':8s} labelled  more  seed   steps  CPU min  CER (95 % interval)          WER     labels  and base"
+    ]
     print(lines[0], flush=True)
+
+    def tell(start: str, count: int, more: int, seed: int, steps: int, row: str) -> None:
+        lines.append(f"{start:8.8s} {count:8d} {more:5d}  {seed:4d}  {steps:6d}  {row}")
+        print(lines[-1], flush=True)
+
     for start in arguments.starts:
         for count in arguments.images:
             for seed in arguments.seeds[: 1 if count == 0 else None]:
@@ -98,33 +169,31 @@ def main() -> None:
                 if start != "none" and settled.warm_start is None:
                     raise SystemExit(f"There is no start: {found.name}")
                 config = config.model_copy(update={"train": settled})
-                splits = draw(rest, count, seed) if count else {"train": [], "validation": []}
-                with tempfile.TemporaryDirectory() as folder:
-                    alphabet, files = write({**splits, "eval": evaluated}, transform, Path(folder))
-                    if count:
-                        model, minutes = train("recipe", config, files, alphabet)
-                        batches = -(-len(splits["train"]) // settled.batch_size)
-                        steps = schedule_for(settled, len(splits["train"])).epochs * batches
-                    else:
-                        alphabet, minutes, steps = base.alphabet_of(settled.warm_start or ""), 0.0, 0
-                        model = build(config.model, len(alphabet) + 1, transform.height or 0)
-                        start_from(model, alphabet, settled.warm_start or "")
-                    source = survey(files["eval"], FEATURES, transform)
-                    measured = rates(model, source, alphabet)
-                    if count:
-                        validation = record(model, survey(files["validation"], FEATURES, transform))
-                        seen = record(model, source)
-                labels = [sample.text for sample in splits["train"]]
-                knowledge: list[tuple[list[str], LanguageModel | None]] = [([], None)]
-                if settled.warm_start:
-                    knowledge.append((packing.texts(arguments.preset), packing.language_model(arguments.preset)))
-                for texts, known in knowledge if count else ():
-                    learnt = learn([*labels, *texts], Alphabet(alphabet), validation, config.language, known).model
-                    measured += f"  {rate(default_decoder(learnt), Alphabet(alphabet), seen):.4f}"
-                keras.backend.clear_session()
-                lines.append(f"{start:8.8s} {count:6d}  {seed:4d}  {steps:6d}  {minutes:7.1f}  {measured}")
-                print(lines[-1], flush=True)
+                if not count:
+                    tell(start, 0, 0, seed, 0, as_it_is(config, evaluated))
+                    continue
+                splits = {**draw(rest, count, seed), "eval": evaluated}
+                drawn = {sample.id for split in splits.values() for sample in split}
+                left = [sample for sample in rest if sample.id not in drawn]
+                unlabelled = random.Random(seed).sample(left, min(arguments.unlabelled, len(left)))
+                adapted = adapt(config, splits, unlabelled, arguments.preset)
+                tell(start, count, 0, seed, steps(config, splits), adapted.row)
+                more = [
+                    sample._replace(text=text.text)
+                    for sample, text in zip(unlabelled, adapted.read, strict=True)
+                    if text.confidence >= arguments.above and text.text.strip()
+                ]
+                if more:
+                    splits["train"] = [*splits["train"], *more]
+                    row = adapt(config, splits, [], arguments.preset).row
+                    tell(start, count, len(more), seed, steps(config, splits), row)
     print("\n" + "\n".join(lines))
+
+
+def steps(config: Config, splits: Mapping[str, Sequence[Sample]]) -> int:
+    """Optimiser steps of a training."""
+    count = len(splits["train"])
+    return schedule_for(config.train, count).epochs * -(-count // config.train.batch_size)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pipeline.commands import (
     config,
     data,
     doctor,
+    label,
     orchestrate,
     pages,
     read,
@@ -33,7 +34,7 @@ from pipeline.exit_codes import DRIFT, ERROR, NOT_BLESSED, OK, TOO_MANY_REJECTS,
 __all__ = ["DRIFT", "ERROR", "NOT_BLESSED", "OK", "TOO_MANY_REJECTS", "USAGE", "CommandError", "main"]
 
 # In the order of `htr --help`.
-_FAMILIES = (read, data, pages, run, orchestrate, serve, review, transcribe, versions, config, reports, doctor)
+_FAMILIES = (read, data, pages, run, orchestrate, serve, review, label, transcribe, versions, config, reports, doctor)
 
 
 def main(argv: list[str] | None = None) -> int:

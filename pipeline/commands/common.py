@@ -103,8 +103,13 @@ def add_task_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_arguments(command: argparse.ArgumentParser) -> None:
-    """Adds options that say which model to take."""
+def add_model_arguments(command: argparse.ArgumentParser, line_finder: bool = True) -> None:
+    """Adds options that say which model to take.
+
+    Args:
+        command: parser of the command.
+        line_finder: whether the command may read pages.
+    """
     model = command.add_mutually_exclusive_group()
     model.add_argument(
         "--model",
@@ -114,11 +119,12 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--base", metavar="PRESET", help="the base model for this preset (line, word), whatever there is"
     )
-    command.add_argument(
-        "--line-finder",
-        metavar="DIR",
-        help="as --model, the line finder for pages (default: newest of the workspace, else the base line finder)",
-    )
+    if line_finder:
+        command.add_argument(
+            "--line-finder",
+            metavar="DIR",
+            help="as --model, the line finder for pages (default: newest of the workspace, else the base line finder)",
+        )
 
 
 def find_model(config: Config, directory: str | None = None, base: str | None = None) -> Model:
@@ -220,3 +226,13 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
     return value
+
+
+def fraction(text: str) -> float:
+    """Converts an option's text to a number from 0 to 1, for argparse."""
+    from components.common import fractions
+
+    try:
+        return fractions.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error} (got {text})") from error

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
-from pipeline.commands.common import AddCommand, CommandError, positive
+from pipeline.commands.common import AddCommand, CommandError, fraction, positive
 from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
@@ -25,18 +25,9 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or globs that a server transcribes")
     command.add_argument("--logs", action="append", default=[], metavar="DIR", help="logged requests; may be repeated")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv, images and a page")
-    command.add_argument("--below", type=_fraction, default=0.7, metavar="C", help="confidence (default: %(default)s)")
+    command.add_argument("--below", type=fraction, default=0.7, metavar="C", help="confidence (default: %(default)s)")
     command.add_argument("--limit", type=positive, default=200, metavar="N", help="least sure images at most")
     add_server_arguments(command)
-
-
-def _fraction(text: str) -> float:
-    from components.common import fractions
-
-    try:
-        return fractions.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error} (got {text})") from error
 
 
 def _review(arguments: argparse.Namespace) -> int:

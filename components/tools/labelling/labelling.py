@@ -1,0 +1,162 @@
+"""Self-training: what a model is sure to read in images that nobody has labelled becomes training data.
+
+Lee 2013, Pseudo-Label; for handwriting Wolf and Fink 2022, arXiv 2206.03149, from where the choice by confidence is.
+No TensorFlow here.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.common import storage
+from components.common.folders import made_whole
+from components.example_gen.folders import find_tables
+from components.example_gen.images import resolve_image
+from components.example_gen.rejects import Rejected
+from components.example_gen.settings import DataConfig
+from components.example_gen.table import plain, read_rows
+from htr_client import Transcription
+from htr_client.errors import ImageError
+from htr_client.image_files import pack
+
+LABELS_FILE, IMAGES_FOLDER = "labels.csv", "images"
+FIELDS = ("filename", "text", "split", "confidence", "model_version", "source")
+
+
+class LabellingError(ValueError):
+    """There is nothing to label, or nowhere to put it; the message says what to do."""
+
+
+@dataclass
+class Counts:
+    """What became of the images.
+
+    Attributes:
+        labelled: images that were written with their texts.
+        unsure: that the model is not sure of, or sees no writing in.
+        suspect: of another kind than the model was trained on.
+        known: that are labelled already.
+        repeated: that are the same file as one before.
+        unread: a line for each that cannot be read, with its reason.
+    """
+
+    labelled: int = 0
+    unsure: int = 0
+    suspect: int = 0
+    known: int = 0
+    repeated: int = 0
+    unread: list[str] = field(default_factory=list)
+
+
+def digests(data: DataConfig) -> set[bytes]:
+    """Of the image files that datasets label, whatever their rows say about them.
+
+    Raises:
+        DatasetError: a folder or table cannot be read.
+    """
+    found = set()
+    for table in find_tables(data)[0] if data.paths else ():
+        for row in read_rows(table):
+            if len(row.fields) > table.image:
+                try:
+                    found.add(_digest(resolve_image(row.fields[table.image].strip(), table)))
+                except (Rejected, OSError):  # names no file that could be met again
+                    continue
+    return found
+
+
+def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts) -> Iterator[str]:
+    """Paths of images that are neither labelled nor the same file as one before.
+
+    Args:
+        paths: of images.
+        known: `digests` of the labelled ones.
+        counts: takes how many are left out.
+    """
+    seen: set[bytes] = set()
+    for path in paths:
+        try:
+            digest = _digest(path)
+        except OSError:  # whoever reads it says so
+            yield path
+            continue
+        if digest in known:
+            counts.known += 1
+        elif digest in seen:
+            counts.repeated += 1
+        else:
+            seen.add(digest)
+            yield path
+
+
+def write(answers: Iterable[Transcription], folder: str, above: float, counts: Counts) -> None:
+    """Writes the images that the model is sure of as a dataset: `labels.csv` and `images/`, all for training.
+
+    Args:
+        answers: what a model reads in images, with their paths as sources.
+        folder: new or empty; it is whole or not there.
+        above: confidence from which on a text is believed.
+        counts: takes what became of the images.
+
+    Raises:
+        LabellingError: the folder holds something, or no text can be believed.
+        HtrError: the model fails.
+    """
+    target = Path(folder)
+    if target.exists():
+        if not target.is_dir() or any(target.iterdir()):
+            raise LabellingError(f"{folder} holds something already: name a new folder with --output.")
+        target.rmdir()
+    with made_whole(target) as unfinished:
+        (unfinished / IMAGES_FOLDER).mkdir(parents=True)
+        with open(unfinished / LABELS_FILE, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(FIELDS)
+            for answer, image in _believed(answers, above, counts):
+                counts.labelled += 1
+                suffix = "png" if image.startswith(b"\x89PNG") else "jpg"
+                name = f"{IMAGES_FOLDER}/{counts.labelled:06d}.{suffix}"
+                (unfinished / name).write_bytes(image)
+                confidence, source = f"{answer.confidence:.4f}", plain(answer.source or "")
+                # An error rate that is measured on a model's own texts would say nothing.
+                writer.writerow([name, answer.text, "train", confidence, answer.version, source])
+        if not counts.labelled:
+            shutil.rmtree(unfinished)
+            raise LabellingError(_nothing(counts, above))
+
+
+def _believed(answers: Iterable[Transcription], above: float, counts: Counts) -> Iterator[tuple[Transcription, bytes]]:
+    for answer in answers:
+        if answer.error is not None:
+            counts.unread.append(f"{plain(answer.source or '')}: {answer.error}")
+        elif answer.suspicions:
+            counts.suspect += 1
+        elif answer.confidence < above or not answer.text.strip():
+            counts.unsure += 1
+        else:
+            try:
+                image = pack(answer.source or "").data
+            except ImageError as error:  # gone since it was read
+                counts.unread.append(f"{plain(answer.source or '')}: {error}")
+                continue
+            yield answer, image
+
+
+def _nothing(counts: Counts, above: float) -> str:
+    if counts.unsure or counts.suspect:
+        return (
+            f"Nothing to label: of no image the model is as sure as {above:g}. Label some by hand (htr review collects "
+            "those that it is least sure of), or believe less sure texts: --above."
+        )
+    if counts.unread:
+        return f"Nothing to label: {len(counts.unread)} could not be read; the first: {counts.unread[0]}"
+    return "Nothing to label: all of these images are labelled already."
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.sha256(storage.read(path)).digest()

@@ -1,0 +1,105 @@
+"""The command `label`: images that nobody has labelled become training data, with what the newest model reads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from components.common.words import counted
+from pipeline.commands.common import (
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    add_model_arguments,
+    find_model,
+    fraction,
+    read_config,
+)
+from pipeline.exit_codes import OK, USAGE
+
+if TYPE_CHECKING:
+    from components.tools.labelling.labelling import Counts
+    from pipeline.reading import Model
+
+
+def add_commands(add: AddCommand) -> None:
+    """Adds it to the parser of `htr`."""
+    text = "make training data of images that nobody has labelled: those whose text the newest model is sure of"
+    command = add("label", _label, text)
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv and images")
+    command.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="labelled images, which are left out; may be repeated",
+    )
+    command.add_argument(
+        "--above", type=fraction, default=0.5, metavar="C", help="confidence that is enough (default: %(default)s)"
+    )
+    add_model_arguments(command, line_finder=False)
+    add_config_arguments(command, data=False)
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    from components.common import storage
+    from components.example_gen.table import DatasetError
+    from components.tools.labelling import labelling
+    from htr_client import HtrError
+    from htr_client.files import expand
+
+    config = read_config(arguments)
+    model = find_model(config, arguments.model, arguments.base)
+    if storage.is_remote(model.path):
+        raise CommandError(f"{model.path} is in a bucket: copy it to this machine and name it with --model.", USAGE)
+    print(f"note: {model.note}", file=sys.stderr, flush=True)
+    counts = labelling.Counts()
+    try:
+        known = labelling.digests(config.data)
+        paths = labelling.unlabelled(expand(arguments.images), known, counts)
+        _write(paths, model, arguments.output, arguments.above, counts)
+    except (labelling.LabellingError, DatasetError, ValueError) as error:
+        raise CommandError(str(error), USAGE) from error
+    except (HtrError, OSError) as error:
+        raise CommandError(str(error)) from error
+    for line in _told(counts, arguments.above):
+        print(line)
+    data = " ".join(f"--data {folder}" for folder in arguments.data or ["LABELLED"])
+    print(f"\n{counted(counts.labelled, 'image')} in {arguments.output}. To train with them, beside labels by people:")
+    print(f"  htr run {data} --data {arguments.output}")
+    return OK
+
+
+def _write(paths: Iterable[str], model: Model, output: str, above: float, counts: Counts) -> None:
+    from components.common.console import announced, quiet
+    from components.tools.labelling import labelling
+    from serving.local import LocalClient
+    from serving.runner import without_extras
+
+    asked = 0
+
+    def counting() -> Iterator[str]:
+        nonlocal asked
+        for path in paths:
+            asked += 1
+            yield path
+
+    said = announced(lambda: f"Reading: {counted(asked, 'image')}")
+    with quiet(), said, without_extras(), LocalClient(model.path, model.name) as client:
+        labelling.write(client.transcribe_many(counting()), output, above, counts)
+
+
+def _told(counts: Counts, above: float) -> Iterator[str]:
+    """A line for each reason why images are left out."""
+    for count, reason in (
+        (counts.unsure, f"of which the model is less sure than {above:g}"),
+        (counts.suspect, "of another kind than the model was trained on"),
+        (counts.known, "labelled already"),
+        (counts.repeated, "the same file as another one"),
+        (len(counts.unread), f"could not be read; the first: {counts.unread[0]}" if counts.unread else ""),
+    ):
+        if count:
+            yield f"left out: {counted(count, 'image')} {reason}"

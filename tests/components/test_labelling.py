@@ -1,0 +1,136 @@
+"""`htr label`: what the newest model is sure to read becomes training data, and every image is accounted for."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.example_gen import dataset
+from components.example_gen.settings import DataConfig
+from components.example_gen.splits import SPLITS
+from components.tools.labelling import labelling
+from components.tools.sample_data.generator import generate
+from components.transform.settings import TransformConfig
+from htr_client import ImageError, Timings, Transcription
+from htr_client.suspicion import Suspicion
+from pipeline import cli
+from tests.conftest import drawn_image, encode
+
+IMAGES, LABELLED = 80, 30
+TABLE = "written_name.csv"
+
+
+def rows(table: Path):
+    with open(table, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """A folder whose table labels some images; besides, one that is no image, and the copy of one."""
+    folder = tmp_path_factory.mktemp("data") / "names"
+    generate(folder, IMAGES, dirty_fraction=0)
+    lines = (folder / TABLE).read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / TABLE).rename(folder.parent / "truth.csv")
+    (folder / TABLE).write_text("".join(lines[: LABELLED + 1]), encoding="utf-8")
+    (folder / "images" / "broken.png").write_bytes(b"\x89PNG and nothing else")
+    last = sorted((folder / "images").iterdir())[-1]
+    shutil.copy(last, last.with_name(f"copy{last.suffix}"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def read(names):
+    output = names.parent / "read"
+    assert cli.main(["label", str(names), "--data", str(names), "--output", str(output), "--base", "word"]) == 0
+    return output
+
+
+def test_sure_texts_become_labels(names, read):
+    truth = {Path(row["FILENAME"]).name: row["IDENTITY"] for row in rows(names.parent / "truth.csv")}
+    found = rows(read / labelling.LABELS_FILE)
+    assert all(float(row["confidence"]) >= 0.5 for row in found)
+    sources = [Path(row["source"]) for row in found]
+    assert [(read / row["filename"]).read_bytes() for row in found] == [path.read_bytes() for path in sources]
+    known = {Path(row["FILENAME"]).name for row in rows(names / TABLE)}
+    assert not known & {path.name for path in sources}
+    texts = [truth.get(path.name, row["text"]) == row["text"] for path, row in zip(sources, found, strict=True)]
+    assert len(texts) > (IMAGES - LABELLED) / 2 and sum(texts) / len(texts) > 0.7
+
+
+def test_every_image_is_accounted_for(names, tmp_path, capsys):
+    output = str(tmp_path / "read")
+    assert cli.main(["label", str(names), "--data", str(names), "--output", output, "--base", "word"]) == 0
+    said = capsys.readouterr().out
+    left_out = {reason: int(count) for count, reason in re.findall(r"left out: (\d+) images? (.+)", said)}
+    assert left_out["labelled already"] == LABELLED and left_out["the same file as another one"] == 1
+    assert any(reason.startswith("could not be read; the first: ") for reason in left_out)
+    (labelled,) = re.findall(r"(\d+) images? in ", said)
+    assert int(labelled) + sum(left_out.values()) == IMAGES + 2
+    assert f"htr run --data {names} --data {output}" in said
+
+
+def test_they_stay_in_training(names, read):
+    splits = {}
+    for sample in dataset.examine_all(DataConfig(paths=[str(names), str(read)]), TransformConfig()):
+        splits.setdefault(sample.source, set()).add(sample.split)
+    assert splits == {"names": set(SPLITS), "read": {"train"}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{names}/images/broken.png"], "could not be read; the first: "),
+        (["{names}", "--data", "{names}", "--above", "1"], "of no image the model is as sure as 1"),
+        (["{names}", "--output", "{names}"], "holds something already"),
+        (["{names}", "--data", "/nowhere"], "/nowhere does not exist"),
+        (["{names}", "--model", "/nowhere"], "/nowhere is neither a version"),
+    ],
+)
+def test_where_nothing_can_be_labelled_nothing_is_left(names, tmp_path, capsys, arguments, message):
+    arguments = [argument.format(names=names) for argument in arguments]
+    base = [] if "--model" in arguments else ["--base", "word"]
+    assert cli.main(["label", "--output", str(tmp_path / "read"), *base, *arguments]) == cli.USAGE
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+ANSWERS = st.tuples(
+    st.sampled_from(["", " ", "Anna", '"Müller", 7\nGasse']),
+    st.floats(0, 1),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(st.lists(ANSWERS, min_size=1), st.floats(0, 1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_answers_add_up(tmp_path, answers, above):
+    image = tmp_path / "image.png"
+    image.write_bytes(encode(drawn_image()))
+    given_answers = [
+        Transcription(
+            "" if failed else text, 0.0 if failed else confidence, (), (), "htr", 7,
+            str(tmp_path / "gone.png" if gone else image), Timings(0.0, 0.0, 0.0),
+            ImageError("not_an_image", "broken") if failed else None, (Suspicion("blank", "Empty."),) * suspect,
+        )
+        for text, confidence, failed, suspect, gone in answers
+    ]  # fmt: skip
+    counts = labelling.Counts()
+    output = tmp_path / "read"
+    shutil.rmtree(output, ignore_errors=True)
+    try:
+        labelling.write(given_answers, str(output), above, counts)
+        written = [row["text"] for row in rows(output / labelling.LABELS_FILE)]
+    except labelling.LabellingError:
+        written = []
+        assert not output.exists()
+    assert len(written) == counts.labelled
+    assert counts.labelled + counts.unsure + counts.suspect + len(counts.unread) == len(answers)
+    sure = [a for a in answers if not a[2] and not a[3] and not a[4] and a[1] >= above and a[0].strip()]
+    assert written == [text for text, *_ in sure]
