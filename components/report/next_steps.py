@@ -69,7 +69,12 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
         yield f"Train for longer than {counted(epochs, 'epoch')}. For example train.epochs={more}."
     yield from _about_comparison(contents, collapsed)
     yield from _about_bounds(contents)
-    if training < _FEW_TRAINING_IMAGES and not train["warm_start"]:
+    if training < _FEW_TRAINING_IMAGES and train["warm_start"]:
+        yield (
+            f"Label more images than {training}, best by other writers. Images that nobody has labelled help, too, "
+            "once a version is pushed that reads them (gate.max_cer bounds its CER): htr label."
+        )
+    elif training < _FEW_TRAINING_IMAGES:
         yield (
             f"Label more images, or start from a model of similar handwriting (train.warm_start=DIR): {training} "
             "training images are few for a model that starts from nothing."

@@ -8,7 +8,7 @@ from components.evaluator.verdict import Baseline, Failure
 from components.report import analysis, contents
 from components.report.next_steps import next_steps
 from pipeline.config import Config
-from tests.components.report_material import material, table, words
+from tests.components.report_material import material, split_of, table, words
 
 # Enough training images, and a CER that had stopped to fall: neither is a cause.
 LEARNT = [{"epoch": i, "loss": 1.0, "validation_cer": 0.2, "seconds": 1.0 * i} for i in range(1, 9)]
@@ -124,6 +124,15 @@ def test_slices_few_images_and_nothing_at_all():
     missed = [Failure("cer", "writer = 7", 0.4, 0.2, "bound")]
     assert any("like those of writer = 7" in step for step in suggested(read(), failures=missed))
     assert suggested(read(300, rate=0.2)) == ["Look at the worst images in the report, under 'Where it fails'."]
+
+
+@pytest.mark.parametrize("images, warm, label", [(300, "base", True), (300, None, False), (5000, "base", False)])
+def test_few_labels_that_adapt_a_base_ask_for_unlabelled_images(images, warm, label):
+    settings = material(read()).settings
+    started = {**settings, "train": {**settings["train"], "warm_start": warm}}
+    splits = {name: split_of(words(count), ["w"] * count) for name, count in (("train", images), ("eval", 300))}
+    steps = suggested(read(), settings=started, splits=splits)
+    assert any("htr label" in step and f"than {images}" in step for step in steps) == label
 
 
 def test_a_base_that_training_made_worse():
