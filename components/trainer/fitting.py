@@ -257,7 +257,7 @@ class Fitting:
         self.weights.assign([share * a + (1.0 - share) * b if b.dtype.kind == "f" else b for a, b in pairs])
         found = self.validate()
         told = f"  {found.rate:.4f} with a share of {share:g} of the start's weights"
-        # With a handful of images, the lowest of a hundred epochs is luck: what beats the epoch that is kept is no worse.
+        # With few images the lowest of a hundred epochs is luck: what beats the epoch that is kept is no worse.
         if found.rate <= self.best_cer or self._is_kept(found):
             self.best_cer, self._best_collapse = found.rate, found.collapse
         else:

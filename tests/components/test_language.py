@@ -34,6 +34,15 @@ def seen(label, doubt, random):
     return Recorded(np.log(probabilities).astype(np.float32), label)
 
 
+def tempting(label):
+    """What a network sees that reads each q rightly, but might as well read n."""
+    recorded = seen(label, 0.0, np.random.default_rng(0))
+    probabilities = np.exp(recorded.log_probs)
+    for frame in np.flatnonzero(probabilities[:, ALPHABET.encode("q")[0]] > 0.5):
+        probabilities[frame, ALPHABET.encode("qn")] = 0.5, 0.45
+    return Recorded(np.log(probabilities), label)
+
+
 def images(labels, doubt=0.15, seed=0):
     random = np.random.default_rng(seed)
     return [seen(label, doubt, random) for label in labels]
@@ -76,9 +85,11 @@ def test_it_is_left_out_where_it_does_not_help_by_more_than_chance(validation):
 @pytest.mark.parametrize(("validation", "weight"), [
     (images(NAMES * 12), 0.35),  # helps, as well as any
     (images(NAMES[:2], doubt=0.3), 0.35),  # better, but too few to be sure
-    (images(NAMES, doubt=0.0), None),  # read without an error
+    (images(NAMES, doubt=0.0), 0.35),  # read without an error, but too few to tell
+    (images(NAMES * 12, doubt=0.0), None),  # read without an error
+    ([tempting(label) for label in ("anqa", "haqna", "johaqna")] * 4, None),  # surely worse
     ([], None),
-], ids=["helps", "few", "perfect", "none"])  # fmt: skip
+], ids=["helps", "few", "few and perfect", "perfect", "few and worse", "none"])  # fmt: skip
 def test_the_weight_of_the_base_is_taken_unless_validation_contradicts(validation, weight):
     base = LanguageModel(ngrams.count(NAMES, ALPHABET, 2), 0.35, 0.5, 1.75)
     found, facts = learn(NAMES * 20, ALPHABET, validation, LanguageConfig(), base)
