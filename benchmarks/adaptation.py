@@ -97,11 +97,11 @@ def adapt(config: Config, splits: Mapping[str, Sequence[Sample]], unlabelled: Se
     with tempfile.TemporaryDirectory() as folder:
         alphabet, files = write({**splits, "unlabelled": numbered}, config.transform, Path(folder))
         model, minutes = train("recipe", config, files, alphabet)
-        row = f"{minutes:7.1f}  {rates(model, survey(files['eval'], FEATURES, config.transform), alphabet)}"
-        validation, seen, others = (
-            record(model, survey(files[split], FEATURES, config.transform))
-            for split in ("validation", "eval", "unlabelled")
-        )
+        sources = {
+            split: survey(files[split], FEATURES, config.transform) for split in ("validation", "eval", "unlabelled")
+        }
+        row = f"{minutes:7.1f}  {rates(model, sources['eval'], alphabet)}"
+        validation, seen, others = (record(model, source) for source in sources.values())
     labels = [sample.text for sample in splits["train"]]
     knowledge: list[tuple[list[str], LanguageModel | None]] = [([], None)]
     if config.train.warm_start:

@@ -75,6 +75,11 @@ def inspect(data: bytes) -> ImageInfo:
     return info
 
 
+def suffix(data: bytes) -> str:
+    """How the name of a file with a PNG or JPEG ends, without the dot."""
+    return "png" if data.startswith(_PNG[:4]) else "jpg"
+
+
 def _info(format_: str, width: int, height: int, orientation: int = 1, plain: bool = False) -> ImageInfo:
     if orientation >= 5:
         width, height = height, width

@@ -17,6 +17,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
+from htr_client.headers import suffix
+
 FIELDS = ("filename", "text", "confidence", "model", "model_version", "time", "source", "request_id")
 
 _logger = logging.getLogger("htr_client")
@@ -165,8 +167,7 @@ class RequestLog:
                 self._failed += 1
 
     def _append(self, name: str, number: int, record: _Record) -> None:
-        suffix = "png" if record.image.startswith(b"\x89PNG") else "jpg"
-        image = Path("pictures") / f"{name}-{number:06d}.{suffix}"
+        image = Path("pictures") / f"{name}-{number:06d}.{suffix(record.image)}"
         (self.folder / "pictures").mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(self.folder / image, "xb", opener=_private) as file:
             file.write(record.image)

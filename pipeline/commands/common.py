@@ -142,6 +142,22 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
         raise CommandError(f"{option}{error}", USAGE if option else ERROR) from error
 
 
+def check_local(option: str, path: str) -> None:
+    """Checks that a model lies on this machine, as TensorFlow needs it.
+
+    Args:
+        option: that names it.
+        path: of the version.
+
+    Raises:
+        CommandError: it is in a bucket.
+    """
+    from components.common import storage
+
+    if storage.is_remote(path):
+        raise CommandError(f"{path} is in a bucket: copy it to this machine and name it with {option}.", USAGE)
+
+
 def pushed_line_finder(config: Config, directory: str | None) -> str | None:
     """As `pipeline.reading.pushed_line_finder`, for commands.
 

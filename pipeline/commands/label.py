@@ -13,6 +13,7 @@ from pipeline.commands.common import (
     CommandError,
     add_config_arguments,
     add_model_arguments,
+    check_local,
     find_model,
     fraction,
     read_config,
@@ -45,7 +46,6 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _label(arguments: argparse.Namespace) -> int:
-    from components.common import storage
     from components.example_gen.table import DatasetError
     from components.tools.labelling import labelling
     from htr_client import HtrError
@@ -53,8 +53,7 @@ def _label(arguments: argparse.Namespace) -> int:
 
     config = read_config(arguments)
     model = find_model(config, arguments.model, arguments.base)
-    if storage.is_remote(model.path):
-        raise CommandError(f"{model.path} is in a bucket: copy it to this machine and name it with --model.", USAGE)
+    check_local("--model", model.path)
     print(f"note: {model.note}", file=sys.stderr, flush=True)
     counts = labelling.Counts()
     try:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.common import (
     AddCommand,
-    CommandError,
     add_config_arguments,
     add_model_arguments,
+    check_local,
     find_model,
     positive,
     pushed_line_finder,
     read_config,
 )
-from pipeline.exit_codes import USAGE
 
 if TYPE_CHECKING:
     from htr_client.base import DecoderOf
@@ -44,7 +43,6 @@ def _read(arguments: argparse.Namespace) -> int:
 
 
 def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) -> LocalClient:
-    from components.common import storage
     from components.common.console import announced, quiet
     from htr_client.cli import LINE_FORMATS
     from pipeline.reading import base_line_finder
@@ -56,8 +54,7 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
         pushed = pushed_line_finder(config, arguments.line_finder)
         finder = pushed or base_line_finder()
     for option, path in (("--model", model.path), ("--line-finder", finder or "")):
-        if storage.is_remote(path):
-            raise CommandError(f"{path} is in a bucket: copy it to this machine and name it with {option}.", USAGE)
+        check_local(option, path)
     print(f"note: {model.note}", file=sys.stderr, flush=True)
     if pushed and not arguments.line_finder:
         print(f"note: The line finder is {pushed}", file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.table import plain, read_rows
 from htr_client import Transcription
 from htr_client.errors import ImageError
+from htr_client.headers import suffix
 from htr_client.image_files import pack
 
 LABELS_FILE, IMAGES_FOLDER = "labels.csv", "images"
@@ -119,8 +120,7 @@ def write(answers: Iterable[Transcription], folder: str, above: float, counts: C
             writer.writerow(FIELDS)
             for answer, image in _believed(answers, above, counts):
                 counts.labelled += 1
-                suffix = "png" if image.startswith(b"\x89PNG") else "jpg"
-                name = f"{IMAGES_FOLDER}/{counts.labelled:06d}.{suffix}"
+                name = f"{IMAGES_FOLDER}/{counts.labelled:06d}.{suffix(image)}"
                 (unfinished / name).write_bytes(image)
                 confidence, source = f"{answer.confidence:.4f}", plain(answer.source or "")
                 # An error rate that is measured on a model's own texts would say nothing.

@@ -23,6 +23,7 @@ from components.example_gen.table import plain, read_rows
 from components.tools.drift.profiles import CONFIDENCE, columns
 from htr_client import Transcription
 from htr_client.errors import ImageError
+from htr_client.headers import suffix
 from htr_client.image_files import pack
 
 LABELS_FILE, PAGE_FILE, IMAGES_FOLDER = "labels.csv", "review.html", "pictures"
@@ -149,8 +150,7 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str
     (target / IMAGES_FOLDER).mkdir(parents=True)
     lines = []
     for number, doubt in enumerate(rows, 1):
-        suffix = "png" if doubt.image.startswith(b"\x89PNG") else "jpg"
-        name = f"{IMAGES_FOLDER}/{number:05d}.{suffix}"
+        name = f"{IMAGES_FOLDER}/{number:05d}.{suffix(doubt.image)}"
         (target / name).write_bytes(doubt.image)
         # Images that were chosen because they are hard would shift every figure that is measured on them.
         values = (name, doubt.guess, "train", doubt.guess, f"{doubt.confidence:.4f}", doubt.model_version, doubt.source)
