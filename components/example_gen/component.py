@@ -111,6 +111,8 @@ class _Examine(beam.DoFn):
                 continue
             if result.mend:
                 self._counts[f"mended/{result.mend}"] += 1
+            if result.by_model:
+                self._counts[f"by_model/{result.split}"] += 1
             records[result.split].append(encode(result))
             size += len(result.image)
             if size > _BYTES:
@@ -242,7 +244,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 def _nested(counter: collections.Counter, known: dict[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = {"accepted": dict.fromkeys(SPLITS, 0), "rejected": {}, "mended": {}}
+    result: dict[str, Any] = {"accepted": dict.fromkeys(SPLITS, 0), "rejected": {}, "mended": {}, "by_model": {}}
     for key, count in counter.items():
         outcome, name = key.split("/")
         result[outcome][name] = count
@@ -253,8 +255,8 @@ def read_counts(quarantine_uri: str) -> dict[str, Any]:
     """Reads the counts of a Quarantine artifact.
 
     Returns:
-        `accepted` by split, `rejected` by reason, `mended` by key of `images.MENDS`, `left_out` by `data.limit`,
-        `split_by_writer`, and sentences: `notes` and `problems`.
+        `accepted` by split, `rejected` by reason, `mended` by key of `images.MENDS`, `by_model` by split (accepted rows
+        whose text a model wrote), `left_out` by `data.limit`, `split_by_writer`, and sentences: `notes` and `problems`.
     """
     with fileio.open(os.path.join(quarantine_uri, COUNTS_FILE)) as file:
         return json.loads(file.read())

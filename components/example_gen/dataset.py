@@ -45,6 +45,7 @@ class Sample(NamedTuple):
         width, height: pixels of the image.
         statistics: numbers that describe the image, by name (see `describe`).
         mend: how the image was found whose name the row does not give exactly, key of `images.MENDS`; else empty.
+        by_model: whether a model wrote the text, see `htr label`.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Sample(NamedTuple):
     height: int
     statistics: dict[str, float]
     mend: str = ""
+    by_model: bool = False
 
 
 def examine_all(data: DataConfig, transform: TransformConfig) -> Iterator[Sample | Reject]:
@@ -168,7 +170,7 @@ def _accept(
     sample = Sample(
         id=id_, source=table.source, image=encoded, text=label, writer=writer,
         split=splits.assign(fields.named, writer, key, table.root, data), width=width, height=height,
-        statistics=statistics, mend=fields.mend,
+        statistics=statistics, mend=fields.mend, by_model=bool(row.labelling_model),
     )  # fmt: skip
     return sample, grey
 

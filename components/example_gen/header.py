@@ -18,6 +18,7 @@ IMAGE_COLUMNS = ("filename", "file_name", "image", "image_path", "path", "file",
                  "image_name", "image_file", "image_filename", "img_path", "img_name", "image_id")  # fmt: skip
 TEXT_COLUMNS = ("text", "label", "identity", "transcription", "word", "words", "ground_truth", "transcript", "gt",
                 "gt_text", "sentence")  # fmt: skip
+LABELLING_MODEL = "labelling_model"  # column of `htr label`: the version that wrote the text
 DELIMITERS = ",;\t|"
 NONE = "none"  # as the name of a column in the configuration: there is no such column
 _BLANK = ' \t\r\n\f\v"' + DELIMITERS  # what Excel leaves of an empty row, too
@@ -104,6 +105,7 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
         split=optional(config.split_column, "split"),
         default_split=next((SPLIT_NAMES[w] for w in words if w in SPLIT_NAMES), None),
         allow_outside=config.allow_outside,
+        labelling_model=known.index(LABELLING_MODEL) if LABELLING_MODEL in known else None,
     )  # fmt: skip
     for setting, name in twice.items():
         raise DatasetError(f"{path} has several columns {name!r}. Rename all but one, or choose another by {setting}.")

@@ -38,6 +38,7 @@ class Table:
         header_line: line of the header, from 1; blank lines and Excel's `sep=` may stand before it.
         names: of the columns.
         image, text, writer, split: positions of the columns; None where there is none.
+        labelling_model: position of the column with the version of the model that wrote the text; None likewise.
         default_split: split that the file's name says, else None.
         allow_outside: whether its images may lie outside of `root`.
     """
@@ -55,6 +56,7 @@ class Table:
     split: int | None
     default_split: str | None
     allow_outside: bool
+    labelling_model: int | None = None
 
     @property
     def columns(self) -> int:
@@ -89,7 +91,15 @@ class Row(NamedTuple):
     @property
     def writer(self) -> str:
         """Who wrote it; empty if unknown."""
-        return self.fields[self.table.writer].strip() if self.table.writer is not None else ""
+        return self._field(self.table.writer)
+
+    @property
+    def labelling_model(self) -> str:
+        """The version of the model that wrote its text; empty for a person's."""
+        return self._field(self.table.labelling_model)
+
+    def _field(self, column: int | None) -> str:
+        return self.fields[column].strip() if column is not None else ""
 
 
 def read_rows(table: Table) -> Iterator[Row]:

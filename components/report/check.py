@@ -81,7 +81,8 @@ def check(
 def _split(rows: Sequence[Seen]) -> dict[str, Any]:
     lengths = [len(s.sample.text) for s in rows]
     return {
-        "samples": len(rows), "writers": len({s.sample.writer for s in rows} - {""}),
+        "samples": len(rows), "by_model": sum(s.sample.by_model for s in rows),
+        "writers": len({s.sample.writer for s in rows} - {""}),
         "labels": len({s.sample.text for s in rows}), "characters": sum(lengths),
         "median_length": statistics.median(lengths) if rows else None, "longest": max(lengths, default=None),
         "median_width": statistics.median([s.sample.width for s in rows]) if rows else None,

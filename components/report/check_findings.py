@@ -7,7 +7,7 @@ from typing import Any
 
 from components.common.words import counted
 from components.report import figures
-from components.report.findings import Findings, some
+from components.report.findings import Findings, add_texts_by_models, some
 from components.report.settings import RunSettings
 from components.trainer import estimate
 from components.transform import geometry
@@ -31,6 +31,7 @@ def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
     for problem in contents["problems"]:
         result.problem("plan", problem)
     _about_splits(contents, result)
+    add_texts_by_models(contents["splits"], result)
     _about_labels(contents, accepted, result)
     _about_characters(contents["characters"], result)
     _about_sizes(contents, accepted, result)
@@ -144,6 +145,7 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
             + (": --set transform.preset=line" if frames["preset"] == "word" else "."),
         )
     training = contents["training"]
+    samples -= sum(split["by_model"] for split in contents["splits"].values())
     if 0 < samples < LITTLE and training["warm"]:
         before, after = estimate.adapted_cer(samples)
         result.note(

@@ -201,6 +201,7 @@ def _data(m: Material) -> dict[str, Any]:
         lengths = split.numbers["text_length"]
         splits[name] = {
             "samples": split.samples,
+            "by_model": m.counts.get("by_model", {}).get(name, 0),
             "writers": len([writer for writer in split.writers if writer]),
             "characters": int(sum(split.characters.values())),
             "distinct_characters": len(split.characters),

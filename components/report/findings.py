@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from components.common.words import counted
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,28 @@ class Findings:
     def sorted(self) -> list[Finding]:
         """All of them, problems before notes."""
         return sorted(self.found, key=lambda finding: finding.severity != "problem")
+
+
+def add_texts_by_models(splits: Mapping[str, Mapping[str, Any]], result: Findings) -> None:
+    """Adds what there is to say about texts that a model wrote instead of a person.
+
+    Args:
+        splits: their `samples`, and how many of these have such texts: `by_model`.
+        result: takes it.
+    """
+    written = {name: split["by_model"] for name, split in splits.items() if split["by_model"]}
+    learnt = written.pop("train", 0)
+    if written:
+        counts = " and ".join(f"{counted(count, 'image')} for {name}" for name, count in written.items())
+        result.problem(
+            "measured_on_a_model",
+            f"A model wrote the texts of {counts} (column labelling_model): how far a model is from people's texts "
+            "cannot be measured on those of another.",
+            "Keep such rows in the split train, as htr label writes them, or correct them and empty that column.",
+        )
+    if learnt:
+        images = counted(splits["train"]["samples"], "training image")
+        result.note("texts_by_a_model", f"A model wrote the texts of {learnt} of {images} (htr label).")
 
 
 def some(names: list[str], most: int = 5) -> str:

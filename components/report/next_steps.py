@@ -39,8 +39,9 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
     yield from _misfits(contents)
     if "suspicious_labels" in kinds and kinds["suspicious_labels"]["severity"] == "problem":
         yield "Correct the suspect labels: the report shows those of the evaluation split, `htr check` all of them."
-    training = contents["data"]["splits"].get("train", {}).get("samples", 0)
-    more = _more(train["epochs"], training)
+    learnt = contents["data"]["splits"].get("train", {"samples": 0, "by_model": 0})
+    labelled = learnt["samples"] - learnt["by_model"]
+    more = _more(train["epochs"], learnt["samples"])
     samples = contents["verdict"]["metrics"]["samples"]
     collapsed = contents["empty"] >= _COLLAPSED * samples > 0
     if collapsed and train["warm_start"]:
@@ -69,14 +70,14 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
         yield f"Train for longer than {counted(epochs, 'epoch')}. For example train.epochs={more}."
     yield from _about_comparison(contents, collapsed)
     yield from _about_bounds(contents)
-    if training < _FEW_TRAINING_IMAGES and train["warm_start"]:
+    if labelled < _FEW_TRAINING_IMAGES and train["warm_start"]:
         yield (
-            f"Label more images than {training}, best by other writers. Images that nobody has labelled help, too, "
+            f"Label more images than {labelled}, best by other writers. Images that nobody has labelled help, too, "
             "once a version is pushed that reads them (gate.max_cer bounds its CER): htr label."
         )
-    elif training < _FEW_TRAINING_IMAGES:
+    elif labelled < _FEW_TRAINING_IMAGES:
         yield (
-            f"Label more images, or start from a model of similar handwriting (train.warm_start=DIR): {training} "
+            f"Label more images, or start from a model of similar handwriting (train.warm_start=DIR): {labelled} "
             "training images are few for a model that starts from nothing."
         )
 

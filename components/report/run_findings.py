@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.report import analysis, figures
-from components.report.findings import Finding, Findings, some
+from components.report.findings import Finding, Findings, add_texts_by_models, some
 from components.report.material import Material, Split
 from components.trainer.outcome import still_falling
 
@@ -25,6 +25,7 @@ def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
     for problem in m.counts.get("problems", []):
         result.problem("data", problem)
     _check_splits(m, result)
+    add_texts_by_models(contents["data"]["splits"], result)
     _check_labels(m, result)
     _check_characters(contents["coverage"], result)
     _check_figures(m, contents, result)

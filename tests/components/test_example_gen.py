@@ -72,8 +72,9 @@ def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
 def test_what_was_decided_for_all_rows_is_counted(tmp_path):
     texts = ["\u05e9\u05dc" if i == 3 else "ab" for i in range(60)]
     folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": text} for i, text in enumerate(texts)])
-    lines = [f"{i},{text},me\n" for i, text in enumerate(texts)]
-    (folder / "labels.csv").write_text("filename,text,writer\n" + "".join(lines), encoding="utf-8")
+    lines = [f"{i},{text},me,{'7' if i % 2 else ''}\n" for i, text in enumerate(texts)]
+    header = "filename,text,writer,labelling_model\n"
+    (folder / "labels.csv").write_text(header + "".join(lines), encoding="utf-8")
     examples, quarantine = standard_artifacts.Examples(), component.Quarantine()
     examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
     context = component.Executor.Context(
@@ -88,6 +89,8 @@ def test_what_was_decided_for_all_rows_is_counted(tmp_path):
     counts = component.read_counts(quarantine.uri)
     assert all(counts["accepted"][split] for split in SPLITS) and sum(counts["accepted"].values()) == 40
     assert counts["left_out"] == 20 and counts["mended"] == {"extension": 40} and not counts["split_by_writer"]
+    examined = list(dataset.examine_all(data, TransformConfig()))
+    assert counts["by_model"] == Counter(sample.split for sample in examined if int(sample.id[5:-4]) % 2)
     notes = " ".join(counts["notes"])
     assert "data.limit=40 leaves out 20 of 60 rows" in notes and "images are split one by one" in notes
     assert "Found by adding the extension that the row leaves out (0 for 0.jpg): 40 images." in notes

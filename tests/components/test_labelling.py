@@ -75,10 +75,11 @@ def test_every_image_is_accounted_for(names, tmp_path, capsys):
 
 
 def test_they_stay_in_training(names, read):
-    splits = {}
+    splits, by_model = {}, {}
     for sample in dataset.examine_all(DataConfig(paths=[str(names), str(read)]), TransformConfig()):
         splits.setdefault(sample.source, set()).add(sample.split)
-    assert splits == {"names": set(SPLITS), "read": {"train"}}
+        by_model.setdefault(sample.source, set()).add(sample.by_model)
+    assert splits == {"names": set(SPLITS), "read": {"train"}} and by_model == {"names": {False}, "read": {True}}
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,20 @@ def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
     assert "starting from nothing" in out and "Problem: 200 labels are too few" in out
 
 
+def test_texts_by_a_model_count_for_themselves(changed, capsys):
+    def by_row(rows):
+        for number, row in enumerate(rows):
+            row |= {"split": "val" if number < 20 else "eval" if number < 40 else "train"}
+            row |= {"labelling_model": "7" if number < 2 or number >= 340 else ""}
+
+    folder = changed(by_row)
+    out = " ".join(looked(folder, capsys, "--set", "train.warm_start=none").split())
+    assert "Problem: A model wrote the texts of 2 images for validation (column labelling_model)" in out
+    rows = len((folder / "written_name.csv").read_text(encoding="utf-8").splitlines()) - 1
+    assert f"Note: A model wrote the texts of {rows - 340} of {rows - 40} training images (htr label)" in out
+    assert "Note: 338 labels are little to learn from" in out
+
+
 def test_the_page_does_not_advise_to_make_it(changed, tmp_path, capsys):
     def repeat(rows):
         return [*rows, rows[0]]

@@ -190,6 +190,18 @@ def test_what_the_data_step_has_decided_is_on_the_page():
     assert "leaked_writers" in {finding["kind"] for finding in together["findings"]}
 
 
+def test_page_and_card_say_what_a_model_has_labelled():
+    counts = {"accepted": {"train": 2000, "validation": 50, "eval": 200}, "rejected": {}, "notes": [],
+              "by_model": {"train": 1800}}  # fmt: skip
+    made = contents.build(material(table(words(200)), counts=counts))
+    told = f"A model wrote the texts of 1800 of {made['data']['splits']['train']['samples']} training images"
+    assert told in report.page(made) and told in card.write(made)
+    counts["by_model"] = {"eval": 7}
+    (finding,) = [f for f in contents.build(material(table(words(200)), counts=counts))["findings"]
+                  if f["kind"] == "measured_on_a_model"]  # fmt: skip
+    assert finding["severity"] == "problem" and "7 images for eval" in finding["text"]
+
+
 def test_page_of_a_run_that_failed_names_the_step():
     html = report.page(None, "2026-01-02T03:04:05", [Step("Transform", "FAILED", 1.0)])
     assert "The run ended at Transform" in html and "Run of 2026-01-02 03:04:05" in html

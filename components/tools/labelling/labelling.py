@@ -16,6 +16,7 @@ from pathlib import Path
 from components.common import storage
 from components.common.folders import made_whole
 from components.example_gen.folders import find_tables
+from components.example_gen.header import LABELLING_MODEL
 from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
@@ -26,7 +27,7 @@ from htr_client.headers import suffix
 from htr_client.image_files import pack
 
 LABELS_FILE, IMAGES_FOLDER = "labels.csv", "images"
-FIELDS = ("filename", "text", "split", "confidence", "model_version", "source")
+FIELDS = ("filename", "text", "split", "confidence", LABELLING_MODEL, "source")
 
 
 class LabellingError(ValueError):
