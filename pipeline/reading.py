@@ -128,11 +128,17 @@ def pushed_line_finder(config: Config, directory: str | None = None) -> str | No
 
 
 def base_line_finder() -> str | None:
-    """Version directory of the line finder that is shipped; None where there is none."""
+    """Version directory of the line finder that is shipped; None where there is none.
+
+    Raises:
+        NoModelError: it is damaged.
+    """
+    if packing.release(packing.LINE_FINDER) is None:
+        return None
     try:
         return packing.unpack(packing.LINE_FINDER)
-    except packing.BaseModelError:
-        return None
+    except packing.BaseModelError as error:
+        raise NoModelError(str(error)) from error
 
 
 def local_client(
@@ -147,7 +153,7 @@ def local_client(
         decoder: how log-probabilities become text; by default as `HtrClient`.
 
     Raises:
-        NoModelError: there is neither.
+        NoModelError: there is neither, or the base line finder is damaged.
     """
     from serving.local import LocalClient
 

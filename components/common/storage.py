@@ -17,6 +17,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -215,7 +216,8 @@ def write(path: str, content: bytes) -> None:
         with _bucket(path) as bucket:
             bucket.pipe_file(path, content)
         return
-    incoming = path if os.path.exists(path) and not os.path.isfile(path) else f"{path}.incoming"
+    # Another name each time: whoever writes the same file at once writes another one.
+    incoming = path if os.path.exists(path) and not os.path.isfile(path) else f"{path}.incoming-{uuid.uuid4().hex[:8]}"
     try:
         with open(incoming, "wb") as file:
             file.write(content)

@@ -172,6 +172,20 @@ def pushed_line_finder(config: Config, directory: str | None) -> str | None:
         raise CommandError(f"--line-finder: {error}", USAGE) from error
 
 
+def base_line_finder() -> str | None:
+    """As `pipeline.reading.base_line_finder`, for commands.
+
+    Raises:
+        CommandError: it is damaged.
+    """
+    from pipeline import reading
+
+    try:
+        return reading.base_line_finder()
+    except reading.NoModelError as error:
+        raise CommandError(str(error)) from error
+
+
 def add_prometheus_argument(command: argparse.ArgumentParser) -> None:
     """Adds the option whose file `write_for_prometheus` writes."""
     text = "also write the figures for the textfile collector of Prometheus' node exporter"

@@ -12,6 +12,7 @@ from pipeline.commands.common import (
     AddCommand,
     add_config_arguments,
     add_model_arguments,
+    base_line_finder,
     check_local,
     find_model,
     positive,
@@ -45,7 +46,6 @@ def _read(arguments: argparse.Namespace) -> int:
 def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) -> LocalClient:
     from components.common.console import announced, quiet
     from htr_client.cli import LINE_FORMATS
-    from pipeline.reading import base_line_finder
 
     config = read_config(arguments)
     model = find_model(config, arguments.model, arguments.base)

@@ -6,7 +6,14 @@ import argparse
 import os
 import sys
 
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, find_model, read_config
+from pipeline.commands.common import (
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    base_line_finder,
+    find_model,
+    read_config,
+)
 from pipeline.exit_codes import ERROR, USAGE
 
 
@@ -63,7 +70,6 @@ def _serve_line_finder(arguments: argparse.Namespace, model_dir: str) -> None:
     """The pushed line finders, or the base one until there is a pushed one."""
     from components.common import storage
     from components.common.versions import in_service
-    from pipeline.reading import base_line_finder
 
     if storage.is_remote(model_dir):
         raise CommandError(f"--pages: {model_dir} is in a bucket, which the embedded server does not read.", USAGE)

@@ -137,6 +137,43 @@ def test_a_connection_that_is_closed_during_a_call(server):
     client.close()
 
 
+def test_an_asynchronous_connection_that_is_closed_during_a_call(server):
+    arrived, go_on = threading.Event(), threading.Event()
+    answer = server.model.predict
+    server.model.predict = lambda *call: arrived.set() or (go_on.wait(10), answer(*call))[1]
+
+    async def one(client):
+        return (await client.transcribe(png("a"))).text
+
+    async def many(client):
+        return [result.text async for result in client.transcribe_many([png("a"), png("b")])]
+
+    async def close(client, _):
+        await client.close()
+
+    async def cancel(_, task):
+        task.cancel()
+
+    async def outcome(call, end):
+        arrived.clear()
+        go_on.clear()
+        async with AsyncHtrClient(server.address) as client:
+            task = asyncio.create_task(call(client))
+            await asyncio.to_thread(arrived.wait, 10)
+            await end(client, task)
+            await asyncio.wait([task], timeout=0.2)  # until it has noticed
+            go_on.set()
+            (result,) = await asyncio.gather(task, return_exceptions=True)
+            assert await one(client) == "a", "by a new connection"
+            return result
+
+    closed = asyncio.run(outcome(one, close))
+    assert isinstance(closed, ServerUnavailable) and "was closed during the call" in str(closed)
+    assert asyncio.run(outcome(many, close)) == ["a", "b"], "many images are sent again, as after any outage"
+    for call in (one, many):
+        assert isinstance(asyncio.run(outcome(call, cancel)), asyncio.CancelledError)
+
+
 @pytest.mark.parametrize("settings", [{"max_message_bytes": -1}, {"max_message_bytes": 2**31}, {"timeout": math.nan}])
 def test_impossible_settings(kind, server, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):

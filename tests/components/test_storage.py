@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -39,6 +40,15 @@ def test_paths_and_addresses():
     assert storage.is_inside("gs://bucket/data/a.png", "gs://bucket/data")
     assert not storage.is_inside("gs://bucket/data2/a.png", "gs://bucket/data")
     assert not storage.is_inside("gs://bucket/data/../a.png", "gs://bucket/data")
+
+
+def test_a_file_is_whole_whoever_writes_it_too(tmp_path):
+    contents = [bytes([number]) * 300_000 for number in range(8)]
+    path = str(tmp_path / "file")
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            list(threads.map(storage.write, [path] * 8, contents))
+            assert storage.read(path) in contents and os.listdir(tmp_path) == ["file"]
 
 
 def test_a_link_out_of_the_folder_is_not_inside(tmp_path):

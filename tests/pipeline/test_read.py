@@ -20,6 +20,7 @@ from pipeline.reading import NoModelError, local_client
 from serving.server import EmbeddedServer
 from tests.components.toy import drawn
 
+SHIPPED = packing.FOLDER
 WORDS = ["ab", "ba", "cab", "abc", "bca"]  # without two equal letters in a row, where a quick training fails
 
 
@@ -109,6 +110,13 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(images, workspace, base
     assert code == cli.USAGE and "--base: There is no base model for transform.preset=word" in err
     code, _, err = run(capfd, "read", tmp_path / "no*.png")
     assert code == cli.USAGE and "no file matches" in err
+    shutil.copytree(SHIPPED / packing.LINE_FINDER, base_models / packing.LINE_FINDER)
+    os.truncate(base_models / packing.LINE_FINDER / "weights.npz", 1000)
+    for command in (["read", image], ["serve", "--pages"]):
+        code, _, err = run(capfd, *command, "--workspace", workspace)
+        assert code == cli.ERROR and f"{base_models}/{packing.LINE_FINDER} is damaged" in err and "install htr" in err
+    with pytest.raises(NoModelError, match="is damaged"):
+        local_client(str(workspace))
     [version] = (workspace / "serving_model" / "htr").glob("[0-9]*[0-9]")
     version.rename(version.with_name(f".withdrawn-{version.name}"))
     code, _, err = run(capfd, "read", image, "--workspace", workspace)
