@@ -3,8 +3,7 @@
 import pytest
 
 from components.trainer.input_pipeline import batches, divisible, plain_batches
-from tests.components.test_training import source_of
-from tests.components.toy import LINE, TRAIN, write_transformed
+from tests.components.toy import LINE, TRAIN, source_of, write_transformed
 
 
 @pytest.fixture(scope="module")

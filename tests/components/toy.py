@@ -4,11 +4,13 @@
 """
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -16,6 +18,9 @@ import numpy as np
 from components.trainer.settings import ModelConfig, TrainConfig
 from components.transform.settings import TransformConfig
 from tests.conftest import encode
+
+if TYPE_CHECKING:
+    from components.trainer.input_pipeline import Source
 
 SMALL = ModelConfig(filters=[8, 16, 16], recurrent_units=24, recurrent_layers=1, dropout=0)
 TRAIN = TrainConfig(epochs=12, batch_size=8, learning_rate=0.004, augment=0, patience=12)
@@ -68,6 +73,23 @@ def write_transformed(folder: Path, words: Sequence[str], transform: TransformCo
         for row in data:
             writer.write(coder.encode(row))
     return folder
+
+
+def source_of(folder: Path, transform: TransformConfig | None = None) -> "Source":
+    """What training knows of the images in such a folder."""
+    import tensorflow_transform as tft
+
+    from components.trainer.input_pipeline import survey
+
+    spec = tft.TFTransformOutput(str(folder / "tft")).transformed_feature_spec()
+    return survey([str(folder / "train.gz")], spec, transform or TransformConfig())
+
+
+def start(json_file: Path, **environment: str) -> subprocess.Popen:
+    """This module as a process, whose output is `json_file` with `.log` behind it."""
+    command = [sys.executable, "-m", "tests.components.toy", str(json_file)]
+    log = open(f"{json_file}.log", "w")  # noqa: SIM115
+    return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
 
 
 def arguments(data: Path, out: Path, train: TrainConfig, transform: TransformConfig) -> dict[str, Any]:

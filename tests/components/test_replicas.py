@@ -1,0 +1,100 @@
+"""Several replicas and several workers train one model: no row is lost, none waits for another."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.common.metrics import count_errors
+from components.trainer import training
+from components.trainer.input_pipeline import divisible
+from components.transform.settings import TransformConfig
+from tests.components.toy import TRAIN, WORDS, arguments, drawn, source_of, start
+
+WORD = TransformConfig()
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 8])
+def test_each_replica_gets_as_many_rows_and_none_is_lost(replicas):
+    for rows in range(1, 18):
+        column = tf.range(rows)
+        batch = ({"images": column[:, tf.newaxis], "widths": column}, column[:, tf.newaxis])
+        ((inputs, labels),) = divisible(tf.data.Dataset.from_tensors(batch), replicas)
+        seen = inputs["widths"].numpy()
+        assert len(seen) % replicas == 0 and len(seen) - rows < replicas
+        np.testing.assert_array_equal(seen[:rows], range(rows))
+        assert set(seen) == set(range(rows))
+        np.testing.assert_array_equal(inputs["images"][:, 0], seen)
+        np.testing.assert_array_equal(labels[:, 0], seen)
+
+
+REPLICAS = """
+import json
+import sys
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+folder, replicas, batch_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas
+)
+from components.trainer.fitting import Fitting
+from components.trainer.model import build
+from tests.components.toy import SMALL, TRAIN, source_of
+
+train = TRAIN.model_copy(update={"epochs": 2, "batch_size": batch_size})
+strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+keras.utils.set_random_seed(train.seed)
+with strategy.scope():
+    model = build(SMALL, 4, 32)
+source = source_of(folder)
+fitting = Fitting(model, source, source, ["a", "b", "c"], train, strategy=strategy)
+fitting.run()
+print(json.dumps({"done": fitting.done, "losses": [epoch["loss"] for epoch in fitting.history]}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("replicas", "batch_size", "left"), [(2, 191, 1), (3, 188, 4)])
+def test_replicas_train_also_on_a_batch_that_has_no_row_for_one_of_them(toy, replicas, batch_size, left):
+    source = source_of(toy)
+    assert source.samples % batch_size == left
+    command = [sys.executable, "-c", REPLICAS, str(toy), str(replicas), str(batch_size)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout.splitlines()[-1])
+    assert found["done"] == 2 * source.steps(batch_size)
+    assert len(found["losses"]) == 2 and np.isfinite(found["losses"]).all()
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.mark.slow
+def test_two_workers_train_one_model(toy, tmp_path):
+    train = TRAIN.model_copy(update={"epochs": 10, "learning_rate": 0.006})
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    processes = []
+    for index in range(2):
+        file = tmp_path / f"worker{index}.json"
+        file.write_text(json.dumps(arguments(toy, tmp_path / "out", train, WORD)))
+        task = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        processes.append(start(file, TF_CONFIG=task))
+    assert [process.wait(timeout=240) for process in processes] == [0, 0], (tmp_path / "worker0.json.log").read_text()
+    assert "2 replicas" in (tmp_path / "worker0.json.log").read_text()
+    history = json.loads((tmp_path / "out" / "run" / training.HISTORY_FILE).read_text())
+    assert history[-1]["validation_cer"] < 0.1
+    loaded = tf.saved_model.load(str(tmp_path / "out" / "model"))
+    answer = loaded.signatures["transcribe"](image_bytes=tf.constant([drawn(w, 500) for w in WORDS]))
+    assert count_errors(WORDS, [t.decode() for t in answer["text"].numpy()]).rate < 0.15
