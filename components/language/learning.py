@@ -72,7 +72,8 @@ def learn(
     found = _small_enough(kept, alphabet, config)
     facts = {
         "order": config.order, "least_labels": config.least_labels, "texts": len(kept), "texts_left_out": left_out,
-        "ngrams": len(found), "bytes": 0, "weight": 0.0, "validation_images": len(validation),
+        "ngrams": len(found), "bytes": 0, "weight": 0.0, "trusts_base": False,
+        "validation_images": len(validation),
     }  # fmt: skip
     lengths = [len(recorded.label) for recorded in validation]
     if not sum(lengths):
@@ -93,6 +94,7 @@ def learn(
         temperature = _temperature(model, alphabet, validation)
     elif base is not None and chosen == usual and len(found) > 1 and _may_help(before, tried[chosen], lengths):
         temperature = base.temperature
+        facts["trusts_base"] = True
     else:
         return Learnt(None, facts)
     model = model.weighed(model.weight, model.length_bonus, temperature)

@@ -94,6 +94,7 @@ def test_the_weight_of_the_base_is_taken_unless_validation_contradicts(validatio
     base = LanguageModel(ngrams.count(NAMES, ALPHABET, 2), 0.35, 0.5, 1.75)
     found, facts = learn(NAMES * 20, ALPHABET, validation, LanguageConfig(), base)
     assert (found.weight if found else None) == weight and facts["weight"] == (weight or 0)
+    assert facts["trusts_base"] == (weight is not None and len(validation) < 12 * len(NAMES))
     if len(validation) == 2:
         assert found.temperature == 1.75, "two images tell no temperature"
     empty = learn(NAMES * 20, ALPHABET, validation, LanguageConfig(max_megabytes=1e-5), base).model

@@ -106,6 +106,10 @@ def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
         "Weight 0.4",
     ):
         assert told in html, told
+    assert "chosen on 50 validation images" in html and "that of the base model's" not in html
+    assert "that of the base model's: of 50 validation" in report.page(
+        with_language_model({**FACTS, "trusts_base": True})
+    )
     assert "with the version's language model" in text and "9.23 %" in text
     assert "a name that stands in several labels can be put together" in text and "`language.enabled=false`" in text
     assert json.loads(json.dumps(contents.metrics(built)))["language_model"]["weight"] == 0.4
