@@ -1,6 +1,7 @@
 """What is suggested for a model that is not blessed: the cause that the report knows of comes first."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -118,6 +119,24 @@ def test_a_wide_interval(bound, wide):
     predictions = read(60, rate=0.08)
     steps = suggested(predictions, Config(gate={"max_cer": bound}))
     assert any("the interval is wide with 60 images" in step for step in steps) == wide
+
+
+BOUND = Failure("cer", "all", 0.21, 0.1, "bound")
+
+
+@pytest.mark.parametrize(
+    ("before", "failures", "told"),
+    [(0.4, [BOUND], True), (0.2, [BOUND], False), (None, [BOUND], False), (0.4, [BOUND, *CHANGE], False)],
+    ids=["better", "no better", "alone", "worse than allowed"],
+)
+def test_a_bound_that_keeps_what_is_better_out_can_ask_for_less(before, failures, told):
+    predictions = read(300, rate=0.2, baseline_rate=before)
+    steps = suggested(predictions, Config(gate={"max_cer": 0.1}), failures=failures)
+    (found,) = [step for step in steps if step.startswith("It reads better than")] or [None]
+    assert (found is not None) == told
+    if found:
+        value = float(re.fullmatch(r".*gate\.max_cer=([\d.]+)\.", found).group(1))
+        assert material(predictions).verdict.metrics["cer_high"] <= value <= 0.3
 
 
 def test_slices_few_images_and_nothing_at_all():
