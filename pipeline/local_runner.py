@@ -18,8 +18,9 @@ from tfx.dsl.compiler import constants
 from tfx.orchestration import metadata
 from tfx.orchestration.portable import runtime_parameter_utils, tfx_runner
 
-from components.common.ahead import NETWORK_THREADS, usable_cores
+from components.common.ahead import NETWORK_THREADS
 from components.common.console import announced, console
+from components.common.cores import usable_cores
 from components.report import summary
 from components.serving_check import early
 from pipeline import imports, steps

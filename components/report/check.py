@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.common.ahead import usable_cores
+from components.common.cores import usable_cores
 from components.common.words import counted
 from components.example_gen.images import mend_notes, resolve_image
 from components.example_gen.plan import Plan

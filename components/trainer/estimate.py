@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from components.common.ahead import usable_cores
+from components.common.cores import usable_cores
 from components.trainer.schedule import epochs_for
 from components.trainer.settings import TrainConfig
 

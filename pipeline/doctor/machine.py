@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.common.cores import usable_cores
 from components.trainer import devices
 from serving.precision import BFLOAT16_INSTRUCTIONS
 
@@ -59,7 +59,7 @@ def processor(root: Path = ROOT) -> tuple[str, dict[str, bool]]:
 def cores(root: Path = ROOT) -> tuple[int, float | None]:
     """Cores that this process may use, and how many the cgroup allows it to fill; None where it sets no limit."""
     limits = [limit for folder in _cgroups(root) if (limit := _core_limit(folder)) is not None]
-    return len(os.sched_getaffinity(0)), min(limits, default=None)
+    return usable_cores(), min(limits, default=None)
 
 
 def memory(root: Path = ROOT) -> tuple[int, int, int | None]:
