@@ -25,6 +25,7 @@ from components.common.versions import in_service
 from components.example_gen.examples import records
 from components.tools.rendered_text.dataset import write_dataset
 from components.tools.rendered_text.texts import draw_texts, with_every_character
+from components.tools.word_cutting.cutting import write_words
 from pipeline import cli
 
 LONGEST_ASPECT = 24.0  # of rendered images: what the preset `line` holds (1600 x 64)
@@ -58,12 +59,15 @@ class Real:
         credit: whom to attribute, with the licence.
         share: part of the rows that is used; few hands in many long lines would cost more time than they are worth.
         part: which of these parts, counted from 0: another round can take other rows.
+        words: whether the words of its lines are cut out, by a model for lines: that of the round before, for another
+            preset the base model that is shipped.
     """
 
     name: str
     credit: str
     share: float = 1.0
     part: int = 0
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,13 +100,9 @@ _FRENCH = (
 _FRENCH_2, _FRENCH_3 = (
     tuple(replace(real, part=part) if real.share < 1.0 else real for real in _FRENCH) for part in (1, 2)
 )
+_FRENCH_WORDS = tuple(replace(real, words=True) for real in _FRENCH)
 
 RECIPES: dict[str, Sequence[Round]] = {
-    "word": [
-        Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24),
-        Round([Rendered("rendered-short-words-2", 3000, 14, 203, least=4)], [_DHSD], 14, learning_rate=1.5e-3),
-        Round([Rendered("rendered-short-words-3", 3000, 14, 303, least=4)], [_DHSD], 16, learning_rate=2e-3),
-    ],
     "line": [
         Round(
             [Rendered("rendered-words", 8000, 22, 101), Rendered("rendered-lines", 3500, 60, 102)],
@@ -136,8 +136,19 @@ RECIPES: dict[str, Sequence[Round]] = {
             start_share=0.5,
         ),
     ],
+    "word": [
+        Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24),
+        Round([Rendered("rendered-short-words-2", 3000, 14, 203, least=4)], [_DHSD], 14, learning_rate=1.5e-3),
+        Round([Rendered("rendered-short-words-3", 3000, 14, 303, least=4)], [_DHSD], 16, learning_rate=2e-3),
+        Round(
+            [Rendered("rendered-short-words-4", 6000, 14, 403, least=4)],
+            [_DHSD, *_FRENCH_WORDS],
+            20,
+            learning_rate=2e-3,
+        ),
+    ],
 }
-"""What the base model of each preset is trained on, and how long."""
+"""What the base model of each preset is trained on, and how long; lines first, whose model cuts out words."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,15 +187,28 @@ def _render(rendered: Rendered, base: Path) -> Path:
     return folder
 
 
-def _choose(real: Real, data: Path, base: Path) -> Path:
-    """The folder of a real set, or one with the chosen part of its rows: the same rows each time."""
+def _choose(real: Real, data: Path, base: Path, reader: str | None) -> Path:
+    """The folder of a real set, or one with the chosen part of its rows, the same rows each time, or with their words.
+
+    Args:
+        real: the set.
+        data: folder of all of them.
+        base: for what is made.
+        reader: version that finds the words of a line; None for the base model that is shipped.
+    """
     source = data / real.name
-    if real.share == 1.0:
+    if real.share == 1.0 and not real.words:
         return source
-    folder = base / (f"{real.name}-{real.part + 1}" if real.part else real.name)
+    name = f"{real.name}-{real.part + 1}" if real.part else real.name
+    folder = base / (f"{name}-words" if real.words else name)
     if folder.exists():
         return folder
     rows = [row for row in _rows(source) if int(_draw(row["filename"]) / real.share) == real.part]
+    if real.words:
+        with announced(f"Cutting words out of {len(rows)} lines ({real.name})"), made_whole(folder) as target:
+            written, unsure = write_words(rows, source, reader or packing.unpack("line"), target, seed=real.part)
+        console().print(f"{folder}: {written} words; {unsure} left out, which the model does not find in their lines")
+        return folder
     with made_whole(folder) as target:
         (target / "images").mkdir(parents=True)
         for row in rows:
@@ -231,8 +255,9 @@ def _train(
     texts = workspace.with_suffix(".txt")
     _write_texts(earlier, given.folder, texts)
     folders = [_render(rendered, given.folder) for rendered in one.rendered]
-    folders += [_choose(real, given.data, given.folder) for real in one.real]
-    credits = "; ".join(real.credit for real in one.real)
+    reader = start if preset == "line" else None
+    folders += [_choose(real, given.data, given.folder, reader) for real in one.real]
+    credits = "; ".join(dict.fromkeys(real.credit for real in one.real))
     settings = {
         "workspace": str(workspace),
         "data": {"paths": [str(folder) for folder in folders]},

@@ -1,0 +1,189 @@
+"""Words cut out of labelled lines: images of words by hands of which there are only lines.
+
+Where a word stands in its line is what a model that reads lines says of the label: the most probable CTC alignment. Two
+words are parted in the column with the least ink between them.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from components.recogniser.model import ExportedModel
+from htr_client.decoding import align
+from htr_client.image_files import load
+from htr_client.spans import pixel_spans
+from htr_client.suspicion import look
+
+SURE = 0.5
+"""Mean probability of a word's characters from which on it is cut out: below, label and image hardly agree."""
+_BATCH = 16  # lines
+_TOGETHER = 0.25  # share of the words that stay with the next one: the preset `word` reads short phrases, too
+_LONGEST = 5.0  # width over height of two words that stay together
+_CLOSELY = 0.5  # share of the images that are cut down to their own strokes
+_MARGIN = 3  # pixels around these
+
+
+class Character(NamedTuple):
+    """A character of a label in its line.
+
+    Attributes:
+        text: of the character.
+        probability: that it is there, in the frame where it is most probable.
+        span: left and right edge, pixels.
+    """
+
+    text: str
+    probability: float
+    span: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word or two, cut out of a line.
+
+    Attributes:
+        image: grey, uint8 [height, width].
+        text: as the label has it.
+        sure: mean probability of its characters.
+    """
+
+    image: np.ndarray
+    text: str
+    sure: float
+
+
+def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, target: Path, seed: int) -> tuple[int, int]:
+    """Writes a dataset of words: `labels.csv` with filename, text and writer, and `images/`, grey PNG.
+
+    Some words stay with the next one, and some images are cut down to their own strokes: whoever brings words has
+    both kinds. Lines with characters that the model cannot write, or with too many for their width, give none.
+
+    Args:
+        rows: of the table of `lines`, with filename, text and writer.
+        lines: folder of the lines.
+        model: version directory of a model that reads lines.
+        target: new folder.
+        seed: of what is drawn.
+
+    Returns:
+        How many images were written, and how many were left out since the model does not find the text in them.
+    """
+    reader = ExportedModel(model)
+    (target / "images").mkdir(parents=True)
+    written = unsure = 0
+    rng = np.random.default_rng(seed)
+    with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["filename", "text", "writer"])
+        # Lines of about one length together: a batch is as wide as its widest.
+        ordered = sorted(rows, key=lambda row: os.path.getsize(lines / row["filename"]))
+        for start in range(0, len(ordered), _BATCH):
+            batch = ordered[start : start + _BATCH]
+            images = [(lines / row["filename"]).read_bytes() for row in batch]
+            found = _read(reader, images, [row["text"] for row in batch])
+            for row, words in zip(batch, found, strict=True):
+                for word in _drawn(words, rng):
+                    if word.sure < SURE:
+                        unsure += 1
+                        continue
+                    image = cut_closely(word.image) if rng.random() < _CLOSELY else word.image
+                    written += 1
+                    name = f"images/{written:06d}.png"
+                    cv2.imwrite(str(target / name), image)
+                    table.writerow([name, word.text, row["writer"]])
+    return written, unsure
+
+
+def _read(model: ExportedModel, images: list[bytes], texts: list[str]) -> Iterator[list[Word]]:
+    log_probs, frames = model.log_probs(images)
+    labels = [model.alphabet.encode(text, skip_unknown=True) for text in texts]
+    aligned = align(log_probs, frames, labels)
+    for image, text, label, runs, valid in zip(images, texts, labels, aligned, frames.tolist(), strict=True):
+        if not runs or len(label) != len(text):
+            yield []
+            continue
+        line = load(image)
+        spans = pixel_spans([run for run, _ in runs], valid, line.shape[1], look(line).ink)
+        characters = [Character(c, p, span) for c, (_, p), span in zip(text, runs, spans, strict=True)]
+        yield list(cut(line, characters))
+
+
+def cut(line: np.ndarray, characters: Sequence[Character]) -> Iterator[Word]:
+    """The words of one line, from left to right; together they are the line, without its empty ends.
+
+    Args:
+        line: grey, uint8 [height, width], dark ink.
+        characters: of the label, which neither begins nor ends with a space, nor has two in a row.
+
+    Yields:
+        Each word, up to the columns where it parts from its neighbours.
+    """
+    columns = cv2.blur(_ink(line).sum(axis=0, dtype=np.float32)[None], (3, 1))[0]
+    inked = np.flatnonzero(columns)
+    if not inked.size:
+        return
+    spaces = [place for place, character in enumerate(characters) if character.text == " "]
+    middles = [sum(character.span) / 2 for character in characters]
+    partings = [_parting(columns, middles[place - 1], middles[place + 1]) for place in spaces]
+    edges = [max(int(inked[0]) - _MARGIN, 0), *partings, min(int(inked[-1]) + 1 + _MARGIN, line.shape[1])]
+    starts, ends = [0, *(place + 1 for place in spaces)], [*spaces, len(characters)]
+    for start, end, left, right in zip(starts, ends, edges[:-1], edges[1:], strict=True):
+        if right > left:
+            own = characters[start:end]
+            sure = float(np.mean([character.probability for character in own]))
+            yield Word(line[:, left:right], "".join(character.text for character in own), sure)
+
+
+def _parting(columns: np.ndarray, before: float, after: float) -> int:
+    """The column with the least ink between the middles of two characters; of several that in the middle."""
+    start = min(int(before), len(columns) - 1)
+    between = columns[start : max(int(np.ceil(after)), start + 1)]
+    least = np.flatnonzero(between <= between.min() + 1e-6)
+    return start + int(least[len(least) // 2])
+
+
+def _drawn(words: Sequence[Word], rng: np.random.Generator) -> Iterator[Word]:
+    """Words, some of them with the next one."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if rest and rng.random() < _TOGETHER:
+            joined = np.hstack([word.image, rest[0].image])
+            if joined.shape[1] <= _LONGEST * joined.shape[0]:
+                other = rest.pop(0)
+                word = Word(joined, f"{word.text} {other.text}", min(word.sure, other.sure))
+        yield word
+
+
+def cut_closely(word: np.ndarray) -> np.ndarray:
+    """Cuts a word down to the strokes that reach into the middle of the line: others hang in from the lines around.
+
+    Args:
+        word: grey, uint8 [height, width], dark ink.
+
+    Returns:
+        The part with these strokes; all of it where there are none.
+    """
+    count, _, boxes, _ = cv2.connectedComponentsWithStats(_ink(word), connectivity=8)
+    height, width = word.shape
+    lefts, tops, widths, heights, areas = boxes[1:].T  # the first one is the paper
+    rights, bottoms = lefts + widths, tops + heights
+    own = (areas > 3) & (tops < 0.7 * height) & (bottoms > 0.3 * height)
+    if count < 2 or not own.any():
+        return word
+    top, bottom = max(tops[own].min() - _MARGIN, 0), min(bottoms[own].max() + _MARGIN, height)
+    left, right = max(lefts[own].min() - _MARGIN, 0), min(rights[own].max() + _MARGIN, width)
+    return word[top:bottom, left:right]
+
+
+def _ink(image: np.ndarray) -> np.ndarray:
+    """1 where there is ink, else 0; threshold by Otsu's method."""
+    return cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)[1]
