@@ -187,7 +187,7 @@ def _render(rendered: Rendered, base: Path) -> Path:
     return folder
 
 
-def _choose(real: Real, data: Path, base: Path, reader: str | None) -> Path:
+def _choose(real: Real, data: Path, base: Path, reader: str | None = None) -> Path:
     """The folder of a real set, or one with the chosen part of its rows, the same rows each time, or with their words.
 
     Args:
