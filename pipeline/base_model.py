@@ -57,10 +57,9 @@ class Real:
     Attributes:
         name: of the folder.
         credit: whom to attribute, with the licence.
-        share: part of the rows that is used; few hands in many long lines would cost more time than they are worth.
+        share: part of the rows that is used; few writers in many long lines would cost more time than they are worth.
         part: which of these parts, counted from 0: another round can take other rows.
-        words: whether the words of its lines are cut out, by a model for lines: that of the round before, for another
-            preset the base model that is shipped.
+        words: whether the words of its lines are cut out, where the base model for lines that is shipped finds them.
     """
 
     name: str
@@ -187,37 +186,39 @@ def _render(rendered: Rendered, base: Path) -> Path:
     return folder
 
 
-def _choose(real: Real, data: Path, base: Path, reader: str | None = None) -> Path:
-    """The folder of a real set, or one with the chosen part of its rows, the same rows each time, or with their words.
-
-    Args:
-        real: the set.
-        data: folder of all of them.
-        base: for what is made.
-        reader: version that finds the words of a line; None for the base model that is shipped.
-    """
+def _choose(real: Real, data: Path, base: Path) -> Path:
+    """The folder of a real set, or one with the chosen part of its rows, the same rows each time, or their words."""
     source = data / real.name
     if real.share == 1.0 and not real.words:
         return source
     name = f"{real.name}-{real.part + 1}" if real.part else real.name
-    folder = base / (f"{name}-words" if real.words else name)
+    if real.words:  # another model would find other words
+        name += f"-words-{str(packing.release('line'))[:8]}"
+    folder = base / name
     if folder.exists():
         return folder
     rows = [row for row in _rows(source) if int(_draw(row["filename"]) / real.share) == real.part]
-    if real.words:
-        with announced(f"Cutting words out of {len(rows)} lines ({real.name})"), made_whole(folder) as target:
-            written, unsure = write_words(rows, source, reader or packing.unpack("line"), target, seed=real.part)
-        console().print(f"{folder}: {written} words; {unsure} left out, which the model does not find in their lines")
-        return folder
     with made_whole(folder) as target:
-        (target / "images").mkdir(parents=True)
-        for row in rows:
-            shutil.copyfile(source / row["filename"], target / row["filename"])
-        with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
-            chosen = csv.DictWriter(file, ["filename", "text", "writer"], lineterminator="\n")
-            chosen.writeheader()
-            chosen.writerows(rows)
+        (_cut if real.words else _copy)(rows, source, target)
     return folder
+
+
+def _copy(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
+    """Copies rows of a set with their images."""
+    (target / "images").mkdir(parents=True)
+    for row in rows:
+        shutil.copyfile(source / row["filename"], target / row["filename"])
+    with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
+        chosen = csv.DictWriter(file, ["filename", "text", "writer"], lineterminator="\n")
+        chosen.writeheader()
+        chosen.writerows(rows)
+
+
+def _cut(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
+    """Cuts out the words of lines."""
+    with announced(f"Cutting words out of {len(rows)} lines ({source.name})"):
+        written, unsure = write_words(rows, source, packing.unpack("line"), target, seed=0)
+    console().print(f"{source.name}: {written} words; {unsure} left out, which the model does not find in their lines")
 
 
 def _draw(filename: str) -> float:
@@ -255,8 +256,7 @@ def _train(
     texts = workspace.with_suffix(".txt")
     _write_texts(earlier, given.folder, texts)
     folders = [_render(rendered, given.folder) for rendered in one.rendered]
-    reader = start if preset == "line" else None
-    folders += [_choose(real, given.data, given.folder, reader) for real in one.real]
+    folders += [_choose(real, given.data, given.folder) for real in one.real]
     credits = "; ".join(dict.fromkeys(real.credit for real in one.real))
     settings = {
         "workspace": str(workspace),
@@ -274,7 +274,7 @@ def _train(
         },
         # All of these texts are public: what only one of them has gives nothing away.
         "language": {"texts": [str(texts)], "order": 6, "least_labels": 1, "max_megabytes": 0.75},
-        "gate": {"max_cer": None},  # historical hands are among the writers that are evaluated
+        "gate": {"max_cer": None},  # writers of the 19th century are among those that are evaluated
         "card": {
             "data_licence": f"Rendered text in fonts under OFL 1.1 and Apache 2.0; {credits}",
             "intended_use": "Reading words and lines in Latin script (Cyrillic: experimental) without training, and as "

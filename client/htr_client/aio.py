@@ -165,17 +165,19 @@ class AsyncHtrClient(BaseClient):
     async def _call(self, ask: Ask) -> Any:
         call = self._method(ask.method, type(ask.request), ask.answer)
         seconds = remaining(ask.deadline)
-        channel = self._channel
         with self.metrics.call(ask.request.model_spec.name, ask.request.model_spec.signature_name):
+            # A task of its own: gRPC cancels calls whose channel is closed, which is not the caller's end.
+            answer = asyncio.ensure_future(call(ask.request, timeout=seconds, metadata=ask.headers))
             try:
-                return await call(ask.request, timeout=seconds, metadata=ask.headers)
+                await asyncio.wait([answer])
+            finally:
+                answer.cancel()
+            if answer.cancelled():
+                raise was_closed(self.server)
+            try:
+                return answer.result()
             except grpc.RpcError as error:
                 raise to_error(error, self.server, seconds) from error
-            except asyncio.CancelledError as error:
-                # Both cancel: gRPC calls whose channel is closed, asyncio tasks that nobody wants any more.
-                if self._channel is channel or _is_unwanted():
-                    raise
-                raise was_closed(self.server) from error
 
     def _method(self, name: str, request: Any, answer: Any) -> Any:
         channel = self._open()
@@ -196,12 +198,6 @@ class AsyncHtrClient(BaseClient):
         elif self._loop is not loop:
             raise RuntimeError("an AsyncHtrClient belongs to the event loop of its first call: make one for each loop")
         return self._channel
-
-
-def _is_unwanted() -> bool:
-    """Whether somebody has cancelled the task that runs; Python 3.10 does not tell."""
-    task = asyncio.current_task()
-    return task is not None and hasattr(task, "cancelling") and task.cancelling() > 0
 
 
 async def _in_thread(work: Callable[[_Wait], T]) -> T:

@@ -77,7 +77,13 @@ def unpack(preset: str) -> str:
             f"There is no base model for transform.preset={preset} in this installation"
             + (f"; there is one for {known}." if known else ", and none for another preset.")
         )
-    facts = json.loads((packed / _FACTS).read_text("utf-8"))
+    missing = [name for name in (_WEIGHTS, _OTHERS) if not (packed / name).exists()]
+    if missing:
+        raise _damaged(packed, f"it lacks {' and '.join(missing)}")
+    try:
+        facts = json.loads((packed / _FACTS).read_text("utf-8"))
+    except ValueError as error:
+        raise _damaged(packed, f"{_FACTS}: {error}") from error
     # Another release has another name: the old one may be in use.
     name = f"{preset}-{release(preset)}"
     for folder in (_cache, _temporary):
@@ -90,11 +96,15 @@ def unpack(preset: str) -> str:
         except OSError:
             if folder is _temporary:
                 raise
-        except (zipfile.BadZipFile, zlib.error, ValueError) as error:
-            raise BaseModelError(f"The base model in {packed} is damaged ({error}): install htr again.") from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+            raise _damaged(packed, error) from error
         else:
             return str(version)
     raise AssertionError("unreachable")
+
+
+def _damaged(packed: Path, why: object) -> BaseModelError:
+    return BaseModelError(f"The base model in {packed} is damaged ({why}): install htr again.")
 
 
 def texts(preset: str) -> list[str]:

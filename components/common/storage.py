@@ -216,18 +216,18 @@ def write(path: str, content: bytes) -> None:
         with _bucket(path) as bucket:
             bucket.pipe_file(path, content)
         return
-    # Another name each time: whoever writes the same file at once writes another one.
-    incoming = path if os.path.exists(path) and not os.path.isfile(path) else f"{path}.incoming-{uuid.uuid4().hex[:8]}"
+    is_device = os.path.exists(path) and not os.path.isfile(path)
+    incoming = path if is_device else f"{path}.incoming-{uuid.uuid4().hex[:8]}"  # others may write it at once
     try:
         with open(incoming, "wb") as file:
             file.write(content)
-        if incoming != path:
+        if not is_device:
             os.replace(incoming, path)
     except OSError as error:
-        if incoming != path:
-            with contextlib.suppress(OSError):
-                os.remove(incoming)
         raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        if not is_device and os.path.exists(incoming):
+            os.remove(incoming)
 
 
 def entries(folder: str) -> tuple[list[str], list[str]]:

@@ -145,8 +145,16 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
             + (": --set transform.preset=line" if frames["preset"] == "word" else "."),
         )
     training = contents["training"]
-    samples -= sum(split["by_model"] for split in contents["splits"].values())
-    if 0 < samples < LITTLE and training["warm"]:
+    written = sum(split["by_model"] for split in contents["splits"].values())
+    samples -= written
+    if written and not samples:
+        result.problem(
+            "no_labels",
+            "A model wrote all of these texts: what is trained on them learns no more than that model knew, and its "
+            "error rate would say nothing.",
+            "Give htr run the folder with the labels by people, too: --data LABELLED --data READ.",
+        )
+    elif 0 < samples < LITTLE and training["warm"]:
         before, after = estimate.adapted_cer(samples)
         result.note(
             "little_data",

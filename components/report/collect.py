@@ -6,7 +6,6 @@ Examples are streamed; of the images only those that are shown stay in memory.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,12 @@ from components.evaluator.readings import BASELINE, CANDIDATE
 from components.example_gen.examples import records
 from components.example_gen.measures import NUMBERS
 from components.example_gen.splits import SPLITS
+from components.recogniser.located import located
 from components.recogniser.model import ExportedModel
 from components.report import analysis
 from components.report.material import Reading, Split
 from htr_client.decoding import align
 from htr_client.image_files import load
-from htr_client.spans import pixel_spans
-from htr_client.suspicion import look
 
 
 def read_splits(examples_uri: str) -> tuple[dict[str, Split], str]:
@@ -109,26 +107,8 @@ def look_closely(
             read = [(c.text, c.confidence, c.span) for c in decoded[i].characters]
             probabilities = np.exp(log_probs[i, : frames[i]])
             image, valid = images[place], int(frames[i])
+            grey = load(image)
             readings[place] = Reading(
-                image, probabilities, model.alphabet, located(read, image, valid), located(truth, image, valid)
+                image, probabilities, model.alphabet, located(read, grey, valid), located(truth, grey, valid)
             )
     return readings
-
-
-def located(
-    characters: Sequence[tuple[str, float, tuple[int, int]]], image: bytes, frames: int
-) -> list[tuple[str, float, tuple[float, float]]]:
-    """Says where in its image each character stands.
-
-    Args:
-        characters: Text, probability and run of frames of each character.
-        image: Encoded image.
-        frames: Number of valid frames of the image.
-
-    Returns:
-        Text, probability and span of each character; spans as shares of the image's width.
-    """
-    grey = load(image)
-    left, right = (edge / grey.shape[1] for edge in look(grey).ink)
-    spans = pixel_spans([run for _, _, run in characters], frames, 1.0, (left, right))
-    return [(text, p, span) for (text, p, _), span in zip(characters, spans, strict=True)]

@@ -45,17 +45,21 @@ class Findings:
         return sorted(self.found, key=lambda finding: finding.severity != "problem")
 
 
+_USES = {"validation": "validation", "eval": "evaluation"}
+
+
 def add_texts_by_models(splits: Mapping[str, Mapping[str, Any]], result: Findings) -> None:
     """Adds what there is to say about texts that a model wrote instead of a person.
 
     Args:
-        splits: their `samples`, and how many of these have such texts: `by_model`.
-        result: takes it.
+        splits: What is known of each split, with the number of its `samples` and of those that a model labelled,
+            `by_model`.
+        result: Findings to add to.
     """
     written = {name: split["by_model"] for name, split in splits.items() if split["by_model"]}
     learnt = written.pop("train", 0)
     if written:
-        counts = " and ".join(f"{counted(count, 'image')} for {name}" for name, count in written.items())
+        counts = " and ".join(f"{counted(count, 'image')} for {_USES[split]}" for split, count in written.items())
         result.problem(
             "measured_on_a_model",
             f"A model wrote the texts of {counts} (column labelling_model): how far a model is from people's texts "

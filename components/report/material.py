@@ -50,8 +50,8 @@ class Reading:
     image: bytes
     probabilities: np.ndarray
     alphabet: Alphabet
-    read: list[tuple[str, float, tuple[float, float]]]
-    truth: list[tuple[str, float, tuple[float, float]]]
+    read: Sequence[tuple[str, float, tuple[float, float]]]
+    truth: Sequence[tuple[str, float, tuple[float, float]]]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ MOST = 3
 # Of all images; below, other causes weigh more.
 _MANY_MISFITS = 0.02
 _COLLAPSED = 0.8
+_LARGEST_BOUND = 0.5  # a model that has every second character wrong serves nobody
 _FEW_TRAINING_IMAGES = 2000
 _FEW_EPOCHS = 5
 
@@ -70,11 +71,11 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
     elif 0 < epochs < _FEW_EPOCHS:
         yield f"Train for longer than {counted(epochs, 'epoch')}. For example train.epochs={more}."
     yield from _about_comparison(contents, collapsed)
-    yield from _about_bounds(contents)
+    yield from _about_bounds(contents, collapsed)
     if labelled < _FEW_TRAINING_IMAGES and train["warm_start"]:
         yield (
-            f"Label more images than {labelled}, best by other writers. Images that nobody has labelled help, too, "
-            "once a version is pushed that reads them (gate.max_cer bounds its CER): htr label."
+            f"Label more training images than {labelled}, best by other writers. Images that nobody has labelled help, "
+            "too, once a version is pushed that reads them (gate.max_cer bounds its CER): htr label."
         )
     elif labelled < _FEW_TRAINING_IMAGES:
         yield (
@@ -128,7 +129,7 @@ def _about_comparison(contents: Mapping[str, Any], collapsed: bool) -> Iterator[
         yield f"The training has made the model that it started from worse: lower train.learning_rate, e.g. {rate:g}."
 
 
-def _about_bounds(contents: Mapping[str, Any]) -> Iterator[str]:
+def _about_bounds(contents: Mapping[str, Any], collapsed: bool) -> Iterator[str]:
     verdict = contents["verdict"]
     metrics, bound = verdict["metrics"], contents["config"]["gate"]["max_cer"]
     if bound is not None and metrics["cer"] <= bound < metrics["cer_high"]:
@@ -138,11 +139,11 @@ def _about_bounds(contents: Mapping[str, Any]) -> Iterator[str]:
         )
     compared, failures = contents["comparison"], verdict["failures"]
     too_high = [f["slice"] for f in failures] == ["all"] and failures[0]["kind"] == "bound"
-    if too_high and compared and compared["high"] < 0:
-        enough = math.ceil(20 * metrics["cer_high"]) / 20
+    enough = math.ceil(20 * metrics["cer_high"]) / 20
+    if too_high and not collapsed and compared and compared["high"] < 0 and enough <= _LARGEST_BOUND:
         yield (
-            f"It reads better than {contents['against']} (CER {metrics['cer']:.3f} instead of "
-            f"{compared['baseline']['rate']:.3f}). If that is enough, ask less of it: gate.max_cer={enough:g}."
+            f"Its CER is lower than that of {contents['against']} ({metrics['cer']:.3f}, "
+            f"{compared['baseline']['rate']:.3f}). If that is enough, raise the bound: gate.max_cer={enough:g}."
         )
     slices = [f["slice"] for f in failures if f["kind"] == "bound" and f["slice"] != "all"]
     if slices:

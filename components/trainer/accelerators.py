@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from components.common.console import console
+from components.common.cores import usable_cores
 from components.common.words import counted
 from components.trainer.devices import system_gpus, unused_gpus
 from components.trainer.settings import TrainConfig
@@ -38,7 +39,7 @@ def use_accelerators(train: TrainConfig) -> str:
     if not gpus:
         if warning := unused_gpus(system_gpus()):
             console().print(f"  warning: {warning}", style="yellow", markup=False)
-        return f"CPU, {counted(os.cpu_count() or 1, 'core')}{', bfloat16' if bfloat16 else ''}"
+        return f"CPU, {counted(usable_cores(), 'core')}{', bfloat16' if bfloat16 else ''}"
     names = ", ".join(sorted({detail.get("device_name", "unknown kind") for detail in details}))
     return f"{counted(len(gpus), 'GPU')} ({names}){', float16' if mixed else ''}"
 

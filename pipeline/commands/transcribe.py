@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import asdict
 
+from components.common.cores import usable_cores
 from components.common.words import counted
 from pipeline.commands.common import (
     AddCommand,
@@ -84,7 +85,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     log = os.path.join(config.workspace, "logs", f"transcribe-{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
     started = datetime.datetime.now()
     # Workers that share this machine would otherwise each start as many threads as there are cores.
-    threads = max(1, (os.cpu_count() or 1) // config.beam.workers)
+    threads = max(1, usable_cores() // config.beam.workers)
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
     with quiet_logs(log):
         console().print(f"Transcribing {folder}. {model.note}", markup=False)

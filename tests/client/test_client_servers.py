@@ -154,6 +154,10 @@ def test_an_asynchronous_connection_that_is_closed_during_a_call(server):
     async def cancel(_, task):
         task.cancel()
 
+    async def cancel_and_close(client, task):
+        task.cancel()
+        await client.close()
+
     async def outcome(call, end):
         arrived.clear()
         go_on.clear()
@@ -171,7 +175,8 @@ def test_an_asynchronous_connection_that_is_closed_during_a_call(server):
     assert isinstance(closed, ServerUnavailable) and "was closed during the call" in str(closed)
     assert asyncio.run(outcome(many, close)) == ["a", "b"], "many images are sent again, as after any outage"
     for call in (one, many):
-        assert isinstance(asyncio.run(outcome(call, cancel)), asyncio.CancelledError)
+        for end in (cancel, cancel_and_close):
+            assert isinstance(asyncio.run(outcome(call, end)), asyncio.CancelledError)
 
 
 @pytest.mark.parametrize("settings", [{"max_message_bytes": -1}, {"max_message_bytes": 2**31}, {"timeout": math.nan}])

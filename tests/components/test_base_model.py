@@ -164,8 +164,13 @@ def test_a_cache_that_cannot_be_written_is_done_without(base_models, tmp_path, m
     assert unpack("line") == version
 
 
-def test_a_damaged_installation_is_named(base_models):
-    os.truncate(base_models / "line" / "weights.npz", 1000)
+@pytest.mark.parametrize("file", ["base.json", "version.zip", "weights.npz"])
+@pytest.mark.parametrize("left", [None, 0, 100])
+def test_a_damaged_installation_is_named(base_models, file, left):
+    if left is None and file != "base.json":  # which says that there is one
+        (base_models / "line" / file).unlink()
+    else:
+        os.truncate(base_models / "line" / file, left or 0)
     with pytest.raises(BaseModelError, match=rf"{base_models}/line is damaged .* install htr again"):
         unpack("line")
 

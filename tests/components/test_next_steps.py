@@ -132,11 +132,20 @@ BOUND = Failure("cer", "all", 0.21, 0.1, "bound")
 def test_a_bound_that_keeps_what_is_better_out_can_ask_for_less(before, failures, told):
     predictions = read(300, rate=0.2, baseline_rate=before)
     steps = suggested(predictions, Config(gate={"max_cer": 0.1}), failures=failures)
-    (found,) = [step for step in steps if step.startswith("It reads better than")] or [None]
+    (found,) = [step for step in steps if step.startswith("Its CER is lower than that of")] or [None]
     assert (found is not None) == told
     if found:
         value = float(re.fullmatch(r".*gate\.max_cer=([\d.]+)\.", found).group(1))
         assert material(predictions).verdict.metrics["cer_high"] <= value <= 0.3
+
+
+def test_no_bound_is_raised_for_a_model_that_serves_nobody():
+    gate = Config(gate={"max_cer": 0.1})
+    for predictions in (emptied(), read(300, rate=0.97)):
+        worse = predictions.assign(baseline="x" * 40)
+        counted = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=True)
+        steps = suggested(counted, gate, failures=[BOUND])
+        assert not any("raise the bound" in step for step in steps)
 
 
 def test_slices_few_images_and_nothing_at_all():

@@ -217,6 +217,11 @@ def test_texts_by_a_model_count_for_themselves(changed, capsys):
     assert "Note: 338 labels are little to learn from" in out
 
 
+def test_texts_by_a_model_alone_are_no_labels(changed, capsys):
+    folder = changed(lambda rows: [row.update(labelling_model="7") for row in rows] and None)
+    assert "Problem: A model wrote all of these texts" in " ".join(looked(folder, capsys).split())
+
+
 def test_the_page_does_not_advise_to_make_it(changed, tmp_path, capsys):
     def repeat(rows):
         return [*rows, rows[0]]

@@ -106,8 +106,8 @@ def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
         "Weight 0.4",
     ):
         assert told in html, told
-    assert "chosen on 50 validation images" in html and "that of the base model's" not in html
-    assert "that of the base model's: of 50 validation" in report.page(
+    assert "chosen on 50 validation images" in html and "the base model's: 50" not in html
+    assert "the base model's: 50 validation images are too few" in report.page(
         with_language_model({**FACTS, "trusts_base": True})
     )
     assert "with the version's language model" in text and "9.23 %" in text
@@ -203,7 +203,7 @@ def test_page_and_card_say_what_a_model_has_labelled():
     counts["by_model"] = {"eval": 7}
     (finding,) = [f for f in contents.build(material(table(words(200)), counts=counts))["findings"]
                   if f["kind"] == "measured_on_a_model"]  # fmt: skip
-    assert finding["severity"] == "problem" and "7 images for eval" in finding["text"]
+    assert finding["severity"] == "problem" and "7 images for evaluation" in finding["text"]
 
 
 def test_page_of_a_run_that_failed_names_the_step():

@@ -47,6 +47,15 @@ def test_least_sure_answers_of_logs_become_a_dataset(log, tmp_path, capsys):
     assert [s.text for s in samples] == [row["text"] for row in found]
 
 
+def test_texts_of_htr_label_keep_the_version_that_wrote_them(log, tmp_path):
+    for table in log.rglob("*.csv"):
+        table.write_text(
+            table.read_text(encoding="utf-8").replace("model_version", "labelling_model"), encoding="utf-8"
+        )
+    assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / "review"), "--below", "0.5"]) == 0
+    assert {row["model_version"] for row in rows(tmp_path / "review")} == {"7"}
+
+
 def splits_by_folder(*folders):
     """Which splits the images of each folder fall into, as the pipeline reads them together."""
     found = {}

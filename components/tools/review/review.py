@@ -16,6 +16,7 @@ import jinja2
 
 from components.common import storage
 from components.example_gen.folders import find_tables
+from components.example_gen.header import LABELLING_MODEL
 from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
@@ -73,7 +74,7 @@ def from_logs(folders: list[str], below: float, unread: list[str]) -> Iterator[D
                 f"{table.path} has no column confidence: it is no log of requests. To have a server read images, "
                 f"name them without --logs."
             )
-        version = names.get("model_version")
+        version = names.get("model_version", names.get(LABELLING_MODEL))
         for row in read_rows(table):
             place = f"{table.name}, row {row.line}"
             if len(row.fields) != table.columns:  # as one that was being written when the service stopped

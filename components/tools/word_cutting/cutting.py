@@ -1,4 +1,4 @@
-"""Words cut out of labelled lines: images of words by hands of which there are only lines.
+"""Words cut out of labelled lines: images of words by writers of whom there are only lines.
 
 Where a word stands in its line is what a model that reads lines says of the label: the most probable CTC alignment. Two
 words are parted in the column with the least ink between them.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import csv
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from components.recogniser.located import Located, located
 from components.recogniser.model import ExportedModel
 from htr_client.decoding import align
 from htr_client.image_files import load
-from htr_client.spans import pixel_spans
-from htr_client.suspicion import look
 
 SURE = 0.5
 """Mean probability of a word's characters from which on it is cut out: below, label and image hardly agree."""
@@ -31,28 +30,14 @@ _CLOSELY = 0.5  # share of the images that are cut down to their own strokes
 _MARGIN = 3  # pixels around these
 
 
-class Character(NamedTuple):
-    """A character of a label in its line.
-
-    Attributes:
-        text: of the character.
-        probability: that it is there, in the frame where it is most probable.
-        span: left and right edge, pixels.
-    """
-
-    text: str
-    probability: float
-    span: tuple[float, float]
-
-
 @dataclass(frozen=True)
 class Word:
     """A word or two, cut out of a line.
 
     Attributes:
-        image: grey, uint8 [height, width].
-        text: as the label has it.
-        sure: mean probability of its characters.
+        image: Grey, uint8 [height, width].
+        text: What is written there.
+        sure: Mean probability of its characters.
     """
 
     image: np.ndarray
@@ -63,15 +48,15 @@ class Word:
 def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, target: Path, seed: int) -> tuple[int, int]:
     """Writes a dataset of words: `labels.csv` with filename, text and writer, and `images/`, grey PNG.
 
-    Some words stay with the next one, and some images are cut down to their own strokes: whoever brings words has
-    both kinds. Lines with characters that the model cannot write, or with too many for their width, give none.
+    Some words stay with the next one, and some images are cut down to their own strokes: people's words are of both
+    kinds. Lines with characters that the model cannot write, or with too many for their width, give none.
 
     Args:
-        rows: of the table of `lines`, with filename, text and writer.
-        lines: folder of the lines.
-        model: version directory of a model that reads lines.
-        target: new folder.
-        seed: of what is drawn.
+        rows: Rows of the table of `lines`, with filename, text and writer.
+        lines: Folder of the lines.
+        model: Version directory of a model for lines.
+        target: New folder.
+        seed: Seed of the random choices.
 
     Returns:
         How many images were written, and how many were left out since the model does not find the text in them.
@@ -88,7 +73,8 @@ def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, targ
         for start in range(0, len(ordered), _BATCH):
             batch = ordered[start : start + _BATCH]
             images = [(lines / row["filename"]).read_bytes() for row in batch]
-            found = _read(reader, images, [row["text"] for row in batch])
+            texts = [" ".join(unicodedata.normalize("NFC", row["text"]).split()) for row in batch]
+            found = _words(reader, images, texts)
             for row, words in zip(batch, found, strict=True):
                 for word in _drawn(words, rng):
                     if word.sure < SURE:
@@ -102,7 +88,7 @@ def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, targ
     return written, unsure
 
 
-def _read(model: ExportedModel, images: list[bytes], texts: list[str]) -> Iterator[list[Word]]:
+def _words(model: ExportedModel, images: list[bytes], texts: list[str]) -> Iterator[list[Word]]:
     log_probs, frames = model.log_probs(images)
     labels = [model.alphabet.encode(text, skip_unknown=True) for text in texts]
     aligned = align(log_probs, frames, labels)
@@ -110,18 +96,17 @@ def _read(model: ExportedModel, images: list[bytes], texts: list[str]) -> Iterat
         if not runs or len(label) != len(text):
             yield []
             continue
+        characters = [(c, p, run) for c, (run, p) in zip(text, runs, strict=True)]
         line = load(image)
-        spans = pixel_spans([run for run, _ in runs], valid, line.shape[1], look(line).ink)
-        characters = [Character(c, p, span) for c, (_, p), span in zip(text, runs, spans, strict=True)]
-        yield list(cut(line, characters))
+        yield list(cut(line, located(characters, line, valid)))
 
 
-def cut(line: np.ndarray, characters: Sequence[Character]) -> Iterator[Word]:
+def cut(line: np.ndarray, characters: Sequence[Located]) -> Iterator[Word]:
     """The words of one line, from left to right; together they are the line, without its empty ends.
 
     Args:
-        line: grey, uint8 [height, width], dark ink.
-        characters: of the label, which neither begins nor ends with a space, nor has two in a row.
+        line: Grey image, uint8 [height, width], dark ink.
+        characters: Characters of its label, which neither begins nor ends with a space, nor has two in a row.
 
     Yields:
         Each word, up to the columns where it parts from its neighbours.
@@ -131,7 +116,7 @@ def cut(line: np.ndarray, characters: Sequence[Character]) -> Iterator[Word]:
     if not inked.size:
         return
     spaces = [place for place, character in enumerate(characters) if character.text == " "]
-    middles = [sum(character.span) / 2 for character in characters]
+    middles = [sum(character.span) / 2 * line.shape[1] for character in characters]
     partings = [_parting(columns, middles[place - 1], middles[place + 1]) for place in spaces]
     edges = [max(int(inked[0]) - _MARGIN, 0), *partings, min(int(inked[-1]) + 1 + _MARGIN, line.shape[1])]
     starts, ends = [0, *(place + 1 for place in spaces)], [*spaces, len(characters)]
@@ -167,7 +152,7 @@ def cut_closely(word: np.ndarray) -> np.ndarray:
     """Cuts a word down to the strokes that reach into the middle of the line: others hang in from the lines around.
 
     Args:
-        word: grey, uint8 [height, width], dark ink.
+        word: Grey image, uint8 [height, width], dark ink.
 
     Returns:
         The part with these strokes; all of it where there are none.
