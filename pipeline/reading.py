@@ -133,7 +133,7 @@ def base_line_finder() -> str | None:
     Raises:
         NoModelError: it is damaged.
     """
-    if packing.release(packing.LINE_FINDER) is None:
+    if not packing.is_shipped(packing.LINE_FINDER):
         return None
     try:
         return packing.unpack(packing.LINE_FINDER)

@@ -52,6 +52,11 @@ def presets() -> list[str]:
     return sorted({path.parent.name for path in FOLDER.glob(f"*/{_FACTS}")} - {LINE_FINDER})
 
 
+def is_shipped(preset: str) -> bool:
+    """Whether there is a base model for a preset, or the base line finder for `LINE_FINDER`."""
+    return (FOLDER / preset / _FACTS).exists()
+
+
 def unpack(preset: str) -> str:
     """Provides a base model as a version directory, alone in a directory of versions.
 
@@ -69,7 +74,7 @@ def unpack(preset: str) -> str:
         OSError: there is no room for it.
     """
     packed = FOLDER / preset
-    if not (packed / _FACTS).exists():
+    if not is_shipped(preset):
         if preset == LINE_FINDER:
             raise BaseModelError("There is no base line finder in this installation.")
         known = ", ".join(presets())
@@ -115,7 +120,7 @@ def texts(preset: str) -> list[str]:
 
 def language_model(preset: str) -> LanguageModel | None:
     """The language model of a base model; None where it has none, or none is shipped."""
-    if not (FOLDER / preset / _FACTS).exists():
+    if not is_shipped(preset):
         return None
     content = storage.read(os.path.join(unpack(preset), LANGUAGE_MODEL_FILE))
     return LanguageModel.from_bytes(content) if content else None
@@ -123,7 +128,7 @@ def language_model(preset: str) -> LanguageModel | None:
 
 def release(preset: str) -> str | None:
     """What changes with every release of a base model; None where there is none."""
-    return storage.digest(str(FOLDER / preset))[:16] if (FOLDER / preset / _FACTS).exists() else None
+    return storage.digest(str(FOLDER / preset))[:16] if is_shipped(preset) else None
 
 
 def _cache() -> Path:

@@ -48,7 +48,7 @@ def find_start(train: LineTrainingConfig, config: LineFinderConfig) -> Start:
                 f"--set line_finder.filters='{earlier}'"
             )
         return Start(version, version)
-    if packing.release(packing.LINE_FINDER) is None:
+    if not packing.is_shipped(packing.LINE_FINDER):
         return Start(None, "nothing: no base line finder is shipped")
     version = packing.unpack(packing.LINE_FINDER)
     name = f"the base line finder, version {os.path.basename(version)}"
