@@ -96,10 +96,13 @@ _FRENCH = (
     Real("timeus-lines", "timeuscorpus (HTR-United), CC BY 4.0", share=0.25),
     Real("mss19-lines", "CREMMA-MSS-19 (HTR-United), CC BY 4.0"),
 )
-_FRENCH_2, _FRENCH_3 = (
-    tuple(replace(real, part=part) if real.share < 1.0 else real for real in _FRENCH) for part in (1, 2)
+_FRENCH_2, _FRENCH_3, _FRENCH_4 = (
+    tuple(replace(real, part=part) if real.share < 1.0 else real for real in _FRENCH) for part in (1, 2, 3)
 )
+_DHSD_WORDS = replace(_DHSD, words=True)
 _FRENCH_WORDS = tuple(replace(real, words=True) for real in _FRENCH)
+_SLOW_WORDS = tuple(real for real in _FRENCH_WORDS if real.share == 1.0)
+_SOME_SLOW_WORDS = tuple(replace(real, share=0.5, part=1) for real in _SLOW_WORDS)
 
 RECIPES: dict[str, Sequence[Round]] = {
     "line": [
@@ -134,6 +137,22 @@ RECIPES: dict[str, Sequence[Round]] = {
             augment=1.0,
             start_share=0.5,
         ),
+        Round(
+            [Rendered("rendered-words-6", 1000, 22, 601, least=4), Rendered("rendered-lines-6", 1000, 60, 602)],
+            [_DHSD, *_FRENCH_4, *_SLOW_WORDS],
+            5,
+            learning_rate=2e-3,
+            augment=1.0,
+            start_share=0.5,
+        ),
+        Round(
+            [Rendered("rendered-words-7", 1000, 22, 701, least=4), Rendered("rendered-lines-7", 1000, 60, 702)],
+            [_DHSD, _DHSD_WORDS, *_FRENCH, *_SOME_SLOW_WORDS],
+            4,
+            learning_rate=2e-3,
+            augment=1.0,
+            start_share=0.5,
+        ),
     ],
     "word": [
         Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24),
@@ -144,6 +163,13 @@ RECIPES: dict[str, Sequence[Round]] = {
             [_DHSD, *_FRENCH_WORDS],
             20,
             learning_rate=2e-3,
+        ),
+        Round(
+            [Rendered("rendered-short-words-5", 3000, 14, 503, least=4)],
+            [_DHSD, _DHSD_WORDS, *_FRENCH_WORDS],
+            6,
+            learning_rate=2e-3,
+            start_share=0.5,
         ),
     ],
 }

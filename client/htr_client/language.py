@@ -218,7 +218,7 @@ class CharacterModel:
     Args:
         texts: To learn from, such as the labels of the training data.
         order: Length of the n-grams.
-        most_ngrams: Bound on their number; the rarest ones are left out to keep it.
+        most_ngrams: Bound on their number; those are left out to keep it that the texts are likely without, too.
 
     Raises:
         ValueError: When the order is not in 1..8 or there is no text.

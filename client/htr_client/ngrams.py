@@ -74,6 +74,55 @@ class NGrams:
             start, count = start + count, int(self.children[start : start + count].sum())
         return levels
 
+    @cached_property
+    def suffixes(self) -> np.ndarray:
+        """int64 [n + 1], node of each n-gram without its first symbol; the root's where there is none."""
+        base = len(self.characters) + 2
+        keys = self.parents[1:] * base + self.symbols[1:]
+        found = np.zeros(len(self.symbols), np.int64)
+        for here in self._levels[1:]:
+            wanted = found[self.parents[here]] * base + self.symbols[here]
+            places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+            # A suffix is as frequent as the n-gram itself; only damaged bytes lack one.
+            found[here] = np.where(keys[places] == wanted, places + 1, 0)
+        return found
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """float64 [n + 1], P(last symbol | the others) of each node; that of the root means nothing."""
+        found = np.zeros(len(self.symbols))
+        for level, here in enumerate(self._levels):
+            shorter = found[self.suffixes[here]] if level else 1.0 / (len(self.characters) + 1)
+            found[here] = self.own[here] + self.backoff[self.parents[here]] * shorter
+        return found
+
+    def _losses(self, times: np.ndarray) -> np.ndarray:
+        """How much less likely the texts become without each n-gram, and all that it is part of.
+
+        Args:
+            times: float64 [n + 1], how often the texts have each.
+
+        Returns:
+            float64 [n + 1]: times x the logarithm of how many times less likely its last symbol is without it (Seymore
+            and Rosenfeld 1996), and no more than what all n-grams of its context tell together, which is what is lost
+            without any of them. That of an n-gram is not below any that it is part of.
+        """
+        shorter = self.probabilities[self.suffixes]
+        shorter[1 : 1 + self.children[0]] = 1.0 / (len(self.characters) + 1)
+        with_context = self.probabilities / np.maximum(shorter, 1e-300)
+        given_up = np.maximum(self.backoff[self.parents].astype(np.float64) + self.own, 1e-300)
+        often = times > 0
+        told = np.zeros(len(times))
+        told[often] = times[often] * np.log(with_context[often])
+        losses = np.zeros(len(times))
+        losses[often] = told[often] - times[often] * np.log(given_up[often])
+        of_context = np.bincount(self.parents[1:], told[1:], len(times))
+        losses = np.minimum(losses, np.maximum(of_context, 0.0)[self.parents])
+        for here in reversed(self._levels):
+            for part in (self.parents, self.suffixes):
+                np.maximum.at(losses, part[here], losses[here])
+        return losses
+
     def without(self, dropped: np.ndarray) -> "NGrams":
         """The same n-grams but for some.
 
@@ -176,21 +225,10 @@ class NGrams:
             The automaton.
         """
         nodes, base = len(self.symbols), len(self.characters) + 2
-        parents, symbols = self.parents, self.symbols
-        suffixes = np.zeros(nodes, np.int64)  # the n-gram without its first symbol
+        parents, symbols, suffixes, probability = self.parents, self.symbols, self.suffixes, self.probabilities
         states = np.zeros(nodes, np.int64)  # the longest context that ends like the n-gram
-        probability = np.zeros(nodes)
-        uniform = 1.0 / (len(self.characters) + 1)
-        keys = parents[1:] * base + symbols[1:]
         contexts = self.children > 0
-        for level, here in enumerate(self._levels):
-            if level:
-                wanted = suffixes[parents[here]] * base + symbols[here]
-                found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-                # A suffix is as frequent as the n-gram itself; only damaged bytes lack one.
-                suffixes[here] = np.where(keys[found] == wanted, found + 1, 0)
-            shorter = probability[suffixes[here]] if level else uniform
-            probability[here] = self.own[here] + self.backoff[parents[here]] * shorter
+        for here in self._levels:
             states[here] = np.where(contexts[here], np.arange(here.start, here.stop), states[suffixes[here]])
         classes = np.full(base, -1)
         known = {character: i for i, character in enumerate(alphabet)}
@@ -211,7 +249,7 @@ class NGrams:
             array("d", backoff.tobytes()),
             array("q", states[suffixes].tobytes()),
             int(states[beginning[0]]) if len(beginning) else 0,
-            float(np.log(uniform)),
+            -float(np.log(len(self.characters) + 1)),
         )
 
 
@@ -291,7 +329,7 @@ def count(
         alphabet: Their characters; n-grams do not reach over others.
         order: Length of the longest n-grams.
         least_texts: N-grams that fewer texts hold are left out.
-        most: Bound on the number of n-grams; the rarest ones are left out to keep it.
+        most: Bound on the number of n-grams; those are left out to keep it that the texts are likely without, too.
 
     Returns:
         The n-grams.
@@ -332,11 +370,11 @@ def count(
     )  # fmt: skip
     if most is None or len(found) <= most:
         return found
-    frequency = np.concatenate(counts)
-    least = np.sort(frequency)[::-1][most] + 1
-    dropped = (frequency < least) & (np.concatenate(last) != beginning)
-    dropped[0] = False
-    return found.without(dropped)
+    losses = found._losses(np.concatenate(counts))
+    staying = found.symbols == beginning
+    staying[0] = True
+    losses[staying] = np.inf
+    return found.without((losses <= np.sort(losses)[::-1][most + 1]) & ~staying)
 
 
 def _positions(texts: Iterable[str], alphabet: Alphabet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 `files/PRESET/` holds what `pack` makes of an exported version:
 
     base.json        number of the version, and the size of each of its files
-    weights.npz      its weights; matrices and kernels in float16
+    weights.npz      its weights; matrices and kernels in float16, see `_PLANES`
     version.zip      its other files; the weights that the graph holds as constants are cut out
     model_card.md    what it was trained on, how well it transcribes, its limits
     metrics.json     the same figures for programs, where the version has them
@@ -39,6 +39,9 @@ FOLDER = Path(__file__).parent / "files"
 _FACTS, _WEIGHTS, _OTHERS, _TEXTS = "base.json", "weights.npz", "version.zip", "texts.txt.gz"
 _INDEX, _DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
 _FINGERPRINT, _GRAPH = "fingerprint.pb", "saved_model.pb"
+# Ends the keys of tensors in float16. All lower bytes of one stand before all upper ones, uint8 [2, ...], as HDF5's
+# shuffle filter has them: apart they are compressed to 0.93 of the size.
+_PLANES = ".float16"
 LINE_FINDER = "pages"
 """Name of the line finder among the base models."""
 
@@ -162,7 +165,8 @@ def _unpack(packed: Path, directory: Path, facts: dict[str, Any]) -> None:
         with zipfile.ZipFile(packed / _OTHERS) as others:
             others.extractall(version)
         with np.load(packed / _WEIGHTS, allow_pickle=False) as weights, open(version / _DATA, "wb") as data:
-            stored = {key: _as_stored(weights[key]) for key in weights.files}  # in the order of the index
+            # In the order of the index.
+            stored = {key.removesuffix(_PLANES): _as_stored(_joined(key, weights[key])) for key in weights.files}
             data.writelines(stored.values())
         with open(version / _GRAPH, "r+b") as graph:
             for place, key in facts.get("constants", []):  # packages of earlier releases have none
@@ -182,6 +186,22 @@ def _unpack(packed: Path, directory: Path, facts: dict[str, Any]) -> None:
                 raise
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _parted(key: str, weight: np.ndarray) -> tuple[str, np.ndarray]:
+    """The name and the array by which `weights.npz` holds a weight."""
+    if weight.dtype != np.float16:
+        return key, weight
+    numbers = weight.astype("<f2").view("<u2")
+    return key + _PLANES, np.stack([numbers & 0xFF, numbers >> 8]).astype(np.uint8)
+
+
+def _joined(name: str, array: np.ndarray) -> np.ndarray:
+    """The weight that `weights.npz` holds so; undoes `_parted`."""
+    if not name.endswith(_PLANES):
+        return array
+    lower, upper = array.astype("<u2")
+    return (upper << 8 | lower).view("<f2")
 
 
 def _as_stored(weight: np.ndarray) -> bytes:
@@ -236,7 +256,7 @@ def pack(version: str, preset: str, texts: Iterable[str] = ()) -> Path:
     with zipfile.ZipFile(target / _OTHERS, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as others:
         for name, content in contents.items():
             others.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # without the time of today
-    np.savez_compressed(target / _WEIGHTS, **weights)
+    np.savez_compressed(target / _WEIGHTS, **dict(_parted(key, weight) for key, weight in weights.items()))
     (target / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     for file, text in told.items():
         (target / file).write_text(text, "utf-8")

@@ -21,4 +21,4 @@ class LanguageConfig(Section):
     least_labels: int = Field(
         2, ge=1, description="n-grams in fewer labels, or lines of the texts, are left out: 1 keeps what only one has"
     )
-    max_megabytes: float = Field(2.0, gt=0, le=5, description="size in the version; the rarest n-grams are left out")
+    max_megabytes: float = Field(2.0, gt=0, le=5, description="size in the version; those n-grams go that tell least")

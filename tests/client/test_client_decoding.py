@@ -233,6 +233,16 @@ def test_language_model_stays_a_distribution_when_cut(corpus, order, least, most
         assert sum(probabilities) == pytest.approx(1.0, abs=1e-5) and min(probabilities) > 0
 
 
+def test_cut_language_model_keeps_what_shorter_contexts_do_not_tell():
+    # Of any two of a, b and c nothing follows for the next one; "qu" is rarer than they are, and certain.
+    corpus = [*map("".join, itertools.product("abc", repeat=6)), *["aqub"] * 20]
+    alphabet = Alphabet("abcqu")
+    found = ngrams.count(corpus, alphabet, 3, most=12)
+    automaton = found.compile(alphabet)
+    after_q = automaton.step(0, alphabet.encode("q")[0])[1]
+    assert math.exp(automaton.step(after_q, alphabet.encode("u")[0])[0]) > 0.9
+
+
 @pytest.mark.parametrize(
     "decoder",
     [
