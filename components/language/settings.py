@@ -17,7 +17,7 @@ class LanguageConfig(Section):
     base_texts: bool = Field(
         True, description="learn from the texts of the base model, too, where the training started from it"
     )
-    order: int = Field(5, ge=2, le=8, description="characters of the longest n-grams")
+    order: int = Field(6, ge=2, le=8, description="characters of the longest n-grams")
     least_labels: int = Field(
         2, ge=1, description="n-grams in fewer labels, or lines of the texts, are left out: 1 keeps what only one has"
     )

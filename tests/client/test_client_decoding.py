@@ -171,7 +171,7 @@ def test_soft_lexicon_weighs_words(batch, counts, unknown):
 
 
 def witten_bell(texts, order, alphabet):
-    """The same language model written the slow way: a function from a text to its log-probability."""
+    """The same language model written the slow way, with four times the weight for what is new: text to log-probability."""
     following = defaultdict(Counter)
     for text in texts:
         symbols = ["^", *text, "$"]
@@ -182,7 +182,8 @@ def witten_bell(texts, order, alphabet):
     def p(context, symbol):
         lower = p(context[1:], symbol) if context else 1.0 / (len(alphabet) + 1)
         seen = following.get(context)
-        return (seen[symbol] + len(seen) * lower) / (seen.total() + len(seen)) if seen else lower
+        new = 4 * len(seen) if seen else 0
+        return (seen[symbol] + new * lower) / (seen.total() + new) if seen else lower
 
     def score(text):
         symbols = ["^", *text, "$"]
@@ -240,7 +241,7 @@ def test_cut_language_model_keeps_what_shorter_contexts_do_not_tell():
     found = ngrams.count(corpus, alphabet, 3, most=12)
     automaton = found.compile(alphabet)
     after_q = automaton.step(0, alphabet.encode("q")[0])[1]
-    assert math.exp(automaton.step(after_q, alphabet.encode("u")[0])[0]) > 0.9
+    assert math.exp(automaton.step(after_q, alphabet.encode("u")[0])[0]) > 0.8
 
 
 @pytest.mark.parametrize(
