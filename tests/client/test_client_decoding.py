@@ -171,7 +171,7 @@ def test_soft_lexicon_weighs_words(batch, counts, unknown):
 
 
 def witten_bell(texts, order, alphabet):
-    """The same language model written the slow way, with four times the weight for what is new: text to log-probability."""
+    """The same language model written the slow way: a function from a text to its log-probability."""
     following = defaultdict(Counter)
     for text in texts:
         symbols = ["^", *text, "$"]
