@@ -22,6 +22,7 @@ from components.base_model import packing
 from components.common.console import announced, console
 from components.common.folders import made_whole
 from components.common.versions import in_service
+from components.common.words import counted
 from components.example_gen.examples import records
 from components.tools.rendered_text.dataset import write_dataset
 from components.tools.rendered_text.texts import draw_texts, with_every_character
@@ -91,18 +92,14 @@ class Round:
 
 
 _DHSD = Real("dhsd-words", "DHSD (nauman-riaz/DHSD), CC BY 4.0")
-_FRENCH = (
-    Real("poilus-lines", "CREMMA-AN-TestamentsDePoilus (HTR-United), CC BY 4.0"),
-    Real("timeus-lines", "timeuscorpus (HTR-United), CC BY 4.0", share=0.25),
-    Real("mss19-lines", "CREMMA-MSS-19 (HTR-United), CC BY 4.0"),
-)
-_FRENCH_2, _FRENCH_3, _FRENCH_4 = (
-    tuple(replace(real, part=part) if real.share < 1.0 else real for real in _FRENCH) for part in (1, 2, 3)
-)
-_DHSD_WORDS = replace(_DHSD, words=True)
-_FRENCH_WORDS = tuple(replace(real, words=True) for real in _FRENCH)
-_SLOW_WORDS = tuple(real for real in _FRENCH_WORDS if real.share == 1.0)
-_SOME_SLOW_WORDS = tuple(replace(real, share=0.5, part=1) for real in _SLOW_WORDS)
+_POILUS = Real("poilus-lines", "CREMMA-AN-TestamentsDePoilus (HTR-United), CC BY 4.0")
+_TIMEUS = Real("timeus-lines", "timeuscorpus (HTR-United), CC BY 4.0", share=0.25)
+_MSS19 = Real("mss19-lines", "CREMMA-MSS-19 (HTR-United), CC BY 4.0")
+_FRENCH = (_POILUS, _TIMEUS, _MSS19)
+_FRENCH_2, _FRENCH_3, _FRENCH_4 = ((_POILUS, replace(_TIMEUS, part=part), _MSS19) for part in (1, 2, 3))
+_DHSD_WORDS, _POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS = (replace(real, words=True) for real in (_DHSD, *_FRENCH))
+_FRENCH_WORDS = (_POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS)
+_HALF_OF_WORDS = tuple(replace(real, share=0.5, part=1) for real in (_POILUS_WORDS, _MSS19_WORDS))
 
 RECIPES: dict[str, Sequence[Round]] = {
     "line": [
@@ -139,7 +136,7 @@ RECIPES: dict[str, Sequence[Round]] = {
         ),
         Round(
             [Rendered("rendered-words-6", 1000, 22, 601, least=4), Rendered("rendered-lines-6", 1000, 60, 602)],
-            [_DHSD, *_FRENCH_4, *_SLOW_WORDS],
+            [_DHSD, *_FRENCH_4, _POILUS_WORDS, _MSS19_WORDS],
             5,
             learning_rate=2e-3,
             augment=1.0,
@@ -147,7 +144,7 @@ RECIPES: dict[str, Sequence[Round]] = {
         ),
         Round(
             [Rendered("rendered-words-7", 1000, 22, 701, least=4), Rendered("rendered-lines-7", 1000, 60, 702)],
-            [_DHSD, _DHSD_WORDS, *_FRENCH, *_SOME_SLOW_WORDS],
+            [_DHSD, _DHSD_WORDS, *_FRENCH, *_HALF_OF_WORDS],
             4,
             learning_rate=2e-3,
             augment=1.0,
@@ -243,8 +240,11 @@ def _copy(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
 def _cut(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
     """Cuts out the words of lines."""
     with announced(f"Cutting words out of {len(rows)} lines ({source.name})"):
-        written, unsure = write_words(rows, source, packing.unpack("line"), target, seed=0)
-    console().print(f"{source.name}: {written} words; {unsure} left out, which the model does not find in their lines")
+        counts = write_words(rows, source, packing.unpack("line"), target, seed=0)
+    console().print(
+        f"{source.name}: {counted(counts.written, 'word')}; left out: {counts.unsure} that the model does not find in "
+        f"their lines, and {counted(counts.lines_left_out, 'line')} of which it cannot write the label"
+    )
 
 
 def _draw(filename: str) -> float:

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -45,11 +46,26 @@ class Word:
     sure: float
 
 
-def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, target: Path, seed: int) -> tuple[int, int]:
+class Counts(NamedTuple):
+    """What became of lines.
+
+    Attributes:
+        written: Images of words that were written.
+        unsure: Words that were left out since the model does not find them in their lines.
+        lines_left_out: Lines that gave no word: the model cannot write one of their characters, they are too narrow for
+            their labels, or they are blank.
+    """
+
+    written: int
+    unsure: int
+    lines_left_out: int
+
+
+def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, target: Path, seed: int) -> Counts:
     """Writes a dataset of words: `labels.csv` with filename, text and writer, and `images/`, grey PNG.
 
     Some words stay with the next one, and some images are cut down to their own strokes: people's words are of both
-    kinds. Lines with characters that the model cannot write, or with too many for their width, give none.
+    kinds.
 
     Args:
         rows: Rows of the table of `lines`, with filename, text and writer.
@@ -59,11 +75,11 @@ def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, targ
         seed: Seed of the random choices.
 
     Returns:
-        How many images were written, and how many were left out since the model does not find the text in them.
+        How many words were written, and what was left out.
     """
     reader = ExportedModel(model)
     (target / "images").mkdir(parents=True)
-    written = unsure = 0
+    written = unsure = without = 0
     rng = np.random.default_rng(seed)
     with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -76,6 +92,7 @@ def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, targ
             texts = [" ".join(unicodedata.normalize("NFC", row["text"]).split()) for row in batch]
             found = _words(reader, images, texts)
             for row, words in zip(batch, found, strict=True):
+                without += not words
                 for word in _drawn(words, rng):
                     if word.sure < SURE:
                         unsure += 1
@@ -85,7 +102,7 @@ def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, targ
                     name = f"images/{written:06d}.png"
                     cv2.imwrite(str(target / name), image)
                     table.writerow([name, word.text, row["writer"]])
-    return written, unsure
+    return Counts(written, unsure, without)
 
 
 def _words(model: ExportedModel, images: list[bytes], texts: list[str]) -> Iterator[list[Word]]:
