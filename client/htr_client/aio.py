@@ -101,7 +101,7 @@ class AsyncHtrClient(BaseClient):
         """Find the lines of a page; see `HtrClient.find_page`."""
         name = name or name_of(image)
         return await _in_thread(
-            lambda wait: find_page(image, self._find_maps(line_finder, timeout, wait), name, self._max_pixels)
+            lambda wait: find_page(image, self._find_maps(line_finder, timeout, wait), name, self.max_pixels)
         )
 
     async def transcribe_page(
@@ -115,7 +115,7 @@ class AsyncHtrClient(BaseClient):
 
         def read(wait: _Wait) -> Page:
             find_maps = self._find_maps(line_finder, timeout, wait)
-            return read_page(image, find_maps, lambda lines: wait(recognise(lines)), name, self._max_pixels)
+            return read_page(image, find_maps, lambda lines: wait(recognise(lines)), name, self.max_pixels)
 
         return await _in_thread(read)
 

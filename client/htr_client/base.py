@@ -155,6 +155,7 @@ class BaseClient:
             raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
         self.model = model
         self.timeout = timeout
+        self.max_pixels = max_pixels
         self.metrics = metrics or ClientMetrics()
         self._decoder = decoder if decoder is not None else default_decoder
         self._version = version
@@ -177,7 +178,6 @@ class BaseClient:
         self._batch_size = batch_size
         self._in_flight = in_flight
         self._patience = patience
-        self._max_pixels = max_pixels
         self._max_message_bytes = max_message_bytes
         self._metadata = metadata
         self._tracing = connection.tracing() if opentelemetry else None
@@ -195,7 +195,7 @@ class BaseClient:
 
     def _pack(self, image: Image, source: str | None = None) -> Sent:
         started = time.perf_counter()
-        packed, grey = pack_with_pixels(image, self._max_pixels)
+        packed, grey = pack_with_pixels(image, self.max_pixels)
         if len(packed.data) > self._max_message_bytes - _REQUEST_OVERHEAD:
             raise ImageError(
                 "too_large",

@@ -134,7 +134,7 @@ class HtrClient(BaseClient):
     ) -> Page:
         """Find the lines of a page; as `transcribe_page`, which also transcribes them."""
         find_maps = self._find_maps(line_finder, timeout)
-        return find_page(image, find_maps, name or name_of(image), self._max_pixels)
+        return find_page(image, find_maps, name or name_of(image), self.max_pixels)
 
     def transcribe_page(
         self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
@@ -156,7 +156,7 @@ class HtrClient(BaseClient):
             HtrError: When a call fails; `ModelNotFound` where the server has no line finder.
         """
         find_maps = self._find_maps(line_finder, timeout)
-        return read_page(image, find_maps, self.transcribe_many, name or name_of(image), self._max_pixels)
+        return read_page(image, find_maps, self.transcribe_many, name or name_of(image), self.max_pixels)
 
     def _find_maps(self, line_finder: str, timeout: float | None) -> FindMaps:
         return lambda page: self._run(self._ask_maps(page, line_finder, timeout))

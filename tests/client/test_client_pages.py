@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from htr_client import AsyncHtrClient, image_files, pages
+from htr_client import AsyncHtrClient, HtrClient, image_files, kinds, pages
 from htr_client.errors import ImageError, ModelNotFound
 from htr_client.pages.reading import is_page, may_be_page
 from htr_client.testing import png
@@ -72,6 +72,17 @@ def test_a_page_that_the_line_finder_refuses_is_no_line(call, folder, server, ki
     server.model.failures.append((grpc.StatusCode.INVALID_ARGUMENT, "Invalid PNG data, size 200"))
     code, out, err = call(folder / "1-page.png", "--kind", kind)
     assert (code, out) == (1, "") and "1-page.png: The server says INVALID_ARGUMENT: Invalid PNG data" in err
+
+
+@pytest.mark.parametrize("kind", ["line", "auto", "page"])
+def test_the_bound_of_the_client_is_that_of_pages_too(server, kind):
+    large = drawn(height=800)
+    with HtrClient(server.address, max_pixels=900 * 700) as client:
+        few, many = kinds.transcribe(client, [drawn(), large], kind)
+        assert getattr(few, "error", None) is None and many.error.reason == "too_large"
+    with HtrClient(server.address, max_pixels=10**9) as client:
+        [result] = kinds.transcribe(client, [drawn(height=60_000)], kind)
+        assert getattr(result, "error", None) is None
 
 
 def test_the_file_of_a_page_is_read_once(call, folder, monkeypatch):
