@@ -134,7 +134,8 @@ class AsyncHtrClient(BaseClient):
         packing: list[asyncio.Future[Sent | Transcription]] = []
         async for image in source:
             packing.append(asyncio.ensure_future(asyncio.to_thread(self._pack_or_error, image)))
-            if len(packing) == self._batch_size * self._in_flight:
+            # A server with a smaller limit lowers the batch size meanwhile, perhaps below what is there already.
+            if len(packing) >= self._batch_size * self._in_flight:
                 break
         return list(await asyncio.gather(*packing))
 

@@ -417,7 +417,7 @@ class BaseClient:
             sent = window[i]
             assert isinstance(sent, Sent)
             size = len(sent.image.data)
-            if not batches or len(batches[-1]) == self._batch_size or size > room:
+            if not batches or len(batches[-1]) >= self._batch_size or size > room:
                 batches.append([])
                 room = self._max_message_bytes // _BATCH_SHARE
             batches[-1].append(i)

@@ -1,5 +1,6 @@
 """Many images at once: batches, order, and what spoils a batch or interrupts the service."""
 
+import asyncio
 import random
 import threading
 import time
@@ -9,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from htr_client import ImageError
+from htr_client import AsyncHtrClient, ImageError
 from htr_client.errors import HtrError, ModelNotFound
 from htr_client.testing import FakeServer, draw, png
 from tests.client.conftest import words
@@ -122,6 +123,29 @@ def test_stopping_early_stops_everything(client, server):
     time.sleep(0.3)
     assert read == stopped_at
     assert threading.active_count() <= threads + 20
+
+
+def test_a_batch_size_that_is_lowered_while_images_are_read_ahead_still_bounds_them(server):
+    server.model.max_batch = 1
+    read = 0
+
+    async def source():
+        nonlocal read
+        while read < 500:
+            if read == 14:  # six of the second window are read when the server tells its limit
+                while not server.model.batches:
+                    await asyncio.sleep(0.01)
+            read += 1
+            yield png("a")
+
+    async def first():
+        async with AsyncHtrClient(server.address, batch_size=4, in_flight=2) as client:
+            results = client.transcribe_many(source())
+            assert (await anext(results)).text == "a"
+            await results.aclose()
+
+    asyncio.run(first())
+    assert read <= 3 * 4 * 2
 
 
 def test_wrong_model_raises_at_once(kind, server):
