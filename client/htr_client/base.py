@@ -1,7 +1,6 @@
 """What both clients share: settings, requests and answers, and the steps between them; no input or output."""
 
 import functools
-import random
 import re
 import threading
 import time
@@ -21,7 +20,6 @@ from htr_client.errors import (
     ModelNotFound,
     ModelUnusable,
     RequestTooLarge,
-    TimedOut,
     UnexpectedAnswer,
 )
 from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels, path_of
@@ -30,6 +28,7 @@ from htr_client.metrics import ClientMetrics
 from htr_client.pages.reading import SIGNATURE
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
+from htr_client.retries import Outage, pause
 from htr_client.spans import pixel_spans
 from htr_client.suspicion import Look, look, of_geometry
 
@@ -72,26 +71,6 @@ class Reader(NamedTuple):
 
     alphabet: Alphabet
     decoder: Decoder
-
-
-class Outage:
-    """How long calls of one transcribe_many run have been failing, shared by its batches."""
-
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._since: float | None = None
-
-    def over(self) -> None:
-        """A call got through."""
-        self._since = None
-
-    def bearable(self, error: HtrError) -> bool:
-        """Whether to try again after this error."""
-        if not error.retryable:
-            return False
-        if self._since is None:
-            self._since = time.monotonic()
-        return time.monotonic() - self._since < self._patience
 
 
 class BaseClient:
@@ -431,16 +410,3 @@ class BaseClient:
             self._batch_size = max(1, min(self._batch_size, int(limit.group(1))))
         half = (len(batch) + 1) // 2
         return [batch[:half], batch[half:]]
-
-
-def pause(attempt: int) -> float:
-    """Seconds to wait before another attempt: doubling up to two seconds, jittered so that clients spread out."""
-    return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2**attempt)
-
-
-def remaining(deadline: float) -> float:
-    """Seconds until a deadline; raises TimedOut when it has passed."""
-    seconds = deadline - time.monotonic()
-    if seconds <= 0:
-        raise TimedOut("The time for this call was used up.")
-    return seconds

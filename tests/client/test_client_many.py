@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from htr_client import AsyncHtrClient, ImageError
-from htr_client.errors import HtrError, ModelNotFound
+from htr_client.errors import HtrError, ModelNotFound, ServerUnavailable
+from htr_client.retries import Outage
 from htr_client.testing import FakeServer, draw, png
 from tests.client.conftest import words
 
@@ -160,6 +161,19 @@ def test_patience_ends(kind):
             list(client.transcribe_many([png("a")] * 500))
         assert error.value.retryable
         assert time.monotonic() - started < 15
+
+
+def test_an_outage_may_end_for_one_thread_while_another_one_asks(monkeypatch):
+    outage = Outage(60.0)
+    clock = time.monotonic
+
+    def monotonic():
+        outage.over()  # as the call of another thread that gets through at any moment
+        return clock()
+
+    monkeypatch.setattr(time, "monotonic", monotonic)
+    assert outage.bearable(ServerUnavailable("away"))
+    assert not outage.bearable(ModelNotFound("none"))
 
 
 def test_restart_in_the_middle_of_two_thousand_images(kind):
