@@ -63,7 +63,9 @@ class AsyncHtrClient(BaseClient):
         """Transcribe one image; see `HtrClient.transcribe`."""
         return await self._run(self._transcribe_one(image, timeout, source))
 
-    async def transcribe_many(self, images: Iterable[Image] | AsyncIterable[Image]) -> AsyncIterator[Transcription]:
+    async def transcribe_many(
+        self, images: Iterable[Image] | AsyncIterable[Image], *, timeout: float | None = None
+    ) -> AsyncIterator[Transcription]:
         """Transcribe any number of images; see `HtrClient.transcribe_many`. The images may come asynchronously."""
         source = aiter(images) if isinstance(images, AsyncIterable) else _asynchronous(images)
         outage = Outage(self._patience)
@@ -77,7 +79,8 @@ class AsyncHtrClient(BaseClient):
                     calls = []
                     for positions in self._batches(window):
                         batch = [sent for i in positions if isinstance(sent := window[i], Sent)]
-                        calls.append((positions, asyncio.create_task(self._transcribe_slot(batch, outage, slots))))
+                        steps = self._transcribe_patiently(batch, outage, timeout)
+                        calls.append((positions, asyncio.create_task(self._run_slot(steps, slots))))
                     under_way.append((window, calls))
                     window = await self._next_window(source)
                 if len(under_way) == 2 or not window:
@@ -112,7 +115,7 @@ class AsyncHtrClient(BaseClient):
         name = name or name_of(image)
 
         async def recognise(lines: Sequence[np.ndarray]) -> list[Transcription]:
-            return [transcription async for transcription in self.transcribe_many(lines)]
+            return [transcription async for transcription in self.transcribe_many(lines, timeout=timeout)]
 
         def read(wait: _Wait) -> Page:
             find_maps = self._find_maps(line_finder, timeout, wait)
@@ -140,11 +143,9 @@ class AsyncHtrClient(BaseClient):
                 break
         return list(await asyncio.gather(*packing))
 
-    async def _transcribe_slot(
-        self, batch: Sequence[Sent], outage: Outage, slots: asyncio.Semaphore
-    ) -> list[Transcription]:
+    async def _run_slot(self, steps: Steps[T], slots: asyncio.Semaphore) -> T:
         async with slots:
-            return await self._run(self._transcribe_patiently(batch, outage))
+            return await self._run(steps)
 
     async def _run(self, steps: Steps[T]) -> T:
         try:

@@ -275,12 +275,14 @@ class BaseClient:
             raise result.error
         return result
 
-    def _transcribe_patiently(self, batch: Sequence[Sent], outage: Outage) -> Steps[list[Transcription]]:
+    def _transcribe_patiently(
+        self, batch: Sequence[Sent], outage: Outage, timeout: float | None
+    ) -> Steps[list[Transcription]]:
         """One batch of transcribe_many: patient with the server, and no image spoils another."""
         refusals = 0
         for attempt in range(10**9):
             try:
-                results = yield from self._transcribe(batch, self._deadline(None))
+                results = yield from self._transcribe(batch, self._deadline(timeout))
                 outage.over()
                 return results
             except (ImageError, RequestTooLarge) as error:
@@ -289,7 +291,7 @@ class BaseClient:
                 if len(batch) > 1:
                     results = []
                     for part in self._split(batch, error):
-                        results += yield from self._transcribe_patiently(part, outage)
+                        results += yield from self._transcribe_patiently(part, outage, timeout)
                     return results
                 if refusals == 2:
                     refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from htr_client import AsyncHtrClient, HtrClient, image_files, kinds, pages
-from htr_client.errors import ImageError, ModelNotFound
+from htr_client.errors import ImageError, ModelNotFound, TimedOut
 from htr_client.pages.reading import is_page, may_be_page
 from htr_client.testing import png
 
@@ -48,6 +48,16 @@ def test_a_page_through_either_client(client):
         client.transcribe_page(b"")
     with pytest.raises(ModelNotFound):
         client.transcribe_page(drawn(), line_finder="other")
+
+
+def test_the_timeout_of_a_page_is_that_of_its_lines_too(kind, server):
+    server.model.delay = 3.0  # of the recogniser, not of the line finder
+    with kind(server.address, patience=0.0) as client:
+        with pytest.raises(TimedOut):
+            client.transcribe_page(drawn(), timeout=1.0)
+        with pytest.raises(TimedOut):
+            list(client.transcribe_many([png("a")], timeout=1.0))
+        assert [line.text != "" for line in client.transcribe_page(drawn()).lines] == [True] * 3
 
 
 def test_more_pages_at_a_time_than_the_event_loop_has_threads(server):
