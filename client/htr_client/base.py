@@ -36,6 +36,8 @@ from htr_client.suspicion import Look, look, of_geometry
 _BATCH_SHARE = 4
 # What a request holds beside the images (names, lengths) stays far below this.
 _REQUEST_OVERHEAD = 4096
+# A reader holds a compiled language model. Of a rollout there are two versions, and a label may stay on a third one.
+_KEPT_READERS = 3
 
 T = TypeVar("T")
 
@@ -166,7 +168,8 @@ class BaseClient:
         self._traced: Any = None  # the channel with what traces its calls
         self._methods: dict[str, Any] = {}
         self._process = 0
-        # By version: a version on the server never changes, and several servers may have different ones.
+        # By version: a version on the server never changes, and several servers may have different ones. The one that
+        # answered last is the last one.
         self._readers: dict[int, Reader] = {}
 
     def _headers(self) -> Headers:
@@ -209,9 +212,20 @@ class BaseClient:
         return request
 
     def _known_reader(self, answer: Answer) -> Reader | None:
-        reader = self._readers.get(answer.version)
+        with self._lock:
+            reader = self._readers.get(answer.version)
         # A server that was wiped and started anew may count from 1 again.
-        return reader if reader is not None and len(reader.alphabet) == answer.log_probs.shape[2] - 1 else None
+        if reader is None or len(reader.alphabet) != answer.log_probs.shape[2] - 1:
+            return None
+        self._keep(answer.version, reader)
+        return reader
+
+    def _keep(self, version: int, reader: Reader) -> None:
+        with self._lock:
+            self._readers.pop(version, None)
+            self._readers[version] = reader
+            for oldest in list(self._readers)[:-_KEPT_READERS]:
+                del self._readers[oldest]
 
     def _results(self, batch: Sequence[Sent], answer: Answer, reader: Reader, server: float) -> list[Transcription]:
         started = time.perf_counter()
@@ -326,7 +340,8 @@ class BaseClient:
         decoder = self._decoder
         if not isinstance(decoder, Decoder):
             decoder = decoder((yield from self._ask_language_model(version, deadline)))
-        self._readers[version] = reader = Reader(alphabet, decoder)
+        reader = Reader(alphabet, decoder)
+        self._keep(version, reader)
         return reader
 
     def _ask_language_model(self, version: int, deadline: float) -> Steps[LanguageModel | None]:
