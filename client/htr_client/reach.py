@@ -75,7 +75,8 @@ def _in_clear(connection: socket.socket, where: str) -> HtrError:
 def _encrypted(connection: socket.socket, where: str, host: str, tls: "Tls") -> HtrError:
     # The client's own certificate is left out: Python's ssl would want its key as a file.
     if isinstance(tls.ca, bytes):
-        context = ssl.create_default_context(cadata=tls.ca.decode())
+        # Python takes ASCII only, and comments between the certificates may be anything.
+        context = ssl.create_default_context(cadata=tls.ca.decode("ascii", "ignore"))
     else:
         context = ssl.create_default_context(cafile=None if tls.ca is None else os.fspath(tls.ca))
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC is not as strict as Python 3.13

@@ -150,7 +150,9 @@ def test_trouble_with_encryption_is_told_apart(kind, server, certificates):
         assert "wants an encrypted one" in refusal(kind, where) and "--tls" in refusal(kind, where)
         assert "is not trusted" in refusal(kind, where, tls=Tls(server_name="htr.internal"))
         assert "is not trusted: Hostname mismatch" in refusal(kind, where, tls=Tls(certificates / "ca.pem"))
-        assert "another certificate" in refusal(kind, where, tls=Tls(ca, server_name="htr.internal"))
+        for comment in ("# Főtanúsítvány\n".encode(), "# für Tests\n".encode("latin-1"), b""):
+            tls = Tls(comment + ca + comment, server_name="htr.internal")
+            assert "another certificate" in refusal(kind, where, tls=tls)
         assert "does not encrypt" in refusal(kind, server.address, tls=True)
     finally:
         secret.stop()

@@ -210,6 +210,16 @@ def test_a_file_that_is_no_page_has_a_reason(data, reason):
     assert caught.value.reason == reason
 
 
+def test_a_file_that_nests_deeply_is_read_or_refused():
+    order = PAGE_2013.replace('<OrderedGroup id="g">', '<OrderedGroup id="g">' + 50_000 * "<OrderedGroup>")
+    order = order.replace("</OrderedGroup>", 50_001 * "</OrderedGroup>")
+    assert [line.id for line in pages.read(order.encode()).lines] == ["r1", "l1", "e1"]
+    for text in (100_000 * "[", 100_000 * '{"lines":', 100_000 * "[" + 100_000 * "]"):
+        with pytest.raises(PageError) as caught:
+            pages.from_json(text)
+        assert caught.value.reason == "not_a_page"
+
+
 def test_no_entity_is_expanded(tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("hidden")
