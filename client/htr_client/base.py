@@ -155,7 +155,7 @@ class BaseClient:
                 "gRPC checks the certificates of several addresses by one name: give it as Tls(server_name=...) "
                 "(--tls-server-name), or one DNS name that stands for all servers"
             )
-        self._options = connection.channel_options(tls, max_message_bytes)
+        self._options = connection.channel_options(tls, max_message_bytes, self._hosts)
         self._batch_size = batch_size
         self._in_flight = in_flight
         self._patience = patience
