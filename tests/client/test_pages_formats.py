@@ -79,6 +79,16 @@ def test_hocr_has_all_texts_in_order(page):
     assert [element.get("title").partition(";")[0] for element in found] == boxes
 
 
+def test_a_line_with_nothing_but_words_has_their_box():
+    line = Line("two words", words=(Word("two", (10, 12, 50, 30)), Word("words", (60, 10, 99, 28))))
+    assert line.box == (10, 10, 99, 30)
+    page = Page("a.png", 200, 100, (line,))
+    found = {one.get("class"): one.get("title") for one in ElementTree.fromstring(pages.write(page, "hocr")).iter()}
+    assert found["ocr_carea"] == found["ocr_par"] == found["ocr_line"] == "bbox 10 10 99 30"
+    assert 'HPOS="10" VPOS="10" WIDTH="89" HEIGHT="20"' in pages.write(page, "alto").split("<TextLine")[0]
+    assert pages.read(pages.write(page, "page").encode()).lines[0].box == line.box
+
+
 def test_text_has_an_empty_line_between_regions():
     page = Page("a.png", 9, 9, (Line("one", region="a"), Line("two", region="a"), Line("three", region="b")))
     assert pages.write(page, "text") == "one\ntwo\n\nthree\n"

@@ -149,8 +149,7 @@ def to_page_xml(page: Page) -> str:
 
 
 def _box(line: Line) -> tuple[int, int, int, int]:
-    boxes = [word.box for word in line.words]
-    return around([line.box, *boxes] if line.polygon or line.baseline or not boxes else boxes)
+    return around([line.box, *(word.box for word in line.words)])
 
 
 def _write_line(region: Element, line: Line, identifiers: Identifiers) -> None:
