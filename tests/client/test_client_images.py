@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htr_client import image_files
-from htr_client.errors import ImageError
+from htr_client.errors import ImageError, ServerUnavailable
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -406,6 +406,10 @@ def test_images_of_usual_size_are_not_shrunk():
 def test_errors_travel_between_processes():
     error = pickle.loads(pickle.dumps(ImageError("empty", "The image has no bytes.")))
     assert (error.reason, str(error)) == ("empty", "The image has no bytes.")
+    refused = ImageError("refused", "The server says no.", advice="Ask again.", code="INVALID_ARGUMENT")
+    for sent in (refused, ServerUnavailable("Nobody answers.", advice="Start it.", code="UNAVAILABLE")):
+        come = pickle.loads(pickle.dumps(sent))
+        assert type(come) is type(sent) and vars(come) == vars(sent) and str(come) == str(sent)
 
 
 def test_no_grpc_needed(tmp_path):
