@@ -12,13 +12,14 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from htr_client.base import Ask, BaseClient, Outage, Sent, Steps, T, remaining
+from htr_client.base import Ask, BaseClient, Sent, Steps, T
 from htr_client.connection import to_error, was_closed
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
+from htr_client.retries import Outage, remaining
 
 _Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -62,7 +63,9 @@ class AsyncHtrClient(BaseClient):
         """Transcribe one image; see `HtrClient.transcribe`."""
         return await self._run(self._transcribe_one(image, timeout, source))
 
-    async def transcribe_many(self, images: Iterable[Image] | AsyncIterable[Image]) -> AsyncIterator[Transcription]:
+    async def transcribe_many(
+        self, images: Iterable[Image] | AsyncIterable[Image], *, timeout: float | None = None
+    ) -> AsyncIterator[Transcription]:
         """Transcribe any number of images; see `HtrClient.transcribe_many`. The images may come asynchronously."""
         source = aiter(images) if isinstance(images, AsyncIterable) else _asynchronous(images)
         outage = Outage(self._patience)
@@ -76,7 +79,8 @@ class AsyncHtrClient(BaseClient):
                     calls = []
                     for positions in self._batches(window):
                         batch = [sent for i in positions if isinstance(sent := window[i], Sent)]
-                        calls.append((positions, asyncio.create_task(self._transcribe_slot(batch, outage, slots))))
+                        steps = self._transcribe_patiently(batch, outage, timeout)
+                        calls.append((positions, asyncio.create_task(self._run_slot(steps, slots))))
                     under_way.append((window, calls))
                     window = await self._next_window(source)
                 if len(under_way) == 2 or not window:
@@ -101,7 +105,7 @@ class AsyncHtrClient(BaseClient):
         """Find the lines of a page; see `HtrClient.find_page`."""
         name = name or name_of(image)
         return await _in_thread(
-            lambda wait: find_page(image, self._find_maps(line_finder, timeout, wait), name, self._max_pixels)
+            lambda wait: find_page(image, self._find_maps(line_finder, timeout, wait), name, self.max_pixels)
         )
 
     async def transcribe_page(
@@ -111,11 +115,11 @@ class AsyncHtrClient(BaseClient):
         name = name or name_of(image)
 
         async def recognise(lines: Sequence[np.ndarray]) -> list[Transcription]:
-            return [transcription async for transcription in self.transcribe_many(lines)]
+            return [transcription async for transcription in self.transcribe_many(lines, timeout=timeout)]
 
         def read(wait: _Wait) -> Page:
             find_maps = self._find_maps(line_finder, timeout, wait)
-            return read_page(image, find_maps, lambda lines: wait(recognise(lines)), name, self._max_pixels)
+            return read_page(image, find_maps, lambda lines: wait(recognise(lines)), name, self.max_pixels)
 
         return await _in_thread(read)
 
@@ -134,15 +138,14 @@ class AsyncHtrClient(BaseClient):
         packing: list[asyncio.Future[Sent | Transcription]] = []
         async for image in source:
             packing.append(asyncio.ensure_future(asyncio.to_thread(self._pack_or_error, image)))
-            if len(packing) == self._batch_size * self._in_flight:
+            # A server with a smaller limit lowers the batch size meanwhile, perhaps below what is there already.
+            if len(packing) >= self._batch_size * self._in_flight:
                 break
         return list(await asyncio.gather(*packing))
 
-    async def _transcribe_slot(
-        self, batch: Sequence[Sent], outage: Outage, slots: asyncio.Semaphore
-    ) -> list[Transcription]:
+    async def _run_slot(self, steps: Steps[T], slots: asyncio.Semaphore) -> T:
         async with slots:
-            return await self._run(self._transcribe_patiently(batch, outage))
+            return await self._run(steps)
 
     async def _run(self, steps: Steps[T]) -> T:
         try:

@@ -1,7 +1,6 @@
 """What both clients share: settings, requests and answers, and the steps between them; no input or output."""
 
 import functools
-import random
 import re
 import threading
 import time
@@ -21,7 +20,6 @@ from htr_client.errors import (
     ModelNotFound,
     ModelUnusable,
     RequestTooLarge,
-    TimedOut,
     UnexpectedAnswer,
 )
 from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels, path_of
@@ -30,6 +28,7 @@ from htr_client.metrics import ClientMetrics
 from htr_client.pages.reading import SIGNATURE
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
+from htr_client.retries import Outage, pause
 from htr_client.spans import pixel_spans
 from htr_client.suspicion import Look, look, of_geometry
 
@@ -37,6 +36,8 @@ from htr_client.suspicion import Look, look, of_geometry
 _BATCH_SHARE = 4
 # What a request holds beside the images (names, lengths) stays far below this.
 _REQUEST_OVERHEAD = 4096
+# A reader holds a compiled language model. Of a rollout there are two versions, and a label may stay on a third one.
+_KEPT_READERS = 3
 
 T = TypeVar("T")
 
@@ -72,26 +73,6 @@ class Reader(NamedTuple):
 
     alphabet: Alphabet
     decoder: Decoder
-
-
-class Outage:
-    """How long calls of one transcribe_many run have been failing, shared by its batches."""
-
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._since: float | None = None
-
-    def over(self) -> None:
-        """A call got through."""
-        self._since = None
-
-    def bearable(self, error: HtrError) -> bool:
-        """Whether to try again after this error."""
-        if not error.retryable:
-            return False
-        if self._since is None:
-            self._since = time.monotonic()
-        return time.monotonic() - self._since < self._patience
 
 
 class BaseClient:
@@ -155,6 +136,7 @@ class BaseClient:
             raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
         self.model = model
         self.timeout = timeout
+        self.max_pixels = max_pixels
         self.metrics = metrics or ClientMetrics()
         self._decoder = decoder if decoder is not None else default_decoder
         self._version = version
@@ -173,11 +155,10 @@ class BaseClient:
                 "gRPC checks the certificates of several addresses by one name: give it as Tls(server_name=...) "
                 "(--tls-server-name), or one DNS name that stands for all servers"
             )
-        self._options = connection.channel_options(tls, max_message_bytes)
+        self._options = connection.channel_options(tls, max_message_bytes, self._hosts)
         self._batch_size = batch_size
         self._in_flight = in_flight
         self._patience = patience
-        self._max_pixels = max_pixels
         self._max_message_bytes = max_message_bytes
         self._metadata = metadata
         self._tracing = connection.tracing() if opentelemetry else None
@@ -187,7 +168,8 @@ class BaseClient:
         self._traced: Any = None  # the channel with what traces its calls
         self._methods: dict[str, Any] = {}
         self._process = 0
-        # By version: a version on the server never changes, and several servers may have different ones.
+        # By version: a version on the server never changes, and several servers may have different ones. The one that
+        # answered last is the last one.
         self._readers: dict[int, Reader] = {}
 
     def _headers(self) -> Headers:
@@ -195,7 +177,7 @@ class BaseClient:
 
     def _pack(self, image: Image, source: str | None = None) -> Sent:
         started = time.perf_counter()
-        packed, grey = pack_with_pixels(image, self._max_pixels)
+        packed, grey = pack_with_pixels(image, self.max_pixels)
         if len(packed.data) > self._max_message_bytes - _REQUEST_OVERHEAD:
             raise ImageError(
                 "too_large",
@@ -230,9 +212,20 @@ class BaseClient:
         return request
 
     def _known_reader(self, answer: Answer) -> Reader | None:
-        reader = self._readers.get(answer.version)
+        with self._lock:
+            reader = self._readers.get(answer.version)
         # A server that was wiped and started anew may count from 1 again.
-        return reader if reader is not None and len(reader.alphabet) == answer.log_probs.shape[2] - 1 else None
+        if reader is None or len(reader.alphabet) != answer.log_probs.shape[2] - 1:
+            return None
+        self._keep(answer.version, reader)
+        return reader
+
+    def _keep(self, version: int, reader: Reader) -> None:
+        with self._lock:
+            self._readers.pop(version, None)
+            self._readers[version] = reader
+            for oldest in list(self._readers)[:-_KEPT_READERS]:
+                del self._readers[oldest]
 
     def _results(self, batch: Sequence[Sent], answer: Answer, reader: Reader, server: float) -> list[Transcription]:
         started = time.perf_counter()
@@ -296,12 +289,14 @@ class BaseClient:
             raise result.error
         return result
 
-    def _transcribe_patiently(self, batch: Sequence[Sent], outage: Outage) -> Steps[list[Transcription]]:
+    def _transcribe_patiently(
+        self, batch: Sequence[Sent], outage: Outage, timeout: float | None
+    ) -> Steps[list[Transcription]]:
         """One batch of transcribe_many: patient with the server, and no image spoils another."""
         refusals = 0
         for attempt in range(10**9):
             try:
-                results = yield from self._transcribe(batch, self._deadline(None))
+                results = yield from self._transcribe(batch, self._deadline(timeout))
                 outage.over()
                 return results
             except (ImageError, RequestTooLarge) as error:
@@ -310,7 +305,7 @@ class BaseClient:
                 if len(batch) > 1:
                     results = []
                     for part in self._split(batch, error):
-                        results += yield from self._transcribe_patiently(part, outage)
+                        results += yield from self._transcribe_patiently(part, outage, timeout)
                     return results
                 if refusals == 2:
                     refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
@@ -345,7 +340,8 @@ class BaseClient:
         decoder = self._decoder
         if not isinstance(decoder, Decoder):
             decoder = decoder((yield from self._ask_language_model(version, deadline)))
-        self._readers[version] = reader = Reader(alphabet, decoder)
+        reader = Reader(alphabet, decoder)
+        self._keep(version, reader)
         return reader
 
     def _ask_language_model(self, version: int, deadline: float) -> Steps[LanguageModel | None]:
@@ -417,7 +413,7 @@ class BaseClient:
             sent = window[i]
             assert isinstance(sent, Sent)
             size = len(sent.image.data)
-            if not batches or len(batches[-1]) == self._batch_size or size > room:
+            if not batches or len(batches[-1]) >= self._batch_size or size > room:
                 batches.append([])
                 room = self._max_message_bytes // _BATCH_SHARE
             batches[-1].append(i)
@@ -431,16 +427,3 @@ class BaseClient:
             self._batch_size = max(1, min(self._batch_size, int(limit.group(1))))
         half = (len(batch) + 1) // 2
         return [batch[:half], batch[half:]]
-
-
-def pause(attempt: int) -> float:
-    """Seconds to wait before another attempt: doubling up to two seconds, jittered so that clients spread out."""
-    return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2**attempt)
-
-
-def remaining(deadline: float) -> float:
-    """Seconds until a deadline; raises TimedOut when it has passed."""
-    seconds = deadline - time.monotonic()
-    if seconds <= 0:
-        raise TimedOut("The time for this call was used up.")
-    return seconds

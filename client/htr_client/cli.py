@@ -282,7 +282,7 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
 
     def decoder_of(own: LanguageModel | None) -> PrefixBeamSearch:
         return PrefixBeamSearch(
-            args.beam_width or 16,
+            16 if args.beam_width is None else args.beam_width,
             alternatives=args.alternatives,
             lexicon=lexicon,
             language_model=model or (own if args.decoder is None else None),

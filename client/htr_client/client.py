@@ -1,5 +1,6 @@
 """The client for threads: images in, transcriptions out, over TensorFlow Serving's gRPC API."""
 
+import functools
 import os
 import threading
 import time
@@ -12,13 +13,14 @@ from typing import Any
 
 import grpc
 
-from htr_client.base import Ask, BaseClient, Outage, Sent, Steps, T, remaining
+from htr_client.base import Ask, BaseClient, Sent, Steps, T
 from htr_client.connection import to_error, was_closed
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
+from htr_client.retries import Outage, remaining
 
 
 class HtrClient(BaseClient):
@@ -80,7 +82,7 @@ class HtrClient(BaseClient):
         """
         return self._run(self._transcribe_one(image, timeout, source))
 
-    def transcribe_many(self, images: Iterable[Image]) -> Iterator[Transcription]:
+    def transcribe_many(self, images: Iterable[Image], *, timeout: float | None = None) -> Iterator[Transcription]:
         """Transcribe any number of images, several requests at a time.
 
         Reads ahead by up to three times batch_size x in_flight images, so it suits images that are there already;
@@ -88,6 +90,7 @@ class HtrClient(BaseClient):
 
         Args:
             images: Paths, encoded bytes or arrays; may be a generator.
+            timeout: Seconds for each request; by default the client's.
 
         Yields:
             One transcription an image, in order. An image that cannot be read gives one with `error` set and does
@@ -112,7 +115,7 @@ class HtrClient(BaseClient):
                     calls = []
                     for positions in self._batches(window):
                         batch = [sent for i in positions if isinstance(sent := window[i], Sent)]
-                        steps = self._transcribe_patiently(batch, outage)
+                        steps = self._transcribe_patiently(batch, outage, timeout)
                         calls.append((positions, senders.submit(self._run, steps, stop.wait)))
                     under_way.append((window, calls))
                     ahead = self._read_ahead(packers, source)
@@ -134,7 +137,7 @@ class HtrClient(BaseClient):
     ) -> Page:
         """Find the lines of a page; as `transcribe_page`, which also transcribes them."""
         find_maps = self._find_maps(line_finder, timeout)
-        return find_page(image, find_maps, name or name_of(image), self._max_pixels)
+        return find_page(image, find_maps, name or name_of(image), self.max_pixels)
 
     def transcribe_page(
         self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
@@ -144,7 +147,8 @@ class HtrClient(BaseClient):
         Args:
             image: As for `transcribe`.
             line_finder: Name of the line finder on the server; the client's model transcribes what it finds.
-            timeout: Seconds for finding the lines, and for each request of lines; by default the client's.
+            timeout: Seconds for finding the lines, and for each request of lines, which is tried again as by
+                `transcribe_many`; by default the client's.
             name: Name of the image for the page; by default that of its file.
 
         Returns:
@@ -156,7 +160,8 @@ class HtrClient(BaseClient):
             HtrError: When a call fails; `ModelNotFound` where the server has no line finder.
         """
         find_maps = self._find_maps(line_finder, timeout)
-        return read_page(image, find_maps, self.transcribe_many, name or name_of(image), self._max_pixels)
+        recognise = functools.partial(self.transcribe_many, timeout=timeout)
+        return read_page(image, find_maps, recognise, name or name_of(image), self.max_pixels)
 
     def _find_maps(self, line_finder: str, timeout: float | None) -> FindMaps:
         return lambda page: self._run(self._ask_maps(page, line_finder, timeout))

@@ -26,7 +26,7 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.reach import NOBODY
+from htr_client.reach import NOBODY, is_here, with_proxy
 
 Metadata = Callable[[], Iterable[tuple[str, str]]]
 Pem = Union[str, "os.PathLike[str]", bytes]
@@ -229,12 +229,15 @@ def hosts_of(addresses: Sequence[str]) -> list[tuple[str, int]]:
         return []
 
 
-def channel_options(tls: Tls | None, max_message_bytes: int) -> list[tuple[str, Any]]:
+def channel_options(
+    tls: Tls | None, max_message_bytes: int, hosts: Sequence[tuple[str, int]] = ()
+) -> list[tuple[str, Any]]:
     """Options of a channel.
 
     Args:
         tls: For the name to expect, or None.
         max_message_bytes: Limit of a request and of an answer.
+        hosts: Of the servers, as `hosts_of` returns them.
 
     Returns:
         gRPC channel arguments.
@@ -264,6 +267,9 @@ def channel_options(tls: Tls | None, max_message_bytes: int) -> list[tuple[str, 
     ]
     if tls is not None and tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
+    if hosts and all(is_here(host) for host, _ in hosts):
+        # gRPC alone among programs asks a proxy for this machine too.
+        options.append(("grpc.enable_http_proxy", 0))
     return options
 
 
@@ -324,10 +330,11 @@ def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
     code: grpc.StatusCode = error.code()
     details: str = error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
+        hosts = hosts_of(where.split(", "))
         if _NO_NAME.search(details):
-            return ServerUnavailable(f"The name of the server {where} is not known.", code=code.name)
+            return with_proxy(ServerUnavailable(f"The name of the server {where} is not known.", code=code.name), hosts)
         if _NO_CONNECTION.search(details):
-            return ServerUnavailable(f"Nobody answers at {where}.", advice=NOBODY, code=code.name)
+            return with_proxy(ServerUnavailable(f"Nobody answers at {where}.", advice=NOBODY, code=code.name), hosts)
         if _BROKEN.search(details):
             return ServerUnavailable(f"The connection to {where} broke.", code=code.name)
     if code is grpc.StatusCode.CANCELLED and "Channel closed" in details:

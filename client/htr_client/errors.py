@@ -38,9 +38,9 @@ class ImageError(HtrError):
         super().__init__(what, advice=advice, code=code)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str], dict[str, object]]:
         # The default would call ImageError(what), so that an error could not come back from a worker process.
-        return (type(self), (self.reason, self.what))
+        return (type(self), (self.reason, self.what), self.__dict__)
 
 
 PictureError = ImageError  # the name in version 0.1, which services catch

@@ -3,6 +3,7 @@
 PNG and JPEG are walked to their end, since one that is cut spoils every request of its batch on the server.
 """
 
+import re
 import struct
 import zlib
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from htr_client.errors import ImageError
 MAX_SCANS = 500
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK, _PNG_CHECKSUM = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
+# Space and comments as OpenCV reads them. To it a number also ends at any other byte, which is then lost: refused here.
+_PNM_SPACE = rb"(?:\s|#[^\n\r]*[\n\r])*"
+_PNM_HEADER = re.compile(rb"P[1-6]\s%b([0-9]+)\s%b([0-9]+)\s" % (_PNM_SPACE, _PNM_SPACE))
 _SUPPORTED = "PNG, JPEG, BMP, TIFF, WebP and PNM images are read."
 # What people send by mistake: where its signature stands, the signature, its name.
 _OTHERS = (
@@ -104,6 +108,8 @@ def _png(data: bytes) -> ImageInfo:
             plain = depth == 8 and colour in (0, 2) and interlace == 0
         elif name in (b"tRNS", b"acTL"):
             plain = False
+            if name == b"acTL" and data[begin : begin + 4] > b"\0\0\0\x01":  # number of frames
+                raise _several("PNG")
         elif name == b"eXIf":
             orientation = _exif_orientation(data[begin : at - 4])
         elif name == b"IEND" and size is not None:
@@ -124,6 +130,9 @@ def _jpeg(data: bytes) -> ImageInfo:
         if marker == 0xFF:
             at += 1
             continue
+        if marker < 0xC0 and marker != 0x01:
+            # No segment, so no length follows: the decoder goes on at once, and would read other segments from here.
+            raise ImageError("undecodable", f"The JPEG is damaged at byte {at}: marker 0x{marker:02x}.")
         at += 2
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:
             continue
@@ -160,32 +169,36 @@ def _bmp(data: bytes) -> ImageInfo:
 
 
 def _tiff(data: bytes) -> ImageInfo:
-    entries, following = _tiff_entries(data)
+    tags, entries, following = _tiff_entries(data)
     if following:
         raise _several("TIFF")
+    if len(set(tags)) < len(tags):
+        # Readers differ in which of them counts.
+        raise ImageError("undecodable", "The TIFF is damaged: a tag occurs twice in its directory.")
     orientation = entries.get(274, 1)
     return _info("tiff", entries.get(256, 0), entries.get(257, 0), orientation if 1 <= orientation <= 8 else 1)
 
 
-def _tiff_entries(data: bytes) -> tuple[dict[int, int], int]:
-    """Tags of the first directory of a TIFF with their (first, small) value, and where the next directory is."""
+def _tiff_entries(data: bytes) -> tuple[list[int], dict[int, int], int]:
+    """Tags of the first directory of a TIFF, their (first, small) values, and where the next directory is."""
     order = "<" if data[:2] == b"II" else ">"
     (at,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, at)
-    entries = {}
+    tags, entries = [], {}
     for i in range(count):
         tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * i)
+        tags.append(tag)
         form = {1: "B", 3: "H", 4: "I"}.get(kind)
         if form:
             entries[tag] = struct.unpack_from(order + form, data, at + 10 + 12 * i)[0]
     following = data[at + 2 + 12 * count : at + 6 + 12 * count]
-    return entries, struct.unpack(order + "I", following)[0] if len(following) == 4 else 0
+    return tags, entries, struct.unpack(order + "I", following)[0] if len(following) == 4 else 0
 
 
 def _exif_orientation(exif: bytes) -> int:
     # EXIF is a small TIFF; when it is damaged every viewer shows the image as it is stored.
     try:
-        orientation = _tiff_entries(exif)[0].get(274, 1)
+        orientation = _tiff_entries(exif)[1].get(274, 1)
     except struct.error:
         return 1
     return orientation if 1 <= orientation <= 8 else 1
@@ -212,13 +225,10 @@ def _webp(data: bytes) -> ImageInfo:
 
 
 def _pnm(data: bytes) -> ImageInfo:
-    fields: list[int] = []
-    lines = data[2:4096].split(b"\n")
-    for line in lines:
-        fields += [int(word) for word in line.split(b"#")[0].split()[: 2 - len(fields)]]
-        if len(fields) == 2:
-            return _info("pnm", fields[0], fields[1])
-    raise ValueError
+    found = _PNM_HEADER.match(data, 0, 4096)
+    if found is None:
+        raise ValueError
+    return _info("pnm", int(found.group(1)), int(found.group(2)))
 
 
 def _several(format_: str) -> ImageError:

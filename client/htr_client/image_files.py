@@ -202,6 +202,14 @@ def _decode(data: bytes, info: ImageInfo) -> np.ndarray:
             f"OpenCV cannot decode this {info.format} image: damaged, or a kind that this OpenCV does not read.",
             advice="Save it again as PNG or JPEG.",
         )
+    # Sorted, since OpenCV has turned a TIFF, and the header's size is that of the upright image.
+    if sorted(decoded.shape[:2]) != sorted((info.height, info.width)):
+        raise ImageError(
+            "undecodable",
+            f"The header of this {info.format} image says {info.width} x {info.height} pixels, but it holds "
+            f"{decoded.shape[1]} x {decoded.shape[0]}.",
+            advice="Save it again as PNG or JPEG.",
+        )
     return _upright(_to_grey(decoded), 1 if info.format == "tiff" else info.orientation)
 
 

@@ -93,7 +93,7 @@ def _page(client: HtrClient, data: bytes, name: str, kind: str) -> Page | None:
     Where there is nothing to find lines with, `auto` takes every image for one of a line.
     """
     try:
-        grey = image_files.load(data)
+        grey = image_files.load(data, client.max_pixels)
         page = client.find_page(grey, name=name)
     except ModelNotFound:
         if kind == "auto":

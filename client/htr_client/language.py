@@ -6,6 +6,7 @@ Both are compiled once for an alphabet.
 import contextlib
 import math
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Lexicon:
     alphabet, or with separators="", it is one word or nothing.
 
     Args:
-        words: The words; with counts (a mapping) frequent words are preferred.
+        words: The words, in any Unicode normal form; with counts (a mapping) frequent words are preferred.
         separators: Characters that stand between words, and are free.
         unknown: None to allow no other words; otherwise a logarithm (such as -5.0) added to the score of a text for
             every word that is not in the lexicon.
@@ -56,15 +57,17 @@ class Lexicon:
         unknown: float | None = None,
         weight: float = 0.5,
     ) -> None:
-        counts = dict(words) if isinstance(words, Mapping) else dict.fromkeys(words, 1)
+        given = words if isinstance(words, Mapping) else dict.fromkeys(words, 1)
         self._weight = weight if isinstance(words, Mapping) else 0.0
-        if not counts:
+        if not given:
             raise ValueError("a lexicon needs words")
-        for word, count in counts.items():
+        counts: Counter[str] = Counter()
+        for word, count in given.items():
             if count <= 0:
                 raise ValueError(f"the count of {word!r} is {count}")
             if not word or any(separator in word for separator in separators):
                 raise ValueError(f"the word {word!r} is empty or holds one of the separators {separators!r}")
+            counts[unicodedata.normalize("NFC", word)] += count
         self._counts = counts
         self._separators = separators
         self.unknown = -math.inf if unknown is None else unknown
@@ -115,6 +118,9 @@ class Lexicon:
 
         Returns:
             The tables, kept for the next time.
+
+        Raises:
+            ValueError: When the alphabet can write none of the words.
         """
         if alphabet not in self._compiled:
             self._compiled[alphabet] = self._build(alphabet)
@@ -140,6 +146,11 @@ class Lexicon:
                     likeliest.append(-math.inf)
                 likeliest[node] = max(likeliest[node], score)
             ending[node] = max(ending[node], score)
+        if not children:
+            raise ValueError(
+                f"the model's alphabet can write none of the lexicon's words ({len(self._counts)}, such as "
+                f"{next(iter(self._counts))!r})"
+            )
         likeliest[0] = ending[0] = 0.0
         separators = frozenset(i for i, character in enumerate(alphabet) if character in self._separators)
         return CompiledLexicon(width, children, likeliest, ending, separators, self.unknown)
@@ -216,7 +227,7 @@ class CharacterModel:
     """A character n-gram language model learnt from texts; see `htr_client.ngrams` for the estimate.
 
     Args:
-        texts: To learn from, such as the labels of the training data.
+        texts: To learn from, such as the labels of the training data, in any Unicode normal form.
         order: Length of the n-grams.
         most_ngrams: Bound on their number; those are left out to keep it that the texts are likely without, too.
 
@@ -227,7 +238,7 @@ class CharacterModel:
     weight, length_bonus, temperature = 0.3, 0.45, None
 
     def __init__(self, texts: Iterable[str], *, order: int = 5, most_ngrams: int = 2_000_000) -> None:
-        self._texts = [text for text in texts if text]
+        self._texts = [unicodedata.normalize("NFC", text) for text in texts if text]
         if not 1 <= order <= 8:
             raise ValueError(f"the order of a character model (--lm-order) is from 1 to 8, not {order}")
         if not self._texts:
@@ -262,8 +273,13 @@ class CharacterModel:
 
         Returns:
             The automaton, kept for the next time.
+
+        Raises:
+            ValueError: When the alphabet has none of the texts' characters.
         """
         if alphabet not in self._compiled:
+            if not any(alphabet.encode(text, skip_unknown=True) for text in self._texts):
+                raise ValueError("the model's alphabet has no character of the language model's texts (--lm)")
             learnt = ngrams.count(self._texts, alphabet, self._order, most=self._most_ngrams)
             self._compiled[alphabet] = learnt.compile(alphabet)
         return self._compiled[alphabet]

@@ -4,6 +4,7 @@ gRPC tells the last of its attempts only ("connection refused" of IPv6, where an
 """
 
 import contextlib
+import ipaddress
 import os
 import socket
 import ssl
@@ -19,6 +20,8 @@ _SECONDS = 0.5
 NOBODY = "Start a server with `htr serve`, or name one with --server HOST:PORT."
 _CHECK = "Check the address of the server (--server HOST:PORT)."
 _PLAIN = "Leave out https:// and the settings of TLS."
+# Where gRPC looks for a proxy, in this order, and for the ends of names that are reached without.
+_PROXIES, _NO_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy"), ("no_grpc_proxy", "no_proxy")
 
 
 def explain(addresses: Sequence[tuple[str, int]], tls: "Tls | None") -> HtrError:
@@ -31,6 +34,39 @@ def explain(addresses: Sequence[tuple[str, int]], tls: "Tls | None") -> HtrError
     Returns:
         The error to raise: what is wrong at the first address where somebody answers, else that nobody does.
     """
+    return with_proxy(_reason(addresses, tls), addresses)
+
+
+def is_here(host: str) -> bool:
+    """Whether a host is this machine, by name or by a loopback address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def with_proxy(error: HtrError, addresses: Sequence[tuple[str, int]]) -> HtrError:
+    """The error of a connection that did not come about; its advice names the proxy that gRPC goes through, if any.
+
+    Args:
+        error: The error.
+        addresses: As for `explain`.
+    """
+    variable = next((name for name in _PROXIES if os.environ.get(name)), None)
+    direct = next((value for name in _NO_PROXIES if (value := os.environ.get(name))), "")
+    ends = tuple(end.strip().lower() for end in direct.split(",") if end.strip())
+    elsewhere = [host for host, _ in addresses if not is_here(host) and not host.lower().endswith(ends)]
+    if variable is not None and elsewhere:
+        error.advice = (
+            f"{error.advice} The connection goes through the proxy of the environment variable {variable}: where the "
+            f"server is to be reached without it, add {elsewhere[0]} to no_proxy."
+        )
+    return error
+
+
+def _reason(addresses: Sequence[tuple[str, int]], tls: "Tls | None") -> HtrError:
     for host, port in addresses:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -75,7 +111,8 @@ def _in_clear(connection: socket.socket, where: str) -> HtrError:
 def _encrypted(connection: socket.socket, where: str, host: str, tls: "Tls") -> HtrError:
     # The client's own certificate is left out: Python's ssl would want its key as a file.
     if isinstance(tls.ca, bytes):
-        context = ssl.create_default_context(cadata=tls.ca.decode())
+        # Python takes ASCII only, and comments between the certificates may be anything.
+        context = ssl.create_default_context(cadata=tls.ca.decode("ascii", "ignore"))
     else:
         context = ssl.create_default_context(cafile=None if tls.ca is None else os.fspath(tls.ca))
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC is not as strict as Python 3.13

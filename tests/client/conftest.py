@@ -57,8 +57,8 @@ class Blocking:
     def transcribe(self, image, **options):
         return self._loop.run_until_complete(self._client.transcribe(image, **options))
 
-    def transcribe_many(self, images):
-        results = self._client.transcribe_many(images)
+    def transcribe_many(self, images, **options):
+        results = self._client.transcribe_many(images, **options)
         try:
             while True:
                 try:

@@ -124,6 +124,7 @@ def test_the_versions_own_language_model(call, folder, server):
         ["a.png", "--tls-ca", "nowhere.pem"],
         ["a.png", "--batch-size", "0"],
         ["a.png", "--decoder", "beam", "--alternatives", "-1"],
+        ["a.png", "--beam-width", "0"],
         ["a.png", "--lexicon", "latin1.txt"],
         ["a.png", "--lm", "latin1.txt"],
         ["a.png", "--model-version", "99999999999999999999"],

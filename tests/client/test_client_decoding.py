@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import unicodedata
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -324,6 +325,41 @@ def test_a_lexicon_that_lets_nothing_end_gives_the_empty_text():
 def test_lexicons_that_make_no_sense(words):
     with pytest.raises(ValueError):
         Lexicon(words)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_words_and_texts_in_any_normal_form(form, tmp_path):
+    """Files of macOS and of some editors hold letters and accents apart; labels and alphabets are in NFC."""
+    alphabet, log_probs = Alphabet("gnrü"), np.full((1, 4, 5), -9.0, np.float32)
+    classes = alphabet.encode("grün")
+    log_probs[0, range(4), classes] = -0.1
+    log_probs[0, 2] = [-9, -0.5, -9, -1.0, -9]  # rather "grn"
+    file = tmp_path / "words"
+    file.write_text(unicodedata.normalize(form, "grün rügen\n"), encoding="utf-8")
+    word = unicodedata.normalize(form, "grün")
+    for lexicon in (Lexicon.from_file(file), Lexicon([word]), Lexicon.from_texts([word])):
+        assert PrefixBeamSearch(lexicon=lexicon).decode(log_probs, np.array([4]), alphabet)[0].text == "grün"
+    both = Lexicon({"grün": 1, unicodedata.normalize("NFD", "grün"): 2, "rn": 3}).compile(alphabet)
+    assert both.likeliest[1] == both.likeliest[5]  # together as frequent as the other word
+
+    def scores(model):
+        automaton, state, found = model.compile(alphabet), model.compile(alphabet).start, []
+        for character in classes:
+            score, state = automaton.step(state, character)
+            found.append(score)
+        return found
+
+    expected = scores(CharacterModel(["grün rügen"]))
+    assert scores(CharacterModel.from_file(file)) == expected == scores(CharacterModel([file.read_text("utf-8")[:-1]]))
+
+
+def test_a_lexicon_and_texts_of_another_script_are_refused():
+    log_probs = np.zeros((1, 1, 4), np.float32)
+    for parts in ({"lexicon": Lexicon(["слово"], unknown=-6.0)}, {"language_model": CharacterModel(["слово"])}):
+        with pytest.raises(ValueError, match="the model's alphabet"):
+            PrefixBeamSearch(**parts).decode(log_probs, np.array([1]), AB)
+    some = Lexicon(["слово", "a"])
+    assert PrefixBeamSearch(lexicon=some).decode(log_probs, np.array([1]), AB)[0].text in ("", "a")
 
 
 def test_lexicon_of_whole_texts():

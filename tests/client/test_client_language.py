@@ -1,7 +1,9 @@
 """The language model of a version: its bytes, and how clients get it from servers new and old."""
 
+import gc
 import json
 import math
+import weakref
 import zlib
 
 import grpc
@@ -211,6 +213,29 @@ def test_each_version_brings_its_own(kind, learned_server):
         assert (result.text, result.version) == ("svool", 2)
         learned_server.model.version = 1
         assert client.transcribe(png("hellp")).text == "hello"
+
+
+def test_only_the_versions_that_answered_last_are_kept(kind, server):
+    """A client that runs for months sees many versions, and each may bring a large language model."""
+    decoders = weakref.WeakSet()
+
+    def decoder(own):
+        decoders.add(made := PrefixBeamSearch(language_model=own))
+        return made
+
+    server.model.alphabets = {version: list(ALPHABET) for version in range(1, 9)}
+    server.model.language_models = {version: HELLO.to_bytes() for version in range(1, 9)}
+    with kind(server.address, decoder=decoder) as client:
+        for version in (*range(1, 6), 4, 3, 6):
+            server.model.version = version
+            assert client.transcribe(png("hello")).version == version
+        for version, calls in ((3, 1), (4, 1), (6, 1), (5, 3)):  # 5 answered longest ago
+            server.model.metadata.clear()
+            server.model.version = version
+            assert client.transcribe(png("hello")).version == version
+            assert len(server.model.metadata) == calls
+        gc.collect()
+        assert len(decoders) == 3
 
 
 def test_a_damaged_one_is_an_error(kind, server):

@@ -1,5 +1,6 @@
 """Many images at once: batches, order, and what spoils a batch or interrupts the service."""
 
+import asyncio
 import random
 import threading
 import time
@@ -9,8 +10,9 @@ import grpc
 import numpy as np
 import pytest
 
-from htr_client import ImageError
-from htr_client.errors import HtrError, ModelNotFound
+from htr_client import AsyncHtrClient, ImageError
+from htr_client.errors import HtrError, ModelNotFound, ServerUnavailable
+from htr_client.retries import Outage
 from htr_client.testing import FakeServer, draw, png
 from tests.client.conftest import words
 
@@ -124,6 +126,29 @@ def test_stopping_early_stops_everything(client, server):
     assert threading.active_count() <= threads + 20
 
 
+def test_a_batch_size_that_is_lowered_while_images_are_read_ahead_still_bounds_them(server):
+    server.model.max_batch = 1
+    read = 0
+
+    async def source():
+        nonlocal read
+        while read < 500:
+            if read == 14:  # six of the second window are read when the server tells its limit
+                while not server.model.batches:
+                    await asyncio.sleep(0.01)
+            read += 1
+            yield png("a")
+
+    async def first():
+        async with AsyncHtrClient(server.address, batch_size=4, in_flight=2) as client:
+            results = client.transcribe_many(source())
+            assert (await anext(results)).text == "a"
+            await results.aclose()
+
+    asyncio.run(first())
+    assert read <= 3 * 4 * 2
+
+
 def test_wrong_model_raises_at_once(kind, server):
     with kind(server.address, "nope") as client, pytest.raises(ModelNotFound):
         list(client.transcribe_many([png("a")] * 5))
@@ -136,6 +161,19 @@ def test_patience_ends(kind):
             list(client.transcribe_many([png("a")] * 500))
         assert error.value.retryable
         assert time.monotonic() - started < 15
+
+
+def test_an_outage_may_end_for_one_thread_while_another_one_asks(monkeypatch):
+    outage = Outage(60.0)
+    clock = time.monotonic
+
+    def monotonic():
+        outage.over()  # as the call of another thread that gets through at any moment
+        return clock()
+
+    monkeypatch.setattr(time, "monotonic", monotonic)
+    assert outage.bearable(ServerUnavailable("away"))
+    assert not outage.bearable(ModelNotFound("none"))
 
 
 def test_restart_in_the_middle_of_two_thousand_images(kind):

@@ -11,8 +11,8 @@ import grpc
 import numpy as np
 import pytest
 
-from htr_client import AsyncHtrClient, image_files, pages
-from htr_client.errors import ImageError, ModelNotFound
+from htr_client import AsyncHtrClient, HtrClient, image_files, kinds, pages
+from htr_client.errors import ImageError, ModelNotFound, TimedOut
 from htr_client.pages.reading import is_page, may_be_page
 from htr_client.testing import png
 
@@ -50,6 +50,16 @@ def test_a_page_through_either_client(client):
         client.transcribe_page(drawn(), line_finder="other")
 
 
+def test_the_timeout_of_a_page_is_that_of_its_lines_too(kind, server):
+    server.model.delay = 3.0  # of the recogniser, not of the line finder
+    with kind(server.address, patience=0.0) as client:
+        with pytest.raises(TimedOut):
+            client.transcribe_page(drawn(), timeout=1.0)
+        with pytest.raises(TimedOut):
+            list(client.transcribe_many([png("a")], timeout=1.0))
+        assert [line.text != "" for line in client.transcribe_page(drawn()).lines] == [True] * 3
+
+
 def test_more_pages_at_a_time_than_the_event_loop_has_threads(server):
     async def read():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
@@ -72,6 +82,17 @@ def test_a_page_that_the_line_finder_refuses_is_no_line(call, folder, server, ki
     server.model.failures.append((grpc.StatusCode.INVALID_ARGUMENT, "Invalid PNG data, size 200"))
     code, out, err = call(folder / "1-page.png", "--kind", kind)
     assert (code, out) == (1, "") and "1-page.png: The server says INVALID_ARGUMENT: Invalid PNG data" in err
+
+
+@pytest.mark.parametrize("kind", ["line", "auto", "page"])
+def test_the_bound_of_the_client_is_that_of_pages_too(server, kind):
+    large = drawn(height=800)
+    with HtrClient(server.address, max_pixels=900 * 700) as client:
+        few, many = kinds.transcribe(client, [drawn(), large], kind)
+        assert getattr(few, "error", None) is None and many.error.reason == "too_large"
+    with HtrClient(server.address, max_pixels=10**9) as client:
+        [result] = kinds.transcribe(client, [drawn(height=60_000)], kind)
+        assert getattr(result, "error", None) is None
 
 
 def test_the_file_of_a_page_is_read_once(call, folder, monkeypatch):

@@ -150,7 +150,9 @@ def test_trouble_with_encryption_is_told_apart(kind, server, certificates):
         assert "wants an encrypted one" in refusal(kind, where) and "--tls" in refusal(kind, where)
         assert "is not trusted" in refusal(kind, where, tls=Tls(server_name="htr.internal"))
         assert "is not trusted: Hostname mismatch" in refusal(kind, where, tls=Tls(certificates / "ca.pem"))
-        assert "another certificate" in refusal(kind, where, tls=Tls(ca, server_name="htr.internal"))
+        for comment in ("# Főtanúsítvány\n".encode(), "# für Tests\n".encode("latin-1"), b""):
+            tls = Tls(comment + ca + comment, server_name="htr.internal")
+            assert "another certificate" in refusal(kind, where, tls=tls)
         assert "does not encrypt" in refusal(kind, server.address, tls=True)
     finally:
         secret.stop()
@@ -165,6 +167,25 @@ def test_calls_without_a_connection_speak_for_themselves(kind, server, closed):
     with kind(server.address, timeout=0.3) as client, pytest.raises(TimedOut) as late:
         client.transcribe(png("a"))
     assert late.value.what == f"No answer from {server.address} within 0.3 seconds."
+
+
+def test_a_proxy_is_named_and_not_asked_for_this_machine(kind, server, closed, monkeypatch):
+    for variable in ("grpc_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://{closed}")
+    for address in (server.address, server.address.replace("localhost", "127.0.0.1")):
+        with kind(address) as client:
+            client.connect(10.0)
+            assert client.transcribe(png("here")).text == "here"
+    assert "proxy" not in refusal(kind, closed)
+    away = "192.0.2.1:8500"  # an address of documentation, where nobody is
+    advice = "environment variable http_proxy: where the server is to be reached without it, add 192.0.2.1 to no_proxy."
+    assert refusal(kind, away).endswith(advice)
+    with kind(away, timeout=60.0) as client, pytest.raises(ServerUnavailable) as error:
+        client.transcribe(png("a"))
+    assert str(error.value).startswith(f"Nobody answers at {away}.") and str(error.value).endswith(advice)
+    monkeypatch.setenv("no_proxy", "example.org, 192.0.2.1")
+    assert "proxy" not in refusal(kind, away)
 
 
 def test_a_grpc_server_of_another_kind(kind):

@@ -122,6 +122,14 @@ def test_a_line_at_the_edge_of_the_page_is_filled_up(page):
         (Line(polygon=box(700, 10, 900, 50)), "outside_image"),
         (Line(baseline=((5, -50), (90, -50)), polygon=box()), "outside_image"),
         (Line(polygon=tuple((640 * (n % 2), n % 300) for n in range(500))), "bad_geometry"),
+        (Line(baseline=((90, BASE), (100, BASE), (90, BASE)), polygon=box()), "bad_geometry"),  # doubles back
+        (
+            Line(
+                baseline=((0, 136), (10, 155), (18, 83), (18, 83), (10, 155), (0, 136)),
+                polygon=((143, 90), (144, 0), (0, 53)),
+            ),
+            "bad_geometry",
+        ),
     ],
 )
 def test_what_cannot_be_cut_has_a_reason(page, line, reason):
@@ -142,3 +150,20 @@ def test_any_points_give_an_image_or_a_reason(baseline, polygon, pitch):
         return
     assert cut.dtype == np.uint8 and cut.ndim == 2 and min(cut.shape) > 0
     assert (cut == 200).all()
+
+
+NEAR = st.lists(st.tuples(st.integers(80, 120), st.integers(40, 60)), min_size=1, max_size=4).map(tuple)
+
+
+@given(NEAR, st.integers(1, 60), st.integers(1, 40))
+def test_a_baseline_that_doubles_back_gives_an_image_or_a_reason(there, half_width, half_height):
+    """As a slip of the pen leaves it: within the height of its line it is where it began, and has no direction."""
+    grey = np.full((100, 200), 200, np.uint8)
+    polygon = box(100 - half_width, 50 - half_height, 100 + half_width, 50 + half_height)
+    for baseline in (there + there[::-1], there + there[:1]):
+        try:
+            cut = cut_line(grey, Line(baseline=baseline, polygon=polygon))
+        except CutError as error:
+            assert error.reason == "bad_geometry"
+        else:
+            assert min(cut.shape) > 0 and (cut == 200).all()

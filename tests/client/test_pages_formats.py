@@ -79,6 +79,16 @@ def test_hocr_has_all_texts_in_order(page):
     assert [element.get("title").partition(";")[0] for element in found] == boxes
 
 
+def test_a_line_with_nothing_but_words_has_their_box():
+    line = Line("two words", words=(Word("two", (10, 12, 50, 30)), Word("words", (60, 10, 99, 28))))
+    assert line.box == (10, 10, 99, 30)
+    page = Page("a.png", 200, 100, (line,))
+    found = {one.get("class"): one.get("title") for one in ElementTree.fromstring(pages.write(page, "hocr")).iter()}
+    assert found["ocr_carea"] == found["ocr_par"] == found["ocr_line"] == "bbox 10 10 99 30"
+    assert 'HPOS="10" VPOS="10" WIDTH="89" HEIGHT="20"' in pages.write(page, "alto").split("<TextLine")[0]
+    assert pages.read(pages.write(page, "page").encode()).lines[0].box == line.box
+
+
 def test_text_has_an_empty_line_between_regions():
     page = Page("a.png", 9, 9, (Line("one", region="a"), Line("two", region="a"), Line("three", region="b")))
     assert pages.write(page, "text") == "one\ntwo\n\nthree\n"
@@ -208,6 +218,16 @@ def test_a_file_that_is_no_page_has_a_reason(data, reason):
     with pytest.raises(PageError) as caught:
         pages.read(data)
     assert caught.value.reason == reason
+
+
+def test_a_file_that_nests_deeply_is_read_or_refused():
+    order = PAGE_2013.replace('<OrderedGroup id="g">', '<OrderedGroup id="g">' + 50_000 * "<OrderedGroup>")
+    order = order.replace("</OrderedGroup>", 50_001 * "</OrderedGroup>")
+    assert [line.id for line in pages.read(order.encode()).lines] == ["r1", "l1", "e1"]
+    for text in (100_000 * "[", 100_000 * '{"lines":', 100_000 * "[" + 100_000 * "]"):
+        with pytest.raises(PageError) as caught:
+            pages.from_json(text)
+        assert caught.value.reason == "not_a_page"
 
 
 def test_no_entity_is_expanded(tmp_path):

@@ -157,6 +157,7 @@ def test_everything_left_out_has_a_reason(tmp_path):
         Line("nowhere"),
         Line("far", polygon=((900, 9), (999, 9), (999, 50))),
         Line("flat", ((1, 1), (90, 1))),
+        Line("doubled", ((50, 60), (60, 60), (50, 60)), ((20, 40), (300, 40), (300, 70), (20, 70))),
     )
     add_page(folder, name="a-lines", image="a.png", lines=lines)
     add_page(folder, name="b-missing", image="b.png", place=False)
@@ -172,13 +173,14 @@ def test_everything_left_out_has_a_reason(tmp_path):
     outcome, rows, left_out = run(folder, tmp_path / "out", max_pixels=WIDTH * HEIGHT)
     assert [row["text"] for row in rows] == ["line 0", "flat"]
     assert [(row["page"][3:], row["reason"]) for row in left_out] == [
-        ("a-lines", "no_text"), ("a-lines", "no_geometry"), ("a-lines", "outside_image"), ("b-missing", "missing_file"),
+        ("a-lines", "no_text"), ("a-lines", "no_geometry"), ("a-lines", "outside_image"), ("a-lines", "bad_geometry"),
+        ("b-missing", "missing_file"),
         ("c-cut", "image_truncated"), ("d-empty", "no_lines"), ("e-large", "image_too_large"),
         ("f-damaged", "damaged_xml"), ("g-mets", "not_a_page"), ("i-bomb", "damaged_xml"),
         ("j-pipe", "unreadable_file"),
     ]  # fmt: skip
     assert all(row["detail"] for row in left_out) and all(row["line"] for row in left_out[:3])
-    assert outcome.left_out == {"no_text": 1, "no_geometry": 1, "outside_image": 1}
+    assert outcome.left_out == {"no_text": 1, "no_geometry": 1, "outside_image": 1, "bad_geometry": 1}
     assert outcome.left_out_pages["damaged_xml"] == 2 and outcome.pages == 9
 
 

@@ -262,6 +262,7 @@ def test_what_is_no_page_is_not_written(page, scan, change):
         change = {"lines": [{**found["lines"][0], **line} if line else {} for line in change["lines"]]}
     status, body, _ = post(page, json.dumps({**found, **change}), json_type, path="/page-xml")
     assert status == 422 and "no page" in json.loads(body)["error"]
+    assert post(page, 100_000 * "[", json_type, path="/page-xml")[0] == 422
     # A form on a page from elsewhere can send text only.
     assert post(page, json.dumps(found), {"Content-Type": "text/plain"}, path="/page-xml")[0] == 415
 

@@ -133,7 +133,7 @@ def to_alto(page: Page) -> str:
     for place, (name, lines) in enumerate(itertools.groupby(page.lines, key=lambda line: line.region)):
         members = list(lines)
         block = SubElement(space, "TextBlock", ID=identifiers.take(name, f"block_{place + 1}"))
-        block.attrib.update(_box([line.box for line in members if line.polygon or line.baseline]))
+        block.attrib.update(_box([line.box for line in members if line.polygon or line.baseline or line.words]))
         for line in members:
             _write_line(block, line, identifiers)
     return serialise(root)

@@ -122,6 +122,8 @@ def band_of(line: Line, width: int, height: int, pitch: float | None = None) -> 
         margin = _MARGIN * (above + below)
         above, below = above + margin, below + margin
         course = course[max(0, start - round(margin)) : end + round(margin)]
+        if len(course) < 2:
+            raise CutError("bad_geometry", "The polygon lies beside the baseline, not along it.")
     return Band(course, round(above), round(below))
 
 
@@ -215,7 +217,10 @@ def _course(baseline: np.ndarray, outline: np.ndarray, height: float, beyond: in
 
 def _beyond(end: np.ndarray, inner: np.ndarray, outline: np.ndarray, margin: int) -> np.ndarray:
     """Points straight on from the end of a curve, as far as an outline reaches and a margin further."""
-    direction = (end - inner) / np.linalg.norm(end - inner)
+    length = np.linalg.norm(end - inner)
+    if length < 1e-6:
+        raise CutError("bad_geometry", "The baseline doubles back, so that its end has no direction.")
+    direction = (end - inner) / length
     reach = max(0, int(np.ceil(((outline - end) @ direction).max())))
     return end + np.arange(1, reach + margin + 1)[:, None] * direction
 

@@ -81,8 +81,10 @@ class Line:
 
     @property
     def box(self) -> Box:
-        """The smallest box around polygon and baseline; without either, nothing: (0, 0, 0, 0)."""
+        """The smallest box around polygon and baseline, else around the words; without any, nothing: (0, 0, 0, 0)."""
         points = self.polygon + self.baseline
+        if not points:
+            points = tuple(corner for word in self.words for corner in (word.box[:2], word.box[2:]))
         if not points:
             return (0, 0, 0, 0)
         xs, ys = zip(*points, strict=True)

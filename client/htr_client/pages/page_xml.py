@@ -61,15 +61,15 @@ def from_page_xml(root: Element) -> Page:
 
 
 def _reading_order(group: Element | None) -> list[str]:
-    """Identifiers of regions in order, through nested groups."""
-    if group is None:
-        return []
-    found = []
-    for member in sorted(group, key=lambda element: read_number(element.get("index"))):
+    """Identifiers of regions in order, through nested groups, however deep a hostile file nests them."""
+    found: list[str] = []
+    waiting = [] if group is None else [group]  # the next one last
+    while waiting:
+        member = waiting.pop()
         if member.tag in _REGION_REFS:
             found.append(member.get("regionRef", ""))
         else:
-            found += _reading_order(member)
+            waiting += reversed(sorted(member, key=lambda element: read_number(element.get("index"))))
     return found
 
 
@@ -149,8 +149,7 @@ def to_page_xml(page: Page) -> str:
 
 
 def _box(line: Line) -> tuple[int, int, int, int]:
-    boxes = [word.box for word in line.words]
-    return around([line.box, *boxes] if line.polygon or line.baseline or not boxes else boxes)
+    return around([line.box, *(word.box for word in line.words)])
 
 
 def _write_line(region: Element, line: Line, identifiers: Identifiers) -> None:

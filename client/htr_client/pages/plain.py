@@ -47,7 +47,7 @@ def from_json(text: str) -> Page:
         lines = tuple(_line(line) for line in content.pop("lines"))
         width, height = (int(content.pop(name)) for name in ("width", "height"))
         return Page(**content, width=width, height=height, lines=lines)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # the last one of deep nesting
         raise PageError("not_a_page", f"This is no page in htr's JSON: {error}.") from None
 
 
