@@ -231,16 +231,6 @@ class EmbeddedServer:
     # -- configuration files ---------------------------------------------------------------------------------
 
     def _read_models(self) -> list[ModelConfig]:
-        from htr_client.pages.reading import LINE_FINDER
-        from serving import model_config
-
-        models, options = self._read_recognisers(), self.options
-        if options.line_finder_base_path and all(model.name != LINE_FINDER for model in models):
-            fallback = options.line_finder_fallback_base_path
-            models.append(model_config.ModelConfig(LINE_FINDER, options.line_finder_base_path, fallback_path=fallback))
-        return models
-
-    def _read_recognisers(self) -> list[ModelConfig]:
         from serving import model_config
 
         options = self.options
