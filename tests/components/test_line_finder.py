@@ -12,7 +12,8 @@ import tensorflow as tf
 from components.base_model import packing
 from components.common import storage
 from components.example_gen.rejects import Rejected
-from components.line_finder.augmentation import draw_window
+from components.line_finder.augmentation import STEEPEST, draw_window
+from components.line_finder.card import model_card
 from components.line_finder.data import draw_number, load_pages
 from components.line_finder.export import ServedLineFinder, save
 from components.line_finder.metric import LineScore, score_page
@@ -206,6 +207,16 @@ def test_a_loss_that_is_no_number_ends_a_warm_start_with_its_best_weights(versio
         assert np.array_equal(own.numpy(), base.numpy()), own.path
     told = " ".join(capsys.readouterr().err.split())
     assert "nan in epoch 2: lower line_training.learning_rate (it is 1e+30); training stops here" in told
+
+
+def test_the_card_tells_what_training_did():
+    history = [{"epoch": 0, "seconds": 0.0}, {"epoch": 2, "seconds": 60.0}]  # the loss was no number in the third epoch
+    metrics = {
+        "parameters": 1, "pages": 4, "start": {"name": "a version"}, "history": history, "best_epoch": 2,
+        "evaluation": {},
+    }  # fmt: skip
+    card = model_card(CONFIG, TRAIN.model_copy(update={"augment": 0.5}), [], metrics)
+    assert f"angle up to {STEEPEST / 2:g} degrees" in card and "; 2 epochs of 1 augmented windows" in card
 
 
 @pytest.mark.skipif(not (packing.FOLDER / packing.LINE_FINDER).is_dir(), reason="no base line finder is shipped")
