@@ -16,8 +16,9 @@ from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher
 
-from components.common import code_version, storage, versions
+from components.common import code_version, service, storage, versions
 from components.common.console import console
+from components.pusher.component import MODEL_NAME
 from components.report import summary
 
 _FILES_PROPERTY = "output_files"
@@ -133,15 +134,17 @@ def _outputs(store: Any, execution_id: int) -> list[Any]:
 def _listing(artifacts: list[Any]) -> str:
     """Digest of the names and sizes of all files of some artifacts, and of the versions they tell of.
 
-    It is another one once a newer version than one of those is in service.
+    It is another one once a newer version has taken the place of one of those.
     """
     total = hashlib.sha256()
     for artifact in artifacts:
-        folders = [artifact.uri]
-        if _PUSHED in artifact.custom_properties:
-            path = artifact.custom_properties[_PUSHED].string_value
+        folders, properties = [artifact.uri], artifact.custom_properties
+        if _PUSHED in properties:
+            path = properties[_PUSHED].string_value
             folders.append(_version(path))
-            if _has_followers(path):  # the same model must be pushed again to be in service
+            # Earlier code noted no name: for such a push the newest version counts.
+            model = properties[MODEL_NAME].string_value if MODEL_NAME in properties else ""
+            if _is_followed(path, model):  # the same model must be pushed again to be in service
                 total.update(b"followed")
         for number, folder in enumerate(folders):
             # What is in a bucket would cost a request a file.
@@ -162,6 +165,8 @@ def _version(path: str) -> str:
     return next((v.path for v in versions.list_versions(model_dir) if str(v.number) == number), path)
 
 
-def _has_followers(path: str) -> bool:
+def _is_followed(path: str, name: str) -> bool:
+    """Whether a newer version has taken the place of a pushed one, which a label does not keep in service."""
     model_dir, number = os.path.split(path)
-    return any(version.number > int(number) for version in versions.in_service(model_dir))
+    current = [version.number for version in service.current(model_dir, name)]
+    return int(number) not in current and any(other > int(number) for other in current)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serving.options import ServerOptions
 from serving.status import invalid
 
 _PLATFORM = "tensorflow"
@@ -48,6 +49,18 @@ class ModelConfig:
     policy: Policy = Policy()
     labels: Mapping[str, int] = field(default_factory=dict)
     fallback_path: str = ""
+
+
+def with_line_finder(models: list[ModelConfig], options: ServerOptions) -> list[ModelConfig]:
+    """Return the models, and the line finder of the options where the models hold none of that name."""
+    if not options.line_finder_base_path:
+        return models
+    from htr_client.pages.reading import LINE_FINDER
+
+    if any(model.name == LINE_FINDER for model in models):
+        return models
+    fallback = options.line_finder_fallback_base_path
+    return [*models, ModelConfig(LINE_FINDER, options.line_finder_base_path, fallback_path=fallback)]
 
 
 def config_from_proto(config_list: Any) -> list[ModelConfig]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from serving import ports
 from serving.options import IGNORED_FLAGS, ServerOptions, add_arguments, options_from
 from serving.precision import BFLOAT16, has_bfloat16
-from serving.status import ServingError, from_exception, invalid
+from serving.status import Code, ServingError, from_exception, invalid
 
 if TYPE_CHECKING:
     from serving.grpc_front import GrpcFront
@@ -69,6 +69,7 @@ class EmbeddedServer:
         self._rest: RestServer | None = None
         self._ui: UiServer | None = None
         self._batcher: Any = None
+        self._interrupted = False
         self._stopped = threading.Event()
         self._config_poller: threading.Thread | None = None
 
@@ -101,7 +102,7 @@ class EmbeddedServer:
             The server itself.
 
         Raises:
-            ServingError: A bad option, no model became available, or a port is taken.
+            ServingError: A bad option, no model became available, a port is taken, or `interrupt` was called.
         """
         options = self.options
         asked = {"port": options.port, "rest_api_port": options.rest_api_port or -1, "ui_port": options.ui_port or -1}
@@ -133,6 +134,8 @@ class EmbeddedServer:
         )
         self.manager = ModelManager(options, runner_options, metrics)
         try:
+            if self._interrupted:  # while TensorFlow was imported, which takes seconds
+                raise ServingError(Code.CANCELLED, "the server is shutting down")
             self.manager.apply(models)
             if batching is not None:
                 from serving.batching import Batcher
@@ -198,7 +201,8 @@ class EmbeddedServer:
         return self._stopped.wait(timeout)
 
     def interrupt(self) -> None:
-        """Make a `start()` that waits for a first version give up (safe in a signal handler)."""
+        """Make a `start()` that imports or waits for a first version give up (safe in a signal handler)."""
+        self._interrupted = True  # before the look at the manager: `start` makes it first and looks here then
         manager = self.manager
         if manager is not None:
             threading.Thread(target=manager.interrupt, daemon=True).start()
@@ -231,16 +235,6 @@ class EmbeddedServer:
     # -- configuration files ---------------------------------------------------------------------------------
 
     def _read_models(self) -> list[ModelConfig]:
-        from htr_client.pages.reading import LINE_FINDER
-        from serving import model_config
-
-        models, options = self._read_recognisers(), self.options
-        if options.line_finder_base_path and all(model.name != LINE_FINDER for model in models):
-            fallback = options.line_finder_fallback_base_path
-            models.append(model_config.ModelConfig(LINE_FINDER, options.line_finder_base_path, fallback_path=fallback))
-        return models
-
-    def _read_recognisers(self) -> list[ModelConfig]:
         from serving import model_config
 
         options = self.options

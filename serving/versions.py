@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from serving.metrics import Metrics
-from serving.model_config import ModelConfig
+from serving.model_config import ModelConfig, with_line_finder
 from serving.options import ServerOptions
 from serving.runner import RunnerOptions
 from serving.status import Code, ServingError, invalid
@@ -45,17 +45,18 @@ class ModelManager:
         """Make this the configuration, and wait until models new in it can be used.
 
         As in TensorFlow Serving this is not a transaction: models missing from it are dropped at once, and a label
-        must point to a version that is available already.
+        must point to a version that is available already. The line finder of the server's options stays: the file of
+        labels, which a promotion sends to the servers, holds the recogniser only.
 
         Args:
-            models: All models to serve.
+            models: All models to serve, but the line finder of the options.
             deadline: `time.monotonic()` value after which to stop waiting.
 
         Raises:
             ServingError: A label points nowhere, a new model did not become available, or the time is over.
         """
         with self._config_lock:
-            wanted = {model.name: model for model in models}
+            wanted = {model.name: model for model in with_line_finder(models, self.options)}
             with self.versions.changed:
                 old = self._models or {}
                 first = self._models is None

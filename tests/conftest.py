@@ -1,8 +1,12 @@
 """What several test modules share."""
 
+import contextlib
 import csv
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -50,6 +54,22 @@ def write_dataset(folder: Path, rows: list[dict[str, str]], name: str = "labels.
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encode(drawn_image(120, 40, number), path.suffix.lower()))
     return folder
+
+
+@contextlib.contextmanager
+def failing_bucket(*endings: str) -> Iterator[None]:
+    """Until the block ends, a bucket at memory:// lists its objects, but gives none whose name ends like this."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    read = MemoryFileSystem.cat_file
+
+    def refusing(self: MemoryFileSystem, path: str, *args: Any, **kwargs: Any) -> bytes:
+        if path.endswith(endings):
+            raise OSError("503 Slow Down")
+        return read(self, path, *args, **kwargs)
+
+    with mock.patch.object(MemoryFileSystem, "cat_file", refusing):
+        yield
 
 
 @pytest.fixture(scope="session")

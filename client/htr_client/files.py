@@ -43,13 +43,24 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
             yield argument  # reported with the results as a file that cannot be read
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a file is hidden or lies in a hidden folder, and so is none of a user's images or labels.
+
+    Files that no person made count as well: AppleDouble's `._x`, a lock of an office program, a Mac's archive.
+
+    Args:
+        path: Name of the file or folder, or its path below the folder that is searched, which itself may be hidden.
+    """
+    return any(part.startswith((".", "~$")) or part == "__MACOSX" for part in path.split("/"))
+
+
 def _images_below(folder: str) -> list[str]:
     found: list[str] = []
     hidden: list[str] = []
     others: Counter[str] = Counter()
     for path in Path(folder).rglob("*"):
         suffix = path.suffix.lower()
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        if is_hidden(path.relative_to(folder).as_posix()):
             if suffix in SUFFIXES:
                 hidden.append(str(path))
         elif suffix in SUFFIXES:

@@ -5,6 +5,7 @@ data, `htr review` takes from it what a person should look at.
 """
 
 import atexit
+import contextlib
 import csv
 import logging
 import os
@@ -102,7 +103,7 @@ class RequestLog:
         model: str,
         version: int,
         *,
-        source: str = "",
+        source: str | os.PathLike[str] = "",
         request_id: str = "",
     ) -> None:
         """Log an answer, if chance chooses it; never waits and never fails.
@@ -113,7 +114,7 @@ class RequestLog:
             confidence: P(text | image).
             model: Name of the served model.
             version: Version that answered.
-            source: Name of the original, such as its path.
+            source: Name or path of the original.
             request_id: Of the request that asked, as other logs name it.
         """
         if self._process != os.getpid():
@@ -126,15 +127,18 @@ class RequestLog:
             if self._bytes + len(image) > self._max_bytes:
                 self._dropped += 1
                 return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._write, args=(self._queue,), name="htr-log", daemon=True)
-                self._thread.start()
             try:
-                record = _Record(image, text, confidence, model, version, time.time(), source, request_id)
+                record = _Record(image, text, confidence, model, version, time.time(), str(source), request_id)
+                if self._thread is None:
+                    thread = threading.Thread(target=self._write, args=(self._queue,), name="htr-log", daemon=True)
+                    thread.start()
+                    self._thread = thread
                 self._queue.put_nowait(record)
                 self._bytes += len(image)
             except queue.Full:
                 self._dropped += 1
+            except Exception as error:  # the system may allow no more threads
+                self._fail(error)
 
     @property
     def counts(self) -> LogCounts:
@@ -148,9 +152,10 @@ class RequestLog:
         with self._lock:
             thread, records = self._thread, self._queue
             self._thread, self._queue = None, queue.Queue(self._queue_size)
-        if thread is not None:
-            records.put(None)
-            thread.join()
+        while thread is not None and thread.is_alive():
+            with contextlib.suppress(queue.Full):  # a thread that has ended makes no room
+                records.put(None, timeout=0.1)
+                thread.join()
 
     def _write(self, records: "queue.Queue[_Record | None]") -> None:
         # The images' names begin like the table's, so that processes never write over each other's.
@@ -161,10 +166,13 @@ class RequestLog:
             try:
                 self._append(name, number, record)
                 self._written += 1
-            except OSError as error:
-                if not self._failed:
-                    _logger.warning("requests cannot be logged in %s: %s", self.folder, error)
-                self._failed += 1
+            except Exception as error:  # whatever is wrong with a record, others follow it
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failed:
+            _logger.warning("requests cannot be logged in %s: %s", self.folder, error)
+        self._failed += 1
 
     def _append(self, name: str, number: int, record: _Record) -> None:
         image = Path("pictures") / f"{name}-{number:06d}.{suffix(record.image)}"

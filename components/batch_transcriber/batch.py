@@ -42,6 +42,7 @@ class Outcome:
         lines: lines of these pages.
         other_formats: of those that could not be read, files of formats that are not, such as PDF, by ending.
         incomplete: pages without lines, and pages with lines without text, by reason; the same file names them.
+        hidden: hidden files that have the name of an image, and were left out.
     """
 
     pictures: int
@@ -54,6 +55,7 @@ class Outcome:
     lines: int
     other_formats: dict[str, int]
     incomplete: dict[str, int]
+    hidden: int
 
 
 def transcribe(
@@ -81,7 +83,7 @@ def transcribe(
     """
     model = {"path": reader.model_path, "fingerprint": reader.fingerprint()}
     per_shard = images_per_shard or (_LINES_PER_SHARD if reader.kind == "line" else _PAGES_PER_SHARD)
-    job, shards, count = plan(folder, output, model, per_shard, overwrite, reader.kind, format_)
+    job, shards, listing = plan(folder, output, model, per_shard, overwrite, reader.kind, format_)
     reader = replace(reader, kind=job.kind)
     run = uuid.uuid4().hex
     with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
@@ -93,7 +95,8 @@ def transcribe(
     errors = [error for record in records for error in record.errors]
     job.write_errors(errors + remarks)
     return Outcome(
-        pictures=count, new=sum(record.new for record in records if record.run == run), errors=len(errors),
+        pictures=len(listing.images), hidden=listing.hidden,
+        new=sum(record.new for record in records if record.run == run), errors=len(errors),
         shards=job.shards, example=job.output if job.has_documents else job.shard_path(0), errors_path=job.errors_path,
         pages=sum(len(record.lines) for record in records), lines=sum(sum(r.lines.values()) for r in records),
         other_formats=_other_formats(error["path"] for error in errors),

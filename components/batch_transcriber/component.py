@@ -61,7 +61,7 @@ class Driver(FingerprintDriver):
         config = BulkConfig.model_validate_json(exec_properties["config"])
         folder = config.folder or ""
         try:
-            lines = [f"{image.path}\0{image.stamp}" for image in shards.list_images(folder)]
+            lines = [f"{image.path}\0{image.stamp}" for image in shards.list_images(folder).images]
         except shards.NoImages:
             lines = []
         if config.kind != "line" and config.line_finder is None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from components.common import storage
 from components.common.words import counted
-from htr_client.files import OTHER_FORMATS, SUFFIXES
+from htr_client.files import OTHER_FORMATS, SUFFIXES, is_hidden
 from htr_client.output import ENDINGS
 
 _LISTED = (*SUFFIXES, *OTHER_FORMATS)  # of which the latter cannot be read: they are named among the errors
@@ -57,6 +57,19 @@ class Image:
     path: str
     stamp: str
     document: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What an input folder holds.
+
+    Attributes:
+        images: sorted by path.
+        hidden: number of hidden files, or files in hidden folders, that have the name of an image and are left out.
+    """
+
+    images: list[Image]
+    hidden: int
 
 
 @dataclass(frozen=True)
@@ -190,8 +203,8 @@ def written(output: str) -> str:
     return f"{done} of {counted(shards, 'part')}"
 
 
-def list_images(folder: str) -> list[Image]:
-    """All images below a folder, known by their file names' endings, sorted by path.
+def list_images(folder: str) -> Listing:
+    """All images below a folder, known by their file names' endings.
 
     Raises:
         BatchError: there is no such folder.
@@ -207,9 +220,13 @@ def list_images(folder: str) -> list[Image]:
         images = list(_walk(folder))
     else:
         raise BatchError(f"The input folder {folder} does not exist or is not a folder.")
+    images.sort(key=lambda image: image.path)
+    hidden = [image.path for image in images if is_hidden(image.path)]
+    images = [image for image in images if not is_hidden(image.path)]
     if not images:
-        raise NoImages(f"There is no image ({', '.join(SUFFIXES)}) anywhere below {folder}.")
-    return sorted(images, key=lambda image: image.path)
+        passed = f" Hidden files do not count, such as {hidden[0]}." if hidden else ""
+        raise NoImages(f"There is no image ({', '.join(SUFFIXES)}) anywhere below {folder}.{passed}")
+    return Listing(images, len(hidden))
 
 
 def _walk(folder: str) -> Iterable[Image]:
@@ -230,7 +247,7 @@ def _walk(folder: str) -> Iterable[Image]:
 def plan(
     folder: str, output: str, model: dict[str, str], images_per_shard: int, overwrite: bool, kind: str = "line",
     format_: str | None = None,
-) -> tuple[Job, list[Shard], int]:  # fmt: skip
+) -> tuple[Job, list[Shard], Listing]:  # fmt: skip
     """Divides the images among shards, and notes what later runs must not change.
 
     Args:
@@ -243,7 +260,7 @@ def plan(
         format_: of documents; by default, the output's ending tells that of a table.
 
     Returns:
-        The job, its shards, and the number of images.
+        The job, its shards, and what the folder holds.
 
     Raises:
         BatchError: no images, an unknown file format, or an earlier run had another model or input.
@@ -257,7 +274,8 @@ def plan(
         raise BatchError(
             f"In {output} each page becomes a file. Images of lines become a table: name a .jsonl or .csv."
         )
-    images = list_images(folder)
+    listing = list_images(folder)
+    images = listing.images
     shards_needed = max(1, -(-len(images) // images_per_shard))
     if table is None:
         job = Job(folder, output, shards_needed, "page", str(format_), has_documents=True)
@@ -285,13 +303,13 @@ def plan(
         # Images that differ in their endings only are in one shard, which renames their documents.
         path = os.path.splitext(image.path)[0] if job.has_documents else image.path
         by_shard[_shard_of(path, job.shards)].append(image)
-    listing, shards = io.BytesIO(), []
+    lines, shards = io.BytesIO(), []
     for number, members in enumerate(by_shard):
-        offset = listing.tell()
-        listing.writelines(json.dumps([p.path, p.stamp, p.document]).encode() + b"\n" for p in members)
-        shards.append(Shard(number, offset, listing.tell() - offset))
-    job.write(os.path.join(job.state, "pictures.jsonl"), listing.getvalue())
-    return job, shards, len(images)
+        offset = lines.tell()
+        lines.writelines(json.dumps([p.path, p.stamp, p.document]).encode() + b"\n" for p in members)
+        shards.append(Shard(number, offset, lines.tell() - offset))
+    job.write(os.path.join(job.state, "pictures.jsonl"), lines.getvalue())
+    return job, shards, listing
 
 
 def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:

@@ -38,6 +38,23 @@ def served(model_dir: str, name: str) -> Version | None:
     return next(iter(labelled or found[-1:]), None)
 
 
+def current(model_dir: str, name: str) -> list[Version]:
+    """The versions whose models need no other push: the one in service, and the newest, which may wait for its label.
+
+    Args:
+        model_dir: Directory of the numbered versions.
+        name: Name of the model in the file of labels.
+
+    Returns:
+        None, one or two versions, the newest first.
+
+    Raises:
+        VersionError: The file of labels cannot be read.
+    """
+    found, answering = in_service(model_dir)[-1:], served(model_dir, name)
+    return found if answering is None or answering in found else [*found, answering]
+
+
 def _is_complete(path: str) -> bool:
     return all(storage.exists(os.path.join(path, name)) for name in (GRAPH_FILE, "variables/variables.index"))
 

@@ -9,6 +9,7 @@ from components.common.words import counted
 from components.example_gen.header import SAVE_AS_CSV, open_table
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain
+from htr_client.files import is_hidden
 
 _LABELS = (".csv", ".tsv")
 _WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -106,8 +107,3 @@ def _label_files(root: str) -> tuple[list[str], list[str], list[str]]:
             return found, hidden, workbooks
         folders = below
     return [], hidden, workbooks
-
-
-def is_hidden(name: str) -> bool:
-    """Whether this is a hidden file, such as AppleDouble's `._x`, a lock of an office program, or a Mac's archive."""
-    return name.startswith((".", "~$")) or name == "__MACOSX"

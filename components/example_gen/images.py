@@ -14,7 +14,7 @@ from components.common import storage
 from components.common.words import counted
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import DatasetError
-from htr_client.files import OTHER_FORMATS, SUFFIXES
+from htr_client.files import OTHER_FORMATS, SUFFIXES, is_hidden
 
 # How an image was found that does not have the name that its row gives.
 MENDS = {
@@ -89,13 +89,15 @@ def find_image(name: str, table: Place) -> Found:
     if not (path in _files(table.root) if storage.is_remote(path) else storage.exists(path)):
         base = os.path.basename(name.replace("\\", "/"))[:1000]
         same = _files_by_name(table.root).get(unicodedata.normalize("NFC", base), [])
-        found = Found(_only(same)) if same else _nearest(name, base, folder, table.root)
+        found = Found(_only(same, table.root)) if same else _nearest(name, base, folder, table.root)
     if not (table.allow_outside or storage.is_inside(found.path, table.root)):
         raise Rejected("outside_folder", f"{found.path} lies outside of {table.root} (data.allow_outside)")
     return found
 
 
-def _only(paths: list[str]) -> str:
+def _only(paths: list[str], root: str) -> str:
+    if len(paths) > 1:  # a program's thumbnails have the names of the images
+        paths = [path for path in paths if not is_hidden(path.removeprefix(f"{root}/"))] or paths
     if len(paths) > 1:
         raise Rejected("ambiguous_file", f"{len(paths)} files of that name, among them {paths[0]} and {paths[1]}")
     return paths[0]
@@ -112,7 +114,7 @@ def _nearest(name: str, base: str, folder: str, root: str) -> Found:
         alike, mend = [path for path in near if path.lower().endswith(SUFFIXES)], "extension"
     if alike:
         beside = [path for path in alike if os.path.dirname(path) == folder]
-        return Found(_only(beside or alike), mend)
+        return Found(_only(beside or alike, root), mend)
     what = f"no file {name} beside the CSV nor anywhere below {root}"
     if near:
         ending = os.path.splitext(near[0])[1].lower()
@@ -170,12 +172,13 @@ def _folded(name: str) -> str:
 
 
 def unread_formats(root: str) -> Counter[str]:
-    """How many files of a folder are images of a format that is not read, by extension.
+    """How many files of a folder, hidden ones aside, are images of a format that is not read, by extension.
 
     Raises:
         DatasetError: the folder cannot be read.
     """
-    endings = (os.path.splitext(file)[1].lower() for _, files in walk(root) for file in files)
+    paths = (os.path.join(folder, file).removeprefix(f"{root}/") for folder, files in walk(root) for file in files)
+    endings = (os.path.splitext(path)[1].lower() for path in paths if not is_hidden(path))
     return Counter(ending for ending in endings if ending in OTHER_FORMATS)
 
 

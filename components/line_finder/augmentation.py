@@ -17,7 +17,8 @@ from htr_client.pages.model import Points
 
 _KNOTS = 5  # of the field that bends a window
 _SCALES = (0.5, 1.6)  # pixels of a window for a pixel of a page at full size
-_STEEPEST = 12.0  # degrees
+STEEPEST = 12.0
+"""Degrees by which a page is turned at most, where the strength is 1 and it is one of those that lie askew."""
 _LOWEST_LINE = 10.0  # pixels; smaller writing is not shrunk further
 
 
@@ -58,7 +59,7 @@ def draw_window(
         usual = float(np.median(line_heights(lines) or [_LOWEST_LINE]))
         zoom = max(zoom, min(scale, _LOWEST_LINE / max(usual, 1.0)))
     # Most pages are nearly upright; a third may lie as the camera saw them.
-    angle = np.deg2rad(strength * (rng.uniform(-_STEEPEST, _STEEPEST) if rng.random() < 1 / 3 else rng.normal(0, 2)))
+    angle = np.deg2rad(strength * (rng.uniform(-STEEPEST, STEEPEST) if rng.random() < 1 / 3 else rng.normal(0, 2)))
     stretch, slant = np.exp(strength * rng.normal(0, 0.08)), strength * rng.normal(0, 0.06)
     # From window to page.
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

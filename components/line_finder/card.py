@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.line_finder.augmentation import STEEPEST
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.verdict import LineVerdict
 from components.report.report import environment
@@ -31,4 +32,5 @@ def model_card(
         Markdown.
     """
     template = environment(os.path.dirname(__file__)).get_template("model_card.md.j2")
-    return template.render(config=config, train=train, data=data, metrics=metrics, verdict=verdict)
+    angle = STEEPEST * train.augment
+    return template.render(config=config, train=train, angle=angle, data=data, metrics=metrics, verdict=verdict)

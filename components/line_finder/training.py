@@ -120,7 +120,7 @@ class LineFitting:
         self.optimizer = keras.optimizers.AdamW(rate, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm)
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         self.optimizer.build(model.trainable_variables)
-        self._weights = AveragedWeights(model, train.average_steps)
+        self._weights = AveragedWeights(model, train.average_steps, self.is_warm)
         self._best_weights = self._weights.current()
         self.best, self.best_epoch = LineScore(), 0
         self.history: list[dict[str, Any]] = []
@@ -134,7 +134,7 @@ class LineFitting:
         """Trains to the last epoch.
 
         Raises:
-            FloatingPointError: The loss is no longer finite.
+            FloatingPointError: The loss is no longer finite. A warm start ends with its best weights instead.
         """
         if self._restore():
             console().print(
@@ -148,11 +148,8 @@ class LineFitting:
         with Progress(self.train.epochs, self.steps, self.images, self.done, self._seconds_before) as progress:
             for windows, targets in self._batches():
                 self._losses.append(float(self._step(windows, targets)))
-                if not np.isfinite(self._losses[-1]):
-                    raise FloatingPointError(
-                        f"The loss became {self._losses[-1]} in epoch {self.done // self.steps + 1}: lower "
-                        f"line_training.learning_rate (it is {self.rate:g})."
-                    )
+                if self._is_broken():
+                    break
                 self.done += 1
                 progress.batch(self.done, lambda: float(np.mean(self._losses[-100:])))
                 validated = self._validates()
@@ -202,6 +199,20 @@ class LineFitting:
             windows.append(window.grey)
             targets.append(draw_targets(window.lines, 1 / STRIDE, rows // STRIDE, columns // STRIDE))
         return np.stack(windows)[..., np.newaxis], np.stack(targets)
+
+    def _is_broken(self) -> bool:
+        """Whether the loss is no longer finite, in which case a warm start ends and another training fails."""
+        loss = self._losses[-1]
+        if np.isfinite(loss):
+            return False
+        broken = (
+            f"the training loss became {loss} in epoch {self.done // self.steps + 1}: lower "
+            f"line_training.learning_rate (it is {self.rate:g})"
+        )
+        if not self.is_warm:
+            raise FloatingPointError(broken)
+        console().print(f"  {broken}; training stops here", style="yellow")
+        return True
 
     def _validates(self) -> bool:
         """Whether an epoch has ended that is validated: every few, and the last one."""

@@ -13,10 +13,12 @@ from tfx.utils import json_utils, proto_utils
 
 from components.common import storage
 from components.common.artifacts import Report
-from components.common.service import holds
-from components.common.versions import in_service
+from components.common.service import current, holds
 from components.pusher.versions import push
 from serving.version_directory import CARD_FILE, METRICS_FILE
+
+MODEL_NAME = "model_name"
+"""Property of PushedModel: name of the model in the file of labels."""
 
 
 class Executor(executor.Executor):
@@ -33,15 +35,13 @@ class Executor(executor.Executor):
         proto_utils.json_to_proto(exec_properties["push_destination"], destination)
         custom = json_utils.loads(exec_properties.get("custom_config") or "{}") or {}
         model, model_dir = self.GetModelPath(input_dict), destination.filesystem.base_directory
-        newest = in_service(model_dir)[-1:]
         # A step may be repeated: after a lost connection to the cluster, or where a new verdict says the same again.
-        if newest and holds(newest[0], model):
-            version = newest[0].number
-        else:
-            version = push(model, model_dir, custom.get("keep_versions", 5))
+        same = next((version for version in current(model_dir, custom["name"]) if holds(version, model)), None)
+        version = same.number if same else push(model, model_dir, custom["keep_versions"])
         _describe(artifact_utils.get_single_uri(input_dict["report"]), model_dir, version)
         path = os.path.join(model_dir, str(version))
         self._MarkPushed(pushed, pushed_destination=path, pushed_version=str(version))
+        pushed.set_string_custom_property(MODEL_NAME, custom["name"])
 
 
 def _describe(report: str, model_dir: str, version: int) -> None:
@@ -66,8 +66,9 @@ class AtomicPusher(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
     def __init__(
-        self, model: Any, model_blessing: Any, infra_blessing: Any, report: Any, model_dir: str, keep_versions: int
-    ):
+        self, model: Any, model_blessing: Any, infra_blessing: Any, report: Any, model_dir: str, name: str,
+        keep_versions: int,
+    ):  # fmt: skip
         """Creates the step.
 
         Args:
@@ -76,6 +77,7 @@ class AtomicPusher(base_component.BaseComponent):
             infra_blessing: channel of the serving check's verdict.
             report: channel of the run's report, which holds the model card.
             model_dir: directory of the numbered versions.
+            name: of the model in the file of labels.
             keep_versions: how many remain.
         """
         filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=model_dir)
@@ -83,7 +85,7 @@ class AtomicPusher(base_component.BaseComponent):
             AtomicPusherSpec(
                 model=model, model_blessing=model_blessing, infra_blessing=infra_blessing, report=report,
                 push_destination=pusher_pb2.PushDestination(filesystem=filesystem),
-                custom_config=json_utils.dumps({"keep_versions": keep_versions}),
+                custom_config=json_utils.dumps({"name": name, "keep_versions": keep_versions}),
                 pushed_model=channel_utils.as_channel([standard_artifacts.PushedModel()]),
             )
         )  # fmt: skip

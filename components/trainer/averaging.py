@@ -14,19 +14,19 @@ import tensorflow as tf
 class AveragedWeights:
     """Weights of a network and their moving averages (Polyak & Juditsky 1992), normalisation statistics among them."""
 
-    def __init__(self, model: keras.Model, span: float, steps_before: float = 0.0):
+    def __init__(self, model: keras.Model, span: float, is_warm: bool = False):
         """Starts the averages at the weights as they are.
 
         Args:
             model: The network.
             span: Optimiser steps over which to average.
-            steps_before: Steps for which the weights count already. The averages go over a tenth of all steps at first,
-                so that random weights are soon forgotten; those of a base are not to be.
+            is_warm: Whether the weights are those of a base. Averages go over a tenth of all steps at first, so that
+                random weights are soon forgotten; a base counts as if many steps had led to it, and is not.
         """
         self._model, self._span = model, max(span, 1.0)
         self._averaged = [v for v in model.variables if v.dtype == "float32"]
         self._averages = [tf.Variable(v.numpy(), trainable=False) for v in self._averaged]
-        self._steps = tf.Variable(steps_before, trainable=False)
+        self._steps = tf.Variable(9.0 * self._span if is_warm else 0.0, trainable=False)
 
     def update(self) -> None:
         """Takes the weights after a step in; to be called in the graph of the step."""

@@ -106,8 +106,7 @@ class Fitting:
             if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
                 self.optimizer = keras.mixed_precision.LossScaleOptimizer(self.optimizer)
             self.optimizer.build(model.trainable_variables)
-        span = max(train.average_epochs * self.steps, 1.0)
-        self.weights = AveragedWeights(model, span, 9.0 * span if train.is_warm else 0.0)
+        self.weights = AveragedWeights(model, train.average_epochs * self.steps, train.is_warm)
         self.history: list[dict[str, Any]] = []
         self.best_cer, self.lowest_cer, self.best_epoch = float("inf"), float("inf"), 0
         self._lowest: Sequence[tuple[int, int]] = []

@@ -121,5 +121,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     others = " and ".join(f"{count} {ending}" for ending, count in outcome.other_formats.items())
     advice = f", of them {others}: convert these to JPEG or PNG, a page each" if others else ""
     print(f"{outcome.errors} could not be read, see {outcome.errors_path}{advice}")
+    if outcome.hidden:
+        print(f"Left out: {counted(outcome.hidden, 'hidden file')}")
     print(f"Took {seconds:.0f} s")
     return OK

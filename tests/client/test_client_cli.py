@@ -151,13 +151,15 @@ def test_hidden_files_and_other_formats_are_left_out_and_counted(call, folder):
     (folder / "._b.png").write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X")
     (folder / ".cache").mkdir()
     (folder / ".cache" / "d.png").write_bytes(png("delta"))
+    (folder / "__MACOSX").mkdir()  # what a Mac's archive leaves
+    (folder / "__MACOSX" / "e.png").write_bytes(b"\0\x05\x16\x07")
     for name in ("1.heic", "2.HEIC", "below/3.heic", "4.gif", ".5.heic"):
         (folder / name).write_bytes(b"x")
     code, out, err = call(folder)
     assert code == 0 and [line.split("\t")[1] for line in out.splitlines()] == ["alpha", "beta", "gamma"]
     assert "3 .heic files were left out: convert them to JPEG or PNG." in err
     assert "1 .gif file was left out: convert it to JPEG or PNG." in err
-    assert f"2 hidden files were left out, such as '{folder}/._b.png'." in err
+    assert f"3 hidden files were left out, such as '{folder}/._b.png'." in err
     for path in (*folder.glob("*.png"), *folder.glob("*.PNG"), *folder.glob("below/*.png")):
         path.unlink()
     code, _, err = call(folder)

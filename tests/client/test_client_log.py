@@ -6,12 +6,28 @@ import multiprocessing
 import stat
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from htr_client import AsyncHtrClient, HtrClient, RequestLog
 from htr_client.request_log import FIELDS
 from htr_client.testing import png
+
+
+def close(log):
+    """Close, in a thread: one that waits for ever would keep the tests from ending."""
+    thread = threading.Thread(target=log.close, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def wait_for(condition):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def rows(folder):
@@ -55,6 +71,15 @@ def test_originals_can_be_found_again(server, tmp_path):
         "nameless": ("", "third"),
         "bytes": (f"{tmp_path}/m\\udcfcller.png", "fourth"),
     }
+
+
+def test_a_path_may_name_the_original(server, tmp_path):
+    log = RequestLog(tmp_path / "log", rate=1)
+    with HtrClient(server.address, log=log) as client:
+        client.transcribe(png("form"), source=Path("forms") / "12.png")
+        client.transcribe(png("next"))
+    close(log)
+    assert {row["text"]: row["source"] for row in rows(tmp_path / "log")} == {"form": "forms/12.png", "next": ""}
 
 
 def test_asynchronous_client_logs_too(server, tmp_path):
@@ -112,6 +137,36 @@ def test_unwritable_folder_is_counted_and_answers_come_all_the_same(server, tmp_
     log.close()
     assert log.counts == (2, 0, 0, 2)
     assert [record.message.startswith("requests cannot be logged") for record in caplog.records] == [True]
+
+
+def test_a_record_that_cannot_be_written_does_not_end_the_log(tmp_path, caplog):
+    log = RequestLog(tmp_path, rate=1, queue_size=4)
+    log.offer(b"\x89PNG", "half a character \udcff", 0.5, "htr", 1)
+    wait_for(lambda: log.counts.failed == 1)
+    for text in "abcd":  # as many as the queue takes
+        log.offer(b"\x89PNG", text, 0.5, "htr", 1)
+    close(log)
+    assert log.counts == (5, 4, 0, 1) and [row["text"] for row in rows(tmp_path)] == list("abcd")
+    assert [record.message.startswith("requests cannot be logged") for record in caplog.records] == [True]
+
+
+def test_a_system_without_threads_to_spare_gets_its_answers(server, tmp_path, monkeypatch, caplog):
+    log = RequestLog(tmp_path, rate=1)
+    start = threading.Thread.start
+
+    def none_for_the_log(thread):
+        if thread.name == "htr-log":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with HtrClient(server.address, log=log) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", none_for_the_log)
+            assert client.transcribe(png("still")).text == "still"
+        assert "can't start new thread" in caplog.text
+        assert client.transcribe(png("there")).text == "there"
+    close(log)
+    assert log.counts == (2, 1, 0, 1) and [row["text"] for row in rows(tmp_path)] == ["there"]
 
 
 def test_closed_log_begins_again_and_files_are_private(tmp_path):

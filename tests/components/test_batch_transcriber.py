@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from components.batch_transcriber import batch
 from components.batch_transcriber.reading import Reader
-from components.batch_transcriber.shards import BatchError, NoImages, list_images, plan, written
+from components.batch_transcriber.shards import BatchError, Listing, NoImages, list_images, plan, written
 from components.common import storage
 from htr_client import ngrams
 from htr_client.decoding import Alphabet
@@ -122,6 +122,28 @@ def test_links_in_circles_or_to_nowhere_lose_nothing_and_repeat_nothing(folder, 
     assert "nowhere.png" in Path(outcome.errors_path).read_text()
 
 
+def test_hidden_files_are_left_out_and_counted(folder, model, tmp_path, s3):
+    """AppleDouble files of a Mac and hidden folders, here and in a bucket; htr read passes over the same."""
+    before = list_images(str(folder)).images
+    for name in ("._a.jpg", "a/._001.png", ".thumbnails/001.png", "__MACOSX/a/001.png", ".notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X")
+    assert list_images(str(folder)) == Listing(before, 4)
+    outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
+    assert (outcome.pictures, outcome.errors, outcome.hidden) == (len(before), 2, 4)
+    hidden = tmp_path / ".in"  # the folder that is named may be hidden itself
+    os.rename(folder, hidden)
+    assert list_images(str(hidden)).images == before
+    os.remove(os.path.join(os.fsencode(hidden), b"caf\xe9.png"))  # names of objects are UTF-8
+    storage.copy_tree(str(hidden), f"{(bucket := s3.bucket())}/in")
+    there = list_images(f"{bucket}/in")
+    assert (len(there.images), there.hidden) == (len(before) - 1, 4)
+    for path in [path for path in hidden.rglob("*") if path.is_file() and not path.name.startswith(".")]:
+        path.unlink()
+    with pytest.raises(NoImages, match=r"Hidden files do not count, such as \._a\.jpg"):
+        list_images(str(hidden))
+
+
 def test_csv_holds_the_same(folder, model, tmp_path):
     transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
     outcome = transcribe(str(folder), str(tmp_path / "table.csv"), model, LOCAL)
@@ -183,7 +205,7 @@ def test_what_cannot_start_says_why(folder, model, tmp_path):
     ):
         with pytest.raises(BatchError, match=message):
             transcribe(*arguments, LOCAL)
-    assert len(list_images(str(folder))) == IMAGES + 1
+    assert len(list_images(str(folder)).images) == IMAGES + 1
 
 
 def test_an_overwrite_that_is_killed_leaves_no_old_texts_beside_the_new_ones(folder, tmp_path, monkeypatch):

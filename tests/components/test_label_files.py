@@ -169,6 +169,17 @@ def test_an_image_beside_others_of_its_name_is_preferred(tmp_path):
     assert sample.id.endswith("/images/0.png")
 
 
+@pytest.mark.parametrize("named", ["0.png", "0", "0.PNG"])
+def test_hidden_images_are_taken_only_where_a_row_names_them(tmp_path, named):
+    for name in ("images/0.png", ".thumbnails/0.png", "images/._0.png", ".scans/1.png", "images/.2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode(drawn_image()))
+    rows = (f"{named},Anna", ".scans/1.png,Berta", ".2.png,Clara")
+    (tmp_path / "labels.csv").write_text("\n".join(["filename,text", *rows]))
+    found = [result.id.partition("/")[2] for result in read(tmp_path)]
+    assert found == ["images/0.png", ".scans/1.png", "images/.2.png"]
+
+
 @pytest.mark.parametrize("label", ["NaN", "nan", "NAN", "#n/a", "empty", "Unreadable"])
 def test_placeholders_are_compared_without_case(tmp_path, label):
     folder = one_image(tmp_path, f"filename,text\na.png,{label}\n")

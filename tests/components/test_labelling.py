@@ -3,12 +3,14 @@
 import csv
 import re
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.common import storage
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
@@ -18,7 +20,7 @@ from components.transform.settings import TransformConfig
 from htr_client import ImageError, Timings, Transcription
 from htr_client.suspicion import Suspicion
 from pipeline import cli
-from tests.conftest import drawn_image, encode
+from tests.conftest import drawn_image, encode, failing_bucket
 
 IMAGES, LABELLED = 80, 30
 TABLE = "written_name.csv"
@@ -80,6 +82,16 @@ def test_they_stay_in_training(names, read):
         splits.setdefault(sample.source, set()).add(sample.split)
         by_model.setdefault(sample.source, set()).add(sample.by_model)
     assert splits == {"names": set(SPLITS), "read": {"train"}} and by_model == {"names": {False}, "read": {True}}
+
+
+def test_a_bucket_that_fails_makes_no_image_unlabelled(names, tmp_path, capsys):
+    bucket = f"memory://{uuid.uuid4().hex}/names"
+    storage.copy_tree(str(names), bucket)
+    arguments = ["label", str(names), "--data", bucket, "--output", str(tmp_path / "read"), "--base", "word"]
+    with failing_bucket(".png", ".jpg"):
+        assert cli.main(arguments) == cli.USAGE
+    assert "The data cannot be read: " in (error := capsys.readouterr().err) and "503 Slow Down" in error
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import tensorflow as tf
 from components.base_model import packing
 from components.common import storage
 from components.example_gen.rejects import Rejected
-from components.line_finder.augmentation import draw_window
+from components.line_finder.augmentation import STEEPEST, draw_window
+from components.line_finder.card import model_card
 from components.line_finder.data import draw_number, load_pages
 from components.line_finder.export import ServedLineFinder, save
-from components.line_finder.metric import score_page
+from components.line_finder.metric import LineScore, score_page
 from components.line_finder.model import build
 from components.line_finder.preprocessing import local_ink, scaled_ink
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
@@ -182,6 +183,40 @@ def test_a_training_starts_from_a_version(version):
     with pytest.raises(WarmStartError, match=r"line_finder\.filters is \[4, 8, 12, 16, 20\] here"):
         find_start(TRAIN.model_copy(update={"warm_start": str(folder.parent)}), wider)
     assert find_start(TRAIN.model_copy(update={"warm_start": str(folder.parent)}), CONFIG).version == str(folder)
+
+
+def test_the_average_of_a_warm_start_begins_at_its_base(version, monkeypatch):
+    folder, model = version
+    train = TRAIN.model_copy(update={"learning_rate": 0.1, "warmup_epochs": 0.0, "average_steps": 10_000})
+    started = LineFitting(build(CONFIG), CONFIG, PAGES, PAGES[:1], train, start=str(folder))
+    scores = iter(LineScore(10, 10, matched) for matched in range(10))  # the last epoch is the best
+    monkeypatch.setattr(started, "validate", lambda: next(scores))
+    started.run()
+    assert started.best_epoch == train.epochs
+    for averaged, base in zip(started.model.trainable_variables, model.trainable_variables, strict=True):
+        assert np.allclose(averaged.numpy(), base.numpy(), atol=0.01), "few steps weigh some ten-thousandths"
+
+
+def test_a_loss_that_is_no_number_ends_a_warm_start_with_its_best_weights(version, capsys):
+    folder, model = version
+    train = TRAIN.model_copy(update={"learning_rate": 1e30, "clip_norm": 1e30})
+    started = LineFitting(build(CONFIG), CONFIG, PAGES, PAGES[:1], train, start=str(folder))
+    started.run()
+    assert [entry["epoch"] for entry in started.history] == [0] and started.best_epoch == 0
+    for own, base in zip(started.model.variables, model.variables, strict=True):
+        assert np.array_equal(own.numpy(), base.numpy()), own.path
+    told = " ".join(capsys.readouterr().err.split())
+    assert "nan in epoch 2: lower line_training.learning_rate (it is 1e+30); training stops here" in told
+
+
+def test_the_card_tells_what_training_did():
+    history = [{"epoch": 0, "seconds": 0.0}, {"epoch": 2, "seconds": 60.0}]  # the loss was no number in the third epoch
+    metrics = {
+        "parameters": 1, "pages": 4, "start": {"name": "a version"}, "history": history, "best_epoch": 2,
+        "evaluation": {},
+    }  # fmt: skip
+    card = model_card(CONFIG, TRAIN.model_copy(update={"augment": 0.5}), [], metrics)
+    assert f"angle up to {STEEPEST / 2:g} degrees" in card and "; 2 epochs of 1 augmented windows" in card
 
 
 @pytest.mark.skipif(not (packing.FOLDER / packing.LINE_FINDER).is_dir(), reason="no base line finder is shipped")

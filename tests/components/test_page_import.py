@@ -20,7 +20,7 @@ from components.transform.settings import TransformConfig
 from htr_client import pages
 from htr_client.pages import Line, Page
 from pipeline import cli
-from tests.conftest import encode
+from tests.conftest import encode, failing_bucket
 
 LOCAL = ["--runner=FnApiRunner"]
 TWO_WORKERS = [*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
@@ -293,6 +293,19 @@ def test_an_import_from_a_bucket_goes_on_where_it_stopped(tmp_path):
     storage.write(f"{bucket}/other.png", encode(drawn_page()[0] // 2, ".png"))
     again, same, _ = run(bucket, tmp_path / "lines")
     assert (again.new, same) == (1, rows)
+
+
+@pytest.mark.parametrize("missing", [".xml", ".png"])
+def test_a_bucket_that_fails_ends_the_import_instead_of_leaving_out_its_pages(tmp_path, capsys, monkeypatch, missing):
+    monkeypatch.chdir(tmp_path)
+    bucket = f"memory://{uuid.uuid4().hex}/scans"
+    storage.copy_tree(str(add_page(add_page(tmp_path / "scans"), "other", "other.png")), bucket)
+    with failing_bucket(missing):
+        assert cli.main(["import", bucket, "--output", "lines"]) == cli.ERROR
+    error = capsys.readouterr().err
+    assert "503 Slow Down" in error and "The same command goes on where this one stopped." in error
+    assert cli.main(["import", bucket, "--output", "lines"]) == cli.OK
+    assert "6 lines of 2 pages" in capsys.readouterr().out
 
 
 def test_images_that_are_gone_are_cut_again(tmp_path):

@@ -156,7 +156,8 @@ def test_rows_that_are_left_out_are_no_rejects(tmp_path, capsys):
 
 def test_unread_formats_are_counted(tmp_path):
     folder = dataset(tmp_path, 0)
-    for name in ("1.HEIC", "2.heic", "scan.pdf", "notes.txt"):
+    for name in ("1.HEIC", "2.heic", "scan.pdf", "notes.txt", "._1.HEIC", ".cache/3.heic"):
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")
     (note,) = planned(folder)[0].notes
     assert "formats that are not read: 2 .heic, 1 .pdf" in note

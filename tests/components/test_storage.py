@@ -85,7 +85,7 @@ def test_a_slash_at_the_end_of_a_folder_changes_nothing(model, bucket, tmp_path)
     storage.copy_tree(f"{bucket}/copy/", str(tmp_path / "back"))
     assert storage.digest(model) == storage.digest(f"{bucket}/copy/") == storage.digest(f"{tmp_path}/back/")
     storage.write(f"{bucket}/images/new/a.png", b"image")
-    assert [image.path for image in list_images(f"{bucket}/images/")] == ["new/a.png"]
+    assert [image.path for image in list_images(f"{bucket}/images/").images] == ["new/a.png"]
 
 
 def test_the_named_file_is_copied_last(model, bucket, monkeypatch):

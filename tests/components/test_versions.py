@@ -1,8 +1,11 @@
 """Pushed versions: complete or absent, the last few kept, and a way back."""
 
+import json
+import shutil
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +172,50 @@ def test_versions_under_a_label_are_neither_deleted_nor_withdrawn(model, tmp_pat
     assert [v.number for v in list_versions(base)] == [first, third, newest]
     assert versions.roll_back(base) == (newest, third)
     assert second not in [v.number for v in list_versions(base)]
+
+
+def test_a_model_that_is_in_service_or_the_newest_is_not_pushed_again(model, tmp_path):
+    """Pusher, without a cache: as Kubeflow runs it."""
+    from tfx.types import standard_artifacts
+    from tfx.utils import path_utils
+
+    from components.common.artifacts import Report
+    from components.pusher.component import MODEL_NAME, Executor
+    from serving.version_directory import CARD_FILE, METRICS_FILE
+
+    base = str(tmp_path / "htr")
+    (tmp_path / "report").mkdir()
+    for name in (CARD_FILE, METRICS_FILE):
+        (tmp_path / "report" / name).write_text("{}")
+
+    def push(graph):
+        """The version as which Pusher marks a model."""
+        made, blessing, servable, report, pushed = (
+            standard_artifacts.Model(), standard_artifacts.ModelBlessing(), standard_artifacts.InfraBlessing(),
+            Report(), standard_artifacts.PushedModel(),
+        )  # fmt: skip
+        made.uri, report.uri, pushed.uri = str(tmp_path / graph), str(tmp_path / "report"), str(tmp_path / "pushed")
+        blessing.set_int_custom_property("blessed", 1)
+        servable.set_string_custom_property("blessing_status", "INFRA_BLESSED")
+        servable.set_int_custom_property("blessed", 1)
+        source = path_utils.serving_model_dir(made.uri)
+        shutil.copytree(model, source, dirs_exist_ok=True)
+        Path(source, "saved_model.pb").write_text(graph)
+        inputs = {"model": [made], "model_blessing": [blessing], "infra_blessing": [servable], "report": [report]}
+        destination = {"filesystem": {"base_directory": base}}
+        settings = {"name": "htr", "keep_versions": 5}
+        properties = {"push_destination": json.dumps(destination), "custom_config": json.dumps(settings)}
+        Executor().Do(inputs, {"pushed_model": [pushed]}, properties)
+        assert pushed.get_string_custom_property(MODEL_NAME) == "htr"
+        return int(pushed.get_string_custom_property("pushed_version"))
+
+    first, second = push("a"), push("b")
+    assert push("b") == second, "it may wait for its label"
+    third = push("a")
+    assert third > second, "without labels the newest is in service"
+    Rollout(base, "htr").promote(second, "stable")
+    assert push("b") == second and push("a") == third
+    assert [version.number for version in in_service(base)] == [first, second, third]
 
 
 def test_two_pushes_at_once_make_two_whole_versions(model, tmp_path, monkeypatch):

@@ -95,6 +95,10 @@ def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     assert f"htr restore {second['version']}" in capfd.readouterr().err
     assert cli.main(["restore", str(second["version"]), "--workspace", str(workspace)]) == 0
     Rollout(model_dir, "htr").promote(second["version"], "stable")
+    # The model under the label is not pushed again, though a newer version follows it.
+    before = in_service(model_dir)
+    code, again, *_ = run(data, workspace, capfd, "train.seed=2", ANY_INCREASE)
+    assert code == 0 and again["version"] == second["version"] and in_service(model_dir) == before
     code, fourth, *_ = run(data, workspace, capfd, "train.seed=4", ANY_INCREASE)
     assert code == 0 and fourth["baseline_version"] == second["version"] < third["version"]
 

@@ -273,6 +273,20 @@ def test_a_reload_replaces_the_whole_configuration(base, toy_model, image, tmp_p
         assert client.predict(request).model_spec.version.value == 5
 
 
+def test_a_reload_keeps_the_line_finder_of_the_options(base, toy_model, tmp_path):
+    """The file of labels, which htr promote sends to a running htr serve --pages, does not hold it."""
+    toy.push(toy_model, tmp_path / "lines", 1)  # any model will do
+    toy.push(toy_model, tmp_path / "other-lines", 5)
+    recogniser = {"name": "htr", "base_path": base, "versions": [1], "labels": {"stable": 1}}
+    with serve(base, line_finder_base_path=str(tmp_path / "lines")) as server, Client(server.address) as client:
+        assert client.states(name="htr-lines") == {1: AVAILABLE}
+        client.reload([recogniser])
+        time.sleep(0.3)  # several looks into the directories
+        assert client.states(name="htr-lines") == {1: AVAILABLE}
+        client.reload([recogniser, {"name": "htr-lines", "base_path": tmp_path / "other-lines"}])
+        client.wait_state(5, AVAILABLE, name="htr-lines")
+
+
 def test_configuration_file_is_polled(base, toy_model, tmp_path, image, caplog):
     file = tmp_path / "models.config"
     text = 'model_config_list {{ config {{ name: "{}" base_path: "{}" model_platform: "tensorflow" }} }}'

@@ -85,6 +85,18 @@ def test_term_drains_and_kill_is_survived(tmp_path, toy_model, image):
         assert "Traceback" not in errors and "Warning" not in errors and "external/local_xla" not in errors
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_tensorflow_is_imported_ends_the_server(tmp_path, number):
+    """The directory has no version yet: a server that missed the signal would wait for one."""
+    with Process(f"--model_base_path={tmp_path}") as server:
+        while not any("starting" in line for line in server.errors):
+            assert server.process.poll() is None, server.errors
+            time.sleep(0.01)
+        server.process.send_signal(number)
+        assert server.process.wait(60) == 0
+        assert "Traceback" not in "".join(server.errors)
+
+
 def test_bad_flags_end_at_once_with_the_real_servers_words():
     started = time.monotonic()
     arguments = command("--port=0", "--model_base_path=relative")

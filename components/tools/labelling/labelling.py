@@ -20,7 +20,7 @@ from components.example_gen.header import LABELLING_MODEL
 from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
-from components.example_gen.table import plain, read_rows
+from components.example_gen.table import DatasetError, plain, read_rows
 from htr_client import Transcription
 from htr_client.errors import ImageError
 from htr_client.headers import suffix
@@ -59,7 +59,7 @@ def digests(data: DataConfig) -> set[bytes]:
     """Of the image files that datasets label, whatever their rows say about them.
 
     Raises:
-        DatasetError: a folder or table cannot be read.
+        DatasetError: a folder or table cannot be read, or a bucket fails.
     """
     found = set()
     for table in find_tables(data)[0] if data.paths else ():
@@ -67,8 +67,10 @@ def digests(data: DataConfig) -> set[bytes]:
             if len(row.fields) > table.image:
                 try:
                     found.add(_digest(resolve_image(row.fields[table.image].strip(), table)))
-                except (Rejected, OSError):  # names no file that could be met again
-                    continue
+                except (Rejected, OSError) as error:
+                    if storage.is_store_failure(table.root, error):  # else the image would pass for unlabelled
+                        raise DatasetError(f"The data cannot be read: {error}") from error
+                    continue  # names no file that could be met again
     return found
 
 

@@ -65,7 +65,7 @@ def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXE
         The rows and what was left out; what is wrong with the page is told there, and no exception.
 
     Raises:
-        OSError: an image cannot be written.
+        OSError: an image cannot be written, or the bucket of the page fails.
     """
     below = f"images/{file.name}"
     shutil.rmtree(os.path.join(output, below), ignore_errors=True)
@@ -78,6 +78,8 @@ def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXE
             raise Rejected("no_lines", "the page has no lines")
         grey, page = fitting_image(result.image, page, max_pixels)
     except (pages.PageError, Rejected, ImageError, OSError) as error:
+        if storage.is_store_failure(file.path, error):
+            raise
         reason = getattr(error, "reason", "unreadable_file")
         reason = f"image_{reason}" if isinstance(error, ImageError) else reason
         result.left_out.append(LeftOut("", reason, str(error).replace("max_pixels", "data.max_megapixels")))

@@ -10,10 +10,11 @@ from pathlib import PurePosixPath
 
 from components.common import storage
 from components.common.suggestions import did_you_mean
-from components.example_gen.folders import is_hidden, source_names
+from components.example_gen.folders import source_names
 from components.example_gen.images import find_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import DatasetError
+from htr_client.files import is_hidden
 
 AUTO, FOLDER = "auto", "folder"
 # Folders that Transkribus, eScriptorium and others make for the XML files of one document.
@@ -101,7 +102,7 @@ def _xml_files(folders: Sequence[str]) -> list[tuple[str, str, str]]:
             if not storage.is_dir(root):
                 raise ImportProblem(f"{root} does not exist or is no folder. Name the folder that holds the XML files.")
             for folder, names in storage.walk(root):
-                if any(map(is_hidden, folder[len(root) :].strip("/").split("/"))):
+                if is_hidden(folder[len(root) :].strip("/")):
                     continue
                 found += [
                     (f"{folder.rstrip('/')}/{name}", root, source)
