@@ -294,6 +294,7 @@ def _train(
             "epochs": one.epochs,
             "augment": one.augment,
             "start_share": one.start_share,
+            "start_share_checked": False,  # it is for sources that validation does not have
             "bfloat16": True,
             "patience": one.epochs,  # the last epochs, at a low rate, are the best ones
             "shuffle_buffer": 24000,  # all of them: rendered and real images take turns

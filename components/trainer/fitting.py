@@ -57,7 +57,8 @@ class Fitting:
     lowest CER (`outcome.Validation.is_clearly_worse`): the validation split is a few writers, and later weights read
     others better (docs/accuracy.md). The base of a warm start is validated before the first optimiser step, and is kept
     unless an epoch has a lower CER: a training that only damages ends where it began. A share of the base's weights is
-    put into those of the epoch that was kept (`train.start_share`), unless such weights would not be kept.
+    put into those of the epoch that was kept (`train.start_share`), unless such weights would not be kept
+    (`train.start_share_checked`).
 
     Attributes:
         model: The network; after `run` it has the averaged weights of the epoch that was kept.
@@ -257,7 +258,7 @@ class Fitting:
         found = self.validate()
         told = f"  {found.rate:.4f} with a share of {share:g} of the start's weights"
         # With few images the lowest of a hundred epochs is luck: what beats the epoch that is kept is no worse.
-        if found.rate <= self.best_cer or self._is_kept(found):
+        if not self.train.start_share_checked or found.rate <= self.best_cer or self._is_kept(found):
             self.best_cer, self._best_collapse = found.rate, found.collapse
         else:
             self.weights.assign(self.best_weights)

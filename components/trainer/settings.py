@@ -58,7 +58,10 @@ class TrainConfig(Section):
         0.3,
         lt=1,
         description="share of the start's weights in those that a warm start ends with, so that what it knew stays; "
-        "left out where validation is clearly worse with it",
+        "left out where validation is clearly worse with it (start_share_checked)",
+    )
+    start_share_checked: bool = Field(
+        True, description="false keeps start_share whatever validation says: other data than this may gain by it"
     )
     freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
     checkpoint_minutes: float = Field(

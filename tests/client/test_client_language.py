@@ -68,8 +68,8 @@ def test_format_as_documented():
     own, backoff = np.frombuffer(arrays, np.uint8, offset=32).reshape(2, 8)
     # a, b, end, beginning; then a-b, b-end, beginning-a.
     assert symbols[1:].tolist() == [0, 1, 2, 3, 1, 2, 0] and children.tolist() == [4, 1, 1, 0, 1, 0, 0, 0]
-    # Twice of two, with one kind of follower: 2/3 of its own, 1/3 from the shorter context.
-    assert own[5] == round(-16 * math.log(2 / 3)) and backoff[1] == round(-16 * math.log(1 / 3))
+    # Twice of two, with one kind of follower, which weighs four: 1/3 of its own, 2/3 from the shorter context.
+    assert own[5] == round(-16 * math.log(1 / 3)) and backoff[1] == round(-16 * math.log(2 / 3))
 
 
 def test_what_few_texts_hold_is_not_in_the_model():
@@ -90,7 +90,8 @@ def test_another_weight_is_another_model_of_the_same_ngrams():
 
 def test_ngrams_do_not_reach_over_unknown_characters():
     found = ngrams.count(["ab", "a-b"], Alphabet("ab"), 2).compile(Alphabet("ab"))
-    exactly = math.log((1 + 1 * (2 + 3 * (1 / 3)) / (6 + 3)) / (1 + 1))  # b after a: once; a-b says nothing about it
+    b = (2 + 4 * 3 * (1 / 3)) / (6 + 4 * 3)
+    exactly = math.log((1 + 4 * 1 * b) / (1 + 4 * 1))  # b after a: once; a-b says nothing about it
     after_a = found.step(found.start, 0)[1]
     assert found.step(after_a, 1)[0] == pytest.approx(exactly, abs=1e-5)
 
@@ -188,7 +189,7 @@ def test_a_decoder_of_ones_own_turns_it_off(kind, learned_server, decoder):
 def test_a_function_gets_the_language_model_of_the_version(kind, learned_server):
     with kind(
         learned_server.address,
-        decoder=lambda own: PrefixBeamSearch(language_model=own, language_weight=0.3, alternatives=1),
+        decoder=lambda own: PrefixBeamSearch(language_model=own, language_weight=0.6, alternatives=1),
     ) as client:
         result = client.transcribe(png("hellp"))
     assert result.text == "hello" and len(result.alternatives) == 1

@@ -135,8 +135,12 @@ def test_a_share_of_the_start_stays_in_the_result(toy, base, tmp_path, monkeypat
     assert any(np.abs(start.get_tensor(key) - learnt.get_tensor(key)).max() > 1e-3 for key in weights)
 
 
-@pytest.mark.parametrize("wrong, left_out", [(4, True), (3, False), (2, False)])
-def test_a_share_of_the_start_that_reads_worse_is_left_out(toy, base, tmp_path, monkeypatch, capsys, wrong, left_out):
+@pytest.mark.parametrize(
+    "wrong, checked, left_out", [(4, True, True), (4, False, False), (3, True, False), (2, True, False)]
+)
+def test_a_share_of_the_start_that_reads_worse_is_left_out(
+    toy, base, tmp_path, monkeypatch, capsys, wrong, checked, left_out
+):
     # Of ten validation images so many are wrong: with the base, after the epoch, with the share. What is worse than the
     # epoch that is kept is clearly worse than the best of them here.
     monkeypatch.setattr(Fitting, "_is_kept", lambda self, found: len(self.history) < 2)
@@ -144,7 +148,8 @@ def test_a_share_of_the_start_that_reads_worse_is_left_out(toy, base, tmp_path, 
     for share in (0.0, 0.25):
         read = iter(compare(["ab"] * 10, ["cc"] * count + ["ab"] * (10 - count)) for count in (5, 3, wrong))
         monkeypatch.setattr(Fitting, "validate", lambda self, read=read: next(read))
-        _, settings = run(toy, tmp_path / str(share), warm(base, epochs=1, start_share=share))
+        train = warm(base, epochs=1, start_share=share, start_share_checked=checked)
+        _, settings = run(toy, tmp_path / str(share), train)
         kept.append(
             (
                 settings["best_validation_cer"],
