@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from components.common import storage
 from components.common.words import counted
 from components.example_gen.rejects import Rejected
-from components.example_gen.table import DatasetError
+from components.example_gen.walking import walk
 from htr_client.files import OTHER_FORMATS, SUFFIXES
 
 # How an image was found that does not have the name that its row gives.
@@ -177,23 +176,3 @@ def unread_formats(root: str) -> Counter[str]:
     """
     endings = (os.path.splitext(file)[1].lower() for _, files in walk(root) for file in files)
     return Counter(ending for ending in endings if ending in OTHER_FORMATS)
-
-
-def walk(root: str) -> Iterator[tuple[str, list[str]]]:
-    """Folders of a dataset with the names of their files, see `storage.walk`.
-
-    Raises:
-        DatasetError: one cannot be read.
-    """
-    with readable(root):
-        yield from storage.walk(root)
-
-
-@contextlib.contextmanager
-def readable(root: str) -> Iterator[None]:
-    """Turns errors of reading a dataset folder into a `DatasetError`."""
-    try:
-        yield
-    except OSError as error:
-        what = f"{str(error.filename)[:200]}: {error.strerror}" if error.filename else error
-        raise DatasetError(f"A folder below {root} cannot be read ({what}). Mend or remove it.") from error

@@ -89,6 +89,19 @@ def test_a_changed_page_is_a_changed_input(tmp_path):
     assert taken() != before
 
 
+def test_a_workspace_within_the_data_holds_no_pages(tmp_path):
+    for leaf in range(6):
+        save(tmp_path, f"leaf{leaf}")
+    config = DataConfig(paths=[str(tmp_path)])
+    plan, taken = planned(tmp_path, "auto"), list(stamps(config, PagesConfig()))
+    (tmp_path / "workspace" / "pipeline").mkdir(parents=True)
+    (tmp_path / "workspace" / "metadata.db").touch()
+    save(tmp_path / "workspace" / "pipeline" / "BulkInferrer", "transcribed")
+    assert planned(tmp_path, "auto") == plan and list(stamps(config, PagesConfig())) == taken
+    with pytest.raises(DatasetError, match="is the workspace of earlier runs"):
+        planned(tmp_path / "workspace", "auto")
+
+
 def labelled(*lines):
     return LabelledPage("page", "document", GREY, lines)
 
