@@ -66,7 +66,8 @@ def resolve_image(name: str, table: Place) -> str:
 def find_image(name: str, table: Place) -> Found:
     """Finds the image that a row names: relative to the CSV, else below the dataset folder by its base name.
 
-    Where there is none, the one file is taken whose name differs in case only or has an extension besides.
+    Where there is none, backslashes count as slashes, and the one file is taken whose name differs in case only or has
+    an extension besides.
 
     Args:
         name: as the row gives it.
@@ -86,7 +87,9 @@ def find_image(name: str, table: Place) -> Found:
     found = Found(path)
     # A store is asked for its list once, not for each image; and no server only because a row names it.
     if not (path in _files(table.root) if storage.is_remote(path) else storage.exists(path)):
-        base = os.path.basename(name.replace("\\", "/"))[:1000]
+        if "\\" in name:  # as Windows writes paths
+            return find_image(name.replace("\\", "/"), table)
+        base = os.path.basename(name)[:1000]
         same = _files_by_name(table.root).get(unicodedata.normalize("NFC", base), [])
         found = Found(_only(same)) if same else _nearest(name, base, folder, table.root)
     if not (table.allow_outside or storage.is_inside(found.path, table.root)):
