@@ -115,7 +115,7 @@ def _nearest(name: str, base: str, folder: str, root: str) -> Found:
     if alike:
         beside = [path for path in alike if os.path.dirname(path) == folder]
         return Found(_only(beside or alike), mend)
-    what = f"no file {name} beside the CSV nor anywhere below {root}"
+    what = f"no file {name} beside the file that names it, nor anywhere below {root}"
     if near:
         ending = os.path.splitext(near[0])[1].lower()
         advice = f": {ending} is not read, save it as JPEG or PNG" if ending in OTHER_FORMATS else ""
