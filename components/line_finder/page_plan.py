@@ -123,7 +123,14 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
             "underestimates the error on new documents."
         )
     taken = [f"{document} for {split}" for document, split in rule.forced.items()]
-    notes = [f"The draw by document leaves splits empty; taken instead: {', '.join(taken)}."] if taken else []
+    notes = (
+        [
+            f"The draw by document leaves splits empty; taken instead: {', '.join(taken)}. They may change their split when "
+            "documents are added."
+        ]
+        if taken
+        else []
+    )
     divided = tuple((file, rule.assign(None, file.writer, file.writer, "", data)) for file in kept)
     return PagePlan(divided, tuple(rejected), tuple(notes))
 
