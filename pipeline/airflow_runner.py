@@ -21,6 +21,7 @@ from typing import Any
 from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
+from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
 from pipeline.config import Config
 
 # An environment variable, since command lines are no place for the database's password.
@@ -44,13 +45,12 @@ def compile_dag(config: Config, folder: str) -> Path:
     from tfx.dsl.compiler import compiler
     from tfx.orchestration import metadata
 
-    from components.report import summary
     from pipeline import preflight
     from pipeline.definition import create_pipeline
 
     preflight.check_airflow(config)
-    connection = metadata.sqlite_metadata_connection_config(os.path.join(config.workspace, summary.METADATA_FILE))
-    root = os.path.join(config.workspace, summary.PIPELINE_FOLDER)
+    connection = metadata.sqlite_metadata_connection_config(os.path.join(config.workspace, METADATA_FILE))
+    root = os.path.join(config.workspace, PIPELINE_FOLDER)
     compiled = compiler.Compiler().compile(create_pipeline(config, root, connection, fails_unblessed=True))
     upstream = {n.pipeline_node.node_info.id: list(n.pipeline_node.upstream_nodes) for n in compiled.nodes}
     settings = config.airflow

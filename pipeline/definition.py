@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tfx.components import StatisticsGen, Trainer, Transform, Tuner
+from tfx.components import StatisticsGen, Transform
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import pipeline
 from tfx.proto import trainer_pb2, transform_pb2
@@ -27,6 +27,7 @@ from components.language.component import LanguageModel
 from components.pusher.component import AtomicPusher
 from components.report.component import RunReport
 from components.serving_check.component import ServingCheck
+from components.trainer.component import Trainer, Tuner
 from components.trainer.settings import AUTO
 from pipeline import beam_options
 from pipeline.config import Config

@@ -21,6 +21,7 @@ from tfx.orchestration.portable import runtime_parameter_utils, tfx_runner
 from components.common.ahead import NETWORK_THREADS
 from components.common.console import announced, console
 from components.common.cores import usable_cores
+from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
 from components.report import summary
 from components.serving_check import early
 from pipeline import imports, steps
@@ -213,10 +214,10 @@ def run(config: Config) -> summary.RunSummary:
     os.makedirs(config.workspace, exist_ok=True)
     with locked(config.workspace):
         summary.check_metadata(config.workspace)
-        database = os.path.join(config.workspace, summary.METADATA_FILE)
+        database = os.path.join(config.workspace, METADATA_FILE)
         connection = metadata.sqlite_metadata_connection_config(database)
         create = create_page_pipeline if config.task == "pages" else create_pipeline
-        pipeline = create(config, os.path.join(config.workspace, summary.PIPELINE_FOLDER), connection)
+        pipeline = create(config, os.path.join(config.workspace, PIPELINE_FOLDER), connection)
         try:
             LocalRunner(config.push.server_command).run(pipeline)
         finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tfx.components import Trainer
 from tfx.orchestration import pipeline
 from tfx.proto import trainer_pb2
 
@@ -16,6 +15,7 @@ from components.line_finder.example_gen import PageExampleGen
 from components.line_finder.report import LineReport
 from components.pusher.component import AtomicPusher
 from components.serving_check.component import ServingCheck
+from components.trainer.component import Trainer
 from components.trainer.settings import AUTO
 from pipeline import beam_options
 from pipeline.config import Config

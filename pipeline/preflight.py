@@ -45,7 +45,7 @@ def check_pages(config: Config) -> None:
         DatasetError: There are no pages.
     """
     list_pages(config.data, config.pages)
-    _refuse(_pages(config))
+    _refuse(_workspace(config), _pages(config))
 
 
 def _pages(config: Config) -> Iterator[str]:
@@ -71,7 +71,7 @@ def check_run(config: Config, tables: list[Table], plan: Plan) -> None:
         ConfigError: naming every setting that cannot work.
         DatasetError: a table cannot be read.
     """
-    _refuse(_settings(config), _here(config), _bucket(config), _slices(config, tables, plan))
+    _refuse(_workspace(config), _settings(config), _here(config), _bucket(config), _slices(config, tables, plan))
 
 
 def check_airflow(config: Config) -> None:
@@ -80,7 +80,8 @@ def check_airflow(config: Config) -> None:
     Raises:
         ConfigError: naming every setting that cannot work.
     """
-    _refuse(_orchestrated(config), _settings(config), _here(config))
+    known = not config.airflow.metadata_connection
+    _refuse(_orchestrated(config), _workspace(config, known), _settings(config), _here(config))
 
 
 def check_kubeflow(config: Config) -> None:
@@ -104,6 +105,21 @@ def _refuse(*findings: Iterator[str]) -> None:
 def _orchestrated(config: Config) -> Iterator[str]:
     if config.task != "text":
         yield f"task: {config.task} trains with `htr run` only; orchestrators run the pipeline of task: text"
+
+
+def _workspace(config: Config, known: bool = True) -> Iterator[str]:
+    """A workspace whose files a run would take for data; one below a data folder is passed over where it is known.
+
+    Args:
+        config: All settings, with absolute paths.
+        known: Whether ML Metadata lies in the workspace, by which readers of the data know it.
+    """
+    for path in config.data.paths:
+        if path == config.workspace or (not known and storage.is_inside(config.workspace, path)):
+            yield (
+                f"workspace: what runs write into {config.workspace} would be read as data, which is in {path}. Name "
+                "another folder with --workspace"
+            )
 
 
 def _settings(config: Config) -> Iterator[str]:

@@ -18,6 +18,7 @@ from tfx.orchestration.portable import launcher
 
 from components.common import code_version, service, storage, versions
 from components.common.console import console
+from components.example_gen.component import REJECTS_FILE
 from components.pusher.component import MODEL_NAME
 from components.report import summary
 
@@ -73,6 +74,7 @@ def launch(pipeline: Any, node: Any, connection: metadata.Metadata) -> Any:
                 before = ", ".join(node.pipeline_node.upstream_nodes)
                 raise MissingInput(f"{node_id} has not all of its inputs: first run the steps before it ({before})")
             _note_files(handle.store, execution.execution_id)
+            _copy_rejects(handle.store, execution.execution_id, node.pipeline_node)
     return execution
 
 
@@ -105,6 +107,16 @@ def _note_files(store: Any, execution_id: int) -> None:
         outputs = _outputs(store, execution_id)
         execution.custom_properties[_FILES_PROPERTY].string_value = _listing(outputs)
         store.put_executions([execution])
+
+
+def _copy_rejects(store: Any, execution_id: int, node: Any) -> None:
+    """Copies the rejects of a cached result to where the step itself writes them for people, which another run did."""
+    if "rejects_copy" not in node.parameters.parameters:
+        return
+    copy = node.parameters.parameters["rejects_copy"].field_value.string_value
+    (execution,) = store.get_executions_by_id([execution_id])
+    if execution.last_known_state == metadata_store_pb2.Execution.CACHED:
+        storage.copy_file(os.path.join(summary.outputs_of(store, execution_id)["quarantine"].uri, REJECTS_FILE), copy)
 
 
 def _forget_damaged(store: Any, node: str) -> None:

@@ -28,9 +28,8 @@ class NotingDriver(base_driver.BaseDriver, portable_driver.BaseDriver, abc.ABC):
     def run(self, execution_info: Any) -> driver_output_pb2.DriverOutput:
         """Called by runners that execute the pipeline's intermediate representation."""
         result = driver_output_pb2.DriverOutput()
-        for name, value in {**execution_info.exec_properties, **self.noted(execution_info)}.items():
-            if value is not None:
-                result.exec_properties[name].string_value = value
+        for name, value in self.noted(execution_info).items():  # the others stay as they are
+            result.exec_properties[name].string_value = value
         return result
 
 

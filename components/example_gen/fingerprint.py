@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterator
 
 from components.common import storage
-from components.example_gen.images import readable, resolve_image
+from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import Table, read_rows
+from components.example_gen.walking import files
 from htr_client.files import SUFFIXES
 
 
@@ -27,10 +28,9 @@ def fingerprint(tables: list[Table]) -> str:
         for path in sorted(set(_unusual_images(table))):
             digest.update(_line(path, storage.stamp(path)))
     for root in sorted({table.root for table in tables}):
-        with readable(root):
-            for file in storage.files(root):
-                if file.path.lower().endswith(SUFFIXES):
-                    digest.update(_line(*file))
+        for file in files(root):
+            if file.path.lower().endswith(SUFFIXES):
+                digest.update(_line(*file))
     return digest.hexdigest()
 
 

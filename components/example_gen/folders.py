@@ -9,6 +9,7 @@ from components.common.words import counted
 from components.example_gen.header import SAVE_AS_CSV, open_table
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain
+from components.example_gen.walking import holds_workspace, refuse_workspace
 from htr_client.files import is_hidden
 
 _LABELS = (".csv", ".tsv")
@@ -37,6 +38,7 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             if not storage.is_dir(root):
                 what = "is a file, not a folder" if storage.exists(root) else "does not exist"
                 raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
+            refuse_workspace(root)
             paths, hidden, workbooks = _label_files(root)
         except OSError as error:
             reason = error.strerror or str(error).removeprefix(f"{root}: ")
@@ -90,7 +92,10 @@ def source_names(roots: list[str]) -> dict[str, str]:
 
 
 def _label_files(root: str) -> tuple[list[str], list[str], list[str]]:
-    """Paths of the CSV and TSV files of a folder; names of hidden ones, which no person made, and of workbooks."""
+    """Paths of the CSV and TSV files of a folder; names of hidden ones, which no person made, and of workbooks.
+
+    A workspace below the folder is passed over: its tables are what runs have written.
+    """
     hidden: list[str] = []
     workbooks: list[str] = []
     folders = [root]
@@ -99,7 +104,8 @@ def _label_files(root: str) -> tuple[list[str], list[str], list[str]]:
         for folder in folders:
             folders_inside, files = storage.entries(folder)
             hidden += [name for name in (*folders_inside, *files) if is_hidden(name)]
-            below += [os.path.join(folder, name) for name in folders_inside if not is_hidden(name)]
+            paths = [os.path.join(folder, name) for name in folders_inside if not is_hidden(name)]
+            below += [path for path in paths if not holds_workspace(path)]
             names += [os.path.join(folder, name) for name in files if not is_hidden(name)]
         workbooks += [path for path in names if path.lower().endswith(_WORKBOOKS)]
         found = sorted(path for path in names if path.lower().endswith(_LABELS))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from components.common import storage
 from components.common.words import counted
 from components.example_gen.rejects import Rejected
-from components.example_gen.table import DatasetError
+from components.example_gen.walking import walk
 from htr_client.files import OTHER_FORMATS, SUFFIXES, is_hidden
 
 # How an image was found that does not have the name that its row gives.
@@ -67,7 +66,8 @@ def resolve_image(name: str, table: Place) -> str:
 def find_image(name: str, table: Place) -> Found:
     """Finds the image that a row names: relative to the CSV, else below the dataset folder by its base name.
 
-    Where there is none, the one file is taken whose name differs in case only or has an extension besides.
+    Where there is none, backslashes count as slashes, and the one file is taken whose name differs in case only or has
+    an extension besides.
 
     Args:
         name: as the row gives it.
@@ -87,7 +87,9 @@ def find_image(name: str, table: Place) -> Found:
     found = Found(path)
     # A store is asked for its list once, not for each image; and no server only because a row names it.
     if not (path in _files(table.root) if storage.is_remote(path) else storage.exists(path)):
-        base = os.path.basename(name.replace("\\", "/"))[:1000]
+        if "\\" in name:  # as Windows writes paths
+            return find_image(name.replace("\\", "/"), table)
+        base = os.path.basename(name)[:1000]
         same = _files_by_name(table.root).get(unicodedata.normalize("NFC", base), [])
         found = Found(_only(same, table.root)) if same else _nearest(name, base, folder, table.root)
     if not (table.allow_outside or storage.is_inside(found.path, table.root)):
@@ -115,7 +117,7 @@ def _nearest(name: str, base: str, folder: str, root: str) -> Found:
     if alike:
         beside = [path for path in alike if os.path.dirname(path) == folder]
         return Found(_only(beside or alike, root), mend)
-    what = f"no file {name} beside the CSV nor anywhere below {root}"
+    what = f"no file {name} beside the file that names it, nor anywhere below {root}"
     if near:
         ending = os.path.splitext(near[0])[1].lower()
         advice = f": {ending} is not read, save it as JPEG or PNG" if ending in OTHER_FORMATS else ""
@@ -180,23 +182,3 @@ def unread_formats(root: str) -> Counter[str]:
     paths = (os.path.join(folder, file).removeprefix(f"{root}/") for folder, files in walk(root) for file in files)
     endings = (os.path.splitext(path)[1].lower() for path in paths if not is_hidden(path))
     return Counter(ending for ending in endings if ending in OTHER_FORMATS)
-
-
-def walk(root: str) -> Iterator[tuple[str, list[str]]]:
-    """Folders of a dataset with the names of their files, see `storage.walk`.
-
-    Raises:
-        DatasetError: one cannot be read.
-    """
-    with readable(root):
-        yield from storage.walk(root)
-
-
-@contextlib.contextmanager
-def readable(root: str) -> Iterator[None]:
-    """Turns errors of reading a dataset folder into a `DatasetError`."""
-    try:
-        yield
-    except OSError as error:
-        what = f"{str(error.filename)[:200]}: {error.strerror}" if error.filename else error
-        raise DatasetError(f"A folder below {root} cannot be read ({what}). Mend or remove it.") from error

@@ -163,7 +163,9 @@ def _split_rule(survey: _Survey, tables: Sequence[Table], data: DataConfig) -> t
         if forced is not None:
             taken = " and ".join(f"writer {key} for {split}" for key, split in forced.items())
             return SplitRule(given, True, forced, stay), [
-                f"The draw by writer leaves {' and '.join(empty)} without images; taken instead: {taken}."
+                f"The draw by writer leaves {' and '.join(empty)} without images; taken instead: {taken}. They may "
+                f"change their split when writers are added: the model before may then have learnt from images that it "
+                f"is evaluated on."
             ]
     notes = []
     if writers:
@@ -220,7 +222,10 @@ def fill_splits(sizes: Mapping[str, int], data: DataConfig) -> SplitRule | None:
 def _fill(
     groups: Counter[_Group], empty: Collection[str], given: frozenset[str], data: DataConfig
 ) -> dict[str, str] | None:
-    """Keys for splits that the draw leaves empty: those drawn first, so that added data moves none out of training.
+    """Keys for splits that the draw leaves empty: those drawn first.
+
+    What is taken is decided anew from all that is there. Added data may therefore move a key that is taken back to
+    training, or another one out of it.
 
     Returns:
         Split by key; None if too little would be left to train on, or the splits are named.

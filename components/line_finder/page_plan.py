@@ -12,6 +12,8 @@ from components.example_gen.plan import fill_splits
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
+from components.example_gen.walking import files as files_of
+from components.example_gen.walking import refuse_workspace, walk
 from components.line_finder.settings import PagesConfig
 from components.tools.page_import.files import ImportProblem, PageFile, find_pages, locate_image
 from htr_client import pages
@@ -64,9 +66,15 @@ def list_pages(data: DataConfig, settings: PagesConfig) -> list[PageFile]:
             "No data folder given: name one with --data DIR (a folder with PAGE XML or ALTO, and images)."
         )
     try:
-        return find_pages(data.paths, settings.document, data.allow_outside)
-    except ImportProblem as error:
+        found = find_pages(data.paths, settings.document, data.allow_outside)
+        roots = [root for root in {file.root for file in found} if not storage.is_remote(root)]
+        for root in roots:
+            refuse_workspace(root)
+        folders = {folder.rstrip("/") for root in roots for folder, _ in walk(root)}
+    except (ImportProblem, OSError) as error:
         raise DatasetError(str(error).replace("--writer", "pages.document")) from error
+    # A workspace may hold pages, which BulkInferrer has written.
+    return [file for file in found if storage.is_remote(file.root) or file.path.rpartition("/")[0] in folders]
 
 
 def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
@@ -115,7 +123,14 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
             "underestimates the error on new documents."
         )
     taken = [f"{document} for {split}" for document, split in rule.forced.items()]
-    notes = [f"The draw by document leaves splits empty; taken instead: {', '.join(taken)}."] if taken else []
+    notes = (
+        [
+            f"The draw by document leaves splits empty; taken instead: {', '.join(taken)}. They may change their split when "
+            "documents are added."
+        ]
+        if taken
+        else []
+    )
     divided = tuple((file, rule.assign(None, file.writer, file.writer, "", data)) for file in kept)
     return PagePlan(divided, tuple(rejected), tuple(notes))
 
@@ -134,6 +149,6 @@ def stamps(data: DataConfig, settings: PagesConfig) -> Iterator[str]:
         DatasetError: There are no pages.
     """
     for root in sorted({file.root for file in list_pages(data, settings)}):
-        for file in storage.files(root):
+        for file in files_of(root):
             if file.path.lower().endswith((".xml", *SUFFIXES)):
                 yield f"{file.path}\0{file.stamp}"

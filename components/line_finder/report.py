@@ -77,7 +77,7 @@ class Executor(base_executor.BaseExecutor):
         bounds = _bounds(sections, verdict)
         html = environment(os.path.dirname(__file__)).get_template("report.html.j2").render(
             verdict=verdict, told=told, facts=facts, counts=counts, sections=sections, bounds=bounds,
-            curves=figures.learning_curves(facts["history"], "f1"),
+            curves=figures.learning_curves(facts["history"], facts["best_epoch"], "f1"),
             when=((self._context.pipeline_run_id if self._context else None) or "")[:19].replace("T", " "),
         )  # fmt: skip
         folder = artifact_utils.get_single_uri(output_dict["report"])

@@ -257,7 +257,8 @@ def _figures(m: Material, characters: analysis.Characters, calibration: Mapping[
         "review": figures.review_curve(p["confidence"].to_numpy(), p["edits"].to_numpy(), p["length"].to_numpy()),
         "distributions": figures.distributions({name: split.numbers for name, split in m.splits.items()}),
     }
-    plots["curves"] = figures.learning_curves(m.history) if m.history else ""
+    kept = m.settings.get("training", {}).get("best_epoch")
+    plots["curves"] = figures.learning_curves(m.history, kept) if m.history else ""
     plots["confusion"] = figures.confusion_matrix(names, counts) if names else ""
     return plots
 

@@ -64,14 +64,15 @@ def _figure(width: float = 5.2, height: float = 2.6, **kinds: Any) -> tuple[Figu
     return figure, figure.subplots(**kinds)
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]], measure: str = "validation_cer") -> str:
+def learning_curves(history: Sequence[Mapping[str, Any]], kept: int | None, measure: str = "validation_cer") -> str:
     """Training loss and validation CER or F1 by epoch, with the epoch whose weights were kept; epoch 0 has no loss.
 
     Args:
         history: Entries of the epochs.
-        measure: Key of the measure: "validation_cer", or "f1", of which more is better.
+        kept: Epoch whose weights were kept, which need not be the one with the best figure; None marks none.
+        measure: Key of the measure: "validation_cer" or "f1".
     """
-    name, best_of, above = ("F1", np.argmax, -14) if measure == "f1" else ("CER", np.argmin, 7)
+    name, above = ("F1", -14) if measure == "f1" else ("CER", 7)
     with matplotlib.rc_context(_STYLE):
         figure, (loss_axis, axis) = _figure(5.2, 2.5, ncols=2)
         epochs = [entry["epoch"] for entry in history]
@@ -80,10 +81,11 @@ def learning_curves(history: Sequence[Mapping[str, Any]], measure: str = "valida
         loss_axis.set(xlabel="epoch", title="training loss" if name == "F1" else "training loss (nats an image)")
         values = [100 * entry[measure] for entry in history]
         axis.plot(epochs, values, color=_ACCENT, marker=".", markersize=3)
-        best = int(best_of(values))
-        axis.plot(epochs[best], values[best], "o", color=_ACCENT, markersize=6)
-        axis.annotate(f"{values[best]:.2f} %", (epochs[best], values[best]), (0, above), textcoords="offset points",
-                      ha="right" if best > len(values) / 2 else "left")  # fmt: skip
+        if kept in epochs:
+            place = epochs.index(kept)
+            axis.plot(kept, values[place], "o", color=_ACCENT, markersize=6)
+            axis.annotate(f"{values[place]:.2f} %", (kept, values[place]), (0, above), textcoords="offset points",
+                          ha="right" if place > len(values) / 2 else "left")  # fmt: skip
         axis.set(xlabel="epoch", title=f"validation {name}, %", ylim=(0, None))
         for each in (loss_axis, axis):
             each.title.set_fontsize(9)

@@ -9,7 +9,6 @@ from typing import Any
 from components.report import analysis, figures
 from components.report.findings import Finding, Findings, add_texts_by_models, some
 from components.report.material import Material, Split
-from components.trainer.outcome import still_falling
 
 FEW_IMAGES = 300
 
@@ -134,6 +133,6 @@ def _check_training(m: Material, result: Findings) -> None:
     if facts.get("base_validation_cer") is not None and facts["best_epoch"] == 0:
         result.note("base_kept", "No epoch read the validation images better than the model that training started "
                     "from: its weights were kept.", "Try a lower train.learning_rate, or more labels.")  # fmt: skip
-    if still_falling(m.history):
+    if facts.get("still_falling"):
         result.note("still_learning", "The validation CER was still falling when training ended.",
                     "More epochs will probably help: train.epochs.")  # fmt: skip

@@ -19,12 +19,11 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
+from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
 from components.evaluator.verdict import Verdict
 from components.report import report
 from serving.version_directory import METRICS_FILE
 
-METADATA_FILE = "metadata.db"
-PIPELINE_FOLDER = "pipeline"
 PEAK_PROPERTY, CPU_PROPERTY = "peak_bytes", "cpu_seconds"
 _COUNTS_FILE = "counts.json"  # of Quarantine and of Transcriptions
 _NO_COUNTS: dict[str, Any] = {"accepted": {}, "rejected": {}, "notes": []}

@@ -31,37 +31,17 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from components.common.console import announced, console, quiet_logs
-    from components.common.settings import ConfigError
-    from components.example_gen.table import DatasetError
-    from pipeline import preflight
-
-    config = read_config(arguments)
-    is_pages = config.task == "pages"
-    try:  # before the slow imports
-        preflight.check_pages(config) if is_pages else _check_text(config)
-    except (DatasetError, ConfigError) as error:
-        raise CommandError(str(error), USAGE) from error
     started = datetime.datetime.now()
-    log = os.path.join(config.workspace, "logs", f"run-{started:%Y%m%d-%H%M%S}.log")
     try:
-        os.makedirs(config.workspace, exist_ok=True)
-        with quiet_logs(log):
-            console().print("Loading TFX and TensorFlow", style="dim")
-            with announced("Still loading", after=10):
-                from pipeline import local_runner
-
-            try:
-                summary = local_runner.run(config)
-                report = (run_pages.write_report if is_pages else write_report)(summary, config)
-            except Exception as error:
-                raise _explained(error, config, log, local_runner.root_message) from error
-    except OSError as error:
-        raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
+        config = read_config(arguments)
+        _check(config)  # before the slow imports
+        log = os.path.join(config.workspace, "logs", f"run-{started:%Y%m%d-%H%M%S}.log")
+        summary, report = _run_pipeline(config, log)
     except CommandError as error:
         if arguments.json:
             print(json.dumps({"blessed": False, "error": str(error), "exit_code": error.code}))
         raise
+    is_pages = config.task == "pages"
     _print_outcome(summary, config, report, log, datetime.datetime.now() - started)
     if arguments.json:
         from components.report.summary import as_json
@@ -71,6 +51,46 @@ def _run(arguments: argparse.Namespace) -> int:
     if not (summary.metrics and summary.metrics["blessed"]):
         raise CommandError(run_pages.refusal(summary) if is_pages else summary.refusal(), NOT_BLESSED)
     return OK
+
+
+def _check(config: Config) -> None:
+    """Checks settings and data before the first step.
+
+    Raises:
+        CommandError: A run cannot work with them.
+    """
+    from components.common.settings import ConfigError
+    from components.example_gen.table import DatasetError
+    from pipeline import preflight
+
+    try:
+        preflight.check_pages(config) if config.task == "pages" else _check_text(config)
+    except (DatasetError, ConfigError) as error:
+        raise CommandError(str(error), USAGE) from error
+
+
+def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
+    """Runs all steps; returns what they did, and the file of the report.
+
+    Raises:
+        CommandError: A step has failed, or the workspace cannot be used.
+    """
+    from components.common.console import announced, console, quiet_logs
+
+    try:
+        os.makedirs(config.workspace, exist_ok=True)
+        with quiet_logs(log):
+            console().print("Loading TFX and TensorFlow", style="dim")
+            with announced("Still loading", after=10):
+                from pipeline import local_runner
+
+            try:
+                summary = local_runner.run(config)
+                return summary, (run_pages.write_report if config.task == "pages" else write_report)(summary, config)
+            except Exception as error:
+                raise _explained(error, config, log, local_runner.root_message) from error
+    except OSError as error:
+        raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
 
 
 def _check_text(config: Config) -> None:

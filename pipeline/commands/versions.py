@@ -12,6 +12,7 @@ from pipeline.commands.common import AddCommand, CommandError, add_config_argume
 from pipeline.exit_codes import ERROR, OK, USAGE
 
 if TYPE_CHECKING:
+    from pipeline.config import Config
     from serving.rollout import Moved, Rollout
 
 
@@ -48,7 +49,8 @@ def _versions(arguments: argparse.Namespace) -> int:
     from serving.labels import RolloutError
     from serving.version_directory import nothing_pushed
 
-    name, model_dir = read_config(arguments).servable
+    config = read_config(arguments)
+    name, model_dir = config.servable
     if arguments.server:
         return _served_versions(arguments, name)
     found = list_versions(model_dir)
@@ -67,7 +69,7 @@ def _versions(arguments: argparse.Namespace) -> int:
         print(f"{version.number}  {_moment(version.number)}  {rate:<11s}  {version.path}  {', '.join(notes)}".rstrip())
     withdrawn = [version.number for version in found if version.withdrawn]
     if withdrawn:
-        print(f"To bring a withdrawn version back: htr restore {withdrawn[-1]}", file=sys.stderr)
+        print(f"To bring a withdrawn version back: htr restore {withdrawn[-1]}{_task(config)}", file=sys.stderr)
     return OK
 
 
@@ -110,11 +112,13 @@ def _rollback(arguments: argparse.Namespace) -> int:
         return _move_label(arguments, lambda rollout: rollout.roll_back(arguments.label))
     if arguments.server:
         raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
+    config = read_config(arguments)
     try:
-        withdrawn, newest = roll_back(read_config(arguments).servable[1])
+        withdrawn, newest = roll_back(config.servable[1])
     except VersionError as error:
         raise CommandError(str(error)) from error
-    print(f"Withdrew version {withdrawn}; version {newest} is the newest again. Undo: htr restore {withdrawn}")
+    undo = f"htr restore {withdrawn}{_task(config)}"
+    print(f"Withdrew version {withdrawn}; version {newest} is the newest again. Undo: {undo}")
     return OK
 
 
@@ -152,7 +156,8 @@ def _restore(arguments: argparse.Namespace) -> int:
     from components.common.service import VersionError, served
     from components.pusher.versions import restore
 
-    name, model_dir = read_config(arguments).servable
+    config = read_config(arguments)
+    name, model_dir = config.servable
     try:
         newest = restore(model_dir, arguments.version)
         current = served(model_dir, name)
@@ -160,12 +165,18 @@ def _restore(arguments: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     print(f"Version {arguments.version} is back.")
     if current is not None and current.number != newest:
-        print(f"The label stable stays with version {current.number}: htr promote {arguments.version} --label stable")
+        promote = f"htr promote {arguments.version} --label stable{_task(config)}"
+        print(f"The label stable stays with version {current.number}: {promote}")
     elif newest != arguments.version:
         print(f"Version {newest} is newer and stays in service.")
     else:
         print("It is the newest: servers without labels take it.")
     return OK
+
+
+def _task(config: Config) -> str:
+    """What a suggested command needs besides to be about the same versions."""
+    return " --task pages" if config.task == "pages" else ""
 
 
 def _add_label_argument(command: argparse.ArgumentParser, required: bool, text: str) -> None:

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 
 from components.line_finder.data import LabelledPage
-from htr_client.pages import Line
+from htr_client import image_files
+from htr_client.pages import Line, Page, write
 
 
 def straight(left, right, y, above=14, below=5, slope=0.0):
@@ -28,3 +29,14 @@ def drawn_page(seed, width=256, height=320, pitch=32):
         cv2.polylines(grey, [np.rint(course).astype(np.int32)], False, 50, 2, cv2.LINE_AA)
         lines.append(straight(left, right, y))
     return LabelledPage(f"page-{seed}", f"document-{seed}", grey, tuple(lines))
+
+
+LINE = straight(20, 280, 60)
+
+
+def save_page(folder, name, lines=(LINE,)):
+    """Writes a grey page as PNG and PAGE XML."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.png").write_bytes(image_files.encode(np.full((200, 300), 230, np.uint8)))
+    page = Page(f"{name}.png", 300, 200, tuple(lines))
+    (folder / f"{name}.xml").write_text(write(page, "page"), encoding="utf-8")

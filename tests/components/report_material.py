@@ -12,6 +12,7 @@ from components.example_gen.measures import NUMBERS
 from components.report import analysis
 from components.report.material import Material, Reading, Split
 from components.tools.sample_data.words import WORDS
+from components.trainer.outcome import still_falling
 from components.trainer.schedule import schedule_for
 from htr_client.decoding import Alphabet, BestPath
 from htr_client.spans import pixel_spans
@@ -109,4 +110,8 @@ def material(predictions, config=None, splits=None, alphabet=None, **more):
                      "detail": "the label is empty"}],
         "run_id": "2026-01-02T03:04:05.678",
     }  # fmt: skip
-    return Material(**{**values, **more})
+    made = {**values, **more}
+    history = made["history"]
+    facts = {"best_epoch": history[-1]["epoch"], "still_falling": still_falling(history), "collapse": None}
+    made["settings"] = {"training": facts, **made["settings"]}
+    return Material(**made)

@@ -246,6 +246,33 @@ def test_fingerprint_notices_a_changed_label(tmp_path):
     assert fingerprint(tables) != before
 
 
+def leave_traces_of_a_run(workspace):
+    """Files as a run leaves them: tables and images that are none of the data's."""
+    (workspace / "pipeline" / "Trainer" / "model_run" / "8").mkdir(parents=True)
+    (workspace / "metadata.db").touch()
+    (workspace / "pipeline" / "Trainer" / "model_run" / "8" / "augmented.png").write_bytes(encode(drawn_image()))
+    (workspace / "pipeline" / "a.png").write_bytes(encode(drawn_image()))
+    write_dataset(workspace, [{"image": "b.png", "text": "cd"}], "rejects.csv")
+
+
+@pytest.mark.parametrize("labels", ["", "names"])
+def test_a_workspace_within_the_data_is_no_data(tmp_path, labels):
+    # `htr run --data .` writes into ./workspace: the same command again must find the same data.
+    rows = [{"filename": f"{name}.png", "text": "ab"} for name in "abc"] + [{"filename": "gone/a.png", "text": "ab"}]
+    write_dataset(tmp_path / labels, rows[:3])
+    write_dataset(tmp_path / labels, rows)
+    (tmp_path / labels / "gone" / "a.png").unlink()
+    config = DataConfig(paths=[str(tmp_path)])
+    before, first = fingerprint(find_tables(config)[0]), read(tmp_path)
+    leave_traces_of_a_run(tmp_path / "workspace")
+    _files_by_name.cache_clear()
+    tables, notes = find_tables(config)
+    assert fingerprint(tables) == before and not notes
+    assert read(tmp_path) == first and len(first) == 4
+    with pytest.raises(DatasetError, match="is the workspace of earlier runs"):
+        find_tables(DataConfig(paths=[str(tmp_path / "workspace")]))
+
+
 def test_statistics_see_inverted_and_blurred_images():
     import cv2
 

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import tensorflow as tf
+from tfx.orchestration import metadata, pipeline
 from tfx.types import standard_artifacts
 from tfx_bsl.coders import example_coder
 
@@ -12,10 +13,15 @@ from components.example_gen import component, dataset
 from components.example_gen.rejects import Reject
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
+from components.line_finder.example_gen import PageExampleGen
+from components.line_finder.settings import PagesConfig
+from components.report import summary
 from components.transform.settings import TransformConfig
 from pipeline.beam_options import pipeline_options
 from pipeline.beam_settings import BeamConfig
+from pipeline.local_runner import LocalRunner
 from tests.components import hostile
+from tests.components.line_pages import LINE, save_page
 from tests.conftest import write_dataset
 
 STATISTICS = {"paper_level": 250.0, "ink_level": 20.0, "ink_share": 0.125, "sharpness": 0.5}
@@ -95,3 +101,31 @@ def test_what_was_decided_for_all_rows_is_counted(tmp_path):
     assert "data.limit=40 leaves out 20 of 60 rows" in notes and "images are split one by one" in notes
     assert "Found by adding the extension that the row leaves out (0 for 0.jpg): 40 images." in notes
     assert "(Hebrew 1)" in counts["problems"][0]
+
+
+@pytest.mark.parametrize("kind", ["rows", "pages"])
+def test_the_listed_rejects_are_those_of_this_run_also_from_the_cache(tmp_path, kind):
+    folders = {"a": 3, "b": 1}
+    for name, empty in folders.items():
+        if kind == "rows":
+            rows = [{"filename": f"{i}.png", "text": "" if i < empty else "ab"} for i in range(60)]
+            write_dataset(tmp_path / name, rows)
+        for leaf in range(12 if kind == "pages" else 0):
+            save_page(tmp_path / name, f"leaf{leaf}", lines=() if leaf < empty else (LINE,))
+
+    def listed(name):
+        """State of ExampleGen in a run with a data folder, and the number of rejects that are listed then."""
+        data, copy = DataConfig(paths=[str(tmp_path / name)], max_rejected=0.5), str(tmp_path / "rejects.csv")
+        step = (
+            component.HandwritingExampleGen(data, TransformConfig(), copy)
+            if kind == "rows" else PageExampleGen(data, PagesConfig(), copy)
+        )  # fmt: skip
+        database = metadata.sqlite_metadata_connection_config(str(tmp_path / "metadata.db"))
+        LocalRunner().run(
+            pipeline.Pipeline("htr", str(tmp_path / "root"), components=[step], enable_cache=True,
+                              metadata_connection_config=database, beam_pipeline_args=pipeline_options(BeamConfig()))
+        )  # fmt: skip
+        (state,) = summary.read(str(tmp_path), "htr").steps
+        return state.state, len((tmp_path / "rejects.csv").read_text().splitlines()) - 1
+
+    assert [listed(name) for name in "aba"] == [("COMPLETE", 3), ("COMPLETE", 1), ("CACHED", 3)]

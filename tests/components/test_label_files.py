@@ -180,6 +180,25 @@ def test_hidden_images_are_taken_only_where_a_row_names_them(tmp_path, named):
     assert found == ["images/0.png", ".scans/1.png", "images/.2.png"]
 
 
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        ("w1\\0.png", "w1/0.png"),
+        ("w2\\0", "w2/0.png"),
+        (".\\w2\\0.png", "w2/0.png"),
+        ("D:\\scans\\w1\\1.png", "w1/1.png"),
+        ("w3\\0.png", "w3\\0.png"),
+    ],
+)
+def test_a_path_of_windows_is_one(tmp_path, named, found):
+    for name in ("w1/0.png", "w2/0.png", "w1/1.png", "w3/0.png", "w3\\0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode(drawn_image()))
+    (tmp_path / "labels.csv").write_text(f"filename,text\n{named},Anna\n")
+    (sample,) = read(tmp_path)
+    assert sample.id == f"{tmp_path.name}/{found}"
+
+
 @pytest.mark.parametrize("label", ["NaN", "nan", "NAN", "#n/a", "empty", "Unreadable"])
 def test_placeholders_are_compared_without_case(tmp_path, label):
     folder = one_image(tmp_path, f"filename,text\na.png,{label}\n")

@@ -15,20 +15,11 @@ from components.line_finder.metric import LineScore
 from components.line_finder.page_plan import plan_pages, stamps
 from components.line_finder.settings import LineGateConfig, PagesConfig
 from components.line_finder.verdict import LineVerdict, decide, metrics_of
-from htr_client import image_files
 from htr_client.pages import Page, write
-from tests.components.line_pages import straight
+from tests.components.line_pages import LINE, save_page, straight
 
 GREY = np.full((200, 300), 230, np.uint8)
-LINE = straight(20, 280, 60)
 ALL_FOUND = LineScore(20, 20, 20)
-
-
-def save(folder, name, lines=(LINE,)):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.png").write_bytes(image_files.encode(GREY))
-    page = Page(f"{name}.png", 300, 200, tuple(lines))
-    (folder / f"{name}.xml").write_text(write(page, "page"), encoding="utf-8")
 
 
 def planned(folder, document):
@@ -38,7 +29,7 @@ def planned(folder, document):
 def test_pages_of_a_document_stay_together_and_every_split_has_some(tmp_path):
     for document in range(5):
         for leaf in range(3):
-            save(tmp_path / "letters", f"letter{document}-{leaf}")
+            save_page(tmp_path / "letters", f"letter{document}-{leaf}")
     plan = planned(tmp_path / "letters", r"letter(\d)")
     splits = {}
     for file, split in plan.pages:
@@ -52,8 +43,8 @@ def test_pages_of_a_document_stay_together_and_every_split_has_some(tmp_path):
 def test_what_cannot_be_used_is_rejected_with_its_reason(tmp_path):
     folder = tmp_path / "letters"
     for leaf in range(6):
-        save(folder, f"leaf{leaf}")
-    save(folder, "empty", lines=())
+        save_page(folder, f"leaf{leaf}")
+    save_page(folder, "empty", lines=())
     (folder / "broken.xml").write_text("<PcGts>")
     # The same image in another format: in two splits, it would be trained on and evaluated.
     again = Page("leaf0.png", 300, 200, (LINE,))
@@ -68,7 +59,7 @@ def test_what_cannot_be_used_is_rejected_with_its_reason(tmp_path):
 
 def test_too_few_documents_are_told_with_what_to_do(tmp_path):
     for leaf in range(6):
-        save(tmp_path / "letters", f"leaf{leaf}")
+        save_page(tmp_path / "letters", f"leaf{leaf}")
     with pytest.raises(DatasetError, match=r"6 usable pages of 1 document cannot be divided .*pages\.document='\.\*'"):
         planned(tmp_path / "letters", "folder")
     assert len(planned(tmp_path / "letters", ".*").pages) == 6
@@ -77,7 +68,7 @@ def test_too_few_documents_are_told_with_what_to_do(tmp_path):
 
 
 def test_a_changed_page_is_a_changed_input(tmp_path):
-    save(tmp_path / "letters", "leaf")
+    save_page(tmp_path / "letters", "leaf")
 
     def taken():
         return list(stamps(DataConfig(paths=[str(tmp_path / "letters")]), PagesConfig()))
@@ -87,6 +78,19 @@ def test_a_changed_page_is_a_changed_input(tmp_path):
     assert taken() == before and len(before) == 2
     (tmp_path / "letters" / "leaf.xml").write_text("<other/>")
     assert taken() != before
+
+
+def test_a_workspace_within_the_data_holds_no_pages(tmp_path):
+    for leaf in range(6):
+        save_page(tmp_path, f"leaf{leaf}")
+    config = DataConfig(paths=[str(tmp_path)])
+    plan, taken = planned(tmp_path, "auto"), list(stamps(config, PagesConfig()))
+    (tmp_path / "workspace" / "pipeline").mkdir(parents=True)
+    (tmp_path / "workspace" / "metadata.db").touch()
+    save_page(tmp_path / "workspace" / "pipeline" / "BulkInferrer", "transcribed")
+    assert planned(tmp_path, "auto") == plan and list(stamps(config, PagesConfig())) == taken
+    with pytest.raises(DatasetError, match="is the workspace of earlier runs"):
+        planned(tmp_path / "workspace", "auto")
 
 
 def labelled(*lines):

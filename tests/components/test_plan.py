@@ -70,6 +70,7 @@ def test_a_writer_who_wrote_much_is_not_taken_for_evaluation(tmp_path):
     assert plan.splits.by_writer
     assert plan.splits.forced == {others[0]: "eval", others[1]: "validation"}
     assert f"taken instead: writer {others[0]} for eval" in plan.notes[0]
+    assert "may change their split when writers are added" in plan.notes[0]
 
 
 def test_what_the_draw_fills_stays_as_it_was(tmp_path):

@@ -173,6 +173,20 @@ def test_page_tells_what_a_warm_start_has_brought():
     assert "The model that training started from has 6.00 % there" in told
 
 
+def test_what_the_training_kept_is_told_and_not_found_out_anew():
+    # The last epoch was kept since it is not clearly worse than the lowest, and the training ended for want of patience.
+    cers = (0.3, 0.2, 0.11, 0.1, 0.13, 0.12)
+    history = [{"epoch": i, "loss": 2.0, "validation_cer": cer, "seconds": 9.0 * i} for i, cer in enumerate(cers, 1)]
+    settings = material(table(words(50))).settings
+    for kept, falling in ((6, False), (4, True)):
+        facts = {"best_epoch": kept, "still_falling": falling, "collapse": None}
+        run = material(table(words(50)), history=history, settings={**settings, "training": facts})
+        made = contents.build(run)
+        marked = re.findall(r">(\d+\.\d\d) %<", made["figures"]["curves"])
+        assert marked == [f"{100 * cers[kept - 1]:.2f}"]
+        assert ("still_learning" in {finding["kind"] for finding in made["findings"]}) == falling
+
+
 def test_page_tells_of_a_collapse():
     settings = material(table(words(50))).settings
     facts = {"collapse": "the network reads nothing: 50 of 50 validation images come out empty"}

@@ -234,3 +234,17 @@ def test_two_pushes_at_once_make_two_whole_versions(model, tmp_path, monkeypatch
     both[0].join()
     found = list_versions(str(base))
     assert len(found) == 2 and all(holds(version, str(model)) for version in found)
+
+
+def test_what_is_suggested_for_a_line_finder_is_about_line_finders(model, tmp_path, capsys):
+    base = tmp_path / "serving_model" / "htr-lines"
+    first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
+
+    def htr(*arguments):
+        assert cli.main([*map(str, arguments), "--task", "pages", "--workspace", str(tmp_path)]) == 0
+        return "".join(capsys.readouterr())
+
+    assert f"Undo: htr restore {second} --task pages" in htr("rollback")
+    assert f"htr restore {second} --task pages" in htr("versions")
+    htr("promote", first, "--label", "stable")
+    assert f"htr promote {second} --label stable --task pages" in htr("restore", second)

@@ -282,3 +282,34 @@ def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_
 def test_a_directory_without_a_model_is_no_start(tmp_path):
     with pytest.raises(WarmStartError, match="neither a version of a model nor a directory with versions"):
         settled(TrainConfig(warm_start=str(tmp_path)), WORD, SMALL)
+
+
+@pytest.mark.parametrize("section", ["train", "line_training"])
+def test_a_newer_version_to_start_from_is_a_changed_input(tmp_path, section):
+    from pipeline.config import load
+    from pipeline.definition import create_pipeline
+    from pipeline.page_definition import create_page_pipeline
+
+    create = create_pipeline if section == "train" else create_page_pipeline
+
+    def noticed(start):
+        """Properties that TFX's cache compares, of the steps that train."""
+        config = load(None, ["tune.trials=1"], workspace=str(tmp_path), **{section: {"warm_start": start}})
+        found = {}
+        for step in create(config, str(tmp_path / "root")).components:
+            if step.id in ("Trainer", "Tuner"):
+                properties = dict(step.exec_properties)
+                changed = step.driver_class(None).run(SimpleNamespace(exec_properties=properties)).exec_properties
+                properties.update({name: value.string_value for name, value in changed.items()})
+                found[step.id] = str(properties)
+        return found
+
+    models = tmp_path / "models"
+    for number in ("100", "200"):
+        (models / number).mkdir(parents=True)
+        (models / number / "saved_model.pb").touch()
+        newest, alone = noticed(str(models)), noticed(str(models / "100"))
+        assert len(newest) == (2 if section == "train" else 1)
+        assert all(f"{models}/{number}" in text for text in newest.values())
+        assert all(f"{models}/100" in text for text in alone.values())
+    assert noticed("auto") == noticed("auto") and str(models) not in str(noticed("auto"))

@@ -161,6 +161,10 @@ def test_caching_and_retries(package):
         "Baseline",
         "Pusher",
     }
+    warm = load(overrides=[*SETTINGS, "train.warm_start=/models/htr", "tune.trials=2"])
+    tasks_of_warm = kubeflow_runner.compile_pipeline(warm)[0]["root"]["dag"]["tasks"]
+    for name in ("Trainer", "Tuner"):  # the directory may hold a newer version, which no driver notices
+        assert not tasks_of_warm[name]["cachingOptions"]["enableCache"]
     assert {n for n, task in tasks.items() if "retryPolicy" not in task} == {"Gate"}
     retry = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "240s"}
     assert tasks["Trainer"]["retryPolicy"] == retry

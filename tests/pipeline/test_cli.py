@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 import os
 import shlex
 import socket
@@ -186,6 +187,17 @@ def test_unusable_csv_is_named(tmp_path, capsys, content, message):
         error = capsys.readouterr().err
         assert message in error and "labels.csv" in error
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("task", ["text", "pages"])
+@pytest.mark.parametrize("setting", ["gate.max_cer=5", "name=htr"])
+def test_a_run_that_is_refused_before_its_first_step_is_one_json_line_too(tmp_path, capsys, task, setting):
+    arguments = ["run", "--task", task, "--data", str(tmp_path / "nowhere"), "--set", setting, "--json"]
+    assert cli.main(arguments) == cli.USAGE
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert (told["blessed"], told["exit_code"]) == (False, cli.USAGE)
+    assert ("gate.max_cer" if "gate" in setting else "nowhere") in told["error"] and told["error"] in err
 
 
 def test_no_versions_yet(tmp_path, capsys):

@@ -189,3 +189,17 @@ def test_airflow_is_refused_what_a_task_would_find_late(tmp_path, capsys):
     settings = ["--data", "/later", "--workspace", str(tmp_path / "w"), "--set", f"train.warm_start={tmp_path}/nowhere"]
     assert cli.main(["compile", "airflow", str(tmp_path / "dags"), *settings]) == cli.USAGE
     assert "train.warm_start" in capsys.readouterr().err and not (tmp_path / "dags").exists()
+
+
+@pytest.mark.parametrize("task", ["text", "pages"])
+def test_data_and_workspace_are_two_folders(data, tmp_path, capsys, task):
+    (tmp_path / "page.xml").write_text("<PcGts/>")
+    folder = data if task == "text" else tmp_path
+    assert cli.main(["run", "--task", task, "--data", str(folder), "--workspace", str(folder)]) == cli.USAGE
+    assert "workspace: what runs write into" in capsys.readouterr().err and not (folder / "logs").exists()
+
+
+def test_airflow_with_a_metadata_database_wants_a_workspace_outside_of_the_data(data, tmp_path, capsys):
+    arguments = ["compile", "airflow", str(tmp_path / "dags"), "--data", str(data), "--workspace", f"{data}/w"]
+    assert cli.main([*arguments, "--set", "airflow.metadata_connection=mlmd"]) == cli.USAGE
+    assert "workspace: what runs write into" in capsys.readouterr().err
