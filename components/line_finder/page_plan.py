@@ -125,8 +125,8 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     taken = [f"{document} for {split}" for document, split in rule.forced.items()]
     notes = (
         [
-            f"The draw by document leaves splits empty; taken instead: {', '.join(taken)}. They may change their split when "
-            "documents are added."
+            f"The draw by document leaves splits empty; taken instead: {', '.join(taken)}. They may change their "
+            "split when documents are added."
         ]
         if taken
         else []

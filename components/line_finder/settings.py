@@ -20,7 +20,7 @@ _RATE, _WARM_RATE = 3e-3, 5e-4
 
 
 class PagesConfig(Section):
-    """Pages that a line finder learns from (task: pages). Folders and fractions are those of data; data.limit does not count."""
+    """Pages that a line finder learns from (task: pages). Folders and fractions are those of data, without a limit."""
 
     document: str = Field(
         "auto",

@@ -174,7 +174,7 @@ def test_page_tells_what_a_warm_start_has_brought():
 
 
 def test_what_the_training_kept_is_told_and_not_found_out_anew():
-    # The last epoch was kept since it is not clearly worse than the lowest, and the training ended for want of patience.
+    # The last epoch was kept since it is not clearly worse than the lowest; for want of patience the training ended.
     cers = (0.3, 0.2, 0.11, 0.1, 0.13, 0.12)
     history = [{"epoch": i, "loss": 2.0, "validation_cer": cer, "seconds": 9.0 * i} for i, cer in enumerate(cers, 1)]
     settings = material(table(words(50))).settings
