@@ -32,6 +32,34 @@ from pipeline.kubeflow_settings import KubeflowConfig
 
 _OBJECT_STORES = ("gs", "s3", "minio")
 _SHOWN = 12
+# Sections that one task alone uses, and what that of pages uses of `data`.
+_SECTIONS_OF_TEXT = ("transform", "model", "train", "tune", "language", "gate", "drift", "bulk")
+_SECTIONS_OF_PAGES = ("pages", "line_finder", "line_training", "line_gate")
+_DATA_OF_PAGES = (
+    "paths", "allow_outside", "max_megapixels", "max_rejected", "validation_fraction", "eval_fraction", "split_salt",
+)  # fmt: skip
+
+
+def unused(config: Config) -> list[str]:
+    """Settings that are not their defaults, and that the task does not use.
+
+    Args:
+        config: All settings.
+
+    Returns:
+        Their names, such as "train.epochs".
+    """
+    found = []
+    for section in sorted(_SECTIONS_OF_PAGES if config.task == "text" else {*_SECTIONS_OF_TEXT, "data"}):
+        given = getattr(config, section)
+        default = type(given)()
+        used = _DATA_OF_PAGES if section == "data" else ()
+        found += [
+            f"{section}.{name}"
+            for name in type(given).model_fields
+            if name not in used and getattr(given, name) != getattr(default, name)
+        ]
+    return found
 
 
 def check_pages(config: Config) -> None:

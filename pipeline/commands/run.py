@@ -59,10 +59,13 @@ def _check(config: Config) -> None:
     Raises:
         CommandError: A run cannot work with them.
     """
+    from components.common.console import console
     from components.common.settings import ConfigError
     from components.example_gen.table import DatasetError
     from pipeline import preflight
 
+    if names := preflight.unused(config):
+        console().print(f"Warning: task={config.task} does not use {', '.join(names)}", markup=False)
     try:
         preflight.check_pages(config) if config.task == "pages" else _check_text(config)
     except (DatasetError, ConfigError) as error:

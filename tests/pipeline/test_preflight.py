@@ -94,6 +94,20 @@ def test_what_would_fail_late_is_refused_at_once(command, setting, message, data
     assert re.search(message.format(**places), error), error
 
 
+@pytest.mark.parametrize(
+    "task, given, named",
+    [
+        ("pages", ["train.epochs=3", "data.limit=5", "data.eval_fraction=0.2"], "data.limit, train.epochs"),
+        ("text", ["line_training.epochs=3", "pages.document=folder", "train.epochs=3"],
+         "line_training.epochs, pages.document"),
+    ],
+)  # fmt: skip
+def test_settings_that_the_task_does_not_use_are_named(task, given, named, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    error = refused("run", tmp_path / "empty", tmp_path / "workspace", capsys, f"task={task}", *given)
+    assert f"Warning: task={task} does not use {named}\n" in error
+
+
 def test_a_bound_for_a_writer_of_another_split_names_those_of_the_right_one(data, evaluated, tmp_path, capsys):
     trained = next(writer for writer in WRITERS if writer not in evaluated)
     error = refused("run", data, tmp_path / "w", capsys, f"gate.slice_max_cer={{writer={trained}: 0.2}}")
