@@ -29,6 +29,7 @@ from components.tools.rendered_text.texts import draw_texts, with_every_characte
 from components.tools.word_cutting.cutting import write_words
 from pipeline import cli
 
+_LANGUAGE_MEGABYTES = {"line": 0.75, "word": 0.5}  # of what all base models may take together
 LONGEST_ASPECT = 24.0  # of rendered images: what the preset `line` holds (1600 x 64)
 
 
@@ -300,7 +301,12 @@ def _train(
             "shuffle_buffer": 24000,  # all of them: rendered and real images take turns
         },
         # All of these texts are public: what only one of them has gives nothing away.
-        "language": {"texts": [str(texts)], "order": 6, "least_labels": 1, "max_megabytes": 0.75},
+        "language": {
+            "texts": [str(texts)],
+            "order": 6,
+            "least_labels": 1,
+            "max_megabytes": _LANGUAGE_MEGABYTES[preset],
+        },
         "gate": {"max_cer": None},  # writers of the 19th century are among those that are evaluated
         "card": {
             "data_licence": f"Rendered text in fonts under OFL 1.1 and Apache 2.0; {credits}",
