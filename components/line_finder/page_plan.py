@@ -13,7 +13,7 @@ from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 from components.example_gen.walking import files as files_of
-from components.example_gen.walking import refuse_workspace, walk
+from components.example_gen.walking import refuse_workspace
 from components.line_finder.settings import PagesConfig
 from components.tools.page_import.files import ImportProblem, PageFile, find_pages, locate_image
 from htr_client import pages
@@ -67,14 +67,11 @@ def list_pages(data: DataConfig, settings: PagesConfig) -> list[PageFile]:
         )
     try:
         found = find_pages(data.paths, settings.document, data.allow_outside)
-        roots = [root for root in {file.root for file in found} if not storage.is_remote(root)]
-        for root in roots:
+        for root in {file.root for file in found}:
             refuse_workspace(root)
-        folders = {folder.rstrip("/") for root in roots for folder, _ in walk(root)}
     except (ImportProblem, OSError) as error:
         raise DatasetError(str(error).replace("--writer", "pages.document")) from error
-    # A workspace may hold pages, which BulkInferrer has written.
-    return [file for file in found if storage.is_remote(file.root) or file.path.rpartition("/")[0] in folders]
+    return found
 
 
 def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:

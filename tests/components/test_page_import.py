@@ -234,6 +234,14 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
+def test_pages_that_a_run_has_written_are_not_imported(tmp_path):
+    add_page(tmp_path / "scans", "a", "a.png")
+    workspace = tmp_path / "scans" / "workspace"
+    add_page(workspace / "pipeline" / "BulkInferrer", "b", "b.png")
+    (workspace / "metadata.db").touch()
+    assert [Path(page.path).name for page in find_pages([str(tmp_path / "scans")])] == ["a.xml"]
+
+
 def test_writers_by_folder_or_pattern(tmp_path):
     for name in ("will1/page/a-0", "will1/page/a-1", "will2/b-0"):
         path = tmp_path / "in" / name

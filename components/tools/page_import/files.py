@@ -14,6 +14,7 @@ from components.example_gen.folders import source_names
 from components.example_gen.images import find_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import DatasetError
+from components.example_gen.walking import walk
 from htr_client.files import is_hidden
 
 AUTO, FOLDER = "auto", "folder"
@@ -101,7 +102,7 @@ def _xml_files(folders: Sequence[str]) -> list[tuple[str, str, str]]:
         for root, source in source_names([storage.absolute(folder) for folder in folders]).items():
             if not storage.is_dir(root):
                 raise ImportProblem(f"{root} does not exist or is no folder. Name the folder that holds the XML files.")
-            for folder, names in storage.walk(root):
+            for folder, names in walk(root):
                 if is_hidden(folder[len(root) :].strip("/")):
                     continue
                 found += [
