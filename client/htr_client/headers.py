@@ -108,8 +108,6 @@ def _png(data: bytes) -> ImageInfo:
             plain = depth == 8 and colour in (0, 2) and interlace == 0
         elif name in (b"tRNS", b"acTL"):
             plain = False
-            if name == b"acTL" and data[begin : begin + 4] > b"\0\0\0\x01":  # number of frames
-                raise _several("PNG")
         elif name == b"eXIf":
             orientation = _exif_orientation(data[begin : at - 4])
         elif name == b"IEND" and size is not None:
