@@ -53,7 +53,8 @@ def compiled(tmp_path_factory):
         "airflow.schedule='@daily'", "airflow.retries=5", "airflow.pools={Trainer: gpu}",
         "airflow.queues={Trainer: big}", "airflow.metadata_connection=htr_metadata", "airflow.start_date=2026-02-03",
     ]  # fmt: skip
-    assert compile_dag(folder, folder, *settings) == 0
+    (folder / "data").mkdir()
+    assert compile_dag(folder, folder / "data", *settings) == 0
     interpreter = folder / "python.sh"
     interpreter.write_text('#!/bin/sh\necho "$HTR_METADATA_DATABASE" >"$0.database"\necho "$@" >"$0.arguments"\n'
                            'echo working\necho "the last words"\nexit "$EXIT_CODE"\n')  # fmt: skip
