@@ -213,11 +213,11 @@ class BaseClient:
 
     def _known_reader(self, answer: Answer) -> Reader | None:
         with self._lock:
-            reader = self._readers.get(answer.version)
-        # A server that was wiped and started anew may count from 1 again.
-        if reader is None or len(reader.alphabet) != answer.log_probs.shape[2] - 1:
-            return None
-        self._keep(answer.version, reader)
+            reader = self._readers.pop(answer.version, None)
+            # A server that was wiped and started anew may count from 1 again.
+            if reader is None or len(reader.alphabet) != answer.log_probs.shape[2] - 1:
+                return None
+            self._readers[answer.version] = reader
         return reader
 
     def _keep(self, version: int, reader: Reader) -> None:

@@ -32,7 +32,7 @@ _CODES_PER_NAT = 16
 _NEVER = 255
 # Witten and Bell take a context to have been followed by something new as often as by something different. For
 # characters a multiple of that is better (Carpenter 2005, "Scaling High-Order Character Language Models to Gigabytes",
-# whose interpolation parameter it is): 4 lowers the entropy of other writers' texts by 3 to 8 % (docs/accuracy.md).
+# whose interpolation parameter it is): 4 lowers the entropy of texts by others by 2 to 10 % (docs/accuracy.md).
 _NOVELTY = 4.0
 # Steps that an automaton remembers, some 30 MB at most.
 _REMEMBERED = 200_000
@@ -79,52 +79,48 @@ class NGrams:
             start, count = start + count, int(self.children[start : start + count].sum())
         return levels
 
-    @cached_property
-    def suffixes(self) -> np.ndarray:
-        """int64 [n + 1], node of each n-gram without its first symbol; the root's where there is none."""
+    def _probabilities(self) -> tuple[np.ndarray, np.ndarray]:
+        """What n-grams and shorter contexts say.
+
+        Returns:
+            int64 [n + 1], node of each n-gram without its first symbol, the root's where there is none; and
+            float64 [n + 1], P(last symbol | the others) of each node, at the root that of the uniform distribution.
+        """
         base = len(self.characters) + 2
         keys = self.parents[1:] * base + self.symbols[1:]
-        found = np.zeros(len(self.symbols), np.int64)
-        for here in self._levels[1:]:
-            wanted = found[self.parents[here]] * base + self.symbols[here]
-            places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-            # A suffix is as frequent as the n-gram itself; only damaged bytes lack one.
-            found[here] = np.where(keys[places] == wanted, places + 1, 0)
-        return found
-
-    @cached_property
-    def probabilities(self) -> np.ndarray:
-        """float64 [n + 1], P(last symbol | the others) of each node; that of the root means nothing."""
-        found = np.zeros(len(self.symbols))
+        suffixes = np.zeros(len(self.symbols), np.int64)
+        probabilities = np.full(len(self.symbols), 1.0 / (len(self.characters) + 1))
         for level, here in enumerate(self._levels):
-            shorter = found[self.suffixes[here]] if level else 1.0 / (len(self.characters) + 1)
-            found[here] = self.own[here] + self.backoff[self.parents[here]] * shorter
-        return found
+            parents = self.parents[here]
+            if level:
+                wanted = suffixes[parents] * base + self.symbols[here]
+                places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+                # A suffix is as frequent as the n-gram itself; only damaged bytes lack one.
+                suffixes[here] = np.where(keys[places] == wanted, places + 1, 0)
+            probabilities[here] = self.own[here] + self.backoff[parents] * probabilities[suffixes[here]]
+        return suffixes, probabilities
 
     def _losses(self, times: np.ndarray) -> np.ndarray:
         """How much less likely the texts become without each n-gram, and all that it is part of.
 
         Args:
-            times: float64 [n + 1], how often the texts have each.
+            times: float64 [n + 1], how often the texts have each; 0 for the root and for the beginning.
 
         Returns:
             float64 [n + 1]: times x the logarithm of how many times less likely its last symbol is without it (Seymore
             and Rosenfeld 1996), and no more than what all n-grams of its context tell together, which is what is lost
             without any of them. That of an n-gram is not below any that it is part of.
         """
-        shorter = self.probabilities[self.suffixes]
-        shorter[1 : 1 + self.children[0]] = 1.0 / (len(self.characters) + 1)
-        with_context = self.probabilities / np.maximum(shorter, 1e-300)
-        given_up = np.maximum(self.backoff[self.parents].astype(np.float64) + self.own, 1e-300)
-        often = times > 0
-        told = np.zeros(len(times))
-        told[often] = times[often] * np.log(with_context[often])
-        losses = np.zeros(len(times))
-        losses[often] = told[often] - times[often] * np.log(given_up[often])
+        suffixes, probabilities = self._probabilities()
+        had = times > 0
+        told, left = np.zeros(len(times)), np.zeros(len(times))
+        told[had] = times[had] * np.log(probabilities[had] / probabilities[suffixes[had]])
+        # Without it, its context gives its own share to the shorter one.
+        left[had] = times[had] * np.log(self.backoff[self.parents[had]].astype(np.float64) + self.own[had])
         of_context = np.bincount(self.parents[1:], told[1:], len(times))
-        losses = np.minimum(losses, np.maximum(of_context, 0.0)[self.parents])
+        losses = np.minimum(told - left, np.maximum(of_context, 0.0)[self.parents])
         for here in reversed(self._levels):
-            for part in (self.parents, self.suffixes):
+            for part in (self.parents, suffixes):
                 np.maximum.at(losses, part[here], losses[here])
         return losses
 
@@ -230,7 +226,8 @@ class NGrams:
             The automaton.
         """
         nodes, base = len(self.symbols), len(self.characters) + 2
-        parents, symbols, suffixes, probability = self.parents, self.symbols, self.suffixes, self.probabilities
+        parents, symbols = self.parents, self.symbols
+        suffixes, probability = self._probabilities()
         states = np.zeros(nodes, np.int64)  # the longest context that ends like the n-gram
         contexts = self.children > 0
         for here in self._levels:
@@ -254,7 +251,7 @@ class NGrams:
             array("d", backoff.tobytes()),
             array("q", states[suffixes].tobytes()),
             int(states[beginning[0]]) if len(beginning) else 0,
-            -float(np.log(len(self.characters) + 1)),
+            float(np.log(probability[0])),
         )
 
 

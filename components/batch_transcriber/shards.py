@@ -4,7 +4,7 @@ The images are divided among shards by a hash of their path, so that an image al
 shard is one file of a table, or the documents of some pages; beside them lies the folder `<output>.state` with
 
     manifest.json     which model, which input, what is written, how many shards: fixed by the first run
-    pictures.jsonl    the images of this run, shard by shard; workers read their part of it
+    images.jsonl    the images of this run, shard by shard; workers read their part of it
     00000.json, ...   one record a shard: the images it holds, with size and time, and those that failed
 
 Files are written to `incoming` in that folder and renamed, objects of a bucket written whole: whoever is killed leaves
@@ -101,7 +101,7 @@ class Shard:
 
     Attributes:
         number: from 0.
-        offset, length: bytes of `pictures.jsonl` that list its images.
+        offset, length: bytes of `images.jsonl` that list its images.
     """
 
     number: int
@@ -166,7 +166,7 @@ class Job:
 
     def images(self, shard: Shard) -> list[Image]:
         """The images of a shard, by path."""
-        lines = storage.read(os.path.join(self.state, "pictures.jsonl"), shard.length, shard.offset)
+        lines = storage.read(os.path.join(self.state, "images.jsonl"), shard.length, shard.offset)
         return [Image(*json.loads(line)) for line in lines.splitlines()]
 
     def write_record(self, number: int, record: Record) -> None:
@@ -308,7 +308,7 @@ def plan(
         offset = lines.tell()
         lines.writelines(json.dumps([p.path, p.stamp, p.document]).encode() + b"\n" for p in members)
         shards.append(Shard(number, offset, lines.tell() - offset))
-    job.write(os.path.join(job.state, "pictures.jsonl"), lines.getvalue())
+    job.write(os.path.join(job.state, "images.jsonl"), lines.getvalue())
     return job, shards, listing
 
 

@@ -12,7 +12,7 @@ PIPELINE_FOLDER = "pipeline"
 
 
 def is_workspace(folder: str, names: Collection[str]) -> bool:
-    """Whether runs have written into a folder of this machine.
+    """Whether runs have written into a folder; none in a bucket is one.
 
     Args:
         folder: Path of the folder.

@@ -6,10 +6,11 @@ import os
 
 from components.common import storage
 from components.common.words import counted
+from components.common.workspace import is_workspace
 from components.example_gen.header import SAVE_AS_CSV, open_table
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain
-from components.example_gen.walking import holds_workspace, refuse_workspace
+from components.example_gen.walking import refuse_workspace
 from htr_client.files import is_hidden
 
 _LABELS = (".csv", ".tsv")
@@ -103,9 +104,10 @@ def _label_files(root: str) -> tuple[list[str], list[str], list[str]]:
         below, names = [], []
         for folder in folders:
             folders_inside, files = storage.entries(folder)
+            if is_workspace(folder, files):
+                continue
             hidden += [name for name in (*folders_inside, *files) if is_hidden(name)]
-            paths = [os.path.join(folder, name) for name in folders_inside if not is_hidden(name)]
-            below += [path for path in paths if not holds_workspace(path)]
+            below += [os.path.join(folder, name) for name in folders_inside if not is_hidden(name)]
             names += [os.path.join(folder, name) for name in files if not is_hidden(name)]
         workbooks += [path for path in names if path.lower().endswith(_WORKBOOKS)]
         found = sorted(path for path in names if path.lower().endswith(_LABELS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import posixpath
 from collections.abc import Iterator
 
@@ -21,19 +20,15 @@ def walk(root: str) -> Iterator[tuple[str, list[str]]]:
     Raises:
         DatasetError: A folder cannot be read.
     """
+    workspace = None
     with readable(root):
-        if storage.is_remote(root):  # where no workspace can be
-            yield from storage.walk(root)
-            return
-        waiting = [root]
-        while waiting:
-            folder = waiting.pop()
-            below, names = storage.entries(folder)
+        for folder, names in storage.walk(root):
+            if workspace and folder.startswith(f"{workspace}/"):
+                continue
             if folder != root and is_workspace(folder, names):
+                workspace = folder
                 continue
             yield folder, names
-            paths = [posixpath.join(folder, name) for name in below]
-            waiting += [path for path in reversed(paths) if not os.path.islink(path)]
 
 
 def files(root: str) -> Iterator[storage.File]:
@@ -64,23 +59,11 @@ def refuse_workspace(root: str) -> None:
         DatasetError: It is a workspace.
         OSError: It cannot be read.
     """
-    if holds_workspace(root):
+    if is_workspace(root, storage.entries(root)[1]):
         raise DatasetError(
             f"The data folder {root} is the workspace of earlier runs, whose files would be read as data. Keep the two "
             "apart: name another folder with --data, or with --workspace."
         )
-
-
-def holds_workspace(folder: str) -> bool:
-    """Whether a folder is a workspace.
-
-    Args:
-        folder: Path of the folder.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    return not storage.is_remote(folder) and is_workspace(folder, storage.entries(folder)[1])
 
 
 @contextlib.contextmanager
