@@ -24,12 +24,18 @@ from components.common.folders import made_whole
 from components.common.versions import in_service
 from components.common.words import counted
 from components.example_gen.examples import records
+from components.example_gen.settings import DataConfig
+from components.example_gen.splits import assign_split
+from components.tools.capitals.letters import cut_capitals
+from components.tools.capitals.words import write_capitals
 from components.tools.rendered_text.dataset import write_dataset
-from components.tools.rendered_text.texts import draw_texts, with_every_character
+from components.tools.rendered_text.forms import on_form
+from components.tools.rendered_text.texts import draw_entries, draw_texts, with_every_character
 from components.tools.word_cutting.cutting import write_words
 from pipeline import cli
 
 _LANGUAGE_MEGABYTES = {"line": 0.75, "word": 0.5}  # of what all base models may take together
+_ENTRIES_SEED, _ENTRY_LENGTH = 7, 18
 LONGEST_ASPECT = 24.0  # of rendered images: what the preset `line` holds (1600 x 64)
 
 
@@ -43,6 +49,7 @@ class Rendered:
         characters: most of one text.
         seed: of texts and images.
         least: how often every character occurs. A round forgets those that its labels lack.
+        forms: whether they are entries of forms, mostly in capitals.
     """
 
     name: str
@@ -50,6 +57,7 @@ class Rendered:
     characters: int
     seed: int
     least: int = 0
+    forms: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Real:
         share: part of the rows that is used; few writers in many long lines would cost more time than they are worth.
         part: which of these parts, counted from 0: another round can take other rows.
         words: whether the words of its lines are cut out, where the base model for lines that is shipped finds them.
+        capitals: so many words in capitals are put together from its capital letters, instead of its lines.
     """
 
     name: str
@@ -69,6 +78,7 @@ class Real:
     share: float = 1.0
     part: int = 0
     words: bool = False
+    capitals: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,10 @@ _FRENCH = (_POILUS, _TIMEUS, _MSS19)
 _FRENCH_2, _FRENCH_3, _FRENCH_4 = ((_POILUS, replace(_TIMEUS, part=part), _MSS19) for part in (1, 2, 3))
 _DHSD_WORDS, _POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS = (replace(real, words=True) for real in (_DHSD, *_FRENCH))
 _FRENCH_WORDS = (_POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS)
-_HALF_OF_WORDS = tuple(replace(real, share=0.5, part=1) for real in (_POILUS_WORDS, _MSS19_WORDS))
+_OTHER_HALF_OF_WORDS, _HALF_OF_WORDS = (
+    tuple(replace(real, share=0.5, part=part) for real in (_POILUS_WORDS, _MSS19_WORDS)) for part in (0, 1)
+)
+_DHSD_CAPITALS = replace(_DHSD, capitals=4500)
 
 RECIPES: dict[str, Sequence[Round]] = {
     "line": [
@@ -151,6 +164,18 @@ RECIPES: dict[str, Sequence[Round]] = {
             augment=1.0,
             start_share=0.5,
         ),
+        Round(
+            [
+                Rendered("rendered-words-8", 1500, 22, 801, least=4),
+                Rendered("rendered-lines-8", 1000, 60, 802),
+                Rendered("rendered-forms-8", 3500, 20, 803, forms=True),
+            ],
+            [_DHSD, _DHSD_CAPITALS, *_FRENCH_2, *_OTHER_HALF_OF_WORDS],
+            4,
+            learning_rate=2e-3,
+            augment=1.0,
+            start_share=0.5,
+        ),
     ],
     "word": [
         Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24),
@@ -165,6 +190,16 @@ RECIPES: dict[str, Sequence[Round]] = {
         Round(
             [Rendered("rendered-short-words-5", 3000, 14, 503, least=4)],
             [_DHSD, _DHSD_WORDS, *_FRENCH_WORDS],
+            6,
+            learning_rate=2e-3,
+            start_share=0.5,
+        ),
+        Round(
+            [
+                Rendered("rendered-short-words-6", 4000, 14, 603, least=4),
+                Rendered("rendered-short-forms-6", 4000, 12, 604, forms=True),
+            ],
+            [_DHSD, _DHSD_WORDS, _DHSD_CAPITALS, *_FRENCH_WORDS],
             6,
             learning_rate=2e-3,
             start_share=0.5,
@@ -204,26 +239,33 @@ def _render(rendered: Rendered, base: Path) -> Path:
     if not folder.exists():
         told = f"Rendering {rendered.images} images of handwriting ({rendered.name})"
         with announced(told), made_whole(folder) as target:
-            texts = list(draw_texts(rendered.images, rendered.seed, rendered.characters))
+            draw = draw_entries if rendered.forms else draw_texts
+            texts = list(draw(rendered.images, rendered.seed, rendered.characters))
             every = with_every_character(texts, rendered.seed, rendered.least)
-            write_dataset(target, every, seed=rendered.seed, longest=LONGEST_ASPECT)
+            write_dataset(target, every, seed=rendered.seed, longest=LONGEST_ASPECT, forms=rendered.forms)
     return folder
 
 
 def _choose(real: Real, data: Path, base: Path) -> Path:
     """The folder of a real set, or one with the chosen part of its rows, the same rows each time, or their words."""
     source = data / real.name
-    if real.share == 1.0 and not real.words:
+    if real.share == 1.0 and not real.words and not real.capitals:
         return source
     name = f"{real.name}-{real.part + 1}" if real.part else real.name
-    if real.words:  # another model would find other words
+    # Another model would find other words and letters.
+    if real.words:
         name += f"-words-{str(packing.release('line'))[:8]}"
+    if real.capitals:
+        name += f"-capitals-{real.capitals}-{str(packing.release('line'))[:8]}"
     folder = base / name
     if folder.exists():
         return folder
     rows = [row for row in _rows(source) if int(_draw(row["filename"]) / real.share) == real.part]
     with made_whole(folder) as target:
-        (_cut if real.words else _copy)(rows, source, target)
+        if real.capitals:
+            _write_in_capitals(rows, source, target, real.capitals)
+        else:
+            (_cut if real.words else _copy)(rows, source, target)
     return folder
 
 
@@ -246,6 +288,23 @@ def _cut(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
         f"{source.name}: {counted(counts.written, 'word')}; left out: {counts.unsure} that the model does not find in "
         f"their lines, and {counted(counts.lines_left_out, 'line')} of which it cannot write the label"
     )
+
+
+def _write_in_capitals(rows: Sequence[dict[str, str]], source: Path, target: Path, images: int) -> None:
+    """Puts words in capitals together from letters; writers of different splits have none of each other's."""
+    with announced(f"Cutting capital letters out of {len(rows)} images ({source.name})"):
+        letters = cut_capitals(rows, source, packing.unpack("line"))
+        texts = draw_entries(images, _ENTRIES_SEED, _ENTRY_LENGTH)
+        counts = write_capitals(letters, texts, target, 0, _split, on_form)
+    console().print(
+        f"{source.name}: {counted(sum(map(len, letters.values())), 'capital letter')} and "
+        f"{counted(counts.written, 'word')} from them; left out: {counts.left_out} for whose letters there are none"
+    )
+
+
+def _split(writer: str) -> str:
+    """The split of a writer in a run with the default fractions."""
+    return assign_split(None, writer, frozenset(), DataConfig())
 
 
 def _draw(filename: str) -> float:

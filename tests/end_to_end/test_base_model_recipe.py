@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 def sets(tmp_path):
     """A real set, as far as the command can tell: many writers, no splits."""
     folder = tmp_path / "sets" / "letters"
-    write_dataset(folder, (f"word {n}" for n in range(90)), seed=1, writers=30)
+    write_dataset(folder, (f"Word {n}" for n in range(90)), seed=1, writers=30)
     with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
@@ -34,7 +34,11 @@ def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypat
     letters = Real("letters", "Somebody's letters, CC BY 4.0", share=0.75)
     rounds = [
         Round([Rendered("drawn", 40, 12, 3)], [letters], 1),
-        Round([Rendered("again", 30, 12, 4)], [letters, replace(letters, words=True)], 1),
+        Round(
+            [Rendered("again", 30, 12, 4), Rendered("forms", 20, 12, 5, forms=True)],
+            [letters, replace(letters, words=True), replace(letters, capitals=400)],
+            1,
+        ),
     ]
     monkeypatch.setitem(base_model.RECIPES, "word", rounds)
     shutil.copytree(packing.FOLDER / "line", tmp_path / "files" / "line")  # which finds the words
@@ -54,11 +58,15 @@ def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypat
     (cut,) = made.glob("letters-words-*")
     words = [row["text"] for row in base_model._rows(cut)]
     numbers = {row["text"].split()[1] for row in base_model._rows(made / "letters")}
-    assert len(chosen) < len(words) and {part for text in words for part in text.split()} <= {"word", *numbers}
+    assert len(chosen) < len(words) and {part for text in words for part in text.split()} <= {"Word", *numbers}
+    (composed,) = made.glob("letters-capitals-400-*")
+    in_capitals = base_model._rows(composed)
+    assert in_capitals and all(set(row["text"]) <= set("WIXY-'., ") for row in in_capitals)
+    assert {row["writer"] for row in in_capitals} <= {row["writer"] for row in base_model._rows(sets / "letters")}
     texts = (made / "word-2.txt").read_text("utf-8").splitlines()
     assert len(texts) == 40, "the language model learns from the rendered texts of the first round, too"
     shipped = packing.texts("word")
-    assert set(texts) < set(shipped) and len(shipped) > 40, "and from the labels of the last one's training split"
+    assert set(texts) < set(shipped) and len(shipped) > 70, "and from the labels of the last one's training split"
     with (made / "letters" / "labels.csv").open(encoding="utf-8", newline="") as file:
         assert {row["filename"] for row in csv.DictReader(file)} == {f"images/{path.name}" for path in chosen}
     assert packing.unpack("word").startswith(str(tmp_path / "cache"))

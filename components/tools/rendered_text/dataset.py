@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from components.tools.rendered_text.forms import on_form
 from components.tools.sample_data.fonts import FONTS, load_glyphs
 from components.tools.sample_data.render import Writer, make_writer, render
 
@@ -25,6 +26,7 @@ def write_dataset(
     seed: int,
     writers: int = 400,
     longest: float = 24.0,
+    forms: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Renders texts as images of handwriting.
@@ -38,6 +40,7 @@ def write_dataset(
         seed: Where the random numbers start.
         writers: How many different ones.
         longest: Most that an image's width may be of its height.
+        forms: Whether they are entries of forms: mostly single letters, some way apart, with what a form has around.
         progress: Called with the number of images done.
 
     Returns:
@@ -49,12 +52,15 @@ def write_dataset(
     """
     directory = Path(directory)
     (directory / "images").mkdir(parents=True)
-    hands = [_make_hand(number, seed) for number in range(writers)]
+    hands = [(_make_form_hand if forms else _make_hand)(number, seed) for number in range(writers)]
     rng = np.random.default_rng([_ROWS, seed])
     rows: list[tuple[str, str, str, str]] = []
     for number, text in enumerate(texts):
         hand = _hand_for(text, hands, rng)
-        image = render(text, hand, np.random.default_rng([_IMAGE, seed, number]), longest)
+        drawn = np.random.default_rng([_IMAGE, seed, number])
+        image = render(text, hand, drawn, longest)
+        if forms:
+            image = on_form(image, drawn)
         filename = f"images/{number:06d}.png"
         cv2.imwrite(str(directory / filename), image)
         rows.append((filename, text, hand.name, "train"))
@@ -73,6 +79,17 @@ def _make_hand(number: int, seed: int) -> Writer:
     writer = make_writer(f"rendered-{number:04d}", FONTS[number % len(FONTS)], rng)
     # Scanned lines have more pixels than the words of forms that the sample data imitate, and are mostly grey.
     return replace(writer, height=float(rng.uniform(36, 64)), colour=False, grain=float(rng.uniform(0.5, 7.0)))
+
+
+def _make_form_hand(number: int, seed: int) -> Writer:
+    """A hand as people have it who fill in a form: one in ten joins letters up."""
+    rng = np.random.default_rng([_WRITERS, seed, number, 1])
+    joined = rng.random() < 0.1
+    kinds = [font for font in FONTS if font.joined == joined]
+    writer = make_writer(f"rendered-form-{number:04d}", kinds[number % len(kinds)], rng)
+    apart = 0.0 if writer.font.joined else float(rng.choice([rng.uniform(0, 0.08), rng.uniform(0.05, 0.4)]))
+    loose = 0.0 if writer.font.joined else float(rng.uniform(0.02, 0.09))
+    return replace(writer, height=float(rng.uniform(28, 60)), colour=False, spacing=apart, loose=loose)
 
 
 def _hand_for(text: str, hands: list[Writer], rng: np.random.Generator) -> Writer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from unicodedata import normalize
 
@@ -39,6 +39,8 @@ _LOCALES = {
     "sl_SI": 1, "lt_LT": 2, "lv_LV": 2, "et_EE": 1, "tr_TR": 2, "is_IS": 1, "ru_RU": 6, "kk_KZ": 3,
 }  # fmt: skip
 
+_CYRILLIC_LOCALES = ("ru_RU", "kk_KZ")
+
 # Letters that stand in for others now and then, so that the rarest of them occur as well.
 _ACCENTED = {
     base: [letter for letter in LATIN if letter != base and normalize("NFD", letter)[0] == base]
@@ -60,7 +62,7 @@ _KAZAKH = """
 гауһар қаһарман айдаһар жиһаз
 """
 
-_RARE = 2  # first entry of the seed of a random stream
+_RARE, _ENTRIES = 2, 3  # first entries of the seeds of random streams
 
 _DAYS = (datetime.date(1860, 1, 1), datetime.date(2030, 12, 31))
 _MARKED = ("{},", "{}.", "{}:", "{};", "{}!", "{}?", "({})", "« {} »", "„{}“", "“{}”", '"{}"', "{}-", "- {}", "'{}'")
@@ -80,13 +82,8 @@ def draw_texts(count: int, seed: int, longest: int) -> Iterator[str]:
     Raises:
         ImportError: Faker is not installed.
     """
-    from faker import Faker
-
     rng = np.random.default_rng(seed)
-    fakers = {}
-    for locale in _LOCALES:
-        fakers[locale] = Faker("ru_RU" if locale == "kk_KZ" else locale)
-        fakers[locale].seed_instance(int(rng.integers(2**32)))
+    fakers = _fakers(_LOCALES, rng)
     shares = np.array(list(_LOCALES.values())) / sum(_LOCALES.values())
     made = 0
     while made < count:
@@ -95,6 +92,57 @@ def draw_texts(count: int, seed: int, longest: int) -> Iterator[str]:
         if text and CHARACTERS.issuperset(text):
             made += 1
             yield text
+
+
+def _fakers(locales: Iterable[str], rng: np.random.Generator) -> dict[str, Any]:
+    """Faker of each language."""
+    from faker import Faker
+
+    fakers = {}
+    for locale in locales:
+        fakers[locale] = Faker("ru_RU" if locale == "kk_KZ" else locale)
+        fakers[locale].seed_instance(int(rng.integers(2**32)))
+    return fakers
+
+
+def draw_entries(count: int, seed: int, longest: int) -> Iterator[str]:
+    """Draws what people write into the fields of forms: names, places, streets, dates, numbers, mostly in capitals.
+
+    Args:
+        count: How many.
+        seed: Where the random numbers start.
+        longest: Most characters of one; longer ones are cut at a space.
+
+    Yields:
+        Texts in NFC and Latin script whose characters are all among `CHARACTERS`.
+
+    Raises:
+        ImportError: Faker is not installed.
+    """
+    rng = np.random.default_rng([_ENTRIES, seed])
+    locales = {locale: share for locale, share in _LOCALES.items() if locale not in _CYRILLIC_LOCALES}
+    fakers = _fakers(locales, rng)
+    shares = np.array(list(locales.values())) / sum(locales.values())
+    made = 0
+    while made < count:
+        locale = str(rng.choice(list(locales), p=shares))
+        text = " ".join(normalize("NFC", _entry(locale, fakers[locale], rng)).split())
+        text = _cut(text.replace("ß", "SS").upper() if rng.random() < 0.85 else text, longest, rng)
+        if text and CHARACTERS.issuperset(text):
+            made += 1
+            yield text
+
+
+def _entry(locale: str, fake: Any, rng: np.random.Generator) -> str:
+    """What stands in one field of a form."""
+    if rng.random() < 0.15:
+        return _figures(fake, rng)
+    city = fake.state if locale == "it_IT" else fake.city
+    kinds: list[Callable[[], str]] = [
+        fake.last_name, fake.last_name, fake.last_name, fake.first_name, fake.first_name, fake.name, city,
+        fake.street_name, lambda: f"{fake.last_name()}-{fake.last_name()}",
+    ]  # fmt: skip
+    return str(kinds[rng.integers(len(kinds))]()).split("\n")[0]
 
 
 def with_every_character(texts: Sequence[str], seed: int, least: int) -> Iterator[str]:

@@ -48,6 +48,7 @@ class Writer:
         grain: Standard deviation of the paper's noise.
         ruled: Chance that an image shows a ruled line.
         colour: Whether the images have colours.
+        loose: How much letters differ from one to the next: standard deviation of their size, turn and slant.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Writer:
     grain: float
     ruled: float
     colour: bool
+    loose: float = 0.0
 
 
 def make_writer(name: str, font: FontInfo, rng: np.random.Generator) -> Writer:
@@ -188,6 +190,8 @@ def _set_glyphs(
         glyph = glyphs.glyph(character)
         if glyph is None:
             raise ValueError(f"The font {writer.font.name} cannot write {character!r} (in {text!r}).")
+        if writer.loose and glyph.mask.size:
+            glyph = _loosened(glyph, writer.loose, rng)
         shift, drop = rng.standard_normal(2) * unsteady
         placed.append((round(pen + shift) + glyph.left, round(drop) + glyph.top, glyph))
         pen += glyph.advance + spacing
@@ -202,6 +206,21 @@ def _set_glyphs(
         window = canvas[y - top : y - top + height, x - left : x - left + width]
         np.maximum(window, glyph.mask, out=window)
     return [(x - left, y - top, glyph) for x, y, glyph in placed], canvas, -top
+
+
+def _loosened(glyph: Glyph, loose: float, rng: np.random.Generator) -> Glyph:
+    """The glyph a little larger or smaller, turned and slanted, about where it stood."""
+    scale, turn, slant = 1 + loose * rng.standard_normal(), *(loose * rng.standard_normal(2))
+    matrix = scale * np.array([[1.0, -slant - turn], [turn, 1.0]])
+    height, width = glyph.mask.shape
+    # Corners of the ink, right of the pen and below the baseline.
+    box = np.array([[glyph.left + x, glyph.top + y] for x in (0, width) for y in (0, height)])
+    moved = box @ matrix.T
+    left, top = np.floor(moved.min(axis=0)).astype(int)
+    right, bottom = np.ceil(moved.max(axis=0)).astype(int) + 1
+    shift = matrix @ (glyph.left, glyph.top) - (left, top)
+    mask = cv2.warpAffine(glyph.mask, np.column_stack([matrix, shift]), (int(right - left), int(bottom - top)))
+    return Glyph(mask, int(left), int(top), glyph.advance * scale)
 
 
 def _bend(

@@ -77,45 +77,58 @@ def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, targ
     Returns:
         How many words were written, and what was left out.
     """
-    reader = ExportedModel(model)
     (target / "images").mkdir(parents=True)
     written = unsure = without = 0
     rng = np.random.default_rng(seed)
     with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["filename", "text", "writer"])
-        # Lines of about one length together: a batch is as wide as its widest.
-        ordered = sorted(rows, key=lambda row: os.path.getsize(lines / row["filename"]))
-        for start in range(0, len(ordered), _BATCH):
-            batch = ordered[start : start + _BATCH]
-            images = [(lines / row["filename"]).read_bytes() for row in batch]
-            texts = [" ".join(unicodedata.normalize("NFC", row["text"]).split()) for row in batch]
-            found = _words(reader, images, texts)
-            for row, words in zip(batch, found, strict=True):
-                without += not words
-                for word in _drawn(words, rng):
-                    if word.sure < SURE:
-                        unsure += 1
-                        continue
-                    image = cut_closely(word.image) if rng.random() < _CLOSELY else word.image
-                    written += 1
-                    name = f"images/{written:06d}.png"
-                    cv2.imwrite(str(target / name), image)
-                    table.writerow([name, word.text, row["writer"]])
+        for row, line, characters in aligned(rows, lines, model):
+            words = list(cut(line, characters))
+            without += not words
+            for word in _drawn(words, rng):
+                if word.sure < SURE:
+                    unsure += 1
+                    continue
+                image = cut_closely(word.image) if rng.random() < _CLOSELY else word.image
+                written += 1
+                name = f"images/{written:06d}.png"
+                cv2.imwrite(str(target / name), image)
+                table.writerow([name, word.text, row["writer"]])
     return Counts(written, unsure, without)
 
 
-def _words(model: ExportedModel, images: list[bytes], texts: list[str]) -> Iterator[list[Word]]:
-    log_probs, frames = model.log_probs(images)
-    labels = [model.alphabet.encode(text, skip_unknown=True) for text in texts]
-    aligned = align(log_probs, frames, labels)
-    for image, text, label, runs, valid in zip(images, texts, labels, aligned, frames.tolist(), strict=True):
-        if not runs or len(label) != len(text):
-            yield []
-            continue
-        characters = [(c, p, run) for c, (run, p) in zip(text, runs, strict=True)]
-        line = load(image)
-        yield list(cut(line, located(characters, line, valid)))
+def aligned(
+    rows: Sequence[Mapping[str, str]], lines: Path, model: str
+) -> Iterator[tuple[Mapping[str, str], np.ndarray, list[Located]]]:
+    """Lines with the characters of their labels where a model finds them.
+
+    Args:
+        rows: Rows of the table of `lines`, with filename and text.
+        lines: Folder of the lines.
+        model: Version directory of a model for lines.
+
+    Yields:
+        Row, grey image (uint8 [height, width]) and characters of each line, by file size; no characters where the model
+        cannot write one of them or the image is too narrow for all of them.
+    """
+    reader = ExportedModel(model)
+    # Lines of about one length together: a batch is as wide as its widest.
+    ordered = sorted(rows, key=lambda row: os.path.getsize(lines / row["filename"]))
+    for start in range(0, len(ordered), _BATCH):
+        batch = ordered[start : start + _BATCH]
+        images = [(lines / row["filename"]).read_bytes() for row in batch]
+        texts = [" ".join(unicodedata.normalize("NFC", row["text"]).split()) for row in batch]
+        log_probs, frames = reader.log_probs(images)
+        labels = [reader.alphabet.encode(text, skip_unknown=True) for text in texts]
+        paths = align(log_probs, frames, labels)
+        for row, image, text, label, runs, valid in zip(
+            batch, images, texts, labels, paths, frames.tolist(), strict=True
+        ):
+            line = load(image)
+            known = len(runs) == len(label) == len(text)
+            characters = [(c, p, run) for c, (run, p) in zip(text, runs, strict=True)] if known else []
+            yield row, line, located(characters, line, valid)
 
 
 def cut(line: np.ndarray, characters: Sequence[Located]) -> Iterator[Word]:
@@ -128,13 +141,13 @@ def cut(line: np.ndarray, characters: Sequence[Located]) -> Iterator[Word]:
     Yields:
         Each word, up to the columns where it parts from its neighbours.
     """
-    columns = cv2.blur(_ink(line).sum(axis=0, dtype=np.float32)[None], (3, 1))[0]
+    columns = ink_of_columns(line)
     inked = np.flatnonzero(columns)
-    if not inked.size:
+    if not inked.size or not characters:
         return
     spaces = [place for place, character in enumerate(characters) if character.text == " "]
     middles = [sum(character.span) / 2 * line.shape[1] for character in characters]
-    partings = [_parting(columns, middles[place - 1], middles[place + 1]) for place in spaces]
+    partings = [parting(columns, middles[place - 1], middles[place + 1]) for place in spaces]
     edges = [max(int(inked[0]) - _MARGIN, 0), *partings, min(int(inked[-1]) + 1 + _MARGIN, line.shape[1])]
     starts, ends = [0, *(place + 1 for place in spaces)], [*spaces, len(characters)]
     for start, end, left, right in zip(starts, ends, edges[:-1], edges[1:], strict=True):
@@ -144,7 +157,12 @@ def cut(line: np.ndarray, characters: Sequence[Located]) -> Iterator[Word]:
             yield Word(line[:, left:right], "".join(character.text for character in own), sure)
 
 
-def _parting(columns: np.ndarray, before: float, after: float) -> int:
+def ink_of_columns(line: np.ndarray) -> np.ndarray:
+    """How much ink each column of a grey image has, float32 [width], smoothed over three columns."""
+    return cv2.blur(ink(line).sum(axis=0, dtype=np.float32)[None], (3, 1))[0]
+
+
+def parting(columns: np.ndarray, before: float, after: float) -> int:
     """The column with the least ink between the middles of two characters; of several that in the middle."""
     start = min(int(before), len(columns) - 1)
     between = columns[start : max(int(np.ceil(after)), start + 1)]
@@ -174,7 +192,7 @@ def cut_closely(word: np.ndarray) -> np.ndarray:
     Returns:
         The part with these strokes; all of it where there are none.
     """
-    count, _, boxes, _ = cv2.connectedComponentsWithStats(_ink(word), connectivity=8)
+    count, _, boxes, _ = cv2.connectedComponentsWithStats(ink(word), connectivity=8)
     height, width = word.shape
     lefts, tops, widths, heights, areas = boxes[1:].T  # the first one is the paper
     rights, bottoms = lefts + widths, tops + heights
@@ -186,6 +204,6 @@ def cut_closely(word: np.ndarray) -> np.ndarray:
     return word[top:bottom, left:right]
 
 
-def _ink(image: np.ndarray) -> np.ndarray:
-    """1 where there is ink, else 0; threshold by Otsu's method."""
+def ink(image: np.ndarray) -> np.ndarray:
+    """1 where a grey image has ink, else 0, uint8; threshold by Otsu's method."""
     return cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)[1]
