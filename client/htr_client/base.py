@@ -125,6 +125,7 @@ class BaseClient:
 
         Raises:
             ValueError: When settings contradict each other, an address is not one, or a certificate or key is not PEM.
+            TypeError: When `decoder` is neither a decoder nor a function.
             OSError: When a certificate or key cannot be read.
             MissingExtra: When opentelemetry is asked for and not installed.
         """
@@ -134,6 +135,8 @@ class BaseClient:
             raise ValueError("batch_size, in_flight and timeout are positive")
         if version is not None and not 0 <= version < 2**63:
             raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
+        if not (decoder is None or isinstance(decoder, Decoder) or callable(decoder)):
+            raise TypeError(f"decoder is a Decoder, such as BestPath(), or a function that makes one, not {decoder!r}")
         self.model = model
         self.timeout = timeout
         self.max_pixels = max_pixels

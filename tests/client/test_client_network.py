@@ -82,6 +82,8 @@ def test_version_and_label(kind, server):
     for settings in ({"version": 1, "label": "stable"}, {"version": -1}, {"version": 2**63}):
         with pytest.raises(ValueError, match="version"):
             kind(server.address, **settings)
+    with pytest.raises(TypeError, match=r"BestPath\(\).* not 'best-path'"):
+        kind(server.address, decoder="best-path")
 
 
 def test_a_new_version_brings_its_own_alphabet(client, server):
