@@ -258,8 +258,8 @@ def check(log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> None
         raise ValueError(f"frames of shape {frames.shape} do not fit log_probs of shape {log_probs.shape}")
     if frames.size and not (frames.min() >= 0 and frames.max() <= log_probs.shape[1]):
         raise ValueError(f"frames outside 0..{log_probs.shape[1]}")
-    if log_probs.size and np.isnan(log_probs.max()):
-        raise ValueError("log_probs holds NaN")
+    if log_probs.size and not log_probs.max() < np.inf:
+        raise ValueError("log_probs holds NaN or infinity")
 
 
 def log_posteriors(log_probs: np.ndarray, frames: np.ndarray, labels: Sequence[Sequence[int]]) -> np.ndarray:

@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ class Lexicon:
         return cls(words, unknown=unknown)
 
     def compile(self, alphabet: Alphabet) -> "CompiledLexicon":
-        """The lexicon as tables; words that the alphabet cannot write are left out.
+        """The lexicon as tables; words that the alphabet cannot write are left out, with a warning that counts them.
 
         Args:
             alphabet: Of the model.
@@ -132,10 +133,12 @@ class Lexicon:
         ending = [-math.inf]  # score of the word that ends at a node
         likeliest = [-math.inf]  # of the words that go through a node
         total = sum(self._counts.values())
+        left_out = []
         for word, count in self._counts.items():
             try:
                 ids = alphabet.encode(word)
-            except ValueError:
+            except ValueError as error:
+                left_out.append(f"{word!r} ({error})")
                 continue
             score = self._weight * math.log(count / total)
             node = 0
@@ -149,7 +152,13 @@ class Lexicon:
         if not children:
             raise ValueError(
                 f"the model's alphabet can write none of the lexicon's words ({len(self._counts)}, such as "
-                f"{next(iter(self._counts))!r})"
+                f"{left_out[0]})"
+            )
+        if left_out:
+            warnings.warn(
+                f"{len(left_out)} of {len(self._counts)} words of the lexicon are left out, since the model's alphabet "
+                f"cannot write them, such as {left_out[0]}",
+                stacklevel=2,
             )
         likeliest[0] = ending[0] = 0.0
         separators = frozenset(i for i, character in enumerate(alphabet) if character in self._separators)

@@ -3,6 +3,7 @@
 import itertools
 import math
 import unicodedata
+import warnings
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -335,7 +336,7 @@ def test_words_and_texts_in_any_normal_form(form, tmp_path):
     log_probs[0, range(4), classes] = -0.1
     log_probs[0, 2] = [-9, -0.5, -9, -1.0, -9]  # rather "grn"
     file = tmp_path / "words"
-    file.write_text(unicodedata.normalize(form, "grün rügen\n"), encoding="utf-8")
+    file.write_text(unicodedata.normalize(form, "grün rüng\n"), encoding="utf-8")
     word = unicodedata.normalize(form, "grün")
     for lexicon in (Lexicon.from_file(file), Lexicon([word]), Lexicon.from_texts([word])):
         assert PrefixBeamSearch(lexicon=lexicon).decode(log_probs, np.array([4]), alphabet)[0].text == "grün"
@@ -349,7 +350,7 @@ def test_words_and_texts_in_any_normal_form(form, tmp_path):
             found.append(score)
         return found
 
-    expected = scores(CharacterModel(["grün rügen"]))
+    expected = scores(CharacterModel(["grün rüng"]))
     assert scores(CharacterModel.from_file(file)) == expected == scores(CharacterModel([file.read_text("utf-8")[:-1]]))
 
 
@@ -358,8 +359,12 @@ def test_a_lexicon_and_texts_of_another_script_are_refused():
     for parts in ({"lexicon": Lexicon(["слово"], unknown=-6.0)}, {"language_model": CharacterModel(["слово"])}):
         with pytest.raises(ValueError, match="the model's alphabet"):
             PrefixBeamSearch(**parts).decode(log_probs, np.array([1]), AB)
-    some = Lexicon(["слово", "a"])
-    assert PrefixBeamSearch(lexicon=some).decode(log_probs, np.array([1]), AB)[0].text in ("", "a")
+    search = PrefixBeamSearch(lexicon=Lexicon(["слово", "a"]))
+    with pytest.warns(UserWarning, match=r"1 of 2 words of the lexicon are left out.* 'слово' \('с' is not"):
+        assert search.decode(log_probs, np.array([1]), AB)[0].text in ("", "a")
+    with warnings.catch_warnings(record=True) as again:
+        search.decode(log_probs, np.array([1]), AB)
+    assert not again, "once for a model"
 
 
 def test_lexicon_of_whole_texts():
@@ -410,6 +415,15 @@ def test_any_numbers_are_decoded_or_refused(decoder, log_probs, frames):
         assert result.confidence >= 0 or math.isnan(result.confidence)
         assert "".join(c.text for c in result.characters) == result.text
         assert all(0 <= c.span[0] < c.span[1] <= valid for c in result.characters)
+
+
+@pytest.mark.parametrize("decoder", [BestPath(), PrefixBeamSearch(8)], ids=["best path", "beam"])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_is_no_logarithm_of_a_probability_is_refused(decoder, number):
+    log_probs = np.zeros((1, 3, 4), np.float32)
+    log_probs[0, 1] = [number, 0, 0, 710]
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        decoder.decode(log_probs, np.array([3]), AB)
 
 
 def test_alphabet():
