@@ -59,13 +59,12 @@ def _sample_data(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from concurrent.futures import ProcessPoolExecutor
     from itertools import chain, repeat
 
     from components.common import storage
     from components.common.console import announced
     from components.common.settings import ConfigError
-    from components.common.stopping import follow_parent
+    from components.common.workers import worker_pool
     from components.example_gen.folders import find_tables
     from components.example_gen.plan import make_plan
     from components.example_gen.rejects import Reject, as_csv
@@ -83,7 +82,7 @@ def _check(arguments: argparse.Namespace) -> int:
         plan = make_plan(tables, config.data)
         preflight.check_run(config, tables, plan)
         rows = [row for table in tables for row in plan.read(table)]
-        with ProcessPoolExecutor(initializer=follow_parent) as pool:
+        with worker_pool() as pool:
             together = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
             futures = pool.map(look, together, repeat(plan.splits), repeat(config.data), repeat(config.transform))
             results: list[Seen | Reject] = []

@@ -9,14 +9,13 @@ import math
 import os
 from collections import Counter
 from collections.abc import Container, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from components.common.stopping import follow_parent
+from components.common.workers import worker_pool
 from components.example_gen import dataset
 from components.example_gen.folders import find_tables
 from components.example_gen.measures import NUMBERS
@@ -87,7 +86,7 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
         for table, place in zip(tables, places, strict=True)
         for rows in read_together(table, plan.lines(table))
     ]
-    with ProcessPoolExecutor(initializer=follow_parent) as pool:
+    with worker_pool() as pool:
         results = [result for measured in pool.map(_measure, jobs) for result in measured]
     found = [result for result in results if not isinstance(result, str)]
     rejected = Counter(result for result in results if isinstance(result, str))

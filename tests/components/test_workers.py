@@ -1,0 +1,38 @@
+"""The pool of worker processes, which are copies of the one that asks them."""
+
+import gc
+import os
+
+from components.common.workers import worker_pool
+
+
+class Unforkable:
+    """As objects of gRPC: collected in a copy of their process, they wait for a thread that is not there."""
+
+    def __init__(self):
+        self.process, self.itself = os.getpid(), self  # only the collector finds it
+
+    def __del__(self):
+        while os.getpid() != self.process:
+            pass
+
+
+def told(number):
+    gc.collect()
+    return number, os.getpid()
+
+
+def test_workers_collect_nothing_of_the_process_that_made_them():
+    Unforkable()
+    late = [Unforkable()]
+    with worker_pool() as pool:
+        late.pop()
+        answers = list(pool.map(told, range(20), timeout=60))
+    assert [number for number, _ in answers] == list(range(20))
+    assert os.getpid() not in {process for _, process in answers}
+
+
+def test_what_a_process_has_is_collected_in_it_again_afterwards():
+    with worker_pool() as pool:
+        assert pool.submit(told, 1).result()[0] == 1
+    assert gc.get_freeze_count() == 0
