@@ -110,9 +110,7 @@ _FRENCH = (_POILUS, _TIMEUS, _MSS19)
 _FRENCH_2, _FRENCH_3, _FRENCH_4 = ((_POILUS, replace(_TIMEUS, part=part), _MSS19) for part in (1, 2, 3))
 _DHSD_WORDS, _POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS = (replace(real, words=True) for real in (_DHSD, *_FRENCH))
 _FRENCH_WORDS = (_POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS)
-_OTHER_HALF_OF_WORDS, _HALF_OF_WORDS = (
-    tuple(replace(real, share=0.5, part=part) for real in (_POILUS_WORDS, _MSS19_WORDS)) for part in (0, 1)
-)
+_HALF_OF_WORDS = tuple(replace(real, share=0.5, part=1) for real in (_POILUS_WORDS, _MSS19_WORDS))
 _DHSD_CAPITALS = replace(_DHSD, capitals=4500)
 
 RECIPES: dict[str, Sequence[Round]] = {
@@ -164,18 +162,6 @@ RECIPES: dict[str, Sequence[Round]] = {
             augment=1.0,
             start_share=0.5,
         ),
-        Round(
-            [
-                Rendered("rendered-words-8", 1500, 22, 801, least=4),
-                Rendered("rendered-lines-8", 1000, 60, 802),
-                Rendered("rendered-forms-8", 3500, 20, 803, forms=True),
-            ],
-            [_DHSD, _DHSD_CAPITALS, *_FRENCH_2, *_OTHER_HALF_OF_WORDS],
-            4,
-            learning_rate=2e-3,
-            augment=1.0,
-            start_share=0.5,
-        ),
     ],
     "word": [
         Round([Rendered("rendered-short-words", 8000, 14, 103)], [_DHSD], 24),
@@ -200,7 +186,7 @@ RECIPES: dict[str, Sequence[Round]] = {
                 Rendered("rendered-short-forms-6", 4000, 12, 604, forms=True),
             ],
             [_DHSD, _DHSD_WORDS, _DHSD_CAPITALS, *_FRENCH_WORDS],
-            6,
+            4,
             learning_rate=2e-3,
             start_share=0.5,
         ),
@@ -251,7 +237,7 @@ def _choose(real: Real, data: Path, base: Path) -> Path:
     source = data / real.name
     if real.share == 1.0 and not real.words and not real.capitals:
         return source
-    name = f"{real.name}-{real.part + 1}" if real.part else real.name
+    name = real.name if real.share == 1.0 else f"{real.name}-{real.part + 1}"
     # Another model would find other words and letters.
     if real.words:
         name += f"-words-{str(packing.release('line'))[:8]}"

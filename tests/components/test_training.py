@@ -17,7 +17,7 @@ from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 
 from components.common.words import counted
-from components.trainer import accelerators, checkpoint, training, transfer, tuning
+from components.trainer import accelerators, checkpoint, fitting, training, transfer, tuning
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, plain_batches
 from components.trainer.model import build
@@ -69,6 +69,38 @@ def test_a_seed_gives_one_curve_and_another_seed_another(toy):
     np.testing.assert_allclose(losses(first.history), losses(again.history), rtol=1e-4)
     other = fit(source_of(toy), train.model_copy(update={"seed": 2}))
     assert abs(other.history[0]["loss"] - first.history[0]["loss"]) > 1e-3
+
+
+def poison(monkeypatch, which):
+    """Makes the images of those batches NaN for whose number `which` says so."""
+
+    def poisoned(*args):
+        def map_(number, batch):
+            images = batch[0]["images"]
+            return {**batch[0], "images": tf.where(which(number), np.nan, images)}, batch[1]
+
+        return batches(*args).enumerate().map(map_)
+
+    monkeypatch.setattr(fitting, "batches", poisoned)
+
+
+def test_a_batch_whose_numbers_are_not_finite_changes_nothing_and_is_counted(toy, monkeypatch, capsys):
+    train = TRAIN.model_copy(update={"epochs": 2})
+    steps = source_of(toy).steps(train.batch_size)
+    assert steps >= 10
+    poison(monkeypatch, lambda number: number == 3)
+    done = fit(source_of(toy), train)
+    assert all(np.isfinite(value).all() for value in done.weights.current())
+    first, second = (entry["loss"] for entry in done.history)
+    assert second < first
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("left out") == 1 and f"1 batch of {steps} left out, whose loss or gradients" in told
+
+
+def test_a_training_of_which_much_is_not_finite_fails(toy, monkeypatch):
+    poison(monkeypatch, lambda number: number % 5 == 0)
+    with pytest.raises(FloatingPointError, match=r"nan in epoch 1: lower train\.learning_rate"):
+        fit(source_of(toy), TRAIN.model_copy(update={"epochs": 2}))
 
 
 @pytest.mark.parametrize(

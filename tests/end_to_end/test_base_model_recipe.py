@@ -52,14 +52,14 @@ def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypat
     assert base_model.main(command) == 0
     assert packing.presets() == ["line", "word"]
     card = (tmp_path / "files" / "word" / "model_card.md").read_text(encoding="utf-8")
-    assert card.count("Somebody's letters, CC BY 4.0") == 1 and "OFL" in card and "letters-words" in card
-    chosen = list((made / "letters" / "images").iterdir())
+    assert card.count("Somebody's letters, CC BY 4.0") == 1 and "OFL" in card and "letters-1-words" in card
+    chosen = list((made / "letters-1" / "images").iterdir())
     assert 45 <= len(chosen) < 90
-    (cut,) = made.glob("letters-words-*")
+    (cut,) = made.glob("letters-1-words-*")
     words = [row["text"] for row in base_model._rows(cut)]
-    numbers = {row["text"].split()[1] for row in base_model._rows(made / "letters")}
+    numbers = {row["text"].split()[1] for row in base_model._rows(made / "letters-1")}
     assert len(chosen) < len(words) and {part for text in words for part in text.split()} <= {"Word", *numbers}
-    (composed,) = made.glob("letters-capitals-400-*")
+    (composed,) = made.glob("letters-1-capitals-400-*")
     in_capitals = base_model._rows(composed)
     assert in_capitals and all(set(row["text"]) <= set("WIXY-'., ") for row in in_capitals)
     assert {row["writer"] for row in in_capitals} <= {row["writer"] for row in base_model._rows(sets / "letters")}
@@ -67,7 +67,7 @@ def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypat
     assert len(texts) == 40, "the language model learns from the rendered texts of the first round, too"
     shipped = packing.texts("word")
     assert set(texts) < set(shipped) and len(shipped) > 70, "and from the labels of the last one's training split"
-    with (made / "letters" / "labels.csv").open(encoding="utf-8", newline="") as file:
+    with (made / "letters-1" / "labels.csv").open(encoding="utf-8", newline="") as file:
         assert {row["filename"] for row in csv.DictReader(file)} == {f"images/{path.name}" for path in chosen}
     assert packing.unpack("word").startswith(str(tmp_path / "cache"))
     told = [*(tmp_path / "files").rglob("*.json"), *(tmp_path / "files").rglob("*.md")]
