@@ -100,7 +100,7 @@ def metrics_of(run: RunSummary) -> dict[str, Any]:
         NothingToCompare: It has none.
     """
     if run.metrics is None:
-        raise NothingToCompare(f"The run {run.name} has no report: {run.outcome}. `htr runs` lists the runs.")
+        raise NothingToCompare(f"The run {run.name} has no report: {run.outcome}.")
     return run.metrics
 
 

@@ -190,7 +190,7 @@ def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
     found = [r for r in runs if r.run_id.startswith(run)] or [r for r in runs if str(r.version) == run][-1:]
     if len(found) != 1:
         many = "Several runs are" if found else "No run is"
-        raise NoSuchRun(f"{many} called {run}. There are: {', '.join(r.name for r in found or runs)} (`htr runs`).")
+        raise NoSuchRun(f"{many} called {run}. There are: {', '.join(r.name for r in found or runs)}.")
     return found[0]
 
 

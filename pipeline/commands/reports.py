@@ -47,9 +47,13 @@ def add_commands(add: AddCommand) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     config, (run,) = _runs_of(arguments, [arguments.run_name])
     if config.task == "pages" and not run.report_folder:
-        raise CommandError(f"The run {run.name} has no report: {run.outcome}. `htr runs --task pages` lists the runs.")
+        raise CommandError(f"The run {run.name} has no report: {run.outcome}. {_where_runs_are_listed(config)}")
     print((run_pages.write_report if config.task == "pages" else write_report)(run, config))
     return OK
+
+
+def _where_runs_are_listed(config: Config) -> str:
+    return f"`htr runs{' --task pages' if config.task == 'pages' else ''}` lists the runs."
 
 
 def write_report(summary: RunSummary, config: Config) -> Path:
@@ -90,5 +94,5 @@ def _compare(arguments: argparse.Namespace) -> int:
     try:
         print((page_runs if config.task == "pages" else comparison).compare(before, after))
     except comparison.NothingToCompare as error:
-        raise CommandError(str(error), USAGE) from error
+        raise CommandError(f"{error} {_where_runs_are_listed(config)}", USAGE) from error
     return OK
