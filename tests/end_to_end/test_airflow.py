@@ -13,6 +13,8 @@ from pipeline import airflow_runner, cli, local_runner
 from pipeline.airflow_demo import AIRFLOW, SETTINGS, run_dag
 from pipeline.airflow_runner import METADATA_VARIABLE
 
+# Airflow starts a process for each step, which on a busy machine takes more than the usual limit.
+pytestmark = pytest.mark.timeout(1800)
 needs_airflow = pytest.mark.skipif(not AIRFLOW.exists(), reason=f"no {AIRFLOW}: `make airflow-test` installs it")
 STEPS = {
     "SchemaGen", "HandwritingExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer", "LanguageModel",
