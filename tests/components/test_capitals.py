@@ -87,7 +87,7 @@ def test_a_writer_borrows_what_it_lacks_in_its_group(tmp_path):
 
 def test_accents_are_left_out_where_nobody_writes_them(tmp_path):
     letters = {"one": [Letter(text, np.full((20, 14), 99, np.uint8)) for text in "AÄO"]}
-    assert write_capitals(letters, ["äöá", "ß"], tmp_path / "words", 3, lambda _: "train", untouched) == (1, 1)
+    assert write_capitals(letters, ["äöá", "ß", " "], tmp_path / "words", 3, lambda _: "train", untouched) == (1, 2)
     assert [row["text"] for row in rows_of(tmp_path / "words")] == ["ÄOA"]
 
 

@@ -37,7 +37,7 @@ class Counts(NamedTuple):
 
     Attributes:
         written: Images that were written.
-        left_out: Texts with a letter that no writer of the group has.
+        left_out: Texts with a letter that no writer of the group has, and those of nothing.
     """
 
     written: int
@@ -82,12 +82,12 @@ def write_capitals(
     with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["filename", "text", "writer"])
-        for number, text in enumerate(map(_capitals, texts)):
+        for number, text in enumerate(texts):
             rng = np.random.default_rng([seed, number])
             writer = writers[int(rng.choice(len(writers), p=counts / counts.sum()))]
             others = shared[group_of(writer)]
-            text = "".join(c if c in others else _without_accent(c) for c in text)
-            if not set(text) <= {*others, *_DRAWN, " "}:
+            text = "".join(c if c in others else _without_accent(c) for c in text.upper())
+            if not text.strip() or not set(text) <= {*others, *_DRAWN, " "}:
                 left_out += 1
                 continue
             choices = [own[writer].get(c) or others.get(c) or [] for c in text]
@@ -97,10 +97,6 @@ def write_capitals(
             cv2.imwrite(str(target / name), image)
             table.writerow([name, text, writer])
     return Counts(written, left_out)
-
-
-def _capitals(text: str) -> str:
-    return text.replace("ß", "SS").upper()
 
 
 def _without_accent(character: str) -> str:

@@ -127,7 +127,7 @@ def draw_entries(count: int, seed: int, longest: int) -> Iterator[str]:
     while made < count:
         locale = str(rng.choice(list(locales), p=shares))
         text = " ".join(normalize("NFC", _entry(locale, fakers[locale], rng)).split())
-        text = _cut(text.replace("ß", "SS").upper() if rng.random() < 0.85 else text, longest, rng)
+        text = _cut(text.upper() if rng.random() < 0.85 else text, longest, rng)
         if text and CHARACTERS.issuperset(text):
             made += 1
             yield text
