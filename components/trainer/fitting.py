@@ -254,7 +254,7 @@ class Fitting:
 
     def _end_epoch(self, progress: Progress) -> None:
         """Validates the averaged weights, keeps them if they are the best, prints a line."""
-        loss = self._mean_loss(self._losses)
+        loss = _mean_loss(self._losses)
         if (left_out := int(np.isnan(self._losses).sum())) and is_chief():
             console().print(
                 f"  {counted(left_out, 'batch', 'batches')} of {len(self._losses)} left out, whose loss or gradients "
@@ -341,12 +341,7 @@ class Fitting:
             console().print(f"  {told}", style="yellow", markup=False)
 
     def _recent_loss(self) -> float:
-        return self._mean_loss(self._losses[-_CHECKED:])
-
-    def _mean_loss(self, losses: Sequence[float]) -> float:
-        """The mean loss of batches without those that were left out; NaN of none."""
-        taken = [loss for loss in map(float, losses) if not np.isnan(loss)]
-        return float(np.mean(taken)) if taken else float("nan")
+        return _mean_loss(self._losses[-_CHECKED:])
 
     def _is_broken(self) -> bool:
         """Whether the loss is mostly no longer finite, in which case a warm start ends and another training fails."""
@@ -400,3 +395,9 @@ class Fitting:
         self.lowest_cer, self._lowest = progress["lowest_cer"], progress["lowest"]
         self._best_collapse, self._seconds_before = progress["best_collapse"], progress["seconds"]
         return True
+
+
+def _mean_loss(losses: Sequence[float]) -> float:
+    """The mean loss of batches without those that were left out; NaN of none."""
+    taken = [loss for loss in map(float, losses) if not np.isnan(loss)]
+    return float(np.mean(taken)) if taken else float("nan")

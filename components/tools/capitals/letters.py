@@ -76,18 +76,21 @@ def capitals(line: np.ndarray, characters: Sequence[Located]) -> list[Letter]:
     columns = ink_of_columns(line)
     middles = [sum(character.span) / 2 * line.shape[1] for character in characters]
     edges = [0, *(parting(columns, *pair) for pair in pairwise(middles)), line.shape[1]]
+    _, parts, boxes, _ = cv2.connectedComponentsWithStats(ink(line), connectivity=8)
     letters = []
     for character, left, right in zip(characters, edges, edges[1:], strict=False):
         if character.text.isupper() and character.probability >= SURE:
-            strokes = _strokes(line, left, right)
+            strokes = _strokes(line, parts, boxes, left, right)
             if strokes is not None:
                 letters.append(Letter(character.text, strokes))
     return letters
 
 
-def _strokes(line: np.ndarray, left: int, right: int) -> np.ndarray | None:
-    """The ink between two columns, cut down to it; None where it goes on beyond them, or where there is too little."""
-    _, parts, boxes, _ = cv2.connectedComponentsWithStats(ink(line), connectivity=8)
+def _strokes(line: np.ndarray, parts: np.ndarray, boxes: np.ndarray, left: int, right: int) -> np.ndarray | None:
+    """The ink between two columns, cut down to it; None where it goes on beyond them, or where there is too little.
+
+    `parts` and `boxes` are the connected components of the line's ink, as OpenCV numbers them.
+    """
     lefts, _, widths, heights, areas = boxes.T
     middles = lefts + widths / 2
     flat = (heights <= _RULE) & (widths >= 3 * heights) & (widths > (right - left) / 2)
