@@ -89,8 +89,8 @@ def run_fn(fn_args: Any) -> None:
         f"characters, {model.count_params():,} parameters"
     )
     console().print(
-        f"  at most {counted(fitting.schedule.epochs, 'epoch')} of {fitting.steps:,} optimiser steps, "
-        f"{fitting.total:,} in all" + ("" if train.epochs else "; train.epochs sets another number")
+        f"  at most {counted(fitting.schedule.epochs, 'epoch')} of {fitting.plan.steps:,} optimiser steps, "
+        f"{fitting.plan.total:,} in all" + ("" if train.epochs else "; train.epochs sets another number")
     )
     mixed = keras.mixed_precision.dtype_policy().compute_dtype != "float32"
     try:

@@ -133,7 +133,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
     step = interrupted._step
 
     def killed_in_the_third_epoch(*batch):
-        if interrupted.done == 2 * interrupted.steps + 1:
+        if interrupted.done == 2 * interrupted.plan.steps + 1:
             raise _Killed
         return step(*batch)
 
@@ -176,7 +176,7 @@ def test_a_training_starts_from_a_version(version):
     started = LineFitting(build(CONFIG), CONFIG, PAGES, PAGES[:1], TRAIN, start=str(folder))
     for own, exported in zip(started.model.variables, model.variables, strict=True):
         assert np.array_equal(own.numpy(), exported.numpy()), own.path
-    assert started.rate < fitting().rate
+    assert started.plan.learning_rate < fitting().plan.learning_rate
     wider = CONFIG.model_copy(update={"filters": [4, 8, 12, 16, 20]})
     with pytest.raises(WarmStartError, match="another network"):
         LineFitting(build(wider), wider, PAGES, PAGES[:1], TRAIN, start=str(folder))

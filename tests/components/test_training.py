@@ -87,7 +87,6 @@ def poison(monkeypatch, which):
 def test_a_batch_whose_numbers_are_not_finite_changes_nothing_and_is_counted(toy, monkeypatch, capsys):
     train = TRAIN.model_copy(update={"epochs": 2})
     steps = source_of(toy).steps(train.batch_size)
-    assert steps >= 10
     poison(monkeypatch, lambda number: number == 3)
     done = fit(source_of(toy), train)
     assert all(np.isfinite(value).all() for value in done.weights.current())
@@ -97,10 +96,22 @@ def test_a_batch_whose_numbers_are_not_finite_changes_nothing_and_is_counted(toy
     assert told.count("left out") == 1 and f"1 batch of {steps} left out, whose loss or gradients" in told
 
 
-def test_a_training_of_which_much_is_not_finite_fails(toy, monkeypatch):
-    poison(monkeypatch, lambda number: number % 5 == 0)
-    with pytest.raises(FloatingPointError, match=r"nan in epoch 1: lower train\.learning_rate"):
-        fit(source_of(toy), TRAIN.model_copy(update={"epochs": 2}))
+@pytest.mark.parametrize(
+    ("which", "epoch"),
+    [(lambda number: number > 1, 1), (lambda number: number % 3 == 0, 2)],
+    ids=["from the third batch on", "every third batch"],
+)
+def test_a_training_of_which_much_is_not_finite_fails(toy, monkeypatch, which, epoch):
+    poison(monkeypatch, which)
+    with pytest.raises(FloatingPointError, match=rf"nan in epoch {epoch}: lower train\.learning_rate"):
+        fit(source_of(toy), TRAIN.model_copy(update={"epochs": 9}))
+
+
+def test_one_batch_of_a_short_epoch_that_is_not_finite_ends_nothing(toy, monkeypatch):
+    train = TRAIN.model_copy(update={"epochs": 2, "batch_size": 64})
+    assert source_of(toy).steps(train.batch_size) < 5
+    poison(monkeypatch, lambda number: number == 1)
+    assert [entry["epoch"] for entry in fit(source_of(toy), train).history] == [1, 2]
 
 
 @pytest.mark.parametrize(
