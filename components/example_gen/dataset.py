@@ -18,7 +18,7 @@ from components.example_gen.images import find_image
 from components.example_gen.labels import check_label, length_band
 from components.example_gen.measures import describe
 from components.example_gen.plan import Plan, make_plan, split_of
-from components.example_gen.rejects import Reject, Rejected
+from components.example_gen.rejects import Reject, Rejected, rejected_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLIT_NAMES, SplitRule
 from components.example_gen.table import DatasetError, Row, Table, plain, read_together
@@ -217,10 +217,9 @@ def _decode(encoded: bytes, path: str, data: DataConfig) -> tuple[bytes, np.ndar
     try:
         packed, grey = image_files.pack_with_pixels(encoded, int(data.max_megapixels * 1e6))
     except ImageError as error:
-        reason = "picture_too_large" if error.reason == "too_large" else f"picture_{error.reason}"
+        rejected = rejected_image(error)
         if path.lower().endswith(OTHER_FORMATS) and error.reason in ("not_a_picture", "undecodable"):
             ending = os.path.splitext(path)[1].lower()
-            raise Rejected(reason, f"{ending} is not read: save the image as JPEG or PNG") from error
-        # The client's own setting has another name than the pipeline's.
-        raise Rejected(reason, str(error).replace("max_pixels", "data.max_megapixels")) from error
+            raise Rejected(rejected.reason, f"{ending} is not read: save the image as JPEG or PNG") from error
+        raise rejected from error
     return packed.data, grey

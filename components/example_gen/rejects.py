@@ -7,13 +7,15 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from htr_client.errors import ImageError
+
 HEADER = "csv,row,image,text,reason,detail"
 # What helps against some reasons.
 ADVICE = {
     "outside_folder": "data.allow_outside=true reads images outside of the data folder too, through links and absolute "
     "paths: set it if you trust who made the folder",
     "placeholder_label": "data.placeholders=[] keeps such labels",
-    "picture_too_large": "data.max_megapixels allows larger images",
+    "image_too_large": "data.max_megapixels allows larger images",
     "unknown_character": "data.alphabet says which characters are allowed",
     "unknown_split": "data.split_column=none leaves the column out of account",
 }
@@ -41,7 +43,7 @@ class Reject:
 
 
 class Rejected(Exception):
-    """A row cannot be used.
+    """A row or a page cannot be used.
 
     Attributes:
         reason, detail: as in `Reject`.
@@ -50,6 +52,21 @@ class Rejected(Exception):
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)
         self.reason, self.detail = reason, detail
+
+
+def rejected_image(error: ImageError) -> Rejected:
+    """The same error in the words of the pipeline, whose setting has another name than the client's.
+
+    Args:
+        error: what is wrong with an image.
+    """
+    reason = "not_an_image" if error.reason == "not_a_picture" else f"image_{error.reason}"
+    return Rejected(reason, str(error).replace("max_pixels", "data.max_megapixels"))
+
+
+def is_unreadable_image(reason: str) -> bool:
+    """Whether rows with a reason have an image that cannot be shown."""
+    return reason == "not_an_image" or reason.startswith("image_")
 
 
 def as_csv_line(reject: Reject) -> str:

@@ -34,6 +34,20 @@ class LabelledPage:
     lines: tuple[pages.Line, ...]
 
 
+def require_baselines(page: pages.Page, file: PageFile) -> None:
+    """Refuses a page of which the line finder cannot learn.
+
+    Args:
+        page: The page.
+        file: Where it comes from, for the message.
+
+    Raises:
+        Rejected: A line has no baseline.
+    """
+    if any(len(line.baseline) < 2 for line in page.lines):
+        raise Rejected("no_geometry", f"{file.path} has a line without a baseline, from which the line finder learns")
+
+
 def load_page(file: PageFile, max_pixels: int = image_files.MAX_PIXELS) -> LabelledPage:
     """Loads a page at the size of its image.
 
@@ -50,8 +64,7 @@ def load_page(file: PageFile, max_pixels: int = image_files.MAX_PIXELS) -> Label
     page = pages.read(storage.read(file.path, MAX_BYTES + 1))
     path, _ = locate_image(page.image, file)
     grey, page = fitting_image(path, page, max_pixels)
-    if any(len(line.baseline) < 2 for line in page.lines):
-        raise Rejected("no_geometry", f"{file.path} has a line without a baseline, from which the line finder learns")
+    require_baselines(page, file)
     return LabelledPage(file.name, file.writer or page.document or file.name, grey, page.lines)
 
 

@@ -20,7 +20,7 @@ from components.common import storage
 from components.common.artifacts import write_text
 from components.common.fingerprint_driver import FingerprintDriver
 from components.example_gen.component import COUNTS_FILE, REJECTS_FILE, Quarantine, RecordSink, check_counts
-from components.example_gen.rejects import Rejected
+from components.example_gen.rejects import Rejected, rejected_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
 from components.example_gen.table import DatasetError
@@ -81,10 +81,9 @@ class _Examine(beam.DoFn):
         except (PageError, Rejected, ImageError, OSError) as error:
             if storage.is_store_failure(file.path, error):
                 raise DatasetError(f"The pages cannot be read: {error}") from error
-            reason = getattr(error, "reason", "unreadable_file")
-            reason = f"image_{reason}" if isinstance(error, ImageError) else reason
-            detail = str(error).replace("max_pixels", "data.max_megapixels")
-            yield beam.pvalue.TaggedOutput("rejects", RejectedPage(file.name, reason, detail))
+            told = rejected_image(error) if isinstance(error, ImageError) else error
+            reason = getattr(told, "reason", "unreadable_file")
+            yield beam.pvalue.TaggedOutput("rejects", RejectedPage(file.name, reason, str(told)))
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):

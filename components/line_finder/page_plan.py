@@ -14,8 +14,9 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 from components.example_gen.walking import files as files_of
 from components.example_gen.walking import refuse_workspace
+from components.line_finder.data import require_baselines
 from components.line_finder.settings import PagesConfig
-from components.tools.page_import.files import ImportProblem, PageFile, find_pages, locate_image
+from components.tools.page_import.files import Claim, ImportProblem, PageFile, find_pages, locate_image, lost_claims
 from htr_client import pages
 from htr_client.files import SUFFIXES
 from htr_client.pages.xml_files import MAX_BYTES
@@ -77,7 +78,7 @@ def list_pages(data: DataConfig, settings: PagesConfig) -> list[PageFile]:
 def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     """Reads the XML files of all pages and divides their documents.
 
-    An image is used once: of several pages with one image, the one whose image lies where it says, else the first.
+    An image is used once (`page_import.files.lost_claims`), by a page whose lines all have baselines.
 
     Args:
         data: Section `data`: folders, shares of the splits, salt.
@@ -88,27 +89,27 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     """
     files = list_pages(data, settings)
     rejected: list[RejectedPage] = []
-    usable: dict[str, tuple[PageFile, bool]] = {}
+    usable: list[tuple[PageFile, str]] = []
+    claims: list[Claim] = []
     for file in files:
         try:
             page = pages.read(storage.read(file.path, MAX_BYTES + 1))
             if not page.lines:
                 raise Rejected("no_lines", "the page has no lines")
+            require_baselines(page, file)
             image, claimed = locate_image(page.image, file)
         except (pages.PageError, Rejected, OSError) as error:
             if storage.is_store_failure(file.path, error):
                 raise DatasetError(f"The pages cannot be read: {error}") from error
             rejected.append(RejectedPage(file.name, getattr(error, "reason", "unreadable_file"), str(error)))
             continue
-        page_file = replace(file, writer=file.writer or page.document or file.name)
-        other = usable.get(image)
-        if other and (other[1] or not claimed):
-            rejected.append(RejectedPage(file.name, "same_image", f"{image} is the image of {other[0].name}"))
-            continue
-        if other:
-            rejected.append(RejectedPage(other[0].name, "same_image", f"{image} is the image of {file.name}"))
-        usable[image] = (page_file, claimed)
-    kept = [file for file, _ in usable.values()]
+        usable.append((file, file.writer or page.document or file.name))
+        claims.append(Claim(file, image, claimed))
+    lost = lost_claims(claims)
+    images = {claim.file: claim.image for claim in claims}
+    for file, owner in lost.items():
+        rejected.append(RejectedPage(file.name, "same_image", f"{images[file]} is the image of {owner.name}"))
+    kept = [replace(file, writer=document) for file, document in usable if file not in lost]
     sizes = Counter(file.writer for file in kept)
     rule = fill_splits(sizes, data)
     if rule is None:

@@ -297,7 +297,7 @@ def coverage(predictions: pd.DataFrame, alphabet: Sequence[str], in_training: Co
     for text in predictions["text"]:
         occurrences.update(text)
         in_images.update(set(text))
-    unknown = [{"character": c, "occurrences": n, "pictures": in_images[c]}
+    unknown = [{"character": c, "occurrences": n, "images": in_images[c]}
                for c, n in occurrences.most_common() if c not in known]  # fmt: skip
     rare = {c: in_training[c] for c in alphabet if in_training[c] < RARE}
     return {"size": len(known), "unknown": unknown, "rare": dict(sorted(rare.items(), key=lambda item: item[1])),

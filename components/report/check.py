@@ -16,7 +16,7 @@ from components.common.cores import usable_cores
 from components.common.words import counted
 from components.example_gen.images import mend_notes, resolve_image
 from components.example_gen.plan import Plan
-from components.example_gen.rejects import ADVICE, Reject, Rejected
+from components.example_gen.rejects import ADVICE, Reject, Rejected, is_unreadable_image
 from components.example_gen.splits import SPLITS
 from components.example_gen.table import Table
 from components.report import figures
@@ -97,7 +97,7 @@ def _rejected(rejects: Sequence[Reject], tables: Sequence[Table]) -> list[dict[s
         examples = []
         for reject in [r for r in rejects if r.reason == reason][:3]:
             path = ""
-            if not reason.startswith("picture_"):  # those cannot be shown
+            if not is_unreadable_image(reason):  # those cannot be shown
                 with contextlib.suppress(Rejected):
                     path = resolve_image(reject.image.strip(), by_name[reject.table])
             examples.append({"row": reject.line, "table": reject.table, "detail": reject.detail, "path": path})

@@ -19,7 +19,7 @@ import pandas as pd
 from components.evaluator.verdict import Verdict
 from components.example_gen.folders import find_tables
 from components.example_gen.images import resolve_image
-from components.example_gen.rejects import Rejected
+from components.example_gen.rejects import Rejected, is_unreadable_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table
 from components.report import analysis, figures
@@ -227,7 +227,7 @@ def _rejected(m: Material) -> list[dict[str, Any]]:
     groups = []
     for reason, count in sorted(m.counts["rejected"].items(), key=lambda item: -item[1]):
         rows = [row for row in m.rejects if row["reason"] == reason][:REJECTS_SHOWN]
-        examples = [{**row, "picture": _image(row, tables)} for row in rows]
+        examples = [{**row, "image_shown": _image(row, tables)} for row in rows]
         groups.append({"reason": reason, "count": count, "examples": examples})
     return groups
 
@@ -240,7 +240,7 @@ def _tables(data: DataConfig) -> dict[str, Table]:
 
 
 def _image(row: Mapping[str, str], tables: Mapping[str, Table]) -> str | None:
-    if row["reason"].startswith("picture_"):  # which cannot be shown
+    if is_unreadable_image(row["reason"]):  # which cannot be shown
         return None
     try:
         path = resolve_image(row["image"].strip(), tables[row["csv"]])

@@ -88,7 +88,7 @@ def images() -> Iterator[tuple[Case, bytes]]:
     yield Case("png_by_name.png", pixels=grey, tolerance=8), saved(still, "JPEG", quality=95)
     yield Case("no_extension", pixels=grey), plain
     yield Case("movie.mp4", pixels=grey), plain
-    yield Case("page.png", reason="picture_not_a_picture"), b"<html><body>404 Not Found</body></html>"
+    yield Case("page.png", reason="not_an_image"), b"<html><body>404 Not Found</body></html>"
     yield Case("deep.png", pixels=grey), encode(grey.astype(np.uint16) * 256 + 200)
     yield Case("cmyk.jpg", pixels=grey, tolerance=8), saved(still.convert("CMYK"), "JPEG", quality=95)
     exif = Image.Exif()
@@ -106,21 +106,21 @@ def images() -> Iterator[tuple[Case, bytes]]:
     yield Case("one_pixel.png", "a", pixels=np.full((1, 1), 200, np.uint8)), encode(np.full((1, 1), 200, np.uint8))
     for kind in ("GIF", "WEBP", "TIFF"):
         moving = saved(still, kind, save_all=True, append_images=[Image.fromarray(255 - grey)])
-        reason = "picture_not_a_picture" if kind == "GIF" else "picture_undecodable"  # GIF is not read at all
+        reason = "not_an_image" if kind == "GIF" else "image_undecodable"  # GIF is not read at all
         yield Case(f"moving.{kind.lower()}", reason=reason), moving
     moving = saved(still, "PNG", save_all=True, append_images=[Image.fromarray(255 - grey)])
     yield Case("moving.png", pixels=grey), moving
     webp = saved(still, "WEBP", lossless=True)
     yield Case("still.webp", pixels=grey), webp
-    yield Case("cut.webp", reason="picture_undecodable"), webp[: len(webp) // 2]
+    yield Case("cut.webp", reason="image_undecodable"), webp[: len(webp) // 2]
     yield Case("trailer.jpg", pixels=grey, tolerance=8), saved(still, "JPEG", quality=95) + b"\0" * 100
     damaged = bytearray(plain)
     damaged[len(damaged) // 2] ^= 0xFF
-    yield Case("damaged.png", reason="picture_undecodable"), bytes(damaged)
-    yield Case("bomb.png", reason="picture_too_large"), png(60_000, 60_000, 0, bytes(10_000_000))
+    yield Case("damaged.png", reason="image_undecodable"), bytes(damaged)
+    yield Case("bomb.png", reason="image_too_large"), png(60_000, 60_000, 0, bytes(10_000_000))
     yield Case("bomb_without_label.png", "", reason="empty_label"), png(60_000, 60_000, 0, bytes(10_000_000))
     yield Case("scans.jpg", pixels=grey, tolerance=8), many_scans(10)
-    yield Case("many_scans.jpg", reason="picture_too_large"), many_scans(600)
+    yield Case("many_scans.jpg", reason="image_too_large"), many_scans(600)
     yield Case("wide.png", "a", pixels=np.full((1, 20_000), 9, np.uint8)), encode(np.full((1, 20_000), 9, np.uint8))
 
 
@@ -155,7 +155,7 @@ def names(outside: Path) -> Iterator[Case]:
     yield Case("images/../../outside/secret.png", reason="outside_folder", outside="")
     yield Case("link_out.png", reason="outside_folder", outside="")
     yield Case("folder_out/secret.png", reason="outside_folder", outside="")
-    yield Case("/etc/passwd", reason="outside_folder", outside="picture_not_a_picture")
+    yield Case("/etc/passwd", reason="outside_folder", outside="not_an_image")
     yield Case("/dev/zero", reason="outside_folder", outside="unreadable_file")
     yield Case("zeros.png", reason="outside_folder", outside="unreadable_file")
     yield Case("link_in.png", pixels=page())
@@ -179,7 +179,7 @@ def names(outside: Path) -> Iterator[Case]:
     yield Case("folder.png", reason="unreadable_file")
     yield Case("pipe.png", reason="unreadable_file")
     yield Case("socket.png", reason="unreadable_file")
-    yield Case("endless.png", reason="picture_too_large")
+    yield Case("endless.png", reason="image_too_large")
 
 
 def build(folder: Path) -> list[Case]:

@@ -109,9 +109,9 @@ def test_every_dirty_row_has_its_reason(tmp_path):
     (folder / "huge.png").write_bytes(encode(drawn_image(1200, 1000)))
     assert rejected(folder, max_megapixels=1) == {
         "missing.png": "missing_file", "empty.png": "empty_label", "placeholder.png": "placeholder_label",
-        "cut.png": "picture_truncated", "cut.jpg": "picture_truncated", "zero.png": "picture_empty",
-        "text.png": "picture_not_a_picture", "long.png": "label_too_long", "tab.png": "control_character",
-        "../out.png": "outside_folder", "huge.png": "picture_too_large",
+        "cut.png": "image_truncated", "cut.jpg": "image_truncated", "zero.png": "image_empty",
+        "text.png": "not_an_image", "long.png": "label_too_long", "tab.png": "control_character",
+        "../out.png": "outside_folder", "huge.png": "image_too_large",
     }  # fmt: skip
 
 

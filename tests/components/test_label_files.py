@@ -146,7 +146,7 @@ def test_the_one_image_that_a_row_must_mean_is_found(tmp_path, on_disk, named, m
         (["a.png"], "a.jpg", "missing_file", "a.png has a similar name"),
         (["a.heic"], "a", "missing_file", ".heic is not read, save it as JPEG or PNG"),
         (["a.heic"], "a.jpg", "missing_file", ".heic is not read"),
-        (["a.heic"], "a.heic", "picture_not_a_picture", ".heic is not read: save the image as JPEG or PNG"),
+        (["a.heic"], "a.heic", "not_an_image", ".heic is not read: save the image as JPEG or PNG"),
         (["b.png"], "a.png", "missing_file", "nor anywhere below"),
     ],
 )

@@ -1,5 +1,6 @@
 """Steps of the pipeline of pages: how pages are divided, what is measured on them, what the gate says of it."""
 
+import os
 import re
 from dataclasses import replace
 
@@ -55,6 +56,17 @@ def test_what_cannot_be_used_is_rejected_with_its_reason(tmp_path):
         {"empty": "no_lines", "broken": "damaged_xml", "leaf0-alto": "same_image"},
         {"empty": "no_lines", "broken": "damaged_xml", "leaf0": "same_image"},
     )
+
+
+def test_an_image_goes_to_the_page_that_has_baselines(tmp_path):
+    folder = tmp_path / "letters"
+    for leaf in range(6):
+        save_page(folder, f"leaf{leaf}")
+        outlines = Page(f"leaf{leaf}.png", 300, 200, (replace(LINE, baseline=()),))
+        (folder / f"leaf{leaf}-a.xml").write_text(write(outlines, "alto"), encoding="utf-8")
+    plan = planned(folder, "auto")
+    assert {os.path.basename(file.path) for file, _ in plan.pages} == {f"leaf{leaf}.xml" for leaf in range(6)}
+    assert [one.reason for one in plan.rejected] == ["no_geometry"] * 6
 
 
 def test_too_few_documents_are_told_with_what_to_do(tmp_path):

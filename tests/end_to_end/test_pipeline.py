@@ -106,9 +106,9 @@ def test_every_dirty_row_is_in_the_quarantine_with_its_reason(workspace, data):
     with open(workspace / "rejects.csv", encoding="utf-8", newline="") as file:
         found = Counter(row["reason"] for row in csv.DictReader(file))
     expected = {
-        "missing_file": "missing_file", "truncated_png": "picture_truncated", "truncated_jpeg": "picture_truncated",
+        "missing_file": "missing_file", "truncated_png": "image_truncated", "truncated_jpeg": "image_truncated",
         "empty_label": "empty_label", "label_empty": "placeholder_label", "label_unreadable": "placeholder_label",
-        "zero_byte_file": "picture_empty", "text_file": "picture_not_a_picture",
+        "zero_byte_file": "image_empty", "text_file": "not_an_image",
     }  # fmt: skip
     listed = Counter()
     for line in (data / "README.txt").read_text().splitlines():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from components.common import storage
-from components.example_gen.rejects import Rejected
+from components.example_gen.rejects import Rejected, rejected_image
 from components.tools.page_import.files import PageFile, locate_image
 from htr_client import image_files, pages
 from htr_client.errors import ImageError
@@ -80,9 +80,8 @@ def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXE
     except (pages.PageError, Rejected, ImageError, OSError) as error:
         if storage.is_store_failure(file.path, error):
             raise
-        reason = getattr(error, "reason", "unreadable_file")
-        reason = f"image_{reason}" if isinstance(error, ImageError) else reason
-        result.left_out.append(LeftOut("", reason, str(error).replace("max_pixels", "data.max_megapixels")))
+        told = rejected_image(error) if isinstance(error, ImageError) else error
+        result.left_out.append(LeftOut("", getattr(told, "reason", "unreadable_file"), str(told)))
         return result
     pitch = pages.line_pitch(page.lines)
     for number, line in enumerate(page.lines, 1):

@@ -45,6 +45,21 @@ class PageFile:
     allow_outside: bool = False
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A page that can be used, and the image that it would take.
+
+    Attributes:
+        file: the page.
+        image: path of the image.
+        lies_there: whether the image lies where the page says (`locate_image`).
+    """
+
+    file: PageFile
+    image: str
+    lies_there: bool
+
+
 def find_pages(folders: Sequence[str], writer: str = AUTO, allow_outside: bool = False) -> list[PageFile]:
     """Lists the XML files below folders, sorted by folder and path; hidden ones are no pages.
 
@@ -154,3 +169,24 @@ def locate_image(name: str, page: PageFile) -> tuple[str, bool]:
         except Rejected as rejected:
             problem = problem or rejected
     raise problem or Rejected("missing_file", f"{page.path} names no image")
+
+
+def lost_claims(claims: Sequence[Claim]) -> dict[PageFile, PageFile]:
+    """Decides whose an image is that several pages want, as PAGE beside ALTO does: it is used once.
+
+    Args:
+        claims: of all pages that can be used, in their order.
+
+    Returns:
+        The pages that do not get their image, each with the page that gets it: one whose image lies where it says
+        before others, then the first.
+    """
+    owners: dict[str, PageFile] = {}
+    images = [claim.image if storage.is_remote(claim.image) else os.path.realpath(claim.image) for claim in claims]
+    for better in (True, False):
+        for claim, image in zip(claims, images, strict=True):
+            if claim.lies_there == better:
+                owners.setdefault(image, claim.file)
+    return {
+        claim.file: owners[image] for claim, image in zip(claims, images, strict=True) if owners[image] != claim.file
+    }

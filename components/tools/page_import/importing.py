@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.common import storage
 from components.tools.page_import.cutting import LeftOut, Result, cut_page
-from components.tools.page_import.files import ImportProblem, PageFile, find_pages
+from components.tools.page_import.files import Claim, ImportProblem, PageFile, find_pages, lost_claims
 
 _COLUMNS = ("filename", "text", "writer", "page", "line")
 _LEFT_OUT_COLUMNS = ("page", "line", "reason", "detail")
@@ -173,12 +173,8 @@ def _replacing(path: str) -> Iterator[TextIO]:
 
 def _write_tables(job: _Job, files: list[PageFile], new: int) -> Outcome:
     """Joins the records, in the order of the pages, to the two tables."""
-    owners: dict[str, PageFile] = {}
-    for claimed in (True, False):
-        for file in files:
-            result = _read_record(job, file)
-            if result.rows and result.claimed == claimed:
-                owners.setdefault(os.path.realpath(result.image), file)
+    results = ((file, _read_record(job, file)) for file in files)
+    lost = lost_claims([Claim(file, result.image, result.claimed) for file, result in results if result.rows])
     labels = os.path.join(job.output, "labels.csv")
     table = f"{job.output}-left-out.csv"
     lines, without_document = 0, 0
@@ -191,8 +187,7 @@ def _write_tables(job: _Job, files: list[PageFile], new: int) -> Outcome:
         left.writerow(_LEFT_OUT_COLUMNS)
         for file in files:
             result = _read_record(job, file)
-            owner = owners.get(os.path.realpath(result.image), file)
-            if result.rows and owner is not file:
+            if owner := lost.get(file):
                 # A second file of the same page (PAGE beside ALTO), or one whose own image is missing.
                 shutil.rmtree(os.path.join(job.output, "images", file.name), ignore_errors=True)
                 os.remove(job.record_path(file))  # or a later run would believe in these images
