@@ -24,7 +24,8 @@ from benchmarks import dask_cluster
 from components.batch_transcriber.batch import transcribe
 from components.batch_transcriber.reading import Reader
 from components.example_gen import dataset
-from components.example_gen.component import Executor, Quarantine
+from components.example_gen.component import Executor
+from components.example_gen.quarantine import Quarantine
 from components.example_gen.settings import DataConfig
 from components.transform.settings import TransformConfig
 from pipeline.beam_options import pipeline_options

@@ -28,8 +28,8 @@ from components.evaluator import gate
 from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.evaluation import read_verdict
 from components.evaluator.settings import GateConfig
-from components.example_gen.component import Quarantine
 from components.example_gen.examples import records
+from components.example_gen.quarantine import Quarantine
 from components.example_gen.splits import SPLITS
 from components.recogniser.model import ExportedModel
 from components.report.component import Executor

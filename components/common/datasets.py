@@ -1,8 +1,19 @@
-"""tf.data pipelines that end when they are read."""
+"""Files of examples, and tf.data pipelines that end when they are read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
+
+
+def expand(patterns: Sequence[str]) -> list[str]:
+    """The files that patterns stand for, sorted.
+
+    Args:
+        patterns: such as `.../Split-train/*`.
+    """
+    return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:

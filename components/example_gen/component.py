@@ -10,41 +10,28 @@ from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.transforms.window import GlobalWindows
 from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
-from tfx.types.artifact import Artifact
 
 from components.common.fingerprint_driver import FingerprintDriver
-from components.common.words import counted
 from components.example_gen import dataset
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
 from components.example_gen.images import mend_notes
 from components.example_gen.labels import length_band
 from components.example_gen.plan import make_plan
-from components.example_gen.rejects import ADVICE, HEADER, Reject, as_csv_line
+from components.example_gen.quarantine import COUNTS_FILE, REJECTS_FILE, Quarantine, check_counts, read_counts
+from components.example_gen.record_sink import RecordSink
+from components.example_gen.rejects import HEADER, Reject, as_csv_line
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, SplitRule
-from components.example_gen.table import DatasetError, Row, Table, read_together
+from components.example_gen.table import Row, Table, read_together
 from components.transform.settings import TransformConfig
 
-REJECTS_FILE = "rejects.csv"
-COUNTS_FILE = "counts.json"
 _METRICS = "htr.ExampleGen"
 _BYTES = 4 * 2**20  # of records in one element, but for a single record that is larger
-
-
-class TooManyRejects(RuntimeError):
-    """More rows were rejected than `data.max_rejected` allows."""
-
-
-class Quarantine(Artifact):
-    """Rejected rows (`rejects.csv`: csv, row, image, text, reason, detail) and counts (`counts.json`)."""
-
-    TYPE_NAME = "htr.Quarantine"  # the form that Kubeflow asks for
 
 
 class HandwritingExampleGenSpec(component_spec.ComponentSpec):
@@ -132,40 +119,6 @@ class _Examine(beam.DoFn):
         yield beam.pvalue.TaggedOutput("counts", counts)
 
 
-class RecordSink(beam.io.filebasedsink.FileBasedSink):
-    """Writes lists of records to gzip files with the names that TFX's own ExampleGens give them.
-
-    Beam's sink takes one record at a time, in Python, and compresses with all its might images that are compressed
-    already; here they are stored.
-    """
-
-    def __init__(self, folder: str):
-        """Names the files.
-
-        Args:
-            folder: Of the split.
-        """
-        super().__init__(
-            os.path.join(folder, "data_tfrecord"),
-            beam.coders.BytesCoder(),
-            file_name_suffix=".gz",
-            compression_type=CompressionTypes.UNCOMPRESSED,  # as far as Beam is concerned
-        )
-
-    def open(self, temp_path: str) -> tf.io.TFRecordWriter:
-        """Opens a file for records."""
-        return tf.io.TFRecordWriter(temp_path, tf.io.TFRecordOptions("GZIP", compression_level=0))
-
-    def write_record(self, file_handle: tf.io.TFRecordWriter, value: list[bytes]) -> None:
-        """Writes the records of an element."""
-        for record in value:
-            file_handle.write(record)
-
-    def close(self, file_handle: tf.io.TFRecordWriter) -> None:
-        """Closes a file."""
-        file_handle.close()
-
-
 def encode(sample: dataset.Sample) -> bytes:
     """Makes the serialized tf.Example of an accepted row; components/example_validator/schema.pbtxt describes it."""
     example = tf.train.Example()
@@ -249,50 +202,6 @@ def _nested(counter: collections.Counter, known: dict[str, Any]) -> dict[str, An
         outcome, name = key.split("/")
         result[outcome][name] = count
     return result | known | {"notes": known["notes"] + mend_notes(result["mended"])}
-
-
-def read_counts(quarantine_uri: str) -> dict[str, Any]:
-    """Reads the counts of a Quarantine artifact.
-
-    Returns:
-        `accepted` by split, `rejected` by reason, `mended` by key of `images.MENDS`, `by_model` by split (accepted rows
-        whose text a model wrote), `left_out` by `data.limit`, `split_by_writer`, and sentences: `notes` and `problems`.
-    """
-    with fileio.open(os.path.join(quarantine_uri, COUNTS_FILE)) as file:
-        return json.loads(file.read())
-
-
-def check_counts(
-    counts: dict[str, Any], data: DataConfig, rejects_copy: str | None, row: str = "row", sample: str = "image"
-) -> None:
-    """Raises `TooManyRejects` when too many rows were refused, `DatasetError` when a split is empty.
-
-    Args:
-        counts: `accepted` by split and `rejected` by reason.
-        data: what is refused.
-        rejects_copy: file that lists what was rejected.
-        row: what is counted, for the messages.
-        sample: what is left of it.
-    """
-    accepted, rejected = sum(counts["accepted"].values()), sum(counts["rejected"].values())
-    total = accepted + rejected
-    by_reason = ", ".join(f"{n} {reason}" for reason, n in sorted(counts["rejected"].items(), key=lambda x: -x[1]))
-    most = max(counts["rejected"], key=counts["rejected"].__getitem__, default="")
-    advice = f" {ADVICE[most]}." if most in ADVICE else ""
-    where = f" Each is listed in {rejects_copy}." if rejects_copy else ""
-    if not total:
-        raise DatasetError("The CSV files hold a header line but no rows.")
-    if rejected > data.max_rejected * total:
-        raise TooManyRejects(
-            f"{rejected} of {counted(total, row)} {'was' if rejected == 1 else 'were'} rejected "
-            f"({rejected / total:.1%}; data.max_rejected allows {data.max_rejected:.1%}): {by_reason}.{advice}{where}"
-        )
-    empty = [split for split, count in counts["accepted"].items() if not count]
-    if empty:
-        raise DatasetError(
-            f"No {sample} is left for {' and '.join(empty)}; rejected are {rejected} of {counted(total, row)}"
-            f"{f' ({by_reason})' if by_reason else ''}. Add data, or correct what was rejected.{where}"
-        )
 
 
 class HandwritingExampleGen(base_beam_component.BaseBeamComponent):

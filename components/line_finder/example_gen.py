@@ -19,7 +19,8 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from components.common import storage
 from components.common.artifacts import write_text
 from components.common.fingerprint_driver import FingerprintDriver
-from components.example_gen.component import COUNTS_FILE, REJECTS_FILE, Quarantine, RecordSink, check_counts
+from components.example_gen.quarantine import COUNTS_FILE, REJECTS_FILE, Quarantine, check_counts
+from components.example_gen.record_sink import RecordSink
 from components.example_gen.rejects import Rejected, rejected_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS

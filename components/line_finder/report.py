@@ -24,7 +24,7 @@ from components.common import storage
 from components.common.artifacts import Report, write_text
 from components.common.settings import Section
 from components.common.words import counted
-from components.example_gen.component import Quarantine, read_counts
+from components.example_gen.quarantine import Quarantine, read_counts
 from components.line_finder.card import model_card
 from components.line_finder.data import LabelledPage
 from components.line_finder.examples import read_examples

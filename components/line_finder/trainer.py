@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from components.common import code_version
 from components.common.console import announced, console
+from components.common.datasets import expand
 from components.common.words import counted
 from components.line_finder.data import shrunk
 from components.line_finder.examples import read_examples
@@ -17,7 +17,6 @@ from components.line_finder.making import make_version
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.warm_start import find_start
 from components.trainer.checkpoint import fingerprint
-from components.trainer.input_pipeline import expand
 
 FACTS_FILE = "facts.json"
 """In the ModelRun artifact: what `make_version` returns."""
@@ -49,8 +48,8 @@ def run_fn(fn_args: Any) -> None:
         f"{counted(train.epochs, 'epoch')}"
     )
     files = expand([*fn_args.train_files, *fn_args.eval_files])
-    code = code_version.digest(["components.line_finder.making"])
-    name = fingerprint(files, code, config.model_dump_json(), train.model_dump_json(), start.name)
+    settings = (config.model_dump_json(), train.model_dump_json(), start.name)
+    name = fingerprint(files, *settings, module=__name__)
     state = os.path.join(fn_args.custom_config["checkpoint_dir"], f"lines-{name}")
     facts = make_version(config, train, training, validation, fn_args.serving_model_dir, state, start)
     tf.io.gfile.makedirs(fn_args.model_run_dir)

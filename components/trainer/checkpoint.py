@@ -82,8 +82,17 @@ def has_checkpoint(directory: str) -> bool:
     return tf.io.gfile.exists(os.path.join(directory, CHECKPOINT_FILE))
 
 
-def fingerprint(files: Sequence[str], *settings: str) -> str:
-    """Name of a training: the same for the same files (path and size), settings and code, so that it can be resumed."""
-    code = code_version.digest(["components.trainer.training"])
-    parts = [code, *settings, *(f"{file} {tf.io.gfile.stat(file).length}" for file in sorted(files))]
+def fingerprint(files: Sequence[str], *settings: str, module: str) -> str:
+    """Name of a training: the same for the same files (path and size), settings and code, so that it can be resumed.
+
+    Args:
+        files: Examples that it learns from.
+        settings: Whatever else decides about the result.
+        module: Whose code it is, with all that it imports.
+    """
+    parts = [
+        code_version.digest([module]),
+        *settings,
+        *(f"{file} {tf.io.gfile.stat(file).length}" for file in sorted(files)),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

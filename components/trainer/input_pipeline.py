@@ -38,11 +38,6 @@ class Source:
         return sum(-(-count // batch_size) for count in self.per_bucket)
 
 
-def expand(patterns: Sequence[str]) -> list[str]:
-    """The files that patterns stand for, sorted."""
-    return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-
-
 def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: TransformConfig) -> Source:
     """Reads a split once: how many images, how wide, and which ones CTC cannot align.
 

@@ -16,12 +16,13 @@ import tensorflow_transform as tft
 
 from components.common.ahead import NETWORK_THREADS, ahead
 from components.common.console import announced, console
+from components.common.datasets import expand
 from components.common.words import counted
 from components.trainer import augment, base, export
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators, use_float32
 from components.trainer.checkpoint import fingerprint, has_checkpoint
 from components.trainer.fitting import Fitting
-from components.trainer.input_pipeline import Source, batches, expand, plain_batches, survey
+from components.trainer.input_pipeline import Source, batches, plain_batches, survey
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.settings import ModelConfig, TrainConfig
 from components.trainer.transfer import freeze, start_from
@@ -128,7 +129,7 @@ def _state_dir(parent: str, files: Sequence[str], sections: Sequence[str]) -> st
     """Where the training leaves its state: not where another precision does, whose optimiser has other variables."""
     precision = keras.mixed_precision.dtype_policy().name
     other = "float32" if precision == "mixed_float16" else "mixed_float16"
-    name = fingerprint(files, *sections)
+    name = fingerprint(files, *sections, module=__name__)
     own, others = (os.path.join(parent, f"{name}-{each}") for each in (precision, other))
     if has_checkpoint(others) and not has_checkpoint(own):
         console().print(f"  a training that was interrupted used {other}, this one {precision}: it starts anew")

@@ -12,10 +12,11 @@ from keras_tuner.engine.trial import TrialStatus
 from tfx.components.tuner.component import TunerFnResult
 
 from components.common.console import announced, console
+from components.common.datasets import expand
 from components.trainer import base
 from components.trainer.accelerators import use_accelerators
 from components.trainer.fitting import Fitting
-from components.trainer.input_pipeline import expand, survey
+from components.trainer.input_pipeline import survey
 from components.trainer.model import build
 from components.trainer.schedule import schedule_for, trial_epochs
 from components.trainer.settings import ModelConfig, TrainConfig, TuneConfig

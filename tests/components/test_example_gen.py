@@ -10,6 +10,7 @@ from tfx.types import standard_artifacts
 from tfx_bsl.coders import example_coder
 
 from components.example_gen import component, dataset
+from components.example_gen.quarantine import REJECTS_FILE, Quarantine, read_counts
 from components.example_gen.rejects import Reject
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
@@ -49,7 +50,7 @@ def test_examples_are_read_the_same_by_tensorflow_and_tfx():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
     cases = hostile.build(tmp_path)
-    examples, quarantine = standard_artifacts.Examples(), component.Quarantine()
+    examples, quarantine = standard_artifacts.Examples(), Quarantine()
     examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
     data = DataConfig(paths=[str(tmp_path / "data")], max_rejected=1.0)
     options = pipeline_options(BeamConfig(workers=workers))
@@ -67,10 +68,10 @@ def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
             found[features["id"].bytes_list.value[0].decode(), features["text"].bytes_list.value[0].decode()] += 1
     checked = list(dataset.examine_all(data, TransformConfig()))
     assert found == Counter((row.id, row.text) for row in checked if isinstance(row, dataset.Sample))
-    with open(tmp_path / "quarantine" / component.REJECTS_FILE, encoding="utf-8", newline="") as file:
+    with open(tmp_path / "quarantine" / REJECTS_FILE, encoding="utf-8", newline="") as file:
         rejects = [(row["csv"], int(row["row"]), row["reason"]) for row in csv.DictReader(file)]
     assert Counter(rejects) == Counter((r.table, r.line, r.reason) for r in checked if isinstance(r, Reject))
-    counts = component.read_counts(quarantine.uri)
+    counts = read_counts(quarantine.uri)
     assert sum(counts["accepted"].values()) == found.total() and found.total() + len(rejects) == len(cases)
     assert counts["rejected"] == Counter(reason for _, _, reason in rejects)
 
@@ -81,7 +82,7 @@ def test_what_was_decided_for_all_rows_is_counted(tmp_path):
     lines = [f"{i},{text},me,{'7' if i % 2 else ''}\n" for i, text in enumerate(texts)]
     header = "filename,text,writer,labelling_model\n"
     (folder / "labels.csv").write_text(header + "".join(lines), encoding="utf-8")
-    examples, quarantine = standard_artifacts.Examples(), component.Quarantine()
+    examples, quarantine = standard_artifacts.Examples(), Quarantine()
     examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
     context = component.Executor.Context(
         beam_pipeline_args=pipeline_options(BeamConfig()), tmp_dir=str(tmp_path / "tmp"), unique_id="1"
@@ -92,7 +93,7 @@ def test_what_was_decided_for_all_rows_is_counted(tmp_path):
         {"examples": [examples], "quarantine": [quarantine]},
         {"data_config": data.model_dump_json(), "transform_config": TransformConfig().model_dump_json()},
     )
-    counts = component.read_counts(quarantine.uri)
+    counts = read_counts(quarantine.uri)
     assert all(counts["accepted"][split] for split in SPLITS) and sum(counts["accepted"].values()) == 40
     assert counts["left_out"] == 20 and counts["mended"] == {"extension": 40} and not counts["split_by_writer"]
     examined = list(dataset.examine_all(data, TransformConfig()))

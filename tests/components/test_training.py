@@ -17,7 +17,7 @@ from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 
 from components.common.words import counted
-from components.trainer import accelerators, checkpoint, fitting, training, transfer, tuning
+from components.trainer import accelerators, fitting, training, transfer, tuning
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, plain_batches
 from components.trainer.model import build
@@ -227,15 +227,18 @@ def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_it_had_not(toy, t
     assert not list(checkpoints.glob("*/*.npz")), "a checkpoint that has been used is deleted"
 
 
-def test_a_changed_setting_does_not_resume_another_training(toy, tmp_path):
-    train = TRAIN.model_copy(update={"epochs": 1})
-    first = arguments(toy, tmp_path, train, WORD)
-    second = arguments(toy, tmp_path, train.model_copy(update={"seed": 5}), WORD)
-    names = [
-        checkpoint.fingerprint(a["train_files"], *(a["custom_config"][s] for s in ("transform", "model", "train")))
-        for a in (first, second)
-    ]
-    assert names[0] != names[1]
+def test_a_changed_setting_does_not_resume_another_training(toy, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit_temperature", interrupted)
+    resumed = []
+    for seed in (1, 5, 1):
+        train = TRAIN.model_copy(update={"epochs": 1, "seed": seed})
+        with pytest.raises(KeyboardInterrupt):
+            training.run_fn(SimpleNamespace(**arguments(toy, tmp_path, train, WORD)))
+        resumed.append("going on after 1 epoch" in " ".join(capsys.readouterr().err.split()))
+    assert resumed == [False, False, True]
 
 
 @pytest.mark.slow

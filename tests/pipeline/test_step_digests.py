@@ -12,18 +12,18 @@ from components.common import code_version
 from pipeline import steps
 from pipeline.config import load
 from pipeline.definition import create_pipeline
+from pipeline.page_definition import create_page_pipeline
 
 REPOSITORY = Path(__file__).parents[2]
 # Every step of every runner: Kubeflow has some that the local runner and Airflow have not, and the other way round.
 OVERRIDES = ["data.paths=[data]", "tune.trials=2", "bulk.folder=new"]
 
 
-@pytest.fixture(scope="module")
-def names():
+def names_of(definitions):
     """Texts that name the code of each step, by the step's name."""
-    config, found = load(None, OVERRIDES), {}
-    for looks_back in (True, False):
-        compiled = Compiler().compile(create_pipeline(config, "root", None, looks_back, fails_unblessed=not looks_back))
+    found = {}
+    for definition in definitions:
+        compiled = Compiler().compile(definition)
         deployment = runner_utils.extract_local_deployment_config(compiled)
         for node in compiled.nodes:
             name = node.pipeline_node.node_info.id
@@ -31,6 +31,12 @@ def names():
             if executor is not None:
                 found[name] = steps.code_names(executor, node.pipeline_node)
     return found
+
+
+@pytest.fixture(scope="module")
+def names():
+    config = load(None, OVERRIDES)
+    return names_of(create_pipeline(config, "root", None, back, fails_unblessed=not back) for back in (True, False))
 
 
 @pytest.fixture
@@ -116,3 +122,13 @@ def test_moving_labels_trains_nothing_again(names, tree, path):
 
 def test_how_versions_are_kept_matters_to_the_push_alone(names, tree):
     assert changed_steps(names, tree, "components/pusher/versions.py", r"\Z", "# changed\n") == {"Pusher"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["trainer/augment.py", "trainer/export.py", "transform/preprocessing.py", "example_gen/dataset.py"],
+)
+def test_what_only_the_recogniser_needs_trains_no_line_finder_again(tree, path):
+    names = names_of([create_page_pipeline(load(None, ["task=pages", "data.paths=[data]"]), "root")])
+    assert {"PageExampleGen", "Trainer"} <= set(names)
+    assert not changed_steps(names, tree, f"components/{path}", r"\Z", "# changed\n") & {"PageExampleGen", "Trainer"}

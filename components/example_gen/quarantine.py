@@ -1,0 +1,72 @@
+"""What was rejected: the artifact that holds it, its counts, and when there is too much of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from tfx.dsl.io import fileio
+from tfx.types.artifact import Artifact
+
+from components.common.words import counted
+from components.example_gen.rejects import ADVICE
+from components.example_gen.settings import DataConfig
+from components.example_gen.table import DatasetError
+
+REJECTS_FILE = "rejects.csv"
+COUNTS_FILE = "counts.json"
+
+
+class TooManyRejects(RuntimeError):
+    """More rows were rejected than `data.max_rejected` allows."""
+
+
+class Quarantine(Artifact):
+    """Rejected rows (`rejects.csv`: csv, row, image, text, reason, detail) and counts (`counts.json`)."""
+
+    TYPE_NAME = "htr.Quarantine"  # the form that Kubeflow asks for
+
+
+def read_counts(quarantine_uri: str) -> dict[str, Any]:
+    """Reads the counts of a Quarantine artifact.
+
+    Returns:
+        `accepted` by split, `rejected` by reason, `mended` by key of `images.MENDS`, `by_model` by split (accepted rows
+        whose text a model wrote), `left_out` by `data.limit`, `split_by_writer`, and sentences: `notes` and `problems`.
+    """
+    with fileio.open(os.path.join(quarantine_uri, COUNTS_FILE)) as file:
+        return json.loads(file.read())
+
+
+def check_counts(
+    counts: dict[str, Any], data: DataConfig, rejects_copy: str | None, row: str = "row", sample: str = "image"
+) -> None:
+    """Raises `TooManyRejects` when too many rows were refused, `DatasetError` when a split is empty.
+
+    Args:
+        counts: `accepted` by split and `rejected` by reason.
+        data: what is refused.
+        rejects_copy: file that lists what was rejected.
+        row: what is counted, for the messages.
+        sample: what is left of it.
+    """
+    accepted, rejected = sum(counts["accepted"].values()), sum(counts["rejected"].values())
+    total = accepted + rejected
+    by_reason = ", ".join(f"{n} {reason}" for reason, n in sorted(counts["rejected"].items(), key=lambda x: -x[1]))
+    most = max(counts["rejected"], key=counts["rejected"].__getitem__, default="")
+    advice = f" {ADVICE[most]}." if most in ADVICE else ""
+    where = f" Each is listed in {rejects_copy}." if rejects_copy else ""
+    if not total:
+        raise DatasetError("The CSV files hold a header line but no rows.")
+    if rejected > data.max_rejected * total:
+        raise TooManyRejects(
+            f"{rejected} of {counted(total, row)} {'was' if rejected == 1 else 'were'} rejected "
+            f"({rejected / total:.1%}; data.max_rejected allows {data.max_rejected:.1%}): {by_reason}.{advice}{where}"
+        )
+    empty = [split for split, count in counts["accepted"].items() if not count]
+    if empty:
+        raise DatasetError(
+            f"No {sample} is left for {' and '.join(empty)}; rejected are {rejected} of {counted(total, row)}"
+            f"{f' ({by_reason})' if by_reason else ''}. Add data, or correct what was rejected.{where}"
+        )
