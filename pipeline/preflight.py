@@ -5,6 +5,7 @@ A run reads, trains and evaluates for minutes to hours before gate, Pusher and B
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -142,6 +143,11 @@ def _workspace(config: Config, known: bool = True) -> Iterator[str]:
         config: All settings, with absolute paths.
         known: Whether ML Metadata lies in the workspace, by which readers of the data know it.
     """
+    if not storage.is_remote(config.workspace) and glob.has_magic(config.workspace):
+        yield (
+            f"workspace: {config.workspace} holds one of the characters * ? [, which stand for other names where files "
+            "are listed. Name another folder with --workspace"
+        )
     for path in config.data.paths:
         if path == config.workspace or (not known and storage.is_inside(config.workspace, path)):
             yield (

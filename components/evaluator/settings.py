@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -64,4 +65,4 @@ class GateConfig(Section):
                 f"{unknown[0]} is no slice; there are {', '.join(SLICES)}, and values such as writer=7"
                 f"{did_you_mean(key, SLICES)}"
             )
-        return bounds
+        return {unicodedata.normalize("NFC", name): bound for name, bound in bounds.items()}  # as writers are

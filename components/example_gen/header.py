@@ -8,6 +8,7 @@ import os
 import re
 
 from components.common import storage
+from components.example_gen import rejects
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLIT_NAMES
 from components.example_gen.table import DatasetError, Table, encoding_problem
@@ -26,6 +27,12 @@ _MOST_BLANK = 100  # lines before the header
 # Excel's line that names the delimiter; one that names none says nothing.
 _SEPARATOR = re.compile(r'\s*"?sep=([^ \r\n"]?)"?[\s,;|]*', re.IGNORECASE)
 SAVE_AS_CSV = 'Open it and save it as "CSV UTF-8" (File, Save As).'
+# Headers of tables that hold no labels, by what writes them: texts of a model are no truth.
+_OWN = {
+    rejects.HEADER: "htr check --rejects",
+    "path,text,confidence": "htr transcribe",
+    "path,line,text,confidence": "htr transcribe",
+}
 _WORKBOOKS = {b"PK\x03\x04": "an Excel workbook or another zip archive", b"\xd0\xcf\x11\xe0": "an Excel workbook"}
 
 
@@ -62,6 +69,11 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
         delimiter = max(DELIMITERS, key=lambda d: len(_fields(line, d)))
     header = _fields(line, delimiter)
     known = [re.sub(r"[\s-]+", "_", name.lower()) for name in header]
+    if ",".join(known) in _OWN:
+        return (
+            f"{path} is a table of `{_OWN[','.join(known)]}`, not of labels. Move it out of the folder; or, if people "
+            "have corrected its texts, leave out its last column."
+        )
     data = _looks_like_data(header)
     hint = (
         f" The first line looks like data (`{data[:40]}`): there is no header. Add a line before it that names its "

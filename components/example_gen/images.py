@@ -67,7 +67,8 @@ def find_image(name: str, table: Place) -> Found:
     """Finds the image that a row names: relative to the CSV, else below the dataset folder by its base name.
 
     Where there is none, backslashes count as slashes, and the one file is taken whose name differs in case only or has
-    an extension besides.
+    an extension besides. A folder that the row names and that is there is the only one to be searched: elsewhere lies
+    another image of that name, as in `train/005.png` and `test/005.png`.
 
     Args:
         name: as the row gives it.
@@ -90,8 +91,10 @@ def find_image(name: str, table: Place) -> Found:
         if "\\" in name:  # as Windows writes paths
             return find_image(name.replace("\\", "/"), table)
         base = os.path.basename(name)[:1000]
-        same = _files_by_name(table.root).get(unicodedata.normalize("NFC", base), [])
-        found = Found(_only(same, table.root)) if same else _nearest(name, base, folder, table.root)
+        is_there = folder in _folders(table.root) if storage.is_remote(path) else is_inside and os.path.isdir(folder)
+        only = folder if is_there and folder != os.path.dirname(table.path) else None
+        same = _within(only, _files_by_name(table.root).get(unicodedata.normalize("NFC", base), []))
+        found = Found(_only(same, table.root)) if same else _nearest(name, base, folder, table.root, only)
     if not (table.allow_outside or storage.is_inside(found.path, table.root)):
         raise Rejected("outside_folder", f"{found.path} lies outside of {table.root} (data.allow_outside)")
     return found
@@ -105,11 +108,15 @@ def _only(paths: list[str], root: str) -> str:
     return paths[0]
 
 
-def _nearest(name: str, base: str, folder: str, root: str) -> Found:
-    """The file that a row must mean which names none exactly; `folder` is where it should lie."""
+def _within(folder: str | None, paths: list[str]) -> list[str]:
+    return [path for path in paths if folder is None or os.path.dirname(path) == folder]
+
+
+def _nearest(name: str, base: str, folder: str, root: str, only: str | None) -> Found:
+    """The file that a row must mean which names none exactly; `folder` is where it should lie, `only` where it must."""
     stem, suffix = os.path.splitext(_folded(base))
     known_suffix = suffix in SUFFIXES or suffix in OTHER_FORMATS
-    near = _files_by_stem(root).get(stem if known_suffix else _folded(base), [])
+    near = _within(only, _files_by_stem(root).get(stem if known_suffix else _folded(base), []))
     if known_suffix:
         alike, mend = [path for path in near if _folded(os.path.basename(path)) == stem + suffix], "case"
     else:
@@ -118,6 +125,9 @@ def _nearest(name: str, base: str, folder: str, root: str) -> Found:
         beside = [path for path in alike if os.path.dirname(path) == folder]
         return Found(_only(beside or alike, root), mend)
     what = f"no file {name} beside the file that names it, nor anywhere below {root}"
+    if only:
+        elsewhere = _files_by_name(root).get(unicodedata.normalize("NFC", base), [])
+        what = f"no file {name}" + (f"; {elsewhere[0]} lies in another folder than the row says" if elsewhere else "")
     if near:
         ending = os.path.splitext(near[0])[1].lower()
         advice = f": {ending} is not read, save it as JPEG or PNG" if ending in OTHER_FORMATS else ""
@@ -140,6 +150,12 @@ def _beside(path: str, root: str, name: str) -> tuple[str, bool]:
 def _files(root: str) -> frozenset[str]:
     """Paths of all files of a dataset folder."""
     return frozenset(f"{folder}/{name}" for folder, names in walk(root) for name in names)
+
+
+@functools.lru_cache(maxsize=16)
+def _folders(root: str) -> frozenset[str]:
+    """Paths of the folders of a dataset folder that hold files."""
+    return frozenset(map(os.path.dirname, _files(root)))
 
 
 @functools.lru_cache(maxsize=16)

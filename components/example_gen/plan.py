@@ -74,6 +74,7 @@ class _Survey:
         self.in_training = in_training
         self.rows = 0
         self.given: set[str] = set()
+        self.trains = bool(in_training)  # whether a row can be trained on
         self.groups: Counter[_Group] = Counter()  # rows by writer
         self.unknown: list[tuple[Row, str | None]] = []  # rows without a writer, at most _MANY + 1 of them
         self.right_to_left: list[str] = []  # places of some rows with such labels
@@ -95,6 +96,7 @@ class _Survey:
 
     def _divide(self, row: Row) -> None:
         named = split_of(row)
+        self.trains |= named in (None, "train")
         if named:
             self.given.add(named)
         writer = row.writer
@@ -134,7 +136,8 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
         left_out = survey.rows - sum(map(len, kept.values()))
         notes.append(f"data.limit={data.limit} leaves out {left_out} of {counted(survey.rows, 'row')}.")
     notes += _format_notes(tables)
-    return Plan(splits, survey.rows, left_out, notes, _right_to_left(survey), kept)
+    problems = _right_to_left(survey) + _nothing_to_train_on(survey, tables)
+    return Plan(splits, survey.rows, left_out, notes, problems, kept)
 
 
 def _in_training(tables: Sequence[Table]) -> frozenset[str]:
@@ -277,6 +280,14 @@ def _right_to_left(survey: _Survey) -> list[str]:
         f"{', '.join(survey.right_to_left)}. Such scripts are not supported: the model reads from left to right and "
         f"cannot learn these labels."
     ]
+
+
+def _nothing_to_train_on(survey: _Survey, tables: Sequence[Table]) -> list[str]:
+    if survey.trains or not survey.rows:
+        return []
+    named = [f"{table.name} ({table.default_split})" for table in tables if table.default_split and table.split is None]
+    because = f" because of the names of {', '.join(named)}: rename what is to be trained on" if named else ""
+    return [f"All rows are of the splits {' and '.join(sorted(survey.given))}{because}. None is left to train on."]
 
 
 def _format_notes(tables: Sequence[Table]) -> list[str]:

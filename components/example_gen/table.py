@@ -6,7 +6,8 @@ import csv
 import io
 import itertools
 import os
-from collections.abc import Container, Iterator
+import unicodedata
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,8 +91,8 @@ class Row(NamedTuple):
 
     @property
     def writer(self) -> str:
-        """Who wrote it; empty if unknown."""
-        return self._field(self.table.writer)
+        """Who wrote it, in NFC, since names of folders on a Mac are in NFD; empty if unknown."""
+        return unicodedata.normalize("NFC", self._field(self.table.writer))
 
     @property
     def labelling_model(self) -> str:
@@ -117,6 +118,12 @@ def read_rows(table: Table) -> Iterator[Row]:
                     return
                 if reader.line_num - line > _MOST_LINES or (fields and fields[-1].endswith(_END)):
                     break
+                if reader.line_num - line > 1 and (swallowed := _swallowed_row(table, fields)):
+                    raise DatasetError(
+                        f"{table.path}, lines {line + 1} to {reader.line_num}: a quotation mark is opened in one row "
+                        f"and closed in another, so that rows would be lost in a field, such as `{swallowed[:60]}`. "
+                        "One that belongs to a text is written twice, and the text in quotation marks."
+                    )
                 if fields and line >= table.header_line:
                     yield Row(table, reader.line_num, tuple(fields))
                 line = reader.line_num
@@ -128,6 +135,19 @@ def read_rows(table: Table) -> Iterator[Row]:
             raise DatasetError(encoding_problem(table.path, table.encoding, error)) from error
         except csv.Error as error:
             raise DatasetError(f"{table.path}, line {reader.line_num}: {error}.") from error
+
+
+def _swallowed_row(table: Table, fields: Sequence[str]) -> str:
+    """A line within a field that is a row by itself, with an image as this row has; empty if there is none."""
+    if len(fields) <= table.image:
+        return ""
+    ending = os.path.splitext(fields[table.image].strip())[1].lower()
+    for line in (line for field in fields for line in field.splitlines()[1:]):
+        parts = line.split(table.delimiter)
+        image = parts[table.image].strip() if len(parts) >= min(table.columns, 2) > table.image else ""
+        if ending and os.path.splitext(image)[1].lower() == ending and not set(image) & set(" \t"):
+            return line
+    return ""
 
 
 def read_together(table: Table, lines: Container[int] | None = None) -> Iterator[list[Row]]:

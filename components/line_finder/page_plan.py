@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -146,7 +147,13 @@ def stamps(data: DataConfig, settings: PagesConfig) -> Iterator[str]:
     Raises:
         DatasetError: There are no pages.
     """
-    for root in sorted({file.root for file in list_pages(data, settings)}):
+    found = list_pages(data, settings)
+    for root in sorted({file.root for file in found}):
         for file in files_of(root):
             if file.path.lower().endswith((".xml", *SUFFIXES)):
                 yield f"{file.path}\0{file.stamp}"
+    for page in found if data.allow_outside else ():
+        with contextlib.suppress(pages.PageError, Rejected, OSError):  # a run tells what is wrong with it
+            image, _ = locate_image(pages.read(storage.read(page.path, MAX_BYTES + 1)).image, page)
+            if not storage.is_inside(image, page.root):
+                yield f"{image}\0{storage.stamp(image)}"

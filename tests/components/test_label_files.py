@@ -73,6 +73,29 @@ def test_a_comma_in_quotes_after_a_space(tmp_path):
     assert sample.text == "Smith, John"
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_rows_between_a_quotation_mark_and_another_rows_are_not_lost(tmp_path, delimiter):
+    rows = ["filename,text", '1.png,"Come in', "2.png,he said", '3.png,and sat down."', "4.png,Anna"]
+    folder = one_image(tmp_path, "\n".join(rows).replace(",", delimiter))
+    with pytest.raises(DatasetError, match="lines 2 to 4: a quotation mark is opened in one row and closed in"):
+        read(folder)
+
+
+def test_a_label_of_several_lines_is_one_row(tmp_path):
+    (reject,) = read(one_image(tmp_path, 'filename,text\na.png,"Dear Sir,\nI write, in haste,\nfrom b.png"\n'))
+    assert reject.reason == "control_character"
+
+
+def test_tables_of_the_product_are_no_labels(tmp_path):
+    folder = one_image(tmp_path, "filename,text\na.png,Anna\n")
+    (folder / "texts.csv").write_text("path,text,confidence\na.png,Anne,0.4\n")
+    (folder / "rejects.csv").write_text(as_csv([]))
+    (sample,) = read(folder)
+    assert sample.text == "Anna"
+    _, notes = find_tables(DataConfig(paths=[str(folder)]))
+    assert "`htr check --rejects`" in notes[0] and "`htr transcribe`" in notes[1] and "its last column" in notes[1]
+
+
 def test_quotes_that_belong_to_a_label_stay(tmp_path):
     (sample,) = read(one_image(tmp_path, 'filename,text\na.png,"say ""hi"", John"\n'))
     assert sample.text == 'say "hi", John'
@@ -167,6 +190,17 @@ def test_an_image_beside_others_of_its_name_is_preferred(tmp_path):
     (tmp_path / "labels.csv").write_text("filename,text\nimages/0,Anna\n")
     (sample,) = read(tmp_path)
     assert sample.id.endswith("/images/0.png")
+
+
+@pytest.mark.parametrize("named", ["train/5.png", "train/5", "train/5.PNG", "train\\5.png"])
+def test_an_image_that_is_missing_is_not_another_folders_image_of_its_name(tmp_path, named):
+    for name in ("train/4.png", "test/5.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(encode(drawn_image()))
+    (tmp_path / "labels.csv").write_text(f"filename,text\n{named},Anna\n./4.png,Berta\ngone/5.png,Clara\n")
+    missing, flat, moved = read(tmp_path)
+    assert missing.reason == "missing_file"
+    assert [sample.id.partition("/")[2] for sample in (flat, moved)] == ["train/4.png", "test/5.png"]
 
 
 @pytest.mark.parametrize("named", ["0.png", "0", "0.PNG"])

@@ -92,6 +92,26 @@ def test_a_changed_page_is_a_changed_input(tmp_path):
     assert taken() != before
 
 
+@pytest.mark.parametrize("place", ["beside", "linked"])
+def test_a_changed_image_outside_of_the_data_is_a_changed_input(tmp_path, place):
+    folder, scans = tmp_path / "letters", tmp_path / "scans"
+    save_page(folder, "leaf")
+    scans.mkdir()
+    (folder / "leaf.png").rename(scans / "leaf.png")
+    if place == "linked":
+        (folder / "linked").symlink_to(scans)
+    image = "../scans/leaf.png" if place == "beside" else "linked/leaf.png"
+    (folder / "leaf.xml").write_text(write(Page(image, 300, 200, (LINE,)), "page"), encoding="utf-8")
+
+    def taken():
+        return list(stamps(DataConfig(paths=[str(folder)], allow_outside=True), PagesConfig()))
+
+    before = taken()
+    assert taken() == before
+    (scans / "leaf.png").write_bytes(b"another")
+    assert taken() != before
+
+
 def test_a_workspace_within_the_data_holds_no_pages(tmp_path):
     for leaf in range(6):
         save_page(tmp_path, f"leaf{leaf}")

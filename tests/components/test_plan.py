@@ -1,5 +1,6 @@
 """What is decided for all rows together: splits of few writers, the part that `data.limit` takes, notes."""
 
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -177,3 +178,31 @@ def test_labels_from_right_to_left_are_a_problem(tmp_path, label, scripts):
 @pytest.mark.parametrize("label", ["Привет", "ქართული", "ไทย", "漢字", "Zoë\u200f", "²½"])
 def test_other_labels_are_none(tmp_path, label):
     assert not planned(dataset(tmp_path, 0, text=lambda i: label))[0].problems
+
+
+def test_a_writer_is_one_however_his_name_is_encoded(tmp_path):
+    names = ["Andr\u00e9", "J\u00fcrgen", "Pe\u00f1a", "M\u00fcller", "Zo\u00eb", "Bj\u00f6rn"]
+    forms = ("NFC", "NFD")
+    rows = [
+        {
+            "filename": f"{i}.png",
+            "text": "ab",
+            "writer": unicodedata.normalize(forms[i % 2], names[i // 2 % len(names)]),
+        }
+        for i in range(60)
+    ]
+    by_writer = {}
+    for sample in samples(write_dataset(tmp_path, rows)):
+        by_writer.setdefault(sample.writer, set()).add(sample.split)
+    assert set(by_writer) == set(names) and all(len(splits) == 1 for splits in by_writer.values())
+
+
+def test_files_whose_names_leave_nothing_to_train_on_are_named(tmp_path):
+    folder = dataset(tmp_path, 6)
+    (folder / "labels.csv").rename(folder / "labels_test.csv")
+    plan, _ = planned(folder)
+    assert plan.problems == [
+        f"All rows are of the splits eval because of the names of {tmp_path.name}/labels_test.csv (eval): rename what is "
+        "to be trained on. None is left to train on."
+    ]
+    assert not planned(dataset(tmp_path / "other", 6))[0].problems

@@ -105,11 +105,14 @@ def test_what_is_missing_is_an_os_error(bucket):
 
 def test_a_dataset_in_a_bucket_is_read_as_one_here(tmp_path, bucket):
     rows = [{"filename": f"images/{i}.png", "text": f"word {i}", "writer": str(i % 5)} for i in range(12)]
-    rows += [{"filename": "images/none.png", "text": "lost", "writer": "1"}]
+    rows[3]["filename"] = "moved/3.png"
+    rows += [{"filename": f"images/{name}.png", "text": "lost", "writer": "1"} for name in ("none", "more")]
     folder = write_dataset(tmp_path / "names", rows)
     (folder / "images" / "none.png").unlink()
-    # By base name too, in another folder.
-    shutil.move(folder / "images" / "3.png", folder / "3.png")
+    shutil.move(folder / "images" / "more.png", folder / "more.png")  # another image, it may be
+    # By base name too, where the folder that the row names is not there.
+    shutil.move(folder / "moved" / "3.png", folder / "images" / "3.png")
+    (folder / "moved").rmdir()
     storage.copy_tree(str(folder), f"{bucket}/names")
 
     def read(place):
@@ -122,7 +125,7 @@ def test_a_dataset_in_a_bucket_is_read_as_one_here(tmp_path, bucket):
     there, before = read(f"{bucket}/names")
     assert [s for s in there if isinstance(s, dataset.Sample)] == [s for s in here if isinstance(s, dataset.Sample)]
     assert sum(isinstance(s, dataset.Sample) for s in there) == 12
-    assert [r.reason for r in there if isinstance(r, Reject)] == ["missing_file"]
+    assert [r.reason for r in there if isinstance(r, Reject)] == ["missing_file"] * 2
     storage.copy_tree(str(folder / "images"), f"{bucket}/names/more")
     assert read(f"{bucket}/names")[1] != before
 

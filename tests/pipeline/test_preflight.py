@@ -213,6 +213,13 @@ def test_data_and_workspace_are_two_folders(data, tmp_path, capsys, task):
     assert "workspace: what runs write into" in capsys.readouterr().err and not (folder / "logs").exists()
 
 
+@pytest.mark.parametrize("name", ["project [2024]", "what?", "a*b"])
+def test_a_workspace_whose_name_stands_for_others_is_refused(data, tmp_path, capsys, name):
+    workspace = tmp_path / name
+    assert cli.main(["run", "--data", str(data), "--workspace", str(workspace)]) == cli.USAGE
+    assert "one of the characters * ? [" in " ".join(capsys.readouterr().err.split()) and not workspace.exists()
+
+
 def test_airflow_with_a_metadata_database_wants_a_workspace_outside_of_the_data(data, tmp_path, capsys):
     arguments = ["compile", "airflow", str(tmp_path / "dags"), "--data", str(data), "--workspace", f"{data}/w"]
     assert cli.main([*arguments, "--set", "airflow.metadata_connection=mlmd"]) == cli.USAGE
