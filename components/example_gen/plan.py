@@ -286,8 +286,8 @@ def _nothing_to_train_on(survey: _Survey, tables: Sequence[Table]) -> list[str]:
     if survey.trains or not survey.rows:
         return []
     named = [f"{table.name} ({table.default_split})" for table in tables if table.default_split and table.split is None]
-    because = f" because of the names of {', '.join(named)}: rename what is to be trained on" if named else ""
-    return [f"All rows are of the splits {' and '.join(sorted(survey.given))}{because}. None is left to train on."]
+    because = f" because of the names of {', '.join(named)}. Rename what is to be trained on" if named else ""
+    return [f"No row is left to train on: all are of {' and '.join(sorted(survey.given))}{because}."]
 
 
 def _format_notes(tables: Sequence[Table]) -> list[str]:

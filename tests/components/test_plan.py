@@ -183,14 +183,8 @@ def test_other_labels_are_none(tmp_path, label):
 def test_a_writer_is_one_however_his_name_is_encoded(tmp_path):
     names = ["Andr\u00e9", "J\u00fcrgen", "Pe\u00f1a", "M\u00fcller", "Zo\u00eb", "Bj\u00f6rn"]
     forms = ("NFC", "NFD")
-    rows = [
-        {
-            "filename": f"{i}.png",
-            "text": "ab",
-            "writer": unicodedata.normalize(forms[i % 2], names[i // 2 % len(names)]),
-        }
-        for i in range(60)
-    ]
+    writers = [unicodedata.normalize(forms[i % 2], names[i // 2 % len(names)]) for i in range(60)]
+    rows = [{"filename": f"{i}.png", "text": "ab", "writer": writer} for i, writer in enumerate(writers)]
     by_writer = {}
     for sample in samples(write_dataset(tmp_path, rows)):
         by_writer.setdefault(sample.writer, set()).add(sample.split)
@@ -202,7 +196,7 @@ def test_files_whose_names_leave_nothing_to_train_on_are_named(tmp_path):
     (folder / "labels.csv").rename(folder / "labels_test.csv")
     plan, _ = planned(folder)
     assert plan.problems == [
-        f"All rows are of the splits eval because of the names of {tmp_path.name}/labels_test.csv (eval): rename what is "
-        "to be trained on. None is left to train on."
+        f"No row is left to train on: all are of eval because of the names of {tmp_path.name}/labels_test.csv (eval). "
+        "Rename what is to be trained on."
     ]
     assert not planned(dataset(tmp_path / "other", 6))[0].problems
