@@ -27,7 +27,7 @@ from components.example_gen.rejects import Rejected
 from components.line_finder.card import model_card
 from components.line_finder.data import LabelledPage, draw_number, load_pages
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
-from components.tools.page_import.files import ImportProblem
+from components.pages.files import ImportProblem
 from components.trainer.base import Start
 from htr_client.pages import PageError
 from serving.version_directory import CARD_FILE, METRICS_FILE

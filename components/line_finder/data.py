@@ -11,8 +11,8 @@ import numpy as np
 
 from components.common import storage
 from components.example_gen.rejects import Rejected
-from components.tools.page_import.cutting import fitting_image
-from components.tools.page_import.files import AUTO, PageFile, find_pages, locate_image
+from components.pages.files import AUTO, PageFile, find_pages, locate_image
+from components.pages.images import fitting_image
 from htr_client import image_files, pages
 from htr_client.pages.xml_files import MAX_BYTES
 
@@ -74,7 +74,7 @@ def load_pages(folders: Sequence[str], longest: int, document: str = AUTO) -> It
     Args:
         folders: Folders with XML files and images.
         longest: Larger images are shrunk until their longest side has so many pixels.
-        document: Where a page's document is known from, see `page_import.files.find_pages`.
+        document: Where a page's document is known from, see `components.pages.files.find_pages`.
 
     Yields:
         Pages in the order of their paths.

@@ -29,7 +29,7 @@ from components.line_finder.data import load_page
 from components.line_finder.examples import encode
 from components.line_finder.page_plan import PagePlan, RejectedPage, plan_pages, stamps
 from components.line_finder.settings import PagesConfig
-from components.tools.page_import.files import PageFile
+from components.pages.files import PageFile
 from htr_client.errors import ImageError
 from htr_client.pages import PageError
 

@@ -17,7 +17,7 @@ from components.example_gen.walking import files as files_of
 from components.example_gen.walking import refuse_workspace
 from components.line_finder.data import require_baselines
 from components.line_finder.settings import PagesConfig
-from components.tools.page_import.files import Claim, ImportProblem, PageFile, find_pages, locate_image, lost_claims
+from components.pages.files import Claim, ImportProblem, PageFile, find_pages, locate_image, lost_claims
 from htr_client import pages
 from htr_client.files import SUFFIXES
 from htr_client.pages.xml_files import MAX_BYTES
@@ -79,7 +79,7 @@ def list_pages(data: DataConfig, settings: PagesConfig) -> list[PageFile]:
 def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     """Reads the XML files of all pages and divides their documents.
 
-    An image is used once (`page_import.files.lost_claims`), by a page whose lines all have baselines.
+    An image is used once (`components.pages.files.lost_claims`), by a page whose lines all have baselines.
 
     Args:
         data: Section `data`: folders, shares of the splits, salt.

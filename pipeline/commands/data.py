@@ -69,8 +69,8 @@ def _check(arguments: argparse.Namespace) -> int:
     from components.example_gen.plan import make_plan
     from components.example_gen.rejects import Reject, as_csv
     from components.example_gen.table import ROWS, DatasetError
-    from components.report import check
-    from components.report.look import Seen, look
+    from components.tools.data_check import check
+    from components.tools.data_check.look import Seen, look
     from pipeline import preflight
 
     config = read_config(arguments)

@@ -35,7 +35,7 @@ def _import(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.console import announced, console, quiet_logs
     from components.common.settings import ConfigError
-    from components.tools.page_import.files import ImportProblem
+    from components.pages.files import ImportProblem
 
     config = read_config(arguments)
     folders = [storage.absolute(folder) for folder in arguments.folders]

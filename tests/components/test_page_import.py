@@ -14,7 +14,7 @@ import pytest
 from components.common import storage
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.settings import DataConfig
-from components.tools.page_import.files import ImportProblem, find_pages
+from components.pages.files import ImportProblem, find_pages
 from components.tools.page_import.importing import import_pages
 from components.transform.settings import TransformConfig
 from htr_client import pages

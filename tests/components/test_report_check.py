@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from components.example_gen.dataset import Sample
-from components.report.look import Seen, extent, outline
-from components.report.suspects import misfits, odd_labels
+from components.tools.data_check.look import Seen, extent, outline
+from components.tools.data_check.suspects import misfits, odd_labels
 from components.tools.sample_data import generate
 from components.trainer.estimate import adapted_cer
 from components.transform.settings import TransformConfig

@@ -16,8 +16,8 @@ from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
 from components.example_gen.settings import DataConfig
 from components.line_finder.example_gen import _Examine
+from components.pages.files import PageFile
 from components.pusher import versions
-from components.tools.page_import.files import PageFile
 from components.transform.settings import TransformConfig
 from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset

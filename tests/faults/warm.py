@@ -22,7 +22,7 @@ from typing import Any
 IMPORTS = (
     "pipeline.local_runner", "pipeline.cli", "components.trainer.training", "components.transform.preprocessing",
     "components.evaluator.tfma_metrics", "components.batch_transcriber.batch", "serving.server",
-    "components.report.check", "components.report.comparison",
+    "components.tools.data_check.check", "components.report.comparison",
     "tfx.components.statistics_gen.executor", "tfx.components.trainer.executor", "tfx.components.transform.executor",
 )  # fmt: skip
 

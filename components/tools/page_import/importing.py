@@ -22,8 +22,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.common import storage
+from components.pages.files import Claim, ImportProblem, PageFile, find_pages, lost_claims
 from components.tools.page_import.cutting import LeftOut, Result, cut_page
-from components.tools.page_import.files import Claim, ImportProblem, PageFile, find_pages, lost_claims
 
 _COLUMNS = ("filename", "text", "writer", "page", "line")
 _LEFT_OUT_COLUMNS = ("page", "line", "reason", "detail")

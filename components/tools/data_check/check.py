@@ -20,11 +20,11 @@ from components.example_gen.rejects import ADVICE, Reject, Rejected, is_unreadab
 from components.example_gen.splits import SPLITS
 from components.example_gen.table import Table
 from components.report import figures
-from components.report.check_findings import find
-from components.report.look import Seen
 from components.report.report import environment
 from components.report.settings import RunSettings
-from components.report.suspects import misfits, odd_labels, same_images
+from components.tools.data_check.findings import find
+from components.tools.data_check.look import Seen
+from components.tools.data_check.suspects import misfits, odd_labels, same_images
 from components.trainer import base, estimate
 from components.trainer.schedule import epochs_for
 from components.transform import geometry
@@ -246,7 +246,7 @@ def training_in_words(training: Mapping[str, Any]) -> str:
 
 def as_page(contents: Mapping[str, Any]) -> str:
     """The check as one self-contained HTML page, with the images that it is about."""
-    made = environment()
+    made = environment(os.path.dirname(__file__))
     made.filters["thumbnail"] = lambda path: figures.thumbnail_of(path, 420, 80)
     named = ", ".join(sorted({os.path.basename(os.path.dirname(path)) for path in contents["tables"]}))
     return made.get_template("check.html.j2").render(

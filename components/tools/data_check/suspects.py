@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from components.report.look import OUTLINE_SIZE, Seen
+from components.tools.data_check.look import OUTLINE_SIZE, Seen
 
 NO_TEXT = {"none", "null", "nan", "n/a", "na", "todo", "tbd", "unknown", "illegible", "unreadable", "unclear", "blank",
            "empty", "missing"}  # fmt: skip
