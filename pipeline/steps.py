@@ -20,6 +20,7 @@ from components.common import code_version, service, storage, versions
 from components.common.console import console
 from components.example_gen.quarantine import REJECTS_FILE
 from components.pusher.component import MODEL_NAME
+from components.pusher.versions import WITHDRAWN_VERSION
 from components.report import summary
 
 _FILES_PROPERTY = "output_files"
@@ -134,7 +135,7 @@ def _forget_damaged(store: Any, node: str) -> None:
             continue
         for artifact in outputs:
             artifact.state = metadata_store_pb2.Artifact.DELETED
-            if os.path.isdir(artifact.uri) and _PUSHED not in artifact.custom_properties:
+            if os.path.isdir(artifact.uri) and _told_version(artifact) is None:
                 console().print(f"  not as it was written, and not used any more: {artifact.uri}", markup=False)
         store.put_artifacts(outputs)
 
@@ -146,17 +147,20 @@ def _outputs(store: Any, execution_id: int) -> list[Any]:
 def _listing(artifacts: list[Any]) -> str:
     """Digest of the names and sizes of all files of some artifacts, and of the versions they tell of.
 
-    It is another one once a newer version has taken the place of one of those.
+    It is another one once a newer version has taken the place of one of those, or it was withdrawn or restored.
     """
     total = hashlib.sha256()
     for artifact in artifacts:
         folders, properties = [artifact.uri], artifact.custom_properties
-        if _PUSHED in properties:
-            path = properties[_PUSHED].string_value
-            folders.append(_version(path))
+        if (path := _told_version(artifact)) is not None:
+            folder, withdrawn = _version(path)
+            folders.append(folder)
+            if withdrawn:
+                total.update(b"withdrawn")
             # Earlier code noted no name: for such a push the newest version counts.
             model = properties[MODEL_NAME].string_value if MODEL_NAME in properties else ""
-            if _is_followed(path, model):  # the same model must be pushed again to be in service
+            # The same model must be pushed again to be in service.
+            if _PUSHED in properties and _is_followed(path, model):
                 total.update(b"followed")
         for number, folder in enumerate(folders):
             # What is in a bucket would cost a request a file.
@@ -169,12 +173,17 @@ def _listing(artifacts: list[Any]) -> str:
     return total.hexdigest()
 
 
-def _version(path: str) -> str:
-    """Folder of a pushed version, wherever it is now: it may have been withdrawn, which is no damage."""
+def _told_version(artifact: Any) -> str | None:
+    """Path of the version that a PushedModel tells of, pushed or withdrawn; None for other artifacts."""
+    properties = artifact.custom_properties
+    return next((properties[name].string_value for name in (_PUSHED, WITHDRAWN_VERSION) if name in properties), None)
+
+
+def _version(path: str) -> tuple[str, bool]:
+    """Folder of a version, wherever it is now, and whether it is withdrawn, which is no damage."""
     model_dir, number = os.path.split(path)
-    if storage.is_remote(path):
-        return path
-    return next((v.path for v in versions.list_versions(model_dir) if str(v.number) == number), path)
+    found = () if storage.is_remote(path) else versions.list_versions(model_dir)
+    return next(((v.path, v.withdrawn) for v in found if str(v.number) == number), (path, False))
 
 
 def _is_followed(path: str, name: str) -> bool:

@@ -110,6 +110,22 @@ def pack(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> Packed
     return pack_with_pixels(image, max_pixels, tall)[0]
 
 
+def goes_as_it_is(data: bytes, tall: int = TALL) -> bool:
+    """Whether `pack` leaves the bytes of a file as they are; only the header is read.
+
+    Args:
+        data: The bytes of the file.
+        tall: As for `encode`.
+
+    Returns:
+        False where `pack` makes a grey PNG of it.
+
+    Raises:
+        ImageError: The header cannot be read.
+    """
+    return _goes_as_it_is(inspect(data), tall)
+
+
 def pack_with_pixels(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> tuple[PackedImage, np.ndarray]:
     """As `pack`, with what decoding the bytes to send would give, for callers that need the pixels too.
 
@@ -130,12 +146,16 @@ def pack_with_pixels(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TAL
         data = read(image)
         info = _inspect_bounded(data, max_pixels)
         grey = _decode(data, info)  # also when the file goes as it is: only decoding proves that it can be decoded
-        as_it_is = info.plain and info.height < tall
+        as_it_is = _goes_as_it_is(info, tall)
     height, width = grey.shape
     if not as_it_is:
         grey = _shrink(grey, tall)
         data = _encode(grey)
     return PackedImage(data, width, height), grey
+
+
+def _goes_as_it_is(info: ImageInfo, tall: int) -> bool:
+    return info.plain and info.height < tall
 
 
 def read_file(file: BinaryIO) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common import storage
-from components.common.versions import GRAPH_FILE, Version, in_service
+from components.common.versions import GRAPH_FILE, Version, in_service, list_versions
 from serving.labels import CONFIG_FILE, Labels, RolloutError
 from serving.version_directory import METRICS_FILE
 
@@ -53,6 +53,23 @@ def current(model_dir: str, name: str) -> list[Version]:
     """
     found, answering = in_service(model_dir)[-1:], served(model_dir, name)
     return found if answering is None or answering in found else [*found, answering]
+
+
+def withdrawn_as(model_dir: str, model: str) -> Version | None:
+    """The version as which a model was withdrawn: the newest one that holds it, unless that is in service.
+
+    Args:
+        model_dir: Directory of the numbered versions.
+        model: Directory of the SavedModel.
+
+    Raises:
+        OSError: A model cannot be read.
+    """
+    found = list_versions(model_dir)
+    if not any(version.withdrawn for version in found):  # then nothing needs to be read
+        return None
+    newest = next((version for version in reversed(found) if holds(version, model)), None)
+    return newest if newest is not None and newest.withdrawn else None
 
 
 def _is_complete(path: str) -> bool:

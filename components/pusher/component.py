@@ -13,8 +13,9 @@ from tfx.utils import json_utils, proto_utils
 
 from components.common import storage
 from components.common.artifacts import Report
-from components.common.service import current, holds
-from components.pusher.versions import push
+from components.common.console import console
+from components.common.service import current, holds, withdrawn_as
+from components.pusher.versions import WITHDRAWN_VERSION, push, why_withheld
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
 MODEL_NAME = "model_name"
@@ -25,7 +26,7 @@ class Executor(executor.Executor):
     """TFX's Pusher, with an atomic copy instead of one that a polling server can see half-done."""
 
     def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
-        """Pushes a blessed model; marks the PushedModel artifact as not pushed otherwise."""
+        """Pushes a blessed model that was not withdrawn; marks the PushedModel artifact as not pushed otherwise."""
         self._log_startup(input_dict, output_dict, exec_properties)
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
@@ -37,6 +38,14 @@ class Executor(executor.Executor):
         model, model_dir = self.GetModelPath(input_dict), destination.filesystem.base_directory
         # A step may be repeated: after a lost connection to the cluster, or where a new verdict says the same again.
         same = next((version for version in current(model_dir, custom["name"]) if holds(version, model)), None)
+        # Without a cache the next run on the same data makes the same model: its push would undo `htr rollback`.
+        if same is None and (withdrawn := withdrawn_as(model_dir, model)) is not None:
+            self._MarkNotPushed(pushed)
+            pushed.set_string_custom_property(WITHDRAWN_VERSION, os.path.join(model_dir, str(withdrawn.number)))
+            # A DAG that earlier code has compiled names no options.
+            text = why_withheld(withdrawn.number, custom.get("restore_options", ""))
+            console().print(f"  Not pushed: {text}", markup=False)
+            return
         version = same.number if same else push(model, model_dir, custom["keep_versions"])
         _describe(artifact_utils.get_single_uri(input_dict["report"]), model_dir, version)
         path = os.path.join(model_dir, str(version))
@@ -67,7 +76,7 @@ class AtomicPusher(base_component.BaseComponent):
 
     def __init__(
         self, model: Any, model_blessing: Any, infra_blessing: Any, report: Any, model_dir: str, name: str,
-        keep_versions: int,
+        keep_versions: int, restore_options: str = "",
     ):  # fmt: skip
         """Creates the step.
 
@@ -79,13 +88,15 @@ class AtomicPusher(base_component.BaseComponent):
             model_dir: directory of the numbered versions.
             name: of the model in the file of labels.
             keep_versions: how many remain.
+            restore_options: what `htr restore` needs besides the version.
         """
         filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=model_dir)
+        custom = {"name": name, "keep_versions": keep_versions, "restore_options": restore_options}
         super().__init__(
             AtomicPusherSpec(
                 model=model, model_blessing=model_blessing, infra_blessing=infra_blessing, report=report,
                 push_destination=pusher_pb2.PushDestination(filesystem=filesystem),
-                custom_config=json_utils.dumps({"name": name, "keep_versions": keep_versions}),
+                custom_config=json_utils.dumps(custom),
                 pushed_model=channel_utils.as_channel([standard_artifacts.PushedModel()]),
             )
         )  # fmt: skip

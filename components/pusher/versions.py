@@ -23,6 +23,8 @@ from serving.version_directory import WITHDRAWN, nothing_pushed
 # Servers look at numeric names only, so what is being written or deleted may lie beside them.
 _INCOMING, _OUTGOING = ".incoming-", ".outgoing-"
 _PUSH_TAKES = 24 * 3600  # seconds at most, into a bucket
+WITHDRAWN_VERSION = "withdrawn_version"
+"""Property of PushedModel that is not pushed: path that the version with the same model had before it was withdrawn."""
 
 
 def push(source: str, model_dir: str, keep: int) -> int:
@@ -165,6 +167,19 @@ def restore(model_dir: str, number: int) -> int:
         os.rename(found[number].path, os.path.join(model_dir, str(number)))
         _flush(model_dir)
     return in_service(model_dir)[-1].number
+
+
+def why_withheld(number: int, options: str = "") -> str:
+    """Why a model is not pushed that a person has taken out of service, as the end of a sentence.
+
+    Args:
+        number: Number of the withdrawn version.
+        options: What `htr restore` needs besides.
+    """
+    return (
+        f"this model is version {number}, which `htr rollback` has withdrawn; `htr restore {number}{options}` brings "
+        "it back"
+    )
 
 
 @contextlib.contextmanager

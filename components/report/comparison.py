@@ -33,7 +33,7 @@ def listing(runs: Iterable[RunSummary]) -> str:
         rows.append(
             [run.name, run.outcome, percent(metrics["cer"]) if metrics else "", interval,
              str(sum(run.counts["accepted"].values()) or ""), run.metrics["data"]["digest"][:8] if run.metrics else "",
-             str(run.version or ""), clock(run.seconds)]
+             run.version_text, clock(run.seconds)]
         )  # fmt: skip
     return table(rows)
 
@@ -83,7 +83,7 @@ def heading(before: RunSummary, after: RunSummary) -> list[list[str]]:
     return [
         ["", f"A  {before.name}", f"B  {after.name}"],
         ["outcome", before.outcome, after.outcome],
-        ["version", str(before.version or "none"), str(after.version or "none")],
+        ["version", before.version_text or "none", after.version_text or "none"],
     ]
 
 

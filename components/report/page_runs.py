@@ -22,7 +22,7 @@ def listing(runs: Iterable[RunSummary]) -> str:
         m = run.metrics["metrics"] if run.metrics else None
         figures = [f"{m['cer_ratio']:.3f}", f"{m['f1']:.4f}", percent(m["cer"])] if m else ["", "", ""]
         pages = str(sum(run.counts["accepted"].values()) or "")
-        rows.append([run.name, run.outcome, *figures, pages, str(run.version or ""), clock(run.seconds)])
+        rows.append([run.name, run.outcome, *figures, pages, run.version_text, clock(run.seconds)])
     return table(rows)
 
 

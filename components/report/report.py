@@ -38,6 +38,7 @@ def page(
     run_id: str = "",
     steps: Sequence[Any] = (),
     pushed: tuple[int, str] | None = None,
+    not_pushed: str = "",
 ) -> str:
     """The page of a run.
 
@@ -46,6 +47,7 @@ def page(
         run_id: of the run; that of the contents if empty.
         steps: `components.report.summary.Step`s of the run; empty if unknown.
         pushed: version and its directory, where one was pushed.
+        not_pushed: why a blessed model was not pushed; empty where that is unknown.
 
     Returns:
         HTML.
@@ -56,7 +58,9 @@ def page(
     verdict = Verdict.from_dict(contents["verdict"]) if contents else None
     when = (run_id or (contents["run_id"] if contents else ""))[:19].replace("T", " ")
     template = environment().get_template("report.html.j2")
-    return template.render(r=contents, when=when, steps=steps, pushed=pushed, failed=failed, verdict=verdict)
+    return template.render(
+        r=contents, when=when, steps=steps, pushed=pushed, not_pushed=not_pushed, failed=failed, verdict=verdict
+    )
 
 
 def percent(rate: float | None) -> str:

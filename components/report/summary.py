@@ -21,6 +21,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
 from components.evaluator.verdict import Verdict
+from components.pusher.versions import WITHDRAWN_VERSION, why_withheld
 from components.report import report
 from serving.version_directory import METRICS_FILE
 
@@ -69,6 +70,7 @@ class RunSummary:
         pushed: whether a version was pushed by this run or the run whose push it found cached.
         version: its number.
         pushed_path: its directory.
+        withdrawn: number of the withdrawn version that holds the same model, if nothing was pushed for that reason.
         transcriptions_folder: artifact of its BulkInferrer, where there is one.
         anomalies_folder: artifact of its ExampleValidator; None if the run did not come so far.
     """
@@ -81,6 +83,7 @@ class RunSummary:
     pushed: bool = False
     version: int | None = None
     pushed_path: str | None = None
+    withdrawn: int | None = None
     transcriptions_folder: str | None = None
     anomalies_folder: str | None = None
 
@@ -134,6 +137,11 @@ class RunSummary:
         return "blessed" if self.metrics["blessed"] else "not blessed"
 
     @property
+    def version_text(self) -> str:
+        """The version for people; empty where the model has none."""
+        return str(self.version or "") if self.withdrawn is None else f"{self.withdrawn} (withdrawn)"
+
+    @property
     def next_steps(self) -> list[str]:
         """What to try, for a model that is not blessed; see `components.report.next_steps`."""
         return self.report.get("next_steps", []) if self.report else []  # an earlier release noted none
@@ -166,7 +174,8 @@ class RunSummary:
     def page(self) -> str:
         """The report as HTML, with the push and the timings that were not known when it was first written."""
         pushed = (self.version, self.pushed_path) if self.version and self.pushed_path else None
-        return report.page(self.report, self.run_id, self.steps, pushed)
+        not_pushed = "" if self.withdrawn is None else why_withheld(self.withdrawn)
+        return report.page(self.report, self.run_id, self.steps, pushed, not_pushed)
 
 
 def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
@@ -286,6 +295,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
     pushed, quarantine = outputs.get("pushed_model"), outputs.get("quarantine")
     properties = pushed.custom_properties if pushed else {}
     was_pushed = bool(pushed) and properties["pushed"].int_value == 1
+    withdrawn = properties[WITHDRAWN_VERSION].string_value if WITHDRAWN_VERSION in properties else ""
     written, transcribed, anomalies = (outputs.get(name) for name in ("report", "transcriptions", "anomalies"))
     ends = [execution.last_update_time_since_epoch for execution in executions]
     return RunSummary(
@@ -297,6 +307,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
         pushed=was_pushed,
         version=int(properties["pushed_version"].string_value) if was_pushed else None,
         pushed_path=properties["pushed_destination"].string_value if was_pushed else None,
+        withdrawn=int(os.path.basename(withdrawn)) if withdrawn else None,
         transcriptions_folder=transcribed.uri if transcribed else None,
         anomalies_folder=anomalies.uri if anomalies else None,
     )
@@ -333,7 +344,7 @@ def as_json(summary: RunSummary, model_dir: str) -> dict[str, Any]:
         "blessed": bool(verdict and verdict.blessed),
         "cer": metrics.get("cer"), "cer_low": metrics.get("cer_low"), "cer_high": metrics.get("cer_high"),
         "cer_best_path": metrics.get("cer_best_path"), "wer": metrics.get("wer"),
-        "model_dir": model_dir, "version": summary.version,
+        "model_dir": model_dir, "version": summary.version, "withdrawn_version": summary.withdrawn,
         "baseline": str(compared) if compared else None,
         "baseline_version": compared.version if compared else None,
         "baseline_cer": verdict.baseline["cer"] if verdict and verdict.baseline else None,

@@ -97,7 +97,7 @@ def _told(counts: Counts, above: float) -> Iterator[str]:
         (counts.unsure, f"of which the model is less sure than {above:g}"),
         (counts.suspect, "of another kind than the model was trained on"),
         (counts.known, "labelled already"),
-        (counts.repeated, "the same file as another one"),
+        (counts.repeated, "the same as another one"),
         (len(counts.unread), f"could not be read; the first: {counts.unread[0]}" if counts.unread else ""),
     ):
         if count:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from components.common.words import counted
 from pipeline.commands import run_pages
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
+from pipeline.commands.common import (
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    add_task_argument,
+    read_config,
+    task_option,
+)
 from pipeline.commands.reports import write_report
 from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code
 
@@ -155,6 +162,7 @@ def _disk_trouble(error: BaseException | None, config: Config) -> str | None:
 
 def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, duration: datetime.timedelta) -> None:
     from components.common.console import console
+    from components.pusher.versions import why_withheld
 
     out, is_pages = console(), config.task == "pages"
     accepted, rejected = summary.counts["accepted"], summary.counts["rejected"]
@@ -171,9 +179,10 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
             out.print(f"{kind:10s} {sentence}", markup=False)
     for line in run_pages.figures(summary) if is_pages else summary.figures():
         out.print(line, markup=False)
-    model_dir = config.servable[1]
     if summary.pushed and summary.metrics and summary.metrics["blessed"]:
-        out.print(f"Version    {summary.version} in {model_dir}{_withdrawn(summary, model_dir)}", markup=False)
+        out.print(f"Version    {summary.version} in {config.servable[1]}", markup=False)
+    elif summary.withdrawn is not None:
+        out.print(f"Version    none: {why_withheld(summary.withdrawn, task_option(config))}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:
         images, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
         lines = f" with {counted(summary.transcribed['lines'], 'line')}" if "lines" in summary.transcribed else ""
@@ -183,10 +192,3 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
             f"           {summary.transcriptions_folder}", markup=False,
         )  # fmt: skip
     out.print(f"Report     {report}\nLog        {log}\nTook       {str(duration).split('.')[0]}", markup=False)
-
-
-def _withdrawn(summary: RunSummary, model_dir: str) -> str:
-    from components.common.versions import list_versions
-
-    found = [version for version in list_versions(model_dir) if version.number == summary.version]
-    return ", withdrawn by htr rollback: another is in service" if found and found[0].withdrawn else ""

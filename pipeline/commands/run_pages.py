@@ -47,7 +47,7 @@ def as_json(summary: RunSummary, config: Config) -> dict[str, Any]:
     return {
         "blessed": told["blessed"],
         **told["metrics"],
-        "model_dir": config.line_finder_dir, "version": summary.version,
+        "model_dir": config.line_finder_dir, "version": summary.version, "withdrawn_version": summary.withdrawn,
         "baseline": _compared_with(told), "baseline_cer_ratio": (told["baseline"] or {}).get("cer_ratio"),
         "rejected": summary.counts["rejected"], "failures": told["failures"], "off": told["off"],
     }  # fmt: skip

@@ -8,11 +8,17 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
+from pipeline.commands.common import (
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    add_task_argument,
+    read_config,
+    task_option,
+)
 from pipeline.exit_codes import ERROR, OK, USAGE
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
     from serving.rollout import Moved, Rollout
 
 
@@ -69,7 +75,7 @@ def _versions(arguments: argparse.Namespace) -> int:
         print(f"{version.number}  {_moment(version.number)}  {rate:<11s}  {version.path}  {', '.join(notes)}".rstrip())
     withdrawn = [version.number for version in found if version.withdrawn]
     if withdrawn:
-        print(f"To bring a withdrawn version back: htr restore {withdrawn[-1]}{_task(config)}", file=sys.stderr)
+        print(f"To bring a withdrawn version back: htr restore {withdrawn[-1]}{task_option(config)}", file=sys.stderr)
     return OK
 
 
@@ -117,7 +123,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
         withdrawn, newest = roll_back(config.servable[1])
     except VersionError as error:
         raise CommandError(str(error)) from error
-    undo = f"htr restore {withdrawn}{_task(config)}"
+    undo = f"htr restore {withdrawn}{task_option(config)}"
     print(f"Withdrew version {withdrawn}; version {newest} is the newest again. Undo: {undo}")
     return OK
 
@@ -165,18 +171,13 @@ def _restore(arguments: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     print(f"Version {arguments.version} is back.")
     if current is not None and current.number != newest:
-        promote = f"htr promote {arguments.version} --label stable{_task(config)}"
+        promote = f"htr promote {arguments.version} --label stable{task_option(config)}"
         print(f"The label stable stays with version {current.number}: {promote}")
     elif newest != arguments.version:
         print(f"Version {newest} is newer and stays in service.")
     else:
         print("It is the newest: servers without labels take it.")
     return OK
-
-
-def _task(config: Config) -> str:
-    """What a suggested command needs besides to be about the same versions."""
-    return " --task pages" if config.task == "pages" else ""
 
 
 def _add_label_argument(command: argparse.ArgumentParser, required: bool, text: str) -> None:

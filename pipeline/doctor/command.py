@@ -28,17 +28,14 @@ def run(arguments: argparse.Namespace, workspace: str) -> int:
         return 1 if problems else 0
     by_name = {finding.name: finding for finding in findings}
     if arguments.device == "gpu" and not by_name["TensorFlow"].values.get("gpus"):
-        print(examination.as_text([by_name["GPU"], by_name["TensorFlow"]]))
-        _tell("error: TensorFlow sees no GPU here. `htr doctor --gpu --device cpu` measures the CPU alone.")
-        return 1
+        error = "TensorFlow sees no GPU here. `htr doctor --gpu --device cpu` measures the CPU alone."
+        return _end_early(findings, [by_name["GPU"], by_name["TensorFlow"]], arguments.json, error)
     if problems:
-        print(examination.as_text(findings))
-        return 1
+        return _end_early(findings, findings, arguments.json)
     try:
         found = comparison.compare(arguments.device, arguments.seconds, _tell)
-    except comparison.BenchmarkError as error:
-        _tell(f"error: {error}")
-        return 1
+    except comparison.BenchmarkError as failure:
+        return _end_early(findings, [], arguments.json, str(failure))
     report = [f"- {by_name[name].name}: {by_name[name].text}"
               for name in ("htr", "Stack", "System", "Processor", "Cores", "Memory", "GPU", "TensorFlow")]  # fmt: skip
     problems = found.problems()
@@ -56,6 +53,31 @@ def run(arguments: argparse.Namespace, workspace: str) -> int:
     else:
         print("\n".join(["### htr doctor --gpu", "", *report, "", found.as_markdown(), "", *problems]).rstrip())
     return 1 if problems else 0
+
+
+def _end_early(
+    findings: list[examination.Finding], shown: list[examination.Finding], as_json: bool, error: str = ""
+) -> int:
+    """Prints why nothing is measured.
+
+    Args:
+        findings: All findings, which programs get.
+        shown: Findings that people get.
+        as_json: Whether a program reads the output.
+        error: Another reason than the problems of the findings.
+
+    Returns:
+        The exit code.
+    """
+    if as_json:
+        report = json.loads(examination.as_json(findings))
+        report["problems"] += [error] if error else []
+        print(json.dumps(report, ensure_ascii=False))
+    elif shown:
+        print(examination.as_text(shown))
+    if error:
+        _tell(f"error: {error}")
+    return 1
 
 
 def _tell(text: str) -> None:

@@ -65,6 +65,15 @@ def test_plain_images_are_sent_as_they_are(format_, mode):
     np.testing.assert_allclose(image_files.load(data), grey(), atol=8)
 
 
+@pytest.mark.parametrize("height", [24, 511, 512, 513, 767, 768, 1023, 5000])
+@pytest.mark.parametrize("format_", ["PNG", "WEBP", "TIFF", "BMP"])
+def test_what_is_sent_is_sent_again_as_it_is(format_, height):
+    data = saved(Image.fromarray(grey()).resize((30, height)), format_)
+    packed = image_files.pack(data).data
+    assert image_files.goes_as_it_is(packed) and image_files.pack(packed).data == packed
+    assert image_files.goes_as_it_is(data) == (packed == data) == (format_ == "PNG" and height < image_files.TALL)
+
+
 def test_paths_and_kinds_of_bytes(tmp_path):
     data = saved(Image.fromarray(grey()), "PNG")
     path = tmp_path / "a.png"

@@ -6,15 +6,19 @@ import shutil
 import uuid
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from components.common import storage
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
 from components.tools.labelling import labelling
+from components.tools.review import review
 from components.tools.sample_data.generator import generate
 from components.transform.settings import TransformConfig
 from htr_client import ImageError, Timings, Transcription
@@ -69,11 +73,49 @@ def test_every_image_is_accounted_for(names, tmp_path, capsys):
     assert cli.main(["label", str(names), "--data", str(names), "--output", output, "--base", "word"]) == 0
     said = capsys.readouterr().out
     left_out = {reason: int(count) for count, reason in re.findall(r"left out: (\d+) images? (.+)", said)}
-    assert left_out["labelled already"] == LABELLED and left_out["the same file as another one"] == 1
+    assert left_out["labelled already"] == LABELLED and left_out["the same as another one"] == 1
     assert any(reason.startswith("could not be read; the first: ") for reason in left_out)
     (labelled,) = re.findall(r"(\d+) images? in ", said)
     assert int(labelled) + sum(left_out.values()) == IMAGES + 2
     assert f"htr run --data {names} --data {output}" in said
+
+
+@pytest.fixture(scope="module")
+def scans(names):
+    """Images that a server is not sent as they are, one of each kind, and one that it is."""
+    folder, exif = names.parent / "scans", Image.Exif()
+    exif[274] = 6  # to be turned by a quarter
+    greys = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted((names / "images").glob("SAMPLE*"))[:8]]
+    folder.mkdir()
+    for grey, name in zip(greys, ("a.png", "b.webp", "c.tif", "d.bmp"), strict=False):
+        (folder / name).write_bytes(encode(grey, Path(name).suffix))
+    (folder / "tall.png").write_bytes(encode(cv2.resize(greys[4], None, fx=12, fy=12)))
+    (folder / "deep.png").write_bytes(encode(greys[5].astype(np.uint16) * 257))
+    Image.fromarray(greys[6]).transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=exif)
+    cv2.imwrite(str(folder / "alpha.png"), cv2.cvtColor(greys[7], cv2.COLOR_GRAY2BGRA))
+    return folder
+
+
+def test_images_that_htr_label_has_written_are_known_in_every_format(scans, tmp_path, capsys):
+    arguments = ["label", str(scans), "--base", "word", "--above", "0", "--output"]
+    assert cli.main([*arguments, str(tmp_path / "read")]) == 0
+    made = rows(tmp_path / "read" / labelling.LABELS_FILE)
+    assert {Path(row["source"]).name for row in made} == {path.name for path in scans.iterdir()}
+    capsys.readouterr()
+    assert cli.main([*arguments, str(tmp_path / "again"), "--data", str(tmp_path / "read")]) == cli.USAGE
+    assert "all of these images are labelled already" in capsys.readouterr().err
+
+
+def test_images_that_htr_review_has_written_are_known_in_every_format(scans, tmp_path):
+    paths = sorted(map(str, scans.iterdir()))
+    answers = [Transcription("Anna", 0.2, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None) for path in paths]
+    assert review.write(review.from_answers(answers, 0.5, []), str(tmp_path / "review"), 100) == len(paths)
+    known = labelling.digests(DataConfig(paths=[str(tmp_path / "review")]))
+    counts = labelling.Counts()
+    assert not list(labelling.unlabelled(paths, known, counts)) and counts.known == len(paths)
+    # Among images without a label, one that was written is a copy of its original.
+    written = sorted(map(str, (tmp_path / "review" / review.IMAGES_FOLDER).iterdir()))
+    assert list(labelling.unlabelled([*paths, *written], set(), counts)) == paths and counts.repeated == len(paths)
 
 
 def test_they_stay_in_training(names, read):

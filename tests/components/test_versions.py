@@ -174,13 +174,14 @@ def test_versions_under_a_label_are_neither_deleted_nor_withdrawn(model, tmp_pat
     assert second not in [v.number for v in list_versions(base)]
 
 
-def test_a_model_that_is_in_service_or_the_newest_is_not_pushed_again(model, tmp_path):
-    """Pusher, without a cache: as Kubeflow runs it."""
+@pytest.fixture
+def pusher(model, tmp_path):
+    """Runs Pusher without a cache, as Kubeflow does; returns what it says of a model, and where it pushes to."""
     from tfx.types import standard_artifacts
     from tfx.utils import path_utils
 
     from components.common.artifacts import Report
-    from components.pusher.component import MODEL_NAME, Executor
+    from components.pusher.component import Executor
     from serving.version_directory import CARD_FILE, METRICS_FILE
 
     base = str(tmp_path / "htr")
@@ -189,7 +190,6 @@ def test_a_model_that_is_in_service_or_the_newest_is_not_pushed_again(model, tmp
         (tmp_path / "report" / name).write_text("{}")
 
     def push(graph):
-        """The version as which Pusher marks a model."""
         made, blessing, servable, report, pushed = (
             standard_artifacts.Model(), standard_artifacts.ModelBlessing(), standard_artifacts.InfraBlessing(),
             Report(), standard_artifacts.PushedModel(),
@@ -203,9 +203,21 @@ def test_a_model_that_is_in_service_or_the_newest_is_not_pushed_again(model, tmp
         Path(source, "saved_model.pb").write_text(graph)
         inputs = {"model": [made], "model_blessing": [blessing], "infra_blessing": [servable], "report": [report]}
         destination = {"filesystem": {"base_directory": base}}
-        settings = {"name": "htr", "keep_versions": 5}
+        settings = {"name": "htr", "keep_versions": 5, "restore_options": " --task pages"}
         properties = {"push_destination": json.dumps(destination), "custom_config": json.dumps(settings)}
         Executor().Do(inputs, {"pushed_model": [pushed]}, properties)
+        return pushed
+
+    return push, base
+
+
+def test_a_model_that_is_in_service_or_the_newest_is_not_pushed_again(pusher):
+    from components.pusher.component import MODEL_NAME
+
+    run, base = pusher
+
+    def push(graph):
+        pushed = run(graph)
         assert pushed.get_string_custom_property(MODEL_NAME) == "htr"
         return int(pushed.get_string_custom_property("pushed_version"))
 
@@ -216,6 +228,33 @@ def test_a_model_that_is_in_service_or_the_newest_is_not_pushed_again(model, tmp
     Rollout(base, "htr").promote(second, "stable")
     assert push("b") == second and push("a") == third
     assert [version.number for version in in_service(base)] == [first, second, third]
+
+
+def test_a_model_that_was_withdrawn_is_not_pushed_again_until_it_is_restored(pusher, capsys):
+    push, base = pusher
+
+    def version(pushed):
+        assert pushed.get_int_custom_property("pushed") == 1
+        return int(pushed.get_string_custom_property("pushed_version"))
+
+    first, second = version(push("a")), version(push("b"))
+    versions.roll_back(base)
+    capsys.readouterr()
+    refused = push("b")
+    assert refused.get_int_custom_property("pushed") == 0 and not refused.get_string_custom_property("pushed_version")
+    assert [(v.number, v.withdrawn) for v in list_versions(base)] == [(first, False), (second, True)]
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"Not pushed: this model is version {second}, which `htr rollback` has withdrawn" in said
+    assert f"`htr restore {second} --task pages` brings it back" in said
+    # Other models are pushed, and after them the withdrawn one still is not.
+    third = version(push("c"))
+    assert push("b").get_int_custom_property("pushed") == 0 and version(push("c")) == third
+    # Restored, it is a model like any other: without labels the newest is in service.
+    versions.restore(base, second)
+    fourth = version(push("b"))
+    assert [v.number for v in in_service(base)] == [first, second, third, fourth]
+    versions.roll_back(base)
+    assert push("b").get_int_custom_property("pushed") == 0, "the last that was said of it counts"
 
 
 def test_two_pushes_at_once_make_two_whole_versions(model, tmp_path, monkeypatch):

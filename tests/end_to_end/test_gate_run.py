@@ -76,6 +76,19 @@ def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     code, second, text, *_ = run(data, workspace, capfd, "train.seed=2", ANY_INCREASE)
     assert code == 0 and second["baseline_version"] == first["version"] != second["version"]
     assert cli.main(["rollback", "--workspace", str(workspace)]) == 0
+    # What a person has withdrawn does not come back by itself.
+    before = list_versions(model_dir)
+    code, again, text, states, _ = run(data, workspace, capfd, "train.seed=2", ANY_INCREASE)
+    assert code == 0 and again == {**second, "version": None, "withdrawn_version": second["version"]}
+    assert states["Pusher"] == "COMPLETE" and list_versions(model_dir) == before
+    why = f"this model is version {second['version']}, which `htr rollback` has withdrawn; `htr restore"
+    assert f"  Not pushed: {why}" in text and f"Version    none: {why}" in text
+    assert f"Not pushed: {why}" in summary.read(str(workspace), "htr").page()
+    assert cli.main(["runs", "--workspace", str(workspace)]) == 0
+    newest, pushing = capfd.readouterr().out.splitlines()[1:3]
+    assert f"  {second['version']} (withdrawn)  " in newest and f"  {second['version']}  " in pushing
+    assert run(data, workspace, capfd, "train.seed=2", ANY_INCREASE).states["Pusher"] == "CACHED"
+
     code, third, text, *_ = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)
     assert code == 0 and third["baseline_version"] == first["version"]
     assert f"version {first['version']} of {model_dir}, in service" in text

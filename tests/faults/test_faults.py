@@ -304,10 +304,18 @@ def test_a_damaged_version_is_pushed_again_with_a_greater_number_although_the_cl
     names = [run.name for run in summary.read_all(str(whole), "htr")]
     assert len(set(names)) == len(names) and len(list((whole / "reports").iterdir())) > 1
 
-    # A version that was withdrawn is not damaged.
+    # A version that was withdrawn is not damaged. It comes back by a command only, and the next run notices.
     versions.roll_back(str(model_dir(whole)))
-    assert forge.run(*run_arguments(data, whole)).code == 0
-    assert not done_by(whole) and numbers(whole) == [before]
+    for steps in ({"Pusher"}, set()):
+        done = forge.run(*run_arguments(data, whole))
+        outcome = json.loads(done.out)
+        assert (done.code, outcome["version"], outcome["withdrawn_version"]) == (0, None, before + 1)
+        assert done_by(whole) == steps and numbers(whole) == [before]
+    versions.restore(str(model_dir(whole)), before + 1)
+    for steps in ({"Pusher"}, set()):
+        outcome = json.loads(forge.run(*run_arguments(data, whole)).out)
+        assert (outcome["version"], outcome["withdrawn_version"]) == (before + 1, None)
+        assert done_by(whole) == steps and numbers(whole) == [before, before + 1]
 
 
 def test_a_model_that_another_has_replaced_is_pushed_again(forge, data, whole):

@@ -214,6 +214,29 @@ def test_the_driver_tells_of_its_cards(tmp_path):
     assert "NVIDIA H100 80GB HBM3 (79.6 GB), driver 570.86.15" in examination.graphics(*machine.gpus(root)).text
 
 
+def failing(bench, device, what, **arguments):
+    raise comparison.BenchmarkError("Training on the CPU failed: no memory.")
+
+
+@pytest.mark.parametrize(
+    ("device", "workspace", "do", "why"),
+    [
+        ("gpu", "new", None, "TensorFlow sees no GPU here."),
+        ("cpu", "file/workspace", None, "cannot be written (Not a directory)"),
+        ("cpu", "new", failing, "Training on the CPU failed: no memory."),
+    ],
+)
+def test_a_program_gets_json_where_nothing_is_measured(tmp_path, monkeypatch, capsys, device, workspace, do, why):
+    (tmp_path / "file").touch()
+    if do:
+        monkeypatch.setattr(comparison._Bench, "do", do)
+    command = ["doctor", "--gpu", "--json", "--device", device, "--workspace", str(tmp_path / workspace)]
+    assert cli.main(command) == cli.ERROR
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert why in found["problems"][-1] and found["htr"]["python"] == platform.python_version()
+
+
 def test_set_up_and_doctor_want_the_same_driver():
     script = (ROOT / "setup_env.sh").read_text()
     assert re.findall(r"^oldest_driver=(\S+)", script, re.M) == [machine.OLDEST_DRIVER]

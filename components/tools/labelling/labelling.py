@@ -24,7 +24,7 @@ from components.example_gen.table import DatasetError, plain, read_rows
 from htr_client import Transcription
 from htr_client.errors import ImageError
 from htr_client.headers import suffix
-from htr_client.image_files import pack
+from htr_client.image_files import goes_as_it_is, pack
 
 LABELS_FILE, IMAGES_FOLDER = "labels.csv", "images"
 FIELDS = ("filename", "text", "split", "confidence", LABELLING_MODEL, "source")
@@ -43,7 +43,7 @@ class Counts:
         unsure: that the model is not sure of, or sees no writing in.
         suspect: of another kind than the model was trained on.
         known: that are labelled already.
-        repeated: that are the same file as one before.
+        repeated: that are the same image as one before.
         unread: a line for each that cannot be read, with its reason.
     """
 
@@ -66,7 +66,7 @@ def digests(data: DataConfig) -> set[bytes]:
         for row in read_rows(table):
             if len(row.fields) > table.image:
                 try:
-                    found.add(_digest(resolve_image(row.fields[table.image].strip(), table)))
+                    found.add(_digest(storage.read(resolve_image(row.fields[table.image].strip(), table))))
                 except (Rejected, OSError) as error:
                     if storage.is_store_failure(table.root, error):  # else the image would pass for unlabelled
                         raise DatasetError(f"The data cannot be read: {error}") from error
@@ -75,7 +75,9 @@ def digests(data: DataConfig) -> set[bytes]:
 
 
 def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts) -> Iterator[str]:
-    """Paths of images that are neither labelled nor the same file as one before.
+    """Paths of images that are neither labelled nor the same as one before.
+
+    An image is also known by the file that `write` and `htr review` make of it, since they write what a server is sent.
 
     Args:
         paths: of images.
@@ -85,17 +87,20 @@ def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts) -> Itera
     seen: set[bytes] = set()
     for path in paths:
         try:
-            digest = _digest(path)
+            data = storage.read(path)
         except OSError:  # whoever reads it says so
             yield path
             continue
-        if digest in known:
+        found = {_digest(data)}
+        if found.isdisjoint(known) and found.isdisjoint(seen) and (packed := _packed(data)) is not None:
+            found.add(_digest(packed))  # only now, since it takes as long as decoding and encoding the image
+        if found & known:
             counts.known += 1
-        elif digest in seen:
+        elif found & seen:
             counts.repeated += 1
         else:
-            seen.add(digest)
             yield path
+        seen |= found
 
 
 def write(answers: Iterable[Transcription], folder: str, above: float, counts: Counts) -> None:
@@ -161,5 +166,13 @@ def _nothing(counts: Counts, above: float) -> str:
     return "Nothing to label: all of these images are labelled already."
 
 
-def _digest(path: str) -> bytes:
-    return hashlib.sha256(storage.read(path)).digest()
+def _packed(data: bytes) -> bytes | None:
+    """What a server is sent for an image file; None where that is the file itself, or it cannot be read."""
+    try:
+        return None if goes_as_it_is(data) else pack(data).data
+    except ImageError:  # whoever reads it says so
+        return None
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
