@@ -57,6 +57,7 @@ _DOING_NOTHING = {
 }
 
 _GATES = ("Evaluator", "LineEvaluator")
+_DEFINITIONS = {"text": create_pipeline, "pages": create_page_pipeline}
 # Steps that say themselves how far they are.
 _TALKING = ("Trainer", "Tuner")
 
@@ -216,7 +217,7 @@ def run(config: Config) -> summary.RunSummary:
         summary.check_metadata(config.workspace)
         database = os.path.join(config.workspace, METADATA_FILE)
         connection = metadata.sqlite_metadata_connection_config(database)
-        create = create_page_pipeline if config.task == "pages" else create_pipeline
+        create = _DEFINITIONS[config.task]
         pipeline = create(config, os.path.join(config.workspace, PIPELINE_FOLDER), connection)
         try:
             LocalRunner(config.push.server_command).run(pipeline)

@@ -146,31 +146,6 @@ class RunSummary:
         """What to try, for a model that is not blessed; see `components.report.next_steps`."""
         return self.report.get("next_steps", []) if self.report else []  # an earlier release noted none
 
-    def figures(self) -> list[str]:
-        """Lines for the terminal about the model: error rates, what it was compared with, what was not asked."""
-        if not self.verdict:
-            return []
-        m, before, compared = self.verdict.metrics, self.verdict.baseline, self.verdict.compared_with
-        lines = [f"CER        {m['cer']:.4f} ({m['cer_low']:.4f} to {m['cer_high']:.4f}), WER {m['wer']:.4f}"]
-        if m.get("cer_default") != m.get("cer_best_path"):
-            lines.append(
-                f"Language   CER {m['cer_default']:.4f} with the language model, {m['cer_best_path']:.4f} without"
-            )
-        if before:
-            lines.append(f"Before     CER {before['cer']:.4f} ({compared or 'the model before'}; same images)")
-        elif compared:
-            lines.append(f"Before     {compared}")
-        lines += [f"Gate       {setting} is off" for setting in self.verdict.off]
-        return lines
-
-    def refusal(self) -> str:
-        """Why the model is not blessed and what to try, for the terminal."""
-        failures = "; ".join(map(str, self.verdict.failures)) if self.verdict else "no verdict"
-        text = f"The model is not blessed: {failures}. Nothing was pushed."
-        if self.next_steps:
-            text += "\n\nWhat to try:\n" + "\n".join(f"  {n}. {step}" for n, step in enumerate(self.next_steps, 1))
-        return text
-
     def page(self) -> str:
         """The report as HTML, with the push and the timings that were not known when it was first written."""
         pushed = (self.version, self.pushed_path) if self.version and self.pushed_path else None
@@ -333,23 +308,3 @@ def _read(folder: str | None, name: str) -> dict[str, Any] | None:
         return None
     with open(path, encoding="utf-8") as file:
         return json.load(file)
-
-
-def as_json(summary: RunSummary, model_dir: str) -> dict[str, Any]:
-    """The one line of `htr run --json`."""
-    verdict = summary.verdict
-    metrics = verdict.metrics if verdict else {}
-    compared = verdict.compared_with if verdict else None
-    return {
-        "blessed": bool(verdict and verdict.blessed),
-        "cer": metrics.get("cer"), "cer_low": metrics.get("cer_low"), "cer_high": metrics.get("cer_high"),
-        "cer_best_path": metrics.get("cer_best_path"), "wer": metrics.get("wer"),
-        "model_dir": model_dir, "version": summary.version, "withdrawn_version": summary.withdrawn,
-        "baseline": str(compared) if compared else None,
-        "baseline_version": compared.version if compared else None,
-        "baseline_cer": verdict.baseline["cer"] if verdict and verdict.baseline else None,
-        "rejected": summary.counts["rejected"],
-        "failures": [str(failure) for failure in verdict.failures] if verdict else [],
-        "off": verdict.off if verdict else [],
-        "next_steps": summary.next_steps,
-    }  # fmt: skip

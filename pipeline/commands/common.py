@@ -96,11 +96,6 @@ def add_config_arguments(command: argparse.ArgumentParser, data: bool = True) ->
     command.add_argument("--workspace", metavar="DIR", help="folder for everything that is made (default: workspace)")
 
 
-def task_option(config: Config) -> str:
-    """What a suggested command needs besides to be about the same pipeline."""
-    return " --task pages" if config.task == "pages" else ""
-
-
 def add_task_argument(command: argparse.ArgumentParser) -> None:
     """Adds the option that says which pipeline is meant."""
     command.add_argument(

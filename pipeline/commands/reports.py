@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands import run_pages
 from pipeline.commands.common import (
     AddCommand,
     CommandError,
@@ -18,6 +16,8 @@ from pipeline.commands.common import (
     write_for_prometheus,
 )
 from pipeline.exit_codes import OK, USAGE
+from pipeline.tasks import task_of
+from pipeline.tasks.task import NoReport
 
 if TYPE_CHECKING:
     from components.report.summary import RunSummary
@@ -46,24 +46,15 @@ def add_commands(add: AddCommand) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     config, (run,) = _runs_of(arguments, [arguments.run_name])
-    if config.task == "pages" and not run.report_folder:
-        raise CommandError(f"The run {run.name} has no report: {run.outcome}. {_where_runs_are_listed(config)}")
-    print((run_pages.write_report if config.task == "pages" else write_report)(run, config))
+    try:
+        print(task_of(config).write_report(run, config))
+    except NoReport as error:
+        raise CommandError(f"{error} {_where_runs_are_listed(config)}") from error
     return OK
 
 
 def _where_runs_are_listed(config: Config) -> str:
-    return f"`htr runs{' --task pages' if config.task == 'pages' else ''}` lists the runs."
-
-
-def write_report(summary: RunSummary, config: Config) -> Path:
-    """Writes the HTML report of a run into its workspace and returns the file's path."""
-    from components.common import storage
-
-    path = Path(config.workspace) / "reports" / f"{summary.name.replace(':', '-')}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    storage.write(str(path), summary.page().encode())
-    return path
+    return f"`htr runs{task_of(config).flag}` lists the runs."
 
 
 def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Config, list[RunSummary]]:
@@ -76,23 +67,23 @@ def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Config, l
 
 
 def _list_runs(arguments: argparse.Namespace) -> int:
-    from components.report import comparison, page_runs, prometheus, summary
+    from components.report import prometheus, summary
 
     config = read_config(arguments)
     with reading_runs():
         runs = summary.read_all(config.workspace, config.servable[0])
-    print((page_runs if config.task == "pages" else comparison).listing(runs))
+    print(task_of(config).listing(runs))
     if arguments.prometheus:
         write_for_prometheus(arguments.prometheus, prometheus.runs_page(runs[: prometheus.NEWEST], config.task))
     return OK
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from components.report import comparison, page_runs
+    from components.report.comparison import NothingToCompare
 
     config, (before, after) = _runs_of(arguments, [arguments.before, arguments.after])
     try:
-        print((page_runs if config.task == "pages" else comparison).compare(before, after))
-    except comparison.NothingToCompare as error:
+        print(task_of(config).compare(before, after))
+    except NothingToCompare as error:
         raise CommandError(f"{error} {_where_runs_are_listed(config)}", USAGE) from error
     return OK

@@ -12,17 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
-from pipeline.commands import run_pages
-from pipeline.commands.common import (
-    AddCommand,
-    CommandError,
-    add_config_arguments,
-    add_task_argument,
-    read_config,
-    task_option,
-)
-from pipeline.commands.reports import write_report
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
 from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code
+from pipeline.tasks import task_of
 
 if TYPE_CHECKING:
     from components.report.summary import RunSummary
@@ -48,15 +40,12 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps({"blessed": False, "error": str(error), "exit_code": error.code}))
         raise
-    is_pages = config.task == "pages"
+    task = task_of(config)
     _print_outcome(summary, config, report, log, datetime.datetime.now() - started)
     if arguments.json:
-        from components.report.summary import as_json
-
-        outcome = run_pages.as_json(summary, config) if is_pages else as_json(summary, config.model_dir)
-        print(json.dumps(outcome, ensure_ascii=False))
+        print(json.dumps(task.as_json(summary, config), ensure_ascii=False))
     if not (summary.metrics and summary.metrics["blessed"]):
-        raise CommandError(run_pages.refusal(summary) if is_pages else summary.refusal(), NOT_BLESSED)
+        raise CommandError(task.refusal(summary), NOT_BLESSED)
     return OK
 
 
@@ -74,7 +63,7 @@ def _check(config: Config) -> None:
     if names := preflight.unused(config):
         console().print(f"Warning: task={config.task} does not use {', '.join(names)}", markup=False)
     try:
-        preflight.check_pages(config) if config.task == "pages" else _check_text(config)
+        task_of(config).check(config)
     except (DatasetError, ConfigError) as error:
         raise CommandError(str(error), USAGE) from error
 
@@ -96,26 +85,11 @@ def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
 
             try:
                 summary = local_runner.run(config)
-                return summary, (run_pages.write_report if config.task == "pages" else write_report)(summary, config)
+                return summary, task_of(config).write_report(summary, config)
             except Exception as error:
                 raise _explained(error, config, log, local_runner.root_message) from error
     except OSError as error:
         raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
-
-
-def _check_text(config: Config) -> None:
-    """Looks at labels and settings of a run that trains a recogniser, and prints what people should know of them."""
-    from components.common.console import console
-    from components.example_gen.folders import find_tables
-    from components.example_gen.plan import make_plan
-    from pipeline import preflight
-
-    tables, notes = find_tables(config.data)
-    plan = make_plan(tables, config.data)
-    preflight.check_run(config, tables, plan)
-    for kind, sentences in (("Warning", plan.problems), ("Note", (*notes, *plan.notes))):
-        for sentence in sentences:
-            console().print(f"{kind}: {sentence}", markup=False)
 
 
 def _explained(
@@ -164,25 +138,25 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
     from components.common.console import console
     from components.pusher.versions import why_withheld
 
-    out, is_pages = console(), config.task == "pages"
+    out, task = console(), task_of(config)
     accepted, rejected = summary.counts["accepted"], summary.counts["rejected"]
-    what, row, file = ("Pages ", "page", "rejected-pages.csv") if is_pages else ("Images", "row", "rejects.csv")
-    out.print(f"\n{what}     {', '.join(f'{n} {split}' for split, n in accepted.items())}", markup=False)
+    out.print(f"\n{task.samples:11s}{', '.join(f'{n} {split}' for split, n in accepted.items())}", markup=False)
     if rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
         out.print(
-            f"Rejected   {counted(sum(rejected.values()), row)}: {reasons}\n           {config.workspace}/{file}",
+            f"Rejected   {counted(sum(rejected.values()), task.row)}: {reasons}\n"
+            f"           {config.workspace}/{task.rejects_file}",
             markup=False,
         )
     for kind, sentences in (("Warning", summary.counts.get("problems", [])), ("Note", summary.counts["notes"])):
         for sentence in sentences:
             out.print(f"{kind:10s} {sentence}", markup=False)
-    for line in run_pages.figures(summary) if is_pages else summary.figures():
+    for line in task.figures(summary):
         out.print(line, markup=False)
     if summary.pushed and summary.metrics and summary.metrics["blessed"]:
         out.print(f"Version    {summary.version} in {config.servable[1]}", markup=False)
     elif summary.withdrawn is not None:
-        out.print(f"Version    none: {why_withheld(summary.withdrawn, task_option(config))}", markup=False)
+        out.print(f"Version    none: {why_withheld(summary.withdrawn, task.flag)}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:
         images, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
         lines = f" with {counted(summary.transcribed['lines'], 'line')}" if "lines" in summary.transcribed else ""

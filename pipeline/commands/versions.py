@@ -14,9 +14,9 @@ from pipeline.commands.common import (
     add_config_arguments,
     add_task_argument,
     read_config,
-    task_option,
 )
 from pipeline.exit_codes import ERROR, OK, USAGE
+from pipeline.tasks import task_of
 
 if TYPE_CHECKING:
     from serving.rollout import Moved, Rollout
@@ -75,7 +75,7 @@ def _versions(arguments: argparse.Namespace) -> int:
         print(f"{version.number}  {_moment(version.number)}  {rate:<11s}  {version.path}  {', '.join(notes)}".rstrip())
     withdrawn = [version.number for version in found if version.withdrawn]
     if withdrawn:
-        print(f"To bring a withdrawn version back: htr restore {withdrawn[-1]}{task_option(config)}", file=sys.stderr)
+        print(f"To bring a withdrawn version back: htr restore {withdrawn[-1]}{task_of(config).flag}", file=sys.stderr)
     return OK
 
 
@@ -123,7 +123,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
         withdrawn, newest = roll_back(config.servable[1])
     except VersionError as error:
         raise CommandError(str(error)) from error
-    undo = f"htr restore {withdrawn}{task_option(config)}"
+    undo = f"htr restore {withdrawn}{task_of(config).flag}"
     print(f"Withdrew version {withdrawn}; version {newest} is the newest again. Undo: {undo}")
     return OK
 
@@ -171,7 +171,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     print(f"Version {arguments.version} is back.")
     if current is not None and current.number != newest:
-        promote = f"htr promote {arguments.version} --label stable{task_option(config)}"
+        promote = f"htr promote {arguments.version} --label stable{task_of(config).flag}"
         print(f"The label stable stays with version {current.number}: {promote}")
     elif newest != arguments.version:
         print(f"Version {newest} is newer and stays in service.")
