@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -33,7 +34,7 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "htr", "font.family": "sans-serif", "font.size": 9,
     "text.color": _INK, "axes.edgecolor": _SOFT, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none", "figure.facecolor": "none",
-    "savefig.facecolor": "none", "axes.grid": True, "grid.color": _SOFT, "grid.alpha": 0.35, "grid.linewidth": 0.6,
+    "axes.grid": True, "grid.color": _SOFT, "grid.alpha": 0.35, "grid.linewidth": 0.6,
     "legend.frameon": False, "lines.linewidth": 1.8,
 }  # fmt: skip
 SHOWN_WIDTH, SHOWN_HEIGHT = 900, 160
@@ -42,7 +43,9 @@ SHOWN_WIDTH, SHOWN_HEIGHT = 900, 160
 def _svg(figure: Figure, label: str) -> str:
     """The figure as an SVG element that scales with its column."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    # `savefig` draws everything twice, the first time for the layout, which drawing once finds as well.
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    FigureCanvasSVG(figure).print_svg(file, metadata=nothing)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     for colour, variable in _VARIABLES.items():

@@ -19,7 +19,7 @@ def suggested(predictions, config=None, failures=(), **more):
     config = config or Config(gate={"max_cer": 0.01})
     made = material(predictions, config, **{"history": LEARNT, **more})
     verdict = dataclasses.replace(made.verdict, blessed=False, failures=list(failures))
-    return next_steps(contents.build(dataclasses.replace(made, verdict=verdict)))
+    return next_steps(contents.facts(dataclasses.replace(made, verdict=verdict)))
 
 
 def read(count=300, rate=0.2, **more):
@@ -34,7 +34,7 @@ def emptied(count=200):
 
 
 def test_a_blessed_model_needs_none():
-    assert next_steps(contents.build(material(table(words(200)), Config(gate={"max_cer": 0.9})))) == []
+    assert next_steps(contents.facts(material(table(words(200)), Config(gate={"max_cer": 0.9})))) == []
 
 
 def test_collapse_is_named():
@@ -170,5 +170,5 @@ def test_a_base_that_training_made_worse():
         made.verdict, blessed=False, failures=CHANGE, compared_with=Baseline("warm_start", path="base")
     )
     same = {**made.settings, "alphabet": list(made.alphabet)}
-    built = contents.build(dataclasses.replace(made, verdict=verdict, baseline=same, history=LEARNT))
+    built = contents.facts(dataclasses.replace(made, verdict=verdict, baseline=same, history=LEARNT))
     assert any("lower train.learning_rate" in step for step in next_steps(built))

@@ -19,7 +19,7 @@ TEXTS = st.text("abé ", max_size=8)
 
 
 def findings(made):
-    return {finding["kind"]: finding for finding in contents.build(made)["findings"]}
+    return {finding["kind"]: finding for finding in contents.facts(made)["findings"]}
 
 
 def swapped(texts, share, seed=5):
@@ -169,7 +169,7 @@ def test_report_names_a_weak_slice_and_a_disagreement_with_the_evaluator():
 def test_report_shows_the_settings_that_the_tuner_chose():
     made = material(table(words(50)))
     train = {**made.settings["train"], "learning_rate": 0.5}
-    tuned = contents.build(material(table(words(50)), settings={**made.settings, "train": train}))
+    tuned = contents.facts(material(table(words(50)), settings={**made.settings, "train": train}))
     assert tuned["config"]["train"]["learning_rate"] == 0.5
     assert contents.metrics(tuned)["config"]["tune"] == made.config.tune.model_dump()
 

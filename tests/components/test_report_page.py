@@ -19,6 +19,12 @@ from tests.conftest import drawn_image, encode, write_dataset
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 STEPS = [Step("Trainer", "COMPLETE", 12.3, 2**30), Step("Transform", "CACHED", 0.1), Step("RunReport", "COMPLETE", 3)]
+FIGURES = ("reliability", "review", "distributions", "curves", "confusion")
+
+
+def in_words(made):
+    """The contents of a report whose figures are empty, for tests that look for words."""
+    return {**contents.facts(made), "figures": dict.fromkeys(FIGURES, "")}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +65,7 @@ def test_page_needs_no_other_file_and_no_script(page):
 
 
 def test_ids_of_the_figures_do_not_collide(page):
+    assert page.count('<svg class="plot') == len(FIGURES)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', page)) <= set(ids)
@@ -66,7 +73,7 @@ def test_ids_of_the_figures_do_not_collide(page):
 
 def test_page_of_a_model_that_must_not_ship_says_so():
     made = material(table(words(200), rate=0.3), Config(gate={"max_cer": 0.05}))
-    html = report.page(contents.build(made))
+    html = report.page(in_words(made))
     assert "Not blessed: this model must not ship." in html and "missed" in html
     assert "Compared with nothing (none yet)" in html and 'id="steps"' not in html
     assert "What to try" in html
@@ -86,9 +93,7 @@ def with_language_model(facts, decoder="default"):
     made = material(predictions, Config(gate={"max_cer": 0.3, "decoder": decoder}))
     metrics = {**made.verdict.metrics, "cer_default": 0.0312, "cer_best_path": 0.0923}
     verdict = dataclasses.replace(made.verdict, metrics=metrics)
-    return contents.build(
-        dataclasses.replace(made, verdict=verdict, settings={**made.settings, "language_model": facts})
-    )
+    return in_words(dataclasses.replace(made, verdict=verdict, settings={**made.settings, "language_model": facts}))
 
 
 def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
@@ -125,19 +130,19 @@ def test_page_and_card_of_a_gate_that_evaluates_the_best_path():
 def test_page_and_card_without_a_language_model():
     html, text = (make(with_language_model({**FACTS, "weight": 0.0, "bytes": 0})) for make in (report.page, card.write))
     assert "on 50 validation images none helped by more than chance" in html and "## Language model" not in text
-    left_out = contents.build(material(table(words(200)), Config()))
+    left_out = in_words(material(table(words(200)), Config()))
     assert left_out["language_model"] is None and "Language model" not in report.page(left_out) + card.write(left_out)
 
 
 def test_page_and_card_say_what_the_gate_did_not_ask():
-    made = contents.build(material(table(words(200)), Config(gate={"max_cer": None})))
+    made = in_words(material(table(words(200)), Config(gate={"max_cer": None})))
     html, text = report.page(made), card.write(made)
     assert "<b>Off:</b> gate.max_cer" in html and "Off, so not asked: `gate.max_cer`" in text
     config = Config(gate={"baseline": "none", "baseline_reason": "another alphabet"})
     verdict = dataclasses.replace(
         material(table(words(200))).verdict, compared_with=Baseline("off", reason="another alphabet")
     )
-    made = contents.build(material(table(words(200)), config, verdict=verdict))
+    made = in_words(material(table(words(200)), config, verdict=verdict))
     for made_of in (report.page(made), card.write(made), json.dumps(contents.metrics(made))):
         assert "another alphabet" in made_of
 
@@ -190,7 +195,7 @@ def test_what_the_training_kept_is_told_and_not_found_out_anew():
 def test_page_tells_of_a_collapse():
     settings = material(table(words(50))).settings
     facts = {"collapse": "the network reads nothing: 50 of 50 validation images come out empty"}
-    made = contents.build(material(table(words(50)), settings={**settings, "training": facts}))
+    made = in_words(material(table(words(50)), settings={**settings, "training": facts}))
     assert "the network reads nothing: 50 of 50 validation images come out empty" in report.page(made)
 
 
@@ -200,22 +205,22 @@ def test_what_the_data_step_has_decided_is_on_the_page():
               "problems": ["Rows whose labels are written from right to left: 3 (Hebrew 3)."]}  # fmt: skip
     predictions = table(words(200), writers=1)
     splits = {"train": split_of(words(2000), ["w0"] * 2000), "eval": split_of(list(predictions["text"]), ["w0"] * 200)}
-    made = contents.build(material(predictions, counts=counts, splits=splits))
+    made = in_words(material(predictions, counts=counts, splits=splits))
     html, kinds = report.page(made), {finding["kind"] for finding in made["findings"]}
     assert "written from right to left: 3 (Hebrew 3)" in html and "images are split one by one" in html
     assert "data" in kinds and "leaked_writers" not in kinds
-    together = contents.build(material(predictions, splits=splits))
+    together = in_words(material(predictions, splits=splits))
     assert "leaked_writers" in {finding["kind"] for finding in together["findings"]}
 
 
 def test_page_and_card_say_what_a_model_has_labelled():
     counts = {"accepted": {"train": 2000, "validation": 50, "eval": 200}, "rejected": {}, "notes": [],
               "by_model": {"train": 1800}}  # fmt: skip
-    made = contents.build(material(table(words(200)), counts=counts))
+    made = in_words(material(table(words(200)), counts=counts))
     told = f"A model wrote the texts of 1800 of {made['data']['splits']['train']['samples']} training images"
     assert told in report.page(made) and told in card.write(made)
     counts["by_model"] = {"eval": 7}
-    (finding,) = [f for f in contents.build(material(table(words(200)), counts=counts))["findings"]
+    (finding,) = [f for f in in_words(material(table(words(200)), counts=counts))["findings"]
                   if f["kind"] == "measured_on_a_model"]  # fmt: skip
     assert finding["severity"] == "problem" and "7 images for evaluation" in finding["text"]
 
@@ -227,7 +232,7 @@ def test_page_of_a_run_that_failed_names_the_step():
 
 def test_card_and_metrics_say_the_same_as_the_page(built):
     config = Config(card={"data_licence": "CC-BY 4.0", "contact": "desk@example.org"})
-    made = contents.build(material(table(words(300)), config))
+    made = in_words(material(table(words(300)), config))
     text, metrics = card.write(made), json.loads(json.dumps(contents.metrics(made), allow_nan=False))
     for part in ("CC-BY 4.0", "desk@example.org", "## Intended use", "## Limits", made["data"]["digest"],
                  report.percent(made["verdict"]["metrics"]["cer_high"]), made["model"]["alphabet"]):  # fmt: skip
@@ -290,7 +295,7 @@ def test_a_long_path_in_a_report_is_broken_on_a_phone(tmp_path):
     made = material(table(words(200), rate=0.05, baseline_rate=0.06), Config(gate={"max_cer": 0.3}))
     base = Baseline("warm_start", None, "/" + "a_long_name_of_a_folder/" * 6)
     made = dataclasses.replace(made, verdict=dataclasses.replace(made.verdict, compared_with=base))
-    text = report.page(json.loads(json.dumps(contents.build(made))), steps=STEPS)
+    text = report.page(json.loads(json.dumps(in_words(made))), steps=STEPS)
     assert base.path in text
     measured = laid_out(text, 360, tmp_path)
     assert measured["wide"] == [] and measured["scroll"] <= measured["width"] + 1
