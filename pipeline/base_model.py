@@ -111,6 +111,7 @@ _FRENCH_2, _FRENCH_3, _FRENCH_4 = ((_POILUS, replace(_TIMEUS, part=part), _MSS19
 _DHSD_WORDS, _POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS = (replace(real, words=True) for real in (_DHSD, *_FRENCH))
 _FRENCH_WORDS = (_POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS)
 _HALF_OF_WORDS = tuple(replace(real, share=0.5, part=1) for real in (_POILUS_WORDS, _MSS19_WORDS))
+_OTHER_HALF_OF_WORDS = tuple(replace(real, part=0) for real in _HALF_OF_WORDS)
 _DHSD_CAPITALS = replace(_DHSD, capitals=4500)
 
 RECIPES: dict[str, Sequence[Round]] = {
@@ -157,6 +158,18 @@ RECIPES: dict[str, Sequence[Round]] = {
         Round(
             [Rendered("rendered-words-7", 1000, 22, 701, least=4), Rendered("rendered-lines-7", 1000, 60, 702)],
             [_DHSD, _DHSD_WORDS, *_FRENCH, *_HALF_OF_WORDS],
+            4,
+            learning_rate=2e-3,
+            augment=1.0,
+            start_share=0.5,
+        ),
+        Round(
+            [
+                Rendered("rendered-words-8", 1500, 22, 801, least=4),
+                Rendered("rendered-lines-8", 1000, 60, 802),
+                Rendered("rendered-forms-8", 3500, 20, 803, forms=True),
+            ],
+            [_DHSD, _DHSD_CAPITALS, *_FRENCH_2, *_OTHER_HALF_OF_WORDS],
             4,
             learning_rate=2e-3,
             augment=1.0,
@@ -355,9 +368,9 @@ def _train(
         "gate": {"max_cer": None},  # writers of the 19th century are among those that are evaluated
         "card": {
             "data_licence": f"Rendered text in fonts under OFL 1.1 and Apache 2.0; {credits}",
-            "intended_use": "Reading words and lines in Latin script (Cyrillic: experimental) without training, and as "
-            "the start of a training on images of one's own. Not meant for decisions about people without a person "
-            "who looks at the text.",
+            "intended_use": f"Reading {'words' if preset == 'word' else 'words and lines'} in Latin script (Cyrillic: "
+            "experimental) without training, and as the start of a training on images of one's own. Not meant for "
+            "decisions about people without a person who looks at the text.",
         },
     }
     file = workspace.with_suffix(".yaml")

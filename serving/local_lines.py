@@ -8,6 +8,7 @@ import numpy as np
 
 from htr_client.pages.reading import SIGNATURE
 from serving.runner import LoadedModel, RunnerOptions
+from serving.status import Code, ServingError
 
 
 class LocalLineFinder:
@@ -29,6 +30,11 @@ class LocalLineFinder:
             ServingError: It cannot be loaded, or is no line finder.
         """
         self._model = LoadedModel(os.fspath(directory), RunnerOptions(intra_op_parallelism=threads))
+        if SIGNATURE not in self._model.signatures:
+            self._model.close()
+            raise ServingError(
+                Code.FAILED_PRECONDITION, f"{directory} is no line finder: it has no signature {SIGNATURE}."
+            )
         self._signature = self._model.signatures[SIGNATURE]
 
     def __enter__(self) -> LocalLineFinder:

@@ -25,7 +25,10 @@ def model_threads() -> int:
 
 @dataclass
 class ServerOptions:
-    """Everything the server can be told; the first part has TensorFlow Serving's flag names and defaults."""
+    """Everything the server can be told; the first part has TensorFlow Serving's flag names.
+
+    Its defaults, too, but for `grpc_max_threads` and the health service, which is on.
+    """
 
     port: int = 8500
     grpc_socket_path: str = ""

@@ -148,8 +148,8 @@ class Decoded:
 
     Attributes:
         text: The text.
-        confidence: P(text | image), the sum over all CTC alignments: the model's probability that the whole text is
-            right. 0 when there is no valid frame.
+        confidence: Probability that the whole text is right, 0 where there is no valid frame: P(text | image), the sum
+            over all CTC alignments; with a version's language model, the text's share of all that the search found.
         characters: The characters of the text with their confidence and span.
         alternatives: Other readings, best first, when the decoder was asked for them.
     """
@@ -182,7 +182,9 @@ class Decoder(Protocol):
 
 
 class BestPath:
-    """The most probable class of every frame; repeats merged, blanks dropped. Fast, and the default."""
+    """The most probable class of every frame; repeats merged, blanks dropped. Fast; what a client takes
+    where the version has no language model.
+    """
 
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
         """Decode a batch; see `Decoder.decode`."""

@@ -58,7 +58,7 @@ class ServerUnavailable(HtrError):
 
 
 class ServerBusy(HtrError):
-    """The server has no free thread or queue place (RESOURCE_EXHAUSTED)."""
+    """The server has no free thread (RESOURCE_EXHAUSTED). A full queue of batches is `ServerUnavailable`."""
 
     retryable = True
     advice = "Send fewer requests at once, try again later, or give the server more threads or replicas."

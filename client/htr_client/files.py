@@ -27,7 +27,7 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
         Paths, those of a folder sorted by name.
 
     Raises:
-        ValueError: When a folder or a glob holds no image.
+        ValueError: When a folder holds no image, or a glob matches no file.
     """
     for argument in arguments:
         if argument == "-" or os.path.isfile(argument):

@@ -170,6 +170,7 @@ def read(image: Image) -> bytes:
 
     Raises:
         ImageError: When the file cannot be opened, or is too large.
+        TypeError: When it is neither bytes, a path nor an open file.
     """
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = bytes(image)

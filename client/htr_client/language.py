@@ -269,7 +269,7 @@ class CharacterModel:
 
         Raises:
             OSError: When the file cannot be read.
-            ValueError: When it is not UTF-8.
+            ValueError: When it is not UTF-8 or holds no text, or the order is not from 1 to 8.
         """
         with _utf8(path) as file:
             return cls((line.rstrip("\r\n") for line in file), order=order)

@@ -111,7 +111,7 @@ class RequestLog:
         Args:
             image: As it was sent, PNG or JPEG.
             text: What the model read.
-            confidence: P(text | image).
+            confidence: Probability that the text is right.
             model: Name of the served model.
             version: Version that answered.
             source: Name or path of the original.

@@ -42,7 +42,7 @@ class Transcription:
 
     Attributes:
         text: The text; "" when `error` is set, and also when the model sees no writing.
-        confidence: P(text | image), 0 to 1: the model's probability that the whole text is right.
+        confidence: The model's probability that the whole text is right, 0 to 1 (`decoding.Decoded`).
         characters: The characters of the text with confidence and position.
         alternatives: Other readings, best first, from decoders that give them.
         model: Name of the served model.

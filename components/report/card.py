@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from components.evaluator.verdict import Verdict
 from components.report.report import environment
 
 REVIEWED = 0.1
@@ -21,5 +22,6 @@ def write(contents: Mapping[str, Any]) -> str:
         Markdown.
     """
     tenth = next(row for row in contents["review"] if row["share"] == REVIEWED)
-    text = environment().get_template("model_card.md.j2").render(r=contents, tenth=tenth)
+    failures = Verdict.from_dict(contents["verdict"]).failures
+    text = environment().get_template("model_card.md.j2").render(r=contents, tenth=tenth, failures=failures)
     return re.sub(r"\n{3,}", "\n\n", text)

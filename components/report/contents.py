@@ -86,6 +86,7 @@ def facts(material: Material) -> dict[str, Any]:
         "data": _data(m),
         "training": {
             "start": m.settings.get("start", {}).get("name"),
+            "from_base_model": m.settings.get("start", {}).get("base_model", False),
             "history": list(m.history),
             "best_validation_cer": m.settings.get("best_validation_cer"),
             "base_validation_cer": m.settings.get("training", {}).get("base_validation_cer"),

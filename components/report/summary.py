@@ -166,6 +166,7 @@ def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
 
     Raises:
         NoSuchRun: nothing was run there yet, or no run or several are called that.
+        MetadataError: ML Metadata cannot be read.
     """
     if run == "latest":
         return read_all(workspace, name, newest=1)[0]
@@ -239,6 +240,7 @@ def read_all(workspace: str, name: str, newest: int | None = None) -> list[RunSu
 
     Raises:
         NoSuchRun: nothing was run there yet.
+        MetadataError: ML Metadata cannot be read.
     """
     store = open_metadata(workspace)
     pipeline = store.get_context_by_type_and_name("pipeline", name)

@@ -1,4 +1,4 @@
-"""The command `read`: text from images at once, without a server and without a workspace."""
+"""The command `read`: text from images at once, without a server; a workspace is used where there is one."""
 
 from __future__ import annotations
 

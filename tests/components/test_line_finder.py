@@ -27,6 +27,7 @@ from components.trainer.base import WarmStartError
 from htr_client import image_files
 from htr_client.pages import Page, find_page, write
 from serving.local_lines import LocalLineFinder
+from serving.status import ServingError
 from tests.components.line_pages import drawn_page, straight
 
 CONFIG = LineFinderConfig(longest=320, filters=[4, 8, 12, 16, 16])
@@ -169,6 +170,11 @@ def test_a_server_finds_the_lines_that_training_found(version):
         maps, served_scale = served.maps(image_files.encode(page.grey))
     assert maps.dtype == np.uint8 and served_scale == pytest.approx(float(scale))
     assert np.abs(maps / 255 - expected).max() <= 0.5 / 255 + 1e-3
+
+
+def test_a_version_that_is_no_line_finder_is_refused():
+    with pytest.raises(ServingError, match="is no line finder: it has no signature find_lines"):
+        LocalLineFinder(packing.unpack("word"))
 
 
 def test_a_training_starts_from_a_version(version):
