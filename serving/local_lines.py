@@ -32,9 +32,7 @@ class LocalLineFinder:
         self._model = LoadedModel(os.fspath(directory), RunnerOptions(intra_op_parallelism=threads))
         if SIGNATURE not in self._model.signatures:
             self._model.close()
-            raise ServingError(
-                Code.FAILED_PRECONDITION, f"{directory} is no line finder: it has no signature {SIGNATURE}."
-            )
+            raise ServingError(Code.FAILED_PRECONDITION, f"{directory} is no line finder: it has no {SIGNATURE}.")
         self._signature = self._model.signatures[SIGNATURE]
 
     def __enter__(self) -> LocalLineFinder:

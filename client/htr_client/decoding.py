@@ -182,8 +182,9 @@ class Decoder(Protocol):
 
 
 class BestPath:
-    """The most probable class of every frame; repeats merged, blanks dropped. Fast; what a client takes
-    where the version has no language model.
+    """The most probable class of every frame; repeats merged, blanks dropped.
+
+    It is fast, and what a client takes where the version has no language model.
     """
 
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:

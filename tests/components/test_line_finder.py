@@ -173,7 +173,7 @@ def test_a_server_finds_the_lines_that_training_found(version):
 
 
 def test_a_version_that_is_no_line_finder_is_refused():
-    with pytest.raises(ServingError, match="is no line finder: it has no signature find_lines"):
+    with pytest.raises(ServingError, match="is no line finder: it has no find_lines"):
         LocalLineFinder(packing.unpack("word"))
 
 
