@@ -141,6 +141,8 @@ class Fitting(TrainingLoop):
             options = tf.data.Options()
             options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
             dataset = self.strategy.experimental_distribute_dataset(dataset.with_options(options))
+        # Traced for batches of all shapes: the graph for the shapes of the first one is seldom used again.
+        self._step = tf.function(self._train, input_signature=[dataset.element_spec], autograph=False)
         return iter(dataset)
 
     def _train(self, batch: Any) -> tf.Tensor:

@@ -71,7 +71,7 @@ class TrainConfig(Section):
     bfloat16: bool = Field(
         False, description="on CPUs with AVX512_BF16 or AMX: 1.25 to 1.4 times as fast; the loss stays float32"
     )
-    seed: int = Field(1, ge=0, lt=2**32, description="of weights, shuffling and augmentation")
+    seed: int = Field(1, ge=1, lt=2**32, description="of weights, shuffling and augmentation")  # 0 is TensorFlow's none
 
     @property
     def is_warm(self) -> bool:
