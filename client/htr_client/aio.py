@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from htr_client.base import Ask, BaseClient, Sent, Steps, T
+from htr_client.base import BaseClient, Sent
 from htr_client.connection import to_error, was_closed
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
@@ -20,6 +20,7 @@ from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, 
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
 from htr_client.retries import Outage, remaining
+from htr_client.steps import Ask, Steps, T
 
 _Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 import sys
 import threading
+import time
 
 import grpc
 import pytest
@@ -36,6 +37,45 @@ def test_calls_are_spread_over_servers_and_survive_the_loss_of_one(kind):
         assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
     for server in servers:
         server.stop()
+
+
+def test_a_version_that_only_some_servers_have_yet(kind):
+    """Whatever server has which version, what a version brings is asked of one that has it."""
+    servers = [FakeServer() for _ in range(5)]
+    model = servers[0].model
+    try:
+        for count in (2, 5):
+            with kind([server.address for server in servers[:count]]) as client:
+                for server in servers[:count]:
+                    server.model.batches.clear()
+                while not all(server.model.batches for server in servers[:count]):  # until all are connected
+                    assert client.transcribe(png("old")).version == 1
+                model.alphabets[2], model.language_models[2], model.version = list(ALPHABET), b"", 2
+                assert {client.transcribe(png("new")).version for _ in range(4 * count)} == {1, 2}
+                assert all(result.ok for result in client.transcribe_many([png("many")] * 100))
+            model.version = 1
+            del model.alphabets[2], model.language_models[2]
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def test_a_version_that_no_server_knows_for_a_while_is_waited_for(kind, server):
+    """It has answered, so that it is there: on a server that the queries do not come to."""
+    answer = server.model.predict
+    go_on = time.monotonic() + 2.0
+
+    def predict(request, context):
+        if request.model_spec.signature_name == "alphabet" and time.monotonic() < go_on:
+            context.abort(Code.NOT_FOUND, "Servable not found for request: Specific(htr, 1)")
+        return answer(request, context)
+
+    server.model.predict = predict
+    with kind(server.address, timeout=0.5) as client:
+        with pytest.raises(ModelNotFound, match="only some of them may have it") as error:
+            client.transcribe(png("a"))
+        assert error.value.retryable
+        assert [result.text for result in client.transcribe_many([png("patient")])] == ["patient"]
 
 
 @pytest.mark.parametrize(
