@@ -181,7 +181,7 @@ class AsyncHtrClient(BaseClient):
             try:
                 return answer.result()
             except grpc.RpcError as error:
-                raise to_error(error, self.server, seconds) from error
+                raise to_error(error, self.server, seconds, self._tls is not None) from error
 
     def _method(self, name: str, request: Any, answer: Any) -> Any:
         channel = self._open()

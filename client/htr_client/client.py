@@ -220,7 +220,7 @@ class HtrClient(BaseClient):
             try:
                 return call(ask.request, timeout=seconds, metadata=ask.headers)
             except grpc.RpcError as error:
-                raise to_error(error, self.server, seconds) from error
+                raise to_error(error, self.server, seconds, self._tls is not None) from error
             except ValueError as error:
                 if "closed" not in str(error):
                     raise

@@ -26,7 +26,7 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.reach import NOBODY, is_here, with_proxy
+from htr_client.reach import is_here, why_no_connection, with_proxy
 
 Metadata = Callable[[], Iterable[tuple[str, str]]]
 Pem = Union[str, "os.PathLike[str]", bytes]
@@ -315,13 +315,14 @@ def tracing() -> Any:
     return instrumentation
 
 
-def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
+def to_error(error: grpc.RpcError, where: str, seconds: float, encrypted: bool = False) -> HtrError:
     """Translates a failed call.
 
     Args:
         error: What gRPC raised.
         where: The servers' addresses, for the message.
         seconds: How long the call was allowed to take.
+        encrypted: Whether the connection is to be encrypted.
 
     Returns:
         The exception to raise instead. INVALID_ARGUMENT becomes an ImageError unless the server's words show that
@@ -334,7 +335,7 @@ def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
         if _NO_NAME.search(details):
             return with_proxy(ServerUnavailable(f"The name of the server {where} is not known.", code=code.name), hosts)
         if _NO_CONNECTION.search(details):
-            return with_proxy(ServerUnavailable(f"Nobody answers at {where}.", advice=NOBODY, code=code.name), hosts)
+            return with_proxy(why_no_connection(details, where, encrypted, code.name), hosts)
         if _BROKEN.search(details):
             return ServerUnavailable(f"The connection to {where} broke.", code=code.name)
     if code is grpc.StatusCode.CANCELLED and "Channel closed" in details:
