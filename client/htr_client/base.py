@@ -28,7 +28,7 @@ from htr_client.metrics import ClientMetrics
 from htr_client.pages.reading import SIGNATURE
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
-from htr_client.retries import Outage, pause
+from htr_client.retries import Outage, patiently, pause
 from htr_client.spans import pixel_spans
 from htr_client.steps import Ask, Steps
 from htr_client.suspicion import Look, look, of_geometry
@@ -99,7 +99,7 @@ class BaseClient:
                 the best path where there is none.
             batch_size: Most images in one request of `transcribe_many`.
             in_flight: Most requests of one `transcribe_many` at the same time.
-            patience: Seconds for which `transcribe_many` goes on trying while no request gets through.
+            patience: Seconds for which `transcribe_many` and pages go on trying while no request gets through.
             max_pixels: Images with more pixels are refused before they are decoded.
             max_message_bytes: Limit of a request and of an answer.
             metadata: Called for every request; returns its gRPC metadata, such as tracing ids or tokens. The log keeps
@@ -282,11 +282,9 @@ class BaseClient:
     ) -> Steps[list[Transcription]]:
         """One batch of transcribe_many: patient with the server, and no image spoils another."""
         refusals = 0
-        for attempt in range(10**9):
+        while True:
             try:
-                results = yield from self._transcribe(batch, self._deadline(timeout))
-                outage.over()
-                return results
+                return (yield from patiently(lambda: self._transcribe(batch, self._deadline(timeout)), outage))
             except (ImageError, RequestTooLarge) as error:
                 outage.over()
                 refusals += 1
@@ -298,10 +296,6 @@ class BaseClient:
                 if refusals == 2:
                     refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
                     return [self.failed(refused, batch[0].source, batch[0].seconds)]
-            except HtrError as error:
-                if not outage.bearable(error) or (yield pause(attempt)):
-                    raise
-        raise AssertionError("unreachable")
 
     def _transcribe(self, batch: Sequence[Sent], deadline: float) -> Steps[list[Transcription]]:
         started = time.perf_counter()
@@ -367,9 +361,14 @@ class BaseClient:
         raise AssertionError("unreachable")
 
     def _ask_maps(self, page: bytes, line_finder: str, timeout: float | None) -> Steps[tuple[np.ndarray, float]]:
+        """The line finder's maps of a page; patient with the server, as transcribe_many is."""
         request = messages.predict_request(line_finder, None, None, SIGNATURE, {"image_bytes": [page]})
         answer = messages.PredictResponse
-        return read_maps((yield Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers())))
+
+        def ask() -> Steps[Any]:
+            return (yield Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers()))
+
+        return read_maps((yield from patiently(ask, Outage(self._patience))))
 
     def _ask_status(self, timeout: float | None) -> Steps[list[VersionStatus]]:
         request = messages.GetModelStatusRequest()

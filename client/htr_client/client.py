@@ -148,7 +148,7 @@ class HtrClient(BaseClient):
         Args:
             image: As for `transcribe`.
             line_finder: Name of the line finder on the server; the client's model transcribes what it finds.
-            timeout: Seconds for finding the lines, and for each request of lines, which is tried again as by
+            timeout: Seconds for each request, to the line finder and of lines, which is tried again as by
                 `transcribe_many`; by default the client's.
             name: Name of the image for the page; by default that of its file.
 
@@ -158,7 +158,8 @@ class HtrClient(BaseClient):
 
         Raises:
             ImageError: When the image cannot be read.
-            HtrError: When a call fails; `ModelNotFound` where the server has no line finder.
+            HtrError: When the service fails, as of `transcribe_many`; `ModelNotFound` where the server has no line
+                finder.
         """
         find_maps = self._find_maps(line_finder, timeout)
         recognise = functools.partial(self.transcribe_many, timeout=timeout)

@@ -2,12 +2,14 @@
 
 import random
 import time
+from collections.abc import Callable
 
 from htr_client.errors import HtrError, TimedOut
+from htr_client.steps import Steps, T
 
 
 class Outage:
-    """How long calls of one transcribe_many run have been failing, shared by its batches."""
+    """How long calls have been failing, shared by the batches of one transcribe_many run."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -27,9 +29,31 @@ class Outage:
         return time.monotonic() - since < self._patience
 
 
+def patiently(call: Callable[[], Steps[T]], outage: Outage) -> Steps[T]:
+    """Carries out steps anew until they succeed, as long as their failures are bearable.
+
+    Args:
+        call: Makes the steps.
+        outage: How long calls have been failing.
+
+    Returns:
+        What the steps return; raises the last failure.
+    """
+    for attempt in range(10**9):
+        try:
+            result = yield from call()
+            outage.over()
+            return result
+        except HtrError as error:
+            if not outage.bearable(error) or (yield pause(attempt)):
+                raise
+    raise AssertionError("unreachable")
+
+
 def pause(attempt: int) -> float:
     """Seconds to wait before another attempt: doubling up to two seconds, jittered so that clients spread out."""
-    return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2**attempt)
+    # Of a long patience there are more attempts than a float has powers of two.
+    return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2 ** min(attempt, 10))
 
 
 def remaining(deadline: float) -> float:
