@@ -28,7 +28,7 @@ from htr_client.metrics import ClientMetrics
 from htr_client.pages.reading import SIGNATURE
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
-from htr_client.retries import Outage, patiently, pause
+from htr_client.retries import Outage, bounded, patiently, pause
 from htr_client.spans import pixel_spans
 from htr_client.steps import Ask, Steps
 from htr_client.suspicion import Look, look, of_geometry
@@ -93,7 +93,8 @@ class BaseClient:
             version: Exact version to use; by default the server's latest.
             label: Version label to use, such as "stable"; not together with version.
             tls: True or a `Tls` for an encrypted connection.
-            timeout: Seconds a `transcribe` may take in all, and each single request of `transcribe_many`.
+            timeout: Seconds a `transcribe` may take in all, and each single request of `transcribe_many`; math.inf for
+                no limit.
             decoder: How log-probabilities become text: a decoder, or a function that makes one of the language model of
                 the version that answers (None where it has none). By default a beam search with that language model, or
                 the best path where there is none.
@@ -123,7 +124,7 @@ class BaseClient:
         if not (decoder is None or isinstance(decoder, Decoder) or callable(decoder)):
             raise TypeError(f"decoder is a Decoder, such as BestPath(), or a function that makes one, not {decoder!r}")
         self.model = model
-        self.timeout = timeout
+        self.timeout = bounded(timeout)
         self.max_pixels = max_pixels
         self.metrics = metrics or ClientMetrics()
         self._decoder = decoder if decoder is not None else default_decoder
@@ -382,7 +383,7 @@ class BaseClient:
         ]
 
     def _await_readiness(self, timeout: float) -> Steps[None]:
-        deadline = time.monotonic() + timeout
+        deadline = self._deadline(timeout)
         for attempt in range(10**9):
             try:
                 yield from self._ask_alphabet(None, min(deadline, time.monotonic() + 5.0))
@@ -395,7 +396,7 @@ class BaseClient:
                 yield wait
 
     def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + (timeout if timeout is not None else self.timeout)
+        return time.monotonic() + (bounded(timeout) if timeout is not None else self.timeout)
 
     # -- batches of transcribe_many --------------------------------------------------------------------------
 

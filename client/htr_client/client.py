@@ -20,7 +20,7 @@ from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
-from htr_client.retries import Outage, remaining
+from htr_client.retries import Outage, bounded, remaining
 from htr_client.steps import Ask, Steps, T
 
 
@@ -61,7 +61,7 @@ class HtrClient(BaseClient):
         """
         ready = grpc.channel_ready_future(self._open())
         try:
-            ready.result(timeout)
+            ready.result(bounded(timeout))
         except grpc.FutureTimeoutError:
             ready.cancel()
             raise explain(self._hosts, self._tls) from None

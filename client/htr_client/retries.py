@@ -1,11 +1,15 @@
 """How long, and at what distances, calls are tried again."""
 
+import math
 import random
 import time
 from collections.abc import Callable
 
 from htr_client.errors import HtrError, TimedOut
 from htr_client.steps import Steps, T
+
+# gRPC takes a deadline some centuries ahead for one that has passed, and Python's locks refuse to wait so long.
+_LONGEST = 365 * 24 * 3600.0
 
 
 class Outage:
@@ -62,3 +66,17 @@ def remaining(deadline: float) -> float:
     if seconds <= 0:
         raise TimedOut("The time for this call was used up.")
     return seconds
+
+
+def bounded(timeout: float) -> float:
+    """Seconds that gRPC and locks can wait for: at most a year.
+
+    Args:
+        timeout: Seconds; may be infinite.
+
+    Raises:
+        ValueError: When it is not a number.
+    """
+    if math.isnan(timeout):
+        raise ValueError(f"timeout is a number of seconds, not {timeout}")
+    return min(timeout, _LONGEST)

@@ -225,6 +225,19 @@ def test_impossible_settings(kind, server, settings):
         kind(server.address, **settings)
 
 
+@pytest.mark.parametrize("seconds", [1e10, math.inf])
+def test_a_timeout_without_end(kind, server, seconds):
+    with kind(server.address, timeout=seconds) as client:
+        client.connect(seconds)
+        client.wait_until_ready(seconds)
+        assert client.transcribe(png("a")).text == "a"
+    with kind(server.address) as client:
+        assert client.transcribe(png("a"), timeout=seconds).text == "a"
+        assert [result.text for result in client.transcribe_many([png("a")], timeout=seconds)] == ["a"]
+        with pytest.raises(ValueError, match="timeout is a number of seconds, not nan"):
+            client.transcribe(png("a"), timeout=math.nan)
+
+
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls(kind, certificates, mutual):
     key, certificate, ca = ((certificates / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem"))
