@@ -1,6 +1,5 @@
 """How this client talks gRPC: addresses, TLS, channel options, and what a failed call means."""
 
-import ipaddress
 import json
 import os
 import re
@@ -171,25 +170,37 @@ def grpc_target(target: str | Sequence[str]) -> str:
         A target over which round_robin balances.
 
     Raises:
-        ValueError: As `read_addresses`.
+        ValueError: As `read_addresses`; when of several servers one is reached over IPv4 only and one over IPv6 only.
         ServerUnavailable: When one of several names cannot be resolved.
     """
     addresses, _ = read_addresses(target)
     if len(addresses) == 1:
         return addresses[0] if _GRPC_SCHEME.match(addresses[0]) else f"dns:///{addresses[0]}"
-    found: list[tuple[str, int]] = []
-    for address in addresses:
-        host, port = split_address(address)
-        try:
-            found += [info[4][:2] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]  # type: ignore[misc]
-        except OSError as error:
-            raise ServerUnavailable(f"The name {host!r} cannot be resolved: {error}.") from None
-    # A gRPC target is of one family. IPv4 when every server has such an address, else IPv6.
-    by_family: dict[int, list[str]] = {4: [], 6: []}
-    for host, port in dict.fromkeys(found):
-        version = ipaddress.ip_address(host.partition("%")[0]).version
-        by_family[version].append(f"{host}:{port}" if version == 4 else f"[{host}]:{port}")
-    return "ipv4:" + ",".join(by_family[4]) if by_family[4] else "ipv6:" + ",".join(by_family[6])
+    # A gRPC target is of one family: IPv4 when every server has such an address, else IPv6.
+    found = {address: _by_family(address) for address in addresses}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        if all(places[family] for places in found.values()):
+            places = dict.fromkeys(place for one in found.values() for place in one[family])
+            return f"{'ipv4' if family == socket.AF_INET else 'ipv6'}:{','.join(places)}"
+    without = [next(address for address in found if not found[address][family]) for family in found[addresses[0]]]
+    raise ValueError(
+        f"{without[0]} has no IPv4 address and {without[1]} no IPv6 address, and gRPC reaches several servers over one "
+        "of the two only: give addresses of one kind, or one DNS name that stands for all servers"
+    )
+
+
+def _by_family(address: str) -> dict[socket.AddressFamily, list[str]]:
+    """The addresses behind one "host:port", as gRPC targets have them, of IPv4 and of IPv6."""
+    host, port = split_address(address)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ServerUnavailable(f"The name {host!r} cannot be resolved: {error}.") from None
+    places: dict[socket.AddressFamily, list[str]] = {socket.AF_INET: [], socket.AF_INET6: []}
+    for family, _, _, _, (place, *_) in found:
+        if family in places:
+            places[family].append(f"{place}:{port}" if family == socket.AF_INET else f"[{place}]:{port}")
+    return places
 
 
 def split_address(address: str) -> tuple[str, int]:

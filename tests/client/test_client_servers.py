@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import socket
 import sys
 import threading
 import time
@@ -93,6 +94,31 @@ def test_a_version_that_no_server_knows_for_a_while_is_waited_for(kind, server):
 )
 def test_targets(addresses, target):
     assert grpc_target(addresses) == target
+
+
+def test_the_kind_of_address_that_every_server_has(monkeypatch):
+    """A server that only has the other kind would be left out, in silence."""
+    known = {"both": ["10.0.0.1", "fd00::1"], "old": ["10.0.0.2"], "new": ["fd00::3"]}
+
+    def look_up(host, port, **_):
+        return [
+            (socket.AF_INET6, 0, 0, "", (place, port, 0, 0))
+            if ":" in place
+            else (socket.AF_INET, 0, 0, "", (place, port))
+            for place in known[host]
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert grpc_target("both:1,old:2,both:1") == "ipv4:10.0.0.1:1,10.0.0.2:2"
+    assert grpc_target("both:1,both:2") == "ipv4:10.0.0.1:1,10.0.0.1:2"
+    assert grpc_target("both:1,new:2") == "ipv6:[fd00::1]:1,[fd00::3]:2"
+    with pytest.raises(ValueError, match=r"new:3 has no IPv4 address and old:2 no IPv6 address, .* one DNS name"):
+        grpc_target("both:1,old:2,new:3")
+
+
+def test_servers_without_a_common_kind_of_address_are_refused(kind):
+    with pytest.raises(ValueError, match=r"\[::1\]:8501 has no IPv4 address and 127\.0\.0\.1:8500 no IPv6 address"):
+        kind(["127.0.0.1:8500", "[::1]:8501"])
 
 
 @pytest.mark.parametrize("address", ["localhost", "", ":8500", "localhost:port", "localhost:99999", [], ["a", "b"]])
