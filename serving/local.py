@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from htr_client.base import Ask, DecoderOf
+from htr_client.base import DecoderOf
 from htr_client.client import HtrClient
 from htr_client.connection import to_error
 from htr_client.decoding import Decoder
@@ -20,6 +20,7 @@ from htr_client.image_files import MAX_PIXELS
 from htr_client.pages.reading import LINE_FINDER
 from htr_client.request_log import RequestLog
 from htr_client.results import VersionStatus
+from htr_client.steps import Ask
 from serving import tensors
 from serving.runner import LoadedModel, RunnerOptions
 from serving.status import ServingError

@@ -12,14 +12,15 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from htr_client.base import Ask, BaseClient, Sent, Steps, T
+from htr_client.base import BaseClient, Sent
 from htr_client.connection import to_error, was_closed
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
-from htr_client.retries import Outage, remaining
+from htr_client.retries import Outage, bounded, remaining
+from htr_client.steps import Ask, Steps, T
 
 _Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -53,7 +54,7 @@ class AsyncHtrClient(BaseClient):
     async def connect(self, timeout: float = 5.0) -> None:
         """Open the connection now rather than with the first call; see `HtrClient.connect`."""
         try:
-            await asyncio.wait_for(self._open().channel_ready(), timeout)
+            await asyncio.wait_for(self._open().channel_ready(), bounded(timeout))
         except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
             raise await asyncio.to_thread(explain, self._hosts, self._tls) from None
 
@@ -180,7 +181,7 @@ class AsyncHtrClient(BaseClient):
             try:
                 return answer.result()
             except grpc.RpcError as error:
-                raise to_error(error, self.server, seconds) from error
+                raise to_error(error, self.server, seconds, self._tls is not None) from error
 
     def _method(self, name: str, request: Any, answer: Any) -> Any:
         channel = self._open()

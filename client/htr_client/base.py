@@ -4,8 +4,8 @@ import functools
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,9 @@ from htr_client.metrics import ClientMetrics
 from htr_client.pages.reading import SIGNATURE
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
-from htr_client.retries import Outage, pause
+from htr_client.retries import Outage, bounded, patiently, pause
 from htr_client.spans import pixel_spans
+from htr_client.steps import Ask, Steps
 from htr_client.suspicion import Look, look, of_geometry
 
 # A batch this much smaller than the message limit leaves room for the answer, which can be larger than the images.
@@ -39,22 +40,6 @@ _REQUEST_OVERHEAD = 4096
 # A reader holds a compiled language model. Of a rollout there are two versions, and a label may stay on a third one.
 _KEPT_READERS = 3
 
-T = TypeVar("T")
-
-
-class Ask(NamedTuple):
-    """A request that is to be sent."""
-
-    method: str
-    request: Any
-    answer: Any  # the class of the answer
-    deadline: float
-    headers: Headers
-
-
-# What a method of either client does, one thing after the other: it yields requests to send, seconds to wait and work
-# that keeps the processor busy, receives the result of each, and returns its own. The clients differ in how they do it.
-Steps = Generator[Ask | float | Callable[[], Any], Any, T]
 # Makes a decoder of the language model of a version, which is None where it has none.
 DecoderOf = Callable[[LanguageModel | None], Decoder]
 
@@ -108,13 +93,14 @@ class BaseClient:
             version: Exact version to use; by default the server's latest.
             label: Version label to use, such as "stable"; not together with version.
             tls: True or a `Tls` for an encrypted connection.
-            timeout: Seconds a `transcribe` may take in all, and each single request of `transcribe_many`.
+            timeout: Seconds a `transcribe` may take in all, and each single request of `transcribe_many`; math.inf for
+                no limit.
             decoder: How log-probabilities become text: a decoder, or a function that makes one of the language model of
                 the version that answers (None where it has none). By default a beam search with that language model, or
                 the best path where there is none.
             batch_size: Most images in one request of `transcribe_many`.
             in_flight: Most requests of one `transcribe_many` at the same time.
-            patience: Seconds for which `transcribe_many` goes on trying while no request gets through.
+            patience: Seconds for which `transcribe_many` and pages go on trying while no request gets through.
             max_pixels: Images with more pixels are refused before they are decoded.
             max_message_bytes: Limit of a request and of an answer.
             metadata: Called for every request; returns its gRPC metadata, such as tracing ids or tokens. The log keeps
@@ -138,7 +124,7 @@ class BaseClient:
         if not (decoder is None or isinstance(decoder, Decoder) or callable(decoder)):
             raise TypeError(f"decoder is a Decoder, such as BestPath(), or a function that makes one, not {decoder!r}")
         self.model = model
-        self.timeout = timeout
+        self.timeout = bounded(timeout)
         self.max_pixels = max_pixels
         self.metrics = metrics or ClientMetrics()
         self._decoder = decoder if decoder is not None else default_decoder
@@ -297,11 +283,9 @@ class BaseClient:
     ) -> Steps[list[Transcription]]:
         """One batch of transcribe_many: patient with the server, and no image spoils another."""
         refusals = 0
-        for attempt in range(10**9):
+        while True:
             try:
-                results = yield from self._transcribe(batch, self._deadline(timeout))
-                outage.over()
-                return results
+                return (yield from patiently(lambda: self._transcribe(batch, self._deadline(timeout)), outage))
             except (ImageError, RequestTooLarge) as error:
                 outage.over()
                 refusals += 1
@@ -313,43 +297,44 @@ class BaseClient:
                 if refusals == 2:
                     refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
                     return [self.failed(refused, batch[0].source, batch[0].seconds)]
-            except HtrError as error:
-                if not outage.bearable(error) or (yield pause(attempt)):
-                    raise
-        raise AssertionError("unreachable")
 
     def _transcribe(self, batch: Sequence[Sent], deadline: float) -> Steps[list[Transcription]]:
         started = time.perf_counter()
         request = self._predict_request(batch)
         self.metrics.batch(self.model, len(batch))
-        for last_try in (False, True):
+        for attempt in range(10**9):
             headers = self._headers()
             response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)
             answer = read_answer(response, len(batch), headers)
             try:
-                reader = self._known_reader(answer) or (yield from self._ask_reader(answer.version, deadline))
+                # Behind one name there may be several servers, too; and as many queries each time could stay in step
+                # with their turns, so that none would ever meet the right one.
+                queries = max(2, len(self._hosts)) + attempt
+                reader = self._known_reader(answer) or (yield from self._ask_reader(answer.version, deadline, queries))
                 break
-            except ModelNotFound:
-                # The version that answered has been unloaded since. The one that took its place will answer.
-                if last_try:
-                    raise
+            except ModelNotFound as error:
+                # The version that answered has been unloaded since, or other servers do not have it (yet). Whatever
+                # answers next may be a known version, and is one that is there.
+                wait = pause(attempt)
+                if time.monotonic() + wait > deadline or (yield wait):
+                    raise _half_deployed(error, answer.version) from error
         return (yield functools.partial(self._results, batch, answer, reader, time.perf_counter() - started))
 
-    def _ask_alphabet(self, version: int | None, deadline: float) -> Steps[Alphabet]:
-        return read_alphabet((yield self._ask_about(version, "alphabet", deadline)))
+    def _ask_alphabet(self, version: int | None, deadline: float, queries: int = 1) -> Steps[Alphabet]:
+        return read_alphabet((yield from self._ask_about(version, "alphabet", deadline, queries)))
 
-    def _ask_reader(self, version: int, deadline: float) -> Steps[Reader]:
-        alphabet = yield from self._ask_alphabet(version, deadline)
+    def _ask_reader(self, version: int, deadline: float, queries: int) -> Steps[Reader]:
+        alphabet = yield from self._ask_alphabet(version, deadline, queries)
         decoder = self._decoder
         if not isinstance(decoder, Decoder):
-            decoder = decoder((yield from self._ask_language_model(version, deadline)))
+            decoder = decoder((yield from self._ask_language_model(version, deadline, queries)))
         reader = Reader(alphabet, decoder)
         self._keep(version, reader)
         return reader
 
-    def _ask_language_model(self, version: int, deadline: float) -> Steps[LanguageModel | None]:
+    def _ask_language_model(self, version: int, deadline: float, queries: int) -> Steps[LanguageModel | None]:
         try:
-            response = yield self._ask_about(version, "language_model", deadline)
+            response = yield from self._ask_about(version, "language_model", deadline, queries)
         except ModelUnusable as error:
             if '"language_model" not found' in error.what:
                 return None  # a version of an earlier release
@@ -362,18 +347,29 @@ class BaseClient:
             ) from error
         return (yield functools.partial(read_language_model, response))
 
-    def _ask_about(self, version: int | None, signature: str, deadline: float) -> Ask:
-        """Asks a signature that tells something about a version."""
+    def _ask_about(self, version: int | None, signature: str, deadline: float, queries: int) -> Steps[Any]:
+        """Asks a signature that tells something about a version, up to `queries` times: several servers take turns."""
         # Of exactly the version that answered, whatever label or "latest" may mean by now.
         label = self._label if version is None else None
         pinned = version if version is not None else self._version
         request = messages.predict_request(self.model, pinned, label, signature, {"query": [b""]})
-        return Ask(messages.PREDICT, request, messages.PredictResponse, deadline, self._headers())
+        for left in reversed(range(queries)):
+            try:
+                return (yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, self._headers()))
+            except ModelNotFound:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
 
     def _ask_maps(self, page: bytes, line_finder: str, timeout: float | None) -> Steps[tuple[np.ndarray, float]]:
+        """The line finder's maps of a page; patient with the server, as transcribe_many is."""
         request = messages.predict_request(line_finder, None, None, SIGNATURE, {"image_bytes": [page]})
         answer = messages.PredictResponse
-        return read_maps((yield Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers())))
+
+        def ask() -> Steps[Any]:
+            return (yield Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers()))
+
+        return read_maps((yield from patiently(ask, Outage(self._patience))))
 
     def _ask_status(self, timeout: float | None) -> Steps[list[VersionStatus]]:
         request = messages.GetModelStatusRequest()
@@ -387,7 +383,7 @@ class BaseClient:
         ]
 
     def _await_readiness(self, timeout: float) -> Steps[None]:
-        deadline = time.monotonic() + timeout
+        deadline = self._deadline(timeout)
         for attempt in range(10**9):
             try:
                 yield from self._ask_alphabet(None, min(deadline, time.monotonic() + 5.0))
@@ -400,7 +396,7 @@ class BaseClient:
                 yield wait
 
     def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + (timeout if timeout is not None else self.timeout)
+        return time.monotonic() + (bounded(timeout) if timeout is not None else self.timeout)
 
     # -- batches of transcribe_many --------------------------------------------------------------------------
 
@@ -430,3 +426,12 @@ class BaseClient:
             self._batch_size = max(1, min(self._batch_size, int(limit.group(1))))
         half = (len(batch) + 1) // 2
         return [batch[:half], batch[half:]]
+
+
+def _half_deployed(error: ModelNotFound, version: int) -> ModelNotFound:
+    """The error of a version that has answered, and which no server knew when it was asked for its alphabet."""
+    advice = (
+        f"Version {version} has just answered: where there are several servers, only some of them may have it (yet). "
+        "Try again, and compare what `htr versions --server HOST:PORT` says of each."
+    )
+    return ModelNotFound(error.what, advice=advice, code=error.code, retryable=True)

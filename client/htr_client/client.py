@@ -13,14 +13,15 @@ from typing import Any
 
 import grpc
 
-from htr_client.base import Ask, BaseClient, Sent, Steps, T
+from htr_client.base import BaseClient, Sent
 from htr_client.connection import to_error, was_closed
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
-from htr_client.retries import Outage, remaining
+from htr_client.retries import Outage, bounded, remaining
+from htr_client.steps import Ask, Steps, T
 
 
 class HtrClient(BaseClient):
@@ -60,7 +61,7 @@ class HtrClient(BaseClient):
         """
         ready = grpc.channel_ready_future(self._open())
         try:
-            ready.result(timeout)
+            ready.result(bounded(timeout))
         except grpc.FutureTimeoutError:
             ready.cancel()
             raise explain(self._hosts, self._tls) from None
@@ -147,7 +148,7 @@ class HtrClient(BaseClient):
         Args:
             image: As for `transcribe`.
             line_finder: Name of the line finder on the server; the client's model transcribes what it finds.
-            timeout: Seconds for finding the lines, and for each request of lines, which is tried again as by
+            timeout: Seconds for each request, to the line finder and of lines, which is tried again as by
                 `transcribe_many`; by default the client's.
             name: Name of the image for the page; by default that of its file.
 
@@ -157,7 +158,8 @@ class HtrClient(BaseClient):
 
         Raises:
             ImageError: When the image cannot be read.
-            HtrError: When a call fails; `ModelNotFound` where the server has no line finder.
+            HtrError: When the service fails, as of `transcribe_many`; `ModelNotFound` where the server has no line
+                finder.
         """
         find_maps = self._find_maps(line_finder, timeout)
         recognise = functools.partial(self.transcribe_many, timeout=timeout)
@@ -219,7 +221,7 @@ class HtrClient(BaseClient):
             try:
                 return call(ask.request, timeout=seconds, metadata=ask.headers)
             except grpc.RpcError as error:
-                raise to_error(error, self.server, seconds) from error
+                raise to_error(error, self.server, seconds, self._tls is not None) from error
             except ValueError as error:
                 if "closed" not in str(error):
                     raise

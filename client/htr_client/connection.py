@@ -1,6 +1,5 @@
 """How this client talks gRPC: addresses, TLS, channel options, and what a failed call means."""
 
-import ipaddress
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.reach import NOBODY, is_here, with_proxy
+from htr_client.reach import is_here, why_no_connection, with_proxy
 
 Metadata = Callable[[], Iterable[tuple[str, str]]]
 Pem = Union[str, "os.PathLike[str]", bytes]
@@ -171,25 +170,37 @@ def grpc_target(target: str | Sequence[str]) -> str:
         A target over which round_robin balances.
 
     Raises:
-        ValueError: As `read_addresses`.
+        ValueError: As `read_addresses`; when of several servers one is reached over IPv4 only and one over IPv6 only.
         ServerUnavailable: When one of several names cannot be resolved.
     """
     addresses, _ = read_addresses(target)
     if len(addresses) == 1:
         return addresses[0] if _GRPC_SCHEME.match(addresses[0]) else f"dns:///{addresses[0]}"
-    found: list[tuple[str, int]] = []
-    for address in addresses:
-        host, port = split_address(address)
-        try:
-            found += [info[4][:2] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]  # type: ignore[misc]
-        except OSError as error:
-            raise ServerUnavailable(f"The name {host!r} cannot be resolved: {error}.") from None
-    # A gRPC target is of one family. IPv4 when every server has such an address, else IPv6.
-    by_family: dict[int, list[str]] = {4: [], 6: []}
-    for host, port in dict.fromkeys(found):
-        version = ipaddress.ip_address(host.partition("%")[0]).version
-        by_family[version].append(f"{host}:{port}" if version == 4 else f"[{host}]:{port}")
-    return "ipv4:" + ",".join(by_family[4]) if by_family[4] else "ipv6:" + ",".join(by_family[6])
+    # A gRPC target is of one family: IPv4 when every server has such an address, else IPv6.
+    found = {address: _by_family(address) for address in addresses}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        if all(places[family] for places in found.values()):
+            places = dict.fromkeys(place for one in found.values() for place in one[family])
+            return f"{'ipv4' if family == socket.AF_INET else 'ipv6'}:{','.join(places)}"
+    without = [next(address for address in found if not found[address][family]) for family in found[addresses[0]]]
+    raise ValueError(
+        f"{without[0]} has no IPv4 address and {without[1]} no IPv6 address, and gRPC reaches several servers over one "
+        "of the two only: give addresses of one kind, or one DNS name that stands for all servers"
+    )
+
+
+def _by_family(address: str) -> dict[socket.AddressFamily, list[str]]:
+    """The addresses behind one "host:port", as gRPC targets have them, of IPv4 and of IPv6."""
+    host, port = split_address(address)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ServerUnavailable(f"The name {host!r} cannot be resolved: {error}.") from None
+    places: dict[socket.AddressFamily, list[str]] = {socket.AF_INET: [], socket.AF_INET6: []}
+    for family, _, _, _, (place, *_) in found:
+        if family in places:
+            places[family].append(f"{place}:{port}" if family == socket.AF_INET else f"[{place}]:{port}")
+    return places
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -315,13 +326,14 @@ def tracing() -> Any:
     return instrumentation
 
 
-def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
+def to_error(error: grpc.RpcError, where: str, seconds: float, encrypted: bool = False) -> HtrError:
     """Translates a failed call.
 
     Args:
         error: What gRPC raised.
         where: The servers' addresses, for the message.
         seconds: How long the call was allowed to take.
+        encrypted: Whether the connection is to be encrypted.
 
     Returns:
         The exception to raise instead. INVALID_ARGUMENT becomes an ImageError unless the server's words show that
@@ -334,7 +346,7 @@ def to_error(error: grpc.RpcError, where: str, seconds: float) -> HtrError:
         if _NO_NAME.search(details):
             return with_proxy(ServerUnavailable(f"The name of the server {where} is not known.", code=code.name), hosts)
         if _NO_CONNECTION.search(details):
-            return with_proxy(ServerUnavailable(f"Nobody answers at {where}.", advice=NOBODY, code=code.name), hosts)
+            return with_proxy(why_no_connection(details, where, encrypted, code.name), hosts)
         if _BROKEN.search(details):
             return ServerUnavailable(f"The connection to {where} broke.", code=code.name)
     if code is grpc.StatusCode.CANCELLED and "Channel closed" in details:

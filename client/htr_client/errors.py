@@ -14,12 +14,14 @@ class HtrError(Exception):
     retryable = False
     advice = ""
 
-    def __init__(self, what: str, *, advice: str | None = None, code: str = "") -> None:
+    def __init__(self, what: str, *, advice: str | None = None, code: str = "", retryable: bool | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.code = code
         if advice is not None:
             self.advice = advice
+        if retryable is not None:
+            self.retryable = retryable
 
     def __str__(self) -> str:
         return f"{self.what} {self.advice}".strip()

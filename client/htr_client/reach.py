@@ -1,4 +1,4 @@
-"""Why no connection to a server came about, found out with plain sockets once gRPC has given up.
+"""Why no connection to a server came about: what gRPC says of it, or what plain sockets find once gRPC has given up.
 
 gRPC tells the last of its attempts only ("connection refused" of IPv6, where an HTTP server answers on IPv4).
 """
@@ -6,6 +6,7 @@ gRPC tells the last of its attempts only ("connection refused" of IPv6, where an
 import contextlib
 import ipaddress
 import os
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
 _SECONDS = 0.5
 NOBODY = "Start a server with `htr serve`, or name one with --server HOST:PORT."
 _CHECK = "Check the address of the server (--server HOST:PORT)."
+_REST = "If this is a model server's REST port (8501 by default), name its gRPC port (8500 by default)."
 _PLAIN = "Leave out https:// and the settings of TLS."
+# How gRPC and BoringSSL tell the reason, in versions of gRPC from 1.48 on.
+_UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED(?:: ([^:\[{]+))?")
+_OTHER_NAME = re.compile(r"Hostname Verification|is not in peer certificate")
+_NOT_ENCRYPTED = re.compile(r"WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|HTTP_REQUEST")
+_REFUSED = re.compile(r"handshake failed.*?SSL_ERROR_SSL.*?OPENSSL_internal:(\w+)", re.IGNORECASE | re.DOTALL)
+_NO_GRPC = re.compile(r"Expected SETTINGS frame")
+_CLOSED = re.compile(r"last error:.*(?:Socket closed|Connection reset|Endpoint closing)", re.DOTALL)
 # Where gRPC looks for a proxy, in this order, and for the ends of names that are reached without.
 _PROXIES, _NO_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy"), ("no_grpc_proxy", "no_proxy")
 
@@ -35,6 +44,36 @@ def explain(addresses: Sequence[tuple[str, int]], tls: "Tls | None") -> HtrError
         The error to raise: what is wrong at the first address where somebody answers, else that nobody does.
     """
     return with_proxy(_reason(addresses, tls), addresses)
+
+
+def why_no_connection(details: str, where: str, encrypted: bool, code: str) -> HtrError:
+    """The error of a call for which no connection came about, by what gRPC says of its last attempt.
+
+    Args:
+        details: gRPC's words.
+        where: The servers' addresses, for the message.
+        encrypted: Whether the connection is to be encrypted.
+        code: Name of the gRPC status code.
+
+    Returns:
+        The error to raise. Waiting can only help where nobody answers or what answers closes the connection, as a
+        proxy does while the server behind it restarts.
+    """
+    if found := _UNTRUSTED.search(details):
+        return _untrusted(where, (found.group(1) or "it cannot be verified").strip(), code)
+    if _OTHER_NAME.search(details):
+        return _untrusted(where, "it is for another name", code)
+    if encrypted and _NOT_ENCRYPTED.search(details):
+        return _not_encrypted(where, code)
+    if found := _REFUSED.search(details):
+        return AccessDenied(f"The server at {where} refuses the encrypted connection ({found.group(1)}).", code=code)
+    if _NO_GRPC.search(details):
+        return ServerUnavailable(
+            f"What answers at {where} is not a gRPC server.", advice=f"{_CHECK} {_REST}", code=code, retryable=False
+        )
+    if _CLOSED.search(details):
+        return _other_certificate(where, code) if encrypted else _closes(where, code)
+    return ServerUnavailable(f"Nobody answers at {where}.", advice=NOBODY, code=code)
 
 
 def is_here(host: str) -> bool:
@@ -95,17 +134,13 @@ def _in_clear(connection: socket.socket, where: str) -> HtrError:
         pass
     if said.startswith(b"HTTP/"):
         return ServerUnavailable(
-            f"An HTTP server answers at {where}, not a gRPC server.",
-            advice="If this is a model server's REST port (8501 by default), name its gRPC port (8500 by default).",
+            f"An HTTP server answers at {where}, not a gRPC server.", advice=_REST, retryable=False
         )
     if said[3:4] == b"\x04":  # a frame of settings, the first thing that a gRPC server sends (RFC 9113, 4.1)
         return ServerUnavailable(f"The server at {where} took too long to answer.", advice="Wait longer (--patience).")
     if said[:1] in (b"", b"\x15"):  # closed without a word, or an alert of TLS
-        return ServerUnavailable(
-            f"The server at {where} closes the connection: perhaps it wants an encrypted one.",
-            advice="Encrypt with Tls(ca=...) (--tls or --tls-ca PEM).",
-        )
-    return ServerUnavailable(f"What answers at {where} is not a gRPC server.", advice=_CHECK)
+        return _closes(where)
+    return ServerUnavailable(f"What answers at {where} is not a gRPC server.", advice=_CHECK, retryable=False)
 
 
 def _encrypted(connection: socket.socket, where: str, host: str, tls: "Tls") -> HtrError:
@@ -121,17 +156,44 @@ def _encrypted(connection: socket.socket, where: str, host: str, tls: "Tls") -> 
         with context.wrap_socket(connection, server_hostname=tls.server_name or host) as secured:
             protocol = secured.selected_alpn_protocol()
     except ssl.SSLCertVerificationError as error:
-        return AccessDenied(
-            f"The certificate of the server at {where} is not trusted: {error.verify_message.rstrip('.')}.",
-            advice="Name the certificates to trust (Tls(ca=...), --tls-ca PEM), and the name in the server's "
-            "certificate where it is not the address (server_name, --tls-server-name NAME).",
-        )
+        return _untrusted(where, error.verify_message)
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"):
-            return ServerUnavailable(f"The server at {where} does not encrypt.", advice=_PLAIN)
+            return _not_encrypted(where)
         return AccessDenied(f"The server at {where} refuses the encrypted connection ({error.reason}).")
     except OSError:
         return ServerUnavailable(f"The server at {where} does not answer in an encrypted way.", advice=_PLAIN)
     if protocol is None:
-        return ServerUnavailable(f"An HTTPS server answers at {where}, not a gRPC server.", advice=_CHECK)
+        return ServerUnavailable(
+            f"An HTTPS server answers at {where}, not a gRPC server.", advice=_CHECK, retryable=False
+        )
     return AccessDenied(f"The server at {where} refuses the encrypted connection: it may want another certificate.")
+
+
+def _untrusted(where: str, why: str, code: str = "") -> HtrError:
+    return AccessDenied(
+        f"The certificate of the server at {where} is not trusted: {why.rstrip('.')}.",
+        advice="Name the certificates to trust (Tls(ca=...), --tls-ca PEM), and the name in the server's "
+        "certificate where it is not the address (server_name, --tls-server-name NAME).",
+        code=code,
+    )
+
+
+def _not_encrypted(where: str, code: str = "") -> HtrError:
+    return ServerUnavailable(f"The server at {where} does not encrypt.", advice=_PLAIN, code=code, retryable=False)
+
+
+def _closes(where: str, code: str = "") -> HtrError:
+    return ServerUnavailable(
+        f"The server at {where} closes the connection: perhaps it wants an encrypted one.",
+        advice="Encrypt with Tls(ca=...) (--tls or --tls-ca PEM).",
+        code=code,
+    )
+
+
+def _other_certificate(where: str, code: str) -> HtrError:
+    return ServerUnavailable(
+        f"The server at {where} closes the encrypted connection: perhaps it wants another certificate.",
+        advice="Name this client's certificate and key (Tls(certificate=..., key=...), --tls-certificate, --tls-key).",
+        code=code,
+    )

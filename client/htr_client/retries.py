@@ -1,13 +1,19 @@
 """How long, and at what distances, calls are tried again."""
 
+import math
 import random
 import time
+from collections.abc import Callable
 
 from htr_client.errors import HtrError, TimedOut
+from htr_client.steps import Steps, T
+
+# gRPC takes a deadline some centuries ahead for one that has passed, and Python's locks refuse to wait so long.
+_LONGEST = 365 * 24 * 3600.0
 
 
 class Outage:
-    """How long calls of one transcribe_many run have been failing, shared by its batches."""
+    """How long calls have been failing, shared by the batches of one transcribe_many run."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -27,9 +33,31 @@ class Outage:
         return time.monotonic() - since < self._patience
 
 
+def patiently(call: Callable[[], Steps[T]], outage: Outage) -> Steps[T]:
+    """Carries out steps anew until they succeed, as long as their failures are bearable.
+
+    Args:
+        call: Makes the steps.
+        outage: How long calls have been failing.
+
+    Returns:
+        What the steps return; raises the last failure.
+    """
+    for attempt in range(10**9):
+        try:
+            result = yield from call()
+            outage.over()
+            return result
+        except HtrError as error:
+            if not outage.bearable(error) or (yield pause(attempt)):
+                raise
+    raise AssertionError("unreachable")
+
+
 def pause(attempt: int) -> float:
     """Seconds to wait before another attempt: doubling up to two seconds, jittered so that clients spread out."""
-    return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2**attempt)
+    # Of a long patience there are more attempts than a float has powers of two.
+    return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2 ** min(attempt, 10))
 
 
 def remaining(deadline: float) -> float:
@@ -38,3 +66,17 @@ def remaining(deadline: float) -> float:
     if seconds <= 0:
         raise TimedOut("The time for this call was used up.")
     return seconds
+
+
+def bounded(timeout: float) -> float:
+    """Seconds that gRPC and locks can wait for: at most a year.
+
+    Args:
+        timeout: Seconds; may be infinite.
+
+    Raises:
+        ValueError: When it is not a number.
+    """
+    if math.isnan(timeout):
+        raise ValueError(f"timeout is a number of seconds, not {timeout}")
+    return min(timeout, _LONGEST)

@@ -302,3 +302,11 @@ def test_help_needs_no_grpc():
         "assert not {'grpc', 'cv2', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_timeout_and_patience_without_end(call, tmp_path):
+    (tmp_path / "a.png").write_bytes(png("alpha"))
+    code, out, err = call(tmp_path / "a.png", "--timeout", "inf", "--patience", "inf")
+    assert code == 0 and "\talpha\t" in out and "error" not in err
+    code, _, err = call(tmp_path / "a.png", "--timeout", "nan")
+    assert code == 2 and "timeout" in err

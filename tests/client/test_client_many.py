@@ -12,7 +12,7 @@ import pytest
 
 from htr_client import AsyncHtrClient, ImageError
 from htr_client.errors import HtrError, ModelNotFound, ServerUnavailable
-from htr_client.retries import Outage
+from htr_client.retries import Outage, pause
 from htr_client.testing import FakeServer, draw, png
 from tests.client.conftest import words
 
@@ -161,6 +161,10 @@ def test_patience_ends(kind):
             list(client.transcribe_many([png("a")] * 500))
         assert error.value.retryable
         assert time.monotonic() - started < 15
+
+
+def test_pauses_stay_short_however_long_the_patience():
+    assert pause(0) <= 0.1 and all(1.0 <= pause(attempt) <= 2.0 for attempt in (10, 1024, 10**6))
 
 
 def test_an_outage_may_end_for_one_thread_while_another_one_asks(monkeypatch):

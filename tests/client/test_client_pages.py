@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from htr_client import AsyncHtrClient, HtrClient, image_files, kinds, pages
-from htr_client.errors import ImageError, ModelNotFound, TimedOut
+from htr_client.errors import ImageError, ModelNotFound, ServerUnavailable, TimedOut
 from htr_client.pages.reading import is_page, may_be_page
 from htr_client.testing import png
 
@@ -58,6 +59,20 @@ def test_the_timeout_of_a_page_is_that_of_its_lines_too(kind, server):
         with pytest.raises(TimedOut):
             list(client.transcribe_many([png("a")], timeout=1.0))
         assert [line.text != "" for line in client.transcribe_page(drawn()).lines] == [True] * 3
+
+
+def test_a_restart_while_lines_are_found_is_waited_for(kind, server):
+    with kind(server.address, patience=60.0, timeout=10.0) as client:
+        assert len(client.find_page(drawn()).lines) == 3
+        server.stop(0)
+        later = threading.Timer(5.0, server.start)  # longer than gRPC's own attempts of one call
+        later.start()
+        assert [line.text != "" for line in client.transcribe_page(drawn()).lines] == [True] * 3
+        later.join()
+    with kind(server.address, patience=0.0) as client:
+        server.model.failures = [(grpc.StatusCode.UNAVAILABLE, "starting")] * 6
+        with pytest.raises(ServerUnavailable):
+            client.find_page(drawn())
 
 
 def test_more_pages_at_a_time_than_the_event_loop_has_threads(server):

@@ -158,6 +158,45 @@ def test_trouble_with_encryption_is_told_apart(kind, server, certificates):
         secret.stop()
 
 
+def test_calls_tell_trouble_with_encryption_apart_without_connect(kind, certificates):
+    """By what gRPC says of its last attempt; waiting helps none of those that a setting causes."""
+    key, certificate, ca = ((certificates / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem"))
+    secret = FakeServer(credentials=grpc.ssl_server_credentials([(key, certificate)]))
+    mutual = FakeServer(credentials=grpc.ssl_server_credentials([(key, certificate)], ca, True))
+    plain = FakeServer()
+
+    def told(address, tls=None):
+        with kind(address, tls=tls, timeout=60.0) as client, pytest.raises((ServerUnavailable, AccessDenied)) as error:
+            client.transcribe(png("a"))
+        assert address in str(error.value) and "Nobody answers" not in str(error.value) and error.value.code
+        return type(error.value), str(error.value), error.value.retryable
+
+    try:
+        denied, words, again = told(secret.address, Tls(server_name="htr.internal"))
+        assert (denied, again) == (AccessDenied, False) and "is not trusted: " in words and "--tls-ca PEM" in words
+        denied, words, again = told(secret.address, Tls(ca))
+        assert (denied, again) == (AccessDenied, False) and "another name" in words and "--tls-server-name" in words
+        _, words, again = told(plain.address, Tls(ca))
+        assert "does not encrypt" in words and not again
+        _, words, again = told(secret.address)
+        assert "closes the connection: perhaps it wants an encrypted one" in words and again
+        _, words, again = told(mutual.address, Tls(ca, server_name="htr.internal"))
+        assert "perhaps it wants another certificate" in words and again
+    finally:
+        for server in (secret, mutual, plain):
+            server.stop()
+
+
+def test_calls_to_another_kind_of_server_say_so_without_connect(kind):
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    with kind(f"127.0.0.1:{web.server_port}") as client, pytest.raises(ServerUnavailable) as error:
+        list(client.transcribe_many([png("a")]))
+    web.shutdown()
+    web.server_close()
+    assert "is not a gRPC server" in str(error.value) and "8500" in str(error.value) and not error.value.retryable
+
+
 def test_calls_without_a_connection_speak_for_themselves(kind, server, closed):
     """In this package's words, and without what gRPC says to its developers."""
     with kind(closed, timeout=60.0) as client, pytest.raises(ServerUnavailable) as error:

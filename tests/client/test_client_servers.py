@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+import socket
 import sys
 import threading
+import time
 
 import grpc
 import pytest
@@ -38,6 +40,45 @@ def test_calls_are_spread_over_servers_and_survive_the_loss_of_one(kind):
         server.stop()
 
 
+def test_a_version_that_only_some_servers_have_yet(kind):
+    """Whatever server has which version, what a version brings is asked of one that has it."""
+    servers = [FakeServer() for _ in range(5)]
+    model = servers[0].model
+    try:
+        for count in (2, 5):
+            with kind([server.address for server in servers[:count]]) as client:
+                for server in servers[:count]:
+                    server.model.batches.clear()
+                while not all(server.model.batches for server in servers[:count]):  # until all are connected
+                    assert client.transcribe(png("old")).version == 1
+                model.alphabets[2], model.language_models[2], model.version = list(ALPHABET), b"", 2
+                assert {client.transcribe(png("new")).version for _ in range(4 * count)} == {1, 2}
+                assert all(result.ok for result in client.transcribe_many([png("many")] * 100))
+            model.version = 1
+            del model.alphabets[2], model.language_models[2]
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def test_a_version_that_no_server_knows_for_a_while_is_waited_for(kind, server):
+    """It has answered, so that it is there: on a server that the queries do not come to."""
+    answer = server.model.predict
+    go_on = time.monotonic() + 2.0
+
+    def predict(request, context):
+        if request.model_spec.signature_name == "alphabet" and time.monotonic() < go_on:
+            context.abort(Code.NOT_FOUND, "Servable not found for request: Specific(htr, 1)")
+        return answer(request, context)
+
+    server.model.predict = predict
+    with kind(server.address, timeout=0.5) as client:
+        with pytest.raises(ModelNotFound, match="only some of them may have it") as error:
+            client.transcribe(png("a"))
+        assert error.value.retryable
+        assert [result.text for result in client.transcribe_many([png("patient")])] == ["patient"]
+
+
 @pytest.mark.parametrize(
     ("addresses", "target"),
     [
@@ -53,6 +94,31 @@ def test_calls_are_spread_over_servers_and_survive_the_loss_of_one(kind):
 )
 def test_targets(addresses, target):
     assert grpc_target(addresses) == target
+
+
+def test_the_kind_of_address_that_every_server_has(monkeypatch):
+    """A server that only has the other kind would be left out, in silence."""
+    known = {"both": ["10.0.0.1", "fd00::1"], "old": ["10.0.0.2"], "new": ["fd00::3"]}
+
+    def look_up(host, port, **_):
+        return [
+            (socket.AF_INET6, 0, 0, "", (place, port, 0, 0))
+            if ":" in place
+            else (socket.AF_INET, 0, 0, "", (place, port))
+            for place in known[host]
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert grpc_target("both:1,old:2,both:1") == "ipv4:10.0.0.1:1,10.0.0.2:2"
+    assert grpc_target("both:1,both:2") == "ipv4:10.0.0.1:1,10.0.0.1:2"
+    assert grpc_target("both:1,new:2") == "ipv6:[fd00::1]:1,[fd00::3]:2"
+    with pytest.raises(ValueError, match=r"new:3 has no IPv4 address and old:2 no IPv6 address, .* one DNS name"):
+        grpc_target("both:1,old:2,new:3")
+
+
+def test_servers_without_a_common_kind_of_address_are_refused(kind):
+    with pytest.raises(ValueError, match=r"\[::1\]:8501 has no IPv4 address and 127\.0\.0\.1:8500 no IPv6 address"):
+        kind(["127.0.0.1:8500", "[::1]:8501"])
 
 
 @pytest.mark.parametrize("address", ["localhost", "", ":8500", "localhost:port", "localhost:99999", [], ["a", "b"]])
@@ -183,6 +249,19 @@ def test_an_asynchronous_connection_that_is_closed_during_a_call(server):
 def test_impossible_settings(kind, server, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         kind(server.address, **settings)
+
+
+@pytest.mark.parametrize("seconds", [1e10, math.inf])
+def test_a_timeout_without_end(kind, server, seconds):
+    with kind(server.address, timeout=seconds) as client:
+        client.connect(seconds)
+        client.wait_until_ready(seconds)
+        assert client.transcribe(png("a")).text == "a"
+    with kind(server.address) as client:
+        assert client.transcribe(png("a"), timeout=seconds).text == "a"
+        assert [result.text for result in client.transcribe_many([png("a")], timeout=seconds)] == ["a"]
+        with pytest.raises(ValueError, match="timeout is a number of seconds, not nan"):
+            client.transcribe(png("a"), timeout=math.nan)
 
 
 @pytest.mark.parametrize("mutual", [False, True])
