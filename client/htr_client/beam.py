@@ -35,7 +35,7 @@ _MOST_ALLOWANCE = 12.0
 # By how much less the language model expects what the search has dropped: from 2 to 3.5 the confidence was calibrated
 # best, on validation and evaluation images alike; at 0 it was far too low.
 _DROPPED = -3.0
-_SMALL = 1e-100
+_SMALL, _LARGE = 1e-100, 1e100
 _LOWEST = -1e300  # every score that is not minus infinity is above
 
 
@@ -175,12 +175,18 @@ def _shares(readings: Sequence[_Reading], temperature: float) -> list[float]:
     best = readings[0].score
     if best == -math.inf:
         return [0.0] * len(readings)
-    dropped = 1.0 - sum([math.exp(reading.probability) for reading in readings])
+    dropped = 1.0 - sum([math.exp(min(reading.probability, 0.0)) for reading in readings])
     weights = [math.exp((reading.score - best) / temperature) for reading in readings]
     total = sum(weights)
     if dropped > 0.0:
         earned = min([reading.score - reading.probability for reading in readings])
-        total += math.exp((math.log(dropped) + earned + _DROPPED - best) / temperature)
+        excess = (math.log(dropped) + earned + _DROPPED - best) / temperature
+        if excess <= 0.0:
+            total += math.exp(excess)
+        else:  # of a long line without anything certain it may be more than exp can tell
+            shrink = math.exp(-excess)
+            weights = [weight * shrink for weight in weights]
+            total = total * shrink + 1.0
     return [weight / total for weight in weights]
 
 
@@ -273,11 +279,13 @@ class _Search:
                     prefix.blank, prefix.last = prefix.blank + prefix.last, 0.0
                 continue
             beam = self._extend(beam, known, blank, characters)
-            if beam and beam[0].blank + beam[0].last < _SMALL:  # or those of a long line would underflow
-                scale += math.log(_SMALL)
+            # Or those of a long line would underflow; or overflow, where so many alignments are as good as the best.
+            most = max([prefix.blank + prefix.last for prefix in beam], default=1.0)
+            if not _SMALL < most < _LARGE:
+                scale += math.log(most)
                 for prefix in beam:
-                    prefix.blank /= _SMALL
-                    prefix.last /= _SMALL
+                    prefix.blank /= most
+                    prefix.last /= most
         readings = []
         for prefix in beam:
             probability = scale + math.log(prefix.blank + prefix.last)

@@ -9,7 +9,7 @@ import zlib
 import grpc
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from htr_client import messages, ngrams
@@ -160,6 +160,25 @@ def test_an_image_that_shows_nothing_certain_is_not_sure_because_of_the_language
     log_probs = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
     [result] = default_decoder(HELLO).decode(log_probs, np.array([40]), LETTERS)
     assert result.confidence < 0.1
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(1, 1100), st.sampled_from([0.0, 0.01, 0.3, 1.0]), st.integers(0, 2**32 - 1),
+    st.sampled_from([0.05, 0.8, 1.0, 1.5]), st.integers(0, 2),
+)  # fmt: skip
+@example(256, 0.0, 0, 1.0, 0)  # what the search drops outweighs the best text by more than exp can tell
+@example(1100, 0.0, 0, 1.0, 1)  # more alignments are as good as the best one than a float can count
+def test_a_long_image_that_shows_nothing_certain_has_a_confidence(length, spread, seed, temperature, alternatives):
+    logits = np.random.default_rng(seed).normal(size=(1, length, 60)) * spread
+    log_probs = (logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))).astype(np.float32)
+    alphabet = Alphabet(map(chr, range(97, 97 + 59)))
+    model = LanguageModel(ngrams.count(["hello", "help"], alphabet, 3), 0.3, 0.45, temperature)
+    [result] = default_decoder(model, alternatives).decode(log_probs, np.array([length]), alphabet)
+    found = [result.confidence, *(other.confidence for other in result.alternatives)]
+    assert all(0 <= confidence <= 1 for confidence in found) and found == sorted(found, reverse=True)
+    if length > 250:
+        assert len(result.text) > length / 6 and result.confidence < 1e-9
 
 
 # From a server.
