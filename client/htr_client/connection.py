@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
@@ -25,7 +26,7 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.reach import is_here, why_no_connection, with_proxy
+from htr_client.reach import is_here, trusting, why_no_connection, with_proxy
 
 Metadata = Callable[[], Iterable[tuple[str, str]]]
 Pem = Union[str, "os.PathLike[str]", bytes]
@@ -94,22 +95,37 @@ class Tls:
 
         Raises:
             OSError: When a file cannot be read.
-            ValueError: When a part is not PEM of its kind, or there is a certificate without its key or a key without
-                its certificate.
+            ValueError: When a part is not PEM of its kind, a certificate is damaged, or there is a certificate without
+                its key or a key without its certificate.
         """
         # gRPC ends the process for a certificate without key, and takes what is no PEM for a server that is away.
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key belong together (--tls-certificate and --tls-key)")
-        ca, certificate = _pem(self.ca, "CERTIFICATE"), _pem(self.certificate, "CERTIFICATE")
+        ca = _certificates(self.ca, "Tls(ca=...), --tls-ca")
+        certificate = _certificates(self.certificate, "Tls(certificate=...), --tls-certificate")
         return grpc.ssl_channel_credentials(ca, _pem(self.key, "PRIVATE KEY"), certificate)
+
+
+def _certificates(part: Pem | None, setting: str) -> bytes | None:
+    content = _pem(part, "CERTIFICATE")
+    if content is not None:
+        try:
+            # gRPC takes a damaged one for a server that is away, and leaves out in silence those that follow it.
+            trusting(content)
+        except ssl.SSLError:
+            raise ValueError(f"{_name(part)} holds a damaged certificate ({setting}): get the file anew") from None
+    return content
+
+
+def _name(part: Pem | None) -> str:
+    return os.fspath(part) if isinstance(part, (str, os.PathLike)) else "what was given"
 
 
 def _pem(part: Pem | None, kind: str) -> bytes | None:
     if part is None:
         return None
-    name, content = "what was given", part
+    name, content = _name(part), part
     if not isinstance(content, bytes):
-        name = os.fspath(content)
         with open(content, "rb") as file:
             content = file.read()
     # A key with a passphrase is none that gRPC can use.

@@ -105,7 +105,39 @@ def with_proxy(error: HtrError, addresses: Sequence[tuple[str, int]]) -> HtrErro
     return error
 
 
+def trusting(ca: bytes | None) -> ssl.SSLContext:
+    """Python's settings of a connection that trusts what gRPC would.
+
+    Args:
+        ca: Certificates in PEM; None for the usual public ones.
+
+    Raises:
+        ssl.SSLError: When a certificate is damaged.
+    """
+    # Python takes ASCII only, and comments between the certificates may be anything.
+    context = ssl.create_default_context(cadata=None if ca is None else ca.decode("ascii", "ignore"))
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC is not as strict as Python 3.13
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _context(tls: "Tls") -> ssl.SSLContext:
+    # The client's own certificate is left out: Python's ssl would want its key as a file.
+    if tls.ca is None or isinstance(tls.ca, bytes):
+        return trusting(tls.ca)
+    with open(tls.ca, "rb") as file:
+        return trusting(file.read())
+
+
 def _reason(addresses: Sequence[tuple[str, int]], tls: "Tls | None") -> HtrError:
+    try:
+        context = _context(tls) if tls is not None else None
+    except OSError as error:  # the file was there, and whole, when the client was made; an SSLError is one, too
+        assert tls is not None
+        return AccessDenied(
+            f"The certificates to trust cannot be read any more from {tls.ca!r}: {error}.",
+            advice="Put the file of Tls(ca=...) (--tls-ca) back.",
+        )
     for host, port in addresses:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -118,7 +150,9 @@ def _reason(addresses: Sequence[tuple[str, int]], tls: "Tls | None") -> HtrError
                 connection.settimeout(_SECONDS)
                 connection.connect(place)
                 where = f"{host}:{port}"
-                return _in_clear(connection, where) if tls is None else _encrypted(connection, where, host, tls)
+                if context is None:
+                    return _in_clear(connection, where)
+                return _encrypted(connection, where, (tls.server_name if tls is not None else None) or host, context)
     names = ", ".join(f"{host}:{port}" for host, port in addresses) or "the address"
     return ServerUnavailable(f"Nobody answers at {names}.", advice=NOBODY)
 
@@ -143,17 +177,9 @@ def _in_clear(connection: socket.socket, where: str) -> HtrError:
     return ServerUnavailable(f"What answers at {where} is not a gRPC server.", advice=_CHECK, retryable=False)
 
 
-def _encrypted(connection: socket.socket, where: str, host: str, tls: "Tls") -> HtrError:
-    # The client's own certificate is left out: Python's ssl would want its key as a file.
-    if isinstance(tls.ca, bytes):
-        # Python takes ASCII only, and comments between the certificates may be anything.
-        context = ssl.create_default_context(cadata=tls.ca.decode("ascii", "ignore"))
-    else:
-        context = ssl.create_default_context(cafile=None if tls.ca is None else os.fspath(tls.ca))
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC is not as strict as Python 3.13
-    context.set_alpn_protocols(["h2"])
+def _encrypted(connection: socket.socket, where: str, name: str, context: ssl.SSLContext) -> HtrError:
     try:
-        with context.wrap_socket(connection, server_hostname=tls.server_name or host) as secured:
+        with context.wrap_socket(connection, server_hostname=name) as secured:
             protocol = secured.selected_alpn_protocol()
     except ssl.SSLCertVerificationError as error:
         return _untrusted(where, error.verify_message)

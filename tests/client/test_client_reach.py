@@ -158,6 +158,16 @@ def test_trouble_with_encryption_is_told_apart(kind, server, certificates):
         secret.stop()
 
 
+def test_certificates_that_are_damaged_or_gone_when_there_is_no_connection(kind, closed, certificates, tmp_path):
+    ca = tmp_path / "ca.pem"
+    for change in (lambda: ca.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"), ca.unlink):
+        ca.write_bytes((certificates / "ca.pem").read_bytes())
+        with kind(closed, tls=Tls(ca)) as client:
+            change()
+            with pytest.raises(AccessDenied, match=r"cannot be read any more .*ca\.pem.*--tls-ca"):
+                client.connect(1.0)
+
+
 def test_calls_tell_trouble_with_encryption_apart_without_connect(kind, certificates):
     """By what gRPC says of its last attempt; waiting helps none of those that a setting causes."""
     key, certificate, ca = ((certificates / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem"))

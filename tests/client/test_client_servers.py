@@ -305,6 +305,20 @@ def test_certificates_that_cannot_be(kind, certificates, parts, problem):
         kind("localhost:1", tls=Tls(**paths))
 
 
+@pytest.mark.parametrize("part", ["ca", "certificate"])
+def test_damaged_certificates_are_told_with_their_file_and_setting(kind, certificates, tmp_path, part):
+    """gRPC takes them for a server that is away, and those after a damaged one for none."""
+    whole = (certificates / "client.pem").read_text().splitlines()
+    damaged = "\n".join([*whole[:3], *whole[5:]])
+    key = {"key": certificates / "client.key"} if part == "certificate" else {}
+    for content in (damaged, "\n".join([*whole, damaged])):
+        (tmp_path / "bad.pem").write_text(content)
+        with pytest.raises(ValueError, match=rf"bad\.pem holds a damaged certificate .*--tls-{part}\b"):
+            kind("localhost:1", tls=Tls(**{part: tmp_path / "bad.pem"}, **key))
+        with pytest.raises(ValueError, match=rf"what was given holds a damaged certificate \(Tls\({part}="):
+            kind("localhost:1", tls=Tls(**{part: content.encode()}, **key))
+
+
 def test_a_message_when_opentelemetry_is_missing(kind, server, monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.grpc", None)
     with pytest.raises(MissingExtra, match="pip install"):
