@@ -72,8 +72,14 @@ def read_maps(response: Any) -> tuple[np.ndarray, float]:
         maps, scale = (messages.to_array(response.outputs[name]) for name in ("maps", "scale"))
     except ValueError as error:
         raise UnexpectedAnswer(f"The answer of the line finder cannot be read: {error}.") from None
-    if maps.ndim != 4 or len(maps) != 1 or scale.shape != (1,):
-        raise UnexpectedAnswer(f"One page was sent; maps came back as {maps.shape}, scale as {scale.shape}.")
+    if maps.ndim != 4 or len(maps) != 1 or maps.shape[3] != 3 or scale.shape != (1,):
+        raise UnexpectedAnswer(
+            f"One page was sent; maps came back as {maps.shape}, not (1, rows, columns, 3), scale as {scale.shape}."
+        )
+    if (maps.dtype != np.uint8 and maps.dtype.kind != "f") or not 0 <= scale[0] < np.inf:
+        raise UnexpectedAnswer(
+            f"Maps of the line finder are uint8 with a scale of 0 or more, not {maps.dtype} with {scale[0]}."
+        )
     return maps[0], float(scale[0])
 
 

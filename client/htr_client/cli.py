@@ -179,7 +179,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     """
     from htr_client.image_files import read_file
     from htr_client.kinds import problems, transcribe
-    from htr_client.output import ResultWriter
+    from htr_client.output import ResultWriter, plain
     from htr_client.results import Transcription
 
     try:
@@ -206,7 +206,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
             for done, (path, result) in enumerate(zip(paths, transcribe(client, images, kind), strict=True), 1):
                 waiting.moved()
                 bar.clear()
-                name = _plain(path)
+                name = plain(path)
                 write(name, result)
                 for problem in problems(result):
                     print(f"warning: {name}: {problem}", file=sys.stderr)
@@ -298,11 +298,6 @@ def _tls(args: argparse.Namespace) -> "Tls | bool":
 
     parts = (args.tls_ca, args.tls_certificate, args.tls_key, args.tls_server_name)
     return Tls(*parts) if any(parts) else bool(args.tls)
-
-
-def _plain(text: str) -> str:
-    """Text that can be printed as UTF-8: bytes of a file name that are none are written as escapes."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 if __name__ == "__main__":

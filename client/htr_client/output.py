@@ -14,6 +14,11 @@ from htr_client.results import Transcription
 ENDINGS = {"text": ".txt", "json": ".json", "csv": ".csv", "alto": ".xml", "page": ".xml", "hocr": ".hocr"}
 
 
+def plain(name: str) -> str:
+    """A name that can be written as UTF-8: bytes of a file name that are none become escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 class ResultWriter:
     """Prints results in one of the formats."""
 
@@ -54,9 +59,11 @@ class ResultWriter:
             self._transcription(path, result)
 
     def _page(self, path: str, page: Page) -> None:
+        page = dataclasses.replace(page, image=plain(page.image))
         if self._folder is not None:
-            with open(self._file_of(path), "w", encoding="utf-8") as file:
-                file.write(pages.write(page, self._format))
+            content = pages.write(page, self._format).encode()  # before there is a file, which would stay empty
+            with open(self._file_of(path), "wb") as file:
+                file.write(content)
         elif self._format in ("alto", "page", "hocr"):
             self._out.write(pages.write(page, self._format))
         elif self._format == "json":

@@ -6,7 +6,7 @@ import grpc
 import numpy as np
 import pytest
 
-from htr_client import ImageError
+from htr_client import ImageError, messages
 from htr_client.beam import PrefixBeamSearch
 from htr_client.errors import (
     ModelNotFound,
@@ -199,6 +199,35 @@ def test_answers_that_make_no_sense(client, server):
     server.model.predict = predict
     with pytest.raises(UnexpectedAnswer, match="serving_default"):
         client.transcribe(png("a"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "change"),
+    [
+        (("maps", messages.DT_UINT8, "int_val"), lambda maps: maps[..., :2]),
+        (("maps", messages.DT_INT32, "int_val"), lambda maps: maps.astype(np.int32)),
+        (("scale", messages.DT_FLOAT, "float_val"), lambda scale: scale * np.inf),
+    ],
+    ids=["channels", "type", "scale"],
+)
+def test_an_answer_of_another_line_finder_is_told(client, server, wrong, change):
+    """Such as of one with two maps, which a server has under the same name."""
+    page = np.full((300, 300), 255, np.uint8)
+    page[100:130, 30:270] = 0
+    original = server.model.predict
+
+    def predict(request, context):
+        response = original(request, context)
+        name, kind, field = wrong
+        values = messages.to_array(response.outputs[name])
+        response.outputs[name].Clear()
+        server.model._put(response.outputs[name], change(values), kind, field)
+        return response
+
+    assert client.find_page(page).lines
+    server.model.predict = predict
+    with pytest.raises(UnexpectedAnswer, match=r"page was sent|Maps of"):
+        client.find_page(page)
 
 
 def test_second_chance_when_a_neighbour_spoilt_the_batch(client, server):

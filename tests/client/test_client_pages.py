@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -167,6 +168,21 @@ def test_tables_and_objects_of_pages_in_a_folder(call, folder, tmp_path):
     page = pages.from_json((tmp_path / "made" / "1-page.json").read_text())
     assert [(int(row["line"]), row["text"]) for row in rows] == [(n, line.text) for n, line in enumerate(page.lines, 1)]
     assert len(rows) == 3 and page.image == "1-page.png"
+
+
+@pytest.mark.parametrize("form", pages.FORMATS)
+def test_a_page_whose_file_name_is_no_utf8_is_written_with_escapes(call, tmp_path, form):
+    (tmp_path / "scans").mkdir()
+    with open(os.path.join(os.fsencode(tmp_path / "scans"), b"m\xfcller.png"), "wb") as file:
+        file.write(drawn())
+    printed = call(tmp_path / "scans", "--kind", "page", "--format", form)
+    assert (printed[0], printed[2]) == (0, "") and r"m\udcfcller.png" in printed[1].replace("\\\\", "\\")
+    code, _, err = call(tmp_path / "scans", "--kind", "page", "--format", form, "--output", tmp_path / "made")
+    assert (code, err) == (0, "")
+    (made,) = (tmp_path / "made").iterdir()
+    assert made.stem == r"m\udcfcller" and made.stat().st_size > 0
+    if form in ("alto", "page"):
+        assert pages.read(made.read_bytes()).image == r"m\udcfcller.png"
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(call, folder):

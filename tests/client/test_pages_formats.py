@@ -230,6 +230,22 @@ def test_a_file_that_nests_deeply_is_read_or_refused():
         assert caught.value.reason == "not_a_page"
 
 
+@pytest.mark.parametrize("name", ["width", "baseline", "box"])
+def test_json_with_numbers_that_are_none_is_refused(name):
+    line = Line("a", ((1, 2), (3, 4)), words=(Word("a", (0, 0, 1, 1)),))
+    content = json.loads(pages.write(Page("a.png", 10, 20, (line,)), "json"))
+    for number in ("1e999", "NaN"):
+        if name == "width":
+            content["width"] = "?"
+        elif name == "baseline":
+            content["lines"][0]["baseline"] = [["?", 2]]
+        else:
+            content["lines"][0]["words"][0]["box"] = ["?", 0, 1, 1]
+        with pytest.raises(PageError) as caught:
+            pages.from_json(json.dumps(content).replace('"?"', number))
+        assert caught.value.reason == "not_a_page"
+
+
 def test_no_entity_is_expanded(tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("hidden")

@@ -92,6 +92,32 @@ def test_a_page_on_its_side_is_read_where_it_lies(quarters):
         assert (right - left > bottom - top) == (quarters == 0)
 
 
+def test_the_lines_of_a_negative_are_given_to_the_recogniser_as_dark_on_light():
+    """One light line on a page of dark ones stays as it is: the page decides."""
+    places = cv2.imencode(".png", page_of([(100, 700, y) for y in ROWS]))[1].tobytes()
+    page = page_of([])
+    for bottom in ROWS:
+        cv2.putText(page, "some words of text", (110, bottom - 4), cv2.FONT_HERSHEY_SIMPLEX, 1.0, DARK, 2)
+
+    def cuts_of(grey):
+        cuts = []
+
+        def recognise(images):
+            cuts.extend(images)
+            return [Transcription("", 0.0, (), (), "htr", 1, None, Timings(0, 0, 0))] * len(images)
+
+        read_page(grey, lambda _: find_bars(places), recognise)
+        return cuts
+
+    dark = cuts_of(page)
+    assert len(dark) == 3 and all(np.median(cut) == 240 for cut in dark)
+    for cut, expected in zip(cuts_of(255 - page), dark, strict=True):
+        np.testing.assert_allclose(cut.astype(int), expected, atol=1)  # interpolation rounds
+    mixed = page.copy()
+    mixed[100:200] = 255 - mixed[100:200]
+    assert [np.median(cut) for cut in cuts_of(mixed)] == [15, 240, 240]
+
+
 def test_an_empty_page_has_no_lines_and_asks_no_recogniser():
     def recognise(cut):
         assert not cut

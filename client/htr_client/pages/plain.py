@@ -47,12 +47,13 @@ def from_json(text: str) -> Page:
         lines = tuple(_line(line) for line in content.pop("lines"))
         width, height = (int(content.pop(name)) for name in ("width", "height"))
         return Page(**content, width=width, height=height, lines=lines)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # the last one of deep nesting
+    # Of numbers such as 1e999, and of deep nesting.
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise PageError("not_a_page", f"This is no page in htr's JSON: {error}.") from None
 
 
 def _line(content: dict[str, Any]) -> Line:
-    words = tuple(Word(**{**word, "box": tuple(word["box"])}) for word in content["words"])
+    words = tuple(Word(**{**word, "box": tuple(map(int, word["box"]))}) for word in content["words"])
     return Line(**{**content, "words": words, **{name: _points(content[name]) for name in ("baseline", "polygon")}})
 
 

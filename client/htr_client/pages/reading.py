@@ -100,6 +100,8 @@ def read_page(
 def transcribe_lines(grey: np.ndarray, page: Page, recognise: Recognise) -> Page:
     """Transcribes the lines of a page that are known, as `read_page` does those that it finds.
 
+    Where most lines are light on dark, as on a negative, the recogniser is given all of them inverted.
+
     Args:
         grey: uint8 [height, width], the upright image of the page.
         page: The page, of the size of the image.
@@ -114,9 +116,18 @@ def transcribe_lines(grey: np.ndarray, page: Page, recognise: Recognise) -> Page
         except CutError:
             continue
         bands.append((place, band))
+    # Once for the page: a line with little on it says nothing certain, and its neighbours do.
+    if sum(map(_is_light_on_dark, cut)) > len(cut) / 2:
+        cut = [255 - line for line in cut]
     for (place, band), transcription in zip(bands, recognise(cut), strict=True):
         lines[place] = with_text(lines[place], band, transcription)
     return replace(page, lines=tuple(lines))
+
+
+def _is_light_on_dark(cut: np.ndarray) -> bool:
+    """Whether the image of a line is light on dark: ink fills the smaller part of it, and not its edges."""
+    values = cut[:: 1 + len(cut) // 64].astype(np.float32) - cut.mean()
+    return bool(np.median(values[[0, -1]]) < 0 < (values**3).mean())
 
 
 def with_text(line: Line, band: Band, transcription: Transcription) -> Line:
