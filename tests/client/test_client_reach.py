@@ -36,6 +36,13 @@ def command(*arguments):
     return subprocess.run([sys.executable, "-m", "htr_client.cli", *arguments], capture_output=True, text=True)
 
 
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "htr_client.cli", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
 def refusal(kind, address, **settings):
     with kind(address, **settings) as client, pytest.raises((ServerUnavailable, AccessDenied)) as error:
         client.connect(1.0)
@@ -56,13 +63,12 @@ def test_nobody_answers_is_said_in_one_line_and_soon(closed, image, scheme):
 def test_an_explicit_patience_waits_and_says_so(image):
     server = FakeServer()
     server.stop()
-    later = threading.Timer(4.0, server.start)
-    later.start()
-    done = command(image, "--server", server.address, "--patience", "60")
-    later.join()
+    process = start(image, "--server", server.address, "--patience", "60")
+    assert process.stderr.readline() == f"Waiting for a server at {server.address} ...\n"
+    server.start()
+    text, _ = process.communicate(timeout=60)
     server.stop()
-    assert done.returncode == 0 and "\talpha\t" in done.stdout
-    assert done.stderr.startswith(f"Waiting for a server at {server.address} ...\n")
+    assert process.returncode == 0 and "\talpha\t" in text
 
 
 def test_a_word_when_answers_take_long(server, image):
