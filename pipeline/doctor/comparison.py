@@ -187,8 +187,8 @@ class _Bench:
             with tempfile.NamedTemporaryFile("w", prefix="htr-doctor-", suffix=".log", delete=False) as log:
                 log.write(output)
             last = (output.strip().splitlines() or [""])[-1]
-            raise BenchmarkError(f"{what} {arguments.get('name', '')} on the {device.upper()} {failure}: {last}\n"
-                                 f"Its log is {log.name}")  # fmt: skip
+            named = " ".join([what, *filter(None, [arguments.get("name")])])
+            raise BenchmarkError(f"{named} on the {device.upper()} {failure}: {last}\nIts log is {log.name}")
         answer: dict[str, Any] = json.loads(job.with_suffix(".answer").read_text())
         return answer
 

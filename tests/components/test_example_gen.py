@@ -23,7 +23,7 @@ from pipeline.beam_settings import BeamConfig
 from pipeline.local_runner import LocalRunner
 from tests.components import hostile
 from tests.components.line_pages import LINE, save_page
-from tests.conftest import write_dataset
+from tests.conftest import drawn_image, encode, write_dataset
 
 STATISTICS = {"paper_level": 250.0, "ink_level": 20.0, "ink_share": 0.125, "sharpness": 0.5}
 
@@ -47,31 +47,38 @@ def test_examples_are_read_the_same_by_tensorflow_and_tfx():
     assert {component.encode(sample) for _ in range(9)} == {record}, "the same row is the same bytes"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
-    cases = hostile.build(tmp_path)
+def execute(folder, data, workers=1):
+    """Runs the step's executor; returns the texts by split and id, and the folder of the quarantine."""
     examples, quarantine = standard_artifacts.Examples(), Quarantine()
-    examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
-    data = DataConfig(paths=[str(tmp_path / "data")], max_rejected=1.0)
+    examples.uri, quarantine.uri = str(folder / "examples"), str(folder / "quarantine")
     options = pipeline_options(BeamConfig(workers=workers))
-    context = component.Executor.Context(beam_pipeline_args=options, tmp_dir=str(tmp_path / "tmp"), unique_id="1")
+    context = component.Executor.Context(beam_pipeline_args=options, tmp_dir=str(folder / "tmp"), unique_id="1")
     component.Executor(context).Do(
         {},
         {"examples": [examples], "quarantine": [quarantine]},
         {"data_config": data.model_dump_json(), "transform_config": TransformConfig().model_dump_json()},
     )
-    found = Counter()
+    found = []
     for split in SPLITS:
-        files = [str(path) for path in (tmp_path / "examples" / f"Split-{split}").iterdir()]
+        files = [str(path) for path in (folder / "examples" / f"Split-{split}").iterdir()]
         for record in tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator():
             features = tf.train.Example.FromString(record).features.feature
-            found[features["id"].bytes_list.value[0].decode(), features["text"].bytes_list.value[0].decode()] += 1
+            found.append((split, *(features[name].bytes_list.value[0].decode() for name in ("id", "text"))))
+    return found, folder / "quarantine"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
+    cases = hostile.build(tmp_path)
+    data = DataConfig(paths=[str(tmp_path / "data")], max_rejected=1.0)
+    written, quarantine = execute(tmp_path, data, workers)
+    found = Counter((name, text) for _, name, text in written)
     checked = list(dataset.examine_all(data, TransformConfig()))
     assert found == Counter((row.id, row.text) for row in checked if isinstance(row, dataset.Sample))
-    with open(tmp_path / "quarantine" / REJECTS_FILE, encoding="utf-8", newline="") as file:
+    with open(quarantine / REJECTS_FILE, encoding="utf-8", newline="") as file:
         rejects = [(row["csv"], int(row["row"]), row["reason"]) for row in csv.DictReader(file)]
     assert Counter(rejects) == Counter((r.table, r.line, r.reason) for r in checked if isinstance(r, Reject))
-    counts = read_counts(quarantine.uri)
+    counts = read_counts(str(quarantine))
     assert sum(counts["accepted"].values()) == found.total() and found.total() + len(rejects) == len(cases)
     assert counts["rejected"] == Counter(reason for _, _, reason in rejects)
 
@@ -82,18 +89,9 @@ def test_what_was_decided_for_all_rows_is_counted(tmp_path):
     lines = [f"{i},{text},me,{'7' if i % 2 else ''}\n" for i, text in enumerate(texts)]
     header = "filename,text,writer,labelling_model\n"
     (folder / "labels.csv").write_text(header + "".join(lines), encoding="utf-8")
-    examples, quarantine = standard_artifacts.Examples(), Quarantine()
-    examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
-    context = component.Executor.Context(
-        beam_pipeline_args=pipeline_options(BeamConfig()), tmp_dir=str(tmp_path / "tmp"), unique_id="1"
-    )
     data = DataConfig(paths=[str(folder)], limit=40)
-    component.Executor(context).Do(
-        {},
-        {"examples": [examples], "quarantine": [quarantine]},
-        {"data_config": data.model_dump_json(), "transform_config": TransformConfig().model_dump_json()},
-    )
-    counts = read_counts(quarantine.uri)
+    _, quarantine = execute(tmp_path, data)
+    counts = read_counts(str(quarantine))
     assert all(counts["accepted"][split] for split in SPLITS) and sum(counts["accepted"].values()) == 40
     assert counts["left_out"] == 20 and counts["mended"] == {"extension": 40} and not counts["split_by_writer"]
     examined = list(dataset.examine_all(data, TransformConfig()))
@@ -102,6 +100,43 @@ def test_what_was_decided_for_all_rows_is_counted(tmp_path):
     assert "data.limit=40 leaves out 20 of 60 rows" in notes and "images are split one by one" in notes
     assert "Found by adding the extension that the row leaves out (0 for 0.jpg): 40 images." in notes
     assert "(Hebrew 1)" in counts["problems"][0]
+
+
+def test_kaggle_layout_keeps_its_splits(tmp_path):
+    folder = tmp_path / "data"
+    names = {"train": ("train", 40), "validation": ("validation", 12), "test": ("eval", 12)}
+    for split, (_, count) in names.items():
+        rows = [{"FILENAME": f"{split.upper()}_{i:04d}.jpg", "IDENTITY": "ANNA"} for i in range(count)]
+        made = write_dataset(tmp_path / split, rows)
+        images = folder / f"{split}_v2" / split
+        images.mkdir(parents=True)
+        for path in made.glob("*.jpg"):
+            path.rename(images / path.name)
+        (made / "labels.csv").rename(folder / f"written_name_{split}_v2.csv")
+    written, quarantine = execute(tmp_path, DataConfig(paths=[str(folder)]))
+    expected = Counter(
+        (known, f"data/{split}_v2/{split}/{split.upper()}_{i:04d}.jpg", "ANNA")
+        for split, (known, count) in names.items() for i in range(count)
+    )  # fmt: skip
+    assert Counter(written) == expected
+    counts = read_counts(str(quarantine))
+    assert counts["accepted"] == {"train": 40, "validation": 12, "eval": 12} and counts["rejected"] == {}
+
+
+def run_alone(workspace, kind, data):
+    """State of the ExampleGen of rows or pages after a run of a pipeline that has no other step."""
+    copy = str(workspace / "rejects.csv")
+    step = (
+        component.HandwritingExampleGen(data, TransformConfig(), copy)
+        if kind == "rows" else PageExampleGen(data, PagesConfig(), copy)
+    )  # fmt: skip
+    database = metadata.sqlite_metadata_connection_config(str(workspace / "metadata.db"))
+    LocalRunner().run(
+        pipeline.Pipeline("htr", str(workspace / "root"), components=[step], enable_cache=True,
+                          metadata_connection_config=database, beam_pipeline_args=pipeline_options(BeamConfig()))
+    )  # fmt: skip
+    (ran,) = summary.read(str(workspace), "htr").steps
+    return ran.state
 
 
 @pytest.mark.parametrize("kind", ["rows", "pages"])
@@ -116,17 +151,23 @@ def test_the_listed_rejects_are_those_of_this_run_also_from_the_cache(tmp_path, 
 
     def listed(name):
         """State of ExampleGen in a run with a data folder, and the number of rejects that are listed then."""
-        data, copy = DataConfig(paths=[str(tmp_path / name)], max_rejected=0.5), str(tmp_path / "rejects.csv")
-        step = (
-            component.HandwritingExampleGen(data, TransformConfig(), copy)
-            if kind == "rows" else PageExampleGen(data, PagesConfig(), copy)
-        )  # fmt: skip
-        database = metadata.sqlite_metadata_connection_config(str(tmp_path / "metadata.db"))
-        LocalRunner().run(
-            pipeline.Pipeline("htr", str(tmp_path / "root"), components=[step], enable_cache=True,
-                              metadata_connection_config=database, beam_pipeline_args=pipeline_options(BeamConfig()))
-        )  # fmt: skip
-        (state,) = summary.read(str(tmp_path), "htr").steps
-        return state.state, len((tmp_path / "rejects.csv").read_text().splitlines()) - 1
+        state = run_alone(tmp_path, kind, DataConfig(paths=[str(tmp_path / name)], max_rejected=0.5))
+        return state, len((tmp_path / "rejects.csv").read_text().splitlines()) - 1
 
     assert [listed(name) for name in "aba"] == [("COMPLETE", 3), ("COMPLETE", 1), ("CACHED", 3)]
+
+
+@pytest.mark.parametrize("kind", ["rows", "pages"])
+def test_a_replaced_image_is_noticed(tmp_path, kind):
+    data = DataConfig(paths=[str(tmp_path / "data")])
+    if kind == "rows":
+        write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": "ab"} for i in range(40)])
+        image = tmp_path / "data" / "7.png"
+    else:
+        for leaf in range(6):
+            save_page(tmp_path / "data", f"leaf{leaf}")
+        image = tmp_path / "data" / "leaf5.png"
+
+    assert [run_alone(tmp_path, kind, data) for _ in range(2)] == ["COMPLETE", "CACHED"]
+    image.write_bytes(encode(drawn_image(300, 200, 5)))
+    assert [run_alone(tmp_path, kind, data) for _ in range(2)] == ["COMPLETE", "CACHED"]

@@ -82,12 +82,15 @@ def test_a_plain_window_is_a_cut_of_the_page():
     page = PAGES[0]
     window = draw_window(page.grey, page.lines, (128, 160), 1.0, 0.0, np.random.default_rng(3))
     # Its lines lie where the scribbles are: the row of most ink is just above a baseline.
+    looked_at = 0
     for line in window.lines:
         (left, y), (right, _) = line.baseline
         left, right = max(left, 0), min(right, 159)
         if 16 < y < 124 and right - left > 40:
             rows = window.grey[y - 16 : y + 4, left:right].mean(1)
             assert 4 <= rows.argmin() <= 19 and rows.min() < 200
+            looked_at += 1
+    assert looked_at == 3
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -96,16 +99,17 @@ def test_lines_go_along_with_their_augmented_pixels(seed):
     lines = [straight(100, 700, y) for y in range(100, 560, 60)]
     for line in lines:
         cv2.polylines(grey, [np.array(line.baseline)], False, 0, 3)
-    window = draw_window(grey, lines, (256, 320), 1.0, 1.0, np.random.default_rng(seed))
-    seen = []
-    for line in window.lines:
-        start, end = np.array(line.baseline, float)
-        for share in (0.0, 1.0):
-            x, y = np.rint(start + share * (end - start)).astype(int)
-            if 8 <= x < 312 and 8 <= y < 248:
-                around = window.grey[y - 3 : y + 4, x - 3 : x + 4]
-                seen.append(int(np.median(window.grey)) - int(around.min()))
-    assert all(darker > 25 for darker in seen)
+    rng, seen = np.random.default_rng(seed), []
+    for _ in range(30):  # in many windows no line ends
+        window = draw_window(grey, lines, (256, 320), 1.0, 1.0, rng)
+        for line in window.lines:
+            for x, y in line.baseline:
+                if 8 <= x < 312 and 8 <= y < 248:
+                    around = window.grey[y - 3 : y + 4, x - 3 : x + 4]
+                    seen.append(int(np.median(window.grey)) - int(around.min()))
+        if len(seen) >= 3:
+            break
+    assert len(seen) >= 3 and all(darker > 25 for darker in seen)
 
 
 def test_windows_follow_from_the_seed():

@@ -21,8 +21,8 @@ from pipeline import cli
 from serving.version_directory import SETTINGS_FILE
 from tests.end_to_end.test_pipeline import served
 
-# Enough to change the base model that it starts from.
-SETTINGS = ["train.epochs=3", "train.batch_size=16", "gate.max_cer=null"]
+# Enough to change the base model that it starts from: test_stacks.py looks whether the epoch was kept.
+SETTINGS = ["train.epochs=1", "train.batch_size=16", "gate.max_cer=null"]
 IMAGES = 200
 
 
@@ -48,7 +48,7 @@ def main() -> int:
     arguments = parser.parse_args()
     data, workspace = arguments.data or arguments.folder / "data", arguments.folder / "workspace"
     if not data.exists():
-        generate(data, images=1600, writers=40)
+        generate(data, images=600, writers=40)
     settings = [f"--set={setting}" for setting in SETTINGS]
     code = cli.main(["run", "--data", str(data), "--workspace", str(workspace), *settings])
     if code:
@@ -62,12 +62,14 @@ def main() -> int:
         for _, features in examples(workspace, "Transform", "transformed_examples")
     }
     (version,) = in_service(str(workspace / "serving_model" / "htr"))
+    described = json.loads(Path(version.path, SETTINGS_FILE).read_text("utf-8"))
     names = sorted(splits)[:: len(splits) // IMAGES][:IMAGES]
     record = {
         "stack": {"python": sys.version.split()[0], "tensorflow": tf.__version__, "keras": keras.__version__},
         "splits": splits,
         "classes": classes,
-        "alphabet": json.loads(Path(version.path, SETTINGS_FILE).read_text("utf-8"))["alphabet"],
+        "alphabet": described["alphabet"],
+        "best_epoch": described["training"]["best_epoch"],
         "texts": read_images(workspace, [data.parent / name for name in names]),
     }
     (arguments.folder / "record.json").write_text(json.dumps(record, ensure_ascii=False))

@@ -26,12 +26,13 @@ def test_splits_alphabet_and_class_ids_are_the_same():
     this, other = record(THIS), record(OTHER)
     assert this["splits"] == other["splits"] and set(this["splits"].values()) == {"train", "validation", "eval"}
     assert this["alphabet"] == other["alphabet"]
-    assert this["classes"] == other["classes"] and len(this["classes"]) > 1000
+    assert this["classes"] == other["classes"] and len(this["classes"]) > 500
 
 
 def test_a_model_of_the_other_stack_reads_the_same_texts_here():
     from tests.end_to_end.exchange import read_images
 
+    assert record(OTHER)["best_epoch"] == 1, "what is read here is what was trained there, and not the base model"
     data = next(folder / "data" for folder in (Path(OTHER), Path(THIS)) if (folder / "data").exists())
     expected = record(OTHER)["texts"]
     (images,) = {path.parent for name in expected for path in data.rglob(name)}

@@ -11,7 +11,6 @@ from kubeflow_launcher import Cluster
 from components.common.versions import in_service
 from pipeline import kubeflow_runner
 from pipeline.config import load
-from tests.conftest import drawn_image, encode
 
 pytestmark = pytest.mark.slow
 
@@ -122,13 +121,15 @@ def test_failing_gate_fails_its_task_and_pushes_nothing(first, start, models):
     assert models() == before
 
 
-def test_replaced_image_is_noticed(first, start, place):
-    image = sorted((place / "data" / "images").glob("*.png"))[-1]
-    image.write_bytes(encode(drawn_image(130, 40, 5)))
-    # Stops at the first step after the data, which is all that this is about.
-    run = start("data.max_rejected=0")
+def test_replaced_images_are_noticed(first, start, place):
+    images = sorted((place / "data" / "images").glob("*.png"))
+    for image in images[: len(images) // 2]:
+        image.write_bytes(b"no image")
+    # The settings are those of the first run, which an unnoticed change would take from the cache.
+    run = start("gate.max_cer=null")
     assert run.states["HandwritingExampleGen"] == "Failed" and run.states["Trainer"] == "Omitted"
-    assert "data.max_rejected allows 0.0%" in run.logs["HandwritingExampleGen"]
+    assert "not_an_image" in run.logs["HandwritingExampleGen"]
+    assert "data.max_rejected allows" in run.logs["HandwritingExampleGen"]
 
 
 def test_no_address_of_a_pod_stays_in_the_metadata(first, cluster):

@@ -370,13 +370,20 @@ def test_the_measurement_runs_on_the_cpu(tmp_path, capsys):
     assert transcriptions[1]["confidence differs by"] != transcriptions[0]["confidence differs by"]
 
 
-@pytest.mark.slow
-def test_a_measurement_that_fails_keeps_its_log(tmp_path):
-    with pytest.raises(comparison.BenchmarkError, match="transcribe none on the CPU ended with code 1") as raised:
-        comparison._Bench(tmp_path, 300.0).do("cpu", "transcribe", name="none", precision="float32", seconds=1)
-    log = Path(str(raised.value).rpartition(" ")[2])
-    assert "Traceback" in log.read_text()
-    log.unlink()
+def test_a_measurement_that_fails_keeps_its_log(tmp_path, monkeypatch, capsys):
+    probed = {"failed": {}, "cuda": "12.3", "cudnn": "8", "driver_cuda": None, "gpus": []}
+    log = "Traceback (most recent call last):\n  ...\nMemoryError: of 2 GB\n"
+    program = tmp_path / "python"
+    program.write_text(
+        f"#!/bin/sh\ncase $2 in\n*.probe) echo '{json.dumps(probed)}' ;;\n*) printf '%s' '{log}' >&2; exit 3 ;;\nesac\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cli.main(["doctor", "--gpu", "--device", "cpu", "--workspace", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "error: prepare on the CPU ended with code 3: MemoryError: of 2 GB\n" in told
+    assert Path(told.rstrip().rpartition("Its log is ")[2]).read_text() == log
 
 
 def test_a_machine_with_cards_is_what_the_trainer_finds_too(tmp_path):
