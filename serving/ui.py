@@ -80,7 +80,7 @@ class UiServer:
             self._server = (_Ipv6Server if ":" in host else _Server)((host, port), handler)
         except OSError as error:
             raise ServingError(Code.UNAVAILABLE, f"cannot listen on {host}:{port} for the page: {error}") from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="ui", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="ui", daemon=True)
         shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         self.address = f"{shown}:{self._server.server_port}"
 

@@ -228,6 +228,7 @@ def test_an_overwrite_that_is_killed_leaves_no_old_texts_beside_the_new_ones(fol
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_two_local_workers_give_the_same_files(folder, model, tmp_path):
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     transcribe(str(folder), str(one), model, LOCAL, images_per_shard=8)
@@ -236,6 +237,7 @@ def test_two_local_workers_give_the_same_files(folder, model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_a_dask_cluster_gives_the_same_files(folder, model, dask, tmp_path):
     """A scheduler and two workers, processes of their own, that find the images under the same path."""
     one, many = tmp_path / "one.jsonl", tmp_path / "many.jsonl"
@@ -248,6 +250,7 @@ def test_a_dask_cluster_gives_the_same_files(folder, model, dask, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_a_killed_run_goes_on_where_it_stopped(model, tmp_path):
     folder, output = tmp_path / "in", tmp_path / "texts.jsonl"
     folder.mkdir()

@@ -264,6 +264,7 @@ def test_writers_by_folder_or_pattern(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_workers_give_the_same_dataset(tmp_path):
     folder = tmp_path / "in"
     for number in range(12):

@@ -291,6 +291,7 @@ def test_report_fits_a_phone_and_a_desk(page, width, tmp_path):
     assert measured["height"] > 3000
 
 
+@pytest.mark.either_stack
 def test_a_long_path_in_a_report_is_broken_on_a_phone(tmp_path):
     made = material(table(words(200), rate=0.05, baseline_rate=0.06), Config(gate={"max_cer": 0.3}))
     base = Baseline("warm_start", None, "/" + "a_long_name_of_a_folder/" * 6)
@@ -301,6 +302,7 @@ def test_a_long_path_in_a_report_is_broken_on_a_phone(tmp_path):
     assert measured["wide"] == [] and measured["scroll"] <= measured["width"] + 1
 
 
+@pytest.mark.either_stack
 def test_check_fits_a_phone(tmp_path):
     browser()
     folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": f"word{i}"} for i in range(60)])
@@ -310,6 +312,7 @@ def test_check_fits_a_phone(tmp_path):
     assert measured["wide"] == [] and measured["scroll"] <= measured["width"] + 1 and measured["broken"] == 0
 
 
+@pytest.mark.either_stack
 def test_report_prints_as_pdf(page, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(page, encoding="utf-8")

@@ -197,8 +197,9 @@ def test_nothing_to_train_on_is_an_error_that_says_why(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_it_had_not(toy, tmp_path):
-    train = TRAIN.model_copy(update={"epochs": 5, "augment": 0.5, "checkpoint_minutes": 1e-4, "shuffle_buffer": 50})
+    train = TRAIN.model_copy(update={"epochs": 3, "augment": 0.5, "checkpoint_minutes": 1e-4, "shuffle_buffer": 50})
     for name in ("whole", "killed"):
         (tmp_path / f"{name}.json").write_text(json.dumps(arguments(toy, tmp_path / name, train, WORD)))
     assert start(tmp_path / "whole.json").wait(timeout=180) == 0
@@ -216,7 +217,7 @@ def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_it_had_not(toy, t
     process.kill()
     process.wait()
     done = steps_done()
-    assert 30 <= done < 5 * 24 and done % 24, "killed within an epoch"
+    assert 30 <= done < 3 * 24 and done % 24, "killed within an epoch"
     assert start(tmp_path / "killed.json").wait(timeout=180) == 0
     log = Path(f"{tmp_path}/killed.json.log").read_text()
     assert f"going on after {counted(done // 24, 'epoch')} and {counted(done % 24, 'batch', 'batches')}" in log
@@ -385,19 +386,20 @@ def test_sheet_shows_originals_and_variants(toy):
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_what_the_tuner_finds_is_what_is_trained(toy, tmp_path):
     train = TRAIN.model_copy(update={"epochs": 1})
     given = arguments(toy, tmp_path, train, WORD)
-    given["custom_config"]["tune"] = TuneConfig(trials=3, epochs=2).model_dump_json()
+    given["custom_config"]["tune"] = TuneConfig(trials=2, epochs=1).model_dump_json()
     result = tuning.tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)))
     result.tuner.search(**result.fit_kwargs)
-    trials = result.tuner.oracle.get_best_trials(3)
-    assert len(trials) == 3 and trials[0].score == min(trial.score for trial in trials)
+    trials = result.tuner.oracle.get_best_trials(2)
+    assert len(trials) == 2 and trials[0].score == min(trial.score for trial in trials)
     first = min(trials, key=lambda trial: trial.trial_id).hyperparameters.values
     assert (
         first["train.learning_rate"] == train.learning_rate and first["model.recurrent_units"] == SMALL.recurrent_units
     )
-    assert len({trial.hyperparameters.values["train.learning_rate"] for trial in trials}) == 3
+    assert len({trial.hyperparameters.values["train.learning_rate"] for trial in trials}) == 2
     best = result.tuner.get_best_hyperparameters()[0].get_config()
     training.run_fn(SimpleNamespace(**given, hyperparameters=best))
     settings = json.loads((tmp_path / "model" / "assets.extra" / "htr.json").read_text())

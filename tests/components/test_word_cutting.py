@@ -75,6 +75,7 @@ def test_what_hangs_in_from_other_lines_is_cut_off():
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_words_of_rendered_lines_read_as_their_labels_say(tmp_path):
     texts = [
         f"{a} {b} {c}" for a in ("Berlin", "the house", "42") for b in ("und", "at noon") for c in ("Paris", "hat")
@@ -103,6 +104,7 @@ def test_words_of_rendered_lines_read_as_their_labels_say(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_labels_of_other_lines_give_no_words(tmp_path):
     write_dataset(tmp_path / "lines", ["Berlin und Paris", "seven white horses", "1914 and after"], seed=5)
     with open(tmp_path / "lines" / "labels.csv", encoding="utf-8", newline="") as file:

@@ -75,6 +75,7 @@ def test_the_dag_has_the_steps_and_edges_of_the_pipeline(compiled):
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_steps_that_do_not_exist_are_refused(tmp_path, capsys):
     assert compile_dag(tmp_path, tmp_path, "airflow.pools={Training: gpu}") == cli.USAGE
     assert "airflow.pools: no step Training; there are" in capsys.readouterr().err
@@ -82,6 +83,7 @@ def test_steps_that_do_not_exist_are_refused(tmp_path, capsys):
 
 @needs_airflow
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_settings_reach_airflow(compiled):
     code = """
 tasks = {t.task_id: [t.pool, t.queue, t.retries, sorted(t.upstream_task_ids)] for t in dag.tasks}
@@ -100,6 +102,7 @@ print(json.dumps([tasks, about]))
 
 @needs_airflow
 @pytest.mark.slow
+@pytest.mark.either_stack
 @pytest.mark.parametrize(
     ("exit_code", "expected"),
     [
@@ -128,6 +131,7 @@ except Exception as error:
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
     (tmp_path / "data").mkdir()
     assert compile_dag(tmp_path, tmp_path / "data") == 0
@@ -151,6 +155,7 @@ def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_steps_take_what_a_cleared_step_has_written_last(tmp_path, sample_data, monkeypatch):
     from components.report import summary
 
@@ -194,6 +199,7 @@ def pushed(folder: Path) -> list:
 
 @needs_airflow
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_a_refused_model_fails_the_gate(refused):
     folder, states = refused
     assert states.keys() >= STEPS

@@ -33,6 +33,7 @@ def sets(tmp_path):
     return tmp_path / "sets"
 
 
+@pytest.mark.either_stack
 def test_from_pages_to_the_packed_files(sets, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(base_line_finder, "RECIPE", (LETTERS,))
     monkeypatch.setattr(

@@ -116,6 +116,7 @@ def test_the_pipeline_takes_options_for_all_steps_and_for_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.either_stack
 def test_the_setup_file_ships_all_packages(tmp_path):
     """What Beam stages for the workers, installed into an empty folder, is enough to import every step."""
     client = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), "client"]

@@ -91,6 +91,7 @@ def test_chosen_image_is_read_and_its_characters_are_where_they_stand(model, pag
     assert browser.errors == []
 
 
+@pytest.mark.either_stack
 def test_words_are_corrected_and_become_training_data(page, browser, tmp_path, capsys):
     browser.open(f"http://{page.address}/")
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
@@ -117,6 +118,7 @@ def test_words_are_corrected_and_become_training_data(page, browser, tmp_path, c
     assert all((tmp_path / row["filename"]).read_bytes() == png("word") for row in rows)
 
 
+@pytest.mark.either_stack
 @pytest.mark.parametrize(
     ("confidence", "level", "words"),
     [
@@ -139,6 +141,7 @@ def test_low_confidence_is_said_in_words_and_looks_another_way(page, browser, co
     assert browser.evaluate(looks)[0] != found[0]
 
 
+@pytest.mark.either_stack
 def test_what_the_answer_suspects_is_listed(page, browser):
     browser.open(f"http://{page.address}/")
     answer = {"text": "", "confidence": 0.9, "characters": [], "width": 9, "height": 9, "model": "htr", "version": 7,
@@ -150,6 +153,7 @@ def test_what_the_answer_suspects_is_listed(page, browser):
     assert browser.evaluate("at('copy').disabled && at('text').textContent") == "(no text found)"
 
 
+@pytest.mark.either_stack
 def test_text_is_copied(page, browser, tmp_path):
     (tmp_path / "word.png").write_bytes(png("word"))
     browser.open(f"http://{page.address}/")
@@ -162,6 +166,7 @@ def test_text_is_copied(page, browser, tmp_path):
     assert browser.evaluate("navigator.clipboard.readText()") == "word"
 
 
+@pytest.mark.either_stack
 def test_the_model_is_named_before_the_first_image(page, model, browser):
     browser.open(f"http://{page.address}/")
     wait_for(lambda: browser.evaluate("at('model').textContent"))
@@ -186,6 +191,7 @@ def scan(tmp_path):
     return path
 
 
+@pytest.mark.either_stack
 def test_lines_of_a_page_are_corrected_and_become_training_data(page, browser, scan, tmp_path):
     browser.open(f"http://{page.address}/")
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(scan.parent))
@@ -227,6 +233,7 @@ def test_lines_of_a_page_are_corrected_and_become_training_data(page, browser, s
     assert all(cv2.imread(str(tmp_path / "lines" / row["filename"])).shape[1] > 300 for row in rows)
 
 
+@pytest.mark.either_stack
 def test_a_word_after_a_page(page, browser, scan, tmp_path):
     (tmp_path / "word.png").write_bytes(png("word"))
     browser.open(f"http://{page.address}/", 360)
@@ -240,6 +247,7 @@ def test_a_word_after_a_page(page, browser, scan, tmp_path):
     assert text_of(browser) == "word"
 
 
+@pytest.mark.either_stack
 def test_without_a_line_finder_the_page_says_how_to_get_one(model, page, browser, scan):
     model.model.has_line_finder = False
     browser.open(f"http://{page.address}/")
@@ -267,6 +275,7 @@ def test_what_is_no_page_is_not_written(page, scan, change):
     assert post(page, json.dumps(found), {"Content-Type": "text/plain"}, path="/page-xml")[0] == 415
 
 
+@pytest.mark.either_stack
 def test_dropped_image_is_read(page, browser):
     browser.open(f"http://{page.address}/")
     content = base64.b64encode(png("drop")).decode()
@@ -277,6 +286,7 @@ def test_dropped_image_is_read(page, browser):
     assert text_of(browser) == "drop"
 
 
+@pytest.mark.either_stack
 def test_drawing_is_cut_to_the_ink_and_read(page, model, browser):
     browser.open(f"http://{page.address}/")
     assert browser.evaluate("at('read').disabled")
@@ -296,6 +306,7 @@ def test_drawing_is_cut_to_the_ink_and_read(page, model, browser):
     assert browser.evaluate("at('read').disabled")
 
 
+@pytest.mark.either_stack
 def test_errors_are_readable(page, model, browser, tmp_path):
     (tmp_path / "letter.png").write_bytes(b"Dear Sir or Madam")
     browser.open(f"http://{page.address}/")
@@ -312,6 +323,7 @@ def test_errors_are_readable(page, model, browser, tmp_path):
     browser.call("Network.emulateNetworkConditions", offline=False, **network)
 
 
+@pytest.mark.either_stack
 @pytest.mark.parametrize("width", [360, 1000])
 def test_page_fits_a_phone_and_a_desk(page, browser, tmp_path, width):
     (tmp_path / "word.png").write_bytes(png("abcdefghijklmnopqrstuvwxyz" * 3))
@@ -323,6 +335,7 @@ def test_page_fits_a_phone_and_a_desk(page, browser, tmp_path, width):
         browser.screenshot(Path(folder) / f"ui-{width}.png")
 
 
+@pytest.mark.either_stack
 def test_every_control_has_a_name(page, browser):
     browser.open(f"http://{page.address}/")
     tree = browser.call("Accessibility.getFullAXTree")["nodes"]
@@ -393,6 +406,7 @@ def test_review_says_how_far_it_is_where_the_server_takes_its_time(model, tmp_pa
     assert "Asking the server: 0 images answered (0:02 elapsed)" in capsys.readouterr().err
 
 
+@pytest.mark.either_stack
 def test_review_asks_the_server_and_its_page_saves_what_was_corrected(model, browser, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
