@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -73,11 +75,33 @@ def failing_bucket(*endings: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def toy_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a folder that tests only read: once for all processes that `--numprocesses` starts."""
+
+    def once(name: str, make: Callable[[Path], Any]) -> Path:
+        if not hasattr(request.config, "workerinput"):
+            make(folder := tmp_path_factory.mktemp(name))
+            return folder
+        folder = tmp_path_factory.getbasetemp().parent / f"once-{name}"
+        made = folder.with_suffix(".made")
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of one who failed
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def toy_version(once: Callable[..., Path]) -> Path:
     """A pushed version for lines that transcribes the toy script."""
     from tests.components import toy
 
-    return toy.version(tmp_path_factory.mktemp("version"))
+    return once("version", toy.version) / toy.VERSION
 
 
 @pytest.fixture
@@ -92,13 +116,11 @@ def base_models(toy_version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="session")
-def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample_data(once: Callable[..., Path]) -> Path:
     """A small sample dataset with some dirty rows."""
     from components.tools.sample_data import generate
 
-    folder = tmp_path_factory.mktemp("sample") / "data"
-    generate(folder, images=240, writers=16, dirty_fraction=0.05)
-    return folder
+    return once("sample", lambda folder: generate(folder / "data", 240, writers=16, dirty_fraction=0.05)) / "data"
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,6 @@ from tests.components.toy import WORDS, write_transformed
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory):
+def toy(once):
     """A folder with the toy script as Transform writes it."""
-    return write_transformed(tmp_path_factory.mktemp("toy"), WORDS * 24, TransformConfig())
+    return once("toy", lambda folder: write_transformed(folder, WORDS * 24, TransformConfig()))

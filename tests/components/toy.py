@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SMALL = ModelConfig(filters=[8, 16, 16], recurrent_units=24, recurrent_layers=1, dropout=0)
 TRAIN = TrainConfig(epochs=12, batch_size=8, learning_rate=0.004, augment=0, patience=12)
 LINE = TransformConfig(preset="line", height=32, width=400)
+VERSION = Path("htr", "1700000000")
 WORDS = ["ab", "ba", "aab", "cab", "abc", "bca", "caab", "bbc"]
 
 
@@ -110,20 +111,19 @@ def arguments(data: Path, out: Path, train: TrainConfig, transform: TransformCon
     }
 
 
-def version(folder: Path) -> Path:
-    """Trains a model for lines that transcribes the toy script; returns its directory, as Pusher leaves it."""
+def version(folder: Path) -> None:
+    """Trains a model for lines that transcribes the toy script: the directory VERSION, as Pusher leaves it."""
     from components.trainer.training import run_fn
 
     data = write_transformed(folder / "data", WORDS * 24, LINE)
     run_fn(SimpleNamespace(**arguments(data, folder / "out", TRAIN, LINE)))
-    version = folder / "htr" / "1700000000"
+    version = folder / VERSION
     version.parent.mkdir()
     (folder / "out" / "model").rename(version)
     version.with_name(f"{version.name}.model_card.md").write_text("# Model card: toy\n")
     version.with_name(f"{version.name}.metrics.json").write_text(
         json.dumps({"metrics": {"cer": 0.25}, "config": {"data": {"paths": [str(data)]}}})
     )
-    return version
 
 
 if __name__ == "__main__":
