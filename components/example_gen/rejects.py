@@ -54,6 +54,19 @@ class Rejected(Exception):
         self.reason, self.detail = reason, detail
 
 
+def as_rejected(error: Exception) -> Rejected:
+    """Why a page cannot be used, whatever found that out.
+
+    Args:
+        error: of its XML file, its image or the file system.
+    """
+    if isinstance(error, Rejected):
+        return error
+    if isinstance(error, ImageError):
+        return rejected_image(error)
+    return Rejected(getattr(error, "reason", "unreadable_file"), str(error))
+
+
 def rejected_image(error: ImageError) -> Rejected:
     """The same error in the words of the pipeline, whose setting has another name than the client's.
 

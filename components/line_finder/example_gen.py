@@ -21,7 +21,7 @@ from components.common.artifacts import write_text
 from components.common.fingerprint_driver import FingerprintDriver
 from components.example_gen.quarantine import COUNTS_FILE, REJECTS_FILE, Quarantine, check_counts
 from components.example_gen.record_sink import RecordSink
-from components.example_gen.rejects import Rejected, rejected_image
+from components.example_gen.rejects import Rejected, as_rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
 from components.example_gen.table import DatasetError
@@ -82,9 +82,8 @@ class _Examine(beam.DoFn):
         except (PageError, Rejected, ImageError, OSError) as error:
             if storage.is_store_failure(file.path, error):
                 raise DatasetError(f"The pages cannot be read: {error}") from error
-            told = rejected_image(error) if isinstance(error, ImageError) else error
-            reason = getattr(told, "reason", "unreadable_file")
-            yield beam.pvalue.TaggedOutput("rejects", RejectedPage(file.name, reason, str(told)))
+            rejected = as_rejected(error)
+            yield beam.pvalue.TaggedOutput("rejects", RejectedPage(file.name, rejected.reason, rejected.detail))
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):

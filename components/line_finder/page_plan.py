@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from components.common import storage
 from components.common.words import counted
 from components.example_gen.plan import fill_splits
-from components.example_gen.rejects import Rejected
+from components.example_gen.rejects import Rejected, as_rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 from components.example_gen.walking import files as files_of
@@ -102,7 +102,8 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
         except (pages.PageError, Rejected, OSError) as error:
             if storage.is_store_failure(file.path, error):
                 raise DatasetError(f"The pages cannot be read: {error}") from error
-            rejected.append(RejectedPage(file.name, getattr(error, "reason", "unreadable_file"), str(error)))
+            why = as_rejected(error)
+            rejected.append(RejectedPage(file.name, why.reason, why.detail))
             continue
         usable.append((file, file.writer or page.document or file.name))
         claims.append(Claim(file, image, claimed))

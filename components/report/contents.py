@@ -45,8 +45,9 @@ def build(material: Material) -> dict[str, Any]:
         A tree of dictionaries, lists, strings and numbers, ready for JSON and for `report.html.j2`: the `facts` and
         their `figures`.
     """
-    found = facts(material)
-    return {**found, "figures": _figures(material, found["calibration"])}
+    characters = analysis.Characters.of(material.predictions)
+    found = _facts(material, characters)
+    return {**found, "figures": _figures(material, characters, found["calibration"])}
 
 
 def facts(material: Material) -> dict[str, Any]:
@@ -58,10 +59,13 @@ def facts(material: Material) -> dict[str, Any]:
     Returns:
         As `build`, without `figures`.
     """
+    return _facts(material, analysis.Characters.of(material.predictions))
+
+
+def _facts(material: Material, characters: analysis.Characters) -> dict[str, Any]:
     m, level = material, material.config.gate.confidence_level
     predictions = m.predictions
     in_training = m.splits["train"].characters if "train" in m.splits else Counter()
-    characters = analysis.Characters.of(predictions)
     contents: dict[str, Any] = {
         "run_id": m.run_id,
         "name": m.config.name,
@@ -262,9 +266,9 @@ def _image(row: Mapping[str, str], tables: Mapping[str, Table]) -> str | None:
     return figures.thumbnail_of(path, 320, 64) or None
 
 
-def _figures(m: Material, calibration: Mapping[str, Any]) -> dict[str, str]:
+def _figures(m: Material, characters: analysis.Characters, calibration: Mapping[str, Any]) -> dict[str, str]:
     p = m.predictions
-    names, counts = analysis.Characters.of(p).matrix()
+    names, counts = characters.matrix()
     plots = {
         "reliability": figures.reliability(calibration),
         "review": figures.review_curve(p["confidence"].to_numpy(), p["edits"].to_numpy(), p["length"].to_numpy()),

@@ -24,7 +24,7 @@ from components.trainer.progress import Progress
 
 # Batches after which the loss is looked at within an epoch: the same ones on every worker, so that all stop together.
 _CHECKED = 100
-# Of the last hundred batches so many may be left out, and so many in a row less one: with more a training is broken.
+# A training is broken when more than ten of its last hundred batches are left out, or the last three.
 _MOST_LEFT_OUT, _IN_A_ROW = 10, 3
 
 

@@ -8,13 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import (
-    AddCommand,
-    CommandError,
-    add_config_arguments,
-    add_task_argument,
-    read_config,
-)
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
 from pipeline.exit_codes import ERROR, OK, USAGE
 from pipeline.tasks import task_of
 

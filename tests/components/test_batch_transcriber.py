@@ -17,6 +17,9 @@ from components.batch_transcriber import batch
 from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.shards import BatchError, Listing, NoImages, list_images, plan, written
 from components.common import storage
+from components.example_gen.folders import find_tables
+from components.example_gen.settings import DataConfig
+from components.example_gen.table import DatasetError
 from htr_client import ngrams
 from htr_client.decoding import Alphabet
 from htr_client.language import LanguageModel
@@ -148,6 +151,11 @@ def test_csv_holds_the_same(folder, model, tmp_path):
     transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
     outcome = transcribe(str(folder), str(tmp_path / "table.csv"), model, LOCAL)
     lines, table = texts(tmp_path / "texts.jsonl"), texts(tmp_path / "table.csv")
+    written_table = next(path for path in tmp_path.glob("table*.csv") if "errors" not in path.name)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "labels.csv").write_bytes(written_table.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(DatasetError, match="is a table of `htr transcribe`, not of labels"):  # a model's texts
+        find_tables(DataConfig(paths=[str(tmp_path / "data")]))
     assert {path: (row["text"], str(row["confidence"])) for path, row in lines.items()} == {
         path: (row["text"], row["confidence"]) for path, row in table.items()
     }

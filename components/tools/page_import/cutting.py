@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass, field
 
 from components.common import storage
-from components.example_gen.rejects import Rejected, rejected_image
+from components.example_gen.rejects import Rejected, as_rejected
 from components.pages.files import PageFile, locate_image
 from components.pages.images import fitting_image
 from htr_client import image_files, pages
@@ -76,8 +76,8 @@ def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXE
     except (pages.PageError, Rejected, ImageError, OSError) as error:
         if storage.is_store_failure(file.path, error):
             raise
-        told = rejected_image(error) if isinstance(error, ImageError) else error
-        result.left_out.append(LeftOut("", getattr(told, "reason", "unreadable_file"), str(told)))
+        rejected = as_rejected(error)
+        result.left_out.append(LeftOut("", rejected.reason, rejected.detail))
         return result
     pitch = pages.line_pitch(page.lines)
     for number, line in enumerate(page.lines, 1):
