@@ -24,8 +24,9 @@ from components.trainer.progress import Progress
 
 # Batches after which the loss is looked at within an epoch: the same ones on every worker, so that all stop together.
 _CHECKED = 100
-# A training is broken when more than ten of its last hundred batches are left out, or the last three.
-_MOST_LEFT_OUT, _IN_A_ROW = 10, 3
+# A training is broken when more than a tenth of its last hundred batches are left out, or the last three; one that is
+# over with fewer batches, when more than a tenth of all are.
+_MOST_LEFT_OUT, _IN_A_ROW = 0.1, 3
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
@@ -265,7 +266,9 @@ class TrainingLoop(ABC):
     def _is_broken(self) -> bool:
         """Whether the loss is no longer finite, not just once, which ends a warm start and fails another training."""
         left_out = np.isnan(np.array(self._recent, np.float64))
-        if left_out.sum() <= _MOST_LEFT_OUT and not left_out[-_IN_A_ROW:].all():
+        is_short = self.done >= self.plan.total < _CHECKED
+        most = _MOST_LEFT_OUT * (self.plan.total if is_short else _CHECKED)
+        if left_out.sum() <= most and not left_out[-_IN_A_ROW:].all():
             return False
         self._broken = (
             f"the training loss became nan in epoch {(self.done - 1) // self.plan.steps + 1}: lower "

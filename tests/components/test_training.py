@@ -108,10 +108,17 @@ def test_a_training_of_which_much_is_not_finite_fails(toy, monkeypatch, which, e
 
 
 def test_one_batch_of_a_short_epoch_that_is_not_finite_ends_nothing(toy, monkeypatch):
-    train = TRAIN.model_copy(update={"epochs": 2, "batch_size": 64})
+    train = TRAIN.model_copy(update={"epochs": 5, "batch_size": 64})
     assert source_of(toy).steps(train.batch_size) < 5
     poison(monkeypatch, lambda number: number == 1)
-    assert [entry["epoch"] for entry in fit(source_of(toy), train).history] == [1, 2]
+    assert [entry["epoch"] for entry in fit(source_of(toy), train).history] == [1, 2, 3, 4, 5]
+
+
+def test_a_training_of_a_few_steps_fails_when_one_of_them_is_not_finite(toy, monkeypatch):
+    train = TRAIN.model_copy(update={"epochs": 2, "batch_size": 64})
+    poison(monkeypatch, lambda number: number == 5)  # the last one
+    with pytest.raises(FloatingPointError, match="nan in epoch 2"):
+        fit(source_of(toy), train)
 
 
 @pytest.mark.parametrize(
