@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from htr_client.aio import AsyncHtrClient
     from htr_client.client import HtrClient
-    from htr_client.connection import Tls
     from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
     from htr_client.errors import HtrError, ImageError
     from htr_client.metrics import ClientMetrics
     from htr_client.request_log import RequestLog
     from htr_client.results import Character, Timings, Transcription, VersionStatus
     from htr_client.suspicion import Suspicion
+    from htr_client.tls import Tls
 
 _HOMES = {
     "aio": ("AsyncHtrClient",),
     "client": ("HtrClient",),
-    "connection": ("Tls",),
+    "tls": ("Tls",),
     "decoding": ("Alphabet", "BestPath", "Decoded", "Decoder"),
     "errors": ("HtrError", "ImageError", "PictureError"),
     "metrics": ("ClientMetrics",),

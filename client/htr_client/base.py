@@ -12,7 +12,7 @@ import numpy as np
 from htr_client import connection, messages
 from htr_client.answers import Answer, Headers, read_alphabet, read_answer, read_language_model, read_maps
 from htr_client.beam import default_decoder
-from htr_client.connection import Metadata, Tls
+from htr_client.connection import Metadata
 from htr_client.decoding import Alphabet, Decoder
 from htr_client.errors import (
     HtrError,
@@ -32,6 +32,7 @@ from htr_client.retries import Outage, bounded, patiently, pause
 from htr_client.spans import pixel_spans
 from htr_client.steps import Ask, Steps
 from htr_client.suspicion import Look, look, of_geometry
+from htr_client.tls import Tls
 
 # A batch this much smaller than the message limit leaves room for the answer, which can be larger than the images.
 _BATCH_SHARE = 4

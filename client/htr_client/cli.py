@@ -14,9 +14,9 @@ from htr_client.progress import Bar, Waiting
 if TYPE_CHECKING:
     from htr_client.base import DecoderOf
     from htr_client.client import HtrClient
-    from htr_client.connection import Tls
     from htr_client.decoding import Decoder
     from htr_client.image_files import Image
+    from htr_client.tls import Tls
 
     Connect = Callable[[argparse.Namespace, Decoder | DecoderOf | None], HtrClient]
 
@@ -294,7 +294,7 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
 
 
 def _tls(args: argparse.Namespace) -> "Tls | bool":
-    from htr_client.connection import Tls
+    from htr_client.tls import Tls
 
     parts = (args.tls_ca, args.tls_certificate, args.tls_key, args.tls_server_name)
     return Tls(*parts) if any(parts) else bool(args.tls)

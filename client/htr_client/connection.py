@@ -1,13 +1,10 @@
 """How this client talks gRPC: addresses, TLS, channel options, and what a failed call means."""
 
 import json
-import os
 import re
 import socket
-import ssl
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import grpc
 
@@ -26,10 +23,10 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.reach import is_here, trusting, why_no_connection, with_proxy
+from htr_client.reach import is_here, why_no_connection, with_proxy
+from htr_client.tls import Tls
 
 Metadata = Callable[[], Iterable[tuple[str, str]]]
-Pem = Union[str, "os.PathLike[str]", bytes]
 
 # Predict is a pure function, so a call may be repeated. A full server answers RESOURCE_EXHAUSTED at once and without
 # having started; the throttle keeps a struggling server from getting five times the load: half of the tokens are
@@ -69,72 +66,6 @@ _NO_CONNECTION = re.compile(
 )
 _NO_NAME = re.compile(r"(DNS resolution|address lookup) failed|errors resolving")
 _BROKEN = re.compile(r"Socket closed|Connection reset|Broken pipe|GOAWAY|recvmsg|sendmsg|keepalive|[Ss]tream removed")
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Encryption and identities; every part is a path or the PEM bytes themselves.
-
-    Attributes:
-        ca: Certificates that the server's certificate must be signed by; None for the usual public ones.
-        certificate: This client's own certificate chain, for mutual TLS.
-        key: The private key of `certificate`.
-        server_name: Name expected in the server's certificate, when it differs from the address.
-    """
-
-    ca: Pem | None = None
-    certificate: Pem | None = None
-    key: Pem | None = None
-    server_name: str | None = None
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Read and check the parts.
-
-        Returns:
-            gRPC channel credentials.
-
-        Raises:
-            OSError: When a file cannot be read.
-            ValueError: When a part is not PEM of its kind, a certificate is damaged, or there is a certificate without
-                its key or a key without its certificate.
-        """
-        # gRPC ends the process for a certificate without key, and takes what is no PEM for a server that is away.
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key belong together (--tls-certificate and --tls-key)")
-        ca = _certificates(self.ca, "Tls(ca=...), --tls-ca")
-        certificate = _certificates(self.certificate, "Tls(certificate=...), --tls-certificate")
-        return grpc.ssl_channel_credentials(ca, _pem(self.key, "PRIVATE KEY"), certificate)
-
-
-def _certificates(part: Pem | None, setting: str) -> bytes | None:
-    content = _pem(part, "CERTIFICATE")
-    if content is not None:
-        try:
-            # gRPC takes a damaged one for a server that is away, and leaves out in silence those that follow it.
-            trusting(content)
-        except ssl.SSLError:
-            raise ValueError(f"{_name(part)} holds a damaged certificate ({setting}): get the file anew") from None
-    return content
-
-
-def _name(part: Pem | None) -> str:
-    return os.fspath(part) if isinstance(part, (str, os.PathLike)) else "what was given"
-
-
-def _pem(part: Pem | None, kind: str) -> bytes | None:
-    if part is None:
-        return None
-    name, content = _name(part), part
-    if not isinstance(content, bytes):
-        with open(content, "rb") as file:
-            content = file.read()
-    # A key with a passphrase is none that gRPC can use.
-    lines = rb"-----BEGIN (?!ENCRYPTED )((?:[A-Z0-9]+ )?%b)-----.+?-----END \1-----" % kind.encode()
-    if not re.search(lines, content, re.DOTALL):
-        raise ValueError(
-            f"{name} holds no {kind.lower()} in PEM, between the lines -----BEGIN {kind}----- and -----END {kind}-----"
-        )
-    return content
 
 
 def read_addresses(target: str | Sequence[str]) -> tuple[list[str], bool | None]:

@@ -10,12 +10,9 @@ import re
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from htr_client.errors import AccessDenied, HtrError, ServerUnavailable
-
-if TYPE_CHECKING:
-    from htr_client.connection import Tls
+from htr_client.tls import Tls
 
 _SECONDS = 0.5
 NOBODY = "Start a server with `htr serve`, or name one with --server HOST:PORT."
@@ -33,7 +30,7 @@ _CLOSED = re.compile(r"last error:.*(?:Socket closed|Connection reset|Endpoint c
 _PROXIES, _NO_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy"), ("no_grpc_proxy", "no_proxy")
 
 
-def explain(addresses: Sequence[tuple[str, int]], tls: "Tls | None") -> HtrError:
+def explain(addresses: Sequence[tuple[str, int]], tls: Tls | None) -> HtrError:
     """Looks for the reason why no connection came about; takes about a second at most for each address.
 
     Args:
@@ -105,33 +102,9 @@ def with_proxy(error: HtrError, addresses: Sequence[tuple[str, int]]) -> HtrErro
     return error
 
 
-def trusting(ca: bytes | None) -> ssl.SSLContext:
-    """Python's settings of a connection that trusts what gRPC would.
-
-    Args:
-        ca: Certificates in PEM; None for the usual public ones.
-
-    Raises:
-        ssl.SSLError: When a certificate is damaged.
-    """
-    # Python takes ASCII only, and comments between the certificates may be anything.
-    context = ssl.create_default_context(cadata=None if ca is None else ca.decode("ascii", "ignore"))
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC is not as strict as Python 3.13
-    context.set_alpn_protocols(["h2"])
-    return context
-
-
-def _context(tls: "Tls") -> ssl.SSLContext:
-    # The client's own certificate is left out: Python's ssl would want its key as a file.
-    if tls.ca is None or isinstance(tls.ca, bytes):
-        return trusting(tls.ca)
-    with open(tls.ca, "rb") as file:
-        return trusting(file.read())
-
-
-def _reason(addresses: Sequence[tuple[str, int]], tls: "Tls | None") -> HtrError:
+def _reason(addresses: Sequence[tuple[str, int]], tls: Tls | None) -> HtrError:
     try:
-        context = _context(tls) if tls is not None else None
+        context = tls.context() if tls is not None else None
     except OSError as error:  # the file was there, and whole, when the client was made; an SSLError is one, too
         assert tls is not None
         return AccessDenied(

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.common import storage
 from components.common.versions import GRAPH_FILE, Version, in_service, list_versions
-from serving.labels import CONFIG_FILE, Labels, RolloutError
+from serving.rollout.labels import CONFIG_FILE, Labels, RolloutError
 from serving.version_directory import METRICS_FILE
 
 

@@ -1,6 +1,6 @@
 """Changes in the directory of numbered versions that a model server watches: push, roll back, restore.
 
-Versions under a label (`serving.labels`) are neither deleted nor withdrawn.
+Versions under a label (`serving.rollout.labels`) are neither deleted nor withdrawn.
 No TFX or TensorFlow here: `htr versions` and `htr rollback` start at once.
 """
 
@@ -17,7 +17,7 @@ from components.common import storage
 from components.common.service import VersionError, config_in_bucket
 from components.common.versions import GRAPH_FILE, in_service, list_versions
 from components.common.words import counted
-from serving.labels import RolloutError, pinned_versions
+from serving.rollout.labels import RolloutError, pinned_versions
 from serving.version_directory import WITHDRAWN, nothing_pushed
 
 # Servers look at numeric names only, so what is being written or deleted may lie beside them.

@@ -83,7 +83,7 @@ def _serve_line_finder(arguments: argparse.Namespace, model_dir: str) -> None:
 
 def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> None:
     """Once a version has been promoted, its labels say what is served; before, the newest version is."""
-    from serving.labels import Labels, RolloutError, config_path
+    from serving.rollout.labels import Labels, RolloutError, config_path
 
     if not config_path(model_dir).exists():  # reading it takes a second, for imports
         arguments.model_base_path = model_dir

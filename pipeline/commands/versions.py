@@ -13,7 +13,7 @@ from pipeline.exit_codes import ERROR, OK, USAGE
 from pipeline.tasks import task_of
 
 if TYPE_CHECKING:
-    from serving.rollout import Moved, Rollout
+    from serving.rollout.moving import Moved, Rollout
 
 
 def add_commands(add: AddCommand) -> None:
@@ -46,7 +46,7 @@ def add_commands(add: AddCommand) -> None:
 def _versions(arguments: argparse.Namespace) -> int:
     from components.common import service
     from components.common.versions import list_versions
-    from serving.labels import RolloutError
+    from serving.rollout.labels import RolloutError
     from serving.version_directory import nothing_pushed
 
     config = read_config(arguments)
@@ -82,9 +82,9 @@ def _moment(number: int) -> str:
 
 
 def _served_versions(arguments: argparse.Namespace, name: str) -> int:
-    from serving import rollout_arguments
-    from serving.labels import RolloutError
-    from serving.model_server import Server
+    from serving.rollout import arguments as rollout_arguments
+    from serving.rollout.labels import RolloutError
+    from serving.rollout.model_server import Server
 
     try:
         addresses, tls = rollout_arguments.servers_from(arguments), rollout_arguments.tls_from(arguments)
@@ -123,13 +123,14 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 
 def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved]) -> int:
-    from serving import rollout, rollout_arguments
-    from serving.labels import RolloutError
+    from serving.rollout import arguments as rollout_arguments
+    from serving.rollout.labels import RolloutError
+    from serving.rollout.moving import Rollout
 
     name, model_dir = read_config(arguments).servable
     try:
         moved = move(
-            rollout.Rollout(
+            Rollout(
                 model_dir, name, rollout_arguments.servers_from(arguments),
                 rollout_arguments.tls_from(arguments),
                 arguments.base_path, arguments.timeout,
@@ -147,7 +148,7 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
 
 
 def _rollout_failed(error: Exception) -> CommandError:
-    from serving.labels import Refused
+    from serving.rollout.labels import Refused
 
     return CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR)
 
@@ -175,13 +176,13 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 
 def _add_label_argument(command: argparse.ArgumentParser, required: bool, text: str) -> None:
-    from serving.labels import LABELS
+    from serving.rollout.labels import LABELS
 
     command.add_argument("--label", required=required, choices=LABELS, help=text)
 
 
 def _add_rollout_arguments(command: argparse.ArgumentParser, move: bool = False) -> None:
-    from serving import rollout_arguments
+    from serving.rollout import arguments as rollout_arguments
 
     rollout_arguments.add_server_arguments(command)
     if move:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import socket
 import sys
 import threading
@@ -317,6 +318,24 @@ def test_damaged_certificates_are_told_with_their_file_and_setting(kind, certifi
             kind("localhost:1", tls=Tls(**{part: tmp_path / "bad.pem"}, **key))
         with pytest.raises(ValueError, match=rf"what was given holds a damaged certificate \(Tls\({part}="):
             kind("localhost:1", tls=Tls(**{part: content.encode()}, **key))
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="keys are checked where files can be in memory: Linux")
+def test_keys_that_cannot_be_are_told_with_their_file_and_setting(kind, certificates, tmp_path):
+    """gRPC takes them for a server that is away."""
+    lines = (certificates / "client.key").read_text().splitlines(keepends=True)
+    bad, whole = tmp_path / "bad.key", certificates / "client.pem"
+    legacy = "".join([lines[0], "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n", *lines[1:]])
+    for content, problem in (
+        ((certificates / "server.key").read_text(), "is the key of another certificate"),
+        ("".join([lines[0], lines[1][4:], *lines[2:]]), "holds a damaged key"),
+        (legacy, "holds no private key in PEM"),
+    ):
+        bad.write_text(content)
+        with pytest.raises(ValueError, match=rf"bad\.key {problem}"):
+            kind("localhost:1", tls=Tls(certificate=whole, key=bad))
+        with pytest.raises(ValueError, match=rf"what was given {problem}"):
+            kind("localhost:1", tls=Tls(certificate=whole.read_bytes(), key=content.encode()))
 
 
 def test_a_message_when_opentelemetry_is_missing(kind, server, monkeypatch):

@@ -12,7 +12,7 @@ from components.common.versions import list_versions
 from components.evaluator.baseline import find
 from components.evaluator.verdict import Baseline
 from components.pusher import versions
-from serving.rollout import Rollout
+from serving.rollout.moving import Rollout
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from components.common.service import VersionError, config_in_bucket, holds
 from components.common.versions import in_service, list_versions
 from components.pusher import versions
 from pipeline import cli
-from serving.rollout import Rollout
+from serving.rollout.moving import Rollout
 
 
 @pytest.fixture

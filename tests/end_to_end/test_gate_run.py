@@ -15,7 +15,7 @@ from components.pusher import versions
 from components.report import summary
 from components.transform.settings import TransformConfig
 from pipeline import cli
-from serving.rollout import Rollout
+from serving.rollout.moving import Rollout
 from serving.version_directory import SETTINGS_FILE
 from tests.end_to_end.conftest import run
 

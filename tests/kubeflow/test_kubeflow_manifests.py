@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 
 from pipeline import kubeflow_runner
 from pipeline.config import Config
-from serving import configuration
+from serving.configuration import files, settings
+from serving.server import PROMETHEUS_PATH
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "kubeflow"
@@ -60,7 +61,7 @@ def needed(name, extras=()):
 
 
 @pytest.mark.parametrize(
-    "path", [FOLDER / "Dockerfile", *sorted(configuration.FOLDER.glob("Dockerfile.*"))], ids=lambda path: path.name
+    "path", [FOLDER / "Dockerfile", *sorted(settings.FOLDER.glob("Dockerfile.*"))], ids=lambda path: path.name
 )
 def test_hadolint_finds_nothing(path):
     # DL3008 wants versions of Debian's packages; Debian keeps one a release only.
@@ -118,7 +119,7 @@ def test_versions_in_images_code_and_configuration_agree():
         (name, "$VERSION") for name in ("htr-pipeline", "htr-trainer", "htr-airflow")
     ]
     # The server is that of the older stack, since it must serve the models of both.
-    served = {v.image.split(":")[1].removesuffix("-gpu") for v in configuration.Settings.read().variants.values()}
+    served = {v.image.split(":")[1].removesuffix("-gpu") for v in settings.Settings.read().variants.values()}
     oldest = locked("portable", "3.10")["tensorflow"]
     assert {version.rpartition(".")[0] for version in served} == {oldest.rpartition(".")[0]}
 
@@ -126,7 +127,7 @@ def test_versions_in_images_code_and_configuration_agree():
 def test_image_has_the_packages_and_no_rights():
     stages = {text.split("\n")[0].split()[-1]: text for text in DOCKERFILE.split("\nFROM ")[1:]}
     assert list(stages) == ["build-cpu", "build-gpu", "build-airflow", "cpu", "gpu", "airflow"]
-    assert re.findall(r"^USER (\S+)", stages["cpu"], re.M) == [configuration.USER]
+    assert re.findall(r"^USER (\S+)", stages["cpu"], re.M) == [files.USER]
     assert "USER" not in stages["gpu"] and stages["gpu"].startswith("cpu AS gpu")
     assert re.findall(r"^USER (\S+)", stages["airflow"], re.M) == ["50000:0"]
     copied = {name for name in re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.M)}
@@ -238,21 +239,21 @@ def test_pods_suit_the_server_in_the_image():
     spec = deployment["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert ports == {"grpc": configuration.GRPC_PORT, "http": configuration.REST_PORT}
+    assert ports == {"grpc": files.GRPC_PORT, "http": files.REST_PORT}
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
-    assert mounts[configuration.MODELS_FOLDER]["readOnly"] and configuration.SSL_CONFIG in mounts
+    assert mounts[files.MODELS_FOLDER]["readOnly"] and files.SSL_CONFIG in mounts
     security = spec["securityContext"]
-    assert f"{security['runAsUser']}:{security['runAsGroup']}" == configuration.USER and security["runAsNonRoot"]
+    assert f"{security['runAsUser']}:{security['runAsGroup']}" == files.USER and security["runAsNonRoot"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     annotations = deployment["spec"]["template"]["metadata"]["annotations"]
-    assert annotations["prometheus.io/path"] == configuration.PROMETHEUS_PATH
-    assert annotations["prometheus.io/port"] == str(configuration.REST_PORT)
-    model = configuration.Settings.read().model
+    assert annotations["prometheus.io/path"] == PROMETHEUS_PATH
+    assert annotations["prometheus.io/port"] == str(files.REST_PORT)
+    model = settings.Settings.read().model
     assert container["readinessProbe"]["httpGet"]["path"] == f"/v1/models/{model}/labels/stable/metadata"
-    assert container["readinessProbe"]["httpGet"]["path"] in configuration.health_command(model)
+    assert container["readinessProbe"]["httpGet"]["path"] in files.health_command(model)
     # preStop must end before the pod is killed.
     (_, seconds) = container["lifecycle"]["preStop"]["exec"]["command"]
     assert int(seconds) < spec["terminationGracePeriodSeconds"]
     (policy,) = yaml.safe_load_all((FOLDER / "serving/base/networkpolicy.yaml").read_text())
     opened = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
-    assert opened == {configuration.GRPC_PORT, configuration.REST_PORT}
+    assert opened == {files.GRPC_PORT, files.REST_PORT}

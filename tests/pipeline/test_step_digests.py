@@ -114,7 +114,9 @@ def test_what_the_serving_check_starts_by_name_counts_for_it_and_for_no_other_st
     assert changed_steps(names, tree, path, old, new) == {"ServingCheck"}
 
 
-@pytest.mark.parametrize("path", ["serving/rollout.py", "serving/labels.py", "components/common/service.py"])
+@pytest.mark.parametrize(
+    "path", ["serving/rollout/moving.py", "serving/rollout/labels.py", "components/common/service.py"]
+)
 def test_moving_labels_trains_nothing_again(names, tree, path):
     changed = changed_steps(names, tree, path, r"\Z", "# changed\n")
     assert not changed & {"HandwritingExampleGen", "Transform", "Trainer", "Tuner", "Evaluator", "BulkInferrer"}

@@ -29,9 +29,9 @@ from components.report.summary import RunSummary
 from components.tools.drift import comparison
 from components.tools.drift.profiles import Profile
 from htr_client import ClientMetrics, HtrClient
-from serving.configuration import FOLDER, PROMETHEUS_PATH
+from serving.configuration.settings import FOLDER
 from serving.metrics import Metrics
-from serving.server import EmbeddedServer
+from serving.server import PROMETHEUS_PATH, EmbeddedServer
 
 DASHBOARDS = {name: json.loads((FOLDER / f"dashboard.{name}.json").read_text()) for name in ("serving", "runs")}
 OF_OTHERS = {"container_memory_rss"}  # exported by cAdvisor or the kubelet

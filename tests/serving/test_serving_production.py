@@ -18,12 +18,14 @@ from serving_client import Client
 
 from htr_client.client import HtrClient
 from pipeline import cli
-from serving import configuration, protos
+from serving import protos
 from serving.batching import BatchingOptions
-from serving.configuration import FOLDER, Settings
+from serving.configuration import files
+from serving.configuration.__main__ import main
+from serving.configuration.settings import FOLDER, Settings
 from serving.metrics import Metrics
 from serving.options import _FLAGS, IGNORED_FLAGS, add_arguments, options_from
-from serving.server import EmbeddedServer
+from serving.server import PROMETHEUS_PATH, EmbeddedServer
 
 SETTINGS = Settings.read()
 VARIANTS = ("gpu", "cpu")
@@ -53,7 +55,7 @@ def load(name: str) -> dict:
 
 
 def test_the_files_are_made_from_the_settings():
-    made = configuration.render(SETTINGS)
+    made = files.render(SETTINGS)
     assert {path.name for path in FOLDER.iterdir()} == {*made, "settings.yaml"}
     for name, text in made.items():
         assert (FOLDER / name).read_text() == text, f"{name}: run python -m serving.configuration render"
@@ -75,7 +77,7 @@ def test_the_files_are_made_from_the_settings():
 )
 def test_contradictions_are_refused(tmp_path, capsys, change, message):
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(changed(**change)))
-    assert configuration.main(["render", "--folder", str(tmp_path)]) == 2
+    assert main(["render", "--folder", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]
 
@@ -102,7 +104,7 @@ def test_monitoring_is_scraped_where_it_is_served():
     (target,) = job["static_configs"][0]["targets"]
     host, port = target.split(":")
     for variant in VARIANTS:
-        assert f"--rest_api_port={port}" in configuration.flags(SETTINGS, variant)
+        assert f"--rest_api_port={port}" in files.flags(SETTINGS, variant)
         assert host in load("docker-compose.yml")["services"][f"server-{variant}"]["networks"]["default"]["aliases"]
     assert f'job="{job["job_name"]}"' in (FOLDER / "alerts.yml").read_text()
 
@@ -116,7 +118,7 @@ def test_dockerfile(variant):
     named = dict(last_stage)
     assert json.loads(named["ENTRYPOINT"]) == ["/usr/bin/tini", "--", "/usr/bin/tensorflow_model_server"]
     command = json.loads(named["CMD"])
-    assert command == configuration.flags(SETTINGS, variant)
+    assert command == files.flags(SETTINGS, variant)
     uid = named["USER"].split(":")[0]
     assert uid.isdigit() and int(uid) > 0
     assert ("ENV", "TF_FORCE_GPU_ALLOW_GROWTH=true") in last_stage or variant == "cpu"
@@ -138,22 +140,22 @@ def test_dockerfile(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_flags_are_those_of_the_real_server(variant):
     real = {flag.name for flag in _FLAGS if not flag.own} | set(IGNORED_FLAGS)
-    assert {flag[2:].split("=")[0] for flag in configuration.flags(SETTINGS, variant)} <= real
+    assert {flag[2:].split("=")[0] for flag in files.flags(SETTINGS, variant)} <= real
 
 
 @pytest.mark.parametrize("tls", ["mutual", "server", "none"])
 def test_compose(tls):
     settings = Settings.model_validate(changed(tls=tls))
-    compose = yaml.safe_load(configuration.render(settings)["docker-compose.yml"])
+    compose = yaml.safe_load(files.render(settings)["docker-compose.yml"])
     assert set(compose) <= {"name", "services", "volumes", "secrets"}
     for variant in VARIANTS:
         service = compose["services"][f"server-{variant}"]
         assert service["profiles"] == [variant] and service["build"]["dockerfile"] == f"Dockerfile.{variant}"
-        assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["user"] == configuration.USER
+        assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["user"] == files.USER
         # REST and metrics have no access control; gRPC only with TLS.
         assert service["ports"] == (["127.0.0.1:8500:8500"] if tls == "none" else ["8500:8500"])
         assert ("deploy" in service) == (variant == "gpu")
-        encrypted = "--ssl_config_file=/run/secrets/ssl.config" in configuration.flags(settings, variant)
+        encrypted = "--ssl_config_file=/run/secrets/ssl.config" in files.flags(settings, variant)
         assert encrypted == ("ssl.config" in service.get("secrets", [])) == (tls != "none")
     assert set(compose.get("secrets", {})) == (set() if tls == "none" else {"ssl.config"})
     prometheus = compose["services"]["prometheus"]
@@ -294,18 +296,18 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
     for number in (1, 2):
         toy.push(toy_model, models / "htr", number)
     authority = Authority("ours")
-    files = {"ca.pem": authority.pem()}
+    pems = {"ca.pem": authority.pem()}
     for name in ("server", "client"):
-        files[f"{name}.key"], files[f"{name}.pem"] = authority.issue("localhost")
-    for name, data in files.items():
+        pems[f"{name}.key"], pems[f"{name}.pem"] = authority.issue("localhost")
+    for name, data in pems.items():
         (tmp_path / name).write_bytes(data)
     pem = [str(tmp_path / name) for name in ("server.key", "server.pem")]
-    assert configuration.main(["ssl-config", *pem]) == 2
+    assert main(["ssl-config", *pem]) == 2
     assert "mutual TLS: give --ca" in capsys.readouterr().err
-    assert configuration.main(["ssl-config", *pem, "--ca", str(tmp_path / "ca.pem")]) == 0
+    assert main(["ssl-config", *pem, "--ca", str(tmp_path / "ca.pem")]) == 0
     (tmp_path / "ssl.config").write_text(capsys.readouterr().out)
     message = protos.read_text_proto(tmp_path / "ssl.config", protos.SSLConfig())
-    assert message.client_verify and message.custom_ca.encode() == files["ca.pem"]
+    assert message.client_verify and message.custom_ca.encode() == pems["ca.pem"]
 
     promote = ["promote", "1", "--label", "stable", "--workspace", str(tmp_path)]
     assert cli.main(promote) == 0
@@ -313,7 +315,7 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
         if (FOLDER / name).exists():
             shutil.copy(FOLDER / name, tmp_path / target)
     places = {"/models/": f"{models}/", "/etc/htr/": f"{tmp_path}/", "/run/secrets/": f"{tmp_path}/"}
-    flags = configuration.flags(SETTINGS, variant)
+    flags = files.flags(SETTINGS, variant)
     for there, here in places.items():
         flags = [flag.replace(f"={there}", f"={here}") for flag in flags]
     parser = argparse.ArgumentParser()
@@ -329,7 +331,7 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
         tls = ["--tls-ca", str(tmp_path / "ca.pem")]
         for part, name in (("certificate", "client.pem"), ("key", "client.key")):
             tls += [f"--tls-{part}", str(tmp_path / name)]
-        credentials = grpc.ssl_channel_credentials(files["ca.pem"], files["client.key"], files["client.pem"])
+        credentials = grpc.ssl_channel_credentials(pems["ca.pem"], pems["client.key"], pems["client.pem"])
         with Client(address, credentials) as client:
             request = toy.predict_request({"image_bytes": [image] * 32}, "transcribe", label="stable")
             assert client.predict(request).model_spec.version.value == 1
@@ -341,10 +343,10 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
             assert cli.main([*by_number, "--tls-server-name", "localhost"]) == 0
             assert client.predict(request).model_spec.version.value == 2
             assert client.health("PredictionService") == 1
-        health = configuration.health_command("htr", running.rest_port).replace("$$", "$")
+        health = files.health_command("htr", running.rest_port).replace("$$", "$")
         assert subprocess.run(["bash", "-c", health], timeout=10).returncode == 0
-        other = configuration.health_command("other", running.rest_port).replace("$$", "$")
+        other = files.health_command("other", running.rest_port).replace("$$", "$")
         assert subprocess.run(["bash", "-c", other], timeout=10).returncode != 0
-        metrics = f"http://127.0.0.1:{running.rest_port}{configuration.PROMETHEUS_PATH}"
+        metrics = f"http://127.0.0.1:{running.rest_port}{PROMETHEUS_PATH}"
         with urllib.request.urlopen(metrics, timeout=10) as page:
             assert ':tensorflow:serving:request_count{model_name="htr",status="OK"} 2' in page.read().decode()

@@ -14,9 +14,11 @@ from tensorflow_serving.config import model_server_config_pb2
 from components.common.service import VersionError
 from components.pusher import versions
 from pipeline import cli
-from serving import protos, rollout
-from serving.labels import LABELS, Labels, Refused, RolloutError
-from serving.model_server import Server
+from serving import protos
+from serving.rollout import moving
+from serving.rollout.labels import LABELS, Labels, Refused, RolloutError
+from serving.rollout.model_server import Server
+from serving.rollout.moving import LoadFailed, Rollout
 from serving.server import EmbeddedServer
 
 END = 50
@@ -33,9 +35,9 @@ def workspace(tmp_path, toy_model):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(rollout, "_SETTLE_SECONDS", 0.1)
-    monkeypatch.setattr(rollout, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(rollout, "_STALE_SECONDS", 0.5)
+    monkeypatch.setattr(moving, "_SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(moving, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(moving, "_STALE_SECONDS", 0.5)
 
 
 def base(workspace):
@@ -161,12 +163,12 @@ def test_several_servers_move_together_or_not_at_all(workspace, toy_model, tmp_p
         # The second server looks into a directory of its own, as on another machine.
         mount = tmp_path / "mount"
         mount.symlink_to(base(workspace))
-        move = rollout.Rollout(str(base(workspace)), "htr", both.split(","), base_path=str(mount))
+        move = Rollout(str(base(workspace)), "htr", both.split(","), base_path=str(mount))
         move.promote(1, "stable")
         assert labels(first.address)["stable"] == labels(second.address)["stable"] == 1
         mount.unlink()
         mount.symlink_to(base(other))
-        with pytest.raises(rollout.LoadFailed, match="Version 2 of htr does not load"):
+        with pytest.raises(LoadFailed, match="Version 2 of htr does not load"):
             move.promote(2, "stable")
         for server in (first, second):
             assert labels(server.address)["stable"] == 1
@@ -177,7 +179,7 @@ def test_several_servers_move_together_or_not_at_all(workspace, toy_model, tmp_p
 
 def test_a_failed_last_step_is_undone_everywhere(workspace, image, monkeypatch):
     with serve(workspace) as server, Client(server.address) as client:
-        move = rollout.Rollout(str(base(workspace)), "htr", [server.address])
+        move = Rollout(str(base(workspace)), "htr", [server.address])
         move.promote(1, "stable")
 
         def full(*_):
@@ -191,13 +193,11 @@ def test_a_failed_last_step_is_undone_everywhere(workspace, image, monkeypatch):
 
 def test_a_version_that_takes_too_long(workspace, tmp_path):
     with serve(workspace) as server:
-        rollout.Rollout(str(base(workspace)), "htr", [server.address]).promote(1, "stable")
-        nowhere = rollout.Rollout(
+        Rollout(str(base(workspace)), "htr", [server.address]).promote(1, "stable")
+        nowhere = Rollout(
             str(base(workspace)), "htr", [server.address], base_path=str(tmp_path / "nowhere"), timeout=0.3
         )
-        with pytest.raises(
-            rollout.LoadFailed, match=r"was not AVAILABLE on .* in time, but not even loading. Is .*/nowhere"
-        ):
+        with pytest.raises(LoadFailed, match=r"was not AVAILABLE on .* in time, but not even loading. Is .*/nowhere"):
             nowhere.promote(2, "stable")
         assert labels(server.address)["stable"] == 1
 
@@ -257,7 +257,7 @@ def test_other_models_in_the_file_stay(workspace):
     config_file(workspace).write_text(
         'model_config_list { config { name: "other" base_path: "/models/other" model_platform: "tensorflow" } }'
     )
-    move = rollout.Rollout(str(base(workspace)), "htr")
+    move = Rollout(str(base(workspace)), "htr")
     move.promote(1, "stable")
     move.promote(2, "stable")
     assert move.roll_back("stable").version == 1
@@ -267,7 +267,7 @@ def test_other_models_in_the_file_stay(workspace):
 
 
 def test_a_canary_whose_directory_is_gone_does_not_block_stable(workspace):
-    move = rollout.Rollout(str(base(workspace)), "htr")
+    move = Rollout(str(base(workspace)), "htr")
     move.promote(1, "stable")
     move.promote(2, "canary")
     (base(workspace) / "2").rename(base(workspace) / "away")
@@ -280,7 +280,7 @@ def test_a_canary_whose_directory_is_gone_does_not_block_stable(workspace):
 
 
 def test_one_rollout_at_a_time(workspace):
-    move = rollout.Rollout(str(base(workspace)), "htr")
+    move = Rollout(str(base(workspace)), "htr")
     inside, leave = threading.Event(), threading.Event()
 
     def hold():

@@ -12,10 +12,10 @@ import pytest
 from google.protobuf import text_format
 
 from serving import version_states
-from serving.labels import messages
 from serving.metrics import Metrics
 from serving.model_config import ModelConfig, Policy, config_from_proto
 from serving.options import ServerOptions
+from serving.rollout.labels import messages
 from serving.runner import RunnerOptions
 from serving.status import Code, ServingError
 from serving.version_states import State

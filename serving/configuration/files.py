@@ -1,115 +1,29 @@
-"""The production configuration: TensorFlow Serving on one machine, with Prometheus, made from one file of settings.
+"""The files of serving/production: what they say, by name.
 
-    python -m serving.configuration render                 # writes serving/production/ again from its settings.yaml
-    python -m serving.configuration ssl-config KEY CERT --ca CA > ssl.config
-
-Made are the images (GPU and CPU), batching and monitoring parameters, the compose file, the scrape configuration, the
+They are the images (GPU and CPU), batching and monitoring parameters, the compose file, the scrape configuration, the
 alert rules and Grafana's dashboards. The model configuration is not among them: it says which version has which label,
 lies beside the models and belongs to `serving.rollout`.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from google.protobuf import text_format
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from serving import dashboards, monitoring, protos
-from serving.labels import CONFIG_FILE
+from serving import protos
+from serving.configuration import dashboards, monitoring
+from serving.configuration.settings import Batching, Settings, Variant
+from serving.rollout.labels import CONFIG_FILE
 from serving.server import PROMETHEUS_PATH
 
-FOLDER = Path(__file__).parent / "production"
 GRPC_PORT, REST_PORT = 8500, 8501
 USER = "65532:65532"
 MODELS_FOLDER, CONFIG_FOLDER, SSL_CONFIG = "/models", "/etc/htr", "/run/secrets/ssl.config"
 _MADE = "# Made from settings.yaml by `python -m serving.configuration render`.\n"
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Batching(_Section):
-    """Parameters of TensorFlow Serving's batching; they are counted in images."""
-
-    max_batch_size: int = Field(ge=1, description="also the most images that one request may have")
-    batch_timeout_micros: int = Field(ge=0, le=50_000, description="how long the first request waits for others")
-    max_enqueued_batches: int = Field(ge=1, description="full batches that may wait; more is UNAVAILABLE at once")
-    num_batch_threads: int = Field(ge=1, description="batches that run at once")
-    allowed_batch_sizes: list[int] = Field(
-        min_length=1, description="to which batches are padded: few shapes for cuDNN"
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Batching:
-        sizes = self.allowed_batch_sizes
-        if sizes != sorted(set(sizes)) or sizes[0] < 1:
-            raise ValueError("allowed_batch_sizes must increase")
-        if sizes[-1] != self.max_batch_size:
-            raise ValueError("the last of allowed_batch_sizes must be max_batch_size")
-        if self.max_enqueued_batches < self.num_batch_threads:
-            raise ValueError("max_enqueued_batches below num_batch_threads leaves threads without work")
-        return self
-
-
-class Variant(_Section):
-    """One image."""
-
-    image: str = Field(pattern=r"^[\w./-]+:[\w.-]+$", description="image it is made from, with a tag")
-    gpu: bool
-    batching: Batching | None = Field(description="null switches batching off")
-    grpc_max_threads: int = Field(ge=8, description="requests at once; more get RESOURCE_EXHAUSTED")
-
-    @model_validator(mode="after")
-    def _enough_threads(self) -> Variant:
-        if self.batching is not None:
-            # Every request holds a thread while it waits: single images must be able to fill the batches that run
-            # and those that wait, or the threads are exhausted before a batch is full.
-            b = self.batching
-            needed = b.max_batch_size * (b.num_batch_threads + b.max_enqueued_batches)
-            if self.grpc_max_threads < needed:
-                raise ValueError(f"grpc_max_threads must be at least {needed} for these batches")
-        return self
-
-
-class Alerts(_Section):
-    """Bounds of the alert rules, over five minutes where nothing else is said."""
-
-    failed_share: float = Field(gt=0, lt=1, description="of requests that fail through no fault of the caller")
-    rejected_share: float = Field(gt=0, lt=1, description="of requests that are refused by a full server")
-    p95_latency_ms: float = Field(gt=0, description="of a request, in the server")
-    p95_queueing_ms: float = Field(gt=0, description="of waiting for a batch")
-    memory_growth: float = Field(gt=1, description="times the memory of a day or a week before, after pushes")
-
-
-class Settings(_Section):
-    """Everything that can be chosen."""
-
-    model: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
-    tls: Literal["mutual", "server", "none"]
-    variants: dict[Literal["gpu", "cpu"], Variant]
-    alerts: Alerts
-
-    @classmethod
-    def read(cls, path: Path = FOLDER / "settings.yaml") -> Settings:
-        """Reads and checks the settings.
-
-        Args:
-            path: YAML file.
-
-        Returns:
-            The settings.
-
-        Raises:
-            ValueError: something is unknown, missing or contradicts something else (pydantic's ValidationError).
-        """
-        return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def flags(settings: Settings, variant: str) -> list[str]:
@@ -307,42 +221,3 @@ class _Dumper(yaml.SafeDumper):
 
 def _yaml(value: Mapping[str, Any]) -> str:
     return _MADE + yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=1000)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of `python -m serving.configuration`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m serving.configuration", description=(__doc__ or "").splitlines()[0]
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("render", help="make all files from settings.yaml again")
-    command.add_argument("--folder", type=Path, default=FOLDER, help="with settings.yaml (default: %(default)s)")
-    command = commands.add_parser("ssl-config", help="print the server's TLS configuration; it holds the private key")
-    command.add_argument("key", type=Path, help="the server's private key, PEM")
-    command.add_argument("certificate", type=Path, help="its certificate chain, PEM")
-    command.add_argument("--ca", type=Path, help="demand client certificates signed by these (mutual TLS), PEM")
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.command == "ssl-config":
-            mutual = Settings.read().tls == "mutual"
-            if mutual != bool(arguments.ca):
-                raise ValueError(
-                    f"settings.yaml asks for {'mutual TLS: give' if mutual else 'no mutual TLS: omit'} --ca"
-                )
-            paths = [arguments.key, arguments.certificate, *([arguments.ca] if arguments.ca else [])]
-            print(ssl_config(*(path.read_text(encoding="ascii") for path in paths)), end="")
-            return 0
-        for name, text in render(Settings.read(arguments.folder / "settings.yaml")).items():
-            (arguments.folder / name).write_text(text, encoding="utf-8")
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        print(f"error: settings.yaml: {'; '.join(problems)}", file=sys.stderr)
-        return 2
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

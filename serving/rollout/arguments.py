@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from serving.labels import Refused
+from serving.rollout.labels import Refused
 
 if TYPE_CHECKING:
-    from htr_client.connection import Tls
+    from htr_client.tls import Tls
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def tls_from(arguments: argparse.Namespace) -> Tls | None:
     parts = (arguments.tls_ca, arguments.tls_certificate, arguments.tls_key, arguments.tls_server_name)
     if not (arguments.tls or any(parts)):
         return None
-    from htr_client.connection import Tls
+    from htr_client.tls import Tls
 
     tls = Tls(*parts)
     try:

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path
-from serving.model_server import Server, ServerError
+from serving.rollout.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path
+from serving.rollout.model_server import Server, ServerError
 from serving.version_directory import WITHDRAWN, find_versions, nothing_pushed
 
 if TYPE_CHECKING:
-    from htr_client.connection import Tls
+    from htr_client.tls import Tls
 
 _LOOK_SECONDS = 0.1
 # A server looks for versions once a second: until then it may show the end of an earlier attempt to load.

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from serving.monitoring import (
+from serving.configuration.monitoring import (
     CALLERS_FAULT,
     FULL,
     LATENCY,
@@ -21,9 +21,7 @@ from serving.monitoring import (
     quantile,
     share,
 )
-
-if TYPE_CHECKING:
-    from serving.configuration import Settings
+from serving.configuration.settings import Settings
 
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _WINDOW = "$__rate_interval"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from serving.labels import LABELS, RolloutError, messages
+from serving.rollout.labels import LABELS, RolloutError, messages
 
 if TYPE_CHECKING:
-    from htr_client.connection import Tls
+    from htr_client.tls import Tls
 
 _SERVICE = "/tensorflow.serving.ModelService/"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"

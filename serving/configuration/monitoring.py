@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from serving.configuration.settings import Settings
 from serving.server import PROMETHEUS_PATH
-
-if TYPE_CHECKING:
-    from serving.configuration import Settings
 
 REQUESTS = ":tensorflow:serving:request_count"
 LATENCY = ":tensorflow:serving:request_latency"
