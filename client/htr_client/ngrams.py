@@ -32,7 +32,7 @@ _CODES_PER_NAT = 16
 _NEVER = 255
 # Witten and Bell take a context to have been followed by something new as often as by something different. For
 # characters a multiple of that is better (Carpenter 2005, "Scaling High-Order Character Language Models to Gigabytes",
-# whose interpolation parameter it is): 4 lowers the entropy of texts by others by 2 to 10 % (docs/accuracy.md).
+# whose interpolation parameter it is): 4 lowers the entropy of texts by others by 2 to 10 % (docs/experiments.md).
 _NOVELTY = 4.0
 # Steps that an automaton remembers, some 30 MB at most.
 _REMEMBERED = 200_000

@@ -18,7 +18,8 @@ from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
 from htr_client.language import LanguageModel
 
-# Weights that are tried, and the bonus of a character by weight, whose exact value matters little (docs/accuracy.md).
+# Weights that are tried, and the bonus of a character by weight, whose exact value matters little: see
+# docs/experiments.md.
 WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 BONUS_BY_WEIGHT = 1.5
 TEMPERATURES = np.geomspace(0.5, 4.0, 25).tolist()

@@ -28,8 +28,8 @@ class Fitting(TrainingLoop):
 
     It keeps the weights of the last epoch that reads the validation images not clearly worse than the epoch with the
     lowest CER (`outcome.Validation.is_clearly_worse`): the validation split is a few writers, and later weights read
-    others better (docs/accuracy.md). The base of a warm start is validated before the first optimiser step, and is kept
-    unless an epoch has a lower CER: a training that only damages ends where it began. A share of the base's weights is
+    others better (docs/experiments.md). The base of a warm start is validated before the first optimiser step, and is
+    kept unless an epoch has a lower CER: a training that only damages ends where it began. A share of its weights is
     put into those of the epoch that was kept (`train.start_share`), unless such weights would not be kept
     (`train.start_share_checked`).
 

@@ -21,7 +21,7 @@ _PATIENCE = 0.4
 
 RATE = 2e-3
 # A few images at RATE cost a base what it knows of other writers; thousands teach it more at that rate than at a low
-# one. docs/accuracy.md has the figures; the square root between them is a choice.
+# one. docs/experiments.md has the figures; the square root between them is a choice.
 _WARM_RATE, _WARM_IMAGES = 5e-4, 300
 
 
