@@ -13,14 +13,16 @@ setup:  ## the virtual environment .venv with the locked packages
 demo: setup  ## sample data -> pipeline -> gate -> pushed version -> server -> text
 	@$(PYTHON) -m pipeline.demo
 
+# The order of the files is that of tests/conftest.py.
+PARALLEL = --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 test: setup lint  ## lint, types, all tests
-	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile
+	@$(PYTHON) -m pytest $(PARALLEL)
 
 # Python 3.12 and later watch lines at a tenth of the time that older ones take for it, hence the current stack.
 coverage: export COVERAGE_CORE := sysmon
 coverage: setup  ## all tests on the current stack, and the share of the code that they run
 	@rm -f .coverage .coverage.*
-	@$(PYTHON) -m coverage run -m pytest --numprocesses=2 --dist=loadfile $(if $(SELECT),-m "$(SELECT)")
+	@$(PYTHON) -m coverage run -m pytest $(PARALLEL) $(if $(SELECT),-m "$(SELECT)")
 	@$(PYTHON) -m coverage combine --quiet
 	@$(PYTHON) -m coverage report --skip-covered --sort=cover
 

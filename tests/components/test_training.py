@@ -29,6 +29,8 @@ from pipeline.local_runner import LocalRunner
 from serving.precision import has_bfloat16
 from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, source_of, start, write_transformed
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 WORD = TransformConfig()
 GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
 asked: list[str | None] = []
@@ -203,7 +205,6 @@ def test_nothing_to_train_on_is_an_error_that_says_why(tmp_path):
         training.run_fn(SimpleNamespace(**arguments(folder, tmp_path / "out", TRAIN, transform)))
 
 
-@pytest.mark.slow
 @pytest.mark.either_stack
 def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_it_had_not(toy, tmp_path):
     train = TRAIN.model_copy(update={"epochs": 3, "augment": 0.5, "checkpoint_minutes": 1e-4, "shuffle_buffer": 50})
@@ -249,7 +250,6 @@ def test_a_changed_setting_does_not_resume_another_training(toy, tmp_path, capsy
     assert resumed == [False, False, True]
 
 
-@pytest.mark.slow
 def test_a_training_interrupted_under_another_precision_starts_anew_and_says_so(toy, tmp_path, request, capsys):
     train = TRAIN.model_copy(update={"epochs": 1, "mixed_precision": True})
     given = SimpleNamespace(**arguments(toy, tmp_path, train, WORD))
@@ -392,7 +392,6 @@ def test_sheet_shows_originals_and_variants(toy):
     assert float(tf.reduce_mean(tf.abs(tf.cast(first, tf.float32) - tf.cast(second, tf.float32)))) > 1
 
 
-@pytest.mark.slow
 @pytest.mark.either_stack
 def test_what_the_tuner_finds_is_what_is_trained(toy, tmp_path):
     train = TRAIN.model_copy(update={"epochs": 1})

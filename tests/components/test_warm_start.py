@@ -25,6 +25,8 @@ from components.transform.settings import TransformConfig
 from serving.version_directory import CARD_FILE
 from tests.components.toy import SMALL, TRAIN, WORDS, arguments, source_of, write_transformed
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 WORD = TransformConfig()
 ABSURD = 500 * RATE
 
