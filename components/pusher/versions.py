@@ -7,22 +7,26 @@ No TFX or TensorFlow here: `htr versions` and `htr rollback` start at once.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 
 from components.common import storage
 from components.common.service import VersionError, config_in_bucket
 from components.common.versions import GRAPH_FILE, in_service, list_versions
 from components.common.words import counted
+from serving.file_lock import NoLocks, locked
 from serving.rollout.labels import RolloutError, pinned_versions
 from serving.version_directory import WITHDRAWN, nothing_pushed
 
 # Servers look at numeric names only, so what is being written or deleted may lie beside them.
 _INCOMING, _OUTGOING = ".incoming-", ".outgoing-"
-_PUSH_TAKES = 24 * 3600  # seconds at most, into a bucket
+# Beside the versions as well. Not `.lock`: that is a workspace's, which may be the model directory.
+_LOCK_FILE = ".versions.lock"
+_PUSH_TAKES = 24 * 3600  # seconds at most
 WITHDRAWN_VERSION = "withdrawn_version"
 """Property of PushedModel that is not pushed: path that the version with the same model had before it was withdrawn."""
 
@@ -38,8 +42,9 @@ def push(source: str, model_dir: str, keep: int) -> int:
     Args:
         source: directory of the SavedModel.
         model_dir: directory of the numbered versions; made if missing.
-        keep: versions that remain, this one included; older ones are deleted, as are leftovers of broken pushes.
-            Versions that a label needs, or its rollback, stay in any case; all do in a bucket with labels.
+        keep: versions that remain, this one included; older ones are deleted, as are leftovers of broken pushes that
+            began more than a day ago. Versions that a label needs, or its rollback, stay in any case; all do in a
+            bucket with labels.
 
     Returns:
         The version's number: the Unix time in seconds, or one more than the greatest number ever used here.
@@ -57,28 +62,59 @@ def push(source: str, model_dir: str, keep: int) -> int:
 
 def _push(source: str, model_dir: str, keep: int) -> int:
     served, earlier = _pinned(model_dir)
-    for name in os.listdir(model_dir):
-        if name.startswith((_INCOMING, _OUTGOING)):
-            shutil.rmtree(os.path.join(model_dir, name))
-    number = _next_number(model_dir)
-    incoming = os.path.join(model_dir, f"{_INCOMING}{number}")
+    _delete_leftovers(model_dir)
+    # A name of its own: where the file system has no locks, another machine may push at the same time.
+    incoming = os.path.join(model_dir, f"{_INCOMING}{uuid.uuid4().hex}")
     try:
         storage.copy_tree(source, incoming)
         for folder, _, files in os.walk(incoming):
             for name in files:
                 _flush(os.path.join(folder, name))
             _flush(folder)
+        number = _publish(incoming, model_dir)
     except OSError:
         shutil.rmtree(incoming, ignore_errors=True)  # the disk may be full, and servers write to it as well
         raise
-    os.rename(incoming, os.path.join(model_dir, str(number)))
     _flush(model_dir)
     for version in in_service(model_dir)[:-keep]:
         if version.number not in served | earlier:
-            outgoing = os.path.join(model_dir, f"{_OUTGOING}{version.number}")
-            os.rename(version.path, outgoing)  # a server must not see half of it, whatever happens meanwhile
-            shutil.rmtree(outgoing)
+            outgoing = os.path.join(model_dir, f"{_OUTGOING}{uuid.uuid4().hex}")
+            with contextlib.suppress(FileNotFoundError):  # another machine deletes it
+                os.rename(version.path, outgoing)  # a server must not see half of it, whatever happens meanwhile
+                _delete(outgoing)
     return number
+
+
+def _publish(incoming: str, model_dir: str) -> int:
+    number = _next_number(model_dir)
+    while True:
+        try:
+            os.rename(incoming, os.path.join(model_dir, str(number)))
+            return number
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        number = max(number + 1, _next_number(model_dir))  # another machine has just taken that one
+
+
+def _delete_leftovers(model_dir: str) -> None:
+    """Deletes what broken pushes have left: by age, since a push on another machine need not see our lock."""
+    for name in os.listdir(model_dir):
+        path = os.path.join(model_dir, name)
+        with contextlib.suppress(FileNotFoundError):
+            old = name.startswith(_INCOMING) and os.stat(path).st_mtime < time.time() - _PUSH_TAKES
+            if old or name.startswith(_OUTGOING):
+                _delete(path)
+
+
+def _delete(folder: str) -> None:
+    """Deletes a folder that another machine may be deleting too."""
+
+    def failed(_function: object, _path: str, reason: tuple[type[BaseException], BaseException, object]) -> None:
+        if not isinstance(reason[1], FileNotFoundError):
+            raise reason[1]
+
+    shutil.rmtree(folder, onerror=failed)
 
 
 def _next_number(model_dir: str) -> int:
@@ -185,14 +221,10 @@ def why_withheld(number: int, options: str = "") -> str:
 @contextlib.contextmanager
 def _locked(model_dir: str) -> Iterator[None]:
     """Waits until no other process pushes into the directory or withdraws from it."""
-    descriptor = os.open(model_dir, os.O_RDONLY)
-    try:
-        # Not every network file system can lock a directory; there two runs must not push at once.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NoLocks):  # pushes that overlap are whole all the same
+            stack.enter_context(locked(os.path.join(model_dir, _LOCK_FILE), wait=True))
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _pinned(model_dir: str) -> tuple[set[int], set[int]]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.file_lock import LockHeld, locked
 from serving.rollout.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path
 from serving.rollout.model_server import Server, ServerError
 from serving.version_directory import WITHDRAWN, find_versions, nothing_pushed
@@ -30,6 +31,8 @@ from serving.version_directory import WITHDRAWN, find_versions, nothing_pushed
 if TYPE_CHECKING:
     from htr_client.tls import Tls
 
+# Beside the file of labels.
+_LOCK_FILE = f".{CONFIG_FILE}.lock"
 _LOOK_SECONDS = 0.1
 # A server looks for versions once a second: until then it may show the end of an earlier attempt to load.
 _STALE_SECONDS = 5.0
@@ -285,8 +288,6 @@ class Rollout:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keeps a second rollout out: both would send a whole configuration."""
-        import fcntl
-
         if "://" in self.model_dir:
             raise Refused(
                 f"{self.model_dir} is in a bucket, but labels need {CONFIG_FILE} beside models on a disk or volume. "
@@ -295,12 +296,14 @@ class Rollout:
         folder = config_path(self.model_dir).parent
         if not folder.is_dir():
             raise RolloutError(nothing_pushed(self.model_dir))
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
+        path = folder / _LOCK_FILE
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RolloutError(f"Another rollout in {folder} is under way.") from None
+                stack.enter_context(locked(str(path)))
+            except LockHeld:
+                raise RolloutError(
+                    f"Another rollout in {folder} is under way and holds {path}. Try again when it has ended."
+                ) from None
+            except OSError as error:
+                raise RolloutError(f"{path}, which keeps a second rollout out: {error.strerror}.") from error
             yield
-        finally:
-            os.close(descriptor)

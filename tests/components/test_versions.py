@@ -1,6 +1,9 @@
 """Pushed versions: complete or absent, the last few kept, and a way back."""
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 import threading
 import time
@@ -14,6 +17,7 @@ from components.common.service import VersionError, config_in_bucket, holds
 from components.common.versions import in_service, list_versions
 from components.pusher import versions
 from pipeline import cli
+from serving.rollout.labels import RolloutError
 from serving.rollout.moving import Rollout
 
 
@@ -106,11 +110,14 @@ def test_commands_about_versions(model, tmp_path, capsys):
     assert code == cli.ERROR and "no version 7" in said
 
 
-def test_leftovers_of_a_broken_push_disappear(model, tmp_path):
+def test_leftovers_of_a_broken_push_disappear_once_it_cannot_be_under_way_any_more(model, tmp_path):
     base = tmp_path / "m"
-    (base / ".incoming-17").mkdir(parents=True)
+    for name in (".incoming-17", ".incoming-young", ".outgoing-3"):
+        (base / name / "variables").mkdir(parents=True)
+    os.utime(base / ".incoming-17", (time.time() - 25 * 3600,) * 2)
     versions.push(str(model), str(base), keep=5)
-    assert not (base / ".incoming-17").exists()
+    assert [path.name for path in base.glob(".*going-*")] == []
+    assert [path.name for path in base.glob(".incoming-*")] == [".incoming-young"]
 
 
 @pytest.mark.parametrize("end", ["", "/"])
@@ -273,6 +280,51 @@ def test_two_pushes_at_once_make_two_whole_versions(model, tmp_path, monkeypatch
     both[0].join()
     found = list_versions(str(base))
     assert len(found) == 2 and all(holds(version, str(model)) for version in found)
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """Every process gets every lock, as on two machines whose file system keeps locks to each of them."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+
+
+def test_two_pushes_at_once_without_locks_make_two_whole_versions(model, tmp_path, monkeypatch, no_locks):
+    """The second begins and ends while the first copies: it must take nothing of it away."""
+    copy, base, second = storage.copy_file, tmp_path / "htr", []
+
+    def interrupted(source, target):
+        copy(source, target)
+        if not second:
+            second.append(None)
+            second[0] = versions.push(str(model), str(base), 5)
+
+    monkeypatch.setattr(storage, "copy_file", interrupted)
+    first = versions.push(str(model), str(base), 5)
+    found = list_versions(str(base))
+    assert [version.number for version in found] == [second[0], first]
+    assert all(holds(version, str(model)) for version in found)
+
+
+def test_a_number_that_another_machine_has_just_taken_is_left_to_it(model, tmp_path, monkeypatch):
+    base = tmp_path / "m"
+    taken = versions.push(str(model), str(base), 5)
+    monkeypatch.setattr(versions, "_next_number", lambda _: taken)  # a listing that is behind, as NFS may give it
+    assert versions.push(str(model), str(base), 5) == taken + 1
+    assert all(holds(version, str(model)) for version in list_versions(str(base)))
+
+
+def test_a_file_system_without_locks(model, tmp_path, monkeypatch):
+    """Pushes do without; rollouts refuse, since each sends a whole configuration. Both name the file."""
+
+    def unlockable(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unlockable)
+    base = tmp_path / "m"
+    number = versions.push(str(model), str(base), 5)
+    assert [version.number for version in list_versions(str(base))] == [number]
+    with pytest.raises(RolloutError, match=r"/\.models\.config\.lock, which keeps .*: cannot be locked: No locks"):
+        Rollout(str(base), "m").promote(number, "stable")
 
 
 def test_what_is_suggested_for_a_line_finder_is_about_line_finders(model, tmp_path, capsys):
