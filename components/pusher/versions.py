@@ -18,8 +18,8 @@ from components.common import storage
 from components.common.service import VersionError, config_in_bucket
 from components.common.versions import GRAPH_FILE, in_service, list_versions
 from components.common.words import counted
-from serving.file_lock import NoLocks, locked
-from serving.rollout.labels import RolloutError, pinned_versions
+from serving.file_lock import LockHeld, NoLocks, locked
+from serving.rollout.labels import RolloutError, labels_locked, pinned_versions
 from serving.version_directory import WITHDRAWN, nothing_pushed
 
 # Servers look at numeric names only, so what is being written or deleted may lie beside them.
@@ -61,7 +61,7 @@ def push(source: str, model_dir: str, keep: int) -> int:
 
 
 def _push(source: str, model_dir: str, keep: int) -> int:
-    served, earlier = _pinned(model_dir)
+    _pinned(model_dir)  # fails before anything is copied
     _delete_leftovers(model_dir)
     # A name of its own: where the file system has no locks, another machine may push at the same time.
     incoming = os.path.join(model_dir, f"{_INCOMING}{uuid.uuid4().hex}")
@@ -76,13 +76,23 @@ def _push(source: str, model_dir: str, keep: int) -> int:
         shutil.rmtree(incoming, ignore_errors=True)  # the disk may be full, and servers write to it as well
         raise
     _flush(model_dir)
-    for version in in_service(model_dir)[:-keep]:
-        if version.number not in served | earlier:
-            outgoing = os.path.join(model_dir, f"{_OUTGOING}{uuid.uuid4().hex}")
-            with contextlib.suppress(FileNotFoundError):  # another machine deletes it
-                os.rename(version.path, outgoing)  # a server must not see half of it, whatever happens meanwhile
-                _delete(outgoing)
+    _delete_old(model_dir, keep)
     return number
+
+
+def _delete_old(model_dir: str, keep: int) -> None:
+    """Deletes all versions but the newest, and those that have a label by now."""
+    outgoing = []
+    with _labels_kept(model_dir, wait=True):
+        served, earlier = _pinned(model_dir)
+        for version in in_service(model_dir)[:-keep]:
+            if version.number not in served | earlier:
+                aside = os.path.join(model_dir, f"{_OUTGOING}{uuid.uuid4().hex}")
+                with contextlib.suppress(FileNotFoundError):  # another machine deletes it
+                    os.rename(version.path, aside)  # a server must not see half of it, whatever happens meanwhile
+                    outgoing.append(aside)
+    for aside in outgoing:
+        _delete(aside)
 
 
 def _publish(incoming: str, model_dir: str) -> int:
@@ -147,7 +157,8 @@ def roll_back(model_dir: str) -> tuple[int, int]:
         The withdrawn version's number and that of the version which is now the newest.
 
     Raises:
-        VersionError: there is no earlier version, the newest has a label, or the directory is in a bucket.
+        VersionError: there is no earlier version, the newest has a label, a label is being moved, or the directory is
+            in a bucket.
     """
     if storage.is_remote(model_dir):
         raise VersionError(
@@ -165,12 +176,13 @@ def _withdraw(model_dir: str) -> tuple[int, int]:
     if len(serving) < 2:
         raise VersionError(f"{model_dir} holds {counted(len(serving), 'version')}: there is none to go back to.")
     newest = serving[-1]
-    if newest.number in _pinned(model_dir)[0]:
-        raise VersionError(
-            f"Version {newest.number} is served under a label, which would answer no more. Move the label: "
-            "htr rollback --label LABEL --server HOST:PORT"
-        )
-    os.rename(newest.path, os.path.join(model_dir, f"{WITHDRAWN}{newest.number}"))
+    with _labels_kept(model_dir, wait=False):
+        if newest.number in _pinned(model_dir)[0]:
+            raise VersionError(
+                f"Version {newest.number} is served under a label, which would answer no more. Move the label: "
+                "htr rollback --label LABEL --server HOST:PORT"
+            )
+        os.rename(newest.path, os.path.join(model_dir, f"{WITHDRAWN}{newest.number}"))
     _flush(model_dir)
     return newest.number, serving[-2].number
 
@@ -224,6 +236,24 @@ def _locked(model_dir: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(NoLocks):  # pushes that overlap are whole all the same
             stack.enter_context(locked(os.path.join(model_dir, _LOCK_FILE), wait=True))
+        yield
+
+
+@contextlib.contextmanager
+def _labels_kept(model_dir: str, wait: bool) -> Iterator[None]:
+    """Keeps the labels where they are, so that no version gets one while it is deleted or withdrawn.
+
+    Where there are no locks no label is moved either (`serving.rollout.moving`). Nor is one by this user where only
+    others may write beside the model directory; of them, nobody can be kept out.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(labels_locked(model_dir, wait))
+        except LockHeld as error:
+            raise VersionError(f"A label is being moved. Try again when that has ended. {error}") from None
+        except OSError as error:
+            if not (isinstance(error, NoLocks) or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)):
+                raise
         yield
 
 

@@ -23,16 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.file_lock import LockHeld, locked
-from serving.rollout.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path
+from serving.file_lock import LockHeld
+from serving.rollout.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path, labels_locked
 from serving.rollout.model_server import Server, ServerError
 from serving.version_directory import WITHDRAWN, find_versions, nothing_pushed
 
 if TYPE_CHECKING:
     from htr_client.tls import Tls
 
-# Beside the file of labels.
-_LOCK_FILE = f".{CONFIG_FILE}.lock"
 _LOOK_SECONDS = 0.1
 # A server looks for versions once a second: until then it may show the end of an earlier attempt to load.
 _STALE_SECONDS = 5.0
@@ -296,14 +294,13 @@ class Rollout:
         folder = config_path(self.model_dir).parent
         if not folder.is_dir():
             raise RolloutError(nothing_pushed(self.model_dir))
-        path = folder / _LOCK_FILE
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(locked(str(path)))
-            except LockHeld:
+                stack.enter_context(labels_locked(self.model_dir))
+            except LockHeld as error:
                 raise RolloutError(
-                    f"Another rollout in {folder} is under way and holds {path}. Try again when it has ended."
+                    f"Another rollout in {folder} is under way. Try again when it has ended. {error}"
                 ) from None
             except OSError as error:
-                raise RolloutError(f"{path}, which keeps a second rollout out: {error.strerror}.") from error
+                raise RolloutError(f"{error.filename}, which keeps a second rollout out: {error.strerror}.") from error
             yield

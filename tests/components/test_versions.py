@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,7 +18,7 @@ from components.common.service import VersionError, config_in_bucket, holds
 from components.common.versions import in_service, list_versions
 from components.pusher import versions
 from pipeline import cli
-from serving.rollout.labels import RolloutError
+from serving.rollout.labels import RolloutError, labels_locked
 from serving.rollout.moving import Rollout
 
 
@@ -179,6 +180,71 @@ def test_versions_under_a_label_are_neither_deleted_nor_withdrawn(model, tmp_pat
     assert [v.number for v in list_versions(base)] == [first, third, newest]
     assert versions.roll_back(base) == (newest, third)
     assert second not in [v.number for v in list_versions(base)]
+
+
+def test_a_version_that_gets_a_label_during_a_push_is_not_deleted_by_it(model, tmp_path, monkeypatch):
+    base, copy = str(tmp_path / "m"), storage.copy_tree
+    first, _second, third = (versions.push(str(model), base, keep=3) for _ in range(3))
+    rollout = Rollout(base, "m")
+    rollout.promote(third, "stable")
+
+    def interrupted(source, target, last=""):
+        copy(source, target, last)
+        rollout.promote(first, "stable")
+
+    monkeypatch.setattr(storage, "copy_tree", interrupted)
+    newest = versions.push(str(model), base, keep=1)
+    # The third would come back with `htr rollback --label stable`.
+    assert [v.number for v in list_versions(base)] == [first, third, newest]
+
+
+@pytest.mark.parametrize("act", ["push", "roll_back"])
+def test_no_label_moves_while_a_version_is_deleted_or_withdrawn(model, tmp_path, monkeypatch, act):
+    base, rename, refused = str(tmp_path / "m"), os.rename, []
+    first, second = (versions.push(str(model), base, keep=2) for _ in range(2))
+    victim = first if act == "push" else second
+
+    def interrupted(source, target):
+        if os.path.basename(source) == str(victim):  # nothing has said so far that it must stay
+            with pytest.raises(RolloutError, match="Another rollout"):
+                Rollout(base, "m").promote(victim, "stable")
+            refused.append(victim)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    if act == "push":
+        versions.push(str(model), base, keep=2)
+    else:
+        assert versions.roll_back(base) == (second, first)
+    assert refused == [victim] and victim not in [v.number for v in in_service(base)]
+    with pytest.raises(RolloutError, match=r"There is no version|is withdrawn"):
+        Rollout(base, "m").promote(victim, "stable")
+
+
+def test_a_push_waits_for_a_rollout_and_a_rollback_refuses(model, tmp_path):
+    base = str(tmp_path / "m")
+    first, second = (versions.push(str(model), base, keep=2) for _ in range(2))
+    with labels_locked(base):
+        with pytest.raises(VersionError, match=r"A label is being moved.*/\.models\.config\.lock"):
+            versions.roll_back(base)
+        pushing = threading.Thread(target=versions.push, args=(str(model), base, 2))
+        pushing.start()
+        while len(found := in_service(base)) < 3:
+            time.sleep(0.01)
+        pushing.join(0.2)
+        assert pushing.is_alive() and [v.number for v in found[:2]] == [first, second], "servers see the new one"
+    pushing.join()
+    assert second == in_service(base)[0].number
+
+
+def test_a_push_into_a_folder_beside_which_it_may_not_write(model, tmp_path, monkeypatch):
+    """Old versions go all the same: without the right to write there this user can have moved no label either."""
+    base = tmp_path / "m"
+    first = versions.push(str(model), str(base), keep=1)
+    refused = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".models.config.lock"))
+    monkeypatch.setattr(versions, "labels_locked", Mock(side_effect=refused))
+    second = versions.push(str(model), str(base), keep=1)
+    assert [v.number for v in list_versions(str(base))] == [second] != [first]
 
 
 @pytest.fixture

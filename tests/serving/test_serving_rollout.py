@@ -293,7 +293,7 @@ def test_one_rollout_at_a_time(workspace):
     holder.start()
     inside.wait(10)
     try:
-        with pytest.raises(RolloutError, match=r"Another rollout in .* and holds .*/\.models\.config\.lock"):
+        with pytest.raises(RolloutError, match=r"Another rollout in .* has locked .*/\.models\.config\.lock"):
             move.promote(1, "stable")
     finally:
         leave.set()
