@@ -147,11 +147,12 @@ def _push_to_bucket(source: str, model_dir: str, keep: int) -> int:
     return number
 
 
-def roll_back(model_dir: str) -> tuple[int, int]:
+def roll_back(model_dir: str, options: str = "") -> tuple[int, int]:
     """Withdraws the newest version, so that servers go back to the one before.
 
     Args:
         model_dir: directory of the numbered versions.
+        options: what suggested `htr` commands need besides.
 
     Returns:
         The withdrawn version's number and that of the version which is now the newest.
@@ -166,12 +167,12 @@ def roll_back(model_dir: str) -> tuple[int, int]:
             "of it with the bucket's own tools: servers then go back to the one before."
         )
     if not list_versions(model_dir):
-        raise VersionError(nothing_pushed(model_dir))
+        raise VersionError(nothing_pushed(model_dir, options))
     with _locked(model_dir):
-        return _withdraw(model_dir)
+        return _withdraw(model_dir, options)
 
 
-def _withdraw(model_dir: str) -> tuple[int, int]:
+def _withdraw(model_dir: str, options: str) -> tuple[int, int]:
     serving = in_service(model_dir)
     if len(serving) < 2:
         raise VersionError(f"{model_dir} holds {counted(len(serving), 'version')}: there is none to go back to.")
@@ -180,7 +181,7 @@ def _withdraw(model_dir: str) -> tuple[int, int]:
         if newest.number in _pinned(model_dir)[0]:
             raise VersionError(
                 f"Version {newest.number} is served under a label, which would answer no more. Move the label: "
-                "htr rollback --label LABEL --server HOST:PORT"
+                f"htr rollback{options} --label LABEL --server HOST:PORT"
             )
         os.rename(newest.path, os.path.join(model_dir, f"{WITHDRAWN}{newest.number}"))
     _flush(model_dir)

@@ -55,7 +55,7 @@ def _versions(arguments: argparse.Namespace) -> int:
         return _served_versions(arguments, name)
     found = list_versions(model_dir)
     if not found:
-        raise CommandError(nothing_pushed(model_dir))
+        raise CommandError(nothing_pushed(model_dir, task_of(config).flag))
     try:
         labels = service.labels(model_dir, name)
     except RolloutError as error:
@@ -114,7 +114,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
         raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
     config = read_config(arguments)
     try:
-        withdrawn, newest = roll_back(config.servable[1])
+        withdrawn, newest = roll_back(config.servable[1], task_of(config).flag)
     except VersionError as error:
         raise CommandError(str(error)) from error
     undo = f"htr restore {withdrawn}{task_of(config).flag}"
@@ -127,13 +127,14 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
     from serving.rollout.labels import RolloutError
     from serving.rollout.moving import Rollout
 
-    name, model_dir = read_config(arguments).servable
+    config = read_config(arguments)
+    name, model_dir = config.servable
     try:
         moved = move(
             Rollout(
                 model_dir, name, rollout_arguments.servers_from(arguments),
                 rollout_arguments.tls_from(arguments),
-                arguments.base_path, arguments.timeout,
+                arguments.base_path, arguments.timeout, task_of(config).flag,
             )
         )  # fmt: skip
     except RolloutError as error:

@@ -140,6 +140,7 @@ class Rollout:
         tls: for all servers.
         base_path: the model directory as the servers see it; as in the file, else `model_dir`.
         timeout: seconds that the servers have for loading.
+        options: what suggested `htr` commands need besides.
     """
 
     model_dir: str
@@ -148,6 +149,7 @@ class Rollout:
     tls: Tls | None = None
     base_path: str | None = None
     timeout: float = 300.0
+    options: str = ""
 
     def promote(self, version: int, label: str) -> Moved:
         """Gives a label to a version.
@@ -258,13 +260,12 @@ class Rollout:
     def _checked(self, file: Labels, label: str, version: int) -> dict[str, int]:
         """All labels after the move; refuses before any server hears of it."""
         if os.path.isdir(os.path.join(self.model_dir, f"{WITHDRAWN}{version}")):
-            raise Refused(
-                f"Version {version} is withdrawn. Bring it back with `htr restore {version}`, then promote it."
-            )
+            restore = f"htr restore {version}{self.options}"
+            raise Refused(f"Version {version} is withdrawn. Bring it back with `{restore}`, then promote it.")
         if not self._exists(version):
             pushed = ", ".join(map(str, self._pushed()))
             if not pushed:
-                raise RolloutError(nothing_pushed(self.model_dir))
+                raise RolloutError(nothing_pushed(self.model_dir, self.options))
             raise Refused(f"There is no version {version} in {self.model_dir}; it has: {pushed}.")
         labels = {**file.labels, label: version}
         if "stable" not in labels:
@@ -293,7 +294,7 @@ class Rollout:
             )
         folder = config_path(self.model_dir).parent
         if not folder.is_dir():
-            raise RolloutError(nothing_pushed(self.model_dir))
+            raise RolloutError(nothing_pushed(self.model_dir, self.options))
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(labels_locked(self.model_dir))

@@ -395,13 +395,19 @@ def test_a_file_system_without_locks(model, tmp_path, monkeypatch):
 
 def test_what_is_suggested_for_a_line_finder_is_about_line_finders(model, tmp_path, capsys):
     base = tmp_path / "serving_model" / "htr-lines"
-    first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
 
-    def htr(*arguments):
-        assert cli.main([*map(str, arguments), "--task", "pages", "--workspace", str(tmp_path)]) == 0
+    def htr(*arguments, code=cli.OK):
+        assert cli.main([*map(str, arguments), "--task", "pages", "--workspace", str(tmp_path)]) == code
         return "".join(capsys.readouterr())
 
+    for command in (["versions"], ["rollback"], ["rollback", "--label=stable"], ["promote", 3, "--label=stable"]):
+        assert f"pushed to {base} yet: htr run --task pages first." in htr(*command, code=cli.ERROR)
+    first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
     assert f"Undo: htr restore {second} --task pages" in htr("rollback")
     assert f"htr restore {second} --task pages" in htr("versions")
+    refused = htr("promote", second, "--label", "stable", code=cli.USAGE)
+    assert f"Bring it back with `htr restore {second} --task pages`" in refused
     htr("promote", first, "--label", "stable")
     assert f"htr promote {second} --label stable --task pages" in htr("restore", second)
+    htr("promote", second, "--label", "stable")
+    assert "htr rollback --task pages --label LABEL --server HOST:PORT" in htr("rollback", code=cli.ERROR)
