@@ -216,6 +216,7 @@ def test_a_version_that_takes_too_long(workspace, tmp_path):
         (["rollback", "--label", "stable", *BUCKET], cli.USAGE, "gs://b/models/htr is in a bucket, but labels need"),
         (["rollback", *BUCKET], cli.ERROR, "Move the folder of the newest version"),
         (["rollback", "--server", "localhost:1"], cli.USAGE, "--server goes with --label"),
+        (["versions", "--server", "localhost"], cli.USAGE, "an address is HOST:PORT"),
         (["versions", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
     ],
 )
