@@ -44,7 +44,7 @@ from serving.version_directory import LANGUAGE_MODEL_FILE, SETTINGS_FILE, WARMUP
 
 
 def export_again(version: str, target: str) -> None:
-    """Exports the weights of a version with today's code; settings, language model and warm-up images are the same.
+    """Exports the weights of a version with today's code; settings and language model are the same.
 
     Args:
         version: Directory of the version.
@@ -56,7 +56,9 @@ def export_again(version: str, target: str) -> None:
     network = build(ModelConfig.model_validate(settings["model"]), len(alphabet) + 1, transform.height or 0)
     start_from(network, alphabet, version)
     served = export.ServedModel(network, alphabet, transform, settings["temperature"])
-    export.save(served, target, _warmup_images(version), "htr")
+    sizes = [tf.io.decode_png(image).shape[:2] for image in _warmup_images(version)]
+    # Earlier releases put images of the data into versions.
+    export.save(served, target, [export.drawn_image(*size) for size in sizes], "htr")
     Path(target, SETTINGS_FILE).write_text(content, "utf-8")
     if Path(version, LANGUAGE_MODEL_FILE).exists():  # earlier releases have none
         shutil.copyfile(Path(version, LANGUAGE_MODEL_FILE), Path(target, LANGUAGE_MODEL_FILE))

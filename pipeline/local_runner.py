@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import os
 import re
 import threading
@@ -28,6 +27,7 @@ from pipeline import imports, steps
 from pipeline.config import Config
 from pipeline.definition import create_pipeline
 from pipeline.page_definition import create_page_pipeline
+from serving import file_lock
 
 _DOING = {
     "HandwritingExampleGen": "Reading labels and images",
@@ -185,12 +185,14 @@ def locked(workspace: str) -> Iterator[None]:
         WorkspaceBusy: Another process holds it.
         OSError: The folder cannot be written, or its file system has no locks.
     """
-    with open(os.path.join(workspace, ".lock"), "w") as file:
+    path = os.path.join(workspace, ".lock")
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(file_lock.locked(path))
+        except file_lock.LockHeld:
             raise WorkspaceBusy(
-                f"Another run works in {workspace}. Wait for it to end, or use another folder with --workspace."
+                f"Another run works in {workspace} and holds {path}. Wait for it to end, or use another folder with "
+                "--workspace."
             ) from None
         yield
 

@@ -44,6 +44,11 @@ def find_versions(base_path: str) -> dict[int, str] | None:
     return dict(sorted(found.items()))
 
 
-def nothing_pushed(model_dir: str) -> str:
-    """What commands say about a model directory without versions."""
-    return f"No version has been pushed to {model_dir} yet: htr run first."
+def nothing_pushed(model_dir: str, options: str = "") -> str:
+    """What commands say about a model directory without versions.
+
+    Args:
+        model_dir: Directory of the numbered versions.
+        options: What `htr run` needs besides.
+    """
+    return f"No version has been pushed to {model_dir} yet: htr run{options} first."

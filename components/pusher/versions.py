@@ -7,22 +7,26 @@ No TFX or TensorFlow here: `htr versions` and `htr rollback` start at once.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 
 from components.common import storage
 from components.common.service import VersionError, config_in_bucket
 from components.common.versions import GRAPH_FILE, in_service, list_versions
 from components.common.words import counted
-from serving.rollout.labels import RolloutError, pinned_versions
+from serving.file_lock import LockHeld, NoLocks, locked
+from serving.rollout.labels import RolloutError, labels_locked, pinned_versions
 from serving.version_directory import WITHDRAWN, nothing_pushed
 
 # Servers look at numeric names only, so what is being written or deleted may lie beside them.
 _INCOMING, _OUTGOING = ".incoming-", ".outgoing-"
-_PUSH_TAKES = 24 * 3600  # seconds at most, into a bucket
+# Beside the versions as well. Not `.lock`: that is a workspace's, which may be the model directory.
+_LOCK_FILE = ".versions.lock"
+_PUSH_TAKES = 24 * 3600  # seconds at most
 WITHDRAWN_VERSION = "withdrawn_version"
 """Property of PushedModel that is not pushed: path that the version with the same model had before it was withdrawn."""
 
@@ -38,8 +42,9 @@ def push(source: str, model_dir: str, keep: int) -> int:
     Args:
         source: directory of the SavedModel.
         model_dir: directory of the numbered versions; made if missing.
-        keep: versions that remain, this one included; older ones are deleted, as are leftovers of broken pushes.
-            Versions that a label needs, or its rollback, stay in any case; all do in a bucket with labels.
+        keep: versions that remain, this one included; older ones are deleted, as are leftovers of broken pushes that
+            began more than a day ago. Versions that a label needs, or its rollback, stay in any case; all do in a
+            bucket with labels.
 
     Returns:
         The version's number: the Unix time in seconds, or one more than the greatest number ever used here.
@@ -56,29 +61,70 @@ def push(source: str, model_dir: str, keep: int) -> int:
 
 
 def _push(source: str, model_dir: str, keep: int) -> int:
-    served, earlier = _pinned(model_dir)
-    for name in os.listdir(model_dir):
-        if name.startswith((_INCOMING, _OUTGOING)):
-            shutil.rmtree(os.path.join(model_dir, name))
-    number = _next_number(model_dir)
-    incoming = os.path.join(model_dir, f"{_INCOMING}{number}")
+    _pinned(model_dir)  # fails before anything is copied
+    _delete_leftovers(model_dir)
+    # A name of its own: where the file system has no locks, another machine may push at the same time.
+    incoming = os.path.join(model_dir, f"{_INCOMING}{uuid.uuid4().hex}")
     try:
         storage.copy_tree(source, incoming)
         for folder, _, files in os.walk(incoming):
             for name in files:
                 _flush(os.path.join(folder, name))
             _flush(folder)
+        number = _publish(incoming, model_dir)
     except OSError:
         shutil.rmtree(incoming, ignore_errors=True)  # the disk may be full, and servers write to it as well
         raise
-    os.rename(incoming, os.path.join(model_dir, str(number)))
     _flush(model_dir)
-    for version in in_service(model_dir)[:-keep]:
-        if version.number not in served | earlier:
-            outgoing = os.path.join(model_dir, f"{_OUTGOING}{version.number}")
-            os.rename(version.path, outgoing)  # a server must not see half of it, whatever happens meanwhile
-            shutil.rmtree(outgoing)
+    _delete_old(model_dir, keep)
     return number
+
+
+def _delete_old(model_dir: str, keep: int) -> None:
+    """Deletes all versions but the newest, and those that have a label by now."""
+    outgoing = []
+    with _labels_kept(model_dir, wait=True):
+        served, earlier = _pinned(model_dir)
+        for version in in_service(model_dir)[:-keep]:
+            if version.number not in served | earlier:
+                aside = os.path.join(model_dir, f"{_OUTGOING}{uuid.uuid4().hex}")
+                with contextlib.suppress(FileNotFoundError):  # another machine deletes it
+                    os.rename(version.path, aside)  # a server must not see half of it, whatever happens meanwhile
+                    outgoing.append(aside)
+    for aside in outgoing:
+        _delete(aside)
+
+
+def _publish(incoming: str, model_dir: str) -> int:
+    number = _next_number(model_dir)
+    while True:
+        try:
+            os.rename(incoming, os.path.join(model_dir, str(number)))
+            return number
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        number = max(number + 1, _next_number(model_dir))  # another machine has just taken that one
+
+
+def _delete_leftovers(model_dir: str) -> None:
+    """Deletes what broken pushes have left: by age, since a push on another machine need not see our lock."""
+    for name in os.listdir(model_dir):
+        path = os.path.join(model_dir, name)
+        with contextlib.suppress(FileNotFoundError):
+            old = name.startswith(_INCOMING) and os.stat(path).st_mtime < time.time() - _PUSH_TAKES
+            if old or name.startswith(_OUTGOING):
+                _delete(path)
+
+
+def _delete(folder: str) -> None:
+    """Deletes a folder that another machine may be deleting too."""
+
+    def failed(_function: object, _path: str, reason: tuple[type[BaseException], BaseException, object]) -> None:
+        if not isinstance(reason[1], FileNotFoundError):
+            raise reason[1]
+
+    shutil.rmtree(folder, onerror=failed)
 
 
 def _next_number(model_dir: str) -> int:
@@ -101,17 +147,19 @@ def _push_to_bucket(source: str, model_dir: str, keep: int) -> int:
     return number
 
 
-def roll_back(model_dir: str) -> tuple[int, int]:
+def roll_back(model_dir: str, options: str = "") -> tuple[int, int]:
     """Withdraws the newest version, so that servers go back to the one before.
 
     Args:
         model_dir: directory of the numbered versions.
+        options: what suggested `htr` commands need besides.
 
     Returns:
         The withdrawn version's number and that of the version which is now the newest.
 
     Raises:
-        VersionError: there is no earlier version, the newest has a label, or the directory is in a bucket.
+        VersionError: there is no earlier version, the newest has a label, a label is being moved, or the directory is
+            in a bucket.
     """
     if storage.is_remote(model_dir):
         raise VersionError(
@@ -119,22 +167,23 @@ def roll_back(model_dir: str) -> tuple[int, int]:
             "of it with the bucket's own tools: servers then go back to the one before."
         )
     if not list_versions(model_dir):
-        raise VersionError(nothing_pushed(model_dir))
+        raise VersionError(nothing_pushed(model_dir, options))
     with _locked(model_dir):
-        return _withdraw(model_dir)
+        return _withdraw(model_dir, options)
 
 
-def _withdraw(model_dir: str) -> tuple[int, int]:
+def _withdraw(model_dir: str, options: str) -> tuple[int, int]:
     serving = in_service(model_dir)
     if len(serving) < 2:
         raise VersionError(f"{model_dir} holds {counted(len(serving), 'version')}: there is none to go back to.")
     newest = serving[-1]
-    if newest.number in _pinned(model_dir)[0]:
-        raise VersionError(
-            f"Version {newest.number} is served under a label, which would answer no more. Move the label: "
-            "htr rollback --label LABEL --server HOST:PORT"
-        )
-    os.rename(newest.path, os.path.join(model_dir, f"{WITHDRAWN}{newest.number}"))
+    with _labels_kept(model_dir, wait=False):
+        if newest.number in _pinned(model_dir)[0]:
+            raise VersionError(
+                f"Version {newest.number} is served under a label, which would answer no more. Move the label: "
+                f"htr rollback{options} --label LABEL --server HOST:PORT"
+            )
+        os.rename(newest.path, os.path.join(model_dir, f"{WITHDRAWN}{newest.number}"))
     _flush(model_dir)
     return newest.number, serving[-2].number
 
@@ -185,14 +234,28 @@ def why_withheld(number: int, options: str = "") -> str:
 @contextlib.contextmanager
 def _locked(model_dir: str) -> Iterator[None]:
     """Waits until no other process pushes into the directory or withdraws from it."""
-    descriptor = os.open(model_dir, os.O_RDONLY)
-    try:
-        # Not every network file system can lock a directory; there two runs must not push at once.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NoLocks):  # pushes that overlap are whole all the same
+            stack.enter_context(locked(os.path.join(model_dir, _LOCK_FILE), wait=True))
         yield
-    finally:
-        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _labels_kept(model_dir: str, wait: bool) -> Iterator[None]:
+    """Keeps the labels where they are, so that no version gets one while it is deleted or withdrawn.
+
+    Where there are no locks no label is moved either (`serving.rollout.moving`). Nor is one by this user where only
+    others may write beside the model directory; of them, nobody can be kept out.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(labels_locked(model_dir, wait))
+        except LockHeld as error:
+            raise VersionError(f"A label is being moved. Try again when that has ended. {error}") from None
+        except OSError as error:
+            if not (isinstance(error, NoLocks) or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)):
+                raise
+        yield
 
 
 def _pinned(model_dir: str) -> tuple[set[int], set[int]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
@@ -177,7 +178,7 @@ def save(served: ServedModel, directory: str, images: Sequence[bytes], name: str
     Args:
         served: to save.
         directory: where; it becomes the root of the servable version.
-        images: a few encoded images of the training data for the warm-up requests.
+        images: a few encoded images for the warm-up requests (`drawn_image`).
         name: of the servable.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -191,6 +192,23 @@ def save(served: ServedModel, directory: str, images: Sequence[bytes], name: str
     with tf.io.TFRecordWriter(path) as writer:
         for log in warmup_requests(images, name):
             writer.write(log.SerializeToString())
+
+
+def drawn_image(height: int, width: int) -> bytes:
+    """An image for the warm-up: handwriting of people does not belong into a version that is handed on.
+
+    Args:
+        height: Rows.
+        width: Columns.
+
+    Returns:
+        A PNG with dark strokes on light paper, the same for the same size.
+    """
+    random, grey = np.random.default_rng(0), np.full((height, width, 1), 235, np.uint8)
+    for x in range(2, width - 1, 6):
+        top, bottom = np.sort(random.integers(0, height, 2))
+        grey[top : bottom + 1, x : x + 2] = 40
+    return tf.io.encode_png(grey).numpy()
 
 
 def warmup_requests(images: Sequence[bytes], name: str) -> list[Any]:

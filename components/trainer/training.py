@@ -209,12 +209,10 @@ def _tell_unalignable(source: Source, directory: str) -> None:
 
 
 def _images_for_warmup(source: Source, count: int = 4) -> list[bytes]:
-    """A few real images of the dataset as dark ink on white paper, in the size that the network sees."""
+    """Drawn images of the sizes in which the network sees a few images of the dataset."""
     inputs, _ = next(iter(plain_batches(source, count)))
-    return [
-        tf.io.encode_png(tf.cast(255.0 * (1.0 - image[:, : max(int(width), 1)]), tf.uint8)).numpy()
-        for image, width in zip(inputs["images"], inputs["widths"], strict=True)
-    ]
+    height = inputs["images"].shape[1]
+    return [export.drawn_image(height, max(int(width), 1)) for width in inputs["widths"]]
 
 
 def _write(path: str, text: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
+from pipeline.commands.model_servers import add_server_arguments, servers_from, tls_from
 from pipeline.exit_codes import ERROR, OK, USAGE
 from pipeline.tasks import task_of
 
@@ -21,21 +22,21 @@ def add_commands(add: AddCommand) -> None:
     command = add("versions", _versions, "list the pushed versions, or those that servers know")
     add_task_argument(command)
     add_config_arguments(command, data=False)
-    _add_rollout_arguments(command)
+    add_server_arguments(command)
 
     command = add("promote", _promote, "assign a label to a version, once the running servers have loaded it")
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists")
     _add_label_argument(command, required=True, text="the label to assign")
     add_task_argument(command)
     add_config_arguments(command, data=False)
-    _add_rollout_arguments(command, move=True)
+    add_server_arguments(command, move=True)
 
     text = "withdraw the newest version, so that servers go back to the one before; or move a label back"
     command = add("rollback", _rollback, text)
     _add_label_argument(command, required=False, text="move this label back to the version that had it before")
     add_task_argument(command)
     add_config_arguments(command, data=False)
-    _add_rollout_arguments(command, move=True)
+    add_server_arguments(command, move=True)
 
     command = add("restore", _restore, "bring a version back that `htr rollback` has withdrawn")
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists as withdrawn")
@@ -55,7 +56,7 @@ def _versions(arguments: argparse.Namespace) -> int:
         return _served_versions(arguments, name)
     found = list_versions(model_dir)
     if not found:
-        raise CommandError(nothing_pushed(model_dir))
+        raise CommandError(nothing_pushed(model_dir, task_of(config).flag))
     try:
         labels = service.labels(model_dir, name)
     except RolloutError as error:
@@ -82,12 +83,11 @@ def _moment(number: int) -> str:
 
 
 def _served_versions(arguments: argparse.Namespace, name: str) -> int:
-    from serving.rollout import arguments as rollout_arguments
     from serving.rollout.labels import RolloutError
     from serving.rollout.model_server import Server
 
+    addresses, tls = servers_from(arguments), tls_from(arguments)
     try:
-        addresses, tls = rollout_arguments.servers_from(arguments), rollout_arguments.tls_from(arguments)
         for address in addresses:
             with Server(address, tls) as server:
                 rows = server.labelled(name)
@@ -114,7 +114,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
         raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
     config = read_config(arguments)
     try:
-        withdrawn, newest = roll_back(config.servable[1])
+        withdrawn, newest = roll_back(config.servable[1], task_of(config).flag)
     except VersionError as error:
         raise CommandError(str(error)) from error
     undo = f"htr restore {withdrawn}{task_of(config).flag}"
@@ -123,19 +123,17 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 
 def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved]) -> int:
-    from serving.rollout import arguments as rollout_arguments
     from serving.rollout.labels import RolloutError
     from serving.rollout.moving import Rollout
 
-    name, model_dir = read_config(arguments).servable
+    config = read_config(arguments)
+    name, model_dir = config.servable
+    rollout = Rollout(
+        model_dir, name, servers_from(arguments), tls_from(arguments), arguments.base_path, arguments.timeout,
+        task_of(config).flag,
+    )  # fmt: skip
     try:
-        moved = move(
-            Rollout(
-                model_dir, name, rollout_arguments.servers_from(arguments),
-                rollout_arguments.tls_from(arguments),
-                arguments.base_path, arguments.timeout,
-            )
-        )  # fmt: skip
+        moved = move(rollout)
     except RolloutError as error:
         raise _rollout_failed(error) from error
     before = f" (before: {moved.before})" if moved.before not in (None, moved.version) else ""
@@ -179,11 +177,3 @@ def _add_label_argument(command: argparse.ArgumentParser, required: bool, text: 
     from serving.rollout.labels import LABELS
 
     command.add_argument("--label", required=required, choices=LABELS, help=text)
-
-
-def _add_rollout_arguments(command: argparse.ArgumentParser, move: bool = False) -> None:
-    from serving.rollout import arguments as rollout_arguments
-
-    rollout_arguments.add_server_arguments(command)
-    if move:
-        rollout_arguments.add_move_arguments(command)

@@ -10,13 +10,17 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from serving.file_lock import locked
+
 LABELS = ("stable", "canary")
 CONFIG_FILE = "models.config"
+_LOCK_FILE = f".{CONFIG_FILE}.lock"
 
 _HISTORY_MARK = "# earlier versions: "
 _HISTORY_LENGTH = 20
@@ -172,6 +176,19 @@ class Labels:
 def config_path(model_dir: str) -> Path:
     """The model configuration file that belongs to a model directory."""
     return Path(os.path.abspath(model_dir)).parent / CONFIG_FILE
+
+
+def labels_locked(model_dir: str, wait: bool = False) -> AbstractContextManager[None]:
+    """Keeps other processes from moving labels, those of the models beside this one included.
+
+    Args:
+        model_dir: directory of the numbered versions.
+        wait: whether to wait while a label is being moved.
+
+    Returns:
+        A context; entering it raises what `serving.file_lock.locked` raises.
+    """
+    return locked(str(config_path(model_dir).with_name(_LOCK_FILE)), wait)
 
 
 def pinned_versions(model_dir: str) -> tuple[set[int], set[int]]:

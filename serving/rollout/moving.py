@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.rollout.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path
+from serving.file_lock import LockHeld
+from serving.rollout.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path, labels_locked
 from serving.rollout.model_server import Server, ServerError
 from serving.version_directory import WITHDRAWN, find_versions, nothing_pushed
 
@@ -139,6 +140,7 @@ class Rollout:
         tls: for all servers.
         base_path: the model directory as the servers see it; as in the file, else `model_dir`.
         timeout: seconds that the servers have for loading.
+        options: what suggested `htr` commands need besides.
     """
 
     model_dir: str
@@ -147,6 +149,7 @@ class Rollout:
     tls: Tls | None = None
     base_path: str | None = None
     timeout: float = 300.0
+    options: str = ""
 
     def promote(self, version: int, label: str) -> Moved:
         """Gives a label to a version.
@@ -257,13 +260,12 @@ class Rollout:
     def _checked(self, file: Labels, label: str, version: int) -> dict[str, int]:
         """All labels after the move; refuses before any server hears of it."""
         if os.path.isdir(os.path.join(self.model_dir, f"{WITHDRAWN}{version}")):
-            raise Refused(
-                f"Version {version} is withdrawn. Bring it back with `htr restore {version}`, then promote it."
-            )
+            restore = f"htr restore {version}{self.options}"
+            raise Refused(f"Version {version} is withdrawn. Bring it back with `{restore}`, then promote it.")
         if not self._exists(version):
             pushed = ", ".join(map(str, self._pushed()))
             if not pushed:
-                raise RolloutError(nothing_pushed(self.model_dir))
+                raise RolloutError(nothing_pushed(self.model_dir, self.options))
             raise Refused(f"There is no version {version} in {self.model_dir}; it has: {pushed}.")
         labels = {**file.labels, label: version}
         if "stable" not in labels:
@@ -285,8 +287,6 @@ class Rollout:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keeps a second rollout out: both would send a whole configuration."""
-        import fcntl
-
         if "://" in self.model_dir:
             raise Refused(
                 f"{self.model_dir} is in a bucket, but labels need {CONFIG_FILE} beside models on a disk or volume. "
@@ -294,13 +294,14 @@ class Rollout:
             )
         folder = config_path(self.model_dir).parent
         if not folder.is_dir():
-            raise RolloutError(nothing_pushed(self.model_dir))
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
+            raise RolloutError(nothing_pushed(self.model_dir, self.options))
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RolloutError(f"Another rollout in {folder} is under way.") from None
+                stack.enter_context(labels_locked(self.model_dir))
+            except LockHeld as error:
+                raise RolloutError(
+                    f"Another rollout in {folder} is under way. Try again when it has ended. {error}"
+                ) from None
+            except OSError as error:
+                raise RolloutError(f"{error.filename}, which keeps a second rollout out: {error.strerror}.") from error
             yield
-        finally:
-            os.close(descriptor)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from tensorflow_serving.apis import prediction_log_pb2
 from tfx.dsl.component.experimental.decorators import component
 from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 
 from components.common.words import counted
-from components.trainer import accelerators, fitting, training, transfer, tuning
+from components.trainer import accelerators, export, fitting, training, transfer, tuning
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, plain_batches
 from components.trainer.model import build
@@ -27,6 +28,7 @@ from components.transform import preprocessing
 from components.transform.settings import TransformConfig
 from pipeline.local_runner import LocalRunner
 from serving.precision import has_bfloat16
+from serving.version_directory import WARMUP_FILE
 from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, source_of, start, write_transformed
 
 pytestmark = pytest.mark.slow  # networks are trained
@@ -196,6 +198,26 @@ def test_images_that_cannot_be_aligned_are_named_and_left_out(tmp_path, capsys):
     assert named == source.unalignable
     history = json.loads((tmp_path / "out" / "run" / training.HISTORY_FILE).read_text())
     assert np.isfinite(history[0]["loss"])
+
+
+def test_a_version_holds_no_image_of_the_data(toy_version):
+    """Its warm-up images have the sizes of validation images, and nothing else of them."""
+    source, images = source_of(toy_version.parents[1] / "data", LINE), set()
+    for record in tf.data.TFRecordDataset(str(toy_version / WARMUP_FILE)).as_numpy_iterator():
+        inputs = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request.inputs
+        images.update(inputs["image_bytes"].string_val)
+    shown, _ = next(iter(plain_batches(source, 4)))
+    shapes = [(LINE.height, int(width), 1) for width in shown["widths"]]
+    assert {tuple(tf.io.decode_png(image).shape) for image in images} == set(shapes)
+    assert images == {export.drawn_image(height, width) for height, width, _ in shapes}, "made from the size alone"
+    drawn = [tf.io.decode_png(image).numpy() for image in images]
+    files = b"".join(path.read_bytes() for path in toy_version.rglob("*") if path.is_file())
+    for record in tf.data.TFRecordDataset(source.files, "GZIP").as_numpy_iterator():
+        (png,) = tf.train.Example.FromString(record).features.feature["image_png"].bytes_list.value
+        assert png not in files
+        ink = tf.io.decode_png(png).numpy()
+        for other in (image for image in drawn if image.shape == ink.shape):
+            assert np.mean((other < 128) == (ink > 128)) < 0.9
 
 
 def test_nothing_to_train_on_is_an_error_that_says_why(tmp_path):

@@ -1,11 +1,15 @@
 """Pushed versions: complete or absent, the last few kept, and a way back."""
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 import threading
 import time
 import uuid
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,6 +18,7 @@ from components.common.service import VersionError, config_in_bucket, holds
 from components.common.versions import in_service, list_versions
 from components.pusher import versions
 from pipeline import cli
+from serving.rollout.labels import RolloutError, labels_locked
 from serving.rollout.moving import Rollout
 
 
@@ -106,11 +111,14 @@ def test_commands_about_versions(model, tmp_path, capsys):
     assert code == cli.ERROR and "no version 7" in said
 
 
-def test_leftovers_of_a_broken_push_disappear(model, tmp_path):
+def test_leftovers_of_a_broken_push_disappear_once_it_cannot_be_under_way_any_more(model, tmp_path):
     base = tmp_path / "m"
-    (base / ".incoming-17").mkdir(parents=True)
+    for name in (".incoming-17", ".incoming-young", ".outgoing-3"):
+        (base / name / "variables").mkdir(parents=True)
+    os.utime(base / ".incoming-17", (time.time() - 25 * 3600,) * 2)
     versions.push(str(model), str(base), keep=5)
-    assert not (base / ".incoming-17").exists()
+    assert [path.name for path in base.glob(".*going-*")] == []
+    assert [path.name for path in base.glob(".incoming-*")] == [".incoming-young"]
 
 
 @pytest.mark.parametrize("end", ["", "/"])
@@ -172,6 +180,71 @@ def test_versions_under_a_label_are_neither_deleted_nor_withdrawn(model, tmp_pat
     assert [v.number for v in list_versions(base)] == [first, third, newest]
     assert versions.roll_back(base) == (newest, third)
     assert second not in [v.number for v in list_versions(base)]
+
+
+def test_a_version_that_gets_a_label_during_a_push_is_not_deleted_by_it(model, tmp_path, monkeypatch):
+    base, copy = str(tmp_path / "m"), storage.copy_tree
+    first, _second, third = (versions.push(str(model), base, keep=3) for _ in range(3))
+    rollout = Rollout(base, "m")
+    rollout.promote(third, "stable")
+
+    def interrupted(source, target, last=""):
+        copy(source, target, last)
+        rollout.promote(first, "stable")
+
+    monkeypatch.setattr(storage, "copy_tree", interrupted)
+    newest = versions.push(str(model), base, keep=1)
+    # The third would come back with `htr rollback --label stable`.
+    assert [v.number for v in list_versions(base)] == [first, third, newest]
+
+
+@pytest.mark.parametrize("act", ["push", "roll_back"])
+def test_no_label_moves_while_a_version_is_deleted_or_withdrawn(model, tmp_path, monkeypatch, act):
+    base, rename, refused = str(tmp_path / "m"), os.rename, []
+    first, second = (versions.push(str(model), base, keep=2) for _ in range(2))
+    victim = first if act == "push" else second
+
+    def interrupted(source, target):
+        if os.path.basename(source) == str(victim):  # nothing has said so far that it must stay
+            with pytest.raises(RolloutError, match="Another rollout"):
+                Rollout(base, "m").promote(victim, "stable")
+            refused.append(victim)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    if act == "push":
+        versions.push(str(model), base, keep=2)
+    else:
+        assert versions.roll_back(base) == (second, first)
+    assert refused == [victim] and victim not in [v.number for v in in_service(base)]
+    with pytest.raises(RolloutError, match=r"There is no version|is withdrawn"):
+        Rollout(base, "m").promote(victim, "stable")
+
+
+def test_a_push_waits_for_a_rollout_and_a_rollback_refuses(model, tmp_path):
+    base = str(tmp_path / "m")
+    first, second = (versions.push(str(model), base, keep=2) for _ in range(2))
+    with labels_locked(base):
+        with pytest.raises(VersionError, match=r"A label is being moved.*/\.models\.config\.lock"):
+            versions.roll_back(base)
+        pushing = threading.Thread(target=versions.push, args=(str(model), base, 2))
+        pushing.start()
+        while len(found := in_service(base)) < 3:
+            time.sleep(0.01)
+        pushing.join(0.2)
+        assert pushing.is_alive() and [v.number for v in found[:2]] == [first, second], "servers see the new one"
+    pushing.join()
+    assert second == in_service(base)[0].number
+
+
+def test_a_push_into_a_folder_beside_which_it_may_not_write(model, tmp_path, monkeypatch):
+    """Old versions go all the same: without the right to write there this user can have moved no label either."""
+    base = tmp_path / "m"
+    first = versions.push(str(model), str(base), keep=1)
+    refused = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".models.config.lock"))
+    monkeypatch.setattr(versions, "labels_locked", Mock(side_effect=refused))
+    second = versions.push(str(model), str(base), keep=1)
+    assert [v.number for v in list_versions(str(base))] == [second] != [first]
 
 
 @pytest.fixture
@@ -275,15 +348,66 @@ def test_two_pushes_at_once_make_two_whole_versions(model, tmp_path, monkeypatch
     assert len(found) == 2 and all(holds(version, str(model)) for version in found)
 
 
+@pytest.fixture
+def no_locks(monkeypatch):
+    """Every process gets every lock, as on two machines whose file system keeps locks to each of them."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+
+
+def test_two_pushes_at_once_without_locks_make_two_whole_versions(model, tmp_path, monkeypatch, no_locks):
+    """The second begins and ends while the first copies: it must take nothing of it away."""
+    copy, base, second = storage.copy_file, tmp_path / "htr", []
+
+    def interrupted(source, target):
+        copy(source, target)
+        if not second:
+            second.append(None)
+            second[0] = versions.push(str(model), str(base), 5)
+
+    monkeypatch.setattr(storage, "copy_file", interrupted)
+    first = versions.push(str(model), str(base), 5)
+    found = list_versions(str(base))
+    assert [version.number for version in found] == [second[0], first]
+    assert all(holds(version, str(model)) for version in found)
+
+
+def test_a_number_that_another_machine_has_just_taken_is_left_to_it(model, tmp_path, monkeypatch):
+    base = tmp_path / "m"
+    taken = versions.push(str(model), str(base), 5)
+    monkeypatch.setattr(versions, "_next_number", lambda _: taken)  # a listing that is behind, as NFS may give it
+    assert versions.push(str(model), str(base), 5) == taken + 1
+    assert all(holds(version, str(model)) for version in list_versions(str(base)))
+
+
+def test_a_file_system_without_locks(model, tmp_path, monkeypatch):
+    """Pushes do without; rollouts refuse, since each sends a whole configuration. Both name the file."""
+
+    def unlockable(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unlockable)
+    base = tmp_path / "m"
+    number = versions.push(str(model), str(base), 5)
+    assert [version.number for version in list_versions(str(base))] == [number]
+    with pytest.raises(RolloutError, match=r"/\.models\.config\.lock, which keeps .*: cannot be locked: No locks"):
+        Rollout(str(base), "m").promote(number, "stable")
+
+
 def test_what_is_suggested_for_a_line_finder_is_about_line_finders(model, tmp_path, capsys):
     base = tmp_path / "serving_model" / "htr-lines"
-    first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
 
-    def htr(*arguments):
-        assert cli.main([*map(str, arguments), "--task", "pages", "--workspace", str(tmp_path)]) == 0
+    def htr(*arguments, code=cli.OK):
+        assert cli.main([*map(str, arguments), "--task", "pages", "--workspace", str(tmp_path)]) == code
         return "".join(capsys.readouterr())
 
+    for command in (["versions"], ["rollback"], ["rollback", "--label=stable"], ["promote", 3, "--label=stable"]):
+        assert f"pushed to {base} yet: htr run --task pages first." in htr(*command, code=cli.ERROR)
+    first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
     assert f"Undo: htr restore {second} --task pages" in htr("rollback")
     assert f"htr restore {second} --task pages" in htr("versions")
+    refused = htr("promote", second, "--label", "stable", code=cli.USAGE)
+    assert f"Bring it back with `htr restore {second} --task pages`" in refused
     htr("promote", first, "--label", "stable")
     assert f"htr promote {second} --label stable --task pages" in htr("restore", second)
+    htr("promote", second, "--label", "stable")
+    assert "htr rollback --task pages --label LABEL --server HOST:PORT" in htr("rollback", code=cli.ERROR)

@@ -216,6 +216,7 @@ def test_a_version_that_takes_too_long(workspace, tmp_path):
         (["rollback", "--label", "stable", *BUCKET], cli.USAGE, "gs://b/models/htr is in a bucket, but labels need"),
         (["rollback", *BUCKET], cli.ERROR, "Move the folder of the newest version"),
         (["rollback", "--server", "localhost:1"], cli.USAGE, "--server goes with --label"),
+        (["versions", "--server", "localhost"], cli.USAGE, "an address is HOST:PORT"),
         (["versions", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
     ],
 )
@@ -235,7 +236,8 @@ def test_the_file_alone(workspace, toy_model, capsys):
     assert list(entry.model_version_policy.specific.versions) == [1, 2]
     assert dict(entry.version_labels) == {"stable": 1, "canary": 2}
     assert config_file(workspace).stat().st_mode & 0o777 == 0o644
-    assert [path.name for path in config_file(workspace).parent.iterdir() if path.name != "htr"] == ["models.config"]
+    beside = {path.name for path in config_file(workspace).parent.iterdir()}
+    assert beside == {"htr", "models.config", ".models.config.lock"}
     assert htr(workspace, "versions") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].endswith("stable") and lines[-1].endswith("newest, canary")
@@ -292,7 +294,7 @@ def test_one_rollout_at_a_time(workspace):
     holder.start()
     inside.wait(10)
     try:
-        with pytest.raises(RolloutError, match="Another rollout"):
+        with pytest.raises(RolloutError, match=r"Another rollout in .* has locked .*/\.models\.config\.lock"):
             move.promote(1, "stable")
     finally:
         leave.set()
@@ -307,4 +309,4 @@ def test_an_unreadable_file_is_named_and_nothing_is_deleted(workspace, toy_model
     assert htr(workspace, "rollback") == cli.ERROR
     with pytest.raises(VersionError, match="not a readable"):
         versions.push(str(toy_model), str(base(workspace)), keep=1)
-    assert sorted(path.name for path in base(workspace).iterdir()) == ["1", "2"]
+    assert sorted(path.name for path in base(workspace).iterdir()) == [".versions.lock", "1", "2"]

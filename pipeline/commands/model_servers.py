@@ -1,50 +1,46 @@
-"""Arguments of the commands that move labels: running servers, TLS, and how long to wait."""
+"""Options of the commands that ask running model servers or move their labels: addresses, TLS, how long to wait."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from serving.rollout.labels import Refused
+from pipeline.commands.common import CommandError
+from pipeline.exit_codes import USAGE
 
 if TYPE_CHECKING:
     from htr_client.tls import Tls
 
 
-def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what names running servers: addresses and TLS.
+def add_server_arguments(command: argparse.ArgumentParser, move: bool = False) -> None:
+    """Adds the options that name running servers.
 
     Args:
-        parser: of a sub-command.
+        command: Parser of the command.
+        move: Whether the command moves a label, and takes the options for that too.
     """
-    group = parser.add_argument_group("running servers")
+    group = command.add_argument_group("running servers")
     group.add_argument("--server", metavar="HOST:PORT", help="gRPC address; several with commas")
     group.add_argument("--tls", action="store_true", help="encrypt, and trust the usual public certificates")
     group.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
     group.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
     group.add_argument("--tls-key", metavar="PEM", help="its private key")
     group.add_argument("--tls-server-name", metavar="NAME", help="in the servers' certificate, if not the address")
-
-
-def add_move_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what a move of a label can be told besides.
-
-    Args:
-        parser: of a sub-command.
-    """
-    parser.add_argument(
-        "--timeout", type=float, default=300.0, metavar="SECONDS", help="for loading (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--base-path", metavar="DIR", help="the model directory as the servers see it (default: as before, or as here)"
-    )
+    if move:
+        command.add_argument(
+            "--timeout", type=float, default=300.0, metavar="SECONDS", help="for loading (default: %(default)g)"
+        )
+        command.add_argument(
+            "--base-path", metavar="DIR",
+            help="the model directory as the servers see it (default: as before, or as here)",
+        )  # fmt: skip
 
 
 def servers_from(arguments: argparse.Namespace) -> list[str]:
     """The addresses in parsed arguments (of `add_server_arguments`).
 
     Raises:
-        Refused: one is not host:port.
+        CommandError: one is not host:port.
     """
     addresses = [address.strip() for address in (arguments.server or "").split(",") if address.strip()]
     if addresses:
@@ -54,7 +50,7 @@ def servers_from(arguments: argparse.Namespace) -> list[str]:
             try:
                 split_address(address)
             except ValueError as error:
-                raise Refused(f"--server: {error}.") from error
+                raise CommandError(f"--server: {error}.", USAGE) from error
     return addresses
 
 
@@ -62,7 +58,7 @@ def tls_from(arguments: argparse.Namespace) -> Tls | None:
     """The TLS settings in parsed arguments (of `add_server_arguments`); None for plain text.
 
     Raises:
-        Refused: certificate without key or the other way round, or a file cannot be read or is none of its kind.
+        CommandError: certificate without key or the other way round, or a file cannot be read or is none of its kind.
     """
     parts = (arguments.tls_ca, arguments.tls_certificate, arguments.tls_key, arguments.tls_server_name)
     if not (arguments.tls or any(parts)):
@@ -73,7 +69,7 @@ def tls_from(arguments: argparse.Namespace) -> Tls | None:
     try:
         tls.credentials()
     except OSError as error:
-        raise Refused(f"{error.filename} cannot be read: {error.strerror}.") from error
+        raise CommandError(f"{error.filename} cannot be read: {error.strerror}.", USAGE) from error
     except ValueError as error:
-        raise Refused(f"{error}.") from error
+        raise CommandError(f"{error}.", USAGE) from error
     return tls
