@@ -137,7 +137,7 @@ def test_page_and_card_without_a_language_model():
 def test_page_and_card_say_what_the_gate_did_not_ask():
     made = in_words(material(table(words(200)), Config(gate={"max_cer": None})))
     html, text = report.page(made), card.write(made)
-    assert "<b>Off:</b> gate.max_cer" in html and "Off, so not asked: `gate.max_cer`" in text
+    assert "<b>Off:</b> gate.max_cer" in html and "Switched off: `gate.max_cer`" in text
     config = Config(gate={"baseline": "none", "baseline_reason": "another alphabet"})
     verdict = dataclasses.replace(
         material(table(words(200))).verdict, compared_with=Baseline("off", reason="another alphabet")

@@ -380,9 +380,10 @@ def test_anomalies_stop_the_run(tmp_path, capsys, monkeypatch):
 
 
 def test_readme_snippets(workspace, data):
-    """The Python snippets of README run as they stand, on the pushed model and against its server."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    snippets = re.findall(r"```python\n(.*?)```", readme, re.S)
+    """The Python snippets of both READMEs run as they stand, on the pushed model and against its server."""
+    root = Path(__file__).parents[2]
+    texts = [(root / name).read_text("utf-8") for name in ("README.md", "serving/README.md")]
+    snippets = [snippet for text in texts for snippet in re.findall(r"```python\n(.*?)```", text, re.S)]
     local = next(s for s in snippets if "saved_model" in s)
     remote = next(s for s in snippets if "HtrClient" in s)
     here = next(s for s in snippets if "local_client" in s)
