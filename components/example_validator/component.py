@@ -6,6 +6,7 @@ TFX's own only writes anomalies down, and compares with the schema alone.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -60,16 +61,15 @@ class Executor(executor.Executor):
         """
         result = super().Do(input_dict, output_dict, exec_properties)
         (artifact,) = output_dict["anomalies"]
-        drifted = input_dict.get("previous") and _add_drift(
-            input_dict, artifact, bool(exec_properties["fails_on_drift"])
-        )
+        if input_dict.get("previous"):
+            _add_drift(input_dict, artifact, bool(exec_properties["fails_on_drift"]))
         serious = []
         for severity, sentence in read_anomalies(artifact):
             if severity == "ERROR":
                 serious.append(sentence)
             else:
                 console().print(f"  data warning: {sentence}", markup=False)
-        if serious and drifted:
+        if serious and _is_drift_alone(artifact):
             raise DataDrift(
                 f"The data has drifted from that of the run before: {'; '.join(serious)}. If that is meant: --set "
                 f"drift.fail=false, or other drift.thresholds. `htr drift` says more."
@@ -81,8 +81,8 @@ class Executor(executor.Executor):
         return result
 
 
-def _add_drift(input_dict: dict[str, Any], artifact: Any, fails: bool) -> bool:
-    """Adds drift of the training split to its anomalies. Returns whether drift is all that is serious there."""
+def _add_drift(input_dict: dict[str, Any], artifact: Any, fails: bool) -> None:
+    """Adds drift of the training split to its anomalies."""
     (statistics,), (schema,), (previous,) = (input_dict[name] for name in ("statistics", "schema", "previous"))
     now, then = (stats_artifact_utils.load_statistics(found, "train").proto() for found in (statistics, previous))
     rules = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema.uri))
@@ -92,25 +92,33 @@ def _add_drift(input_dict: dict[str, Any], artifact: Any, fails: bool) -> bool:
             info.severity = _Severity.WARNING
     path = os.path.join(artifact_utils.get_split_uri([artifact], "train"), executor.DEFAULT_FILE_NAME)
     writer_utils.write_anomalies(path, anomalies)
-    errors = [info for info in anomalies.anomaly_info.values() if info.severity == _Severity.ERROR]
-    return bool(errors) and all(reason.type == _DRIFT for info in errors for reason in info.reason)
+
+
+def _is_drift_alone(artifact: Any) -> bool:
+    """Whether all that is serious, of any split, is drift."""
+    errors = [info for _, _, info in _infos(artifact) if info.severity == _Severity.ERROR]
+    return all(reason.type == _DRIFT for info in errors for reason in info.reason)
 
 
 def read_anomalies(artifact: Any) -> list[tuple[str, str]]:
     """Anomalies of all splits as (severity, sentence); severity is "WARNING" or "ERROR"."""
-    found = []
+    return [
+        (_Severity.Name(info.severity), f"{feature} ({split}): {info.description}")
+        for split, feature, info in _infos(artifact)
+    ]
+
+
+def _infos(artifact: Any) -> Iterator[tuple[str, str, anomalies_pb2.AnomalyInfo]]:
+    """Split, feature and anomaly, of all splits."""
     for split in artifact_utils.decode_split_names(artifact.split_names):
         path = os.path.join(artifact_utils.get_split_uri([artifact], split), executor.DEFAULT_FILE_NAME)
         anomalies = anomalies_pb2.Anomalies()
         with fileio.open(path, "rb") as file:
             anomalies.ParseFromString(file.read())
-        infos = [*anomalies.anomaly_info.items()]
+        for feature, info in anomalies.anomaly_info.items():
+            yield split, feature, info
         if anomalies.HasField("dataset_anomaly_info"):
-            infos.append(("dataset", anomalies.dataset_anomaly_info))
-        for feature, info in infos:
-            severity = _Severity.Name(info.severity)
-            found.append((severity, f"{feature} ({split}): {info.description}"))
-    return found
+            yield split, "dataset", anomalies.dataset_anomaly_info
 
 
 class CuratedExampleValidator(base_component.BaseComponent):

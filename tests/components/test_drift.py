@@ -14,7 +14,8 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.common.settings import ConfigError
 from components.example_validator import thresholds
-from components.tools.drift import comparison
+from components.example_validator.component import DataAnomalies, DataDrift, Executor
+from components.tools.drift import comparison, profiles
 from components.tools.drift.settings import DRIFT_MEASURES
 from htr_client import RequestLog
 from pipeline import cli
@@ -249,3 +250,51 @@ def test_refused_statistics_are_no_measure_for_later_ones():
     assert [artifact.id for artifact in found["statistics"]] == [ids[1]]
     alone = PreviousStatistics().resolve_artifacts(store, {"current": statistics[2:3], "statistics": statistics[2:3]})
     assert alone["statistics"] == []
+
+
+def test_whole_numbers_of_a_run_do_not_drift_from_the_same_in_a_folder():
+    """A run knows quantiles only, and between them lie numbers that no image has."""
+    import pandas as pd
+    import tensorflow_data_validation as tfdv
+
+    source = np.random.default_rng(0)
+    lengths, others = (np.clip(source.normal(6.3, 1.6, n).round(), 2, 14).astype(int) for n in (5000, 2000))
+    (feature,) = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"text_length": lengths})).datasets[0].features
+    run = profiles.Profile("run", 5000, 5000, {"text_length": profiles.points_of(feature)})
+    folder = profiles.Profile("folder", 2000, 2000, {"text_length": others.astype(float)})
+    (measure,) = [m for m in comparison.compare(run, folder, {}).measures if m.name == "text_length"]
+    assert measure.distance < 0.03
+
+
+@pytest.mark.parametrize(("most", "error"), [(99, DataDrift), (40, DataAnomalies)])
+def test_drift_beside_what_contradicts_the_schema_is_not_called_drift(tmp_path, most, error):
+    """`drift.fail=false`, which is advised where data has drifted, would not help."""
+    import pandas as pd
+    import tensorflow_data_validation as tfdv
+    from tfx.types import artifact_utils, standard_artifacts
+
+    def statistics(name, **splits):
+        artifact = standard_artifacts.ExampleStatistics()
+        artifact.uri, artifact.split_names = str(tmp_path / name), artifact_utils.encode_split_names([*splits])
+        for split, values in splits.items():
+            folder = tmp_path / name / f"Split-{split}"
+            folder.mkdir(parents=True)
+            found = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"width": values}))
+            tfdv.write_stats_text(found, str(folder / "stats.pbtxt"))
+            (folder / "FeatureStats.pb").write_bytes(found.SerializeToString())
+        return artifact
+
+    schema, anomalies = standard_artifacts.Schema(), standard_artifacts.ExampleAnomalies()
+    schema.uri, anomalies.uri = str(tmp_path / "schema"), str(tmp_path / "anomalies")
+    (tmp_path / "schema").mkdir()
+    (tmp_path / "schema" / "schema.pbtxt").write_text(
+        f'feature {{ name: "width" type: INT int_domain {{ max: {most} }} '
+        "drift_comparator { jensen_shannon_divergence { threshold: 0.1 } } presence { min_fraction: 1 } }"
+    )
+    inputs = {
+        "statistics": [statistics("now", train=[*range(20, 30)] * 20, eval=[50] * 20)],
+        "schema": [schema],
+        "previous": [statistics("before", train=[*range(1, 11)] * 20)],
+    }
+    with pytest.raises(error, match="width"):
+        Executor().Do(inputs, {"anomalies": [anomalies]}, {"exclude_splits": "[]", "fails_on_drift": 1})

@@ -153,9 +153,7 @@ def of_run(workspace: str, name: str, run: str) -> Profile:
     except OSError as error:
         raise NoStatistics(f"The statistics of run {found.name} cannot be read: {error}.") from error
     numbers = {
-        feature.path.step[0]: _quantiles(feature.num_stats)
-        for feature in statistics.features
-        if feature.path.step[0] in NUMBERS
+        feature.path.step[0]: points_of(feature) for feature in statistics.features if feature.path.step[0] in NUMBERS
     }
     counts: Counter[str] = Counter()
     alphabet: list[str] = []
@@ -171,12 +169,21 @@ def of_run(workspace: str, name: str, run: str) -> Profile:
     )  # fmt: skip
 
 
-def _quantiles(numbers: statistics_pb2.NumericStatistics) -> np.ndarray:
-    """Points that are distributed like the values which a histogram of quantiles sums up."""
-    (histogram,) = [h for h in numbers.histograms if h.type == statistics_pb2.Histogram.QUANTILES]
+def points_of(feature: statistics_pb2.FeatureNameStatistics) -> np.ndarray:
+    """Points that are distributed like a feature's values, by the histogram of quantiles that sums them up.
+
+    Args:
+        feature: Statistics of whole or other numbers, as StatisticsGen writes them.
+
+    Returns:
+        Values, float64 [points], whole where the feature's are.
+    """
+    (histogram,) = [h for h in feature.num_stats.histograms if h.type == statistics_pb2.Histogram.QUANTILES]
     edges = [histogram.buckets[0].low_value, *(bucket.high_value for bucket in histogram.buckets)]
     reached = np.cumsum([0.0, *(bucket.sample_count for bucket in histogram.buckets)])
-    return np.interp((np.arange(_POINTS) + 0.5) / _POINTS, reached / reached[-1], edges)
+    points = np.interp((np.arange(_POINTS) + 0.5) / _POINTS, reached / reached[-1], edges)
+    # Between whole numbers lies none, and bins tell a fraction from the number beside it.
+    return np.rint(points) if feature.type == feature.INT else points
 
 
 def _statistics_uri(workspace: str, run_id: str) -> str:
