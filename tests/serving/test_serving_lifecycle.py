@@ -273,6 +273,20 @@ def test_a_reload_replaces_the_whole_configuration(base, toy_model, image, tmp_p
         assert client.predict(request).model_spec.version.value == 5
 
 
+def test_a_reload_from_another_directory_leaves_no_gap(base, toy_model, image, tmp_path):
+    toy.push(toy_model, tmp_path / "moved", 1)
+    request = toy.predict_request({"image_bytes": [image]}, "transcribe")
+    with serve(base) as server, Client(server.address) as client, Load(server.address, request, threads=2) as load:
+        load.wait_version(1)
+        client.reload([{"name": "htr", "base_path": tmp_path / "moved"}])
+        until = time.monotonic() + 20
+        while server.manager.versions.serving["htr"][1].path != str(tmp_path / "moved" / "1"):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        load.wait_version(1)
+    assert load.errors == []
+
+
 def test_a_reload_keeps_the_line_finder_of_the_options(base, toy_model, tmp_path):
     """The file of labels, which htr promote sends to a running htr serve --pages, does not hold it."""
     toy.push(toy_model, tmp_path / "lines", 1)  # any model will do

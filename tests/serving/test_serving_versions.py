@@ -41,7 +41,10 @@ class FakeModel:
     def warm_up(self) -> int:
         return 0
 
+    closed = False
+
     def close(self) -> None:
+        self.closed = True
         FakeModel.open.discard(self.number)
 
 
@@ -170,6 +173,45 @@ def test_a_version_that_is_wanted_again_while_it_is_unloaded_leaves_no_gap(base,
     while manager.versions.available("m") != [1]:
         assert answers(manager) in (1, 2)  # never a gap
     until(lambda: FakeModel.open == {1})
+
+
+def test_the_same_number_in_another_directory_takes_over_without_a_gap(base, make):
+    push(base, 1)
+    other = base.with_name("other")
+    push(other, 1, "slow")
+    manager = make()
+    old = manager.versions.live["m"][1].loaded
+    with manager.use(Spec()) as handle:
+        manager.apply([ModelConfig("m", str(other))])
+        until(lambda: manager.versions.serving["m"][1].path == str(other / "1") or answers(manager, number=1) != 1)
+        assert handle.loaded is old and manager.versions.status("m") == [(1, State.AVAILABLE, None)]
+    assert answers(manager) == 1 and FakeModel.loads == [1, 1]
+    until(lambda: len(manager.versions._threads) == 0)
+    assert manager.versions.serving["m"][1].loaded is not old and old.closed
+    link = base.with_name("link")
+    link.symlink_to(other)
+    manager.apply([ModelConfig("m", str(link))])
+    time.sleep(0.1)
+    assert FakeModel.loads == [1, 1], "the same directory under another name"
+    shutil.rmtree(other / "1")
+    until(lambda: manager.versions.available("m") == [])
+
+
+def test_another_directory_whose_version_is_broken_or_no_longer_wanted_replaces_nothing(base, make):
+    push(base, 1)
+    other, third = base.with_name("other"), base.with_name("third")
+    push(other, 1, "broken")
+    push(third, 1, "slow")
+    manager = make()
+    served = manager.versions.serving["m"][1]
+    manager.apply([ModelConfig("m", str(other))])
+    time.sleep(0.2)
+    assert FakeModel.loads == [1, 1] and answers(manager) == 1
+    manager.apply([ModelConfig("m", str(third))])
+    until(lambda: FakeModel.loads == [1, 1, 1])
+    manager.apply([ModelConfig("m", str(base))])  # while it loads
+    until(lambda: len(manager.versions._threads) == 0)
+    assert manager.versions.serving["m"] == {1: served} and not served.loaded.closed
 
 
 def test_a_broken_version_is_tried_as_often_as_said_and_kept_in_the_status(base, make):
