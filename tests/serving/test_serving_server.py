@@ -8,9 +8,11 @@ import http.client
 import json
 import os
 import random
+import re
 import socket
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -116,15 +118,23 @@ def test_a_deadline_ends_the_work_too(client, server):
     assert time.monotonic() - started < 5
 
 
-def test_callers_that_wait_in_vain_all_hear_of_the_deadline(base):
-    """Also when the server's clock runs out first, and whether or not their work was begun."""
+@pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
+def test_callers_that_wait_in_vain_all_hear_of_the_deadline(base, batching):
+    """Also when the server's clock runs out first, and whether or not their work was begun; the metrics agree."""
     request = toy.predict_request({"rounds": [1500]}, "burn")
-    settings = {**FAST, "enable_batching": True, "grpc_max_threads": 64}
+    settings = {**FAST, "enable_batching": batching, "grpc_max_threads": 64}
     with EmbeddedServer(model_base_path=str(base), **settings) as server, Client(server.address) as client:
         calls = [client.prediction.Predict.future(request, timeout=0.3) for _ in range(40)]
-        codes = {call.code().name for call in calls}
-        assert "DEADLINE_EXCEEDED" in codes and codes <= {"OK", "DEADLINE_EXCEEDED"}
+        codes = Counter(call.code().name for call in calls)
+        assert "DEADLINE_EXCEEDED" in codes and codes.keys() <= {"OK", "DEADLINE_EXCEEDED"}
         wait_idle(server)
+        assert request_counts(server) == codes
+
+
+def request_counts(server) -> Counter[str]:
+    """How often each status was counted."""
+    found = re.findall(r'request_count{.*status="(\w+)"} (\d+)', server.service.metrics.page())
+    return Counter({status: int(count) for status, count in found})
 
 
 def wait_idle(server, timeout: float = 10) -> None:
