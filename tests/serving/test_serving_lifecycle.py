@@ -9,11 +9,12 @@ import shutil
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 import serving_toy as toy
-from serving_client import Client, Load
+from serving_client import Client, Load, fails
 
 from serving import versions
 from serving.server import EmbeddedServer
@@ -271,6 +272,24 @@ def test_a_reload_replaces_the_whole_configuration(base, toy_model, image, tmp_p
         assert failure.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         client.reload([{"name": "other", "base_path": tmp_path / "other"}])  # the lock is free again
         assert client.predict(request).model_spec.version.value == 5
+
+
+def test_a_reload_whose_caller_gave_up_while_it_waited_changes_nothing(base, image, tmp_path):
+    here, nowhere = {"name": "htr", "base_path": base}, {"name": "nowhere", "base_path": tmp_path / "nowhere"}
+    with serve(base) as server, Client(server.address) as client, ThreadPoolExecutor(1) as pool:
+        blocking = pool.submit(fails, client.reload, [here, nowhere], timeout=2)
+        until = time.monotonic() + 10
+        while not server.manager._config_lock.locked():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert fails(client.reload, [{"name": "renamed", "base_path": base}], timeout=0.5)[0] == "DEADLINE_EXCEEDED"
+        assert blocking.result()[0] == "DEADLINE_EXCEEDED"
+        until = time.monotonic() + 10
+        while server._front._reloads.active:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert client.states(name="renamed") == {}
+        assert client.predict(toy.predict_request({"image_bytes": [image]})).model_spec.version.value == 1
 
 
 def test_a_reload_from_another_directory_leaves_no_gap(base, toy_model, image, tmp_path):
