@@ -320,7 +320,7 @@ class Service:
                 "supported"
             )
         models = config_from_proto(request.config.model_config_list)
-        self.manager.apply(models, call.deadline)
+        self.manager.apply(models, call.deadline, call.check)
         response = self._management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
         return response

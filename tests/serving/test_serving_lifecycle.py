@@ -292,6 +292,21 @@ def test_a_reload_whose_caller_gave_up_while_it_waited_changes_nothing(base, ima
         assert client.predict(toy.predict_request({"image_bytes": [image]})).model_spec.version.value == 1
 
 
+def test_a_reload_without_a_deadline_ends_when_its_caller_leaves(base, tmp_path):
+    here, nowhere = {"name": "htr", "base_path": base}, {"name": "nowhere", "base_path": tmp_path / "nowhere"}
+    with serve(base) as server, Client(server.address) as client:
+        with Client(server.address) as other, ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(other.reload, [here, nowhere], timeout=None)
+            until = time.monotonic() + 10
+            while not server.manager._config_lock.locked():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            other.close()
+            assert waiting.exception().code() == grpc.StatusCode.CANCELLED
+        client.reload([here], timeout=5)
+        client.wait_state(1, AVAILABLE)
+
+
 def test_a_reload_from_another_directory_leaves_no_gap(base, toy_model, image, tmp_path):
     toy.push(toy_model, tmp_path / "moved", 1)
     request = toy.predict_request({"image_bytes": [image]}, "transcribe")
