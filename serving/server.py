@@ -105,6 +105,9 @@ class EmbeddedServer:
             ServingError: A bad option, no model became available, a port is taken, or `interrupt` was called.
         """
         options = self.options
+        if options.file_system_poll_wait_seconds < 0:
+            wait = f"{options.file_system_poll_wait_seconds:g}"
+            raise invalid(f"--file_system_poll_wait_seconds={wait}: no version would ever be found; 0 looks once.")
         asked = {"port": options.port, "rest_api_port": options.rest_api_port or -1, "ui_port": options.ui_port or -1}
         ports.check(options.host, asked)
         models = self._read_models()

@@ -38,6 +38,7 @@ class ModelManager:
         self._models: dict[str, ModelConfig] | None = None
         self._labels: dict[str, dict[str, int]] | None = None
         self._empty: set[str] = set()  # models of which the log says that there is no version
+        self._missing: dict[str, list[int]] = {}  # what the log last said is missing
         self._pushed: set[str] = set()  # models that have had a version of their own
         self._poller: threading.Thread | None = None
 
@@ -71,7 +72,7 @@ class ModelManager:
                 self._models = wanted
                 for name in set(old) - set(wanted):
                     self.versions.aspire(name, {})
-            if first and self.options.file_system_poll_wait_seconds >= 0:
+            if first:
                 self._poller = threading.Thread(target=self._poll_forever, name="poll", daemon=True)
                 self._poller.start()
             elif not first:
@@ -205,11 +206,23 @@ class ModelManager:
                     "No versions (folders with a number for a name) under %s for servable %s; waiting",
                     model.base_path, model.name,
                 )  # fmt: skip
+            self._say_missing(model, found)
             with self.versions.changed:
                 if self._models is None or self._models.get(model.name) != model:
                     continue  # reconfigured meanwhile
                 chosen = self._choose(model, found)
                 self.versions.aspire(model.name, {number: found[number] for number in chosen})
+
+    def _say_missing(self, model: ModelConfig, found: Mapping[int, str]) -> None:
+        """Say once which versions the configuration wants in vain."""
+        wanted = {*model.policy.versions, *model.labels.values()}
+        missing = sorted(wanted.difference(found))
+        if missing and found and missing != self._missing.get(model.name):
+            logger.warning(
+                "Version %s of servable %s is wanted but not under %s, which has %s; waiting",
+                ", ".join(map(str, missing)), model.name, model.base_path, ", ".join(map(str, found)),
+            )  # fmt: skip
+        self._missing[model.name] = missing
 
     def _find(self, model: ModelConfig) -> dict[int, str] | None:
         found = find_versions(model.base_path)

@@ -281,6 +281,7 @@ def test_no_health_service_when_switched_off(base):
         ({"ssl_config_file": "/no/such/file"}, "/no/such/file: No such file"),
         ({"model_config_file": "/no/such/file"}, "/no/such/file: No such file"),
         ({"ssl_config_file": os.devnull}, "needs server_key and server_cert"),
+        ({"file_system_poll_wait_seconds": -1}, "--file_system_poll_wait_seconds=-1: no version would ever be found"),
         ({"port": 99_999}, "--port=99999: ports end at 65535"),
         ({"rest_api_port": 65_536}, "--rest_api_port=65536: ports end"),
         ({"grpc_socket_path": "/no/such/folder/htr"}, "there is no folder /no/such/folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
@@ -349,3 +350,23 @@ def test_a_folder_without_versions_is_said_once(base, make, caplog):
         manager.apply([ModelConfig("m", str(base), Policy())], time.monotonic() + 0.3)
     said = [record.getMessage() for record in caplog.records if "No versions" in record.getMessage()]
     assert len(said) == 1 and str(base) in said[0] and "waiting" in said[0]
+
+
+@pytest.mark.parametrize(("policy", "labels"), [
+    (Policy("specific", versions=(9,)), {}),
+    (Policy("specific", versions=(1, 9)), {"stable": 1, "canary": 9}),
+    (Policy(), {"canary": 9}),
+])  # fmt: skip
+def test_a_wanted_version_that_is_not_there_is_said_once(base, make, caplog, policy, labels):
+    push(base, 1)
+    push(base, 2)
+    manager = make(wait=False, allow_version_labels_for_unavailable_models=True)
+    config = ModelConfig("m", str(base), policy, labels)
+    with contextlib.suppress(ServingError):
+        manager.apply([config], time.monotonic() + 0.3)
+    said = [record.getMessage() for record in caplog.records if "is wanted" in record.getMessage()]
+    assert said == [f"Version 9 of servable m is wanted but not under {base}, which has 1, 2; waiting"]
+    push(base, 9)
+    manager.poll()
+    shutil.rmtree(base / "9")
+    until(lambda: caplog.text.count("is wanted") >= 2)
