@@ -362,3 +362,26 @@ def test_configuration_file_is_polled(base, toy_model, tmp_path, image, caplog):
             except grpc.RpcError:
                 assert time.monotonic() < until
                 time.sleep(0.02)
+
+
+def test_a_change_of_the_configuration_file_while_the_first_versions_load_is_applied(toy_model, tmp_path):
+    base, file = tmp_path / "htr", tmp_path / "models.config"
+    text = 'model_config_list {{ config {{ name: "{}" base_path: "{}" model_platform: "tensorflow" }} }}'
+    base.mkdir()
+    file.write_text(text.format("htr", base))
+    settings = {**FAST, "model_config_file": str(file), "model_config_file_poll_wait_seconds": 0.1}
+    server = EmbeddedServer(**settings)
+    thread = threading.Thread(target=server.start, daemon=True)
+    thread.start()
+    until = time.monotonic() + 20
+    while server.manager is None or not server.manager._config_lock.locked():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    file.write_text(text.format("renamed", base))
+    toy.push(toy_model, base, 1)
+    thread.join(20)
+    try:
+        with Client(server.address) as client:
+            client.wait_state(1, AVAILABLE, name="renamed", timeout=5)
+    finally:
+        server.stop()
