@@ -107,6 +107,8 @@ class EmbeddedServer:
         if options.file_system_poll_wait_seconds < 0:
             wait = f"{options.file_system_poll_wait_seconds:g}"
             raise invalid(f"--file_system_poll_wait_seconds={wait}: no version would ever be found; 0 looks once.")
+        if options.ui_port and options.ssl_config_file:
+            raise invalid("The page asks this server without TLS: --ui and --ssl_config_file exclude each other.")
         asked = {"port": options.port, "rest_api_port": options.rest_api_port or -1, "ui_port": options.ui_port or -1}
         ports.check(options.host, asked)
         models = self._read_models()
@@ -181,13 +183,11 @@ class EmbeddedServer:
             self._rest = RestServer(self.service, self.options, monitoring_path)
             self.rest_port = self._rest.start()
         if self.options.ui_port:
-            self._start_ui(ssl_config)
+            self._start_ui()
 
-    def _start_ui(self, ssl_config: Any) -> None:
+    def _start_ui(self) -> None:
         from serving.ui import UiServer
 
-        if ssl_config is not None:
-            raise invalid("The page asks this server without TLS: --ui and --ssl_config_file exclude each other.")
         self._ui = UiServer(self.address, self.options.model_name, self.options.host, max(0, self.options.ui_port))
         self._ui.start()
 
@@ -282,6 +282,11 @@ class EmbeddedServer:
         message = protos.BatchingParameters()
         if options.batching_parameters_file:
             protos.read_text_proto(options.batching_parameters_file, message)
+        if message.pad_variable_length_inputs:
+            logger.warning(
+                "%s: pad_variable_length_inputs is without effect in the embedded server: requests of different shapes "
+                "are never joined into one batch", options.batching_parameters_file,
+            )  # fmt: skip
         return BatchingOptions.from_proto(message, options.isolate_batch_failures)
 
     def _read_monitoring(self) -> str:
@@ -292,6 +297,8 @@ class EmbeddedServer:
         message = protos.read_text_proto(self.options.monitoring_config_file, protos.MonitoringConfig())
         if not message.prometheus_config.enable:
             return ""
+        if not self.options.rest_api_port:
+            logger.warning("--monitoring_config_file: metrics are served over REST; they need --rest_api_port too")
         return message.prometheus_config.path or PROMETHEUS_PATH
 
     def _read_ssl(self) -> Any:

@@ -279,6 +279,7 @@ def test_no_health_service_when_switched_off(base):
         ({"model_base_path": ""}, "Both server_options.model_base_path and server_options.model_config_file are empty"),
         ({"batching_parameters_file": "x"}, "without setting server_options.enable_batching to true"),
         ({"ssl_config_file": "/no/such/file"}, "/no/such/file: No such file"),
+        ({"ssl_config_file": os.devnull, "ui_port": -1}, "--ui and --ssl_config_file exclude each other"),
         ({"model_config_file": "/no/such/file"}, "/no/such/file: No such file"),
         ({"ssl_config_file": os.devnull}, "needs server_key and server_cert"),
         ({"file_system_poll_wait_seconds": -1}, "--file_system_poll_wait_seconds=-1: no version would ever be found"),
@@ -296,6 +297,20 @@ def test_bad_settings(base, settings, message):
     code = "UNAVAILABLE" if settings.keys() & {"grpc_socket_path", "host"} else "INVALID_ARGUMENT"
     with pytest.raises(ServingError, match=f"^{code}: .*{message}"):
         EmbeddedServer(**{**FAST, "model_base_path": str(base), **settings}).start()
+
+
+def test_settings_without_effect_are_said(base, tmp_path, caplog):
+    monitoring, batching = tmp_path / "monitoring.config", tmp_path / "batching.config"
+    monitoring.write_text("prometheus_config { enable: true }")
+    batching.write_text("pad_variable_length_inputs: true")
+    files = {"monitoring_config_file": str(monitoring), "batching_parameters_file": str(batching)}
+    settings = {**FAST, "model_base_path": str(base), "enable_batching": True, "ssl_config_file": os.devnull, **files}
+    for port, metrics in ((0, True), (-1, False)):
+        caplog.clear()
+        with pytest.raises(ServingError, match="needs server_key"):  # before anything is loaded
+            EmbeddedServer(**settings, rest_api_port=port).start()
+        assert f"{batching}: pad_variable_length_inputs is without effect" in caplog.text
+        assert ("they need --rest_api_port too" in caplog.text) == metrics
 
 
 @pytest.mark.parametrize(("flag", "any_free"), [("port", 0), ("rest_api_port", -1), ("ui_port", -1)])
