@@ -350,11 +350,11 @@ class Batcher:
         for task in batch.tasks:
             # TensorFlow Serving has this label, and leaves it empty whatever the configuration says.
             self._metrics.queuing_latency.add((now - task.enqueued) * 1e6, "")
-            if task.abandoned():
-                task.fail(ServingError(Code.CANCELLED, "the caller has gone"))
-            elif task.deadline is not None and task.deadline <= now:
+            if task.deadline is not None and task.deadline <= now:
                 text = "Run() timeout exceeded while waiting in batching queue"
                 task.fail(ServingError(Code.RESOURCE_EXHAUSTED, text))
+            elif task.abandoned():
+                task.fail(ServingError(Code.CANCELLED, "the caller has gone"))
             else:
                 tasks.append(task)
         if not tasks:

@@ -182,7 +182,7 @@ class GrpcFront:
     @staticmethod
     def _expire(answer: asyncio.Future[bytes], call: Any) -> None:
         if not answer.done():
-            call.abandoned.set()
+            call.expired.set()
             answer.set_exception(ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
 
     def _post(self, answer: asyncio.Future[bytes], lane: _Lane, result: bytes, error: ServingError | None) -> None:
@@ -234,7 +234,7 @@ class GrpcFront:
     ) -> None:
         result, failure = b"", None
         try:
-            call.check()  # it may have waited long
+            # It may have waited too long. The method looks first of all, and counts a prediction that has.
             result = method(self._parse(name, data), call).SerializeToString()
         except Exception as error:
             failure = from_exception(error)

@@ -18,7 +18,7 @@ def check(host: str, ports: Mapping[str, int]) -> None:
 
     Args:
         host: Address to bind.
-        ports: Name of the flag to its value; 0 and less stand for a free port or none.
+        ports: Name of the flag to its value; 0 and, but for gRPC, -1 stand for a free port or none.
 
     Raises:
         ServingError: A port is out of range, taken, forbidden, or asked for twice, or there is no such host.
@@ -28,6 +28,9 @@ def check(host: str, ports: Mapping[str, int]) -> None:
         for flag, port in ports.items():
             if port > _LARGEST:
                 raise invalid(f"--{flag}={port}: ports end at {_LARGEST}.")
+            lowest = 0 if flag == "port" else -1  # gRPC takes others modulo 65536
+            if port < lowest:
+                raise invalid(f"--{flag}={port}: ports begin at 1; {lowest} picks a free one.")
             if port > 0 and port in seen:
                 raise invalid(f"--{seen[port]} and --{flag} are both {port}: each needs a port of its own.")
             seen[port] = flag

@@ -104,10 +104,39 @@ def read_text_proto(path: str | Path, message: Any) -> Any:
     Raises:
         ServingError: The file cannot be read or parsed.
     """
+    return parse_text_proto(read_text(path), path, message)
+
+
+def read_text(path: str | Path) -> str:
+    """Read the text of a configuration file.
+
+    Raises:
+        ServingError: The file cannot be read.
+    """
     try:
-        text_format.Parse(Path(path).read_text(encoding="utf-8"), message)
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise invalid(f"{path}: {error.strerror}") from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise invalid(f"Invalid protobuf file: '{path}': {error}") from error
+
+
+def parse_text_proto(text: str, path: str | Path, message: Any) -> Any:
+    """Parse a text protobuf into a message.
+
+    Args:
+        text: The content of a file.
+        path: The file, for errors.
+        message: An empty message of the wanted type, which is filled.
+
+    Returns:
+        The message.
+
+    Raises:
+        ServingError: The text cannot be parsed.
+    """
+    try:
+        text_format.Parse(text, message)
+    except text_format.ParseError as error:
         raise invalid(f"Invalid protobuf file: '{path}': {error}") from error
     return message

@@ -11,7 +11,6 @@ Heavy imports (TensorFlow, gRPC) happen in `run` and `EmbeddedServer.start` only
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import logging
 import os
@@ -21,7 +20,6 @@ import threading
 import time
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving import ports
@@ -71,6 +69,7 @@ class EmbeddedServer:
         self._batcher: Any = None
         self._interrupted = False
         self._stopped = threading.Event()
+        self._config_text = ""
         self._config_poller: threading.Thread | None = None
 
     def __enter__(self) -> EmbeddedServer:
@@ -105,6 +104,11 @@ class EmbeddedServer:
             ServingError: A bad option, no model became available, a port is taken, or `interrupt` was called.
         """
         options = self.options
+        if options.file_system_poll_wait_seconds < 0:
+            wait = f"{options.file_system_poll_wait_seconds:g}"
+            raise invalid(f"--file_system_poll_wait_seconds={wait}: no version would ever be found; 0 looks once.")
+        if options.ui_port and options.ssl_config_file:
+            raise invalid("The page asks this server without TLS: --ui and --ssl_config_file exclude each other.")
         asked = {"port": options.port, "rest_api_port": options.rest_api_port or -1, "ui_port": options.ui_port or -1}
         ports.check(options.host, asked)
         models = self._read_models()
@@ -179,13 +183,11 @@ class EmbeddedServer:
             self._rest = RestServer(self.service, self.options, monitoring_path)
             self.rest_port = self._rest.start()
         if self.options.ui_port:
-            self._start_ui(ssl_config)
+            self._start_ui()
 
-    def _start_ui(self, ssl_config: Any) -> None:
+    def _start_ui(self) -> None:
         from serving.ui import UiServer
 
-        if ssl_config is not None:
-            raise invalid("The page asks this server without TLS: --ui and --ssl_config_file exclude each other.")
         self._ui = UiServer(self.address, self.options.model_name, self.options.host, max(0, self.options.ui_port))
         self._ui.start()
 
@@ -240,13 +242,10 @@ class EmbeddedServer:
         options = self.options
         if options.model_config_file:
             from serving import protos
-            from serving.runner import import_tensorflow
 
-            import_tensorflow()  # quietly, before the API package does it
-            from tensorflow_serving.config import model_server_config_pb2
-
-            config = protos.read_text_proto(options.model_config_file, model_server_config_pb2.ModelServerConfig())
-            return model_config.config_from_proto(config.model_config_list)
+            # Kept: what is written while the first versions load is a change that polling has to find.
+            self._config_text = protos.read_text(options.model_config_file)
+            return self._parse_models(self._config_text)
         if not options.model_base_path:
             raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
         if not os.path.isabs(options.model_base_path):
@@ -256,6 +255,17 @@ class EmbeddedServer:
             )
         fallback = options.fallback_base_path
         return [model_config.ModelConfig(options.model_name, options.model_base_path, fallback_path=fallback)]
+
+    def _parse_models(self, text: str) -> list[ModelConfig]:
+        from serving import model_config, protos
+        from serving.runner import import_tensorflow
+
+        import_tensorflow()  # quietly, before the API package does it
+        from tensorflow_serving.config import model_server_config_pb2
+
+        config = model_server_config_pb2.ModelServerConfig()
+        protos.parse_text_proto(text, self.options.model_config_file, config)
+        return model_config.config_from_proto(config.model_config_list)
 
     def _read_batching(self) -> Any:
         from serving import protos
@@ -272,6 +282,11 @@ class EmbeddedServer:
         message = protos.BatchingParameters()
         if options.batching_parameters_file:
             protos.read_text_proto(options.batching_parameters_file, message)
+        if message.pad_variable_length_inputs:
+            logger.warning(
+                "%s: pad_variable_length_inputs is without effect in the embedded server: requests of different shapes "
+                "are never joined into one batch", options.batching_parameters_file,
+            )  # fmt: skip
         return BatchingOptions.from_proto(message, options.isolate_batch_failures)
 
     def _read_monitoring(self) -> str:
@@ -282,6 +297,8 @@ class EmbeddedServer:
         message = protos.read_text_proto(self.options.monitoring_config_file, protos.MonitoringConfig())
         if not message.prometheus_config.enable:
             return ""
+        if not self.options.rest_api_port:
+            logger.warning("--monitoring_config_file: metrics are served over REST; they need --rest_api_port too")
         return message.prometheus_config.path or PROMETHEUS_PATH
 
     def _read_ssl(self) -> Any:
@@ -325,14 +342,14 @@ class EmbeddedServer:
         return protos.read_text_proto(self.options.tensorflow_session_config_file, tensorflow.compat.v1.ConfigProto())
 
     def _poll_config(self) -> None:
-        last = ""
-        with contextlib.suppress(OSError):
-            last = Path(self.options.model_config_file).read_text(encoding="utf-8")
+        from serving import protos
+
+        last = self._config_text
         while not self._stopped.wait(self.options.model_config_file_poll_wait_seconds):
             try:
-                text = Path(self.options.model_config_file).read_text(encoding="utf-8")
+                text = protos.read_text(self.options.model_config_file)
                 if text != last and self.manager is not None:
-                    self.manager.apply(self._read_models(), time.monotonic() + 60)
+                    self.manager.apply(self._parse_models(text), time.monotonic() + 60)
                     last = text  # what could not be done yet, such as a label for a version to come, is tried again
             except Exception as error:
                 logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", from_exception(error).message)

@@ -29,10 +29,18 @@ _SIGNATURE_FIELD = "signature_def"
 
 @dataclass
 class Call:
-    """What the transport knows about one request."""
+    """What the transport knows about one request.
+
+    Attributes:
+        deadline: `time.monotonic()` value after which nobody waits any more.
+        entrypoint: GRPC or REST.
+        expired: Set once the transport has answered DEADLINE_EXCEEDED, which it does a moment before the deadline.
+        abandoned: Set once the caller has gone before that.
+    """
 
     deadline: float | None = None
     entrypoint: str = "GRPC"
+    expired: threading.Event = field(default_factory=threading.Event)
     abandoned: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
@@ -46,10 +54,19 @@ class Call:
         Raises:
             ServingError: The caller has gone or the deadline has passed.
         """
+        if self.late:
+            raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
         if self.abandoned.is_set():
             raise ServingError(Code.CANCELLED, "the caller has gone")
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    @property
+    def late(self) -> bool:
+        """Whether the caller has been told, or has seen, that its time is over."""
+        return self.expired.is_set() or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+    def unwanted(self) -> bool:
+        """Return whether nobody waits for the answer, whatever the clock says."""
+        return self.expired.is_set() or self.abandoned.is_set()
 
 
 @dataclass
@@ -100,6 +117,8 @@ class Service:
     def counted(self, name: str, api: str, call: Call) -> Iterator[None]:
         """Count a request and its time under TensorFlow Serving's metrics.
 
+        A gRPC call that ends late counts as what its caller saw, whatever came of the work.
+
         Args:
             name: The model asked for.
             api: The method.
@@ -113,6 +132,8 @@ class Service:
             code = from_exception(error).code
             raise
         finally:
+            if call.late and call.entrypoint == "GRPC":
+                code = Code.DEADLINE_EXCEEDED
             self.metrics.request_count.add(1, name, code.name)
             if code == Code.OK:
                 micros = (time.monotonic() - started) * 1e6
@@ -140,8 +161,8 @@ class Service:
             if self._batcher is None:
                 results = handle.loaded.run(feeds, names, call.deadline)
             else:
-                abandoned = call.abandoned.is_set
-                results = self._batcher.run(handle.loaded, handle.loaded.run, feeds, names, call.deadline, abandoned)
+                run = handle.loaded.run
+                results = self._batcher.run(handle.loaded, run, feeds, names, call.deadline, call.unwanted)
             self.metrics.runtime_latency.add((time.monotonic() - started) * 1e6, handle.name, "Predict", "TF1")
             return Prediction(handle.name, handle.version, signature.name, dict(zip(fetches, results, strict=True)))
 
@@ -203,7 +224,7 @@ class Service:
                 feeds,
                 list(fetches.values()),
                 call.deadline,
-                call.abandoned.is_set,
+                call.unwanted,
             )
         except Exception as problem:
             finish([], problem)
@@ -299,7 +320,7 @@ class Service:
                 "supported"
             )
         models = config_from_proto(request.config.model_config_list)
-        self.manager.apply(models, call.deadline)
+        self.manager.apply(models, call.deadline, call.check)
         response = self._management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
         return response

@@ -1,7 +1,8 @@
 """The versions of a server: what state each is in, loading and unloading, and which one a request holds.
 
 A new version is loaded, warmed up and published before an old one goes; an old one is unloaded when its last request
-has ended; a version that cannot be loaded is retried, then kept in the status as END with its error.
+has ended; a version that cannot be loaded is retried, then kept in the status as END with its error. A version whose
+number is wanted from another directory answers until that one can take its place.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ class Versions:
         self._runner_options = runner_options
         self._metrics = metrics
         self._ended: dict[str, dict[int, ServingError | None]] = {}
+        # By model and number, what is loaded from another directory to take the place of one that answers.
+        self._successors: dict[str, dict[int, Version]] = {}
         self._threads: set[threading.Thread] = set()
 
     def aspire(self, name: str, wanted: Mapping[int, str]) -> None:
@@ -102,13 +105,28 @@ class Versions:
             wanted: Number to directory.
         """
         live = self.live.setdefault(name, {})
+        moved: dict[int, str] = {}
         for number, version in list(live.items()):
-            version.aspired = wanted.get(number) == version.path
+            path = wanted.get(number)
+            if path is not None and path != version.path and version.state == State.AVAILABLE:
+                if os.path.realpath(path) == os.path.realpath(version.path):
+                    version.path = path  # the same directory under another name
+                else:
+                    moved[number] = path
+            version.aspired = path == version.path or number in moved
             if not version.aspired and version.state in (State.START, State.END) and not version.busy:
                 self._end(version, version.error)
         for number, path in wanted.items():
             if number not in live:
                 live[number] = Version(name, number, path)
+        successors = self._successors.setdefault(name, {})
+        for number, version in list(successors.items()):
+            version.aspired = moved.get(number) == version.path
+            if not version.aspired:
+                del successors[number]
+        for number, path in moved.items():
+            if number not in successors:
+                successors[number] = Version(name, number, path)
         self._act(name)
         self.changed.notify_all()
 
@@ -127,9 +145,11 @@ class Versions:
             self._start_unload(leftover.pop(0))
         if self.stopping.is_set():
             return
-        loading = sum(version.busy for live in self.live.values() for version in live.values())
-        new = sorted((version for version in aspired if version.state == State.START), key=lambda item: -item.number)
-        for version in new:
+        every = [*self.live.values(), *self._successors.values()]
+        loading = sum(version.busy for group in every for version in group.values())
+        candidates = [*aspired, *self._successors.get(name, {}).values()]
+        new = [version for version in candidates if version.state == State.START]
+        for version in sorted(new, key=lambda item: -item.number):
             if loading >= max(1, self.options.num_load_threads):
                 break
             loading += 1
@@ -223,20 +243,33 @@ class Versions:
             version.loaded = loaded
             version.error = None
             version.failures = 0
+            live = self.live.get(version.model, {})
+            old = live.get(version.number)
+            if old is not version:
+                if self._successors.get(version.model, {}).get(version.number) is not version:
+                    version.state = State.UNLOADING  # no longer wanted
+                    self._start(self._unload, version)
+                    return
+                del self._successors[version.model][version.number]
+                live[version.number] = version
             version.state = State.AVAILABLE
             self._ended.get(version.model, {}).pop(version.number, None)
             serving = dict(self.serving.get(version.model, {}))
             serving[version.number] = version
             self.serving[version.model] = serving
             logger.info("Successfully loaded version %s of %s", version.number, version.model)
+            if old is not None and old is not version:
+                old.aspired = False
+                self._start_unload(old)
             self._act(version.model)
             self.changed.notify_all()
 
     def _start_unload(self, version: Version) -> None:
         version.state = State.UNLOADING
         serving = dict(self.serving.get(version.model, {}))
-        serving.pop(version.number, None)
-        self.serving[version.model] = serving
+        if serving.get(version.number) is version:  # and not one from another directory already
+            del serving[version.number]
+            self.serving[version.model] = serving
         self._start(self._unload, version)
 
     def _unload(self, version: Version) -> None:

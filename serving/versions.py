@@ -7,10 +7,11 @@ loaded never replaces a good one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from serving.metrics import Metrics
@@ -24,6 +25,7 @@ from serving.version_states import Handle, State, Version, Versions
 logger = logging.getLogger("serving")
 
 _SAY_SECONDS = 10.0
+_LOOK_SECONDS = 0.1
 
 
 class ModelManager:
@@ -36,12 +38,15 @@ class ModelManager:
         self._models: dict[str, ModelConfig] | None = None
         self._labels: dict[str, dict[str, int]] | None = None
         self._empty: set[str] = set()  # models of which the log says that there is no version
+        self._missing: dict[str, list[int]] = {}  # what the log last said is missing
         self._pushed: set[str] = set()  # models that have had a version of their own
         self._poller: threading.Thread | None = None
 
     # -- configuration ---------------------------------------------------------------------------------------
 
-    def apply(self, models: list[ModelConfig], deadline: float | None = None) -> None:
+    def apply(
+        self, models: list[ModelConfig], deadline: float | None = None, check: Callable[[], None] | None = None
+    ) -> None:
         """Make this the configuration, and wait until models new in it can be used.
 
         As in TensorFlow Serving this is not a transaction: models missing from it are dropped at once, and a label
@@ -50,12 +55,15 @@ class ModelManager:
 
         Args:
             models: All models to serve, but the line finder of the options.
-            deadline: `time.monotonic()` value after which to stop waiting.
+            deadline: `time.monotonic()` value after which to stop waiting, also for an earlier change to end.
+            check: Raises a ServingError once nobody waits any more; None where somebody always does.
 
         Raises:
-            ServingError: A label points nowhere, a new model did not become available, or the time is over.
+            ServingError: A label points nowhere, a new model did not become available, the time is over, or what
+                `check` raises. Nothing is changed when the time is over before the change is begun.
         """
-        with self._config_lock:
+        check = functools.partial(self._check_wanted, deadline, check)
+        with self._changing(check):
             wanted = {model.name: model for model in with_line_finder(models, self.options)}
             with self.versions.changed:
                 old = self._models or {}
@@ -64,12 +72,32 @@ class ModelManager:
                 self._models = wanted
                 for name in set(old) - set(wanted):
                     self.versions.aspire(name, {})
-            if first and self.options.file_system_poll_wait_seconds >= 0:
+            if first:
                 self._poller = threading.Thread(target=self._poll_forever, name="poll", daemon=True)
                 self._poller.start()
             elif not first:
                 self.poll()
-            self._wait_available([name for name in wanted if name not in old], deadline, first)
+            self._wait_available([name for name in wanted if name not in old], check, first)
+
+    def _check_wanted(self, deadline: float | None, check: Callable[[], None] | None) -> None:
+        """Stop a change that nobody waits for."""
+        if self.versions.stopping.is_set():
+            raise ServingError(Code.CANCELLED, "the server is shutting down")
+        if deadline is not None and time.monotonic() >= deadline:
+            raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        if check is not None:
+            check()
+
+    @contextlib.contextmanager
+    def _changing(self, check: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock of changes; one that was given up while it waited for the lock must not come after all."""
+        while not self._config_lock.acquire(timeout=_LOOK_SECONDS):
+            check()
+        try:
+            check()
+            yield
+        finally:
+            self._config_lock.release()
 
     def _update_labels(self, wanted: Mapping[str, ModelConfig]) -> None:
         labels: dict[str, dict[str, int]] = {}
@@ -121,7 +149,7 @@ class ModelManager:
             empty = empty or not (wanted or answering)
         return failed, under_way, empty
 
-    def _wait_available(self, names: list[str], deadline: float | None, first: bool) -> None:
+    def _wait_available(self, names: list[str], check: Callable[[], None], first: bool) -> None:
         """Wait until each model is ready, or cannot be."""
         said = time.monotonic()
         with self.versions.changed:
@@ -141,16 +169,12 @@ class ModelManager:
                     raise ServingError(Code.UNKNOWN, text)
                 if not waiting:
                     return
-                if self.versions.stopping.is_set():
-                    raise ServingError(Code.CANCELLED, "the server is shutting down")
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+                check()
                 if under_way and time.monotonic() - said > _SAY_SECONDS:
                     said = time.monotonic()
                     which = ", ".join(f"{version.model} version {version.number}" for version in under_way)
                     logger.info("still loading %s", which)
-                self.versions.changed.wait(min(left, 0.5) if left is not None else 0.5)
+                self.versions.changed.wait(_LOOK_SECONDS)
 
     # -- polling ---------------------------------------------------------------------------------------------
 
@@ -182,11 +206,23 @@ class ModelManager:
                     "No versions (folders with a number for a name) under %s for servable %s; waiting",
                     model.base_path, model.name,
                 )  # fmt: skip
+            self._say_missing(model, found)
             with self.versions.changed:
                 if self._models is None or self._models.get(model.name) != model:
                     continue  # reconfigured meanwhile
                 chosen = self._choose(model, found)
                 self.versions.aspire(model.name, {number: found[number] for number in chosen})
+
+    def _say_missing(self, model: ModelConfig, found: Mapping[int, str]) -> None:
+        """Say once which versions the configuration wants in vain."""
+        wanted = {*model.policy.versions, *model.labels.values()}
+        missing = sorted(wanted.difference(found))
+        if missing and found and missing != self._missing.get(model.name):
+            logger.warning(
+                "Version %s of servable %s is wanted but not under %s, which has %s; waiting",
+                ", ".join(map(str, missing)), model.name, model.base_path, ", ".join(map(str, found)),
+            )  # fmt: skip
+        self._missing[model.name] = missing
 
     def _find(self, model: ModelConfig) -> dict[int, str] | None:
         found = find_versions(model.base_path)

@@ -9,7 +9,8 @@ start. Running servers are told through ModelService, in steps that leave no gap
 
 HandleReloadConfigRequest replaces the server's whole configuration and is no transaction, so every request carries
 all of it, names only directories that exist, and what was served before is restored when a step fails. The policy is
-always `specific`: with `latest` of two versions a broken push takes the place of a good version.
+always `specific`: with `latest` of two versions a broken push takes the place of a good version. The base path of a
+model in the file is never changed on running servers: one that holds no versions would unload all that they serve.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.file_lock import LockHeld
 from serving.rollout.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path, labels_locked
-from serving.rollout.model_server import Server, ServerError
+from serving.rollout.model_server import Server, ServerError, VersionStatus
 from serving.version_directory import WITHDRAWN, find_versions, nothing_pushed
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _LOOK_SECONDS = 0.1
 _STALE_SECONDS = 5.0
 # Requests that asked for a label just before it moved have long got hold of their version by then.
 _SETTLE_SECONDS = 1.0
+# What was served before has that long to load again, however little time the new version had.
+_RESTORE_SECONDS = 120.0
 
 
 class LoadFailed(RolloutError):
@@ -45,17 +48,18 @@ class LoadFailed(RolloutError):
 class _Change:
     """The way of one server from one set of labels to another."""
 
-    def __init__(self, server: Server, file: Labels, base_path: str, labels: dict[str, int]) -> None:
+    def __init__(self, server: Server, file: Labels, base_path: str, old_path: str, labels: dict[str, int]) -> None:
         self.server = server
         self._name = file.name
         self._base_path = base_path
         self._make = functools.partial(file.config_with, base_path)
+        self._make_old = functools.partial(file.config_with, old_path)
         self._labels = labels
         self._before = server.versions(file.name)
         present = {label: server.label(file.name, label) for label in {*LABELS, *file.labels}}
         self._present = {label: number for label, number in present.items() if number is not None}
-        available = {number for number, row in self._before.items() if row.state == "AVAILABLE"}
-        self._served = available | set(self._present.values())
+        self._available = _available(self._before)
+        self._served = self._available | set(self._present.values())
         self._touched = False
 
     def load(self) -> None:
@@ -83,6 +87,11 @@ class _Change:
                     )
             if not waiting:
                 return
+            if self._available and not self._available & _available(rows):
+                raise LoadFailed(
+                    f"{self.server.address} has unloaded all versions of {self._name} that it served: it found none of "
+                    f"them under {self._base_path}, which is not the model directory as that server sees it."
+                )
             if time.monotonic() > until:
                 row = rows.get(waiting[0])
                 state = row.state if row is not None and row.state != "END" else "not even loading"
@@ -105,9 +114,32 @@ class _Change:
         self.server.reload(self._make(set(self._labels.values()), self._labels))
 
     def undo(self) -> None:
-        """Restores what was served before."""
-        if self._touched and self._served:
-            self.server.reload(self._make(self._served, self._present))
+        """Restores what was served before; where it has been unloaded, labels follow once it is loaded again."""
+        if not (self._touched and self._served):
+            return
+        restored = self._make_old(self._served, self._present)
+        try:
+            self.server.reload(restored)
+        except ServerError as error:
+            if error.code != "FAILED_PRECONDITION":  # a label on a version that is not AVAILABLE
+                raise
+            self.server.reload(self._make_old(self._served, {}))
+            self._wait_restored()
+            self.server.reload(restored)
+
+    def _wait_restored(self) -> None:
+        labelled = set(self._present.values())
+        until = time.monotonic() + _RESTORE_SECONDS
+        while missing := labelled - _available(self.server.versions(self._name)):
+            if time.monotonic() > until:
+                which = ", ".join(map(str, sorted(missing)))
+                text = f"{self.server.address} has not loaded version {which} of {self._name} again"
+                raise ServerError(text, "DEADLINE_EXCEEDED")
+            time.sleep(_LOOK_SECONDS)
+
+
+def _available(rows: Mapping[int, VersionStatus]) -> set[int]:
+    return {number for number, row in rows.items() if row.state == "AVAILABLE"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +170,8 @@ class Rollout:
         name: of the model.
         servers: addresses of running servers; without any, only the file is changed.
         tls: for all servers.
-        base_path: the model directory as the servers see it; as in the file, else `model_dir`.
+        base_path: the model directory as the servers see it; as in the file, else `model_dir`. One that differs from
+            the file's is refused for running servers.
         timeout: seconds that the servers have for loading.
         options: what suggested `htr` commands need besides.
     """
@@ -162,7 +195,8 @@ class Rollout:
             What was done.
 
         Raises:
-            Refused: there is no such version, canary comes before stable, or the model directory is in a bucket.
+            Refused: there is no such version, canary comes before stable, the base path is not that of the file, or
+                the model directory is in a bucket.
             LoadFailed: a server cannot load it; the label stays where it was.
             ServerError: a server cannot be reached or refused; the label stays where it was.
             RolloutError: the configuration file cannot be read or written, or another rollout runs.
@@ -204,6 +238,7 @@ class Rollout:
 
     def _move(self, file: Labels, label: str, version: int, earlier: list[int]) -> Moved:
         labels = self._checked(file, label, version)
+        self._check_base_path(file)
         base_path = self.base_path or file.base_path or os.path.abspath(self.model_dir)
         history = {**file.history, label: earlier}
 
@@ -222,7 +257,9 @@ class Rollout:
     def _move_on_servers(self, file: Labels, base_path: str, labels: dict[str, int], write: Callable[[], None]) -> None:
         with contextlib.ExitStack() as stack:
             servers = [stack.enter_context(Server(address, self.tls)) for address in self.servers]
-            changes = [_Change(server, file, base_path, labels) for server in servers]
+            # Servers do not tell where they look: without the file it can only be the directory itself.
+            old_path = file.base_path or os.path.abspath(self.model_dir)
+            changes = [_Change(server, file, base_path, old_path, labels) for server in servers]
             try:
                 for change in changes:
                     change.load()
@@ -277,6 +314,18 @@ class Rollout:
                 raise Refused(f"Version {number}, which is stable, no longer exists: promote another to stable first.")
             del labels[other]
         return labels
+
+    def _check_base_path(self, file: Labels) -> None:
+        """Refuses to send running servers to another directory than the one they serve from."""
+        if not (self.servers and self.base_path and file.base_path):
+            return
+        if os.path.normpath(self.base_path) != os.path.normpath(file.base_path):
+            raise Refused(
+                f"{file.path} says that servers see {self.name} in {file.base_path}, not in {self.base_path}; running "
+                "servers sent to a wrong folder would unload all that they serve. Leave --base-path out. If the models "
+                "have really moved, write the new path into the file with the same command without --server, then "
+                "restart the servers."
+            )
 
     def _exists(self, version: int) -> bool:
         return version in self._pushed()

@@ -9,11 +9,12 @@ import shutil
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 import serving_toy as toy
-from serving_client import Client, Load
+from serving_client import Client, Load, fails
 
 from serving import versions
 from serving.server import EmbeddedServer
@@ -273,6 +274,53 @@ def test_a_reload_replaces_the_whole_configuration(base, toy_model, image, tmp_p
         assert client.predict(request).model_spec.version.value == 5
 
 
+def test_a_reload_whose_caller_gave_up_while_it_waited_changes_nothing(base, image, tmp_path):
+    here, nowhere = {"name": "htr", "base_path": base}, {"name": "nowhere", "base_path": tmp_path / "nowhere"}
+    with serve(base) as server, Client(server.address) as client, ThreadPoolExecutor(1) as pool:
+        blocking = pool.submit(fails, client.reload, [here, nowhere], timeout=2)
+        until = time.monotonic() + 10
+        while not server.manager._config_lock.locked():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert fails(client.reload, [{"name": "renamed", "base_path": base}], timeout=0.5)[0] == "DEADLINE_EXCEEDED"
+        assert blocking.result()[0] == "DEADLINE_EXCEEDED"
+        until = time.monotonic() + 10
+        while server._front._reloads.active:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert client.states(name="renamed") == {}
+        assert client.predict(toy.predict_request({"image_bytes": [image]})).model_spec.version.value == 1
+
+
+def test_a_reload_without_a_deadline_ends_when_its_caller_leaves(base, tmp_path):
+    here, nowhere = {"name": "htr", "base_path": base}, {"name": "nowhere", "base_path": tmp_path / "nowhere"}
+    with serve(base) as server, Client(server.address) as client:
+        with Client(server.address) as other, ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(other.reload, [here, nowhere], timeout=None)
+            until = time.monotonic() + 10
+            while not server.manager._config_lock.locked():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            other.close()
+            assert waiting.exception().code() == grpc.StatusCode.CANCELLED
+        client.reload([here], timeout=5)
+        client.wait_state(1, AVAILABLE)
+
+
+def test_a_reload_from_another_directory_leaves_no_gap(base, toy_model, image, tmp_path):
+    toy.push(toy_model, tmp_path / "moved", 1)
+    request = toy.predict_request({"image_bytes": [image]}, "transcribe")
+    with serve(base) as server, Client(server.address) as client, Load(server.address, request, threads=2) as load:
+        load.wait_version(1)
+        client.reload([{"name": "htr", "base_path": tmp_path / "moved"}])
+        until = time.monotonic() + 20
+        while server.manager.versions.serving["htr"][1].path != str(tmp_path / "moved" / "1"):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        load.wait_version(1)
+    assert load.errors == []
+
+
 def test_a_reload_keeps_the_line_finder_of_the_options(base, toy_model, tmp_path):
     """The file of labels, which htr promote sends to a running htr serve --pages, does not hold it."""
     toy.push(toy_model, tmp_path / "lines", 1)  # any model will do
@@ -314,3 +362,26 @@ def test_configuration_file_is_polled(base, toy_model, tmp_path, image, caplog):
             except grpc.RpcError:
                 assert time.monotonic() < until
                 time.sleep(0.02)
+
+
+def test_a_change_of_the_configuration_file_while_the_first_versions_load_is_applied(toy_model, tmp_path):
+    base, file = tmp_path / "htr", tmp_path / "models.config"
+    text = 'model_config_list {{ config {{ name: "{}" base_path: "{}" model_platform: "tensorflow" }} }}'
+    base.mkdir()
+    file.write_text(text.format("htr", base))
+    settings = {**FAST, "model_config_file": str(file), "model_config_file_poll_wait_seconds": 0.1}
+    server = EmbeddedServer(**settings)
+    thread = threading.Thread(target=server.start, daemon=True)
+    thread.start()
+    until = time.monotonic() + 20
+    while server.manager is None or not server.manager._config_lock.locked():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    file.write_text(text.format("renamed", base))
+    toy.push(toy_model, base, 1)
+    thread.join(20)
+    try:
+        with Client(server.address) as client:
+            client.wait_state(1, AVAILABLE, name="renamed", timeout=5)
+    finally:
+        server.stop()

@@ -194,12 +194,44 @@ def test_a_failed_last_step_is_undone_everywhere(workspace, image, monkeypatch):
 def test_a_version_that_takes_too_long(workspace, tmp_path):
     with serve(workspace) as server:
         Rollout(str(base(workspace)), "htr", [server.address]).promote(1, "stable")
+        config_file(workspace).unlink()  # nothing says where the servers look
         nowhere = Rollout(
             str(base(workspace)), "htr", [server.address], base_path=str(tmp_path / "nowhere"), timeout=0.3
         )
         with pytest.raises(LoadFailed, match=r"was not AVAILABLE on .* in time, but not even loading. Is .*/nowhere"):
             nowhere.promote(2, "stable")
         assert labels(server.address)["stable"] == 1
+
+
+def test_a_base_path_that_differs_from_the_files_reaches_no_running_server(workspace, image, capsys):
+    above, path = base(workspace).parent, base(workspace)
+    with serve(workspace) as server, Client(server.address) as client:
+        Rollout(str(path), "htr", [server.address]).promote(1, "stable")
+        with Load(server.address, request(image, "stable"), threads=2) as load:
+            arguments = ["promote", 2, "--label", "stable", "--base-path", above]
+            assert htr(workspace, *arguments, server=server.address) == cli.USAGE
+            error = capsys.readouterr().err
+            assert f"in {path}, not in {above};" in error and "without --server, then restart" in error
+            load.wait_version(1)
+        assert load.errors == [] and labels(server.address)["stable"] == 1
+        # The same folder written differently.
+        Rollout(str(path), "htr", [server.address], base_path=f"{path}/").promote(2, "stable")
+        assert answers(client, image, "stable") == 2
+    assert htr(workspace, "promote", 1, "--label", "stable", "--base-path", above) == 0
+    assert written(workspace).base_path == str(above)
+
+
+def test_a_wrong_base_path_of_a_first_promotion_is_undone(workspace, image):
+    """The server unloads everything at once; its labels can come back only after the versions."""
+    with serve(workspace) as server, Client(server.address) as client:
+        Rollout(str(base(workspace)), "htr", [server.address]).promote(1, "stable")
+        config_file(workspace).unlink()
+        above = str(base(workspace).parent)
+        wrong = Rollout(str(base(workspace)), "htr", [server.address], base_path=above, timeout=10)
+        with pytest.raises(LoadFailed, match=r"found none of them under .*The labels stay where they were\.$"):
+            wrong.promote(2, "stable")
+        assert answers(client, image, "stable") == 1
+        assert not config_file(workspace).exists()
 
 
 @pytest.mark.parametrize(

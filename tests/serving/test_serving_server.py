@@ -8,9 +8,11 @@ import http.client
 import json
 import os
 import random
+import re
 import socket
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -116,15 +118,23 @@ def test_a_deadline_ends_the_work_too(client, server):
     assert time.monotonic() - started < 5
 
 
-def test_callers_that_wait_in_vain_all_hear_of_the_deadline(base):
-    """Also when the server's clock runs out first, and whether or not their work was begun."""
+@pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
+def test_callers_that_wait_in_vain_all_hear_of_the_deadline(base, batching):
+    """Also when the server's clock runs out first, and whether or not their work was begun; the metrics agree."""
     request = toy.predict_request({"rounds": [1500]}, "burn")
-    settings = {**FAST, "enable_batching": True, "grpc_max_threads": 64}
+    settings = {**FAST, "enable_batching": batching, "grpc_max_threads": 64}
     with EmbeddedServer(model_base_path=str(base), **settings) as server, Client(server.address) as client:
         calls = [client.prediction.Predict.future(request, timeout=0.3) for _ in range(40)]
-        codes = {call.code().name for call in calls}
-        assert "DEADLINE_EXCEEDED" in codes and codes <= {"OK", "DEADLINE_EXCEEDED"}
+        codes = Counter(call.code().name for call in calls)
+        assert "DEADLINE_EXCEEDED" in codes and codes.keys() <= {"OK", "DEADLINE_EXCEEDED"}
         wait_idle(server)
+        assert request_counts(server) == codes
+
+
+def request_counts(server) -> Counter[str]:
+    """How often each status was counted."""
+    found = re.findall(r'request_count{.*status="(\w+)"} (\d+)', server.service.metrics.page())
+    return Counter({status: int(count) for status, count in found})
 
 
 def wait_idle(server, timeout: float = 10) -> None:
@@ -269,9 +279,15 @@ def test_no_health_service_when_switched_off(base):
         ({"model_base_path": ""}, "Both server_options.model_base_path and server_options.model_config_file are empty"),
         ({"batching_parameters_file": "x"}, "without setting server_options.enable_batching to true"),
         ({"ssl_config_file": "/no/such/file"}, "/no/such/file: No such file"),
+        ({"ssl_config_file": os.devnull, "ui_port": -1}, "--ui and --ssl_config_file exclude each other"),
         ({"model_config_file": "/no/such/file"}, "/no/such/file: No such file"),
         ({"ssl_config_file": os.devnull}, "needs server_key and server_cert"),
+        ({"file_system_poll_wait_seconds": -1}, "--file_system_poll_wait_seconds=-1: no version would ever be found"),
         ({"port": 99_999}, "--port=99999: ports end at 65535"),
+        ({"port": -5}, "--port=-5: ports begin at 1; 0 picks a free one"),
+        ({"port": -1}, "--port=-1: ports begin at 1; 0 picks"),
+        ({"rest_api_port": -2}, "--rest_api_port=-2: ports begin at 1; -1 picks a free one"),
+        ({"ui_port": -2}, "--ui_port=-2: ports begin at 1; -1 picks"),
         ({"rest_api_port": 65_536}, "--rest_api_port=65536: ports end"),
         ({"grpc_socket_path": "/no/such/folder/htr"}, "there is no folder /no/such/folder"),
         ({"host": "nowhere.invalid"}, "cannot listen on nowhere.invalid:0: (?!in use)"),
@@ -281,6 +297,20 @@ def test_bad_settings(base, settings, message):
     code = "UNAVAILABLE" if settings.keys() & {"grpc_socket_path", "host"} else "INVALID_ARGUMENT"
     with pytest.raises(ServingError, match=f"^{code}: .*{message}"):
         EmbeddedServer(**{**FAST, "model_base_path": str(base), **settings}).start()
+
+
+def test_settings_without_effect_are_said(base, tmp_path, caplog):
+    monitoring, batching = tmp_path / "monitoring.config", tmp_path / "batching.config"
+    monitoring.write_text("prometheus_config { enable: true }")
+    batching.write_text("pad_variable_length_inputs: true")
+    files = {"monitoring_config_file": str(monitoring), "batching_parameters_file": str(batching)}
+    settings = {**FAST, "model_base_path": str(base), "enable_batching": True, "ssl_config_file": os.devnull, **files}
+    for port, metrics in ((0, True), (-1, False)):
+        caplog.clear()
+        with pytest.raises(ServingError, match="needs server_key"):  # before anything is loaded
+            EmbeddedServer(**settings, rest_api_port=port).start()
+        assert f"{batching}: pad_variable_length_inputs is without effect" in caplog.text
+        assert ("they need --rest_api_port too" in caplog.text) == metrics
 
 
 @pytest.mark.parametrize(("flag", "any_free"), [("port", 0), ("rest_api_port", -1), ("ui_port", -1)])

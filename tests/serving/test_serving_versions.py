@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
@@ -41,7 +42,10 @@ class FakeModel:
     def warm_up(self) -> int:
         return 0
 
+    closed = False
+
     def close(self) -> None:
+        self.closed = True
         FakeModel.open.discard(self.number)
 
 
@@ -170,6 +174,45 @@ def test_a_version_that_is_wanted_again_while_it_is_unloaded_leaves_no_gap(base,
     while manager.versions.available("m") != [1]:
         assert answers(manager) in (1, 2)  # never a gap
     until(lambda: FakeModel.open == {1})
+
+
+def test_the_same_number_in_another_directory_takes_over_without_a_gap(base, make):
+    push(base, 1)
+    other = base.with_name("other")
+    push(other, 1, "slow")
+    manager = make()
+    old = manager.versions.live["m"][1].loaded
+    with manager.use(Spec()) as handle:
+        manager.apply([ModelConfig("m", str(other))])
+        until(lambda: manager.versions.serving["m"][1].path == str(other / "1") or answers(manager, number=1) != 1)
+        assert handle.loaded is old and manager.versions.status("m") == [(1, State.AVAILABLE, None)]
+    assert answers(manager) == 1 and FakeModel.loads == [1, 1]
+    until(lambda: len(manager.versions._threads) == 0)
+    assert manager.versions.serving["m"][1].loaded is not old and old.closed
+    link = base.with_name("link")
+    link.symlink_to(other)
+    manager.apply([ModelConfig("m", str(link))])
+    time.sleep(0.1)
+    assert FakeModel.loads == [1, 1], "the same directory under another name"
+    shutil.rmtree(other / "1")
+    until(lambda: manager.versions.available("m") == [])
+
+
+def test_another_directory_whose_version_is_broken_or_no_longer_wanted_replaces_nothing(base, make):
+    push(base, 1)
+    other, third = base.with_name("other"), base.with_name("third")
+    push(other, 1, "broken")
+    push(third, 1, "slow")
+    manager = make()
+    served = manager.versions.serving["m"][1]
+    manager.apply([ModelConfig("m", str(other))])
+    time.sleep(0.2)
+    assert FakeModel.loads == [1, 1] and answers(manager) == 1
+    manager.apply([ModelConfig("m", str(third))])
+    until(lambda: FakeModel.loads == [1, 1, 1])
+    manager.apply([ModelConfig("m", str(base))])  # while it loads
+    until(lambda: len(manager.versions._threads) == 0)
+    assert manager.versions.serving["m"] == {1: served} and not served.loaded.closed
 
 
 def test_a_broken_version_is_tried_as_often_as_said_and_kept_in_the_status(base, make):
@@ -307,3 +350,23 @@ def test_a_folder_without_versions_is_said_once(base, make, caplog):
         manager.apply([ModelConfig("m", str(base), Policy())], time.monotonic() + 0.3)
     said = [record.getMessage() for record in caplog.records if "No versions" in record.getMessage()]
     assert len(said) == 1 and str(base) in said[0] and "waiting" in said[0]
+
+
+@pytest.mark.parametrize(("policy", "labels"), [
+    (Policy("specific", versions=(9,)), {}),
+    (Policy("specific", versions=(1, 9)), {"stable": 1, "canary": 9}),
+    (Policy(), {"canary": 9}),
+])  # fmt: skip
+def test_a_wanted_version_that_is_not_there_is_said_once(base, make, caplog, policy, labels):
+    push(base, 1)
+    push(base, 2)
+    manager = make(wait=False, allow_version_labels_for_unavailable_models=True)
+    config = ModelConfig("m", str(base), policy, labels)
+    with contextlib.suppress(ServingError):
+        manager.apply([config], time.monotonic() + 0.3)
+    said = [record.getMessage() for record in caplog.records if "is wanted" in record.getMessage()]
+    assert said == [f"Version 9 of servable m is wanted but not under {base}, which has 1, 2; waiting"]
+    push(base, 9)
+    manager.poll()
+    shutil.rmtree(base / "9")
+    until(lambda: caplog.text.count("is wanted") >= 2)
