@@ -229,6 +229,22 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
     promtool_agrees(promtool, tmp_path, cases, "1m", "25m")
 
 
+def test_versions_past_the_greatest_number_of_series_are_no_failures(promtool, tmp_path):
+    """What is counted as `other` keeps its status: a good load is none that fails."""
+    metrics = Metrics()
+    for number in range(600):
+        metrics.load_attempts.add(1, f"/models/htr/{number}", "success")
+        metrics.warmup_latency.add(1000, f"/models/htr/{number}", "OK")
+    page = metrics.page()
+    lines = [line.rsplit(" ", 1)[0] for line in page.splitlines() if 'model_path="other"' in line]
+    assert ':tensorflow:cc:saved_model:load_attempt_count{model_path="other",status="success"}' in lines
+    good = [{"series": line, "values": "_x18 1x12"} for line in lines]
+    metrics.load_attempts.add(1, "/models/htr/600", "fail")
+    (line,) = [line.rsplit(" ", 1)[0] for line in metrics.page().splitlines() if 'status="fail"' in line]
+    bad = {"series": line, "values": "_x18 1x12"}
+    promtool_agrees(promtool, tmp_path, [(good, set()), ([*good, bad], {"HtrLoadFails"})], "1m", "25m")
+
+
 def test_memory_that_grows_with_pushes_is_told(promtool, tmp_path):
     """Nine days with one value an hour; memory in MB."""
     hours, load = 216, ':tensorflow:cc:saved_model:load_attempt_count{model_path="/models/htr/%d",status="success"}'
