@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from serving import ports
+from serving import http_server
 from serving.options import ServerOptions
 from serving.rest_json import fill_predict_request, message_json, parse_json, prediction_json
 from serving.service import Call, Service
@@ -26,7 +24,6 @@ _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _PREDICT = re.compile(rf"(?i){_MODEL}:(classify|regress|predict)")
 _STATUS = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:/versions/(\d+)|/labels/([^/:]+))?(?:/(metadata))?")
 _API = re.compile(r"(?i)/v1/.*")
-_MAX_CONNECTIONS = 256
 
 
 class RestServer:
@@ -48,12 +45,9 @@ class RestServer:
         Raises:
             ServingError: The port is taken.
         """
-        try:
-            self._http = _HttpServer((self.options.host, max(0, self.options.rest_api_port)), self)
-        except OSError as error:
-            port = self.options.rest_api_port
-            raise ports.cannot_listen(self.options.host, port, "rest_api_port", error) from error
-        threading.Thread(target=self._http.serve_forever, args=(0.1,), name="rest", daemon=True).start()
+        self._http = _HttpServer(self.options.host, self.options.rest_api_port, "rest_api_port", _Handler)
+        self._http.rest = self
+        self._http.start("rest")
         return int(self._http.server_address[1])
 
     def stop(self, grace: float) -> None:
@@ -61,8 +55,7 @@ class RestServer:
         self.draining = True
         if self._http is None:
             return
-        self._http.shutdown()
-        self._http.server_close()
+        self._http.stop()
         until = time.monotonic() + grace
         with self._idle:
             while self._active and time.monotonic() < until:
@@ -156,46 +149,15 @@ class RestServer:
         }
 
 
-class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], rest: RestServer) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        self.rest = rest
-        self._connections = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-        super().__init__(address, _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection, unless there are too many: each one costs a thread."""
-        if not self._connections.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a connection until it ends."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._connections.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that goes away is no news."""
+class _HttpServer(http_server.HttpServer):
+    rest: RestServer
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(http_server.Handler):
     server: _HttpServer
     protocol_version = "HTTP/1.1"
     server_version = "embedded"
-    sys_version = ""
-    timeout = 30  # a client that sends nothing, or one byte now and then, holds a thread this long
     disable_nagle_algorithm = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing about each request."""
 
     def do_POST(self) -> None:
         """Answer a request; what the method means is decided where the path is."""

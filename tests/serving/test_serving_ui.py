@@ -394,7 +394,8 @@ def test_server_that_is_away_is_named(page, model):
 
 
 def test_taken_port_is_a_serving_error(page, model):
-    with pytest.raises(ServingError, match=r"^UNAVAILABLE: cannot listen on"):
+    advice = r"^UNAVAILABLE: cannot listen on 127\.0\.0\.1:\d+: Address already in use\. .*port with --ui_port \(-1"
+    with pytest.raises(ServingError, match=advice):
         ui.UiServer(model.address, "htr", "127.0.0.1", int(page.address.rsplit(":", 1)[1]))
 
 

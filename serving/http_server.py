@@ -1,0 +1,94 @@
+"""What the HTTP servers here share, REST and the page: address, connections, errors.
+
+On the standard library's server, with a thread for each connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from serving import ports
+
+_MAX_CONNECTIONS = 256
+_POLL_SECONDS = 0.1
+
+logger = logging.getLogger("serving")
+
+
+class HttpServer(ThreadingHTTPServer):
+    """Serves on threads of its own."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, host: str, port: int, flag: str, handler: type[Handler]) -> None:
+        """Binds; nothing is served yet.
+
+        Args:
+            host: Address to bind.
+            port: Port to bind; 0 and less pick a free one.
+            flag: Name of the flag that chose the port.
+            handler: Class that answers requests.
+
+        Raises:
+            ServingError: The port is taken.
+        """
+        if ":" in host:
+            self.address_family = socket.AF_INET6
+        self._connections = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._thread: threading.Thread | None = None
+        try:
+            super().__init__((host, max(0, port)), handler)
+        except OSError as error:
+            raise ports.cannot_listen(host, port, flag, error) from error
+
+    def start(self, name: str) -> None:
+        """Serves until `stop`.
+
+        Args:
+            name: Name of the thread that takes connections.
+        """
+        self._thread = threading.Thread(target=self.serve_forever, args=(_POLL_SECONDS,), name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops listening."""
+        if self._thread is not None:
+            self.shutdown()
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Starts a thread for a connection, unless there are too many: each one costs a thread."""
+        if not self._connections.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serves a connection until it ends."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._connections.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Logs what went wrong; a client that goes away or stands still is no news."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            logger.exception("The HTTP server could not answer %s", client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers the requests of one connection."""
+
+    server: HttpServer
+    timeout = 30
+    sys_version = ""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keeps requests out of the terminal."""
+        logger.debug("http: " + format, *args)
