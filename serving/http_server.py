@@ -1,14 +1,16 @@
-"""What the HTTP servers here share, REST and the page: address, connections, errors.
+"""What the HTTP servers here share, REST and the page: address, connections, time limits, errors.
 
 On the standard library's server, with a thread for each connection.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import socket
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -82,12 +84,69 @@ class HttpServer(ThreadingHTTPServer):
             logger.exception("The HTTP server could not answer %s", client_address)
 
 
+class _TimedReader(io.RawIOBase):
+    """What arrives on a connection until a moment; the socket's own timeout starts anew with each byte."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.until = 0.0
+
+    def readable(self) -> bool:
+        """Whether one can read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads what is there.
+
+        Raises:
+            TimeoutError: The moment has passed.
+        """
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        lasting = self._connection.gettimeout()
+        self._connection.settimeout(left)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(lasting)  # writing has this one
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers the requests of one connection."""
 
     server: HttpServer
-    timeout = 30
+    # Seconds for each of these: the wait for a request, its head, its body, each write of the answer.
+    timeout = 30.0
     sys_version = ""
+
+    def setup(self) -> None:
+        """Makes what reads and writes."""
+        super().setup()
+        self.rfile.close()
+        self._reader = _TimedReader(self.connection)
+        self.rfile = io.BufferedReader(self._reader)
+
+    def limit_reading(self, seconds: float | None = None) -> None:
+        """Lets all that is read from now on take this long together, as long as `timeout` if not given."""
+        self._reader.until = time.monotonic() + (self.timeout if seconds is None else seconds)
+
+    def handle_one_request(self) -> None:
+        """Waits for a request and answers it."""
+        self.limit_reading()
+        try:
+            self.rfile.peek(1)  # type: ignore[attr-defined]
+        except TimeoutError:
+            self.close_connection = True
+            return
+        self.limit_reading()
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Reads the head; what is read after it is the body."""
+        good = super().parse_request()
+        self.limit_reading()
+        return good
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keeps requests out of the terminal."""

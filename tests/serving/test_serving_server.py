@@ -20,6 +20,7 @@ import serving_toy as toy
 from serving_client import Client, fails
 
 from serving import protos
+from serving.http_server import Handler
 from serving.metrics import resident_bytes
 from serving.server import EmbeddedServer
 from serving.status import Code, ServingError
@@ -213,6 +214,34 @@ def test_slow_clients_hold_nobody_up(client, server, image):
         call.cancel()
     for connection in slow:
         connection.close()
+
+
+@pytest.mark.parametrize(
+    ("begin", "answer"),
+    [
+        (b"", b""),
+        (b"GET /v1/models/htr HTTP/1.1\r\nX: ", b""),
+        (b"POST /v1/models/htr:predict HTTP/1.1\r\nContent-Length: 100\r\n\r\n", b"HTTP/1.1 408 "),
+        (b"POST /v1/models/htr:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1", b"HTTP/1.1 408 "),
+    ],
+    ids=["request line", "head", "body", "length of a chunk"],
+)
+def test_a_request_that_comes_byte_by_byte_is_cut_off(server, monkeypatch, begin, answer):
+    monkeypatch.setattr(Handler, "timeout", 1)
+    host, port = server.rest_address.split(":")
+    with socket.create_connection((host, int(port)), timeout=0.6) as connection:
+        started, got = time.monotonic(), None
+        connection.sendall(begin)
+        while got is None and time.monotonic() - started < 6:
+            connection.sendall(b"1")
+            try:
+                got = connection.recv(1000)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                got = b""
+        assert got is not None, "still taken after six times the limit"
+        assert got.startswith(answer) if answer else not got
 
 
 def test_metrics_at_the_configured_path(client, server, image):
