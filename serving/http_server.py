@@ -1,4 +1,4 @@
-"""What the HTTP servers here share, REST and the page: address, connections, time limits, errors.
+"""What the HTTP servers here share, REST and the page: address, connections, time limits, errors, draining.
 
 On the standard library's server, with a thread for each connection.
 """
@@ -11,6 +11,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -44,6 +46,9 @@ class HttpServer(ThreadingHTTPServer):
             self.address_family = socket.AF_INET6
         self._connections = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         self._thread: threading.Thread | None = None
+        self._active = 0
+        self._idle = threading.Condition()
+        self.draining = False
         try:
             super().__init__((host, max(0, port)), handler)
         except OSError as error:
@@ -58,11 +63,30 @@ class HttpServer(ThreadingHTTPServer):
         self._thread = threading.Thread(target=self.serve_forever, args=(_POLL_SECONDS,), name=name, daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stops listening."""
+    def stop(self, grace: float = 0.0) -> None:
+        """Stops listening and lets requests under way end.
+
+        Args:
+            grace: Seconds that they get, from their first byte to the last of their answer.
+        """
+        self.draining = True
         if self._thread is not None:
             self.shutdown()
         self.server_close()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._active, grace)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Has `stop` wait for what is done in it."""
+        with self._idle:
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._active -= 1
+                self._idle.notify_all()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Starts a thread for a connection, unless there are too many: each one costs a thread."""
@@ -135,12 +159,15 @@ class Handler(BaseHTTPRequestHandler):
         """Waits for a request and answers it."""
         self.limit_reading()
         try:
-            self.rfile.peek(1)  # type: ignore[attr-defined]
+            if not self.rfile.peek(1):  # type: ignore[attr-defined]
+                self.close_connection = True
+                return
         except TimeoutError:
             self.close_connection = True
             return
         self.limit_reading()
-        super().handle_one_request()
+        with self.server.request():
+            super().handle_one_request()
 
     def parse_request(self) -> bool:
         """Reads the head; what is read after it is the body."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import suppress
@@ -34,10 +33,7 @@ class RestServer:
         self.service = service
         self.options = options
         self.metrics_path = metrics_path
-        self.draining = False
         self._slots = threading.BoundedSemaphore(max(1, options.rest_api_num_threads))
-        self._active = 0
-        self._idle = threading.Condition()
         self._http: _HttpServer | None = None
 
     def start(self) -> int:
@@ -53,14 +49,8 @@ class RestServer:
 
     def stop(self, grace: float) -> None:
         """Stop listening and let running requests end within `grace` seconds."""
-        self.draining = True
-        if self._http is None:
-            return
-        self._http.stop()
-        until = time.monotonic() + grace
-        with self._idle:
-            while self._active and time.monotonic() < until:
-                self._idle.wait(max(0.0, until - time.monotonic()))
+        if self._http is not None:
+            self._http.stop(grace)
 
     def handle(self, method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
         """Answer one request.
@@ -79,8 +69,6 @@ class RestServer:
             return 404, "text/html", b"<HTML><HEAD><TITLE>404 Not Found</TITLE></HEAD><BODY>Not Found</BODY></HTML>"
         if method == "OPTIONS" and self.options.rest_api_enable_cors_support:
             return 200, "application/json", b""
-        with self._idle:
-            self._active += 1
         try:
             if not self._slots.acquire(timeout=self.options.rest_api_timeout_in_ms / 1000):
                 raise ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
@@ -94,10 +82,6 @@ class RestServer:
             failure = from_exception(error)
             text = json.dumps({"error": failure.message}, ensure_ascii=False)
             return HTTP_STATUS.get(failure.code, 500), "application/json", text.encode("utf-8", "backslashreplace")
-        finally:
-            with self._idle:
-                self._active -= 1
-                self._idle.notify_all()
 
     def _route(self, method: str, path: str, body: bytes) -> Any:
         pattern = {"POST": _PREDICT, "GET": _STATUS}.get(method)
@@ -227,7 +211,7 @@ class _Handler(http_server.Handler):
     def _answer(self, body: bytes) -> None:
         path = self.requestline.split()[1]  # self.path has a leading // shortened
         status, kind, data = self.server.rest.handle(self.command, path, body)
-        if self.server.rest.draining:
+        if self.server.draining:
             self.close_connection = True
         self._send(status, kind, data)
 

@@ -11,7 +11,6 @@ import random
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -20,7 +19,6 @@ import serving_toy as toy
 from serving_client import Client, fails
 
 from serving import protos
-from serving.http_server import Handler
 from serving.metrics import resident_bytes
 from serving.server import EmbeddedServer
 from serving.status import Code, ServingError
@@ -183,14 +181,6 @@ def test_a_version_that_is_no_number_of_63_bits(server):
     assert status == 400 and b"Failed to convert version: 9223372036854775808 to numeric." in data
 
 
-def test_rest_threads_that_are_all_busy(base):
-    body = json.dumps({"signature_name": "burn", "inputs": [200_000]})  # half a minute, cut off after half a second
-    settings = {**FAST, "rest_api_port": -1, "rest_api_num_threads": 1, "rest_api_timeout_in_ms": 500}
-    with EmbeddedServer(model_base_path=str(base), **settings) as busy, ThreadPoolExecutor(3) as pool:
-        answers = sorted(pool.map(lambda _: rest(busy, "POST", "/v1/models/htr:predict", body)[0], range(3)))
-    assert answers[0] == 429 and set(answers) <= {429, 504} and 504 in answers
-
-
 def test_slow_clients_hold_nobody_up(client, server, image):
     host, port = server.rest_address.split(":")
     slow = []
@@ -214,34 +204,6 @@ def test_slow_clients_hold_nobody_up(client, server, image):
         call.cancel()
     for connection in slow:
         connection.close()
-
-
-@pytest.mark.parametrize(
-    ("begin", "answer"),
-    [
-        (b"", b""),
-        (b"GET /v1/models/htr HTTP/1.1\r\nX: ", b""),
-        (b"POST /v1/models/htr:predict HTTP/1.1\r\nContent-Length: 100\r\n\r\n", b"HTTP/1.1 408 "),
-        (b"POST /v1/models/htr:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1", b"HTTP/1.1 408 "),
-    ],
-    ids=["request line", "head", "body", "length of a chunk"],
-)
-def test_a_request_that_comes_byte_by_byte_is_cut_off(server, monkeypatch, begin, answer):
-    monkeypatch.setattr(Handler, "timeout", 1)
-    host, port = server.rest_address.split(":")
-    with socket.create_connection((host, int(port)), timeout=0.6) as connection:
-        started, got = time.monotonic(), None
-        connection.sendall(begin)
-        while got is None and time.monotonic() - started < 6:
-            connection.sendall(b"1")
-            try:
-                got = connection.recv(1000)
-            except TimeoutError:
-                continue
-            except ConnectionError:
-                got = b""
-        assert got is not None, "still taken after six times the limit"
-        assert got.startswith(answer) if answer else not got
 
 
 def test_metrics_at_the_configured_path(client, server, image):
