@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from serving import http_server
@@ -70,12 +71,7 @@ class RestServer:
         if method == "OPTIONS" and self.options.rest_api_enable_cors_support:
             return 200, "application/json", b""
         try:
-            if not self._slots.acquire(timeout=self.options.rest_api_timeout_in_ms / 1000):
-                raise ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
-            try:
-                answer = self._route(method, path, body)
-            finally:
-                self._slots.release()
+            answer = self._route(method, path, body)
             text = json.dumps(answer, indent=4 if len(body) < 4096 else None, ensure_ascii=False)
             return 200, "application/json", text.encode("utf-8", "surrogateescape")
         except Exception as error:
@@ -95,17 +91,29 @@ class RestServer:
             api = match[4].lower()
             if api != "predict":
                 raise unsupported(api)
-            with self.service.counted(name, api, call):
+            with self.service.counted(name, api, call), self._slot(call):
                 return self._predict(name, match[2], match[3], body, call)
         if not name:
             raise invalid("Missing model name in request.")
-        if match[4]:
-            request = self.service.request_types["GetModelMetadata"](metadata_field=["signature_def"])
+        with self._slot(call):
+            if match[4]:
+                request = self.service.request_types["GetModelMetadata"](metadata_field=["signature_def"])
+                self._fill_spec(request.model_spec, name, match[2], match[3])
+                return self._metadata_json(self.service.get_model_metadata(request, call))
+            request = self.service.request_types["GetModelStatus"]()
             self._fill_spec(request.model_spec, name, match[2], match[3])
-            return self._metadata_json(self.service.get_model_metadata(request, call))
-        request = self.service.request_types["GetModelStatus"]()
-        self._fill_spec(request.model_spec, name, match[2], match[3])
-        return message_json(self.service.get_model_status(request, call), keep_names=False)
+            return message_json(self.service.get_model_status(request, call), keep_names=False)
+
+    @contextmanager
+    def _slot(self, call: Call) -> Iterator[None]:
+        """Takes one of the threads for as long as the work takes, after waiting until the call's deadline at most."""
+        left = None if call.deadline is None else max(0.0, call.deadline - time.monotonic())
+        if not self._slots.acquire(timeout=left):
+            raise ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     @staticmethod
     def _fill_spec(spec: Any, name: str, version: str | None, label: str | None) -> None:

@@ -16,6 +16,8 @@ from test_serving_server import FAST, rest
 from serving.http_server import Handler
 from serving.server import EmbeddedServer
 
+PREDICT = "/v1/models/htr:predict"
+
 
 @pytest.fixture(scope="module")
 def server(base):
@@ -27,8 +29,36 @@ def test_rest_threads_that_are_all_busy(base):
     body = json.dumps({"signature_name": "burn", "inputs": [200_000]})  # half a minute, cut off after half a second
     settings = {**FAST, "rest_api_port": -1, "rest_api_num_threads": 1, "rest_api_timeout_in_ms": 500}
     with EmbeddedServer(model_base_path=str(base), **settings) as busy, ThreadPoolExecutor(3) as pool:
-        answers = sorted(pool.map(lambda _: rest(busy, "POST", "/v1/models/htr:predict", body)[0], range(3)))
-    assert answers[0] == 429 and set(answers) <= {429, 504} and 504 in answers
+        answers = sorted(pool.map(lambda _: rest(busy, "POST", PREDICT, body)[0], range(3)))
+        counted = busy.service.metrics.request_count
+        for status, code in ((429, "RESOURCE_EXHAUSTED"), (504, "DEADLINE_EXCEEDED")):
+            assert answers.count(status) == counted.value("htr", code)
+    assert set(answers) <= {429, 504} and 504 in answers
+
+
+def test_the_wait_for_a_rest_thread_is_part_of_the_time_limit(base):
+    settings = {**FAST, "rest_api_port": -1, "rest_api_num_threads": 1, "rest_api_timeout_in_ms": 1000}
+    burn = [json.dumps({"signature_name": "burn", "inputs": [rounds]}) for rounds in (1, 200_000)]
+    with EmbeddedServer(model_base_path=str(base), **settings) as server:
+        assert rest(server, "POST", PREDICT, burn[0])[0] == 200
+        slots = server._rest._slots
+        slots.acquire()
+        assert rest(server, "POST", PREDICT, burn[0]) == (429, b'{"error": "Server Threadpool Exhausted"}')
+        assert server.service.metrics.request_count.value("htr", "RESOURCE_EXHAUSTED") == 1
+        threading.Timer(0.8, slots.release).start()
+        started = time.monotonic()
+        assert rest(server, "POST", PREDICT, burn[1])[0] == 504
+        assert time.monotonic() - started < 1.6, "0.8 s of waiting and 1 s of work"
+
+
+def test_without_a_time_limit_a_request_waits_for_a_rest_thread(base):
+    settings = {**FAST, "rest_api_port": -1, "rest_api_num_threads": 1, "rest_api_timeout_in_ms": 0}
+    body = json.dumps({"signature_name": "burn", "inputs": [1]})
+    with EmbeddedServer(model_base_path=str(base), **settings) as server:
+        slots = server._rest._slots
+        slots.acquire()
+        threading.Timer(0.5, slots.release).start()
+        assert rest(server, "POST", PREDICT, body)[0] == 200
 
 
 @pytest.mark.parametrize(
