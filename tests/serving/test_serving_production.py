@@ -202,6 +202,8 @@ def test_promtool_accepts_rules_and_configuration(promtool):
 def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
     count, latency = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency_bucket"
     loads = ':tensorflow:cc:saved_model:load_attempt_count{model_path="/models/htr/3",status="%s"}'
+    warm_ups = ':tensorflow:serving:model_warmup_latency_count{model_path="/models/htr/3",status="%s"}'
+    waiting = ':tensorflow:serving:batching_session:queuing_latency_bucket{thread_pool_name="p",le="%s"}'
 
     def series(**values: str) -> list[dict]:
         lines = {'up{job="htr"}': "1x30", f'{count}{{model_name="htr",status="OK"}}': "0+6000x30"}
@@ -212,20 +214,32 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
         {"series": f'{latency}{{model_name="htr",le="{bound}"}}', "values": f"0+{step}x30"}
         for bound, step in (("100000", 50), ("1000000", 100), ("+Inf", 100))
     ]
+    queueing = [
+        {"series": waiting % bound, "values": f"0+{step}x30"}
+        for bound, step in (("100000", 50), ("1000000", 100), ("+Inf", 100))
+    ]
+    prompt = [{"series": waiting % bound, "values": "0+100x30"} for bound in ("1000", "1000000", "+Inf")]
     cases = [
         (series(), set()),
         (series(INVALID_ARGUMENT="0+6000x30", CANCELLED="0+6000x30"), set()),
         (series(INTERNAL="0+30x30"), set()),  # half a per cent
         (series(INTERNAL="0+300x30"), {"HtrRequestsFail"}),
         (series(NOT_FOUND="0+300x30"), {"HtrRequestsFail"}),
+        (series(DEADLINE_EXCEEDED="0+300x30"), {"HtrRequestsFail"}),
         (series(UNAVAILABLE="0+300x30"), {"HtrOverloaded"}),
         ([*series()[1:], {"series": 'up{job="htr"}', "values": "0x30"}], {"HtrServerDown"}),
         (series() + slow, {"HtrSlow"}),
+        (series() + queueing, {"HtrQueueing"}),
+        (series() + prompt, set()),
         ([*series(), {"series": loads % "success", "values": "_x18 1x12"}], set()),
         ([*series(), {"series": loads % "fail", "values": "_x18 1x12"}], {"HtrLoadFails"}),  # the very first
         ([*series(), {"series": loads % "fail", "values": "1x18 2x12"}], {"HtrLoadFails"}),
         ([*series(), {"series": loads % "fail", "values": "1x30"}], set()),  # long ago
+        ([*series(), {"series": warm_ups % "OK", "values": "_x18 1x12"}], set()),
+        ([*series(), {"series": warm_ups % "INVALID_ARGUMENT", "values": "_x18 1x12"}], {"HtrWarmUpFails"}),
     ]
+    elsewhere = {"HtrMemoryGrows"}
+    assert set().union(*(firing for _, firing in cases)) == set(rules()) - elsewhere
     promtool_agrees(promtool, tmp_path, cases, "1m", "25m")
 
 
