@@ -16,7 +16,9 @@ import grpc
 import numpy as np
 import pytest
 import serving_toy as toy
+from google.protobuf.message import DecodeError
 from serving_client import Client, fails
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 
 from serving import protos
 from serving.metrics import resident_bytes
@@ -308,6 +310,18 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
+def mutated_reload(rng: random.Random) -> bytes:
+    """A request for another configuration, of a kind that is refused: a list of models would unload the present one."""
+    seed = ReloadConfigRequest()
+    seed.config.custom_model_config.type_url = "type.googleapis.com/tensorflow.serving.ModelConfig"
+    data = mutate(seed.SerializeToString(), rng)
+    try:
+        harmless = not ReloadConfigRequest.FromString(data).config.HasField("model_config_list")
+    except DecodeError:
+        harmless = True
+    return data if harmless else seed.SerializeToString()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
 def test_fuzzed_requests_each_get_a_status_and_leave_no_trace(base, image, batching):
@@ -323,8 +337,8 @@ def test_fuzzed_requests_each_get_a_status_and_leave_no_trace(base, image, batch
     prediction, model = "/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/"
     methods = [PREDICT] * 9
     methods += [prediction + name for name in ("GetModelMetadata", "Classify", "Regress", "MultiInference")]
-    methods += [model + name for name in ("GetModelStatus", "HandleReloadConfigRequest")]
-    methods += ["/grpc.health.v1.Health/Check"]
+    reload = model + "HandleReloadConfigRequest"
+    methods += [model + "GetModelStatus", reload, "/grpc.health.v1.Health/Check"]
     settings = {**FAST, "enable_batching": batching, "grpc_max_threads": 16}
     with EmbeddedServer(model_base_path=str(base), **settings) as server, Client(server.address) as client:
         good = toy.predict_request({"image_bytes": [image]})
@@ -332,14 +346,16 @@ def test_fuzzed_requests_each_get_a_status_and_leave_no_trace(base, image, batch
         for block in range(10):
             calls = []
             for _ in range(250):
-                seed = rng.choice(seeds)
-                if rng.random() < 0.3 and "image_bytes" in seed.inputs:
+                seed, method = rng.choice(seeds), rng.choice(methods)
+                if method == reload:
+                    data = mutated_reload(rng)
+                elif rng.random() < 0.3 and "image_bytes" in seed.inputs:
                     copy = type(seed).FromString(seed.SerializeToString())
                     copy.inputs["image_bytes"].string_val[0] = mutate(small, rng)
                     data = copy.SerializeToString()
                 else:
                     data = mutate(seed.SerializeToString(), rng)
-                calls.append(client.channel.unary_unary(rng.choice(methods)).future(data, timeout=10))
+                calls.append(client.channel.unary_unary(method).future(data, timeout=10))
             codes = {call.code() for call in calls}
             assert None not in codes and grpc.StatusCode.UNAVAILABLE not in codes
             # gRPC's own answer to what it cannot parse has no text; an exception of the server's has one.
