@@ -335,16 +335,31 @@ def test_page_fits_a_phone_and_a_desk(page, browser, tmp_path, width):
         browser.screenshot(Path(folder) / f"ui-{width}.png")
 
 
-@pytest.mark.either_stack
-def test_every_control_has_a_name(page, browser):
-    browser.open(f"http://{page.address}/")
+def nameless(browser):
     tree = browser.call("Accessibility.getFullAXTree")["nodes"]
-    roles = ("button", "textbox", "img", "image", "heading", "list")
-    nameless = [
+    roles = ("button", "textbox", "img", "image", "heading", "list", "region")
+    return [
         node["role"]["value"] for node in tree
         if not node["ignored"] and node["role"]["value"] in roles and not node["name"]["value"]
     ]  # fmt: skip
-    assert nameless == []
+
+
+@pytest.mark.either_stack
+def test_every_control_has_a_name(page, browser, scan, tmp_path):
+    (tmp_path / "word.png").write_bytes(png("word"))
+    browser.open(f"http://{page.address}/")
+    assert nameless(browser) == []
+    browser.choose_file("#file", tmp_path / "word.png")
+    text_of(browser)
+    assert nameless(browser) == []
+    # The list of what the answer suspects as well.
+    answer = {"text": "a", "confidence": 0.9, "characters": [], "width": 9, "height": 9, "suspicions": ["blank"]}
+    browser.evaluate(f"show({json.dumps(answer)}, new Blob([]))")
+    assert nameless(browser) == []
+    browser.choose_file("#file", scan)
+    wait_for(lambda: browser.evaluate("!at('page').hidden && !at('cut').hidden"))
+    assert browser.evaluate("at('outlines').children.length") == 3
+    assert nameless(browser) == []
 
 
 def test_page_needs_nothing_from_elsewhere(page):
