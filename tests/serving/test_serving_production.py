@@ -109,6 +109,20 @@ def test_monitoring_is_scraped_where_it_is_served():
     assert f'job="{job["job_name"]}"' in (FOLDER / "alerts.yml").read_text()
 
 
+def test_a_cluster_scrapes_the_pods_of_the_manifests_as_the_job_of_the_alerts():
+    (job,) = load("prometheus.kubernetes.yml")["scrape_configs"]
+    assert f'up{{job="{job["job_name"]}"}}' in rules()["HtrServerDown"]["expr"]
+    manifest = FOLDER.parents[1] / "kubeflow" / "serving" / "server" / "deployment.yaml"
+    pod = yaml.safe_load(manifest.read_text())["spec"]["template"]
+    assert job["metrics_path"] == pod["metadata"]["annotations"]["prometheus.io/path"]
+    ports = [str(port["containerPort"]) for port in pod["spec"]["containers"][0]["ports"]]
+    found = {f"__meta_kubernetes_pod_label_{re.sub('[^a-z]', '_', key)}": [value]
+             for key, value in pod["metadata"]["labels"].items()}  # fmt: skip
+    found["__meta_kubernetes_pod_container_port_number"] = ports
+    kept = [rule for rule in job["relabel_configs"] if rule.get("action") == "keep"]
+    assert len(kept) == 2 and all(rule["regex"] in found[rule["source_labels"][0]] for rule in kept)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_dockerfile(variant):
     steps = instructions(f"Dockerfile.{variant}")
@@ -193,8 +207,13 @@ def promtool():
     return found
 
 
-def test_promtool_accepts_rules_and_configuration(promtool):
-    for command in (["rules", "alerts.yml"], ["config", "--syntax-only", "prometheus.yml"]):
+def test_promtool_accepts_rules_and_configuration(promtool, tmp_path):
+    cluster = load("prometheus.kubernetes.yml")
+    # Debian's Prometheus is built without Kubernetes: the rest of the job is checked.
+    assert cluster["scrape_configs"][0].pop("kubernetes_sd_configs") == [{"role": "pod"}]
+    (tmp_path / "cluster.yml").write_text(yaml.safe_dump(cluster))
+    configurations = (["config", "--syntax-only", name] for name in ("prometheus.yml", str(tmp_path / "cluster.yml")))
+    for command in (["rules", "alerts.yml"], *configurations):
         done = subprocess.run([promtool, "check", *command], cwd=FOLDER, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + done.stdout
 
