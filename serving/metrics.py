@@ -20,15 +20,20 @@ class Metrics:
         prefix = "/tensorflow/serving/"
         latency = LATENCY_BUCKETS
         sizes = exponential(1, 2, 15)
-        self.request_count = Metric(prefix + "request_count", "counter", ("model_name", "status"))
+        status = ("status",)
+        self.request_count = Metric(prefix + "request_count", "counter", ("model_name", "status"), bounded=status)
         self.request_latency = Metric(
-            prefix + "request_latency", "histogram", ("model_name", "API", "entrypoint"), latency
+            prefix + "request_latency", "histogram", ("model_name", "API", "entrypoint"), latency, ("API", "entrypoint")
         )
         self.runtime_latency = Metric(
-            prefix + "runtime_latency", "histogram", ("model_name", "API", "runtime"), latency
+            prefix + "runtime_latency", "histogram", ("model_name", "API", "runtime"), latency, ("API", "runtime")
         )
-        self.warmup_latency = Metric(prefix + "model_warmup_latency", "histogram", ("model_path", "status"), latency)
-        self.warmup_records = Metric(prefix + "model_warmup_records_read", "counter", ("model_path", "status"))
+        self.warmup_latency = Metric(
+            prefix + "model_warmup_latency", "histogram", ("model_path", "status"), latency, status
+        )
+        self.warmup_records = Metric(
+            prefix + "model_warmup_records_read", "counter", ("model_path", "status"), bounded=status
+        )
         self.queuing_latency = Metric(
             prefix + "batching_session/queuing_latency", "histogram", ("thread_pool_name",), latency
         )
@@ -36,7 +41,7 @@ class Metrics:
         self.batch_size = Metric(prefix + "batching/processed_batch_size", "histogram", (), sizes)
         self.input_size = Metric(prefix + "batching/input_batch_size", "histogram", (), sizes)
         self.load_attempts = Metric(
-            "/tensorflow/cc/saved_model/load_attempt_count", "counter", ("model_path", "status")
+            "/tensorflow/cc/saved_model/load_attempt_count", "counter", ("model_path", "status"), bounded=status
         )
         self.resident_bytes = Metric("process_resident_memory_bytes", "gauge", ())
         self.started = time.time()

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from serving import ports
+from serving import http_server
 from serving.options import ServerOptions
 from serving.rest_json import fill_predict_request, message_json, parse_json, prediction_json
 from serving.service import Call, Service
@@ -26,7 +25,6 @@ _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _PREDICT = re.compile(rf"(?i){_MODEL}:(classify|regress|predict)")
 _STATUS = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:/versions/(\d+)|/labels/([^/:]+))?(?:/(metadata))?")
 _API = re.compile(r"(?i)/v1/.*")
-_MAX_CONNECTIONS = 256
 
 
 class RestServer:
@@ -36,10 +34,7 @@ class RestServer:
         self.service = service
         self.options = options
         self.metrics_path = metrics_path
-        self.draining = False
         self._slots = threading.BoundedSemaphore(max(1, options.rest_api_num_threads))
-        self._active = 0
-        self._idle = threading.Condition()
         self._http: _HttpServer | None = None
 
     def start(self) -> int:
@@ -48,25 +43,15 @@ class RestServer:
         Raises:
             ServingError: The port is taken.
         """
-        try:
-            self._http = _HttpServer((self.options.host, max(0, self.options.rest_api_port)), self)
-        except OSError as error:
-            port = self.options.rest_api_port
-            raise ports.cannot_listen(self.options.host, port, "rest_api_port", error) from error
-        threading.Thread(target=self._http.serve_forever, args=(0.1,), name="rest", daemon=True).start()
+        self._http = _HttpServer(self.options.host, self.options.rest_api_port, "rest_api_port", _Handler)
+        self._http.rest = self
+        self._http.start("rest")
         return int(self._http.server_address[1])
 
     def stop(self, grace: float) -> None:
         """Stop listening and let running requests end within `grace` seconds."""
-        self.draining = True
-        if self._http is None:
-            return
-        self._http.shutdown()
-        self._http.server_close()
-        until = time.monotonic() + grace
-        with self._idle:
-            while self._active and time.monotonic() < until:
-                self._idle.wait(max(0.0, until - time.monotonic()))
+        if self._http is not None:
+            self._http.stop(grace)
 
     def handle(self, method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
         """Answer one request.
@@ -85,25 +70,14 @@ class RestServer:
             return 404, "text/html", b"<HTML><HEAD><TITLE>404 Not Found</TITLE></HEAD><BODY>Not Found</BODY></HTML>"
         if method == "OPTIONS" and self.options.rest_api_enable_cors_support:
             return 200, "application/json", b""
-        with self._idle:
-            self._active += 1
         try:
-            if not self._slots.acquire(timeout=self.options.rest_api_timeout_in_ms / 1000):
-                raise ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
-            try:
-                answer = self._route(method, path, body)
-            finally:
-                self._slots.release()
+            answer = self._route(method, path, body)
             text = json.dumps(answer, indent=4 if len(body) < 4096 else None, ensure_ascii=False)
             return 200, "application/json", text.encode("utf-8", "surrogateescape")
         except Exception as error:
             failure = from_exception(error)
             text = json.dumps({"error": failure.message}, ensure_ascii=False)
             return HTTP_STATUS.get(failure.code, 500), "application/json", text.encode("utf-8", "backslashreplace")
-        finally:
-            with self._idle:
-                self._active -= 1
-                self._idle.notify_all()
 
     def _route(self, method: str, path: str, body: bytes) -> Any:
         pattern = {"POST": _PREDICT, "GET": _STATUS}.get(method)
@@ -117,17 +91,29 @@ class RestServer:
             api = match[4].lower()
             if api != "predict":
                 raise unsupported(api)
-            with self.service.counted(name, api, call):
+            with self.service.counted(name, api, call), self._slot(call):
                 return self._predict(name, match[2], match[3], body, call)
         if not name:
             raise invalid("Missing model name in request.")
-        if match[4]:
-            request = self.service.request_types["GetModelMetadata"](metadata_field=["signature_def"])
+        with self._slot(call):
+            if match[4]:
+                request = self.service.request_types["GetModelMetadata"](metadata_field=["signature_def"])
+                self._fill_spec(request.model_spec, name, match[2], match[3])
+                return self._metadata_json(self.service.get_model_metadata(request, call))
+            request = self.service.request_types["GetModelStatus"]()
             self._fill_spec(request.model_spec, name, match[2], match[3])
-            return self._metadata_json(self.service.get_model_metadata(request, call))
-        request = self.service.request_types["GetModelStatus"]()
-        self._fill_spec(request.model_spec, name, match[2], match[3])
-        return message_json(self.service.get_model_status(request, call), keep_names=False)
+            return message_json(self.service.get_model_status(request, call), keep_names=False)
+
+    @contextmanager
+    def _slot(self, call: Call) -> Iterator[None]:
+        """Takes one of the threads for as long as the work takes, after waiting until the call's deadline at most."""
+        left = None if call.deadline is None else max(0.0, call.deadline - time.monotonic())
+        if not self._slots.acquire(timeout=left):
+            raise ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     @staticmethod
     def _fill_spec(spec: Any, name: str, version: str | None, label: str | None) -> None:
@@ -156,46 +142,15 @@ class RestServer:
         }
 
 
-class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], rest: RestServer) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        self.rest = rest
-        self._connections = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-        super().__init__(address, _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection, unless there are too many: each one costs a thread."""
-        if not self._connections.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a connection until it ends."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._connections.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that goes away is no news."""
+class _HttpServer(http_server.HttpServer):
+    rest: RestServer
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(http_server.Handler):
     server: _HttpServer
     protocol_version = "HTTP/1.1"
     server_version = "embedded"
-    sys_version = ""
-    timeout = 30  # a client that sends nothing, or one byte now and then, holds a thread this long
     disable_nagle_algorithm = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing about each request."""
 
     def do_POST(self) -> None:
         """Answer a request; what the method means is decided where the path is."""
@@ -225,27 +180,21 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST
 
     def _read(self, length: int) -> bytes:
-        # One deadline for the whole body: the socket's timeout starts anew with each byte.
-        until = time.monotonic() + self.timeout
         parts = []
         while length:
             part = self.rfile.read1(min(length, 1 << 20))  # type: ignore[attr-defined]
             if not part:
                 raise ValueError("the body ended early")
-            if time.monotonic() > until:
-                raise TimeoutError
             parts.append(part)
             length -= len(part)
         return b"".join(parts)
 
     def _discard(self, length: int) -> None:
         # A client that is still sending when the connection closes sees a broken pipe and not the answer.
-        until = time.monotonic() + 5
-        while length > 0 and time.monotonic() < until:
-            part = self.rfile.read1(min(length, 1 << 20))  # type: ignore[attr-defined]
-            if not part:
-                return
-            length -= len(part)
+        self.limit_reading(5)
+        with suppress(TimeoutError):
+            while length > 0 and (part := self.rfile.read1(min(length, 1 << 20))):  # type: ignore[attr-defined]
+                length -= len(part)
 
     def _chunks(self, limit: int) -> Iterator[bytes]:
         total = 0
@@ -270,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bytes) -> None:
         path = self.requestline.split()[1]  # self.path has a leading // shortened
         status, kind, data = self.server.rest.handle(self.command, path, body)
-        if self.server.rest.draining:
+        if self.server.draining:
             self.close_connection = True
         self._send(status, kind, data)
 

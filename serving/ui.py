@@ -14,15 +14,11 @@ import base64
 import dataclasses
 import hashlib
 import json
-import logging
 import re
-import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +26,13 @@ from htr_client import HtrClient, HtrError, ImageError, image_files, kinds, page
 from htr_client.errors import ModelNotFound
 from htr_client.headers import inspect
 from htr_client.pages.reading import LINE_FINDER
-from serving.status import Code, ServingError
+from serving import http_server
 
 MAX_BYTES = image_files.MAX_BYTES
 _MAX_READING = 8
 _TIMEOUT_SECONDS = 30
 _STATUS_SECONDS = 5
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-
-logger = logging.getLogger("serving")
-
-
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Log what went wrong; a browser that goes away is no news."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            logger.exception("The page's server could not answer %s", client_address)
-
-
-class _Ipv6Server(_Server):
-    address_family = socket.AF_INET6
 
 
 class UiServer:
@@ -76,23 +59,17 @@ class UiServer:
         clients = {"client": self._client, "line_finder": self._line_finder}
         settings = {**clients, "page": page, "policy": policy, "reading": reading}
         handler = type("Handler", (_Handler,), {**settings, "local": host in ("localhost", "127.0.0.1", "::1")})
-        try:
-            self._server = (_Ipv6Server if ":" in host else _Server)((host, port), handler)
-        except OSError as error:
-            raise ServingError(Code.UNAVAILABLE, f"cannot listen on {host}:{port} for the page: {error}") from error
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="ui", daemon=True)
+        self._server = http_server.HttpServer(host, port, "ui_port", handler)
         shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         self.address = f"{shown}:{self._server.server_port}"
 
     def start(self) -> None:
         """Serve until `stop`."""
-        self._thread.start()
+        self._server.start("ui")
 
     def stop(self) -> None:
         """End; requests under way are cut off."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
         self._client.close()
         self._line_finder.close()
 
@@ -122,7 +99,7 @@ class _Refused(Exception):
         self.status = status
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(http_server.Handler):
     client: HtrClient
     line_finder: HtrClient
     page: bytes
@@ -243,7 +220,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keeps requests out of the terminal."""
-        logger.debug("ui: " + format, *args)

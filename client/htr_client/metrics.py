@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from htr_client.errors import HtrError
 from htr_client.results import Transcription
 
-# Label values come partly from requests (model names): past this many series a metric counts into one "other".
+# Label values come partly from outside (model names): past this many series a metric counts what is new as "other".
 MAX_SERIES = 500
 
 
@@ -22,7 +22,14 @@ def exponential(start: float, factor: float, count: int) -> list[float]:
 class Metric:
     """One counter, gauge or histogram with labels."""
 
-    def __init__(self, name: str, kind: str, labels: tuple[str, ...], buckets: list[float] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        labels: tuple[str, ...],
+        buckets: list[float] | None = None,
+        bounded: tuple[str, ...] = (),
+    ) -> None:
         """Begin without any series.
 
         Args:
@@ -30,11 +37,13 @@ class Metric:
             kind: "counter", "gauge" or "histogram".
             labels: Names of the labels.
             buckets: Upper bounds of a histogram's buckets.
+            bounded: Labels with few values, such as a status: they keep theirs past `MAX_SERIES`.
         """
         self.name = name
         self.kind = kind
         self.labels = labels
         self.buckets = buckets or []
+        self._keeps = [label in bounded for label in labels]
         self._series: dict[tuple[str, ...], list[float]] = {}
         self._lock = threading.Lock()
 
@@ -42,7 +51,8 @@ class Metric:
         cells = self._series.get(labels)
         if cells is None:
             if len(self._series) >= MAX_SERIES:
-                labels = ("other",) * len(self.labels)
+                pairs = zip(labels, self._keeps, strict=True)
+                labels = tuple(value if keeps else "other" for value, keeps in pairs)
             cells = self._series.setdefault(labels, [0.0] * (len(self.buckets) + 2 if self.buckets else 1))
         return cells
 
@@ -119,13 +129,15 @@ class ClientMetrics:
 
     def __init__(self) -> None:
         seconds = exponential(0.001, 2, 16)
-        self._calls = Metric("htr_client_calls_total", "counter", ("model", "signature", "code"))
+        self._calls = Metric("htr_client_calls_total", "counter", ("model", "signature", "code"), bounded=("code",))
         self._seconds = Metric("htr_client_call_seconds", "histogram", ("model", "signature"), seconds)
         self._batch = Metric("htr_client_batch_images", "histogram", ("model",), exponential(1, 2, 9))
-        self._images = Metric("htr_client_images_total", "counter", ("model", "version", "outcome"))
+        self._images = Metric(
+            "htr_client_images_total", "counter", ("model", "version", "outcome"), bounded=("outcome",)
+        )
         shares = [i / 10 for i in range(1, 10)] + [0.95, 0.99]
         self._confidence = Metric("htr_client_confidence", "histogram", ("model", "version"), shares)
-        self._suspicions = Metric("htr_client_suspicions_total", "counter", ("model", "code"))
+        self._suspicions = Metric("htr_client_suspicions_total", "counter", ("model", "code"), bounded=("code",))
 
     def page(self) -> str:
         """Return the page that Prometheus reads, to be served as text/plain; version=0.0.4."""

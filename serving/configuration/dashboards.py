@@ -92,7 +92,9 @@ def _serving(settings: Settings) -> list[dict[str, Any]]:
         _chart("Waiting for the batch", "ms", quantiles(QUEUEING, "", millis), limit=bounds.p95_queueing_ms),
         _chart(
             "Batch size", "short",
-            [(f"sum(rate({requests}[{_WINDOW}])) / sum(rate({batches}[{_WINDOW}]))", "requests in a batch"),
+            # Of all models, as the batches are counted, and without what was refused and is in no batch.
+            [(f'sum(rate({REQUESTS}{{status="OK"}}[{_WINDOW}])) / sum(rate({batches}[{_WINDOW}]))',
+              "requests in a batch (of all models)"),
              (mean(":tensorflow:serving:batching:processed_batch_size"), "images in a batch (embedded server)"),
              (mean(":tensorflow:serving:batching:input_batch_size"), "images in a request (embedded server)")],
             "Only with batching.",

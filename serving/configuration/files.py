@@ -81,6 +81,7 @@ def render(settings: Settings) -> dict[str, str]:
         "monitoring.config": _MADE + text_format.MessageToString(exporter),
         "docker-compose.yml": _yaml(_compose(settings)),
         "prometheus.yml": _yaml(monitoring.prometheus(REST_PORT)),
+        "prometheus.kubernetes.yml": _yaml(monitoring.kubernetes(REST_PORT)),
         "alerts.yml": _yaml(monitoring.rules(settings)),
         **{f"dashboard.{name}.json": text for name, text in dashboards.render(settings).items()},
     }

@@ -21,6 +21,7 @@ MEMORY = " or ".join((
     'container_memory_rss{container_label_com_docker_compose_service=~"server-.+"}',
     'container_memory_rss{container="server", pod=~"htr-serving-.+"}',
 ))  # fmt: skip
+_JOB = "htr"
 _RECORDED_MEMORY = "htr:memory_bytes"
 CONTAINERS_PORT = 8080
 
@@ -63,7 +64,7 @@ def prometheus(port: int) -> dict[str, Any]:
         "rule_files": ["/etc/prometheus/alerts.yml"],
         "scrape_configs": [
             {
-                "job_name": "htr",
+                "job_name": _JOB,
                 "metrics_path": PROMETHEUS_PATH,
                 "static_configs": [{"targets": [f"server:{port}"]}],
             },
@@ -75,6 +76,31 @@ def prometheus(port: int) -> dict[str, Any]:
                 ],
             },
         ],
+    }
+
+
+def kubernetes(port: int) -> dict[str, Any]:
+    """Scrape configuration for the Prometheus of a cluster: the job whose name the alert rules have.
+
+    Args:
+        port: REST port of the servers, which has the metrics.
+    """
+    kept = {
+        "__meta_kubernetes_pod_label_app_kubernetes_io_name": "htr-serving",
+        "__meta_kubernetes_pod_container_port_number": str(port),
+    }
+    return {
+        "scrape_configs": [
+            {
+                "job_name": _JOB,
+                "metrics_path": PROMETHEUS_PATH,
+                "kubernetes_sd_configs": [{"role": "pod"}],
+                "relabel_configs": [
+                    *({"source_labels": [label], "regex": value, "action": "keep"} for label, value in kept.items()),
+                    {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
+                ],
+            }
+        ]
     }
 
 
@@ -102,7 +128,7 @@ def rules(settings: Settings) -> dict[str, Any]:
     latency = f"{quantile(0.95, LATENCY, '5m', model)} / 1000"
     queueing = f"{quantile(0.95, QUEUEING, '5m')} / 1000"
     alerts = [
-        ("HtrServerDown", 'up{job="htr"} == 0', "1m", "page", "The model server does not answer Prometheus."),
+        ("HtrServerDown", f'up{{job="{_JOB}"}} == 0', "1m", "page", "The model server does not answer Prometheus."),
         (
             "HtrRequestsFail", f"{share(f'{CALLERS_FAULT}|{FULL}', model, '5m', '!~')} > {bounds.failed_share}", "5m",
             "page", "{{ $value | humanizePercentage }} of the requests fail through no fault of the caller.",

@@ -100,3 +100,9 @@ def test_the_page_is_what_prometheus_reads():
     for number in range(MAX_SERIES + 10):
         counter.add(1, str(number))
     assert counter.value("other") == 11 and len(counter.lines()) <= MAX_SERIES + 2
+    kept = Metric("k", "counter", ("path", "status"), bounded=("status",))
+    for number in range(MAX_SERIES):
+        kept.add(1, str(number), "success")
+    for status in ("success", "fail", "success"):
+        kept.add(1, "one more", status)
+    assert kept.lines()[-2:] == ['k{path="other",status="success"} 2', 'k{path="other",status="fail"} 1']

@@ -30,3 +30,21 @@ def base(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("models") / "htr"
     serving_toy.push(toy_model, folder, 1)
     return folder
+
+
+@pytest.fixture
+def model():
+    from htr_client.testing import FakeServer
+
+    server = FakeServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from browser import Browser
+
+    made = Browser(tmp_path_factory.mktemp("browser"))
+    yield made
+    made.close()

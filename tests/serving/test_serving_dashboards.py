@@ -134,6 +134,40 @@ def test_dashboards_can_be_imported(name):
         taken |= cells
 
 
+def test_requests_in_a_batch_are_those_that_were_in_one(tmp_path):
+    """Neither what a full server refused nor the batches of another model change it."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed (Debian: package prometheus)")
+    (query,) = [
+        target["expr"]
+        for panel in DASHBOARDS["serving"]["panels"]
+        for target in panel.get("targets", [])
+        if "requests in a batch" in target["legendFormat"]
+    ]
+    count, batches = ":tensorflow:serving:request_count", ":tensorflow:serving:batching_session:wrapped_run_count"
+    lines = {
+        f'{count}{{model_name="htr",status="OK"}}': "0+480x30",
+        f'{count}{{model_name="htr-lines",status="OK"}}': "0+240x30",
+        f'{count}{{model_name="htr",status="UNAVAILABLE"}}': "0+900x30",
+        f"{batches}{{}}": "0+60x30",
+    }
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in lines.items()],
+        "promql_expr_test": [
+            {
+                "expr": query.replace("$__rate_interval", "5m").replace("$model", "htr"),
+                "eval_time": "20m",
+                "exp_samples": [{"labels": "{}", "value": 12}],
+            }
+        ],
+    }
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [case]}))
+    done = subprocess.run([program, "test", "rules", "tests.yml"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 class Pages(http.server.BaseHTTPRequestHandler):
     """What a client's service and a node exporter would serve."""
 

@@ -109,6 +109,20 @@ def test_monitoring_is_scraped_where_it_is_served():
     assert f'job="{job["job_name"]}"' in (FOLDER / "alerts.yml").read_text()
 
 
+def test_a_cluster_scrapes_the_pods_of_the_manifests_as_the_job_of_the_alerts():
+    (job,) = load("prometheus.kubernetes.yml")["scrape_configs"]
+    assert f'up{{job="{job["job_name"]}"}}' in rules()["HtrServerDown"]["expr"]
+    manifest = FOLDER.parents[1] / "kubeflow" / "serving" / "server" / "deployment.yaml"
+    pod = yaml.safe_load(manifest.read_text())["spec"]["template"]
+    assert job["metrics_path"] == pod["metadata"]["annotations"]["prometheus.io/path"]
+    ports = [str(port["containerPort"]) for port in pod["spec"]["containers"][0]["ports"]]
+    found = {f"__meta_kubernetes_pod_label_{re.sub('[^a-z]', '_', key)}": [value]
+             for key, value in pod["metadata"]["labels"].items()}  # fmt: skip
+    found["__meta_kubernetes_pod_container_port_number"] = ports
+    kept = [rule for rule in job["relabel_configs"] if rule.get("action") == "keep"]
+    assert len(kept) == 2 and all(rule["regex"] in found[rule["source_labels"][0]] for rule in kept)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_dockerfile(variant):
     steps = instructions(f"Dockerfile.{variant}")
@@ -193,8 +207,13 @@ def promtool():
     return found
 
 
-def test_promtool_accepts_rules_and_configuration(promtool):
-    for command in (["rules", "alerts.yml"], ["config", "--syntax-only", "prometheus.yml"]):
+def test_promtool_accepts_rules_and_configuration(promtool, tmp_path):
+    cluster = load("prometheus.kubernetes.yml")
+    # Debian's Prometheus is built without Kubernetes: the rest of the job is checked.
+    assert cluster["scrape_configs"][0].pop("kubernetes_sd_configs") == [{"role": "pod"}]
+    (tmp_path / "cluster.yml").write_text(yaml.safe_dump(cluster))
+    configurations = (["config", "--syntax-only", name] for name in ("prometheus.yml", str(tmp_path / "cluster.yml")))
+    for command in (["rules", "alerts.yml"], *configurations):
         done = subprocess.run([promtool, "check", *command], cwd=FOLDER, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + done.stdout
 
@@ -202,6 +221,8 @@ def test_promtool_accepts_rules_and_configuration(promtool):
 def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
     count, latency = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency_bucket"
     loads = ':tensorflow:cc:saved_model:load_attempt_count{model_path="/models/htr/3",status="%s"}'
+    warm_ups = ':tensorflow:serving:model_warmup_latency_count{model_path="/models/htr/3",status="%s"}'
+    waiting = ':tensorflow:serving:batching_session:queuing_latency_bucket{thread_pool_name="p",le="%s"}'
 
     def series(**values: str) -> list[dict]:
         lines = {'up{job="htr"}': "1x30", f'{count}{{model_name="htr",status="OK"}}': "0+6000x30"}
@@ -212,21 +233,49 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
         {"series": f'{latency}{{model_name="htr",le="{bound}"}}', "values": f"0+{step}x30"}
         for bound, step in (("100000", 50), ("1000000", 100), ("+Inf", 100))
     ]
+    queueing = [
+        {"series": waiting % bound, "values": f"0+{step}x30"}
+        for bound, step in (("100000", 50), ("1000000", 100), ("+Inf", 100))
+    ]
+    prompt = [{"series": waiting % bound, "values": "0+100x30"} for bound in ("1000", "1000000", "+Inf")]
     cases = [
         (series(), set()),
         (series(INVALID_ARGUMENT="0+6000x30", CANCELLED="0+6000x30"), set()),
         (series(INTERNAL="0+30x30"), set()),  # half a per cent
         (series(INTERNAL="0+300x30"), {"HtrRequestsFail"}),
         (series(NOT_FOUND="0+300x30"), {"HtrRequestsFail"}),
+        (series(DEADLINE_EXCEEDED="0+300x30"), {"HtrRequestsFail"}),
         (series(UNAVAILABLE="0+300x30"), {"HtrOverloaded"}),
         ([*series()[1:], {"series": 'up{job="htr"}', "values": "0x30"}], {"HtrServerDown"}),
         (series() + slow, {"HtrSlow"}),
+        (series() + queueing, {"HtrQueueing"}),
+        (series() + prompt, set()),
         ([*series(), {"series": loads % "success", "values": "_x18 1x12"}], set()),
         ([*series(), {"series": loads % "fail", "values": "_x18 1x12"}], {"HtrLoadFails"}),  # the very first
         ([*series(), {"series": loads % "fail", "values": "1x18 2x12"}], {"HtrLoadFails"}),
         ([*series(), {"series": loads % "fail", "values": "1x30"}], set()),  # long ago
+        ([*series(), {"series": warm_ups % "OK", "values": "_x18 1x12"}], set()),
+        ([*series(), {"series": warm_ups % "INVALID_ARGUMENT", "values": "_x18 1x12"}], {"HtrWarmUpFails"}),
     ]
+    elsewhere = {"HtrMemoryGrows"}
+    assert set().union(*(firing for _, firing in cases)) == set(rules()) - elsewhere
     promtool_agrees(promtool, tmp_path, cases, "1m", "25m")
+
+
+def test_versions_past_the_greatest_number_of_series_are_no_failures(promtool, tmp_path):
+    """What is counted as `other` keeps its status: a good load is none that fails."""
+    metrics = Metrics()
+    for number in range(600):
+        metrics.load_attempts.add(1, f"/models/htr/{number}", "success")
+        metrics.warmup_latency.add(1000, f"/models/htr/{number}", "OK")
+    page = metrics.page()
+    lines = [line.rsplit(" ", 1)[0] for line in page.splitlines() if 'model_path="other"' in line]
+    assert ':tensorflow:cc:saved_model:load_attempt_count{model_path="other",status="success"}' in lines
+    good = [{"series": line, "values": "_x18 1x12"} for line in lines]
+    metrics.load_attempts.add(1, "/models/htr/600", "fail")
+    (line,) = [line.rsplit(" ", 1)[0] for line in metrics.page().splitlines() if 'status="fail"' in line]
+    bad = {"series": line, "values": "_x18 1x12"}
+    promtool_agrees(promtool, tmp_path, [(good, set()), ([*good, bad], {"HtrLoadFails"})], "1m", "25m")
 
 
 def test_memory_that_grows_with_pushes_is_told(promtool, tmp_path):
