@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import tempfile
 from typing import Any
@@ -22,6 +23,9 @@ TRAINING = ("Trainer", "Tuner")
 NEVER_CACHED = ("DataVersion", "Baseline", "Pusher", "BulkInferrer")
 # Trying again would not change the verdict.
 NEVER_RETRIED = ("Gate",)
+# Argo's `maxDuration`, which ends all attempts of a task so long after the start of the first one, however long that
+# one took. So it must be longer than any training; where it is missing, Kubeflow writes 0 and nothing is tried again.
+_ALL_ATTEMPTS = 30 * 24 * 3600
 _TIMEOUT = 60
 _EXTRA = "Kubeflow needs packages that are not installed: pip install 'htr-pipeline[kubeflow]'"
 
@@ -94,21 +98,15 @@ def _finish_task(name: str, task: dict[str, Any], settings: KubeflowConfig, may_
     """What TFX's compiler leaves out of a task, or writes for Vertex AI only."""
     task["cachingOptions"] = {"enableCache": settings.cache and may_be_cached}
     if settings.retries and name not in NEVER_RETRIED:
-        delay, last = settings.retry_delay, settings.retry_delay * 2**settings.retries
         task["retryPolicy"] = {
             "maxRetryCount": settings.retries,
-            "backoffDuration": _duration(delay),
+            "backoffDuration": f"{math.ceil(settings.retry_delay)}s",  # Kubeflow reads whole seconds only
             "backoffFactor": 2.0,
-            "backoffMaxDuration": _duration(last),
+            "backoffMaxDuration": f"{_ALL_ATTEMPTS}s",
         }
     for parameter in task.get("inputs", {}).get("parameters", {}).values():
         if source := parameter.get("taskOutputParameter"):
             source["producerTask"] = source["producerTask"].removesuffix("_task")
-
-
-def _duration(seconds: float) -> str:
-    """As protobuf writes it, which knows no exponents."""
-    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def _finish_types(component: dict[str, Any], titles: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
+from kubeflow_launcher import Attempts
 from tfx.types.artifact import Artifact
 from tfx.utils import import_utils
 
@@ -166,11 +167,20 @@ def test_caching_and_retries(package):
     for name in ("Trainer", "Tuner"):  # the directory may hold a newer version, which no driver notices
         assert not tasks_of_warm[name]["cachingOptions"]["enableCache"]
     assert {n for n, task in tasks.items() if "retryPolicy" not in task} == {"Gate"}
-    retry = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "240s"}
+    retry = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "2592000s"}
     assert tasks["Trainer"]["retryPolicy"] == retry
-    patient = load(overrides=[*SETTINGS, "kubeflow.retry_delay=0.5", "kubeflow.retries=30"])
-    retry = kubeflow_runner.compile_pipeline(patient)[0]["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"]
-    assert (retry["backoffDuration"], retry["backoffMaxDuration"]) == ("0.5s", "536870912s")
+    eager = load(overrides=[*SETTINGS, "kubeflow.retry_delay=0.5"])
+    retry = kubeflow_runner.compile_pipeline(eager)[0]["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"]
+    assert retry["backoffDuration"] == "1s"  # of "0.5s" Kubeflow would read 0
+
+
+def test_a_training_is_tried_again_however_long_it_took(package):
+    """By Argo's clock, which counts from the start of the first attempt."""
+    day = 24 * 3600
+    attempts = Attempts(package[0]["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"])
+    assert attempts.ends_in_time(3600) and attempts.begin_another() and attempts.now == 3660
+    assert attempts.ends_in_time(7 * day) and attempts.begin_another() and attempts.now == 3660 + 7 * day + 120
+    assert attempts.ends_in_time(7 * day) and not attempts.begin_another() and attempts.number == 3
 
 
 def test_steps_can_work_on_addresses_without_cache_retries_and_accelerator():

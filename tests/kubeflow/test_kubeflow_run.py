@@ -26,7 +26,8 @@ def place(tmp_path_factory, sample_data):
 
 @pytest.fixture(scope="module")
 def cluster(place):
-    return Cluster(place / "cluster", in_processes=("SchemaGen",))
+    # The first Trainer dies after an hour.
+    return Cluster(place / "cluster", in_processes=("SchemaGen",), durations={"Trainer": [3600, 3600]})
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,7 @@ def explain(run):
 
 def test_first_run_pushes_a_version_although_there_is_no_baseline(first, models):
     assert set(first.states.values()) == {"Succeeded"}, explain(first)
+    assert {name for name, number in first.attempts.items() if number > 1} == {"Trainer"}
     assert len(models()) == 1
     assert "nothing to compare with" in first.logs["Baseline"]
 
