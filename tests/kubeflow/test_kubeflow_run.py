@@ -77,9 +77,12 @@ def test_first_run_pushes_a_version_although_there_is_no_baseline(first, models)
 def test_same_run_again_trains_and_pushes_nothing(first, start, models):
     before = models()
     run = start("gate.max_cer=null")
-    assert set(run.states.values()) <= {"Succeeded", "Cached"}, explain(run)
-    for name in ("HandwritingExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer"):
-        assert run.states[name] == "Cached"
+    assert set(run.states.values()) == {"Succeeded", "Cached"}, explain(run)
+    # Baseline hands out another artifact each time, and what takes that runs too.
+    assert {name for name, state in run.states.items() if state == "Cached"} == {
+        "SchemaGen", "HandwritingExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer",
+        "LanguageModel",
+    }  # fmt: skip
     # The only version is the candidate itself, which is no baseline.
     assert "nothing to compare with" in run.logs["Baseline"]
     assert models() == before
