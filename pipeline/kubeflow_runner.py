@@ -63,8 +63,8 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
         limits = resources(cpu_limit=settings.cpu, memory_limit=settings.memory)
         if component.id in TRAINING:
             limits = resources(cpu_limit=settings.trainer_cpu, memory_limit=settings.trainer_memory)
-            if settings.accelerators:
-                limits.accelerator.type, limits.accelerator.count = settings.accelerator, settings.accelerators
+            if settings.reserved:
+                limits.accelerator.type, limits.accelerator.count = settings.accelerator, settings.reserved
         component.with_platform_config(limits)
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
         kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
@@ -137,7 +137,7 @@ def _finish_container(spec: dict[str, Any], name: str, settings: KubeflowConfig)
 def _on_kubernetes(name: str, settings: KubeflowConfig) -> dict[str, Any]:
     """KubernetesExecutorConfig of a step: where its pod may run and what is mounted."""
     trains = name in TRAINING
-    accelerated = trains and settings.accelerators > 0
+    accelerated = trains and settings.reserved > 0
     result: dict[str, Any] = {
         "secretAsVolume": [
             {"secretName": secret, "mountPath": path} for secret, path in settings.secret_volumes.items()

@@ -265,6 +265,11 @@ def _kubeflow(config: Config) -> Iterator[str]:
                     "name the endpoint in kubeflow.env, such as {AWS_ENDPOINT_URL: http://minio-service:9000}"
                 )
     yield from _pipeline_root(settings)
+    if settings.accelerators and not settings.trainer_image:
+        yield (
+            f"kubeflow.accelerators: {settings.accelerators} would be reserved for kubeflow.image, which has no CUDA. "
+            "Name an image that has it with kubeflow.trainer_image, or leave the accelerators out"
+        )
     if settings.host and not re.match(r"https?://[^/]+", settings.host):
         yield f"kubeflow.host: {settings.host!r} is no address such as https://kubeflow.example.com/pipeline"
     mounts = {"volumes": settings.volumes, "secret_volumes": settings.secret_volumes}

@@ -155,6 +155,16 @@ def test_only_training_gets_accelerators_and_their_nodes(package):
         assert {mount["mountPath"] for mount in main["volumeMounts"]} == {"/data", "/models", "/secrets"}
 
 
+@pytest.mark.parametrize(("image", "count"), [("null", None), ("registry.example/htr-trainer:0.1.0", "1")])
+def test_accelerators_come_with_the_image_that_can_use_them(image, count):
+    package = kubeflow_runner.compile_pipeline(
+        load(overrides=[*SETTINGS, f"kubeflow.trainer_image={image}", "kubeflow.accelerators=null"])
+    )
+    container, config = executors(package)["Trainer"]
+    assert container["resources"].get("accelerator", {}).get("count") == count
+    assert ("nvidia.com/gpu" in [toleration["key"] for toleration in config["tolerations"]]) == bool(count)
+
+
 def test_caching_and_retries(package):
     tasks = package[0]["root"]["dag"]["tasks"]
     assert {n for n, task in tasks.items() if not task["cachingOptions"]["enableCache"]} == {
@@ -226,6 +236,7 @@ def test_nothing_of_this_machine_is_in_the_package(package):
         ("name=my_htr", "name: Kubeflow allows no underscore"),
         ("push.model_dir=null", "push.model_dir: name the folder"),
         ("data.paths=[]", "data.paths: name the data"),
+        ("kubeflow.trainer_image=null", r"kubeflow\.accelerators: 2 would .* for kubeflow\.image, .*trainer_image"),
     ],
 )
 def test_what_cannot_work_is_refused(change, message):
