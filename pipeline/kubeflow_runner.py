@@ -21,8 +21,8 @@ TRAINING = ("Trainer", "Tuner")
 # What these find out must be found out in each run; what follows from it may be cached. The Pusher looks at what is in
 # service and does nothing where that is the model already.
 NEVER_CACHED = ("DataVersion", "Baseline", "Pusher", "BulkInferrer")
-# Trying again would not change the verdict.
-NEVER_RETRIED = ("Gate",)
+# Trying again would not change their verdict. Of other steps Kubeflow cannot tell: it knows no exit code that is final.
+NEVER_RETRIED = ("ExampleValidator", "Gate")
 # Argo's `maxDuration`, which ends all attempts of a task so long after the start of the first one, however long that
 # one took. So it must be longer than any training; where it is missing, Kubeflow writes 0 and nothing is tried again.
 _ALL_ATTEMPTS = 30 * 24 * 3600

@@ -42,7 +42,7 @@ class KubeflowConfig(Section):
     )
     env: dict[str, str] = Field({}, description="environment variables of the steps")
     cache: bool = Field(True, description="reuse a step's output where nothing that it depends on has changed")
-    retries: int = Field(2, ge=0, description="of a failed step; the gate's verdict is not tried again")
+    retries: int = Field(2, ge=0, description="of a failed step; the verdicts of ExampleValidator and Gate are final")
     retry_delay: float = Field(60, ge=0, description="seconds before the first retry; doubled with each")
     host: str | None = Field(None, description="address of the API, e.g. https://kubeflow.example.com/pipeline")
     namespace: str | None = Field(None, description="profile that runs belong to, where there are several users")

@@ -176,7 +176,7 @@ def test_caching_and_retries(package):
     tasks_of_warm = kubeflow_runner.compile_pipeline(warm)[0]["root"]["dag"]["tasks"]
     for name in ("Trainer", "Tuner"):  # the directory may hold a newer version, which no driver notices
         assert not tasks_of_warm[name]["cachingOptions"]["enableCache"]
-    assert {n for n, task in tasks.items() if "retryPolicy" not in task} == {"Gate"}
+    assert {n for n, task in tasks.items() if "retryPolicy" not in task} == {"ExampleValidator", "Gate"}
     retry = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "2592000s"}
     assert tasks["Trainer"]["retryPolicy"] == retry
     eager = load(overrides=[*SETTINGS, "kubeflow.retry_delay=0.5"])
