@@ -57,6 +57,7 @@ def _check(config: Config) -> None:
     """
     from components.common.console import console
     from components.common.settings import ConfigError
+    from components.example_gen.outages import is_outage
     from components.example_gen.table import DatasetError
     from pipeline import preflight
 
@@ -65,7 +66,7 @@ def _check(config: Config) -> None:
     try:
         task_of(config).check(config)
     except (DatasetError, ConfigError) as error:
-        raise CommandError(str(error), USAGE) from error
+        raise CommandError(str(error), ERROR if is_outage(error) else USAGE) from error
 
 
 def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
@@ -106,7 +107,7 @@ def _explained(
     code = exit_code(name)
     known = code != ERROR or name in (
         "DataAnomalies", "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError", "VersionError",
-        "BaselineError", "LineGateError", "WarmStartError",
+        "BaselineError", "LineGateError", "WarmStartError", "StoreError",
     )  # fmt: skip
     return CommandError(message if known else f"{name}: {message}\nThe log is {log}", code)
 
