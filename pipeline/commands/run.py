@@ -7,13 +7,12 @@ import contextlib
 import datetime
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
 from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
-from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code
+from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code, root_message
 from pipeline.tasks import task_of
 
 if TYPE_CHECKING:
@@ -88,14 +87,12 @@ def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
                 summary = local_runner.run(config)
                 return summary, task_of(config).write_report(summary, config)
             except Exception as error:
-                raise _explained(error, config, log, local_runner.root_message) from error
+                raise _explained(error, config, log) from error
     except OSError as error:
         raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
 
 
-def _explained(
-    error: Exception, config: Config, log: str, root_message: Callable[[BaseException], tuple[str, str]]
-) -> CommandError:
+def _explained(error: Exception, config: Config, log: str) -> CommandError:
     """A readable error of a failed run, with its exit code."""
     import traceback
 
