@@ -103,8 +103,8 @@ def _explained(error: Exception, config: Config, log: str) -> CommandError:
     name, message = root_message(error)
     code = exit_code(name)
     known = code != ERROR or name in (
-        "DataAnomalies", "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError", "VersionError",
-        "BaselineError", "LineGateError", "WarmStartError", "StoreError",
+        "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError", "VersionError", "BaselineError",
+        "LineGateError", "WarmStartError", "StoreError",
     )  # fmt: skip
     return CommandError(message if known else f"{name}: {message}\nThe log is {log}", code)
 

@@ -15,7 +15,7 @@ import yaml
 import htr_client
 from pipeline import cli
 from pipeline.commands.common import read_config, write_for_prometheus
-from pipeline.exit_codes import root_message
+from pipeline.exit_codes import exit_code, root_message
 from tests.conftest import write_dataset
 
 HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
@@ -313,6 +313,17 @@ def test_what_stops_a_run_is_said_in_its_own_words():
     assert root_message(wrapped) == ("DatasetError", "labels.csv is odd.")
     chained = "OSError: s3://b/a.png: 503\n\ncomponents.example_gen.outages.StoreError: No. [while running 'Examine']"
     assert root_message(RuntimeError(chained)) == ("StoreError", "No.")
+
+
+def test_what_no_other_try_can_mend_has_a_code_of_its_own():
+    """Airflow tries a step again that ends with 1."""
+    from components.example_gen.outages import StoreError
+    from components.example_gen.table import DatasetError
+    from components.example_validator.component import DataAnomalies, DataDrift
+
+    errors = (DatasetError(), DataAnomalies(), DataDrift(), StoreError(), OSError())
+    codes = [exit_code(root_message(error)[0]) for error in errors]
+    assert codes == [cli.USAGE, cli.USAGE, cli.DRIFT, cli.ERROR, cli.ERROR]
 
 
 def test_a_program_that_is_missing_is_named():
