@@ -172,8 +172,7 @@ def main() -> int:
     try:
         run_step(json.loads(Path(path).read_text(encoding="utf-8")), step, run_id)
     except Exception as error:
-        from pipeline.exit_codes import exit_code
-        from pipeline.local_runner import root_message
+        from pipeline.exit_codes import exit_code, root_message
 
         traceback.print_exc()
         name, message = root_message(error)

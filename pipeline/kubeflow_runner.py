@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import tempfile
 from typing import Any
@@ -20,8 +21,11 @@ TRAINING = ("Trainer", "Tuner")
 # What these find out must be found out in each run; what follows from it may be cached. The Pusher looks at what is in
 # service and does nothing where that is the model already.
 NEVER_CACHED = ("DataVersion", "Baseline", "Pusher", "BulkInferrer")
-# Trying again would not change the verdict.
-NEVER_RETRIED = ("Gate",)
+# Trying again would not change their verdict. Of other steps Kubeflow cannot tell: it knows no exit code that is final.
+NEVER_RETRIED = ("ExampleValidator", "Gate")
+# Argo's `maxDuration`, which ends all attempts of a task so long after the start of the first one, however long that
+# one took. So it must be longer than any training; where it is missing, Kubeflow writes 0 and nothing is tried again.
+_ALL_ATTEMPTS = 30 * 24 * 3600
 _TIMEOUT = 60
 _EXTRA = "Kubeflow needs packages that are not installed: pip install 'htr-pipeline[kubeflow]'"
 
@@ -59,8 +63,8 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
         limits = resources(cpu_limit=settings.cpu, memory_limit=settings.memory)
         if component.id in TRAINING:
             limits = resources(cpu_limit=settings.trainer_cpu, memory_limit=settings.trainer_memory)
-            if settings.accelerators:
-                limits.accelerator.type, limits.accelerator.count = settings.accelerator, settings.accelerators
+            if settings.reserved:
+                limits.accelerator.type, limits.accelerator.count = settings.accelerator, settings.reserved
         component.with_platform_config(limits)
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
         kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
@@ -94,21 +98,15 @@ def _finish_task(name: str, task: dict[str, Any], settings: KubeflowConfig, may_
     """What TFX's compiler leaves out of a task, or writes for Vertex AI only."""
     task["cachingOptions"] = {"enableCache": settings.cache and may_be_cached}
     if settings.retries and name not in NEVER_RETRIED:
-        delay, last = settings.retry_delay, settings.retry_delay * 2**settings.retries
         task["retryPolicy"] = {
             "maxRetryCount": settings.retries,
-            "backoffDuration": _duration(delay),
+            "backoffDuration": f"{math.ceil(settings.retry_delay)}s",  # Kubeflow reads whole seconds only
             "backoffFactor": 2.0,
-            "backoffMaxDuration": _duration(last),
+            "backoffMaxDuration": f"{_ALL_ATTEMPTS}s",
         }
     for parameter in task.get("inputs", {}).get("parameters", {}).values():
         if source := parameter.get("taskOutputParameter"):
             source["producerTask"] = source["producerTask"].removesuffix("_task")
-
-
-def _duration(seconds: float) -> str:
-    """As protobuf writes it, which knows no exponents."""
-    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def _finish_types(component: dict[str, Any], titles: dict[str, str]) -> None:
@@ -139,7 +137,7 @@ def _finish_container(spec: dict[str, Any], name: str, settings: KubeflowConfig)
 def _on_kubernetes(name: str, settings: KubeflowConfig) -> dict[str, Any]:
     """KubernetesExecutorConfig of a step: where its pod may run and what is mounted."""
     trains = name in TRAINING
-    accelerated = trains and settings.accelerators > 0
+    accelerated = trains and settings.reserved > 0
     result: dict[str, Any] = {
         "secretAsVolume": [
             {"secretName": secret, "mountPath": path} for secret, path in settings.secret_volumes.items()

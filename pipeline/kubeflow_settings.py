@@ -24,7 +24,9 @@ class KubeflowConfig(Section):
     trainer_cpu: float = Field(8, gt=0, description="CPU limit of Trainer and Tuner")
     trainer_memory: float = Field(32, gt=0, description="memory limit of Trainer and Tuner, GB")
     accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of their accelerator")
-    accelerators: int = Field(1, ge=0, description="how many each of them gets; 0 trains on the CPU")
+    accelerators: int | None = Field(
+        None, ge=0, description="how many each of them gets; 0 trains on the CPU; unset: 1 with trainer_image, else 0"
+    )
     node_selector: dict[str, str] = Field({}, description="labels of the nodes that steps may run on")
     trainer_node_selector: dict[str, str] = Field(
         {}, description="and these two, e.g. {cloud.google.com/gke-accelerator: nvidia-l4}"
@@ -40,12 +42,17 @@ class KubeflowConfig(Section):
     )
     env: dict[str, str] = Field({}, description="environment variables of the steps")
     cache: bool = Field(True, description="reuse a step's output where nothing that it depends on has changed")
-    retries: int = Field(2, ge=0, description="of a failed step; the gate's verdict is not tried again")
+    retries: int = Field(2, ge=0, description="of a failed step; the verdicts of ExampleValidator and Gate are final")
     retry_delay: float = Field(60, ge=0, description="seconds before the first retry; doubled with each")
     host: str | None = Field(None, description="address of the API, e.g. https://kubeflow.example.com/pipeline")
     namespace: str | None = Field(None, description="profile that runs belong to, where there are several users")
     experiment: str = Field("htr", description="experiment that runs are listed under")
     service_account: str | None = Field(None, description="of the steps' pods; Kubeflow's if unset")
+
+    @property
+    def reserved(self) -> int:
+        """Accelerators that each of Trainer and Tuner gets: none for `image`, which cannot use them."""
+        return (1 if self.trainer_image else 0) if self.accelerators is None else self.accelerators
 
     @field_validator("tolerations", "trainer_tolerations")
     @classmethod

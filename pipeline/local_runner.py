@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -226,14 +225,3 @@ def run(config: Config) -> summary.RunSummary:
         finally:
             early.end()
         return summary.read(config.workspace, pipeline.pipeline_info.pipeline_name)
-
-
-def root_message(error: BaseException) -> tuple[str, str]:
-    """Class name and message of what really went wrong, also where Beam has turned an exception into text."""
-    text = str(error)
-    if type(error).__module__.startswith(("components.", "pipeline.")) and "[while running" not in text:
-        return type(error).__name__, text
-    found = re.findall(
-        r"^(?:RuntimeError: )?[\w.]*?(\w+(?:Error|Rejects|Anomalies|Drift)): (.*?)(?: \[while running|$)", text, re.M
-    )
-    return found[-1] if found else (type(error).__name__, text)

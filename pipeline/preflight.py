@@ -264,7 +264,17 @@ def _kubeflow(config: Config) -> Iterator[str]:
                     f"{section}.{name}: only Kubeflow itself knows minio://; write s3{path.removeprefix('minio')} and "
                     "name the endpoint in kubeflow.env, such as {AWS_ENDPOINT_URL: http://minio-service:9000}"
                 )
+    if config.drift.fail:
+        yield (
+            "drift.fail: runs on Kubeflow do not look back at earlier runs, so no drift would end them. Leave it out; "
+            "`htr drift --fail` can stand before them"
+        )
     yield from _pipeline_root(settings)
+    if settings.accelerators and not settings.trainer_image:
+        yield (
+            f"kubeflow.accelerators: {settings.accelerators} would be reserved for kubeflow.image, which has no CUDA. "
+            "Name an image that has it with kubeflow.trainer_image, or leave the accelerators out"
+        )
     if settings.host and not re.match(r"https?://[^/]+", settings.host):
         yield f"kubeflow.host: {settings.host!r} is no address such as https://kubeflow.example.com/pipeline"
     mounts = {"volumes": settings.volumes, "secret_volumes": settings.secret_volumes}

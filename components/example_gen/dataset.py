@@ -17,11 +17,12 @@ from components.example_gen.folders import find_tables
 from components.example_gen.images import find_image
 from components.example_gen.labels import check_label, length_band
 from components.example_gen.measures import describe
+from components.example_gen.outages import is_of_the_store, unreadable
 from components.example_gen.plan import Plan, make_plan, split_of
 from components.example_gen.rejects import Reject, Rejected, rejected_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLIT_NAMES, SplitRule
-from components.example_gen.table import DatasetError, Row, Table, plain, read_together
+from components.example_gen.table import Row, Table, plain, read_together
 from components.transform.geometry import available_frames, needed_frames
 from components.transform.settings import TransformConfig
 from htr_client import image_files
@@ -206,8 +207,8 @@ def _read_file(path: str, data: DataConfig) -> bytes | tuple[bytes, np.ndarray]:
     try:
         encoded = storage.read(path, image_files.MAX_BYTES + 1)  # one more, so that a larger one is refused
     except OSError as error:
-        if storage.is_store_failure(path, error):
-            raise DatasetError(f"The data cannot be read: {error}") from error
+        if is_of_the_store(path, error):
+            raise unreadable(f"The data cannot be read: {error}.", error) from error
         raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
     return encoded if len(encoded) <= _LARGE_FILE else _decode(encoded, path, data)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from components.common import storage
 from components.common.words import counted
 from components.common.workspace import is_workspace
 from components.example_gen.header import SAVE_AS_CSV, open_table
+from components.example_gen.outages import unreadable
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain
 from components.example_gen.walking import refuse_workspace
@@ -29,6 +31,7 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
     Raises:
         DatasetError: no such folder, or the same one twice, no CSV file in it, none with the needed columns, an
             unreadable or empty one, one outside of the folder.
+        StoreError: as a `DatasetError`, where the store fails.
     """
     if not config.paths:
         raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and images).")
@@ -37,13 +40,13 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
     for root, source in source_names([storage.absolute(path) for path in config.paths]).items():
         try:
             if not storage.is_dir(root):
-                what = "is a file, not a folder" if storage.exists(root) else "does not exist"
+                what = "is a file, not a folder" if _exists(root) else "does not exist"
                 raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
             refuse_workspace(root)
             paths, hidden, workbooks = _label_files(root)
         except OSError as error:
             reason = error.strerror or str(error).removeprefix(f"{root}: ")
-            raise DatasetError(f"The data folder {root} cannot be read: {reason}.") from error
+            raise unreadable(f"The data folder {root} cannot be read: {reason}.", error) from error
         if hidden:
             shown = ", ".join(hidden[:3])
             notes.append(f"{root}: passed over {counted(len(hidden), 'hidden or system file')}, such as {shown}.")
@@ -61,7 +64,8 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             try:
                 table = open_table(path, root, source, config)
             except OSError as error:
-                raise DatasetError(f"{path} cannot be read: {error.strerror or error}. Mend or remove it.") from error
+                what = f"{path} cannot be read: {error.strerror or str(error).removeprefix(f'{path}: ')}."
+                raise unreadable(what, error, "Mend or remove it.") from error
             if isinstance(table, Table):
                 found.append(table)
             else:
@@ -71,6 +75,18 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
         tables += found
         notes += without
     return tables, notes
+
+
+def _exists(root: str) -> bool:
+    """As `storage.exists`, which takes a folder of a network file system that does not answer for a missing one.
+
+    Raises:
+        OSError: That cannot be found out.
+    """
+    if not storage.is_remote(root):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(root)
+    return storage.exists(root)
 
 
 def source_names(roots: list[str]) -> dict[str, str]:

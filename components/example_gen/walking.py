@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from components.common import storage
 from components.common.workspace import is_workspace
+from components.example_gen.outages import unreadable
 from components.example_gen.table import DatasetError
 
 
@@ -73,4 +74,4 @@ def readable(root: str) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"{str(error.filename)[:200]}: {error.strerror}" if error.filename else error
-        raise DatasetError(f"A folder below {root} cannot be read ({what}). Mend or remove it.") from error
+        raise unreadable(f"A folder below {root} cannot be read ({what}).", error, "Mend or remove it.") from error

@@ -16,15 +16,14 @@ from tfx.dsl.components.base import base_beam_component, base_beam_executor, exe
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 
-from components.common import storage
 from components.common.artifacts import write_text
 from components.common.fingerprint_driver import FingerprintDriver
+from components.example_gen.outages import is_of_the_store, unreadable
 from components.example_gen.quarantine import COUNTS_FILE, REJECTS_FILE, Quarantine, check_counts
 from components.example_gen.record_sink import RecordSink
 from components.example_gen.rejects import Rejected, as_rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
-from components.example_gen.table import DatasetError
 from components.line_finder.data import load_page
 from components.line_finder.examples import encode
 from components.line_finder.page_plan import PagePlan, RejectedPage, plan_pages, stamps
@@ -80,8 +79,8 @@ class _Examine(beam.DoFn):
         try:
             yield beam.pvalue.TaggedOutput(split, [encode(load_page(file, self._max_pixels))])
         except (PageError, Rejected, ImageError, OSError) as error:
-            if storage.is_store_failure(file.path, error):
-                raise DatasetError(f"The pages cannot be read: {error}") from error
+            if is_of_the_store(file.path, error):
+                raise unreadable(f"The pages cannot be read: {error}.", error) from error
             rejected = as_rejected(error)
             yield beam.pvalue.TaggedOutput("rejects", RejectedPage(file.name, rejected.reason, rejected.detail))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from components.common import storage
 from components.common.words import counted
+from components.example_gen.outages import is_of_the_store, unreadable
 from components.example_gen.plan import fill_splits
 from components.example_gen.rejects import Rejected, as_rejected
 from components.example_gen.settings import DataConfig
@@ -72,7 +73,8 @@ def list_pages(data: DataConfig, settings: PagesConfig) -> list[PageFile]:
         for root in {file.root for file in found}:
             refuse_workspace(root)
     except (ImportProblem, OSError) as error:
-        raise DatasetError(str(error).replace("--writer", "pages.document")) from error
+        found_out = error.__cause__ if isinstance(error.__cause__, DatasetError | OSError) else error
+        raise unreadable(str(error).replace("--writer", "pages.document"), found_out) from error
     return found
 
 
@@ -100,8 +102,8 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
             require_baselines(page, file)
             image, claimed = locate_image(page.image, file)
         except (pages.PageError, Rejected, OSError) as error:
-            if storage.is_store_failure(file.path, error):
-                raise DatasetError(f"The pages cannot be read: {error}") from error
+            if is_of_the_store(file.path, error):
+                raise unreadable(f"The pages cannot be read: {error}.", error) from error
             why = as_rejected(error)
             rejected.append(RejectedPage(file.name, why.reason, why.detail))
             continue

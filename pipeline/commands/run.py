@@ -7,13 +7,12 @@ import contextlib
 import datetime
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
 from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
-from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code
+from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code, root_message
 from pipeline.tasks import task_of
 
 if TYPE_CHECKING:
@@ -57,6 +56,7 @@ def _check(config: Config) -> None:
     """
     from components.common.console import console
     from components.common.settings import ConfigError
+    from components.example_gen.outages import is_outage
     from components.example_gen.table import DatasetError
     from pipeline import preflight
 
@@ -65,7 +65,7 @@ def _check(config: Config) -> None:
     try:
         task_of(config).check(config)
     except (DatasetError, ConfigError) as error:
-        raise CommandError(str(error), USAGE) from error
+        raise CommandError(str(error), ERROR if is_outage(error) else USAGE) from error
 
 
 def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
@@ -87,14 +87,12 @@ def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
                 summary = local_runner.run(config)
                 return summary, task_of(config).write_report(summary, config)
             except Exception as error:
-                raise _explained(error, config, log, local_runner.root_message) from error
+                raise _explained(error, config, log) from error
     except OSError as error:
         raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
 
 
-def _explained(
-    error: Exception, config: Config, log: str, root_message: Callable[[BaseException], tuple[str, str]]
-) -> CommandError:
+def _explained(error: Exception, config: Config, log: str) -> CommandError:
     """A readable error of a failed run, with its exit code."""
     import traceback
 
@@ -105,8 +103,8 @@ def _explained(
     name, message = root_message(error)
     code = exit_code(name)
     known = code != ERROR or name in (
-        "DataAnomalies", "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError", "VersionError",
-        "BaselineError", "LineGateError", "WarmStartError",
+        "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError", "VersionError", "BaselineError",
+        "LineGateError", "WarmStartError", "StoreError",
     )  # fmt: skip
     return CommandError(message if known else f"{name}: {message}\nThe log is {log}", code)
 

@@ -1,17 +1,21 @@
 """The dataset contract: what is read, from where, and what happens to every row that cannot be used."""
 
+import errno
+import os
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.common import storage
 from components.example_gen import dataset
 from components.example_gen.dataset import Sample
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
 from components.example_gen.images import _files_by_name
 from components.example_gen.measures import describe
+from components.example_gen.outages import StoreError
 from components.example_gen.rejects import Reject
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, assign_split
@@ -186,6 +190,41 @@ def test_unusable_folders_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="is a file"):
         read(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ESTALE, StoreError), (errno.EIO, StoreError), (errno.EACCES, DatasetError)]
+)
+def test_a_file_system_that_fails_is_no_wrong_data(tmp_path, monkeypatch, number, kind):
+    def fail(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    folder = write_dataset(tmp_path / "data", [{"filename": "a.png", "text": "ab"}])
+    for function in (storage.open_file, storage.entries, storage.walk):
+        with monkeypatch.context() as patch, pytest.raises(DatasetError, match=os.strerror(number)) as caught:
+            patch.setattr(storage, function.__name__, fail)
+            fingerprint(find_tables(DataConfig(paths=[str(folder)]))[0])
+        assert type(caught.value) is kind
+    with monkeypatch.context() as patch, pytest.raises(DatasetError, match=os.strerror(number)) as caught:
+        patch.setattr(os, "stat", fail)  # which os.path.isdir takes for a missing folder
+        find_tables(DataConfig(paths=[str(folder)]))
+    assert type(caught.value) is kind
+
+
+def test_an_image_of_a_file_system_that_fails_is_not_rejected(tmp_path, monkeypatch):
+    """A bad sector is of one file; a network file system that is gone is not."""
+    folder = write_dataset(tmp_path / "data", [{"filename": "a.png", "text": "ab"}])
+
+    def results(number):
+        def fail(path, *_):
+            raise OSError(number, os.strerror(number), path)
+
+        monkeypatch.setattr(storage, "read", fail)
+        return read(folder)
+
+    assert [result.reason for result in results(errno.EIO)] == ["unreadable_file"]
+    with pytest.raises(StoreError, match="Its store, disk or network fails"):
+        results(errno.ESTALE)
 
 
 def test_other_csv_files_are_noted_not_read(tmp_path):

@@ -7,13 +7,16 @@ import time
 
 import boto3
 import pytest
+import s3fs
 
 from components.common import storage
 from components.common.service import served
 from components.common.versions import in_service, list_versions
+from components.example_gen import dataset
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
+from components.example_gen.outages import StoreError
 from components.example_gen.settings import DataConfig
 from components.line_finder.example_gen import _Examine
 from components.pages.files import PageFile
@@ -113,6 +116,34 @@ def test_refused_credentials_are_one_sentence(s3, names, tmp_path, capsys):
         first.count("\n") <= 2 and f"The data folder {names} cannot be read: the store refuses the credentials" in first
     )
     assert f"push.model_dir: {names}/models/" in second and "the store refuses the credentials" in second
+
+
+@pytest.fixture
+def dead_endpoint(monkeypatch):
+    """No store listens there; libraries give up at once."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    storage._file_system.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    storage._file_system.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_store_that_does_not_answer_is_no_wrong_data(command, dead_endpoint, tmp_path, capsys):
+    place = ["--workspace", str(tmp_path / "w")]
+    assert cli.main([command, "--data", "s3://bucket/names", *place]) == cli.ERROR
+    error = capsys.readouterr().err
+    assert "The data folder s3://bucket/names cannot be read: " in error and "Its store, disk or network fails" in error
+    pages = ["--task", "pages"] if command == "run" else []
+    assert cli.main([command, "--data", "s3://bucket/names", *place, *pages]) == cli.ERROR
+    assert cli.main([command, "--data", str(tmp_path / "names"), *place]) == cli.USAGE
+
+
+def test_an_image_of_a_store_that_does_not_answer_is_not_rejected(dead_endpoint):
+    with pytest.raises(StoreError, match=r"The data cannot be read: s3://bucket/names/a\.png: .* Its store, disk or"):
+        dataset._read_file("s3://bucket/names/a.png", DataConfig())
 
 
 def test_a_store_that_fails_ends_the_run_instead_of_rejecting_its_images(s3, names):

@@ -22,7 +22,7 @@ STEPS = {
 }  # fmt: skip
 
 
-def compile_dag(folder: Path, data: Path, *settings: str) -> int:
+def compile_dag(folder: Path, data: Path | str, *settings: str) -> int:
     overrides = [f"--set={setting}" for setting in [*SETTINGS, *settings]]
     arguments = ["--data", str(data), "--workspace", str(folder / "workspace"), *overrides]
     return cli.main(["compile", "airflow", str(folder / "dags"), *arguments])
@@ -142,6 +142,16 @@ def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
     )
     assert done.returncode == cli.USAGE, done.stderr
     assert "holds no .csv or .tsv file with labels" in done.stdout.splitlines()[-1]
+
+    assert compile_dag(tmp_path / "remote", "s3://bucket/names") == 0
+    dead = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1", "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    done = subprocess.run(
+        [*command[:-1], str(tmp_path / "remote" / "dags" / "htr.json"), "HandwritingExampleGen", "run1"],
+        env=environment | dead, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == cli.ERROR, done.stderr  # which is tried again
+    assert "s3://bucket/names cannot be read: Could not connect" in done.stdout.splitlines()[-1]
 
     done = subprocess.run([*command, "Trainer", "run1"], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == cli.ERROR, done.stderr

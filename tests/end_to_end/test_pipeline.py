@@ -374,7 +374,7 @@ def test_anomalies_stop_the_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(dataset, "describe", lambda greys: [impossible] * len(greys))
     folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": "ab"} for i in range(60)])
     ran = run(folder, tmp_path / "workspace", capsys)
-    assert ran.code == cli.ERROR
+    assert ran.code == cli.USAGE
     assert "paper_level" in ran.err and "schema" in ran.err
     assert ran.states["ExampleValidator"] == "FAILED" and "Transform" not in ran.states
 

@@ -4,6 +4,7 @@ It does what the backend's driver and launcher do with container executors (kube
 order by `dependentTasks` alone; inputs as an ExecutorInput whose artifacts have an id for a name, an address, metadata
 and an empty type; caching by command, image, parameters and input ids; a pod sees nothing but the copies of its inputs
 that were made for it; files (no empty folders) go back to the object store; metadata is merged, and null refused.
+A task that fails is tried again as Argo does it, by a clock that nobody waits for.
 """
 
 import json
@@ -35,19 +36,57 @@ _CONTEXT.set_forkserver_preload(
 
 @dataclass
 class Run:
-    """What became of a run: state of each task ("Succeeded", "Cached", "Failed", "Omitted") and its log."""
+    """What became of a run: state of each task ("Succeeded", "Cached", "Failed", "Omitted"), log and attempts."""
 
     states: dict[str, str] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, dict] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+
+
+class Attempts:
+    """When Argo tries a task again (argoproj/argo-workflows, workflow/controller/operator.go, processNodeRetries).
+
+    Its `maxDuration` counts from the start of the first attempt: none begins after it, and all but the first are killed
+    by it. Kubeflow (backend/src/v2/compiler/argocompiler) hands over whole seconds, and 0 for what is missing.
+    """
+
+    def __init__(self, policy: dict | None):
+        """`policy`: retryPolicy of the task, which is tried once without it."""
+        self.number, self.now = 1, 0.0
+        policy = policy or {}
+        self.retries, self.factor = policy.get("maxRetryCount", 0), policy.get("backoffFactor", 0) or 1
+        self.delay, self.deadline = (
+            int(float(policy.get(name, "0s").removesuffix("s"))) for name in ("backoffDuration", "backoffMaxDuration")
+        )
+
+    def ends_in_time(self, seconds: float) -> bool:
+        """Whether the attempt under way may take so long; the clock goes on by that."""
+        self.now += seconds
+        return self.number == 1 or self.now <= self.deadline
+
+    def begin_another(self) -> bool:
+        """Whether there is another attempt after one that has failed; the clock goes on by what is waited."""
+        wait = self.delay * self.factor ** (self.number - 1)
+        if self.number > self.retries or self.now + wait > self.deadline:
+            return False
+        self.now += wait
+        self.number += 1
+        return True
 
 
 class Cluster:
     """Object store, metadata and cache of all runs."""
 
-    def __init__(self, folder: Path, in_processes: tuple[str, ...] = ()):
-        """`in_processes`: tasks whose command is started as it stands, without the preloaded process."""
-        self.folder, self.in_processes = folder, in_processes
+    def __init__(
+        self, folder: Path, in_processes: tuple[str, ...] = (), durations: dict[str, list[float]] | None = None
+    ):
+        """Creates an empty one.
+
+        `in_processes`: tasks whose command is started as it stands, without the preloaded process.
+        `durations`: seconds by the clock of `Attempts` that the next attempts of a task take; all but the last one die.
+        """
+        self.folder, self.in_processes, self.durations = folder, in_processes, durations or {}
         self.artifacts: dict[str, dict] = {}
         self.cache: dict[str, dict] = {}
 
@@ -125,7 +164,13 @@ class Cluster:
         for placeholder, value in replacements.items():
             arguments = [argument.replace(placeholder, value) for argument in arguments]
         pod.mkdir(parents=True, exist_ok=True)
-        code = self._execute(name, [*container["command"], *arguments], pod)
+        attempts = Attempts(task.get("retryPolicy"))
+        code = self._attempt(name, [*container["command"], *arguments], pod, attempts)
+        while code and attempts.begin_another():
+            for entry in invocation["outputs"]["artifacts"].values():  # the next pod finds nothing of this one
+                shutil.rmtree(self._local(pod, entry["artifacts"][0]["uri"]), ignore_errors=True)
+            code = self._attempt(name, [*container["command"], *arguments], pod, attempts)
+        run.attempts[name] = attempts.number
         run.logs[name] = (pod / "log").read_text(errors="replace")
         run.states[name] = "Failed" if code else "Succeeded"
         if code:
@@ -148,6 +193,15 @@ class Cluster:
         if cached:
             self.cache[cache_key] = result
         shutil.rmtree(pod)
+
+    def _attempt(self, name, command, pod, attempts):
+        durations = self.durations.get(name) or [0]
+        seconds, dies = durations[0], len(durations) > 1
+        del durations[0]
+        if not attempts.ends_in_time(seconds) or dies:
+            (pod / "log").write_text(f"killed after {seconds} s")
+            return 137
+        return self._execute(name, command, pod)
 
     def _execute(self, name, command, pod):
         assert command[0] == "python"
@@ -200,7 +254,7 @@ def _container(command: list[str], folder: str) -> None:
     python, dash_m, module, *arguments = command
     assert (python, dash_m) == ("python", "-m")
     os.chdir(folder)
-    log = os.open("log", os.O_WRONLY | os.O_CREAT)
+    log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.argv = [module, *arguments]

@@ -1,5 +1,6 @@
 """Images and manifests: linted, valid by Kubernetes' own schemas, and of one mind with lock file, code and servers."""
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -124,8 +125,12 @@ def test_versions_in_images_code_and_configuration_agree():
     assert {version.rpartition(".")[0] for version in served} == {oldest.rpartition(".")[0]}
 
 
+def dockerfile_stages():
+    return {text.split("\n")[0].split()[-1]: text for text in DOCKERFILE.split("\nFROM ")[1:]}
+
+
 def test_image_has_the_packages_and_no_rights():
-    stages = {text.split("\n")[0].split()[-1]: text for text in DOCKERFILE.split("\nFROM ")[1:]}
+    stages = dockerfile_stages()
     assert list(stages) == ["build-cpu", "build-gpu", "build-airflow", "cpu", "gpu", "airflow"]
     assert re.findall(r"^USER (\S+)", stages["cpu"], re.M) == [files.USER]
     assert "USER" not in stages["gpu"] and stages["gpu"].startswith("cpu AS gpu")
@@ -136,6 +141,27 @@ def test_image_has_the_packages_and_no_rights():
     assert entry_point[:2] == ("python", "-m") and entry_point[2].split(".")[0] in copied
     packages = {p.name for p in ROOT.iterdir() if (p / "__init__.py").exists()} - {"tests", "benchmarks"}
     assert packages <= copied and {f"!{name}" for name in copied} <= set(ignored)
+
+
+def test_airflows_helm_chart_can_start_the_image(tmp_path):
+    """Airflow asks for the user's name, and the chart's probes run `exec /entrypoint airflow jobs check`."""
+    image = dockerfile_stages()["airflow"].replace("\\\n", "")
+    (created,) = re.findall(r"useradd .*?(?= &&)", image)
+    made = argparse.ArgumentParser()
+    for option in ("--uid", "--gid", "--home-dir", "name"):
+        made.add_argument(option)
+    user, _ = made.parse_known_args(created.split()[1:])
+    (home,) = re.findall(r" HOME=(\S+)", image)
+    assert re.findall(r"^USER (\S+)", image, re.M) == [f"{user.uid}:{user.gid}"]
+    assert (user.name, user.home_dir) == ("airflow", home) and "--create-home" in created
+    assert image.index("useradd") < image.index("USER ")
+
+    (written,) = re.findall(r"printf .*>/entrypoint && chmod \d+ /entrypoint", image)
+    subprocess.run(written.replace("/entrypoint", str(tmp_path / "entrypoint")), shell=True, check=True)
+    done = subprocess.run([tmp_path / "entrypoint", "sh", "-c", 'echo "$1"; exit 7', "sh", "two words"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert (done.returncode, done.stdout) == (7, "two words\n")
+    assert 'ENTRYPOINT ["/entrypoint"]' in image
 
 
 # -- manifests -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
+from kubeflow_launcher import Attempts
 from tfx.types.artifact import Artifact
 from tfx.utils import import_utils
 
@@ -154,6 +155,16 @@ def test_only_training_gets_accelerators_and_their_nodes(package):
         assert {mount["mountPath"] for mount in main["volumeMounts"]} == {"/data", "/models", "/secrets"}
 
 
+@pytest.mark.parametrize(("image", "count"), [("null", None), ("registry.example/htr-trainer:0.1.0", "1")])
+def test_accelerators_come_with_the_image_that_can_use_them(image, count):
+    package = kubeflow_runner.compile_pipeline(
+        load(overrides=[*SETTINGS, f"kubeflow.trainer_image={image}", "kubeflow.accelerators=null"])
+    )
+    container, config = executors(package)["Trainer"]
+    assert container["resources"].get("accelerator", {}).get("count") == count
+    assert ("nvidia.com/gpu" in [toleration["key"] for toleration in config["tolerations"]]) == bool(count)
+
+
 def test_caching_and_retries(package):
     tasks = package[0]["root"]["dag"]["tasks"]
     assert {n for n, task in tasks.items() if not task["cachingOptions"]["enableCache"]} == {
@@ -165,12 +176,21 @@ def test_caching_and_retries(package):
     tasks_of_warm = kubeflow_runner.compile_pipeline(warm)[0]["root"]["dag"]["tasks"]
     for name in ("Trainer", "Tuner"):  # the directory may hold a newer version, which no driver notices
         assert not tasks_of_warm[name]["cachingOptions"]["enableCache"]
-    assert {n for n, task in tasks.items() if "retryPolicy" not in task} == {"Gate"}
-    retry = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "240s"}
+    assert {n for n, task in tasks.items() if "retryPolicy" not in task} == {"ExampleValidator", "Gate"}
+    retry = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "2592000s"}
     assert tasks["Trainer"]["retryPolicy"] == retry
-    patient = load(overrides=[*SETTINGS, "kubeflow.retry_delay=0.5", "kubeflow.retries=30"])
-    retry = kubeflow_runner.compile_pipeline(patient)[0]["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"]
-    assert (retry["backoffDuration"], retry["backoffMaxDuration"]) == ("0.5s", "536870912s")
+    eager = load(overrides=[*SETTINGS, "kubeflow.retry_delay=0.5"])
+    retry = kubeflow_runner.compile_pipeline(eager)[0]["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"]
+    assert retry["backoffDuration"] == "1s"  # of "0.5s" Kubeflow would read 0
+
+
+def test_a_training_is_tried_again_however_long_it_took(package):
+    """By Argo's clock, which counts from the start of the first attempt."""
+    day = 24 * 3600
+    attempts = Attempts(package[0]["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"])
+    assert attempts.ends_in_time(3600) and attempts.begin_another() and attempts.now == 3660
+    assert attempts.ends_in_time(7 * day) and attempts.begin_another() and attempts.now == 3660 + 7 * day + 120
+    assert attempts.ends_in_time(7 * day) and not attempts.begin_another() and attempts.number == 3
 
 
 def test_steps_can_work_on_addresses_without_cache_retries_and_accelerator():
@@ -216,6 +236,8 @@ def test_nothing_of_this_machine_is_in_the_package(package):
         ("name=my_htr", "name: Kubeflow allows no underscore"),
         ("push.model_dir=null", "push.model_dir: name the folder"),
         ("data.paths=[]", "data.paths: name the data"),
+        ("drift.fail=true", r"drift\.fail: .*`htr drift --fail`"),
+        ("kubeflow.trainer_image=null", r"kubeflow\.accelerators: 2 would .* for kubeflow\.image, .*trainer_image"),
     ],
 )
 def test_what_cannot_work_is_refused(change, message):

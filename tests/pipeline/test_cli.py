@@ -15,6 +15,7 @@ import yaml
 import htr_client
 from pipeline import cli
 from pipeline.commands.common import read_config, write_for_prometheus
+from pipeline.exit_codes import exit_code, root_message
 from tests.conftest import write_dataset
 
 HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
@@ -305,12 +306,24 @@ def test_versions_of_others_need_not_be_times(tmp_path, capsys):
 
 def test_what_stops_a_run_is_said_in_its_own_words():
     from components.serving_check.component import NotServable
-    from pipeline.local_runner import root_message
 
     words = "It ended.\nTraceback (most recent call last):\nFileNotFoundError: [Errno 2] No such file or directory"
     assert root_message(NotServable(words)) == ("NotServable", words)
     wrapped = RuntimeError("components.example_gen.dataset.DatasetError: labels.csv is odd. [while running 'Rows']")
     assert root_message(wrapped) == ("DatasetError", "labels.csv is odd.")
+    chained = "OSError: s3://b/a.png: 503\n\ncomponents.example_gen.outages.StoreError: No. [while running 'Examine']"
+    assert root_message(RuntimeError(chained)) == ("StoreError", "No.")
+
+
+def test_what_no_other_try_can_mend_has_a_code_of_its_own():
+    """Airflow tries a step again that ends with 1."""
+    from components.example_gen.outages import StoreError
+    from components.example_gen.table import DatasetError
+    from components.example_validator.component import DataAnomalies, DataDrift
+
+    errors = (DatasetError(), DataAnomalies(), DataDrift(), StoreError(), OSError())
+    codes = [exit_code(root_message(error)[0]) for error in errors]
+    assert codes == [cli.USAGE, cli.USAGE, cli.DRIFT, cli.ERROR, cli.ERROR]
 
 
 def test_a_program_that_is_missing_is_named():
