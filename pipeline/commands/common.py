@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.reading import Model
 
-# Adds a subcommand to `htr`: its name, the function that runs it, and a sentence about it.
-AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+# Adds a subcommand to `htr`: its name, the function that runs it, a sentence about it, and an example of its use.
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
 
 
 class CommandError(Exception):

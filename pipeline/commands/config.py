@@ -10,7 +10,12 @@ from pipeline.exit_codes import OK
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    command = add("config", _print_config, "print all settings as YAML, with their meaning")
+    command = add(
+        "config",
+        _print_config,
+        "print all settings as YAML, with their meaning",
+        "htr config --set transform.preset=line > run.yaml",
+    )
     add_task_argument(command)
     add_config_arguments(command)
 

@@ -21,7 +21,12 @@ from pipeline.exit_codes import DRIFT, OK, TOO_MANY_REJECTS, USAGE
 
 def add_commands(add: AddCommand) -> None:
     """Adds them to the parser of `htr`."""
-    command = add("sample-data", _sample_data, "write a sample dataset of rendered handwriting, with a few dirty rows")
+    command = add(
+        "sample-data",
+        _sample_data,
+        "write a sample dataset of rendered handwriting, with a few dirty rows",
+        "htr sample-data names",
+    )
     command.add_argument("directory", metavar="DIR")
     command.add_argument(
         "--images", type=int, default=3500, metavar="N", help="images to render (default: %(default)s)"
@@ -30,13 +35,18 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--pictures", dest="images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     command.add_argument("--seed", type=int, default=7647, metavar="N", help="of the generator (default: %(default)s)")
 
-    command = add("check", _check, "look at a dataset without training: rejects, leaks, suspect labels, characters")
+    command = add(
+        "check",
+        _check,
+        "look at a dataset without training: rejects, leaks, suspect labels, characters",
+        "htr check --data names --html check.html",
+    )
     add_config_arguments(command)
     command.add_argument("--html", metavar="FILE", help="write a report with images to this HTML file")
     command.add_argument("--rejects", metavar="FILE", help="write the rejected rows to this CSV file")
 
     text = "compare images or logged requests with the training data of a run, or with other data: what has drifted?"
-    command = add("drift", _drift, text)
+    command = add("drift", _drift, text, "htr drift --data new-scans --against names")
     add_config_arguments(command)
     command.add_argument("--against", action="append", metavar="DIR", help="other data; may be repeated")
     command.add_argument("--run", dest="run_name", metavar="RUN", help="run to compare with (default: latest)")

@@ -9,7 +9,9 @@ from pipeline.commands.common import AddCommand, add_config_arguments, positive,
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    command = add("doctor", _doctor, "say what htr would use on this machine, and what prevents work there")
+    command = add(
+        "doctor", _doctor, "say what htr would use on this machine, and what prevents work there", "htr doctor"
+    )
     command.add_argument(
         "--gpu", action="store_true", help="train and transcribe on the GPU and on the CPU, and compare"
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
     text = "make training data of images that nobody has labelled: those whose text the newest model is sure of"
-    command = add("label", _label, text)
+    command = add("label", _label, text, "htr label scans --data names --output read")
     command.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv and images")
     command.add_argument(

@@ -16,7 +16,7 @@ from pipeline.exit_codes import OK, USAGE
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
     text = "make a dataset of lines from pages with PAGE XML or ALTO; do what is missing if run again"
-    command = add("import", _import, text)
+    command = add("import", _import, text, "htr import scans --output lines --writer folder")
     command.add_argument("folders", nargs="+", metavar="DIR", help="folder with XML files and images, at any depth")
     command.add_argument("--output", required=True, metavar="DATASET", help="new folder for labels.csv and images/")
     command.add_argument(

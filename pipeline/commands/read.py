@@ -30,7 +30,12 @@ def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
     from htr_client.cli import add_arguments
 
-    command = add("read", _read, "print the text of images, with a pushed model or the base model; needs no server")
+    command = add(
+        "read",
+        _read,
+        "print the text of images, with a pushed model or the base model; needs no server",
+        "htr read page.jpg",
+    )
     add_arguments(command, server=False)
     add_model_arguments(command)
     command.add_argument("--batch-size", type=positive, default=32, metavar="N", help="most images of one model call")

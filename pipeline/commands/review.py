@@ -21,7 +21,7 @@ def add_commands(add: AddCommand) -> None:
     from htr_client.cli import add_server_arguments
 
     text = "collect images that the model is not sure of, from logs or folders, for a person to correct"
-    command = add("review", _review, text)
+    command = add("review", _review, text, "htr review --logs requests --output review")
     command.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or globs that a server transcribes")
     command.add_argument("--logs", action="append", default=[], metavar="DIR", help="logged requests; may be repeated")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv, images and a page")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    command = add("run", _run, "run the pipeline here: read, train, evaluate, push")
+    command = add("run", _run, "run the pipeline here: read, train, evaluate, push", "htr run --data names")
     add_task_argument(command)
     add_config_arguments(command)
     command.add_argument("--json", action="store_true", help="print one JSON line at the end")

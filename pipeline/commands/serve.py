@@ -22,14 +22,21 @@ def add_commands(add: AddCommand) -> None:
     from htr_client.cli import add_arguments as add_client_arguments
     from serving.options import add_arguments as add_server_arguments
 
-    command = add("serve", _serve, "serve the pushed versions with the embedded server, for development")
+    command = add(
+        "serve", _serve, "serve the pushed versions with the embedded server, for development", "htr serve --ui"
+    )
     add_config_arguments(command, data=False)
     add_server_arguments(command)
     command.add_argument("--ui", action="store_true", help="also a page to try the model: http://localhost:8600")
     command.add_argument("--pages", action="store_true", help="also serve the line finder, for htr predict --kind page")
     command.set_defaults(model_name=None)  # as the configuration has it
 
-    command = add("predict", _predict, "send images to a server and print their text")
+    command = add(
+        "predict",
+        _predict,
+        "send images to a server and print their text",
+        "htr predict word.png --server localhost:8500",
+    )
     add_client_arguments(command)
 
 

@@ -30,7 +30,7 @@ def add_commands(add: AddCommand) -> None:
     from htr_client.cli import FORMATS, KINDS
 
     text = "transcribe a folder of any size, of lines or pages, without a server; do what is missing if run again"
-    command = add("transcribe", _transcribe, text)
+    command = add("transcribe", _transcribe, text, "htr transcribe --input scans --output texts.jsonl")
     command.add_argument("--input", required=True, metavar="DIR", help="folder with images, also s3://, gs:// or az://")
     command.add_argument(
         "--output", required=True, metavar="PATH",

@@ -18,12 +18,22 @@ if TYPE_CHECKING:
 
 def add_commands(add: AddCommand) -> None:
     """Adds them to the parser of `htr`."""
-    command = add("versions", _versions, "list the pushed versions, or those that servers know")
+    command = add(
+        "versions",
+        _versions,
+        "list the pushed versions, or those that servers know",
+        "htr versions --server localhost:8500",
+    )
     add_task_argument(command)
     add_config_arguments(command, data=False)
     _add_rollout_arguments(command)
 
-    command = add("promote", _promote, "assign a label to a version, once the running servers have loaded it")
+    command = add(
+        "promote",
+        _promote,
+        "assign a label to a version, once the running servers have loaded it",
+        "htr promote 1778234567 --label stable --server localhost:8500",
+    )
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists")
     _add_label_argument(command, required=True, text="the label to assign")
     add_task_argument(command)
@@ -31,13 +41,15 @@ def add_commands(add: AddCommand) -> None:
     _add_rollout_arguments(command, move=True)
 
     text = "withdraw the newest version, so that servers go back to the one before; or move a label back"
-    command = add("rollback", _rollback, text)
+    command = add("rollback", _rollback, text, "htr rollback --label stable --server localhost:8500")
     _add_label_argument(command, required=False, text="move this label back to the version that had it before")
     add_task_argument(command)
     add_config_arguments(command, data=False)
     _add_rollout_arguments(command, move=True)
 
-    command = add("restore", _restore, "bring a version back that `htr rollback` has withdrawn")
+    command = add(
+        "restore", _restore, "bring a version back that `htr rollback` has withdrawn", "htr restore 1778234567"
+    )
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists as withdrawn")
     add_task_argument(command)
     add_config_arguments(command, data=False)
