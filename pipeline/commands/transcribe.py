@@ -108,19 +108,28 @@ def _transcribe(arguments: argparse.Namespace) -> int:
                 )  # fmt: skip
     seconds = (datetime.datetime.now() - started).total_seconds()
     if arguments.json:
-        print(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}))
+        counts = {**asdict(outcome), "images": outcome.pictures}  # `pictures` is its name in version 0.1
+        print(json.dumps({**counts, "seconds": round(seconds, 1)}))
         return OK
-    before = outcome.pictures - outcome.new
     where = (
         outcome.example if outcome.example == output else f"{counted(outcome.shards, 'file')} like {outcome.example}"
     )
-    print(f"{counted(outcome.pictures, 'image')} in {where}" + (f", {before} of them done before" if before else ""))
+    images = counted(outcome.pictures, "image")
+    if outcome.errors:
+        others = " and ".join(f"{count} {ending}" for ending, count in outcome.other_formats.items())
+        advice = f", of them {others}: convert these to JPEG or PNG, a page each" if others else ""
+        print(
+            f"{outcome.pictures - outcome.errors} of {images} in {where}; {outcome.errors} could not be read, see "
+            f"{outcome.errors_path}{advice}"
+        )
+    else:
+        print(f"{images} in {where}")
     if kind != "line":
         lacking = "".join(f", {count} with {reason.replace('_', ' ')}" for reason, count in outcome.incomplete.items())
-        print(f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}")
-    others = " and ".join(f"{count} {ending}" for ending, count in outcome.other_formats.items())
-    advice = f", of them {others}: convert these to JPEG or PNG, a page each" if others else ""
-    print(f"{outcome.errors} could not be read, see {outcome.errors_path}{advice}")
+        see = f", see {outcome.errors_path}" if lacking else ""
+        print(f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}{see}")
+    if before := outcome.pictures - outcome.new:
+        print(f"Done by an earlier run: {counted(before, 'image')}")
     if outcome.hidden:
         print(f"Left out: {counted(outcome.hidden, 'hidden file')}")
     print(f"Took {seconds:.0f} s")
