@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from components.common.settings import Section
+from components.common.settings import Decoder, Section
 
 _TABLES = ("jsonl", "csv")
 
@@ -23,9 +23,7 @@ class BulkConfig(Section):
         "jsonl", description="of the texts: a table (jsonl, csv), or a file of each page"
     )
     batch_size: int = Field(64, ge=1, description="images of one call of the model")
-    decoder: Literal["default", "best_path"] = Field(
-        "default", description="default reads with the model's language model, best_path without"
-    )
+    decoder: Decoder = Field("default", description="default reads with the model's language model, best_path without")
     bfloat16: bool = Field(False, description="bfloat16 on CPUs that have it: faster, and a text differs now and then")
 
     @property

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from components.common.fractions import Bound, Fraction
-from components.common.settings import Section
+from components.common.settings import Decoder, Section
 from components.common.suggestions import did_you_mean
 
 # Features whose values `gate.slice_max_cer` may bound; the CER of each is computed.
@@ -29,7 +29,7 @@ class GateConfig(Section):
     slice_max_cer: dict[str, Bound] = Field(
         {}, description="bounds for slices, e.g. {'writer=7': 0.2} or {'length_band': 0.3} for each band"
     )
-    decoder: Literal["default", "best_path"] = Field(
+    decoder: Decoder = Field(
         "default",
         description="evaluates the texts that clients get by default, with the version's language model; or best_path",
     )

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands.common import AddCommand, add_config_arguments, add_task_argument, read_given_config
+from pipeline.commands.common import (
+    DATA_OR_PAGES,
+    AddCommand,
+    add_config_arguments,
+    add_task_argument,
+    read_given_config,
+)
 from pipeline.exit_codes import OK
 
 
@@ -17,7 +23,7 @@ def add_commands(add: AddCommand) -> None:
         "htr config --set transform.preset=line > run.yaml",
     )
     add_task_argument(command)
-    add_config_arguments(command)
+    add_config_arguments(command, DATA_OR_PAGES)
 
 
 def _print_config(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from components.common.words import counted
 from pipeline.commands.common import (
+    MODELS,
     AddCommand,
     CommandError,
     add_config_arguments,
@@ -39,10 +40,14 @@ def add_commands(add: AddCommand) -> None:
         help="labelled images, which are left out; may be repeated",
     )
     command.add_argument(
-        "--above", type=fraction, default=0.5, metavar="C", help="confidence that is enough (default: %(default)s)"
+        "--above",
+        type=fraction,
+        default=0.5,
+        metavar="C",
+        help="keep texts at least as confident as C (default: %(default)s)",
     )
     add_model_arguments(command, line_finder=False)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
 
 
 def _label(arguments: argparse.Namespace) -> int:

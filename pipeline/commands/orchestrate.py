@@ -23,7 +23,7 @@ def add_commands(add: AddCommand) -> None:
         "write the pipeline for an orchestrator, which then runs it",
         "htr compile kubeflow htr.yaml --config kubeflow.yaml",
     )
-    command.add_argument("target", choices=list(_COMPILERS))
+    command.add_argument("target", choices=list(_COMPILERS), help="the orchestrator")
     command.add_argument("output", metavar="OUTPUT", help="airflow: its folder of DAGs; kubeflow: a YAML file")
     add_config_arguments(command)
 
@@ -33,7 +33,7 @@ def add_commands(add: AddCommand) -> None:
         "upload the pipeline to an orchestrator and start a run of it",
         "htr submit kubeflow --config kubeflow.yaml",
     )
-    command.add_argument("target", choices=["kubeflow"])
+    command.add_argument("target", choices=["kubeflow"], help="the orchestrator")
     command.add_argument(
         "--token-file",
         metavar="FILE",

@@ -25,8 +25,14 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or globs that a server transcribes")
     command.add_argument("--logs", action="append", default=[], metavar="DIR", help="logged requests; may be repeated")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv, images and a page")
-    command.add_argument("--below", type=fraction, default=0.7, metavar="C", help="confidence (default: %(default)s)")
-    command.add_argument("--limit", type=positive, default=200, metavar="N", help="least sure images at most")
+    command.add_argument(
+        "--below", type=fraction, default=0.7, metavar="C",
+        help="collect answers less confident than C (default: %(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--limit", type=positive, default=200, metavar="N",
+        help="collect at most N images, those with the least confident answers (default: %(default)s)",
+    )  # fmt: skip
     add_server_arguments(command)
 
 

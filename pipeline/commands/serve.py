@@ -7,6 +7,7 @@ import os
 import sys
 
 from pipeline.commands.common import (
+    MODELS,
     AddCommand,
     CommandError,
     add_config_arguments,
@@ -25,7 +26,7 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         "serve", _serve, "serve the pushed versions with the embedded server, for development", "htr serve --ui"
     )
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
     add_server_arguments(command)
     command.add_argument("--ui", action="store_true", help="also a page to try the model: http://localhost:8600")
     command.add_argument("--pages", action="store_true", help="also serve the line finder, for htr predict --kind page")

@@ -8,7 +8,14 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
+from pipeline.commands.common import (
+    MODELS,
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    add_task_argument,
+    read_config,
+)
 from pipeline.exit_codes import ERROR, OK, USAGE
 from pipeline.tasks import task_of
 
@@ -25,7 +32,7 @@ def add_commands(add: AddCommand) -> None:
         "htr versions --server localhost:8500",
     )
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
     _add_rollout_arguments(command)
 
     command = add(
@@ -37,14 +44,14 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists")
     _add_label_argument(command, required=True, text="the label to assign")
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
     _add_rollout_arguments(command, move=True)
 
     text = "withdraw the newest version, so that servers go back to the one before; or move a label back"
     command = add("rollback", _rollback, text, "htr rollback --label stable --server localhost:8500")
     _add_label_argument(command, required=False, text="move this label back to the version that had it before")
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
     _add_rollout_arguments(command, move=True)
 
     command = add(
@@ -52,7 +59,7 @@ def add_commands(add: AddCommand) -> None:
     )
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists as withdrawn")
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
 
 
 def _versions(arguments: argparse.Namespace) -> int:

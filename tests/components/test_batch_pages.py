@@ -191,6 +191,11 @@ def test_the_command(folder, models, tmp_path, capfd):
     code, out, _ = run("--output", tmp_path / "texts.csv", "--kind", "auto", "--json")
     told = json.loads(out)
     assert code == 0 and told["lines"] == 8 and told["images"] == told["pictures"] == 8
+    for decoder in ("beam", "best_path"):
+        code, out, _ = run("--output", tmp_path / f"{decoder}.csv", "--kind", "auto", "--decoder", decoder)
+        assert code == 0 and rows(tmp_path, f"{decoder}-00000-of-00001.csv") == rows(
+            tmp_path, "texts-00000-of-00001.csv"
+        )
     code, out, _ = run("--output", tmp_path / "lines.csv", "--shard-size", "100")
     assert out.startswith(f"5 of 8 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}; 3 could not be read")
     for path in errors:

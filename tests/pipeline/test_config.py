@@ -78,6 +78,14 @@ def test_typos_are_told_what_was_meant(override, meant):
         load(overrides=[override])
 
 
+@pytest.mark.parametrize("section", ["gate", "bulk"])
+def test_a_decoder_is_written_as_in_settings_or_as_in_options(section):
+    for written in ("best_path", "best-path"):
+        assert getattr(load(overrides=[f"{section}.decoder={written}"]), section).decoder == "best_path"
+    with pytest.raises(ConfigError, match=rf"{section}\.decoder: .*did you mean best_path\?"):
+        load(overrides=[f"{section}.decoder=bestpath"])
+
+
 def test_nothing_is_suggested_for_what_resembles_nothing():
     with pytest.raises(ConfigError, match=r"^zzz: no such setting \(`htr config` lists them all\)$"):
         load(overrides=["zzz=1"])
