@@ -16,6 +16,7 @@ from pipeline.commands.common import (
     read_config,
 )
 from pipeline.exit_codes import ERROR, USAGE
+from serving.precision import BFLOAT16
 
 
 def add_commands(add: AddCommand) -> None:
@@ -47,6 +48,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     from serving.server import run
     from serving.status import Code, ServingError
 
+    if arguments.mixed_precision not in ("", BFLOAT16):  # the real server warns, and goes on in float32
+        raise CommandError(
+            f"--mixed_precision={arguments.mixed_precision}: the one permitted value is {BFLOAT16}; without the option "
+            "the server computes in float32.", USAGE,
+        )  # fmt: skip
     config = read_config(arguments)
     arguments.model_name = arguments.model_name or config.name
     if not arguments.model_base_path and not arguments.model_config_file:

@@ -237,6 +237,17 @@ def test_serve_finds_what_the_same_settings_push(tmp_path, monkeypatch, settings
     assert [(found.model_name, found.model_base_path) for found in served] == [(name, str(tmp_path / model_dir))]
 
 
+def test_serve_refuses_a_precision_that_there_is_not(tmp_path, monkeypatch, capsys):
+    (tmp_path / "serving_model" / "htr" / "1").mkdir(parents=True)
+    served = []
+    monkeypatch.setattr("serving.server.run", lambda arguments: served.append(arguments.mixed_precision) or 0)
+    command = ["serve", "--workspace", str(tmp_path)]
+    assert cli.main([*command, "--mixed_precision=float16"]) == cli.USAGE and not served
+    assert "--mixed_precision=float16: the one permitted value is bfloat16" in capsys.readouterr().err
+    assert [cli.main(command), cli.main([*command, "--mixed_precision=bfloat16"])] == [0, 0]
+    assert served == ["", "bfloat16"]
+
+
 @pytest.mark.parametrize("taken", [True, False])
 def test_serve_that_cannot_start_ends_with_a_documented_code(tmp_path, taken):
     (tmp_path / "serving_model" / "htr" / "1").mkdir(parents=True)
