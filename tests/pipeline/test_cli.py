@@ -189,6 +189,28 @@ def test_unusable_csv_is_named(tmp_path, capsys, content, message):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (
+            ["1.jpg", "page/1.xml"],
+            "XML files, such as {}/page/1.xml. If these are pages with PAGE XML or ALTO, `htr import",
+        ),
+        (["doc/page/1.xml"], "`htr run --task pages --data {}` trains a line finder."),
+        (["b/2.png", ".1.xml"], "images, such as {}/b/2.png. List these in a .csv with the columns filename and text;"),
+        (["labels.xlsx", "1.xml"], "labels.xlsx is a workbook: open it and save it"),
+        (["notes.txt"], "holds no .csv or .tsv file with labels.\n"),
+    ],
+)
+def test_a_folder_without_label_files_says_what_to_do_with_it(tmp_path, capsys, files, told):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert cli.main(["check", "--data", str(tmp_path)]) == cli.USAGE
+    error = capsys.readouterr().err
+    assert f"{tmp_path} holds no .csv or .tsv file with labels." in error and told.format(tmp_path) in error
+
+
 @pytest.mark.parametrize("task", ["text", "pages"])
 @pytest.mark.parametrize("setting", ["gate.max_cer=5", "name=htr"])
 def test_a_run_that_is_refused_before_its_first_step_is_one_json_line_too(tmp_path, capsys, task, setting):
