@@ -232,7 +232,8 @@ def reading_runs() -> Iterator[None]:
     try:
         yield
     except summary.NoSuchRun as error:
-        raise CommandError(str(error), USAGE) from error
+        # Without any run the arguments are not what is wrong, as without any version.
+        raise CommandError(str(error), ERROR if isinstance(error, summary.NothingRun) else USAGE) from error
     except summary.MetadataError as error:
         raise CommandError(str(error)) from error
 

@@ -161,9 +161,6 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
             "--model: /nowhere is neither a version of a model nor a directory with versions, and",
         ),
         (["serve", "--set", "push.model_dir=gs://bucket/htr"], "gs://bucket/htr is in a bucket"),
-        (["report", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
-        (["runs", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
-        (["compare", "latest", "latest", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
     ],
 )
 def test_wrong_usage_is_one_readable_paragraph_and_code_2(arguments, message, capsys):
@@ -226,6 +223,12 @@ def test_no_versions_yet(tmp_path, capsys):
     assert cli.main(["versions", "--workspace", str(tmp_path)]) == cli.ERROR
     assert cli.main(["rollback", "--workspace", str(tmp_path)]) == cli.ERROR
     assert capsys.readouterr().err.count("yet: htr run first.") == 2
+
+
+@pytest.mark.parametrize("command", [["report"], ["runs"], ["compare", "latest", "latest"]])
+def test_no_run_yet(tmp_path, command, capsys):
+    assert cli.main([*command, "--workspace", str(tmp_path)]) == cli.ERROR
+    assert capsys.readouterr().err == f"\nerror: {tmp_path} holds no run yet.\n"
 
 
 @pytest.mark.parametrize("folder", [None, "serving_model/words", "serving_model/words/.withdrawn-3"])
