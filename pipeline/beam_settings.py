@@ -12,14 +12,20 @@ from components.common.settings import Section
 class BeamConfig(Section):
     """Where the data-parallel steps run (Apache Beam)."""
 
-    runner: Literal["local", "dask", "flink", "spark", "dataflow"] = Field("local", description="engine")
-    workers: int = Field(1, ge=1, description="worker processes (local), parallelism (flink), at most (dataflow)")
+    runner: Literal["local", "dask", "flink", "spark", "dataflow"] = Field(
+        "local", description="Beam engine of the data-parallel steps"
+    )
+    workers: int = Field(1, ge=1, description="worker processes (local), parallelism (flink), most workers (dataflow)")
     address: str | None = Field(None, description="Flink's host:port, spark://host:port, or Dask's tcp://host:port")
     worker_image: str | None = Field(None, description="container image of the workers (flink, spark, dataflow)")
     setup_file: str | None = Field(None, description="setup.py that ships this package to workers that lack it")
-    extra_packages: list[str] = Field([], description="source archives that go with it, such as htr-client's")
+    extra_packages: list[str] = Field(
+        [], description="source archives that workers install besides setup_file, such as htr-client's"
+    )
     project: str | None = Field(None, description="Google Cloud project (dataflow)")
     region: str | None = Field(None, description="Google Cloud region (dataflow)")
     temp_location: str | None = Field(None, description="gs:// folder for what workers exchange (dataflow)")
     args: list[str] = Field([], description="more Beam pipeline options, for every step")
-    step_args: dict[str, list[str]] = Field({}, description="and for single steps, e.g. {Transform: [--x=y]}")
+    step_args: dict[str, list[str]] = Field(
+        {}, description="more Beam options for single steps, e.g. {Transform: [--x=y]}"
+    )

@@ -33,8 +33,15 @@ from pipeline.exit_codes import DRIFT, ERROR, NOT_BLESSED, OK, TOO_MANY_REJECTS,
 
 __all__ = ["DRIFT", "ERROR", "NOT_BLESSED", "OK", "TOO_MANY_REJECTS", "USAGE", "CommandError", "main"]
 
-# In the order of `htr --help`.
 _FAMILIES = (read, data, pages, run, orchestrate, serve, review, label, transcribe, versions, config, reports, doctor)
+# As `htr --help` shows the commands.
+_GROUPS = {
+    "Try": ("read", "sample-data", "doctor"),
+    "Data": ("check", "import", "label", "review", "drift"),
+    "Train": ("run", "config", "report", "runs", "compare"),
+    "Serve": ("serve", "predict", "transcribe", "versions", "promote", "rollback", "restore"),
+    "Orchestrate": ("compile", "submit"),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,21 +133,34 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> _Parser:
-    parser = _Parser("htr", description="Handwritten text recognition: from a CSV and images to a gated, served model.")
+    parser = _Parser(
+        "htr", description="Handwritten text recognition: from a CSV and images to a gated, served model.",
+        epilog="htr COMMAND --help shows the options of a command, and an example.",
+    )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        end = "" if text.endswith("?") else "."
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + end)
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str, example: str) -> argparse.ArgumentParser:
+        description = text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
+        command = commands.add_parser(name, help=text, description=description, epilog=f"Example: {example}")
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
         command.set_defaults(run=run, parser=command)
         return command
 
     for family in _FAMILIES:
         family.add_commands(add)
+    _group(parser, commands)
     return parser
+
+
+def _group(parser: argparse.ArgumentParser, commands: argparse._SubParsersAction[_Parser]) -> None:
+    """Shows the commands in the groups of `_GROUPS`, where argparse knows one list of all."""
+    lines = {action.dest: action for action in commands._choices_actions}
+    commands._choices_actions.clear()
+    parser._positionals._group_actions.remove(commands)  # it is left without a line; parser and usage keep it
+    for title, names in _GROUPS.items():
+        parser.add_argument_group(title)._group_actions.extend(lines[name] for name in names)
 
 
 if __name__ == "__main__":

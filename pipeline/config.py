@@ -12,10 +12,11 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from components.batch_transcriber.settings import BulkConfig
 from components.common.settings import ConfigError, Section
@@ -204,14 +205,23 @@ def as_yaml(config: Config) -> str:
             settings = {setting: getattr(value, setting) for setting in type(value).model_fields}
             if isinstance(value, TransformConfig) and (value.height, value.width) == SIZES[value.preset]:
                 settings |= {"height": None, "width": None}  # so that they follow the preset when that is changed
-            lines += [_setting(setting, settings[setting], f.description, "  ")
-                      for setting, f in type(value).model_fields.items()]  # fmt: skip
+            lines += [_setting(setting, settings[setting], f, "  ") for setting, f in type(value).model_fields.items()]
         else:
-            lines.append(_setting(name, value, field.description, ""))
+            lines.append(_setting(name, value, field, ""))
     return "\n".join(lines) + "\n"
 
 
-def _setting(name: str, value: Any, description: str | None, indent: str) -> str:
+def _setting(name: str, value: Any, field: FieldInfo, indent: str) -> str:
     text = f"{indent}{name}: {yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).strip()}"
     text = text.removesuffix("\n...")
-    return f"{text:<40s}  # {description}" if description else text
+    meaning = "; ".join(filter(None, [field.description, _permitted(field.annotation)]))
+    return f"{text:<40s}  # {meaning}" if meaning else text
+
+
+def _permitted(kind: Any) -> str:
+    """The values that a setting of this type may have, where its type lists them; else nothing."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"one of: {', '.join(map(str, inner))}"
+    found = next(filter(None, map(_permitted, inner)), "")
+    return f"each {found}" if found and get_origin(kind) is list else found

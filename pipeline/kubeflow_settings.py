@@ -12,42 +12,55 @@ class KubeflowConfig(Section):
     """How Kubeflow Pipelines runs the pipeline (`htr compile kubeflow`, `htr submit kubeflow`)."""
 
     image: str = Field(f"htr-pipeline:{__version__}", description="image of the steps, see kubeflow/Dockerfile")
-    trainer_image: str | None = Field(None, description="of Trainer and Tuner, with CUDA; `image` if unset")
+    trainer_image: str | None = Field(None, description="image of Trainer and Tuner, with CUDA; `image` if unset")
     image_pull_secrets: list[str] = Field([], description="secrets with the registry's credentials")
     pipeline_root: str | None = Field(None, description="where artifacts go, e.g. s3://bucket/htr; Kubeflow's if unset")
-    scratch: str = Field("/tmp/htr", description="for Trainer's checkpoints; a retry goes on from those on a volume")
+    scratch: str = Field(
+        "/tmp/htr", description="folder of Trainer's checkpoints; a retry goes on from those on a volume"
+    )
     stage_artifacts: bool = Field(
-        True, description="steps work on copies beside them; off, with gs://: on those, for Beam workers elsewhere"
+        True,
+        description="true: steps work on local copies of artifacts; false, with gs://: on the artifacts, for "
+        "Beam workers elsewhere",
     )
     cpu: float = Field(4, gt=0, description="CPU limit of each step")
     memory: float = Field(8, gt=0, description="memory limit of each step, GB")
     trainer_cpu: float = Field(8, gt=0, description="CPU limit of Trainer and Tuner")
     trainer_memory: float = Field(32, gt=0, description="memory limit of Trainer and Tuner, GB")
-    accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of their accelerator")
+    accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of the accelerator of Trainer and Tuner")
     accelerators: int | None = Field(
-        None, ge=0, description="how many each of them gets; 0 trains on the CPU; unset: 1 with trainer_image, else 0"
+        None,
+        ge=0,
+        description="accelerators of Trainer, and of Tuner; 0 trains on the CPU; unset: 1 with trainer_image, else 0",
     )
     node_selector: dict[str, str] = Field({}, description="labels of the nodes that steps may run on")
     trainer_node_selector: dict[str, str] = Field(
-        {}, description="and these two, e.g. {cloud.google.com/gke-accelerator: nvidia-l4}"
+        {}, description="further node labels of Trainer and Tuner, e.g. {cloud.google.com/gke-accelerator: nvidia-l4}"
     )
     tolerations: list[dict[str, str]] = Field([], description="tolerated taints: key, operator, value, effect")
     trainer_tolerations: list[dict[str, str]] = Field(
-        [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}], description="and these two besides"
+        [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        description="further tolerations of Trainer and Tuner",
     )
     volumes: dict[str, str] = Field({}, description="mount path by volume claim, e.g. {htr-data: /data}")
     secret_volumes: dict[str, str] = Field({}, description="mount path by secret")
     secret_env: dict[str, dict[str, str]] = Field(
-        {}, description="by secret, environment variable by key, e.g. {s3: {accesskey: AWS_ACCESS_KEY_ID}}"
+        {},
+        description="environment variables from secrets: by secret, variable by key, e.g. {s3: {accesskey: "
+        "AWS_ACCESS_KEY_ID}}",
     )
     env: dict[str, str] = Field({}, description="environment variables of the steps")
     cache: bool = Field(True, description="reuse a step's output where nothing that it depends on has changed")
-    retries: int = Field(2, ge=0, description="of a failed step; the verdicts of ExampleValidator and Gate are final")
+    retries: int = Field(
+        2,
+        ge=0,
+        description="how often a failed step is tried again; the verdicts of ExampleValidator and Gate are final",
+    )
     retry_delay: float = Field(60, ge=0, description="seconds before the first retry; doubled with each")
     host: str | None = Field(None, description="address of the API, e.g. https://kubeflow.example.com/pipeline")
     namespace: str | None = Field(None, description="profile that runs belong to, where there are several users")
     experiment: str = Field("htr", description="experiment that runs are listed under")
-    service_account: str | None = Field(None, description="of the steps' pods; Kubeflow's if unset")
+    service_account: str | None = Field(None, description="service account of the steps' pods; Kubeflow's if unset")
 
     @property
     def reserved(self) -> int:

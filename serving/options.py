@@ -82,22 +82,27 @@ class _Flag:
     name: str
     help: str
     own: bool = False  # not a flag of tensorflow_model_server
+    metavar: str = ""  # of a value whose name does not say what it is
 
 
 _FLAGS = (
     _Flag("port", "TCP port for gRPC; 0 picks a free one (TensorFlow Serving: 0 is off)"),
-    _Flag("grpc_socket_path", "also listen for gRPC on this UNIX socket"),
+    _Flag("grpc_socket_path", "also listen for gRPC on this UNIX socket", metavar="FILE"),
     _Flag("rest_api_port", "TCP port for REST and metrics; 0 is off, -1 picks a free one"),
     _Flag("rest_api_num_threads", "REST requests worked on at once"),
-    _Flag("rest_api_timeout_in_ms", "time limit of a REST request"),
+    _Flag("rest_api_timeout_in_ms", "time limit of a REST request", metavar="MILLISECONDS"),
     _Flag("rest_api_enable_cors_support", "send CORS headers"),
-    _Flag("model_name", "name of the model (without --model_config_file); htr serve: that of the configuration"),
+    _Flag(
+        "model_name",
+        "name of the model (without --model_config_file); htr serve: that of the configuration",
+        metavar="NAME",
+    ),
     _Flag("model_base_path", "absolute path of the directory with the numbered versions; htr serve: the workspace's"),
     _Flag("model_config_file", "text file with a ModelServerConfig"),
     _Flag("model_config_file_poll_wait_seconds", "re-read --model_config_file this often; 0 is never"),
     _Flag("file_system_poll_wait_seconds", "look for new versions this often; 0 is once"),
     _Flag("max_num_load_retries", "how often a failed load is tried again"),
-    _Flag("load_retry_interval_micros", "wait between two attempts to load"),
+    _Flag("load_retry_interval_micros", "wait between two attempts to load", metavar="MICROSECONDS"),
     _Flag("num_load_threads", "versions loaded at once; 0 is one after the other"),
     _Flag("allow_version_labels_for_unavailable_models", "allow new labels on versions that are not loaded"),
     _Flag("enable_batching", "join concurrent requests into batches"),
@@ -109,23 +114,27 @@ _FLAGS = (
         "gRPC requests under way, 4 a CPU at work and the others waiting; more get "
         "RESOURCE_EXHAUSTED (TensorFlow Serving: 4 a CPU, none waits)",
     ),
-    _Flag("grpc_channel_arguments", "comma-separated name=value options of the gRPC server"),
-    _Flag("saved_model_tags", "comma-separated tags of the graph to load"),
+    _Flag("grpc_channel_arguments", "comma-separated options of the gRPC server", metavar="NAME=VALUE,..."),
+    _Flag("saved_model_tags", "comma-separated tags of the graph to load", metavar="TAG,..."),
     _Flag("tensorflow_session_parallelism", "threads of a session (intra and inter op)"),
     _Flag("tensorflow_intra_op_parallelism", "threads within an op"),
     _Flag("tensorflow_inter_op_parallelism", "ops run at once"),
-    _Flag("mixed_precision", "bfloat16: faster on processors with AVX512_BF16 or AMX, and as accurate; else float32"),
+    _Flag(
+        "mixed_precision",
+        "bfloat16: faster on processors with AVX512_BF16 or AMX, and as accurate; else float32",
+        metavar="bfloat16",
+    ),
     _Flag("tensorflow_session_config_file", "text file with a ConfigProto"),
     _Flag("enable_model_warmup", "answer a version's warm-up requests before it is served"),
     _Flag("num_request_iterations_for_warmup", "how often each warm-up request is sent"),
     _Flag("enable_grpc_healthcheck_service", "serve grpc.health.v1.Health (TensorFlow Serving's default: off)"),
     _Flag("enable_serialization_as_tensor_content", "answer with tensor_content instead of typed values"),
-    _Flag("host", "address to bind; 0.0.0.0 is what TensorFlow Serving does", own=True),
+    _Flag("host", "address to bind; 0.0.0.0 is what TensorFlow Serving does", own=True, metavar="ADDRESS"),
     _Flag("fallback_base_path", "serve the versions in this directory until --model_base_path has one", own=True),
     _Flag("line_finder_base_path", "also serve the versions in this directory as htr-lines, for pages", own=True),
     _Flag("line_finder_fallback_base_path", "the same until --line_finder_base_path has a version", own=True),
     _Flag("ui_port", "TCP port for a page to try the model; 0 is off, -1 picks a free one", own=True),
-    _Flag("max_request_bytes", "largest request, gRPC or REST (TensorFlow Serving: 2 GiB)", own=True),
+    _Flag("max_request_bytes", "largest request, gRPC or REST (TensorFlow Serving: 2 GiB)", own=True, metavar="BYTES"),
     _Flag("max_rows_per_request", "most rows in one request without batching; 0 is no limit", own=True),
     _Flag("check_input_shapes", "refuse shapes the signature excludes; some abort TensorFlow Serving", own=True),
     _Flag("require_variables", "refuse a version whose variables are missing", own=True),
@@ -160,6 +169,12 @@ def _boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
+def _metavar(name: str) -> str:
+    """What stands for the value of a flag in the help, by the end of its name; a number where that says nothing."""
+    ends = {"port": "PORT", "base_path": "DIR", "_file": "FILE", "_seconds": "SECONDS"}
+    return next((shown for end, shown in ends.items() if name.endswith(end)), "N")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the server's flags to a parser; imports nothing heavy.
 
@@ -179,7 +194,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             extra |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
         else:
             kind = float if flag.name == "file_system_poll_wait_seconds" else type(default)
-            extra |= {"type": kind, "metavar": "VALUE"}
+            extra |= {"type": kind, "metavar": flag.metavar or _metavar(flag.name)}
         (own if flag.own else same).add_argument(f"--{flag.name}", **extra)
     for name in IGNORED_FLAGS:
         parser.add_argument(f"--{name}", nargs="?", const="true", default=None, help=argparse.SUPPRESS)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LINE_FORMATS = ("text", "json", "csv")
 FORMATS = (*LINE_FORMATS, "alto", "page", "hocr")
 KINDS = ("auto", "line", "page")
+DECODERS = ("best-path", "beam")
 
 # Seconds for which a command waits for a server that has not answered yet, and one that has and went away.
 _FIRST_PATIENCE, _PATIENCE = 2.0, 60.0
@@ -55,9 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
     decoding = parser.add_argument_group("decoding")
     decoding.add_argument(
         "--decoder",
-        choices=["best-path", "beam"],
-        help="leave out the language model that the server's version brings: best path, or beam search without it "
-        "(default: beam search with it, best path where there is none)",
+        type=decoder,
+        choices=DECODERS,
+        help="decode without the version's language model (default: beam search with it, best path where there is "
+        "none)",
     )
     decoding.add_argument(
         "--beam-width", type=int, metavar="N", help="readings that are followed at a time (default: 16)"
@@ -92,6 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
     )
 
 
+def decoder(text: str) -> str:
+    """The name of a decoder as options have it; settings write best_path."""
+    return text.replace("_", "-")
+
+
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `client_from` reads.
 
@@ -100,14 +107,19 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """
     server = parser.add_argument_group("server")
     server.add_argument(
-        "--server", default="localhost:8500", metavar="HOST:PORT", help="several with commas (default: %(default)s)"
+        "--server",
+        default="localhost:8500",
+        metavar="HOST:PORT",
+        help="gRPC address; several with commas (default: %(default)s)",
     )
-    server.add_argument("--model", default="htr", help="name of the served model (default: %(default)s)")
+    server.add_argument(
+        "--model", default="htr", metavar="NAME", help="name of the served model (default: %(default)s)"
+    )
     which = server.add_mutually_exclusive_group()
     which.add_argument("--model-version", type=int, metavar="N", help="exact version (default: the server's latest)")
     which.add_argument("--model-label", metavar="LABEL", help="the version with this label, such as stable or canary")
     server.add_argument(
-        "--timeout", type=float, default=15.0, metavar="SECONDS", help="for one request (default: %(default)g)"
+        "--timeout", type=float, default=15.0, metavar="SECONDS", help="limit for one request (default: %(default)g)"
     )
     server.add_argument(
         "--patience",
@@ -126,7 +138,9 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
     server.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
     server.add_argument("--tls-key", metavar="PEM", help="its private key")
-    server.add_argument("--tls-server-name", metavar="NAME", help="in the servers' certificate, if not the address")
+    server.add_argument(
+        "--tls-server-name", metavar="NAME", help="name in the server's certificate, if it differs from the address"
+    )
 
 
 def client_from(args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" = None) -> "HtrClient":
@@ -247,7 +261,9 @@ def main(argv: list[str] | None = None) -> int:
         Exit code, see `run`.
     """
     parser = argparse.ArgumentParser("htr-client", description="Transcribe images of handwriting.")
-    parser.add_argument("--version", action="version", version=f"htr-client {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"htr-client {__version__}", help="show the version and exit"
+    )
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

@@ -38,10 +38,11 @@ class ResultWriter:
         self._csv = csv.writer(out, lineterminator="\n")
         self._folder = folder
         self._written: set[str] = set()
+        self._has_header = False
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
-        if format_ == "csv":
-            self._csv.writerow(["file", "text", "confidence", "model_version", "error", "suspicions"])
+        elif format_ == "csv":
+            self._header()
 
     def __call__(self, path: str, result: Transcription | Page) -> None:
         """Print one result.
@@ -71,9 +72,18 @@ class ResultWriter:
         else:
             for number, line in enumerate(page.lines, 1):
                 if self._format == "csv":
-                    self._csv.writerow([f"{path}:{number}", line.text, f"{line.confidence or 0.0:.4f}", "", "", ""])
+                    self._row([f"{path}:{number}", line.text, f"{line.confidence or 0.0:.4f}", "", "", ""])
                 else:
                     print(f"{path}:{number}\t{line.text}\t{line.confidence or 0.0:.3f}", file=self._out)
+
+    def _row(self, row: list[object]) -> None:
+        if not self._has_header:  # beside files of pages, until an image of a line comes
+            self._header()
+        self._csv.writerow(row)
+
+    def _header(self) -> None:
+        self._has_header = True
+        self._csv.writerow(["file", "text", "confidence", "model_version", "error", "suspicions"])
 
     def _file_of(self, path: str) -> str:
         """The file of a page: its image's name with another ending, and a number where there are several of a name."""
@@ -89,7 +99,7 @@ class ResultWriter:
         error = result.error
         if self._format == "csv":
             row = [path, result.text, f"{result.confidence:.4f}", result.version, error.reason if error else ""]
-            self._csv.writerow([*row, " ".join(suspicion.code for suspicion in result.suspicions)])
+            self._row([*row, " ".join(suspicion.code for suspicion in result.suspicions)])
         elif self._format == "text" and error is None:
             print(f"{path}\t{result.text}\t{result.confidence:.3f}", file=self._out)
             for text, confidence in result.alternatives:

@@ -19,8 +19,9 @@ from components.batch_transcriber.shards import BatchError, Image
 from components.common import storage
 from components.common.ahead import ahead
 from htr_client import image_files, kinds
+from htr_client.beam import PrefixBeamSearch
 from htr_client.client import HtrClient
-from htr_client.decoding import BestPath
+from htr_client.decoding import BestPath, Decoder
 from htr_client.errors import ImageError
 from htr_client.pages.model import Page
 from serving.precision import use_bfloat16
@@ -30,6 +31,9 @@ from serving.version_directory import LANGUAGE_MODEL_FILE, SETTINGS_FILE
 _READERS = 8
 _PAGES_AHEAD = 4  # pages take much memory, and a store answers many times faster than they are transcribed
 _loading = threading.Lock()
+DEFAULT, BEST_PATH, BEAM = "default", "best-path", "beam"
+DECODERS: dict[str, Callable[[], Decoder]] = {BEST_PATH: BestPath, BEAM: PrefixBeamSearch}
+"""Those that leave the language model of a version out, as `--decoder` names them."""
 
 
 class ImageText(NamedTuple):
@@ -56,7 +60,7 @@ class Reader:
         kind: "line" for images of one line or word each; "page", or "auto" for either, as in `htr_client.kinds`.
         line_finder: directory of a line finder's version, for pages; the one that is shipped if None.
         batch_size: images of lines of one call of the model.
-        best_path: decode without the version's language model.
+        decoder: `DEFAULT`, with the version's language model where it has one; or one of `DECODERS`, without it.
         bfloat16: compute in bfloat16 on machines whose processor has it.
     """
 
@@ -64,7 +68,7 @@ class Reader:
     kind: str = "line"
     line_finder: str | None = None
     batch_size: int = 64
-    best_path: bool = False
+    decoder: str = DEFAULT
     bfloat16: bool = False
 
     def fingerprint(self) -> str:
@@ -79,8 +83,10 @@ class Reader:
         if _is_line_finder(self.model_path):
             raise BatchError(f"{self.model_path} is a line finder, which does not transcribe. Name a model that does.")
         language_model = os.path.join(self.model_path, LANGUAGE_MODEL_FILE)
-        if not self.best_path and storage.exists(language_model):
+        if self.decoder == DEFAULT and storage.exists(language_model):
             found.update(storage.read(language_model))
+        if self.decoder == BEAM:
+            found.update(b"beam")
         if self.kind != "line":
             finder = self._line_finder()
             found.update(_fingerprint_file(finder))
@@ -129,7 +135,7 @@ class Reader:
         # The last batch of a shard is filled up, so that the graph sees one shape only.
         filled = batch + batch[-1:] * (self.batch_size - len(batch))
         log_probs, frames = model.log_probs(filled)
-        decoder = model.decoder(self.best_path)
+        decoder = DECODERS[self.decoder]() if self.decoder != DEFAULT else model.decoder()
         return [
             # How the model says that it has no image.
             ImageError("refused", "The model cannot decode it.")
@@ -147,7 +153,7 @@ class Reader:
                 yield data if isinstance(data, bytes) else b""
 
         with _loading:
-            client = _client(self.model_path, self._line_finder(), self.batch_size, self.best_path, self.bfloat16)
+            client = _client(self.model_path, self._line_finder(), self.batch_size, self.decoder, self.bfloat16)
         for result in kinds.transcribe(client, contents(), self.kind):
             image, error = waiting.popleft()
             if error is not None:
@@ -182,13 +188,13 @@ def _load(model_path: str, bfloat16: bool) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _client(model_path: str, line_finder: str, batch_size: int, best_path: bool, bfloat16: bool) -> HtrClient:
+def _client(model_path: str, line_finder: str, batch_size: int, decoder: str, bfloat16: bool) -> HtrClient:
     from serving.local import LocalClient
 
     # The client loads a model when it first needs it, so copies of what lies in a bucket stay as long as the process.
     folder, finder = (_copies.enter_context(storage.here(path)) for path in (model_path, line_finder))
     return LocalClient(
-        folder, decoder=BestPath() if best_path else None, batch_size=batch_size, line_finder=finder,
+        folder, decoder=DECODERS[decoder]() if decoder != DEFAULT else None, batch_size=batch_size, line_finder=finder,
         bfloat16=bfloat16,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from components.common.settings import Section
+from components.common.settings import Decoder, Section
 
 _TABLES = ("jsonl", "csv")
 
@@ -14,19 +14,19 @@ _TABLES = ("jsonl", "csv")
 class BulkConfig(Section):
     """New images that the pipeline transcribes with a blessed model (step BulkInferrer)."""
 
-    folder: str | None = Field(None, description="with images, at any depth; there is no such step if unset")
+    folder: str | None = Field(None, description="folder with new images, at any depth; there is no such step if unset")
     kind: Literal["line", "page", "auto"] = Field(
-        "line", description="of the images: a line or word each, a page, or either"
+        "line", description="what the images show: a line or word each, a page each, or either (auto)"
     )
     line_finder: str | None = Field(None, description="version of a line finder, for pages; null is the one shipped")
     format: Literal["jsonl", "csv", "alto", "page", "hocr", "json", "text"] = Field(
-        "jsonl", description="of the texts: a table (jsonl, csv), or a file of each page"
+        "jsonl", description="format of the texts: a table (jsonl, csv), or a file of each page"
     )
     batch_size: int = Field(64, ge=1, description="images of one call of the model")
-    decoder: Literal["default", "best_path"] = Field(
-        "default", description="default reads with the model's language model, best_path without"
+    decoder: Decoder = Field("default", description="default: with the model's language model; best_path: without it")
+    bfloat16: bool = Field(
+        False, description="compute in bfloat16 on CPUs that have it: faster, and a text differs now and then"
     )
-    bfloat16: bool = Field(False, description="bfloat16 on CPUs that have it: faster, and a text differs now and then")
 
     @property
     def output(self) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from components.common.fractions import Bound, Fraction
-from components.common.settings import Section
+from components.common.settings import Decoder, Section
 from components.common.suggestions import did_you_mean
 
 # Features whose values `gate.slice_max_cer` may bound; the CER of each is computed.
@@ -20,18 +20,19 @@ class GateConfig(Section):
     """When a model may ship. Fractions such as 0.05 or 5%."""
 
     max_cer: Bound | None = Field(
-        0.10, description="upper end of the CER's confidence interval must not exceed it; null: off"
+        0.10, description="bound of the CER: the upper end of its confidence interval must not exceed it; null: off"
     )
     max_cer_increase: Bound | None = Field(
         0.005, description="allowed increase over the CER of the model in service, same images; null: off"
     )
-    confidence_level: Fraction = Field(0.95, gt=0, lt=1, description="of the bootstrap interval")
+    confidence_level: Fraction = Field(0.95, gt=0, lt=1, description="confidence level of the bootstrap interval")
     slice_max_cer: dict[str, Bound] = Field(
         {}, description="bounds for slices, e.g. {'writer=7': 0.2} or {'length_band': 0.3} for each band"
     )
-    decoder: Literal["default", "best_path"] = Field(
+    decoder: Decoder = Field(
         "default",
-        description="evaluates the texts that clients get by default, with the version's language model; or best_path",
+        description="texts that are evaluated. default: those that clients get, with the version's language "
+        "model; best_path: without it",
     )
     baseline: Literal["in_service", "none"] = Field(
         "in_service",

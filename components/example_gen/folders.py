@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+from itertools import islice
 
 from components.common import storage
 from components.common.words import counted
@@ -12,10 +14,11 @@ from components.example_gen.header import SAVE_AS_CSV, open_table
 from components.example_gen.outages import unreadable
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain
-from components.example_gen.walking import refuse_workspace
-from htr_client.files import is_hidden
+from components.example_gen.walking import refuse_workspace, walk
+from htr_client.files import SUFFIXES, is_hidden
 
 _LABELS = (".csv", ".tsv")
+_LOOKED_AT = 1000  # folders in which pages and images are looked for
 _WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
@@ -51,7 +54,8 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             shown = ", ".join(hidden[:3])
             notes.append(f"{root}: passed over {counted(len(hidden), 'hidden or system file')}, such as {shown}.")
         if not paths:
-            instead = f" {workbooks[0]} is a workbook: {SAVE_AS_CSV[0].lower()}{SAVE_AS_CSV[1:]}" if workbooks else ""
+            workbook = f" {workbooks[0]} is a workbook: {SAVE_AS_CSV[0].lower()}{SAVE_AS_CSV[1:]}" if workbooks else ""
+            instead = workbook or _way_on(root)
             passed = f" Hidden files do not count, such as {hidden[0]}." if hidden else ""
             raise DatasetError(f"The data folder {root} holds no .csv or .tsv file with labels.{instead}{passed}")
         found, without = [], []
@@ -87,6 +91,31 @@ def _exists(root: str) -> bool:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.stat(root)
     return storage.exists(root)
+
+
+def _way_on(root: str) -> str:
+    """What to do with a folder without label files: with pages, and with images; empty where it holds neither."""
+    image = ""
+    # Of a bucket only the top: the rest would take a request for each thousand objects.
+    folders = [(root, storage.entries(root)[1])] if storage.is_remote(root) else walk(root)
+    for folder, names in islice(folders, _LOOKED_AT):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if is_hidden(os.path.relpath(path, root)):
+                continue
+            ending, quoted = os.path.splitext(name)[1].lower(), shlex.quote(root)
+            if ending == ".xml":
+                return (
+                    f" It holds XML files, such as {plain(path)}. If these are pages with PAGE XML or ALTO, `htr "
+                    f"import {quoted} --output lines` makes a dataset of their lines, and `htr run --task pages --data "
+                    f"{quoted}` trains a line finder."
+                )
+            if ending in SUFFIXES:
+                image = image or plain(path)
+    return image and (
+        f" It holds images, such as {image}. List these in a .csv with the columns filename and text; where they have "
+        f"no labels, `htr read {shlex.quote(root)}` transcribes them."
+    )
 
 
 def source_names(roots: list[str]) -> dict[str, str]:

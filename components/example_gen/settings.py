@@ -31,7 +31,9 @@ class DataConfig(Section):
         False, description="read images and label files outside of the folders too: absolute paths, .., links"
     )
     alphabet: str | None = Field(None, description="allowed characters; every character of the labels if unset")
-    max_megapixels: float = Field(50.0, gt=0, description="larger images are rejected before they are decoded")
+    max_megapixels: float = Field(
+        50.0, gt=0, description="megapixels of the largest image; larger ones are rejected before they are decoded"
+    )
     max_rejected: Fraction = Field(0.1, description="rejected share of rows above which the run fails")
     validation_fraction: Fraction = Field(
         0.1, gt=0, lt=0.5, description="share of writers (or images) that training monitors"
@@ -39,9 +41,9 @@ class DataConfig(Section):
     eval_fraction: Fraction = Field(
         0.1, gt=0, lt=0.5, description="share of writers (or images) that the gate evaluates"
     )
-    split_salt: str = Field("", description="change it to draw other splits")
+    split_salt: str = Field("", description="text that the random splits follow from; another one draws other splits")
     limit: int | None = Field(
-        None, ge=1, description="rows that are used, a part with the same writers and splits; all if unset"
+        None, ge=1, description="number of rows that are used, a part with the same writers and splits; all if unset"
     )
 
     @field_validator("split_salt", mode="before")

@@ -11,7 +11,9 @@ class LanguageConfig(Section):
     """The language model that travels with a version: character n-grams of the training labels."""
 
     enabled: bool = Field(
-        True, description="false leaves it out: frequent sequences of characters of the labels can be read from it"
+        True,
+        description="false leaves the language model out, from which frequent character sequences of the labels "
+        "can be read",
     )
     texts: list[str] = Field([], description="UTF-8 text files to learn from besides the labels, one text a line")
     base_texts: bool = Field(
@@ -21,4 +23,6 @@ class LanguageConfig(Section):
     least_labels: int = Field(
         2, ge=1, description="n-grams in fewer labels, or lines of the texts, are left out: 1 keeps what only one has"
     )
-    max_megabytes: float = Field(2.0, gt=0, le=5, description="size in the version; those n-grams go that tell least")
+    max_megabytes: float = Field(
+        2.0, gt=0, le=5, description="largest size in a version; n-grams that tell least are dropped"
+    )

@@ -24,8 +24,8 @@ class PagesConfig(Section):
 
     document: str = Field(
         "auto",
-        description="which pages belong together, in one split. auto: as the files say, else each page alone; folder: "
-        "those of one folder; else a regular expression for a page's path, whose group is the document",
+        description="grouping of pages into documents, one split each. auto: as the files say, else each page alone; "
+        "folder: those of one folder; else a regular expression for a page's path, whose group is the document",
     )
     model_dir: str | None = Field(
         None, description="base directory of the line finder; <workspace>/serving_model/htr-lines if unset"
@@ -36,7 +36,7 @@ class LineFinderConfig(Section):
     """The network that finds lines, and the size of its pages."""
 
     longest: int = Field(1280, ge=128, le=2048, multiple_of=COARSEST, description="longest side of a page, in pixels")
-    largest_scale: float = Field(2.0, ge=1, description="smaller pages are enlarged by at most so much")
+    largest_scale: float = Field(2.0, ge=1, description="largest factor by which smaller pages are enlarged")
     filters: list[Annotated[int, Field(ge=4)]] = Field(
         [12, 24, 48, 64, 96], min_length=5, max_length=5, description="channels at strides 2, 4, 8, 16 and 32"
     )
@@ -52,21 +52,23 @@ class LineTrainingConfig(Section):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description=f"peak, which decays along a cosine to a hundredth; {_RATE} if unset, {_WARM_RATE} after a warm "
-        "start",
+        description=f"peak learning rate, which decays along a cosine to a hundredth; {_RATE} if unset, "
+        f"{_WARM_RATE} after a warm start",
     )
     warmup_epochs: float = Field(1.0, ge=0, description="epochs in which the learning rate rises")
-    weight_decay: float = Field(1e-4, ge=0, description="of AdamW; biases and normalisation are left out")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW; biases and normalisation are exempt")
     clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
     average_steps: int = Field(200, ge=1, description="span of the moving average of the weights that is kept")
     augment: float = Field(1.0, ge=0, le=2, description="strength of the random augmentation; 0 switches it off")
     validate_every: int = Field(2, ge=1, description="epochs between two validations")
-    checkpoint_minutes: float = Field(3.0, gt=0, description="a training that is killed loses at most so much")
-    seed: int = Field(0, ge=0, description="random weights, order and augmentation follow from it")
+    checkpoint_minutes: float = Field(
+        3.0, gt=0, description="minutes between checkpoints: a killed training loses at most so many"
+    )
+    seed: int = Field(0, ge=0, description="seed of random weights, order and augmentation")
     warm_start: str | None = Field(
         AUTO,
-        description="whose weights are the start. auto: the base line finder, where the network is its own; none: "
-        "random ones; else a version directory, or a directory of versions, of which the newest is taken",
+        description="weights that training starts from. auto: those of the base line finder, where the network is the "
+        "same; none: random ones; else a version directory, or a directory of versions, of which the newest is taken",
     )
 
     def peak_rate(self, is_warm: bool) -> float:
@@ -94,9 +96,9 @@ class LineGateConfig(Section):
     """When a line finder may ship."""
 
     max_cer_ratio: float | None = Field(
-        1.15, ge=1, description="CER in the found lines by CER in the true lines must not exceed it; null: off"
+        1.15, ge=1, description="bound of the CER in the found lines divided by the CER in the true lines; null: off"
     )
-    min_f1: Fraction | None = Field(0.85, description="F1 of the lines must reach it; null: off")
+    min_f1: Fraction | None = Field(0.85, description="bound that the F1 of the lines must reach; null: off")
     max_ratio_increase: float | None = Field(
         0.02, ge=0, description="allowed increase over the ratio of the line finder in service, same pages; null: off"
     )

@@ -13,7 +13,9 @@ class PushConfig(Section):
     model_dir: str | None = Field(
         None, description="base directory of the servable; <workspace>/serving_model/<name> if unset"
     )
-    keep_versions: int = Field(5, ge=1, description="older versions are deleted after a push")
+    keep_versions: int = Field(
+        5, ge=1, description="number of versions that are kept; older ones are deleted after a push"
+    )
     server_command: list[str] = Field(
         [],
         description="model server of the serving check, e.g. [tensorflow_model_server]; the embedded one if empty",

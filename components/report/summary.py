@@ -34,6 +34,10 @@ class NoSuchRun(LookupError):
     """There is no run, none of that name, or several; the message says which there are."""
 
 
+class NothingRun(NoSuchRun):
+    """Nothing was run in the workspace yet."""
+
+
 class MetadataError(RuntimeError):
     """The database of ML Metadata cannot be read; the message says what to do."""
 
@@ -165,7 +169,8 @@ def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
         The summary.
 
     Raises:
-        NoSuchRun: nothing was run there yet, or no run or several are called that.
+        NothingRun: nothing was run there yet.
+        NoSuchRun: no run is called that, or several are.
         MetadataError: ML Metadata cannot be read.
     """
     if run == "latest":
@@ -214,13 +219,13 @@ def open_metadata(workspace: str) -> metadata_store.MetadataStore:
     """ML Metadata of a workspace, to read from; a run that goes on there is not disturbed.
 
     Raises:
-        NoSuchRun: nothing was run there yet.
+        NothingRun: nothing was run there yet.
         MetadataError: the database is damaged.
     """
     check_metadata(workspace)
     database = os.path.join(workspace, METADATA_FILE)
     if not os.path.exists(database):
-        raise NoSuchRun(f"{workspace} holds no run yet.")
+        raise NothingRun(f"{workspace} holds no run yet.")
     connection = metadata_store_pb2.ConnectionConfig()
     connection.sqlite.filename_uri = database
     connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
@@ -239,7 +244,7 @@ def read_all(workspace: str, name: str, newest: int | None = None) -> list[RunSu
         The summaries, newest first.
 
     Raises:
-        NoSuchRun: nothing was run there yet.
+        NothingRun: nothing was run there yet.
         MetadataError: ML Metadata cannot be read.
     """
     store = open_metadata(workspace)
@@ -253,7 +258,7 @@ def read_all(workspace: str, name: str, newest: int | None = None) -> list[RunSu
         if len(runs) == newest:
             break
     if not runs:
-        raise NoSuchRun(f"{workspace} holds no run of the pipeline {name} yet.")
+        raise NothingRun(f"{workspace} holds no run of the pipeline {name} yet.")
     return runs
 
 

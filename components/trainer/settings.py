@@ -19,8 +19,10 @@ class ModelConfig(Section):
         [24, 48, 96, 128, 192], min_length=3, description="channels of the convolution stages"
     )
     recurrent_units: int = Field(128, ge=8, description="units of each direction of the recurrent layers")
-    recurrent_layers: int = Field(2, ge=1, le=6, description="bidirectional LSTM layers")
-    dropout: Fraction = Field(0.2, lt=0.9, description="before each recurrent layer and the classes")
+    recurrent_layers: int = Field(2, ge=1, le=6, description="number of bidirectional LSTM layers")
+    dropout: Fraction = Field(
+        0.2, lt=0.9, description="dropout rate before each recurrent layer and before the classes"
+    )
 
 
 class TrainConfig(Section):
@@ -33,17 +35,18 @@ class TrainConfig(Section):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="peak, which decays along a cosine to a hundredth; 0.002 if unset, and after a warm start 0.0005 "
-        "for 300 images to 0.002 for 5,000",
+        description="peak learning rate, which decays along a cosine to a hundredth; 0.002 if unset, and after a warm "
+        "start 0.0005 for 300 images to 0.002 for 5,000",
     )
     warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
-    weight_decay: float = Field(1e-4, ge=0, description="of AdamW; biases and normalisation are left out")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW; biases and normalisation are exempt")
     clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
     shortcut: float = Field(0.3, ge=0, description="weight of the loss of the head that skips the recurrent layers")
     average_epochs: float = Field(1.0, ge=0, description="span of the moving average of the weights that is kept")
     augment: float = Field(0.5, ge=0, le=3, description="strength of the random augmentation; 0 switches it off")
     augmentations: list[Literal["affine", "elastic", "stroke", "contrast", "noise", "cutout"]] = Field(
-        ["affine", "elastic", "stroke", "contrast", "noise", "cutout"], description="which kinds"
+        ["affine", "elastic", "stroke", "contrast", "noise", "cutout"],
+        description="kinds of augmentation that are used",
     )
     patience: int | None = Field(
         None, ge=1, description="epochs with a clearly worse validation CER before training stops; 40 % of all if unset"
@@ -51,27 +54,35 @@ class TrainConfig(Section):
     shuffle_buffer: int = Field(4096, ge=1, description="images held in memory for shuffling")
     warm_start: str | None = Field(
         AUTO,
-        description="whose weights are the start. auto: the base model of the preset, where the network is its own; "
-        "none: random ones; else a version directory, or a directory of versions, of which the newest is taken",
+        description="weights that training starts from. auto: those of the preset's base model, where the "
+        "network is the same; none: random ones; else a version directory, or a directory of versions, of which the "
+        "newest is taken",
     )
     start_share: Fraction = Field(
         0.3,
         lt=1,
-        description="share of the start's weights in those that a warm start ends with, so that what it knew stays; "
-        "left out where validation is clearly worse with it (start_share_checked)",
+        description="after a warm start, share of the starting weights in the final ones, which keeps what the "
+        "start knew; left out where validation is clearly worse with it (start_share_checked)",
     )
     start_share_checked: bool = Field(
-        True, description="false keeps start_share whatever validation says: other data than this may gain by it"
+        True,
+        description="whether validation may leave start_share out; false always keeps it, from which other data "
+        "may gain",
     )
     freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
     checkpoint_minutes: float = Field(
-        5.0, gt=0, description="a training that is killed goes on from its last epoch or from so many minutes before"
+        5.0,
+        gt=0,
+        description="minutes between checkpoints; a killed training goes on from the last one, or from its last epoch",
     )
-    mixed_precision: bool = Field(True, description="float16 on GPUs that have it; the loss stays float32")
+    mixed_precision: bool = Field(True, description="compute in float16 on GPUs that have it; the loss stays float32")
     bfloat16: bool = Field(
-        False, description="on CPUs with AVX512_BF16 or AMX: 1.25 to 1.4 times as fast; the loss stays float32"
+        False,
+        description="compute in bfloat16 on CPUs with AVX512_BF16 or AMX: 1.25 to 1.4 times as fast; the loss "
+        "stays float32",
     )
-    seed: int = Field(1, ge=1, lt=2**32, description="of weights, shuffling and augmentation")  # 0 is TensorFlow's none
+    # 0 is TensorFlow's none.
+    seed: int = Field(1, ge=1, lt=2**32, description="seed of weights, shuffling and augmentation")
 
     @property
     def is_warm(self) -> bool:
@@ -88,4 +99,4 @@ class TuneConfig(Section):
     """Search for better hyper-parameters before training: learning rate, augmentation, dropout, recurrent units."""
 
     trials: int = Field(0, ge=0, description="short trainings that are compared; 0 leaves the search out")
-    epochs: int | None = Field(None, ge=1, description="of each of them; a fifth of the training's if unset")
+    epochs: int | None = Field(None, ge=1, description="epochs of each trial; a fifth of the training's if unset")

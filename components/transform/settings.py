@@ -14,12 +14,16 @@ SIZES = {"word": (32, 128), "line": (64, 1600)}  # height and width of the prese
 class TransformConfig(Section):
     """How an image becomes a tensor."""
 
-    preset: Literal["word", "line"] = Field("word", description="word: fixed width; line: variable width")
+    preset: Literal["word", "line"] = Field(
+        "word", description="size of images. word: fixed width; line: variable width"
+    )
     height: int | None = Field(None, ge=16, le=256, description="rows of the image tensor; 32 (word), 64 (line)")
     width: int | None = Field(
-        None, ge=32, le=8192, multiple_of=4, description="columns, at most; 128 (word), 1600 (line)"
+        None, ge=32, le=8192, multiple_of=4, description="most columns of the image tensor; 128 (word), 1600 (line)"
     )
-    resize: Literal["pad", "stretch"] = Field("pad", description="keep the aspect ratio and pad, or fill the tensor")
+    resize: Literal["pad", "stretch"] = Field(
+        "pad", description="pad: keep the aspect ratio, and pad; stretch: fill the tensor"
+    )
     contrast: bool = Field(True, description="spread each image's own ink and paper levels over 0..1")
 
     @model_validator(mode="before")

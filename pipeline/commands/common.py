@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.reading import Model
 
-# Adds a subcommand to `htr`: its name, the function that runs it, and a sentence about it.
-AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+# Adds a subcommand to `htr`: its name, the function that runs it, a sentence about it, and an example of its use.
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
+
+
+DATA = "folder with labels and images; may be repeated"
+DATA_OR_PAGES = "folder with labels and images (with --task pages: page images with XML); may be repeated"
+WORKSPACE, RUNS = "folder for everything that is made", "folder of the runs"
+MODELS = "folder of earlier runs, where models are found"
 
 
 class CommandError(Exception):
@@ -76,24 +82,26 @@ def read_given_config(arguments: argparse.Namespace) -> Config:
         raise CommandError(str(error), USAGE) from error
 
 
-def add_config_arguments(command: argparse.ArgumentParser, data: bool = True) -> None:
+def add_config_arguments(command: argparse.ArgumentParser, data: str | None = DATA, workspace: str = WORKSPACE) -> None:
     """Adds the options that `read_config` reads.
 
     Args:
         command: parser of the command.
-        data: whether the command takes data folders.
+        data: what its data folders are; None for a command that takes none.
+        workspace: what the workspace is to the command.
     """
     if data:
-        command.add_argument(
-            "--data", action="append", default=[], metavar="DIR", help="folder with CSV and images; may be repeated"
-        )
+        command.add_argument("--data", action="append", default=[], metavar="DIR", help=data)
     command.add_argument(
         "--config",
         metavar="FILE",
         help="YAML file with settings, as `htr config` prints them; - reads them from standard input",
     )
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as gate.max_cer=0.05")
-    command.add_argument("--workspace", metavar="DIR", help="folder for everything that is made (default: workspace)")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting, its value as YAML, such as gate.max_cer=0.05; may be repeated",
+    )  # fmt: skip
+    command.add_argument("--workspace", metavar="DIR", help=f"{workspace} (default: workspace)")
 
 
 def add_task_argument(command: argparse.ArgumentParser) -> None:
@@ -224,7 +232,8 @@ def reading_runs() -> Iterator[None]:
     try:
         yield
     except summary.NoSuchRun as error:
-        raise CommandError(str(error), USAGE) from error
+        # Without any run the arguments are not what is wrong, as without any version.
+        raise CommandError(str(error), ERROR if isinstance(error, summary.NothingRun) else USAGE) from error
     except summary.MetadataError as error:
         raise CommandError(str(error)) from error
 

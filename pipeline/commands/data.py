@@ -8,6 +8,7 @@ import os
 
 from components.common.words import counted
 from pipeline.commands.common import (
+    RUNS,
     AddCommand,
     CommandError,
     add_config_arguments,
@@ -21,24 +22,38 @@ from pipeline.exit_codes import DRIFT, ERROR, OK, TOO_MANY_REJECTS, USAGE
 
 def add_commands(add: AddCommand) -> None:
     """Adds them to the parser of `htr`."""
-    command = add("sample-data", _sample_data, "write a sample dataset of rendered handwriting, with a few dirty rows")
-    command.add_argument("directory", metavar="DIR")
+    command = add(
+        "sample-data",
+        _sample_data,
+        "write a sample dataset of rendered handwriting, with a few dirty rows",
+        "htr sample-data names",
+    )
+    command.add_argument("directory", metavar="DIR", help="new folder for labels and images")
     command.add_argument(
         "--images", type=int, default=3500, metavar="N", help="images to render (default: %(default)s)"
     )
     # The name in version 0.1.
     command.add_argument("--pictures", dest="images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    command.add_argument("--seed", type=int, default=7647, metavar="N", help="of the generator (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=int, default=7647, metavar="N", help="seed of the generator (default: %(default)s)"
+    )
 
-    command = add("check", _check, "look at a dataset without training: rejects, leaks, suspect labels, characters")
+    command = add(
+        "check",
+        _check,
+        "look at a dataset without training: rejects, leaks, suspect labels, characters",
+        "htr check --data names --html check.html",
+    )
     add_config_arguments(command)
     command.add_argument("--html", metavar="FILE", help="write a report with images to this HTML file")
     command.add_argument("--rejects", metavar="FILE", help="write the rejected rows to this CSV file")
 
     text = "compare images or logged requests with the training data of a run, or with other data: what has drifted?"
-    command = add("drift", _drift, text)
-    add_config_arguments(command)
-    command.add_argument("--against", action="append", metavar="DIR", help="other data; may be repeated")
+    command = add("drift", _drift, text, "htr drift --data new-scans --against names")
+    add_config_arguments(command, "folder with the new data or logs; may be repeated", RUNS)
+    command.add_argument(
+        "--against", action="append", metavar="DIR", help="the data to compare with, instead of a run; may be repeated"
+    )
     command.add_argument("--run", dest="run_name", metavar="RUN", help="run to compare with (default: latest)")
     command.add_argument("--fail", action="store_true", help=f"exit code {DRIFT} when something has drifted too far")
     command.add_argument("--json", action="store_true", help="print all measures as JSON")

@@ -9,16 +9,20 @@ from pipeline.commands.common import AddCommand, add_config_arguments, positive,
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    command = add("doctor", _doctor, "say what htr would use on this machine, and what prevents work there")
+    command = add(
+        "doctor", _doctor, "say what htr would use on this machine, and what prevents work there", "htr doctor"
+    )
     command.add_argument(
         "--gpu", action="store_true", help="train and transcribe on the GPU and on the CPU, and compare"
     )
-    command.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="with --gpu: cpu leaves the GPU out")
+    command.add_argument(
+        "--device", choices=["gpu", "cpu"], default="gpu", help="with --gpu: cpu leaves the GPU out (default: gpu)"
+    )
     command.add_argument(
         "--seconds", type=positive, default=60, metavar="S", help="with --gpu: length of a training (default: 60)"
     )
     command.add_argument("--json", action="store_true", help="print everything as JSON")
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

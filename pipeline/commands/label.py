@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from components.common.words import counted
 from pipeline.commands.common import (
+    MODELS,
     AddCommand,
     CommandError,
     add_config_arguments,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
     text = "make training data of images that nobody has labelled: those whose text the newest model is sure of"
-    command = add("label", _label, text)
+    command = add("label", _label, text, "htr label scans --data names --output read")
     command.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv and images")
     command.add_argument(
@@ -39,10 +40,14 @@ def add_commands(add: AddCommand) -> None:
         help="labelled images, which are left out; may be repeated",
     )
     command.add_argument(
-        "--above", type=fraction, default=0.5, metavar="C", help="confidence that is enough (default: %(default)s)"
+        "--above",
+        type=fraction,
+        default=0.5,
+        metavar="C",
+        help="keep texts at least as confident as C (default: %(default)s)",
     )
     add_model_arguments(command, line_finder=False)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
 
 
 def _label(arguments: argparse.Namespace) -> int:

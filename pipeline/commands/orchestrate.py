@@ -17,13 +17,23 @@ if TYPE_CHECKING:
 
 def add_commands(add: AddCommand) -> None:
     """Adds them to the parser of `htr`."""
-    command = add("compile", _compile, "write the pipeline for an orchestrator, which then runs it")
-    command.add_argument("target", choices=list(_COMPILERS))
+    command = add(
+        "compile",
+        _compile,
+        "write the pipeline for an orchestrator, which then runs it",
+        "htr compile kubeflow htr.yaml --config kubeflow.yaml",
+    )
+    command.add_argument("target", choices=list(_COMPILERS), help="the orchestrator")
     command.add_argument("output", metavar="OUTPUT", help="airflow: its folder of DAGs; kubeflow: a YAML file")
     add_config_arguments(command)
 
-    command = add("submit", _submit, "upload the pipeline to an orchestrator and start a run of it")
-    command.add_argument("target", choices=["kubeflow"])
+    command = add(
+        "submit",
+        _submit,
+        "upload the pipeline to an orchestrator and start a run of it",
+        "htr submit kubeflow --config kubeflow.yaml",
+    )
+    command.add_argument("target", choices=["kubeflow"], help="the orchestrator")
     command.add_argument(
         "--token-file",
         metavar="FILE",

@@ -15,20 +15,21 @@ from pipeline.exit_codes import OK, USAGE
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    text = "make a dataset of lines from pages with PAGE XML or ALTO; do what is missing if run again"
-    command = add("import", _import, text)
+    text = "make a dataset of lines from pages with PAGE XML or ALTO; if run again, it continues where it stopped"
+    command = add("import", _import, text, "htr import scans --output lines --writer folder")
     command.add_argument("folders", nargs="+", metavar="DIR", help="folder with XML files and images, at any depth")
     command.add_argument("--output", required=True, metavar="DATASET", help="new folder for labels.csv and images/")
     command.add_argument(
         "--writer",
         default="auto",
         metavar="RULE",
-        help="what goes into the column writer, which keeps splits apart: auto (the document that the file names, else "
-        "the page), folder, or a regular expression for page names such as '(.*)-[0-9]+$', whose group is the writer",
+        help="what goes into the column writer, which keeps splits apart: auto (default: the document that the file "
+        "names, else the page), folder, or a regular expression for page names such as '(.*)-[0-9]+$', whose group is "
+        "the writer",
     )
     command.add_argument("--overwrite", action="store_true", help="begin again instead of going on")
     command.add_argument("--json", action="store_true", help="print the counts as JSON")
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None)
 
 
 def _import(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.commands.common import (
+    MODELS,
     AddCommand,
     add_config_arguments,
     add_model_arguments,
@@ -30,11 +31,22 @@ def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
     from htr_client.cli import add_arguments
 
-    command = add("read", _read, "print the text of images, with a pushed model or the base model; needs no server")
+    command = add(
+        "read",
+        _read,
+        "print the text of images, with a pushed model or the base model; needs no server",
+        "htr read page.jpg",
+    )
     add_arguments(command, server=False)
     add_model_arguments(command)
-    command.add_argument("--batch-size", type=positive, default=32, metavar="N", help="most images of one model call")
-    add_config_arguments(command, data=False)
+    command.add_argument(
+        "--batch-size",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="most images of one model call (default: %(default)s)",
+    )
+    add_config_arguments(command, None, MODELS)
 
 
 def _read(arguments: argparse.Namespace) -> int:

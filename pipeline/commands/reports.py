@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from pipeline.commands.common import (
+    RUNS,
     AddCommand,
     CommandError,
     add_config_arguments,
@@ -27,21 +28,28 @@ if TYPE_CHECKING:
 def add_commands(add: AddCommand) -> None:
     """Adds them to the parser of `htr`."""
     run_help = "as `htr runs` shows it (its beginning is enough), a pushed version, or latest"
-    command = add("report", _report, "write the HTML report of a run again and print its path")
+    command = add("report", _report, "write the HTML report of a run again and print its path", "htr report latest")
     command.add_argument("run_name", nargs="?", default="latest", metavar="RUN", help=f"{run_help} (default)")
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, RUNS)
 
-    command = add("runs", _list_runs, "list the runs of the workspace: verdict, CER, data, version, duration")
+    command = add(
+        "runs", _list_runs, "list the runs of the workspace: verdict, CER, data, version, duration", "htr runs"
+    )
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, RUNS)
     add_prometheus_argument(command)
 
-    command = add("compare", _compare, "compare two runs: figures with a paired test, settings, data, images")
+    command = add(
+        "compare",
+        _compare,
+        "compare two runs: figures with a paired test, settings, data, images",
+        "htr compare 2026-05-04 latest",
+    )
     command.add_argument("before", metavar="A", help=run_help)
     command.add_argument("after", metavar="B", help=run_help)
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, RUNS)
 
 
 def _report(arguments: argparse.Namespace) -> int:

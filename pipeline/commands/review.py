@@ -21,12 +21,18 @@ def add_commands(add: AddCommand) -> None:
     from htr_client.cli import add_server_arguments
 
     text = "collect images that the model is not sure of, from logs or folders, for a person to correct"
-    command = add("review", _review, text)
+    command = add("review", _review, text, "htr review --logs requests --output review")
     command.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or globs that a server transcribes")
     command.add_argument("--logs", action="append", default=[], metavar="DIR", help="logged requests; may be repeated")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv, images and a page")
-    command.add_argument("--below", type=fraction, default=0.7, metavar="C", help="confidence (default: %(default)s)")
-    command.add_argument("--limit", type=positive, default=200, metavar="N", help="least sure images at most")
+    command.add_argument(
+        "--below", type=fraction, default=0.7, metavar="C",
+        help="collect answers less confident than C (default: %(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--limit", type=positive, default=200, metavar="N",
+        help="collect at most N images, those with the least confident answers (default: %(default)s)",
+    )  # fmt: skip
     add_server_arguments(command)
 
 

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
+from pipeline.commands.common import (
+    DATA_OR_PAGES,
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    add_task_argument,
+    read_config,
+)
 from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code, root_message
 from pipeline.tasks import task_of
 
@@ -22,9 +29,9 @@ if TYPE_CHECKING:
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    command = add("run", _run, "run the pipeline here: read, train, evaluate, push")
+    command = add("run", _run, "run the pipeline here: read, train, evaluate, push", "htr run --data names")
     add_task_argument(command)
-    add_config_arguments(command)
+    add_config_arguments(command, DATA_OR_PAGES)
     command.add_argument("--json", action="store_true", help="print one JSON line at the end")
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 
 from pipeline.commands.common import (
+    MODELS,
     AddCommand,
     CommandError,
     add_config_arguments,
@@ -15,6 +16,7 @@ from pipeline.commands.common import (
     read_config,
 )
 from pipeline.exit_codes import ERROR, USAGE
+from serving.precision import BFLOAT16
 
 
 def add_commands(add: AddCommand) -> None:
@@ -22,14 +24,21 @@ def add_commands(add: AddCommand) -> None:
     from htr_client.cli import add_arguments as add_client_arguments
     from serving.options import add_arguments as add_server_arguments
 
-    command = add("serve", _serve, "serve the pushed versions with the embedded server, for development")
-    add_config_arguments(command, data=False)
+    command = add(
+        "serve", _serve, "serve the pushed versions with the embedded server, for development", "htr serve --ui"
+    )
+    add_config_arguments(command, None, MODELS)
     add_server_arguments(command)
     command.add_argument("--ui", action="store_true", help="also a page to try the model: http://localhost:8600")
     command.add_argument("--pages", action="store_true", help="also serve the line finder, for htr predict --kind page")
     command.set_defaults(model_name=None)  # as the configuration has it
 
-    command = add("predict", _predict, "send images to a server and print their text")
+    command = add(
+        "predict",
+        _predict,
+        "send images to a server and print their text",
+        "htr predict word.png --server localhost:8500",
+    )
     add_client_arguments(command)
 
 
@@ -39,6 +48,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     from serving.server import run
     from serving.status import Code, ServingError
 
+    if arguments.mixed_precision not in ("", BFLOAT16):  # the real server warns, and goes on in float32
+        raise CommandError(
+            f"--mixed_precision={arguments.mixed_precision}: the one permitted value is {BFLOAT16}; without the option "
+            "the server computes in float32.", USAGE,
+        )  # fmt: skip
     config = read_config(arguments)
     arguments.model_name = arguments.model_name or config.name
     if not arguments.model_base_path and not arguments.model_config_file:

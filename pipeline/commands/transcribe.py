@@ -11,6 +11,7 @@ from dataclasses import asdict
 from components.common.cores import usable_cores
 from components.common.words import counted
 from pipeline.commands.common import (
+    MODELS,
     AddCommand,
     CommandError,
     add_config_arguments,
@@ -27,35 +28,47 @@ from serving.precision import has_bfloat16
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    from htr_client.cli import FORMATS, KINDS
+    from htr_client.cli import DECODERS, FORMATS, KINDS, decoder
 
-    text = "transcribe a folder of any size, of lines or pages, without a server; do what is missing if run again"
-    command = add("transcribe", _transcribe, text)
+    text = (
+        "transcribe a folder of any size, of lines or pages, without a server; if run again, it continues where it "
+        "stopped"
+    )
+    command = add("transcribe", _transcribe, text, "htr transcribe --input scans --output texts.jsonl")
     command.add_argument("--input", required=True, metavar="DIR", help="folder with images, also s3://, gs:// or az://")
     command.add_argument(
         "--output", required=True, metavar="PATH",
         help="texts.jsonl (or .csv) becomes texts-00000-of-00020.jsonl, ...; with --format a folder for a file of each "
         "page",
     )  # fmt: skip
-    command.add_argument("--format", choices=FORMATS, help="of the files of pages: alto (4), page (PAGE XML 2019), ...")
+    command.add_argument(
+        "--format", choices=FORMATS, help="format of the files of pages: alto (4), page (PAGE XML 2019), ..."
+    )
     command.add_argument(
         "--kind", choices=KINDS,
         help="what the images show: a line or word each, or a page whose lines are found; auto looks (default: line, "
         "with a folder as output page)",
     )  # fmt: skip
     add_model_arguments(command)
-    command.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images of one model call")
+    command.add_argument(
+        "--batch-size", type=positive, default=64, metavar="N", help="images of one model call (default: %(default)s)"
+    )
     command.add_argument(
         "--shard-size", type=positive, metavar="N", help="images of one output file (default: 1000, of pages 50)"
     )
-    command.add_argument("--decoder", choices=["best-path"], help="best-path: leave the model's language model out")
+    command.add_argument(
+        "--decoder",
+        type=decoder,
+        choices=DECODERS,
+        help="decode without the version's language model (default: with it)",
+    )
     command.add_argument(
         "--bfloat16", action="store_true",
         help="compute in bfloat16 where the processor has it (AVX512_BF16, AMX): faster; a text differs now and then",
     )  # fmt: skip
     command.add_argument("--overwrite", action="store_true", help="begin again instead of going on")
     command.add_argument("--json", action="store_true", help="print the counts as JSON")
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
 
 
 def _transcribe(arguments: argparse.Namespace) -> int:
@@ -91,7 +104,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         console().print(f"Transcribing {folder}. {model.note}", markup=False)
         with announced("Loading Apache Beam and TensorFlow"):
             from components.batch_transcriber import batch
-            from components.batch_transcriber.reading import Reader
+            from components.batch_transcriber.reading import DEFAULT, Reader
             from components.batch_transcriber.shards import BatchError, written
             from pipeline import beam_options
 
@@ -99,7 +112,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             beam_options.check(config.beam)
             with announced(lambda: written(output) or "Looking for images", after=10):
                 reader = Reader(
-                    model.path, kind, finder, arguments.batch_size, best_path=arguments.decoder == "best-path",
+                    model.path, kind, finder, arguments.batch_size, arguments.decoder or DEFAULT,
                     bfloat16=arguments.bfloat16,
                 )  # fmt: skip
                 outcome = batch.transcribe(
@@ -108,19 +121,28 @@ def _transcribe(arguments: argparse.Namespace) -> int:
                 )  # fmt: skip
     seconds = (datetime.datetime.now() - started).total_seconds()
     if arguments.json:
-        print(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}))
+        counts = {**asdict(outcome), "images": outcome.pictures}  # `pictures` is its name in version 0.1
+        print(json.dumps({**counts, "seconds": round(seconds, 1)}))
         return OK
-    before = outcome.pictures - outcome.new
     where = (
         outcome.example if outcome.example == output else f"{counted(outcome.shards, 'file')} like {outcome.example}"
     )
-    print(f"{counted(outcome.pictures, 'image')} in {where}" + (f", {before} of them done before" if before else ""))
+    images = counted(outcome.pictures, "image")
+    if outcome.errors:
+        others = " and ".join(f"{count} {ending}" for ending, count in outcome.other_formats.items())
+        advice = f", of them {others}: convert these to JPEG or PNG, a page each" if others else ""
+        print(
+            f"{outcome.pictures - outcome.errors} of {images} in {where}; {outcome.errors} could not be read, see "
+            f"{outcome.errors_path}{advice}"
+        )
+    else:
+        print(f"{images} in {where}")
     if kind != "line":
         lacking = "".join(f", {count} with {reason.replace('_', ' ')}" for reason, count in outcome.incomplete.items())
-        print(f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}")
-    others = " and ".join(f"{count} {ending}" for ending, count in outcome.other_formats.items())
-    advice = f", of them {others}: convert these to JPEG or PNG, a page each" if others else ""
-    print(f"{outcome.errors} could not be read, see {outcome.errors_path}{advice}")
+        see = f", see {outcome.errors_path}" if lacking else ""
+        print(f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}{see}")
+    if before := outcome.pictures - outcome.new:
+        print(f"Done by an earlier run: {counted(before, 'image')}")
     if outcome.hidden:
         print(f"Left out: {counted(outcome.hidden, 'hidden file')}")
     print(f"Took {seconds:.0f} s")

@@ -8,7 +8,14 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, add_task_argument, read_config
+from pipeline.commands.common import (
+    MODELS,
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    add_task_argument,
+    read_config,
+)
 from pipeline.commands.model_servers import add_server_arguments, servers_from, tls_from
 from pipeline.exit_codes import ERROR, OK, USAGE
 from pipeline.tasks import task_of
@@ -19,29 +26,41 @@ if TYPE_CHECKING:
 
 def add_commands(add: AddCommand) -> None:
     """Adds them to the parser of `htr`."""
-    command = add("versions", _versions, "list the pushed versions, or those that servers know")
+    command = add(
+        "versions",
+        _versions,
+        "list the pushed versions, or those that servers know",
+        "htr versions --server localhost:8500",
+    )
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
     add_server_arguments(command)
 
-    command = add("promote", _promote, "assign a label to a version, once the running servers have loaded it")
+    command = add(
+        "promote",
+        _promote,
+        "assign a label to a version, once the running servers have loaded it",
+        "htr promote 1778234567 --label stable --server localhost:8500",
+    )
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists")
     _add_label_argument(command, required=True, text="the label to assign")
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
     add_server_arguments(command, move=True)
 
     text = "withdraw the newest version, so that servers go back to the one before; or move a label back"
-    command = add("rollback", _rollback, text)
+    command = add("rollback", _rollback, text, "htr rollback --label stable --server localhost:8500")
     _add_label_argument(command, required=False, text="move this label back to the version that had it before")
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
     add_server_arguments(command, move=True)
 
-    command = add("restore", _restore, "bring a version back that `htr rollback` has withdrawn")
+    command = add(
+        "restore", _restore, "bring a version back that `htr rollback` has withdrawn", "htr restore 1778234567"
+    )
     command.add_argument("version", type=int, metavar="VERSION", help="a number that `htr versions` lists as withdrawn")
     add_task_argument(command)
-    add_config_arguments(command, data=False)
+    add_config_arguments(command, None, MODELS)
 
 
 def _versions(arguments: argparse.Namespace) -> int:

@@ -23,7 +23,9 @@ from packaging.utils import canonicalize_name
 from pipeline.doctor import machine
 
 REPOSITORY = Path(__file__).parents[2]
-PORTS = {8500: "--port", 8501: "--rest_api_port"}  # of `htr serve`
+# Of `htr serve`: what it listens for by default and with --ui, with the options that choose others; and REST.
+PORTS = {8500: ("gRPC", "--port"), 8600: ("page, with --ui", "--ui_port")}
+OPTIONAL_PORTS = {8501: "REST, only with --rest_api_port=8501"}
 # A run of the demo's size peaks at 2.2 GB; its workspace and TensorFlow's temporary files stay below a gigabyte.
 MEMORY, DISK, NO_DISK = 3 * 2**30, 2 * 2**30, 200 * 2**20
 _OF_THE_DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
@@ -247,14 +249,15 @@ def unused(found: dict[str, Any], driver: str | None) -> list[str]:
 
 
 def ports() -> Finding:
-    """Whether the default ports of a server are free."""
-    taken = [port for port in PORTS if _taken(port)]
-    text = ", ".join(f"{port} {'taken' if port in taken else 'free'}" for port in PORTS)
+    """Whether the ports of a server are free; one that it opens on demand only is not worth a note."""
+    uses = {port: use for port, (use, _) in PORTS.items()} | OPTIONAL_PORTS
+    taken = [port for port in uses if _taken(port)]
+    text = ", ".join(f"{port} {'taken' if port in taken else 'free'} ({use})" for port, use in uses.items())
     notes = [
-        f"Port {port} of localhost is taken, perhaps by a server that runs already: `htr serve {PORTS[port]}=N` uses "
+        f"Port {port} of localhost is taken, perhaps by a server that runs already: `htr serve {option}=N` uses "
         "another."
-        for port in taken
-    ]
+        for port, (_, option) in PORTS.items() if port in taken
+    ]  # fmt: skip
     return Finding("Ports", text, {"taken": taken}, (), tuple(notes))
 
 

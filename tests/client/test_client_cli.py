@@ -93,8 +93,9 @@ def test_decoders(call, folder):
     )
     result = json.loads(out)
     assert code == 0 and result["text"] == "beta" and len(result["alternatives"]) <= 2
-    code, out, _ = call(folder / "b.png", "--decoder", "beam")
-    assert code == 0 and "\tbeta\t" in out
+    for decoder in ("beam", "best-path", "best_path"):
+        code, out, _ = call(folder / "b.png", "--decoder", decoder)
+        assert code == 0 and "\tbeta\t" in out
 
 
 def test_the_versions_own_language_model(call, folder, server):

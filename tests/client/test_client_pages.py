@@ -163,11 +163,15 @@ def test_documents(call, folder, tmp_path, form):
 
 def test_tables_and_objects_of_pages_in_a_folder(call, folder, tmp_path):
     for form in ("csv", "json"):
-        call(folder / "1-page.png", "--kind", "page", "--format", form, "--output", tmp_path / "made")
+        told = call(folder / "1-page.png", "--kind", "page", "--format", form, "--output", tmp_path / "made")
+        assert told[:2] == (0, ""), "a table without rows"
     rows = list(csv.DictReader(io.StringIO((tmp_path / "made" / "1-page.csv").read_text())))
     page = pages.from_json((tmp_path / "made" / "1-page.json").read_text())
     assert [(int(row["line"]), row["text"]) for row in rows] == [(n, line.text) for n, line in enumerate(page.lines, 1)]
     assert len(rows) == 3 and page.image == "1-page.png"
+    given = (folder / "1-page.png", folder / "2-word.png", "--kind", "auto", "--format", "csv")
+    _, out, _ = call(*given, "--output", tmp_path / "made")
+    assert [row["text"] for row in csv.DictReader(io.StringIO(out))] == ["word"]
 
 
 @pytest.mark.parametrize("form", pages.FORMATS)

@@ -181,14 +181,27 @@ def test_the_command(folder, models, tmp_path, capfd):
         return code, told.out, told.err
 
     code, out, _ = run("--output", tmp_path / "out", "--format", "alto")
-    assert code == 0 and f"8 images in {tmp_path / 'out'}\n" in out
-    assert "5 pages with 9 lines, 1 with no lines\n3 could not be read, see " in out
+    apart = tmp_path / "out-errors.csv"
+    assert code == 0 and f"5 of 8 images in {tmp_path / 'out'}; 3 could not be read, see {apart}, of them " in out
     assert "of them 1 .heic and 1 .pdf: convert these to JPEG or PNG" in out
+    assert f"\n5 pages with 9 lines, 1 with no lines, see {apart}\n" in out and "earlier" not in out
     errors = {row["path"]: row["detail"] for row in rows(tmp_path, "out-errors.csv")}
     assert "PDF document" in errors["b/scan.PDF"] and "HEIC image" in errors["phone.heic"]
     assert len(files(tmp_path / "out")) == 5
     code, out, _ = run("--output", tmp_path / "texts.csv", "--kind", "auto", "--json")
-    assert code == 0 and json.loads(out)["lines"] == 8
+    told = json.loads(out)
+    assert code == 0 and told["lines"] == 8 and told["images"] == told["pictures"] == 8
+    for decoder in ("beam", "best_path"):
+        code, out, _ = run("--output", tmp_path / f"{decoder}.csv", "--kind", "auto", "--decoder", decoder)
+        assert code == 0 and rows(tmp_path, f"{decoder}-00000-of-00001.csv") == rows(
+            tmp_path, "texts-00000-of-00001.csv"
+        )
+    code, out, _ = run("--output", tmp_path / "lines.csv", "--shard-size", "100")
+    assert out.startswith(f"5 of 8 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}; 3 could not be read")
+    for path in errors:
+        os.remove(os.path.join(os.fsencode(folder), os.fsencode(path)))
+    code, out, _ = run("--output", tmp_path / "lines.csv")
+    assert out.startswith(f"4 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}\nDone by an earlier run: 4")
     code, _, err = run("--output", tmp_path / "texts.csv", "--line-finder", folder, "--kind", "page")
     assert code == cli.USAGE and "--line-finder: " in err
 

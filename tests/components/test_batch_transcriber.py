@@ -31,8 +31,8 @@ TWO_WORKERS = [*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_w
 IMAGES = 60
 
 
-def transcribe(folder, output, model, beam_args, *, batch_size=64, best_path=False, kind="line", finder=None, **rest):
-    return batch.transcribe(folder, output, Reader(model, kind, finder, batch_size, best_path), beam_args, **rest)
+def transcribe(folder, output, model, beam_args, *, batch_size=64, decoder="default", kind="line", finder=None, **rest):
+    return batch.transcribe(folder, output, Reader(model, kind, finder, batch_size, decoder), beam_args, **rest)
 
 
 @pytest.fixture(scope="module")
@@ -85,20 +85,24 @@ def test_every_image_is_in_the_results_or_in_the_errors(folder, model, tmp_path)
     assert [(e["path"], e["reason"]) for e in errors] == [("a/001.png", "truncated"), ("b/002.png", "not_a_picture")]
 
 
-def test_the_language_model_of_the_version_is_used_unless_best_path_is_asked_for(folder, model, tmp_path):
+def test_the_language_model_of_the_version_is_used_unless_another_decoder_is_asked_for(folder, model, tmp_path):
     """This one only finds every character less probable, so that the doubtful last digit goes."""
     shorter = LanguageModel(ngrams.count(["0"], Alphabet(ALPHABET), 1), 0.0, -2.0).to_bytes()
     knowing = save(tmp_path / "2", language_model=shorter)
     found = {}
-    for name, path, best_path in (("plain", model, False), ("default", knowing, False), ("best path", knowing, True)):
+    for name, path, decoder in (
+        ("plain", model, "default"), ("default", knowing, "default"), ("best path", knowing, "best-path"),
+        ("beam", knowing, "beam"),
+    ):  # fmt: skip
         output = tmp_path / name / "texts.jsonl"
-        transcribe(str(folder), str(output), path, LOCAL, best_path=best_path)
+        transcribe(str(folder), str(output), path, LOCAL, decoder=decoder)
         found[name] = {path: row["text"] for path, row in texts(output).items()}
-    assert found["best path"] == found["plain"]
+    assert found["best path"] == found["beam"] == found["plain"]
     assert found["default"] == {path: text[:-1] for path, text in found["plain"].items()}
     # What has begun with it does not go on without it.
-    with pytest.raises(BatchError, match="another"):
-        transcribe(str(folder), str(tmp_path / "default" / "texts.jsonl"), knowing, LOCAL, best_path=True)
+    for begun, decoder in (("default", "best-path"), ("best path", "beam"), ("beam", "default")):
+        with pytest.raises(BatchError, match="another"):
+            transcribe(str(folder), str(tmp_path / begun / "texts.jsonl"), knowing, LOCAL, decoder=decoder)
 
 
 @pytest.mark.timeout(120)

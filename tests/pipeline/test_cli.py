@@ -162,9 +162,6 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
             "--model: /nowhere is neither a version of a model nor a directory with versions, and",
         ),
         (["serve", "--set", "push.model_dir=gs://bucket/htr"], "gs://bucket/htr is in a bucket"),
-        (["report", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
-        (["runs", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
-        (["compare", "latest", "latest", "--workspace", "/nowhere/at/all"], "/nowhere/at/all holds no run yet"),
     ],
 )
 def test_wrong_usage_is_one_readable_paragraph_and_code_2(arguments, message, capsys):
@@ -190,6 +187,28 @@ def test_unusable_csv_is_named(tmp_path, capsys, content, message):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (
+            ["1.jpg", "page/1.xml"],
+            "XML files, such as {}/page/1.xml. If these are pages with PAGE XML or ALTO, `htr import",
+        ),
+        (["doc/page/1.xml"], "`htr run --task pages --data {}` trains a line finder."),
+        (["b/2.png", ".1.xml"], "images, such as {}/b/2.png. List these in a .csv with the columns filename and text;"),
+        (["labels.xlsx", "1.xml"], "labels.xlsx is a workbook: open it and save it"),
+        (["notes.txt"], "holds no .csv or .tsv file with labels.\n"),
+    ],
+)
+def test_a_folder_without_label_files_says_what_to_do_with_it(tmp_path, capsys, files, told):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert cli.main(["check", "--data", str(tmp_path)]) == cli.USAGE
+    error = capsys.readouterr().err
+    assert f"{tmp_path} holds no .csv or .tsv file with labels." in error and told.format(tmp_path) in error
+
+
 @pytest.mark.parametrize("task", ["text", "pages"])
 @pytest.mark.parametrize("setting", ["gate.max_cer=5", "name=htr"])
 def test_a_run_that_is_refused_before_its_first_step_is_one_json_line_too(tmp_path, capsys, task, setting):
@@ -205,6 +224,12 @@ def test_no_versions_yet(tmp_path, capsys):
     assert cli.main(["versions", "--workspace", str(tmp_path)]) == cli.ERROR
     assert cli.main(["rollback", "--workspace", str(tmp_path)]) == cli.ERROR
     assert capsys.readouterr().err.count("yet: htr run first.") == 2
+
+
+@pytest.mark.parametrize("command", [["report"], ["runs"], ["compare", "latest", "latest"]])
+def test_no_run_yet(tmp_path, command, capsys):
+    assert cli.main([*command, "--workspace", str(tmp_path)]) == cli.ERROR
+    assert capsys.readouterr().err == f"\nerror: {tmp_path} holds no run yet.\n"
 
 
 @pytest.mark.parametrize("folder", [None, "serving_model/words", "serving_model/words/.withdrawn-3"])
@@ -236,6 +261,17 @@ def test_serve_finds_what_the_same_settings_push(tmp_path, monkeypatch, settings
     monkeypatch.setattr("serving.server.run", lambda arguments: served.append(arguments) or 0)
     assert cli.main(["serve", *settings]) == 0
     assert [(found.model_name, found.model_base_path) for found in served] == [(name, str(tmp_path / model_dir))]
+
+
+def test_serve_refuses_a_precision_that_there_is_not(tmp_path, monkeypatch, capsys):
+    (tmp_path / "serving_model" / "htr" / "1").mkdir(parents=True)
+    served = []
+    monkeypatch.setattr("serving.server.run", lambda arguments: served.append(arguments.mixed_precision) or 0)
+    command = ["serve", "--workspace", str(tmp_path)]
+    assert cli.main([*command, "--mixed_precision=float16"]) == cli.USAGE and not served
+    assert "--mixed_precision=float16: the one permitted value is bfloat16" in capsys.readouterr().err
+    assert [cli.main(command), cli.main([*command, "--mixed_precision=bfloat16"])] == [0, 0]
+    assert served == ["", "bfloat16"]
 
 
 @pytest.mark.parametrize("taken", [True, False])

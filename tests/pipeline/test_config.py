@@ -4,7 +4,7 @@ import pytest
 
 from components.common.settings import ConfigError
 from htr_client.pages.reading import LINE_FINDER
-from pipeline.config import Config, as_yaml, load
+from pipeline.config import SETTINGS, Config, as_yaml, load
 
 
 def test_defaults_are_valid():
@@ -78,6 +78,14 @@ def test_typos_are_told_what_was_meant(override, meant):
         load(overrides=[override])
 
 
+@pytest.mark.parametrize("section", ["gate", "bulk"])
+def test_a_decoder_is_written_as_in_settings_or_as_in_options(section):
+    for written in ("best_path", "best-path"):
+        assert getattr(load(overrides=[f"{section}.decoder={written}"]), section).decoder == "best_path"
+    with pytest.raises(ConfigError, match=rf"{section}\.decoder: .*did you mean best_path\?"):
+        load(overrides=[f"{section}.decoder=bestpath"])
+
+
 def test_nothing_is_suggested_for_what_resembles_nothing():
     with pytest.raises(ConfigError, match=r"^zzz: no such setting \(`htr config` lists them all\)$"):
         load(overrides=["zzz=1"])
@@ -121,6 +129,29 @@ def test_printed_configuration_is_read_back_and_explains_every_setting(tmp_path)
     assert load(str(tmp_path / "run.yaml")) == config
     settings = [line for line in as_yaml(config).splitlines() if line.startswith("  ")]
     assert not [line for line in settings if "  # " not in line]
+
+
+def test_the_printed_configuration_names_the_permitted_values():
+    lines = {line.split(":")[0].strip(): line for line in as_yaml(load()).splitlines() if "# " in line}
+    for setting, values in (
+        ("task", "one of: text, pages"), ("preset", "one of: word, line"),
+        ("augmentations", "each one of: affine, elastic, stroke, contrast, noise, cutout"),
+        ("freeze", "each one of: convolutions, recurrent"), ("runner", "one of: local, dask, flink, spark, dataflow"),
+        ("decoder", "one of: default, best_path"),
+    ):  # fmt: skip
+        assert lines[setting].endswith(f"; {values}")
+    assert "one of" not in lines["epochs"] + lines["schedule"]
+
+
+def test_descriptions_of_settings_stand_alone():
+    """None begins as the rest of a sentence, such as `of AdamW` or `and these two`."""
+    for name, section in Config.model_fields.items():
+        fields = type(section.default).model_fields if name in SETTINGS else {"": section}
+        for setting, field in fields.items():
+            first = (field.description or "").split()[0].lower()
+            assert first not in ("of", "and", "for", "with", "by", "on", "before", "which", "whose"), (
+                f"{name}.{setting}"
+            )
 
 
 def test_height_and_width_follow_a_preset_that_is_changed_in_a_file(tmp_path):

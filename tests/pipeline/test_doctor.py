@@ -15,6 +15,7 @@ import pytest
 from components.trainer.devices import system_gpus
 from pipeline import cli
 from pipeline.doctor import comparison, examination, machine
+from serving.options import ServerOptions
 from tests.pipeline.test_cli import HEAVY
 
 ROOT = Path(__file__).parents[2]
@@ -245,10 +246,19 @@ def test_set_up_and_doctor_want_the_same_driver():
 def test_a_taken_port_is_noted(monkeypatch):
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(examination, "PORTS", {port: "--port"})
+        monkeypatch.setattr(examination, "PORTS", {port: ("gRPC", "--port")})
+        monkeypatch.setattr(examination, "OPTIONAL_PORTS", {})
         finding = examination.ports()
-    assert finding.text == f"{port} taken" and "`htr serve --port=N` uses another" in finding.notes[0]
-    assert examination.ports().text == f"{port} free"
+    assert finding.text == f"{port} taken (gRPC)" and "`htr serve --port=N` uses another" in finding.notes[0]
+    assert examination.ports().text == f"{port} free (gRPC)"
+
+
+def test_the_ports_are_those_that_serve_opens(monkeypatch):
+    monkeypatch.setattr(examination, "_taken", lambda port: True)
+    finding = examination.ports()
+    assert finding.values["taken"] == [ServerOptions.port, 8600, 8501] and ServerOptions.rest_api_port == 0
+    assert [re.search(r"--\w+", note).group() for note in finding.notes] == ["--port", "--ui_port"]
+    assert finding.text.endswith("8501 taken (REST, only with --rest_api_port=8501)")
 
 
 def test_a_workspace_that_cannot_be_written_prevents_work(tmp_path):

@@ -163,7 +163,7 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
             f"base model for lines had never seen, so many brought its CER on other writers from {before:.2f} to "
             f"{after:.2f}.",
             "More writers bring more than more images of the same ones; images that nobody has labelled help, too: "
-            "htr label (docs/accuracy.md).",
+            "htr label (docs/training.md).",
         )
     elif 0 < samples < TOO_FEW:
         result.problem(

@@ -18,7 +18,7 @@ class DriftConfig(Section):
 
     fail: bool = Field(False, description="drift ends the command with exit code 5 instead of a warning")
     thresholds: dict[str, Fraction] = Field(
-        {}, description="by measure, instead of those of the curated schema, e.g. {sharpness: 0.3}"
+        {}, description="thresholds by measure, instead of those of the curated schema, e.g. {sharpness: 0.3}"
     )
 
     @field_validator("thresholds")
