@@ -234,7 +234,7 @@ class TrainingLoop(ABC):
             losses: Runs the network; returns the loss that is told and the one that is minimised.
 
         Returns:
-            The loss that is told; NaN where it or a gradient is not finite and the step was left out.
+            The loss that is told; NaN where it or a gradient of any replica is not finite and the step was left out.
         """
         statistics = [v.value for v in self.model.non_trainable_variables if v.dtype == "float32"]
         before = [tf.identity(variable) for variable in statistics]
@@ -242,11 +242,15 @@ class TrainingLoop(ABC):
             loss, minimised = losses()
             scaled = self.optimizer.scale_loss(minimised)
         gradients = tape.gradient(scaled, [variable.value for variable in self.model.trainable_variables])
-        finite = tf.math.is_finite(tf.linalg.global_norm(gradients)) & tf.math.is_finite(loss)
+        # Replicas decide together: gradients and statistics of one of them reach all.
+        bad = ~(tf.math.is_finite(tf.linalg.global_norm(gradients)) & tf.math.is_finite(loss))
+        context = tf.distribute.get_replica_context()
+        finite = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(bad, tf.float32)) == 0.0
         for variable, value in zip(statistics, before, strict=True):
             variable.assign(tf.where(finite, variable, value))
-        if not isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):  # which has to see what is not
-            gradients = [tf.where(finite, gradient, 0.0) for gradient in gradients]
+        # LossScaleOptimizer has to see what is not finite, and looks at the first replica only.
+        is_scaled = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
+        gradients = [tf.where(finite, gradient, np.inf if is_scaled else 0.0) for gradient in gradients]
         self.optimizer.apply(gradients, self.model.trainable_variables)
         return tf.where(finite, loss, np.nan)
 
