@@ -12,14 +12,14 @@ import tensorflow_transform as tft
 
 from components.base_model import packing
 from components.evaluator.baseline import find
-from components.trainer import accelerators, training, transfer
+from components.trainer import accelerators, training, transfer, tuning
 from components.trainer.base import WarmStartError, settled
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build
 from components.trainer.outcome import compare
 from components.trainer.schedule import RATE
-from components.trainer.settings import AUTO, ModelConfig, TrainConfig
+from components.trainer.settings import AUTO, ModelConfig, TrainConfig, TuneConfig
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
 from serving.version_directory import CARD_FILE
@@ -285,6 +285,19 @@ def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_
         with pytest.raises(WarmStartError, match=r"train\.freeze: recurrent would keep the random weights"):
             settled(TrainConfig(freeze=["recurrent"]), transform, model)
     assert TrainConfig(warm_start="none").warm_start is None
+
+
+def test_a_training_starts_where_the_trials_of_its_tuner_have_started(toy, shipped, tmp_path):
+    given = arguments(toy, tmp_path, TrainConfig(epochs=1, batch_size=64), WORD)
+    given["custom_config"]["model"] = SMALL.model_copy(update={"recurrent_units": 12}).model_dump_json()
+    given["custom_config"]["tune"] = TuneConfig(trials=1, epochs=1).model_dump_json()
+    tuner = tuning.tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)))
+    assert not tuner.tuner.train_config.is_warm, "the base model has twice as many units"
+    found = {"values": {"model.recurrent_units": SMALL.recurrent_units, "train.learning_rate": 0.004}}
+    training.run_fn(SimpleNamespace(**given, hyperparameters=found))
+    settings = json.loads((tmp_path / "model" / "assets.extra" / "htr.json").read_text())
+    assert settings["model"]["recurrent_units"] == SMALL.recurrent_units
+    assert settings["start"]["name"].startswith("nothing: ") and settings["train"]["warm_start"] is None
 
 
 def test_a_directory_without_a_model_is_no_start(tmp_path):
