@@ -164,3 +164,27 @@ def test_the_last_epoch_that_is_not_clearly_worse_is_kept(toy, wrong, kept, done
     assert fitting.best_cer == fitting.history[kept - 1]["validation_cer"]
     assert fitting.lowest_cer == min(entry["validation_cer"] for entry in fitting.history)
     np.testing.assert_array_equal(fitting.weights.current()[0], marked[kept - 1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "done", "ended"),
+    [
+        ([20, 20, 20, 20, 20, 20, 20], 6, "epochs"),
+        ([20, 22, 22, 22, 22, 22, 22], 6, "epochs"),
+        ([20, 22, 45, 45, 45], 4, "patience"),
+        ([20, 45, 45, 20, 45, 45, 45], 6, "epochs"),
+        ([20, 100, 100, 100], 3, "patience"),
+    ],
+    ids=["ties", "hardly worse", "clearly worse", "clearly worse now and then", "nothing right"],
+)
+def test_epochs_that_are_not_clearly_worse_than_a_base_do_not_count_for_patience(
+    toy, monkeypatch, capsys, wrong, done, ended
+):
+    monkeypatch.setattr(Stepping, "given", [1.0] * 6)
+    fitting, _ = told(toy, wrong, Stepping, warm_start="a base", start_share=0.0)
+    outcome = fitting.outcome()
+    assert (fitting.best_epoch, outcome.epochs_done, outcome.ended) == (0, done, ended)
+    stops = "a clearly worse validation CER for 3 epochs: training stops here" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert stops == (ended == "patience")

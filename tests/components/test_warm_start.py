@@ -231,14 +231,16 @@ def test_a_training_from_nothing_tells_of_a_collapse_only_at_its_end(toy, tmp_pa
     assert facts["images"] == 192 and facts["steps"] == 48 and "CPU" in facts["device"]
 
 
-def test_the_plan_is_told_before_training_begins(tmp_path, capsys):
+def test_the_plan_is_told_before_training_begins(tmp_path, monkeypatch, capsys):
     data = write_transformed(tmp_path, WORDS * 2, WORD)
-    train = TRAIN.model_copy(update={"epochs": None, "patience": 1, "learning_rate": 1e-9})
+    validations = iter([BEFORE, FIRST, CLEARLY_WORSE])
+    monkeypatch.setattr(Fitting, "validate", lambda _: next(validations))
+    train = TRAIN.model_copy(update={"epochs": None, "patience": 1, "learning_rate": None})
     history, settings = run(data, tmp_path, train)
     told = " ".join(capsys.readouterr().err.split())
     assert "16 images to train on, 16 for validation" in told
     assert "at most 300 epochs of 2 optimiser steps, 600 in all; train.epochs sets another number" in told
-    assert settings["train"]["epochs"] == 300 and len(history) < 300 and settings["training"]["ended"] == "patience"
+    assert settings["train"]["epochs"] == 300 and len(history) == 3 and settings["training"]["ended"] == "patience"
 
 
 @pytest.fixture
