@@ -75,6 +75,7 @@ class Fitting(TrainingLoop):
         super().__init__(model, plan, train, checkpoint_dir, strategy)
         self.best_cer, self.lowest_cer = float("inf"), float("inf")
         self._lowest: Sequence[tuple[int, int]] = []
+        self._not_worse = 0  # the last epoch that was not clearly worse than the lowest CER
         self._newest: Validation | None = None
         self._best_collapse: str | None = None
         self._start = self.best_weights
@@ -185,7 +186,8 @@ class Fitting(TrainingLoop):
         found = self.validate()
         told = f"  {found.rate:.4f} with a share of {share:g} of the start's weights"
         # With few images the lowest of a hundred epochs is luck: what beats the epoch that is kept is no worse.
-        if not self.train.start_share_checked or found.rate <= self.best_cer or self._is_kept(found):
+        is_kept = found.rate <= self.best_cer or self._is_kept(found, self._is_clearly_worse(found))
+        if not self.train.start_share_checked or is_kept:
             self.best_cer, self._best_collapse = found.rate, found.collapse
         else:
             self.weights.assign(self.best_weights)
@@ -195,7 +197,10 @@ class Fitting(TrainingLoop):
 
     def _validated(self, epoch: int, loss: float | None, seconds: float) -> str:
         self._newest = found = self.validate()
-        if self._is_kept(found):
+        is_worse = self._is_clearly_worse(found)
+        if not is_worse:
+            self._not_worse = epoch
+        if self._is_kept(found, is_worse):
             self.best_cer, self.best_epoch, self.best_weights = found.rate, epoch, self.weights.current()
             self._best_collapse = found.collapse
         if found.rate < self.lowest_cer:
@@ -209,13 +214,16 @@ class Fitting(TrainingLoop):
                 tf.summary.scalar(name, self.history[-1][name], step=epoch)
         return f"validation CER {found.rate:.4f}  (best {self.lowest_cer:.4f})"
 
-    def _is_kept(self, found: Validation) -> bool:
+    def _is_clearly_worse(self, found: Validation) -> bool:
+        return bool(self.history) and found.is_clearly_worse(self._lowest)
+
+    def _is_kept(self, found: Validation, is_clearly_worse: bool) -> bool:
         """Whether these weights replace those that are kept."""
         if not self.history or found.rate < self.lowest_cer:
             return True
         if found.collapse or (self.train.is_warm and found.rate >= self.history[0]["validation_cer"]):
             return False
-        return not found.is_clearly_worse(self._lowest)
+        return not is_clearly_worse
 
     def _tell_collapse(self) -> None:
         """Says once that a warm start has collapsed; from nothing, CTC reads nothing at first, which is no news."""
@@ -249,14 +257,16 @@ class Fitting(TrainingLoop):
         return super()._is_over() or self._patience_is_over()
 
     def _patience_is_over(self) -> bool:
-        return self.done // self.plan.steps - self.best_epoch >= self.schedule.patience
+        """Whether so many epochs in a row were clearly worse; one that is merely not kept is not."""
+        return self.done // self.plan.steps - self._not_worse >= self.schedule.patience
 
     def _progress(self) -> dict[str, Any]:
         return {
             "best_cer": self.best_cer, "lowest_cer": self.lowest_cer, "lowest": self._lowest,
-            "best_collapse": self._best_collapse,
+            "best_collapse": self._best_collapse, "not_worse": self._not_worse,
         }  # fmt: skip
 
     def _take_progress(self, progress: dict[str, Any]) -> None:
         self.best_cer, self.lowest_cer = progress["best_cer"], progress["lowest_cer"]
         self._lowest, self._best_collapse = progress["lowest"], progress["best_collapse"]
+        self._not_worse = progress["not_worse"]

@@ -99,7 +99,8 @@ class TrainingLoop(ABC):
     """A training: what it has done so far, and how to go on. A subclass knows batches, loss and validation.
 
     A batch whose loss or gradients are not finite changes nothing; such batches are counted. In bfloat16 on a processor
-    with AMX there was one in some 1,500.
+    with AMX there was one in some 1,500. In float16 the first batches serve to find the loss scale: gradients that
+    overflow lower it, and count only where it is 1 already.
 
     Attributes:
         section: Section of the configuration that holds `learning_rate`.
@@ -234,7 +235,8 @@ class TrainingLoop(ABC):
             losses: Runs the network; returns the loss that is told and the one that is minimised.
 
         Returns:
-            The loss that is told; NaN where it or a gradient is not finite and the step was left out.
+            The loss that is told; NaN where it or a gradient of any replica is not finite and the step was left out.
+            Where only the gradients have overflowed in float16, which lowers the loss scale, it is the loss.
         """
         statistics = [v.value for v in self.model.non_trainable_variables if v.dtype == "float32"]
         before = [tf.identity(variable) for variable in statistics]
@@ -242,13 +244,20 @@ class TrainingLoop(ABC):
             loss, minimised = losses()
             scaled = self.optimizer.scale_loss(minimised)
         gradients = tape.gradient(scaled, [variable.value for variable in self.model.trainable_variables])
-        finite = tf.math.is_finite(tf.linalg.global_norm(gradients)) & tf.math.is_finite(loss)
+        # Replicas decide together: gradients and statistics of one of them reach all.
+        has_loss, has_gradients = _all_true(
+            tf.math.is_finite(loss) & tf.math.is_finite(minimised), tf.math.is_finite(tf.linalg.global_norm(gradients))
+        )
+        finite = has_loss & has_gradients
         for variable, value in zip(statistics, before, strict=True):
             variable.assign(tf.where(finite, variable, value))
-        if not isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):  # which has to see what is not
-            gradients = [tf.where(finite, gradient, 0.0) for gradient in gradients]
-        self.optimizer.apply(gradients, self.model.trainable_variables)
-        return tf.where(finite, loss, np.nan)
+        is_told, other = finite, 0.0
+        if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
+            # It has to see what is not finite, and looks at the first replica only.
+            is_told, other = finite | has_loss & (self.optimizer.dynamic_scale > 1.0), np.inf
+        loss = tf.where(is_told, loss, np.nan)
+        self.optimizer.apply([tf.where(finite, each, other) for each in gradients], self.model.trainable_variables)
+        return loss
 
     def _end_epoch(self, progress: Progress) -> None:
         """Validates the averaged weights and prints a line; counts what was left out."""
@@ -268,7 +277,8 @@ class TrainingLoop(ABC):
         left_out = np.isnan(np.array(self._recent, np.float64))
         is_short = self.done >= self.plan.total < _CHECKED
         most = _MOST_LEFT_OUT * (self.plan.total if is_short else _CHECKED)
-        if left_out.sum() <= most and not left_out[-_IN_A_ROW:].all():
+        in_a_row = left_out[-_IN_A_ROW:]
+        if left_out.sum() <= most and not (len(in_a_row) == _IN_A_ROW and in_a_row.all()):
             return False
         self._broken = (
             f"the training loss became nan in epoch {(self.done - 1) // self.plan.steps + 1}: lower "
@@ -295,7 +305,8 @@ class TrainingLoop(ABC):
         arrays.update({f"best/{i}": value for i, value in enumerate(self.best_weights)})
         progress = self._progress() | {
             "done": self.done, "history": self.history, "best_epoch": self.best_epoch,
-            "losses": [float(loss) for loss in self._losses], "seconds": seconds,
+            "losses": [float(loss) for loss in self._losses], "recent": [float(loss) for loss in self._recent],
+            "seconds": seconds,
         }  # fmt: skip
         checkpoint.save(self.checkpoint, arrays, progress)
 
@@ -307,6 +318,7 @@ class TrainingLoop(ABC):
         checkpoint.assign(self._state(), arrays)
         self.best_weights = [arrays[f"best/{i}"] for i in range(len(self.best_weights))]
         self.done, self.history, self._losses = progress["done"], progress["history"], progress["losses"]
+        self._recent.extend(progress["recent"])
         self.best_epoch, self._seconds_before = progress["best_epoch"], progress["seconds"]
         self._take_progress(progress)
         return True
@@ -316,3 +328,10 @@ def _mean(losses: Iterable[Any]) -> float:
     """The mean loss of batches without those that were left out; NaN of none."""
     taken = [loss for loss in map(float, losses) if not np.isnan(loss)]
     return float(np.mean(taken)) if taken else float("nan")
+
+
+def _all_true(*flags: tf.Tensor) -> list[tf.Tensor]:
+    """For each flag whether it is true on all replicas; to be called on each of them."""
+    context = tf.distribute.get_replica_context()
+    false = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([tf.cast(~flag, tf.float32) for flag in flags]))
+    return tf.unstack(false == 0.0)

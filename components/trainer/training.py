@@ -55,11 +55,12 @@ def run_fn(fn_args: Any) -> None:
     transform = TransformConfig.model_validate_json(fn_args.custom_config["transform"])
     model_config = ModelConfig.model_validate_json(fn_args.custom_config["model"])
     train = TrainConfig.model_validate_json(fn_args.custom_config["train"])
+    # Before Tuner's values are in them, as Tuner does: what it finds for one start need not suit another.
+    train, start = base.settled(train, transform, model_config)
     if found := getattr(fn_args, "hyperparameters", None):
         from components.trainer.tuning import with_hyperparameters
 
         model_config, train = with_hyperparameters(model_config, train, found["values"])
-    train, start = base.settled(train, transform, model_config)
     device = use_accelerators(train)
     strategy = training_strategy()
     keras.utils.set_random_seed(train.seed)

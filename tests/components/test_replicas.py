@@ -75,6 +75,74 @@ def test_replicas_train_also_on_a_batch_that_has_no_row_for_one_of_them(toy, rep
     assert len(found["losses"]) == 2 and np.isfinite(found["losses"]).all()
 
 
+POISONED = """
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+folder, precision = Path(sys.argv[1]), sys.argv[2]
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+keras.mixed_precision.set_global_policy(precision)
+from components.trainer.fitting import Fitting
+from components.trainer.model import build
+from tests.components.toy import SMALL, TRAIN, source_of
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model = build(SMALL, 4, 32)
+source = source_of(folder)
+fitting = Fitting(model, source, source, ["a", "b", "c"], TRAIN, strategy=strategy)
+stream = fitting._stream()
+
+
+def step(poisoned=None):
+    inputs, labels = next(stream)
+    local = [
+        ({name: strategy.experimental_local_results(value)[replica] for name, value in inputs.items()},
+         strategy.experimental_local_results(labels)[replica])
+        for replica in range(2)
+    ]
+    if poisoned is not None:
+        images = local[poisoned][0]["images"]
+        local[poisoned][0]["images"] = tf.fill(tf.shape(images), np.nan)
+    values = strategy.experimental_distribute_values_from_function(
+        lambda context: local[context.replica_id_in_sync_group]
+    )
+    return float(fitting._step(values))
+
+
+if precision == "mixed_float16":
+    fitting.optimizer.dynamic_scale.assign(16.0)  # nothing overflows yet
+found = []
+for poisoned in (None, 0, 1, None):
+    loss = step(poisoned)
+    finite = all(
+        np.isfinite(copy.numpy()).all()
+        for variable in model.variables
+        for copy in strategy.experimental_local_results(variable.value)
+    )
+    found.append({"loss": loss if np.isfinite(loss) else None, "finite": finite})
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_a_share_that_is_not_finite_is_left_out_by_all_replicas(toy, precision):
+    command = [sys.executable, "-c", POISONED, str(toy), precision]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout.splitlines()[-1])
+    assert [step["loss"] is None for step in found] == [False, True, True, False]
+    assert all(step["finite"] for step in found)
+
+
 def free_ports(count):
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]

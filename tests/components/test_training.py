@@ -18,18 +18,17 @@ from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 
 from components.common.words import counted
-from components.trainer import accelerators, export, fitting, training, transfer, tuning
+from components.trainer import accelerators, export, training, transfer, tuning
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, plain_batches
 from components.trainer.model import build
-from components.trainer.outcome import compare
 from components.trainer.settings import TuneConfig
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
 from pipeline.local_runner import LocalRunner
 from serving.precision import has_bfloat16
 from serving.version_directory import WARMUP_FILE
-from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, source_of, start, write_transformed
+from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, fit, source_of, start, write_transformed
 
 pytestmark = pytest.mark.slow  # networks are trained
 
@@ -56,13 +55,6 @@ def capable_gpu(monkeypatch):
     keras.mixed_precision.set_global_policy("float32")
 
 
-def fit(source, train, **kwargs):
-    keras.utils.set_random_seed(train.seed)
-    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], train, **kwargs)
-    fitting.run()
-    return fitting
-
-
 def losses(history):
     return [(epoch["loss"], epoch["validation_cer"]) for epoch in history]
 
@@ -73,82 +65,6 @@ def test_a_seed_gives_one_curve_and_another_seed_another(toy):
     np.testing.assert_allclose(losses(first.history), losses(again.history), rtol=1e-4)
     other = fit(source_of(toy), train.model_copy(update={"seed": 2}))
     assert abs(other.history[0]["loss"] - first.history[0]["loss"]) > 1e-3
-
-
-def poison(monkeypatch, which):
-    """Makes the images of those batches NaN for whose number `which` says so."""
-
-    def poisoned(*args):
-        def map_(number, batch):
-            images = batch[0]["images"]
-            return {**batch[0], "images": tf.where(which(number), np.nan, images)}, batch[1]
-
-        return batches(*args).enumerate().map(map_)
-
-    monkeypatch.setattr(fitting, "batches", poisoned)
-
-
-def test_a_batch_whose_numbers_are_not_finite_changes_nothing_and_is_counted(toy, monkeypatch, capsys):
-    train = TRAIN.model_copy(update={"epochs": 2})
-    steps = source_of(toy).steps(train.batch_size)
-    poison(monkeypatch, lambda number: number == 3)
-    done = fit(source_of(toy), train)
-    assert all(np.isfinite(value).all() for value in done.weights.current())
-    first, second = (entry["loss"] for entry in done.history)
-    assert second < first
-    told = " ".join(capsys.readouterr().err.split())
-    assert told.count("left out") == 1 and f"1 batch of {steps} left out, whose loss or gradients" in told
-
-
-@pytest.mark.parametrize(
-    ("which", "epoch"),
-    [(lambda number: number > 1, 1), (lambda number: number % 3 == 0, 2)],
-    ids=["from the third batch on", "every third batch"],
-)
-def test_a_training_of_which_much_is_not_finite_fails(toy, monkeypatch, which, epoch):
-    poison(monkeypatch, which)
-    with pytest.raises(FloatingPointError, match=rf"nan in epoch {epoch}: lower train\.learning_rate"):
-        fit(source_of(toy), TRAIN.model_copy(update={"epochs": 9}))
-
-
-def test_one_batch_of_a_short_epoch_that_is_not_finite_ends_nothing(toy, monkeypatch):
-    train = TRAIN.model_copy(update={"epochs": 5, "batch_size": 64})
-    assert source_of(toy).steps(train.batch_size) < 5
-    poison(monkeypatch, lambda number: number == 1)
-    assert [entry["epoch"] for entry in fit(source_of(toy), train).history] == [1, 2, 3, 4, 5]
-
-
-def test_a_training_of_a_few_steps_fails_when_one_of_them_is_not_finite(toy, monkeypatch):
-    train = TRAIN.model_copy(update={"epochs": 2, "batch_size": 64})
-    poison(monkeypatch, lambda number: number == 5)  # the last one
-    with pytest.raises(FloatingPointError, match="nan in epoch 2"):
-        fit(source_of(toy), train)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "kept", "done"),
-    [
-        ([40, 20, 24, 22, 45, 44], 4, 6),  # of 100 images by epoch: 24 and 22 are no worse than 20, 45 is
-        ([40, 20, 45, 45, 45, 45], 2, 5),  # three epochs without weights to keep: patience is over
-        ([40, 40, 40, 40, 40, 40], 6, 6),
-    ],
-)
-def test_the_last_epoch_that_is_not_clearly_worse_is_kept(toy, wrong, kept, done):
-    class Told(Fitting):
-        def validate(self):
-            marked.append(self.weights.current()[0])
-            edits = wrong[len(marked) - 1]
-            return compare(["abcd"] * 100, [f"{number}" for number in range(edits)] + ["abcd"] * (100 - edits))
-
-    marked = []
-    source = source_of(toy)
-    train = TRAIN.model_copy(update={"epochs": 6, "patience": 3, "batch_size": source.samples, "average_epochs": 0.0})
-    fitting = Told(build(SMALL, 4, 32), source, source, ["a", "b", "c"], train)
-    fitting.run()
-    assert (fitting.best_epoch, len(fitting.history)) == (kept, done)
-    assert fitting.best_cer == fitting.history[kept - 1]["validation_cer"]
-    assert fitting.lowest_cer == min(entry["validation_cer"] for entry in fitting.history)
-    np.testing.assert_array_equal(fitting.weights.current()[0], marked[kept - 1])
 
 
 def test_batches_go_on_where_an_interrupted_training_stopped(lines):

@@ -12,14 +12,14 @@ import tensorflow_transform as tft
 
 from components.base_model import packing
 from components.evaluator.baseline import find
-from components.trainer import accelerators, training, transfer
+from components.trainer import accelerators, training, transfer, tuning
 from components.trainer.base import WarmStartError, settled
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build
 from components.trainer.outcome import compare
 from components.trainer.schedule import RATE
-from components.trainer.settings import AUTO, ModelConfig, TrainConfig
+from components.trainer.settings import AUTO, ModelConfig, TrainConfig, TuneConfig
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
 from serving.version_directory import CARD_FILE
@@ -233,14 +233,16 @@ def test_a_training_from_nothing_tells_of_a_collapse_only_at_its_end(toy, tmp_pa
     assert facts["images"] == 192 and facts["steps"] == 48 and "CPU" in facts["device"]
 
 
-def test_the_plan_is_told_before_training_begins(tmp_path, capsys):
+def test_the_plan_is_told_before_training_begins(tmp_path, monkeypatch, capsys):
     data = write_transformed(tmp_path, WORDS * 2, WORD)
-    train = TRAIN.model_copy(update={"epochs": None, "patience": 1, "learning_rate": 1e-9})
+    validations = iter([BEFORE, FIRST, CLEARLY_WORSE])
+    monkeypatch.setattr(Fitting, "validate", lambda _: next(validations))
+    train = TRAIN.model_copy(update={"epochs": None, "patience": 1, "learning_rate": None})
     history, settings = run(data, tmp_path, train)
     told = " ".join(capsys.readouterr().err.split())
     assert "16 images to train on, 16 for validation" in told
     assert "at most 300 epochs of 2 optimiser steps, 600 in all; train.epochs sets another number" in told
-    assert settings["train"]["epochs"] == 300 and len(history) < 300 and settings["training"]["ended"] == "patience"
+    assert settings["train"]["epochs"] == 300 and len(history) == 3 and settings["training"]["ended"] == "patience"
 
 
 @pytest.fixture
@@ -287,6 +289,19 @@ def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_
         with pytest.raises(WarmStartError, match=r"train\.freeze: recurrent would keep the random weights"):
             settled(TrainConfig(freeze=["recurrent"]), transform, model)
     assert TrainConfig(warm_start="none").warm_start is None
+
+
+def test_a_training_starts_where_the_trials_of_its_tuner_have_started(toy, shipped, tmp_path):
+    given = arguments(toy, tmp_path, TrainConfig(epochs=1, batch_size=64), WORD)
+    given["custom_config"]["model"] = SMALL.model_copy(update={"recurrent_units": 12}).model_dump_json()
+    given["custom_config"]["tune"] = TuneConfig(trials=1, epochs=1).model_dump_json()
+    tuner = tuning.tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)))
+    assert not tuner.tuner.train_config.is_warm, "the base model has twice as many units"
+    found = {"values": {"model.recurrent_units": SMALL.recurrent_units, "train.learning_rate": 0.004}}
+    training.run_fn(SimpleNamespace(**given, hyperparameters=found))
+    settings = json.loads((tmp_path / "model" / "assets.extra" / "htr.json").read_text())
+    assert settings["model"]["recurrent_units"] == SMALL.recurrent_units
+    assert settings["start"]["name"].startswith("nothing: ") and settings["train"]["warm_start"] is None
 
 
 def test_a_directory_without_a_model_is_no_start(tmp_path):

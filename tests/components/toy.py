@@ -20,6 +20,7 @@ from components.transform.settings import TransformConfig
 from tests.conftest import encode
 
 if TYPE_CHECKING:
+    from components.trainer.fitting import Fitting
     from components.trainer.input_pipeline import Source
 
 SMALL = ModelConfig(filters=[8, 16, 16], recurrent_units=24, recurrent_layers=1, dropout=0)
@@ -84,6 +85,19 @@ def source_of(folder: Path, transform: TransformConfig | None = None) -> "Source
 
     spec = tft.TFTransformOutput(str(folder / "tft")).transformed_feature_spec()
     return survey([str(folder / "train.gz")], spec, transform or TransformConfig())
+
+
+def fit(source: "Source", train: TrainConfig, kind: "type[Fitting] | None" = None, **kwargs: Any) -> "Fitting":
+    """Trains on the images, with the seed of `train`, and validates on them; `kind` is a subclass to do it with."""
+    import keras
+
+    from components.trainer.fitting import Fitting
+    from components.trainer.model import build
+
+    keras.utils.set_random_seed(train.seed)
+    fitting = (kind or Fitting)(build(SMALL, 4, 32), source, source, ["a", "b", "c"], train, **kwargs)
+    fitting.run()
+    return fitting
 
 
 def start(json_file: Path, **environment: str) -> subprocess.Popen:

@@ -1,0 +1,190 @@
+"""What a training does about numbers that are not finite, which weights it keeps, and when it stops."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.trainer import fitting
+from components.trainer.fitting import Fitting
+from components.trainer.input_pipeline import batches
+from components.trainer.model import build
+from components.trainer.outcome import compare
+from tests.components.toy import SMALL, TRAIN, fit, source_of
+
+
+def poison(monkeypatch, which):
+    """Makes the images of those batches NaN for whose number `which` says so."""
+
+    def poisoned(*args):
+        def map_(number, batch):
+            images = batch[0]["images"]
+            return {**batch[0], "images": tf.where(which(number), np.nan, images)}, batch[1]
+
+        return batches(*args).enumerate().map(map_)
+
+    monkeypatch.setattr(fitting, "batches", poisoned)
+
+
+def test_a_batch_whose_numbers_are_not_finite_changes_nothing_and_is_counted(toy, monkeypatch, capsys):
+    train = TRAIN.model_copy(update={"epochs": 2})
+    steps = source_of(toy).steps(train.batch_size)
+    poison(monkeypatch, lambda number: number == 3)
+    done = fit(source_of(toy), train)
+    assert all(np.isfinite(value).all() for value in done.weights.current())
+    first, second = (entry["loss"] for entry in done.history)
+    assert second < first
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("left out") == 1 and f"1 batch of {steps} left out, whose loss or gradients" in told
+
+
+@pytest.mark.parametrize(
+    ("which", "epoch"),
+    [(lambda number: number > 1, 1), (lambda number: number % 3 == 0, 2)],
+    ids=["from the third batch on", "every third batch"],
+)
+def test_a_training_of_which_much_is_not_finite_fails(toy, monkeypatch, which, epoch):
+    poison(monkeypatch, which)
+    with pytest.raises(FloatingPointError, match=rf"nan in epoch {epoch}: lower train\.learning_rate"):
+        fit(source_of(toy), TRAIN.model_copy(update={"epochs": 9}))
+
+
+def test_one_batch_of_a_short_epoch_that_is_not_finite_ends_nothing(toy, monkeypatch):
+    train = TRAIN.model_copy(update={"epochs": 5, "batch_size": 64})
+    assert source_of(toy).steps(train.batch_size) < 5
+    poison(monkeypatch, lambda number: number == 1)
+    assert [entry["epoch"] for entry in fit(source_of(toy), train).history] == [1, 2, 3, 4, 5]
+
+
+def test_a_training_of_a_few_steps_fails_when_one_of_them_is_not_finite(toy, monkeypatch):
+    train = TRAIN.model_copy(update={"epochs": 2, "batch_size": 64})
+    poison(monkeypatch, lambda number: number == 5)  # the last one
+    with pytest.raises(FloatingPointError, match="nan in epoch 2"):
+        fit(source_of(toy), train)
+
+
+class Stepping(Fitting):
+    """Takes its losses from `given` instead of training, and reads every image right."""
+
+    given: list[float] = []  # noqa: RUF012
+
+    def _stream(self):
+        self._step = lambda _: tf.constant(self.given[self.done])
+        return itertools.repeat(None)
+
+    def validate(self):
+        return compare(["ab"] * 10, ["ab"] * 10)
+
+
+@pytest.mark.parametrize("warm_start", [None, "a base"])
+@pytest.mark.parametrize("left_out", [1, 2])
+def test_the_first_batches_of_a_training_that_are_not_finite_do_not_end_it(
+    toy, monkeypatch, capsys, warm_start, left_out
+):
+    source = source_of(toy)
+    train = TRAIN.model_copy(update={"epochs": 30, "patience": 30, "batch_size": source.samples})
+    monkeypatch.setattr(Stepping, "given", [np.nan] * left_out + [1.0] * 30)
+    found = fit(source, train.model_copy(update={"warm_start": warm_start, "start_share": 0.0}), Stepping)
+    assert found.history[-1]["epoch"] == 30, "each epoch is one batch"
+    assert "training stops here" not in capsys.readouterr().err
+
+
+def test_a_resumed_training_knows_which_batches_were_left_out_before(toy, tmp_path, monkeypatch):
+    class Killed(Stepping):
+        def _is_over(self):
+            return self.done == 2
+
+    source = source_of(toy)
+    train = TRAIN.model_copy(update={"batch_size": source.samples})
+    monkeypatch.setattr(Stepping, "given", [np.nan] * 12)
+    fit(source, train, Killed, checkpoint_dir=str(tmp_path))
+    with pytest.raises(FloatingPointError, match="nan in epoch 3"):
+        fit(source, train, Stepping, checkpoint_dir=str(tmp_path))
+
+
+@pytest.fixture
+def float16():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.slow
+def test_the_search_for_the_loss_scale_of_float16_is_no_broken_training(toy, float16, capsys):
+    source = source_of(toy)
+    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], TRAIN.model_copy(update={"epochs": 1}))
+    fitting.optimizer.dynamic_scale.assign(2.0**24)
+    fitting.run()
+    overflowed = fitting.done - int(fitting.optimizer.iterations)
+    assert fitting.done == 24 and overflowed > 3, "more than a tenth, and three in a row"
+    assert np.isfinite(fitting.history[0]["loss"])
+    assert "left out" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_gradients_that_overflow_without_a_loss_scale_break_a_training_in_float16(toy, float16, monkeypatch):
+    source = source_of(toy)
+    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], TRAIN)
+    fitting.optimizer.dynamic_scale.assign(1.0)
+    monkeypatch.setattr(tf.linalg, "global_norm", lambda _: tf.constant(np.inf))
+    with pytest.raises(FloatingPointError, match="nan in epoch 1"):
+        fitting.run()
+
+
+def told(data, wrong, kind=Fitting, **settings):
+    """Trains for six epochs at most, with so many of 100 images wrong at each validation; also the weights at each."""
+
+    class Told(kind):
+        def validate(self):
+            marked.append(self.weights.current()[0])
+            edits = wrong[len(marked) - 1]
+            return compare(["abcd"] * 100, [f"{number}" for number in range(edits)] + ["abcd"] * (100 - edits))
+
+    marked = []
+    source = source_of(data)
+    train = {"epochs": 6, "patience": 3, "batch_size": source.samples, "average_epochs": 0.0} | settings
+    fitting = Told(build(SMALL, 4, 32), source, source, ["a", "b", "c"], TRAIN.model_copy(update=train))
+    fitting.run()
+    return fitting, marked
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kept", "done"),
+    [
+        ([40, 20, 24, 22, 45, 44], 4, 6),  # of 100 images by epoch: 24 and 22 are no worse than 20, 45 is
+        ([40, 20, 45, 45, 45, 45], 2, 5),  # three epochs without weights to keep: patience is over
+        ([40, 40, 40, 40, 40, 40], 6, 6),
+    ],
+)
+def test_the_last_epoch_that_is_not_clearly_worse_is_kept(toy, wrong, kept, done):
+    fitting, marked = told(toy, wrong)
+    assert (fitting.best_epoch, len(fitting.history)) == (kept, done)
+    assert fitting.best_cer == fitting.history[kept - 1]["validation_cer"]
+    assert fitting.lowest_cer == min(entry["validation_cer"] for entry in fitting.history)
+    np.testing.assert_array_equal(fitting.weights.current()[0], marked[kept - 1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "done", "ended"),
+    [
+        ([20, 20, 20, 20, 20, 20, 20], 6, "epochs"),
+        ([20, 22, 22, 22, 22, 22, 22], 6, "epochs"),
+        ([20, 22, 45, 45, 45], 4, "patience"),
+        ([20, 45, 45, 20, 45, 45, 45], 6, "epochs"),
+        ([20, 100, 100, 100], 3, "patience"),
+    ],
+    ids=["ties", "hardly worse", "clearly worse", "clearly worse now and then", "nothing right"],
+)
+def test_epochs_that_are_not_clearly_worse_than_a_base_do_not_count_for_patience(
+    toy, monkeypatch, capsys, wrong, done, ended
+):
+    monkeypatch.setattr(Stepping, "given", [1.0] * 6)
+    fitting, _ = told(toy, wrong, Stepping, warm_start="a base", start_share=0.0)
+    outcome = fitting.outcome()
+    assert (fitting.best_epoch, outcome.epochs_done, outcome.ended) == (0, done, ended)
+    stops = "a clearly worse validation CER for 3 epochs: training stops here" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert stops == (ended == "patience")
