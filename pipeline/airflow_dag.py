@@ -61,7 +61,10 @@ class PipelineStep(BaseOperator):
                 "username": found.login, "password": found.password,
             }  # fmt: skip
             environment["HTR_METADATA_DATABASE"] = json.dumps(database)
-        command = [self.python, "-m", "pipeline.airflow_runner", str(_COMPILED), self.task_id, context["run_id"]]
+        command = [
+            self.python, "-m", "pipeline.airflow_runner", str(_COMPILED), self.task_id, context["run_id"],
+            str(context["ti"].max_tries),
+        ]  # fmt: skip
         result = self._process.run_command(command, env=environment)
         if result.exit_code in _FINAL:
             raise AirflowFailException(result.output)

@@ -4,7 +4,7 @@ Airflow and TensorFlow do not share an environment: their libraries exclude each
 files every few seconds should not import TensorFlow. So the DAG file (airflow_dag.py) needs Airflow alone, and its
 tasks start
 
-    python -m pipeline.airflow_runner htr.json StepName RUN_ID
+    python -m pipeline.airflow_runner htr.json StepName RUN_ID MAX_TRIES
 
 with the Python of the pipeline, which launches the step as the local runner does.
 """
@@ -22,6 +22,7 @@ from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
 from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
+from pipeline.airflow_pinning import pinned
 from pipeline.config import Config
 
 # An environment variable, since command lines are no place for the database's password.
@@ -168,9 +169,10 @@ def _successful(store: Any, names: dict[str, str]) -> list[int]:
 
 def main() -> int:
     """Runs the step that the command line names; the last line of its output says what went wrong."""
-    path, step, run_id = sys.argv[1:]
+    path, step, run_id, tries = sys.argv[1:]
     try:
-        run_step(json.loads(Path(path).read_text(encoding="utf-8")), step, run_id)
+        with pinned(json.loads(Path(path).read_text(encoding="utf-8")), step, run_id, tries) as document:
+            run_step(document, step, run_id)
     except Exception as error:
         from pipeline.exit_codes import exit_code, root_message
 

@@ -195,7 +195,7 @@ def _explain(error: Any) -> str:
 
 def as_yaml(config: Config) -> str:
     """The configuration as YAML, every setting with its meaning: what `load` reads."""
-    lines = ["# Settings of htr. Relative paths begin in the folder in which a command runs."]
+    lines = ["# Settings of htr. Relative paths begin in the folder in which a command runs, those with ~ at home."]
     # Settings outside of a section come first: YAML has no other place for them.
     fields = sorted(Config.model_fields.items(), key=lambda item: isinstance(item[1].default, Section))
     for name, field in fields:

@@ -37,7 +37,7 @@ class CommandError(Exception):
 
 
 def read_config(arguments: argparse.Namespace) -> Config:
-    """Reads the configuration that a command line describes; its paths become absolute.
+    """Reads the configuration that a command line describes; its paths become absolute, and a leading `~` the home.
 
     Args:
         arguments: what the options of `add_config_arguments` gave.
@@ -58,14 +58,15 @@ def read_config(arguments: argparse.Namespace) -> Config:
     # Airflow runs each step in a folder of its own, which it deletes.
     config = config.model_copy(update={"workspace": os.path.abspath(config.workspace)})
     for name, setting, value in list(config.paths()):
-        found = [storage.absolute(path) for path in value] if isinstance(value, list) else storage.absolute(value)
+        paths = [storage.absolute(os.path.expanduser(path)) for path in ([value] if isinstance(value, str) else value)]
+        found = paths[0] if isinstance(value, str) else paths
         section = getattr(config, name).model_copy(update={setting: found})
         config = config.model_copy(update={name: section})
     return config
 
 
 def read_given_config(arguments: argparse.Namespace) -> Config:
-    """As `read_config`, with paths as they were given."""
+    """As `read_config`, with paths as they were given, but for the workspace, which is always of this machine."""
     from components.common.settings import ConfigError
     from pipeline.config import load
 
@@ -77,9 +78,11 @@ def read_given_config(arguments: argparse.Namespace) -> Config:
     if getattr(arguments, "task", None):
         settings["task"] = arguments.task
     try:
-        return load(arguments.config, arguments.set, **settings)
+        config = load(arguments.config, arguments.set, **settings)
     except ConfigError as error:
         raise CommandError(str(error), USAGE) from error
+    # No shell expands what stands in a file or behind `--set push.model_dir=`.
+    return config.model_copy(update={"workspace": os.path.expanduser(config.workspace)})
 
 
 def add_config_arguments(command: argparse.ArgumentParser, data: str | None = DATA, workspace: str = WORKSPACE) -> None:

@@ -31,7 +31,7 @@ def compile_dag(folder: Path, data: Path | str, *settings: str) -> int:
 def in_airflow(folder: Path, code: str, **environment: str) -> str:
     """Runs Python in Airflow's environment, where `dag` is the compiled DAG; returns what it prints last."""
     loading = """
-import importlib.util, json, sys
+import importlib.util, json, sys, types
 spec = importlib.util.spec_from_file_location("htr", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -116,7 +116,7 @@ print(json.dumps([tasks, about]))
 def test_only_what_another_try_can_mend_is_tried_again(compiled, exit_code, expected):
     code = """
 try:
-    dag.get_task("Trainer").execute({"run_id": "manual__1"})
+    dag.get_task("Trainer").execute({"run_id": "manual__1", "ti": types.SimpleNamespace(max_tries=5)})
     print("done")
 except Exception as error:
     print(f"{type(error).__name__}: {error}")
@@ -124,7 +124,8 @@ except Exception as error:
     connection = {"AIRFLOW_CONN_HTR_METADATA": "mysql://user:secret%2F1@database:3307/mlmd"}
     assert in_airflow(compiled, code, EXIT_CODE=str(exit_code), **connection) == expected
     arguments = (compiled / "python.sh.arguments").read_text().split()
-    assert arguments == ["-m", "pipeline.airflow_runner", str(compiled / "dags" / "htr.json"), "Trainer", "manual__1"]
+    document = str(compiled / "dags" / "htr.json")
+    assert arguments == ["-m", "pipeline.airflow_runner", document, "Trainer", "manual__1", "5"]
     assert json.loads((compiled / "python.sh.database").read_text()) == {
         "host": "database", "port": 3307, "database": "mlmd", "username": "user", "password": "secret/1",
     }  # fmt: skip
@@ -133,35 +134,33 @@ except Exception as error:
 @pytest.mark.slow
 @pytest.mark.either_stack
 def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != METADATA_VARIABLE}
+
+    def launch(folder, step, run, **more):
+        document = str(folder / "dags" / "htr.json")
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.airflow_runner", document, step, run, "2"],
+            env=environment | more, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        return done.returncode, done.stdout.splitlines()[-1]
+
     (tmp_path / "data").mkdir()
     assert compile_dag(tmp_path, tmp_path / "data") == 0
-    command = [sys.executable, "-m", "pipeline.airflow_runner", str(tmp_path / "dags" / "htr.json")]
-    environment = {name: value for name, value in os.environ.items() if name != METADATA_VARIABLE}
-    done = subprocess.run(
-        [*command, "HandwritingExampleGen", "run1"], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == cli.USAGE, done.stderr
-    assert "holds no .csv or .tsv file with labels" in done.stdout.splitlines()[-1]
+    code, reason = launch(tmp_path, "HandwritingExampleGen", "run1")
+    assert code == cli.USAGE and "holds no .csv or .tsv file with labels" in reason
 
     assert compile_dag(tmp_path / "remote", "s3://bucket/names") == 0
     dead = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1", "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
-    done = subprocess.run(
-        [*command[:-1], str(tmp_path / "remote" / "dags" / "htr.json"), "HandwritingExampleGen", "run1"],
-        env=environment | dead, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == cli.ERROR, done.stderr  # which is tried again
-    assert "s3://bucket/names cannot be read: Could not connect" in done.stdout.splitlines()[-1]
+    code, reason = launch(tmp_path / "remote", "HandwritingExampleGen", "run1", **dead)
+    assert code == cli.ERROR and "s3://bucket/names cannot be read: Could not connect" in reason  # and is tried again
 
-    done = subprocess.run([*command, "Trainer", "run1"], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == cli.ERROR, done.stderr
-    assert "Trainer has not all of its inputs: first run the steps before it (" in done.stdout.splitlines()[-1]
+    code, reason = launch(tmp_path, "Trainer", "run1")
+    assert code == cli.ERROR and "Trainer has not all of its inputs: first run the steps before it (" in reason
 
     with local_runner.locked(str(tmp_path / "workspace")):
-        done = subprocess.run(
-            [*command, "HandwritingExampleGen", "run2"], env=environment, capture_output=True, text=True, timeout=300
-        )
-    assert done.returncode == cli.ERROR and "Another run works in" in done.stdout.splitlines()[-1]
+        code, reason = launch(tmp_path, "HandwritingExampleGen", "run2")
+    assert code == cli.ERROR and "Another run works in" in reason
 
 
 @pytest.mark.slow

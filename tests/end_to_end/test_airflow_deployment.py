@@ -61,7 +61,7 @@ def kill_step(deployment, dag, step):
             return None
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if process.cmdline()[-3:-1] == [document, step]:
+                if process.cmdline()[-4:-2] == [document, step]:
                     return process.pid
         return None
 

@@ -236,6 +236,7 @@ def test_nothing_of_this_machine_is_in_the_package(package):
         ("name=my_htr", "name: Kubeflow allows no underscore"),
         ("push.model_dir=null", "push.model_dir: name the folder"),
         ("data.paths=[]", "data.paths: name the data"),
+        ("push.model_dir=~/models", "push.model_dir: ~/models is relative; name it as the containers see it"),
         ("drift.fail=true", r"drift\.fail: .*`htr drift --fail`"),
         ("kubeflow.trainer_image=null", r"kubeflow\.accelerators: 2 would .* for kubeflow\.image, .*trainer_image"),
     ],

@@ -294,10 +294,14 @@ def test_paths_are_absolute_since_steps_run_elsewhere(tmp_path, monkeypatch, cap
         "data.paths": ("[names]", [f"{here}/names"]), "bulk.folder": ("/mnt/new", "/mnt/new"),
         "train.warm_start": ("htr/7", f"{here}/htr/7"), "push.model_dir": ("../models", f"{tmp_path.parent}/models"),
         "beam.setup_file": ("setup.py", f"{here}/setup.py"),
+        "language.texts": ("[~/texts]", [f"{here}/home/texts"]), "pages.model_dir": ("~/htr", f"{here}/home/htr"),
+        "line_gate.recogniser": ("./~/htr", f"{here}/~/htr"),
         "beam.extra_packages": (archives, [f"{here}/client.tar.gz", "gs://bucket/client.tar.gz"]),
     }  # fmt: skip
     overrides = [f"{name}={given}" for name, (given, _) in settings.items()]
-    config = read_config(argparse.Namespace(config=None, set=overrides, workspace=None))
+    monkeypatch.setenv("HOME", f"{here}/home")  # no shell expands what stands in a file or behind `name=`
+    config = read_config(argparse.Namespace(config=None, set=overrides, workspace="~/work"))
+    assert config.workspace == f"{here}/home/work"
     for name, (_, expected) in settings.items():
         section, setting = name.split(".")
         assert getattr(getattr(config, section), setting) == expected

@@ -1,0 +1,61 @@
+"""One run in Airflow, one configuration: what is compiled during a run counts for the next one."""
+
+import json
+import os
+
+import pytest
+
+from pipeline import airflow_runner
+
+
+@pytest.fixture
+def attempt(tmp_path, monkeypatch):
+    """Starts a step as its task does, by the file that was compiled last; returns the settings that it goes by."""
+    compiled, used, workspace = tmp_path / "dags" / "htr.json", [], tmp_path / "workspace"
+    compiled.parent.mkdir()
+
+    def attempt(step, run="run1", tries="2", settings=None, fails=False):
+        def run_step(document, *_):
+            used.append(document["pipeline"])
+            if fails:
+                raise RuntimeError("out of memory")
+
+        if settings:
+            document = {"name": "htr", "workspace": str(workspace), "pipeline": settings}
+            compiled.write_text(json.dumps(document))
+        monkeypatch.setattr(airflow_runner, "run_step", run_step)
+        monkeypatch.setattr("sys.argv", ["airflow_runner", str(compiled), step, run, tries])
+        assert airflow_runner.main() == int(fails)
+        return used[-1]
+
+    return attempt
+
+
+def test_a_run_keeps_the_settings_that_it_began_with(attempt, capsys):
+    assert attempt("SchemaGen", settings="first") == "first"
+    assert "goes on with the settings" not in capsys.readouterr().out
+    assert attempt("Trainer", settings="second", fails=True) == "first"
+    assert "goes on with the settings that it began with. Others have been compiled since" in capsys.readouterr().out
+    assert attempt("Trainer") == attempt("Evaluator") == "first"
+    assert attempt("SchemaGen", run="run2") == "second"
+
+
+def test_a_cleared_task_and_those_after_it_take_what_is_compiled_then(attempt):
+    attempt("SchemaGen", settings="first")
+    attempt("Trainer", fails=True)
+    assert attempt("Trainer", settings="second", tries="3", fails=True) == "second"  # cleared after it had failed
+    assert attempt("Trainer", settings="third", tries="3") == "second"  # which is tried again
+    assert attempt("Evaluator") == "second"
+    assert attempt("Evaluator", tries="3") == "third"  # cleared after it had succeeded
+    # `airflow dags test` with a date deletes the run of that date, and begins another one of the same id.
+    assert attempt("SchemaGen", settings="fourth") == attempt("Trainer") == "fourth"
+
+
+def test_old_runs_are_forgotten(attempt, tmp_path):
+    for number in range(25):
+        attempt("SchemaGen", run=f"run{number}", settings="first")
+        for folder in (tmp_path / "workspace" / "airflow" / "htr").iterdir():  # file systems have coarse clocks
+            status = (folder / "pipeline.json").stat()
+            os.utime(folder / "pipeline.json", (status.st_atime, status.st_mtime - 60))
+    assert len(list((tmp_path / "workspace" / "airflow" / "htr").iterdir())) == 20
+    assert attempt("Trainer", run="run24", settings="second") == "first"
