@@ -148,7 +148,6 @@ class Fitting(TrainingLoop):
 
     def _train(self, batch: Any) -> tf.Tensor:
         losses = self.strategy.run(self._train_replica, args=batch)
-        self.weights.update()
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     def _train_replica(self, inputs: dict[str, tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
