@@ -115,11 +115,6 @@ class Fitting(TrainingLoop):
             device=device, seconds=self.history[-1]["seconds"],
         )  # fmt: skip
 
-    def forget(self) -> None:
-        """Deletes the checkpoint: the training has been used."""
-        if self.checkpoint and is_chief() and tf.io.gfile.exists(self.checkpoint):
-            tf.io.gfile.remove(self.checkpoint)
-
     def validate(self) -> Validation:
         """How the current weights read the validation split."""
 
