@@ -16,7 +16,7 @@ from components.line_finder.examples import read_examples
 from components.line_finder.making import make_version
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.warm_start import find_start
-from components.trainer.checkpoint import fingerprint
+from components.trainer.checkpoint import fingerprint, forget
 
 FACTS_FILE = "facts.json"
 """In the ModelRun artifact: what `make_version` returns."""
@@ -55,5 +55,4 @@ def run_fn(fn_args: Any) -> None:
     tf.io.gfile.makedirs(fn_args.model_run_dir)
     with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, FACTS_FILE), "w") as file:
         file.write(json.dumps(facts, indent=1))
-    if tf.io.gfile.exists(state):
-        tf.io.gfile.rmtree(state)
+    forget(state)

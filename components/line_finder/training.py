@@ -153,9 +153,7 @@ class LineFitting(TrainingLoop):
             loss = loss_of(self.model(ink, training=True), tf.cast(targets, tf.float32))
             return loss, loss
 
-        loss = self._learn(losses)
-        self.weights.update()
-        return loss
+        return self._learn(losses)
 
     def _measure_start(self, progress: Progress) -> None:
         self._validated(0, None, progress.seconds)

@@ -115,11 +115,6 @@ class Fitting(TrainingLoop):
             device=device, seconds=self.history[-1]["seconds"],
         )  # fmt: skip
 
-    def forget(self) -> None:
-        """Deletes the checkpoint: the training has been used."""
-        if self.checkpoint and is_chief() and tf.io.gfile.exists(self.checkpoint):
-            tf.io.gfile.remove(self.checkpoint)
-
     def validate(self) -> Validation:
         """How the current weights read the validation split."""
 
@@ -148,7 +143,6 @@ class Fitting(TrainingLoop):
 
     def _train(self, batch: Any) -> tf.Tensor:
         losses = self.strategy.run(self._train_replica, args=batch)
-        self.weights.update()
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     def _train_replica(self, inputs: dict[str, tf.Tensor], labels: tf.Tensor) -> tf.Tensor:

@@ -98,9 +98,10 @@ class Plan:
 class TrainingLoop(ABC):
     """A training: what it has done so far, and how to go on. A subclass knows batches, loss and validation.
 
-    A batch whose loss or gradients are not finite changes nothing; such batches are counted. In bfloat16 on a processor
-    with AMX there was one in some 1,500. In float16 the first batches serve to find the loss scale: gradients that
-    overflow lower it, and count only where it is 1 already.
+    A batch whose loss or gradients are not finite changes neither weights nor optimiser nor averages, but for the loss
+    scale of float16; such batches are counted. In bfloat16 on a processor with AMX there was one in some 1,500. In
+    float16 the first batches serve to find the loss scale: gradients that overflow lower it, and count only where it is
+    1 already.
 
     Attributes:
         section: Section of the configuration that holds `learning_rate`.
@@ -251,13 +252,35 @@ class TrainingLoop(ABC):
         finite = has_loss & has_gradients
         for variable, value in zip(statistics, before, strict=True):
             variable.assign(tf.where(finite, variable, value))
-        is_told, other = finite, 0.0
+        is_told = finite
         if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
-            # It has to see what is not finite, and looks at the first replica only.
-            is_told, other = finite | has_loss & (self.optimizer.dynamic_scale > 1.0), np.inf
+            is_told |= has_loss & (self.optimizer.dynamic_scale > 1.0)
+            # It leaves the step out itself and lowers the scale, but looks at the first replica only.
+            gradients = [tf.where(finite, gradient, np.inf) for gradient in gradients]
         loss = tf.where(is_told, loss, np.nan)
-        self.optimizer.apply([tf.where(finite, each, other) for each in gradients], self.model.trainable_variables)
+        tf.distribute.get_replica_context().merge_call(self._apply, args=(gradients, finite))
         return loss
+
+    def _apply(self, strategy: tf.distribute.Strategy, gradients: list[Any], finite: Any) -> None:
+        """Takes a step with the gradients of all replicas, and into the averages, where they are finite."""
+        finite = strategy.experimental_local_results(finite)[0]
+
+        def optimise() -> None:
+            strategy.extended.call_for_each_replica(
+                self.optimizer.apply, args=(gradients, self.model.trainable_variables)
+            )
+
+        # A branch that updates mirrored variables must not begin on a replica, hence `merge_call`.
+        if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
+            optimise()
+            tf.cond(finite, self.weights.update, lambda: None)
+            return
+
+        def step() -> None:
+            optimise()
+            self.weights.update()
+
+        tf.cond(finite, step, lambda: None)
 
     def _end_epoch(self, progress: Progress) -> None:
         """Validates the averaged weights and prints a line; counts what was left out."""

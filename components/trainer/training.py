@@ -20,7 +20,7 @@ from components.common.datasets import expand
 from components.common.words import counted
 from components.trainer import augment, base, export
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators, use_float32
-from components.trainer.checkpoint import fingerprint, has_checkpoint
+from components.trainer.checkpoint import fingerprint, forget, has_checkpoint
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, batches, plain_batches, survey
 from components.trainer.model import build, ctc_loss, needed_frames
@@ -123,7 +123,8 @@ def run_fn(fn_args: Any) -> None:
     _write(os.path.join(fn_args.model_run_dir, HISTORY_FILE), json.dumps(fitting.history, indent=1))
     with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, SHEET_FILE), "wb") as file:
         file.write(augmentation_sheet(training, train))
-    fitting.forget()
+    if state_dir:
+        forget(state_dir)
 
 
 def _state_dir(parent: str, files: Sequence[str], sections: Sequence[str]) -> str:

@@ -15,6 +15,13 @@ from components.trainer.outcome import compare
 from tests.components.toy import SMALL, TRAIN, fit, source_of
 
 
+@pytest.fixture
+def float16():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
 def poison(monkeypatch, which):
     """Makes the images of those batches NaN for whose number `which` says so."""
 
@@ -28,7 +35,30 @@ def poison(monkeypatch, which):
     monkeypatch.setattr(fitting, "batches", poisoned)
 
 
-def test_a_batch_whose_numbers_are_not_finite_changes_nothing_and_is_counted(toy, monkeypatch, capsys):
+@pytest.mark.parametrize("policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)])
+def test_a_batch_whose_numbers_are_not_finite_changes_nothing(toy, monkeypatch, request, policy):
+    source = source_of(toy)
+    if policy == "mixed_float16":
+        request.getfixturevalue("float16")
+    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], TRAIN)
+    optimizer = fitting.optimizer
+    if policy == "mixed_float16":
+        optimizer.dynamic_scale.assign(16.0)  # nothing overflows
+        optimizer = optimizer.inner_optimizer
+    poison(monkeypatch, lambda number: number == 2)
+    stream, changed, left_out = fitting._stream(), [], []
+    variables = [*fitting.model.variables, *optimizer.variables, *fitting.weights.state]
+    for _ in range(4):
+        before = [variable.numpy() for variable in variables]
+        left_out.append(bool(np.isnan(fitting._step(next(stream)))))
+        changed.append(sum(bool((old != new.numpy()).any()) for old, new in zip(before, variables, strict=True)))
+    if policy == "float32":  # in float16 the first layer loses what is no number, so that only gradients have it
+        assert left_out == [False, False, True, False]
+    assert changed[2] == 0 and min(changed[:2] + changed[3:]) > 0.9 * len(variables)
+    assert int(optimizer.iterations) == 3
+
+
+def test_a_batch_whose_numbers_are_not_finite_is_left_out_and_counted(toy, monkeypatch, capsys):
     train = TRAIN.model_copy(update={"epochs": 2})
     steps = source_of(toy).steps(train.batch_size)
     poison(monkeypatch, lambda number: number == 3)
@@ -102,13 +132,6 @@ def test_a_resumed_training_knows_which_batches_were_left_out_before(toy, tmp_pa
     fit(source, train, Killed, checkpoint_dir=str(tmp_path))
     with pytest.raises(FloatingPointError, match="nan in epoch 3"):
         fit(source, train, Stepping, checkpoint_dir=str(tmp_path))
-
-
-@pytest.fixture
-def float16():
-    keras.mixed_precision.set_global_policy("mixed_float16")
-    yield
-    keras.mixed_precision.set_global_policy("float32")
 
 
 @pytest.mark.slow
