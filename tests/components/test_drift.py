@@ -7,14 +7,16 @@ import re
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
+import tensorflow_data_validation as tfdv
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.common.settings import ConfigError
 from components.example_validator import thresholds
-from components.tools.drift import comparison
+from components.tools.drift import comparison, profiles
 from components.tools.drift.settings import DRIFT_MEASURES
 from htr_client import RequestLog
 from pipeline import cli
@@ -191,6 +193,45 @@ def test_divergence_is_zero_for_chance_and_one_for_nothing_in_common():
     expected = sum(a / 2 * math.log2(a / ((a + b) / 2)) + b / 2 * math.log2(b / ((a + b) / 2))
                    for a, b in ((p, q), (1 - p, 1 - q)))  # fmt: skip
     assert comparison.divergence(np.array([8e8, 2e8]), np.array([3e8, 7e8])) == pytest.approx(expected, abs=1e-6)
+
+
+def told_by_tfdv(values):
+    """A profile as `of_run` makes it of the statistics that StatisticsGen leaves."""
+    measured = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"x": values})).datasets[0].features[0].num_stats
+    numbers, known_at = profiles.quantiles(measured)
+    return profiles.Profile("run", len(values), len(values), {"text_length": numbers},
+                            known_at={"text_length": known_at})  # fmt: skip
+
+
+def of_lengths(values):
+    return profiles.Profile("folder", len(values), len(values), {"text_length": values.astype(float)})
+
+
+def lengths_apart(before, after):
+    return next(m for m in comparison.compare(before, after, {}).measures if m.name == "text_length")
+
+
+SOURCE = np.random.default_rng(1)
+DRAWS = {
+    "names": lambda n, more=0: np.clip(SOURCE.normal(6.3 + more, 1.6, n).round(), 2, 14).astype(int),
+    "words": lambda n, more=0: np.clip(SOURCE.normal(8 + more, 2, n).round(), 1, 40).astype(int),
+    "amounts": lambda n, more=0: SOURCE.choice([3, 4, 5, 6], n, p=[0.2, 0.5, 0.2, 0.1]) + more,
+    "two heights": lambda n, more=0: SOURCE.choice([40, 64], n, p=[0.45, 0.55]) + 5 * more,
+    "ten heights": lambda n, more=0: SOURCE.integers(0, 10, n) * 7 + 30 + 7 * more,
+    "all the same": lambda n, more=0: np.full(n, 5) + more,
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_run_tells_whole_numbers_apart_as_a_folder_does(name):
+    draw = DRAWS[name]
+    before, same, longer = draw(5000), draw(2000), draw(2000, 1)
+    run = told_by_tfdv(before)
+    assert lengths_apart(run, of_lengths(same)).distance < 0.01
+    assert lengths_apart(run, of_lengths(same)).before == np.median(before)
+    for after in (longer, draw(2000, -1)):
+        by_folder = lengths_apart(of_lengths(before), of_lengths(after)).distance
+        assert lengths_apart(run, of_lengths(after)).distance > by_folder / 3 > 0.01
 
 
 def test_thresholds_come_from_the_curated_schema_and_may_be_set():
