@@ -1,6 +1,7 @@
 """`htr drift` names what has drifted: images, characters, rejected rows, the confidence in logged requests."""
 
 import csv
+import functools
 import json
 import math
 import re
@@ -290,3 +291,53 @@ def test_refused_statistics_are_no_measure_for_later_ones():
     assert [artifact.id for artifact in found["statistics"]] == [ids[1]]
     alone = PreviousStatistics().resolve_artifacts(store, {"current": statistics[2:3], "statistics": statistics[2:3]})
     assert alone["statistics"] == []
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "fails", "error"),
+    [("x", 1, "DataDrift"), ("?", 1, "DataAnomalies"), ("?", 0, "DataAnomalies"), ("x", 0, None)],
+)
+def test_data_that_contradicts_the_schema_is_more_than_drift(tmp_path, evaluated, fails, error):
+    """Where another split has a value that the schema forbids, `drift.fail=false` would not help."""
+    from tensorflow_metadata.proto.v0 import schema_pb2
+    from tfx.types import artifact_utils, standard_artifacts
+    from tfx.utils import io_utils
+
+    from components.example_validator import component
+
+    def artifact(kind, name):
+        made = kind()
+        made.uri = str(tmp_path / name)
+        return made
+
+    def measured(name, **splits):
+        made = artifact(standard_artifacts.ExampleStatistics, name)
+        made.split_names = artifact_utils.encode_split_names(list(splits))
+        for split, texts in splits.items():
+            found = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"text": texts, "length": map(len, texts)}))
+            path = tmp_path / name / f"Split-{split}" / "FeatureStats.pb"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(found.SerializeToString())
+        return made
+
+    rules = schema_pb2.Schema()
+    rules.feature.add(name="text", type=schema_pb2.BYTES).string_domain.value.extend(["x", "xxxxxx"])
+    length = rules.feature.add(name="length", type=schema_pb2.INT)
+    length.drift_comparator.jensen_shannon_divergence.threshold = 0.2
+    schema = artifact(standard_artifacts.Schema, "schema")
+    io_utils.write_pbtxt_file(str(tmp_path / "schema" / "schema.pbtxt"), rules)
+    inputs = {
+        "statistics": [measured("now", train=["xxxxxx"] * 100, eval=[evaluated] * 10)],
+        "schema": [schema], "previous": [measured("then", train=["x"] * 100)],
+    }  # fmt: skip
+    outputs = {"anomalies": [artifact(standard_artifacts.ExampleAnomalies, "anomalies")]}
+    validate = functools.partial(component.Executor().Do, inputs, outputs,
+                                 {"exclude_splits": "[]", "fails_on_drift": fails})  # fmt: skip
+    if error is None:
+        validate()
+        return
+    with pytest.raises(getattr(component, error)) as raised:
+        validate()
+    assert ("length (train)" in str(raised.value)) == bool(fails)
+    assert ("text (eval)" in str(raised.value)) == (error == "DataAnomalies")
+    assert ("drift.fail=false" in str(raised.value)) == (error == "DataDrift")
