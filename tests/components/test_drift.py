@@ -5,6 +5,8 @@ import functools
 import json
 import math
 import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -291,6 +293,14 @@ def test_refused_statistics_are_no_measure_for_later_ones():
     assert [artifact.id for artifact in found["statistics"]] == [ids[1]]
     alone = PreviousStatistics().resolve_artifacts(store, {"current": statistics[2:3], "statistics": statistics[2:3]})
     assert alone["statistics"] == []
+
+
+def test_drift_draws_no_figures():
+    code = (
+        "import sys, components.tools.drift.comparison as _\n"
+        "sys.exit(bool({'matplotlib', 'tensorflow', 'tfx'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

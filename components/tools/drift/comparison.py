@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from components.common.words import counted
+from components.common.words import counted, some, visible
 from components.example_validator import thresholds
-from components.report.figures import visible
-from components.report.findings import some
 from components.tools.drift.profiles import CONFIDENCE, Profile
 from htr_client.metrics import Metric, page
 
