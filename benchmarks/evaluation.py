@@ -24,7 +24,7 @@ from tfx.utils import path_utils, proto_utils
 
 from components.common.artifacts import Report
 from components.common.metrics import ErrorCounts
-from components.evaluator import gate
+from components.evaluator import bounds
 from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.evaluation import read_verdict
 from components.evaluator.settings import GateConfig
@@ -90,7 +90,7 @@ def evaluate(inputs: dict[str, Any], folder: str) -> float:
     )
     given = {name: inputs[name] for name in ("examples", "model", "baseline_model") if name in inputs}
     properties = {
-        "eval_config": proto_utils.proto_to_json(gate.eval_config(GateConfig())),
+        "eval_config": proto_utils.proto_to_json(bounds.eval_config(GateConfig())),
         "example_splits": '["eval"]',
         "current_component_id": "Evaluator",
     }

@@ -14,10 +14,10 @@ from tfx.types.standard_artifacts import ExampleStatistics
 
 from components.base_model import packing
 from components.batch_transcriber.component import BulkInferrer
-from components.evaluator import gate
+from components.evaluator import bounds
 from components.evaluator.baseline_step import BaselineModel
 from components.evaluator.component import Evaluator
-from components.evaluator.enforcement import Gate
+from components.evaluator.gate import Gate
 from components.example_gen.component import HandwritingExampleGen
 from components.example_gen.data_version import DataVersion
 from components.example_validator.component import CuratedExampleValidator
@@ -132,7 +132,7 @@ def create_pipeline(
         examples=examples,
         model=model,
         baseline_model=baseline.outputs["model"],
-        eval_config=gate.eval_config(config.gate),
+        eval_config=bounds.eval_config(config.gate),
         example_splits=["eval"],
     )
     report = RunReport(
@@ -145,11 +145,11 @@ def create_pipeline(
         model_run=trainer.outputs["model_run"],
         evaluation=evaluator.outputs["evaluation"],
     )
-    enforcement = Gate(evaluator.outputs["evaluation"], evaluator.outputs["blessing"]) if fails_unblessed else None
+    gate = Gate(evaluator.outputs["evaluation"], evaluator.outputs["blessing"]) if fails_unblessed else None
     serving_check = ServingCheck(model, evaluator.outputs["blessing"], config.name, config.push.server_command)
-    if enforcement:
-        enforcement.add_upstream_node(report)  # which says why
-        serving_check.add_upstream_node(enforcement)
+    if gate:
+        gate.add_upstream_node(report)  # which says why
+        serving_check.add_upstream_node(gate)
     pusher = AtomicPusher(
         model, evaluator.outputs["blessing"], serving_check.outputs["blessing"], report.outputs["report"],
         config.model_dir, config.name, config.push.keep_versions,
@@ -157,7 +157,7 @@ def create_pipeline(
     bulk_inferrer = BulkInferrer(model, evaluator.outputs["blessing"], config.bulk) if config.bulk.folder else None
     steps = [
         data_version, example_gen, schema_gen, statistics_gen, before, validator, transform, tuner, trainer,
-        language_model, baseline, evaluator, report, enforcement, serving_check, pusher,
+        language_model, baseline, evaluator, report, gate, serving_check, pusher,
         bulk_inferrer,
     ]  # fmt: skip
     components = [step for step in steps if step]

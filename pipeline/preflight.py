@@ -17,6 +17,7 @@ from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
 from components.common.versions import GRAPH_FILE
+from components.common.words import some
 from components.example_gen.dataset import eval_slices
 from components.example_gen.plan import Plan
 from components.example_gen.table import Table
@@ -24,7 +25,6 @@ from components.language import texts
 from components.line_finder.page_plan import list_pages
 from components.line_finder.recogniser import LineGateError, model_for_lines
 from components.line_finder.warm_start import find_start
-from components.report.findings import some
 from components.trainer import base
 from htr_client.pages.reading import LINE_FINDER
 from pipeline import beam_options

@@ -12,3 +12,13 @@ def counted(number: int, noun: str, several: str = "") -> str:
         several: for several, where that is not the noun with an s.
     """
     return f"{number} {noun if number == 1 else several or f'{noun}s'}"
+
+
+def some(names: list[str], most: int = 5) -> str:
+    """The first few of some names, and how many there are besides."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def visible(character: str) -> str:
+    """A character as something that can be seen: a space becomes an open box."""
+    return {" ": "␣", "": "∅", "\u00a0": "NBSP"}.get(character, character)

@@ -1,89 +1,60 @@
-"""The gate: which bounds a model must meet to be blessed, and afterwards which one it missed by how much."""
+"""The step Gate: fails the run of a model that is not blessed, for orchestrators that show people the state of steps.
+
+`htr run` needs no such step: it reads the verdict when the pipeline has ended.
+"""
 
 from __future__ import annotations
 
-import json
-import math
+from typing import Any
 
-from tensorflow_model_analysis.proto import config_pb2
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
+from tfx.types import artifact_utils, component_spec, standard_artifacts
 
-from components.evaluator.decoders import DECODERS
-from components.evaluator.settings import SLICES, GateConfig
-
-_MODULE = "components.evaluator.tfma_metrics"
+from components.evaluator.evaluation import read_verdict
 
 
-def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
-    """What TFX Evaluator measures, and the bounds of the gate.
+class NotBlessed(RuntimeError):
+    """The model misses a bound of the gate; the message names bound and value."""
 
-    Args:
-        gate: the bounds.
 
-    Returns:
-        CER (`cer`, `cer_low`, `cer_high`), WER (`wer`, ...), `exact` and `samples` of the texts that the gate
-        evaluates, and CER by decoder (`cer_default`, `cer_best_path`), overall and by `SLICES`.
-    """
-    # Per slice throughout: a plain threshold of a metric would hold for every slice that is computed.
-    everything = config_pb2.SlicingSpec()
-    # The interval's upper end: with few samples a good mean may be luck. Slices are often that small, so there the
-    # rate itself is evaluated.
-    # What is off has an infinite bound: TFX blesses no model without any bound.
-    thresholds = {
-        "cer_high": [_threshold(everything, _bound(gate.max_cer))],
-        "cer": [_threshold(everything, _change(gate.max_cer_increase))]
-        + [_threshold(_slicing_spec(name), _bound(value)) for name, value in sorted(gate.slice_max_cer.items())],
+class GateSpec(component_spec.ComponentSpec):
+    """Inputs of Gate."""
+
+    PARAMETERS: dict[str, Any] = {}  # noqa: RUF012 - the form that ComponentSpec asks for
+    INPUTS = {  # noqa: RUF012
+        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }
-    metrics = []
-    for name, unit, statistic in (
-        ("cer", "character", "rate"), ("cer_low", "character", "low"), ("cer_high", "character", "high"),
-        ("character_edits", "character", "edits"), ("characters", "character", "length"),
-        ("samples", "character", "samples"), ("exact", "character", "exact"),
-        ("wer", "word", "rate"), ("wer_low", "word", "low"), ("wer_high", "word", "high"),
-        *((f"cer_{decoder}", "character", "rate") for decoder in DECODERS),
-    ):  # fmt: skip
-        config = {"name": name, "unit": unit, "statistic": statistic, "level": gate.confidence_level}
-        if name.removeprefix("cer_") in DECODERS:
-            config["prediction"] = name.removeprefix("cer_")
-        metrics.append(
-            config_pb2.MetricConfig(
-                class_name="ErrorRate", module=_MODULE, config=json.dumps(config),
-                per_slice_thresholds=thresholds.get(name),
-            )
-        )  # fmt: skip
-    # Without prediction_key TFMA would compare the label with some output and say nothing.
-    spec = {"signature_name": "evaluate", "label_key": "text", "prediction_key": gate.decoder}
-    return config_pb2.EvalConfig(
-        model_specs=[
-            config_pb2.ModelSpec(name="candidate", **spec),
-            config_pb2.ModelSpec(name="baseline", is_baseline=True, **spec),
-        ],
-        slicing_specs=[config_pb2.SlicingSpec()]
-        + [config_pb2.SlicingSpec(feature_keys=[key]) for key in SLICES]
-        + [_slicing_spec(name) for name in sorted(gate.slice_max_cer) if "=" in name],
-        metrics_specs=[config_pb2.MetricsSpec(metrics=metrics)],
-    )
+    OUTPUTS: dict[str, Any] = {}  # noqa: RUF012
 
 
-def _bound(value: float | None) -> config_pb2.MetricThreshold:
-    bound = {"value": math.inf if value is None else value}
-    return config_pb2.MetricThreshold(value_threshold=config_pb2.GenericValueThreshold(upper_bound=bound))
+class Executor(base_executor.BaseExecutor):
+    """Reads the verdict."""
+
+    def Do(self, input_dict: dict[str, Any], output_dict: dict[str, Any], exec_properties: dict[str, Any]) -> None:
+        """Does nothing for a blessed model.
+
+        Raises:
+            NotBlessed: with all bounds that were missed.
+        """
+        blessing = artifact_utils.get_single_instance(input_dict["blessing"])
+        if blessing.get_int_custom_property("blessed") != 1:
+            verdict = read_verdict(artifact_utils.get_single_uri(input_dict["evaluation"]))
+            failures = "; ".join(map(str, verdict.failures))
+            raise NotBlessed(f"The model is not blessed: {failures}. Nothing is pushed.")
 
 
-def _change(value: float | None) -> config_pb2.MetricThreshold:
-    change = config_pb2.GenericChangeThreshold(
-        direction=config_pb2.LOWER_IS_BETTER, absolute={"value": math.inf if value is None else value}
-    )
-    return config_pb2.MetricThreshold(change_threshold=change)
+class Gate(base_component.BaseComponent):
+    """Stands between the verdict and the push."""
 
+    SPEC_CLASS = GateSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
-def _threshold(
-    slicing: config_pb2.SlicingSpec, threshold: config_pb2.MetricThreshold
-) -> config_pb2.PerSliceMetricThreshold:
-    return config_pb2.PerSliceMetricThreshold(slicing_specs=[slicing], threshold=threshold)
+    def __init__(self, evaluation: Any, blessing: Any):
+        """Creates the step.
 
-
-def _slicing_spec(name: str) -> config_pb2.SlicingSpec:
-    key, equals, value = name.partition("=")
-    if equals:
-        return config_pb2.SlicingSpec(feature_values={key: value})
-    return config_pb2.SlicingSpec(feature_keys=[key])
+        Args:
+            evaluation: channel of the metrics.
+            blessing: channel of the verdict.
+        """
+        super().__init__(GateSpec(evaluation=evaluation, blessing=blessing))

@@ -57,68 +57,65 @@ class Executor(executor.Executor):
 
         Raises:
             DataAnomalies: an anomaly of severity ERROR was found; warnings are shown only.
-            DataDrift: the same for drift, which is an error where `drift.fail` says so.
+            DataDrift: all such anomalies are drift, which is an error where `drift.fail` says so.
         """
         result = super().Do(input_dict, output_dict, exec_properties)
         (artifact,) = output_dict["anomalies"]
         if input_dict.get("previous"):
             _add_drift(input_dict, artifact, bool(exec_properties["fails_on_drift"]))
-        serious = []
-        for severity, sentence in read_anomalies(artifact):
-            if severity == "ERROR":
-                serious.append(sentence)
-            else:
+        wrong: list[str] = []
+        drifted: list[str] = []
+        for info, sentence in _anomalies(artifact):
+            if info.severity != _Severity.ERROR:
                 console().print(f"  data warning: {sentence}", markup=False)
-        if serious and _is_drift_alone(artifact):
-            raise DataDrift(
-                f"The data has drifted from that of the run before: {'; '.join(serious)}. If that is meant: --set "
-                f"drift.fail=false, or other drift.thresholds. `htr drift` says more."
-            )
-        if serious:
+            else:
+                (drifted if _only_drift(info) else wrong).append(sentence)
+        if wrong:
+            also = f". It has also drifted from that of the run before: {'; '.join(drifted)}" if drifted else ""
             raise DataAnomalies(
-                "The data contradicts the schema (components/example_validator/schema.pbtxt): " + "; ".join(serious)
+                f"The data contradicts the schema (components/example_validator/schema.pbtxt): {'; '.join(wrong)}{also}"
+            )
+        if drifted:
+            raise DataDrift(
+                f"The data has drifted from that of the run before: {'; '.join(drifted)}. If that is meant: --set "
+                f"drift.fail=false, or other drift.thresholds. `htr drift` says more."
             )
         return result
 
 
 def _add_drift(input_dict: dict[str, Any], artifact: Any, fails: bool) -> None:
-    """Adds drift of the training split to its anomalies."""
+    """Adds drift of the training split to its anomalies, as errors or as warnings."""
     (statistics,), (schema,), (previous,) = (input_dict[name] for name in ("statistics", "schema", "previous"))
     now, then = (stats_artifact_utils.load_statistics(found, "train").proto() for found in (statistics, previous))
     rules = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema.uri))
     anomalies = tfdv.validate_statistics(now, rules, previous_statistics=then)
     for info in anomalies.anomaly_info.values():
-        if not fails and {reason.type for reason in info.reason} == {_DRIFT}:
+        if not fails and _only_drift(info):
             info.severity = _Severity.WARNING
     path = os.path.join(artifact_utils.get_split_uri([artifact], "train"), executor.DEFAULT_FILE_NAME)
     writer_utils.write_anomalies(path, anomalies)
 
 
-def _is_drift_alone(artifact: Any) -> bool:
-    """Whether all that is serious, of any split, is drift."""
-    errors = [info for _, _, info in _infos(artifact) if info.severity == _Severity.ERROR]
-    return all(reason.type == _DRIFT for info in errors for reason in info.reason)
+def _only_drift(info: Any) -> bool:
+    return {reason.type for reason in info.reason} == {_DRIFT}
 
 
 def read_anomalies(artifact: Any) -> list[tuple[str, str]]:
     """Anomalies of all splits as (severity, sentence); severity is "WARNING" or "ERROR"."""
-    return [
-        (_Severity.Name(info.severity), f"{feature} ({split}): {info.description}")
-        for split, feature, info in _infos(artifact)
-    ]
+    return [(_Severity.Name(info.severity), sentence) for info, sentence in _anomalies(artifact)]
 
 
-def _infos(artifact: Any) -> Iterator[tuple[str, str, anomalies_pb2.AnomalyInfo]]:
-    """Split, feature and anomaly, of all splits."""
+def _anomalies(artifact: Any) -> Iterator[tuple[Any, str]]:
     for split in artifact_utils.decode_split_names(artifact.split_names):
         path = os.path.join(artifact_utils.get_split_uri([artifact], split), executor.DEFAULT_FILE_NAME)
         anomalies = anomalies_pb2.Anomalies()
         with fileio.open(path, "rb") as file:
             anomalies.ParseFromString(file.read())
-        for feature, info in anomalies.anomaly_info.items():
-            yield split, feature, info
+        infos = [*anomalies.anomaly_info.items()]
         if anomalies.HasField("dataset_anomaly_info"):
-            yield split, "dataset", anomalies.dataset_anomaly_info
+            infos.append(("dataset", anomalies.dataset_anomaly_info))
+        for feature, info in infos:
+            yield info, f"{feature} ({split}): {info.description}"
 
 
 class CuratedExampleValidator(base_component.BaseComponent):

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from components.common import storage
+from components.common.words import visible
 from htr_client import image_files
 from htr_client.errors import ImageError
 from htr_client.spans import EARLY
@@ -191,11 +192,6 @@ def distributions(splits: Mapping[str, Mapping[str, np.ndarray]]) -> str:
             axis.tick_params(labelsize=7)
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
         return _svg(figure, "Distributions of label lengths and image measures by split")
-
-
-def visible(character: str) -> str:
-    """A character as something that can be seen: a space becomes an open box."""
-    return {" ": "␣", "": "∅", "\u00a0": "NBSP"}.get(character, character)
 
 
 def thumbnail(encoded: bytes, width: int = SHOWN_WIDTH, height: int = SHOWN_HEIGHT) -> tuple[str, int, int] | None:

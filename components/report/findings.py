@@ -69,8 +69,3 @@ def add_texts_by_models(splits: Mapping[str, Mapping[str, Any]], result: Finding
     if learnt:
         images = counted(splits["train"]["samples"], "training image")
         result.note("texts_by_a_model", f"A model wrote the texts of {learnt} of {images} (htr label).")
-
-
-def some(names: list[str], most: int = 5) -> str:
-    """The first few of some names, and how many there are besides."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -10,8 +10,8 @@ from typing import Any
 
 import jinja2
 
+from components.common.words import visible
 from components.evaluator.verdict import Verdict
-from components.report.figures import visible
 
 CONTENTS_FILE, PAGE_FILE, PREDICTIONS_FILE = "contents.json", "report.html", "predictions.csv"
 

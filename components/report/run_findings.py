@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from components.report import analysis, figures
-from components.report.findings import Finding, Findings, add_texts_by_models, some
+from components.common.words import some, visible
+from components.report import analysis
+from components.report.findings import Finding, Findings, add_texts_by_models
 from components.report.material import Material, Split
 
 FEW_IMAGES = 300
@@ -83,7 +84,7 @@ def _check_labels(m: Material, result: Findings) -> None:
 
 def _check_characters(coverage: Mapping[str, Any], result: Findings) -> None:
     if coverage["unknown"]:
-        shown = some([f"{figures.visible(u['character'])} ({u['occurrences']})" for u in coverage["unknown"]], 12)
+        shown = some([f"{visible(u['character'])} ({u['occurrences']})" for u in coverage["unknown"]], 12)
         result.problem(
             "new_characters",
             f"Characters of the evaluation labels that are not in the model's alphabet, so that it can never write "
@@ -91,7 +92,7 @@ def _check_characters(coverage: Mapping[str, Any], result: Findings) -> None:
             "Add training images with these characters, or keep such labels out of the evaluation split.",
         )
     if coverage["rare"]:
-        shown = some([f"{figures.visible(c)} ({n})" for c, n in coverage["rare"].items()], 16)
+        shown = some([f"{visible(c)} ({n})" for c, n in coverage["rare"].items()], 16)
         result.note("rare_characters", f"Characters that occur fewer than {analysis.RARE} times in the training labels "
                     f"and are hardly learnt: {shown}.")  # fmt: skip
 

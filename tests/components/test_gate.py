@@ -8,7 +8,8 @@ import tensorflow as tf
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils, proto_utils
 
-from components.evaluator import gate, readings
+from components.evaluator import readings
+from components.evaluator.bounds import eval_config
 from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.evaluation import read_verdict
 from components.evaluator.settings import GateConfig
@@ -119,7 +120,7 @@ def verdict(place, tmp_path):
             beam_pipeline_args=pipeline_options(BeamConfig()), tmp_dir=str(tmp_path / "tmp"), unique_id="1"
         )
         properties = {
-            "eval_config": proto_utils.proto_to_json(gate.eval_config(GateConfig(**settings))),
+            "eval_config": proto_utils.proto_to_json(eval_config(GateConfig(**settings))),
             "example_splits": '["eval"]', "current_component_id": "Evaluator",
         }  # fmt: skip
         EvaluatorExecutor(context).Do({**inputs, "baseline_model": [found]}, outputs, properties)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.common.words import counted
-from components.report import figures
-from components.report.findings import Findings, add_texts_by_models, some
+from components.common.words import counted, some, visible
+from components.report.findings import Findings, add_texts_by_models
 from components.report.settings import RunSettings
 from components.trainer import estimate
 from components.transform import geometry
@@ -117,7 +116,7 @@ def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -
 def _about_characters(characters: Sequence[Mapping[str, Any]], result: Findings) -> None:
     new = [c for c in characters if not c["train"]]
     if new:
-        shown = some([f"{figures.visible(c['character'])} ({c['total']})" for c in new], 16)
+        shown = some([f"{visible(c['character'])} ({c['total']})" for c in new], 16)
         result.problem(
             "new_characters",
             f"Characters that occur outside the training split only, so that the model could never write them: "
@@ -126,7 +125,7 @@ def _about_characters(characters: Sequence[Mapping[str, Any]], result: Findings)
         )
     rare = [c for c in characters if 0 < c["train"] < RARE]
     if rare:
-        shown = some([f"{figures.visible(c['character'])} ({c['train']})" for c in rare], 16)
+        shown = some([f"{visible(c['character'])} ({c['train']})" for c in rare], 16)
         result.note("rare_characters", f"Characters that occur fewer than {RARE} times in training and will hardly "
                     f"be learnt: {shown}.")  # fmt: skip
 

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from components.common.words import counted
+from components.common.words import counted, some, visible
 from components.example_validator import thresholds
-from components.report.figures import visible
-from components.report.findings import some
 from components.tools.drift.profiles import CONFIDENCE, Profile
 from htr_client.metrics import Metric, page
 
@@ -175,12 +173,11 @@ def _entropy(shares: np.ndarray) -> float:
 
 def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Measure:
     a, b = before.numbers[name], after.numbers[name]
-    # Bins that hold the same share of both together: no outlier stretches them, and none is empty.
-    points = np.concatenate([np.quantile(values, np.linspace(0, 1, 201)) for values in (a, b)])
-    edges = np.unique(np.quantile(points, np.arange(1, _BINS) / _BINS))
-    counts = [np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) for values in (a, b)]
-    # A run knows points of its distribution only; they stand for all its images.
-    known = len(a) if name == CONFIDENCE else before.samples
+    edges = _edges(a, b, before.known_at.get(name))
+    places = [np.searchsorted(edges, values.astype(edges.dtype)) for values in (a, b)]
+    counts = [np.bincount(place, minlength=len(edges) + 1) for place in places]
+    # The quantiles of a run stand for all its images.
+    known = before.samples if name in before.known_at else len(a)
     distance = divergence(counts[0] * (known / len(a)), counts[1])
     low, high = statistics.median(a), statistics.median(b)
     meaning = f": {_meaning(name, low, high)}" if distance > threshold and low != high else ""
@@ -188,6 +185,16 @@ def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Me
         name, distance, threshold, float(low), float(high),
         f"{_NAMES[name]}: median {low:.3g} -> {high:.3g}, divergence {distance:.2f}, allowed {threshold:g}{meaning}",
     )  # fmt: skip
+
+
+def _edges(before: np.ndarray, after: np.ndarray, known_at: np.ndarray | None) -> np.ndarray:
+    """Upper ends [bins - 1] of all bins but the last."""
+    if known_at is not None:
+        # Between its quantiles nothing is known about a run: other bins would compare what was made up there.
+        return known_at
+    # Bins that hold the same share of both together: no outlier stretches them, and none is empty.
+    points = np.concatenate([np.quantile(values, np.linspace(0, 1, 201)) for values in (before, after)])
+    return np.unique(np.quantile(points, np.arange(1, _BINS) / _BINS))
 
 
 def _meaning(name: str, before: float, after: float) -> str:

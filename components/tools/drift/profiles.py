@@ -28,8 +28,8 @@ from components.report import report, summary
 from components.transform.settings import TransformConfig
 
 CONFIDENCE = "confidence"
-# Points that stand for a distribution that is known by its quantiles only.
-_POINTS = 1000
+# Values that stand for a distribution that is known by its quantiles only; odd, so that the middle one is its median.
+_VALUES = 1001
 
 
 class NoStatistics(LookupError):
@@ -44,8 +44,10 @@ class Profile:
         name: for people.
         samples: accepted rows; of a run, those of the training split.
         accepted: accepted rows of all splits.
-        numbers: float64 [samples] by name in `NUMBERS`, where known `CONFIDENCE`; of a run, points of the quantile
-            function instead.
+        numbers: float64 [samples] by name in `NUMBERS`, where known `CONFIDENCE`; of a run, its quantiles instead,
+            repeated in proportion to the images.
+        known_at: of a run, the values at which the share of smaller and equal ones is known, by name in `NUMBERS`:
+            just below the minimum, then the deciles, then the maximum; float32, as examples hold them.
         characters: how often each occurs in the texts; empty if unknown.
         alphabet: characters that are known to occur.
         rejected: refused rows by reason.
@@ -62,6 +64,7 @@ class Profile:
     rejected: Mapping[str, int] = field(default_factory=dict)
     predicted: bool = False
     texts: Counter[frozenset[str]] = field(default_factory=Counter)
+    known_at: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def labels_with(self, characters: Container[str]) -> int:
         """Number of texts in which any of some characters occurs."""
@@ -152,9 +155,11 @@ def of_run(workspace: str, name: str, run: str) -> Profile:
             statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read()).datasets[0]
     except OSError as error:
         raise NoStatistics(f"The statistics of run {found.name} cannot be read: {error}.") from error
-    numbers = {
-        feature.path.step[0]: points_of(feature) for feature in statistics.features if feature.path.step[0] in NUMBERS
-    }
+    numbers: dict[str, np.ndarray] = {}
+    known_at: dict[str, np.ndarray] = {}
+    for feature in statistics.features:
+        if (measure := feature.path.step[0]) in NUMBERS:
+            numbers[measure], known_at[measure] = quantiles(feature.num_stats)
     counts: Counter[str] = Counter()
     alphabet: list[str] = []
     if found.report_folder and found.report:
@@ -165,25 +170,24 @@ def of_run(workspace: str, name: str, run: str) -> Profile:
     samples = int(statistics.num_examples)
     return Profile(
         f"training data of run {found.name}", samples, sum(found.counts["accepted"].values()) or samples, numbers,
-        counts, frozenset(alphabet), found.counts["rejected"],
+        counts, frozenset(alphabet), found.counts["rejected"], known_at=known_at,
     )  # fmt: skip
 
 
-def points_of(feature: statistics_pb2.FeatureNameStatistics) -> np.ndarray:
-    """Points that are distributed like a feature's values, by the histogram of quantiles that sums them up.
-
-    Args:
-        feature: Statistics of whole or other numbers, as StatisticsGen writes them.
+def quantiles(numbers: statistics_pb2.NumericStatistics) -> tuple[np.ndarray, np.ndarray]:
+    """What a histogram of quantiles says about the values that it sums up.
 
     Returns:
-        Values, float64 [points], whole where the feature's are.
+        `_VALUES` values that are distributed alike: each is the quantile at or above it, since no value between two
+        quantiles needs to occur. And the values at which that distribution is exact.
     """
-    (histogram,) = [h for h in feature.num_stats.histograms if h.type == statistics_pb2.Histogram.QUANTILES]
-    edges = [histogram.buckets[0].low_value, *(bucket.high_value for bucket in histogram.buckets)]
-    reached = np.cumsum([0.0, *(bucket.sample_count for bucket in histogram.buckets)])
-    points = np.interp((np.arange(_POINTS) + 0.5) / _POINTS, reached / reached[-1], edges)
-    # Between whole numbers lies none, and bins tell a fraction from the number beside it.
-    return np.rint(points) if feature.type == feature.INT else points
+    (histogram,) = [h for h in numbers.histograms if h.type == statistics_pb2.Histogram.QUANTILES]
+    ends = np.array([bucket.high_value for bucket in histogram.buckets])
+    reached = np.cumsum([bucket.sample_count for bucket in histogram.buckets])
+    shares = (np.arange(_VALUES) + 0.5) / _VALUES
+    below = np.nextafter(np.float32(histogram.buckets[0].low_value), np.float32(-np.inf))
+    known_at = np.unique(np.array([below, *ends], np.float32))
+    return ends[np.searchsorted(reached / reached[-1], shares)], known_at
 
 
 def _statistics_uri(workspace: str, run_id: str) -> str:
