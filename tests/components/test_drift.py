@@ -264,7 +264,7 @@ def test_wrong_usage(arguments, message, capsys):
 
 
 def test_no_run_to_compare_with(halves, tmp_path, capsys):
-    assert cli.main(["drift", "--data", str(halves[0]), "--workspace", str(tmp_path)]) == cli.USAGE
+    assert cli.main(["drift", "--data", str(halves[0]), "--workspace", str(tmp_path)]) == cli.ERROR
     assert "holds no run yet" in capsys.readouterr().err
 
 
