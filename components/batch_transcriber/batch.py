@@ -32,7 +32,7 @@ class Outcome:
     """What a batch has come to.
 
     Attributes:
-        pictures: number of images that the input holds.
+        images: number of images that the input holds.
         new: of those, transcribed or tried by this run; earlier runs did the others.
         errors: images that could not be read.
         shards: number of output files of a table.
@@ -45,7 +45,7 @@ class Outcome:
         hidden: hidden files that have the name of an image, and were left out.
     """
 
-    pictures: int
+    images: int
     new: int
     errors: int
     shards: int
@@ -95,7 +95,7 @@ def transcribe(
     errors = [error for record in records for error in record.errors]
     job.write_errors(errors + remarks)
     return Outcome(
-        pictures=len(listing.images), hidden=listing.hidden,
+        images=len(listing.images), hidden=listing.hidden,
         new=sum(record.new for record in records if record.run == run), errors=len(errors),
         shards=job.shards, example=job.output if job.has_documents else job.shard_path(0), errors_path=job.errors_path,
         pages=sum(len(record.lines) for record in records), lines=sum(sum(r.lines.values()) for r in records),

@@ -94,7 +94,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     config.folder or "", os.path.join(output, config.output), reader, self._beam_pipeline_args or [],
                     overwrite=True, format_=config.format,
                 )  # fmt: skip
-                counts.update(pictures=outcome.pictures, errors=outcome.errors)
+                counts.update(pictures=outcome.images, errors=outcome.errors)
                 if config.kind != "line":
                     counts.update(pages=outcome.pages, lines=outcome.lines, incomplete=outcome.incomplete)
             except shards.NoImages:  # nothing has arrived since the last run

@@ -121,18 +121,18 @@ def _transcribe(arguments: argparse.Namespace) -> int:
                 )  # fmt: skip
     seconds = (datetime.datetime.now() - started).total_seconds()
     if arguments.json:
-        counts = {**asdict(outcome), "images": outcome.pictures}  # `pictures` is its name in version 0.1
+        counts = {**asdict(outcome), "pictures": outcome.images}  # the name of `images` in version 0.1
         print(json.dumps({**counts, "seconds": round(seconds, 1)}))
         return OK
     where = (
         outcome.example if outcome.example == output else f"{counted(outcome.shards, 'file')} like {outcome.example}"
     )
-    images = counted(outcome.pictures, "image")
+    images = counted(outcome.images, "image")
     if outcome.errors:
         others = " and ".join(f"{count} {ending}" for ending, count in outcome.other_formats.items())
         advice = f", of them {others}: convert these to JPEG or PNG, a page each" if others else ""
         print(
-            f"{outcome.pictures - outcome.errors} of {images} in {where}; {outcome.errors} could not be read, see "
+            f"{outcome.images - outcome.errors} of {images} in {where}; {outcome.errors} could not be read, see "
             f"{outcome.errors_path}{advice}"
         )
     else:
@@ -141,7 +141,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         lacking = "".join(f", {count} with {reason.replace('_', ' ')}" for reason, count in outcome.incomplete.items())
         see = f", see {outcome.errors_path}" if lacking else ""
         print(f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}{see}")
-    if before := outcome.pictures - outcome.new:
+    if before := outcome.images - outcome.new:
         print(f"Done by an earlier run: {counted(before, 'image')}")
     if outcome.hidden:
         print(f"Left out: {counted(outcome.hidden, 'hidden file')}")

@@ -80,7 +80,7 @@ def files(folder):
 
 def test_lines_of_pages_in_a_table(transcribe, folder, models, tmp_path):
     outcome = transcribe("texts.jsonl", "auto")
-    assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (6, 6, 1, 3)
+    assert (outcome.images, outcome.new, outcome.errors, outcome.shards) == (6, 6, 1, 3)
     assert (outcome.pages, outcome.lines, outcome.incomplete) == (3, 8, {})
     table = rows(tmp_path, "texts-0*.jsonl")
     numbers = {path: [row["line"] for row in table if row["path"] == path] for path in {row["path"] for row in table}}
@@ -117,7 +117,7 @@ def test_a_page_without_lines_is_in_the_table_and_named(transcribe, folder, tmp_
 @pytest.mark.parametrize(("form", "ending"), [("alto", "xml"), ("csv", "csv")])
 def test_each_page_becomes_a_file(transcribe, folder, tmp_path, form, ending):
     outcome = transcribe("out", "auto", format_=form)
-    assert (outcome.pictures, outcome.errors, outcome.lines, outcome.example) == (6, 1, 9, str(tmp_path / "out"))
+    assert (outcome.images, outcome.errors, outcome.lines, outcome.example) == (6, 1, 9, str(tmp_path / "out"))
     found = files(tmp_path / "out")
     names = {f"1.{ending}", f"b/1.{ending}", f"b/empty.{ending}", f"word.{ending}", f"caf\udce9.{ending}"}
     assert set(found) == names

@@ -72,7 +72,7 @@ def contents(output: Path) -> dict[str, bytes]:
 
 def test_every_image_is_in_the_results_or_in_the_errors(folder, model, tmp_path):
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL, images_per_shard=16, batch_size=8)
-    assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (IMAGES + 1, IMAGES + 1, 2, 4)
+    assert (outcome.images, outcome.new, outcome.errors, outcome.shards) == (IMAGES + 1, IMAGES + 1, 2, 4)
     assert written(str(tmp_path / "texts.jsonl")) == "4 of 4 parts" and written(str(tmp_path / "other.jsonl")) == ""
     found = texts(tmp_path / "texts.jsonl")
     assert len(found) == IMAGES - 1
@@ -123,7 +123,7 @@ def test_links_in_circles_or_to_nowhere_lose_nothing_and_repeat_nothing(folder, 
     (folder / "other").symlink_to(elsewhere)
     (folder / "nowhere.png").symlink_to(tmp_path / "gone.png")
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
-    assert (outcome.pictures, outcome.errors) == (IMAGES + 3, 3)
+    assert (outcome.images, outcome.errors) == (IMAGES + 3, 3)
     found = texts(tmp_path / "texts.jsonl")
     assert os.path.join("other", "far.png") in found and not any("circle" in path for path in found)
     assert "nowhere.png" in Path(outcome.errors_path).read_text()
@@ -137,7 +137,7 @@ def test_hidden_files_are_left_out_and_counted(folder, model, tmp_path, s3):
         (folder / name).write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X")
     assert list_images(str(folder)) == Listing(before, 4)
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
-    assert (outcome.pictures, outcome.errors, outcome.hidden) == (len(before), 2, 4)
+    assert (outcome.images, outcome.errors, outcome.hidden) == (len(before), 2, 4)
     hidden = tmp_path / ".in"  # the folder that is named may be hidden itself
     os.rename(folder, hidden)
     assert list_images(str(hidden)).images == before
@@ -178,7 +178,7 @@ def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):
     (folder / "b" / "002.png").write_bytes(encode(drawn_image(78, 30, 97)))
     (folder / "a" / "005.png").unlink()
     outcome = transcribe(str(folder), str(output), model, LOCAL)
-    assert (outcome.pictures, outcome.new, outcome.errors, outcome.shards) == (IMAGES + 1, 3, 1, 4)
+    assert (outcome.images, outcome.new, outcome.errors, outcome.shards) == (IMAGES + 1, 3, 1, 4)
     found = texts(output)
     assert found["a/new.png"]["text"].startswith("90 ") and found["a/003.JPG"]["text"].startswith("77 ")
     assert found["b/002.png"]["text"].startswith("78 ") and "a/005.png" not in found
