@@ -8,10 +8,10 @@ OK, ERROR, USAGE, NOT_BLESSED, TOO_MANY_REJECTS, DRIFT = 0, 1, 2, 3, 4, 5
 
 
 def exit_code(name: str) -> int:
-    """Exit code of a run that failed with an exception of this class name."""
+    """Exit code of a command or a run that failed with an exception of this class name."""
     codes = {
-        "DatasetError": USAGE, "DataAnomalies": USAGE, "ConfigError": USAGE, "NotBlessed": NOT_BLESSED,
-        "TooManyRejects": TOO_MANY_REJECTS, "DataDrift": DRIFT,
+        "DatasetError": USAGE, "DataAnomalies": USAGE, "ConfigError": USAGE, "NoStatistics": USAGE,
+        "NotBlessed": NOT_BLESSED, "TooManyRejects": TOO_MANY_REJECTS, "DataDrift": DRIFT,
     }  # fmt: skip
     return codes.get(name, ERROR)
 

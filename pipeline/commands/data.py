@@ -17,7 +17,7 @@ from pipeline.commands.common import (
     reading_runs,
     write_for_prometheus,
 )
-from pipeline.exit_codes import DRIFT, ERROR, OK, TOO_MANY_REJECTS, USAGE
+from pipeline.exit_codes import DRIFT, OK, TOO_MANY_REJECTS, USAGE, exit_code
 
 
 def add_commands(add: AddCommand) -> None:
@@ -81,7 +81,6 @@ def _check(arguments: argparse.Namespace) -> int:
     from components.common.settings import ConfigError
     from components.common.workers import worker_pool
     from components.example_gen.folders import find_tables
-    from components.example_gen.outages import is_outage
     from components.example_gen.plan import make_plan
     from components.example_gen.rejects import Reject, as_csv
     from components.example_gen.table import ROWS, DatasetError
@@ -106,7 +105,7 @@ def _check(arguments: argparse.Namespace) -> int:
                 for result in chain.from_iterable(futures):
                     results.append(result)
     except (DatasetError, ConfigError) as error:
-        raise CommandError(str(error), ERROR if is_outage(error) else USAGE) from error
+        raise CommandError(str(error), exit_code(type(error).__name__)) from error
     contents = check.check(results, tables, notes, plan, config)
     print(check.as_text(contents, shown=bool(arguments.html)))
     if arguments.html:
@@ -128,7 +127,6 @@ def _drift(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.console import announced
     from components.example_gen.folders import find_tables
-    from components.example_gen.outages import is_outage
     from components.example_gen.table import DatasetError
     from components.tools.drift import comparison, profiles
 
@@ -145,7 +143,7 @@ def _drift(arguments: argparse.Namespace) -> int:
                 before = profiles.of_run(config.workspace, config.name, arguments.run_name or "latest")
             after = profiles.of_folders(config.data, config.transform)
     except (DatasetError, profiles.NoStatistics) as error:
-        raise CommandError(str(error), ERROR if is_outage(error) else USAGE) from error
+        raise CommandError(str(error), exit_code(type(error).__name__)) from error
     found = comparison.compare(before, after, config.drift.thresholds)
     print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
     if arguments.prometheus:

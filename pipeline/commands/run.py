@@ -19,7 +19,7 @@ from pipeline.commands.common import (
     add_task_argument,
     read_config,
 )
-from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, USAGE, exit_code, root_message
+from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, exit_code, root_message
 from pipeline.tasks import task_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ def _check(config: Config) -> None:
     """
     from components.common.console import console
     from components.common.settings import ConfigError
-    from components.example_gen.outages import is_outage
     from components.example_gen.table import DatasetError
     from pipeline import preflight
 
@@ -72,7 +71,7 @@ def _check(config: Config) -> None:
     try:
         task_of(config).check(config)
     except (DatasetError, ConfigError) as error:
-        raise CommandError(str(error), ERROR if is_outage(error) else USAGE) from error
+        raise CommandError(str(error), exit_code(type(error).__name__)) from error
 
 
 def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
