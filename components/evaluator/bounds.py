@@ -8,7 +8,8 @@ import math
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.decoders import DECODERS
-from components.evaluator.settings import SLICES, GateConfig
+from components.evaluator.settings import GateConfig
+from components.evaluator.slices import SLICES, prefix
 
 _MODULE = "components.evaluator.tfma_metrics"
 
@@ -85,5 +86,5 @@ def _threshold(
 def _slicing_spec(name: str) -> config_pb2.SlicingSpec:
     key, equals, value = name.partition("=")
     if equals:
-        return config_pb2.SlicingSpec(feature_values={key: value})
+        return config_pb2.SlicingSpec(feature_values={key: prefix(key) + value})
     return config_pb2.SlicingSpec(feature_keys=[key])

@@ -10,6 +10,7 @@ import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.common import storage
+from components.evaluator.slices import prefix
 from components.evaluator.verdict import Baseline, Failure, Verdict
 
 # In the evaluation artifact: what the candidate was compared with, and which bounds are off.
@@ -70,11 +71,15 @@ def read_verdict(evaluation_uri: str) -> Verdict:
 
 
 def _spec_name(spec: config_pb2.SlicingSpec) -> str:
-    return " and ".join([*spec.feature_keys, *(f"{key} = {value}" for key, value in spec.feature_values.items())])
+    return " and ".join([*spec.feature_keys, *(_named(key, value) for key, value in spec.feature_values.items())])
 
 
 def _slice_name(key: Any) -> str:
-    return " and ".join(f"{c.column} = {_slice_value(c)}" for c in key.single_slice_keys) or "all"
+    return " and ".join(_named(c.column, _slice_value(c)) for c in key.single_slice_keys) or "all"
+
+
+def _named(key: str, value: str) -> str:
+    return f"{key} = {value.removeprefix(prefix(key))}"  # an earlier release wrote none
 
 
 def _slice_value(part: Any) -> str:

@@ -16,6 +16,7 @@ import tensorflow_model_analysis as tfma
 from components.common.ahead import NETWORK_THREADS, ahead
 from components.evaluator import readings
 from components.evaluator.decoders import BEST_PATH, DECODERS
+from components.evaluator.slices import SLICES, prefix
 from components.recogniser.model import ExportedModel, loaded
 
 
@@ -31,7 +32,7 @@ def custom_extractors(eval_shared_model: Any, eval_config: Any, tensor_adapter_c
 
 
 class _Read(beam.DoFn):
-    """Adds the predictions of all models to a batch of extracts."""
+    """Adds the predictions of all models to a batch of extracts, and to values of slices what keeps them texts."""
 
     def __init__(self, paths: Mapping[str, str], folder: str):
         self._paths, self._kept_in = dict(paths), folder
@@ -51,7 +52,12 @@ class _Read(beam.DoFn):
             name: {decoder: np.array([[text] for text, _ in rows], object) for decoder, rows in by.items()}
             for name, by in by_model.items()
         }
-        yield {**extracts, tfma.PREDICTIONS_KEY: texts if len(texts) > 1 else next(iter(texts.values()))}
+        slices = {key: prefix(key).encode() + np.asarray(features[key], object) for key in SLICES}
+        yield {
+            **extracts,
+            tfma.FEATURES_KEY: {**features, **slices},
+            tfma.PREDICTIONS_KEY: texts if len(texts) > 1 else next(iter(texts.values())),
+        }
 
     def finish_bundle(self) -> None:
         readings.write(self._rows, self._kept_in)

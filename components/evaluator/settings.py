@@ -11,9 +11,7 @@ from pydantic_core import PydanticCustomError
 from components.common.fractions import Bound, Fraction
 from components.common.settings import Decoder, Section
 from components.common.suggestions import did_you_mean
-
-# Features whose values `gate.slice_max_cer` may bound; the CER of each is computed.
-SLICES = ("writer", "length_band", "source")
+from components.evaluator.slices import SLICES
 
 
 class GateConfig(Section):

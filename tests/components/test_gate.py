@@ -80,10 +80,10 @@ def place(tmp_path_factory):
     (folder / "examples" / "Split-eval").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "examples" / "Split-eval" / "data_tfrecord-0.gz"), "GZIP") as writer:
         for number in range(SAMPLES):
-            # 0 or 2 of 10 wrong: a CER of 0.1, with an interval around it; writer w1 has all the errors.
+            # 0 or 2 of 10 wrong: a CER of 0.1, with an interval around it; writer w1, folder 007, has all the errors.
             reads = [wrong(2 * (number % 2)), wrong(1 - (number % 4 > 0)), wrong(3), "??" + LABEL[2:]]
             features = {
-                "text": LABEL, "writer": f"w{number % 2}", "length_band": "<=12", "source": "data",
+                "text": LABEL, "writer": f"w{number % 2}", "length_band": "<=12", "source": ("7", "007")[number % 2],
                 "image": "\n".join(reads), "id": f"{number}.png",
             }  # fmt: skip
             example = tf.train.Example()
@@ -171,10 +171,15 @@ def test_against_the_model_in_service(verdict, baseline, allowed, blessed):
     ({"writer=w1": 0.19}, [("cer", "writer = w1", "bound")]),
     ({"writer": 0.19}, [("cer", "writer = w1", "bound")]),
     ({"writer=nobody": 0.9}, [("samples", "writer = nobody", "missing")]),
+    ({"source=7": 0.0}, []),
+    ({"source=007": 0.19}, [("cer", "source = 007", "bound")]),
+    ({"source=7.0": 0.9}, [("samples", "source = 7.0", "missing")]),
 ])  # fmt: skip
 def test_slices(verdict, bounds, missed):
     made = verdict(max_cer=0.2, slice_max_cer=bounds)
     assert made.blessed == (not missed) and failures(made) == missed
+    values = {"writer = w0", "writer = w1", "source = 7", "source = 007", "length_band = <=12"}
+    assert values == set(made.slices) and made.slices["source = 7"]["cer"] == 0.0
 
 
 @pytest.mark.parametrize("baseline", [None, "better"])
