@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components.common.metrics import samples_for
 from components.common.words import counted
 from components.trainer.schedule import epochs_for
 from components.trainer.settings import TrainConfig
@@ -132,10 +133,12 @@ def _about_comparison(contents: Mapping[str, Any], collapsed: bool) -> Iterator[
 def _about_bounds(contents: Mapping[str, Any], collapsed: bool) -> Iterator[str]:
     verdict = contents["verdict"]
     metrics, bound = verdict["metrics"], contents["config"]["gate"]["max_cer"]
-    if bound is not None and metrics["cer"] <= bound < metrics["cer_high"]:
+    if bound and metrics["cer"] <= bound < metrics["cer_high"]:
+        least = samples_for(bound, contents["level"])
         yield (
             f"Evaluate on more images: the CER itself is within gate.max_cer, but the interval is wide with "
-            f"{metrics['samples']:.0f} images (data.eval_fraction, or more labels)."
+            f"{counted(int(metrics['samples']), 'image')} (data.eval_fraction, or more labels)."
+            + (f" {bound:g} takes {least} at least, all of them right." if metrics["samples"] < least else "")
         )
     compared, failures = contents["comparison"], verdict["failures"]
     too_high = [f["slice"] for f in failures] == ["all"] and failures[0]["kind"] == "bound"

@@ -1,5 +1,6 @@
 """The gate's table: every bound, each both ways, through the Evaluator that the pipeline runs."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pipeline.beam_settings import BeamConfig
 from serving.version_directory import SETTINGS_FILE
 
 LABEL = "abcdefghij"
-SAMPLES = 40
+SAMPLES, FEW = 40, 3
 
 
 class Told(tf.Module):
@@ -77,8 +78,12 @@ def place(tmp_path_factory):
     The doubtful one has a language model, with which it reads everything right.
     """
     folder = tmp_path_factory.mktemp("gate")
-    (folder / "examples" / "Split-eval").mkdir(parents=True)
-    with tf.io.TFRecordWriter(str(folder / "examples" / "Split-eval" / "data_tfrecord-0.gz"), "GZIP") as writer:
+    with contextlib.ExitStack() as stack:
+        writers = []
+        for name in ("examples", "few"):
+            (folder / name / "Split-eval").mkdir(parents=True)
+            path = str(folder / name / "Split-eval" / "data_tfrecord-0.gz")
+            writers.append(stack.enter_context(tf.io.TFRecordWriter(path, "GZIP")))
         for number in range(SAMPLES):
             # 0 or 2 of 10 wrong: a CER of 0.1, with an interval around it; writer w1, folder 007, has all the errors.
             reads = [wrong(2 * (number % 2)), wrong(1 - (number % 4 > 0)), wrong(3), "??" + LABEL[2:]]
@@ -89,7 +94,8 @@ def place(tmp_path_factory):
             example = tf.train.Example()
             for name, text in features.items():
                 example.features.feature[name].bytes_list.value.append(text.encode())
-            writer.write(example.SerializeToString())
+            for writer in writers if number < FEW else writers[:1]:
+                writer.write(example.SerializeToString())
     learnt = LanguageModel(ngrams.count([LABEL] * 9, Alphabet(LABEL + "#"), 3), 0.3, 0.45).to_bytes()
     for line, name in enumerate(READS):
         model = Told(line, learnt if name == "doubtful" else None)
@@ -104,8 +110,8 @@ def place(tmp_path_factory):
 def verdict(place, tmp_path):
     """Evaluates the candidate; returns the verdict, having checked that the blessing says the same."""
 
-    def evaluate(baseline=None, candidate="candidate", **settings):
-        examples = artifact(standard_artifacts.Examples, place / "examples")
+    def evaluate(baseline=None, candidate="candidate", examples="examples", **settings):
+        examples = artifact(standard_artifacts.Examples, place / examples)
         examples.split_names = artifact_utils.encode_split_names(["eval"])
         inputs = {"examples": [examples], "model": [artifact(standard_artifacts.Model, place / candidate)]}
         found = artifact(standard_artifacts.Model, place / baseline if baseline else tmp_path, 2)
@@ -149,6 +155,15 @@ def test_a_rate_within_the_bound_is_not_enough(verdict):
     assert not made.blessed and made.metrics["cer"] < 0.11 < made.metrics["cer_high"]
     assert failures(made) == [("cer_high", "all", "bound")]
     assert "the upper end of the CER's interval is 0.1" in str(made.failures[0])
+
+
+@pytest.mark.parametrize(
+    "examples, bound, blessed", [("few", 0.1, False), ("few", 0.65, True), ("examples", 0.1, True)]
+)
+def test_three_images_all_right_are_too_few_for_a_bound(verdict, examples, bound, blessed):
+    made = verdict(None, "doubtful", examples, max_cer=bound)
+    assert made.metrics["cer"] == 0.0 and made.blessed == blessed
+    assert failures(made) == ([] if blessed else [("cer_high", "all", "bound")])
 
 
 @pytest.mark.parametrize("baseline, allowed, blessed", [

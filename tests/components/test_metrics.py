@@ -3,12 +3,21 @@
 import math
 import random
 import unicodedata
+from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.metrics import ErrorCounts, PairedErrors, count_errors, edits_and_length
+from components.common.metrics import (
+    ErrorCounts,
+    PairedErrors,
+    count_errors,
+    edits_and_length,
+    samples_for,
+    unseen_share,
+)  # fmt: skip
 
 TEXTS = st.text("abé ", max_size=8)
 
@@ -108,6 +117,30 @@ def test_interval_covers_as_often_as_it_says():
         low, high = counts.interval(0.9)
         covered += low <= 0.1 <= high
     assert 0.83 <= covered / 200 <= 0.96
+
+
+@pytest.mark.parametrize("samples, high", [(1, 0.95), (3, 0.632), (10, 0.259), (29, 0.098), (100, 0.0295)])
+def test_a_few_samples_all_right_prove_little(samples, high):
+    """The rule of three, where a bootstrap knows no error."""
+    right = ErrorCounts(Counter({(0, 7): samples}))
+    assert right.interval(0.95) == (0.0, pytest.approx(high, abs=1e-3))
+    assert unseen_share(samples, 0.95) == right.interval(0.95)[1] < right.interval(0.99)[1]
+    assert samples_for(unseen_share(samples, 0.95) + 1e-9, 0.95) == samples
+    # A difference of two models on the same samples is none of that.
+    paired = PairedErrors(Counter({(1, 1, 7): samples}))
+    assert paired.interval(0.95) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("samples", [30, 100, 300])
+def test_ordinary_errors_keep_the_interval_of_the_bootstrap(samples):
+    source = np.random.default_rng(samples)
+    for _ in range(20):
+        hard = source.random(samples) < 0.35
+        edits = np.where(hard, source.binomial(7, 0.2, samples), 0)
+        resampled = source.choice(edits, (4000, samples)).sum(axis=1) / (7 * samples)
+        high = ErrorCounts(Counter(zip(edits.tolist(), [7] * samples, strict=True))).interval(0.95)[1]
+        assert high == pytest.approx(max(np.quantile(resampled, 0.975), unseen_share(samples, 0.95)), abs=0.01)
+        assert samples < 100 or high > 1.3 * unseen_share(samples, 0.95)
 
 
 def test_more_samples_give_a_narrower_interval():

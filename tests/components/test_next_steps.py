@@ -121,6 +121,14 @@ def test_a_wide_interval(bound, wide):
     assert any("the interval is wide with 60 images" in step for step in steps) == wide
 
 
+@pytest.mark.parametrize("images, told", [(1, True), (20, True), (60, False)])
+def test_images_too_few_for_the_bound(images, told):
+    predictions = read(images, rate=0.0)
+    steps = suggested(predictions, Config(gate={"max_cer": 0.1 if told else 0.04}))
+    assert any(f"the interval is wide with {images} image" in step for step in steps)
+    assert any("0.1 takes 29 at least, all of them right" in step for step in steps) == told
+
+
 BOUND = Failure("cer", "all", 0.21, 0.1, "bound")
 
 
