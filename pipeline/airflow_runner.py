@@ -94,7 +94,7 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
     from tfx.orchestration.portable import runtime_parameter_utils
     from tfx.proto.orchestration import pipeline_pb2
 
-    from components.report import summary
+    from components.common import run_metadata
     from pipeline import local_runner, steps
 
     pipeline = json_format.ParseDict(document["pipeline"], pipeline_pb2.Pipeline())
@@ -108,7 +108,7 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
         return
     os.makedirs(document["workspace"], exist_ok=True)
     with local_runner.locked(document["workspace"]):
-        summary.check_metadata(document["workspace"])
+        run_metadata.check_metadata(document["workspace"])
         connection = metadata.Metadata(steps.metadata_connection(pipeline))
         _heed_reruns(node.pipeline_node, connection)
         steps.launch(pipeline, node, connection)

@@ -16,6 +16,7 @@ from tfx.dsl.compiler import constants
 from tfx.orchestration import metadata
 from tfx.orchestration.portable import runtime_parameter_utils, tfx_runner
 
+from components.common import run_metadata
 from components.common.ahead import NETWORK_THREADS
 from components.common.console import announced, console
 from components.common.cores import usable_cores
@@ -115,7 +116,7 @@ class LocalRunner(tfx_runner.IrBasedRunner):
 
 def _is_blessed(connection: metadata.Metadata, execution_id: int) -> bool:
     with connection as handle:
-        blessing = summary.outputs_of(handle.store, execution_id)["blessing"]
+        blessing = run_metadata.outputs_of(handle.store, execution_id)["blessing"]
         return blessing.custom_properties["blessed"].int_value == 1
 
 
@@ -170,8 +171,8 @@ def _note_cost(connection: metadata.Metadata, execution: Any, peak_bytes: int, c
         (record,) = handle.store.get_executions_by_id([execution.execution_id])
         cached = record.last_known_state == metadata_store_pb2.Execution.CACHED
         if not cached:
-            record.custom_properties[summary.PEAK_PROPERTY].int_value = peak_bytes
-            record.custom_properties[summary.CPU_PROPERTY].double_value = cpu_seconds
+            record.custom_properties[run_metadata.PEAK_PROPERTY].int_value = peak_bytes
+            record.custom_properties[run_metadata.CPU_PROPERTY].double_value = cpu_seconds
             handle.store.put_executions([record])
     return cached
 
@@ -215,7 +216,7 @@ def run(config: Config) -> summary.RunSummary:
     imports.remember_signatures()
     os.makedirs(config.workspace, exist_ok=True)
     with locked(config.workspace):
-        summary.check_metadata(config.workspace)
+        run_metadata.check_metadata(config.workspace)
         database = os.path.join(config.workspace, METADATA_FILE)
         connection = metadata.sqlite_metadata_connection_config(database)
         create = _DEFINITIONS[config.task]

@@ -16,12 +16,11 @@ from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher
 
-from components.common import code_version, service, storage, versions
+from components.common import code_version, run_metadata, service, storage, versions
 from components.common.console import console
 from components.example_gen.quarantine import REJECTS_FILE
 from components.pusher.component import MODEL_NAME
 from components.pusher.versions import WITHDRAWN_VERSION
-from components.report import summary
 
 _FILES_PROPERTY = "output_files"
 _PUSHED = "pushed_destination"  # property of TFX's PushedModel
@@ -117,7 +116,9 @@ def _copy_rejects(store: Any, execution_id: int, node: Any) -> None:
     copy = node.parameters.parameters["rejects_copy"].field_value.string_value
     (execution,) = store.get_executions_by_id([execution_id])
     if execution.last_known_state == metadata_store_pb2.Execution.CACHED:
-        storage.copy_file(os.path.join(summary.outputs_of(store, execution_id)["quarantine"].uri, REJECTS_FILE), copy)
+        storage.copy_file(
+            os.path.join(run_metadata.outputs_of(store, execution_id)["quarantine"].uri, REJECTS_FILE), copy
+        )
 
 
 def _forget_damaged(store: Any, node: str) -> None:
@@ -141,7 +142,7 @@ def _forget_damaged(store: Any, node: str) -> None:
 
 
 def _outputs(store: Any, execution_id: int) -> list[Any]:
-    return sorted(summary.outputs_of(store, execution_id).values(), key=lambda artifact: artifact.id)
+    return sorted(run_metadata.outputs_of(store, execution_id).values(), key=lambda artifact: artifact.id)
 
 
 def _listing(artifacts: list[Any]) -> str:

@@ -230,14 +230,14 @@ def reading_runs() -> Iterator[None]:
     Raises:
         CommandError: There is no such run, or the metadata cannot be read.
     """
-    from components.report import summary
+    from components.common import run_metadata
 
     try:
         yield
-    except summary.NoSuchRun as error:
+    except run_metadata.NoSuchRun as error:
         # Without any run the arguments are not what is wrong, as without any version.
-        raise CommandError(str(error), ERROR if isinstance(error, summary.NothingRun) else USAGE) from error
-    except summary.MetadataError as error:
+        raise CommandError(str(error), ERROR if isinstance(error, run_metadata.NothingRun) else USAGE) from error
+    except run_metadata.MetadataError as error:
         raise CommandError(str(error)) from error
 
 

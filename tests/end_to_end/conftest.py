@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from components.common import run_metadata
 from components.report import summary
 from pipeline import cli
 
@@ -39,6 +40,6 @@ def run(data, workspace, capture, *settings):
     code = cli.main(["run", "--data", str(data), "--workspace", str(workspace), "--json", *options])
     out, err = capture.readouterr()
     states = {}
-    with contextlib.suppress(summary.NoSuchRun):
+    with contextlib.suppress(run_metadata.NoSuchRun):
         states = {step.name: step.state for step in summary.read(str(workspace), "htr").steps}
     return Ran(code, json.loads(out.splitlines()[-1]) if out else {}, err, states, out)

@@ -166,7 +166,7 @@ def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
 @pytest.mark.slow
 @pytest.mark.either_stack
 def test_steps_take_what_a_cleared_step_has_written_last(tmp_path, sample_data, monkeypatch):
-    from components.report import summary
+    from components.common import run_metadata
 
     monkeypatch.delenv(METADATA_VARIABLE, raising=False)
 
@@ -177,7 +177,7 @@ def test_steps_take_what_a_cleared_step_has_written_last(tmp_path, sample_data, 
             airflow_runner.run_step(document, step, "run1")
 
     def schemas():
-        store = summary.open_metadata(str(tmp_path / "workspace"))
+        store = run_metadata.open_metadata(str(tmp_path / "workspace"))
         execution = max(
             store.get_executions_by_type("tfx.components.statistics_gen.component.StatisticsGen"), key=lambda e: e.id
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.common import storage
+from components.common import run_metadata, storage
 from components.common.versions import in_service, list_versions
 from components.pusher import versions
 from components.report import summary
@@ -106,7 +106,7 @@ def test_killed_in_the_middle_of(step, forge, data, interrupted):
     assert run.wait() == -signal.SIGKILL
     assert_gone(family)
     # On a slow machine the first step is announced some time before its run is recorded.
-    with contextlib.suppress(summary.NoSuchRun) if step == next(iter(KILLED)) else contextlib.nullcontext():
+    with contextlib.suppress(run_metadata.NoSuchRun) if step == next(iter(KILLED)) else contextlib.nullcontext():
         found = states(interrupted)
     assert found.pop(step, "RUNNING") == "RUNNING", "too late: the step was done"
     order, killed = list(found), list(KILLED)

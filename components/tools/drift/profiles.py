@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
+from components.common import run_metadata
 from components.common.workers import worker_pool
 from components.example_gen import dataset
 from components.example_gen.folders import find_tables
@@ -192,9 +193,9 @@ def quantiles(numbers: statistics_pb2.NumericStatistics) -> tuple[np.ndarray, np
 
 def _statistics_uri(workspace: str, run_id: str) -> str:
     """Folder of the artifact of StatisticsGen that a run made or found cached."""
-    store = summary.open_metadata(workspace)
+    store = run_metadata.open_metadata(workspace)
     context = store.get_context_by_type_and_name("pipeline_run", run_id)
     for execution in store.get_executions_by_context(context.id):
-        if statistics := summary.outputs_of(store, execution.id).get("statistics"):
+        if statistics := run_metadata.outputs_of(store, execution.id).get("statistics"):
             return statistics.uri
     raise NoStatistics(f"Run {run_id} ended before its data was measured.")

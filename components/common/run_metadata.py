@@ -1,0 +1,90 @@
+"""ML Metadata of a workspace: opening it to read, whether it is whole, and what executions have put out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from typing import Any
+from urllib.parse import quote
+
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2
+
+from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
+
+# Custom properties of executions, which `pipeline.local_runner` writes.
+PEAK_PROPERTY, CPU_PROPERTY = "peak_bytes", "cpu_seconds"
+
+
+class NoSuchRun(LookupError):
+    """There is no run, none of that name, or several; the message says which there are."""
+
+
+class NothingRun(NoSuchRun):
+    """Nothing was run in the workspace yet."""
+
+
+class MetadataError(RuntimeError):
+    """The database of ML Metadata cannot be read; the message says what to do."""
+
+
+def check_metadata(workspace: str) -> None:
+    """Looks whether the database of a workspace is whole, before ML Metadata reads or writes it; it may be missing.
+
+    Raises:
+        MetadataError: it is damaged, or gone while the artifacts that it describes are there.
+    """
+    database, artifacts = (os.path.join(workspace, name) for name in (METADATA_FILE, PIPELINE_FOLDER))
+    if not os.path.exists(database) or not os.path.getsize(database):
+        # A kill may have left an empty database, but not one that has been used.
+        wrong = "missing or empty" if os.path.isdir(artifacts) and os.listdir(artifacts) else None
+    else:
+        wrong = _damage(database)
+    if wrong:
+        raise MetadataError(
+            f"{database}, where runs are noted, is {wrong}. Nothing was changed. Put a copy of it back, or move it and "
+            f"{artifacts} aside: the next run then begins anew, without an earlier model to compare with. Pushed "
+            "versions stay."
+        )
+
+
+def _damage(database: str) -> str | None:
+    try:
+        # Not read-only: what a killed run has left in the journal is rolled back, which ML Metadata's readers cannot.
+        with contextlib.closing(sqlite3.connect(f"file:{quote(database)}?mode=rw", uri=True)) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        locked = "locked" in str(error)  # by a run that is under way
+        return None if locked else f"damaged ({error})"
+    return None if found == "ok" else f"damaged ({found})"
+
+
+def open_metadata(workspace: str) -> metadata_store.MetadataStore:
+    """ML Metadata of a workspace, to read from; a run that goes on there is not disturbed.
+
+    Raises:
+        NothingRun: nothing was run there yet.
+        MetadataError: the database is damaged.
+    """
+    check_metadata(workspace)
+    database = os.path.join(workspace, METADATA_FILE)
+    if not os.path.exists(database):
+        raise NothingRun(f"{workspace} holds no run yet.")
+    connection = metadata_store_pb2.ConnectionConfig()
+    connection.sqlite.filename_uri = database
+    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
+    return metadata_store.MetadataStore(connection)
+
+
+def outputs_of(store: Any, execution_id: int) -> dict[str, Any]:
+    """Output artifacts of an execution by output key."""
+    kinds = (metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT)
+    events = [e for e in store.get_events_by_execution_ids([execution_id]) if e.type in kinds]
+    artifacts = {a.id: a for a in store.get_artifacts_by_id([e.artifact_id for e in events])}
+    return {
+        step.key: artifacts[event.artifact_id]
+        for event in events
+        for step in event.path.steps
+        if step.HasField("key") and event.artifact_id in artifacts
+    }
