@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from components.common import storage
 from components.common.console import announced, console
 from components.common.datasets import expand
 from components.common.words import counted
@@ -48,7 +49,9 @@ def run_fn(fn_args: Any) -> None:
         f"{counted(train.epochs, 'epoch')}"
     )
     files = expand([*fn_args.train_files, *fn_args.eval_files])
-    settings = (config.model_dump_json(), train.model_dump_json(), start.name)
+    # What the base holds, not where it lies: without a cache it is unpacked to another place each time.
+    same_start = train.model_copy(update={"warm_start": start.version and storage.digest(start.version)})
+    settings = (config.model_dump_json(), same_start.model_dump_json())
     name = fingerprint(files, *settings, module=__name__)
     state = os.path.join(fn_args.custom_config["checkpoint_dir"], f"lines-{name}")
     facts = make_version(config, train, training, validation, fn_args.serving_model_dir, state, start)

@@ -9,6 +9,7 @@ from tfx.components import Trainer as TfxTrainer
 from tfx.components import Tuner as TfxTuner
 from tfx.utils import json_utils
 
+from components.common import storage
 from components.common.fingerprint_driver import NotingDriver
 from components.common.versions import model_at
 from components.trainer.settings import AUTO
@@ -19,13 +20,17 @@ _SECTIONS = ("train", "line_training")
 
 
 class Driver(NotingDriver):
-    """Names the version that a directory of versions stands for, before TFX looks into its cache.
+    """Names the version that a directory of versions stands for, and what it holds, before TFX looks into its cache.
 
-    The name of the directory stays the same when a version is pushed into it.
+    The name of the directory stays the same when a version is pushed into it, that of a version when it is made anew.
     """
 
     def noted(self, execution_info: Any) -> dict[str, str]:
-        """The settings of the training, with the newest version as `warm_start`."""
+        """The settings of the training, with the newest version as `warm_start` and a digest of it as `base_model`.
+
+        Raises:
+            OSError: The version cannot be read.
+        """
         config = json_utils.loads(execution_info.exec_properties[_CONFIG])
         for name in _SECTIONS:
             section = json.loads(config.get(name, "{}"))
@@ -33,6 +38,7 @@ class Driver(NotingDriver):
             # Where there is none, the training says what is wrong.
             if directory not in (None, AUTO) and (version := model_at(directory)):
                 config[name] = json.dumps({**section, "warm_start": version})
+                config["base_model"] = storage.digest(version)
         return {_CONFIG: json_utils.dumps(config)}
 
 

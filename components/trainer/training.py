@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from components.common import storage
 from components.common.ahead import NETWORK_THREADS, ahead
 from components.common.console import announced, console
 from components.common.datasets import expand
@@ -75,7 +76,10 @@ def run_fn(fn_args: Any) -> None:
 
     state_dir = None
     if parent := fn_args.custom_config.get("checkpoint_dir"):
-        sections = [section.model_dump_json() for section in (transform, model_config, train)]
+        # What the base holds, not where it lies: without a cache it is unpacked to another place each time.
+        content = start.version and storage.digest(start.version)
+        same_start = train.model_copy(update={"warm_start": content})
+        sections = [section.model_dump_json() for section in (transform, model_config, same_start)]
         state_dir = _state_dir(parent, training.files + validation.files, sections)
     classes, height = len(alphabet) + 1, transform.height or 0
     with strategy.scope():

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from tfx.utils import json_utils
 
 from components.base_model import packing
 from components.evaluator.baseline import find
 from components.trainer import accelerators, training, transfer, tuning
 from components.trainer.base import WarmStartError, settled
+from components.trainer.component import Driver
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build
@@ -187,11 +189,29 @@ def test_a_warm_start_that_was_interrupted_does_not_measure_its_base_again(toy, 
         patch.setattr(training, "fit_temperature", interrupted)
         run(toy, tmp_path, train)
     assert list(tmp_path.glob("checkpoints/*/checkpoint.npz"))
-    history, settings = run(toy, tmp_path, train)
+    # Without a cache the base model is unpacked to another place each time.
+    elsewhere = shutil.copytree(base, tmp_path / "elsewhere")
+    history, settings = run(toy, tmp_path, warm(str(elsewhere), epochs=1, learning_rate=ABSURD))
     told = capsys.readouterr().err
     assert "going on after 1 epoch and" in told and told.count("the base      validation CER") == 1
     assert [entry["epoch"] for entry in history] == [0, 1] and settings["training"]["best_epoch"] == 0
     assert validation_cer(toy, str(tmp_path / "model")) == pytest.approx(history[0]["validation_cer"])
+
+
+@pytest.mark.parametrize("section", ["train", "line_training"])
+def test_a_version_made_anew_in_the_same_place_is_another_start(tmp_path, section):
+    """Of what TFX compares before it takes outputs from its cache."""
+
+    def noted(content):
+        (tmp_path / "7").mkdir(exist_ok=True)
+        (tmp_path / "7" / "saved_model.pb").write_bytes(content)
+        config = json_utils.dumps({section: json.dumps({"warm_start": str(tmp_path)}), "base_model": None})
+        given = SimpleNamespace(exec_properties={"custom_config": config})
+        return json_utils.loads(Driver(None).noted(given)["custom_config"])
+
+    first, again, anew = noted(b"first"), noted(b"first"), noted(b"anew")
+    assert json.loads(first[section])["warm_start"] == str(tmp_path / "7")
+    assert first == again and first[section] == anew[section] and first != anew
 
 
 def test_mixed_precision_measures_the_base_too(toy, base):
