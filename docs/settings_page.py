@@ -30,9 +30,9 @@ Made from the code by `python -m docs.settings_page`: do not edit it by hand. [r
 about the settings that matter in production.
 
 A setting is set on the command line, `--set gate.max_cer=0.05`, or in a file, `htr run --config run.yaml`. `htr config`
-prints such a file with all settings. Values are YAML: `null` means unset, `[a, b]` is a list, `{a: 1}` a mapping. A
-fraction is a number from 0 to 1, or a percentage such as `5%`. Unknown names and impossible values are refused with
-exit code 2. Relative paths begin in the folder in which the command runs.
+prints such a file with all settings. Values are YAML: `null` means unset, and for `warm_start` none; `[a, b]` is a
+list, `{a: 1}` a mapping. A fraction is a number from 0 to 1, or a percentage such as `5%`. Unknown names and impossible
+values are refused with exit code 2. Relative paths begin in the folder in which the command runs.
 """
 _TABLE = "| setting | default | values | meaning |\n|---|---|---|---|\n"
 

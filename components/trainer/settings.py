@@ -36,7 +36,7 @@ class TrainConfig(Section):
         None,
         gt=0,
         description="peak learning rate, which decays along a cosine to a hundredth; 0.002 if unset, and after a warm "
-        "start 0.0005 for 300 images to 0.002 for 5,000",
+        "start 0.0005 for 300 images to 0.002 for 4,800",
     )
     warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW; biases and normalisation are exempt")
@@ -49,7 +49,10 @@ class TrainConfig(Section):
         description="kinds of augmentation that are used",
     )
     patience: int | None = Field(
-        None, ge=1, description="epochs with a clearly worse validation CER before training stops; 40 % of all if unset"
+        None,
+        ge=1,
+        description="epochs with a clearly worse validation CER before training stops; 40 % of all if unset, five at "
+        "least",
     )
     shuffle_buffer: int = Field(4096, ge=1, description="images held in memory for shuffling")
     warm_start: str | None = Field(
