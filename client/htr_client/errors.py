@@ -31,7 +31,7 @@ class ImageError(HtrError):
     """An image cannot be transcribed; other images are not affected.
 
     Attributes:
-        reason: "empty" (no bytes or no pixels), "not_a_picture" (no known signature), "truncated" (the file ends
+        reason: "empty" (no bytes or no pixels), "not_an_image" (no known signature), "truncated" (the file ends
             early), "too_large" (more pixels or bytes than allowed), "undecodable" (damaged, or a kind that is not
             supported), "unreadable" (the file cannot be opened) or "refused" (the server did not take it).
     """

@@ -58,7 +58,7 @@ def inspect(data: bytes) -> ImageInfo:
         Format, upright size in pixels and what else the header says.
 
     Raises:
-        ImageError: reason "empty", "not_a_picture", "truncated" (the header itself is cut, or a PNG or JPEG lacks
+        ImageError: reason "empty", "not_an_image", "truncated" (the header itself is cut, or a PNG or JPEG lacks
             its end) or "undecodable" (damaged header, several frames).
     """
     if not data:
@@ -67,9 +67,9 @@ def inspect(data: bytes) -> ImageInfo:
     if reader is None:
         for at, signature, name in _OTHERS:
             if data.startswith(signature, at):
-                raise ImageError("not_a_picture", f"This is {name}.", advice=_SUPPORTED)
+                raise ImageError("not_an_image", f"This is {name}.", advice=_SUPPORTED)
         start = repr(data[:8])[1:]  # as text, not as Python's bytes
-        raise ImageError("not_a_picture", f"Not an image: it starts with {start}.", advice=_SUPPORTED)
+        raise ImageError("not_an_image", f"Not an image: it starts with {start}.", advice=_SUPPORTED)
     try:
         info = reader(data)
     except (struct.error, IndexError, ValueError):
@@ -204,7 +204,7 @@ def _exif_orientation(exif: bytes) -> int:
 
 def _webp(data: bytes) -> ImageInfo:
     if data[8:12] != b"WEBP":
-        raise ImageError("not_a_picture", "A RIFF file, but not WebP.", advice=_SUPPORTED)
+        raise ImageError("not_an_image", "A RIFF file, but not WebP.", advice=_SUPPORTED)
     kind = data[12:16]
     if kind == b"VP8X":
         if data[20] & 0x02:

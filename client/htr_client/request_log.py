@@ -175,8 +175,8 @@ class RequestLog:
         self._failed += 1
 
     def _append(self, name: str, number: int, record: _Record) -> None:
-        image = Path("pictures") / f"{name}-{number:06d}.{suffix(record.image)}"
-        (self.folder / "pictures").mkdir(mode=0o700, parents=True, exist_ok=True)
+        image = Path("images") / f"{name}-{number:06d}.{suffix(record.image)}"
+        (self.folder / "images").mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(self.folder / image, "xb", opener=_private) as file:
             file.write(record.image)
         # The row comes last: a table never names an image that is not there yet.

@@ -94,11 +94,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     config.folder or "", os.path.join(output, config.output), reader, self._beam_pipeline_args or [],
                     overwrite=True, format_=config.format,
                 )  # fmt: skip
-                counts.update(pictures=outcome.images, errors=outcome.errors)
+                counts.update(images=outcome.images, errors=outcome.errors)
                 if config.kind != "line":
                     counts.update(pages=outcome.pages, lines=outcome.lines, incomplete=outcome.incomplete)
             except shards.NoImages:  # nothing has arrived since the last run
-                counts.update(pictures=0, errors=0)
+                counts.update(images=0, errors=0)
         write_text(os.path.join(output, COUNTS_FILE), json.dumps(counts))
 
 

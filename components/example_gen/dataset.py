@@ -219,7 +219,7 @@ def _decode(encoded: bytes, path: str, data: DataConfig) -> tuple[bytes, np.ndar
         packed, grey = image_files.pack_with_pixels(encoded, int(data.max_megapixels * 1e6))
     except ImageError as error:
         rejected = rejected_image(error)
-        if path.lower().endswith(OTHER_FORMATS) and error.reason in ("not_a_picture", "undecodable"):
+        if path.lower().endswith(OTHER_FORMATS) and error.reason in ("not_an_image", "undecodable"):
             ending = os.path.splitext(path)[1].lower()
             raise Rejected(rejected.reason, f"{ending} is not read: save the image as JPEG or PNG") from error
         raise rejected from error

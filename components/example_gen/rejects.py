@@ -73,7 +73,7 @@ def rejected_image(error: ImageError) -> Rejected:
     Args:
         error: what is wrong with an image.
     """
-    reason = "not_an_image" if error.reason == "not_a_picture" else f"image_{error.reason}"
+    reason = error.reason if error.reason == "not_an_image" else f"image_{error.reason}"
     return Rejected(reason, str(error).replace("max_pixels", "data.max_megapixels"))
 
 

@@ -55,7 +55,7 @@ def _check_splits(m: Material, result: Findings) -> None:
     if leaked:
         names = some([evaluated.images[image][1] for image in leaked], 3)
         result.problem(
-            "leaked_pictures",
+            "leaked_images",
             f"Evaluation images that are also among the training images: {len(leaked)} ({names}). "
             f"The figures are too good.",
             "`htr check` lists them; keep each image in one split.",
@@ -107,7 +107,7 @@ def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -
             "The verdict rests on the Evaluator. Please report this with the two files of the model.",
         )
     if measured["samples"] < FEW_IMAGES:
-        result.note("few_pictures", f"The figures rest on {measured['samples']} images only; see how wide the "
+        result.note("few_images", f"The figures rest on {measured['samples']} images only; see how wide the "
                     "intervals are.", "Evaluate on more, with data.eval_fraction or more data.")  # fmt: skip
     for group in contents["slices"]:
         if group["name"] == "source" or group["name"] in analysis.BY_QUARTER or group["name"] == "writer":

@@ -162,7 +162,7 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
     elif summary.withdrawn is not None:
         out.print(f"Version    none: {why_withheld(summary.withdrawn, task.flag)}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:
-        images, errors = summary.transcribed["pictures"], summary.transcribed["errors"]
+        images, errors = summary.transcribed["images"], summary.transcribed["errors"]
         lines = f" with {counted(summary.transcribed['lines'], 'line')}" if "lines" in summary.transcribed else ""
         out.print(
             f"New        {counted(images, 'image')}{lines} in {summary.transcribed['folder']}, {errors} could not be "

@@ -60,7 +60,7 @@ def test_csv_and_a_bad_image(call, folder):
         ("alpha", ""),
         ("beta", ""),
         ("gamma", ""),
-        ("", "not_a_picture"),
+        ("", "not_an_image"),
         ("", "unreadable"),
     ]
     assert "d.png: Not an image" in err and "none.png: Cannot read" in err

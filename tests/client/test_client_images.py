@@ -288,13 +288,13 @@ def test_too_many_bytes(tmp_path, monkeypatch):
     ("data", "expected"),
     [
         (b"", "empty"),
-        (b"Dear Sir or Madam,\nthis is a text file.\n", "not_a_picture"),
-        (b"%PDF-1.7\n", "not_a_picture"),
-        (b"RIFF\x24\0\0\0WAVEfmt ", "not_a_picture"),
+        (b"Dear Sir or Madam,\nthis is a text file.\n", "not_an_image"),
+        (b"%PDF-1.7\n", "not_an_image"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "not_an_image"),
         (PNG, "truncated"),
         (b"\xff\xd8\xff", "truncated"),
         (b"\xff\xd8\xff\xd9", "undecodable"),
-        (b"GIF89a", "not_a_picture"),
+        (b"GIF89a", "not_an_image"),
         (b"BM", "truncated"),
         (b"II*\0", "truncated"),
         (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "undecodable"),
@@ -354,7 +354,7 @@ def test_animated_png_is_its_still_image():
     ],
 )
 def test_what_people_send_by_mistake_is_named(data, name):
-    assert reason(data) == "not_a_picture"
+    assert reason(data) == "not_an_image"
     with pytest.raises(ImageError, match=name) as error:
         image_files.load(data)
     assert "PNG, JPEG, BMP, TIFF, WebP and PNM" in str(error.value)
@@ -376,7 +376,7 @@ def test_mutilated_files_give_an_image_or_an_image_error(format_, data):
     try:
         packed = image_files.pack(bytes(file), max_pixels=1_000_000)
     except ImageError as error:
-        assert error.reason in {"empty", "not_a_picture", "truncated", "too_large", "undecodable"}
+        assert error.reason in {"empty", "not_an_image", "truncated", "too_large", "undecodable"}
     else:
         assert image_files.inspect(packed.data).plain
 

@@ -175,7 +175,7 @@ def test_closed_log_begins_again_and_files_are_private(tmp_path):
         log.offer(b"\xff\xd8", text, 0.5, "htr", 1)
         log.close()
     assert sorted(row["text"] for row in rows(tmp_path)) == ["first", "second"]
-    for path in [*tmp_path.glob("*.csv"), *tmp_path.glob("pictures/*.jpg")]:
+    for path in [*tmp_path.glob("*.csv"), *tmp_path.glob("images/*.jpg")]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

@@ -50,7 +50,7 @@ def test_no_images(client):
 
 def test_only_bad_images(client, server):
     results = list(client.transcribe_many([b"", b"x"]))
-    assert [result.error.reason for result in results] == ["empty", "not_a_picture"]
+    assert [result.error.reason for result in results] == ["empty", "not_an_image"]
     assert [(result.text, result.confidence, result.ok) for result in results] == [("", 0.0, False)] * 2
     assert server.model.metadata == []
 

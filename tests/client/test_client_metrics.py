@@ -35,7 +35,7 @@ def test_every_call_and_every_image_is_counted_once(server, kind):
     images = {key: value for key, value in found.items() if key.startswith("htr_client_images_total")}
     assert images == {
         'htr_client_images_total{model="htr",version="1",outcome="ok"}': 3,
-        'htr_client_images_total{model="htr",version="",outcome="not_a_picture"}': 1,
+        'htr_client_images_total{model="htr",version="",outcome="not_an_image"}': 1,
         'htr_client_images_total{model="htr",version="",outcome="empty"}': 1,
         'htr_client_images_total{model="htr",version="",outcome="refused"}': 2,
     }

@@ -57,7 +57,7 @@ def test_answers_as_tensor_content(client, server):
 def test_a_bad_image_is_not_sent(client, server):
     with pytest.raises(ImageError) as error:
         client.transcribe(b"text")
-    assert error.value.reason == "not_a_picture" and not error.value.retryable
+    assert error.value.reason == "not_an_image" and not error.value.retryable
     assert server.model.metadata == []
 
 

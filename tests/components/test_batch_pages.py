@@ -251,5 +251,5 @@ def test_the_step_writes_files_of_pages(folder, models, tmp_path):
     Executor(context).Do(inputs, {"transcriptions": [output]}, {"config": config.model_dump_json()})
     assert len(pages.read((tmp_path / "out" / "pages" / "b" / "1.xml").read_bytes()).lines) == 2
     counts = json.loads((tmp_path / "out" / COUNTS_FILE).read_text())
-    assert (counts["pictures"], counts["errors"], counts["pages"], counts["lines"]) == (6, 1, 5, 9)
+    assert (counts["images"], counts["errors"], counts["pages"], counts["lines"]) == (6, 1, 5, 9)
     assert (tmp_path / "out" / "pages-errors.csv").exists() and counts["incomplete"] == {"no_lines": 1}

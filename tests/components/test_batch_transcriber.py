@@ -82,7 +82,7 @@ def test_every_image_is_in_the_results_or_in_the_errors(folder, model, tmp_path)
     assert found["b/004.png"]["text"].split()[0] == "64" and found["b/004.png"]["confidence"] == pytest.approx(0.564)
     assert found["caf\udce9.png"]["text"] == found["b/004.png"]["text"]
     errors = [json.loads(line) for line in Path(outcome.errors_path).read_text().splitlines()]
-    assert [(e["path"], e["reason"]) for e in errors] == [("a/001.png", "truncated"), ("b/002.png", "not_a_picture")]
+    assert [(e["path"], e["reason"]) for e in errors] == [("a/001.png", "truncated"), ("b/002.png", "not_an_image")]
 
 
 def test_the_language_model_of_the_version_is_used_unless_another_decoder_is_asked_for(folder, model, tmp_path):
@@ -164,7 +164,7 @@ def test_csv_holds_the_same(folder, model, tmp_path):
         path: (row["text"], row["confidence"]) for path, row in table.items()
     }
     with open(outcome.errors_path, newline="") as file:
-        assert [row["reason"] for row in csv.DictReader(file)] == ["truncated", "not_a_picture"]
+        assert [row["reason"] for row in csv.DictReader(file)] == ["truncated", "not_an_image"]
 
 
 def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):

@@ -141,9 +141,9 @@ def test_report_names_leaked_writers_and_images():
     judged = split_of(list(predictions["text"]), list(predictions["writer"]), {b"1": ("x", "data/5.png")})
     found = findings(material(predictions, splits={"train": leaking, "validation": split_of([], []), "eval": judged}))
     assert "w2 (50 of 400" in found["leaked_writers"]["text"] and found["leaked_writers"]["severity"] == "problem"
-    assert "data/5.png" in found["leaked_pictures"]["text"]
+    assert "data/5.png" in found["leaked_images"]["text"]
     clean = findings(material(predictions))
-    assert not {"leaked_writers", "leaked_pictures"} & set(clean)
+    assert not {"leaked_writers", "leaked_images"} & set(clean)
 
 
 def test_report_names_new_characters():

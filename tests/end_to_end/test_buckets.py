@@ -46,4 +46,4 @@ def test_a_killed_run_goes_on_and_pushes_into_the_bucket(bucket, tmp_path):
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
     rows = [json.loads(line) for line in storage.read(counts["example"]).splitlines()]
-    assert 0 < counts["pictures"] == len(rows) + counts["errors"]
+    assert 0 < counts["images"] == len(rows) + counts["errors"]

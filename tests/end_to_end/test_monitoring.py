@@ -101,7 +101,7 @@ def test_page_log_drift_and_review_work_on_the_served_model(workspace, data, tmp
         ]
         assert cli.main([*arguments, "--limit", "5"]) == 0
     capsys.readouterr()
-    assert len(list((tmp_path / "review" / "pictures").iterdir())) == 5
+    assert len(list((tmp_path / "review" / "images").iterdir())) == 5
     assert log.counts.written == len(answers)
     moved = {}
     for folder in ("log", "inverted"):

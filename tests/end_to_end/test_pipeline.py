@@ -156,7 +156,7 @@ def test_new_images_are_transcribed_by_a_blessed_model_only(workspace, data, tmp
     assert ran.code == 0 and ran.states["Trainer"] == "CACHED" and ran.states["BulkInferrer"] == "COMPLETE"
     assert "6 images in" in ran.err and "1 could not be read" in ran.err
     found, counts = texts()
-    assert counts == {"folder": str(folder), "blessed": True, "pictures": 6, "errors": 1}
+    assert counts == {"folder": str(folder), "blessed": True, "images": 6, "errors": 1}
     with served(workspace) as address, HtrClient(address) as client:
         asked = {path: client.transcribe(folder / path).text for path in found}
     assert len(found) == 5 and found == asked

@@ -253,7 +253,7 @@ def test_a_stopped_transcription_goes_on(forge, data, whole, tmp_path):
     second = forge.run(*arguments, "--json")
     assert second.code == 0, second.err
     outcome = json.loads(second.out.splitlines()[-1])
-    assert outcome["new"] < outcome["pictures"] and outcome["shards"] > len(kept)
+    assert outcome["new"] < outcome["images"] and outcome["shards"] > len(kept)
     assert all(path.read_bytes() == content for path, content in kept.items())
 
 

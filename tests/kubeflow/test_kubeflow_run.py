@@ -98,7 +98,7 @@ def test_new_images_are_transcribed_in_every_run(first, start, place, cluster):
         assert run.states["BulkInferrer"] == "Succeeded", explain(run)
         written = cluster.artifacts[run.outputs["BulkInferrer"]["artifacts"]["transcriptions"]]
         counts = json.loads((cluster._object(written["uri"]) / "counts.json").read_text())
-        assert (counts["pictures"], counts["errors"]) == (number, 0)
+        assert (counts["images"], counts["errors"]) == (number, 0)
 
 
 def test_another_model_is_compared_with_the_one_in_service(first, start, models, cluster):

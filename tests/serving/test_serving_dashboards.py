@@ -212,8 +212,8 @@ def ask(tmp_path_factory, base, image, figures):
         def work():
             blank = np.full((32, 128), 255, np.uint8)
             while not stop.is_set():
-                for picture in (image, blank):
-                    client.transcribe(picture)
+                for each in (image, blank):
+                    client.transcribe(each)
                 list(client.transcribe_many([b"rubbish"]))
                 with pytest.raises(grpc.RpcError):
                     bare.predict(toy.predict_request({"image_bytes": [image]}, "nothing of this name"))

@@ -64,7 +64,7 @@ def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
     if leaks:
         pair = leaks[0]
         result.problem(
-            "leaked_pictures",
+            "leaked_images",
             f"Images in more than one split: {len(leaks)}, for example {pair['first']['id']} "
             f"({pair['first']['split']}) and {pair['second']['id']} ({pair['second']['split']}): the figures would be "
             "too good.",
@@ -137,7 +137,7 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
                     "More frames read better: --set transform.preset=line")  # fmt: skip
     if frames["shrunk"] > 0.05 * samples and frames["shrunk_by"] > 1.25:
         result.note(
-            "long_pictures",
+            "long_images",
             f"{frames['shrunk']} images are longer than {frames['width']} x {frames['height']} columns can hold and "
             f"are made lower, half of them by a factor of {frames['shrunk_by']:.1f} or more.",
             "A larger transform.width keeps their writing at full height"

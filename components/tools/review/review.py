@@ -27,7 +27,7 @@ from htr_client.errors import ImageError
 from htr_client.headers import suffix
 from htr_client.image_files import pack
 
-LABELS_FILE, PAGE_FILE, IMAGES_FOLDER = "labels.csv", "review.html", "pictures"
+LABELS_FILE, PAGE_FILE, IMAGES_FOLDER = "labels.csv", "review.html", "images"
 FIELDS = ("filename", "text", "split", "guess", CONFIDENCE, "model_version", "source")
 
 
