@@ -51,6 +51,7 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _label(arguments: argparse.Namespace) -> int:
+    from components.example_gen.outages import StoreError
     from components.example_gen.table import DatasetError
     from components.tools.labelling import labelling
     from htr_client import HtrError
@@ -65,10 +66,10 @@ def _label(arguments: argparse.Namespace) -> int:
         known = labelling.digests(config.data)
         paths = labelling.unlabelled(expand(arguments.images), known, counts)
         _write(paths, model, arguments.output, arguments.above, counts)
+    except (HtrError, OSError, StoreError) as error:
+        raise CommandError(str(error)) from error
     except (labelling.LabellingError, DatasetError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error
-    except (HtrError, OSError) as error:
-        raise CommandError(str(error)) from error
     for line in _told(counts, arguments.above):
         print(line)
     data = " ".join(f"--data {folder}" for folder in arguments.data or ["LABELLED"])

@@ -38,6 +38,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _review(arguments: argparse.Namespace) -> int:
     from components.common.console import announced
+    from components.example_gen.outages import StoreError
     from components.example_gen.table import DatasetError
     from components.tools.review import review
     from htr_client import HtrError
@@ -68,10 +69,10 @@ def _review(arguments: argparse.Namespace) -> int:
             with client_from(arguments) as client, said:
                 answers = counting(client.transcribe_many(images))
                 count = write(review.from_answers(answers, arguments.below, unread))
+    except (HtrError, OSError, StoreError) as error:
+        raise CommandError(str(error)) from error
     except (review.ReviewError, DatasetError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error
-    except (HtrError, OSError) as error:
-        raise CommandError(str(error)) from error
     if unread:
         print(f"{len(unread)} could not be read; the first: {unread[0]}", file=sys.stderr)
     print(

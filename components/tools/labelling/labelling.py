@@ -18,9 +18,10 @@ from components.common.folders import made_whole
 from components.example_gen.folders import find_tables
 from components.example_gen.header import LABELLING_MODEL
 from components.example_gen.images import resolve_image
+from components.example_gen.outages import StoreError
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
-from components.example_gen.table import DatasetError, plain, read_rows
+from components.example_gen.table import plain, read_rows
 from htr_client import Transcription
 from htr_client.errors import ImageError
 from htr_client.headers import suffix
@@ -59,7 +60,8 @@ def digests(data: DataConfig) -> set[bytes]:
     """Of the image files that datasets label, whatever their rows say about them.
 
     Raises:
-        DatasetError: a folder or table cannot be read, or a bucket fails.
+        DatasetError: a folder or table cannot be read.
+        StoreError: a bucket fails.
     """
     found = set()
     for table in find_tables(data)[0] if data.paths else ():
@@ -69,7 +71,7 @@ def digests(data: DataConfig) -> set[bytes]:
                     found.add(_digest(storage.read(resolve_image(row.fields[table.image].strip(), table))))
                 except (Rejected, OSError) as error:
                     if storage.is_store_failure(table.root, error):  # else the image would pass for unlabelled
-                        raise DatasetError(f"The data cannot be read: {error}") from error
+                        raise StoreError(f"The data cannot be read: {error}") from error
                     continue  # names no file that could be met again
     return found
 
