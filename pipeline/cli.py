@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         5 drift that must not be, 130 or 143 stopped by SIGINT or SIGTERM, 141 nobody reads the output any more.
     """
     from components.common.stopping import Stopped, stoppable
+    from htr_client.streams import replace_missing
 
+    replace_missing()
     arguments = _parse(argv)
     if argv is None:
         imports.prepare()

@@ -10,6 +10,7 @@ from htr_client import __version__
 from htr_client.errors import HtrError
 from htr_client.files import expand
 from htr_client.progress import Bar, Waiting
+from htr_client.streams import replace_missing, take_every_text
 
 if TYPE_CHECKING:
     from htr_client.base import DecoderOf
@@ -196,8 +197,11 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     from htr_client.output import ResultWriter, plain
     from htr_client.results import Transcription
 
+    take_every_text(sys.stdout)
     try:
         paths = list(expand(args.images))
+        if "-" in paths and sys.stdin is None:
+            raise ValueError("standard input (-) is closed: name a file, or pipe an image in")
         if args.format not in LINE_FORMATS and len(paths) > 1 and args.output is None:
             raise ValueError(f"--format {args.format} makes a document of each page: name a folder with --output")
         client = connect(args, _decoder(args))
@@ -233,13 +237,6 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         # The reader of a pipe has gone (such as head); nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except UnicodeEncodeError as error:
-        bar.clear()
-        missing = error.object[error.start : error.end]
-        print(
-            f"error: standard output ({error.encoding}) has no {missing!a}: set PYTHONIOENCODING=utf-8", file=sys.stderr
-        )
-        return 1
     except (HtrError, OSError) as error:  # the server's, or the folder's of --output
         bar.clear()
         print(f"error: {error}", file=sys.stderr)
@@ -260,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code, see `run`.
     """
+    replace_missing()
     parser = argparse.ArgumentParser("htr-client", description="Transcribe images of handwriting.")
     parser.add_argument(
         "--version", action="version", version=f"htr-client {__version__}", help="show the version and exit"

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from htr_client import __version__, ngrams
+from htr_client import __version__, ngrams, pages
 from htr_client.cli import add_arguments, main, run
 from htr_client.decoding import Alphabet
 from htr_client.files import SUFFIXES
@@ -260,11 +260,51 @@ def command(server, *arguments, **options):
     )
 
 
-def test_an_output_that_cannot_take_the_text(server):
+def test_redirected_output_is_utf8_whatever_the_locale(server, tmp_path):
+    """XML declares UTF-8, and programs that read JSON and CSV expect it; Windows redirects to its code page."""
     server.model.alphabets = {1: ["é", *ALPHABET[1:]]}
-    done = command(server, "-", input=png("ab"), env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 1 and b"Traceback" not in done.stderr
-    assert b"standard output (ascii) has no '\\xe9': set PYTHONIOENCODING=utf-8" in done.stderr
+    image = png("ab")
+    grey = np.full((700, 900), 240, np.uint8)
+    grey[120:150, 100:500] = 0
+    page = cv2.imencode(".png", grey)[1].tobytes()
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    for format_ in ("text", "json", "csv", "page"):
+        given = page if format_ == "page" else image
+        done = command(server, "-", "--format", format_, input=given, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"") and "é".encode() in done.stdout
+    assert "é" in pages.read(done.stdout).text
+
+
+def test_a_terminal_that_lacks_a_character_shows_an_escape(server, tmp_path):
+    pty = pytest.importorskip("pty")
+    server.model.alphabets = {1: ["é", *ALPHABET[1:]]}
+    (tmp_path / "a.png").write_bytes(png("ab"))
+    ours, theirs = pty.openpty()
+    arguments = [sys.executable, "-m", "htr_client.cli", "--server", server.address, str(tmp_path / "a.png")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(arguments, stdout=theirs, stderr=subprocess.PIPE, env=environment)
+    os.close(theirs)
+    shown = os.read(ours, 4096)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, b"") and b"\t\\xe9b\t" in shown
+
+
+def test_closed_standard_streams(server, tmp_path):
+    """As after <&-, >&- and 2>&- in a shell, and with pythonw on Windows."""
+    (tmp_path / "a.png").write_bytes(png("alpha"))
+    program = f"{sys.executable} -m htr_client.cli --server {server.address} --format csv {tmp_path}/a.png"
+
+    def shell(line):
+        return subprocess.run(["bash", "-c", line], capture_output=True, stdin=subprocess.DEVNULL)
+
+    done = shell(f"{program} 2>&-")
+    assert done.returncode == 0 and b"alpha" in done.stdout
+    done = shell(f"{program} >&-")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert shell(f"{program} <&- >&- 2>&-").returncode == 0
+    assert shell(f"{program} --no-such-option 2>&-").returncode == 2
+    done = shell(f"{program} - <&-")
+    assert (done.returncode, done.stdout) == (2, b"") and done.stderr.startswith(b"error: standard input (-) is closed")
 
 
 def test_standard_input(server):

@@ -1,0 +1,34 @@
+"""The standard streams of a command: there, and in an encoding that takes every text."""
+
+import io
+import os
+import sys
+from typing import TextIO
+
+
+def replace_missing() -> None:
+    """Opens the null device in place of standard output and error where they are closed, as after `2>&-`.
+
+    Standard input stays None where it is closed: whoever needs it has to say so.
+    """
+    # The descriptors too: otherwise the next file or connection would take their numbers, and with them the messages
+    # of C libraries.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
+
+
+def take_every_text(out: TextIO) -> None:
+    """Has an output written as UTF-8, whatever the locale says, unless it is a terminal.
+
+    What is redirected is read by programs, and XML declares UTF-8. A terminal keeps its encoding, and shows escapes for
+    characters that it does not have.
+
+    Args:
+        out: The output. What is no file, such as the output of a notebook, stays as it is.
+    """
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(encoding=None if out.isatty() else "utf-8", errors="backslashreplace")
