@@ -189,13 +189,12 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         connect: Makes the client from the arguments and a decoder (None for the client's own choice).
 
     Returns:
-        Exit code: 0 when every image was transcribed, 1 when one or more were not or the server failed, 2 for
-        wrong usage, 130 after Ctrl-C.
+        Exit code: 0 when every image was transcribed, 1 when one or more were not (or lines of them) or the server
+        failed, 2 for wrong usage, 130 after Ctrl-C.
     """
     from htr_client.image_files import read_file
-    from htr_client.kinds import problems, transcribe
+    from htr_client.kinds import failure, suspicions, transcribe
     from htr_client.output import ResultWriter, plain
-    from htr_client.results import Transcription
 
     take_every_text(sys.stdout)
     try:
@@ -226,11 +225,12 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
                 bar.clear()
                 name = plain(path)
                 write(name, result)
-                for problem in problems(result):
-                    print(f"warning: {name}: {problem}", file=sys.stderr)
-                if isinstance(result, Transcription) and result.error is not None:
+                for suspicion in suspicions(result):
+                    print(f"warning: {name}: {suspicion.message}", file=sys.stderr)
+                refused = failure(result)
+                if refused is not None:
                     failed += 1
-                    print(f"error: {name}: {result.error}", file=sys.stderr)
+                    print(f"error: {name}: {refused}", file=sys.stderr)
                 bar.draw(done, failed)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -11,6 +11,7 @@ from htr_client.image_files import Image
 from htr_client.pages.model import Page
 from htr_client.pages.reading import is_page, may_be_page, name_of, transcribe_lines
 from htr_client.results import Transcription
+from htr_client.suspicion import Suspicion
 
 
 def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterator[Transcription | Page]:
@@ -63,14 +64,27 @@ def page_of(client: HtrClient, data: bytes, name: str = "") -> Page | None:
     return _page(client, data, name, "auto") if _may_be_page(data) else None
 
 
-def problems(result: Transcription | Page) -> list[str]:
-    """What a person should know about a result that is no error."""
+def failure(result: Transcription | Page) -> ImageError | None:
+    """Why an image, or lines of a page, were not transcribed; None where all was, even as an empty text."""
     if isinstance(result, Transcription):
-        return [suspicion.message for suspicion in result.suspicions]
+        return result.error
+    errors = [line.error for line in result.lines if line.error is not None]
+    if not errors:
+        return None
+    what = f"{len(errors)} of {len(result.lines)} lines were not transcribed. The first: {errors[0].message}"
+    return ImageError(errors[0].reason, what)
+
+
+def suspicions(result: Transcription | Page) -> tuple[Suspicion, ...]:
+    """What a person should know about a result although nothing failed."""
+    if isinstance(result, Transcription):
+        return result.suspicions
     if not result.lines:
-        return ["no line of text was found"]
-    missing = sum(not line.text for line in result.lines)
-    return [f"{missing} of {len(result.lines)} lines have no text"] if missing else []
+        return (Suspicion("no_lines", "no line of text was found"),)
+    empty = sum(not line.text and line.error is None for line in result.lines)
+    if not empty:
+        return ()
+    return (Suspicion("lines_without_text", f"{empty} of {len(result.lines)} lines have no text"),)
 
 
 def _looked_at(images: Iterable[Image], kind: str) -> Iterator[tuple[Image, bytes | None]]:

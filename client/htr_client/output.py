@@ -7,6 +7,7 @@ import os
 from typing import TextIO
 
 from htr_client import pages
+from htr_client.kinds import failure, suspicions
 from htr_client.pages.model import Page
 from htr_client.results import Transcription
 
@@ -68,11 +69,16 @@ class ResultWriter:
         elif self._format in ("alto", "page", "hocr"):
             self._out.write(pages.write(page, self._format))
         elif self._format == "json":
-            print(json.dumps({"file": path, **dataclasses.asdict(page)}, ensure_ascii=False), file=self._out)
+            fields = dataclasses.asdict(page)
+            for line in fields["lines"]:
+                for one in (line, *line["words"]):
+                    one["confidence"] = None if one["confidence"] is None else round(one["confidence"], 6)
+            self._record({"file": path, "text": page.text, **fields}, page)
         else:
             for number, line in enumerate(page.lines, 1):
                 if self._format == "csv":
-                    self._row([f"{path}:{number}", line.text, f"{line.confidence or 0.0:.4f}", "", "", ""])
+                    row = [f"{path}:{number}", line.text, f"{line.confidence or 0.0:.4f}", page.model_version]
+                    self._row([*row, line.error.reason if line.error else "", ""])
                 else:
                     print(f"{path}:{number}\t{line.text}\t{line.confidence or 0.0:.3f}", file=self._out)
 
@@ -118,7 +124,12 @@ class ResultWriter:
                 ],
                 "model": result.model,
                 "model_version": result.version,
-                "suspicions": [suspicion._asdict() for suspicion in result.suspicions],
-                "error": None if error is None else {"reason": error.reason, "message": str(error)},
             }
-            print(json.dumps(fields, ensure_ascii=False), file=self._out)
+            self._record(fields, result)
+
+    def _record(self, fields: dict[str, object], result: Transcription | Page) -> None:
+        """Prints an object of JSON, with what images of lines and of pages have in common."""
+        error = failure(result)
+        fields["suspicions"] = [suspicion._asdict() for suspicion in suspicions(result)]
+        fields["error"] = None if error is None else {"reason": error.reason, "message": str(error)}
+        print(json.dumps(fields, ensure_ascii=False), file=self._out)

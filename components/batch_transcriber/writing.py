@@ -14,7 +14,7 @@ from components.batch_transcriber.shards import Image, Job, Record, format_rows
 from components.common import storage
 from htr_client import pages
 from htr_client.errors import ImageError
-from htr_client.kinds import problems
+from htr_client.kinds import failure, suspicions
 
 
 def writer_of(job: Job, number: int, before: Record, images: Iterable[Image]) -> Table | Documents:
@@ -132,6 +132,11 @@ def remark(path: str, result: Result) -> dict[str, str] | None:
     """
     if isinstance(result, ImageError):
         return {"path": path, "reason": result.reason, "detail": str(result)}
-    if isinstance(result, pages.Page) and (detail := "; ".join(problems(result))):
-        return {"path": path, "reason": "lines_without_text" if result.lines else "no_lines", "detail": detail}
+    if isinstance(result, pages.Page):
+        details = [suspicion.message for suspicion in suspicions(result)]
+        if (error := failure(result)) is not None:
+            details.append(str(error))
+        if details:
+            reason = "lines_without_text" if result.lines else "no_lines"
+            return {"path": path, "reason": reason, "detail": "; ".join(details)}
     return None

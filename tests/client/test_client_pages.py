@@ -132,6 +132,42 @@ def test_a_server_without_line_finder(call, folder, server):
     assert code == 1 and out == "" and "htr-lines" in err
 
 
+@pytest.mark.parametrize("form", pages.FORMATS)
+def test_lines_that_the_server_refuses_are_errors(call, folder, server, form):
+    server.model.poison = b"IHDR"  # in every PNG
+    code, out, err = call(folder / "1-page.png", "--kind", "page", "--format", form)
+    assert code == 1 and "error: " in err and "1-page.png: 3 of 3 lines were not transcribed. The first: " in err
+    assert "Invalid PNG data" in err and "warning" not in err
+    if form == "json":
+        page = json.loads(out)
+        assert page["error"]["reason"] == "refused" and "3 of 3 lines" in page["error"]["message"]
+        assert [line["error"]["reason"] for line in page["lines"]] == ["refused"] * 3
+    if form == "csv":
+        assert [row["error"] for row in csv.DictReader(io.StringIO(out))] == ["refused"] * 3
+
+
+def test_lines_in_which_nothing_is_seen_are_no_errors():
+    empty, refused = pages.Line(), pages.Line(error=pages.LineError("refused", "No."))
+    page = pages.Page("", 90, 100, (empty, pages.Line("a"), refused))
+    assert str(kinds.failure(page)) == "1 of 3 lines were not transcribed. The first: No."
+    assert kinds.suspicions(page) == (("lines_without_text", "1 of 3 lines have no text"),)
+    assert kinds.failure(pages.Page("", 90, 100, (empty,))) is None
+
+
+def test_objects_of_pages_and_lines_share_their_keys(call, folder):
+    _, out, _ = call(folder, "--kind", "auto", "--format", "json")
+    page, word, _, damaged, _ = map(json.loads, out.splitlines())
+    common = {"file", "text", "model", "model_version", "suspicions", "error"}
+    assert common <= page.keys() & word.keys() and word.keys() == damaged.keys()
+    assert (page["model"], page["model_version"], page["error"], page["suspicions"]) == ("htr", 1, None, [])
+    assert page["text"] == "\n".join(line["text"] for line in page["lines"])
+    for line in page["lines"]:
+        for one in (line, *line["words"]):
+            assert one["confidence"] == round(one["confidence"], 6)
+    _, out, _ = call(folder, "--kind", "auto", "--format", "csv")
+    assert {row["model_version"] for row in csv.DictReader(io.StringIO(out)) if not row["error"]} == {"1"}
+
+
 def test_rows_and_objects(call, folder):
     _, out, _ = call(folder / "1-page.png", folder / "2-word.png", "--kind", "auto", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from htr_client import ImageError
-from htr_client.pages import Line, find_page, read_page
+from htr_client.pages import Line, LineError, find_page, from_json, read_page, write
 from htr_client.results import Character, Timings, Transcription
 from htr_client.testing import find_bars
 
@@ -137,6 +137,8 @@ def test_a_line_that_is_not_transcribed_stays_without_text():
 
     read = read_page(page_of([(100, 500, y) for y in ROWS[:2]]), find_bars, recognise)
     assert [line.text for line in read.lines] == ["", "yes"]
+    assert [line.error for line in read.lines] == [LineError("undecodable", "no"), None]
+    assert (read.model, read.model_version) == ("htr", 1) and from_json(write(read, "json")) == read
     assert isinstance(read.lines[0], Line) and read.lines[0].polygon
 
 

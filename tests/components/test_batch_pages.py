@@ -12,6 +12,7 @@ from components.batch_transcriber import batch
 from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.settings import BulkConfig
 from components.batch_transcriber.shards import BatchError
+from components.batch_transcriber.writing import remark
 from components.common import storage
 from htr_client import pages
 from pipeline import cli
@@ -204,6 +205,14 @@ def test_the_command(folder, models, tmp_path, capfd):
     assert out.startswith(f"4 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}\nDone by an earlier run: 4")
     code, _, err = run("--output", tmp_path / "texts.csv", "--line-finder", folder, "--kind", "page")
     assert code == cli.USAGE and "--line-finder: " in err
+
+
+def test_the_file_of_errors_says_why_lines_have_no_text():
+    refused = pages.Line(error=pages.LineError("refused", "The model's graph did not take the image."))
+    found = remark("1.png", pages.Page("1.png", 90, 100, (refused, pages.Line())))
+    detail = "1 of 2 lines have no text; 1 of 2 lines were not transcribed. The first: The model's graph did not take "
+    assert found == {"path": "1.png", "reason": "lines_without_text", "detail": f"{detail}the image."}
+    assert remark("1.png", pages.Page("1.png", 90, 100, (pages.Line("text"),))) is None
 
 
 def test_pages_in_a_bucket(transcribe, folder, models, tmp_path, s3):

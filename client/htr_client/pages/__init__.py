@@ -15,7 +15,7 @@ from collections.abc import Callable
 from htr_client.pages.alto import from_alto, to_alto
 from htr_client.pages.cutting import CutError, cut_line, line_pitch
 from htr_client.pages.hocr import to_hocr
-from htr_client.pages.model import Box, Line, Page, PageError, Points, Word
+from htr_client.pages.model import Box, Line, LineError, Page, PageError, Points, Word
 from htr_client.pages.page_xml import from_page_xml, to_page_xml
 from htr_client.pages.plain import from_json, to_csv, to_json, to_text
 from htr_client.pages.reading import find_page, read_page
@@ -28,6 +28,7 @@ __all__ = [
     "Box",
     "CutError",
     "Line",
+    "LineError",
     "Page",
     "PageError",
     "Points",

@@ -52,6 +52,19 @@ class Word:
 
 
 @dataclass(frozen=True)
+class LineError:
+    """Why a line was not transcribed.
+
+    Attributes:
+        reason: One word for counting, as of `htr_client.ImageError` or `CutError`.
+        message: One sentence or two for a person.
+    """
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Line:
     """A line of text.
 
@@ -63,6 +76,7 @@ class Line:
         words: The words of the text in order; empty, or all of them.
         id: Identifier in the file; writers make one up where there is none.
         region: Identifier of the block (paragraph, column) that the line belongs to.
+        error: Why the line was not transcribed; None where it was, even as an empty text, or where nobody tried.
     """
 
     text: str = ""
@@ -72,6 +86,7 @@ class Line:
     words: tuple[Word, ...] = ()
     id: str = ""
     region: str = ""
+    error: LineError | None = None
 
     def __post_init__(self) -> None:
         if self.text != one_line(self.text):
@@ -101,6 +116,8 @@ class Page:
         height: Its height in the same unit.
         lines: Lines in reading order.
         document: Identifier of the document that the page belongs to; "" if unknown.
+        model: Name of the model that transcribed the lines; "" if unknown.
+        model_version: The newest of its versions that answered for a line; 0 if unknown.
     """
 
     image: str
@@ -108,6 +125,8 @@ class Page:
     height: int
     lines: tuple[Line, ...] = ()
     document: str = ""
+    model: str = ""
+    model_version: int = 0
 
     @property
     def text(self) -> str:

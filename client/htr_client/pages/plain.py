@@ -8,7 +8,7 @@ import io
 import json
 from typing import Any
 
-from htr_client.pages.model import Line, Page, PageError, Points, Word
+from htr_client.pages.model import Line, LineError, Page, PageError, Points, Word
 
 
 def to_text(page: Page) -> str:
@@ -54,7 +54,9 @@ def from_json(text: str) -> Page:
 
 def _line(content: dict[str, Any]) -> Line:
     words = tuple(Word(**{**word, "box": tuple(map(int, word["box"]))}) for word in content["words"])
-    return Line(**{**content, "words": words, **{name: _points(content[name]) for name in ("baseline", "polygon")}})
+    error = content.get("error")  # not in files of version 0.1
+    points = {name: _points(content[name]) for name in ("baseline", "polygon")}
+    return Line(**{**content, "words": words, "error": LineError(**error) if error else None, **points})
 
 
 def _points(content: list[list[int]]) -> Points:

@@ -16,7 +16,7 @@ import numpy as np
 from htr_client import image_files
 from htr_client.image_files import MAX_PIXELS, Image
 from htr_client.pages.cutting import Band, CutError, band_of, cut_band, line_pitch
-from htr_client.pages.model import Line, Page, Points, Word, one_line
+from htr_client.pages.model import Line, LineError, Page, Points, Word, one_line
 from htr_client.pages.reading_order import skew_of
 from htr_client.pages.vectorising import find_lines
 from htr_client.results import Transcription
@@ -88,7 +88,7 @@ def read_page(
 
     Returns:
         The page with its lines in reading order, with text, confidences and boxes of words. A line that cannot be cut
-        or transcribed stays, without text.
+        or transcribed stays, without text and with its `error`.
 
     Raises:
         ImageError: The image cannot be used.
@@ -113,15 +113,18 @@ def transcribe_lines(grey: np.ndarray, page: Page, recognise: Recognise) -> Page
         try:
             band = band_of(line, page.width, page.height, pitch)
             cut.append(cut_band(grey, band))
-        except CutError:
+        except CutError as error:
+            lines[place] = replace(line, error=LineError(error.reason, str(error)))
             continue
         bands.append((place, band))
     # Once for the page: a line with little on it says nothing certain, and its neighbours do.
     if sum(map(_is_light_on_dark, cut)) > len(cut) / 2:
         cut = [255 - line for line in cut]
+    model, version = page.model, page.model_version
     for (place, band), transcription in zip(bands, recognise(cut), strict=True):
         lines[place] = with_text(lines[place], band, transcription)
-    return replace(page, lines=tuple(lines))
+        model, version = transcription.model, max(version, transcription.version)
+    return replace(page, lines=tuple(lines), model=model, model_version=version)
 
 
 def _is_light_on_dark(cut: np.ndarray) -> bool:
@@ -139,10 +142,11 @@ def with_text(line: Line, band: Band, transcription: Transcription) -> Line:
         transcription: Of that image.
 
     Returns:
-        The line with text, confidence and words. A word's confidence is the product of those of its characters.
+        The line with text, confidence and words, or with the error. A word's confidence is the product of those of its
+        characters.
     """
     if transcription.error is not None:
-        return line
+        return replace(line, error=LineError(transcription.error.reason, str(transcription.error)))
     words, current = [], []
     for character in (*transcription.characters, None):
         if character is not None and character.text.strip():
