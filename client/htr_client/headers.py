@@ -3,6 +3,7 @@
 PNG and JPEG are walked to their end, since one that is cut spoils every request of its batch on the server.
 """
 
+import math
 import re
 import struct
 import zlib
@@ -12,11 +13,15 @@ from htr_client.errors import ImageError
 
 # A progressive JPEG has about ten scans. Each may be a few bytes long and costs the decoder a pass over all pixels.
 MAX_SCANS = 500
+_JPEG_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_TIFF_BITS = 258  # tag of BitsPerSample
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK, _PNG_CHECKSUM = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
 # Space and comments as OpenCV reads them. To it a number also ends at any other byte, which is then lost: refused here.
 _PNM_SPACE = rb"(?:\s|#[^\n\r]*[\n\r])*"
-_PNM_HEADER = re.compile(rb"P[1-6]\s%b([0-9]+)\s%b([0-9]+)\s" % (_PNM_SPACE, _PNM_SPACE))
+_PNM_HEADER = re.compile(rb"P([1-6])\s%b([0-9]+)\s%b([0-9]+)\s" % (_PNM_SPACE, _PNM_SPACE))
+_PNM_HIGHEST = re.compile(rb"%b([0-9]+)" % _PNM_SPACE)
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}  # by colour type, as OpenCV decodes them
 _SUPPORTED = "PNG, JPEG, BMP, TIFF, WebP and PNM images are read."
 # What people send by mistake: where its signature stands, the signature, its name.
 _OTHERS = (
@@ -39,6 +44,7 @@ class ImageInfo(NamedTuple):
         height: Height in pixels of the upright image.
         orientation: EXIF orientation, 1 (upright) to 8.
         plain: Whether the serving graph reads the file as it is: upright 8-bit grey or colour PNG or JPEG.
+        pixel_bytes: Bytes that the decoder takes for a pixel at most: channels x bytes of a channel.
     """
 
     format: str
@@ -46,6 +52,7 @@ class ImageInfo(NamedTuple):
     height: int
     orientation: int
     plain: bool
+    pixel_bytes: int
 
 
 def inspect(data: bytes) -> ImageInfo:
@@ -84,15 +91,17 @@ def suffix(data: bytes) -> str:
     return "png" if data.startswith(_PNG[:4]) else "jpg"
 
 
-def _info(format_: str, width: int, height: int, orientation: int = 1, plain: bool = False) -> ImageInfo:
+def _info(
+    format_: str, width: int, height: int, pixel_bytes: int, orientation: int = 1, plain: bool = False
+) -> ImageInfo:
     if orientation >= 5:
         width, height = height, width
-    return ImageInfo(format_, width, height, orientation, plain and orientation == 1)
+    return ImageInfo(format_, width, height, orientation, plain and orientation == 1, pixel_bytes)
 
 
 def _png(data: bytes) -> ImageInfo:
     size: tuple[int, ...] | None = None
-    orientation, plain = 1, True
+    orientation, plain, pixel_bytes = 1, True, 1
     view = memoryview(data)
     at = len(_PNG)
     while at + 12 <= len(data):  # for each chunk: length, name, content, checksum of name and content
@@ -106,19 +115,23 @@ def _png(data: bytes) -> ImageInfo:
             size = struct.unpack(">IIBBBBB", view[begin : at - 4])
             depth, colour, interlace = size[2], size[3], size[6]
             plain = depth == 8 and colour in (0, 2) and interlace == 0
-        elif name in (b"tRNS", b"acTL"):
+            pixel_bytes = _PNG_CHANNELS.get(colour, 4) * (depth + 7 >> 3)
+        elif name == b"tRNS":
+            plain, pixel_bytes = False, pixel_bytes * 4 // 3  # a fourth channel, of grey none
+        elif name == b"acTL":
             plain = False
         elif name == b"eXIf":
             orientation = _exif_orientation(data[begin : at - 4])
         elif name == b"IEND" and size is not None:
             # The graph wants the end at the end, and nothing in it.
-            return _info("png", size[0], size[1], orientation, plain and length == 0 and at == len(data))
+            plain = plain and length == 0 and at == len(data)
+            return _info("png", size[0], size[1], pixel_bytes, orientation, plain)
     raise ImageError("truncated", f"The PNG ends early, after {len(data)} bytes.")
 
 
 def _jpeg(data: bytes) -> ImageInfo:
     frame: tuple[int, ...] | None = None
-    orientation, adobe_rgb, process = 1, False, 0
+    orientation, adobe_rgb, process, samples = 1, False, 0, 1.0
     at = 2
     while True:
         # Between segments there may be fill bytes 0xFF; anything else means that the lengths were wrong.
@@ -139,6 +152,8 @@ def _jpeg(data: bytes) -> ImageInfo:
         length = data[at] << 8 | data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             process, frame = marker, struct.unpack_from(">BHHB", data, at + 2)
+            sampling = [(factor >> 4) * (factor & 15) for factor in data[at + 9 : at + 8 + 3 * frame[3] : 3]]
+            samples = sum(sampling) / max([1, *sampling])
         elif marker == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0":
             orientation = _exif_orientation(data[at + 8 : at + length])
         elif marker == 0xEE and data[at + 2 : at + 7] == b"Adobe":
@@ -155,15 +170,18 @@ def _jpeg(data: bytes) -> ImageInfo:
     if scans > MAX_SCANS:
         raise ImageError("too_large", f"The JPEG has {scans} scans, more than the limit of {MAX_SCANS}.")
     precision, height, width, components = frame
+    # Decoded to grey. Where all scans are needed for a pixel, the decoder keeps the coefficients of all components.
+    pixel_bytes = 1 if scans == 1 and process not in _JPEG_PROGRESSIVE else max(1, math.ceil(2 * samples))
     plain = process <= 0xC2 and precision == 8 and (components == 1 or (components == 3 and not adobe_rgb))
     plain = plain and data.endswith(b"\xff\xd9")  # the graph wants the end at the end
-    return _info("jpeg", width, height, orientation, plain)
+    return _info("jpeg", width, height, pixel_bytes, orientation, plain)
 
 
 def _bmp(data: bytes) -> ImageInfo:
     (header,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
-    return _info("bmp", width, abs(height))
+    (bits,) = struct.unpack_from("<H", data, 24 if header == 12 else 28)
+    return _info("bmp", width, abs(height), 4 if bits == 32 else 3)
 
 
 def _tiff(data: bytes) -> ImageInfo:
@@ -174,7 +192,11 @@ def _tiff(data: bytes) -> ImageInfo:
         # Readers differ in which of them counts.
         raise ImageError("undecodable", "The TIFF is damaged: a tag occurs twice in its directory.")
     orientation = entries.get(274, 1)
-    return _info("tiff", entries.get(256, 0), entries.get(257, 0), orientation if 1 <= orientation <= 8 else 1)
+    # A palette (photometric interpretation 3) becomes colours.
+    channels = 3 if entries.get(262) == 3 else entries.get(277, 1)
+    pixel_bytes = max(1, channels * (entries.get(_TIFF_BITS, 1) + 7 >> 3))
+    orientation = orientation if 1 <= orientation <= 8 else 1
+    return _info("tiff", entries.get(256, 0), entries.get(257, 0), pixel_bytes, orientation)
 
 
 def _tiff_entries(data: bytes) -> tuple[list[int], dict[int, int], int]:
@@ -184,11 +206,14 @@ def _tiff_entries(data: bytes) -> tuple[list[int], dict[int, int], int]:
     (count,) = struct.unpack_from(order + "H", data, at)
     tags, entries = [], {}
     for i in range(count):
-        tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * i)
+        tag, kind, values = struct.unpack_from(order + "HHI", data, at + 2 + 12 * i)
         tags.append(tag)
         form = {1: "B", 3: "H", 4: "I"}.get(kind)
         if form:
             entries[tag] = struct.unpack_from(order + form, data, at + 10 + 12 * i)[0]
+        if tag == _TIFF_BITS and values > 2:  # of each channel, elsewhere
+            (place,) = struct.unpack_from(order + "I", data, at + 10 + 12 * i)
+            entries[tag] = int.from_bytes(data[place : place + 2], "little" if order == "<" else "big")
     following = data[at + 2 + 12 * count : at + 6 + 12 * count]
     return tags, entries, struct.unpack(order + "I", following)[0] if len(following) == 4 else 0
 
@@ -214,19 +239,22 @@ def _webp(data: bytes) -> ImageInfo:
             raise ValueError
         at = data.find(b"EXIF", 30) if data[20] & 0x08 else -1
         exif = data[at + 8 :].removeprefix(b"Exif\0\0") if at > 0 else b""
-        return _info("webp", width, height, _exif_orientation(exif) if exif else 1)
+        return _info("webp", width, height, 4 if data[20] & 0x10 else 3, _exif_orientation(exif) if exif else 1)
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
-        return _info("webp", width & 0x3FFF, height & 0x3FFF)
+        return _info("webp", width & 0x3FFF, height & 0x3FFF, 3)
     (bits,) = struct.unpack_from("<I", data, 21)
-    return _info("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+    return _info("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, 4 if bits >> 28 & 1 else 3)
 
 
 def _pnm(data: bytes) -> ImageInfo:
     found = _PNM_HEADER.match(data, 0, 4096)
     if found is None:
         raise ValueError
-    return _info("pnm", int(found.group(1)), int(found.group(2)))
+    kind = int(found.group(1))
+    highest = None if kind in (1, 4) else _PNM_HIGHEST.match(data, found.end(), 4096)
+    depth = 2 if highest is not None and int(highest.group(1)) > 255 else 1
+    return _info("pnm", int(found.group(2)), int(found.group(3)), depth * (3 if kind in (3, 6) else 1))
 
 
 def _several(format_: str) -> ImageError:

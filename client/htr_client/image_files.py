@@ -15,11 +15,14 @@ from htr_client.errors import ImageError
 from htr_client.headers import ImageInfo, inspect
 
 MAX_PIXELS = 50_000_000
+# Decoded, an image takes at most what one of colours with 8 bits does that has as many pixels as are allowed.
+_MOST_PIXEL_BYTES = 3
 MAX_BYTES = 64 * 2**20
 # Models read text at 32 to 64 pixels of height. From this height on images are shrunk before sending; what
 # remains is still at least four times what the model sees, so that its own antialiased resize decides what it reads.
 TALL = 512
 _FIRST_READ = 2**16
+_STRIP = 2**20  # pixels that become grey at a time, since what lies between takes several times their bytes
 
 Image = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
 
@@ -44,7 +47,8 @@ def load(image: Image, max_pixels: int = MAX_PIXELS, *, upright: bool = True) ->
     Args:
         image: Path, encoded bytes, or an array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (BGR or BGRA as OpenCV
             has them) of uint8, uint16 (0..65535), bool or float (0..1).
-        max_pixels: Images with more pixels are refused by their header, before decoding.
+        max_pixels: Images with more pixels are refused by their header, before decoding; and so are those that take
+            more than three bytes for each of so many pixels, or of `MAX_PIXELS` if that is more.
         upright: Whether to turn the image as its EXIF orientation says; TIFF is always turned.
 
     Returns:
@@ -170,7 +174,7 @@ def read(image: Image) -> bytes:
 
     Raises:
         ImageError: When the file cannot be opened, or is too large.
-        TypeError: When it is neither bytes, a path nor an open file.
+        TypeError: When it is neither bytes nor a path.
     """
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = bytes(image)
@@ -198,6 +202,15 @@ def _inspect_bounded(data: bytes, max_pixels: int) -> ImageInfo:
     info = inspect(data)
     if info.width * info.height > max_pixels:
         raise _too_many_pixels(info.width, info.height, max_pixels)
+    size, most = info.width * info.height * info.pixel_bytes, _MOST_PIXEL_BYTES * max(max_pixels, MAX_PIXELS)
+    if size > most:
+        raise ImageError(
+            "too_large",
+            f"To decode the image takes {size:,} bytes, {info.pixel_bytes} for each of {info.width} x {info.height} "
+            f"pixels, more than the limit of {most:,}.",
+            advice="Save it with 8 bits a channel and without transparency (a JPEG not progressive), cut out the line "
+            "of text, or raise max_pixels.",
+        )
     return info
 
 
@@ -243,21 +256,33 @@ def _to_grey(array: np.ndarray) -> np.ndarray:
         raise ImageError("undecodable", f"An image is [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], not {array.shape}.")
     if array.size == 0:
         raise ImageError("empty", f"The image has no pixels: {array.shape}.")
+    shift = 0
     if array.dtype == np.uint16:
         # As the PNG decoder of the serving graph does, unless a scanner stored its 8 to 12 bits without spreading them.
         bits = int(array.max()).bit_length()
-        array = (array >> (8 if bits > 12 else max(0, bits - 8))).astype(np.uint8)
+        shift = 8 if bits > 12 else max(0, bits - 8)
+    elif np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):  # neither is NaN
+            raise ImageError("undecodable", "An image of floats has values outside 0..1.")
+    elif array.dtype not in (np.uint8, np.bool_):
+        raise ImageError("undecodable", f"Pixels of type {array.dtype} are not supported.")
+    grey = np.empty(array.shape[:2], np.uint8)
+    rows = max(1, _STRIP // array.shape[1])
+    for top in range(0, len(array), rows):
+        grey[top : top + rows] = _strip_to_grey(array[top : top + rows], shift)
+    return grey
+
+
+def _strip_to_grey(array: np.ndarray, shift: int) -> np.ndarray:
+    if array.dtype == np.uint16:
+        array = (array >> shift).astype(np.uint8)
     elif array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
-    elif np.issubdtype(array.dtype, np.floating):
-        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise ImageError("undecodable", "An image of floats has values outside 0..1.")
-        array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ImageError("undecodable", f"Pixels of type {array.dtype} are not supported.")
-    if array.ndim == 2:
-        return np.ascontiguousarray(array)
+        array = np.rint(array * 255).astype(np.uint8)
     array = np.ascontiguousarray(array)
+    if array.ndim == 2:
+        return array
     if array.shape[2] == 3:
         return cv2.cvtColor(array, cv2.COLOR_BGR2GRAY)
     grey = cv2.cvtColor(array, cv2.COLOR_BGRA2GRAY).astype(np.uint16)

@@ -60,7 +60,8 @@ def reason(image, **options):
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_plain_images_are_sent_as_they_are(format_, mode):
     data = saved(Image.fromarray(grey()).convert(mode), format_)
-    assert image_files.inspect(data) == image_files.ImageInfo(format_.lower(), 90, 24, 1, True)
+    pixel_bytes = 3 if (format_, mode) == ("PNG", "RGB") else 1
+    assert image_files.inspect(data) == image_files.ImageInfo(format_.lower(), 90, 24, 1, True, pixel_bytes)
     assert image_files.pack(data) == image_files.PackedImage(data, 90, 24)
     np.testing.assert_allclose(image_files.load(data), grey(), atol=8)
 
@@ -230,6 +231,14 @@ def test_arrays(array):
     np.testing.assert_array_equal(image_files.load(image_files.pack(array).data), grey())
 
 
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float64"])
+def test_a_large_array_is_the_same_in_one_and_in_pieces(kind):
+    array = np.random.default_rng(1).random((1100, 1000, 4))
+    array = array if kind == "float64" else (array * np.iinfo(kind).max).astype(kind)
+    pieces = [image_files.load(array[top : top + 100]) for top in range(0, 1100, 100)]
+    np.testing.assert_array_equal(image_files.load(array), np.vstack(pieces))
+
+
 def test_array_of_bools():
     np.testing.assert_array_equal(image_files.load(np.array([[True, False]])), [[255, 0]])
 
@@ -275,6 +284,49 @@ def test_bombs_are_refused_by_their_header():
         tiff = tiff.replace(struct.pack("<HHIHH", tag, 3, 1, value, 0), struct.pack("<HHII", tag, 4, 1, 60_000))
     assert reason(tiff) == "too_large"
     assert reason(saved(Image.fromarray(grey()), "PNG"), max_pixels=1000) == "too_large"
+
+
+def test_images_that_take_too_much_memory_are_refused_by_their_header():
+    """Few bytes of a file, and few pixels, but many bytes of each pixel."""
+    deep = raw_png(5000, 5000, 16, 6, b"")  # its rows are missing, which decoding would find
+    with pytest.raises(ImageError, match=r"200,000,000 bytes, 8 for each of 5000 x 5000 pixels.* of 150,000,000"):
+        image_files.load(deep)
+    assert reason(deep) == "too_large" and reason(deep, max_pixels=70_000_000) == "undecodable"
+    assert reason(raw_png(5000, 5000, 16, 2, b"")) == reason(raw_png(5000, 10_000, 8, 2, b"")) == "undecodable"
+    small = cv2.imencode(".png", np.full((50, 50, 4), 65535, np.uint16))[1].tobytes()
+    assert image_files.load(small, max_pixels=50 * 50).shape == (50, 50)  # a lower bound is one of pixels only
+    progressive = bytearray(saved(Image.fromarray(grey()).convert("RGB"), "JPEG", progressive=True, subsampling=0))
+    at = progressive.index(b"\xff\xc2") + 5
+    progressive[at : at + 4] = struct.pack(">HH", 5000, 9000)
+    with pytest.raises(ImageError, match="270,000,000 bytes, 6 for each of 9000 x 5000 pixels"):
+        image_files.load(bytes(progressive))
+
+
+def converted(mode):
+    """The image of `grey` in a mode of Pillow or a type of numpy."""
+    if mode in ("RGB16", "RGBA16"):
+        return np.dstack([grey().astype(np.uint16) * 257] * (len(mode) - 2))
+    return Image.fromarray(grey().astype(np.float32) / 255 if mode == "F" else grey()).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("format_", "mode"),
+    [
+        *(("PNG", mode) for mode in ("L", "LA", "RGB", "RGBA", "P", "1", "I;16", "RGB16", "RGBA16")),
+        *(("TIFF", mode) for mode in ("L", "RGB", "RGBA", "P", "I;16", "F", "RGB16")),
+        ("BMP", "RGB"),
+        *(("WEBP", mode) for mode in ("RGB", "RGBA")),
+        *(("PPM", mode) for mode in ("L", "RGB", "1", "I;16")),
+    ],
+)
+def test_the_header_tells_how_many_bytes_decoding_takes(format_, mode):
+    image = converted(mode)
+    if isinstance(image, np.ndarray):
+        data = cv2.imencode(f".{format_.lower()}", image)[1].tobytes()
+    else:
+        data = saved(image, format_)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image_files.inspect(data).pixel_bytes == decoded.nbytes // (90 * 24)
 
 
 def test_too_many_bytes(tmp_path, monkeypatch):

@@ -207,6 +207,8 @@ def test_alto_4_has_polygons_polylines_and_a_reading_order():
         (b'<?xml version="1.0" encoding="klingon"?><alto/>', "damaged_xml"),
         ("<alto>é</alto>".encode("latin-1"), "damaged_xml"),
         (b"<alto>" + b" " * 2**26 + b"</alto>", "damaged_xml"),  # too large
+        (b"<alto>" + b"<a/>" * 500_000 + b"</alto>", "damaged_xml"),  # too many elements
+        (b"<alto>" + b'<a b=""/>' * 250_000 + b"</alto>", "damaged_xml"),
         (b"<mets/>", "not_a_page"),
         (b"<PcGts/>", "not_a_page"),
         (b"<alto/>", "not_a_page"),

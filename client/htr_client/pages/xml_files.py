@@ -8,6 +8,7 @@ file or address that it names is opened.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
@@ -16,8 +17,9 @@ from htr_client.pages.model import Box, PageError, Points
 Element = ElementTree.Element
 SubElement = ElementTree.SubElement
 
-# Larger files are not of a page, and would fill the memory.
-MAX_BYTES = 64 * 2**20
+# Larger files are not of a page, and would fill the memory: a newspaper's page of 40,000 words has fewer.
+MAX_BYTES = 16 * 2**20
+MAX_NODES = 500_000
 _LARGEST = 10**6  # coordinate in pixels
 _NUMBER = re.compile(r"[^\s,]+")
 _NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
@@ -25,7 +27,17 @@ _NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
+class _Bounded(ElementTree.TreeBuilder):
+    """Builds a tree of at most `MAX_NODES` elements and attributes, without a document type definition."""
+
+    _nodes = 0
+
+    def start(self, tag: str, attributes: dict[str, str], /) -> Element:
+        self._nodes += 1 + len(attributes)
+        if self._nodes > MAX_NODES:
+            raise PageError("damaged_xml", f"The file has more than {MAX_NODES:,} elements and attributes.")
+        return super().start(tag, attributes)
+
     def doctype(self, *_: object) -> None:
         raise PageError("damaged_xml", "The file has a document type definition, which is not read. Remove <!DOCTYPE>.")
 
@@ -40,11 +52,11 @@ def parse(data: bytes) -> Element:
         The root.
 
     Raises:
-        PageError: It is no well-formed XML, too large, or has a document type definition.
+        PageError: It is no well-formed XML, larger than `MAX_BYTES` or `MAX_NODES`, or has a document type definition.
     """
     if len(data) > MAX_BYTES:
         raise PageError("damaged_xml", f"The file is larger than {MAX_BYTES // 2**20} MiB.")
-    parser = ElementTree.XMLParser(target=_NoDoctype())
+    parser = ElementTree.XMLParser(target=_Bounded())
     try:
         parser.feed(data)
         root: Element = parser.close()
@@ -53,7 +65,7 @@ def parse(data: bytes) -> Element:
             raise
         raise PageError("damaged_xml", f"The file is no well-formed XML: {error}.") from None
     for element in root.iter():
-        element.tag = local_name(element)
+        element.tag = sys.intern(local_name(element))
     return root
 
 
