@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         "%(default)s; formats of pages mean pages)",
     )
     parser.add_argument("--output", metavar="DIR", help="folder for a file of each page, instead of standard output")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are in --output DIR already")
     if server:
         add_server_arguments(parser)
     decoding = parser.add_argument_group("decoding")
@@ -201,8 +202,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         paths = list(expand(args.images))
         if "-" in paths and sys.stdin is None:
             raise ValueError("standard input (-) is closed: name a file, or pipe an image in")
-        if args.format not in LINE_FORMATS and len(paths) > 1 and args.output is None:
-            raise ValueError(f"--format {args.format} makes a document of each page: name a folder with --output")
+        files = _files(args, paths)
         client = connect(args, _decoder(args))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -217,7 +217,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     bar = Bar(len(paths))
     try:
         with client, Waiting(f"Waiting for answers from {client.server} ...") as waiting:
-            write = ResultWriter(args.format, sys.stdout, args.output)
+            write = ResultWriter(args.format, sys.stdout, files, overwrite=args.overwrite)
             kind = args.kind if args.format in LINE_FORMATS else "page"
             images: list[Image] = [read_file(sys.stdin.buffer) if path == "-" else path for path in paths]
             for done, (path, result) in enumerate(zip(paths, transcribe(client, images, kind), strict=True), 1):
@@ -232,6 +232,8 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
                     failed += 1
                     print(f"error: {name}: {refused}", file=sys.stderr)
                 bar.draw(done, failed)
+        if files is not None and not write.files_written:
+            print(f"note: nothing was written to {args.output}: no image was transcribed as a page.", file=sys.stderr)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of a pipe has gone (such as head); nothing may be written at exit either.
@@ -264,6 +266,26 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_arguments(parser)
     return run(parser.parse_args(argv))
+
+
+def _files(args: argparse.Namespace, paths: list[str]) -> list[str] | None:
+    """The file of each image's page, none of which is there yet unless it may be replaced; None without --output."""
+    from htr_client.output import files_of
+
+    if args.output is None:
+        if args.overwrite:
+            raise ValueError("--overwrite goes with --output DIR")
+        if args.format not in LINE_FORMATS and len(paths) > 1:
+            raise ValueError(f"--format {args.format} makes a document of each page: name a folder with --output")
+        return None
+    if args.kind == "line" and args.format in LINE_FORMATS:
+        raise ValueError("--output makes a file of each page, and images of lines are none: add --kind page or auto")
+    files = files_of(paths, args.output, args.format)
+    there = [file for file in files if os.path.lexists(file)]
+    if there and not args.overwrite:
+        others = f" and {len(there) - 1} more exist" if len(there) > 1 else " exists"
+        raise ValueError(f"{there[0]}{others} already: name another folder with --output, or add --overwrite")
+    return files
 
 
 def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":

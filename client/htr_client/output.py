@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from htr_client import pages
@@ -20,29 +21,56 @@ def plain(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-class ResultWriter:
-    """Prints results in one of the formats."""
+def files_of(paths: Iterable[str], folder: str, format_: str) -> list[str]:
+    """The file that each image becomes in a folder, if it shows a page.
 
-    def __init__(self, format_: str, out: TextIO, folder: str | None = None) -> None:
+    Args:
+        paths: Images; - for standard input.
+        folder: The folder.
+        format_: As for `ResultWriter`.
+
+    Returns:
+        The image's name with the ending of the format, and with a number where there are several of a name.
+    """
+    files, taken = [], set()
+    for path in paths:
+        stem = os.path.splitext(plain(os.path.basename(path)))[0] if path != "-" else "page"
+        name, number = f"{stem}{ENDINGS[format_]}", 1
+        while name.casefold() in taken:  # to some file systems a.xml is A.xml
+            number += 1
+            name = f"{stem}-{number}{ENDINGS[format_]}"
+        taken.add(name.casefold())
+        files.append(os.path.join(folder, name))
+    return files
+
+
+class ResultWriter:
+    """Prints results in one of the formats.
+
+    Attributes:
+        files_written: Number of files of pages.
+    """
+
+    def __init__(
+        self, format_: str, out: TextIO, files: Sequence[str] | None = None, *, overwrite: bool = False
+    ) -> None:
         """Begin the output.
 
         Args:
             format_: "text", "json" or "csv"; for pages also "alto", "page" or "hocr".
             out: Where results are printed.
-            folder: Where pages become files instead; made if missing.
-
-        Raises:
-            OSError: When the folder cannot be made.
+            files: The file that each image becomes instead if it shows a page, as of `files_of`. Their folder is made
+                with the first one.
+            overwrite: Whether a file that is there already is replaced.
         """
+        self.files_written = 0
         self._format = format_
         self._out = out
         self._csv = csv.writer(out, lineterminator="\n")
-        self._folder = folder
-        self._written: set[str] = set()
+        self._files = None if files is None else iter(files)
+        self._mode = "wb" if overwrite else "xb"
         self._has_header = False
-        if folder is not None:
-            os.makedirs(folder, exist_ok=True)
-        elif format_ == "csv":
+        if files is None and format_ == "csv":
             self._header()
 
     def __call__(self, path: str, result: Transcription | Page) -> None:
@@ -53,19 +81,22 @@ class ResultWriter:
             result: What was transcribed.
 
         Raises:
-            OSError: When the file of a page cannot be written.
+            OSError: When the file of a page cannot be written, or is there already.
         """
+        file = next(self._files) if self._files is not None else None
         if isinstance(result, Page):
-            self._page(path, result)
+            self._page(path, result, file)
         else:
             self._transcription(path, result)
 
-    def _page(self, path: str, page: Page) -> None:
+    def _page(self, path: str, page: Page, file: str | None) -> None:
         page = dataclasses.replace(page, image=plain(page.image))
-        if self._folder is not None:
+        if file is not None:
             content = pages.write(page, self._format).encode()  # before there is a file, which would stay empty
-            with open(self._file_of(path), "wb") as file:
-                file.write(content)
+            os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
+            with open(file, self._mode) as opened:
+                opened.write(content)
+            self.files_written += 1
         elif self._format in ("alto", "page", "hocr"):
             self._out.write(pages.write(page, self._format))
         elif self._format == "json":
@@ -90,16 +121,6 @@ class ResultWriter:
     def _header(self) -> None:
         self._has_header = True
         self._csv.writerow(["file", "text", "confidence", "model_version", "error", "suspicions"])
-
-    def _file_of(self, path: str) -> str:
-        """The file of a page: its image's name with another ending, and a number where there are several of a name."""
-        stem = os.path.splitext(os.path.basename(path))[0] if path != "-" else "page"
-        name, number = f"{stem}{ENDINGS[self._format]}", 1
-        while name in self._written:
-            number += 1
-            name = f"{stem}-{number}{ENDINGS[self._format]}"
-        self._written.add(name)
-        return os.path.join(str(self._folder), name)
 
     def _transcription(self, path: str, result: Transcription) -> None:
         error = result.error

@@ -206,7 +206,7 @@ def test_tables_and_objects_of_pages_in_a_folder(call, folder, tmp_path):
     assert [(int(row["line"]), row["text"]) for row in rows] == [(n, line.text) for n, line in enumerate(page.lines, 1)]
     assert len(rows) == 3 and page.image == "1-page.png"
     given = (folder / "1-page.png", folder / "2-word.png", "--kind", "auto", "--format", "csv")
-    _, out, _ = call(*given, "--output", tmp_path / "made")
+    _, out, _ = call(*given, "--output", tmp_path / "made", "--overwrite")
     assert [row["text"] for row in csv.DictReader(io.StringIO(out))] == ["word"]
 
 
@@ -223,6 +223,41 @@ def test_a_page_whose_file_name_is_no_utf8_is_written_with_escapes(call, tmp_pat
     assert made.stem == r"m\udcfcller" and made.stat().st_size > 0
     if form in ("alto", "page"):
         assert pages.read(made.read_bytes()).image == r"m\udcfcller.png"
+
+
+def test_files_that_are_there_are_replaced_only_if_told(call, folder, tmp_path, server):
+    """They may be ground truth."""
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    (truth / "5-page.xml").write_text("corrected by hand")
+    given = (folder / "1-page.png", folder / "5-page.png", "--format", "page", "--output", truth)
+    code, out, err = call(*given)
+    assert (code, out) == (2, "") and "5-page.xml exists already" in err and "--overwrite" in err
+    assert not server.model.seen and [path.name for path in truth.iterdir()] == ["5-page.xml"]
+    code, out, err = call(*given, "--overwrite")
+    assert (code, out, err) == (0, "", "")
+    assert len(pages.read((truth / "5-page.xml").read_bytes()).lines) == 1
+    code, _, err = call(*given)
+    assert code == 2 and "1-page.xml and 1 more exist already" in err
+    code, _, err = call(folder / "1-page.png", "--overwrite")
+    assert code == 2 and "--overwrite goes with --output" in err
+
+
+def test_an_output_without_pages_is_refused_or_told(call, folder, tmp_path):
+    made = tmp_path / "made"
+    code, out, err = call(folder / "2-word.png", "--output", made)
+    assert (code, out) == (2, "") and "--kind page or auto" in err and not made.exists()
+    code, out, err = call(folder / "2-word.png", "--kind", "auto", "--output", made)
+    assert code == 0 and "\tword\t" in out and not made.exists()
+    assert f"note: nothing was written to {made}: no image was transcribed as a page." in err
+
+
+def test_names_that_differ_in_case_only_become_two_files(call, folder, tmp_path):
+    for name in ("a.png", "A.PNG"):
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        (tmp_path / "scans" / name).write_bytes(drawn())
+    code, _, _ = call(tmp_path / "scans", "--format", "page", "--output", tmp_path / "made")
+    assert code == 0 and sorted(path.name.lower() for path in (tmp_path / "made").iterdir()) == ["a-2.xml", "a.xml"]
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(call, folder):
