@@ -61,7 +61,7 @@ class PrefixBeamSearch:
             default the model's own, or 1.5 x language_weight where that is given, and 0 without a model.
 
     Raises:
-        ValueError: When width, candidates or pruning are not positive.
+        ValueError: When width, candidates or pruning are not positive, or another number is infinite or none.
     """
 
     def __init__(
@@ -78,6 +78,10 @@ class PrefixBeamSearch:
     ) -> None:
         if width < 1 or candidates < 1 or not pruning > 0 or alternatives < 0:
             raise ValueError("width, candidates and pruning are positive, alternatives not negative")
+        if not all(math.isfinite(number or 0.0) for number in (language_weight, length_bonus)):
+            raise ValueError(
+                f"language_weight (--lm-weight) and length_bonus are finite, not {language_weight} and {length_bonus}"
+            )
         self._width = width
         self._candidates = candidates
         allowance = min(-lexicon.unknown, _MOST_ALLOWANCE) if lexicon is not None else 0.0
@@ -98,9 +102,9 @@ class PrefixBeamSearch:
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
         """Decode a batch; see `Decoder.decode`."""
         check(log_probs, frames, alphabet)
-        paths = best_paths(log_probs, frames, alphabet)
         if log_probs.size == 0 or len(alphabet) == 0:
-            return [Decoded("", 0.0, ()) for _ in paths]
+            return BestPath().decode(log_probs, frames, alphabet)
+        paths = best_paths(log_probs, frames, alphabet)
         search = _Search(
             self._width,
             self._pruning,

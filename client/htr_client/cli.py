@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from htr_client import __version__
 from htr_client.errors import HtrError
 from htr_client.files import expand
 from htr_client.progress import Bar, Waiting
-from htr_client.streams import replace_missing, take_every_text
+from htr_client.streams import replace_missing, take_every_text, warnings_as_lines
 
 if TYPE_CHECKING:
     from htr_client.base import DecoderOf
@@ -26,6 +27,7 @@ FORMATS = (*LINE_FORMATS, "alto", "page", "hocr")
 KINDS = ("auto", "line", "page")
 DECODERS = ("best-path", "beam")
 
+_PENALTY, _ORDER = 6.0, 5
 # Seconds for which a command waits for a server that has not answered yet, and one that has and went away.
 _FIRST_PATIENCE, _PATIENCE = 2.0, 60.0
 
@@ -73,9 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
     decoding.add_argument(
         "--lexicon-penalty",
         type=float,
-        default=6.0,
         metavar="P",
-        help="a word that is not in the lexicon must be e^P times as likely to be chosen (default: %(default)g)",
+        help=f"a word that is not in the lexicon must be e^P times as likely to be chosen (default: {_PENALTY:g})",
     )
     decoding.add_argument("--strict-lexicon", action="store_true", help="allow no words outside of the lexicon")
     decoding.add_argument(
@@ -84,9 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
     decoding.add_argument(
         "--lm-order",
         type=int,
-        default=5,
         metavar="N",
-        help="characters of the longest n-grams of --lm (default: %(default)s)",
+        help=f"characters of the longest n-grams of --lm (default: {_ORDER})",
     )
     decoding.add_argument(
         "--lm-weight",
@@ -216,7 +216,8 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     failed = 0
     bar = Bar(len(paths))
     try:
-        with client, Waiting(f"Waiting for answers from {client.server} ...") as waiting:
+        waiting = Waiting(f"Waiting for answers from {client.server} ...")
+        with client, waiting, warnings_as_lines(bar.clear):
             write = ResultWriter(args.format, sys.stdout, files, overwrite=args.overwrite)
             kind = args.kind if args.format in LINE_FORMATS else "page"
             images: list[Image] = [read_file(sys.stdin.buffer) if path == "-" else path for path in paths]
@@ -289,44 +290,69 @@ def _files(args: argparse.Namespace, paths: list[str]) -> list[str] | None:
 
 
 def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
-    asked = [
-        args.lexicon,
-        args.strict_lexicon or None,
-        args.lm,
-        args.alternatives or None,
-        args.beam_width,
-        args.lm_weight,
-    ]
+    _check_decoding(args)
     if args.decoder == "best-path":
-        if any(option is not None for option in asked):
-            raise ValueError("--lexicon, --lm, --lm-weight, --alternatives and --beam-width go with a beam search")
         from htr_client.decoding import BestPath
 
         return BestPath()
-    if args.decoder is None and all(option is None for option in asked):
+    asked = [args.decoder, args.lexicon, args.lm, args.alternatives or None, args.beam_width, args.lm_weight]
+    if all(option is None for option in asked):
         return None
     from htr_client.beam import PrefixBeamSearch
     from htr_client.language import CharacterModel, LanguageModel, Lexicon
 
-    if args.strict_lexicon and not args.lexicon:
-        raise ValueError("--strict-lexicon goes with --lexicon FILE")
-    if args.lexicon_penalty < 0:
-        raise ValueError("--lexicon-penalty is not negative")
-    unknown = None if args.strict_lexicon else -args.lexicon_penalty
+    penalty = _PENALTY if args.lexicon_penalty is None else args.lexicon_penalty
+    unknown = None if args.strict_lexicon else -penalty
     lexicon = Lexicon.from_file(args.lexicon, unknown=unknown) if args.lexicon else None
-    model = CharacterModel.from_file(args.lm, order=args.lm_order) if args.lm else None
+    order = _ORDER if args.lm_order is None else args.lm_order
+    model = CharacterModel.from_file(args.lm, order=order) if args.lm else None
 
-    def decoder_of(own: LanguageModel | None) -> PrefixBeamSearch:
+    def search(language_model: "CharacterModel | LanguageModel | None") -> PrefixBeamSearch:
         return PrefixBeamSearch(
             16 if args.beam_width is None else args.beam_width,
             alternatives=args.alternatives,
             lexicon=lexicon,
-            language_model=model or (own if args.decoder is None else None),
+            language_model=language_model,
             language_weight=args.lm_weight,
         )
 
-    decoder_of(None)  # refuses now what cannot be
+    def decoder_of(own: LanguageModel | None) -> PrefixBeamSearch:
+        chosen = model or (own if args.decoder is None else None)
+        if chosen is None and args.lm_weight is not None:
+            warnings.warn("the version has no language model, so --lm-weight does nothing: use --lm FILE", stacklevel=1)
+        return search(chosen)
+
+    search(None)  # refuses now what cannot be
     return decoder_of
+
+
+def _check_decoding(args: argparse.Namespace) -> None:
+    """Refuses options that would do nothing.
+
+    Raises:
+        ValueError: With what to do.
+    """
+    of_lexicon, of_model = (args.strict_lexicon or None, args.lexicon_penalty), (args.lm_weight, args.lm_order)
+    of_beam = (args.lexicon, *of_lexicon, args.lm, *of_model, args.alternatives or None, args.beam_width)
+    if args.decoder == "best-path" and any(option is not None for option in of_beam):
+        raise ValueError(
+            "--decoder best-path takes neither lexicon nor language model, --alternatives or --beam-width: leave it out"
+        )
+    if args.strict_lexicon and not args.lexicon:
+        raise ValueError("--strict-lexicon goes with --lexicon FILE")
+    if args.lexicon_penalty is not None:
+        if not args.lexicon:
+            raise ValueError("--lexicon-penalty goes with --lexicon FILE")
+        if args.strict_lexicon:
+            raise ValueError("--strict-lexicon allows no other words: leave it or --lexicon-penalty out")
+        if not args.lexicon_penalty >= 0:  # nor NaN
+            raise ValueError(f"--lexicon-penalty is not negative, and a number, not {args.lexicon_penalty}")
+    if args.lm_order is not None and not args.lm:
+        raise ValueError("--lm-order goes with --lm FILE")
+    if args.lm_weight is not None and args.decoder == "beam" and not args.lm:
+        raise ValueError(
+            "--lm-weight goes with a language model: add --lm FILE, or leave --decoder beam out to use the version's"
+        )
 
 
 def _tls(args: argparse.Namespace) -> "Tls | bool":

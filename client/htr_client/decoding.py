@@ -135,7 +135,8 @@ class Alternative(NamedTuple):
 
     Attributes:
         text: The text.
-        confidence: Its CTC posterior, 0 to 1.
+        confidence: Probability that it is right, 0 to 1, as that of `Decoded`: P(text | image), or with a version's
+            language model its share of all that the search found.
     """
 
     text: str

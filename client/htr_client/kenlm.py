@@ -1,5 +1,6 @@
 """Word n-gram language models made with KenLM, through the optional library ctc-beam-decoder."""
 
+import math
 import os
 import threading
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ class KenLmBeamSearch:
         word_bonus: Added for every word (beta).
 
     Raises:
+        ValueError: When weight or word_bonus is infinite or no number.
         MissingExtra: When ctc-beam-decoder is not installed.
     """
 
@@ -39,6 +41,8 @@ class KenLmBeamSearch:
         weight: float = 0.5,
         word_bonus: float = 1.5,
     ) -> None:
+        if not (math.isfinite(weight) and math.isfinite(word_bonus)):
+            raise ValueError(f"weight and word_bonus are finite, not {weight} and {word_bonus}")
         try:
             import ctc_beam_decoder
         except (ImportError, OSError) as error:  # OSError: the wheel is there, its library does not load

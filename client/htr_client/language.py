@@ -47,7 +47,8 @@ class Lexicon:
         unknown: Added to the score for a word that is not in the lexicon; -inf where there may be none.
 
     Raises:
-        ValueError: When there is no word, a word is empty or holds a separator, or a count is not positive.
+        ValueError: When there is no word, a word is empty or holds a separator, a count is not positive, or a number is
+            none.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Lexicon:
             raise ValueError("a lexicon needs words")
         counts: Counter[str] = Counter()
         for word, count in given.items():
-            if count <= 0:
+            if not 0 < count < math.inf:
                 raise ValueError(f"the count of {word!r} is {count}")
             if not word or any(separator in word for separator in separators):
                 raise ValueError(f"the word {word!r} is empty or holds one of the separators {separators!r}")
@@ -72,6 +73,8 @@ class Lexicon:
         self._counts = counts
         self._separators = separators
         self.unknown = -math.inf if unknown is None else unknown
+        if not (self.unknown < math.inf and math.isfinite(weight)):
+            raise ValueError(f"unknown is a logarithm and weight a finite number, not {unknown} and {weight}")
         self._compiled: dict[Alphabet, CompiledLexicon] = {}
 
     @classmethod
@@ -304,9 +307,17 @@ class LanguageModel:
         weight: Weight of the logarithm of a text's probability.
         length_bonus: Added for every character.
         temperature: What scores are divided by for the confidence.
+
+    Raises:
+        ValueError: When a number is infinite or none, or the temperature not positive.
     """
 
     def __init__(self, found: NGrams, weight: float, length_bonus: float, temperature: float = 1.0) -> None:
+        if not all(map(math.isfinite, (weight, length_bonus, temperature))) or temperature <= 0:
+            raise ValueError(
+                f"weight, length_bonus and temperature are finite and the latter positive, not {weight}, "
+                f"{length_bonus} and {temperature}"
+            )
         self.ngrams, self.weight, self.length_bonus, self.temperature = found, weight, length_bonus, temperature
         self._compiled: dict[Alphabet, Automaton] = {}
 

@@ -1,8 +1,11 @@
 """The standard streams of a command: there, and in an encoding that takes every text."""
 
+import contextlib
 import io
 import os
 import sys
+import warnings
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 
@@ -32,3 +35,28 @@ def take_every_text(out: TextIO) -> None:
     """
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(encoding=None if out.isatty() else "utf-8", errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def warnings_as_lines(before: Callable[[], None]) -> Iterator[None]:
+    """Prints each warning of this package as a line on standard error, without a place in the source.
+
+    Args:
+        before: Called before each line.
+    """
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        if issubclass(category, UserWarning) and os.path.dirname(filename) == os.path.dirname(__file__):
+            before()
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", module=r"htr_client\.")  # `htr` shows none of the libraries that it uses
+        others = warnings.showwarning
+        warnings.showwarning = show
+        yield

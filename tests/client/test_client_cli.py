@@ -129,6 +129,16 @@ def test_the_versions_own_language_model(call, folder, server):
         ["a.png", "--lexicon", "latin1.txt"],
         ["a.png", "--lm", "latin1.txt"],
         ["a.png", "--model-version", "99999999999999999999"],
+        # What would do nothing.
+        ["a.png", "--lexicon-penalty", "3"],
+        ["a.png", "--lexicon", "words.txt", "--strict-lexicon", "--lexicon-penalty", "3"],
+        ["a.png", "--decoder", "beam", "--lm-weight", "0.5"],
+        ["a.png", "--lm-order", "3"],
+        ["a.png", "--decoder", "best-path", "--lexicon-penalty", "3"],
+        ["a.png", "--decoder", "best-path", "--lm-order", "3"],
+        ["a.png", "--lm", "words.txt", "--lm-weight", "nan"],
+        ["a.png", "--lm-weight", "inf"],
+        ["a.png", "--lexicon", "words.txt", "--lexicon-penalty", "nan"],
     ],
 )
 def test_wrong_usage(call, arguments, tmp_path, monkeypatch):
@@ -136,6 +146,7 @@ def test_wrong_usage(call, arguments, tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(png("a"))
     (tmp_path / "latin1.txt").write_bytes("Köln".encode("latin-1"))
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "words.txt").write_text("a")
     code, out, err = call(*arguments)
     assert "empty.txt" not in arguments or "empty.txt holds no words" in err
     assert "latin1.txt" not in arguments or "latin1.txt is not UTF-8" in err
@@ -217,6 +228,16 @@ def test_a_lexicon_is_a_preference_unless_it_is_strict(call, folder):
     assert "\tbet\t" in call(folder / "b.png", *lexicon, "--strict-lexicon")[1]
     code, out, err = call(folder / "b.png", *lexicon, "--lexicon-penalty", -1)
     assert (code, out) == (2, "") and "--lexicon-penalty is not negative" in err
+
+
+def test_warnings_are_a_line_each(call, folder):
+    (folder / "words").write_text("beta слово")
+    code, out, err = call(folder / "b.png", "--lexicon", folder / "words")
+    assert code == 0 and "\tbeta\t" in out and err.count("\n") == 1
+    assert err.startswith("warning: 1 of 2 words of the lexicon are left out") and "UserWarning" not in err
+    code, out, err = call(folder / "b.png", "--lm-weight", 0.5)
+    assert code == 0 and "\tbeta\t" in out
+    assert err == "warning: the version has no language model, so --lm-weight does nothing: use --lm FILE\n"
 
 
 def test_version(capsys):

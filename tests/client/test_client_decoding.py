@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from htr_client import ngrams
 from htr_client.beam import PrefixBeamSearch
 from htr_client.decoding import Alphabet, BestPath, align, log_posteriors
-from htr_client.language import CharacterModel, Lexicon
+from htr_client.kenlm import KenLmBeamSearch
+from htr_client.language import CharacterModel, LanguageModel, Lexicon
 
 AB = Alphabet("ab ")
 EVERYTHING = {"width": 400, "candidates": 99, "pruning": math.inf}
@@ -438,3 +439,33 @@ def test_alphabet():
         with pytest.raises(ValueError):
             Alphabet(wrong)
     assert Alphabet("").encode("", skip_unknown=True) == []
+
+
+def test_decoders_agree_on_a_model_without_characters():
+    """It has the blank alone: the empty text is certain where there is a frame."""
+    log_probs, frames, alphabet = np.zeros((2, 3, 1), np.float32), np.array([3, 0]), Alphabet("")
+    expected = BestPath().decode(log_probs, frames, alphabet)
+    assert [(result.text, result.confidence) for result in expected] == [("", 1.0), ("", 0.0)]
+    assert PrefixBeamSearch().decode(log_probs, frames, alphabet) == expected
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_numbers_that_are_none_are_refused(number):
+    model = ngrams.count(["ab"], AB, 2)
+    for make in (
+        lambda: PrefixBeamSearch(language_weight=number),
+        lambda: PrefixBeamSearch(language_model=CharacterModel(["ab"]), length_bonus=number),
+        lambda: PrefixBeamSearch(language_weight=-number),
+        lambda: PrefixBeamSearch(pruning=math.nan),
+        lambda: Lexicon(["ab"], unknown=number),
+        lambda: Lexicon({"ab": number}),
+        lambda: Lexicon({"ab": 1}, weight=number),
+        lambda: LanguageModel(model, number, 0.0),
+        lambda: LanguageModel(model, 0.3, number),
+        lambda: LanguageModel(model, 0.3, 0.0, number),
+        lambda: LanguageModel(model, 0.3, 0.0, 0.0),
+        lambda: KenLmBeamSearch("words.arpa", weight=number),
+        lambda: KenLmBeamSearch("words.arpa", word_bonus=number),
+    ):
+        with pytest.raises(ValueError, match=r"finite|positive|logarithm|count"):
+            make()
