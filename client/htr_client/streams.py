@@ -56,7 +56,8 @@ def warnings_as_lines(before: Callable[[], None]) -> Iterator[None]:
             others(message, category, filename, lineno, file, line)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("always", module=r"htr_client\.")  # `htr` shows none of the libraries that it uses
+        # `htr` ignores the warnings of all libraries.
+        warnings.filterwarnings("always", category=UserWarning, module=r"htr_client\.")
         others = warnings.showwarning
         warnings.showwarning = show
         yield

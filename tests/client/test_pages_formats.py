@@ -111,6 +111,26 @@ def test_identifiers_are_valid_and_different():
         assert "a" in found
 
 
+def test_identifiers_are_kept_where_xml_allows_them():
+    """Letters of all scripts may stand in them, and a region whose lines others interrupt is still known by its own."""
+    polygon = ((0, 0), (9, 0), (9, 9))
+    regions = ["r1", "Straße_2", "r1", "r1", "область", "r1"]
+    lines = tuple(Line("x", polygon=polygon, id=f"Zeile_ü{n}", region=name) for n, name in enumerate(regions))
+    for name in ("page", "alto"):
+        found = pages.read(pages.write(Page("a.png", 9, 9, lines), name).encode()).lines
+        assert [line.region for line in found] == ["r1", "Straße_2", "r1_2", "r1_2", "область", "r1_3"]
+        assert [line.id for line in found] == [line.id for line in lines]
+    for illegal in ("a b", "1a", "a:b", "×", "", "a\n"):
+        page = Page("a.png", 9, 9, (Line("x", polygon=polygon, id=illegal),))
+        assert 'id="region_1_line"' in pages.write(page, "page")
+
+
+def test_many_lines_without_identifiers_get_each_its_own():
+    lines = tuple(Line("x", polygon=((0, 0), (9, 0), (9, 9))) for _ in range(1000))
+    found = [line.id for line in pages.read(pages.write(Page("a.png", 9, 9, lines), "page").encode()).lines]
+    assert found == ["region_1_line", *(f"region_1_line_{number}" for number in range(2, 1001))]
+
+
 def test_the_model_refuses_a_line_that_formats_could_not_keep():
     with pytest.raises(ValueError, match="single spaces"):
         Line("a\nb")

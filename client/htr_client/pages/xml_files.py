@@ -22,7 +22,12 @@ MAX_BYTES = 16 * 2**20
 MAX_NODES = 500_000
 _LARGEST = 10**6  # coordinate in pixels
 _NUMBER = re.compile(r"[^\s,]+")
-_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
+# Names of XML 1.0 without colons.
+_BEGIN = (
+    "A-Z_a-z\xc0-\xd6\xd8-\xf6\xf8-\u02ff\u0370-\u037d\u037f-\u1fff\u200c\u200d\u2070-\u218f\u2c00-\u2fef"
+    "\u3001-\ud7ff\uf900-\ufdcf\ufdf0-\ufffd\U00010000-\U000effff"
+)
+_NAME = re.compile(f"[{_BEGIN}][{_BEGIN}.0-9\xb7\u0300-\u036f\u203f\u2040-]*")
 # What XML 1.0 cannot hold.
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -154,17 +159,20 @@ class Identifiers:
     """Identifiers of a file: the wanted ones where they are possible, and each only once."""
 
     def __init__(self) -> None:
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}  # and the last number that was tried behind each
 
     def take(self, wanted: str, otherwise: str) -> str:
-        """The wanted identifier, or another one where it is no XML name or taken.
+        """The wanted identifier, or another one where it is no XML name; with a number where it is taken.
 
         Args:
             wanted: Identifier; "" for none.
-            otherwise: Begin of the other one.
+            otherwise: The other one.
         """
-        found, number = wanted if _NAME.fullmatch(wanted) else otherwise, 2
+        begin = wanted if _NAME.fullmatch(wanted) else otherwise
+        found, number = begin, self._taken.get(begin, 1)
         while found in self._taken:
-            found, number = f"{otherwise}_{number}", number + 1
-        self._taken.add(found)
+            number += 1
+            found = f"{begin}_{number}"
+        self._taken[begin] = number
+        self._taken.setdefault(found, 1)
         return found
