@@ -3,7 +3,7 @@
 import os
 import re
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Union
 
 import grpc
@@ -24,7 +24,7 @@ class Tls:
 
     ca: Pem | None = None
     certificate: Pem | None = None
-    key: Pem | None = None
+    key: Pem | None = field(default=None, repr=False)
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
@@ -121,6 +121,8 @@ def _pem(part: Pem | None, kind: str) -> bytes | None:
 def _read(part: Pem) -> bytes:
     if isinstance(part, bytes):
         return part
+    if isinstance(part, str) and "-----BEGIN " in part:  # the error of a file that is not there would print the key
+        raise ValueError("PEM itself is given as bytes (text.encode()), and as str the path of a file")
     with open(part, "rb") as file:
         return file.read()
 
