@@ -102,9 +102,9 @@ class PrefixBeamSearch:
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
         """Decode a batch; see `Decoder.decode`."""
         check(log_probs, frames, alphabet)
-        if log_probs.size == 0 or len(alphabet) == 0:
+        if len(alphabet) == 0:
             return BestPath().decode(log_probs, frames, alphabet)
-        paths = best_paths(log_probs, frames, alphabet)
+        # What is compiled here is there for all that follow, so an image without frames does not come before it.
         search = _Search(
             self._width,
             self._pruning,
@@ -114,6 +114,9 @@ class PrefixBeamSearch:
             self._length_bonus,
             alphabet.blank,
         )
+        if log_probs.size == 0:
+            return BestPath().decode(log_probs, frames, alphabet)
+        paths = best_paths(log_probs, frames, alphabet)
         found = [search.readings(*row) for row in _likely(log_probs, frames, self._candidates, self._class_pruning)]
         if self._temperature is None:
             found = [readings[: 1 + self._alternatives] for readings in found]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from htr_client import __version__
-from htr_client.errors import HtrError
+from htr_client.errors import AlphabetMismatch, HtrError
 from htr_client.files import expand
 from htr_client.progress import Bar, Waiting
 from htr_client.streams import replace_missing, take_every_text, warnings_as_lines
@@ -240,6 +240,10 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         # The reader of a pipe has gone (such as head); nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except AlphabetMismatch as error:
+        bar.clear()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (HtrError, OSError) as error:  # the server's, or the folder's of --output
         bar.clear()
         print(f"error: {error}", file=sys.stderr)

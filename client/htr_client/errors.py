@@ -52,6 +52,12 @@ class MissingExtra(HtrError):
     """An optional library is needed and not installed."""
 
 
+class AlphabetMismatch(HtrError, ValueError):
+    """A lexicon, or the texts of a language model, are of another script than the model that answers writes."""
+
+    advice = "Check the words (--lexicon) and texts (--lm), or which model is asked (--model)."
+
+
 class ServerUnavailable(HtrError):
     """Nobody answers at the address, the connection broke, or the server is starting or stopping (UNAVAILABLE)."""
 

@@ -29,6 +29,7 @@ class KenLmBeamSearch:
     Raises:
         ValueError: When weight or word_bonus is infinite or no number.
         MissingExtra: When ctc-beam-decoder is not installed.
+        ValueError: When weight or word_bonus is infinite or not a number.
     """
 
     def __init__(
@@ -51,6 +52,9 @@ class KenLmBeamSearch:
                 advice="Install it with: pip install 'htr-client[kenlm]' (wheels exist for Linux on x86-64, macOS on "
                 "ARM and Windows), or use htr_client.language.CharacterModel, which needs nothing.",
             ) from None
+        for name, number in (("weight", weight), ("word_bonus", word_bonus)):
+            if not math.isfinite(number):
+                raise ValueError(f"{name} is a number, not {number}")
         self._build = ctc_beam_decoder.build_ctcdecoder
         self._model = os.fspath(model)
         self._words = list(words) if words is not None else None

@@ -16,6 +16,7 @@ from typing import TextIO, Union
 
 from htr_client import ngrams
 from htr_client.decoding import Alphabet
+from htr_client.errors import AlphabetMismatch
 from htr_client.ngrams import Automaton, NGrams
 
 Path = Union[str, "os.PathLike[str]"]
@@ -124,7 +125,7 @@ class Lexicon:
             The tables, kept for the next time.
 
         Raises:
-            ValueError: When the alphabet can write none of the words.
+            AlphabetMismatch: When the alphabet can write none of the words.
         """
         if alphabet not in self._compiled:
             self._compiled[alphabet] = self._build(alphabet)
@@ -153,9 +154,9 @@ class Lexicon:
                 likeliest[node] = max(likeliest[node], score)
             ending[node] = max(ending[node], score)
         if not children:
-            raise ValueError(
-                f"the model's alphabet can write none of the lexicon's words ({len(self._counts)}, such as "
-                f"{left_out[0]})"
+            raise AlphabetMismatch(
+                f"None of the lexicon's {len(self._counts)} words can be written with the model's alphabet, such as "
+                f"{left_out[0]}."
             )
         if left_out:
             warnings.warn(
@@ -287,11 +288,11 @@ class CharacterModel:
             The automaton, kept for the next time.
 
         Raises:
-            ValueError: When the alphabet has none of the texts' characters.
+            AlphabetMismatch: When the alphabet has none of the texts' characters.
         """
         if alphabet not in self._compiled:
             if not any(alphabet.encode(text, skip_unknown=True) for text in self._texts):
-                raise ValueError("the model's alphabet has no character of the language model's texts (--lm)")
+                raise AlphabetMismatch("The language model's texts have no character of the model's alphabet.")
             learnt = ngrams.count(self._texts, alphabet, self._order, most=self._most_ngrams)
             self._compiled[alphabet] = learnt.compile(alphabet)
         return self._compiled[alphabet]
@@ -338,9 +339,9 @@ class LanguageModel:
         found, header = NGrams.from_bytes(content)
         try:
             settings = [float(header[name]) for name in ("weight", "length_bonus", "temperature")]
-            return cls(found, *settings)
         except (KeyError, TypeError) as error:
             raise ValueError(f"this language model is damaged: {error!r}") from None
+        return cls(found, *settings)
 
     def weighed(self, weight: float, length_bonus: float, temperature: float = 1.0) -> "LanguageModel":
         """The same n-grams, which are compiled once for both, with another weight.
