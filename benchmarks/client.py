@@ -20,7 +20,8 @@ import grpc
 
 from benchmarks.serving import spawn
 from htr_client import HtrClient, messages
-from htr_client.connection import channel_options, grpc_target
+from htr_client.addresses import grpc_target
+from htr_client.connection import channel_options
 from htr_client.errors import ImageError
 from htr_client.image_files import pack
 

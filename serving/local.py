@@ -5,6 +5,7 @@ The version runs as in the embedded server and its answers are decoded as everyw
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from typing import Any
@@ -15,6 +16,7 @@ from htr_client.base import DecoderOf
 from htr_client.client import HtrClient
 from htr_client.connection import to_error
 from htr_client.decoding import Decoder
+from htr_client.ending import Ending
 from htr_client.errors import ModelNotFound, ModelUnusable
 from htr_client.image_files import MAX_PIXELS
 from htr_client.pages.reading import LINE_FINDER
@@ -64,7 +66,14 @@ class LocalClient(HtrClient):
         """
         # One batch is decoded while the next one runs. A failure here would come again: there is nothing to wait for.
         super().__init__(
-            model=model, decoder=decoder, batch_size=batch_size, in_flight=2, patience=0, max_pixels=max_pixels, log=log
+            model=model,
+            decoder=decoder,
+            timeout=math.inf,
+            batch_size=batch_size,
+            in_flight=2,
+            patience=0,
+            max_pixels=max_pixels,
+            log=log,
         )
         self.server = f"the model in {os.fspath(directory)}"
         self._directory = os.path.abspath(directory)
@@ -115,8 +124,8 @@ class LocalClient(HtrClient):
                     ) from error
             return self._loaded[name]
 
-    def _call(self, ask: Ask) -> Any:
-        """Answers a PredictRequest, for which `HtrClient` would ask a server; there is no deadline."""
+    def _call(self, ask: Ask, ending: Ending | None = None) -> Any:
+        """Answers a PredictRequest, for which `HtrClient` would ask a server, without a deadline or an early end."""
         model = self._model(ask.request.model_spec.name)
         try:
             signature, feeds, fetches = model.predict_feeds(ask.request)

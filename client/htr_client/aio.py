@@ -1,9 +1,11 @@
 """The client for asyncio: the methods of `htr_client.client`, awaited."""
 
 import asyncio
+import contextvars
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -13,14 +15,15 @@ import grpc.aio
 import numpy as np
 
 from htr_client.base import BaseClient, Sent
-from htr_client.connection import to_error, was_closed
+from htr_client.checks import refuse_one
+from htr_client.connection import was_closed
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
 from htr_client.retries import Outage, bounded, remaining
-from htr_client.steps import Ask, Steps, T
+from htr_client.steps import Ask, Steps, T, Until
 
 _Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -54,8 +57,10 @@ class AsyncHtrClient(BaseClient):
     async def connect(self, timeout: float = 5.0) -> None:
         """Open the connection now rather than with the first call; see `HtrClient.connect`."""
         try:
-            await asyncio.wait_for(self._open().channel_ready(), bounded(timeout))
+            channel = await self._open()
+            await asyncio.wait_for(channel.channel_ready(), bounded(timeout))
         except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
+            self._servers.failed()
             raise await asyncio.to_thread(explain, self._hosts, self._tls) from None
 
     async def transcribe(
@@ -64,11 +69,17 @@ class AsyncHtrClient(BaseClient):
         """Transcribe one image; see `HtrClient.transcribe`."""
         return await self._run(self._transcribe_one(image, timeout, source))
 
-    async def transcribe_many(
+    def transcribe_many(
         self, images: Iterable[Image] | AsyncIterable[Image], *, timeout: float | None = None
-    ) -> AsyncIterator[Transcription]:
+    ) -> AsyncGenerator[Transcription, None]:
         """Transcribe any number of images; see `HtrClient.transcribe_many`. The images may come asynchronously."""
-        source = aiter(images) if isinstance(images, AsyncIterable) else _asynchronous(images)
+        refuse_one(images)
+        source = aiter(images) if isinstance(images, AsyncIterable) else _asynchronous(iter(images))
+        return self._transcribe_many(source, timeout)
+
+    async def _transcribe_many(
+        self, source: AsyncIterator[Image], timeout: float | None
+    ) -> AsyncGenerator[Transcription, None]:
         outage = Outage(self._patience)
         slots = asyncio.Semaphore(self._in_flight)
         under_way: deque[tuple[list[Sent | Transcription], list[tuple[list[int], asyncio.Task[list[Transcription]]]]]]
@@ -155,6 +166,9 @@ class AsyncHtrClient(BaseClient):
                 try:
                     if isinstance(step, Ask):
                         result = await self._call(step)
+                    elif isinstance(step, Until):
+                        others = asyncio.wrap_future(step.done)
+                        result = await asyncio.wait([others], timeout=step.deadline - time.monotonic())
                     elif isinstance(step, float):
                         result = await asyncio.sleep(step, False)
                     else:
@@ -165,9 +179,12 @@ class AsyncHtrClient(BaseClient):
                     step = steps.send(result)
         except StopIteration as end:
             return end.value
+        finally:
+            steps.close()
 
     async def _call(self, ask: Ask) -> Any:
-        call = self._method(ask.method, type(ask.request), ask.answer)
+        channel = await self._open()  # held until the call ends: gRPC closes a channel that nobody holds
+        call = self._method(channel, ask.method, type(ask.request), ask.answer)
         seconds = remaining(ask.deadline)
         with self.metrics.call(ask.request.model_spec.name, ask.request.model_spec.signature_name):
             # A task of its own: gRPC cancels calls whose channel is closed, which is not the caller's end.
@@ -181,34 +198,43 @@ class AsyncHtrClient(BaseClient):
             try:
                 return answer.result()
             except grpc.RpcError as error:
-                raise to_error(error, self.server, seconds, self._tls is not None) from error
+                raise self._failure(error, seconds) from error
 
-    def _method(self, name: str, request: Any, answer: Any) -> Any:
-        channel = self._open()
+    def _method(self, channel: Any, name: str, request: Any, answer: Any) -> Any:
+        if channel is not self._channel:  # another one was opened between the lines above
+            return channel.unary_unary(name, request.SerializeToString, answer.FromString)
         if name not in self._methods:
             self._methods[name] = channel.unary_unary(name, request.SerializeToString, answer.FromString)
         return self._methods[name]
 
-    def _open(self) -> Any:
+    async def _open(self) -> Any:
+        """The channel of this loop; see `HtrClient`."""
         loop = asyncio.get_running_loop()
-        if self._channel is None:
-            self._loop = loop
+        if self._channel is not None and self._loop is not loop:
+            raise RuntimeError("an AsyncHtrClient belongs to the event loop of its first call: make one for each loop")
+        if self._channel is not None and not self._servers.may_have_moved():
+            return self._channel
+        open_target = self._target if self._channel is not None else None
+        if self._servers.blocks:
+            target = await asyncio.to_thread(self._servers.target, open_target)
+        else:
+            target = self._servers.target()
+        if self._channel is None or target != self._target:
             tracers = self._tracing.aio_client_interceptors() if self._tracing is not None else None
             if self._credentials is not None:
-                self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options, None, tracers)
+                self._channel = grpc.aio.secure_channel(target, self._credentials, self._options, None, tracers)
             else:
-                self._channel = grpc.aio.insecure_channel(self._target, self._options, None, tracers)
-            self._methods = {}
-        elif self._loop is not loop:
-            raise RuntimeError("an AsyncHtrClient belongs to the event loop of its first call: make one for each loop")
+                self._channel = grpc.aio.insecure_channel(target, self._options, None, tracers)
+            self._loop, self._target, self._methods = loop, target, {}
         return self._channel
 
 
 async def _in_thread(work: Callable[[_Wait], T]) -> T:
     """What `work` returns, which runs in a thread and awaits what it needs of the event loop by its argument.
 
-    The thread is its own: `asyncio.to_thread` has a few for all, and once they all waited for calls, which need one of
-    them for their images, none would ever be free. Of a caller who has gone, calls under way end.
+    The work, and what it awaits, see the caller's context variables. The thread is its own: `asyncio.to_thread` has a
+    few for all, and once they all waited for calls, which need one of them for their images, none would ever be free.
+    Of a caller who has gone, calls under way end.
     """
     loop = asyncio.get_running_loop()
     calls: list[Future[Any]] = []
@@ -223,7 +249,7 @@ async def _in_thread(work: Callable[[_Wait], T]) -> T:
 
     thread = ThreadPoolExecutor(1, "htr-page")
     try:
-        return await loop.run_in_executor(thread, work, wait)
+        return await loop.run_in_executor(thread, contextvars.copy_context().run, work, wait)
     finally:
         gone.set()
         thread.shutdown(wait=False)

@@ -11,7 +11,7 @@ from htr_client.errors import UnexpectedAnswer
 from htr_client.language import LanguageModel
 from htr_client.ngrams import NewerFormat
 
-Headers = tuple[tuple[str, str], ...]
+Headers = tuple[tuple[str, str | bytes], ...]
 
 
 class Answer(NamedTuple):
@@ -45,7 +45,8 @@ def read_answer(response: Any, count: int, headers: Headers) -> Answer:
         raise UnexpectedAnswer(
             f"{count} images were sent; log_probs came back as {log_probs.shape}, frames as {frames.shape}."
         )
-    request_id = next((value for key, value in headers if key == "x-request-id"), "")
+    given = next((value for key, value in headers if key == "x-request-id"), "")
+    request_id = given if isinstance(given, str) else given.decode("latin-1")
     return Answer(response.model_spec.version.value, log_probs, frames, request_id)
 
 
@@ -83,15 +84,21 @@ def read_maps(response: Any) -> tuple[np.ndarray, float]:
     return maps[0], float(scale[0])
 
 
-def read_language_model(response: Any) -> LanguageModel | None:
-    """The answer of the signature `language_model`; None where the version has none, or one of a later format.
+def read_language_model(response: Any, alphabet: Alphabet) -> LanguageModel | None:
+    """The answer of the signature `language_model`, compiled for the version's alphabet.
+
+    None where the version has none, or one of a later format.
 
     Raises:
         UnexpectedAnswer: It is not one.
     """
     try:
         content = b"".join(messages.to_array(response.outputs["model_bytes"]).reshape(-1))
-        return LanguageModel.from_bytes(content) if content else None
+        if not content:
+            return None
+        model = LanguageModel.from_bytes(content)
+        model.compile(alphabet)  # now, so that what is wrong with it is told as the server's fault
+        return model
     except NewerFormat:
         warnings.warn(
             "The server's language model has a later format than this htr-client knows, and is not used: update it",

@@ -5,32 +5,39 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+import grpc
 import numpy as np
 
 from htr_client import connection, messages
+from htr_client.addresses import Servers, hosts_of, read_addresses
 from htr_client.answers import Answer, Headers, read_alphabet, read_answer, read_language_model, read_maps
 from htr_client.beam import default_decoder
+from htr_client.checks import check_settings
 from htr_client.connection import Metadata
-from htr_client.decoding import Alphabet, Decoder
+from htr_client.decoding import Alphabet, Decoder, check
 from htr_client.errors import (
     HtrError,
     ImageError,
     ModelNotFound,
     ModelUnusable,
     RequestTooLarge,
+    ServerUnavailable,
+    TimedOut,
     UnexpectedAnswer,
 )
 from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels, path_of
 from htr_client.language import LanguageModel
 from htr_client.metrics import ClientMetrics
 from htr_client.pages.reading import SIGNATURE
+from htr_client.readers import Reader, Readers
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
-from htr_client.retries import Outage, bounded, patiently, pause
+from htr_client.retries import Outage, bounded, patiently, pause, remaining
 from htr_client.spans import pixel_spans
-from htr_client.steps import Ask, Steps
+from htr_client.steps import Ask, Steps, Until
 from htr_client.suspicion import Look, look, of_geometry
 from htr_client.tls import Tls
 
@@ -38,8 +45,6 @@ from htr_client.tls import Tls
 _BATCH_SHARE = 4
 # What a request holds beside the images (names, lengths) stays far below this.
 _REQUEST_OVERHEAD = 4096
-# A reader holds a compiled language model. Of a rollout there are two versions, and a label may stay on a third one.
-_KEPT_READERS = 3
 
 # Makes a decoder of the language model of a version, which is None where it has none.
 DecoderOf = Callable[[LanguageModel | None], Decoder]
@@ -52,13 +57,6 @@ class Sent(NamedTuple):
     look: Look
     source: str | None
     seconds: float
-
-
-class Reader(NamedTuple):
-    """What turns the log-probabilities of a version into texts."""
-
-    alphabet: Alphabet
-    decoder: Decoder
 
 
 class BaseClient:
@@ -111,19 +109,13 @@ class BaseClient:
             metrics: Counts calls and images; by default those of this client alone, its attribute `metrics`.
 
         Raises:
-            ValueError: When settings contradict each other, an address is not one, or a certificate or key is not PEM.
-            TypeError: When `decoder` is neither a decoder nor a function.
+            ValueError: When settings contradict each other or cannot be, an address is not one, or a certificate or key
+                is not PEM.
+            TypeError: When `decoder` is neither a decoder nor a function, or `metadata` is no function.
             OSError: When a certificate or key cannot be read.
             MissingExtra: When opentelemetry is asked for and not installed.
         """
-        if version is not None and label is not None:
-            raise ValueError("give a version or a label, not both")
-        if min(batch_size, in_flight) < 1 or not timeout > 0:
-            raise ValueError("batch_size, in_flight and timeout are positive")
-        if version is not None and not 0 <= version < 2**63:
-            raise ValueError(f"a version is a number from 0 to 2**63 - 1, not {version}")
-        if not (decoder is None or isinstance(decoder, Decoder) or callable(decoder)):
-            raise TypeError(f"decoder is a Decoder, such as BestPath(), or a function that makes one, not {decoder!r}")
+        check_settings(version, label, timeout, decoder, batch_size, in_flight, patience, max_pixels, metadata)
         self.model = model
         self.timeout = bounded(timeout)
         self.max_pixels = max_pixels
@@ -131,16 +123,16 @@ class BaseClient:
         self._decoder = decoder if decoder is not None else default_decoder
         self._version = version
         self._label = label
-        addresses, encrypted = connection.read_addresses(target)
+        addresses, encrypted = read_addresses(target)
         tls = Tls() if tls is True or (encrypted and not tls) else tls or None
         if tls is not None and encrypted is False:
             raise ValueError("http:// and grpc:// mean that the connection is not encrypted: leave that or tls out")
         self._tls = tls
         self._credentials = tls.credentials() if tls is not None else None
-        self._target = connection.grpc_target(addresses)
-        self._hosts = connection.hosts_of(addresses)
+        self._servers = Servers(addresses)
+        self._hosts = hosts_of(addresses)
         self.server = ", ".join(addresses)
-        if tls is not None and tls.server_name is None and "," in self._target:
+        if tls is not None and tls.server_name is None and "," in self.server:
             raise ValueError(
                 "gRPC checks the certificates of several addresses by one name: give it as Tls(server_name=...) "
                 "(--tls-server-name), or one DNS name that stands for all servers"
@@ -153,17 +145,23 @@ class BaseClient:
         self._metadata = metadata
         self._tracing = connection.tracing() if opentelemetry else None
         self._log = log
+        self._readers = Readers()
         self._lock = threading.RLock()
         self._channel: Any = None
+        self._target = ""  # of the channel
         self._traced: Any = None  # the channel with what traces its calls
         self._methods: dict[str, Any] = {}
         self._process = 0
-        # By version: a version on the server never changes, and several servers may have different ones. The one that
-        # answered last is the last one.
-        self._readers: dict[int, Reader] = {}
 
     def _headers(self) -> Headers:
         return connection.headers_of(self._metadata)
+
+    def _failure(self, error: grpc.RpcError, seconds: float) -> HtrError:
+        """What to raise for a failed call, which may show that servers have other addresses by now."""
+        failure = connection.to_error(error, self.server, seconds, self._tls is not None)
+        if isinstance(failure, (ServerUnavailable, TimedOut)):
+            self._servers.failed()
+        return failure
 
     def _pack(self, image: Image, source: str | None = None) -> Sent:
         started = time.perf_counter()
@@ -201,28 +199,13 @@ class BaseClient:
             raise RequestTooLarge(f"The request has {request.ByteSize()} bytes, {self._max_message_bytes} at most.")
         return request
 
-    def _known_reader(self, answer: Answer) -> Reader | None:
-        with self._lock:
-            reader = self._readers.pop(answer.version, None)
-            # A server that was wiped and started anew may count from 1 again.
-            if reader is None or len(reader.alphabet) != answer.log_probs.shape[2] - 1:
-                return None
-            self._readers[answer.version] = reader
-        return reader
-
-    def _keep(self, version: int, reader: Reader) -> None:
-        with self._lock:
-            self._readers.pop(version, None)
-            self._readers[version] = reader
-            for oldest in list(self._readers)[:-_KEPT_READERS]:
-                del self._readers[oldest]
-
     def _results(self, batch: Sequence[Sent], answer: Answer, reader: Reader, server: float) -> list[Transcription]:
         started = time.perf_counter()
         try:
-            decoded = reader.decoder.decode(answer.log_probs, answer.frames, reader.alphabet)
+            check(answer.log_probs, answer.frames, reader.alphabet)
         except ValueError as error:
             raise UnexpectedAnswer(f"The answer of serving_default cannot be decoded: {error}.") from None
+        decoded = reader.decoder.decode(answer.log_probs, answer.frames, reader.alphabet)
         seconds = time.perf_counter() - started
         results = []
         for sent, frames, row in zip(batch, answer.frames.tolist(), decoded, strict=True):
@@ -311,29 +294,51 @@ class BaseClient:
                 # Behind one name there may be several servers, too; and as many queries each time could stay in step
                 # with their turns, so that none would ever meet the right one.
                 queries = max(2, len(self._hosts)) + attempt
-                reader = self._known_reader(answer) or (yield from self._ask_reader(answer.version, deadline, queries))
-                break
+                return (yield from self._read(batch, answer, deadline, queries, started))
             except ModelNotFound as error:
                 # The version that answered has been unloaded since, or other servers do not have it (yet). Whatever
                 # answers next may be a known version, and is one that is there.
                 wait = pause(attempt)
                 if time.monotonic() + wait > deadline or (yield wait):
                     raise _half_deployed(error, answer.version) from error
-        return (yield functools.partial(self._results, batch, answer, reader, time.perf_counter() - started))
+        raise AssertionError("unreachable")
+
+    def _read(
+        self, batch: Sequence[Sent], answer: Answer, deadline: float, queries: int, started: float
+    ) -> Steps[list[Transcription]]:
+        """The texts of an answer; what the first one of a version fetches and compiles serves all."""
+        characters = answer.log_probs.shape[2] - 1
+        while isinstance(found := self._readers.find(answer.version, characters), Future):
+            yield Until(found, deadline)
+            remaining(deadline)
+        if found is not None:
+            return (yield functools.partial(self._results, batch, answer, found, time.perf_counter() - started))
+        try:
+            reader = yield from self._ask_reader(answer.version, deadline, queries)
+            # Within the turn, since decoders compile what they need when they meet an alphabet for the first time.
+            results = yield functools.partial(self._results, batch, answer, reader, time.perf_counter() - started)
+            self._readers.keep(answer.version, reader)
+        finally:
+            self._readers.end_turn(answer.version)
+        return results
 
     def _ask_alphabet(self, version: int | None, deadline: float, queries: int = 1) -> Steps[Alphabet]:
         return read_alphabet((yield from self._ask_about(version, "alphabet", deadline, queries)))
 
     def _ask_reader(self, version: int, deadline: float, queries: int) -> Steps[Reader]:
         alphabet = yield from self._ask_alphabet(version, deadline, queries)
+        known = self._readers.of(version)
+        if known is not None and known.alphabet == alphabet:
+            return known
         decoder = self._decoder
         if not isinstance(decoder, Decoder):
-            decoder = decoder((yield from self._ask_language_model(version, deadline, queries)))
-        reader = Reader(alphabet, decoder)
-        self._keep(version, reader)
-        return reader
+            own = yield from self._ask_language_model(version, alphabet, deadline, queries)
+            decoder = yield functools.partial(decoder, own)
+        return Reader(alphabet, decoder)
 
-    def _ask_language_model(self, version: int, deadline: float, queries: int) -> Steps[LanguageModel | None]:
+    def _ask_language_model(
+        self, version: int, alphabet: Alphabet, deadline: float, queries: int
+    ) -> Steps[LanguageModel | None]:
         try:
             response = yield from self._ask_about(version, "language_model", deadline, queries)
         except ModelUnusable as error:
@@ -346,7 +351,7 @@ class BaseClient:
                 advice=f"Raise max_message_bytes ({self._max_message_bytes}), or do without it: decoder=BestPath().",
                 code=error.code,
             ) from error
-        return (yield functools.partial(read_language_model, response))
+        return (yield functools.partial(read_language_model, response, alphabet))
 
     def _ask_about(self, version: int | None, signature: str, deadline: float, queries: int) -> Steps[Any]:
         """Asks a signature that tells something about a version, up to `queries` times: several servers take turns."""

@@ -1,11 +1,11 @@
 """The client for threads: images in, transcriptions out, over TensorFlow Serving's gRPC API."""
 
+import contextvars
 import functools
 import os
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
@@ -14,14 +14,16 @@ from typing import Any
 import grpc
 
 from htr_client.base import BaseClient, Sent
-from htr_client.connection import to_error, was_closed
+from htr_client.checks import refuse_one
+from htr_client.connection import was_closed
+from htr_client.ending import Ending
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
 from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
 from htr_client.retries import Outage, bounded, remaining
-from htr_client.steps import Ask, Steps, T
+from htr_client.steps import Ask, Steps, T, Until
 
 
 class HtrClient(BaseClient):
@@ -64,6 +66,7 @@ class HtrClient(BaseClient):
             ready.result(bounded(timeout))
         except grpc.FutureTimeoutError:
             ready.cancel()
+            self._servers.failed()
             raise explain(self._hosts, self._tls) from None
 
     def transcribe(self, image: Image, *, timeout: float | None = None, source: str | None = None) -> Transcription:
@@ -83,7 +86,9 @@ class HtrClient(BaseClient):
         """
         return self._run(self._transcribe_one(image, timeout, source))
 
-    def transcribe_many(self, images: Iterable[Image], *, timeout: float | None = None) -> Iterator[Transcription]:
+    def transcribe_many(
+        self, images: Iterable[Image], *, timeout: float | None = None
+    ) -> Generator[Transcription, None, None]:
         """Transcribe any number of images, several requests at a time.
 
         Reads ahead by up to three times batch_size x in_flight images, so it suits images that are there already;
@@ -93,17 +98,24 @@ class HtrClient(BaseClient):
             images: Paths, encoded bytes or arrays; may be a generator.
             timeout: Seconds for each request; by default the client's.
 
-        Yields:
-            One transcription an image, in order. An image that cannot be read gives one with `error` set and does
-            not disturb the others.
+        Returns:
+            A generator of one transcription an image, in order. An image that cannot be read gives one with `error`
+            set and does not disturb the others. Closing the generator early ends the requests under way.
 
         Raises:
-            HtrError: When the service fails: at once when trying again makes no sense, otherwise after `patience`
-                seconds without any success. Everything yielded until then is valid.
+            TypeError: At once, when `images` is one image.
+            HtrError: From the generator, when the service fails: at once when trying again makes no sense, otherwise
+                after `patience` seconds without any success. Everything yielded until then is valid.
         """
-        source = iter(images)
+        refuse_one(images)
+        # The generator may be carried on from anywhere; its requests belong to this call.
+        return self._transcribe_many(iter(images), timeout, contextvars.copy_context())
+
+    def _transcribe_many(
+        self, source: Iterator[Image], timeout: float | None, context: contextvars.Context
+    ) -> Generator[Transcription, None, None]:
         outage = Outage(self._patience)
-        stop = threading.Event()
+        ending = Ending()
         senders = ThreadPoolExecutor(self._in_flight, "htr-send")
         packers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "htr-pack")
         under_way: deque[tuple[list[Sent | Transcription], list[tuple[list[int], Future[list[Transcription]]]]]]
@@ -117,7 +129,8 @@ class HtrClient(BaseClient):
                     for positions in self._batches(window):
                         batch = [sent for i in positions if isinstance(sent := window[i], Sent)]
                         steps = self._transcribe_patiently(batch, outage, timeout)
-                        calls.append((positions, senders.submit(self._run, steps, stop.wait)))
+                        # A context of its own for each: one cannot be entered by two threads at a time.
+                        calls.append((positions, senders.submit(context.copy().run, self._run, steps, ending)))
                     under_way.append((window, calls))
                     ahead = self._read_ahead(packers, source)
                 if len(under_way) == 2 or not ahead:
@@ -129,7 +142,7 @@ class HtrClient(BaseClient):
                         assert isinstance(entry, Transcription)
                         yield entry
         finally:
-            stop.set()
+            ending.end()
             packers.shutdown(wait=False, cancel_futures=True)
             senders.shutdown(wait=False, cancel_futures=True)
 
@@ -198,30 +211,41 @@ class HtrClient(BaseClient):
             packers.submit(self._pack_or_error, image) for image in islice(source, self._batch_size * self._in_flight)
         ]
 
-    def _run(self, steps: Steps[T], wait: Callable[[float], object] = time.sleep) -> T:
+    def _run(self, steps: Steps[T], ending: Ending | None = None) -> T:
+        waiting = ending or Ending()
         try:
             step = next(steps)
             while True:
                 try:
                     if isinstance(step, Ask):
-                        result = self._call(step)
+                        result = self._call(step, ending)
+                    elif isinstance(step, Until):
+                        result = waiting.wait(step.deadline - time.monotonic(), step.done)
+                        if result:
+                            raise was_closed(self.server)
                     else:
-                        result = wait(step) if isinstance(step, float) else step()
+                        result = waiting.wait(step) if isinstance(step, float) else step()
                 except Exception as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(result)
         except StopIteration as end:
             return end.value
+        finally:
+            steps.close()
 
-    def _call(self, ask: Ask) -> Any:
+    def _call(self, ask: Ask, ending: Ending | None = None) -> Any:
         call = self._method(ask.method, type(ask.request), ask.answer)
         seconds = remaining(ask.deadline)
         with self.metrics.call(ask.request.model_spec.name, ask.request.model_spec.signature_name):
             try:
-                return call(ask.request, timeout=seconds, metadata=ask.headers)
+                if ending is None:
+                    return call(ask.request, timeout=seconds, metadata=ask.headers)
+                return ending.result(call.future(ask.request, timeout=seconds, metadata=ask.headers))
+            except grpc.FutureCancelledError as error:
+                raise was_closed(self.server) from error
             except grpc.RpcError as error:
-                raise to_error(error, self.server, seconds, self._tls is not None) from error
+                raise self._failure(error, seconds) from error
             except ValueError as error:
                 if "closed" not in str(error):
                     raise
@@ -236,16 +260,22 @@ class HtrClient(BaseClient):
             return self._methods[name]
 
     def _open(self) -> Any:
-        """The channel of this process; made by the first call."""
+        """The channel of this process; made by the first call, and anew where the servers have other addresses."""
         with self._lock:
-            if self._channel is None or self._process != os.getpid():
+            is_open = self._channel is not None and self._process == os.getpid()
+            if is_open and not self._servers.may_have_moved():
+                return self._channel
+            target = self._servers.target(self._target if is_open else None)
+            if not is_open or target != self._target:
+                # Calls in flight hold the channel that they go over, which ends with the last of them.
                 if self._credentials is not None:
-                    channel = grpc.secure_channel(self._target, self._credentials, self._options)
+                    channel = grpc.secure_channel(target, self._credentials, self._options)
                 else:
-                    channel = grpc.insecure_channel(self._target, self._options)
+                    channel = grpc.insecure_channel(target, self._options)
                 self._traced = channel
                 if self._tracing is not None:
                     interceptor = self._tracing.client_interceptor()
                     self._traced = self._tracing.grpcext.intercept_channel(channel, interceptor)
                 self._channel, self._methods, self._process = channel, {}, os.getpid()
+                self._target = target
             return self._channel

@@ -1,13 +1,14 @@
-"""How this client talks gRPC: addresses, TLS, channel options, and what a failed call means."""
+"""How this client talks gRPC: metadata, channel options, and what a failed call means."""
 
 import json
 import re
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
 
+from htr_client.addresses import hosts_of
+from htr_client.answers import Headers
 from htr_client.errors import (
     AccessDenied,
     HtrError,
@@ -26,7 +27,7 @@ from htr_client.errors import (
 from htr_client.reach import is_here, why_no_connection, with_proxy
 from htr_client.tls import Tls
 
-Metadata = Callable[[], Iterable[tuple[str, str]]]
+Metadata = Callable[[], Iterable[tuple[str, str | bytes]]]
 
 # Predict is a pure function, so a call may be repeated. A full server answers RESOURCE_EXHAUSTED at once and without
 # having started; the throttle keeps a struggling server from getting five times the load: half of the tokens are
@@ -55,136 +56,13 @@ _WRONG_REQUEST = re.compile(
     r"ModelSpec|signature|servable version label|output tensor alias|Expects arg\[|tensor parsing error"
 )
 _NO_LABEL = "Unrecognized servable version label"
-_HEADER_NAME, _HEADER_VALUE = re.compile(r"[a-z0-9_.-]+"), re.compile(r"[ -~]*")
-_GRPC_SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):")
-# Schemes of URLs that users give instead of an address, and whether they ask for encryption.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_ENCRYPTED = {"http": False, "grpc": False, "https": True, "grpcs": True}
+_NO_HEADER_NAME, _NO_HEADER_VALUE = re.compile(r"[^a-z0-9_.-]"), re.compile(r"[^ -~]")
 # What gRPC says itself, for the server, when there is no connection to it or the connection ends.
 _NO_CONNECTION = re.compile(
     r"failed to connect|connections to all backends failing|empty address list|Connection refused|No route to host"
 )
 _NO_NAME = re.compile(r"(DNS resolution|address lookup) failed|errors resolving")
 _BROKEN = re.compile(r"Socket closed|Connection reset|Broken pipe|GOAWAY|recvmsg|sendmsg|keepalive|[Ss]tream removed")
-
-
-def read_addresses(target: str | Sequence[str]) -> tuple[list[str], bool | None]:
-    """What the settings say about where the servers are.
-
-    Args:
-        target: "host:port", several of them (a list, or one string with commas), or a gRPC target with a scheme. A URL
-            (http, https, grpc, grpcs) without a path stands for its host:port.
-
-    Returns:
-        "host:port" of each server, or one gRPC target; and whether URLs ask for encryption (None without one).
-
-    Raises:
-        ValueError: When there is no address, a scheme is unknown, or an address has no port or an impossible one.
-    """
-    if isinstance(target, str):
-        target = [target] if _GRPC_SCHEME.match(target) else target.split(",")
-    if len(target) == 1 and _GRPC_SCHEME.match(target[0]):
-        return [target[0]], None
-    addresses, encrypted = [], set()
-    for address in map(str.strip, target):
-        url = _URL.fullmatch(address)
-        if url is not None:
-            scheme = url.group(1).lower()
-            if scheme not in _ENCRYPTED:
-                raise ValueError(
-                    f"{address!r} begins with {scheme}://, but an address is HOST:PORT, such as localhost:8500 (or "
-                    "with http://, grpc://, https:// or grpcs:// before it, the last two for an encrypted connection)"
-                )
-            encrypted.add(_ENCRYPTED[scheme])
-            address = url.group(2).removesuffix("/")
-        split_address(address)
-        addresses.append(address)
-    if not addresses:
-        raise ValueError("no address")
-    if len(encrypted) > 1:
-        raise ValueError("some of the addresses ask for encryption and others do not")
-    return addresses, encrypted.pop() if encrypted else None
-
-
-def grpc_target(target: str | Sequence[str]) -> str:
-    """The gRPC target for one address or several.
-
-    Args:
-        target: As for `read_addresses`. Names among several are looked up once, here; gRPC has no target for a list of
-            names.
-
-    Returns:
-        A target over which round_robin balances.
-
-    Raises:
-        ValueError: As `read_addresses`; when of several servers one is reached over IPv4 only and one over IPv6 only.
-        ServerUnavailable: When one of several names cannot be resolved.
-    """
-    addresses, _ = read_addresses(target)
-    if len(addresses) == 1:
-        return addresses[0] if _GRPC_SCHEME.match(addresses[0]) else f"dns:///{addresses[0]}"
-    # A gRPC target is of one family: IPv4 when every server has such an address, else IPv6.
-    found = {address: _by_family(address) for address in addresses}
-    for family in (socket.AF_INET, socket.AF_INET6):
-        if all(places[family] for places in found.values()):
-            places = dict.fromkeys(place for one in found.values() for place in one[family])
-            return f"{'ipv4' if family == socket.AF_INET else 'ipv6'}:{','.join(places)}"
-    without = [next(address for address in found if not found[address][family]) for family in found[addresses[0]]]
-    raise ValueError(
-        f"{without[0]} has no IPv4 address and {without[1]} no IPv6 address, and gRPC reaches several servers over one "
-        "of the two only: give addresses of one kind, or one DNS name that stands for all servers"
-    )
-
-
-def _by_family(address: str) -> dict[socket.AddressFamily, list[str]]:
-    """The addresses behind one "host:port", as gRPC targets have them, of IPv4 and of IPv6."""
-    host, port = split_address(address)
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ServerUnavailable(f"The name {host!r} cannot be resolved: {error}.") from None
-    places: dict[socket.AddressFamily, list[str]] = {socket.AF_INET: [], socket.AF_INET6: []}
-    for family, _, _, _, (place, *_) in found:
-        if family in places:
-            places[family].append(f"{place}:{port}" if family == socket.AF_INET else f"[{place}]:{port}")
-    return places
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of "host:port".
-
-    Args:
-        address: One address; an IPv6 address in brackets.
-
-    Returns:
-        The host without brackets, and the port.
-
-    Raises:
-        ValueError: When there is no host, no port, or an impossible one.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f"an address is HOST:PORT, such as localhost:8500 (ports go from 1 to 65535), not {address!r}")
-    return host.strip("[]"), int(port)
-
-
-def hosts_of(addresses: Sequence[str]) -> list[tuple[str, int]]:
-    """Host and port of each server, for plain sockets.
-
-    Args:
-        addresses: As `read_addresses` returns them.
-
-    Returns:
-        One pair a server; none where a gRPC target names no host and port, as "unix:" does.
-    """
-    if len(addresses) == 1 and (scheme := _GRPC_SCHEME.match(addresses[0])):
-        if scheme.group(1) not in ("dns", "ipv4", "ipv6"):
-            return []
-        addresses = addresses[0][scheme.end() :].rpartition("/")[2].split(",")
-    try:
-        return [split_address(address) for address in addresses]
-    except ValueError:  # a name without a port, for which gRPC takes 443
-        return []
 
 
 def channel_options(
@@ -231,7 +109,7 @@ def channel_options(
     return options
 
 
-def headers_of(metadata: Metadata | None) -> tuple[tuple[str, str], ...]:
+def headers_of(metadata: Metadata | None) -> Headers:
     """The metadata of one request.
 
     Args:
@@ -242,15 +120,34 @@ def headers_of(metadata: Metadata | None) -> tuple[tuple[str, str], ...]:
 
     Raises:
         RequestRefused: gRPC would not take it; what it says depends on the client and does not tell what is wrong.
+            The message never holds a value, which may be a secret.
     """
     found = tuple(metadata()) if metadata is not None else ()
     for name, value in found:
-        if not _HEADER_NAME.fullmatch(name) or (isinstance(value, str) and not _HEADER_VALUE.fullmatch(value)):
-            raise RequestRefused(
-                f"gRPC takes no metadata {name!r}: {value!r}.",
-                advice="Names are of lower-case letters, digits and -_. and values are printable ASCII.",
-            )
+        _check_header(name, value)
     return found
+
+
+def _check_header(name: str, value: str | bytes) -> None:
+    wrong = _NO_HEADER_NAME.search(name)
+    if wrong or not name:
+        where = f"{wrong.group()!r} at position {wrong.start()}" if wrong else "no characters"
+        raise RequestRefused(
+            f"The name of metadata {name!r} has {where}.",
+            advice="Names are of lower-case letters, digits and the characters - _ and the full stop.",
+        )
+    binary = name.endswith("-bin")
+    if not isinstance(value, bytes if binary else (str, bytes)):
+        raise RequestRefused(
+            f"The value of metadata {name!r} is of type {type(value).__name__}.",
+            advice="Values are bytes where the name ends with -bin, and str or bytes elsewhere.",
+        )
+    text = value if isinstance(value, str) else value.decode("latin-1")
+    if not binary and (wrong := _NO_HEADER_VALUE.search(text)):
+        raise RequestRefused(
+            f"The value of metadata {name!r} has {wrong.group()!r} at position {wrong.start()} of {len(text)}.",
+            advice="Values are printable ASCII; what was read from a file often ends with a newline: strip it.",
+        )
 
 
 def tracing() -> Any:

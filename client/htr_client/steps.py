@@ -1,6 +1,7 @@
 """What a method of either client does, as steps that the clients carry out in their own ways."""
 
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 from htr_client.answers import Headers
@@ -18,6 +19,14 @@ class Ask(NamedTuple):
     headers: Headers
 
 
-# What a method of either client does, one thing after the other: it yields requests to send, seconds to wait and work
-# that keeps the processor busy, receives the result of each, and returns its own. The clients differ in how they do it.
-Steps = Generator[Ask | float | Callable[[], Any], Any, T]
+class Until(NamedTuple):
+    """Something that another caller is doing, to be waited for until the deadline."""
+
+    done: "Future[None]"
+    deadline: float
+
+
+# What a method of either client does, one thing after the other: it yields requests to send, seconds to wait, what to
+# wait for and work that keeps the processor busy, receives the result of each, and returns its own. The clients differ
+# in how they do it. They close the steps in the end, whatever happened.
+Steps = Generator[Ask | Until | float | Callable[[], Any], Any, T]

@@ -44,7 +44,7 @@ def servers_from(arguments: argparse.Namespace) -> list[str]:
     """
     addresses = [address.strip() for address in (arguments.server or "").split(",") if address.strip()]
     if addresses:
-        from htr_client.connection import split_address
+        from htr_client.addresses import split_address
 
         for address in addresses:
             try:

@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from htr_client import HtrClient, Tls
+from htr_client.addresses import hosts_of, read_addresses
 from htr_client.cli import main
-from htr_client.connection import hosts_of, read_addresses
 from htr_client.errors import AccessDenied, ServerUnavailable, TimedOut, UnexpectedAnswer
 from htr_client.testing import FakeServer, png
 

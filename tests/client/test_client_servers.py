@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from htr_client import AsyncHtrClient, HtrClient, Tls
-from htr_client.connection import grpc_target
+from htr_client.addresses import grpc_target
 from htr_client.errors import (
     HtrError,
     MissingExtra,
@@ -134,11 +134,6 @@ def test_several_addresses_share_the_name_in_their_certificates(kind):
         kind(addresses, tls=True)
     kind(addresses, tls=Tls(server_name="htr.internal"))
     kind(addresses[:1], tls=True)
-
-
-def test_names_among_several_that_cannot_be_resolved():
-    with pytest.raises(ServerUnavailable, match=r"nowhere\.invalid"):
-        HtrClient(["localhost:8500", "nowhere.invalid:8500"])
 
 
 def test_model_status(client, kind, server):
