@@ -102,8 +102,8 @@ class BaseClient:
             patience: Seconds for which `transcribe_many` and pages go on trying while no request gets through.
             max_pixels: Images with more pixels are refused before they are decoded.
             max_message_bytes: Limit of a request and of an answer.
-            metadata: Called for every request; returns its gRPC metadata, such as tracing ids or tokens. The log keeps
-                the value of "x-request-id".
+            metadata: Called for every request, with the caller's context variables; returns its gRPC metadata (str or
+                bytes), such as tracing ids or tokens. The log keeps the value of "x-request-id".
             opentelemetry: Trace the calls with OpenTelemetry (needs the extra "opentelemetry").
             log: Gets the images and what was read in them, of which it keeps a sample.
             metrics: Counts calls and images; by default those of this client alone, its attribute `metrics`.
