@@ -3,12 +3,13 @@
 import contextvars
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from htr_client import HtrClient
-from htr_client.testing import png
+from htr_client.testing import ALPHABET, png
 
 REQUEST = contextvars.ContextVar("request", default="none")
 
@@ -115,3 +116,42 @@ def test_who_stops_early_ends_the_calls_under_way(server):
         finally:
             go_on.set()
         assert client.transcribe(png("b")).text == "b"
+
+
+def test_who_stops_early_does_not_wait_for_what_another_caller_fetches(server):
+    model, go_on, asked, waiting = server.model, threading.Event(), threading.Event(), threading.Event()
+    model.alphabets[2], model.language_models[2] = list(ALPHABET), b""
+    answer, one_at_a_time = model.predict, threading.Lock()
+
+    def predict(request, context):
+        if request.model_spec.signature_name == "alphabet" and request.model_spec.version.value == 2:
+            asked.set()
+            go_on.wait(120)
+        if request.model_spec.signature_name != "serving_default":
+            return answer(request, context)
+        with one_at_a_time:
+            model.version = 1 if request.inputs["image_bytes"].string_val[0] == png("a") else 2
+            if len(model.batches) >= 4:  # the other caller's, and the second window of two begins
+                waiting.set()
+            return answer(request, context)
+
+    before = set(senders())
+    with HtrClient(server.address, timeout=120, batch_size=1, in_flight=2) as client:
+        client.transcribe(png("known"))
+        model.batches.clear()
+        model.predict = predict
+        with ThreadPoolExecutor(1) as other:
+            call = other.submit(client.transcribe, png("other"))
+            try:
+                assert asked.wait(60)
+                results = client.transcribe_many([png("a")] * 2 + [png("b")] * 7)
+                assert next(results).version == 1
+                assert waiting.wait(60)
+                results.close()
+                end = time.monotonic() + 60
+                while set(senders()) - before and time.monotonic() < end:
+                    time.sleep(0.01)
+                assert not set(senders()) - before and not call.done()
+            finally:
+                go_on.set()
+            assert call.result().text == "other"
