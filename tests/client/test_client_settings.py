@@ -11,9 +11,8 @@ import pytest
 from htr_client import AsyncHtrClient, BestPath, HtrClient, Tls
 from htr_client.beam import PrefixBeamSearch
 from htr_client.errors import AlphabetMismatch, HtrError, RequestRefused
-from htr_client.language import CharacterModel, LanguageModel, Lexicon
+from htr_client.language import CharacterModel, Lexicon
 from htr_client.testing import png
-from tests.client.test_client_language import HELLO
 
 # Secrets.
 
@@ -80,14 +79,12 @@ def test_weights_that_are_no_numbers(number):
         ({"language_model": model, "language_weight": number}, "language_weight"),
         ({"language_model": model, "length_bonus": number}, "length_bonus"),
     ):
-        with pytest.raises(ValueError, match=f"{name}.* not {number}"):
+        with pytest.raises(ValueError, match=f"{name}.* {number}"):
             PrefixBeamSearch(**settings)
     with pytest.raises(ValueError, match=f"unknown .* not {number}"):
         Lexicon(["a"], unknown=number)
-    with pytest.raises(ValueError, match=f"weight .* not {number}"):
+    with pytest.raises(ValueError, match=f"weight .* {number}"):
         Lexicon({"a": 1}, weight=number)
-    with pytest.raises(ValueError, match="damaged"):
-        LanguageModel.from_bytes(HELLO.weighed(number, 0.0).to_bytes())
     assert Lexicon(["a"], unknown=-math.inf).unknown == -math.inf
 
 
