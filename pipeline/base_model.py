@@ -21,7 +21,7 @@ import yaml
 from components.base_model import packing
 from components.common.console import announced, console
 from components.common.folders import made_whole
-from components.common.versions import in_service
+from components.common.versions import offered
 from components.common.words import counted
 from components.example_gen.examples import records
 from components.example_gen.settings import DataConfig
@@ -221,12 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number, one in enumerate(RECIPES[preset], start=1):
             workspace = given.folder / (preset if number == 1 else f"{preset}-{number}")
             models = str(workspace / "serving_model" / "htr")
-            if not in_service(models):
+            if not offered(models):
                 earlier = [rendered for before in RECIPES[preset][: number - 1] for rendered in before.rendered]
                 code = _train(preset, one, workspace, start, earlier, given)
                 if code:
                     return code
-            start = in_service(models)[-1].path
+            start = offered(models)[-1].path
         packed = packing.pack(str(start), preset, _texts(workspace))
         console().print(f"{packed} is the new base model for transform.preset={preset}")
     return 0

@@ -190,5 +190,5 @@ def _version(path: str) -> tuple[str, bool]:
 def _is_followed(path: str, name: str) -> bool:
     """Whether a newer version has taken the place of a pushed one, which a label does not keep in service."""
     model_dir, number = os.path.split(path)
-    current = [version.number for version in service.current(model_dir, name)]
+    current = [version.number for version in service.needing_no_push(model_dir, name)]
     return int(number) not in current and any(other > int(number) for other in current)

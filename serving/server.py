@@ -30,10 +30,10 @@ from serving.status import Code, ServingError, from_exception, invalid
 if TYPE_CHECKING:
     from serving.grpc_front import GrpcFront
     from serving.model_config import ModelConfig
+    from serving.model_manager import ModelManager
     from serving.rest import RestServer
     from serving.service import Service
     from serving.ui import UiServer
-    from serving.versions import ModelManager
 
 logger = logging.getLogger("serving")
 
@@ -113,8 +113,8 @@ class EmbeddedServer:
         ports.check(options.host, asked)
         models = self._read_models()
         from serving.metrics import Metrics
+        from serving.model_manager import ModelManager
         from serving.runner import RunnerOptions, import_tensorflow
-        from serving.versions import ModelManager
 
         batching = self._read_batching()
         monitoring_path = self._read_monitoring()

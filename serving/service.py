@@ -19,10 +19,10 @@ from serving import tensors
 from serving.batching import Batcher
 from serving.metrics import Metrics
 from serving.model_config import config_from_proto
+from serving.model_manager import ModelManager
 from serving.signatures import DEFAULT_SIGNATURE, Signature
 from serving.status import Code, ServingError, from_exception, invalid
-from serving.version_states import Handle
-from serving.versions import ModelManager
+from serving.versions import Handle
 
 _SIGNATURE_FIELD = "signature_def"
 

@@ -1,283 +1,314 @@
-"""Which versions of which models are served: configuration, polling, policies and labels.
+"""The versions of a server: what state each is in, loading and unloading, and which one a request holds.
 
-The rules are TensorFlow Serving's: versions are directories with a number for a name, and a version that cannot be
-loaded never replaces a good one.
+A new version is loaded, warmed up and published before an old one goes; an old one is unloaded when its last request
+has ended; a version that cannot be loaded is retried, then kept in the status as END with its error. A version whose
+number is wanted from another directory answers until that one can take its place.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import enum
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from serving.metrics import Metrics
-from serving.model_config import ModelConfig, with_line_finder
 from serving.options import ServerOptions
-from serving.runner import RunnerOptions
-from serving.status import Code, ServingError, invalid
-from serving.version_directory import find_versions
-from serving.version_states import Handle, State, Version, Versions
+from serving.runner import LoadedModel, RunnerOptions, release_memory
+from serving.status import Code, ServingError, from_exception
 
 logger = logging.getLogger("serving")
 
-_SAY_SECONDS = 10.0
-_LOOK_SECONDS = 0.1
+# Ended versions stay visible in the status; a server that runs for months must not keep them all.
+_MAX_ENDED = 100
 
 
-class ModelManager:
-    """Keeps the versions that the configuration wants loaded, and hands them to requests."""
+class State(enum.IntEnum):
+    """The states of GetModelStatus."""
+
+    START = 10
+    LOADING = 20
+    AVAILABLE = 30
+    UNLOADING = 40
+    END = 50
+
+
+class Version:
+    """One version; all fields are guarded by the lock of `Versions`."""
+
+    def __init__(self, model: str, number: int, path: str) -> None:
+        self.model = model
+        self.number = number
+        self.path = path
+        self.state = State.START
+        self.error: ServingError | None = None
+        self.aspired = True
+        self.loaded: LoadedModel | None = None
+        self.requests = 0
+        self.failures = 0
+        self.busy = False  # a thread is loading it right now, not merely waiting to retry
+
+
+class Handle:
+    """A version in use by a request: it is not unloaded before the handle is released."""
+
+    def __init__(self, version: Version) -> None:
+        assert version.loaded is not None
+        self.name = version.model
+        self.version = version.number
+        self.loaded = version.loaded
+
+
+def _give_way() -> None:
+    """Lowers the priority of this thread, and of those that TensorFlow starts from it to run models.
+
+    The threads that talk to callers then answer and refuse at once however much the model has to do: under overload a
+    refusal costs less than waiting for a turn.
+    """
+    if sys.platform == "linux":  # elsewhere a priority belongs to the whole process
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+class Versions:
+    """Keeps the versions that are wanted loaded; all fields are guarded by `changed`.
+
+    Attributes:
+        changed: Notified whenever a version changes its state.
+        live: By model and number, the versions that are wanted or not gone yet.
+        serving: By model and number, those that answer.
+        stopping: Set when everything that waits for a version is to give up.
+    """
 
     def __init__(self, options: ServerOptions, runner_options: RunnerOptions, metrics: Metrics) -> None:
         self.options = options
-        self.versions = Versions(options, runner_options, metrics)
-        self._config_lock = threading.Lock()
-        self._models: dict[str, ModelConfig] | None = None
-        self._labels: dict[str, dict[str, int]] | None = None
-        self._empty: set[str] = set()  # models of which the log says that there is no version
-        self._missing: dict[str, list[int]] = {}  # what the log last said is missing
-        self._pushed: set[str] = set()  # models that have had a version of their own
-        self._poller: threading.Thread | None = None
+        self.changed = threading.Condition(threading.RLock())
+        self.live: dict[str, dict[int, Version]] = {}
+        self.serving: dict[str, dict[int, Version]] = {}
+        self.stopping = threading.Event()
+        self._runner_options = runner_options
+        self._metrics = metrics
+        self._ended: dict[str, dict[int, ServingError | None]] = {}
+        # By model and number, what is loaded from another directory to take the place of one that answers.
+        self._successors: dict[str, dict[int, Version]] = {}
+        self._threads: set[threading.Thread] = set()
 
-    # -- configuration ---------------------------------------------------------------------------------------
-
-    def apply(
-        self, models: list[ModelConfig], deadline: float | None = None, check: Callable[[], None] | None = None
-    ) -> None:
-        """Make this the configuration, and wait until models new in it can be used.
-
-        As in TensorFlow Serving this is not a transaction: models missing from it are dropped at once, and a label
-        must point to a version that is available already. The line finder of the server's options stays: the file of
-        labels, which a promotion sends to the servers, holds the recogniser only.
+    def aspire(self, name: str, wanted: Mapping[int, str]) -> None:
+        """Make these the wanted versions of a model.
 
         Args:
-            models: All models to serve, but the line finder of the options.
-            deadline: `time.monotonic()` value after which to stop waiting, also for an earlier change to end.
-            check: Raises a ServingError once nobody waits any more; None where somebody always does.
-
-        Raises:
-            ServingError: A label points nowhere, a new model did not become available, the time is over, or what
-                `check` raises. Nothing is changed when the time is over before the change is begun.
+            name: The model.
+            wanted: Number to directory.
         """
-        check = functools.partial(self._check_wanted, deadline, check)
-        with self._changing(check):
-            wanted = {model.name: model for model in with_line_finder(models, self.options)}
-            with self.versions.changed:
-                old = self._models or {}
-                first = self._models is None
-                self._update_labels(wanted)
-                self._models = wanted
-                for name in set(old) - set(wanted):
-                    self.versions.aspire(name, {})
-            if first:
-                self._poller = threading.Thread(target=self._poll_forever, name="poll", daemon=True)
-                self._poller.start()
-            elif not first:
-                self.poll()
-            self._wait_available([name for name in wanted if name not in old], check, first)
+        live = self.live.setdefault(name, {})
+        moved: dict[int, str] = {}
+        for number, version in list(live.items()):
+            path = wanted.get(number)
+            if path is not None and path != version.path and version.state == State.AVAILABLE:
+                if os.path.realpath(path) == os.path.realpath(version.path):
+                    version.path = path  # the same directory under another name
+                else:
+                    moved[number] = path
+            version.aspired = path == version.path or number in moved
+            if not version.aspired and version.state in (State.START, State.END) and not version.busy:
+                self._end(version, version.error)
+        for number, path in wanted.items():
+            if number not in live:
+                live[number] = Version(name, number, path)
+        successors = self._successors.setdefault(name, {})
+        for number, version in list(successors.items()):
+            version.aspired = moved.get(number) == version.path
+            if not version.aspired:
+                del successors[number]
+        for number, path in moved.items():
+            if number not in successors:
+                successors[number] = Version(name, number, path)
+        self._act(name)
+        self.changed.notify_all()
 
-    def _check_wanted(self, deadline: float | None, check: Callable[[], None] | None) -> None:
-        """Stop a change that nobody waits for."""
-        if self.versions.stopping.is_set():
-            raise ServingError(Code.CANCELLED, "the server is shutting down")
-        if deadline is not None and time.monotonic() >= deadline:
-            raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
-        if check is not None:
-            check()
+    # -- loading and unloading -------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _changing(self, check: Callable[[], None]) -> Iterator[None]:
-        """Hold the lock of changes; one that was given up while it waited for the lock must not come after all."""
-        while not self._config_lock.acquire(timeout=_LOOK_SECONDS):
-            check()
-        try:
-            check()
-            yield
-        finally:
-            self._config_lock.release()
+    def _act(self, name: str) -> None:
+        """Take the steps that keep the model available, as AvailabilityPreservingPolicy does."""
+        versions = self.live.get(name, {}).values()
+        aspired = [version for version in versions if version.aspired]
+        aspired_available = any(version.state == State.AVAILABLE for version in aspired)
+        leftover = sorted(
+            (version for version in versions if not version.aspired and version.state == State.AVAILABLE),
+            key=lambda version: version.number,
+        )
+        while leftover and (not aspired or aspired_available or len(leftover) > 1):
+            self._start_unload(leftover.pop(0))
+        if self.stopping.is_set():
+            return
+        every = [*self.live.values(), *self._successors.values()]
+        loading = sum(version.busy for group in every for version in group.values())
+        candidates = [*aspired, *self._successors.get(name, {}).values()]
+        new = [version for version in candidates if version.state == State.START]
+        for version in sorted(new, key=lambda item: -item.number):
+            if loading >= max(1, self.options.num_load_threads):
+                break
+            loading += 1
+            version.state = State.LOADING
+            version.busy = True
+            self._start(self._load, version)
 
-    def _update_labels(self, wanted: Mapping[str, ModelConfig]) -> None:
-        labels: dict[str, dict[str, int]] = {}
-        for name, model in wanted.items():
-            for label, number in model.labels.items():
-                version = self.versions.serving.get(name, {}).get(number)
-                if version is None and not self._may_label_unavailable(name, label, number):
-                    raise ServingError(
-                        Code.FAILED_PRECONDITION,
-                        f"Request to assign label to version {number} of model {name}, which is not currently "
-                        "available for inference",
-                    )
-                labels.setdefault(name, {})[label] = number
-        self._labels = labels
-
-    def _may_label_unavailable(self, name: str, label: str, number: int) -> bool:
-        if not self.options.allow_version_labels_for_unavailable_models:
-            return False
-        current = (self._labels or {}).get(name, {}).get(label)
-        return current is None or current == number
-
-    def _progress(self, names: list[str]) -> tuple[list[Version], list[Version], bool]:
-        """How far models are from being ready, which is when all versions wanted at the start answer.
-
-        With `serve_newest_good` one that answers is enough once each of the others has failed at least once.
-
-        Args:
-            names: Models to look at.
-
-        Returns:
-            Versions that failed for good and must not be missing, versions under way, and whether a model has no
-            version at all.
-        """
-        failed, under_way, empty = [], [], False
-        for name in names:
-            if self._models is None or name not in self._models:
-                continue
-            wanted = [version for version in self.versions.live.get(name, {}).values() if version.aspired]
-            answering = bool(self.versions.serving.get(name))
-            lenient = answering and self.options.serve_newest_good
-            under_way += [
-                version
-                for version in wanted
-                if version.state in (State.START, State.LOADING) and not (lenient and version.failures)
-            ]
-            ended = [version for version in wanted if version.state == State.END]
-            if ended and not lenient:
-                failed.append(max(ended, key=lambda version: version.number))
-            empty = empty or not (wanted or answering)
-        return failed, under_way, empty
-
-    def _wait_available(self, names: list[str], check: Callable[[], None], first: bool) -> None:
-        """Wait until each model is ready, or cannot be."""
-        said = time.monotonic()
-        with self.versions.changed:
-            while True:
-                failed, under_way, empty = self._progress(names)
-                if failed and not under_way and not empty:
-                    self.poll()  # an older version may step in for a broken one
-                    failed, under_way, empty = self._progress(names)
-                waiting = bool(under_way) or empty
-                if failed and not waiting:
-                    noun = "servable" if first else "model"
-                    details = "".join(
-                        f"{{{{name: {version.model} version: {version.number}}} due to error: {version.error}}}, "
-                        for version in failed
-                    )
-                    text = f"{len(failed)} {noun}(s) did not become available: {{{details}}}"
-                    raise ServingError(Code.UNKNOWN, text)
-                if not waiting:
-                    return
-                check()
-                if under_way and time.monotonic() - said > _SAY_SECONDS:
-                    said = time.monotonic()
-                    which = ", ".join(f"{version.model} version {version.number}" for version in under_way)
-                    logger.info("still loading %s", which)
-                self.versions.changed.wait(_LOOK_SECONDS)
-
-    # -- polling ---------------------------------------------------------------------------------------------
-
-    def _poll_forever(self) -> None:
-        while not self.versions.stopping.is_set():
+    def _start(self, target: Callable[[Version], None], version: Version) -> None:
+        def work() -> None:
+            _give_way()
             try:
-                self.poll()
+                target(version)
             except Exception:
-                logger.exception("polling failed")
-            if self.options.file_system_poll_wait_seconds == 0:
+                logger.exception("version %s of %s", version.number, version.model)
+            finally:
+                with self.changed:
+                    self._threads.discard(thread)
+                    # A load slot may be free now, for whichever model waits for one.
+                    for name in list(self.live):
+                        self._act(name)
+                    self.changed.notify_all()
+
+        thread = threading.Thread(target=work, name=f"{version.model}-{version.number}", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _load(self, version: Version) -> None:
+        attempts = max(0, self.options.max_num_load_retries) + 1
+        for attempt in range(attempts):
+            logger.info("Loading version %s of %s", version.number, version.model)
+            error: ServingError
+            try:
+                loaded = self._load_once(version)
+            except Exception as failure:
+                error = from_exception(failure).bare()
+                logger.error("Loading version %s of %s failed: %s", version.number, version.model, error)
+            else:
+                self._publish(version, loaded)
                 return
-            self.versions.stopping.wait(self.options.file_system_poll_wait_seconds)
+            release_memory()
+            with self.changed:
+                version.failures += 1
+                version.error = error
+                last = attempt + 1 == attempts
+                if last or not version.aspired or self.stopping.is_set():
+                    version.busy = False
+                    version.state = State.END
+                    if not version.aspired:
+                        self._end(version, error)
+                    self.changed.notify_all()
+                    return
+                version.busy = False
+                for name in list(self.live):
+                    self._act(name)
+                self.changed.notify_all()
+                until = time.monotonic() + self.options.load_retry_interval_micros / 1e6
+                while version.aspired and not self.stopping.is_set() and time.monotonic() < until:
+                    self.changed.wait(max(0.0, min(1.0, until - time.monotonic())))
+                if not version.aspired or self.stopping.is_set():
+                    self._end(version, error)
+                    return
+                version.busy = True
 
-    def poll(self) -> None:
-        """Look at the model directories once, and start what has to be loaded or unloaded."""
-        with self.versions.changed:
-            models = list((self._models or {}).values())
-        for model in models:
-            found = self._find(model)
-            if found is None:
-                # A file system that is away for a moment must not unload everything.
-                logger.error("Could not find base path %s for servable %s", model.base_path, model.name)
-                continue
-            if found:
-                self._empty.discard(model.name)
-            elif model.name not in self._empty:
-                self._empty.add(model.name)
-                logger.warning(
-                    "No versions (folders with a number for a name) under %s for servable %s; waiting",
-                    model.base_path, model.name,
-                )  # fmt: skip
-            self._say_missing(model, found)
-            with self.versions.changed:
-                if self._models is None or self._models.get(model.name) != model:
-                    continue  # reconfigured meanwhile
-                chosen = self._choose(model, found)
-                self.versions.aspire(model.name, {number: found[number] for number in chosen})
+    def _load_once(self, version: Version) -> LoadedModel:
+        status = "success"
+        try:
+            loaded = LoadedModel(version.path, self._runner_options)
+            started = time.monotonic()
+            warm_status = "OK"
+            count = 0
+            try:
+                count = loaded.warm_up()
+            except Exception as error:
+                warm_status = from_exception(error).code.name
+                loaded.close()
+                raise
+            finally:
+                micros = (time.monotonic() - started) * 1e6
+                self._metrics.warmup_latency.add(micros, version.path, warm_status)
+                self._metrics.warmup_records.add(count, version.path, warm_status)
+            return loaded
+        except Exception:
+            status = "fail"
+            raise
+        finally:
+            self._metrics.load_attempts.add(1, version.path, status)
 
-    def _say_missing(self, model: ModelConfig, found: Mapping[int, str]) -> None:
-        """Say once which versions the configuration wants in vain."""
-        wanted = {*model.policy.versions, *model.labels.values()}
-        missing = sorted(wanted.difference(found))
-        if missing and found and missing != self._missing.get(model.name):
-            logger.warning(
-                "Version %s of servable %s is wanted but not under %s, which has %s; waiting",
-                ", ".join(map(str, missing)), model.name, model.base_path, ", ".join(map(str, found)),
-            )  # fmt: skip
-        self._missing[model.name] = missing
+    def _publish(self, version: Version, loaded: LoadedModel) -> None:
+        with self.changed:
+            version.busy = False
+            version.loaded = loaded
+            version.error = None
+            version.failures = 0
+            live = self.live.get(version.model, {})
+            old = live.get(version.number)
+            if old is not version:
+                if self._successors.get(version.model, {}).get(version.number) is not version:
+                    version.state = State.UNLOADING  # no longer wanted
+                    self._start(self._unload, version)
+                    return
+                del self._successors[version.model][version.number]
+                live[version.number] = version
+            version.state = State.AVAILABLE
+            self._ended.get(version.model, {}).pop(version.number, None)
+            serving = dict(self.serving.get(version.model, {}))
+            serving[version.number] = version
+            self.serving[version.model] = serving
+            logger.info("Successfully loaded version %s of %s", version.number, version.model)
+            if old is not None and old is not version:
+                old.aspired = False
+                self._start_unload(old)
+            self._act(version.model)
+            self.changed.notify_all()
 
-    def _find(self, model: ModelConfig) -> dict[int, str] | None:
-        found = find_versions(model.base_path)
-        if found:
-            self._pushed.add(model.name)
-        elif model.fallback_path and model.name not in self._pushed:
-            return find_versions(model.fallback_path)
-        return found
+    def _start_unload(self, version: Version) -> None:
+        version.state = State.UNLOADING
+        serving = dict(self.serving.get(version.model, {}))
+        if serving.get(version.number) is version:  # and not one from another directory already
+            del serving[version.number]
+            self.serving[version.model] = serving
+        self._start(self._unload, version)
 
-    def _choose(self, model: ModelConfig, found: Mapping[int, str]) -> list[int]:
-        chosen = model.policy.choose(found)
-        if model.policy.kind != "latest" or not self.options.serve_newest_good or self.versions.serving.get(model.name):
-            return chosen
-        live = self.versions.live.get(model.name, {})
+    def _unload(self, version: Version) -> None:
+        with self.changed:
+            while version.requests:
+                self.changed.wait(1.0)
+            loaded, version.loaded = version.loaded, None
+        if loaded is not None:
+            loaded.close()
+            del loaded
+            release_memory()
+        with self.changed:
+            logger.info("Unloaded version %s of %s", version.number, version.model)
+            self._end(version, None)
+            if version.aspired:  # again, meanwhile: without it the version that answers now would have no successor
+                self.live[version.model][version.number] = Version(version.model, version.number, version.path)
+            self.changed.notify_all()
 
-        def failed(number: int) -> bool:
-            version = live.get(number)
-            return version is not None and version.path == found[number] and version.failures > 0
-
-        # Where TensorFlow Serving would have nothing to serve: newest version broken, none loaded before it.
-        older = [number for number in sorted(found, reverse=True) if number not in chosen]
-        while older and all(failed(number) for number in chosen):
-            chosen.append(older.pop(0))
-        return chosen
+    def _end(self, version: Version, error: ServingError | None) -> None:
+        """Forget a version, but for the status."""
+        version.state = State.END
+        live = self.live.get(version.model, {})
+        if live.get(version.number) is version:
+            del live[version.number]
+        ended = self._ended.setdefault(version.model, {})
+        ended.pop(version.number, None)
+        ended[version.number] = error
+        while len(ended) > _MAX_ENDED:
+            del ended[next(iter(ended))]
 
     # -- requests --------------------------------------------------------------------------------------------
 
-    def resolve(self, model_spec: Any) -> tuple[str, int | None]:
-        """Return name and version (None: the newest) that a ModelSpec asks for.
-
-        Raises:
-            ServingError: No name, or an unknown label.
-        """
-        if not model_spec.name:
-            raise invalid("ModelSpec has no name specified.")
-        choice = model_spec.WhichOneof("version_choice")
-        if choice == "version":
-            return model_spec.name, model_spec.version.value
-        if choice == "version_label":
-            label = model_spec.version_label
-            labels = self._labels
-            if labels is None:
-                raise ServingError(Code.UNAVAILABLE, f"Model labels does not init yet.{label}")
-            number = labels.get(model_spec.name, {}).get(label)
-            if number is None:
-                raise invalid(f"Unrecognized servable version label: {label}")
-            return model_spec.name, number
-        return model_spec.name, None
-
     @contextlib.contextmanager
-    def use(self, model_spec: Any) -> Iterator[Handle]:
+    def hold(self, name: str, number: int | None) -> Iterator[Handle]:
         """Hold a version for the time of one request.
 
         Args:
-            model_spec: The request's ModelSpec.
+            name: The model.
+            number: Of the version; None is the newest that answers.
 
         Yields:
             The version in use.
@@ -285,21 +316,56 @@ class ModelManager:
         Raises:
             ServingError: Nothing that fits is served.
         """
-        name, number = self.resolve(model_spec)
-        with self.versions.hold(name, number) as handle:
+        with self.changed:
+            serving = self.serving.get(name, {})
+            version = serving.get(number if number is not None else max(serving, default=0))
+            if version is None or version.loaded is None:
+                what = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+                raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {what}")
+            version.requests += 1
+            handle = Handle(version)
+        try:
             yield handle
+        finally:
+            with self.changed:
+                version.requests -= 1
+                if not version.requests and version.state == State.UNLOADING:
+                    self.changed.notify_all()
+
+    def status(self, name: str, number: int | None = None) -> list[tuple[int, State, ServingError | None]]:
+        """Return version, state and error of a model's versions, newest first.
+
+        Raises:
+            ServingError: Nothing is known of that model or version.
+        """
+        with self.changed:
+            rows: dict[int, tuple[int, State, ServingError | None]] = {
+                ended: (ended, State.END, error) for ended, error in self._ended.get(name, {}).items()
+            }
+            for version in self.live.get(name, {}).values():
+                error = version.error if version.state == State.END else None
+                rows[version.number] = (version.number, version.state, error)
+        if number is not None:
+            if number not in rows:
+                raise ServingError(Code.NOT_FOUND, f"Could not find version {number} of model {name}")
+            return [rows[number]]
+        if not rows:
+            raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
+        return [rows[key] for key in sorted(rows, reverse=True)]
+
+    def available(self, name: str) -> list[int]:
+        """Return the versions of a model that answer, newest first."""
+        return sorted(self.serving.get(name, {}), reverse=True)
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    def interrupt(self) -> None:
-        """Make everything that waits for a version give up."""
-        self.versions.stopping.set()
-        with self.versions.changed:
-            self.versions.changed.notify_all()
-
-    def stop(self, timeout: float = 10.0) -> None:
-        """Stop polling and unload everything."""
-        self.interrupt()
-        if self._poller is not None:
-            self._poller.join(timeout)
-        self.versions.stop(timeout)
+    def stop(self, timeout: float) -> None:
+        """Unload everything, and wait for it."""
+        with self.changed:
+            for name in list(self.live):
+                self.aspire(name, {})
+        until = time.monotonic() + timeout
+        while self._threads and time.monotonic() < until:
+            thread = next(iter(self._threads), None)
+            if thread is not None:
+                thread.join(0.2)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common import storage
-from components.common.versions import GRAPH_FILE, Version, in_service, list_versions
+from components.common.versions import GRAPH_FILE, Version, list_versions, offered
 from serving.rollout.labels import CONFIG_FILE, Labels, RolloutError
 from serving.version_directory import METRICS_FILE
 
@@ -17,7 +17,7 @@ class VersionError(RuntimeError):
     """A version cannot be pushed or withdrawn; the message says why."""
 
 
-def served(model_dir: str, name: str) -> Version | None:
+def in_service(model_dir: str, name: str) -> Version | None:
     """The version that answers where no version is asked for: the one labelled stable, else the newest.
 
     A version that lacks its graph or its weights does not count, since no server can load it.
@@ -29,7 +29,7 @@ def served(model_dir: str, name: str) -> Version | None:
     Raises:
         VersionError: the file of labels cannot be read.
     """
-    found = [version for version in in_service(model_dir) if _is_complete(version.path)]
+    found = [version for version in offered(model_dir) if _is_complete(version.path)]
     try:
         stable = labels(model_dir, name).get("stable")
     except RolloutError as error:
@@ -38,7 +38,7 @@ def served(model_dir: str, name: str) -> Version | None:
     return next(iter(labelled or found[-1:]), None)
 
 
-def current(model_dir: str, name: str) -> list[Version]:
+def needing_no_push(model_dir: str, name: str) -> list[Version]:
     """The versions whose models need no other push: the one in service, and the newest, which may wait for its label.
 
     Args:
@@ -51,7 +51,7 @@ def current(model_dir: str, name: str) -> list[Version]:
     Raises:
         VersionError: The file of labels cannot be read.
     """
-    found, answering = in_service(model_dir)[-1:], served(model_dir, name)
+    found, answering = offered(model_dir)[-1:], in_service(model_dir, name)
     return found if answering is None or answering in found else [*found, answering]
 
 

@@ -42,8 +42,8 @@ def list_versions(model_dir: str, unfinished: bool = False) -> list[Version]:
     return sorted(found, key=lambda version: version.number)
 
 
-def in_service(model_dir: str) -> list[Version]:
-    """The versions below a model directory that have not been withdrawn, oldest first."""
+def offered(model_dir: str) -> list[Version]:
+    """The versions below a model directory that servers may take, oldest first: all but those that were withdrawn."""
     return [version for version in list_versions(model_dir) if not version.withdrawn]
 
 
@@ -51,7 +51,7 @@ def model_at(path: str) -> str | None:
     """A SavedModel's directory, or that of the newest version below a directory of versions; None if there is none."""
     if storage.exists(os.path.join(path, GRAPH_FILE)):
         return path
-    return next((version.path for version in in_service(path)[-1:]), None)
+    return next((version.path for version in offered(path)[-1:]), None)
 
 
 def kept_base_model(version: str) -> bool:

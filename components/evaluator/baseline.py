@@ -40,7 +40,7 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
         VersionError: the file of labels cannot be read.
         OSError: a model cannot be read.
     """
-    current = service.served(model_dir, name)
+    current = service.in_service(model_dir, name)
     if current is not None:
         digest = storage.digest(current.path)
         if digest != storage.digest(candidate):

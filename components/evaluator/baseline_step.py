@@ -88,7 +88,7 @@ class Executor(base_executor.BaseExecutor):
 def _without(gone: Baseline, input_dict: dict[str, Any], exec_properties: dict[str, Any]) -> Baseline:
     """What to do without a version that retention has deleted: a candidate that is in service already needs it not."""
     candidate = path_utils.serving_model_path(artifact_utils.get_single_uri(list(input_dict["candidate"])))
-    current = service.served(exec_properties["model_dir"], exec_properties["name"])
+    current = service.in_service(exec_properties["model_dir"], exec_properties["name"])
     if current is None or not service.holds(current, candidate):
         raise BaselineError(f"The gate cannot compare with {gone}: {gone.path} no longer exists. Run again.")
     return Baseline("none", reason=f"{gone} when the model was pushed, no longer exists")

@@ -14,7 +14,7 @@ from tfx.utils import json_utils, proto_utils
 from components.common import storage
 from components.common.artifacts import Report
 from components.common.console import console
-from components.common.service import current, holds, withdrawn_as
+from components.common.service import holds, needing_no_push, withdrawn_as
 from components.pusher.versions import WITHDRAWN_VERSION, push, why_withheld
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
@@ -37,7 +37,7 @@ class Executor(executor.Executor):
         custom = json_utils.loads(exec_properties.get("custom_config") or "{}") or {}
         model, model_dir = self.GetModelPath(input_dict), destination.filesystem.base_directory
         # A step may be repeated: after a lost connection to the cluster, or where a new verdict says the same again.
-        same = next((version for version in current(model_dir, custom["name"]) if holds(version, model)), None)
+        same = next((version for version in needing_no_push(model_dir, custom["name"]) if holds(version, model)), None)
         # Without a cache the next run on the same data makes the same model: its push would undo `htr rollback`.
         if same is None and (withdrawn := withdrawn_as(model_dir, model)) is not None:
             self._MarkNotPushed(pushed)

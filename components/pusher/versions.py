@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from components.common import storage
 from components.common.service import VersionError, config_in_bucket
-from components.common.versions import GRAPH_FILE, in_service, list_versions
+from components.common.versions import GRAPH_FILE, list_versions, offered
 from components.common.words import counted
 from serving.file_lock import LockHeld, NoLocks, locked
 from serving.rollout.labels import RolloutError, labels_locked, pinned_versions
@@ -85,7 +85,7 @@ def _delete_old(model_dir: str, keep: int) -> None:
     outgoing = []
     with _labels_kept(model_dir, wait=True):
         served, earlier = _pinned(model_dir)
-        for version in in_service(model_dir)[:-keep]:
+        for version in offered(model_dir)[:-keep]:
             if version.number not in served | earlier:
                 aside = os.path.join(model_dir, f"{_OUTGOING}{uuid.uuid4().hex}")
                 with contextlib.suppress(FileNotFoundError):  # another machine deletes it
@@ -173,7 +173,7 @@ def roll_back(model_dir: str, options: str = "") -> tuple[int, int]:
 
 
 def _withdraw(model_dir: str, options: str) -> tuple[int, int]:
-    serving = in_service(model_dir)
+    serving = offered(model_dir)
     if len(serving) < 2:
         raise VersionError(f"{model_dir} holds {counted(len(serving), 'version')}: there is none to go back to.")
     newest = serving[-1]
@@ -215,7 +215,7 @@ def restore(model_dir: str, number: int) -> int:
     with _locked(model_dir):
         os.rename(found[number].path, os.path.join(model_dir, str(number)))
         _flush(model_dir)
-    return in_service(model_dir)[-1].number
+    return offered(model_dir)[-1].number
 
 
 def why_withheld(number: int, options: str = "") -> str:

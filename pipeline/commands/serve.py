@@ -44,7 +44,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
-    from components.common.versions import in_service
+    from components.common.versions import offered
     from serving.server import run
     from serving.status import Code, ServingError
 
@@ -61,7 +61,7 @@ def _serve(arguments: argparse.Namespace) -> int:
                 f"{config.model_dir} is in a bucket, which the embedded server does not read: serve it with "
                 "TensorFlow Serving, or name a folder of this machine with --model_base_path.", USAGE,
             )  # fmt: skip
-        if in_service(config.model_dir):
+        if offered(config.model_dir):
             _serve_labels(arguments, config.model_dir, config.name)
         else:
             model = find_model(config)
@@ -83,12 +83,12 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _serve_line_finder(arguments: argparse.Namespace, model_dir: str) -> None:
     """The pushed line finders, or the base one until there is a pushed one."""
     from components.common import storage
-    from components.common.versions import in_service
+    from components.common.versions import offered
 
     if storage.is_remote(model_dir):
         raise CommandError(f"--pages: {model_dir} is in a bucket, which the embedded server does not read.", USAGE)
     arguments.line_finder_base_path = model_dir
-    if not in_service(model_dir):
+    if not offered(model_dir):
         base = base_line_finder()
         if base is None:
             raise CommandError("--pages: There is no base line finder in this installation.", USAGE)

@@ -171,14 +171,14 @@ def _rollout_failed(error: Exception) -> CommandError:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    from components.common.service import VersionError, served
+    from components.common.service import VersionError, in_service
     from components.pusher.versions import restore
 
     config = read_config(arguments)
     name, model_dir = config.servable
     try:
         newest = restore(model_dir, arguments.version)
-        current = served(model_dir, name)
+        current = in_service(model_dir, name)
     except VersionError as error:
         raise CommandError(str(error)) from error
     print(f"Version {arguments.version} is back.")

@@ -10,8 +10,8 @@ import pytest
 import s3fs
 
 from components.common import storage
-from components.common.service import served
-from components.common.versions import in_service, list_versions
+from components.common.service import in_service
+from components.common.versions import list_versions, offered
 from components.example_gen import dataset
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.fingerprint import fingerprint
@@ -196,7 +196,7 @@ def test_a_broken_push_is_no_version(model, bucket):
     first = versions.push(model, models, keep=2)
     for number in (first + 50, 1):  # one that may be under way, and one that was killed long ago
         storage.copy_file(f"{model}/variables/variables.index", f"{models}/{number}/variables/variables.index")
-    assert [version.number for version in in_service(models)] == [first] and served(models, "htr").number == first
+    assert [version.number for version in offered(models)] == [first] and in_service(models, "htr").number == first
     second = versions.push(model, models, keep=2)
     assert second == first + 51
     assert [version.number for version in list_versions(models)] == [first, second]

@@ -10,7 +10,7 @@ import pytest
 from components.batch_transcriber.shards import list_images
 from components.common import storage
 from components.common.service import VersionError, holds
-from components.common.versions import in_service
+from components.common.versions import offered
 from components.example_gen import dataset
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
@@ -133,8 +133,8 @@ def test_a_dataset_in_a_bucket_is_read_as_one_here(tmp_path, bucket):
 def test_versions_in_a_bucket(model, bucket):
     base = f"{bucket}/serving/htr"
     pushed = [versions.push(model, base, keep=2) for _ in range(3)]
-    assert [v.number for v in in_service(base)] == pushed[-2:]
-    assert holds(in_service(base)[-1], model)
+    assert [v.number for v in offered(base)] == pushed[-2:]
+    assert holds(offered(base)[-1], model)
     with pytest.raises(VersionError, match="in a bucket"):
         versions.roll_back(base)
 
@@ -145,4 +145,4 @@ def test_nothing_is_deleted_from_a_bucket_with_labels(model, bucket, tmp_path):
     storage.copy_tree(str(tmp_path / "labels"), f"{bucket}/serving")
     for _ in range(3):
         versions.push(model, f"{bucket}/serving/htr", keep=1)
-    assert len(in_service(f"{bucket}/serving/htr")) == 3
+    assert len(offered(f"{bucket}/serving/htr")) == 3

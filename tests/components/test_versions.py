@@ -15,7 +15,7 @@ import pytest
 
 from components.common import storage
 from components.common.service import VersionError, config_in_bucket, holds
-from components.common.versions import in_service, list_versions
+from components.common.versions import list_versions, offered
 from components.pusher import versions
 from pipeline import cli
 from serving.rollout.labels import RolloutError, labels_locked
@@ -128,7 +128,7 @@ def test_labels_in_a_bucket_are_seen_however_its_folder_is_written(model, tmp_pa
     (tmp_path / "labels" / "models.config").write_text("model_config_list {}")
     storage.copy_tree(str(tmp_path / "labels"), f"{bucket}/serving")
     pushed = [versions.push(str(model), f"{bucket}/serving/htr{end}", keep=1) for _ in range(2)]
-    assert [version.number for version in in_service(f"{bucket}/serving/htr")] == pushed
+    assert [version.number for version in offered(f"{bucket}/serving/htr")] == pushed
     assert config_in_bucket("s3://whole-bucket") == "s3://whole-bucket/models.config", "not in another one's bucket"
 
 
@@ -216,7 +216,7 @@ def test_no_label_moves_while_a_version_is_deleted_or_withdrawn(model, tmp_path,
         versions.push(str(model), base, keep=2)
     else:
         assert versions.roll_back(base) == (second, first)
-    assert refused == [victim] and victim not in [v.number for v in in_service(base)]
+    assert refused == [victim] and victim not in [v.number for v in offered(base)]
     with pytest.raises(RolloutError, match=r"There is no version|is withdrawn"):
         Rollout(base, "m").promote(victim, "stable")
 
@@ -229,12 +229,12 @@ def test_a_push_waits_for_a_rollout_and_a_rollback_refuses(model, tmp_path):
             versions.roll_back(base)
         pushing = threading.Thread(target=versions.push, args=(str(model), base, 2))
         pushing.start()
-        while len(found := in_service(base)) < 3:
+        while len(found := offered(base)) < 3:
             time.sleep(0.01)
         pushing.join(0.2)
         assert pushing.is_alive() and [v.number for v in found[:2]] == [first, second], "servers see the new one"
     pushing.join()
-    assert second == in_service(base)[0].number
+    assert second == offered(base)[0].number
 
 
 def test_a_push_into_a_folder_beside_which_it_may_not_write(model, tmp_path, monkeypatch):
@@ -300,7 +300,7 @@ def test_a_model_that_is_in_service_or_the_newest_is_not_pushed_again(pusher):
     assert third > second, "without labels the newest is in service"
     Rollout(base, "htr").promote(second, "stable")
     assert push("b") == second and push("a") == third
-    assert [version.number for version in in_service(base)] == [first, second, third]
+    assert [version.number for version in offered(base)] == [first, second, third]
 
 
 def test_a_model_that_was_withdrawn_is_not_pushed_again_until_it_is_restored(pusher, capsys):
@@ -325,7 +325,7 @@ def test_a_model_that_was_withdrawn_is_not_pushed_again_until_it_is_restored(pus
     # Restored, it is a model like any other: without labels the newest is in service.
     versions.restore(base, second)
     fourth = version(push("b"))
-    assert [v.number for v in in_service(base)] == [first, second, third, fourth]
+    assert [v.number for v in offered(base)] == [first, second, third, fourth]
     versions.roll_back(base)
     assert push("b").get_int_custom_property("pushed") == 0, "the last that was said of it counts"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from components.common.versions import in_service
+from components.common.versions import offered
 from components.tools.sample_data import generate
 from htr_client import HtrClient
 from pipeline import cli
@@ -61,7 +61,7 @@ def main() -> int:
         features["id"].bytes_list.value[0].decode(): list(features["labels"].int64_list.value)
         for _, features in examples(workspace, "Transform", "transformed_examples")
     }
-    (version,) = in_service(str(workspace / "serving_model" / "htr"))
+    (version,) = offered(str(workspace / "serving_model" / "htr"))
     described = json.loads(Path(version.path, SETTINGS_FILE).read_text("utf-8"))
     names = sorted(splits)[:: len(splits) // IMAGES][:IMAGES]
     record = {

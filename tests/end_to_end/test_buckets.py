@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from components.common import storage
-from components.common.versions import in_service
+from components.common.versions import offered
 from tests.end_to_end.conftest import FAST
 
 pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
@@ -27,18 +27,18 @@ def test_a_killed_run_goes_on_and_pushes_into_the_bucket(bucket, tmp_path):
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as killed:
         assert any("Training the network" in line for line in killed.stderr)
         killed.kill()
-    assert not in_service(f"{bucket}/models/htr")
+    assert not offered(f"{bucket}/models/htr")
 
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     for step in ("Reading labels and images", "Computing statistics", "Resizing and normalising images"):
         assert "cached" in first.stderr.partition(step)[2].partition("\n[")[0], first.stderr
-    (version,) = in_service(f"{bucket}/models/htr")
+    (version,) = offered(f"{bucket}/models/htr")
     assert json.loads(first.stdout)["version"] == version.number
     assert storage.exists(f"{bucket}/models/htr/{version.number}.metrics.json")
 
     again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0 and in_service(f"{bucket}/models/htr") == [version]
+    assert again.returncode == 0 and offered(f"{bucket}/models/htr") == [version]
 
     texts = [sys.executable, "-m", "pipeline.cli", "transcribe", "--input", f"{bucket}/names", "--json"]
     texts += ["--output", f"{bucket}/texts.jsonl", "--model", f"{bucket}/models/htr", "--workspace", str(tmp_path)]

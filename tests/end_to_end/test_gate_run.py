@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from components.base_model import packing
 from components.common.service import metrics
-from components.common.versions import in_service, list_versions
+from components.common.versions import list_versions, offered
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.pusher import versions
@@ -62,9 +62,9 @@ def workspace(tmp_path_factory):
 def served(data, workspace, capfd):
     """The oldest version in service: that of the tests before, or, where this one runs alone, of a first run."""
     model_dir = str(workspace / "serving_model" / "htr")
-    if not os.path.isdir(model_dir) or not in_service(model_dir):
+    if not os.path.isdir(model_dir) or not offered(model_dir):
         assert run(data, workspace, capfd).code == 0
-    return in_service(model_dir)[0]
+    return offered(model_dir)[0]
 
 
 def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
@@ -109,9 +109,9 @@ def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     assert cli.main(["restore", str(second["version"]), "--workspace", str(workspace)]) == 0
     Rollout(model_dir, "htr").promote(second["version"], "stable")
     # The model under the label is not pushed again, though a newer version follows it.
-    before = in_service(model_dir)
+    before = offered(model_dir)
     code, again, *_ = run(data, workspace, capfd, "train.seed=2", ANY_INCREASE)
-    assert code == 0 and again["version"] == second["version"] and in_service(model_dir) == before
+    assert code == 0 and again["version"] == second["version"] and offered(model_dir) == before
     code, fourth, *_ = run(data, workspace, capfd, "train.seed=4", ANY_INCREASE)
     assert code == 0 and fourth["baseline_version"] == second["version"] < third["version"]
 
@@ -149,7 +149,7 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     )
     assert code == 0 and outcome["baseline_version"] is None
     made = summary.read(str(workspace), "htr")
-    card = (in_service(model_dir)[-1].path + ".model_card.md", made.report["verdict"])
+    card = (offered(model_dir)[-1].path + ".model_card.md", made.report["verdict"])
     with open(card[0], encoding="utf-8") as file:
         assert "another alphabet" in file.read()
     assert made.verdict.compared_with.reason == "another alphabet" and "another alphabet" in made.page()

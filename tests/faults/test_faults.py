@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from components.common import run_metadata, storage
-from components.common.versions import in_service, list_versions
+from components.common.versions import list_versions, offered
 from components.pusher import versions
 from components.report import summary
 from tests.faults.conftest import REPOSITORY, run_arguments
@@ -72,7 +72,7 @@ def model_dir(workspace):
 
 
 def numbers(workspace):
-    return [version.number for version in in_service(str(model_dir(workspace)))]
+    return [version.number for version in offered(str(model_dir(workspace)))]
 
 
 def assert_gone(processes):
@@ -161,7 +161,7 @@ def test_killed_pushes_leave_whole_versions_or_none(tmp_path):
     for path in base.glob(".incoming-*"):
         os.utime(path, (0, 0))  # a day later
     versions.push(str(source), str(base), keep=2)
-    assert not list(base.glob(".*going-*")) and len(in_service(str(base))) == 2, "leftovers of killed pushes"
+    assert not list(base.glob(".*going-*")) and len(offered(str(base))) == 2, "leftovers of killed pushes"
 
 
 # -- stopped ----------------------------------------------------------------------------------------------------------

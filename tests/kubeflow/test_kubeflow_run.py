@@ -8,7 +8,7 @@ import pytest
 import yaml
 from kubeflow_launcher import Cluster
 
-from components.common.versions import in_service
+from components.common.versions import offered
 from pipeline import kubeflow_runner
 from pipeline.config import load
 
@@ -53,7 +53,7 @@ def start(place, cluster):
 @pytest.fixture(scope="module")
 def models(place):
     def numbers():
-        return [version.number for version in in_service(str(place / "models" / "htr"))]
+        return [version.number for version in offered(str(place / "models" / "htr"))]
 
     return numbers
 

@@ -12,15 +12,15 @@ from typing import ClassVar
 import pytest
 from google.protobuf import text_format
 
-from serving import version_states
+from serving import versions
 from serving.metrics import Metrics
 from serving.model_config import ModelConfig, Policy, config_from_proto
+from serving.model_manager import ModelManager
 from serving.options import ServerOptions
 from serving.rollout.labels import messages
 from serving.runner import RunnerOptions
 from serving.status import Code, ServingError
-from serving.version_states import State
-from serving.versions import ModelManager
+from serving.versions import State
 
 
 class FakeModel:
@@ -63,7 +63,7 @@ class Spec:
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    monkeypatch.setattr(version_states, "LoadedModel", FakeModel)
+    monkeypatch.setattr(versions, "LoadedModel", FakeModel)
     FakeModel.open, FakeModel.loads = set(), []
     return tmp_path / "m"
 
@@ -339,7 +339,7 @@ def test_ended_versions_do_not_pile_up(base, make):
     push(base, 1)
     manager = make()
     for number in range(2, 130):
-        manager.versions._end(version_states.Version("m", number, "x"), None)
+        manager.versions._end(versions.Version("m", number, "x"), None)
     assert len(manager.versions.status("m")) <= 101
 
 
