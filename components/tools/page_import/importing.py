@@ -25,6 +25,8 @@ from components.common import storage
 from components.pages.files import Claim, ImportProblem, PageFile, find_pages, lost_claims
 from components.tools.page_import.cutting import LeftOut, Result, cut_page
 
+LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
+_Rows = Sequence[tuple[str, str, str]]  # of a page, see `Result`
 _COLUMNS = ("filename", "text", "writer", "page", "line")
 _LEFT_OUT_COLUMNS = ("page", "line", "reason", "detail")
 
@@ -145,14 +147,30 @@ class _CutPage(beam.DoFn):
         if os.path.exists(path):
             record = json.loads(storage.read(path))
             stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
-            images = [os.path.join(self._job.output, image) for image, *_ in record["rows"]]
+            rows = record["rows"]
             # Of a page without rows, whatever was missing or damaged may be there today.
-            if images and all(stamps) and record["stamps"] == stamps and all(map(os.path.exists, images)):
+            if rows and all(stamps) and record["stamps"] == stamps and not _lost(self._job, rows):
                 return
+            _remove_images(self._job, rows)
         stamp = storage.stamp(file.path)  # before reading: who changes the file meanwhile has it read again
         result = cut_page(file, self._job.output, self._job.max_pixels)
         record = {**asdict(result), "stamps": [stamp, storage.stamp(result.image)]}
         storage.write(path, json.dumps(record).encode())
+
+
+def _lost(job: _Job, rows: _Rows) -> list[str]:
+    """The images of a page's rows that are not there."""
+    return [image for image, *_ in rows if not os.path.exists(os.path.join(job.output, image))]
+
+
+def _remove_images(job: _Job, rows: _Rows) -> None:
+    """Deletes the images of a page's rows one by one: in outputs of 0.1 other pages may lie in the same folder."""
+    for image, *_ in rows:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(job.output, image))
+    for folder in {os.path.dirname(image) for image, *_ in rows}:
+        with contextlib.suppress(OSError):  # not empty, or deleted already
+            os.rmdir(os.path.join(job.output, folder))
 
 
 def _read_record(job: _Job, file: PageFile) -> Result:
@@ -189,10 +207,13 @@ def _write_tables(job: _Job, files: list[PageFile], new: int) -> Outcome:
             result = _read_record(job, file)
             if owner := lost.get(file):
                 # A second file of the same page (PAGE beside ALTO), or one whose own image is missing.
-                shutil.rmtree(os.path.join(job.output, "images", file.name), ignore_errors=True)
+                _remove_images(job, result.rows)
                 os.remove(job.record_path(file))  # or a later run would believe in these images
                 detail = f"{result.image} is the image of {owner.name}"
                 result = Result(left_out=[LeftOut("", "same_image", detail)])
+            elif gone := _lost(job, result.rows):
+                detail = f"{len(gone)} of {len(result.rows)} images of lines are gone since they were cut: {gone[0]}"
+                result = Result(left_out=[LeftOut("", LOST_IMAGES, detail)])
             writer = file.writer or result.document or file.name
             for image, text, line in result.rows:
                 rows.writerow((image, text, writer, file.name, line))
