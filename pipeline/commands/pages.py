@@ -85,6 +85,8 @@ def _import(arguments: argparse.Namespace) -> int:
             if reasons:
                 counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
                 print(f"Left out {what}: {counts}; see {outcome.left_out_table}")
+        if outcome.unnamed:
+            print(f"Images that no page names: {outcome.unnamed}, such as {outcome.unnamed_example}")
         if outcome.without_document:
             print(
                 f"Pages that name neither writer nor document, so that each counts as a writer of its own: "

@@ -391,3 +391,29 @@ def test_images_that_vanish_while_others_are_cut_are_an_error(tmp_path, capsys, 
     monkeypatch.chdir(tmp_path)
     assert cli.main(["import", "in", "--output", "lines"]) == cli.OK
     assert "6 lines of 2 pages" in capsys.readouterr().out
+
+
+def test_images_that_no_page_names_are_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scans = add_page(tmp_path / "in")
+    add_page(scans, "damaged", "damaged.png").joinpath("damaged.png").write_bytes(b"found, but no image")
+    (scans / "more").mkdir()
+    for name in ("more/2.JPG", "more/3.png", "more/.hidden.png", "more/notes.txt"):
+        (scans / name).write_bytes(encode(drawn_page()[0]))
+    (scans / "more" / "link.png").symlink_to(scans / "scan.png")  # an image that a page has
+    assert cli.main(["import", "in", "--output", "lines"]) == cli.OK
+    assert f"Images that no page names: 2, such as {scans}/more/2.JPG" in capsys.readouterr().out
+    assert cli.main(["import", "in", "--output", "lines", "--json"]) == cli.OK
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["unnamed"], told["unnamed_example"]) == (2, f"{scans}/more/2.JPG")
+    shutil.rmtree(scans / "more")
+    assert cli.main(["import", "in", "--output", "lines"]) == cli.OK
+    assert "no page names" not in capsys.readouterr().out
+
+
+def test_images_of_a_bucket_that_no_page_names_are_told(tmp_path):
+    bucket = f"memory://{uuid.uuid4().hex}/scans"
+    storage.copy_tree(str(add_page(tmp_path / "scans")), bucket)
+    storage.write(f"{bucket}/other.png", encode(drawn_page()[0]))
+    outcome, _, _ = run(bucket, tmp_path / "lines")
+    assert (outcome.lines, outcome.unnamed, outcome.unnamed_example) == (3, 1, f"{bucket}/other.png")

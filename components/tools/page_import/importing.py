@@ -22,7 +22,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.common import storage
-from components.pages.files import Claim, ImportProblem, PageFile, find_pages, lost_claims
+from components.example_gen.table import plain
+from components.pages.files import Claim, ImportProblem, PageFile, find_pages, lost_claims, unnamed_images
 from components.tools.page_import.cutting import LeftOut, Result, cut_page
 
 LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
@@ -45,6 +46,8 @@ class Outcome:
         left_out_pages: whole pages by reason.
         labels: the table of the dataset.
         left_out_table: names each page and line that was left out, with the reason.
+        unnamed: images below the input folders that belong to no page.
+        unnamed_example: the first of them; empty if there is none.
     """
 
     pages: int
@@ -56,6 +59,8 @@ class Outcome:
     left_out_pages: dict[str, int]
     labels: str
     left_out_table: str
+    unnamed: int
+    unnamed_example: str
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def import_pages(
         _ = pipeline | "Pages" >> beam.Create(files) | "Cut lines" >> beam.ParDo(_CutPage(job))
     # From the records, since not every engine brings results or metrics back.
     new = sum(storage.stamp(job.record_path(file)) != before[file.name] for file in files)
-    return _write_tables(job, files, new)
+    return _write_tables(job, folders, files, new)
 
 
 def done_pages(output: str) -> int:
@@ -189,10 +194,17 @@ def _replacing(path: str) -> Iterator[TextIO]:
     os.replace(f"{path}.incoming", path)
 
 
-def _write_tables(job: _Job, files: list[PageFile], new: int) -> Outcome:
+def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new: int) -> Outcome:
     """Joins the records, in the order of the pages, to the two tables."""
-    results = ((file, _read_record(job, file)) for file in files)
-    lost = lost_claims([Claim(file, result.image, result.claimed) for file, result in results if result.rows])
+    claims: list[Claim] = []
+    images: list[str] = []
+    for file in files:
+        result = _read_record(job, file)
+        images.append(result.image)
+        if result.rows:
+            claims.append(Claim(file, result.image, result.claimed))
+    lost = lost_claims(claims)
+    unnamed = unnamed_images(folders, images)
     labels = os.path.join(job.output, "labels.csv")
     table = f"{job.output}-left-out.csv"
     lines, without_document = 0, 0
@@ -227,5 +239,5 @@ def _write_tables(job: _Job, files: list[PageFile], new: int) -> Outcome:
     return Outcome(
         pages=len(files), new=new, lines=lines, writers=len(writers), without_document=without_document,
         left_out=dict(reasons.most_common()), left_out_pages=dict(page_reasons.most_common()), labels=labels,
-        left_out_table=table,
+        left_out_table=table, unnamed=len(unnamed), unnamed_example=plain(unnamed[0]) if unnamed else "",
     )  # fmt: skip
