@@ -7,18 +7,27 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm"
+)  # fmt: skip
 # Images and documents that people keep beside them, and that are not read.
 OTHER_FORMATS = (
-    ".heic", ".heif", ".avif", ".gif", ".pdf", ".jp2", ".jxl", ".djvu", ".psd", ".svg", ".dng", ".tga", ".ico"
+    ".heic", ".heif", ".avif", ".gif", ".pdf", ".jp2", ".j2k", ".jpx", ".jpf", ".jxl", ".djvu", ".psd", ".svg", ".dng",
+    ".tga", ".ico"
+)  # fmt: skip
+# Texts, tables and notes about images, and what file managers leave: that these are left out surprises nobody.
+COMPANIONS = (
+    ".xml", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".hocr", ".html", ".htm", ".md", ".log",
+    ".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".py", ".ini", ".db"
 )  # fmt: skip
 
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
     """Paths of the images that files, folders, globs and - for standard input stand for.
 
-    Hidden files of a folder (such as the AppleDouble files ._1.jpg of a Mac) and images of formats that are not read
-    are left out; a line on standard error says how many.
+    Of a folder, hidden files (such as the AppleDouble files ._1.jpg of a Mac), images of formats that are not read,
+    other files than images and their `COMPANIONS`, and what is no regular file are left out; lines on standard error
+    say how many.
 
     Args:
         arguments: Arguments of the command line.
@@ -28,6 +37,7 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
 
     Raises:
         ValueError: When a folder holds no image, or a glob matches no file.
+        OSError: When a folder cannot be read.
     """
     for argument in arguments:
         if argument == "-" or os.path.isfile(argument):
@@ -54,25 +64,64 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith((".", "~$")) or part == "__MACOSX" for part in path.split("/"))
 
 
+def walk(folder: str) -> Iterator[str]:
+    """Paths of all files below a folder, relative to it; links are followed, but not in circles.
+
+    Args:
+        folder: Path of the folder.
+
+    Yields:
+        Paths in no order, of everything that is no folder: of pipes and of links that lead nowhere, too.
+
+    Raises:
+        OSError: When a folder cannot be read.
+    """
+    waiting: list[tuple[str, frozenset[str]]] = [("", frozenset())]  # folders with those that they lie in
+    while waiting:
+        below, above = waiting.pop()
+        place = os.path.join(folder, below)
+        real = os.path.realpath(place)
+        if real in above:
+            continue
+        with os.scandir(place) as entries:
+            for entry in entries:
+                path = os.path.join(below, entry.name)
+                # entry.is_dir() fails for a link that leads in circles, os.path.isdir takes it for no folder.
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir(follow_symlinks=False):
+                    waiting.append((path, above | {real}))
+                else:
+                    yield path
+
+
 def _images_below(folder: str) -> list[str]:
     found: list[str] = []
     hidden: list[str] = []
+    irregular: list[str] = []
+    unknown: list[str] = []
     others: Counter[str] = Counter()
-    for path in Path(folder).rglob("*"):
-        suffix = path.suffix.lower()
-        if is_hidden(path.relative_to(folder).as_posix()):
-            if suffix in SUFFIXES:
-                hidden.append(str(path))
-        elif suffix in SUFFIXES:
-            found.append(str(path))
-        elif suffix in OTHER_FORMATS:
-            others[suffix] += 1
+    for below in walk(folder):
+        path, ending = str(Path(folder, below)), os.path.splitext(below)[1].lower()
+        if is_hidden(below):
+            if ending in SUFFIXES:
+                hidden.append(path)
+        elif ending in SUFFIXES:
+            # A link that leads nowhere is reported with the results; who opens a pipe waits for it.
+            (found if os.path.isfile(path) or not os.path.exists(path) else irregular).append(path)
+        elif ending in OTHER_FORMATS:
+            others[ending] += 1
+        elif ending not in COMPANIONS:
+            unknown.append(path)
     notes = [
-        f"{_counted(n, f'{suffix} file')} left out: convert {'it' if n == 1 else 'them'} to JPEG or PNG"
-        for suffix, n in sorted(others.items())
+        f"{_counted(n, f'{ending} file')} left out: convert {'it' if n == 1 else 'them'} to JPEG or PNG"
+        for ending, n in sorted(others.items())
     ]
-    if hidden:
-        notes.append(f"{_counted(len(hidden), 'hidden file')} left out, such as {min(hidden)!r}")
+    notes += [
+        f"{_counted(len(paths), what)} left out, such as {min(paths)!r}"
+        for what, paths in (
+            ("hidden file", hidden), ("special file", irregular), ("other file", unknown)
+        )
+        if paths
+    ]  # fmt: skip
     if not found:
         looked = f"looked for {' '.join(sorted(SUFFIXES))}"
         raise ValueError(f"no image in the folder {folder!r} ({'; '.join([*notes, looked])})")

@@ -21,6 +21,7 @@ from components.batch_transcriber.shards import Job, Record, Shard, plan
 from components.batch_transcriber.writing import remark, writer_of
 from htr_client.errors import ImageError
 from htr_client.files import OTHER_FORMATS
+from htr_client.output import plain
 from htr_client.pages.model import Page
 
 # A page takes as long as many lines; what is lost at a kill takes some minutes again.
@@ -43,6 +44,8 @@ class Outcome:
         other_formats: of those that could not be read, files of formats that are not, such as PDF, by ending.
         incomplete: pages without lines, and pages with lines without text, by reason; the same file names them.
         hidden: hidden files that have the name of an image, and were left out.
+        others: files that are no images by their names, and were left out; no companions such as XML or CSV.
+        other_example: the first of them below the input folder; empty if there is none.
     """
 
     images: int
@@ -56,6 +59,8 @@ class Outcome:
     other_formats: dict[str, int]
     incomplete: dict[str, int]
     hidden: int
+    others: int
+    other_example: str
 
 
 def transcribe(
@@ -95,7 +100,8 @@ def transcribe(
     errors = [error for record in records for error in record.errors]
     job.write_errors(errors + remarks)
     return Outcome(
-        images=len(listing.images), hidden=listing.hidden,
+        images=len(listing.images), hidden=listing.hidden, others=len(listing.others),
+        other_example=plain(listing.others[0]) if listing.others else "",
         new=sum(record.new for record in records if record.run == run), errors=len(errors),
         shards=job.shards, example=job.output if job.has_documents else job.shard_path(0), errors_path=job.errors_path,
         pages=sum(len(record.lines) for record in records), lines=sum(sum(r.lines.values()) for r in records),

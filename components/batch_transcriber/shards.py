@@ -21,14 +21,13 @@ import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from components.common import storage
 from components.common.words import counted
-from htr_client.files import OTHER_FORMATS, SUFFIXES, is_hidden
+from htr_client.files import COMPANIONS, OTHER_FORMATS, SUFFIXES, is_hidden, walk
 from htr_client.output import ENDINGS
 
 _LISTED = (*SUFFIXES, *OTHER_FORMATS)  # of which the latter cannot be read: they are named among the errors
@@ -66,10 +65,13 @@ class Listing:
     Attributes:
         images: sorted by path.
         hidden: number of hidden files, or files in hidden folders, that have the name of an image and are left out.
+        others: paths below the folder of files that have the name of neither an image nor one of its `COMPANIONS`,
+            sorted; they are left out.
     """
 
     images: list[Image]
     hidden: int
+    others: list[str]
 
 
 @dataclass(frozen=True)
@@ -210,38 +212,31 @@ def list_images(folder: str) -> Listing:
         BatchError: there is no such folder.
         NoImages: there is no image in it.
     """
-    images: list[Image] = []
+    stamps: dict[str, str] = {}  # by path, of a bucket, whose list has them
     if storage.is_remote(folder):
         folder = folder.rstrip("/")
         with contextlib.suppress(FileNotFoundError):  # an empty folder of a bucket is none
-            found = [(file.path.removeprefix(f"{folder}/"), file.stamp) for file in storage.files(folder)]
-            images = [Image(path, stamp) for path, stamp in found if path.lower().endswith(_LISTED)]
+            stamps = {file.path.removeprefix(f"{folder}/"): file.stamp for file in storage.files(folder)}
+        paths = list(stamps)
     elif os.path.isdir(folder):
-        images = list(_walk(folder))
+        paths = list(walk(folder))
     else:
         raise BatchError(f"The input folder {folder} does not exist or is not a folder.")
-    images.sort(key=lambda image: image.path)
-    hidden = [image.path for image in images if is_hidden(image.path)]
-    images = [image for image in images if not is_hidden(image.path)]
+    images: list[str] = []
+    hidden: list[str] = []
+    others: list[str] = []
+    for path in sorted(paths):
+        if path.lower().endswith(_LISTED):
+            (hidden if is_hidden(path) else images).append(path)
+        elif not (is_hidden(path) or path.lower().endswith(COMPANIONS)):
+            others.append(path)
     if not images:
         passed = f" Hidden files do not count, such as {hidden[0]}." if hidden else ""
+        passed += f" Other files do not count, such as {others[0]}." if others else ""
         raise NoImages(f"There is no image ({', '.join(SUFFIXES)}) anywhere below {folder}.{passed}")
-    return Listing(images, len(hidden))
-
-
-def _walk(folder: str) -> Iterable[Image]:
-    # Folders with those they lie in: links are followed, but not in circles.
-    waiting: list[tuple[str, frozenset[str]]] = [(folder, frozenset())]
-    while waiting:
-        place, above = waiting.pop()
-        real = os.path.realpath(place)
-        if real in above:
-            continue
-        folders, names = storage.entries(place)
-        waiting += [(os.path.join(place, name), above | {real}) for name in folders]
-        for path in (os.path.join(place, name) for name in names if name.lower().endswith(_LISTED)):
-            # A link that leads nowhere stays in the list: opening it fails, which is reported.
-            yield Image(os.path.relpath(path, folder), storage.stamp(path))
+    # A link that leads nowhere stays in the list: opening it fails, which is reported.
+    stamped = [Image(path, stamps.get(path) or storage.stamp(os.path.join(folder, path))) for path in images]
+    return Listing(stamped, len(hidden), others)
 
 
 def plan(

@@ -34,7 +34,11 @@ def quiet_logs(path: str) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    with open(path, "a", encoding="utf-8") as log, os.fdopen(os.dup(2), "w", encoding="utf-8") as people:
+    # Messages may hold file names that are not UTF-8.
+    with (
+        open(path, "a", encoding="utf-8") as log,
+        os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as people,
+    ):
         _console = Console(file=people, highlight=False, soft_wrap=True)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

@@ -24,6 +24,7 @@ from components.example_gen.record_sink import RecordSink
 from components.example_gen.rejects import Rejected, as_rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
+from components.example_gen.table import plain
 from components.line_finder.data import load_page
 from components.line_finder.examples import encode
 from components.line_finder.page_plan import PagePlan, RejectedPage, plan_pages, stamps
@@ -142,7 +143,7 @@ def _as_csv(rejected: list[RejectedPage]) -> str:
     csv.writer(text, lineterminator="\n").writerows(
         [_HEADER, *((one.page, one.reason, one.detail) for one in rejected)]
     )  # fmt: skip
-    return text.getvalue()
+    return plain(text.getvalue())  # a detail may name a file whose name is not UTF-8
 
 
 class PageExampleGen(base_beam_component.BaseBeamComponent):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -15,7 +15,7 @@ from components.example_gen.images import find_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import DatasetError
 from components.example_gen.walking import walk
-from htr_client.files import is_hidden
+from htr_client.files import SUFFIXES, is_hidden
 
 AUTO, FOLDER = "auto", "folder"
 # Folders that Transkribus, eScriptorium and others make for the XML files of one document.
@@ -85,7 +85,7 @@ def find_pages(folders: Sequence[str], writer: str = AUTO, allow_outside: bool =
     pages: list[PageFile] = []
     taken: set[str] = set()
     unnamed: list[str] = []
-    for path, root, source in _xml_files(folders):
+    for path, root, source in _files(folders, (".xml",)):
         stem = os.path.splitext(path[len(root) :].lstrip("/"))[0]
         plain = os.fsencode(f"{source}/{stem}").decode("utf-8", "backslashreplace")
         name, number = plain, 2
@@ -110,8 +110,22 @@ def find_pages(folders: Sequence[str], writer: str = AUTO, allow_outside: bool =
     return pages
 
 
-def _xml_files(folders: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Paths of the XML files, each with its input folder and that folder's name."""
+def unnamed_images(folders: Sequence[str], claimed: Iterable[str]) -> list[str]:
+    """Images below folders that no page takes, in the order of `find_pages`; hidden ones are none.
+
+    Args:
+        folders: the input.
+        claimed: paths of the images that pages have found.
+
+    Raises:
+        ImportProblem: a folder cannot be read.
+    """
+    taken = {_real(path) for path in claimed if path}
+    return [path for path, _, _ in _files(folders, SUFFIXES) if _real(path) not in taken]
+
+
+def _files(folders: Sequence[str], endings: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """Paths of the files with such names, each with its input folder and that folder's name; no hidden ones."""
     found = []
     try:
         for root, source in source_names([storage.absolute(folder) for folder in folders]).items():
@@ -123,11 +137,15 @@ def _xml_files(folders: Sequence[str]) -> list[tuple[str, str, str]]:
                 found += [
                     (f"{folder.rstrip('/')}/{name}", root, source)
                     for name in names
-                    if name.lower().endswith(".xml") and not is_hidden(name)
+                    if name.lower().endswith(endings) and not is_hidden(name)
                 ]
     except (DatasetError, OSError) as error:
         raise ImportProblem(str(error)) from error
     return found
+
+
+def _real(path: str) -> str:
+    return path if storage.is_remote(path) else os.path.realpath(path)
 
 
 def _folder(name: str) -> str:
@@ -182,7 +200,7 @@ def lost_claims(claims: Sequence[Claim]) -> dict[PageFile, PageFile]:
         before others, then the first.
     """
     owners: dict[str, PageFile] = {}
-    images = [claim.image if storage.is_remote(claim.image) else os.path.realpath(claim.image) for claim in claims]
+    images = [_real(claim.image) for claim in claims]
     for better in (True, False):
         for claim, image in zip(claims, images, strict=True):
             if claim.lies_there == better:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 
 from components.common.words import counted
 from pipeline.commands.common import (
@@ -145,6 +146,8 @@ def _drift(arguments: argparse.Namespace) -> int:
     except (DatasetError, profiles.NoStatistics) as error:
         raise CommandError(str(error), exit_code(type(error).__name__)) from error
     found = comparison.compare(before, after, config.drift.thresholds)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
     print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
     if arguments.prometheus:
         write_for_prometheus(arguments.prometheus, found.as_prometheus())

@@ -63,7 +63,10 @@ def _label(arguments: argparse.Namespace) -> int:
     print(f"note: {model.note}", file=sys.stderr, flush=True)
     counts = labelling.Counts()
     try:
-        known = labelling.digests(config.data)
+        notes: list[str] = []
+        known = labelling.digests(config.data, notes)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
         paths = labelling.unlabelled(expand(arguments.images), known, counts)
         _write(paths, model, arguments.output, arguments.above, counts)
     except (HtrError, OSError, StoreError) as error:

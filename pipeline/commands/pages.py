@@ -52,7 +52,7 @@ def _import(arguments: argparse.Namespace) -> int:
     log = os.path.join(config.workspace, "logs", f"import-{started:%Y%m%d-%H%M%S}.log")
     with quiet_logs(log):
         with announced("Loading Apache Beam"):
-            from components.tools.page_import.importing import done_pages, import_pages
+            from components.tools.page_import.importing import LOST_IMAGES, done_pages, import_pages
             from pipeline import beam_options
 
         total = 0
@@ -85,6 +85,8 @@ def _import(arguments: argparse.Namespace) -> int:
             if reasons:
                 counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
                 print(f"Left out {what}: {counts}; see {outcome.left_out_table}")
+        if outcome.unnamed:
+            print(f"Images that no page names: {outcome.unnamed}, such as {outcome.unnamed_example}")
         if outcome.without_document:
             print(
                 f"Pages that name neither writer nor document, so that each counts as a writer of its own: "
@@ -92,6 +94,11 @@ def _import(arguments: argparse.Namespace) -> int:
                 "PATTERN."
             )
         print(f"Took {seconds:.0f} s. Next: htr check --data {arguments.output} --set transform.preset=line")
+    if lost := outcome.left_out_pages.get(LOST_IMAGES):
+        raise CommandError(
+            f"Images of lines of {counted(lost, 'page')} are gone, which something else has deleted meanwhile; "
+            f"{outcome.left_out_table} names the pages. The same command cuts them again."
+        )
     if not outcome.lines:
         raise CommandError(f"No line was imported. {outcome.left_out_table} says why.")
     return OK

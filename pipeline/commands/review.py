@@ -48,6 +48,7 @@ def _review(arguments: argparse.Namespace) -> int:
     if bool(arguments.logs) == bool(arguments.images):
         raise CommandError("Name either --logs DIR or images for a server to transcribe.", USAGE)
     unread: list[str] = []
+    notes: list[str] = []
     seen = 0
 
     def counting(answers: Iterable[Transcription]) -> Iterator[Transcription]:
@@ -56,27 +57,30 @@ def _review(arguments: argparse.Namespace) -> int:
             seen += 1
             yield answer
 
-    def write(doubts: Iterable[Doubt]) -> int:
+    def write(doubts: Iterable[Doubt]) -> tuple[int, int]:
         return review.write(doubts, arguments.output, arguments.limit, unread)
 
     try:
         if arguments.logs:
             with announced("Reading the logs"):
-                count = write(review.from_logs(arguments.logs, arguments.below, unread))
+                count, doubtful = write(review.from_logs(arguments.logs, arguments.below, unread, notes))
         else:
             images = list(expand(arguments.images))
             said = announced(lambda: f"Asking the server: {counted(seen, 'image')} answered")
             with client_from(arguments) as client, said:
                 answers = counting(client.transcribe_many(images))
-                count = write(review.from_answers(answers, arguments.below, unread))
+                count, doubtful = write(review.from_answers(answers, arguments.below, unread))
     except (HtrError, OSError, StoreError) as error:
         raise CommandError(str(error)) from error
     except (review.ReviewError, DatasetError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error
+    finally:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
     if unread:
         print(f"{len(unread)} could not be read; the first: {unread[0]}", file=sys.stderr)
-    print(
-        f"{counted(count, 'image')} in {arguments.output}. To correct: {review.PAGE_FILE} there, or "
-        f"{review.LABELS_FILE}."
-    )
+    written = counted(count, "image")
+    if count < doubtful:
+        written = f"{count} of {counted(doubtful, 'image')}, the least sure ones (--limit collects more),"
+    print(f"{written} in {arguments.output}. To correct: {review.PAGE_FILE} there, or {review.LABELS_FILE}.")
     return OK

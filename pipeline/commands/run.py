@@ -102,7 +102,8 @@ def _explained(error: Exception, config: Config, log: str) -> CommandError:
     """A readable error of a failed run, with its exit code."""
     import traceback
 
-    with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
+    # Messages may hold file names that are not UTF-8.
+    with contextlib.suppress(OSError), open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
         traceback.print_exception(error, file=file)
     if full := _disk_trouble(error, config):
         return CommandError(full)

@@ -145,5 +145,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         print(f"Done by an earlier run: {counted(before, 'image')}")
     if outcome.hidden:
         print(f"Left out: {counted(outcome.hidden, 'hidden file')}")
+    if outcome.others:
+        print(f"Left out: {counted(outcome.others, 'other file')}, such as {outcome.other_example}")
     print(f"Took {seconds:.0f} s")
     return OK

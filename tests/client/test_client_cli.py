@@ -21,6 +21,8 @@ from htr_client.files import SUFFIXES
 from htr_client.language import LanguageModel
 from htr_client.testing import ALPHABET, draw, png
 
+JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -178,16 +180,65 @@ def test_hidden_files_and_other_formats_are_left_out_and_counted(call, folder):
     assert code == 2 and "no image in the folder" in err and "3 .heic files" in err
 
 
+def test_files_with_other_endings_are_counted_unless_they_are_companions(call, folder):
+    for name in ("scan", "below/raw.cr2", ".hidden.cr2", "labels.csv", "page.XML", "1.j2k", "2.j2k"):
+        (folder / name).write_bytes(png("delta"))
+    code, out, err = call(folder)
+    assert code == 0 and [line.split("\t")[1] for line in out.splitlines()] == ["alpha", "beta", "gamma"]
+    assert err.splitlines() == [
+        f"note: {folder}: 2 .j2k files were left out: convert them to JPEG or PNG.",
+        f"note: {folder}: 2 other files were left out, such as '{folder}/below/raw.cr2'.",
+    ]
+
+
+def test_linked_folders_are_read_but_not_in_circles(call, folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "d.png").write_bytes(png("delta"))
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "circle").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
+    (elsewhere / "back").symlink_to(folder)
+    code, out, _ = call(folder)
+    assert code == 0
+    assert [line.split("\t")[:2] for line in out.splitlines()] == [
+        [str(folder / "a.PNG"), "alpha"], [str(folder / "b.png"), "beta"],
+        [str(folder / "below" / "c.png"), "gamma"], [str(folder / "linked" / "d.png"), "delta"],
+    ]  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+def test_only_regular_files_of_a_folder_are_opened(call, folder, monkeypatch):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "below").rename(folder / "dir.png")
+    (folder / "gone.png").symlink_to("nowhere")
+    monkeypatch.chdir(folder)
+    code, out, err = call(".")
+    assert [line.split("\t")[:2] for line in out.splitlines()] == [
+        ["a.PNG", "alpha"], ["b.png", "beta"], ["dir.png/c.png", "gamma"]
+    ]  # fmt: skip
+    assert "note: .: 1 special file was left out, such as 'pipe.png'." in err
+    assert code == 1 and "error: gone.png: Cannot read" in err
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(call, folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, out, err = call(folder)
+    assert (code, out) == (2, "") and "Permission denied" in err
+
+
 def test_every_format_that_a_folder_is_searched_for_is_read(call, tmp_path):
     image = cv2.cvtColor(draw("kept"), cv2.COLOR_GRAY2BGR)
     for suffix in SUFFIXES:
         written = {".pgm": draw("kept"), ".pbm": draw("aa")}.get(suffix, image)
-        data = cv2.imencode(suffix, written)[1].tobytes()
+        data = cv2.imencode(".jpg" if suffix in JPEG else suffix, written)[1].tobytes()
         (tmp_path / f"image{suffix}").write_bytes(data)
     code, out, err = call(tmp_path, "--format", "json")
     found = {os.path.splitext(row["file"])[1]: row for row in map(json.loads, out.splitlines())}
     assert (code, err) == (0, "") and set(found) == set(SUFFIXES)
-    lossless = set(SUFFIXES) - {".jpg", ".jpeg", ".webp", ".pbm"}
+    lossless = set(SUFFIXES) - JPEG - {".webp", ".pbm"}
     assert {found[suffix]["text"] for suffix in lossless} == {"kept"}
 
 

@@ -180,6 +180,24 @@ def test_page_xml_of_others():
     assert (extra.text, extra.polygon, extra.baseline) == ("", (), ())
 
 
+def cell(row, column, line):
+    return f'<TableCell row="{row}" col="{column}" id="c{row}{column}"><TextLine id="{line}"/></TableCell>'
+
+
+def test_page_xml_lines_in_tables_are_read():
+    """Transkribus has cells in a table, the PAGE of 2019 text regions; both stand where the table does."""
+    cells = cell(1, 0, "t3") + cell(0, 10, "t2") + cell(0, 9, "t1")
+    nested = '<TextRegion id="n"><TextLine id="t4"/><TextRegion id="m"><TextLine id="t5"/></TextRegion></TextRegion>'
+    body = f"""<PcGts><Page imageFilename="a.jpg" imageWidth="10" imageHeight="20">
+      <ReadingOrder><OrderedGroup id="g"><RegionRefIndexed index="0" regionRef="table"/>
+        <RegionRefIndexed index="1" regionRef="text"/></OrderedGroup></ReadingOrder>
+      <TextRegion id="last"><TextLine id="l"/></TextRegion><TextRegion id="text"><TextLine id="s"/></TextRegion>
+      <TableRegion id="table">{cells}{nested}</TableRegion></Page></PcGts>"""
+    page = pages.read(body.encode())
+    assert [line.id for line in page.lines] == ["t1", "t2", "t3", "t4", "t5", "s", "l"]
+    assert [line.region for line in page.lines][:4] == ["c09", "c010", "c10", "n"]
+
+
 def alto(version, body, unit="pixel", size='WIDTH="1000" HEIGHT="2000"'):
     return (
         f'<alto xmlns="http://www.loc.gov/standards/alto/ns-v{version}#"><Description>'
@@ -232,6 +250,7 @@ def test_alto_4_has_polygons_polylines_and_a_reading_order():
         (b"<mets/>", "not_a_page"),
         (b"<PcGts/>", "not_a_page"),
         (b"<alto/>", "not_a_page"),
+        (b"<PcGts><Page/><Page/></PcGts>", "several_pages"),
         (b"<alto><Layout><Page/><Page/></Layout></alto>", "several_pages"),
         (alto(2, "", unit="mm10", size=""), "unknown_scale"),
     ],

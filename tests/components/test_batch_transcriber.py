@@ -135,7 +135,7 @@ def test_hidden_files_are_left_out_and_counted(folder, model, tmp_path, s3):
     for name in ("._a.jpg", "a/._001.png", ".thumbnails/001.png", "__MACOSX/a/001.png", ".notes.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X")
-    assert list_images(str(folder)) == Listing(before, 4)
+    assert list_images(str(folder)) == Listing(before, 4, [])
     outcome = transcribe(str(folder), str(tmp_path / "texts.jsonl"), model, LOCAL)
     assert (outcome.images, outcome.errors, outcome.hidden) == (len(before), 2, 4)
     hidden = tmp_path / ".in"  # the folder that is named may be hidden itself
@@ -149,6 +149,23 @@ def test_hidden_files_are_left_out_and_counted(folder, model, tmp_path, s3):
         path.unlink()
     with pytest.raises(NoImages, match=r"Hidden files do not count, such as \._a\.jpg"):
         list_images(str(hidden))
+
+
+def test_files_with_other_endings_are_counted_and_named(tmp_path, s3):
+    """JPEGs are known by all of their endings, and what may be an image is not passed over without a word."""
+    for name in ("1.jfif", "2.JPE", "3.j2k", "4.jpx", "5.jpf", "scan", "deeper/x.raw", "1.xml", "labels.csv", ".x.raw"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(encode(drawn_image(), ".jpg"))
+    storage.copy_tree(str(tmp_path / "in"), f"{(bucket := s3.bucket())}/in")
+    for folder in (str(tmp_path / "in"), f"{bucket}/in"):
+        found = list_images(folder)
+        assert [image.path for image in found.images] == ["1.jfif", "2.JPE", "3.j2k", "4.jpx", "5.jpf"]
+        assert all(image.stamp for image in found.images)
+        assert (found.hidden, found.others) == (0, ["deeper/x.raw", "scan"])
+    for path in (tmp_path / "in").glob("[1-5].*"):
+        path.unlink()
+    with pytest.raises(NoImages, match=r"Other files do not count, such as deeper/x\.raw"):
+        list_images(str(tmp_path / "in"))
 
 
 def test_csv_holds_the_same(folder, model, tmp_path):

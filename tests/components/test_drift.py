@@ -97,6 +97,24 @@ def test_changed_images_are_named_and_fail_when_asked(halves, tmp_path, capsys, 
     assert code == 0 and found["moved"] == []
 
 
+def test_rows_without_a_confidence_and_tables_without_labels_are_told(halves, tmp_path, capsys):
+    first, rest, _ = halves
+    after = span(tmp_path / "after", rest[:40])
+    with open(after / "labels.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    odd = ("n/a", "nan", "-5", "7")
+    with open(after / "labels.csv", "w", encoding="utf-8", newline="") as file:
+        values = ["confidence", *(0.9 if number % 2 else odd[number % 8 // 2] for number in range(len(rows) - 1))]
+        csv.writer(file).writerows([*row, value] for row, value in zip(rows, values, strict=True))
+    (after / "notes.csv").write_text("who,what\nAnna,came\n", encoding="utf-8")
+    assert cli.main(["drift", "--against", str(first), "--data", str(after), "--json"]) == 0
+    out, err = capsys.readouterr()
+    passed_over, without = json.loads(out)["notes"]
+    assert f"{after}/notes.csv" in passed_over
+    assert re.match(r"after: \d+ rows of \d+ have no confidence from 0 to 1, such as after/labels.csv, row 2;", without)
+    assert f"note: {passed_over}" in err and f"note: {without}" in err
+
+
 def test_new_character_is_named(halves, tmp_path, capsys):
     first, rest, _ = halves
     after = span(tmp_path / "after", rest, label=lambda text, number: text + "Ж" if number % 25 == 0 else text)

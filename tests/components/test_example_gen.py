@@ -1,7 +1,9 @@
 """HandwritingExampleGen: what its executor writes, and its tf.Examples."""
 
 import csv
+import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import tensorflow as tf
@@ -14,6 +16,7 @@ from components.example_gen.quarantine import REJECTS_FILE, Quarantine, read_cou
 from components.example_gen.rejects import Reject
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
+from components.line_finder.example_gen import Executor as PageExecutor
 from components.line_finder.example_gen import PageExampleGen
 from components.line_finder.settings import PagesConfig
 from components.report import summary
@@ -171,3 +174,33 @@ def test_a_replaced_image_is_noticed(tmp_path, kind):
     assert [run_alone(tmp_path, kind, data) for _ in range(2)] == ["COMPLETE", "CACHED"]
     image.write_bytes(encode(drawn_image(300, 200, 5)))
     assert [run_alone(tmp_path, kind, data) for _ in range(2)] == ["COMPLETE", "CACHED"]
+
+
+def test_pages_whose_names_are_not_utf8_are_examples_and_rejected_pages(tmp_path):
+    folder = tmp_path / "letters"
+    for leaf in range(9):
+        save_page(folder, f"leaf{leaf}")
+    save_page(folder, "none", lines=(replace(LINE, baseline=()),))
+    odd = os.fsdecode(b"m\xfcller")
+    for name, new in (("leaf0", odd), ("none", f"{odd}-none")):
+        (folder / f"{name}.xml").rename(folder / f"{new}.xml")
+    examples, quarantine = standard_artifacts.Examples(), Quarantine()
+    examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
+    copy = tmp_path / "rejected-pages.csv"
+    context = PageExecutor.Context(
+        beam_pipeline_args=pipeline_options(BeamConfig()), tmp_dir=str(tmp_path / "tmp"), unique_id="1"
+    )
+    data = DataConfig(paths=[str(folder)], max_rejected=0.2)
+    PageExecutor(context).Do(
+        {},
+        {"examples": [examples], "quarantine": [quarantine]},
+        {
+            "data_config": data.model_dump_json(), "pages_config": PagesConfig().model_dump_json(),
+            "rejects_copy": str(copy),
+        },
+    )  # fmt: skip
+    assert sum(read_counts(quarantine.uri)["accepted"].values()) == 9
+    with copy.open(encoding="utf-8", newline="") as file:
+        (rejected,) = csv.DictReader(file)
+    assert rejected["page"] == "letters/m\\xfcller-none" and rejected["reason"] == "no_geometry"
+    assert f"{folder}/m\\udcfcller-none.xml has a line without a baseline" in rejected["detail"]

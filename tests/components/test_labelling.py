@@ -109,8 +109,8 @@ def test_images_that_htr_label_has_written_are_known_in_every_format(scans, tmp_
 def test_images_that_htr_review_has_written_are_known_in_every_format(scans, tmp_path):
     paths = sorted(map(str, scans.iterdir()))
     answers = [Transcription("Anna", 0.2, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None) for path in paths]
-    assert review.write(review.from_answers(answers, 0.5, []), str(tmp_path / "review"), 100) == len(paths)
-    known = labelling.digests(DataConfig(paths=[str(tmp_path / "review")]))
+    assert review.write(review.from_answers(answers, 0.5, []), str(tmp_path / "review"), 100) == (8, 8)
+    known = labelling.digests(DataConfig(paths=[str(tmp_path / "review")]), [])
     counts = labelling.Counts()
     assert not list(labelling.unlabelled(paths, known, counts)) and counts.known == len(paths)
     # Among images without a label, one that was written is a copy of its original.
@@ -134,6 +134,17 @@ def test_a_bucket_that_fails_makes_no_image_unlabelled(names, tmp_path, capsys):
         assert cli.main(arguments) == cli.ERROR  # another try may succeed
     assert "The data cannot be read: " in (error := capsys.readouterr().err) and "503 Slow Down" in error
     assert not list(tmp_path.iterdir())
+
+
+def test_tables_that_are_passed_over_are_told(names, tmp_path, capsys):
+    labelled = tmp_path / "labelled"
+    labelled.mkdir()
+    (labelled / "labels.csv").write_text("filename,text\n", encoding="utf-8")
+    (labelled / "notes.csv").write_text("who,what\nAnna,came\n", encoding="utf-8")
+    arguments = ["label", str(names), "--data", str(labelled), "--output", str(tmp_path / "read"), "--base", "word"]
+    assert cli.main([*arguments, "--above", "1"]) == cli.USAGE
+    err = capsys.readouterr().err
+    assert any(line.startswith("note: ") and f"{labelled}/notes.csv" in line for line in err.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from components.common import storage
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.settings import DataConfig
 from components.pages.files import ImportProblem, find_pages
+from components.tools.page_import import importing
 from components.tools.page_import.importing import import_pages
 from components.transform.settings import TransformConfig
 from htr_client import pages
@@ -218,7 +219,7 @@ def test_a_repeated_import_does_what_is_missing(tmp_path):
     add_page(folder, name="a", image="a.png", lines=page.lines[:1])
     third, rows, _ = run(folder, output)
     assert (third.new, third.lines) == (1, 7)
-    assert len(list((output / "images" / "in" / "a").iterdir())) == 1
+    assert kept.exists() and len(list(kept.parent.iterdir())) == 1
     with pytest.raises(ImportProblem, match="begun with"):
         import_pages([str(folder / "..")], str(output), LOCAL)
     assert run(folder, output, overwrite=True)[0].new == 3
@@ -324,3 +325,95 @@ def test_images_that_are_gone_are_cut_again(tmp_path):
     again, rows, _ = run(folder, tmp_path / "lines")
     assert (again.new, again.lines) == (1, outcome.lines)
     assert all((tmp_path / "lines" / row["filename"]).exists() for row in rows)
+
+
+def test_a_page_beside_a_folder_of_its_name_keeps_its_images_and_theirs(tmp_path):
+    """As a METS file, or a page of a whole book, lies beside the pages of the book."""
+    scans = tmp_path / "one"
+    names = ("book", "book/p0", "book/p1", "book/p2", "book/p0/x", "book.cut/p0", "book.cut_/p0", "book.cut")
+    for number, name in enumerate(names):
+        path = scans / name
+        add_page(path.parent, path.name, f"{number}.png")
+    output = tmp_path / "out"
+    outcome, rows, left_out = run(scans, output)
+    assert (outcome.new, outcome.lines, left_out) == (len(names), 3 * len(names), [])
+    assert len({row["filename"] for row in rows}) == len(rows)
+    assert all((output / row["filename"]).exists() for row in rows)
+    again, same, _ = run(scans, output)
+    assert (again.new, same) == (0, rows)
+    (scans / "book.xml").write_text("<mets/>")
+    changed, rest, _ = run(scans, output)
+    assert (changed.new, len(rest)) == (1, len(rows) - 3)
+    assert all((output / row["filename"]).exists() for row in rest)
+    assert len(list(output.rglob("*.png"))) == len(rest)
+
+
+def test_an_output_of_version_0_1_goes_on_without_cutting_again(tmp_path):
+    """There the images of `book` lay in the folder above those of `book/p0`."""
+    scans = add_page(add_page(tmp_path / "one", "book", "0.png") / "book", "p0", "1.png").parent
+    output = tmp_path / "out"
+    _, rows, _ = run(scans, output)
+    records = [path for path in (tmp_path / "out.state").iterdir() if path.name != "manifest.json"]
+    for folder in sorted(output.rglob("*.cut")):
+        old = folder.with_suffix("")
+        old.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            path.rename(old / path.name)
+        folder.rmdir()
+    for record in records:
+        record.write_text(record.read_text().replace(".cut/", "/"))
+    again, old_rows, _ = run(scans, output)
+    assert again.new == 0 and [row["text"] for row in old_rows] == [row["text"] for row in rows]
+    (scans / "book.xml").touch()
+    changed, rest, _ = run(scans, output)
+    assert (changed.new, changed.lines) == (1, 6)
+    assert {str(path.relative_to(output)) for path in output.rglob("*.png")} == {row["filename"] for row in rest}
+
+
+def test_images_that_vanish_while_others_are_cut_are_an_error(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    add_page(add_page(tmp_path / "in", "a", "a.png"), "b", "b.png")
+    decide = importing.lost_claims
+
+    def meanwhile(claims):  # when all pages are cut
+        next(Path("lines").rglob("b*/0002.png")).unlink()
+        return decide(claims)
+
+    monkeypatch.setattr(importing, "lost_claims", meanwhile)
+    assert cli.main(["import", "in", "--output", "lines", "--json"]) == cli.ERROR
+    said = capsys.readouterr()
+    told = json.loads(said.out.splitlines()[-1])
+    assert (told["lines"], told["left_out_pages"]) == (3, {"lost_images": 1})
+    assert "Images of lines of 1 page are gone" in said.err and "lines-left-out.csv" in said.err
+    (lost,) = table("lines-left-out.csv")
+    assert (lost["page"], lost["reason"]) == ("in/b", "lost_images") and "1 of 3 images" in lost["detail"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["import", "in", "--output", "lines"]) == cli.OK
+    assert "6 lines of 2 pages" in capsys.readouterr().out
+
+
+def test_images_that_no_page_names_are_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scans = add_page(tmp_path / "in")
+    add_page(scans, "damaged", "damaged.png").joinpath("damaged.png").write_bytes(b"found, but no image")
+    (scans / "more").mkdir()
+    for name in ("more/2.JPG", "more/3.png", "more/.hidden.png", "more/notes.txt"):
+        (scans / name).write_bytes(encode(drawn_page()[0]))
+    (scans / "more" / "link.png").symlink_to(scans / "scan.png")  # an image that a page has
+    assert cli.main(["import", "in", "--output", "lines"]) == cli.OK
+    assert f"Images that no page names: 2, such as {scans}/more/2.JPG" in capsys.readouterr().out
+    assert cli.main(["import", "in", "--output", "lines", "--json"]) == cli.OK
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["unnamed"], told["unnamed_example"]) == (2, f"{scans}/more/2.JPG")
+    shutil.rmtree(scans / "more")
+    assert cli.main(["import", "in", "--output", "lines"]) == cli.OK
+    assert "no page names" not in capsys.readouterr().out
+
+
+def test_images_of_a_bucket_that_no_page_names_are_told(tmp_path):
+    bucket = f"memory://{uuid.uuid4().hex}/scans"
+    storage.copy_tree(str(add_page(tmp_path / "scans")), bucket)
+    storage.write(f"{bucket}/other.png", encode(drawn_page()[0]))
+    outcome, _, _ = run(bucket, tmp_path / "lines")
+    assert (outcome.lines, outcome.unnamed, outcome.unnamed_example) == (3, 1, f"{bucket}/other.png")

@@ -87,10 +87,49 @@ def test_reviewed_images_stay_in_training_beside_other_data(log, tmp_path, named
     assert set().union(*drawn.values()) == set(SPLITS)
 
 
-def test_limit_keeps_the_least_sure(log, tmp_path):
+def test_limit_keeps_the_least_sure(log, tmp_path, capsys):
     output = tmp_path / "review"
     assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "1", "--limit", "3"]) == 0
     assert [row["text"] for row in rows(output)] == ["guess 0", "guess 1", "guess 2"]
+    # The first image was logged three times.
+    assert f"3 of 20 images, the least sure ones (--limit collects more), in {output}" in capsys.readouterr().out
+
+
+def test_images_of_logs_are_checked_as_a_server_would(tmp_path, capsys):
+    """A TIFF does not become a file named .jpg, and what is no image is not one to correct."""
+    folder = tmp_path / "log"
+    folder.mkdir()
+    for name in ("a.png", "b.tif", "c.bmp"):
+        (folder / name).write_bytes(encode(drawn_image(seed=ord(name[0])), Path(name).suffix))
+    (folder / "text.png").write_text("no image")
+    (folder / "empty.png").touch()
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:99])
+    names = sorted(path.name for path in folder.iterdir())
+    lines = ["filename,text,confidence", *(f"{name},{name},0.{number}" for number, name in enumerate(names))]
+    (folder / "log.csv").write_text("\n".join(lines), encoding="utf-8")
+    output = tmp_path / "review"
+    assert cli.main(["review", "--logs", str(folder), "--output", str(output)]) == 0
+    said = capsys.readouterr()
+    assert f"3 images in {output}" in said.out
+    assert "3 could not be read; the first: log/log.csv, row 5" in said.err
+    found = {row["text"]: output / row["filename"] for row in rows(output)}
+    assert sorted(found) == ["a.png", "b.tif", "c.bmp"]
+    assert all(path.suffix == ".png" and path.read_bytes()[:4] == b"\x89PNG" for path in found.values())
+
+
+def test_confidences_that_are_none_are_told(tmp_path, capsys):
+    odd = ("nan", "-5", "1.5", "n/a", "", "inf")
+    names = [{"filename": f"{number}.png", "text": "ab"} for number in range(len(odd) + 2)]
+    folder = write_dataset(tmp_path / "log", names)
+    table = [f"{number}.png,guess,{confidence}" for number, confidence in enumerate((0.5, *odd, 0))]
+    (folder / "labels.csv").write_text("\n".join(["filename,text,confidence", *table]), encoding="utf-8")
+    (folder / "notes.csv").write_text("who,what\nAnna,came\n", encoding="utf-8")
+    output = tmp_path / "review"
+    assert cli.main(["review", "--logs", str(folder), "--output", str(output)]) == 0
+    said = capsys.readouterr()
+    assert [row["confidence"] for row in rows(output)] == ["0.0000", "0.5000"]
+    assert "6 could not be read; the first: log/labels.csv, row 3: confidence is 'nan', not a number" in said.err
+    assert "note: " in said.err and f"{folder}/notes.csv" in said.err  # a table that was passed over
 
 
 def test_broken_rows_of_a_log_are_passed_over(log, tmp_path, capsys):
@@ -148,7 +187,7 @@ def test_file_names_that_are_no_utf8_are_written_as_escapes(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcller.png")
     Path(path).write_bytes(encode(drawn_image()))
     answer = Transcription("Anna", 0.2, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None)
-    assert review.write(review.from_answers([answer], 0.5, []), str(tmp_path / "review"), 10) == 1
+    assert review.write(review.from_answers([answer], 0.5, []), str(tmp_path / "review"), 10) == (1, 1)
     assert [row["source"] for row in rows(tmp_path / "review")] == [f"{tmp_path}/m\\udcfcller.png"]
     assert "m\\udcfcller.png" in (tmp_path / "review" / "review.html").read_text(encoding="utf-8")
 

@@ -220,6 +220,20 @@ def test_a_run_that_is_refused_before_its_first_step_is_one_json_line_too(tmp_pa
     assert ("gate.max_cer" if "gate" in setting else "nowhere") in told["error"] and told["error"] in err
 
 
+def test_an_error_that_names_a_file_whose_name_is_not_utf8_is_told(tmp_path, capfd, monkeypatch):
+    def fail(config):
+        raise RuntimeError(os.fsdecode(b"m\xfcller.xml is odd"))
+
+    monkeypatch.setattr("pipeline.local_runner.run", fail)
+    rows = [{"filename": f"{number}.png", "text": "ab"} for number in range(30)]
+    data, workspace = write_dataset(tmp_path / "names", rows), tmp_path / "workspace"
+    assert cli.main(["run", "--data", str(data), "--workspace", str(workspace), "--json"]) == cli.ERROR
+    out, err = capfd.readouterr()
+    assert "Traceback" not in err and "ller.xml is odd" in json.loads(out)["error"]
+    (log,) = (workspace / "logs").glob("run-*.log")
+    assert "m\\udcfcller.xml is odd" in log.read_text(encoding="utf-8")
+
+
 def test_no_versions_yet(tmp_path, capsys):
     assert cli.main(["versions", "--workspace", str(tmp_path)]) == cli.ERROR
     assert cli.main(["rollback", "--workspace", str(tmp_path)]) == cli.ERROR

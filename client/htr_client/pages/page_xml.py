@@ -34,22 +34,22 @@ _REGION_REFS = ("RegionRef", "RegionRefIndexed")
 def from_page_xml(root: Element) -> Page:
     """Reads a page from the root of a PAGE file, as of `xml_files.parse`.
 
-    Regions come in the file's ReadingOrder, those without a place in it last; lines in the order of the file. Points
-    that are damaged count as none. Words that do not add up to the line's text are left out: the text was corrected,
-    and they were not.
+    Every element that has lines is a region, a cell of a table too. Regions come in the file's ReadingOrder, those
+    without a place in it last; lines in the order of the file. Points that are damaged count as none. Words that do not
+    add up to the line's text are left out: the text was corrected, and they were not.
 
     Args:
         root: Element PcGts.
 
     Raises:
-        PageError: It has no page.
+        PageError: It has no page, or several.
     """
-    page = root.find("Page")
-    if page is None:
-        raise PageError("not_a_page", "The file has no element Page.")
-    order = {ref: place for place, ref in enumerate(_reading_order(page.find("ReadingOrder")))}
-    regions = sorted(page.iter("TextRegion"), key=lambda region: order.get(region.get("id", ""), math.inf))
-    lines = [_line(line, region.get("id", "")) for region in regions for line in region.findall("TextLine")]
+    found = root.findall("Page")
+    if len(found) != 1:
+        reason = "several_pages" if found else "not_a_page"
+        raise PageError(reason, f"The file has {len(found)} elements Page, and one image has one page.")
+    page = found[0]
+    lines = [_line(line, region.get("id", "")) for region in _regions(page) for line in region.findall("TextLine")]
     transkribus = root.find("Metadata/TranskribusMetadata")
     return Page(
         image=page.get("imageFilename", ""),
@@ -58,6 +58,26 @@ def from_page_xml(root: Element) -> Page:
         lines=tuple(lines),
         document="" if transkribus is None else transkribus.get("docId", ""),
     )
+
+
+def _regions(page: Element) -> list[Element]:
+    """Elements with lines in reading order: each at its own place, else at that of the element around it."""
+    order = {ref: place for place, ref in enumerate(_reading_order(page.find("ReadingOrder"))) if ref}
+    found: list[tuple[float, Element]] = []
+    waiting: list[tuple[Element, float]] = [(page, math.inf)]  # the next one last
+    while waiting:
+        element, around_it = waiting.pop()
+        place = order.get(element.get("id", ""), around_it)
+        if element.find("TextLine") is not None:
+            found.append((place, element))
+        waiting += [(one, place) for one in reversed(sorted(element, key=_cell))]
+    return [element for _, element in sorted(found, key=lambda one: one[0])]
+
+
+def _cell(element: Element) -> tuple[float, int]:
+    """Row and column of a cell, whose order in the file means nothing; all other elements come after it."""
+    row = element.get("row")
+    return (math.inf, 0) if row is None else (read_number(row), read_number(element.get("col")))
 
 
 def _reading_order(group: Element | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,6 +73,7 @@ class Comparison:
         samples: accepted rows of both.
         kind: "drift" between data, "skew" against what a model was asked.
         measures: all of them, the furthest beyond its threshold first.
+        notes: what was passed over on both sides, sentences.
     """
 
     before: str
@@ -80,6 +81,7 @@ class Comparison:
     samples: tuple[int, int]
     kind: thresholds.Kind
     measures: list[Measure]
+    notes: Sequence[str] = ()
 
     @property
     def drifted(self) -> list[Measure]:
@@ -111,6 +113,7 @@ class Comparison:
             "before": self.before, "after": self.after, "samples": list(self.samples), "kind": self.kind,
             "moved": [measure.name for measure in self.drifted],
             "measures": [{**asdict(measure), "moved": measure.drifted} for measure in self.measures],
+            "notes": list(self.notes),
         }  # fmt: skip
 
     def as_prometheus(self) -> str:
@@ -147,7 +150,8 @@ def compare(before: Profile, after: Profile, overrides: Mapping[str, float]) -> 
         measures.append(_characters(before, after, limits["characters"]))
     measures.append(_rejected(before, after, limits["rejected"]))
     measures.sort(key=lambda measure: measure.threshold / max(measure.distance, 1e-9))
-    return Comparison(before.name, after.name, (before.samples, after.samples), kind, measures)
+    notes = [*before.notes, *after.notes]
+    return Comparison(before.name, after.name, (before.samples, after.samples), kind, measures, notes)
 
 
 def divergence(before: np.ndarray, after: np.ndarray) -> float:

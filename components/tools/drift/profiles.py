@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ import pandas as pd
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.common import run_metadata
+from components.common.words import counted
 from components.common.workers import worker_pool
 from components.example_gen import dataset
 from components.example_gen.folders import find_tables
@@ -27,6 +28,7 @@ from components.example_gen.splits import SplitRule
 from components.example_gen.table import DatasetError, Row, Table, read_together
 from components.report import report, summary
 from components.transform.settings import TransformConfig
+from htr_client.pages.xml_files import read_confidence
 
 CONFIDENCE = "confidence"
 # Values that stand for a distribution that is known by its quantiles only; odd, so that the middle one is its median.
@@ -54,6 +56,7 @@ class Profile:
         rejected: refused rows by reason.
         predicted: whether the texts are what a model read.
         texts: number of texts by the set of their characters; empty if unknown.
+        notes: what was passed over, sentences.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Profile:
     predicted: bool = False
     texts: Counter[frozenset[str]] = field(default_factory=Counter)
     known_at: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def labels_with(self, characters: Container[str]) -> int:
         """Number of texts in which any of some characters occurs."""
@@ -82,7 +86,7 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     Raises:
         DatasetError: there is nothing to read, or not one usable row.
     """
-    tables, _ = find_tables(data)
+    tables, notes = find_tables(data)
     plan = make_plan(tables, data)
     places = [columns(table).get(CONFIDENCE) for table in tables]
     jobs = [
@@ -99,15 +103,20 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common()) or "there is none"
         advice = "".join(f" {ADVICE[reason]}." for reason, _ in rejected.most_common(1) if reason in ADVICE)
         raise DatasetError(f"{name} holds no usable row: {reasons}.{advice}")
-    measures = np.array([measured for _, measured in found])
+    if without := [place for *_, place in found if place]:
+        notes.append(
+            f"{name}: {counted(len(without), 'row')} of {len(found)} {'has' if len(without) == 1 else 'have'} no "
+            f"confidence from 0 to 1, such as {without[0]}; the measure confidence is of the others."
+        )
+    measures = np.array([measured for _, measured, _ in found])
     numbers = {
         column: values[np.isfinite(values)] for column, values in zip((*NUMBERS, CONFIDENCE), measures.T, strict=True)
     }
-    characters = Counter("".join(text for text, _ in found))
+    characters = Counter("".join(text for text, *_ in found))
     return Profile(
         name, len(found), len(found), {column: values for column, values in numbers.items() if len(values)},
         characters, frozenset(characters), rejected, predicted=any(place is not None for place in places),
-        texts=Counter(frozenset(text) for text, _ in found),
+        texts=Counter(frozenset(text) for text, *_ in found), notes=notes,
     )  # fmt: skip
 
 
@@ -118,10 +127,10 @@ def columns(table: Table) -> dict[str, int]:
 
 def _measure(
     job: tuple[list[Row], int | None, SplitRule, DataConfig, TransformConfig],
-) -> list[tuple[str, list[float]] | str]:
-    """Text, and `NUMBERS` and `CONFIDENCE` of each row (nan where unknown); or the reason why it is refused."""
+) -> list[tuple[str, list[float], str] | str]:
+    """Text, `NUMBERS` and `CONFIDENCE` (nan where unknown), and where one is missing; or why the row is refused."""
     rows, place, splits, data, transform = job
-    results: list[tuple[str, list[float]] | str] = []
+    results: list[tuple[str, list[float], str] | str] = []
     for row, sample in zip(rows, dataset.examine_rows(rows, splits, data, transform), strict=True):
         if isinstance(sample, Reject):
             results.append(sample.reason)
@@ -129,11 +138,10 @@ def _measure(
         measured = {
             **sample.statistics, "width": sample.width, "height": sample.height, "text_length": len(sample.text)
         }  # fmt: skip
-        try:
-            confidence = float(row.fields[place]) if place is not None else math.nan
-        except ValueError:
-            confidence = math.nan
-        results.append((sample.text, [*(measured[name] for name in NUMBERS), confidence]))
+        confidence = None if place is None else read_confidence(row.fields[place])
+        missing = f"{row.table.name}, row {row.line}" if place is not None and confidence is None else ""
+        values = [*(measured[name] for name in NUMBERS), math.nan if confidence is None else confidence]
+        results.append((sample.text, values, missing))
     return results
 
 

@@ -56,15 +56,21 @@ class Counts:
     unread: list[str] = field(default_factory=list)
 
 
-def digests(data: DataConfig) -> set[bytes]:
+def digests(data: DataConfig, notes: list[str]) -> set[bytes]:
     """Of the image files that datasets label, whatever their rows say about them.
+
+    Args:
+        data: paths and column names.
+        notes: takes a sentence for each table that is passed over.
 
     Raises:
         DatasetError: a folder or table cannot be read.
         StoreError: a bucket fails.
     """
     found = set()
-    for table in find_tables(data)[0] if data.paths else ():
+    tables, passed_over = find_tables(data) if data.paths else ([], [])
+    notes += passed_over
+    for table in tables:
         for row in read_rows(table):
             if len(row.fields) > table.image:
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 
@@ -49,6 +50,15 @@ class Result:
     left_out: list[LeftOut] = field(default_factory=list)
 
 
+def _folder(page: str) -> str:
+    """Folder of a page's images, below the output folder.
+
+    Page `book` may lie beside a folder `book` with more pages, as a METS file does. So the last part has an ending that
+    no part before it has: none of these folders lies in another one, and what is deleted there is of one page.
+    """
+    return "images/" + re.sub(r"([.]cut_*)/", r"\1_/", page) + ".cut"
+
+
 def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXELS) -> Result:
     """Cuts all lines out of a page and writes their images, PNG in 8-bit grey.
 
@@ -63,7 +73,7 @@ def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXE
     Raises:
         OSError: an image cannot be written, or the bucket of the page fails.
     """
-    below = f"images/{file.name}"
+    below = _folder(file.name)
     shutil.rmtree(os.path.join(output, below), ignore_errors=True)
     result = Result()
     try:

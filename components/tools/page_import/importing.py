@@ -22,9 +22,12 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.common import storage
-from components.pages.files import Claim, ImportProblem, PageFile, find_pages, lost_claims
+from components.example_gen.table import plain
+from components.pages.files import Claim, ImportProblem, PageFile, find_pages, lost_claims, unnamed_images
 from components.tools.page_import.cutting import LeftOut, Result, cut_page
 
+LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
+_Rows = Sequence[tuple[str, str, str]]  # of a page, see `Result`
 _COLUMNS = ("filename", "text", "writer", "page", "line")
 _LEFT_OUT_COLUMNS = ("page", "line", "reason", "detail")
 
@@ -43,6 +46,8 @@ class Outcome:
         left_out_pages: whole pages by reason.
         labels: the table of the dataset.
         left_out_table: names each page and line that was left out, with the reason.
+        unnamed: images below the input folders that belong to no page.
+        unnamed_example: the first of them; empty if there is none.
     """
 
     pages: int
@@ -54,6 +59,8 @@ class Outcome:
     left_out_pages: dict[str, int]
     labels: str
     left_out_table: str
+    unnamed: int
+    unnamed_example: str
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def import_pages(
         _ = pipeline | "Pages" >> beam.Create(files) | "Cut lines" >> beam.ParDo(_CutPage(job))
     # From the records, since not every engine brings results or metrics back.
     new = sum(storage.stamp(job.record_path(file)) != before[file.name] for file in files)
-    return _write_tables(job, files, new)
+    return _write_tables(job, folders, files, new)
 
 
 def done_pages(output: str) -> int:
@@ -145,14 +152,30 @@ class _CutPage(beam.DoFn):
         if os.path.exists(path):
             record = json.loads(storage.read(path))
             stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
-            images = [os.path.join(self._job.output, image) for image, *_ in record["rows"]]
+            rows = record["rows"]
             # Of a page without rows, whatever was missing or damaged may be there today.
-            if images and all(stamps) and record["stamps"] == stamps and all(map(os.path.exists, images)):
+            if rows and all(stamps) and record["stamps"] == stamps and not _lost(self._job, rows):
                 return
+            _remove_images(self._job, rows)
         stamp = storage.stamp(file.path)  # before reading: who changes the file meanwhile has it read again
         result = cut_page(file, self._job.output, self._job.max_pixels)
         record = {**asdict(result), "stamps": [stamp, storage.stamp(result.image)]}
         storage.write(path, json.dumps(record).encode())
+
+
+def _lost(job: _Job, rows: _Rows) -> list[str]:
+    """The images of a page's rows that are not there."""
+    return [image for image, *_ in rows if not os.path.exists(os.path.join(job.output, image))]
+
+
+def _remove_images(job: _Job, rows: _Rows) -> None:
+    """Deletes the images of a page's rows one by one: in outputs of 0.1 other pages may lie in the same folder."""
+    for image, *_ in rows:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(job.output, image))
+    for folder in {os.path.dirname(image) for image, *_ in rows}:
+        with contextlib.suppress(OSError):  # not empty, or deleted already
+            os.rmdir(os.path.join(job.output, folder))
 
 
 def _read_record(job: _Job, file: PageFile) -> Result:
@@ -171,10 +194,17 @@ def _replacing(path: str) -> Iterator[TextIO]:
     os.replace(f"{path}.incoming", path)
 
 
-def _write_tables(job: _Job, files: list[PageFile], new: int) -> Outcome:
+def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new: int) -> Outcome:
     """Joins the records, in the order of the pages, to the two tables."""
-    results = ((file, _read_record(job, file)) for file in files)
-    lost = lost_claims([Claim(file, result.image, result.claimed) for file, result in results if result.rows])
+    claims: list[Claim] = []
+    images: list[str] = []
+    for file in files:
+        result = _read_record(job, file)
+        images.append(result.image)
+        if result.rows:
+            claims.append(Claim(file, result.image, result.claimed))
+    lost = lost_claims(claims)
+    unnamed = unnamed_images(folders, images)
     labels = os.path.join(job.output, "labels.csv")
     table = f"{job.output}-left-out.csv"
     lines, without_document = 0, 0
@@ -189,10 +219,13 @@ def _write_tables(job: _Job, files: list[PageFile], new: int) -> Outcome:
             result = _read_record(job, file)
             if owner := lost.get(file):
                 # A second file of the same page (PAGE beside ALTO), or one whose own image is missing.
-                shutil.rmtree(os.path.join(job.output, "images", file.name), ignore_errors=True)
+                _remove_images(job, result.rows)
                 os.remove(job.record_path(file))  # or a later run would believe in these images
                 detail = f"{result.image} is the image of {owner.name}"
                 result = Result(left_out=[LeftOut("", "same_image", detail)])
+            elif gone := _lost(job, result.rows):
+                detail = f"{len(gone)} of {len(result.rows)} images of lines are gone since they were cut: {gone[0]}"
+                result = Result(left_out=[LeftOut("", LOST_IMAGES, detail)])
             writer = file.writer or result.document or file.name
             for image, text, line in result.rows:
                 rows.writerow((image, text, writer, file.name, line))
@@ -206,5 +239,5 @@ def _write_tables(job: _Job, files: list[PageFile], new: int) -> Outcome:
     return Outcome(
         pages=len(files), new=new, lines=lines, writers=len(writers), without_document=without_document,
         left_out=dict(reasons.most_common()), left_out_pages=dict(page_reasons.most_common()), labels=labels,
-        left_out_table=table,
+        left_out_table=table, unnamed=len(unnamed), unnamed_example=plain(unnamed[0]) if unnamed else "",
     )  # fmt: skip

@@ -26,6 +26,7 @@ from htr_client import Transcription
 from htr_client.errors import ImageError
 from htr_client.headers import suffix
 from htr_client.image_files import pack
+from htr_client.pages.xml_files import read_confidence
 
 LABELS_FILE, PAGE_FILE, IMAGES_FOLDER = "labels.csv", "review.html", "images"
 FIELDS = ("filename", "text", "split", "guess", CONFIDENCE, "model_version", "source")
@@ -54,19 +55,21 @@ class Doubt:
     source: str
 
 
-def from_logs(folders: list[str], below: float, unread: list[str]) -> Iterator[Doubt]:
+def from_logs(folders: list[str], below: float, unread: list[str], notes: list[str]) -> Iterator[Doubt]:
     """Doubts in logs of requests.
 
     Args:
         folders: that `htr_client.RequestLog` wrote, or others with the columns filename, text and confidence.
         below: confidence from which on a guess is believed.
         unread: takes a line for each row that cannot be used, with its reason.
+        notes: takes a sentence for each table that is passed over.
 
     Raises:
         DatasetError: there is no table, or it cannot be read.
         ReviewError: a table has no confidence.
     """
-    tables, _ = find_tables(DataConfig(paths=folders))
+    tables, passed_over = find_tables(DataConfig(paths=folders))
+    notes += passed_over
     for table in tables:
         names = columns(table)
         if CONFIDENCE not in names:
@@ -80,12 +83,17 @@ def from_logs(folders: list[str], below: float, unread: list[str]) -> Iterator[D
             if len(row.fields) != table.columns:  # as one that was being written when the service stopped
                 unread.append(f"{place}: {len(row.fields)} fields where the header has {table.columns}")
                 continue
+            field = row.fields[names[CONFIDENCE]]
+            confidence = read_confidence(field)
+            if confidence is None:
+                unread.append(plain(f"{place}: confidence is {field!r}, not a number from 0 to 1"))
+                continue
+            if confidence >= below:
+                continue
             try:
-                confidence = float(row.fields[names[CONFIDENCE]])
-                if confidence >= below:
-                    continue
-                image = storage.read(resolve_image(row.fields[table.image].strip(), table))
-            except (ValueError, Rejected, OSError) as error:  # no number, or an image since deleted
+                # As a server is sent it: TIFF becomes PNG here, and what is no image is told.
+                image = pack(storage.read(resolve_image(row.fields[table.image].strip(), table))).data
+            except (Rejected, ImageError, OSError) as error:  # such as an image since deleted
                 unread.append(plain(f"{place}: {error}"))
                 continue
             answered = row.fields[version] if version is not None else ""
@@ -117,7 +125,7 @@ def from_answers(answers: Iterable[Transcription], below: float, unread: list[st
             yield Doubt(image, answer.text, answer.confidence, str(answer.version), source)
 
 
-def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str] = ()) -> int:
+def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str] = ()) -> tuple[int, int]:
     """Writes the least sure ones as a dataset with a page to correct them in.
 
     Args:
@@ -127,7 +135,7 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str
         unread: what `doubts` could not use, known once they have come to their end.
 
     Returns:
-        How many were written.
+        How many were written, and of how many different images.
 
     Raises:
         ReviewError: the folder holds something, or there is no doubt at all.
@@ -136,8 +144,13 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ReviewError(f"{folder} holds something already, perhaps corrections: name a new folder with --output.")
     chosen: dict[bytes, Doubt] = {}
+    seen: set[bytes] = set()
     for doubt in doubts:
-        chosen.setdefault(hashlib.sha256(doubt.image).digest(), doubt)
+        digest = hashlib.sha256(doubt.image).digest()
+        if digest in seen:
+            continue
+        seen.add(digest)
+        chosen[digest] = doubt
         if len(chosen) > 2 * limit:  # so that any number of images takes the memory of a few
             chosen = dict(_least_sure(chosen)[:limit])
     rows = [doubt for _, doubt in _least_sure(chosen)[:limit]]
@@ -163,7 +176,7 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str
     loader = jinja2.FileSystemLoader(os.path.dirname(__file__))
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("review.html.j2")
     (target / PAGE_FILE).write_text(template.render(rows=lines, fields=list(FIELDS)), encoding="utf-8")
-    return len(rows)
+    return len(rows), len(seen)
 
 
 def _least_sure(doubts: dict[bytes, Doubt]) -> list[tuple[bytes, Doubt]]:
