@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components.common import storage
+from components.example_gen.claims import refuse_claimed
 from components.example_gen.folders import find_tables
 from components.example_gen.images import find_image
 from components.example_gen.labels import check_label, length_band
@@ -22,7 +23,7 @@ from components.example_gen.plan import Plan, make_plan, split_of
 from components.example_gen.rejects import Reject, Rejected, rejected_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLIT_NAMES, SplitRule
-from components.example_gen.table import Row, Table, plain, read_together
+from components.example_gen.table import Row, Table, plain, read_together, why_malformed
 from components.transform.geometry import available_frames, needed_frames
 from components.transform.settings import TransformConfig
 from htr_client import image_files
@@ -145,13 +146,14 @@ class _Fields(NamedTuple):
 def _check_fields(row: Row, data: DataConfig) -> _Fields:
     table, fields = row.table, row.fields
     if len(fields) != table.columns:
-        raise Rejected("malformed_row", f"{len(fields)} fields where the header has {table.columns}")
+        raise Rejected("malformed_row", why_malformed(row))
     label = check_label(fields[table.text], data)
-    path, mend = find_image(fields[table.image].strip(), table)
+    found = find_image(fields[table.image].strip(), table)
+    refuse_claimed(fields[table.image].strip(), found, table)
     named = split_of(row)
     if named is None and table.split is not None and fields[table.split].strip():
         raise Rejected("unknown_split", f"{fields[table.split]!r} is none of {', '.join(SPLIT_NAMES)}")
-    return _Fields(label, path, mend, named)
+    return _Fields(label, found.path, found.mend, named)
 
 
 def _accept(

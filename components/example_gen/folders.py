@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
 from components.common import storage
 from components.common.words import counted
@@ -13,6 +16,7 @@ from components.common.workspace import is_workspace
 from components.example_gen.header import SAVE_AS_CSV, open_table
 from components.example_gen.outages import unreadable
 from components.example_gen.settings import DataConfig
+from components.example_gen.split_folders import with_splits_of_folders
 from components.example_gen.table import DatasetError, Table, plain
 from components.example_gen.walking import refuse_workspace, walk
 from htr_client.files import SUFFIXES, is_hidden
@@ -40,45 +44,84 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
         raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and images).")
     tables: list[Table] = []
     notes: list[str] = []
+    real: dict[str, Table] = {}  # by path when links have been followed
     for root, source in source_names([storage.absolute(path) for path in config.paths]).items():
         try:
             if not storage.is_dir(root):
                 what = "is a file, not a folder" if _exists(root) else "does not exist"
                 raise DatasetError(f"The data folder {root} {what}. Name the folder that holds the CSV file(s).")
             refuse_workspace(root)
-            paths, hidden, workbooks = _label_files(root)
+            levels = list(_levels(root))
         except OSError as error:
             reason = error.strerror or str(error).removeprefix(f"{root}: ")
             raise unreadable(f"The data folder {root} cannot be read: {reason}.", error) from error
+        found: list[Table] = []
+        without: list[str] = []
+        hidden: list[str] = []
+        for level in levels:
+            if found:
+                if level.tables:
+                    notes.append(
+                        f"{root}: not read {counted(len(level.tables), 'table')} of the folders in it, such as "
+                        f"{level.tables[0]}, since the folder itself has labels. If they have labels, too, name their "
+                        "folder with another --data."
+                    )
+                continue
+            hidden += level.hidden
+            for path in level.tables:
+                table = _open(path, root, source, config)
+                if isinstance(table, Table):
+                    found.append(table)
+                else:
+                    without.append(table)
         if hidden:
             shown = ", ".join(hidden[:3])
             notes.append(f"{root}: passed over {counted(len(hidden), 'hidden or system file')}, such as {shown}.")
-        if not paths:
+        if not found:
+            workbooks = [path for level in levels for path in level.workbooks]
             workbook = f" {workbooks[0]} is a workbook: {SAVE_AS_CSV[0].lower()}{SAVE_AS_CSV[1:]}" if workbooks else ""
             instead = workbook or _way_on(root)
             passed = f" Hidden files do not count, such as {hidden[0]}." if hidden else ""
-            raise DatasetError(f"The data folder {root} holds no .csv or .tsv file with labels.{instead}{passed}")
-        found, without = [], []
-        for path in paths:
-            if not (config.allow_outside or storage.is_inside(path, root)):
-                raise DatasetError(
-                    f"{path} is a link to a file outside of the data folder. Copy it into the folder, or set "
-                    f"data.allow_outside=true if you trust who made the folder."
-                )
-            try:
-                table = open_table(path, root, source, config)
-            except OSError as error:
-                what = f"{path} cannot be read: {error.strerror or str(error).removeprefix(f'{path}: ')}."
-                raise unreadable(what, error, "Mend or remove it.") from error
-            if isinstance(table, Table):
-                found.append(table)
-            else:
-                without.append(table)
-        if not found:
-            raise DatasetError(" ".join(without))
-        tables += found
-        notes += without
+            raise DatasetError(
+                " ".join(without) or f"The data folder {root} holds no .csv or .tsv file with labels.{instead}{passed}"
+            )
+        for table in found:
+            same = real.setdefault(table.path if storage.is_remote(root) else os.path.realpath(table.path), table)
+            if same is not table:
+                raise DatasetError(_twice(same, table))
+        found, told = with_splits_of_folders(found)
+        tables += [replace(table, siblings=tuple(found)) for table in found]
+        notes += [*without, *told]
     return tables, notes
+
+
+def _open(path: str, root: str, source: str, config: DataConfig) -> Table | str:
+    """As `open_table`, for a file that may be a link.
+
+    Raises:
+        DatasetError: It lies outside of the folder, or cannot be read.
+    """
+    if not (config.allow_outside or storage.is_inside(path, root)):
+        raise DatasetError(
+            f"{path} is a link to a file outside of the data folder. Copy it into the folder, or set "
+            f"data.allow_outside=true if you trust who made the folder."
+        )
+    try:
+        return open_table(path, root, source, config)
+    except OSError as error:
+        what = f"{path} cannot be read: {error.strerror or str(error).removeprefix(f'{path}: ')}."
+        raise unreadable(what, error, "Mend or remove it.") from error
+
+
+def _twice(first: Table, second: Table) -> str:
+    """What is wrong with a table that is met twice, and what to do."""
+    if first.root == second.root:
+        return f"{first.path} and {second.path} are the same file: its rows would count twice. Remove one of them."
+    also = "" if first.path == second.path else f", as {second.path}"
+    return (
+        f"{first.path} lies in two data folders{also}: its rows would count twice. Leave out --data {first.root} or "
+        f"--data {second.root}."
+    )
 
 
 def _exists(root: str) -> bool:
@@ -137,15 +180,32 @@ def source_names(roots: list[str]) -> dict[str, str]:
     return sources
 
 
-def _label_files(root: str) -> tuple[list[str], list[str], list[str]]:
-    """Paths of the CSV and TSV files of a folder; names of hidden ones, which no person made, and of workbooks.
+class _Level(NamedTuple):
+    """Files of a folder, or of the folders in it.
 
-    A workspace below the folder is passed over: its tables are what runs have written.
+    Attributes:
+        tables: Paths of the CSV and TSV files.
+        hidden: Names of hidden files and folders, which no person made.
+        workbooks: Paths of workbooks.
     """
-    hidden: list[str] = []
-    workbooks: list[str] = []
+
+    tables: list[str]
+    hidden: list[str]
+    workbooks: list[str]
+
+
+def _levels(root: str) -> Iterator[_Level]:
+    """What a folder holds, then what the folders in it hold: archives often unpack into one more folder.
+
+    A workspace below the folder is passed over: its tables are what runs have written. In a bucket the folders in it
+    are listed only where the folder has no table: the list of each takes a request for a thousand objects.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
     folders = [root]
-    for _ in range(2):  # archives often unpack into one more folder
+    for _ in range(2):
+        hidden: list[str] = []
         below, names = [], []
         for folder in folders:
             folders_inside, files = storage.entries(folder)
@@ -154,9 +214,8 @@ def _label_files(root: str) -> tuple[list[str], list[str], list[str]]:
             hidden += [name for name in (*folders_inside, *files) if is_hidden(name)]
             below += [os.path.join(folder, name) for name in folders_inside if not is_hidden(name)]
             names += [os.path.join(folder, name) for name in files if not is_hidden(name)]
-        workbooks += [path for path in names if path.lower().endswith(_WORKBOOKS)]
-        found = sorted(path for path in names if path.lower().endswith(_LABELS))
-        if found:
-            return found, hidden, workbooks
+        tables = sorted(path for path in names if path.lower().endswith(_LABELS))
+        yield _Level(tables, hidden, [path for path in names if path.lower().endswith(_WORKBOOKS)])
+        if tables and storage.is_remote(root):
+            return
         folders = below
-    return [], hidden, workbooks

@@ -10,7 +10,7 @@ import re
 from components.common import storage
 from components.example_gen import rejects
 from components.example_gen.settings import DataConfig
-from components.example_gen.splits import SPLIT_NAMES
+from components.example_gen.splits import split_in_name
 from components.example_gen.table import DatasetError, Table, encoding_problem
 from htr_client.files import OTHER_FORMATS, SUFFIXES
 
@@ -59,6 +59,8 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
     encoding = config.encoding
     if mark.startswith(b"\xef\xbb\xbf"):
         encoding = "utf-8-sig"
+    elif mark in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        encoding = "utf-32"
     elif mark.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
     try:
@@ -110,12 +112,11 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
         if hint:
             return f"{path} cannot be read.{hint}"
         return f"{path} has no column for {' and none for '.join(missing)}. Its columns are: {_listed(header)}."
-    words = re.split(r"[^a-z]+", os.path.basename(path).lower())
     table = Table(
         path=path, root=root, source=source, delimiter=delimiter, encoding=encoding, header_line=header_line,
         names=tuple(header), image=image, text=text, writer=optional(config.writer_column, "writer"),
         split=optional(config.split_column, "split"),
-        default_split=next((SPLIT_NAMES[w] for w in words if w in SPLIT_NAMES), None),
+        default_split=split_in_name(os.path.basename(path)),
         allow_outside=config.allow_outside,
         labelling_model=known.index(LABELLING_MODEL) if LABELLING_MODEL in known else None,
     )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
@@ -19,6 +18,7 @@ from htr_client.files import OTHER_FORMATS, SUFFIXES, is_hidden
 MENDS = {
     "extension": "Found by adding the extension that the row leaves out (0 for 0.jpg)",
     "case": "Found though the name differs in case from what the row says",
+    "folder": "Found by their names in another folder than the one that the row names, which does not exist",
 }
 
 
@@ -52,10 +52,12 @@ class Found(NamedTuple):
     Attributes:
         path: of the file.
         mend: key of `MENDS`; empty where the row says its name.
+        is_elsewhere: whether it lies in another folder than the row says.
     """
 
     path: str
     mend: str = ""
+    is_elsewhere: bool = False
 
 
 def resolve_image(name: str, table: Place) -> str:
@@ -79,10 +81,7 @@ def find_image(name: str, table: Place) -> Found:
     """
     if not name:
         raise Rejected("missing_file", "the row names no image")
-    end = name.rfind("/") + 1
-    base = name[end:] if name[end:].strip(".") else ""  # `.` and `..` name folders
-    folder, is_inside = _beside(table.path, table.root, name[:end] if base else name)
-    path = f"{folder}/{base}" if base else folder
+    path, folder, is_inside = _named(name, table)
     if is_inside and storage.is_plain_file(path):  # one question to the system, where those below are three
         return Found(path)
     found = Found(path)
@@ -95,9 +94,27 @@ def find_image(name: str, table: Place) -> Found:
         only = folder if is_there and folder != os.path.dirname(table.path) else None
         same = _within(only, _files_by_name(table.root).get(unicodedata.normalize("NFC", base), []))
         found = Found(_only(same, table.root)) if same else _nearest(name, base, folder, table.root, only)
+        if (place := os.path.dirname(found.path)) != folder:
+            mend = found.mend
+            if folder != os.path.dirname(table.path):  # the row names a folder
+                mend = "folder" if folded(place) != folded(folder) else "case"
+            found = Found(found.path, mend, is_elsewhere=True)
     if not (table.allow_outside or storage.is_inside(found.path, table.root)):
         raise Rejected("outside_folder", f"{found.path} lies outside of {table.root} (data.allow_outside)")
     return found
+
+
+def named_path(name: str, table: Place) -> str:
+    """Path of the image that a row names, whether or not there is one; backslashes count as slashes."""
+    return _named(name.replace("\\", "/"), table)[0]
+
+
+def _named(name: str, table: Place) -> tuple[str, str, bool]:
+    """The path that a row names, its folder, and whether that lies in the dataset folder of this machine."""
+    end = name.rfind("/") + 1
+    base = name[end:] if name[end:].strip(".") else ""  # `.` and `..` name folders
+    folder, is_inside = beside(table.path, table.root, name[:end] if base else name)
+    return f"{folder}/{base}" if base else folder, folder, is_inside
 
 
 def _only(paths: list[str], root: str) -> str:
@@ -114,11 +131,11 @@ def _within(folder: str | None, paths: list[str]) -> list[str]:
 
 def _nearest(name: str, base: str, folder: str, root: str, only: str | None) -> Found:
     """The file that a row must mean which names none exactly; `folder` is where it should lie, `only` where it must."""
-    stem, suffix = os.path.splitext(_folded(base))
+    stem, suffix = os.path.splitext(folded(base))
     known_suffix = suffix in SUFFIXES or suffix in OTHER_FORMATS
-    near = _within(only, _files_by_stem(root).get(stem if known_suffix else _folded(base), []))
+    near = _within(only, _files_by_stem(root).get(stem if known_suffix else folded(base), []))
     if known_suffix:
-        alike, mend = [path for path in near if _folded(os.path.basename(path)) == stem + suffix], "case"
+        alike, mend = [path for path in near if folded(os.path.basename(path)) == stem + suffix], "case"
     else:
         alike, mend = [path for path in near if path.lower().endswith(SUFFIXES)], "extension"
     if alike:
@@ -138,7 +155,7 @@ def _nearest(name: str, base: str, folder: str, root: str, only: str | None) -> 
 
 
 @functools.lru_cache(maxsize=1024)
-def _beside(path: str, root: str, name: str) -> tuple[str, bool]:
+def beside(path: str, root: str, name: str) -> tuple[str, bool]:
     """Absolute path of a folder that is named relative to a file, and whether it lies in a dataset folder of this
     machine when links have been followed; cached, since most images lie in few folders.
     """  # noqa: D205
@@ -173,7 +190,7 @@ def _files_by_stem(root: str) -> dict[str, list[str]]:
     """Paths of images by base name without its extension, in NFC and without case."""
     index: dict[str, list[str]] = {}
     for name, paths in _files_by_name(root).items():
-        stem, suffix = os.path.splitext(_folded(name))
+        stem, suffix = os.path.splitext(folded(name))
         if suffix in SUFFIXES or suffix in OTHER_FORMATS:
             index.setdefault(stem, []).extend(paths)
     return index
@@ -185,16 +202,6 @@ def _linked_folders(root: str) -> list[str]:
     return [name for name in storage.entries(root)[0] if os.path.islink(f"{root}/{name}")]
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name in NFC and without case."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
-def unread_formats(root: str) -> Counter[str]:
-    """How many files of a folder, hidden ones aside, are images of a format that is not read, by extension.
-
-    Raises:
-        DatasetError: the folder cannot be read.
-    """
-    paths = (os.path.join(folder, file).removeprefix(f"{root}/") for folder, files in walk(root) for file in files)
-    endings = (os.path.splitext(path)[1].lower() for path in paths if not is_hidden(path))
-    return Counter(ending for ending in endings if ending in OTHER_FORMATS)

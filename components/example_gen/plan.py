@@ -11,15 +11,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from components.common import storage
 from components.common.words import counted
 from components.example_gen import limit
-from components.example_gen.images import resolve_image, unread_formats
+from components.example_gen.images import resolve_image
 from components.example_gen.labels import right_to_left
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, SplitRule, assign_split, draw, named_split
-from components.example_gen.table import Row, Table, plain, read_rows
+from components.example_gen.table import Row, Table, plain, read_rows, why_malformed
+from components.example_gen.unused import Unused
 
 FEW_WRITERS = 5  # with fewer, a split by writer would say more about single writers than about the model
 # With so many keys, a draw that leaves a split empty does not occur: 0.9 to this power is 10^-46.
@@ -80,11 +80,15 @@ class _Survey:
         self.right_to_left: list[str] = []  # places of some rows with such labels
         self.right_to_left_rows = 0
         self.scripts: Counter[str] = Counter()
+        self.malformed = ""  # place and fault of the first malformed row
+        self.malformed_rows = 0
 
     def add(self, row: Row) -> None:
         self.rows += 1
         table = row.table
         if len(row.fields) != len(table.names):
+            self.malformed = self.malformed or f"row {row.line} of {table.name}: {why_malformed(row)}"
+            self.malformed_rows += 1
             return
         if table.root not in self.in_training:
             self._divide(row)
@@ -123,19 +127,20 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
     Raises:
         DatasetError: a table cannot be read.
     """
-    survey = _Survey(_in_training(tables))
+    survey, unused = _Survey(_in_training(tables)), Unused(tables)
     for table in tables:
         if table.default_split and table.root not in survey.in_training:
             survey.given.add(table.default_split)
         for row in read_rows(table):
             survey.add(row)
+            unused.add(row)
     splits, notes = _split_rule(survey, tables, data)
     kept, left_out = None, 0
     if data.limit is not None and survey.rows > data.limit:
         kept = _part(tables, splits, data, data.limit)
         left_out = survey.rows - sum(map(len, kept.values()))
         notes.append(f"data.limit={data.limit} leaves out {left_out} of {counted(survey.rows, 'row')}.")
-    notes += _format_notes(tables)
+    notes += unused.notes()
     problems = _right_to_left(survey) + _nothing_to_train_on(survey, tables)
     return Plan(splits, survey.rows, left_out, notes, problems, kept)
 
@@ -285,17 +290,12 @@ def _right_to_left(survey: _Survey) -> list[str]:
 def _nothing_to_train_on(survey: _Survey, tables: Sequence[Table]) -> list[str]:
     if survey.trains or not survey.rows:
         return []
+    malformed = f"{survey.malformed_rows} of {counted(survey.rows, 'row')} are malformed, such as {survey.malformed}."
+    if survey.malformed_rows == survey.rows:
+        return [f"No row is left to train on: {malformed}"]
     named = [f"{table.name} ({table.default_split})" for table in tables if table.default_split and table.split is None]
     because = f" because of the names of {', '.join(named)}. Rename what is to be trained on" if named else ""
-    return [f"No row is left to train on: all are of {' and '.join(sorted(survey.given))}{because}."]
-
-
-def _format_notes(tables: Sequence[Table]) -> list[str]:
-    """What lies in the folders and is not read; buckets are not searched for it, which would take many requests."""
-    notes = []
-    for root in sorted({table.root for table in tables if not storage.is_remote(table.root)}):
-        found = unread_formats(root)
-        if found:
-            kinds = ", ".join(f"{count} {ending}" for ending, count in found.most_common())
-            notes.append(f"{root} holds images of formats that are not read: {kinds}. Save them as JPEG or PNG.")
-    return notes
+    return [
+        f"No row is left to train on: all are of {' and '.join(sorted(survey.given))}{because}."
+        + (f" Besides, {malformed}" if survey.malformed_rows else "")
+    ]

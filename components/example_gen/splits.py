@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -49,6 +50,12 @@ class SplitRule:
         if named != "eval" and key in self.forced:
             return self.forced[key]
         return assign_split(named, key, self.given, config)
+
+
+def split_in_name(name: str) -> str | None:
+    """The split that a word in the name of a file or folder means, such as `labels_test.csv`; None for no such word."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def named_split(value: str) -> str | None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import itertools
 import os
+import re
 import unicodedata
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from components.common import storage
+from components.common.words import counted
+from htr_client.files import OTHER_FORMATS, SUFFIXES
 
 ROWS = 128  # that are examined together
 
@@ -20,6 +24,9 @@ _MOST_CHARACTERS = 64 * 2**20  # of a line; one without an end would fill the me
 _MOST_LINES = 100  # of a row, whose fields may hold line breaks when they are quoted
 NUL_SHOWN_AS = "\x1a"  # ASCII's "substitute"; messages say NUL
 _END = "\x1aend"  # a line after the last one of a file
+_MISQUOTED = "\x1amisquoted"  # begins a surplus field, which ends with the name of the column whose quotation is wrong
+_IMAGES = (*SUFFIXES, *OTHER_FORMATS)
+_LONG_ROW = 2**16  # characters of a row that patterns look at: they take a hundred bytes for each quotation mark
 
 
 class DatasetError(ValueError):
@@ -40,8 +47,9 @@ class Table:
         names: of the columns.
         image, text, writer, split: positions of the columns; None where there is none.
         labelling_model: position of the column with the version of the model that wrote the text; None likewise.
-        default_split: split that the file's name says, else None.
+        default_split: split that the file's name says, or that of its folder; else None.
         allow_outside: whether its images may lie outside of `root`.
+        siblings: all tables of the dataset folder, which have none themselves.
     """
 
     path: str
@@ -58,6 +66,7 @@ class Table:
     default_split: str | None
     allow_outside: bool
     labelling_model: int | None = None
+    siblings: tuple[Table, ...] = field(default=(), repr=False)
 
     @property
     def columns(self) -> int:
@@ -82,7 +91,7 @@ class Row(NamedTuple):
     Attributes:
         table: that it stands in.
         line: number of its last line in the file, from 1.
-        fields: as read.
+        fields: as read; as many as the header has, unless the row is malformed (`why_malformed`).
     """
 
     table: Table
@@ -110,7 +119,8 @@ def read_rows(table: Table) -> Iterator[Row]:
         DatasetError: the file is not text in its encoding, or breaks the CSV format.
     """
     with storage.open_file(table.path) as raw, io.TextIOWrapper(raw, table.encoding, newline="") as file:
-        reader = csv.reader(_lines(file, table.path), delimiter=table.delimiter, skipinitialspace=True)
+        lines: list[str] = []  # of the row
+        reader = csv.reader(_lines(file, table.path, lines), delimiter=table.delimiter, skipinitialspace=True)
         try:
             line = 0
             for fields in reader:
@@ -118,15 +128,12 @@ def read_rows(table: Table) -> Iterator[Row]:
                     return
                 if reader.line_num - line > _MOST_LINES or (fields and fields[-1].endswith(_END)):
                     break
-                if reader.line_num - line > 1 and (swallowed := _swallowed_row(table, fields)):
-                    raise DatasetError(
-                        f"{table.path}, lines {line + 1} to {reader.line_num}: a quotation mark is opened in one row "
-                        f"and closed in another, so that rows would be lost in a field, such as `{swallowed[:60]}`. "
-                        "One that belongs to a text is written twice, and the text in quotation marks."
-                    )
+                if '"' in lines[0]:  # else it can be neither of several lines nor wrong
+                    fields = _check_quotation(table, fields, lines, reader.line_num)
                 if fields and line >= table.header_line:
                     yield Row(table, reader.line_num, tuple(fields))
                 line = reader.line_num
+                lines.clear()
             raise DatasetError(
                 f"{table.path}, line {line + 1}: a quotation mark is opened that is not closed within {_MOST_LINES} "
                 f"lines, so that rows would be lost in a field. Close it; one that belongs to a text is written twice."
@@ -137,17 +144,91 @@ def read_rows(table: Table) -> Iterator[Row]:
             raise DatasetError(f"{table.path}, line {reader.line_num}: {error}.") from error
 
 
-def _swallowed_row(table: Table, fields: Sequence[str]) -> str:
-    """A line within a field that is a row by itself, with an image as this row has; empty if there is none."""
-    if len(fields) <= table.image:
-        return ""
-    ending = os.path.splitext(fields[table.image].strip())[1].lower()
-    for line in (line for field in fields for line in field.splitlines()[1:]):
+def _check_quotation(table: Table, fields: list[str], lines: Sequence[str], last: int) -> list[str]:
+    """The fields of a row with quotation marks, which make it malformed where they are wrong.
+
+    Args:
+        table: that the row stands in.
+        fields: as Python's reader gives them.
+        lines: of the file that it takes up.
+        last: number of the last of them.
+
+    Raises:
+        DatasetError: it holds other rows.
+    """
+    raw = "".join(lines)[:_LONG_ROW]
+    field_, row, quoted = _patterns(table.delimiter)
+    try:
+        next(csv.reader(lines, delimiter=table.delimiter, skipinitialspace=True, strict=True))
+        is_right = True
+    except csv.Error:  # also where blanks follow a quotation mark
+        is_right = row.fullmatch(raw) is not None
+    # Where a program has put all fields in quotation marks, no line within them is a row.
+    if len(lines) > 1 and not quoted.fullmatch(raw) and (swallowed := _swallowed_row(table, fields, is_right)):
+        raise DatasetError(
+            f"{table.path}, lines {last - len(lines) + 1} to {last}: a quotation mark is opened in one row and closed "
+            f"in another, so that rows would be lost in a field, such as `{swallowed[:60]}`. One that belongs to a "
+            "text is written twice, and the text in quotation marks."
+        )
+    if is_right:
+        return fields
+    at = number = 0
+    while found := field_.match(raw, at):
+        at, number = found.end(), number + 1
+    column = table.names[number] if number < table.columns else f"number {number + 1}"
+    return [*(fields + [""] * table.columns)[: table.columns], _MISQUOTED + column]
+
+
+@functools.lru_cache(maxsize=16)
+def _patterns(delimiter: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Patterns of a field with the delimiter after it, of a row, and of a row whose fields are all quoted."""
+    end, blank = re.escape(delimiter), "" if delimiter == "\t" else "\t"
+    # Blanks after a quotation mark that closes a field do no harm.
+    quoted = rf' *"[^"]*(?:""[^"]*)*"[ {blank}]*'
+    any_ = rf'(?:{quoted}|(?! *")[^{end}\r\n]*)'
+    rows = (re.compile(rf"{one}(?:{end}{one})*[\r\n]*") for one in (any_, quoted))
+    return (re.compile(any_ + end), *rows)  # type: ignore[return-value]
+
+
+def _swallowed_row(table: Table, fields: Sequence[str], is_right: bool) -> str:
+    """A line within a field that is a row by itself; empty if there is none.
+
+    A text may have several lines, with commas in them. Then a line is a row only if it begins with something like
+    the image of the row around it; where the quotation is wrong, or no prose has the delimiter, their number is enough.
+    """
+    own = fields[table.image].strip() if len(fields) > table.image else ""
+    for line in (line for field_ in fields for line in field_.splitlines()[1:]):
         parts = line.split(table.delimiter)
-        image = parts[table.image].strip() if len(parts) >= min(table.columns, 2) > table.image else ""
-        if ending and os.path.splitext(image)[1].lower() == ending and not set(image) & set(" \t"):
+        image = parts[table.image].strip() if len(parts) > max(table.image, 1) else ""
+        is_name = bool(image) and not set(image) & set(" \t")
+        if is_name and image.lower().endswith(_IMAGES):
+            return line
+        is_row = (is_name and _kind(image) == _kind(own)) or not is_right or table.delimiter in "\t|"
+        if image and len(parts) == table.columns and is_row:
             return line
     return ""
+
+
+def _kind(image: str) -> tuple[bool, bool]:
+    """Whether the name of an image has an extension, and whether it has digits."""
+    return bool(os.path.splitext(image)[1]), any(map(str.isdigit, image))
+
+
+def why_malformed(row: Row) -> str:
+    """What is wrong with a row that has more or fewer fields than the header, and what to do."""
+    fields, columns = row.fields, row.table.columns
+    if fields[-1].startswith(_MISQUOTED):
+        return (
+            f"the field {fields[-1].removeprefix(_MISQUOTED)} goes on after its closing quotation mark: put the whole "
+            'field in quotation marks and write each one within it twice, as in """Hello"" she said"'
+        )
+    said = f"{counted(len(fields), 'field')} where the header has {columns}"
+    if len(fields) > columns and not any(field_.strip() for field_ in fields[columns:]):
+        return (
+            f"{said}, and those beyond are empty: remove the delimiters ({row.table.delimiter!r}) at the end of the "
+            "row, or name their columns in the header"
+        )
+    return said
 
 
 def read_together(table: Table, lines: Container[int] | None = None) -> Iterator[list[Row]]:
@@ -165,12 +246,18 @@ def read_together(table: Table, lines: Container[int] | None = None) -> Iterator
         yield together
 
 
-def _lines(file: io.TextIOWrapper, path: str) -> Iterator[str]:
-    """Lines for a csv.reader, then `_END`, which becomes a row of its own unless a quotation mark is still open."""
+def _lines(file: io.TextIOWrapper, path: str, raw: list[str]) -> Iterator[str]:
+    """Lines for a csv.reader, then `_END`, which becomes a row of its own unless a quotation mark is still open.
+
+    Each is added to `raw` besides.
+    """
     while line := file.readline(_MOST_CHARACTERS):
         if len(line) == _MOST_CHARACTERS:
             raise DatasetError(f"{path} is no table: it has a line of more than {_MOST_CHARACTERS} characters.")
-        yield line.replace("\0", NUL_SHOWN_AS)  # at which Python 3.10's csv stops
+        line = line.replace("\0", NUL_SHOWN_AS)  # at which Python 3.10's csv stops
+        raw.append(line)
+        yield line
+    raw.append(_END)
     yield _END
 
 

@@ -158,7 +158,7 @@ LABEL_FILES = {
     "no line end": (f"{LINE}a.png,Anna".encode(), {}, ["Anna"]),
     "vertical tab is no line end": (f"{LINE}a.png,An\x0bna\n".encode(), {}, ["control_character"]),
     "quotation mark within": (f'{LINE}a.png,An"na\n'.encode(), {}, ['An"na']),
-    "quotation marks before more text": (f'{LINE}a.png,"An"na\n'.encode(), {}, ["Anna"]),
+    "quotation marks before more text": (f'{LINE}a.png,"An"na\n'.encode(), {}, ["malformed_row"]),
     "label over two lines": (f'{LINE}a.png,"An\nna"\na.png,Otto\n'.encode(), {}, ["control_character", "Otto"]),
     "note over two lines": (b'filename,text,note\na.png,Anna,"one\ntwo\n"\na.png,Otto,\n', {}, ["Anna", "Otto"]),
     "NUL in a note": (b"filename,text,note\na.png,Anna,\0\n", {}, ["Anna"]),

@@ -271,3 +271,52 @@ def test_a_folder_of_links_names_the_setting(tmp_path, capsys, command):
     assert cli.main([command, "--data", str(data), *(["--against", str(data)] if command == "drift" else [])]) != 0
     said = capsys.readouterr()
     assert "data.allow_outside=true reads images outside" in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["a\tone", 'b\t"5 inch', "c\ttwo", 'd\t5" more', "e\tthree"],
+        ["a01-00\tone", 'a01-01\t"', "a01-02\ttwo", 'a01-03\t"', "a01-04\tthree"],
+        ["a01-00,one", 'a01-01,"', "a01-02,two", 'a01-03,"', "a01-04,three"],
+        ["a.png,one", 'b.png,"5 inch', "c.jpg,two", 'd.jpg,5"', "e.png,three"],
+        ["scan 1\tone", 'scan 2\t"5 inch', "scan 3\ttwo", 'scan 4\t5"', "scan 5\tthree"],
+        ["scan 1,one", 'scan 2,"5 inch', "scan 3,two", 'scan 4,5" more', "scan 5,three"],
+    ],
+)
+def test_rows_are_not_lost_in_a_field_whatever_their_images_are_called(tmp_path, rows):
+    header = "filename\ttext" if "\t" in rows[0] else "filename,text"
+    with pytest.raises(DatasetError, match=r"labels\.csv, lines 3 to 5: a quotation mark is opened in one row and clo"):
+        read(one_image(tmp_path, "\n".join([header, *rows])))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'filename,text\na.png,"Dear Sir,\nI write, in haste,\nyours, John"\n',
+        'filename,text\na.png,"Dear Sir,\nYes, really"\n',
+        '"filename","text"\n"a1","Dear Sir,\nb2,c"\n',
+    ],
+)
+def test_texts_of_several_lines_with_commas_are_one_row(tmp_path, content):
+    assert [reject.reason for reject in read(one_image(tmp_path, content))] in (["control_character"], ["missing_file"])
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ('a.png,"Hello" she said,w1', "text"),
+        ('a.png,"a" and "b",w1', "text"),
+        ('a.png, "An""n"a,w1', "text"),
+        ('a.png,"Dear\nSir" she said,w1', "text"),
+        ('"a.png",Anna,"w"1', "writer"),
+        ('"a".png,Anna,w1', "filename"),
+        ('a.png,Anna,w1,"x"y', "number 4"),
+    ],
+)
+def test_a_field_that_goes_on_after_its_quotation_marks_is_rejected(tmp_path, row, column):
+    folder = one_image(tmp_path, f'filename,text,writer\n{row}\na.png,An"na,w1\na.png,"An""na" ,w1\n')
+    reject, *others = read(folder)
+    assert reject.reason == "malformed_row" and reject.line == 2 + row.count("\n")
+    assert reject.detail.startswith(f"the field {column} goes on after its closing quotation mark: put the whole field")
+    assert [sample.text for sample in others] == ['An"na'] * 2

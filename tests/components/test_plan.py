@@ -200,3 +200,20 @@ def test_files_whose_names_leave_nothing_to_train_on_are_named(tmp_path):
         "Rename what is to be trained on."
     ]
     assert not planned(dataset(tmp_path / "other", 6))[0].problems
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("0.png,ab,", "3 fields where the header has 2, and those beyond are empty: remove the delimiters (',') at the "
+         "end of the row, or name their columns in the header"),
+        ("0.png", "1 field where the header has 2"),
+        ("0.png,a,b", "3 fields where the header has 2"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["labels.csv", "labels_test.csv"])
+def test_rows_that_are_all_malformed_are_said_to_be_that(tmp_path, name, row, why):
+    (tmp_path / name).write_text(f"filename,text\n{row}\n{row}\n")
+    assert planned(tmp_path)[0].problems == [
+        f"No row is left to train on: 2 of 2 rows are malformed, such as row 2 of {tmp_path.name}/{name}: {why}."
+    ]
