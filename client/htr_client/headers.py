@@ -119,6 +119,8 @@ def _png(data: bytes) -> ImageInfo:
         elif name == b"tRNS":
             plain, pixel_bytes = False, pixel_bytes * 4 // 3  # a fourth channel, of grey none
         elif name == b"acTL":
+            if struct.unpack(">I", view[begin : begin + 4])[0] > 1:
+                raise _several("PNG")
             plain = False
         elif name == b"eXIf":
             orientation = _exif_orientation(data[begin : at - 4])

@@ -44,7 +44,8 @@ class Sample(NamedTuple):
         text: label, NFC-normalised.
         writer: who wrote it; empty if unknown.
         split: one of `SPLITS`.
-        width, height: pixels of the image.
+        width, height: pixels of `image`, which the model is sent too; a tall one is shrunk (`image_files.TALL`).
+        original: width and height of the upright image in the file, for people.
         statistics: numbers that describe the image, by name (see `describe`).
         mend: how the image was found whose name the row does not give exactly, key of `images.MENDS`; else empty.
         by_model: whether a model wrote the text, see `htr label`.
@@ -58,6 +59,7 @@ class Sample(NamedTuple):
     split: str
     width: int
     height: int
+    original: tuple[int, int]
     statistics: dict[str, float]
     mend: str = ""
     by_model: bool = False
@@ -112,11 +114,11 @@ def examine_with_pixels(
         _attempt(row, _decode, file, fields.path, data) if isinstance(file, bytes) else file
         for row, fields, file in zip(rows, checked, files, strict=True)
     ]
-    measured = iter(describe([image[1] for image in read if not isinstance(image, Reject)]))
+    measured = iter(describe([image.grey for image in read if not isinstance(image, Reject)]))
     return [
         image
         if isinstance(image, Reject)
-        else _attempt(row, _accept, row, fields, *image, next(measured), splits, data, transform)
+        else _attempt(row, _accept, row, fields, image, next(measured), splits, data, transform)
         for row, fields, image in zip(rows, checked, read, strict=True)
     ]
 
@@ -156,14 +158,23 @@ def _check_fields(row: Row, data: DataConfig) -> _Fields:
     return _Fields(label, found.path, found.mend, named)
 
 
+class _Image(NamedTuple):
+    """Bytes that the Transform graph can decode, their pixels uint8 [height, width], and `Sample.original`."""
+
+    encoded: bytes
+    grey: np.ndarray
+    original: tuple[int, int]
+
+
 def _accept(
-    row: Row, fields: _Fields, encoded: bytes, grey: np.ndarray, statistics: dict[str, float],
+    row: Row, fields: _Fields, image: _Image, statistics: dict[str, float],
     splits: SplitRule, data: DataConfig, transform: TransformConfig,
 ) -> tuple[Sample, np.ndarray]:  # fmt: skip
     table, label = row.table, fields.label
-    height, width = grey.shape
+    height, width = image.grey.shape
     frames = available_frames(width, height, transform)
     if 2 * len(label) > frames and (needed := needed_frames(label)) > frames:  # twice the length is always enough
+        width, height = image.original
         raise Rejected(
             "label_too_long",
             f"{len(label)} characters need {needed} frames, a {width} x {height} image has {frames}",
@@ -171,11 +182,12 @@ def _accept(
     writer = row.writer
     id_, key = table.names_of(fields.path)
     sample = Sample(
-        id=id_, source=table.source, image=encoded, text=label, writer=writer,
-        split=splits.assign(fields.named, writer, key, table.root, data), width=width, height=height,
-        statistics=statistics, mend=fields.mend, by_model=bool(row.labelling_model),
+        id=id_, source=table.source, image=image.encoded, text=label, writer=writer,
+        split=splits.assign(fields.named, writer, key, table.root, data),
+        width=image.grey.shape[1], height=image.grey.shape[0], original=image.original, statistics=statistics,
+        mend=fields.mend, by_model=bool(row.labelling_model),
     )  # fmt: skip
-    return sample, grey
+    return sample, image.grey
 
 
 def eval_slices(tables: Sequence[Table], plan: Plan, data: DataConfig) -> dict[str, set[str]]:
@@ -204,7 +216,7 @@ def _read_files(rows: Sequence[Row], checked: Sequence[_Fields | Reject], data: 
     return list((storage.concurrently if several else map)(attempt, zip(rows, checked, strict=True)))
 
 
-def _read_file(path: str, data: DataConfig) -> bytes | tuple[bytes, np.ndarray]:
+def _read_file(path: str, data: DataConfig) -> bytes | _Image:
     """Returns the file; if it is large, the decoded image instead, since files of many rows are held in memory."""
     try:
         encoded = storage.read(path, image_files.MAX_BYTES + 1)  # one more, so that a larger one is refused
@@ -215,8 +227,7 @@ def _read_file(path: str, data: DataConfig) -> bytes | tuple[bytes, np.ndarray]:
     return encoded if len(encoded) <= _LARGE_FILE else _decode(encoded, path, data)
 
 
-def _decode(encoded: bytes, path: str, data: DataConfig) -> tuple[bytes, np.ndarray]:
-    """Returns bytes that the Transform graph can decode, and the grey image uint8 [height, width]."""
+def _decode(encoded: bytes, path: str, data: DataConfig) -> _Image:
     try:
         packed, grey = image_files.pack_with_pixels(encoded, int(data.max_megapixels * 1e6))
     except ImageError as error:
@@ -225,4 +236,4 @@ def _decode(encoded: bytes, path: str, data: DataConfig) -> tuple[bytes, np.ndar
             ending = os.path.splitext(path)[1].lower()
             raise Rejected(rejected.reason, f"{ending} is not read: save the image as JPEG or PNG") from error
         raise rejected from error
-    return packed.data, grey
+    return _Image(packed.data, grey, (packed.width, packed.height))

@@ -10,7 +10,7 @@ from tfx.dsl.io import fileio
 from tfx.types.artifact import Artifact
 
 from components.common.words import counted
-from components.example_gen.rejects import ADVICE
+from components.example_gen.rejects import ADVICE, NO_ROWS
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 
@@ -58,7 +58,7 @@ def check_counts(
     advice = f" {ADVICE[most]}." if most in ADVICE else ""
     where = f" Each is listed in {rejects_copy}." if rejects_copy else ""
     if not total:
-        raise DatasetError("The CSV files hold a header line but no rows.")
+        raise DatasetError(NO_ROWS)
     if rejected > data.max_rejected * total:
         raise TooManyRejects(
             f"{rejected} of {counted(total, row)} {'was' if rejected == 1 else 'were'} rejected "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from htr_client.errors import ImageError
 
 HEADER = "csv,row,image,text,reason,detail"
+NO_ROWS = "The CSV files hold a header line but no rows."
 # What helps against some reasons.
 ADVICE = {
     "outside_folder": "data.allow_outside=true reads images outside of the data folder too, through links and absolute "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -215,12 +216,51 @@ def write_for_prometheus(file: str, page: str) -> None:
     Raises:
         CommandError: the file cannot be written.
     """
+    write_output("--prometheus", file, page)
+
+
+def write_output(option: str, file: str, content: str) -> None:
+    """Writes a file that an option names.
+
+    Raises:
+        CommandError: The file cannot be written.
+    """
     from components.common import storage
 
     try:
-        storage.write(file, page.encode())
+        storage.write(file, content.encode())
     except OSError as error:
-        raise CommandError(f"--prometheus {file} cannot be written: {error.strerror or error}.") from error
+        raise CommandError(f"{option} {file} cannot be written: {error.strerror or error}.") from error
+
+
+def check_can_be_written(option: str, file: str) -> None:
+    """Tells that a file cannot be written before the work for it is done.
+
+    Args:
+        option: Option that names it.
+        file: Path of the file; a device such as /dev/stdout is taken as it is.
+
+    Raises:
+        CommandError: The file is a folder, or its folder is missing or cannot be written.
+    """
+    from components.common import storage
+
+    folder = os.path.dirname(file if storage.is_remote(file) else os.path.abspath(file))
+    if not storage.is_remote(file):
+        if os.path.isdir(file):
+            raise CommandError(f"{option} {file} is a folder. Name a file in it.", USAGE)
+        if not os.path.isdir(folder):
+            raise CommandError(f"{option} {file}: there is no folder {os.path.dirname(file)}.", USAGE)
+        if os.path.exists(file) and not os.path.isfile(file):
+            return
+    try:
+        if storage.is_remote(file):
+            storage.check_writable(folder)
+        else:
+            with tempfile.TemporaryFile(dir=folder):  # rights alone do not tell, as in /proc
+                pass
+    except OSError as error:
+        raise CommandError(f"{option} {file} cannot be written: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 
 from components.common.words import counted
@@ -14,9 +13,11 @@ from pipeline.commands.common import (
     CommandError,
     add_config_arguments,
     add_prometheus_argument,
+    check_can_be_written,
     read_config,
     reading_runs,
     write_for_prometheus,
+    write_output,
 )
 from pipeline.exit_codes import DRIFT, OK, TOO_MANY_REJECTS, USAGE, exit_code
 
@@ -77,13 +78,12 @@ def _sample_data(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from itertools import chain, repeat
 
-    from components.common import storage
     from components.common.console import announced
     from components.common.settings import ConfigError
     from components.common.workers import worker_pool
     from components.example_gen.folders import find_tables
     from components.example_gen.plan import make_plan
-    from components.example_gen.rejects import Reject, as_csv
+    from components.example_gen.rejects import NO_ROWS, Reject, as_csv
     from components.example_gen.table import ROWS, DatasetError
     from components.tools.data_check import check
     from components.tools.data_check.look import Seen, look
@@ -91,8 +91,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     config = read_config(arguments)
     for option, file in (("--html", arguments.html), ("--rejects", arguments.rejects)):
-        if file and not (storage.is_remote(file) or os.path.isdir(os.path.dirname(os.path.abspath(file)))):
-            raise CommandError(f"{option} {file}: there is no folder {os.path.dirname(file)}.", USAGE)
+        if file:
+            check_can_be_written(option, file)
     try:
         tables, notes = find_tables(config.data)
         plan = make_plan(tables, config.data)
@@ -110,17 +110,22 @@ def _check(arguments: argparse.Namespace) -> int:
     contents = check.check(results, tables, notes, plan, config)
     print(check.as_text(contents, shown=bool(arguments.html)))
     if arguments.html:
-        storage.write(arguments.html, check.as_page(contents).encode())
+        write_output("--html", arguments.html, check.as_page(contents))
         print(f"\nThe report with images is in {arguments.html}.")
     rejects = [result for result in results if isinstance(result, Reject)]
     if arguments.rejects:
-        storage.write(arguments.rejects, as_csv(rejects).encode())
+        write_output("--rejects", arguments.rejects, as_csv(rejects))
         print(f"The rejected rows are in {arguments.rejects}.")
+    if not rows:
+        raise CommandError(NO_ROWS, USAGE)
     if len(rejects) > config.data.max_rejected * len(rows):
         raise CommandError(
             f"{len(rejects)} of {counted(len(rows), 'row')} would be rejected; data.max_rejected allows "
             f"{config.data.max_rejected:.1%}.", TOO_MANY_REJECTS,
         )  # fmt: skip
+    empty = [split for split, found in contents["splits"].items() if not found["samples"]]
+    if empty:
+        raise CommandError(f"No image falls into {' and '.join(empty)}: the run would stop.", USAGE)
     return OK
 
 

@@ -104,12 +104,12 @@ def images() -> Iterator[tuple[Case, bytes]]:
     clear = np.tile(np.array([255, 200], np.uint8), (8, 8))
     yield Case("palette.png", "a", pixels=clear), png(16, 8, 3, rows, palette)
     yield Case("one_pixel.png", "a", pixels=np.full((1, 1), 200, np.uint8)), encode(np.full((1, 1), 200, np.uint8))
-    for kind in ("GIF", "WEBP", "TIFF"):
+    for kind in ("GIF", "WEBP", "TIFF", "PNG"):
         moving = saved(still, kind, save_all=True, append_images=[Image.fromarray(255 - grey)])
         reason = "not_an_image" if kind == "GIF" else "image_undecodable"  # GIF is not read at all
         yield Case(f"moving.{kind.lower()}", reason=reason), moving
-    moving = saved(still, "PNG", save_all=True, append_images=[Image.fromarray(255 - grey)])
-    yield Case("moving.png", pixels=grey), moving
+    alone = chunk(b"acTL", struct.pack(">II", 1, 0))  # an animation of one image
+    yield Case("alone.png", pixels=grey), plain[:33] + alone + plain[33:]
     webp = saved(still, "WEBP", lossless=True)
     yield Case("still.webp", pixels=grey), webp
     yield Case("cut.webp", reason="image_undecodable"), webp[: len(webp) // 2]

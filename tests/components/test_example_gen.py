@@ -33,7 +33,7 @@ STATISTICS = {"paper_level": 250.0, "ink_level": 20.0, "ink_share": 0.125, "shar
 
 def test_examples_are_read_the_same_by_tensorflow_and_tfx():
     sample = dataset.Sample(
-        "set/images/\u00fc.png", "set", b"\x89PNG" * 99, "\u0153uvre", "", "eval", 320, 64, STATISTICS
+        "set/images/\u00fc.png", "set", b"\x89PNG" * 99, "\u0153uvre", "", "eval", 320, 64, (320, 64), STATISTICS
     )
     features = {
         "image": sample.image, "text": sample.text.encode(), "id": sample.id.encode(), "source": b"set", "writer": b"",

@@ -156,6 +156,8 @@ LABEL_FILES = {
     "Mac line ends": (b"filename,text\ra.png,Anna\r", {}, ["Anna"]),
     "Windows line ends": (b"filename,text\r\na.png,Anna\r\n\r\n", {}, ["Anna"]),
     "no line end": (f"{LINE}a.png,Anna".encode(), {}, ["Anna"]),
+    "UTF-32 with mark": (f"{LINE}a.png,Zoë\n".encode("utf-32"), {}, ["Zoë"]),
+    "UTF-32 of the other order": (b"\0\0\xfe\xff" + f"{LINE}a.png,Zoë".encode("utf-32-be"), {}, ["Zoë"]),
     "vertical tab is no line end": (f"{LINE}a.png,An\x0bna\n".encode(), {}, ["control_character"]),
     "quotation mark within": (f'{LINE}a.png,An"na\n'.encode(), {}, ['An"na']),
     "quotation marks before more text": (f'{LINE}a.png,"An"na\n'.encode(), {}, ["malformed_row"]),
@@ -216,8 +218,10 @@ def test_lines_without_an_end_are_not_read_to_their_end(tmp_path, monkeypatch):
 def test_header_only_is_nothing_to_train_on(tmp_path, capsys):
     (tmp_path / "labels.csv").write_text(LINE)
     page = tmp_path / "check.html"
-    assert cli.main(["check", "--data", str(tmp_path), "--html", str(page)]) == 0
-    assert "0 rows in" in capsys.readouterr().out and page.exists()
+    assert cli.main(["check", "--data", str(tmp_path), "--html", str(page)]) == cli.USAGE
+    said, sentence = capsys.readouterr(), "The CSV files hold a header line but no rows."
+    assert "0 rows in" in said.out and page.exists()
+    assert f"Problem: {sentence}" in said.out and sentence in said.err
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -320,3 +320,14 @@ def test_a_field_that_goes_on_after_its_quotation_marks_is_rejected(tmp_path, ro
     assert reject.reason == "malformed_row" and reject.line == 2 + row.count("\n")
     assert reject.detail.startswith(f"the field {column} goes on after its closing quotation mark: put the whole field")
     assert [sample.text for sample in others] == ['An"na'] * 2
+
+
+def test_a_tall_image_has_the_size_that_its_file_says(tmp_path):
+    """Such an image is shrunk before it is stored; who looks for it in the folder knows its own size."""
+    for name, text in (("a.png", "Anna"), ("b.png", "a" * 400)):
+        (tmp_path / name).write_bytes(encode(drawn_image(1500, 600)))
+        with open(tmp_path / "labels.csv", "a") as file:
+            file.write(f"{'' if file.tell() else f'filename,text{chr(10)}'}{name},{text}\n")
+    sample, reject = read(tmp_path)
+    assert sample.original == (1500, 600) and sample.height == 300
+    assert "a 1500 x 600 image has" in reject.detail

@@ -277,7 +277,7 @@ def test_the_size_of_writing_on_canvases_of_one_size_is_no_reason_for_suspicion(
         label = "n" * 14 if i in (7, 8) else "n" * 3 if i in (9, 10) else text
         text = "nnn" if i in (7, 8) else "n" * 14 if i in (9, 10) else text
         grey = canvas(text, i, size)
-        sample = Sample(f"{i}", "", b"", label, "", "train", 256, 64, {})
+        sample = Sample(f"{i}", "", b"", label, "", "train", 256, 64, (256, 64), {})
         ink = (grey < 200).astype(float)
         seen.append(Seen(sample, "", i, "", b"", 0, extent(ink.sum(0)), extent(ink.sum(1)), 200.0))
     found = [i for i, _ in misfits(seen)]
@@ -289,7 +289,7 @@ def test_labels_that_say_nothing_about_the_ink_give_no_suspects():
     random = np.random.default_rng(1)
     seen = []
     for i in range(200):
-        sample = Sample(f"{i}", "", b"", "n" * int(random.integers(3, 15)), "", "train", 256, 64, {})
+        sample = Sample(f"{i}", "", b"", "n" * int(random.integers(3, 15)), "", "train", 256, 64, (256, 64), {})
         columns, rows = int(random.integers(240, 250)) // (1 if i % 10 else 3), int(random.integers(50, 60))
         seen.append(Seen(sample, "", i, "", b"", 0, columns, rows, 200.0))
     assert misfits(seen) == []

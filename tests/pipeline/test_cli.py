@@ -16,7 +16,7 @@ import htr_client
 from pipeline import cli
 from pipeline.commands.common import read_config, write_for_prometheus
 from pipeline.exit_codes import exit_code, root_message
-from tests.conftest import write_dataset
+from tests.conftest import drawn_image, encode, write_dataset
 
 HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
 
@@ -153,6 +153,7 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
         (["run", "--data", ".", "--config", "/nowhere.yaml"], "cannot read the configuration"),
         (["check", "--data", ".", "--html", "/nowhere/at/all.html"], "--html /nowhere/at/all.html: there is no folder"),
         (["check", "--data", ".", "--rejects", "/nowhere/r.csv"], "--rejects /nowhere/r.csv: there is no folder"),
+        (["check", "--data", ".", "--html", "/"], "--html / is a folder. Name a file in it."),
         (
             ["transcribe", "--model", ".", "--input", "/nowhere", "--output", "x.csv"],
             "--input: /nowhere does not exist",
@@ -346,6 +347,30 @@ def test_check_suggests_more_frames_for_crowded_labels(tmp_path, capsys):
     for name, suggested in (("crowded", True), ("roomy", False)):
         assert cli.main(["check", "--data", str(tmp_path / name)]) == 0
         assert ("--set transform.preset=line" in capsys.readouterr().out) == suggested
+
+
+def test_check_tells_before_its_work_that_a_file_cannot_be_written(tmp_path, capsys):
+    folder = write_dataset(tmp_path, [{"filename": f"{i}.png", "text": "ab"} for i in range(20)])
+    assert cli.main(["check", "--data", str(folder), "--rejects", "/proc/x.csv"]) == cli.ERROR
+    said = capsys.readouterr()
+    assert "--rejects /proc/x.csv cannot be written: " in said.err and "rows in" not in said.out
+    assert cli.main(["check", "--data", str(folder), "--rejects", "/dev/null"]) == cli.OK
+
+
+def test_check_ends_as_the_run_that_it_says_would_stop(tmp_path, capsys):
+    write_dataset(tmp_path, [{"filename": f"{i}.png", "text": "ab", "split": "test"} for i in range(20)])
+    assert cli.main(["check", "--data", str(tmp_path)]) == cli.USAGE
+    assert "No image falls into train and validation: the run would stop." in capsys.readouterr().err
+
+
+def test_check_gives_the_sizes_that_image_files_have(tmp_path, capsys):
+    folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": "ab"} for i in range(20)])
+    for image in folder.glob("*.png"):
+        image.write_bytes(encode(drawn_image(1500, 600)))
+    page = tmp_path / "check.html"
+    assert cli.main(["check", "--data", str(folder), "--html", str(page)]) == cli.OK
+    row = page.read_text().partition("<td>median height</td>")[2].partition("</tr>")[0]
+    assert row.count(">600<") == 3
 
 
 def test_versions_of_others_need_not_be_times(tmp_path, capsys):

@@ -85,8 +85,8 @@ def _split(rows: Sequence[Seen]) -> dict[str, Any]:
         "writers": len({s.sample.writer for s in rows} - {""}),
         "labels": len({s.sample.text for s in rows}), "characters": sum(lengths),
         "median_length": statistics.median(lengths) if rows else None, "longest": max(lengths, default=None),
-        "median_width": statistics.median([s.sample.width for s in rows]) if rows else None,
-        "median_height": statistics.median([s.sample.height for s in rows]) if rows else None,
+        "median_width": statistics.median([s.sample.original[0] for s in rows]) if rows else None,
+        "median_height": statistics.median([s.sample.original[1] for s in rows]) if rows else None,
     }  # fmt: skip
 
 

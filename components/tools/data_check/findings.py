@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.common.words import counted, some, visible
+from components.example_gen.rejects import NO_ROWS
 from components.report.findings import Findings, add_texts_by_models
 from components.report.settings import RunSettings
 from components.trainer import estimate
@@ -27,6 +28,9 @@ def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
     """
     result, rejected, rows = Findings(), contents["rejected_rows"], contents["rows"]
     accepted = rows - rejected
+    if not rows:
+        result.problem("no_rows", NO_ROWS)
+        return result
     for problem in contents["problems"]:
         result.problem("plan", problem)
     _about_splits(contents, result)
