@@ -387,11 +387,18 @@ def test_animations_and_pages_are_refused():
             image_files.inspect(data)
 
 
-def test_animated_png_is_its_still_image():
+def test_an_animated_png_of_one_image_is_that_image():
+    """With more it is refused, as an animated WebP is."""
     frames = [Image.fromarray(grey()), Image.fromarray(255 - grey())]
     data = saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
-    packed = image_files.pack(data)
-    assert b"acTL" in data and b"acTL" not in packed.data
+    assert b"acTL" in data
+    with pytest.raises(ImageError, match="The PNG holds several images"):
+        image_files.inspect(data)
+    plain = saved(frames[0], "PNG")
+    content = b"acTL" + (1).to_bytes(4, "big") + bytes(4)
+    alone = plain[:33] + (8).to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big") + plain[33:]
+    packed = image_files.pack(alone)
+    assert b"acTL" not in packed.data
     np.testing.assert_array_equal(image_files.load(packed.data), grey())
 
 
