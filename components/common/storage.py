@@ -359,7 +359,7 @@ def copy_file(source: str, target: str) -> None:
 
 @contextlib.contextmanager
 def here(folder: str) -> Iterator[str]:
-    """Yields a folder of this machine with the content of a folder: itself, or a copy that is deleted at the end.
+    """Yields a folder of this machine with the content and name of a folder: itself, or a copy deleted at the end.
 
     Raises:
         OSError: it cannot be read.
@@ -368,8 +368,8 @@ def here(folder: str) -> Iterator[str]:
         yield folder
         return
     with tempfile.TemporaryDirectory() as place:
-        copy_tree(folder, place)
-        yield place
+        copy_tree(folder, copy := os.path.join(place, folder.rstrip("/").rpartition("/")[2]))  # a version's number
+        yield copy
 
 
 def remove(path: str) -> None:

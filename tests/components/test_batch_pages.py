@@ -218,9 +218,9 @@ def test_the_file_of_errors_says_why_lines_have_no_text():
 def test_pages_in_a_bucket(transcribe, folder, models, tmp_path, s3):
     os.remove(os.path.join(os.fsencode(folder), b"caf\xe9.png"))  # names of objects are UTF-8
     bucket = s3.bucket()
-    for source, name in ((str(folder), "in"), (models[0], "models/7"), (models[1], "lines/1")):
+    for source, name in ((str(folder), "in"), (models[0], "models/1"), (models[1], "lines/1")):
         storage.copy_tree(source, f"{bucket}/{name}")
-    reader = Reader(f"{bucket}/models/7", "page", f"{bucket}/lines/1")
+    reader = Reader(f"{bucket}/models/1", "page", f"{bucket}/lines/1")
 
     def run():
         return batch.transcribe(f"{bucket}/in", f"{bucket}/out", reader, LOCAL, format_="json", images_per_shard=2)
