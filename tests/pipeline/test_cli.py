@@ -108,7 +108,7 @@ HTR = [sys.executable, "-m", "pipeline.cli"]
 
 @pytest.mark.parametrize("source", ["-", "/dev/stdin", "run.yaml"])
 def test_printed_configuration_is_what_the_next_command_reads(tmp_path, source):
-    write_dataset(tmp_path / "names", [{"filename": "a.png", "text": "ab"}])
+    write_dataset(tmp_path / "names", [{"filename": f"{i}.png", "text": "ab"} for i in range(20)])
     run = functools.partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True)
     printed = run([*HTR, "config", "--data", "names", "--set", "push.model_dir=models", "--set", "gate.max_cer=0.07"])
     assert printed.returncode == 0 and str(tmp_path) not in printed.stdout
@@ -117,7 +117,7 @@ def test_printed_configuration_is_what_the_next_command_reads(tmp_path, source):
     assert settings["push"]["model_dir"] == "models"
     (tmp_path / "run.yaml").write_text(printed.stdout)
     checked = run([*HTR, "check", "--config", source], input=printed.stdout if source != "run.yaml" else None)
-    assert checked.returncode == 0 and "1 row in" in checked.stdout, checked.stderr
+    assert checked.returncode == 0 and "20 rows in" in checked.stdout, checked.stderr
     again = run([*HTR, "config", "--config", source], input=printed.stdout if source != "run.yaml" else None)
     assert again.stdout == printed.stdout
 
