@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from components.batch_transcriber.settings import BulkConfig
-from components.common.settings import ConfigError, Section
+from components.common.settings import ConfigError, IsPath, Section
 from components.common.suggestions import did_you_mean, setting_meant
 from components.line_finder.settings import (
     BASE,
@@ -38,11 +38,6 @@ from pipeline.beam_settings import BeamConfig
 from pipeline.kubeflow_settings import KubeflowConfig
 
 _LINE_FINDER = "htr-lines"  # `htr_client.pages.reading.LINE_FINDER`, whose module loads OpenCV
-_PATHS = (
-    ("data", "paths"), ("train", "warm_start"), ("language", "texts"), ("push", "model_dir"), ("bulk", "folder"),
-    ("bulk", "line_finder"), ("pages", "model_dir"), ("line_training", "warm_start"), ("line_gate", "recogniser"),
-    ("beam", "setup_file"), ("beam", "extra_packages"),
-)  # fmt: skip
 
 
 class Config(RunSettings):
@@ -81,7 +76,7 @@ class Config(RunSettings):
 
     def paths(self) -> Iterator[tuple[str, str, str | list[str]]]:
         """Section, name and value of the settings that are set to a path or a list of paths, besides the workspace."""
-        for section, name in _PATHS:
+        for section, name in PATHS:
             value = getattr(getattr(self, section), name)
             if value and value not in (AUTO, NEWEST, BASE):
                 yield section, name, value
@@ -93,6 +88,20 @@ SETTINGS = {
     for name, field in Config.model_fields.items()
     if isinstance(field.default, Section)
 }
+
+
+def _has_path(kind: Any) -> bool:
+    """Whether a type is that of a path, of several, or of a path or something else."""
+    return isinstance(kind, IsPath) or any(map(_has_path, get_args(kind)))
+
+
+# Section and name of the settings that are paths.
+PATHS = [
+    (section, name)
+    for section in SETTINGS
+    for name, field in type(Config.model_fields[section].default).model_fields.items()
+    if _has_path(field.annotation) or any(map(_has_path, field.metadata))
+]
 
 
 def load(path: str | None = None, overrides: list[str] | None = None, **settings: Any) -> Config:
