@@ -3,6 +3,9 @@
 A configuration is read from YAML (`load`), changed on the command line (`--set gate.max_cer=0.05`) and
 recorded with the model it made. Unknown names and impossible values are refused with the name of the setting and, where
 one resembles it, of the setting that was probably meant.
+
+`Config` is `components.report.settings.RunSettings`, the part that the outcome depends on and that components know,
+with the sections of where and how a run works.
 """
 
 from __future__ import annotations
