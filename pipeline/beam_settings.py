@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.common.settings import Section
+from components.common.settings import PathText, Section
 
 
 class BeamConfig(Section):
@@ -18,8 +18,8 @@ class BeamConfig(Section):
     workers: int = Field(1, ge=1, description="worker processes (local), parallelism (flink), most workers (dataflow)")
     address: str | None = Field(None, description="Flink's host:port, spark://host:port, or Dask's tcp://host:port")
     worker_image: str | None = Field(None, description="container image of the workers (flink, spark, dataflow)")
-    setup_file: str | None = Field(None, description="setup.py that ships this package to workers that lack it")
-    extra_packages: list[str] = Field(
+    setup_file: PathText | None = Field(None, description="setup.py that ships this package to workers that lack it")
+    extra_packages: list[PathText] = Field(
         [], description="source archives that workers install besides setup_file, such as htr-client's"
     )
     project: str | None = Field(None, description="Google Cloud project (dataflow)")

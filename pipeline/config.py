@@ -3,6 +3,9 @@
 A configuration is read from YAML (`load`), changed on the command line (`--set gate.max_cer=0.05`) and
 recorded with the model it made. Unknown names and impossible values are refused with the name of the setting and, where
 one resembles it, of the setting that was probably meant.
+
+`Config` is `components.report.settings.RunSettings`, the part that the outcome depends on and that components know,
+with the sections of where and how a run works.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from components.batch_transcriber.settings import BulkConfig
-from components.common.settings import ConfigError, Section
+from components.common.settings import ConfigError, IsPath, Section
 from components.common.suggestions import did_you_mean, setting_meant
 from components.line_finder.settings import (
     BASE,
@@ -38,11 +41,6 @@ from pipeline.beam_settings import BeamConfig
 from pipeline.kubeflow_settings import KubeflowConfig
 
 _LINE_FINDER = "htr-lines"  # `htr_client.pages.reading.LINE_FINDER`, whose module loads OpenCV
-_PATHS = (
-    ("data", "paths"), ("train", "warm_start"), ("language", "texts"), ("push", "model_dir"), ("bulk", "folder"),
-    ("bulk", "line_finder"), ("pages", "model_dir"), ("line_training", "warm_start"), ("line_gate", "recogniser"),
-    ("beam", "setup_file"), ("beam", "extra_packages"),
-)  # fmt: skip
 
 
 class Config(RunSettings):
@@ -81,7 +79,7 @@ class Config(RunSettings):
 
     def paths(self) -> Iterator[tuple[str, str, str | list[str]]]:
         """Section, name and value of the settings that are set to a path or a list of paths, besides the workspace."""
-        for section, name in _PATHS:
+        for section, name in PATHS:
             value = getattr(getattr(self, section), name)
             if value and value not in (AUTO, NEWEST, BASE):
                 yield section, name, value
@@ -93,6 +91,20 @@ SETTINGS = {
     for name, field in Config.model_fields.items()
     if isinstance(field.default, Section)
 }
+
+
+def _has_path(kind: Any) -> bool:
+    """Whether a type is that of a path, of several, or of a path or something else."""
+    return isinstance(kind, IsPath) or any(map(_has_path, get_args(kind)))
+
+
+# Section and name of the settings that are paths.
+PATHS = [
+    (section, name)
+    for section in SETTINGS
+    for name, field in type(Config.model_fields[section].default).model_fields.items()
+    if _has_path(field.annotation) or any(map(_has_path, field.metadata))
+]
 
 
 def load(path: str | None = None, overrides: list[str] | None = None, **settings: Any) -> Config:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from components.common.settings import Decoder, Section
+from components.common.settings import Decoder, PathText, Section
 
 _TABLES = ("jsonl", "csv")
 
@@ -14,11 +14,15 @@ _TABLES = ("jsonl", "csv")
 class BulkConfig(Section):
     """New images that the pipeline transcribes with a blessed model (step BulkInferrer)."""
 
-    folder: str | None = Field(None, description="folder with new images, at any depth; there is no such step if unset")
+    folder: PathText | None = Field(
+        None, description="folder with new images, at any depth; there is no such step if unset"
+    )
     kind: Literal["line", "page", "auto"] = Field(
         "line", description="what the images show: a line or word each, a page each, or either (auto)"
     )
-    line_finder: str | None = Field(None, description="version of a line finder, for pages; null is the one shipped")
+    line_finder: PathText | None = Field(
+        None, description="version of a line finder, for pages; null is the one shipped"
+    )
     format: Literal["jsonl", "csv", "alto", "page", "hocr", "json", "text"] = Field(
         "jsonl", description="format of the texts: a table (jsonl, csv), or a file of each page"
     )

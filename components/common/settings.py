@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -15,6 +16,15 @@ class Section(BaseModel):
 
 def _as_setting(name: Any) -> Any:
     return name.replace("-", "_") if isinstance(name, str) else name
+
+
+@dataclass(frozen=True)
+class IsPath:
+    """Marks the type of a setting whose text is a path: commands make it absolute, whatever folder they run in."""
+
+
+PathText = Annotated[str, IsPath()]
+"""A path, as settings have it; it may be one of several types, as in `list[PathText]` and `PathText | None`."""
 
 
 Decoder = Annotated[Literal["default", "best_path"], BeforeValidator(_as_setting)]

@@ -120,7 +120,8 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
         allow_outside=config.allow_outside,
         labelling_model=known.index(LABELLING_MODEL) if LABELLING_MODEL in known else None,
     )  # fmt: skip
-    for setting, name in twice.items():
+    if twice:
+        setting, name = next(iter(twice.items()))
         raise DatasetError(f"{path} has several columns {name!r}. Rename all but one, or choose another by {setting}.")
     return table
 

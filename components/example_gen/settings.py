@@ -8,13 +8,13 @@ from unicodedata import normalize
 from pydantic import Field, field_validator
 
 from components.common.fractions import Fraction
-from components.common.settings import Section
+from components.common.settings import PathText, Section
 
 
 class DataConfig(Section):
     """What to read, and which rows to refuse."""
 
-    paths: list[str] = Field([], description="dataset folders, each with CSV/TSV files and images")
+    paths: list[PathText] = Field([], description="dataset folders, each with CSV/TSV files and images")
     image_column: str | None = Field(None, description="column with the image's path; found by common names if unset")
     text_column: str | None = Field(None, description="column with the label; found by common names if unset")
     writer_column: str | None = Field(

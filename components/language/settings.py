@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from components.common.settings import Section
+from components.common.settings import PathText, Section
 
 
 class LanguageConfig(Section):
@@ -15,7 +15,7 @@ class LanguageConfig(Section):
         description="false leaves the language model out, from which frequent character sequences of the labels "
         "can be read",
     )
-    texts: list[str] = Field([], description="UTF-8 text files to learn from besides the labels, one text a line")
+    texts: list[PathText] = Field([], description="UTF-8 text files to learn from besides the labels, one text a line")
     base_texts: bool = Field(
         True, description="learn from the texts of the base model, too, where the training started from it"
     )

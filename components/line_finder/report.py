@@ -13,6 +13,7 @@ import base64
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import cv2
@@ -28,7 +29,7 @@ from components.example_gen.quarantine import Quarantine, read_counts
 from components.line_finder.card import model_card
 from components.line_finder.data import LabelledPage
 from components.line_finder.examples import read_examples
-from components.line_finder.settings import LineFinderConfig, LineGateConfig, LineTrainingConfig
+from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.trainer import FACTS_FILE
 from components.line_finder.verdict import PAGES_FILE, LineVerdict, read_verdict
 from components.report import figures
@@ -74,7 +75,7 @@ class Executor(base_executor.BaseExecutor):
             if page.name in wanted:
                 wanted[page.name]["image"] = draw(page, wanted[page.name]["lines"])
         metrics = _metrics(sections, verdict, facts, counts)
-        bounds = _bounds(sections, verdict)
+        bounds = _bounds(verdict)
         html = environment(os.path.dirname(__file__)).get_template("report.html.j2").render(
             verdict=verdict, told=told, facts=facts, counts=counts, sections=sections, bounds=bounds,
             curves=figures.learning_curves(facts["history"], facts["best_epoch"], "f1"),
@@ -118,22 +119,14 @@ def _points(course: Any) -> str:
     return " ".join(f"{x},{y}" for x, y in course)
 
 
-def _bounds(sections: Mapping[str, Any], verdict: LineVerdict) -> list[dict[str, Any]]:
-    """What the gate asked, what was measured, what is allowed, whether it is met; None where nothing was asked."""
-    gate, m, before = LineGateConfig(**sections["line_gate"]), verdict.metrics, verdict.baseline
-    rows = [
-        ("CER in the found lines by CER in the true ones", "max_cer_ratio", m["cer_ratio"], gate.max_cer_ratio, -1),
-        ("F1 of the lines", "min_f1", m["f1"], gate.min_f1, 1),
-        (
-            f"increase of that ratio over {verdict.compared_with}", "max_ratio_increase",
-            m["cer_ratio"] - before["cer_ratio"] if before else None, gate.max_ratio_increase, -1,
-        ),
-    ]  # fmt: skip
-    return [
-        {"what": what, "setting": f"line_gate.{name}", "value": value, "bound": bound,
-         "met": None if value is None or bound is None else sign * value >= sign * bound}
-        for what, name, value, bound, sign in rows
-    ]  # fmt: skip
+def _bounds(verdict: LineVerdict) -> list[dict[str, Any]]:
+    """The bounds of the gate with what each of them asks, in words."""
+    words = {
+        "line_gate.max_cer_ratio": "CER in the found lines by CER in the true ones",
+        "line_gate.min_f1": "F1 of the lines",
+        "line_gate.max_ratio_increase": f"increase of that ratio over {verdict.compared_with}",
+    }
+    return [{"what": words[row.setting], **asdict(row)} for row in verdict.bounds]
 
 
 def _metrics(

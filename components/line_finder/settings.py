@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from components.common.fractions import Fraction
-from components.common.settings import Section
+from components.common.settings import PathText, Section
 from components.trainer.settings import AUTO
 
 STRIDE = 2
@@ -27,7 +27,7 @@ class PagesConfig(Section):
         description="grouping of pages into documents, one split each. auto: as the files say, else each page alone; "
         "folder: those of one folder; else a regular expression for a page's path, whose group is the document",
     )
-    model_dir: str | None = Field(
+    model_dir: PathText | None = Field(
         None, description="base directory of the line finder; <workspace>/serving_model/htr-lines if unset"
     )
 
@@ -65,7 +65,7 @@ class LineTrainingConfig(Section):
         3.0, gt=0, description="minutes between checkpoints: a killed training loses at most so many"
     )
     seed: int = Field(0, ge=0, description="seed of random weights, order and augmentation")
-    warm_start: str | None = Field(
+    warm_start: PathText | None = Field(
         AUTO,
         description="weights that training starts from. auto: those of the base line finder, where the network is the "
         "same; none: random ones; else a version directory, or a directory of versions, of which the newest is taken",
@@ -102,7 +102,7 @@ class LineGateConfig(Section):
     max_ratio_increase: float | None = Field(
         0.02, ge=0, description="allowed increase over the ratio of the line finder in service, same pages; null: off"
     )
-    recogniser: str = Field(
+    recogniser: PathText = Field(
         NEWEST,
         description="what transcribes the lines. newest: the newest version in the workspace, else the base model; "
         "base: the base model for lines; else a version directory, or a directory of versions",

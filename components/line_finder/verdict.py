@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from components.common import storage
@@ -15,6 +15,23 @@ from components.line_finder.settings import LineGateConfig
 
 VERDICT_FILE, PAGES_FILE = "verdict.json", "pages.json"
 """Files of the evaluation artifact, see `components.line_finder.evaluator`."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A bound of the gate, and what it was compared with.
+
+    Attributes:
+        setting: Name of the setting, such as `line_gate.min_f1`.
+        value: What was measured; None where there is no baseline to compare with.
+        bound: What is allowed; None where the setting is off.
+        met: Whether the value is within the bound; None where nothing was asked.
+    """
+
+    setting: str
+    value: float | None
+    bound: float | None
+    met: bool | None
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,7 @@ class LineVerdict:
         compared_with: What the baseline is, or why there is none.
         off: Settings of the gate that are null, so that nothing was asked.
         recogniser: What transcribed the lines.
+        bounds: All bounds of the gate; empty in a verdict of an earlier release.
     """
 
     blessed: bool
@@ -39,6 +57,7 @@ class LineVerdict:
     compared_with: Baseline
     off: list[str]
     recogniser: str
+    bounds: list[Bound] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` is the way back."""
@@ -47,7 +66,11 @@ class LineVerdict:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LineVerdict:
         """From what `as_dict` made."""
-        return cls(**{**values, "compared_with": Baseline(**values["compared_with"])})
+        parts = {
+            "compared_with": Baseline(**values["compared_with"]),
+            "bounds": [Bound(**row) for row in values.get("bounds", ())],
+        }
+        return cls(**{**values, **parts})
 
 
 def metrics_of(pages: int, score: LineScore, readings: Readings) -> dict[str, float]:
@@ -88,39 +111,51 @@ def decide(
     """
     failures = []
     ratio, f1 = metrics["cer_ratio"], metrics["f1"]
-    if gate.max_cer_ratio is not None and ratio > gate.max_cer_ratio:
+    increase = ratio - baseline["cer_ratio"] if baseline is not None else None
+    bounds = [
+        _bound("max_cer_ratio", ratio, gate.max_cer_ratio),
+        _bound("min_f1", f1, gate.min_f1, least=True),
+        _bound("max_ratio_increase", increase, gate.max_ratio_increase),
+    ]
+    ratio_met, f1_met, increase_met = (row.met for row in bounds)
+    if ratio_met is False:
         failures.append(
             f"CER in the found lines is {metrics['cer']:.4f}, {ratio:.3f} times that in the true lines "
             f"({metrics['cer_true']:.4f}); line_gate.max_cer_ratio allows {gate.max_cer_ratio:g}"
         )
-    if gate.min_f1 is not None and f1 < gate.min_f1:
+    if f1_met is False:
         failures.append(
             f"F1 of the lines is {f1:.4f} (precision {metrics['precision']:.4f}, recall {metrics['recall']:.4f}); "
             f"line_gate.min_f1 asks for {gate.min_f1:g}"
         )
-    if baseline is not None and gate.max_ratio_increase is not None:
-        increase = ratio - baseline["cer_ratio"]
-        if increase > gate.max_ratio_increase:
-            failures.append(
-                f"the ratio of CER is {increase:+.3f} against {compared_with}, whose lines give "
-                f"{baseline['cer_ratio']:.3f}; line_gate.max_ratio_increase allows {gate.max_ratio_increase:+g}"
-            )
+    if baseline is not None and increase_met is False:
+        failures.append(
+            f"the ratio of CER is {increase:+.3f} against {compared_with}, whose lines give "
+            f"{baseline['cer_ratio']:.3f}; line_gate.max_ratio_increase allows {gate.max_ratio_increase:+g}"
+        )
     if unchanged:
         failures.append(
             "no epoch found the lines of the validation pages better than the base line finder that the training "
             "started from, so this would be that one again, which serves without a run: label more pages, or lower "
             "line_training.learning_rate"
         )
-    bounds = {name: getattr(gate, name) for name in ("max_cer_ratio", "min_f1", "max_ratio_increase")}
     return LineVerdict(
         blessed=not failures,
         metrics=dict(metrics),
         baseline=dict(baseline) if baseline is not None else None,
         failures=failures,
         compared_with=compared_with,
-        off=[f"line_gate.{name}" for name, bound in bounds.items() if bound is None],
+        off=[row.setting for row in bounds if row.bound is None],
         recogniser=recogniser,
+        bounds=bounds,
     )
+
+
+def _bound(name: str, value: float | None, bound: float | None, least: bool = False) -> Bound:
+    met = None
+    if value is not None and bound is not None:
+        met = not (value < bound if least else value > bound)
+    return Bound(f"line_gate.{name}", value, bound, met)
 
 
 def read_verdict(evaluation_uri: str) -> LineVerdict:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from components.common.settings import Section
+from components.common.settings import PathText, Section
 
 
 class PushConfig(Section):
     """Where blessed models go."""
 
-    model_dir: str | None = Field(
+    model_dir: PathText | None = Field(
         None, description="base directory of the servable; <workspace>/serving_model/<name> if unset"
     )
     keep_versions: int = Field(

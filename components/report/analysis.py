@@ -304,7 +304,7 @@ def coverage(predictions: pd.DataFrame, alphabet: Sequence[str], in_training: Co
             "untested": [c for c in alphabet if c not in occurrences]}  # fmt: skip
 
 
-def suspicious(predictions: pd.DataFrame) -> pd.DataFrame:
+def suspect_labels(predictions: pd.DataFrame) -> pd.DataFrame:
     """Rows whose label is probably wrong: the model is sure of a text that is wholly different from the label.
 
     Returns:
@@ -318,20 +318,20 @@ def suspicious(predictions: pd.DataFrame) -> pd.DataFrame:
     return found.assign(label_elsewhere=[prediction in labels for prediction in found["prediction"]])
 
 
-def choose_cases(predictions: pd.DataFrame, worst: int = 12, typical: int = 12, doubtful: int = 8) -> dict[str, Any]:
+def choose_cases(predictions: pd.DataFrame, worst: int = 12, typical: int = 12, suspect: int = 8) -> dict[str, Any]:
     """Which images to look at.
 
     Returns:
         Row labels by group: `worst` (most edits per character), `typical` (drawn evenly from all wrong ones, always
-        the same), `doubtful` (labels that are probably wrong, see `suspicious`). No image is in two groups.
+        the same), `suspect` (labels that are probably wrong, see `suspect_labels`). No image is in two groups.
     """
-    doubted = list(suspicious(predictions).index[:doubtful])
-    wrong = predictions[(predictions["edits"] > 0) & ~predictions.index.isin(doubted)]
+    suspects = list(suspect_labels(predictions).index[:suspect])
+    wrong = predictions[(predictions["edits"] > 0) & ~predictions.index.isin(suspects)]
     rate = (wrong["edits"] / wrong["length"].clip(lower=1)).clip(upper=1)
     order = wrong.assign(rate=rate).sort_values(["rate", "length"], ascending=False, kind="stable")
     rest = order.iloc[worst:]
     drawn = rest.sample(min(typical, len(rest)), random_state=0) if len(rest) else rest
-    return {"worst": list(order.index[:worst]), "typical": list(drawn.index), "doubtful": doubted}
+    return {"worst": list(order.index[:worst]), "typical": list(drawn.index), "suspect": suspects}
 
 
 def as_csv(predictions: pd.DataFrame) -> str:

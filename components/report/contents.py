@@ -46,23 +46,20 @@ def build(material: Material) -> dict[str, Any]:
         their `figures`.
     """
     characters = analysis.Characters.of(material.predictions)
-    found = _facts(material, characters)
+    found = facts(material, characters)
     return {**found, "figures": _figures(material, characters, found["calibration"])}
 
 
-def facts(material: Material) -> dict[str, Any]:
+def facts(material: Material, characters: analysis.Characters) -> dict[str, Any]:
     """The contents of a report without its plots, which take ten times as long as everything else.
 
     Args:
         material: what it is made of.
+        characters: Counts of right and wrong characters in its predictions.
 
     Returns:
         As `build`, without `figures`.
     """
-    return _facts(material, analysis.Characters.of(material.predictions))
-
-
-def _facts(material: Material, characters: analysis.Characters) -> dict[str, Any]:
     m, level = material, material.config.gate.confidence_level
     predictions = m.predictions
     in_training = m.splits["train"].characters if "train" in m.splits else Counter()
@@ -188,7 +185,7 @@ def _language_model(m: Material, level: float) -> dict[str, Any] | None:
 
 def _cases(m: Material) -> dict[str, list[dict[str, Any]]]:
     chosen = analysis.choose_cases(m.predictions)
-    elsewhere = dict(analysis.suspicious(m.predictions)["label_elsewhere"])
+    elsewhere = dict(analysis.suspect_labels(m.predictions)["label_elsewhere"])
     transform = TransformConfig.model_validate(m.settings["transform"])
     cases: dict[str, list[dict[str, Any]]] = {}
     for group, places in chosen.items():

@@ -67,16 +67,16 @@ def _check_splits(m: Material, result: Findings) -> None:
 
 
 def _check_labels(m: Material, result: Findings) -> None:
-    doubtful = analysis.suspicious(m.predictions)
+    suspect = analysis.suspect_labels(m.predictions)
     sure = int((m.predictions["confidence"] >= analysis.SURE).sum())
-    if len(doubtful) < 3 or len(doubtful) < 0.01 * sure:
+    if len(suspect) < 3 or len(suspect) < 0.01 * sure:
         return
-    elsewhere = int(doubtful["label_elsewhere"].sum())
+    elsewhere = int(suspect["label_elsewhere"].sum())
     swapped = f", and {elsewhere} times that is exactly the label of another image" if elsewhere else ""
-    (result.problem if len(doubtful) > 0.03 * sure else result.note)(
+    (result.problem if len(suspect) > 0.03 * sure else result.note)(
         "suspicious_labels",
-        f"About {len(doubtful) / sure:.0%} of the labels look wrong: of {sure} images that were read with a "
-        f"confidence of {analysis.SURE:g} or more, {len(doubtful)} say something wholly different from their "
+        f"About {len(suspect) / sure:.0%} of the labels look wrong: of {sure} images that were read with a "
+        f"confidence of {analysis.SURE:g} or more, {len(suspect)} say something wholly different from their "
         f"label{swapped}.",
         "Look at the suspect labels below. " + ("Were rows swapped or shifted?" if elsewhere else ""),
     )

@@ -1,4 +1,8 @@
-"""What the report shows: the settings that the outcome of a run depends on, and those of the model card."""
+"""What the report shows: the settings that the outcome of a run depends on, and those of the model card.
+
+`RunSettings` is apart from `pipeline.config.Config`, which adds the sections of where and how a run works: the Report
+step takes it, components cannot import the pipeline, and a change of workers or schedules must not make the step anew.
+"""
 
 from __future__ import annotations
 

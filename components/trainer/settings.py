@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from components.common.fractions import Fraction
-from components.common.settings import Section
+from components.common.settings import PathText, Section
 
 AUTO = "auto"  # of train.warm_start: the base model that is shipped
 
@@ -55,7 +55,7 @@ class TrainConfig(Section):
         "least",
     )
     shuffle_buffer: int = Field(4096, ge=1, description="images held in memory for shuffling")
-    warm_start: str | None = Field(
+    warm_start: PathText | None = Field(
         AUTO,
         description="weights that training starts from. auto: those of the preset's base model, where the "
         "network is the same; none: random ones; else a version directory, or a directory of versions, of which the "

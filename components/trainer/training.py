@@ -88,7 +88,8 @@ def run_fn(fn_args: Any) -> None:
         console().print(f"  starting from {start.name}{known}", markup=False)
         freeze(model, train.freeze)
     fitting = Fitting(model, training, validation, alphabet, train, state_dir, strategy)
-    replicas = f", {strategy.num_replicas_in_sync} replicas" if strategy.num_replicas_in_sync > 1 else ""
+    replicated = strategy.num_replicas_in_sync > 1
+    replicas = f", {strategy.num_replicas_in_sync} replicas" if replicated else ""
     console().print(f"  training on {device}{replicas}", markup=False)
     console().print(
         f"  {training.samples:,} images to train on, {validation.samples:,} for validation, {len(alphabet)} "
@@ -114,7 +115,7 @@ def run_fn(fn_args: Any) -> None:
     }  # fmt: skip
     with announced("Exporting the model"):
         final = model
-        if replicas or mixed:  # what is served is on one device, too
+        if replicated or mixed:  # what is served is on one device, too
             weights = [variable.numpy() for variable in model.variables]
             final = build(model_config, classes, height)
             for variable, value in zip(final.variables, weights, strict=True):

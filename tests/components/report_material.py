@@ -9,7 +9,7 @@ import pandas as pd
 
 from components.evaluator.verdict import Baseline, Verdict
 from components.example_gen.measures import NUMBERS
-from components.report import analysis
+from components.report import analysis, contents
 from components.report.material import Material, Reading, Split
 from components.tools.sample_data.words import WORDS
 from components.trainer.outcome import still_falling
@@ -115,3 +115,8 @@ def material(predictions, config=None, splits=None, alphabet=None, **more):
     facts = {"best_epoch": history[-1]["epoch"], "still_falling": still_falling(history), "collapse": None}
     made["settings"] = {"training": facts, **made["settings"]}
     return Material(**made)
+
+
+def without_plots(made):
+    """The contents of a report of this material without its plots, which take long."""
+    return contents.facts(made, analysis.Characters.of(made.predictions))

@@ -85,7 +85,7 @@ def test_kaggle_layout(tmp_path):
     }  # fmt: skip
 
 
-def test_named_validation_is_judged_where_there_is_no_test(tmp_path):
+def test_named_validation_is_evaluated_where_there_is_no_test(tmp_path):
     rows = [{"filename": f"{i}.png", "text": "ab", "split": "train" if i < 80 else "val"} for i in range(100)]
     write_dataset(tmp_path, rows, "labels_train.csv")
     splits = {s.id.rsplit("/", 1)[-1]: s.split for s in read(tmp_path)}

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from components.evaluator.verdict import Baseline, Failure
-from components.report import analysis, contents
+from components.report import analysis
 from components.report.next_steps import next_steps
 from pipeline.config import Config
-from tests.components.report_material import material, split_of, table, words
+from tests.components.report_material import material, split_of, table, without_plots, words
 
 # Enough training images, and a CER that had stopped to fall: neither is a cause.
 LEARNT = [{"epoch": i, "loss": 1.0, "validation_cer": 0.2, "seconds": 1.0 * i} for i in range(1, 9)]
@@ -19,7 +19,7 @@ def suggested(predictions, config=None, failures=(), **more):
     config = config or Config(gate={"max_cer": 0.01})
     made = material(predictions, config, **{"history": LEARNT, **more})
     verdict = dataclasses.replace(made.verdict, blessed=False, failures=list(failures))
-    return next_steps(contents.facts(dataclasses.replace(made, verdict=verdict)))
+    return next_steps(without_plots(dataclasses.replace(made, verdict=verdict)))
 
 
 def read(count=300, rate=0.2, **more):
@@ -34,7 +34,7 @@ def emptied(count=200):
 
 
 def test_a_blessed_model_needs_none():
-    assert next_steps(contents.facts(material(table(words(200)), Config(gate={"max_cer": 0.9})))) == []
+    assert next_steps(without_plots(material(table(words(200)), Config(gate={"max_cer": 0.9})))) == []
 
 
 def test_collapse_is_named():
@@ -178,5 +178,5 @@ def test_a_base_that_training_made_worse():
         made.verdict, blessed=False, failures=CHANGE, compared_with=Baseline("warm_start", path="base")
     )
     same = {**made.settings, "alphabet": list(made.alphabet)}
-    built = contents.facts(dataclasses.replace(made, verdict=verdict, baseline=same, history=LEARNT))
+    built = without_plots(dataclasses.replace(made, verdict=verdict, baseline=same, history=LEARNT))
     assert any("lower train.learning_rate" in step for step in next_steps(built))

@@ -193,3 +193,21 @@ def test_bounds_that_are_off_ask_nothing():
                     max_ratio_increase=None)  # fmt: skip
     assert found.blessed
     assert found.off == ["line_gate.max_cer_ratio", "line_gate.min_f1", "line_gate.max_ratio_increase"]
+    assert [row.met for row in found.bounds] == [None, None, None]
+
+
+def test_every_bound_is_told_with_what_was_measured():
+    found = verdict(metrics(20, 24), metrics(20, 24), max_ratio_increase=None)
+    assert [(row.setting, round(row.value, 3), row.bound, row.met) for row in found.bounds] == [
+        ("line_gate.max_cer_ratio", 1.2, 1.15, False),
+        ("line_gate.min_f1", 1.0, LineGateConfig().min_f1, True),
+        ("line_gate.max_ratio_increase", 0.0, None, None),
+    ]
+    alone = verdict(metrics(20, 22)).bounds[-1]
+    assert (alone.value, alone.met) == (None, None) and alone.bound is not None
+
+
+def test_a_verdict_of_an_earlier_release_has_no_bounds():
+    found = verdict(metrics(20, 22)).as_dict()
+    del found["bounds"]
+    assert LineVerdict.from_dict(found).bounds == []

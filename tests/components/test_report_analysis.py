@@ -13,13 +13,13 @@ from components.common.metrics import PairedErrors, count_errors
 from components.evaluator.verdict import Failure
 from components.report import analysis, contents
 from pipeline.config import Config
-from tests.components.report_material import material, split_of, table, words
+from tests.components.report_material import material, split_of, table, without_plots, words
 
 TEXTS = st.text("abé ", max_size=8)
 
 
 def findings(made):
-    return {finding["kind"]: finding for finding in contents.facts(made)["findings"]}
+    return {finding["kind"]: finding for finding in without_plots(made)["findings"]}
 
 
 def swapped(texts, share, seed=5):
@@ -130,16 +130,18 @@ def test_report_names_swapped_labels():
     predictions = table(texts, labels=swapped(texts, 0.1))
     found = findings(material(predictions))["suspicious_labels"]
     assert found["severity"] == "problem" and "exactly the label of another image" in found["text"]
-    doubted = analysis.suspicious(predictions)
+    suspect = analysis.suspect_labels(predictions)
     wrong = [i for i, (a, b) in enumerate(zip(texts, predictions["text"], strict=True)) if a != b]
-    assert set(doubted.index) <= set(wrong) and len(doubted) > 0.6 * len(wrong)
+    assert set(suspect.index) <= set(wrong) and len(suspect) > 0.6 * len(wrong)
 
 
 def test_report_names_leaked_writers_and_images():
     predictions = table(words(400), writers=8)
     leaking = split_of(words(500), ["w2", "t1"] * 250, {b"1": ("x", "data/9.png")})
-    judged = split_of(list(predictions["text"]), list(predictions["writer"]), {b"1": ("x", "data/5.png")})
-    found = findings(material(predictions, splits={"train": leaking, "validation": split_of([], []), "eval": judged}))
+    evaluated = split_of(list(predictions["text"]), list(predictions["writer"]), {b"1": ("x", "data/5.png")})
+    found = findings(
+        material(predictions, splits={"train": leaking, "validation": split_of([], []), "eval": evaluated})
+    )
     assert "w2 (50 of 400" in found["leaked_writers"]["text"] and found["leaked_writers"]["severity"] == "problem"
     assert "data/5.png" in found["leaked_images"]["text"]
     clean = findings(material(predictions))
@@ -169,7 +171,7 @@ def test_report_names_a_weak_slice_and_a_disagreement_with_the_evaluator():
 def test_report_shows_the_settings_that_the_tuner_chose():
     made = material(table(words(50)))
     train = {**made.settings["train"], "learning_rate": 0.5}
-    tuned = contents.facts(material(table(words(50)), settings={**made.settings, "train": train}))
+    tuned = without_plots(material(table(words(50)), settings={**made.settings, "train": train}))
     assert tuned["config"]["train"]["learning_rate"] == 0.5
     assert contents.metrics(tuned)["config"]["tune"] == made.config.tune.model_dump()
 

@@ -14,7 +14,7 @@ from components.report import analysis, card, contents, report
 from components.report.summary import Step
 from pipeline import cli
 from pipeline.config import Config
-from tests.components.report_material import material, split_of, table, words
+from tests.components.report_material import material, split_of, table, without_plots, words
 from tests.conftest import drawn_image, encode, write_dataset
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -24,7 +24,7 @@ FIGURES = ("reliability", "review", "distributions", "curves", "confusion")
 
 def in_words(made):
     """The contents of a report whose figures are empty, for tests that look for words."""
-    return {**contents.facts(made), "figures": dict.fromkeys(FIGURES, "")}
+    return {**without_plots(made), "figures": dict.fromkeys(FIGURES, "")}
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,10 @@ def test_contents_of_an_earlier_release_make_a_page(built):
         del made[name]
     for name in ("compared_with", "off"):
         del made["verdict"][name]
+    suspect = made["cases"].pop("suspect")
     assert "Better than the model before?" in report.page(made)
+    made["cases"]["doubtful"] = suspect or made["cases"]["worst"][:1]
+    assert "Suspect labels" in report.page(made)
 
 
 def test_page_tells_what_a_warm_start_has_brought():

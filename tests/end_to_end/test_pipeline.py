@@ -284,11 +284,11 @@ def test_all_figures_are_the_evaluators_to_the_last_digit(workspace):
     run = summary.read(str(workspace), "htr", str(printed["version"]))
     evaluations = (workspace / "pipeline" / "Evaluator" / "evaluation").iterdir()
     evaluation = min(evaluations, key=lambda path: int(path.name))
-    judged = read_verdict(str(evaluation))
-    assert run.verdict == judged
-    assert run.metrics["metrics"] == judged.metrics and run.metrics["slices"] == judged.slices
+    evaluated = read_verdict(str(evaluation))
+    assert run.verdict == evaluated
+    assert run.metrics["metrics"] == evaluated.metrics and run.metrics["slices"] == evaluated.slices
     for name in ("cer", "cer_low", "cer_high", "wer"):
-        assert printed[name] == judged.metrics[name]
+        assert printed[name] == evaluated.metrics[name]
     card = workspace / "serving_model" / "htr" / f"{printed['version']}.metrics.json"
     assert json.loads(card.read_text()) == run.metrics
     # What the report counts itself in the texts that Evaluator kept; all its slices and curves rest on it.
@@ -296,14 +296,14 @@ def test_all_figures_are_the_evaluators_to_the_last_digit(workspace):
     for unit, name in (("character", "cer"), ("word", "wer")):
         counts = count_errors(table["text"], table["prediction"], unit)
         found = (counts.rate, *counts.interval(0.95))
-        assert found == tuple(judged.metrics[key] for key in (name, f"{name}_low", f"{name}_high"))
+        assert found == tuple(evaluated.metrics[key] for key in (name, f"{name}_low", f"{name}_high"))
     by_name = {f"{g['name']} = {r['value']}": r for g in run.report["slices"] for r in g["rows"]}
-    shared = set(by_name) & set(judged.slices)
+    shared = set(by_name) & set(evaluated.slices)
     assert {name.partition(" = ")[0] for name in shared} == {"writer", "length_band"}
     for name in shared:
-        assert by_name[name]["rate"] == judged.slices[name]["cer"]
-        assert by_name[name]["high"] == judged.slices[name]["cer_high"]
-    assert f"{100 * judged.metrics['cer']:.2f} %" in run.page()
+        assert by_name[name]["rate"] == evaluated.slices[name]["cer"]
+        assert by_name[name]["high"] == evaluated.slices[name]["cer_high"]
+    assert f"{100 * evaluated.metrics['cer']:.2f} %" in run.page()
 
 
 def test_model_card_lies_beside_the_version(workspace):

@@ -4,7 +4,7 @@ import pytest
 
 from components.common.settings import ConfigError
 from htr_client.pages.reading import LINE_FINDER
-from pipeline.config import SETTINGS, Config, as_yaml, load
+from pipeline.config import PATHS, SETTINGS, Config, as_yaml, load
 
 
 def test_defaults_are_valid():
@@ -182,3 +182,17 @@ def test_settings_that_cannot_work_are_refused_at_once(setting, message):
 def test_line_finders_are_pushed_under_the_name_that_clients_ask_for(tmp_path):
     name, model_dir = Config(task="pages", workspace=str(tmp_path)).servable
     assert name == LINE_FINDER and model_dir == str(tmp_path / "serving_model" / LINE_FINDER)
+
+
+def test_settings_that_are_paths_are_found_by_their_type():
+    assert {f"{section}.{name}" for section, name in PATHS} == {
+        "data.paths", "train.warm_start", "language.texts", "push.model_dir", "bulk.folder", "bulk.line_finder",
+        "pages.model_dir", "line_training.warm_start", "line_gate.recogniser", "beam.setup_file",
+        "beam.extra_packages",
+    }  # fmt: skip
+
+
+def test_only_settings_that_are_set_to_a_path_are_told():
+    config = load(overrides=["data.paths=[a, b]", "push.model_dir=models", "line_gate.recogniser=newest"])
+    assert list(config.paths()) == [("data", "paths", ["a", "b"]), ("push", "model_dir", "models")]
+    assert list(load(overrides=["line_gate.recogniser=models"]).paths()) == [("line_gate", "recogniser", "models")]

@@ -47,7 +47,7 @@ def check(
         config: settings of data and transform.
 
     Returns:
-        A tree for `as_text` and `as_page`: `findings`, `splits`, `rejected`, `same`, `doubtful`, `characters`,
+        A tree for `as_text` and `as_page`: `findings`, `splits`, `rejected`, `same`, `suspect`, `characters`,
         `labels`, `frames`, `training` and counts.
     """
     seen, rejects = [], []
@@ -67,7 +67,7 @@ def check(
         "rejected": _rejected(rejects, tables),
         "splits": {split: _split(rows) for split, rows in by_split.items()},
         "same": _same(seen),
-        "doubtful": _doubtful(seen),
+        "suspect": _suspect(seen),
         "characters": _characters(by_split),
         "labels": _labels(seen),
         "frames": _frames(seen, config.transform),
@@ -127,7 +127,7 @@ def _row(row: Seen) -> dict[str, Any]:
             "writer": row.sample.writer, "path": row.path}  # fmt: skip
 
 
-def _doubtful(seen: Sequence[Seen]) -> dict[str, Any]:
+def _suspect(seen: Sequence[Seen]) -> dict[str, Any]:
     """Labels and images that look wrong, with the reason in words."""
     odd = [{**_row(s), "why": why} for s in seen for why in odd_labels(s.sample.text)]
     wrong_length = [
@@ -228,7 +228,7 @@ def as_text(contents: Mapping[str, Any], shown: bool) -> str:
             lines.append(f"  Suggestion: {finding['advice']}")
     if not contents["findings"]:
         lines += ["", "Nothing suspicious was found."]
-    if not shown and (any(contents["same"].values()) or any(contents["doubtful"].values())):
+    if not shown and (any(contents["same"].values()) or any(contents["suspect"].values())):
         lines += ["", "With --html FILE the check writes a page that shows the images."]
     return "\n".join(lines)
 

@@ -81,7 +81,7 @@ def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
 
 
 def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -> None:
-    same, doubtful = contents["same"], contents["doubtful"]
+    same, suspect = contents["same"], contents["suspect"]
     if same["contradictions"]:
         pair = same["contradictions"][0]
         result.problem(
@@ -93,10 +93,10 @@ def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -
     if same["repeats"]:
         result.note("repeats", f"Images twice in one split under the same label: {len(same['repeats'])}.",
                     "They count twice in training and in the figures.")  # fmt: skip
-    count = len(doubtful["misfits"])
+    count = len(suspect["misfits"])
     if count:
         share = count / max(samples, 1)
-        shown = some([f"{row['text']!r} in row {row['place'].split()[1]}" for row in doubtful["misfits"]], 3)
+        shown = some([f"{row['text']!r} in row {row['place'].split()[1]}" for row in suspect["misfits"]], 3)
         if share > 0.01:
             result.problem(
                 "swapped_labels",
@@ -110,10 +110,10 @@ def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -
                         f"({shown}).")  # fmt: skip
     for kind, text in (("odd", "Labels that look wrong by themselves"), ("empty", "Images with next to nothing on "
                        "them"), ("dark", "Images with light writing on a dark ground")):  # fmt: skip
-        if doubtful[kind]:
-            row = doubtful[kind][0]
+        if suspect[kind]:
+            row = suspect[kind][0]
             why = f" {row['why']}" if kind == "odd" else ""
-            result.note(f"{kind}_{'labels' if kind == 'odd' else 'images'}", f"{text}: {len(doubtful[kind])}, for "
+            result.note(f"{kind}_{'labels' if kind == 'odd' else 'images'}", f"{text}: {len(suspect[kind])}, for "
                         f"example {row['place']}: {row['text']!r}{why}.")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Writes texts in many hands, as a dataset folder whose rows are all for training."""
+"""Writes texts in the handwriting of many writers, as a dataset folder whose rows are all for training."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def write_dataset(
     """
     directory = Path(directory)
     (directory / "images").mkdir(parents=True)
-    hands = [(_make_form_hand if forms else _make_hand)(number, seed) for number in range(writers)]
+    people = [(_form_writer if forms else _line_writer)(number, seed) for number in range(writers)]
     rng = np.random.default_rng([_ROWS, seed])
     rows: list[tuple[str, str, str, str]] = []
     for number, text in enumerate(texts):
-        hand = _hand_for(text, hands, rng)
+        writer = _writer_for(text, people, rng)
         drawn = np.random.default_rng([_IMAGE, seed, number])
-        image = render(text, hand, drawn, longest)
+        image = render(text, writer, drawn, longest)
         if forms:
             image = on_form(image, drawn)
         filename = f"images/{number:06d}.png"
         cv2.imwrite(str(directory / filename), image)
-        rows.append((filename, text, hand.name, "train"))
+        rows.append((filename, text, writer.name, "train"))
         if progress is not None:
             progress(number + 1)
     # The table comes last: a folder whose rendering was interrupted is no dataset.
@@ -74,15 +74,15 @@ def write_dataset(
     return len(rows)
 
 
-def _make_hand(number: int, seed: int) -> Writer:
+def _line_writer(number: int, seed: int) -> Writer:
     rng = np.random.default_rng([_WRITERS, seed, number])
     writer = make_writer(f"rendered-{number:04d}", FONTS[number % len(FONTS)], rng)
     # Scanned lines have more pixels than the words of forms that the sample data imitate, and are mostly grey.
     return replace(writer, height=float(rng.uniform(36, 64)), colour=False, grain=float(rng.uniform(0.5, 7.0)))
 
 
-def _make_form_hand(number: int, seed: int) -> Writer:
-    """A hand as people have it who fill in a form: one in ten joins letters up."""
+def _form_writer(number: int, seed: int) -> Writer:
+    """A writer who fills in a form: one in ten joins letters up."""
     rng = np.random.default_rng([_WRITERS, seed, number, 1])
     joined = rng.random() < 0.1
     kinds = [font for font in FONTS if font.joined == joined]
@@ -92,12 +92,12 @@ def _make_form_hand(number: int, seed: int) -> Writer:
     return replace(writer, height=float(rng.uniform(28, 60)), colour=False, spacing=apart, loose=loose)
 
 
-def _hand_for(text: str, hands: list[Writer], rng: np.random.Generator) -> Writer:
-    """A hand that can write the text, drawn from all that can."""
-    first = int(rng.integers(len(hands)))
-    for step in range(len(hands)):
-        hand = hands[(first + step) % len(hands)]
-        if load_glyphs(hand.font).can_write(text):
-            return hand
-    missing = set(text) - {c for hand in hands for c in set(text) if load_glyphs(hand.font).glyph(c)}
+def _writer_for(text: str, people: list[Writer], rng: np.random.Generator) -> Writer:
+    """A writer who can write the text, drawn from all who can."""
+    first = int(rng.integers(len(people)))
+    for step in range(len(people)):
+        writer = people[(first + step) % len(people)]
+        if load_glyphs(writer.font).can_write(text):
+            return writer
+    missing = set(text) - {c for writer in people for c in set(text) if load_glyphs(writer.font).glyph(c)}
     raise ValueError(f"No font can write {text!r}" + (f": none has {''.join(sorted(missing))}" if missing else ""))

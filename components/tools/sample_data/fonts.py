@@ -58,7 +58,7 @@ SAMPLE_FONTS: tuple[FontInfo, ...] = (
     FontInfo("schoolbell"),
     FontInfo("shadows-into-light"),
 )
-"""The hands of the sample data."""
+"""The handwriting of the sample data."""
 
 FONTS: tuple[FontInfo, ...] = (
     *SAMPLE_FONTS,

@@ -1,4 +1,4 @@
-"""Draws one word in one writer's hand.
+"""Draws one word in the handwriting of one writer.
 
 A word is set glyph by glyph at a few times the final size, bent (slant, waves of the baseline, trembling),
 made thinner or thicker by moving its outline, scaled down and laid on paper.
@@ -38,7 +38,7 @@ class Writer:
         slant: Horizontal shift per unit of height.
         stroke: Width of the strokes as a fraction of the line height.
         spacing: Extra space between letters as a fraction of the line height.
-        stretch: Width of the hand relative to the font's.
+        stretch: Width of the writing relative to the font's.
         height: Typical height of the images.
         wave: How far the baseline bends, as a fraction of the line height.
         tremor: How far strokes stray, in pixels of the large drawing.
@@ -93,11 +93,11 @@ def make_writer(name: str, font: FontInfo, rng: np.random.Generator) -> Writer:
 
 
 def render(text: str, writer: Writer, rng: np.random.Generator, longest: float = MAX_ASPECT) -> np.ndarray:
-    """Draws a text in a writer's hand.
+    """Draws a text in a writer's handwriting.
 
     Args:
         text: One line, every character of which the writer's font must have.
-        writer: Whose hand it is.
+        writer: Whose handwriting it is.
         rng: What differs from one image of the writer to the next.
         longest: Most that the image's width may be of its height; longer texts are written narrower and smaller.
 
