@@ -3,12 +3,14 @@
 #
 # Where glibc is new enough that is `make lint coverage` with HTR_STACK=current. Elsewhere it happens, without the tests
 # for which one stack is enough (`either_stack`), in a Debian 13 root of its own, .debian13, which needs root, debootstrap
-# and Debian's mirror; `make clean` deletes it. Exits with 75 when that cannot be had, and says why.
+# and Debian's mirror; `make clean` deletes it. Exits with 75 when that cannot be had, and says why. With the argument
+# `prepare` it makes that root and the environment in it, mostly downloads, and ends.
 set -eu
 cd "$(dirname "$0")/.."
 
 needed=$(sed -n 's/^current_glibc=\([0-9.]*\).*/\1/p' setup_env.sh)
 if [ "$(printf '%s\n' "$needed" "$(getconf GNU_LIBC_VERSION | sed 's/.* //')" | sort -V | head -n 1)" = "$needed" ]; then
+    [ "${1:-}" != prepare ] || exit 0
     exec env HTR_STACK=current make lint coverage
 fi
 
@@ -50,6 +52,7 @@ inside() {
 
 inside HTR_STACK=current ./setup_env.sh
 inside tests/tools.sh
+[ "${1:-}" != prepare ] || exit 0
 rm -rf "$root/exchange/"*
 ./setup_env.sh
 .venv/bin/python -m tests.end_to_end.exchange "$root/exchange/portable"
