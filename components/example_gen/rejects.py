@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from htr_client.errors import ImageError
 
+REJECTS_FILE = "rejects.csv"
 HEADER = "csv,row,image,text,reason,detail"
 # What helps against some reasons.
 ADVICE = {

@@ -12,6 +12,7 @@ from components.pages.files import PageFile, locate_image
 from components.pages.images import fitting_image
 from htr_client import image_files, pages
 from htr_client.errors import ImageError
+from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.xml_files import MAX_BYTES
 
 
@@ -49,7 +50,7 @@ class Result:
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXELS) -> Result:
+def cut_page(file: PageFile, output: str, max_pixels: int = MAX_PIXELS) -> Result:
     """Cuts all lines out of a page and writes their images, PNG in 8-bit grey.
 
     Args:

@@ -24,6 +24,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from components.common import storage
 from components.pages.files import Claim, ImportProblem, PageFile, find_pages, lost_claims
 from components.tools.page_import.cutting import LeftOut, Result, cut_page
+from htr_client.model_facts import MAX_PIXELS
 
 _COLUMNS = ("filename", "text", "writer", "page", "line")
 _LEFT_OUT_COLUMNS = ("page", "line", "reason", "detail")
@@ -73,7 +74,7 @@ class _Job:
 
 def import_pages(
     folders: Sequence[str], output: str, beam_args: Sequence[str], *, writer: str = "auto",
-    max_pixels: int = 50_000_000, allow_outside: bool = False, overwrite: bool = False,
+    max_pixels: int = MAX_PIXELS, allow_outside: bool = False, overwrite: bool = False,
     started: Callable[[int], None] | None = None,
 ) -> Outcome:  # fmt: skip
     """Makes a dataset of the pages below folders.
