@@ -20,6 +20,7 @@ from components.evaluator.component import Evaluator
 from components.evaluator.gate import Gate
 from components.example_gen.component import HandwritingExampleGen
 from components.example_gen.data_version import DataVersion
+from components.example_gen.rejects import REJECTS_FILE
 from components.example_validator.component import CuratedExampleValidator
 from components.example_validator.curated_schema import CuratedSchema
 from components.example_validator.previous import PreviousStatistics
@@ -63,7 +64,7 @@ def create_pipeline(
     example_gen = HandwritingExampleGen(
         config.data,
         config.transform,
-        os.path.join(config.workspace, "rejects.csv") if looks_back else None,
+        os.path.join(config.workspace, REJECTS_FILE) if looks_back else None,
         data_version and data_version.outputs["fingerprint"].future()[0].value,
     )
     examples = example_gen.outputs["examples"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from components.common.console import console
 from components.example_gen import dataset
+from components.example_gen.rejects import REJECTS_FILE
 from htr_client import HtrClient
 from pipeline import cli, config
 
@@ -106,7 +107,7 @@ def _serve_and_ask(data: Path, workspace: Path, settings: dict[str, str]) -> int
         f"""
 The model      {versions}
 The report     {workspace / "reports"}   (open the newest in a browser)
-Rejected rows  {workspace / "rejects.csv"}
+Rejected rows  {workspace / REJECTS_FILE}
 The logs       {workspace / "logs"}
 
 To try next, after `source .venv/bin/activate`:

@@ -19,6 +19,7 @@ from components.trainer.component import Trainer
 from components.trainer.settings import AUTO
 from pipeline import beam_options
 from pipeline.config import Config
+from pipeline.tasks.pages import Pages
 
 _SHOWN = ("pages", "line_finder", "line_training", "line_gate", "card")  # sections, in report and card
 
@@ -38,7 +39,7 @@ def create_page_pipeline(config: Config, pipeline_root: str, metadata_connection
         ConfigError: The Beam options are unknown or incomplete.
     """
     name, model_dir = config.servable
-    example_gen = PageExampleGen(config.data, config.pages, os.path.join(config.workspace, "rejected-pages.csv"))
+    example_gen = PageExampleGen(config.data, config.pages, os.path.join(config.workspace, Pages.rejects_file))
     examples = example_gen.outputs["examples"]
     trainer = Trainer(
         run_fn="components.line_finder.trainer.run_fn",

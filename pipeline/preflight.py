@@ -16,7 +16,6 @@ from components.base_model.packing import BaseModelError
 from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
-from components.common.versions import GRAPH_FILE
 from components.common.words import some
 from components.example_gen.dataset import eval_slices
 from components.example_gen.plan import Plan
@@ -30,6 +29,7 @@ from htr_client.pages.reading import LINE_FINDER
 from pipeline import beam_options
 from pipeline.config import Config
 from pipeline.kubeflow_settings import KubeflowConfig
+from serving.version_directory import GRAPH_FILE
 
 _OBJECT_STORES = ("gs", "s3", "minio")
 _SHOWN = 12

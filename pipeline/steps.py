@@ -18,7 +18,7 @@ from tfx.orchestration.portable import launcher
 
 from components.common import code_version, run_metadata, service, storage, versions
 from components.common.console import console
-from components.example_gen.quarantine import REJECTS_FILE
+from components.example_gen.rejects import REJECTS_FILE
 from components.pusher.component import MODEL_NAME
 from components.pusher.versions import WITHDRAWN_VERSION
 

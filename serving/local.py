@@ -18,7 +18,7 @@ from htr_client.connection import to_error
 from htr_client.decoding import Decoder
 from htr_client.ending import Ending
 from htr_client.errors import ModelNotFound, ModelUnusable
-from htr_client.image_files import MAX_PIXELS
+from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.reading import LINE_FINDER
 from htr_client.request_log import RequestLog
 from htr_client.results import VersionStatus

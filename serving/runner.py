@@ -31,7 +31,7 @@ from serving.signatures import (
     select_outputs,
 )
 from serving.status import Code, ServingError, from_exception, invalid
-from serving.version_directory import WARMUP_FILE
+from serving.version_directory import GRAPH_FILE, WARMUP_FILE
 
 _INIT_OP_SIGNATURE = "__saved_model_init_op"
 MAX_WARMUP_RECORDS = 1000
@@ -125,7 +125,7 @@ class LoadedModel:
     def _read_meta_graph(self) -> Any:
         from tensorflow.core.protobuf import saved_model_pb2
 
-        file = Path(self.path, "saved_model.pb")
+        file = Path(self.path, GRAPH_FILE)
         if not file.exists():
             raise ServingError(
                 Code.NOT_FOUND,

@@ -9,6 +9,8 @@ import re
 WITHDRAWN = ".withdrawn-"
 # Beside each version: `NUMBER.metrics.json` and `NUMBER.model_card.md`. Within it they would make it another model.
 METRICS_FILE, CARD_FILE = "metrics.json", "model_card.md"
+# Within a version: its graph and signatures. Whoever copies a version writes it last.
+GRAPH_FILE = "saved_model.pb"
 # Within a version of this pipeline: its alphabet, its settings.
 SETTINGS_FILE = os.path.join("assets.extra", "htr.json")
 # Requests that a server answers before it serves the version, as TensorFlow Serving wants them.

@@ -28,9 +28,10 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.image_files import MAX_PIXELS, Image, PackedImage, pack_with_pixels, path_of
+from htr_client.image_files import Image, PackedImage, pack_with_pixels, path_of
 from htr_client.language import LanguageModel
 from htr_client.metrics import ClientMetrics
+from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.reading import SIGNATURE
 from htr_client.readers import Reader, Readers
 from htr_client.request_log import RequestLog

@@ -13,8 +13,8 @@ import numpy as np
 
 from htr_client.errors import ImageError
 from htr_client.headers import ImageInfo, inspect
+from htr_client.model_facts import MAX_PIXELS
 
-MAX_PIXELS = 50_000_000
 # Decoded, an image takes at most what one of colours with 8 bits does that has as many pixels as are allowed.
 _MOST_PIXEL_BYTES = 3
 MAX_BYTES = 64 * 2**20

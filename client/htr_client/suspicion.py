@@ -9,11 +9,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# Fewer grey levels than this between paper and ink are not spread to full contrast by the serving graph.
-_FAINT = 40
+from htr_client.model_facts import COLUMNS_PER_FRAME, LEAST_CONTRAST
+
 _SAMPLED = 8192
-# Geometry of the models of this system: a frame is four columns of the image tensor, and none has fewer rows.
-_COLUMNS_PER_FRAME, _FEWEST_ROWS = 4, 16
+_FEWEST_ROWS = 16  # of the image tensor of any model of this system
 
 
 class Suspicion(NamedTuple):
@@ -56,7 +55,7 @@ def look(grey: np.ndarray) -> Look:
     sample = np.ascontiguousarray(grey[::step, ::step]) if step > 1 else grey
     below = cv2.calcHist([sample], [0], None, [256], [0, 256]).ravel().cumsum() / sample.size
     darkest, lightest = np.searchsorted(below, [0.002, 0.998]).tolist()
-    if lightest - darkest < _FAINT:
+    if lightest - darkest < LEAST_CONTRAST:
         blank = Suspicion(
             "blank",
             f"The image shows nothing, or next to nothing: {lightest - darkest} of 255 grey levels lie between its "
@@ -87,7 +86,7 @@ def of_geometry(width: int, height: int, frames: int) -> tuple[Suspicion, ...]:
     Returns:
         At most one suspicion.
     """
-    columns = frames * _COLUMNS_PER_FRAME
+    columns = frames * COLUMNS_PER_FRAME
     if columns * height >= width * _FEWEST_ROWS:
         return ()
     return (

@@ -33,12 +33,12 @@ import numpy as np
 
 from components.common import storage
 from htr_client.language import LanguageModel
-from serving.version_directory import CARD_FILE, LANGUAGE_MODEL_FILE, METRICS_FILE, SETTINGS_FILE
+from serving.version_directory import CARD_FILE, GRAPH_FILE, LANGUAGE_MODEL_FILE, METRICS_FILE, SETTINGS_FILE
 
 FOLDER = Path(__file__).parent / "files"
 _FACTS, _WEIGHTS, _OTHERS, _TEXTS = "base.json", "weights.npz", "version.zip", "texts.txt.gz"
 _INDEX, _DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
-_FINGERPRINT, _GRAPH = "fingerprint.pb", "saved_model.pb"
+_FINGERPRINT = "fingerprint.pb"
 # Ends the keys of tensors in float16. All lower bytes of one stand before all upper ones, uint8 [2, ...], as HDF5's
 # shuffle filter has them: apart they are compressed to 0.93 of the size.
 _PLANES = ".float16"
@@ -168,7 +168,7 @@ def _unpack(packed: Path, directory: Path, facts: dict[str, Any]) -> None:
             # In the order of the index.
             stored = {key.removesuffix(_PLANES): _as_stored(_joined(key, weights[key])) for key in weights.files}
             data.writelines(stored.values())
-        with open(version / _GRAPH, "r+b") as graph:
+        with open(version / GRAPH_FILE, "r+b") as graph:
             for place, key in facts.get("constants", []):  # packages of earlier releases have none
                 graph.seek(place)
                 graph.write(stored[key])
@@ -240,11 +240,11 @@ def pack(version: str, preset: str, texts: Iterable[str] = ()) -> Path:
     told[SETTINGS_FILE] = contents[SETTINGS_FILE].decode()
     told = _without_places(told)
     contents[SETTINGS_FILE] = told.pop(SETTINGS_FILE).encode()
-    graph = bytearray(contents[_GRAPH])
+    graph = bytearray(contents[GRAPH_FILE])
     for place, key in constants:
         size = len(_as_stored(weights[key]))
         graph[place : place + size] = bytes(size)
-    contents |= {_GRAPH: bytes(graph), _INDEX: index, _FINGERPRINT: _fingerprint(contents[_FINGERPRINT], index)}
+    contents |= {GRAPH_FILE: bytes(graph), _INDEX: index, _FINGERPRINT: _fingerprint(contents[_FINGERPRINT], index)}
     facts = {
         "version": int(f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d}"),
         "files": {name: len(content) for name, content in {**contents, _DATA: data}.items()},
@@ -320,7 +320,7 @@ def _constants(version: Path, weights: dict[str, np.ndarray]) -> list[tuple[int,
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
-    graph = (version / _GRAPH).read_bytes()
+    graph = (version / GRAPH_FILE).read_bytes()
     found = []
     for key, rounded in weights.items():
         content = _as_stored(reader.get_tensor(key)) if rounded.dtype == np.float16 else b""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from components.common import storage
-from components.common.versions import GRAPH_FILE, Version, list_versions, offered
+from components.common.versions import Version, list_versions, offered
 from serving.rollout.labels import CONFIG_FILE, Labels, RolloutError
-from serving.version_directory import METRICS_FILE
+from serving.version_directory import GRAPH_FILE, METRICS_FILE
 
 
 class VersionError(RuntimeError):

@@ -7,9 +7,7 @@ import os
 from dataclasses import dataclass
 
 from components.common import storage
-from serving.version_directory import SETTINGS_FILE, WITHDRAWN, number_of
-
-GRAPH_FILE = "saved_model.pb"
+from serving.version_directory import GRAPH_FILE, SETTINGS_FILE, WITHDRAWN, number_of
 
 
 @dataclass(frozen=True)

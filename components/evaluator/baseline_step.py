@@ -13,11 +13,10 @@ from components.common import service, storage
 from components.common.artifacts import write_text
 from components.common.console import console
 from components.common.fingerprint_driver import NotingDriver
-from components.common.versions import GRAPH_FILE
 from components.evaluator.baseline import BaselineError, find
 from components.evaluator.settings import GateConfig
 from components.evaluator.verdict import BASELINE_FILE, Baseline
-from serving.version_directory import SETTINGS_FILE
+from serving.version_directory import GRAPH_FILE, SETTINGS_FILE
 
 _CHOICE = "choice"
 

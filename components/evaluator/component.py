@@ -16,10 +16,11 @@ from tfx.utils import path_utils, proto_utils
 
 from components.common import storage
 from components.common.artifacts import write_text
-from components.common.versions import GRAPH_FILE, kept_base_model
+from components.common.versions import kept_base_model
 from components.evaluator import readings
 from components.evaluator.evaluation import NOTE_FILE, switched_off
 from components.evaluator.verdict import Baseline
+from serving.version_directory import GRAPH_FILE
 
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
 # What TFX's executor takes the predictions from, by name.

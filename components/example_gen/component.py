@@ -22,9 +22,9 @@ from components.example_gen.folders import find_tables
 from components.example_gen.images import mend_notes
 from components.example_gen.labels import length_band
 from components.example_gen.plan import make_plan
-from components.example_gen.quarantine import COUNTS_FILE, REJECTS_FILE, Quarantine, check_counts, read_counts
+from components.example_gen.quarantine import COUNTS_FILE, Quarantine, check_counts, read_counts
 from components.example_gen.record_sink import RecordSink
-from components.example_gen.rejects import HEADER, Reject, as_csv_line
+from components.example_gen.rejects import HEADER, REJECTS_FILE, Reject, as_csv_line
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, SplitRule
 from components.example_gen.table import Row, Table, read_together

@@ -14,7 +14,6 @@ from components.example_gen.rejects import ADVICE, NO_ROWS
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 
-REJECTS_FILE = "rejects.csv"
 COUNTS_FILE = "counts.json"
 
 

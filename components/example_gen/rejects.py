@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from htr_client.errors import ImageError
 
+REJECTS_FILE = "rejects.csv"
 HEADER = "csv,row,image,text,reason,detail"
 NO_ROWS = "The CSV files hold a header line but no rows."
 # What helps against some reasons.

@@ -13,7 +13,8 @@ from components.common import storage
 from components.example_gen.rejects import Rejected
 from components.pages.files import AUTO, PageFile, find_pages, locate_image
 from components.pages.images import fitting_image
-from htr_client import image_files, pages
+from htr_client import pages
+from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.xml_files import MAX_BYTES
 
 
@@ -48,7 +49,7 @@ def require_baselines(page: pages.Page, file: PageFile) -> None:
         raise Rejected("no_geometry", f"{file.path} has a line without a baseline, from which the line finder learns")
 
 
-def load_page(file: PageFile, max_pixels: int = image_files.MAX_PIXELS) -> LabelledPage:
+def load_page(file: PageFile, max_pixels: int = MAX_PIXELS) -> LabelledPage:
     """Loads a page at the size of its image.
 
     Args:

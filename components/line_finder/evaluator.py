@@ -25,7 +25,7 @@ from components.common import storage
 from components.common.artifacts import write_text
 from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
-from components.common.versions import GRAPH_FILE, kept_base_model
+from components.common.versions import kept_base_model
 from components.evaluator.verdict import Baseline
 from components.line_finder.data import LabelledPage
 from components.line_finder.examples import read_examples
@@ -38,6 +38,7 @@ from htr_client import pages
 from htr_client.pages.reading import Recognise
 from serving.local import LocalClient
 from serving.local_lines import LocalLineFinder
+from serving.version_directory import GRAPH_FILE
 
 
 class LineEvaluatorSpec(component_spec.ComponentSpec):

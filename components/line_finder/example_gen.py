@@ -19,9 +19,9 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from components.common.artifacts import write_text
 from components.common.fingerprint_driver import FingerprintDriver
 from components.example_gen.outages import is_of_the_store, unreadable
-from components.example_gen.quarantine import COUNTS_FILE, REJECTS_FILE, Quarantine, check_counts
+from components.example_gen.quarantine import COUNTS_FILE, Quarantine, check_counts
 from components.example_gen.record_sink import RecordSink
-from components.example_gen.rejects import Rejected, as_rejected
+from components.example_gen.rejects import REJECTS_FILE, Rejected, as_rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
 from components.example_gen.table import plain

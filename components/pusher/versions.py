@@ -16,11 +16,11 @@ from collections.abc import Iterator
 
 from components.common import storage
 from components.common.service import VersionError, config_in_bucket
-from components.common.versions import GRAPH_FILE, list_versions, offered
+from components.common.versions import list_versions, offered
 from components.common.words import counted
 from serving.file_lock import LockHeld, NoLocks, locked
 from serving.rollout.labels import RolloutError, labels_locked, pinned_versions
-from serving.version_directory import WITHDRAWN, nothing_pushed
+from serving.version_directory import GRAPH_FILE, WITHDRAWN, nothing_pushed
 
 # Servers look at numeric names only, so what is being written or deleted may lie beside them.
 _INCOMING, _OUTGOING = ".incoming-", ".outgoing-"

@@ -24,7 +24,8 @@ from tfx.utils import path_utils
 from components.common.artifacts import Report, write_text
 from components.evaluator import readings
 from components.evaluator.evaluation import read_verdict
-from components.example_gen.quarantine import REJECTS_FILE, Quarantine, read_counts
+from components.example_gen.quarantine import Quarantine, read_counts
+from components.example_gen.rejects import REJECTS_FILE
 from components.example_validator.component import read_anomalies
 from components.recogniser.model import loaded
 from components.report import analysis, card, collect, contents, report

@@ -27,8 +27,9 @@ from components.report.material import Material
 from components.report.next_steps import next_steps
 from components.report.run_findings import findings
 from components.report.settings import RunSettings
-from components.transform.geometry import COLUMNS_PER_FRAME, resized_width
+from components.transform.geometry import resized_width
 from components.transform.settings import TransformConfig
+from htr_client.model_facts import COLUMNS_PER_FRAME
 
 PACKAGES = ("htr-pipeline", "htr-client", "tensorflow", "keras", "tfx", "tensorflow-transform",
             "tensorflow-model-analysis", "apache-beam", "numpy", "opencv-python-headless")  # fmt: skip

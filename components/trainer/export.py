@@ -14,9 +14,9 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
 from components.trainer.model import Recogniser
-from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.preprocessing import image_batch
 from components.transform.settings import TransformConfig
+from htr_client.model_facts import COLUMNS_PER_FRAME
 from serving.version_directory import LANGUAGE_MODEL_FILE, WARMUP_FILE
 
 _NEVER = -100.0  # logarithm of a probability that float32 no longer holds

@@ -13,9 +13,9 @@ from components.common.datasets import untuned
 from components.trainer import augment
 from components.trainer.model import needed_frames
 from components.trainer.settings import TrainConfig
-from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.preprocessing import decode_batch, image_widths
 from components.transform.settings import TransformConfig
+from htr_client.model_facts import COLUMNS_PER_FRAME
 
 # Bounds at quantiles of the widths: images of a bucket differ little, so that batches have little padding.
 BUCKETS = 8

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from components.trainer.recurrent import BidirectionalLSTM, reversed_frames
 from components.trainer.settings import ModelConfig
-from components.transform.geometry import COLUMNS_PER_FRAME
+from htr_client.model_facts import COLUMNS_PER_FRAME
 
 
 class FusedBatchNormalization(keras.layers.Layer):

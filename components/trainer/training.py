@@ -27,9 +27,9 @@ from components.trainer.input_pipeline import Source, batches, plain_batches, su
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.settings import ModelConfig, TrainConfig
 from components.trainer.transfer import freeze, start_from
-from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.preprocessing import read_alphabet
 from components.transform.settings import TransformConfig
+from htr_client.model_facts import COLUMNS_PER_FRAME
 from serving.version_directory import SETTINGS_FILE
 
 HISTORY_FILE = "history.json"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-# Larger images are treated as undecodable inside the graph: a small file can declare a huge image.
-MAX_PIXELS = 50_000_000
+from htr_client.model_facts import MAX_PIXELS
+
 NOTHING, _JPEG, _GREY_PNG, _COLOUR_PNG = range(4)
 """What a file can be decoded as, see `kinds_of`."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

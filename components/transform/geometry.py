@@ -10,9 +10,8 @@ import operator
 from collections.abc import Iterable
 
 from components.transform.settings import TransformConfig
+from htr_client.model_facts import COLUMNS_PER_FRAME
 
-# The network halves the width twice: one frame covers four columns of the image tensor.
-COLUMNS_PER_FRAME = 4
 CROWDED = 0.6
 
 

@@ -21,8 +21,8 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 
 from components.transform.decoding import NOTHING, decode_grey, kinds_of
-from components.transform.geometry import COLUMNS_PER_FRAME
 from components.transform.settings import TransformConfig
+from htr_client.model_facts import COLUMNS_PER_FRAME, LEAST_CONTRAST
 
 ALPHABET_ASSET = "alphabet.json"
 # Widths of served batches are multiples of this: TensorFlow prepares its convolutions anew for every other width, which
@@ -146,7 +146,7 @@ def _resize_ink(grey: tf.Tensor, config: TransformConfig) -> tuple[tf.Tensor, tf
 def _spread_levels(ink: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
     """Maps each image's own paper (30th percentile of ink) to 0 and its darkest strokes (99.5th) to 255.
 
-    Strokes less than 40 levels darker than the paper stay faint: an empty image must not become noise.
+    Strokes less than `LEAST_CONTRAST` levels darker than the paper stay faint: an empty image must not become noise.
 
     Args:
         ink: uint8 [N, H, W, 1], padded with 0.
@@ -161,7 +161,7 @@ def _spread_levels(ink: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
     share = tf.cast(below, tf.float32) / tf.cast(pixels, tf.float32)[:, tf.newaxis]
     levels = tf.searchsorted(share, tf.tile([[0.3, 0.995]], [tf.shape(share)[0], 1]))
     paper, full = tf.split(tf.cast(levels, tf.float32)[:, :, tf.newaxis, tf.newaxis], 2, axis=1)
-    spread = (tf.cast(ink, tf.float32) - paper) * 255.0 / tf.maximum(full - paper, 40.0)
+    spread = (tf.cast(ink, tf.float32) - paper) * 255.0 / tf.maximum(full - paper, float(LEAST_CONTRAST))
     return tf.round(tf.clip_by_value(spread, 0.0, 255.0))
 
 

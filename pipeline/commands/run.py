@@ -19,7 +19,7 @@ from pipeline.commands.common import (
     add_task_argument,
     read_config,
 )
-from pipeline.exit_codes import ERROR, NOT_BLESSED, OK, exit_code, root_message
+from pipeline.exit_codes import NOT_BLESSED, OK, exit_code, is_for_people, root_message
 from pipeline.tasks import task_of
 
 if TYPE_CHECKING:
@@ -108,12 +108,7 @@ def _explained(error: Exception, config: Config, log: str) -> CommandError:
     if full := _disk_trouble(error, config):
         return CommandError(full)
     name, message = root_message(error)
-    code = exit_code(name)
-    known = code != ERROR or name in (
-        "WorkspaceBusy", "MetadataError", "NotServable", "FloatingPointError", "VersionError", "BaselineError",
-        "LineGateError", "WarmStartError", "StoreError",
-    )  # fmt: skip
-    return CommandError(message if known else f"{name}: {message}\nThe log is {log}", code)
+    return CommandError(message if is_for_people(name) else f"{name}: {message}\nThe log is {log}", exit_code(name))
 
 
 def _disk_trouble(error: BaseException | None, config: Config) -> str | None:

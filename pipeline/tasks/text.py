@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.example_gen.rejects import REJECTS_FILE
 from pipeline.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ class Text(Task):
     """See the module."""
 
     name, flag = "text", ""
-    samples, row, rejects_file = "Images", "row", "rejects.csv"
+    samples, row, rejects_file = "Images", "row", REJECTS_FILE
 
     def check(self, config: Config) -> None:  # noqa: D102
         from components.common.console import console

@@ -12,8 +12,8 @@ from tfx.types import standard_artifacts
 from tfx_bsl.coders import example_coder
 
 from components.example_gen import component, dataset
-from components.example_gen.quarantine import REJECTS_FILE, Quarantine, read_counts
-from components.example_gen.rejects import Reject
+from components.example_gen.quarantine import Quarantine, read_counts
+from components.example_gen.rejects import REJECTS_FILE, Reject
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
 from components.line_finder.example_gen import Executor as PageExecutor

@@ -1,6 +1,8 @@
 """The command line without training: quick start, exit codes, readable errors."""
 
 import argparse
+import ast
+import builtins
 import functools
 import json
 import os
@@ -8,6 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,7 +18,7 @@ import yaml
 import htr_client
 from pipeline import cli
 from pipeline.commands.common import read_config, write_for_prometheus
-from pipeline.exit_codes import exit_code, root_message
+from pipeline.exit_codes import exit_code, is_for_people, root_message
 from tests.conftest import drawn_image, encode, write_dataset
 
 HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
@@ -392,6 +395,34 @@ def test_what_stops_a_run_is_said_in_its_own_words():
     assert root_message(wrapped) == ("DatasetError", "labels.csv is odd.")
     chained = "OSError: s3://b/a.png: 503\n\ncomponents.example_gen.outages.StoreError: No. [while running 'Examine']"
     assert root_message(RuntimeError(chained)) == ("StoreError", "No.")
+    for name in ("TooManyRejects", "NotServable"):  # which do not end with Error
+        text = f"components.example_gen.quarantine.{name}: Too many. [while running 'Count']"
+        assert root_message(RuntimeError(text)) == (name, "Too many.")
+
+
+def exceptions_of_ours():
+    """Names of the exception classes of components and pipeline, without importing them; private ones left out."""
+    root = Path(cli.__file__).parent.parent
+    trees = [ast.parse(path.read_text("utf-8")) for name in ("components", "pipeline")
+             for path in sorted((root / name).rglob("*.py"))]  # fmt: skip
+    classes = {node.name: {base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
+                           for base in node.bases}
+               for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}  # fmt: skip
+    known = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    found = set()
+    while more := {name for name, bases in classes.items() if bases & (known | found)} - found:
+        found |= more
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_every_exception_of_ours_is_for_people_or_ends_no_run():
+    caught = {
+        "BenchmarkError", "CommandError", "ImportProblem", "KubeflowError", "LabellingError", "NoModelError",
+        "NoReport", "NoSuchRun", "NotValidated", "NothingRun", "NothingToCompare", "Rejected", "ReviewError",
+    }  # fmt: skip
+    found = exceptions_of_ours()
+    assert {name for name in found if not is_for_people(name)} == caught
+    assert {"DatasetError", "StoreError", "NoImages"} <= found  # of exceptions of the standard library and of ours
 
 
 def test_what_no_other_try_can_mend_has_a_code_of_its_own():

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from htr_client import image_files
-from htr_client.image_files import MAX_PIXELS, Image
+from htr_client.image_files import Image
+from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.cutting import Band, CutError, band_of, cut_band, line_pitch
 from htr_client.pages.model import Line, LineError, Page, Points, Word, one_line
 from htr_client.pages.reading_order import skew_of

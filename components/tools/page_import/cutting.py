@@ -13,6 +13,7 @@ from components.pages.files import PageFile, locate_image
 from components.pages.images import fitting_image
 from htr_client import image_files, pages
 from htr_client.errors import ImageError
+from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.xml_files import MAX_BYTES
 
 
@@ -59,7 +60,7 @@ def _folder(page: str) -> str:
     return "images/" + re.sub(r"([.]cut_*)/", r"\1_/", page) + ".cut"
 
 
-def cut_page(file: PageFile, output: str, max_pixels: int = image_files.MAX_PIXELS) -> Result:
+def cut_page(file: PageFile, output: str, max_pixels: int = MAX_PIXELS) -> Result:
     """Cuts all lines out of a page and writes their images, PNG in 8-bit grey.
 
     Args:

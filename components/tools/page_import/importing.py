@@ -25,6 +25,7 @@ from components.common import storage
 from components.example_gen.table import plain
 from components.pages.files import Claim, ImportProblem, PageFile, find_pages, lost_claims, unnamed_images
 from components.tools.page_import.cutting import LeftOut, Result, cut_page
+from htr_client.model_facts import MAX_PIXELS
 
 LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
 _Rows = Sequence[tuple[str, str, str]]  # of a page, see `Result`
@@ -80,7 +81,7 @@ class _Job:
 
 def import_pages(
     folders: Sequence[str], output: str, beam_args: Sequence[str], *, writer: str = "auto",
-    max_pixels: int = 50_000_000, allow_outside: bool = False, overwrite: bool = False,
+    max_pixels: int = MAX_PIXELS, allow_outside: bool = False, overwrite: bool = False,
     started: Callable[[int], None] | None = None,
 ) -> Outcome:  # fmt: skip
     """Makes a dataset of the pages below folders.
