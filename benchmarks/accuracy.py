@@ -66,9 +66,9 @@ def prepare(data: DataConfig, transform: TransformConfig, folder: Path) -> tuple
     """Reads datasets as ExampleGen does and resizes them as Transform does.
 
     Args:
-        data: folders and the salt of the splits.
-        transform: geometry.
-        folder: where to write one TFRecord file a split, and for each source one of its evaluation split.
+        data: Folders and the salt of the splits.
+        transform: Geometry.
+        folder: Folder to which one TFRecord file a split is written, and for each source one of its evaluation split.
 
     Returns:
         The alphabet of the training split, and the files by split (`train`, `validation`, `eval`, `eval SOURCE`).

@@ -75,8 +75,8 @@ class Adapted(NamedTuple):
     """What a training brought.
 
     Attributes:
-        row: columns of the table: CPU minutes, CER and WER, CER with language models.
-        read: what it reads in the unlabelled images, with its last language model, in their order.
+        row: Columns of the table: CPU minutes, CER and WER, CER with language models.
+        read: What it reads in the unlabelled images, with its last language model, in their order.
     """
 
     row: str
@@ -87,10 +87,10 @@ def adapt(config: Config, splits: Mapping[str, Sequence[Sample]], unlabelled: Se
     """Trains on `train`, chooses on `validation`, measures on `eval`.
 
     Args:
-        config: settings; their `train` is settled.
-        splits: images with their texts.
-        unlabelled: others, whose texts are not looked at.
-        preset: of the base model.
+        config: Settings; their `train` is settled.
+        splits: Images with their texts.
+        unlabelled: Other images, whose texts are not looked at.
+        preset: Preset of the base model.
     """
     # Images come back by width, with their texts: numbers, here.
     numbered = [sample._replace(text=str(number)) for number, sample in enumerate(unlabelled)]

@@ -39,9 +39,9 @@ def grow(samples: list[tuple[str, str]], images: int, folder: Path) -> Path:
     """Makes a dataset of the wanted size.
 
     Args:
-        samples: paths of images and their labels.
-        images: how many are wanted.
-        folder: where; made.
+        samples: Paths of images and their labels.
+        images: Number of images that are wanted.
+        folder: Folder of the dataset; it is made.
 
     Returns:
         The folder.

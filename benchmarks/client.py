@@ -57,7 +57,7 @@ def bare(target: str, model: str, images: list[bytes], batch_size: int, in_fligh
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default="localhost:8500")
     parser.add_argument("--spawn", metavar="DIR", help="start an embedded server on these versions instead")

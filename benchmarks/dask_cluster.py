@@ -19,9 +19,9 @@ class Cluster:
     """A running cluster.
 
     Attributes:
-        address: of the scheduler.
-        settings: the configuration's, to run there.
-        options: Beam's, likewise.
+        address: Address of the scheduler.
+        settings: Settings of the configuration, to run there.
+        options: Options of Beam, likewise.
     """
 
     def __init__(self, address: str):
@@ -51,8 +51,8 @@ def serve(folder: Path, workers: int = 2) -> Iterator[Cluster]:
     """Starts a cluster.
 
     Args:
-        folder: takes its files.
-        workers: number of worker processes.
+        folder: Folder for its files.
+        workers: Number of worker processes.
 
     Yields:
         The cluster, when all workers are there.

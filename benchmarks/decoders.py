@@ -1,4 +1,4 @@
-"""Compare decoders on a labelled dataset: character error rate and time per image.
+"""Compares decoders on a labelled dataset: character error rate and time per image.
 
 Asks a running server for the log-probabilities of every image of the evaluation split once, then decodes them with
 every decoder, in batches and one by one. The first language model is the one that the version brings. Lexicon and the
@@ -38,7 +38,7 @@ class Recorder:
         return self
 
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
-        """Keep the valid frames of each row; see `Decoder.decode`."""
+        """Keeps the valid frames of each row; see `Decoder.decode`."""
         self.alphabet = alphabet
         results = []
         for row, valid in zip(log_probs, frames.tolist(), strict=True):
@@ -55,11 +55,11 @@ def read(config: DataConfig) -> tuple[list[tuple[bytes, str]], list[str]]:
 
 
 def error_rate(decoder: Decoder, alphabet: Alphabet, rows: Sequence[np.ndarray], labels: Sequence[str]) -> str:
-    """Decode everything in batches of 32, then some images one by one.
+    """Decodes everything in batches of 32, then some images one by one.
 
     Args:
-        decoder: To measure.
-        alphabet: Of the model.
+        decoder: Decoder to measure.
+        alphabet: Alphabet of the model.
         rows: float32 [frames, C] each.
         labels: The true texts.
 
@@ -94,7 +94,7 @@ def _decode(
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default="localhost:8500")
     parser.add_argument("--model", default="htr")

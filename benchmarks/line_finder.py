@@ -33,7 +33,7 @@ _ANGLES = np.arange(-10, 10.5, 0.5)
 
 
 def projection(grey: np.ndarray) -> tuple[Line, ...]:
-    """The classical method: binarise, deskew, cut the page at the valleys of its horizontal projection profile.
+    """The classical method: binarises, deskews, and cuts the page at the valleys of its horizontal projection profile.
 
     Within the strip of a line, runs of ink are joined over gaps of three times its height; a baseline is the row below
     which the profile falls most. (Likforman-Sulem et al. 2007, "Text line segmentation of historical documents".)

@@ -49,8 +49,8 @@ def startup(folder: Path, model: str) -> None:
     """Prints what commands cost before they do anything.
 
     Args:
-        folder: dataset of a few images.
-        model: directory of versions for the server that `htr predict` asks.
+        folder: Dataset of a few images.
+        model: Directory of versions for the server that `htr predict` asks.
     """
     image = str(next((folder / "images").iterdir()))
     server, address, _ = serving.spawn(model, "htr", [])
@@ -79,10 +79,10 @@ def steps(folder: Path, few: Path, images: int, scratch: Path) -> None:
     """Prints rates of the data steps beside bare loops over the same images.
 
     Args:
-        folder: dataset.
-        few: dataset of `beam.FEW` images, whose time is start-up.
-        images: number of images in `folder`.
-        scratch: for what the steps write.
+        folder: Dataset.
+        few: Dataset of `beam.FEW` images, whose time is start-up.
+        images: Number of images in `folder`.
+        scratch: Folder for what the steps write.
     """
     import tensorflow as tf
 
@@ -138,8 +138,8 @@ def runs(folders: dict[int, Path], scratch: Path) -> None:
     """Prints what whole runs cost on datasets of several sizes.
 
     Args:
-        folders: dataset by number of images.
-        scratch: for the workspaces.
+        folders: Dataset by number of images.
+        scratch: Folder for the workspaces.
     """
     print(
         f"\n{'images':>8s}  {'run: steps s':>12s} {'fitting s':>10s} {'other s':>8s} {'peak MB':>8s}"

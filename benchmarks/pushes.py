@@ -30,7 +30,7 @@ class Measure:
 
     Attributes:
         push: Number of the push; 0 is the version that the server started with.
-        seconds: From the push to the first answer of the new version.
+        seconds: Time from the push to the first answer of the new version.
         resident: Resident memory, in bytes.
         handles: Open file handles.
         answers: Requests answered so far.
@@ -71,7 +71,7 @@ class Load:
                 print(error, file=sys.stderr)
 
     def wait_version(self, version: int, timeout: float = 300.0) -> None:
-        """Wait until a version answers.
+        """Waits until a version answers.
 
         Raises:
             TimeoutError: It does not.
@@ -83,24 +83,24 @@ class Load:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """End the load."""
+        """Ends the load."""
         self._stop.set()
         self._thread.join()
         self._client.close()
 
 
 def resident(pid: int) -> int:
-    """Return the resident memory of a process, in bytes."""
+    """Returns the resident memory of a process, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def handles(pid: int) -> int:
-    """Return the number of open file handles of a process."""
+    """Returns the number of open file handles of a process."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def push(model: Path, base: Path, version: int) -> None:
-    """Put a copy of a version in place by one rename, and drop all but the version before it."""
+    """Puts a copy of a version in place by one rename, and drops all but the version before it."""
     temporary = base / f".incoming-{version}"
     shutil.copytree(model, temporary)
     temporary.rename(base / str(version))
@@ -109,7 +109,7 @@ def push(model: Path, base: Path, version: int) -> None:
 
 
 def measure(model: Path, name: str, pushes: int, pause: float, flags: list[str], preload: str = "") -> list[Measure]:
-    """Start a server, push, and look at it after each push.
+    """Starts a server, pushes, and looks at it after each push.
 
     Args:
         model: Directory of one version.
@@ -147,7 +147,7 @@ def measure(model: Path, name: str, pushes: int, pause: float, flags: list[str],
 
 
 def print_table(rows: list[Measure]) -> None:
-    """Print the measures of one server as a table."""
+    """Prints the measures of one server as a table."""
     second = rows[min(2, len(rows) - 1)].resident
     print_rows([
         {

@@ -106,10 +106,10 @@ def compare(fitting: Watched, validation_writers: int, seed: int) -> dict[str, l
     """CER on the other writers of what each way chooses, by draw of the validation writers.
 
     Args:
-        fitting: training that has ended.
-        validation_writers: how many writers choose in the first way; twice as many, with half of their images, in the
+        fitting: Training that has ended.
+        validation_writers: How many writers choose in the first way; twice as many, with half of their images, in the
             second one.
-        seed: of the draws.
+        seed: Seed of the draws.
 
     Returns:
         A list for each way, all in the same order of draws.

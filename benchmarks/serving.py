@@ -34,7 +34,7 @@ METHOD = "/tensorflow.serving.PredictionService/Predict"
 
 
 def synthetic_png(width: int = 128, height: int = 32) -> bytes:
-    """Return a grey PNG of about a word's size, with some ink on it."""
+    """Returns a grey PNG of about a word's size, with some ink on it."""
     rng = random.Random(0)
     rows = [bytes(255 if rng.random() < 0.85 else 40 for _ in range(width)) for _ in range(height)]
 
@@ -57,7 +57,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 def predict_request(model: str, signature: str, alias: str, images: list[bytes]) -> bytes:
-    """Return a serialised PredictRequest, made by hand: the load tool must not need TensorFlow."""
+    """Returns a serialised PredictRequest, made by hand: the load tool must not need TensorFlow."""
     spec = _field(1, model.encode()) + (_field(3, signature.encode()) if signature else b"")
     shape = _field(2, bytes([0x08, len(images)])) if len(images) < 128 else b""
     if not shape:
@@ -67,7 +67,7 @@ def predict_request(model: str, signature: str, alias: str, images: list[bytes])
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Return a percentile, nan without values."""
+    """Returns a percentile, nan without values."""
     if not values:
         return float("nan")
     ordered = sorted(values)
@@ -87,7 +87,7 @@ class Result:
     server: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> dict[str, str]:
-        """Return the table's row."""
+        """Returns the table's row."""
         rate = len(self.good) / self.seconds if self.seconds else 0.0
         errors = " ".join(f"{code}:{count}" for code, count in sorted(self.codes.items()) if code != "OK")
         rejects = "/".join(f"{percentile(self.rejected, share) * 1e3:.1f}" for share in (0.5, 0.99))
@@ -106,7 +106,7 @@ class Result:
 
 
 def print_rows(lines: list[dict[str, str]]) -> None:
-    """Print rows with the same columns as a Markdown table."""
+    """Prints rows with the same columns as a Markdown table."""
     if not lines:
         return
     widths = {name: max(len(name), *(len(line[name]) for line in lines)) for name in lines[0]}
@@ -124,7 +124,7 @@ class Watch:
         self.pid = pid
 
     def read(self) -> dict[str, float]:
-        """Return counters by name, and `rss`."""
+        """Returns counters by name, and `rss`."""
         found: dict[str, float] = {}
         if self.url:
             try:
@@ -143,7 +143,7 @@ class Watch:
         return found
 
     def since(self, before: dict[str, float]) -> dict[str, float]:
-        """Return the mean batch size since an earlier reading, and the memory now."""
+        """Returns the mean batch size since an earlier reading, and the memory now."""
         after = self.read()
         out = {key: after[key] for key in ("rss",) if key in after}
         runs = after.get("processed_batch_size_count", 0) - before.get("processed_batch_size_count", 0)
@@ -169,7 +169,7 @@ class Bench:
         self.watch = watch
 
     async def send(self, result: Result, due: float) -> None:
-        """Send one request, due at a moment that may be past."""
+        """Sends one request, due at a moment that may be past."""
         try:
             await self._call(self.request, timeout=self.deadline)
         except self._grpc.RpcError as error:
@@ -180,7 +180,7 @@ class Bench:
             result.good.append(time.perf_counter() - due)
 
     async def closed(self, callers: int, seconds: float) -> Result:
-        """Run callers that wait for each answer."""
+        """Runs callers that wait for each answer."""
         result = Result(f"closed, {callers} callers", rows=self.rows)
         before = self.watch.read()
         started = time.perf_counter()
@@ -196,7 +196,7 @@ class Bench:
         return result
 
     async def open(self, rate: float, seconds: float) -> Result:
-        """Start requests at a fixed rate, come what may."""
+        """Starts requests at a fixed rate, come what may."""
         result = Result(f"open, {rate:.0f}/s", rows=self.rows)
         before = self.watch.read()
         rng = random.Random(1)
@@ -220,7 +220,7 @@ class Bench:
 
 
 async def overload(bench: Bench, callers: int, seconds: float) -> list[Result]:
-    """Measure capacity, offer three times as much, then see how fast the server is back."""
+    """Measures capacity, offers three times as much, then sees how fast the server is back."""
     capacity = await bench.closed(callers, 5)
     rate = len(capacity.good) / capacity.seconds
     capacity.name = f"capacity ({capacity.name})"
@@ -232,7 +232,7 @@ async def overload(bench: Bench, callers: int, seconds: float) -> list[Result]:
 
 
 def floor(model_dir: Path, signature: str, alias: str, image: bytes, sizes: list[int], seconds: float) -> list[Result]:
-    """Call the signature in this process, for each batch size."""
+    """Calls the signature in this process, for each batch size."""
     import numpy as np
 
     from serving.runner import LoadedModel, RunnerOptions
@@ -258,7 +258,7 @@ def floor(model_dir: Path, signature: str, alias: str, image: bytes, sizes: list
 
 
 def spawn(base_path: str, model: str, flags: list[str], preload: str = "") -> tuple[subprocess.Popen[str], str, str]:
-    """Start an embedded server, with LD_PRELOAD if named; returns the process, its gRPC and its REST address."""
+    """Starts an embedded server, with LD_PRELOAD if named; returns the process, its gRPC and its REST address."""
     monitoring = Path(tempfile.gettempdir()) / f"htr-bench-{os.getpid()}.config"
     monitoring.write_text("prometheus_config { enable: true }\n")
     base = str(Path(base_path).absolute())
@@ -281,18 +281,18 @@ def spawn(base_path: str, model: str, flags: list[str], preload: str = "") -> tu
 
 
 def numbers(text: str) -> list[int]:
-    """Parse `1,4,16`."""
+    """Parses `1,4,16`."""
     return [int(part) for part in text.split(",") if part]
 
 
 def newest(base_path: str) -> Path:
-    """Return the directory of the newest version."""
+    """Returns the directory of the newest version."""
     versions = [entry for entry in Path(base_path).iterdir() if entry.name.isdigit()]
     return max(versions, key=lambda entry: int(entry.name))
 
 
 async def measure(args: argparse.Namespace, address: str, watch: Watch, image: bytes) -> list[Result]:
-    """Run the patterns asked for."""
+    """Runs the patterns asked for."""
     request = predict_request(args.model, args.signature, args.input, [image] * args.rows)
     bench = Bench(address, request, args.rows, args.deadline, watch)
     results = []

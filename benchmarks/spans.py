@@ -109,7 +109,7 @@ def errors(words: Sequence[Transcribed], rule: Callable[[Transcribed], list[tupl
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a SavedModel trained on sample data")
     parser.add_argument("--words", type=int, default=600)

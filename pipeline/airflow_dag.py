@@ -37,9 +37,9 @@ class PipelineStep(BaseOperator):
         """Creates the task.
 
         Args:
-            python: interpreter of the pipeline's environment.
-            metadata_connection: id of the Airflow connection of ML Metadata, or None.
-            **kwargs: of BaseOperator.
+            python: Interpreter of the pipeline's environment.
+            metadata_connection: Id of the Airflow connection of ML Metadata, or None.
+            **kwargs: Arguments of BaseOperator.
         """
         super().__init__(**kwargs)
         self.python = python
@@ -50,8 +50,8 @@ class PipelineStep(BaseOperator):
         """Starts the step and waits for it.
 
         Raises:
-            AirflowFailException: the model is not blessed, or the data cannot be used: there is no retry.
-            AirflowException: anything else.
+            AirflowFailException: The model is not blessed, or the data cannot be used: there is no retry.
+            AirflowException: Anything else.
         """
         environment = dict(os.environ)
         if self.metadata_connection:

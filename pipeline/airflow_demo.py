@@ -28,9 +28,9 @@ def run_dag(folder: Path, dag: str, log: Path) -> dict[str, str]:
     """Runs a DAG once in this machine's Airflow, task after task.
 
     Args:
-        folder: of Airflow's home (`home`, with a SQLite database) and of the DAGs (`dags`).
-        dag: its id.
-        log: file for what Airflow and the tasks print.
+        folder: Folder of Airflow's home (`home`, with a SQLite database) and of the DAGs (`dags`).
+        dag: Its id.
+        log: File for what Airflow and the tasks print.
 
     Returns:
         State by task: "success", "failed", "upstream_failed", or "" for one that was not reached.

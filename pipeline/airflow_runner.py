@@ -33,14 +33,14 @@ def compile_dag(config: Config, folder: str) -> Path:
     """Writes `<name>.py` and `<name>.json` into Airflow's folder of DAGs.
 
     Args:
-        config: all settings; every worker must see its paths, which must be absolute.
-        folder: where Airflow looks for DAGs; made if missing.
+        config: All settings; every worker must see its paths, which must be absolute.
+        folder: Folder where Airflow looks for DAGs; made if missing.
 
     Returns:
         The DAG file.
 
     Raises:
-        ConfigError: a setting cannot work, such as a step in `airflow.pools` or `airflow.queues` that does not exist.
+        ConfigError: A setting cannot work, such as a step in `airflow.pools` or `airflow.queues` that does not exist.
     """
     from google.protobuf import json_format
     from tfx.dsl.compiler import compiler
@@ -80,13 +80,13 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
     """Launches one step of a compiled pipeline.
 
     Args:
-        document: what `compile_dag` wrote.
-        step: id of the step.
+        document: What `compile_dag` wrote.
+        step: Id of the step.
         run_id: Airflow's, which becomes the run's in ML Metadata.
 
     Raises:
         WorkspaceBusy: `htr run` or another step works in the workspace, where the metadata is in a file.
-        MetadataError: what earlier runs have noted there cannot be read.
+        MetadataError: What earlier runs have noted there cannot be read.
     """
     from google.protobuf import json_format
     from tfx.dsl.compiler import constants

@@ -44,12 +44,12 @@ class Rendered:
     """A set of rendered images.
 
     Attributes:
-        name: of its folder.
-        images: how many, besides those for `least`.
-        characters: most of one text.
-        seed: of texts and images.
-        least: how often every character occurs. A round forgets those that its labels lack.
-        forms: whether they are entries of forms, mostly in capitals.
+        name: Name of its folder.
+        images: How many, besides those for `least`.
+        characters: Most of one text.
+        seed: Seed of texts and images.
+        least: How often every character occurs. A round forgets those that its labels lack.
+        forms: Whether they are entries of forms, mostly in capitals.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Real:
     """A folder with `labels.csv` (filename, text, writer) and images whose licence lets weights be published.
 
     Attributes:
-        name: of the folder.
-        credit: whom to attribute, with the licence.
-        share: part of the rows that is used; few writers in many long lines would cost more time than they are worth.
-        part: which of these parts, counted from 0: another round can take other rows.
-        words: whether the words of its lines are cut out, where the base model for lines that is shipped finds them.
-        capitals: so many words in capitals are put together from its capital letters, instead of its lines.
+        name: Name of the folder.
+        credit: Whom to attribute, with the licence.
+        share: Part of the rows that is used; few writers in many long lines would cost more time than they are worth.
+        part: Number of the part, counted from 0: another round can take other rows.
+        words: Whether the words of its lines are cut out, where the base model for lines that is shipped finds them.
+        capitals: Number of words in capitals that are put together from its capital letters, instead of its lines.
     """
 
     name: str
@@ -86,12 +86,12 @@ class Round:
     """One training: from nothing the first time, each further one from the version before it.
 
     Attributes:
-        rendered: sets that are made; others in each round, since no rendered image is worth many epochs.
-        real: sets that are there.
-        epochs: passes over all of them together.
-        learning_rate: its peak; what such a training takes by itself if None.
-        augment: strength of the random augmentation.
-        start_share: share of the weights of the version before in the result.
+        rendered: Sets that are made; others in each round, since no rendered image is worth many epochs.
+        real: Sets that are there.
+        epochs: Passes over all of them together.
+        learning_rate: Its peak; what such a training takes by itself if None.
+        augment: Strength of the random augmentation.
+        start_share: Share of the weights of the version before in the result.
     """
 
     rendered: Sequence[Rendered]

@@ -19,13 +19,13 @@ def pipeline_options(beam: BeamConfig) -> list[str]:
     """The options of every Beam pipeline, `beam.args` last, so that they win.
 
     Args:
-        beam: settings of the engine.
+        beam: Settings of the engine.
 
     Returns:
         Command-line options such as `--runner=FlinkRunner`.
 
     Raises:
-        ConfigError: a setting that the engine cannot do without is missing.
+        ConfigError: A setting that the engine cannot do without is missing.
     """
     return [*_RUNNERS[beam.runner](beam), *beam.args]
 
@@ -34,7 +34,7 @@ def check(beam: BeamConfig) -> None:
     """Asks Beam whether it knows the options that the user wrote; it would pass over others with a line in the log.
 
     Raises:
-        ConfigError: naming unknown options, impossible values, or the library that the engine needs.
+        ConfigError: Options are unknown or values impossible, or the engine needs a library; the message names them.
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -66,7 +66,7 @@ def check_for_pipeline(beam: BeamConfig) -> None:
     """As `check`, where Beam need not be asked it is not imported.
 
     Raises:
-        ConfigError: as of `check`; a setting that an engine needs is missing.
+        ConfigError: As `check`; a setting that an engine needs is missing.
     """
     pipeline_options(beam)
     if beam.args or beam.step_args or beam.runner == "dask":  # importing Beam takes seconds
@@ -77,14 +77,14 @@ def for_pipeline(beam: BeamConfig, steps: Sequence[Any]) -> list[str]:
     """Gives the steps the options that `beam.step_args` has for them, and returns those of all steps.
 
     Args:
-        beam: settings of the engine.
+        beam: Settings of the engine.
         steps: TFX components of the pipeline.
 
     Returns:
         Options for TFX's Pipeline.
 
     Raises:
-        ConfigError: unknown options, or no such step.
+        ConfigError: Unknown options, or no such step.
     """
     check_for_pipeline(beam)
     by_id = {step.id: step for step in steps if hasattr(step, "with_beam_pipeline_args")}

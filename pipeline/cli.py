@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        argv: arguments; those of the process if None.
+        argv: Arguments; those of the process if None.
 
     Returns:
         Exit code: 0 done, 1 failed, 2 wrong usage or configuration, 3 not blessed, 4 too many rejected rows,

@@ -113,13 +113,13 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
     Args:
         path: YAML file, "-" for standard input, or None for the defaults.
         overrides: `section.name=value` strings; the value is YAML (`0.1`, `[a, b]`, `null`).
-        **settings: top-level values and sections that win over file and overrides.
+        **settings: Top-level values and sections that win over file and overrides.
 
     Returns:
         The checked configuration.
 
     Raises:
-        ConfigError: naming the setting that is unknown or has an impossible value.
+        ConfigError: A setting is unknown or has an impossible value; the message names it.
     """
     values: dict[str, Any] = {}
     if path is not None:

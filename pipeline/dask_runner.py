@@ -47,16 +47,16 @@ class DaskRunner(FnApiRunner):
         """As of FnApiRunner.
 
         Args:
-            pipeline: the pipeline.
-            options: with those of Beam's DaskOptions.
+            pipeline: The pipeline.
+            options: Options with those of Beam's DaskOptions.
 
         Returns:
             The result, when the pipeline is done.
 
         Raises:
-            RuntimeError: a transform has failed, or no worker came.
-            NotImplementedError: a transform needs what this runner lacks.
-            OSError: no scheduler is at the address.
+            RuntimeError: A transform has failed, or no worker came.
+            NotImplementedError: A transform needs what this runner lacks.
+            OSError: No scheduler is at the address.
         """
         self._client_options = options.view_as(DaskOptions).get_all_options(drop_default=True, current_only=True)
         self._partitions = self._client_options.pop("npartitions", None)
@@ -92,8 +92,8 @@ class DaskRunner(FnApiRunner):
         """Runs stages on the cluster.
 
         Args:
-            stage_context: what they refer to.
-            stages: each after those that it reads from.
+            stage_context: What they refer to.
+            stages: Stages, each after those that it reads from.
 
         Returns:
             The result, with metrics.
@@ -148,11 +148,11 @@ class _Stage:
     """A stage and the buffers around it.
 
     Attributes:
-        number: its place in the pipeline.
-        task: what its bundles need.
-        reads: buffer of each reading transform.
-        coders: of the elements in those.
-        side_inputs: without their elements.
+        number: Its place in the pipeline.
+        task: What its bundles need.
+        reads: Buffer of each reading transform.
+        coders: Coders of the elements in those.
+        side_inputs: Side inputs without their elements.
     """
 
     number: int

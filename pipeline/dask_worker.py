@@ -39,10 +39,10 @@ class Job:
     """What all tasks of a pipeline share.
 
     Attributes:
-        id: unique name.
+        id: Unique name.
         components: Beam's serialised Components.
-        safe_coders: for each coder, one that needs no classes of the user's.
-        channel_coders: for each PCollection between stages, its coder.
+        safe_coders: For each coder, one that needs no classes of the user's.
+        channel_coders: Coder of each PCollection between stages.
     """
 
     id: str
@@ -56,11 +56,11 @@ class StageTask:
     """A stage of fused transforms, as its bundles need it.
 
     Attributes:
-        name: unique in the pipeline.
+        name: Name, unique in the pipeline.
         environment: Beam's name of it.
-        transforms: serialised PTransforms.
-        outputs: buffer that each writing transform fills.
-        partitions: of what is grouped by key after it.
+        transforms: Serialised PTransforms.
+        outputs: Buffer that each writing transform fills.
+        partitions: Number of partitions of what is grouped by key after it.
     """
 
     name: str
@@ -75,11 +75,11 @@ class SideInput:
     """A PCollection that a transform sees whole.
 
     Attributes:
-        transform: name of the reading transform.
-        tag: its name for the side input.
-        buffer: which it is.
+        transform: Name of the reading transform.
+        tag: Its name for the side input.
+        buffer: Buffer with its elements.
         access_pattern: Beam's serialised FunctionSpec.
-        parts: the elements; futures of them before the task starts.
+        parts: The elements; futures of them before the task starts.
     """
 
     transform: str
@@ -94,8 +94,8 @@ class Written:
     """What a bundle wrote.
 
     Attributes:
-        outputs: for each buffer its partitions: one, or as many as the stage has where it is large and grouped next.
-        metrics: serialised MonitoringInfos.
+        outputs: For each buffer its partitions: one, or as many as the stage has where it is large and grouped next.
+        metrics: Serialised MonitoringInfos.
     """
 
     outputs: dict[bytes, list[Chunks]]
@@ -109,7 +109,7 @@ class Harness:
         """Makes a harness.
 
         Args:
-            job: the pipeline.
+            job: The pipeline.
         """
         components = beam_runner_api_pb2.Components.FromString(job.components)
         self.job = job
@@ -128,16 +128,16 @@ class Harness:
         """Runs one bundle.
 
         Args:
-            task: the stage.
-            inputs: elements for each reading transform.
-            side_inputs: those of the stage's transforms.
+            task: The stage.
+            inputs: Elements for each reading transform.
+            side_inputs: Those of the stage's transforms.
 
         Returns:
             The outputs, each in one partition.
 
         Raises:
-            RuntimeError: a transform has failed; the message holds its traceback.
-            NotImplementedError: a transform wants to go on with an element later.
+            RuntimeError: A transform has failed; the message holds its traceback.
+            NotImplementedError: A transform wants to go on with an element later.
         """
         if self._side_inputs_of != task.name:
             self._state.forget()
@@ -164,9 +164,9 @@ class Harness:
         """Elements of a GroupByKey's input, grouped; keys are dealt out in turn.
 
         Args:
-            buffer: name of the GroupByKey's buffer.
-            chunks: all elements of the keys in question.
-            partitions: how many are wanted.
+            buffer: Name of the GroupByKey's buffer.
+            chunks: All elements of the keys in question.
+            partitions: How many are wanted.
 
         Returns:
             The partitions; some may be empty.
@@ -180,9 +180,9 @@ class Harness:
         """Elements of a GroupByKey's input by their key: the same key always has the same place.
 
         Args:
-            buffer: name of the GroupByKey's buffer.
-            chunks: elements.
-            partitions: how many are wanted.
+            buffer: Name of the GroupByKey's buffer.
+            chunks: Elements.
+            partitions: How many are wanted.
 
         Returns:
             The partitions; some may be empty.
@@ -202,9 +202,9 @@ class Harness:
         """Elements of a PCollection, dealt out in turn.
 
         Args:
-            coder: of the elements.
-            chunks: elements.
-            partitions: how many are wanted.
+            coder: Coder of the elements.
+            chunks: Elements.
+            partitions: How many are wanted.
 
         Returns:
             The partitions; some may be empty.
@@ -259,11 +259,11 @@ def run_bundle(
     may have read some of the first result's partitions.
 
     Args:
-        job: the pipeline.
-        task: the stage.
-        inputs: partitions for each reading transform.
-        side_inputs: those of the stage's transforms.
-        number: of this bundle in its stage.
+        job: The pipeline.
+        task: The stage.
+        inputs: Partitions for each reading transform.
+        side_inputs: Those of the stage's transforms.
+        number: Number of this bundle in its stage.
 
     Returns:
         What it wrote.
@@ -285,7 +285,7 @@ def summary(written: Written) -> tuple[dict[bytes, Chunks | list[int]], list[byt
     """Task: what the driver needs to know of a bundle's result.
 
     Args:
-        written: the result.
+        written: The result.
 
     Returns:
         Each output itself where it is small, else the sizes of its partitions in bytes; and the metrics.

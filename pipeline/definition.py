@@ -46,18 +46,18 @@ def create_pipeline(
     Each step gets only the settings that it depends on: a changed setting re-runs the steps that it changes.
 
     Args:
-        config: all settings.
-        pipeline_root: where the artifacts go.
+        config: All settings.
+        pipeline_root: Where the artifacts go.
         metadata_connection: ML Metadata connection of runners that need one.
-        looks_back: whether the runner calls drivers and resolvers, which look at earlier runs in ML Metadata. Where it
+        looks_back: Whether the runner calls drivers and resolvers, which look at earlier runs in ML Metadata. Where it
             does not, the fingerprint of the data comes from a step.
-        fails_unblessed: whether a step fails when the model is not blessed, for runners that show the state of steps.
+        fails_unblessed: Whether a step fails when the model is not blessed, for runners that show the state of steps.
 
     Returns:
         The pipeline, for any TFX runner.
 
     Raises:
-        ConfigError: the Beam options are unknown or incomplete.
+        ConfigError: The Beam options are unknown or incomplete.
     """
     transform_json = config.transform.model_dump_json()
     data_version = None if looks_back else DataVersion(config.data)

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     """Makes the data, runs the pipeline, serves the model, shows what it reads.
 
     Args:
-        argv: arguments; those of the process if None.
+        argv: Arguments; those of the process if None.
 
     Returns:
         Exit code, as that of `htr run`.

@@ -38,13 +38,13 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
     """Compiles the pipeline of a configuration.
 
     Args:
-        config: all settings. `data.paths`, `push.model_dir` and `beam` are seen from inside the containers.
+        config: All settings. `data.paths`, `push.model_dir` and `beam` are seen from inside the containers.
 
     Returns:
         The documents of the package: the pipeline spec, and the platform spec with what only Kubernetes knows.
 
     Raises:
-        ConfigError: a setting has a value that cannot work on Kubeflow.
+        ConfigError: A setting has a value that cannot work on Kubeflow.
     """
     preflight.check_kubeflow(config)
     try:
@@ -167,15 +167,15 @@ def submit(config: Config, token: str | None = None) -> str:
     """Uploads the pipeline, as a new version where it exists, and starts a run of it.
 
     Args:
-        config: all settings; `kubeflow.host` must be set.
-        token: bearer token of the API; None where it asks for none.
+        config: All settings; `kubeflow.host` must be set.
+        token: Bearer token of the API; None where it asks for none.
 
     Returns:
         Address of the run's page.
 
     Raises:
         ConfigError: `kubeflow.host` is not set, or a setting has a value that cannot work on Kubeflow.
-        KubeflowError: the API cannot be reached or refuses.
+        KubeflowError: The API cannot be reached or refuses.
     """
     host = (config.kubeflow.host or "").rstrip("/")
     if not host:

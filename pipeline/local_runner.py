@@ -73,7 +73,7 @@ class LocalRunner(tfx_runner.IrBasedRunner):
         """Does nothing yet.
 
         Args:
-            server_command: of the server that checks models; the embedded one, which is prepared early, if empty.
+            server_command: Command of the server that checks models; the embedded one, prepared early, if empty.
         """
         self._has_early_server = not server_command
 
@@ -81,8 +81,8 @@ class LocalRunner(tfx_runner.IrBasedRunner):
         """Runs all nodes in order; the first exception ends the run.
 
         Args:
-            pipeline: the compiled pipeline.
-            run_options: not supported.
+            pipeline: The compiled pipeline.
+            run_options: Options, which are not supported.
         """
         del run_options
         connection_config = steps.metadata_connection(pipeline)
@@ -201,14 +201,14 @@ def run(config: Config) -> summary.RunSummary:
     """Runs the pipeline of a configuration here.
 
     Args:
-        config: all settings; `workspace` must be an absolute path.
+        config: All settings; `workspace` must be an absolute path.
 
     Returns:
         What the run did, read back from the metadata.
 
     Raises:
-        WorkspaceBusy: another run is under way in the workspace.
-        MetadataError: what its earlier runs have noted cannot be read.
+        WorkspaceBusy: Another run is under way in the workspace.
+        MetadataError: What its earlier runs have noted cannot be read.
     """
     # One operation rarely fills many cores here, and threads that wait for each other cost a sixth of the CPU time.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, usable_cores() // NETWORK_THREADS)))

@@ -92,13 +92,13 @@ def check_run(config: Config, tables: list[Table], plan: Plan) -> None:
     """Checks the settings of a run on this machine.
 
     Args:
-        config: all settings, with absolute paths.
-        tables: label files of its data.
-        plan: how their rows are divided.
+        config: All settings, with absolute paths.
+        tables: Label files of its data.
+        plan: How their rows are divided.
 
     Raises:
-        ConfigError: naming every setting that cannot work.
-        DatasetError: a table cannot be read.
+        ConfigError: A setting cannot work; the message names all of them.
+        DatasetError: A table cannot be read.
     """
     _refuse(_workspace(config), _settings(config), _here(config), _bucket(config), _slices(config, tables, plan))
 
@@ -107,7 +107,7 @@ def check_airflow(config: Config) -> None:
     """Checks the settings of a pipeline whose tasks run with this Python and see these paths; data may come later.
 
     Raises:
-        ConfigError: naming every setting that cannot work.
+        ConfigError: A setting cannot work; the message names all of them.
     """
     known = not config.airflow.metadata_connection
     _refuse(_orchestrated(config), _workspace(config, known), _settings(config), _here(config))
@@ -117,10 +117,10 @@ def check_kubeflow(config: Config) -> None:
     """Checks the settings of a pipeline in containers, whose files cannot be seen from here.
 
     Args:
-        config: all settings, with paths as they were given.
+        config: All settings, with paths as they were given.
 
     Raises:
-        ConfigError: naming every setting that cannot work.
+        ConfigError: A setting cannot work; the message names all of them.
     """
     _refuse(_orchestrated(config), _settings(config), _kubeflow(config))
 

@@ -41,10 +41,10 @@ class Model:
     """The model that was found.
 
     Attributes:
-        path: directory of the version.
-        name: of the model, for results.
-        note: what it is, for people; of a base model also why it was taken and how to adapt it.
-        is_base: whether it is a base model.
+        path: Directory of the version.
+        name: Name of the model, for results.
+        note: What it is, for people; of a base model also why it was taken and how to adapt it.
+        is_base: Whether it is a base model.
     """
 
     path: str
@@ -57,17 +57,17 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     """Finds the model for a command that runs without a server.
 
     Args:
-        config: whose workspace holds the pushed versions.
-        directory: a version, or a directory of versions, to take instead.
-        base: preset of the base model to take, whatever was pushed.
+        config: Settings whose workspace holds the pushed versions.
+        directory: A version, or a directory of versions, to take instead.
+        base: Preset of the base model to take, whatever was pushed.
 
     Returns:
         The newest version that is not withdrawn; where nothing was pushed, the base model for lines, which also
         transcribes words.
 
     Raises:
-        NoModelError: no model there, all versions are withdrawn, or no base model is shipped for the preset.
-        OSError: the base model cannot be unpacked.
+        NoModelError: No model there, all versions are withdrawn, or no base model is shipped for the preset.
+        OSError: The base model cannot be unpacked.
     """
     if base is not None:
         return _base(base, "")
@@ -131,7 +131,7 @@ def base_line_finder() -> str | None:
     """Version directory of the line finder that is shipped; None where there is none.
 
     Raises:
-        NoModelError: it is damaged.
+        NoModelError: It is damaged.
     """
     if not packing.is_shipped(packing.LINE_FINDER):
         return None
@@ -147,13 +147,13 @@ def local_client(
     """A client that needs no server: it transcribes in this process, and its results are those of `HtrClient`.
 
     Args:
-        workspace: its newest versions are taken; where none was pushed, the base model for lines, and the base line
-            finder.
-        base: preset of the base model to take, whatever was pushed.
-        decoder: how log-probabilities become text; by default as `HtrClient`.
+        workspace: Folder whose newest versions are taken; where none was pushed, the base model for lines, and the
+            base line finder.
+        base: Preset of the base model to take, whatever was pushed.
+        decoder: How log-probabilities become text; by default as `HtrClient`.
 
     Raises:
-        NoModelError: there is neither, or the base line finder is damaged.
+        NoModelError: There is neither, or the base line finder is damaged.
     """
     from serving.local import LocalClient
 

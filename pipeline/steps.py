@@ -40,15 +40,15 @@ def launch(pipeline: Any, node: Any, connection: metadata.Metadata) -> Any:
     """Runs driver, executor and publisher of a step; a step whose result is cached does not execute.
 
     Args:
-        pipeline: compiled pipeline, its runtime parameters filled in.
-        node: the step, one of its `nodes`.
-        connection: to ML Metadata.
+        pipeline: Compiled pipeline, its runtime parameters filled in.
+        node: The step, one of its `nodes`.
+        connection: Connection to ML Metadata.
 
     Returns:
         What TFX says about the execution.
 
     Raises:
-        MissingInput: steps before it have not run.
+        MissingInput: Steps before it have not run.
     """
     # Steps share a process, and with a model server the GPU. TensorFlow reads this once, when it is first used.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")

@@ -45,7 +45,7 @@ class BatchingOptions:
 
     @classmethod
     def from_proto(cls, proto: Any, isolate_failures: bool = True) -> BatchingOptions:
-        """Read and check a BatchingParameters message.
+        """Reads and checks a BatchingParameters message.
 
         Args:
             proto: The message.
@@ -81,7 +81,7 @@ class BatchingOptions:
         return self.max_batch_size
 
     def check(self) -> None:
-        """Refuse values that contradict each other.
+        """Refuses values that contradict each other.
 
         Raises:
             ServingError: They do.
@@ -146,7 +146,7 @@ class _Queue:
 
 
 def call_size(feeds: Mapping[str, np.ndarray]) -> int:
-    """Return the number of rows of a call.
+    """Returns the number of rows of a call.
 
     Raises:
         ServingError: The inputs have no common first dimension.
@@ -189,7 +189,7 @@ class Batcher:
         deadline: float | None,
         abandoned: Callable[[], bool],
     ) -> list[np.ndarray]:
-        """Run a call as part of a batch and wait for its share of the result.
+        """Runs a call as part of a batch and waits for its share of the result.
 
         Args:
             owner: What only calls of the same version share.
@@ -217,7 +217,7 @@ class Batcher:
         deadline: float | None,
         abandoned: Callable[[], bool],
     ) -> list[Future[list[np.ndarray]]]:
-        """Queue a call as `run` does, without waiting.
+        """Queues a call as `run` does, without waiting.
 
         Args:
             owner: What only calls of the same version share.
@@ -253,7 +253,7 @@ class Batcher:
 
     @staticmethod
     def join(results: Sequence[list[np.ndarray]], fetches: Sequence[str]) -> list[np.ndarray]:
-        """Put the results of a call's pieces together, in the order of `fetches`."""
+        """Puts the results of a call's pieces together, in the order of `fetches`."""
         names = sorted(set(fetches))
         order = [names.index(name) for name in fetches]
         if len(results) == 1:
@@ -302,7 +302,7 @@ class Batcher:
     # -- the batch threads -----------------------------------------------------------------------------------
 
     def _take(self) -> tuple[_Queue, _Batch] | None:
-        """Wait for the oldest batch that may start; None when stopped."""
+        """Waits for the oldest batch that may start; None when stopped."""
         timeout = self.options.batch_timeout_micros / 1e6
         with self._changed:
             while True:
@@ -406,7 +406,7 @@ class Batcher:
             start = end
 
     def stop(self) -> None:
-        """Finish what is queued, then end the threads."""
+        """Finishes what is queued, then ends the threads."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -78,7 +78,7 @@ class GrpcFront:
             logger.error("event loop: %s %r", context.get("message"), context.get("exception"))
 
     def start(self, credentials: Any) -> int:
-        """Bind and start; returns the port."""
+        """Binds and starts; returns the port."""
         self._thread.start()
         return asyncio.run_coroutine_threadsafe(self._start(credentials), self.loop).result()
 
@@ -137,7 +137,7 @@ class GrpcFront:
         return handlers
 
     async def _abort(self, context: Any, error: ServingError) -> None:
-        """End a call with nothing but a status.
+        """Ends a call with nothing but a status.
 
         A code set beside a returned message, however empty, would commit the call: the caller's gRPC would not retry
         what a full or a stopping server refuses.
@@ -186,7 +186,7 @@ class GrpcFront:
             answer.set_exception(ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
 
     def _post(self, answer: asyncio.Future[bytes], lane: _Lane, result: bytes, error: ServingError | None) -> None:
-        """Hand an answer to the event loop, from any thread; answers of one batch share one wake-up."""
+        """Hands an answer to the event loop, from any thread; answers of one batch share one wake-up."""
         self._answers.append((answer, lane, result, error))
         if threading.current_thread() is self._thread:
             self._deliver()
@@ -274,7 +274,7 @@ class GrpcFront:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def set_not_serving(self) -> None:
-        """Tell health checks, at once, that this server will go."""
+        """Tells health checks, at once, that this server will go."""
 
         def change() -> None:
             self._health = _HEALTH_NOT_SERVING
@@ -284,7 +284,7 @@ class GrpcFront:
         self.loop.call_soon_threadsafe(change)
 
     def stop(self, grace: float) -> None:
-        """Refuse new requests, wait for the running ones, and end the loop."""
+        """Refuses new requests, waits for the running ones, and ends the loop."""
         if self.server is not None:
             asyncio.run_coroutine_threadsafe(self.server.stop(grace), self.loop).result(grace + 10)
         if self._thread.is_alive():
@@ -302,7 +302,7 @@ class _Router:
         self._unknown = grpc.stream_stream_rpc_method_handler(self._refuse)
 
     def service(self, details: Any) -> Any:
-        """Return the handler of a call, as gRPC's GenericRpcHandler does."""
+        """Returns the handler of a call, as gRPC's GenericRpcHandler does."""
         return self._handlers.get(details.method, self._unknown)
 
     async def _refuse(self, requests: Any, context: Any) -> AsyncIterator[bytes]:

@@ -52,7 +52,7 @@ class LocalClient(HtrClient):
         line_finder: str | os.PathLike[str] | None = None,
         bfloat16: bool = False,
     ) -> None:
-        """Keep the settings; a model is loaded by the first call that needs it.
+        """Keeps the settings; a model is loaded by the first call that needs it.
 
         Args:
             directory: The version's directory.
@@ -60,9 +60,9 @@ class LocalClient(HtrClient):
             decoder: How log-probabilities become text; by default as `HtrClient`.
             batch_size: Most images of one run of the model in `transcribe_many`.
             max_pixels: Images with more pixels are refused before they are decoded.
-            log: Gets the images and what was read in them, of which it keeps a sample.
+            log: Log that gets the images and what was read in them, and keeps a sample.
             line_finder: The directory of a version of the line finder, for `transcribe_page`.
-            bfloat16: Compute in bfloat16 where the processor has it: faster, and a text differs now and then.
+            bfloat16: Whether to compute in bfloat16 where the processor has it: faster; a text differs now and then.
         """
         # One batch is decoded while the next one runs. A failure here would come again: there is nothing to wait for.
         super().__init__(
@@ -86,7 +86,7 @@ class LocalClient(HtrClient):
         self._loading = threading.Lock()
 
     def connect(self, timeout: float = 5.0) -> None:
-        """Load the model now rather than with the first call.
+        """Loads the model now rather than with the first call.
 
         Args:
             timeout: Without meaning here: loading takes the time it takes.
@@ -97,7 +97,7 @@ class LocalClient(HtrClient):
         self._model()
 
     def close(self) -> None:
-        """Free the models; a later call would load them again."""
+        """Frees the models; a later call would load them again."""
         with self._loading:
             loaded, self._loaded = self._loaded, {}
         for model in loaded.values():

@@ -47,7 +47,7 @@ class Metrics:
         self.started = time.time()
 
     def page(self) -> str:
-        """Return the page that Prometheus reads."""
+        """Returns the page that Prometheus reads."""
         resident = resident_bytes()
         if resident:
             self.resident_bytes.set(resident)
@@ -55,7 +55,7 @@ class Metrics:
 
 
 def resident_bytes() -> int:
-    """Return the process' resident memory, 0 where the system does not tell."""
+    """Returns the process' resident memory, 0 where the system does not tell."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -23,7 +23,7 @@ class Policy:
     versions: tuple[int, ...] = ()
 
     def choose(self, found: Mapping[int, str]) -> list[int]:
-        """Return the wanted versions, newest first."""
+        """Returns the wanted versions, newest first."""
         newest_first = sorted(found, reverse=True)
         if self.kind == "all":
             return newest_first
@@ -39,7 +39,7 @@ class ModelConfig:
     Attributes:
         name: How requests name it.
         base_path: The directory of its versions.
-        policy: Which of them are served.
+        policy: Policy that chooses those that are served.
         labels: Version by label.
         fallback_path: A directory of versions that are served until there is one under `base_path`; "" for none.
     """
@@ -52,7 +52,7 @@ class ModelConfig:
 
 
 def with_line_finder(models: list[ModelConfig], options: ServerOptions) -> list[ModelConfig]:
-    """Return the models, and the line finder of the options where the models hold none of that name."""
+    """Returns the models, and the line finder of the options where the models hold none of that name."""
     if not options.line_finder_base_path:
         return models
     from htr_client.pages.reading import LINE_FINDER
@@ -64,7 +64,7 @@ def with_line_finder(models: list[ModelConfig], options: ServerOptions) -> list[
 
 
 def config_from_proto(config_list: Any) -> list[ModelConfig]:
-    """Read and check a ModelConfigList.
+    """Reads and checks a ModelConfigList.
 
     Args:
         config_list: The message.

@@ -47,7 +47,7 @@ class ModelManager:
     def apply(
         self, models: list[ModelConfig], deadline: float | None = None, check: Callable[[], None] | None = None
     ) -> None:
-        """Make this the configuration, and wait until models new in it can be used.
+        """Makes this the configuration, and waits until models new in it can be used.
 
         As in TensorFlow Serving this is not a transaction: models missing from it are dropped at once, and a label
         must point to a version that is available already. The line finder of the server's options stays: the file of
@@ -80,7 +80,7 @@ class ModelManager:
             self._wait_available([name for name in wanted if name not in old], check, first)
 
     def _check_wanted(self, deadline: float | None, check: Callable[[], None] | None) -> None:
-        """Stop a change that nobody waits for."""
+        """Stops a change that nobody waits for."""
         if self.versions.stopping.is_set():
             raise ServingError(Code.CANCELLED, "the server is shutting down")
         if deadline is not None and time.monotonic() >= deadline:
@@ -90,7 +90,7 @@ class ModelManager:
 
     @contextlib.contextmanager
     def _changing(self, check: Callable[[], None]) -> Iterator[None]:
-        """Hold the lock of changes; one that was given up while it waited for the lock must not come after all."""
+        """Holds the lock of changes; one that was given up while it waited for the lock must not come after all."""
         while not self._config_lock.acquire(timeout=_LOOK_SECONDS):
             check()
         try:
@@ -150,7 +150,7 @@ class ModelManager:
         return failed, under_way, empty
 
     def _wait_available(self, names: list[str], check: Callable[[], None], first: bool) -> None:
-        """Wait until each model is ready, or cannot be."""
+        """Waits until each model is ready, or cannot be."""
         said = time.monotonic()
         with self.versions.changed:
             while True:
@@ -189,7 +189,7 @@ class ModelManager:
             self.versions.stopping.wait(self.options.file_system_poll_wait_seconds)
 
     def poll(self) -> None:
-        """Look at the model directories once, and start what has to be loaded or unloaded."""
+        """Looks at the model directories once, and starts what has to be loaded or unloaded."""
         with self.versions.changed:
             models = list((self._models or {}).values())
         for model in models:
@@ -214,7 +214,7 @@ class ModelManager:
                 self.versions.aspire(model.name, {number: found[number] for number in chosen})
 
     def _say_missing(self, model: ModelConfig, found: Mapping[int, str]) -> None:
-        """Say once which versions the configuration wants in vain."""
+        """Says once which versions the configuration wants in vain."""
         wanted = {*model.policy.versions, *model.labels.values()}
         missing = sorted(wanted.difference(found))
         if missing and found and missing != self._missing.get(model.name):
@@ -251,7 +251,7 @@ class ModelManager:
     # -- requests --------------------------------------------------------------------------------------------
 
     def resolve(self, model_spec: Any) -> tuple[str, int | None]:
-        """Return name and version (None: the newest) that a ModelSpec asks for.
+        """Returns name and version (None: the newest) that a ModelSpec asks for.
 
         Raises:
             ServingError: No name, or an unknown label.
@@ -274,7 +274,7 @@ class ModelManager:
 
     @contextlib.contextmanager
     def use(self, model_spec: Any) -> Iterator[Handle]:
-        """Hold a version for the time of one request.
+        """Holds a version for the time of one request.
 
         Args:
             model_spec: The request's ModelSpec.
@@ -292,13 +292,13 @@ class ModelManager:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Make everything that waits for a version give up."""
+        """Makes everything that waits for a version give up."""
         self.versions.stopping.set()
         with self.versions.changed:
             self.versions.changed.notify_all()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stop polling and unload everything."""
+        """Stops polling and unloads everything."""
         self.interrupt()
         if self._poller is not None:
             self._poller.join(timeout)

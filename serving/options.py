@@ -176,7 +176,7 @@ def _metavar(name: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the server's flags to a parser; imports nothing heavy.
+    """Adds the server's flags to a parser; imports nothing heavy.
 
     Args:
         parser: The parser, for instance that of a sub-command.
@@ -201,5 +201,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options_from(args: argparse.Namespace) -> ServerOptions:
-    """Return the options in parsed arguments (of `add_arguments`)."""
+    """Returns the options in parsed arguments (of `add_arguments`)."""
     return ServerOptions(**{flag.name: getattr(args, flag.name) for flag in _FLAGS})

@@ -14,7 +14,7 @@ _LARGEST = 2**16 - 1
 
 
 def check(host: str, ports: Mapping[str, int]) -> None:
-    """Refuse ports on which this server could not listen.
+    """Refuses ports on which this server could not listen.
 
     Args:
         host: Address to bind.
@@ -46,7 +46,7 @@ def _listen(host: str, port: int, flag: str) -> socket.socket:
 
 
 def cannot_listen(host: str, port: int, flag: str, error: OSError) -> ServingError:
-    """Return the error for a port that cannot be had.
+    """Returns the error for a port that cannot be had.
 
     Args:
         host: Address to bind.

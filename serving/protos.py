@@ -49,7 +49,7 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 
 
 def message_classes(pool: descriptor_pool.DescriptorPool, names: Iterable[str]) -> dict[str, Any]:
-    """Return message classes by their short names.
+    """Returns message classes by their short names.
 
     Args:
         pool: Where their descriptors are.
@@ -92,7 +92,7 @@ HealthCheckResponse: Any = _CLASSES["HealthCheckResponse"]
 
 
 def read_text_proto(path: str | Path, message: Any) -> Any:
-    """Read a text protobuf file into a message.
+    """Reads a text protobuf file into a message.
 
     Args:
         path: The file.
@@ -108,7 +108,7 @@ def read_text_proto(path: str | Path, message: Any) -> Any:
 
 
 def read_text(path: str | Path) -> str:
-    """Read the text of a configuration file.
+    """Reads the text of a configuration file.
 
     Raises:
         ServingError: The file cannot be read.
@@ -122,7 +122,7 @@ def read_text(path: str | Path) -> str:
 
 
 def parse_text_proto(text: str, path: str | Path, message: Any) -> Any:
-    """Parse a text protobuf into a message.
+    """Parses a text protobuf into a message.
 
     Args:
         text: The content of a file.

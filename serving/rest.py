@@ -38,7 +38,7 @@ class RestServer:
         self._http: _HttpServer | None = None
 
     def start(self) -> int:
-        """Bind and serve; returns the port.
+        """Binds and serves; returns the port.
 
         Raises:
             ServingError: The port is taken.
@@ -49,12 +49,12 @@ class RestServer:
         return int(self._http.server_address[1])
 
     def stop(self, grace: float) -> None:
-        """Stop listening and let running requests end within `grace` seconds."""
+        """Stops listening and lets running requests end within `grace` seconds."""
         if self._http is not None:
             self._http.stop(grace)
 
     def handle(self, method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
-        """Answer one request.
+        """Answers one request.
 
         Args:
             method: The HTTP method.
@@ -153,7 +153,7 @@ class _Handler(http_server.Handler):
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
-        """Answer a request; what the method means is decided where the path is."""
+        """Answers a request; what the method means is decided where the path is."""
         limit = self.server.rest.options.max_request_bytes
         try:
             if "chunked" in self.headers.get("Transfer-Encoding", "").lower():

@@ -116,7 +116,7 @@ def _fill_proto(proto: Any, values: list[Any], shape: list[int], dtype: int) -> 
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """Parse a request body.
+    """Parses a request body.
 
     Raises:
         ServingError: It is no JSON object.
@@ -137,7 +137,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def fill_predict_request(document: dict[str, Any], request: Any, service: Service) -> bool:
-    """Turn the JSON of a predict call into a PredictRequest.
+    """Turns the JSON of a predict call into a PredictRequest.
 
     Args:
         document: The parsed body.
@@ -266,7 +266,7 @@ def _to_json(name: str, array: np.ndarray) -> Any:
 
 
 def prediction_json(result: Prediction, row_format: bool) -> dict[str, Any]:
-    """Return the answer to a predict call.
+    """Returns the answer to a predict call.
 
     Args:
         result: The outputs.
@@ -291,11 +291,11 @@ def prediction_json(result: Prediction, row_format: bool) -> dict[str, Any]:
 
 
 def message_json(message: Any, keep_names: bool) -> Any:
-    """Return a message as JSON values, with all its fields.
+    """Returns a message as JSON values, with all its fields.
 
     Args:
         message: The message.
-        keep_names: Keep the fields' names instead of lowerCamelCase.
+        keep_names: Whether to keep the fields' names instead of lowerCamelCase.
     """
     from google.protobuf import json_format
 

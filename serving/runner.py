@@ -56,7 +56,7 @@ def without_extras() -> Iterator[None]:
 
 
 def import_tensorflow() -> Any:
-    """Import TensorFlow without its log noise.
+    """Imports TensorFlow without its log noise.
 
     Returns:
         The `tensorflow` module.
@@ -88,7 +88,7 @@ class LoadedModel:
     """A SavedModel in a session, ready to be run by many threads."""
 
     def __init__(self, path: str | Path, options: RunnerOptions) -> None:
-        """Load a version.
+        """Loads a version.
 
         Args:
             path: The version's directory.
@@ -230,7 +230,7 @@ class LoadedModel:
     # -- running ---------------------------------------------------------------------------------------------
 
     def signature(self, name: str) -> Signature:
-        """Return a signature, the default one for an empty name.
+        """Returns a signature, the default one for an empty name.
 
         Raises:
             ServingError: There is none of that name.
@@ -274,7 +274,7 @@ class LoadedModel:
     def run(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float | None = None
     ) -> list[np.ndarray]:
-        """Run the graph.
+        """Runs the graph.
 
         Args:
             feeds: Tensor name to array.
@@ -298,7 +298,7 @@ class LoadedModel:
             raise from_exception(error) from error
 
     def predict_feeds(self, request: Any) -> tuple[Signature, dict[str, np.ndarray], dict[str, str]]:
-        """Check a PredictRequest against this version.
+        """Checks a PredictRequest against this version.
 
         Args:
             request: The PredictRequest.
@@ -317,7 +317,7 @@ class LoadedModel:
         return signature, feeds, fetches
 
     def warm_up(self) -> int:
-        """Answer the version's warm-up requests, if it ships any.
+        """Answers the version's warm-up requests, if it ships any.
 
         Returns:
             The number of records.
@@ -361,7 +361,7 @@ class LoadedModel:
             raise from_exception(error) from error
 
     def close(self) -> None:
-        """Free session and graph; nothing may run them any more."""
+        """Frees session and graph; nothing may run them any more."""
         session: Any = getattr(self, "session", None)
         if session is not None:
             session.close()
@@ -374,6 +374,6 @@ class LoadedModel:
 
 
 def release_memory() -> None:
-    """Give back to the system what glibc keeps of freed memory: an arena for each thread that has loaded a version."""
+    """Gives back to the system what glibc keeps of freed memory: an arena for each thread that has loaded a version."""
     with contextlib.suppress(OSError, AttributeError):  # other systems have no such function
         ctypes.CDLL(None).malloc_trim(0)

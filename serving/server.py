@@ -49,7 +49,7 @@ class EmbeddedServer:
     """
 
     def __init__(self, options: ServerOptions | None = None, **settings: Any) -> None:
-        """Prepare a server; nothing is imported, loaded or bound yet.
+        """Prepares a server; nothing is imported, loaded or bound yet.
 
         Args:
             options: All options, or None for the defaults.
@@ -95,7 +95,7 @@ class EmbeddedServer:
         return self._ui.address if self._ui is not None else ""
 
     def start(self) -> EmbeddedServer:
-        """Load the models, then listen.
+        """Loads the models, then listens.
 
         Returns:
             The server itself.
@@ -192,7 +192,7 @@ class EmbeddedServer:
         self._ui.start()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the server has been stopped.
+        """Waits until the server has been stopped.
 
         Args:
             timeout: Seconds to wait at most.
@@ -203,14 +203,14 @@ class EmbeddedServer:
         return self._stopped.wait(timeout)
 
     def interrupt(self) -> None:
-        """Make a `start()` that imports or waits for a first version give up (safe in a signal handler)."""
+        """Makes a `start()` that imports or waits for a first version give up (safe in a signal handler)."""
         self._interrupted = True  # before the look at the manager: `start` makes it first and looks here then
         manager = self.manager
         if manager is not None:
             threading.Thread(target=manager.interrupt, daemon=True).start()
 
     def stop(self, grace: float | None = None) -> None:
-        """Drain and end: health says NOT_SERVING, new requests are refused, running ones end.
+        """Drains and ends: health says NOT_SERVING, new requests are refused, running ones end.
 
         Args:
             grace: Seconds that running requests get; None takes the option.
@@ -356,7 +356,7 @@ class EmbeddedServer:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run a server until SIGTERM or SIGINT.
+    """Runs a server until SIGTERM or SIGINT.
 
     Args:
         args: Parsed arguments of `add_arguments`.

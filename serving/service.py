@@ -45,11 +45,11 @@ class Call:
 
     @classmethod
     def within(cls, seconds: float | None, entrypoint: str = "GRPC") -> Call:
-        """Return a call that has this many seconds left."""
+        """Returns a call that has this many seconds left."""
         return cls(None if seconds is None else time.monotonic() + seconds, entrypoint)
 
     def check(self) -> None:
-        """Stop work that nobody waits for.
+        """Stops work that nobody waits for.
 
         Raises:
             ServingError: The caller has gone or the deadline has passed.
@@ -65,7 +65,7 @@ class Call:
         return self.expired.is_set() or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def unwanted(self) -> bool:
-        """Return whether nobody waits for the answer, whatever the clock says."""
+        """Returns whether nobody waits for the answer, whatever the clock says."""
         return self.expired.is_set() or self.abandoned.is_set()
 
 
@@ -115,7 +115,7 @@ class Service:
 
     @contextmanager
     def counted(self, name: str, api: str, call: Call) -> Iterator[None]:
-        """Count a request and its time under TensorFlow Serving's metrics.
+        """Counts a request and its time under TensorFlow Serving's metrics.
 
         A gRPC call that ends late counts as what its caller saw, whatever came of the work.
 
@@ -142,7 +142,7 @@ class Service:
     # -- prediction ------------------------------------------------------------------------------------------
 
     def predict_arrays(self, request: Any, call: Call) -> Prediction:
-        """Answer a PredictRequest with arrays.
+        """Answers a PredictRequest with arrays.
 
         Args:
             request: The PredictRequest.
@@ -186,7 +186,7 @@ class Service:
         return self._batcher is not None
 
     def submit_predict(self, request: Any, call: Call, done: Callable[[Any, ServingError | None], None]) -> None:
-        """Answer a PredictRequest as part of a batch, without a thread that waits for it.
+        """Answers a PredictRequest as part of a batch, without a thread that waits for it.
 
         Args:
             request: The PredictRequest.
@@ -244,7 +244,7 @@ class Service:
             future.add_done_callback(piece)
 
     def predict(self, request: Any, call: Call) -> Any:
-        """Answer a PredictRequest with a PredictResponse."""
+        """Answers a PredictRequest with a PredictResponse."""
         with self.counted(request.model_spec.name, "Predict", call):
             return self._response(self.predict_arrays(request, call))
 
@@ -261,7 +261,7 @@ class Service:
         return response
 
     def input_types(self, model_spec: Any, signature_name: str) -> dict[str, int]:
-        """Return alias to DataType of a signature's inputs, for REST.
+        """Returns alias to DataType of a signature's inputs, for REST.
 
         Raises:
             ServingError: No such model or signature.
@@ -276,7 +276,7 @@ class Service:
     # -- metadata and status ---------------------------------------------------------------------------------
 
     def get_model_metadata(self, request: Any, call: Call) -> Any:
-        """Answer a GetModelMetadataRequest."""
+        """Answers a GetModelMetadataRequest."""
         call.check()
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
@@ -296,7 +296,7 @@ class Service:
         return response
 
     def get_model_status(self, request: Any, call: Call) -> Any:
-        """Answer a GetModelStatusRequest."""
+        """Answers a GetModelStatusRequest."""
         call.check()
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
@@ -312,7 +312,7 @@ class Service:
         return response
 
     def handle_reload_config(self, request: Any, call: Call) -> Any:
-        """Answer a ReloadConfigRequest."""
+        """Answers a ReloadConfigRequest."""
         call.check()
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid(

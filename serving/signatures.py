@@ -50,7 +50,7 @@ def _braces(names: Iterable[str]) -> str:
 
 
 def prepare_feeds(signature: Signature, inputs: Mapping[str, Any], max_bytes: int) -> dict[str, np.ndarray]:
-    """Turn the inputs of a PredictRequest into feeds, with TensorFlow Serving's checks and messages.
+    """Turns the inputs of a PredictRequest into feeds, with TensorFlow Serving's checks and messages.
 
     Args:
         signature: The signature called.
@@ -91,7 +91,7 @@ def prepare_feeds(signature: Signature, inputs: Mapping[str, Any], max_bytes: in
 
 
 def select_outputs(signature: Signature, output_filter: Sequence[str]) -> dict[str, str]:
-    """Return alias to tensor name of the wanted outputs, all of them without a filter.
+    """Returns alias to tensor name of the wanted outputs, all of them without a filter.
 
     Raises:
         ServingError: The filter names an unknown output, or one twice.
@@ -112,7 +112,7 @@ def select_outputs(signature: Signature, output_filter: Sequence[str]) -> dict[s
 
 
 def check_shapes(signature: Signature, feeds: Mapping[str, np.ndarray]) -> None:
-    """Refuse feeds whose shape the signature excludes.
+    """Refuses feeds whose shape the signature excludes.
 
     TensorFlow Serving does not look, and some kernels abort the whole process on a wrong rank.
 

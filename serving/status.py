@@ -67,7 +67,7 @@ class ServingError(Exception):
         return f"{self.code.name}: {self.message}"
 
     def bare(self) -> ServingError:
-        """Return the error without its traceback, whose frames keep whatever failed in memory."""
+        """Returns the error without its traceback, whose frames keep whatever failed in memory."""
         return ServingError(self.code, self.message)
 
     @property
@@ -79,17 +79,17 @@ class ServingError(Exception):
 
 
 def invalid(message: str) -> ServingError:
-    """Return an INVALID_ARGUMENT error, by far the most frequent one."""
+    """Returns an INVALID_ARGUMENT error, by far the most frequent one."""
     return ServingError(Code.INVALID_ARGUMENT, message)
 
 
 def unsupported(method: str) -> ServingError:
-    """Return the refusal of a method that only TensorFlow Serving has."""
+    """Returns the refusal of a method that only TensorFlow Serving has."""
     return ServingError(Code.UNIMPLEMENTED, f"{method} is not implemented by the embedded server")
 
 
 def from_exception(error: BaseException) -> ServingError:
-    """Turn whatever was raised into an error with a code.
+    """Turns whatever was raised into an error with a code.
 
     Args:
         error: A ServingError, an OpError of TensorFlow (recognised by its `error_code`), or anything else.

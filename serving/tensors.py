@@ -41,7 +41,7 @@ _MAX_RANK = 32
 
 
 def dtype_name(number: int) -> str:
-    """Return TensorFlow's short name of a DataType number (float, int32, string...)."""
+    """Returns TensorFlow's short name of a DataType number (float, int32, string...)."""
     if number in _DTYPE_NAMES:
         return _DTYPE_NAMES[number]
     return _TYPES[number][0] if number in _TYPES else f"unknown dtype enum ({number})"
@@ -49,7 +49,7 @@ def dtype_name(number: int) -> str:
 
 @functools.cache  # NumPy computes a dtype's name anew each time, slowly
 def number_of(dtype: np.dtype) -> int | None:
-    """Return the DataType number of a NumPy type, None if there is none."""
+    """Returns the DataType number of a NumPy type, None if there is none."""
     return _NUMBERS.get("object" if dtype.kind in "OSU" else dtype.name)
 
 
@@ -58,7 +58,7 @@ class TensorError(ValueError):
 
 
 def shape_of(proto: Any) -> tuple[int, ...]:
-    """Return the shape a TensorProto states.
+    """Returns the shape a TensorProto states.
 
     Raises:
         TensorError: The shape is negative or of too many dimensions.
@@ -73,7 +73,7 @@ def shape_of(proto: Any) -> tuple[int, ...]:
 
 
 def from_proto(proto: Any, max_bytes: int) -> np.ndarray:
-    """Turn a TensorProto into an array, repeating the last value as TensorFlow does.
+    """Turns a TensorProto into an array, repeating the last value as TensorFlow does.
 
     Args:
         proto: The TensorProto.
@@ -161,12 +161,12 @@ def _decode_strings(content: bytes, count: int) -> list[bytes]:
 
 
 def to_proto(array: np.ndarray, proto: Any, as_content: bool = False) -> None:
-    """Write an array into an empty TensorProto.
+    """Writes an array into an empty TensorProto.
 
     Args:
         array: What the session returned.
         proto: Where to write.
-        as_content: Write `tensor_content` instead of typed values.
+        as_content: Whether to write `tensor_content` instead of typed values.
 
     Raises:
         TensorError: No DataType stands for the array's type.

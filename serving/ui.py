@@ -39,13 +39,13 @@ class UiServer:
     """Serves the page on a thread of its own."""
 
     def __init__(self, target: str, model: str, host: str, port: int) -> None:
-        """Bind; nothing is served yet.
+        """Binds; nothing is served yet.
 
         Args:
             target: `host:port` of the model server.
             model: Name of the served model.
             host: Address to bind.
-            port: To bind; 0 picks a free one.
+            port: Port to bind; 0 picks a free one.
 
         Raises:
             ServingError: The port is taken.
@@ -64,11 +64,11 @@ class UiServer:
         self.address = f"{shown}:{self._server.server_port}"
 
     def start(self) -> None:
-        """Serve until `stop`."""
+        """Serves until `stop`."""
         self._server.start("ui")
 
     def stop(self) -> None:
-        """End; requests under way are cut off."""
+        """Ends; requests under way are cut off."""
         self._server.stop()
         self._client.close()
         self._line_finder.close()
@@ -91,7 +91,7 @@ class _Refused(Exception):
     """A request that is answered with an error.
 
     Attributes:
-        status: of HTTP.
+        status: Status code of HTTP.
     """
 
     def __init__(self, status: HTTPStatus, message: str):

@@ -29,7 +29,7 @@ def find_versions(base_path: str) -> dict[int, str] | None:
     """The versions on this machine's disk that a server sees.
 
     Args:
-        base_path: directory of the numbered versions.
+        base_path: Directory of the numbered versions.
 
     Returns:
         Directory by number, rising; None if the path is not there.

@@ -79,8 +79,8 @@ class Versions:
 
     Attributes:
         changed: Notified whenever a version changes its state.
-        live: By model and number, the versions that are wanted or not gone yet.
-        serving: By model and number, those that answer.
+        live: Versions that are wanted or not gone yet, by model and number.
+        serving: Those that answer, by model and number.
         stopping: Set when everything that waits for a version is to give up.
     """
 
@@ -98,7 +98,7 @@ class Versions:
         self._threads: set[threading.Thread] = set()
 
     def aspire(self, name: str, wanted: Mapping[int, str]) -> None:
-        """Make these the wanted versions of a model.
+        """Makes these the wanted versions of a model.
 
         Args:
             name: The model.
@@ -133,7 +133,7 @@ class Versions:
     # -- loading and unloading -------------------------------------------------------------------------------
 
     def _act(self, name: str) -> None:
-        """Take the steps that keep the model available, as AvailabilityPreservingPolicy does."""
+        """Takes the steps that keep the model available, as AvailabilityPreservingPolicy does."""
         versions = self.live.get(name, {}).values()
         aspired = [version for version in versions if version.aspired]
         aspired_available = any(version.state == State.AVAILABLE for version in aspired)
@@ -289,7 +289,7 @@ class Versions:
             self.changed.notify_all()
 
     def _end(self, version: Version, error: ServingError | None) -> None:
-        """Forget a version, but for the status."""
+        """Forgets a version, but for the status."""
         version.state = State.END
         live = self.live.get(version.model, {})
         if live.get(version.number) is version:
@@ -304,11 +304,11 @@ class Versions:
 
     @contextlib.contextmanager
     def hold(self, name: str, number: int | None) -> Iterator[Handle]:
-        """Hold a version for the time of one request.
+        """Holds a version for the time of one request.
 
         Args:
             name: The model.
-            number: Of the version; None is the newest that answers.
+            number: Number of the version; None is the newest that answers.
 
         Yields:
             The version in use.
@@ -333,7 +333,7 @@ class Versions:
                     self.changed.notify_all()
 
     def status(self, name: str, number: int | None = None) -> list[tuple[int, State, ServingError | None]]:
-        """Return version, state and error of a model's versions, newest first.
+        """Returns version, state and error of a model's versions, newest first.
 
         Raises:
             ServingError: Nothing is known of that model or version.
@@ -354,13 +354,13 @@ class Versions:
         return [rows[key] for key in sorted(rows, reverse=True)]
 
     def available(self, name: str) -> list[int]:
-        """Return the versions of a model that answer, newest first."""
+        """Returns the versions of a model that answer, newest first."""
         return sorted(self.serving.get(name, {}), reverse=True)
 
     # -- the end ---------------------------------------------------------------------------------------------
 
     def stop(self, timeout: float) -> None:
-        """Unload everything, and wait for it."""
+        """Unloads everything, and waits for it."""
         with self.changed:
             for name in list(self.live):
                 self.aspire(name, {})

@@ -49,13 +49,13 @@ class AsyncHtrClient(BaseClient):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled, a later call would open a new one."""
+        """Closes the connection; calls under way are cancelled, a later call would open a new one."""
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
 
     async def connect(self, timeout: float = 5.0) -> None:
-        """Open the connection now rather than with the first call; see `HtrClient.connect`."""
+        """Opens the connection now rather than with the first call; see `HtrClient.connect`."""
         try:
             channel = await self._open()
             await asyncio.wait_for(channel.channel_ready(), bounded(timeout))
@@ -66,13 +66,13 @@ class AsyncHtrClient(BaseClient):
     async def transcribe(
         self, image: Image, *, timeout: float | None = None, source: str | None = None
     ) -> Transcription:
-        """Transcribe one image; see `HtrClient.transcribe`."""
+        """Transcribes one image; see `HtrClient.transcribe`."""
         return await self._run(self._transcribe_one(image, timeout, source))
 
     def transcribe_many(
         self, images: Iterable[Image] | AsyncIterable[Image], *, timeout: float | None = None
     ) -> AsyncGenerator[Transcription, None]:
-        """Transcribe any number of images; see `HtrClient.transcribe_many`. The images may come asynchronously."""
+        """Transcribes any number of images; see `HtrClient.transcribe_many`. The images may come asynchronously."""
         refuse_one(images)
         source = aiter(images) if isinstance(images, AsyncIterable) else _asynchronous(iter(images))
         return self._transcribe_many(source, timeout)
@@ -114,7 +114,7 @@ class AsyncHtrClient(BaseClient):
     async def find_page(
         self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
     ) -> Page:
-        """Find the lines of a page; see `HtrClient.find_page`."""
+        """Finds the lines of a page; see `HtrClient.find_page`."""
         name = name or name_of(image)
         return await _in_thread(
             lambda wait: find_page(image, self._find_maps(line_finder, timeout, wait), name, self.max_pixels)
@@ -123,7 +123,7 @@ class AsyncHtrClient(BaseClient):
     async def transcribe_page(
         self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
     ) -> Page:
-        """Find the lines of a page and transcribe them; see `HtrClient.transcribe_page`."""
+        """Finds the lines of a page and transcribes them; see `HtrClient.transcribe_page`."""
         name = name or name_of(image)
 
         async def recognise(lines: Sequence[np.ndarray]) -> list[Transcription]:
@@ -139,11 +139,11 @@ class AsyncHtrClient(BaseClient):
         return lambda page: wait(self._run(self._ask_maps(page, line_finder, timeout)))
 
     async def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
-        """Ask which versions of the model the server has; see `HtrClient.model_status`."""
+        """Asks which versions of the model the server has; see `HtrClient.model_status`."""
         return await self._run(self._ask_status(timeout))
 
     async def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Wait until the model answers; see `HtrClient.wait_until_ready`."""
+        """Waits until the model answers; see `HtrClient.wait_until_ready`."""
         await self._run(self._await_readiness(timeout))
 
     async def _next_window(self, source: AsyncIterator[Image]) -> list[Sent | Transcription]:

@@ -18,7 +18,7 @@ class Answer(NamedTuple):
     """One answer to serving_default.
 
     Attributes:
-        version: That answered.
+        version: Version that answered.
         log_probs: float32 [N, T, C].
         frames: int [N], 0..T.
         request_id: What the request's headers called it; "" without a name.

@@ -83,7 +83,7 @@ class BaseClient:
         log: RequestLog | None = None,
         metrics: ClientMetrics | None = None,
     ) -> None:
-        """Keep the settings; the connection is made by the first call.
+        """Keeps the settings; the connection is made by the first call.
 
         Args:
             target: "host:port", several of them (a list, or one string with commas), or a gRPC target with a scheme.
@@ -105,8 +105,8 @@ class BaseClient:
             max_message_bytes: Limit of a request and of an answer.
             metadata: Called for every request, with the caller's context variables; returns its gRPC metadata (str or
                 bytes), such as tracing ids or tokens. The log keeps the value of "x-request-id".
-            opentelemetry: Trace the calls with OpenTelemetry (needs the extra "opentelemetry").
-            log: Gets the images and what was read in them, of which it keeps a sample.
+            opentelemetry: Whether to trace the calls with OpenTelemetry (needs the extra "opentelemetry").
+            log: Log that gets the images and what was read in them, and keeps a sample.
             metrics: Counts calls and images; by default those of this client alone, its attribute `metrics`.
 
         Raises:

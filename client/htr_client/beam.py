@@ -100,7 +100,7 @@ class PrefixBeamSearch:
         self._temperature = language_model.temperature if language_model is not None else None
 
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
-        """Decode a batch; see `Decoder.decode`."""
+        """Decodes a batch; see `Decoder.decode`."""
         check(log_probs, frames, alphabet)
         if len(alphabet) == 0:
             return BestPath().decode(log_probs, frames, alphabet)
@@ -145,7 +145,7 @@ def default_decoder(language_model: LanguageModel | None, alternatives: int = 0)
     """How a version is decoded unless something else is asked for.
 
     Args:
-        language_model: Of the version, None where it has none.
+        language_model: Language model of the version; None where it has none.
         alternatives: How many other readings to return; the best path has none.
 
     Returns:

@@ -33,11 +33,11 @@ _FIRST_PATIENCE, _PATIENCE = 2.0, 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
-    """Add the arguments that `run` reads.
+    """Adds the arguments that `run` reads.
 
     Args:
-        parser: To add them to.
-        server: Also those of a server.
+        parser: Parser to add them to.
+        server: Whether to add those of a server as well.
     """
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, glob, or - for standard input")
     parser.add_argument(
@@ -102,10 +102,10 @@ def decoder(text: str) -> str:
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that `client_from` reads.
+    """Adds the arguments that `client_from` reads.
 
     Args:
-        parser: To add them to.
+        parser: Parser to add them to.
     """
     server = parser.add_argument_group("server")
     server.add_argument(
@@ -183,7 +183,7 @@ def client_from(args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" 
 
 
 def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
-    """Transcribe the images and print the results.
+    """Transcribes the images and prints the results.
 
     Args:
         args: As `add_arguments` defines them.

@@ -45,14 +45,14 @@ class HtrClient(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls of other threads that are under way fail, a later call would open a new one."""
+        """Closes the connection; calls of other threads that are under way fail, a later call would open a new one."""
         with self._lock:
             if self._channel is not None and self._process == os.getpid():
                 self._channel.close()
             self._channel = None
 
     def connect(self, timeout: float = 5.0) -> None:
-        """Open the connection now rather than with the first call, to find out early when nobody answers.
+        """Opens the connection now rather than with the first call, to find out early when nobody answers.
 
         Args:
             timeout: Seconds to wait for the server. It need not have loaded its model yet; see `wait_until_ready`.
@@ -70,7 +70,7 @@ class HtrClient(BaseClient):
             raise explain(self._hosts, self._tls) from None
 
     def transcribe(self, image: Image, *, timeout: float | None = None, source: str | None = None) -> Transcription:
-        """Transcribe one image.
+        """Transcribes one image.
 
         Args:
             image: Path, encoded bytes, or an array as OpenCV has them.
@@ -89,7 +89,7 @@ class HtrClient(BaseClient):
     def transcribe_many(
         self, images: Iterable[Image], *, timeout: float | None = None
     ) -> Generator[Transcription, None, None]:
-        """Transcribe any number of images, several requests at a time.
+        """Transcribes any number of images, several requests at a time.
 
         Reads ahead by up to three times batch_size x in_flight images, so it suits images that are there already;
         where they trickle in, call `transcribe` for each.
@@ -149,14 +149,14 @@ class HtrClient(BaseClient):
     def find_page(
         self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
     ) -> Page:
-        """Find the lines of a page; as `transcribe_page`, which also transcribes them."""
+        """Finds the lines of a page; as `transcribe_page`, which also transcribes them."""
         find_maps = self._find_maps(line_finder, timeout)
         return find_page(image, find_maps, name or name_of(image), self.max_pixels)
 
     def transcribe_page(
         self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
     ) -> Page:
-        """Find the lines of a page and transcribe them.
+        """Finds the lines of a page and transcribes them.
 
         Args:
             image: As for `transcribe`.
@@ -182,7 +182,7 @@ class HtrClient(BaseClient):
         return lambda page: self._run(self._ask_maps(page, line_finder, timeout))
 
     def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
-        """Ask which versions of the model the server has.
+        """Asks which versions of the model the server has.
 
         Args:
             timeout: Seconds; by default the client's.
@@ -196,7 +196,7 @@ class HtrClient(BaseClient):
         return self._run(self._ask_status(timeout))
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Wait until the model answers: the server is up and the version is loaded.
+        """Waits until the model answers: the server is up and the version is loaded.
 
         Args:
             timeout: Seconds.

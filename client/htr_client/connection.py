@@ -71,9 +71,9 @@ def channel_options(
     """Options of a channel.
 
     Args:
-        tls: For the name to expect, or None.
+        tls: Encryption, for the name to expect; None without.
         max_message_bytes: Limit of a request and of an answer.
-        hosts: Of the servers, as `hosts_of` returns them.
+        hosts: Host and port of each server, as `hosts_of` returns them.
 
     Returns:
         gRPC channel arguments.

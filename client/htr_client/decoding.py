@@ -66,8 +66,8 @@ class Alphabet(Sequence[str]):
         """Classes of a text.
 
         Args:
-            text: In the same Unicode normal form as the alphabet (NFC).
-            skip_unknown: Leave out characters that are not in the alphabet.
+            text: Text in the same Unicode normal form as the alphabet (NFC).
+            skip_unknown: Whether to leave out characters that are not in the alphabet.
 
         Returns:
             One class a character.
@@ -89,7 +89,7 @@ class Alphabet(Sequence[str]):
         """Classes of a text, in pieces between characters that are not in the alphabet.
 
         Args:
-            text: In the same Unicode normal form as the alphabet (NFC).
+            text: Text in the same Unicode normal form as the alphabet (NFC).
 
         Returns:
             The pieces, one more than there are such characters.
@@ -166,12 +166,12 @@ class Decoder(Protocol):
     """Anything that reads texts out of a batch of log-probabilities."""
 
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
-        """Decode a batch.
+        """Decodes a batch.
 
         Args:
             log_probs: float32 [N, T, C].
             frames: int [N], 0..T.
-            alphabet: Of C - 1 characters.
+            alphabet: Alphabet of C - 1 characters.
 
         Returns:
             N results, in order.
@@ -189,7 +189,7 @@ class BestPath:
     """
 
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
-        """Decode a batch; see `Decoder.decode`."""
+        """Decodes a batch; see `Decoder.decode`."""
         check(log_probs, frames, alphabet)
         paths = best_paths(log_probs, frames, alphabet)
         posteriors = np.exp(log_posteriors(log_probs, frames, [path.classes for path in paths]))
@@ -213,7 +213,7 @@ def best_paths(log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) ->
     Args:
         log_probs: float [N, T, C].
         frames: int [N].
-        alphabet: Of C - 1 characters.
+        alphabet: Alphabet of C - 1 characters.
 
     Returns:
         N paths.
@@ -246,12 +246,12 @@ def best_paths(log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) ->
 
 
 def check(log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> None:
-    """Refuse a batch whose parts do not fit each other.
+    """Refuses a batch whose parts do not fit each other.
 
     Args:
         log_probs: float [N, T, C].
         frames: int [N].
-        alphabet: Of C - 1 characters.
+        alphabet: Alphabet of C - 1 characters.
 
     Raises:
         ValueError: With what does not fit.

@@ -17,7 +17,7 @@ class Ending:
         self._ended: Future[None] = Future()
 
     def end(self) -> None:
-        """End everything that waits here, and whatever comes to wait."""
+        """Ends everything that waits here, and whatever comes to wait."""
         with self._lock:
             if not self._ended.done():
                 self._ended.set_result(None)
@@ -26,7 +26,7 @@ class Ending:
             call.cancel()
 
     def wait(self, seconds: float, other: "Future[None] | None" = None) -> bool:
-        """Wait for so many seconds, or until something else is done; returns whether it is the end."""
+        """Waits for so many seconds, or until something else is done; returns whether it is the end."""
         wait_for({self._ended, other or self._ended}, seconds, FIRST_COMPLETED)
         return self._ended.done()
 

@@ -56,7 +56,7 @@ class ImageInfo(NamedTuple):
 
 
 def inspect(data: bytes) -> ImageInfo:
-    """Read the header of an encoded image.
+    """Reads the header of an encoded image.
 
     Args:
         data: The bytes of the file.
@@ -65,7 +65,7 @@ def inspect(data: bytes) -> ImageInfo:
         Format, upright size in pixels and what else the header says.
 
     Raises:
-        ImageError: reason "empty", "not_an_image", "truncated" (the header itself is cut, or a PNG or JPEG lacks
+        ImageError: Reason "empty", "not_an_image", "truncated" (the header itself is cut, or a PNG or JPEG lacks
             its end) or "undecodable" (damaged header, several frames).
     """
     if not data:

@@ -42,7 +42,7 @@ class PackedImage(NamedTuple):
 
 
 def load(image: Image, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> np.ndarray:
-    """Read, check and decode an image to grey, upright unless told otherwise.
+    """Reads, checks and decodes an image to grey, upright unless told otherwise.
 
     Args:
         image: Path, encoded bytes, or an array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (BGR or BGRA as OpenCV
@@ -67,7 +67,7 @@ def load(image: Image, max_pixels: int = MAX_PIXELS, *, upright: bool = True) ->
 
 
 def encode(grey: np.ndarray, tall: int = TALL) -> bytes:
-    """Encode a grey image as a compact PNG.
+    """Encodes a grey image as a compact PNG.
 
     Args:
         grey: uint8 [h, w].
@@ -96,7 +96,7 @@ def _encode(grey: np.ndarray) -> bytes:
 
 
 def pack(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> PackedImage:
-    """Check an image in full and make it ready to send.
+    """Checks an image in full and makes it ready to send.
 
     Files that the serving graph reads natively go as they are: the model then sees exactly what it saw in training.
 
@@ -163,7 +163,7 @@ def _goes_as_it_is(info: ImageInfo, tall: int) -> bool:
 
 
 def read_file(file: BinaryIO) -> bytes:
-    """Read an open file to its end, or to one byte more than `MAX_BYTES`, so that `pack` refuses a longer one."""
+    """Reads an open file to its end, or to one byte more than `MAX_BYTES`, so that `pack` refuses a longer one."""
     # Asked for all of it, Python makes room for 64 MiB first, which takes longer than to decode a small image.
     data = file.read(_FIRST_READ)
     return data + file.read(MAX_BYTES + 1 - _FIRST_READ) if len(data) == _FIRST_READ else data

@@ -23,11 +23,10 @@ class KenLmBeamSearch:
         words: Known words, needed with a KenLM binary (an .arpa file lists them).
         width: Prefixes kept after every frame.
         alternatives: How many other readings to return.
-        weight: Of the language model (alpha).
+        weight: Weight of the language model (alpha).
         word_bonus: Added for every word (beta).
 
     Raises:
-        ValueError: When weight or word_bonus is infinite or no number.
         MissingExtra: When ctc-beam-decoder is not installed.
         ValueError: When weight or word_bonus is infinite or not a number.
     """
@@ -66,7 +65,7 @@ class KenLmBeamSearch:
         self._lock = threading.Lock()  # the library says nothing about threads
 
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
-        """Decode a batch; see `Decoder.decode`."""
+        """Decodes a batch; see `Decoder.decode`."""
         check(log_probs, frames, alphabet)
         with self._lock:
             if alphabet not in self._decoders:

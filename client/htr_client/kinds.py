@@ -15,7 +15,7 @@ from htr_client.suspicion import Suspicion
 
 
 def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterator[Transcription | Page]:
-    """Transcribe images, with the lines of those that are pages.
+    """Transcribes images, with the lines of those that are pages.
 
     Args:
         client: Transcribes, and finds lines.
@@ -47,7 +47,7 @@ def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterato
 
 
 def page_of(client: HtrClient, data: bytes, name: str = "") -> Page | None:
-    """Transcribe an image if it is a page, as `transcribe` with "auto" decides.
+    """Transcribes an image if it is a page, as `transcribe` with "auto" decides.
 
     Args:
         client: Transcribes, and finds lines.

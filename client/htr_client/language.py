@@ -42,7 +42,7 @@ class Lexicon:
         separators: Characters that stand between words, and are free.
         unknown: None to allow no other words; otherwise a logarithm (such as -5.0) added to the score of a text for
             every word that is not in the lexicon.
-        weight: With counts, how much the logarithm of a word's frequency weighs.
+        weight: Weight of the logarithm of a word's frequency, with counts.
 
     Attributes:
         unknown: Added to the score for a word that is not in the lexicon; -inf where there may be none.
@@ -119,7 +119,7 @@ class Lexicon:
         """The lexicon as tables; words that the alphabet cannot write are left out, with a warning that counts them.
 
         Args:
-            alphabet: Of the model.
+            alphabet: Alphabet of the model.
 
         Returns:
             The tables, kept for the next time.
@@ -211,7 +211,7 @@ class CompiledLexicon:
         return found
 
     def step(self, node: int, character: int) -> tuple[float, int]:
-        """Follow one character.
+        """Follows one character.
 
         Args:
             node: Where one is.
@@ -240,7 +240,7 @@ class CharacterModel:
     """A character n-gram language model learnt from texts; see `htr_client.ngrams` for the estimate.
 
     Args:
-        texts: To learn from, such as the labels of the training data, in any Unicode normal form.
+        texts: Texts to learn from, such as the labels of the training data, in any Unicode normal form.
         order: Length of the n-grams.
         most_ngrams: Bound on their number; those are left out to keep it that the texts are likely without, too.
 
@@ -262,7 +262,7 @@ class CharacterModel:
 
     @classmethod
     def from_file(cls, path: Path, *, order: int = 5) -> "CharacterModel":
-        """Learn from a UTF-8 text file, one text a line.
+        """Learns from a UTF-8 text file, one text a line.
 
         Args:
             path: The file.
@@ -282,7 +282,7 @@ class CharacterModel:
         """The model over the classes of an alphabet; n-grams do not reach over other characters of the texts.
 
         Args:
-            alphabet: Of the model that is decoded.
+            alphabet: Alphabet of the model that is decoded.
 
         Returns:
             The automaton, kept for the next time.
@@ -324,7 +324,7 @@ class LanguageModel:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "LanguageModel":
-        """Read what `to_bytes` made.
+        """Reads what `to_bytes` made.
 
         Args:
             content: The bytes.
@@ -347,7 +347,7 @@ class LanguageModel:
         """The same n-grams, which are compiled once for both, with another weight.
 
         Args:
-            weight: Of the logarithm of a text's probability.
+            weight: Weight of the logarithm of a text's probability.
             length_bonus: Added for every character.
             temperature: What scores are divided by for the confidence.
 
@@ -366,7 +366,7 @@ class LanguageModel:
         """The n-grams over the classes of an alphabet.
 
         Args:
-            alphabet: Of the model that is decoded.
+            alphabet: Alphabet of the model that is decoded.
 
         Returns:
             The automaton, kept for the next time.

@@ -54,7 +54,7 @@ TensorProto = _message_class("tensorflow.TensorProto")
 def predict_request(
     model: str, version: int | None, label: str | None, signature: str, inputs: dict[str, Sequence[bytes]]
 ) -> Any:
-    """Build a PredictRequest of string tensors.
+    """Builds a PredictRequest of string tensors.
 
     Args:
         model: Name of the served model.
@@ -82,7 +82,7 @@ def predict_request(
 
 
 def to_array(tensor: Any) -> np.ndarray:
-    """Read a TensorProto, whether the values are typed (as TensorFlow Serving answers) or packed in tensor_content.
+    """Reads a TensorProto, whether the values are typed (as TensorFlow Serving answers) or packed in tensor_content.
 
     Args:
         tensor: A TensorProto of DT_FLOAT, DT_INT32, DT_UINT8 or DT_STRING.

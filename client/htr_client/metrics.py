@@ -15,7 +15,7 @@ MAX_SERIES = 500
 
 
 def exponential(start: float, factor: float, count: int) -> list[float]:
-    """Return bucket bounds as TensorFlow's monitoring makes them."""
+    """Returns bucket bounds as TensorFlow's monitoring makes them."""
     return [start * factor**i for i in range(count)]
 
 
@@ -30,7 +30,7 @@ class Metric:
         buckets: list[float] | None = None,
         bounded: tuple[str, ...] = (),
     ) -> None:
-        """Begin without any series.
+        """Begins without any series.
 
         Args:
             name: Name; what Prometheus does not take in one is printed as a colon.
@@ -57,7 +57,7 @@ class Metric:
         return cells
 
     def add(self, value: float, *labels: str) -> None:
-        """Count (counter) or observe (histogram) a value."""
+        """Counts (counter) or observes (histogram) a value."""
         with self._lock:
             cells = self._cells(labels)
             if self.buckets:
@@ -67,12 +67,12 @@ class Metric:
                 cells[0] += value
 
     def set(self, value: float, *labels: str) -> None:
-        """Set a gauge."""
+        """Sets a gauge."""
         with self._lock:
             self._cells(labels)[0] = value
 
     def value(self, *labels: str) -> float:
-        """Return a counter's or gauge's value, or a histogram's number of observations."""
+        """Returns a counter's or gauge's value, or a histogram's number of observations."""
         with self._lock:
             cells = self._series.get(labels)
             if cells is None:
@@ -80,13 +80,13 @@ class Metric:
             return sum(cells[:-1]) if self.buckets else cells[0]
 
     def total(self, *labels: str) -> float:
-        """Return a histogram's sum of observations."""
+        """Returns a histogram's sum of observations."""
         with self._lock:
             cells = self._series.get(labels)
             return cells[-1] if cells else 0.0
 
     def lines(self) -> list[str]:
-        """Return the metric in Prometheus' text format."""
+        """Returns the metric in Prometheus' text format."""
         name = re.sub(r"[^a-zA-Z0-9_]", ":", self.name)
         with self._lock:
             series = {labels: list(cells) for labels, cells in self._series.items()}
@@ -116,7 +116,7 @@ def _escape(value: str) -> str:
 
 
 def page(metrics: Sequence[Metric]) -> str:
-    """Return the page that Prometheus reads."""
+    """Returns the page that Prometheus reads."""
     return "\n".join(line for metric in metrics for line in metric.lines()) + "\n"
 
 
@@ -140,12 +140,12 @@ class ClientMetrics:
         self._suspicions = Metric("htr_client_suspicions_total", "counter", ("model", "code"), bounded=("code",))
 
     def page(self) -> str:
-        """Return the page that Prometheus reads, to be served as text/plain; version=0.0.4."""
+        """Returns the page that Prometheus reads, to be served as text/plain; version=0.0.4."""
         return page([metric for metric in vars(self).values() if isinstance(metric, Metric)])
 
     @contextlib.contextmanager
     def call(self, model: str, signature: str) -> Iterator[None]:
-        """Count a call and its time; what the channel repeats is one call."""
+        """Counts a call and its time; what the channel repeats is one call."""
         started = time.perf_counter()
         code = "CANCELLED"  # by what is no Exception, such as the end of an asyncio task
         try:
@@ -159,11 +159,11 @@ class ClientMetrics:
             self._seconds.add(time.perf_counter() - started, model, signature)
 
     def batch(self, model: str, images: int) -> None:
-        """Count the images of a request."""
+        """Counts the images of a request."""
         self._batch.add(images, model)
 
     def result(self, result: Transcription) -> None:
-        """Count a result: an image that was transcribed, or one that could not be."""
+        """Counts a result: an image that was transcribed, or one that could not be."""
         version = str(result.version) if result.version else ""
         self._images.add(1, result.model, version, result.error.reason if result.error else "ok")
         if result.error is None:

@@ -152,7 +152,7 @@ class NGrams:
         children, uint8 [n + 1] own, uint8 [n + 1] backoff, all little-endian.
 
         Args:
-            **more: For the header.
+            **more: More values for the header.
 
         Returns:
             What `from_bytes` reads.
@@ -171,7 +171,7 @@ class NGrams:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> tuple["NGrams", dict[str, Any]]:
-        """Read what `to_bytes` made.
+        """Reads what `to_bytes` made.
 
         Args:
             content: The bytes.
@@ -219,8 +219,9 @@ class NGrams:
         """The n-grams over the classes of an alphabet.
 
         Args:
-            alphabet: Of the model that is decoded; its characters are found by themselves, in whatever order. N-grams
-                with other characters are left out; characters that the n-grams do not know are possible but rare.
+            alphabet: Alphabet of the model that is decoded; its characters are found by themselves, in whatever order.
+                N-grams with other characters are left out; characters that the n-grams do not know are possible but
+                rare.
 
         Returns:
             The automaton.
@@ -273,14 +274,14 @@ class Automaton:
         start: int,
         unknown: float,
     ) -> None:
-        """Keep the tables; see `NGrams.compile`, which makes them.
+        """Keeps the tables; see `NGrams.compile`, which makes them.
 
         Args:
             classes: Number of characters, and one for the end of a text.
             keys: State x classes + class of every n-gram, sorted.
-            logarithms: Of the probability of each.
+            logarithms: Logarithm of the probability of each.
             states: State after each.
-            backoff: Of every state, the logarithm.
+            backoff: Logarithm of the backoff of every state.
             shorter: State of the next shorter context of every state.
             start: State at the beginning of a text.
             unknown: Logarithm of the probability of a class that no context knows.
@@ -291,7 +292,7 @@ class Automaton:
         self._steps: dict[int, tuple[float, int]] = {}
 
     def step(self, state: int, character: int) -> tuple[float, int]:
-        """Follow a character.
+        """Follows a character.
 
         Args:
             state: Where one is.
@@ -324,10 +325,10 @@ class Automaton:
 def count(
     texts: Iterable[str], alphabet: Alphabet, order: int, *, least_texts: int = 1, most: int | None = None
 ) -> NGrams:
-    """Learn n-grams from texts.
+    """Learns n-grams from texts.
 
     Args:
-        texts: To learn from.
+        texts: Texts to learn from.
         alphabet: Their characters; n-grams do not reach over others.
         order: Length of the longest n-grams.
         least_texts: N-grams that fewer texts hold are left out.

@@ -54,7 +54,7 @@ class ResultWriter:
     def __init__(
         self, format_: str, out: TextIO, files: Sequence[str] | None = None, *, overwrite: bool = False
     ) -> None:
-        """Begin the output.
+        """Begins the output.
 
         Args:
             format_: "text", "json" or "csv"; for pages also "alto", "page" or "hocr".
@@ -74,7 +74,7 @@ class ResultWriter:
             self._header()
 
     def __call__(self, path: str, result: Transcription | Page) -> None:
-        """Print one result.
+        """Prints one result.
 
         Args:
             path: Name of the image.

@@ -38,7 +38,7 @@ class Readers:
         """What to do with an answer.
 
         Args:
-            version: That answered.
+            version: Version that answered.
             characters: How many characters it writes.
 
         Returns:
@@ -62,12 +62,12 @@ class Readers:
             return self._kept.get(version, (None, 0.0))[0]
 
     def keep(self, version: int, reader: Reader) -> None:
-        """Keep the reader of a version that has just answered."""
+        """Keeps the reader of a version that has just answered."""
         with self._lock:
             self._put(version, reader, time.monotonic())
 
     def end_turn(self, version: int) -> None:
-        """Let the others go on."""
+        """Lets the others go on."""
         with self._lock:
             self._turns.pop(version).set_result(None)
 

@@ -66,7 +66,7 @@ class RequestLog:
     def __init__(
         self, folder: str | os.PathLike[str], rate: float = 0.01, *, queue_size: int = 256, max_bytes: int = 2**30
     ) -> None:
-        """Keep the settings; folder and files are made by the first record.
+        """Keeps the settings; folder and files are made by the first record.
 
         Args:
             folder: Where the log goes; files that it makes are readable by their owner only.
@@ -88,7 +88,7 @@ class RequestLog:
         atexit.register(self.close)
 
     def _reset(self) -> None:
-        """Begin anew, as a process must that was forked from another: threads and locks do not survive that."""
+        """Begins anew, as a process must that was forked from another: threads and locks do not survive that."""
         self._process = os.getpid()
         self._queue: queue.Queue[_Record | None] = queue.Queue(self._queue_size)
         self._thread: threading.Thread | None = None
@@ -106,16 +106,16 @@ class RequestLog:
         source: str | os.PathLike[str] = "",
         request_id: str = "",
     ) -> None:
-        """Log an answer, if chance chooses it; never waits and never fails.
+        """Logs an answer, if chance chooses it; never waits and never fails.
 
         Args:
-            image: As it was sent, PNG or JPEG.
+            image: Image as it was sent, PNG or JPEG.
             text: What the model read.
             confidence: Probability that the text is right.
             model: Name of the served model.
             version: Version that answered.
             source: Name or path of the original.
-            request_id: Of the request that asked, as other logs name it.
+            request_id: Identifier of the request that asked, as other logs name it.
         """
         if self._process != os.getpid():
             self._lock = threading.Lock()
@@ -146,7 +146,7 @@ class RequestLog:
         return LogCounts(self._seen, self._written, self._dropped, self._failed)
 
     def close(self) -> None:
-        """Wait until everything is written; done at the end of the process too. A later record begins new files."""
+        """Waits until everything is written; done at the end of the process too. A later record begins new files."""
         if self._process != os.getpid():
             return  # forked, and has logged nothing: the records are the parent's, which may have held the lock
         with self._lock:
@@ -193,5 +193,5 @@ class RequestLog:
 
 
 def _private(path: str, flags: int) -> int:
-    """Open for the owner only: handwriting is personal."""
+    """Opens a file for its owner only: handwriting is personal."""
     return os.open(path, flags, 0o600)

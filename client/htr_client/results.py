@@ -27,8 +27,8 @@ class Timings(NamedTuple):
 
     Attributes:
         pack: Reading, checking and encoding the image.
-        server: From sending the request to having the answer, with retries.
-        decode: From log-probabilities to text.
+        server: Time from sending the request to having the answer, with retries.
+        decode: Time from log-probabilities to text.
     """
 
     pack: float

@@ -223,7 +223,7 @@ class FakeServer:
 
     Args:
         model: What answers; by default a new one.
-        credentials: For encrypted connections.
+        credentials: Credentials for encrypted connections.
 
     Attributes:
         model: What answers.

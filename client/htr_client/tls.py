@@ -28,7 +28,7 @@ class Tls:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read and check the parts.
+        """Reads and checks the parts.
 
         Returns:
             gRPC channel credentials.

@@ -67,14 +67,14 @@ def unpack(preset: str) -> str:
     temporary folder that goes when this process ends. Several processes may ask for it at once.
 
     Args:
-        preset: of the model, see `presets`, or `LINE_FINDER`.
+        preset: Preset of the model, see `presets`, or `LINE_FINDER`.
 
     Returns:
         Path of the version. Its number is a date, less than that of any pushed version.
 
     Raises:
-        BaseModelError: none is shipped for the preset, or its files are damaged.
-        OSError: there is no room for it.
+        BaseModelError: None is shipped for the preset, or its files are damaged.
+        OSError: There is no room for it.
     """
     packed = FOLDER / preset
     if not is_shipped(preset):
@@ -216,15 +216,15 @@ def pack(version: str, preset: str, texts: Iterable[str] = ()) -> Path:
     stay as they are, since a small variance would lose its digits.
 
     Args:
-        version: directory of an exported version, with its model card and metrics beside it as Pusher leaves them.
-        preset: which one, or `LINE_FINDER`.
-        texts: what its language model learnt from, all of it public.
+        version: Directory of an exported version, with its model card and metrics beside it as Pusher leaves them.
+        preset: Preset of the model, or `LINE_FINDER`.
+        texts: What its language model learnt from, all of it public.
 
     Returns:
         The folder that was written.
 
     Raises:
-        BaseModelError: it is no version, has another preset or no model card, or float16 cannot hold a weight.
+        BaseModelError: It is no version, has another preset or no model card, or float16 cannot hold a weight.
     """
     source = Path(version)
     _check(source, preset)

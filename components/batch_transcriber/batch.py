@@ -33,19 +33,19 @@ class Outcome:
     """What a batch has come to.
 
     Attributes:
-        images: number of images that the input holds.
-        new: of those, transcribed or tried by this run; earlier runs did the others.
-        errors: images that could not be read.
-        shards: number of output files of a table.
-        example: the first of them, or the folder of documents.
-        errors_path: file that names those images and says what is wrong with them.
-        pages: images that are pages.
-        lines: lines of these pages.
-        other_formats: of those that could not be read, files of formats that are not, such as PDF, by ending.
-        incomplete: pages without lines, and pages with lines without text, by reason; the same file names them.
-        hidden: hidden files that have the name of an image, and were left out.
-        others: files that are no images by their names, and were left out; no companions such as XML or CSV.
-        other_example: the first of them below the input folder; empty if there is none.
+        images: Number of images that the input holds.
+        new: Number of those that this run transcribed or tried; earlier runs did the others.
+        errors: Images that could not be read.
+        shards: Number of output files of a table.
+        example: The first of them, or the folder of documents.
+        errors_path: File that names those images and says what is wrong with them.
+        pages: Images that are pages.
+        lines: Lines of these pages.
+        other_formats: Files of formats that are not read, such as PDF, by ending; they count as `errors`.
+        incomplete: Pages without lines, and pages with lines without text, by reason; the same file names them.
+        hidden: Hidden files that have the name of an image, and were left out.
+        others: Files that are no images by their names, and were left out; no companions such as XML or CSV.
+        other_example: The first of them below the input folder; empty if there is none.
     """
 
     images: int
@@ -70,21 +70,21 @@ def transcribe(
     """Transcribes all images below a folder; a repeated or interrupted batch does only what is missing.
 
     Args:
-        folder: of the images; local or in a bucket.
+        folder: Folder of the images; local or in a bucket.
         output: `texts.jsonl` becomes `texts-00000-of-00020.jsonl` and so on; `.csv` likewise. Else a folder, in which
             each page becomes a file. Workers must see the same folders under the same names.
-        reader: what reads the images.
-        beam_args: pipeline options, which say where it runs.
-        images_per_shard: on average; 1,000 images of lines or 50 that may be pages if None. What an interrupted
-            worker loses is at most one shard.
-        overwrite: begin again what an earlier run has done.
-        format_: of documents, as of `htr_client.pages`.
+        reader: What reads the images.
+        beam_args: Pipeline options, which say where it runs.
+        images_per_shard: Average number of images; 1,000 images of lines or 50 that may be pages if None. What
+            an interrupted worker loses is at most one shard.
+        overwrite: Whether to begin again what an earlier run has done.
+        format_: Format of documents, as of `htr_client.pages`.
 
     Returns:
         The counts.
 
     Raises:
-        BatchError: nothing to do, not a model, or an earlier run had another model or input.
+        BatchError: Nothing to do, not a model, or an earlier run had another model or input.
     """
     model = {"path": reader.model_path, "fingerprint": reader.fingerprint()}
     per_shard = images_per_shard or (_LINES_PER_SHARD if reader.kind == "line" else _PAGES_PER_SHARD)

@@ -76,7 +76,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes texts, errors and counts.
 
         Raises:
-            BatchError: there is no such folder.
+            BatchError: There is no such folder.
         """
         config = BulkConfig.model_validate_json(exec_properties["config"])
         output = artifact_utils.get_single_uri(output_dict["transcriptions"])
@@ -113,9 +113,9 @@ class BulkInferrer(base_beam_component.BaseBeamComponent):
         """Creates the step.
 
         Args:
-            model: channel of the exported model.
-            model_blessing: channel of the gate's verdict.
-            config: which folder, which format.
+            model: Channel of the exported model.
+            model_blessing: Channel of the gate's verdict.
+            config: Settings with the folder and the format.
         """
         super().__init__(
             BulkInferrerSpec(

@@ -40,8 +40,8 @@ class ImageText(NamedTuple):
     """What was read in an image of one line.
 
     Attributes:
-        text: the text.
-        confidence: of the whole text.
+        text: The text.
+        confidence: Confidence of the whole text.
     """
 
     text: str
@@ -56,12 +56,12 @@ class Reader:
     """What reads images, and how; small, since it travels to every worker.
 
     Attributes:
-        model_path: directory of a SavedModel of this pipeline.
+        model_path: Directory of a SavedModel of this pipeline.
         kind: "line" for images of one line or word each; "page", or "auto" for either, as in `htr_client.kinds`.
-        line_finder: directory of a line finder's version, for pages; the one that is shipped if None.
-        batch_size: images of lines of one call of the model.
+        line_finder: Directory of a line finder's version, for pages; the one that is shipped if None.
+        batch_size: Images of lines of one call of the model.
         decoder: `DEFAULT`, with the version's language model where it has one; or one of `DECODERS`, without it.
-        bfloat16: compute in bfloat16 on machines whose processor has it.
+        bfloat16: Whether to compute in bfloat16 on machines whose processor has it.
     """
 
     model_path: str
@@ -77,7 +77,7 @@ class Reader:
         It is TensorFlow's own digest of graph and variables, and the language model where it is used.
 
         Raises:
-            BatchError: there is no such model or line finder, or one stands in the other's place.
+            BatchError: There is no such model or line finder, or one stands in the other's place.
         """
         found = hashlib.sha256(_fingerprint_file(self.model_path))
         if _is_line_finder(self.model_path):
@@ -106,14 +106,14 @@ class Reader:
         """Reads images.
 
         Args:
-            folder: that their paths are below.
-            images: to read.
+            folder: Folder that their paths are below.
+            images: Images to read.
 
         Yields:
             Each image, in order, with its text, its page, or what is wrong with it.
 
         Raises:
-            OSError: a bucket fails.
+            OSError: A bucket fails.
         """
         if self.kind == "line":
             yield from self._read_lines(_opened(_packed, folder, images, 2 * self.batch_size))

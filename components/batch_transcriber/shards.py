@@ -48,9 +48,9 @@ class Image:
     """An image of the input folder.
 
     Attributes:
-        path: below the folder.
-        stamp: size and time of its last change; another stamp is another image.
-        document: name of the file that a page becomes, below the output folder; empty for a table.
+        path: Path below the folder.
+        stamp: Size and time of its last change; another stamp is another image.
+        document: Name of the file that a page becomes, below the output folder; empty for a table.
     """
 
     path: str
@@ -63,9 +63,9 @@ class Listing:
     """What an input folder holds.
 
     Attributes:
-        images: sorted by path.
-        hidden: number of hidden files, or files in hidden folders, that have the name of an image and are left out.
-        others: paths below the folder of files that have the name of neither an image nor one of its `COMPANIONS`,
+        images: Images, sorted by path.
+        hidden: Number of hidden files, or files in hidden folders, that have the name of an image and are left out.
+        others: Paths below the folder of files that have the name of neither an image nor one of its `COMPANIONS`,
             sorted; they are left out.
     """
 
@@ -79,13 +79,13 @@ class Record:
     """What a shard holds.
 
     Attributes:
-        stamps: of the images it has dealt with, by path.
-        errors: images that could not be read: path, reason, detail.
-        run: identity of the run that wrote it.
-        new: images that this run transcribed or tried to.
-        remarks: path, reason and detail of pages that lack lines or texts.
-        documents: names of the files of pages below the output folder, by path; none of a table.
-        lines: number of lines of each page.
+        stamps: Stamps of the images it has dealt with, by path.
+        errors: Images that could not be read: path, reason, detail.
+        run: Identity of the run that wrote it.
+        new: Images that this run transcribed or tried to.
+        remarks: Path, reason and detail of pages that lack lines or texts.
+        documents: Names of the files of pages below the output folder, by path; none of a table.
+        lines: Number of lines of each page.
     """
 
     stamps: dict[str, str] = field(default_factory=dict)
@@ -102,8 +102,8 @@ class Shard:
     """One piece of work for one worker.
 
     Attributes:
-        number: from 0.
-        offset, length: bytes of `images.jsonl` that list its images.
+        number: Its number, from 0.
+        offset, length: Bytes of `images.jsonl` that list its images.
     """
 
     number: int
@@ -116,12 +116,12 @@ class Job:
     """Where a batch reads and writes; small, since it travels to every worker.
 
     Attributes:
-        folder: of the images.
-        output: file name of the output, ending in .jsonl or .csv, or folder of documents.
-        shards: number of shards.
-        kind: of the images: "line", "page" or "auto".
+        folder: Folder of the images.
+        output: File name of the output, ending in .jsonl or .csv, or folder of documents.
+        shards: Number of shards.
+        kind: Kind of the images: "line", "page" or "auto".
         format: "jsonl" or "csv" for a table, or that of documents.
-        has_documents: whether each page becomes a file.
+        has_documents: Whether each page becomes a file.
     """
 
     folder: str
@@ -209,8 +209,8 @@ def list_images(folder: str) -> Listing:
     """All images below a folder, known by their file names' endings.
 
     Raises:
-        BatchError: there is no such folder.
-        NoImages: there is no image in it.
+        BatchError: There is no such folder.
+        NoImages: There is no image in it.
     """
     stamps: dict[str, str] = {}  # by path, of a bucket, whose list has them
     if storage.is_remote(folder):
@@ -246,19 +246,19 @@ def plan(
     """Divides the images among shards, and notes what later runs must not change.
 
     Args:
-        folder: of the images.
-        output: file name of the output, ending in .jsonl or .csv, or folder of documents.
+        folder: Folder of the images.
+        output: File name of the output, ending in .jsonl or .csv, or folder of documents.
         model: `path` of the model, for people, and `fingerprint`, which tells models apart.
-        images_per_shard: on average; it counts in the first run only.
-        overwrite: forget what earlier runs have done.
-        kind: of the images: "line", "page" or "auto", which for documents is "page".
-        format_: of documents; by default, the output's ending tells that of a table.
+        images_per_shard: Average number of images; it counts in the first run only.
+        overwrite: Whether to forget what earlier runs have done.
+        kind: Kind of the images: "line", "page" or "auto", which for documents is "page".
+        format_: Format of documents; by default, the output's ending tells that of a table.
 
     Returns:
         The job, its shards, and what the folder holds.
 
     Raises:
-        BatchError: no images, an unknown file format, or an earlier run had another model or input.
+        BatchError: No images, an unknown file format, or an earlier run had another model or input.
     """
     table = _TABLES.get(os.path.splitext(output)[1])
     if table is None and format_ is None:
@@ -355,8 +355,8 @@ def format_rows(rows: list[dict[str, Any]], columns: list[str], format_: str) ->
     """A file of a table.
 
     Args:
-        rows: values by column.
-        columns: of the table.
+        rows: Values by column.
+        columns: Columns of the table.
         format_: "jsonl" or "csv".
     """
     text = io.StringIO(newline="")

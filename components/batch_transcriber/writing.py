@@ -21,10 +21,10 @@ def writer_of(job: Job, number: int, before: Record, images: Iterable[Image]) ->
     """What writes the results of a shard.
 
     Args:
-        job: that the shard belongs to.
-        number: of the shard.
-        before: its record.
-        images: that it holds now.
+        job: Job that the shard belongs to.
+        number: Number of the shard.
+        before: Its record.
+        images: Images that it holds now.
     """
     return Documents(job, before, images) if job.has_documents else Table(job, number, before)
 
@@ -124,8 +124,8 @@ def remark(path: str, result: Result) -> dict[str, str] | None:
     """What is wrong with a result, for the file of errors.
 
     Args:
-        path: of the image.
-        result: what was read in it.
+        path: Path of the image.
+        result: What was read in it.
 
     Returns:
         Path, reason and detail; None where nothing is wrong.

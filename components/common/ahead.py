@@ -21,13 +21,13 @@ def ahead(
     """What a function makes of items, in their order, computed in threads before it is asked for.
 
     Args:
-        function: of an item; it may wait, or compute outside Python, as TensorFlow does.
-        items: taken in the thread that takes the results, and not before their turn.
-        threads: how many.
-        most: items that are under way or done and not yet taken; None for one more than there are threads.
+        function: Function of an item; it may wait, or compute outside Python, as TensorFlow does.
+        items: Taken in the thread that takes the results, and not before their turn.
+        threads: How many.
+        most: Items that are under way or done and not yet taken; None for one more than there are threads.
 
     Raises:
-        Exception: what the function raises, at the turn of its item.
+        Exception: What the function raises, at the turn of its item.
     """
     source = iter(items)
     waiting: deque[Future[Result]] = deque()

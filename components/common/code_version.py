@@ -24,8 +24,8 @@ def digest(texts: Iterable[str], roots: dict[str, Path] | None = None) -> str:
     change it.
 
     Args:
-        texts: dotted names such as "components.trainer.training.run_fn", alone or among other things.
-        roots: folders of the packages by their names; those that Python imports if None.
+        texts: Dotted names such as "components.trainer.training.run_fn", alone or among other things.
+        roots: Folders of the packages by their names; those that Python imports if None.
 
     Returns:
         16 hexadecimal digits.

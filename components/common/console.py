@@ -27,7 +27,7 @@ def quiet_logs(path: str) -> Iterator[None]:
     Works on file descriptors, since TensorFlow's C++ parts and worker processes write past Python's `sys.stderr`.
 
     Args:
-        path: log file, appended to.
+        path: Log file, appended to.
     """
     global _console
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -85,9 +85,9 @@ def announced(what: str | Callable[[], str], after: float = 2.0, every: float = 
     Lines, not a bar: they are the same on a terminal, in a log and in a notebook, and mix with what others print.
 
     Args:
-        what: what is done, such as "Reading images", or a function that says how far it is.
-        after: seconds before the first line.
-        every: seconds between the following lines.
+        what: What is done, such as "Reading images", or a function that says how far it is.
+        after: Seconds before the first line.
+        every: Seconds between the following lines.
     """
     ended, begin = threading.Event(), time.monotonic()
 

@@ -11,7 +11,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
     """The files that patterns stand for, sorted.
 
     Args:
-        patterns: such as `.../Split-train/*`.
+        patterns: Patterns such as `.../Split-train/*`.
     """
     return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
 
@@ -24,7 +24,7 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     seconds ended after 40. Without it `tf.data.AUTOTUNE` means as many calls at once as there are cores, 16 at most.
 
     Args:
-        dataset: what an iterator is made of; also of those that are derived from it.
+        dataset: What an iterator is made of; also of those that are derived from it.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

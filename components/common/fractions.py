@@ -16,13 +16,13 @@ def parse(value: Any) -> float:
     """Reads a fraction.
 
     Args:
-        value: number from 0 to 1, or text such as "0.05", "5%", "5 %".
+        value: Number from 0 to 1, or text such as "0.05", "5%", "5 %".
 
     Returns:
         The number.
 
     Raises:
-        ValueError: anything else; the message says what was probably meant.
+        ValueError: Anything else; the message says what was probably meant.
     """
     number, percent = value, False
     if isinstance(value, str):

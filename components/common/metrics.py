@@ -74,7 +74,7 @@ class ErrorCounts:
         is therefore at least `unseen_share`, the rate if samples of a kind that did not occur were wholly wrong.
 
         Args:
-            level: its coverage, e.g. 0.95.
+            level: Its coverage, e.g. 0.95.
 
         Returns:
             Lower and upper end; NaN without reference characters.
@@ -113,7 +113,7 @@ class PairedErrors:
         """Bootstrap percentile interval of the difference over samples, always the same for the same counts.
 
         Args:
-            level: its coverage, e.g. 0.95.
+            level: Its coverage, e.g. 0.95.
 
         Returns:
             Lower and upper end; NaN without reference characters.
@@ -179,7 +179,7 @@ def count_errors(references: Iterable[str], predictions: Iterable[str], unit: Un
     """Counts all samples of two equally long sequences.
 
     Raises:
-        ValueError: one is longer than the other.
+        ValueError: One is longer than the other.
     """
     counts = ErrorCounts()
     for reference, prediction in zip(references, predictions, strict=True):

@@ -33,7 +33,7 @@ def check_metadata(workspace: str) -> None:
     """Looks whether the database of a workspace is whole, before ML Metadata reads or writes it; it may be missing.
 
     Raises:
-        MetadataError: it is damaged, or gone while the artifacts that it describes are there.
+        MetadataError: It is damaged, or gone while the artifacts that it describes are there.
     """
     database, artifacts = (os.path.join(workspace, name) for name in (METADATA_FILE, PIPELINE_FOLDER))
     if not os.path.exists(database) or not os.path.getsize(database):
@@ -64,8 +64,8 @@ def open_metadata(workspace: str) -> metadata_store.MetadataStore:
     """ML Metadata of a workspace, to read from; a run that goes on there is not disturbed.
 
     Raises:
-        NothingRun: nothing was run there yet.
-        MetadataError: the database is damaged.
+        NothingRun: Nothing was run there yet.
+        MetadataError: The database is damaged.
     """
     check_metadata(workspace)
     database = os.path.join(workspace, METADATA_FILE)

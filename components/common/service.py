@@ -23,11 +23,11 @@ def in_service(model_dir: str, name: str) -> Version | None:
     A version that lacks its graph or its weights does not count, since no server can load it.
 
     Args:
-        model_dir: directory of the numbered versions.
-        name: of the model in the file of labels.
+        model_dir: Directory of the numbered versions.
+        name: Name of the model in the file of labels.
 
     Raises:
-        VersionError: the file of labels cannot be read.
+        VersionError: The file of labels cannot be read.
     """
     found = [version for version in offered(model_dir) if _is_complete(version.path)]
     try:

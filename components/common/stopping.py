@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
     """SIGTERM or SIGINT came.
 
     Attributes:
-        code: exit code that tells so, 128 and the signal's number.
+        code: Exit code that tells so, 128 and the signal's number.
     """
 
     def __init__(self, number: int):
@@ -39,11 +39,11 @@ def stoppable(patience: float | None = None) -> Iterator[None]:
     """Within it SIGTERM and SIGINT end the worker processes and raise `Stopped`; the second one kills.
 
     Args:
-        patience: seconds after which the process ends, wherever the exception has come to by then: a pool whose workers
+        patience: Seconds after which the process ends, wherever the exception has come to by then: a pool whose workers
             were ended may wait for them for ever. None leaves the process to its owner.
 
     Raises:
-        Stopped: in the main thread; elsewhere signals cannot be caught, and nothing changes.
+        Stopped: A signal came, in the main thread; elsewhere signals cannot be caught, and nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -85,7 +85,7 @@ def end_children(patience: float = 3.0) -> None:
     """Ends all processes that this one has started, and theirs.
 
     Args:
-        patience: seconds until those that do not listen are killed.
+        patience: Seconds until those that do not listen are killed.
     """
     import psutil
 

@@ -90,7 +90,7 @@ def exists(path: str) -> bool:
     """Whether there is such a file or folder.
 
     Raises:
-        OSError: the bucket cannot be reached.
+        OSError: The bucket cannot be reached.
     """
     return _info(path) is not None if is_remote(path) else os.path.exists(path)
 
@@ -99,7 +99,7 @@ def is_dir(path: str) -> bool:
     """Whether there is such a folder.
 
     Raises:
-        OSError: the bucket cannot be reached.
+        OSError: The bucket cannot be reached.
     """
     if not is_remote(path):
         return os.path.isdir(path)
@@ -120,7 +120,7 @@ def check_writable(folder: str) -> None:
     """Writes and removes a small object in a folder of a bucket.
 
     Raises:
-        OSError: that is not possible; the message says why.
+        OSError: It is not possible; the message says why.
     """
     probe = posixpath.join(folder, ".htr-writable")
     write(probe, b"")
@@ -158,7 +158,7 @@ def open_file(path: str) -> BinaryIO:
     """Opens a file for reading; one from a bucket is in memory.
 
     Raises:
-        OSError: it cannot be read, or is no regular file: a pipe or a device may never come to an end.
+        OSError: It cannot be read, or is no regular file: a pipe or a device may never come to an end.
     """
     return io.BytesIO(read(path)) if is_remote(path) else open(path, "rb", opener=_open_regular)
 
@@ -181,7 +181,7 @@ def concurrently(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
     """Calls a function that waits for a bucket, for several items at a time.
 
     Args:
-        function: To call; what it raises is raised here.
+        function: Function to call; what it raises is raised here.
         items: Its arguments.
 
     Returns:
@@ -210,7 +210,7 @@ def write(path: str, content: bytes) -> None:
     """Writes a file that is seen whole or not at all; or to a device such as /dev/stdout.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: It cannot be written.
     """
     if is_remote(path):
         with _bucket(path) as bucket:
@@ -234,7 +234,7 @@ def entries(folder: str) -> tuple[list[str], list[str]]:
     """Names of the folders and of the files in a folder, sorted.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
     """
     if not is_remote(folder):
         with os.scandir(folder) as found:
@@ -254,7 +254,7 @@ def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Each folder below and including a folder, with the names of its files, in order.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: One cannot be read.
     """
     if is_remote(folder):
         folders: dict[str, list[str]] = {folder: []}
@@ -276,7 +276,7 @@ def files(folder: str) -> Iterator[File]:
     """All files below a folder; a bucket is asked once for a thousand of them.
 
     Raises:
-        OSError: a folder cannot be read, or there is none.
+        OSError: A folder cannot be read, or there is none.
     """
     if not is_remote(folder):
         yield from (File(path, stamp(path)) for path in _paths(folder))
@@ -321,12 +321,12 @@ def copy_tree(source: str, target: str, last: str = "") -> None:
     """Copies a folder; either side may be in a bucket.
 
     Args:
-        source: folder.
-        target: folder, made if missing.
-        last: name of a file in `source` that is copied after all others.
+        source: Folder.
+        target: Folder, made if missing.
+        last: Name of a file in `source` that is copied after all others.
 
     Raises:
-        OSError: something cannot be read or written.
+        OSError: Something cannot be read or written.
     """
     source, target = source.rstrip("/"), target.rstrip("/")
     for path in sorted(_paths(source), key=lambda path: path == posixpath.join(source, last)):
@@ -340,7 +340,7 @@ def copy_file(source: str, target: str) -> None:
     """Copies a file; either side may be in a bucket. The folder is made if missing.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: It cannot be read or written.
     """
     if not is_remote(target):
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -362,7 +362,7 @@ def here(folder: str) -> Iterator[str]:
     """Yields a folder of this machine with the content and name of a folder: itself, or a copy deleted at the end.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
     """
     if not is_remote(folder):
         yield folder
@@ -376,7 +376,7 @@ def remove(path: str) -> None:
     """Deletes a file.
 
     Raises:
-        OSError: it cannot be deleted.
+        OSError: It cannot be deleted.
     """
     if not is_remote(path):
         os.remove(path)
@@ -393,7 +393,7 @@ def remove_tree(folder: str, first: str = "") -> None:
         first: Name of a file in `folder` that is deleted before all others; in a bucket only.
 
     Raises:
-        OSError: it cannot be deleted.
+        OSError: It cannot be deleted.
     """
     if not is_remote(folder):
         shutil.rmtree(folder)
@@ -409,7 +409,7 @@ def digest(folder: str) -> str:
     """SHA-256 of all files below a folder, with their names.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: One cannot be read.
     """
     total, folder = hashlib.sha256(), folder.rstrip("/")
     for path in _paths(folder):

@@ -17,8 +17,8 @@ def setting_meant(name: str, sections: dict[str, Iterable[str]]) -> str:
     """As `did_you_mean`, for a setting that does not exist.
 
     Args:
-        name: dotted name such as `train.epocs`, or a word without a section.
-        sections: names of the settings by section; those that belong to none under an empty name.
+        name: Dotted name such as `train.epocs`, or a word without a section.
+        sections: Names of the settings by section; those that belong to none under an empty name.
     """
     *section, setting = name.split(".")
     homes = [f"{home}.{setting}" for home, settings in sections.items() if home and setting in settings]

@@ -15,8 +15,8 @@ class Version:
     """A pushed version.
 
     Attributes:
-        number: of the version; the greatest is the newest.
-        path: its directory.
+        number: Number of the version; the greatest is the newest.
+        path: Its directory.
         withdrawn: True after a rollback.
     """
 

@@ -28,17 +28,17 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
     is repeated gives the same verdict, and finds it cached.
 
     Args:
-        model_dir: directory of the numbered versions.
-        name: of the model in the file of labels.
-        candidate: directory of the candidate's SavedModel.
-        warm_start: the setting `train.warm_start` of its training, of a line finder `line_training.warm_start`.
+        model_dir: Directory of the numbered versions.
+        name: Name of the model in the file of labels.
+        candidate: Directory of the candidate's SavedModel.
+        warm_start: The setting `train.warm_start` of its training, of a line finder `line_training.warm_start`.
 
     Returns:
         The baseline, of kind "in_service", "warm_start", "base_model" or "none".
 
     Raises:
-        VersionError: the file of labels cannot be read.
-        OSError: a model cannot be read.
+        VersionError: The file of labels cannot be read.
+        OSError: A model cannot be read.
     """
     current = service.in_service(model_dir, name)
     if current is not None:

@@ -71,7 +71,7 @@ class Executor(base_executor.BaseExecutor):
         """Copies the model and notes what it is; leaves the output without a model if there is none.
 
         Raises:
-            BaselineError: the model in service is none of this pipeline's, or has just been deleted.
+            BaselineError: The model in service is none of this pipeline's, or has just been deleted.
         """
         noted = exec_properties.get(_CHOICE)
         found = Baseline.from_json(noted) if noted else _choose(input_dict, exec_properties)
@@ -118,11 +118,11 @@ class BaselineModel(base_component.BaseComponent):
         """Creates the step.
 
         Args:
-            candidate: channel of the model that will be evaluated.
-            model_dir: directory of the numbered versions.
-            name: of the servable.
-            bounds: section `gate`, which says whether there is a baseline at all; None where there always may be.
-            warm_start: what the training started from.
+            candidate: Channel of the model that will be evaluated.
+            model_dir: Directory of the numbered versions.
+            name: Name of the servable.
+            bounds: Section `gate`, which says whether there is a baseline at all; None where there always may be.
+            warm_start: What the training started from.
         """
         super().__init__(
             BaselineModelSpec(

@@ -18,7 +18,7 @@ def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
     """What TFX Evaluator measures, and the bounds of the gate.
 
     Args:
-        gate: the bounds.
+        gate: The bounds.
 
     Returns:
         CER (`cer`, `cer_low`, `cer_high`), WER (`wer`, ...), `exact` and `samples` of the texts that the gate

@@ -34,7 +34,7 @@ def read_verdict(evaluation_uri: str) -> Verdict:
     """Reads an evaluation artifact.
 
     Args:
-        evaluation_uri: of the ModelEvaluation artifact.
+        evaluation_uri: URI of the ModelEvaluation artifact.
 
     Returns:
         Metrics and verdict.

@@ -35,7 +35,7 @@ class Executor(base_executor.BaseExecutor):
         """Does nothing for a blessed model.
 
         Raises:
-            NotBlessed: with all bounds that were missed.
+            NotBlessed: Bounds were missed; the message names all of them.
         """
         blessing = artifact_utils.get_single_instance(input_dict["blessing"])
         if blessing.get_int_custom_property("blessed") != 1:
@@ -54,7 +54,7 @@ class Gate(base_component.BaseComponent):
         """Creates the step.
 
         Args:
-            evaluation: channel of the metrics.
-            blessing: channel of the verdict.
+            evaluation: Channel of the metrics.
+            blessing: Channel of the verdict.
         """
         super().__init__(GateSpec(evaluation=evaluation, blessing=blessing))

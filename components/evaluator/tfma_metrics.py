@@ -86,11 +86,11 @@ class ErrorRate(metric_types.Metric):
         """Chooses unit and statistic.
 
         Args:
-            name: of the metric in results and thresholds.
+            name: Name of the metric in results and thresholds.
             unit: "character" (CER) or "word" (WER).
-            statistic: what to report of the errors.
-            level: coverage of the interval.
-            prediction: which of the predictions; that of the evaluation's configuration if empty.
+            statistic: What to report of the errors.
+            level: Coverage of the interval.
+            prediction: Name of the prediction; that of the evaluation's configuration if empty.
         """
         create = metric_util.merge_per_key_computations(_computations)
         super().__init__(create, name=name, unit=unit, statistic=statistic, level=level, prediction=prediction)

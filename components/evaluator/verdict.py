@@ -20,10 +20,10 @@ class Baseline:
     Attributes:
         kind: "in_service"; "warm_start", the model that the training started from; "base_model", the same where it is
             the one that is shipped; "none"; or "off", by `gate.baseline=none`.
-        version: number of the version in service.
-        path: directory of the SavedModel; empty where there is none.
-        digest: of its files, so that other content is another baseline.
-        reason: why there is none.
+        version: Number of the version in service.
+        path: Directory of the SavedModel; empty where there is none.
+        digest: Digest of its files, so that other content is another baseline.
+        reason: Why there is none.
     """
 
     kind: Literal["in_service", "warm_start", "base_model", "none", "off"]
@@ -62,13 +62,13 @@ class Failure:
     """One missed bound.
 
     Attributes:
-        metric: name of the metric.
-        slice: such as "writer = 7", or "all".
-        value: measured.
-        bound: what it should have been at most.
+        metric: Name of the metric.
+        slice: Name of the slice, such as "writer = 7", or "all".
+        value: Value that was measured.
+        bound: What it should have been at most.
         kind: "bound", "change" against the baseline, "missing" for a bounded slice without images, or "unchanged" for
             a model that is the base model still.
-        against: the baseline in words, for "change".
+        against: The baseline in words, for "change".
     """
 
     metric: str
@@ -107,13 +107,13 @@ class Verdict:
     """What the Evaluator found.
 
     Attributes:
-        blessed: whether the model may ship.
-        metrics: of the candidate over all samples, by name.
-        baseline: of the baseline on the same samples; None where there was none.
-        slices: metrics of the candidate by slice name such as "writer = 7".
-        failures: missed bounds.
-        compared_with: what the baseline is, or why there is none; None in a verdict of an earlier release.
-        off: settings of the gate that are null, so that nothing was asked.
+        blessed: Whether the model may ship.
+        metrics: Metrics of the candidate over all samples, by name.
+        baseline: Metrics of the baseline on the same samples; None where there was none.
+        slices: Metrics of the candidate by slice name such as "writer = 7".
+        failures: Missed bounds.
+        compared_with: What the baseline is, or why there is none; None in a verdict of an earlier release.
+        off: Settings of the gate that are null, so that nothing was asked.
     """
 
     blessed: bool

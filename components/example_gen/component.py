@@ -147,8 +147,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes the examples of each split, the rejects and their counts.
 
         Raises:
-            DatasetError: there is nothing to read, or a split has no images.
-            TooManyRejects: the rejected share exceeds `data.max_rejected`.
+            DatasetError: There is nothing to read, or a split has no images.
+            TooManyRejects: The rejected share exceeds `data.max_rejected`.
         """
         data = DataConfig.model_validate_json(exec_properties["data_config"])
         tables, notes = find_tables(data)
@@ -217,10 +217,10 @@ class HandwritingExampleGen(base_beam_component.BaseBeamComponent):
         """Creates the step.
 
         Args:
-            data: what to read and refuse.
-            transform: geometry of the image tensor, for the check of labels against frames.
-            rejects_copy: file that always holds the rejects of the last run, also when it failed.
-            fingerprint: value of DataVersion's output, for runners that do not call the driver.
+            data: What to read and refuse.
+            transform: Geometry of the image tensor, for the check of labels against frames.
+            rejects_copy: File that always holds the rejects of the last run, also when it failed.
+            fingerprint: Value of DataVersion's output, for runners that do not call the driver.
         """
         super().__init__(
             HandwritingExampleGenSpec(

@@ -30,7 +30,7 @@ class Executor(base_executor.BaseExecutor):
         """Writes the fingerprint.
 
         Raises:
-            DatasetError: there is nothing to read.
+            DatasetError: There is nothing to read.
         """
         tables, _ = find_tables(DataConfig.model_validate_json(exec_properties["data_config"]))
         artifact_utils.get_single_instance(output_dict["fingerprint"]).write(fingerprint(tables))
@@ -46,7 +46,7 @@ class DataVersion(base_component.BaseComponent):
         """Creates the step.
 
         Args:
-            data: what to look at.
+            data: What to look at.
         """
         super().__init__(
             DataVersionSpec(

@@ -38,17 +38,17 @@ class Sample(NamedTuple):
     """An accepted row: an image and its text.
 
     Attributes:
-        id: image's path below its dataset folder, with the folder's name in front.
-        source: name of the dataset folder, as in `Table`.
-        image: encoded PNG or JPEG.
-        text: label, NFC-normalised.
-        writer: who wrote it; empty if unknown.
-        split: one of `SPLITS`.
-        width, height: pixels of `image`, which the model is sent too; a tall one is shrunk (`image_files.TALL`).
-        original: width and height of the upright image in the file, for people.
-        statistics: numbers that describe the image, by name (see `describe`).
-        mend: how the image was found whose name the row does not give exactly, key of `images.MENDS`; else empty.
-        by_model: whether a model wrote the text, see `htr label`.
+        id: Image's path below its dataset folder, with the folder's name in front.
+        source: Name of the dataset folder, as in `Table`.
+        image: Encoded PNG or JPEG.
+        text: Label, NFC-normalised.
+        writer: Who wrote it; empty if unknown.
+        split: One of `SPLITS`.
+        width, height: Pixels of `image`, which the model is sent too; a tall one is shrunk (`image_files.TALL`).
+        original: Width and height of the upright image in the file, for people.
+        statistics: Numbers that describe the image, by name (see `describe`).
+        mend: How the image was found whose name the row does not give exactly, key of `images.MENDS`; else empty.
+        by_model: Whether a model wrote the text, see `htr label`.
     """
 
     id: str
@@ -69,14 +69,14 @@ def examine_all(data: DataConfig, transform: TransformConfig) -> Iterator[Sample
     """Checks all rows of the dataset folders, see `examine_rows`.
 
     Args:
-        data: folders, and what to refuse.
-        transform: geometry of the image tensor.
+        data: Folders, and what to refuse.
+        transform: Geometry of the image tensor.
 
     Yields:
         A sample or a reject for each row, in the order of the files.
 
     Raises:
-        DatasetError: no table was found, or one cannot be read.
+        DatasetError: No table was found, or one cannot be read.
     """
     tables, _ = find_tables(data)
     plan = make_plan(tables, data)
@@ -91,10 +91,10 @@ def examine_rows(
     """Checks rows completely: their fields, their images, their labels against the frames.
 
     Args:
-        rows: to check; a hundred or so, since the images of all are held in memory.
-        splits: how rows are divided, of `make_plan`.
-        data: what to refuse.
-        transform: geometry of the image tensor, for the number of frames.
+        rows: Rows to check; a hundred or so, since the images of all are held in memory.
+        splits: How rows are divided, of `make_plan`.
+        data: What to refuse.
+        transform: Geometry of the image tensor, for the number of frames.
 
     Returns:
         For each row the sample, or the reject with its reason.

@@ -19,7 +19,7 @@ def records(examples_uri: str, split: str) -> Iterator[dict[str, Any]]:
     """The examples of a split: `image` bytes, `_TEXTS` str, `NUMBERS` float, in the order of the files.
 
     Args:
-        examples_uri: Of the Examples artifact.
+        examples_uri: URI of the Examples artifact.
         split: Name of the split.
     """
     spec: dict[str, Any] = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", *_TEXTS)}

@@ -30,15 +30,15 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
     """Finds the label files of all dataset folders.
 
     Args:
-        config: paths and column names.
+        config: Paths and column names.
 
     Returns:
         The tables, sorted by path, and notes on files that were passed over.
 
     Raises:
-        DatasetError: no such folder, or the same one twice, no CSV file in it, none with the needed columns, an
+        DatasetError: No such folder, or the same one twice, no CSV file in it, none with the needed columns, an
             unreadable or empty one, one outside of the folder.
-        StoreError: as a `DatasetError`, where the store fails.
+        StoreError: The store fails; it is a `DatasetError`.
     """
     if not config.paths:
         raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and images).")
@@ -128,7 +128,7 @@ def _exists(root: str) -> bool:
     """As `storage.exists`, which takes a folder of a network file system that does not answer for a missing one.
 
     Raises:
-        OSError: That cannot be found out.
+        OSError: It cannot be found out.
     """
     if not storage.is_remote(root):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -165,7 +165,7 @@ def source_names(roots: list[str]) -> dict[str, str]:
     """Names of folders by path: their last parts, as many as are needed to tell them apart.
 
     Raises:
-        DatasetError: the same one twice.
+        DatasetError: The same one twice.
     """
     for root in roots:
         if roots.count(root) > 1:

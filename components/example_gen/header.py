@@ -40,17 +40,17 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
     """Reads the header of a label file.
 
     Args:
-        path: of the file.
-        root: dataset folder that it belongs to.
-        source: name of that folder.
-        config: names of columns, encoding.
+        path: Path of the file.
+        root: Dataset folder that it belongs to.
+        source: Name of that folder.
+        config: Names of columns, encoding.
 
     Returns:
         The table, or a sentence that says why the file holds no labels.
 
     Raises:
-        DatasetError: it is no text, is empty, or lacks a column that the configuration names.
-        OSError: it cannot be read.
+        DatasetError: It is no text, is empty, or lacks a column that the configuration names.
+        OSError: It cannot be read.
     """
     with storage.open_file(path) as file:
         mark = file.read(4)

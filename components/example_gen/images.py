@@ -31,9 +31,9 @@ class Place(Protocol):
     """The file that names an image: a `Table`, or the XML file of a page.
 
     Attributes:
-        path: of the file.
-        root: dataset folder that it belongs to.
-        allow_outside: whether its images may lie outside of `root`.
+        path: Path of the file.
+        root: Dataset folder that it belongs to.
+        allow_outside: Whether its images may lie outside of `root`.
     """
 
     @property
@@ -50,9 +50,9 @@ class Found(NamedTuple):
     """The file of an image.
 
     Attributes:
-        path: of the file.
-        mend: key of `MENDS`; empty where the row says its name.
-        is_elsewhere: whether it lies in another folder than the row says.
+        path: Path of the file.
+        mend: Key of `MENDS`; empty where the row says its name.
+        is_elsewhere: Whether it lies in another folder than the row says.
     """
 
     path: str
@@ -73,11 +73,11 @@ def find_image(name: str, table: Place) -> Found:
     another image of that name, as in `train/005.png` and `test/005.png`.
 
     Args:
-        name: as the row gives it.
-        table: that the row stands in, or another file that names images.
+        name: Name as the row gives it.
+        table: Table that the row stands in, or another file that names images.
 
     Raises:
-        Rejected: there is none, or several of that name, or it lies outside of the dataset folder.
+        Rejected: There is none, or several of that name, or it lies outside of the dataset folder.
     """
     if not name:
         raise Rejected("missing_file", "the row names no image")

@@ -19,7 +19,7 @@ def check_label(text: str, data: DataConfig) -> str:
     """The label as it is trained on: without space around it, NFC-normalised.
 
     Raises:
-        Rejected: it cannot be used.
+        Rejected: It cannot be used.
     """
     text = text.strip()
     if len(text) > _LONGEST_LABEL:

@@ -14,11 +14,11 @@ class Candidate(NamedTuple):
     """A row that may be taken.
 
     Attributes:
-        group: dataset folder and split, which keep their shares.
-        writer: who keeps his share within the group.
-        rank: rows of low rank are taken first.
-        table: number of its table.
-        line: its line.
+        group: Dataset folder and split, which keep their shares.
+        writer: Who keeps his share within the group.
+        rank: Rows of low rank are taken first.
+        table: Number of its table.
+        line: Its line.
     """
 
     group: tuple[str, str]
@@ -37,8 +37,8 @@ def choose(candidates: list[Candidate], limit: int) -> list[Candidate]:
     """Takes rows so that folders, splits, and within them writers, keep their shares.
 
     Args:
-        candidates: all rows.
-        limit: how many to take.
+        candidates: All rows.
+        limit: How many to take.
     """
     groups: dict[tuple[str, str], dict[str, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
     for candidate in candidates:

@@ -17,10 +17,10 @@ def describe(greys: Sequence[np.ndarray]) -> list[dict[str, float]]:
     """Cheap numbers that change when images do: drift in the images becomes visible in their statistics.
 
     Args:
-        greys: images, uint8 [height, width] each.
+        greys: Images, uint8 [height, width] each.
 
     Returns:
-        Of each its paper_level and ink_level (95th and 2nd percentile of the grey values, 0..255), ink_share (share of
+        For each its paper_level and ink_level (95th and 2nd percentile of the grey values, 0..255), ink_share (share of
         pixels darker than half-way), sharpness (root mean square of the second difference along the rows, over the
         contrast); all from a sample of its pixels.
     """

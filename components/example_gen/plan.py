@@ -39,11 +39,11 @@ class Plan:
     """What is decided for all rows of a dataset.
 
     Attributes:
-        splits: how rows are divided.
-        rows: number of rows.
-        left_out: how many of them `data.limit` leaves out.
-        notes: what people should know of it, sentences.
-        problems: what makes the model or its figures wrong, sentences.
+        splits: How rows are divided.
+        rows: Number of rows.
+        left_out: How many of them `data.limit` leaves out.
+        notes: What people should know of it, sentences.
+        problems: What makes the model or its figures wrong, sentences.
     """
 
     splits: SplitRule
@@ -61,7 +61,7 @@ class Plan:
         """The rows of a table that are used.
 
         Raises:
-            DatasetError: it cannot be read.
+            DatasetError: It cannot be read.
         """
         lines = self.lines(table)
         return [row for row in read_rows(table) if lines is None or row.line in lines]
@@ -121,11 +121,11 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
     """Decides what has to be decided for all rows together.
 
     Args:
-        tables: label files.
-        data: fractions, salt and limit.
+        tables: Label files.
+        data: Fractions, salt and limit.
 
     Raises:
-        DatasetError: a table cannot be read.
+        DatasetError: A table cannot be read.
     """
     survey, unused = _Survey(_in_training(tables)), Unused(tables)
     for table in tables:

@@ -45,10 +45,10 @@ def check_counts(
 
     Args:
         counts: `accepted` by split and `rejected` by reason.
-        data: what is refused.
-        rejects_copy: file that lists what was rejected.
-        row: what is counted, for the messages.
-        sample: what is left of it.
+        data: What is refused.
+        rejects_copy: File that lists what was rejected.
+        row: What is counted, for the messages.
+        sample: What is left of it.
     """
     accepted, rejected = sum(counts["accepted"].values()), sum(counts["rejected"].values())
     total = accepted + rejected

@@ -20,7 +20,7 @@ class RecordSink(beam.io.filebasedsink.FileBasedSink):
         """Names the files.
 
         Args:
-            folder: Of the split.
+            folder: Folder of the split.
         """
         super().__init__(
             os.path.join(folder, "data_tfrecord"),

@@ -28,12 +28,12 @@ class Reject:
     """A refused row.
 
     Attributes:
-        table: name of the CSV file.
-        line: its line.
-        image: image's path as the row gives it.
-        text: label as the row gives it, at most 200 characters.
-        reason: one of a few words, for counting.
-        detail: what exactly is wrong.
+        table: Name of the CSV file.
+        line: Its line.
+        image: Image's path as the row gives it.
+        text: Label as the row gives it, at most 200 characters.
+        reason: One of a few words, for counting.
+        detail: What exactly is wrong.
     """
 
     table: str
@@ -48,7 +48,7 @@ class Rejected(Exception):
     """A row or a page cannot be used.
 
     Attributes:
-        reason, detail: as in `Reject`.
+        reason, detail: Those of `Reject`.
     """
 
     def __init__(self, reason: str, detail: str):
@@ -60,7 +60,7 @@ def as_rejected(error: Exception) -> Rejected:
     """Why a page cannot be used, whatever found that out.
 
     Args:
-        error: of its XML file, its image or the file system.
+        error: Error of its XML file, its image or the file system.
     """
     if isinstance(error, Rejected):
         return error
@@ -73,7 +73,7 @@ def rejected_image(error: ImageError) -> Rejected:
     """The same error in the words of the pipeline, whose setting has another name than the client's.
 
     Args:
-        error: what is wrong with an image.
+        error: What is wrong with an image.
     """
     reason = error.reason if error.reason == "not_an_image" else f"image_{error.reason}"
     return Rejected(reason, str(error).replace("max_pixels", "data.max_megapixels"))

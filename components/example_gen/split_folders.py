@@ -17,7 +17,7 @@ def with_splits_of_folders(tables: Sequence[Table]) -> tuple[list[Table], list[s
     anything.
 
     Args:
-        tables: all of one data folder, whose own name counts for nothing.
+        tables: All of one data folder, whose own name counts for nothing.
 
     Returns:
         The tables, and notes.

@@ -23,10 +23,10 @@ class SplitRule:
     """How rows of a dataset are divided; `plan.make_plan` decides it from all of them.
 
     Attributes:
-        given: splits that the dataset names.
-        by_writer: whether rows of one writer stay together.
-        forced: split by key of rows that are taken for a split which the draw would leave empty.
-        in_training: dataset folders whose rows all stay in `train`, such as images that were reviewed.
+        given: Splits that the dataset names.
+        by_writer: Whether rows of one writer stay together.
+        forced: Split by key of rows that are taken for a split which the draw would leave empty.
+        in_training: Dataset folders whose rows all stay in `train`, such as images that were reviewed.
     """
 
     given: frozenset[str] = frozenset()
@@ -38,11 +38,11 @@ class SplitRule:
         """The split of one row.
 
         Args:
-            named: split that the file name or column gives, or None.
-            writer: who wrote it; empty if unknown.
-            image: name of the image that no other folder changes.
-            root: dataset folder of the row.
-            config: fractions and salt.
+            named: Split that the file name or column gives, or None.
+            writer: Who wrote it; empty if unknown.
+            image: Name of the image that no other folder changes.
+            root: Dataset folder of the row.
+            config: Fractions and salt.
         """
         if root in self.in_training:
             return "train"
@@ -77,10 +77,10 @@ def assign_split(named: str | None, key: str, given: frozenset[str], config: Dat
     whatever else the dataset holds.
 
     Args:
-        named: split that the file name or column gives, or None.
-        key: writer, or the image's id where writers are unknown.
-        given: all splits that the dataset names.
-        config: fractions and salt.
+        named: Split that the file name or column gives, or None.
+        key: Writer, or the image's id where writers are unknown.
+        given: All splits that the dataset names.
+        config: Fractions and salt.
     """
     share = draw(key, config)
     has_eval, has_validation = "eval" in given, "validation" in given

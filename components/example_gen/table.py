@@ -38,18 +38,18 @@ class Table:
     """One CSV/TSV file with labels.
 
     Attributes:
-        path: of the file.
-        root: dataset folder that it belongs to.
-        source: name of that folder; of several with the same name, with as much of their paths as tells them apart.
-        delimiter: between its fields.
-        encoding: of the file.
-        header_line: line of the header, from 1; blank lines and Excel's `sep=` may stand before it.
-        names: of the columns.
-        image, text, writer, split: positions of the columns; None where there is none.
-        labelling_model: position of the column with the version of the model that wrote the text; None likewise.
-        default_split: split that the file's name says, or that of its folder; else None.
-        allow_outside: whether its images may lie outside of `root`.
-        siblings: all tables of the dataset folder, which have none themselves.
+        path: Path of the file.
+        root: Dataset folder that it belongs to.
+        source: Name of that folder; of several with the same name, with as much of their paths as tells them apart.
+        delimiter: Character between its fields.
+        encoding: Encoding of the file.
+        header_line: Line of the header, from 1; blank lines and Excel's `sep=` may stand before it.
+        names: Names of the columns.
+        image, text, writer, split: Positions of the columns; None where there is none.
+        labelling_model: Position of the column with the version of the model that wrote the text; None likewise.
+        default_split: Split that the file's name says, or that of its folder; else None.
+        allow_outside: Whether its images may lie outside of `root`.
+        siblings: All tables of the dataset folder, which have none themselves.
     """
 
     path: str
@@ -89,9 +89,9 @@ class Row(NamedTuple):
     """One data row of a table, not yet checked.
 
     Attributes:
-        table: that it stands in.
-        line: number of its last line in the file, from 1.
-        fields: as read; as many as the header has, unless the row is malformed (`why_malformed`).
+        table: Table that it stands in.
+        line: Number of its last line in the file, from 1.
+        fields: Fields as read; as many as the header has, unless the row is malformed (`why_malformed`).
     """
 
     table: Table
@@ -116,7 +116,7 @@ def read_rows(table: Table) -> Iterator[Row]:
     """Reads the rows of a table; empty lines are passed over.
 
     Raises:
-        DatasetError: the file is not text in its encoding, or breaks the CSV format.
+        DatasetError: The file is not text in its encoding, or breaks the CSV format.
     """
     with storage.open_file(table.path) as raw, io.TextIOWrapper(raw, table.encoding, newline="") as file:
         lines: list[str] = []  # of the row
@@ -148,13 +148,13 @@ def _check_quotation(table: Table, fields: list[str], lines: Sequence[str], last
     """The fields of a row with quotation marks, which make it malformed where they are wrong.
 
     Args:
-        table: that the row stands in.
-        fields: as Python's reader gives them.
-        lines: of the file that it takes up.
-        last: number of the last of them.
+        table: Table that the row stands in.
+        fields: Fields as Python's reader gives them.
+        lines: Lines of the file that it takes up.
+        last: Number of the last of them.
 
     Raises:
-        DatasetError: it holds other rows.
+        DatasetError: It holds other rows.
     """
     raw = "".join(lines)[:_LONG_ROW]
     field_, row, quoted = _patterns(table.delimiter)
@@ -235,11 +235,11 @@ def read_together(table: Table, lines: Container[int] | None = None) -> Iterator
     """Reads the rows of a table in lists of at most `ROWS`, for `examine_rows`.
 
     Args:
-        table: to read.
-        lines: of the rows that are wanted; all if None.
+        table: Table to read.
+        lines: Lines of the rows that are wanted; all if None.
 
     Raises:
-        DatasetError: as of `read_rows`.
+        DatasetError: As `read_rows`.
     """
     rows = (row for row in read_rows(table) if lines is None or row.line in lines)
     while together := list(itertools.islice(rows, ROWS)):

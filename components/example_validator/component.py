@@ -56,8 +56,8 @@ class Executor(executor.Executor):
         """Validates all splits.
 
         Raises:
-            DataAnomalies: an anomaly of severity ERROR was found; warnings are shown only.
-            DataDrift: all such anomalies are drift, which is an error where `drift.fail` says so.
+            DataAnomalies: An anomaly of severity ERROR was found; warnings are shown only.
+            DataDrift: All such anomalies are drift, which is an error where `drift.fail` says so.
         """
         result = super().Do(input_dict, output_dict, exec_properties)
         (artifact,) = output_dict["anomalies"]
@@ -128,10 +128,10 @@ class CuratedExampleValidator(base_component.BaseComponent):
         """Creates the step.
 
         Args:
-            statistics: channel of StatisticsGen.
-            schema: channel of the curated schema.
-            previous: channel of the statistics to compare with; None where the runner cannot find them.
-            fails_on_drift: whether drift ends the run instead of being a warning.
+            statistics: Channel of StatisticsGen.
+            schema: Channel of the curated schema.
+            previous: Channel of the statistics to compare with; None where the runner cannot find them.
+            fails_on_drift: Whether drift ends the run instead of being a warning.
         """
         super().__init__(
             CuratedExampleValidatorSpec(

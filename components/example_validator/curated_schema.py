@@ -42,7 +42,7 @@ class CuratedSchema(base_component.BaseComponent):
         """Creates the step.
 
         Args:
-            thresholds: of the drift and skew comparators, by feature, instead of the file's.
+            thresholds: Thresholds of the drift and skew comparators, by feature, instead of the file's.
         """
         text = schema_text(thresholds)
         super().__init__(CuratedSchemaSpec(text=text, schema=channel_utils.as_channel([standard_artifacts.Schema()])))

@@ -36,7 +36,7 @@ def read(kind: Kind, overrides: Mapping[str, float]) -> dict[str, float]:
 
     Args:
         kind: "drift" between two spans of data, "skew" between training data and what a model is asked.
-        overrides: that win over those of the schema.
+        overrides: Thresholds that win over those of the schema.
     """
     schema = text_format.Parse(schema_text(overrides), schema_pb2.Schema())
     comparators = {

@@ -85,7 +85,7 @@ def started_from(settings: dict[str, Any]) -> str | None:
     """The preset of the base model from which a training started; None where it started from something else.
 
     Args:
-        settings: of the exported model.
+        settings: Settings of the exported model.
     """
     return str(settings["transform"]["preset"]) if settings.get("start", {}).get("base_model") else None
 
@@ -129,9 +129,9 @@ class LanguageModel(base_component.BaseComponent):
         """Creates the step.
 
         Args:
-            examples: channel of ExampleGen's examples.
-            base_model: channel of the exported model.
-            config: what to learn from, and how.
+            examples: Channel of ExampleGen's examples.
+            base_model: Channel of the exported model.
+            config: What to learn from, and how.
         """
         super().__init__(
             LanguageModelSpec(

@@ -61,7 +61,7 @@ def learn(
 
     Args:
         texts: Labels of the training split, and other texts.
-        alphabet: Of the network.
+        alphabet: Alphabet of the network.
         validation: Images of the validation split.
         config: Settings.
         base: Language model of the base model whose texts are among these.

@@ -20,7 +20,7 @@ def record(model: ExportedModel, examples_uri: str, split: str) -> list[Recorded
 
     Args:
         model: The network.
-        examples_uri: Of the Examples artifact.
+        examples_uri: URI of the Examples artifact.
         split: Name of the split.
     """
 

@@ -26,7 +26,7 @@ def model_card(
         train: How it was trained.
         data: Sentences about the pages: their number, source and licence, what is special about them.
         metrics: Metrics of the version: `parameters`, `history`, `best_epoch`, `start`, and `evaluation` by set.
-        verdict: Of the gate; None for one that passed none.
+        verdict: Verdict of the gate; None for one that passed none.
 
     Returns:
         Markdown.

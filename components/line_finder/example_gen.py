@@ -158,7 +158,7 @@ class PageExampleGen(base_beam_component.BaseBeamComponent):
 
         Args:
             data: Folders, shares of the splits, what is refused.
-            settings: Which pages belong together.
+            settings: Settings that tell which pages belong together.
             rejects_copy: File that always holds the rejected pages of the last run, also when it failed.
         """
         super().__init__(

@@ -72,8 +72,8 @@ def save(served: ServedLineFinder, directory: str, config: LineFinderConfig, fac
     """Writes the SavedModel, its settings and its warm-up requests.
 
     Args:
-        served: To save.
-        directory: Where; it becomes the root of the servable version.
+        served: Model to save.
+        directory: Directory to write; it becomes the root of the servable version.
         config: Sizes of network and pages.
         facts: What else its settings file says.
     """

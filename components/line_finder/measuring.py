@@ -33,10 +33,10 @@ class Readings:
     """Errors of what a recogniser reads on pages, which add up over pages. Lines without a label do not count.
 
     Attributes:
-        true: Of the true lines.
-        found: Of the true lines, each read in the found ones that lie on it: a missed line counts with all of its
-            characters; a found line without a label counts nowhere.
-        pages: Of the texts of whole pages in reading order: what is found but has no label counts as errors.
+        true: Errors of the true lines.
+        found: Errors of the true lines, each read in the found ones that lie on it: a missed line counts with all
+            of its characters; a found line without a label counts nowhere.
+        pages: Errors of the texts of whole pages in reading order: what is found but has no label counts as errors.
     """
 
     true: ErrorCounts = field(default_factory=ErrorCounts)

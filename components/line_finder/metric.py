@@ -105,7 +105,7 @@ def covered(course: np.ndarray, by: np.ndarray, distance: float) -> float:
     Args:
         course: Polyline, float64 [n, 2].
         by: The other one.
-        distance: In the same unit.
+        distance: Distance in the same unit.
     """
     samples = _sampled(course)
     starts, ends = (by[:-1], by[1:]) if len(by) > 1 else (by, by)

@@ -69,7 +69,7 @@ class LineFinder(keras.Model):
 
         Args:
             config: Their sizes.
-            **kwargs: For keras.Model.
+            **kwargs: Arguments of keras.Model.
         """
         super().__init__(name="line_finder", **kwargs)
         first, *rest = config.filters

@@ -99,7 +99,7 @@ class LineFitting(TrainingLoop):
             start: Version whose weights the network starts from; None for its own.
 
         Raises:
-            WarmStartError: That version has another network.
+            WarmStartError: The version has another network.
         """
         self.config, self.train = config, train
         if start is not None:

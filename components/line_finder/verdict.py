@@ -40,8 +40,8 @@ class LineVerdict:
 
     Attributes:
         blessed: Whether the line finder may ship.
-        metrics: Of the candidate: `pages`, `lines`, `found`, `precision`, `recall`, `f1`, `cer_true` (of the true
-            lines), `cer` (of the true lines, read in the found ones), `cer_pages` (of whole pages), `cer_ratio`.
+        metrics: Metrics of the candidate: `pages`, `lines`, `found`, `precision`, `recall`, `f1`, `cer_true` (of the
+            true lines), `cer` (of the true lines, read in the found ones), `cer_pages` (of whole pages), `cer_ratio`.
         baseline: The same of the baseline on the same pages; None where there was none.
         failures: Missed bounds, sentences.
         compared_with: What the baseline is, or why there is none.
@@ -78,7 +78,7 @@ def metrics_of(pages: int, score: LineScore, readings: Readings) -> dict[str, fl
 
     Args:
         pages: Number of pages.
-        score: Of their lines.
+        score: Score of their lines.
         readings: Errors of what was read; at least one line has a label.
     """
     return {
@@ -100,8 +100,8 @@ def decide(
 
     Args:
         gate: The bounds.
-        metrics: Of the candidate.
-        baseline: Of the line finder that it is compared with, on the same pages.
+        metrics: Metrics of the candidate.
+        baseline: Metrics of the line finder that it is compared with, on the same pages.
         compared_with: What that is.
         unchanged: Whether the candidate is the base line finder still: no epoch was better.
         recogniser: What transcribed the lines.
@@ -162,6 +162,6 @@ def read_verdict(evaluation_uri: str) -> LineVerdict:
     """Reads the verdict of an evaluation artifact.
 
     Args:
-        evaluation_uri: Of the ModelEvaluation artifact.
+        evaluation_uri: URI of the ModelEvaluation artifact.
     """
     return LineVerdict.from_dict(json.loads(storage.read(f"{evaluation_uri}/{VERDICT_FILE}")))

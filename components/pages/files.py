@@ -31,11 +31,11 @@ class PageFile:
     """An XML file of the input; small, since it travels to a worker.
 
     Attributes:
-        path: of the file.
-        root: input folder that it belongs to.
-        name: of the page, unique and without characters that a CSV file in UTF-8 cannot hold.
-        writer: who wrote the page or which document it belongs to; empty where the file itself must tell.
-        allow_outside: whether its image may lie outside of `root`.
+        path: Path of the file.
+        root: Input folder that it belongs to.
+        name: Name of the page, unique and without characters that a CSV file in UTF-8 cannot hold.
+        writer: Who wrote the page or which document it belongs to; empty where the file itself must tell.
+        allow_outside: Whether its image may lie outside of `root`.
     """
 
     path: str
@@ -50,9 +50,9 @@ class Claim:
     """A page that can be used, and the image that it would take.
 
     Attributes:
-        file: the page.
-        image: path of the image.
-        lies_there: whether the image lies where the page says (`locate_image`).
+        file: The page.
+        image: Path of the image.
+        lies_there: Whether the image lies where the page says (`locate_image`).
     """
 
     file: PageFile
@@ -64,14 +64,14 @@ def find_pages(folders: Sequence[str], writer: str = AUTO, allow_outside: bool =
     """Lists the XML files below folders, sorted by folder and path; hidden ones are no pages.
 
     Args:
-        folders: to look in.
-        writer: where a page's writer or document is known from: "auto" (the file itself, else each page stands for
+        folders: Folders to look in.
+        writer: Where a page's writer or document is known from: "auto" (the file itself, else each page stands for
             itself), "folder" (pages of one folder belong together), or a regular expression for the page's name, whose
             first group is the writer.
-        allow_outside: whether images may lie outside of the folders.
+        allow_outside: Whether images may lie outside of the folders.
 
     Raises:
-        ImportProblem: no such folder, no XML file, or `writer` does not fit.
+        ImportProblem: No such folder, no XML file, or `writer` does not fit.
     """
     pattern = None
     if writer not in (AUTO, FOLDER):
@@ -114,11 +114,11 @@ def unnamed_images(folders: Sequence[str], claimed: Iterable[str]) -> list[str]:
     """Images below folders that no page takes, in the order of `find_pages`; hidden ones are none.
 
     Args:
-        folders: the input.
-        claimed: paths of the images that pages have found.
+        folders: The input.
+        claimed: Paths of the images that pages have found.
 
     Raises:
-        ImportProblem: a folder cannot be read.
+        ImportProblem: A folder cannot be read.
     """
     taken = {_real(path) for path in claimed if path}
     return [path for path, _, _ in _files(folders, SUFFIXES) if _real(path) not in taken]
@@ -162,14 +162,14 @@ def locate_image(name: str, page: PageFile) -> tuple[str, bool]:
     taken, wherever it lies below the input folder.
 
     Args:
-        name: as the XML file gives it; may be empty.
-        page: that names it.
+        name: Name as the XML file gives it; may be empty.
+        page: Page that names it.
 
     Returns:
         Its path, and whether it lies where the page says, so that no other page has a better claim.
 
     Raises:
-        Rejected: there is none, or several; or it lies outside of the input folder.
+        Rejected: There is none, or several; or it lies outside of the input folder.
     """
     folder = os.path.dirname(page.path)
     base = name.replace("\\", "/").rpartition("/")[2]
@@ -193,7 +193,7 @@ def lost_claims(claims: Sequence[Claim]) -> dict[PageFile, PageFile]:
     """Decides whose an image is that several pages want, as PAGE beside ALTO does: it is used once.
 
     Args:
-        claims: of all pages that can be used, in their order.
+        claims: Claims of all pages that can be used, in their order.
 
     Returns:
         The pages that do not get their image, each with the page that gets it: one whose image lies where it says

@@ -81,14 +81,14 @@ class AtomicPusher(base_component.BaseComponent):
         """Creates the step.
 
         Args:
-            model: channel of the exported model.
-            model_blessing: channel of the gate's verdict.
-            infra_blessing: channel of the serving check's verdict.
-            report: channel of the run's report, which holds the model card.
-            model_dir: directory of the numbered versions.
-            name: of the model in the file of labels.
-            keep_versions: how many remain.
-            restore_options: what `htr restore` needs besides the version.
+            model: Channel of the exported model.
+            model_blessing: Channel of the gate's verdict.
+            infra_blessing: Channel of the serving check's verdict.
+            report: Channel of the run's report, which holds the model card.
+            model_dir: Directory of the numbered versions.
+            name: Name of the model in the file of labels.
+            keep_versions: How many remain.
+            restore_options: What `htr restore` needs besides the version.
         """
         filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=model_dir)
         custom = {"name": name, "keep_versions": keep_versions, "restore_options": restore_options}

@@ -40,9 +40,9 @@ def push(source: str, model_dir: str, keep: int) -> int:
     tries again after a minute. Under labels it is not even tried before it is promoted.
 
     Args:
-        source: directory of the SavedModel.
-        model_dir: directory of the numbered versions; made if missing.
-        keep: versions that remain, this one included; older ones are deleted, as are leftovers of broken pushes that
+        source: Directory of the SavedModel.
+        model_dir: Directory of the numbered versions; made if missing.
+        keep: Versions that remain, this one included; older ones are deleted, as are leftovers of broken pushes that
             began more than a day ago. Versions that a label needs, or its rollback, stay in any case; all do in a
             bucket with labels.
 
@@ -50,8 +50,8 @@ def push(source: str, model_dir: str, keep: int) -> int:
         The version's number: the Unix time in seconds, or one more than the greatest number ever used here.
 
     Raises:
-        VersionError: it is not known which versions have labels.
-        OSError: something cannot be read or written.
+        VersionError: It is not known which versions have labels.
+        OSError: Something cannot be read or written.
     """
     if storage.is_remote(model_dir):
         return _push_to_bucket(source, model_dir, keep)
@@ -151,14 +151,14 @@ def roll_back(model_dir: str, options: str = "") -> tuple[int, int]:
     """Withdraws the newest version, so that servers go back to the one before.
 
     Args:
-        model_dir: directory of the numbered versions.
-        options: what suggested `htr` commands need besides.
+        model_dir: Directory of the numbered versions.
+        options: What suggested `htr` commands need besides.
 
     Returns:
         The withdrawn version's number and that of the version which is now the newest.
 
     Raises:
-        VersionError: there is no earlier version, the newest has a label, a label is being moved, or the directory is
+        VersionError: There is no earlier version, the newest has a label, a label is being moved, or the directory is
             in a bucket.
     """
     if storage.is_remote(model_dir):
@@ -192,14 +192,14 @@ def restore(model_dir: str, number: int) -> int:
     """Brings a withdrawn version back.
 
     Args:
-        model_dir: directory of the numbered versions.
-        number: of the version.
+        model_dir: Directory of the numbered versions.
+        number: Number of the version.
 
     Returns:
         The version that is now the newest.
 
     Raises:
-        VersionError: no such version is withdrawn, or the directory is in a bucket.
+        VersionError: No such version is withdrawn, or the directory is in a bucket.
     """
     if storage.is_remote(model_dir):
         raise VersionError(

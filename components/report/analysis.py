@@ -42,8 +42,8 @@ def count_edits(predictions: pd.DataFrame, compared: bool) -> pd.DataFrame:
     """Adds the count columns to a table that has the texts.
 
     Args:
-        predictions: with `text`, `prediction`, `best_path` and `baseline`.
-        compared: whether `baseline` holds texts of the baseline.
+        predictions: Table with `text`, `prediction`, `best_path` and `baseline`.
+        compared: Whether `baseline` holds texts of the baseline.
 
     Returns:
         A copy with `COUNT_COLUMNS`; `baseline_edits` is -1 where there is no such model.
@@ -65,9 +65,9 @@ def errors_of(predictions: pd.DataFrame, unit: Unit = "character", baseline: boo
     """The error counts of a table, from which rate and interval follow.
 
     Args:
-        predictions: table of predictions.
-        unit: characters or words.
-        baseline: of the baseline instead (characters only).
+        predictions: Table of predictions.
+        unit: Characters or words.
+        baseline: Whether they are those of the baseline instead (characters only).
     """
     edits, length = ("word_edits", "words") if unit == "word" else ("baseline_edits" if baseline else "edits", "length")
     return ErrorCounts(Counter(zip(predictions[edits].tolist(), predictions[length].tolist(), strict=True)))
@@ -77,8 +77,8 @@ def paired_errors(predictions: pd.DataFrame, before: str = "baseline_edits") -> 
     """Errors before and those of the predictions on the same images; None where there is nothing before.
 
     Args:
-        predictions: table of predictions.
-        before: column with the errors of what the predictions are compared with.
+        predictions: Table of predictions.
+        before: Column with the errors of what the predictions are compared with.
     """
     if predictions.empty or (predictions[before] < 0).any():
         return None
@@ -112,11 +112,11 @@ class Characters:
     """How single characters were read.
 
     Attributes:
-        seen: occurrences in the references.
-        right: of those read right.
-        replaced: by (truth, read).
-        deleted: characters of the truth that were not read.
-        inserted: characters that were read but are not there.
+        seen: Occurrences in the references.
+        right: Occurrences that were read right.
+        replaced: Number of replacements, by (truth, read).
+        deleted: Characters of the truth that were not read.
+        inserted: Characters that were read but are not there.
     """
 
     seen: Counter[str] = field(default_factory=Counter)
@@ -158,7 +158,7 @@ class Characters:
         """The confusion matrix of the characters that are most often taken for others.
 
         Args:
-            size: characters at most.
+            size: Characters at most.
 
         Returns:
             The characters, and counts int [size, size + 1] of truth by read; the last column counts deletions.
@@ -182,8 +182,8 @@ def slices(predictions: pd.DataFrame, level: float) -> list[dict[str, Any]]:
     """Error rates by writer, length, source and image quality.
 
     Args:
-        predictions: table of predictions.
-        level: of the intervals.
+        predictions: Table of predictions.
+        level: Level of the intervals.
 
     Returns:
         Groups `{"name", "title", "rows", "left_out"}`; a row has `value`, the keys of `rates`, `share` of all edits,
@@ -243,8 +243,8 @@ def calibration(predictions: pd.DataFrame, bins: int = 10) -> dict[str, Any]:
     """Whether confidence means something: how often texts with a given confidence are exactly right.
 
     Args:
-        predictions: table of predictions.
-        bins: of equally many images.
+        predictions: Table of predictions.
+        bins: Number of bins, of equally many images.
 
     Returns:
         `bins`, rows of `confidence`, `right` (means) and `samples`; `error`, the expected calibration error: the mean
@@ -266,8 +266,8 @@ def review(
     """What remains when the least confident share of the images goes to a person.
 
     Args:
-        predictions: table of predictions.
-        shares: of the images.
+        predictions: Table of predictions.
+        shares: Shares of the images.
 
     Returns:
         Rows of `share`, `threshold` (the lowest confidence that is still accepted), `cer` and `exact` of the accepted.

@@ -16,7 +16,7 @@ def write(contents: Mapping[str, Any]) -> str:
     """The card of a run's model.
 
     Args:
-        contents: what `contents.build` made.
+        contents: What `contents.build` made.
 
     Returns:
         Markdown.

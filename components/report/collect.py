@@ -28,7 +28,7 @@ def read_splits(examples_uri: str) -> tuple[dict[str, Split], str]:
     """Reads all splits.
 
     Args:
-        examples_uri: of the Examples artifact.
+        examples_uri: URI of the Examples artifact.
 
     Returns:
         The splits by name, and a digest of ids, labels and images: the same for the same data in any order and place.
@@ -56,10 +56,10 @@ def predictions(
     """Puts the images of the evaluation split and what models read in them together.
 
     Args:
-        examples_uri: of the Examples artifact.
-        readings: what Evaluator has kept, see `components.evaluator.readings`.
-        compared: whether there is a model to compare with.
-        best_path: whether the predictions are those of the best path, instead of those that clients get by default.
+        examples_uri: URI of the Examples artifact.
+        readings: What Evaluator has kept, see `components.evaluator.readings`.
+        compared: Whether there is a model to compare with.
+        best_path: Whether the predictions are those of the best path, instead of those that clients get by default.
 
     Returns:
         A table of predictions, see `components.report.analysis`.
@@ -83,10 +83,10 @@ def look_closely(
     """Reads some images of the evaluation split again, this time keeping what the model saw in each frame.
 
     Args:
-        examples_uri: of the Examples artifact.
-        model: to read with.
-        texts: labels by the image's place in the split.
-        best_path: as for `predictions`.
+        examples_uri: URI of the Examples artifact.
+        model: Model to read with.
+        texts: Labels by the image's place in the split.
+        best_path: As for `predictions`.
 
     Returns:
         Readings by place.

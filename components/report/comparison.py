@@ -47,14 +47,14 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     """What changed from one run to another, and whether it is better.
 
     Args:
-        before: run A.
-        after: run B.
+        before: Run A.
+        after: Run B.
 
     Returns:
         A text of several paragraphs.
 
     Raises:
-        NothingToCompare: a run has no report.
+        NothingToCompare: A run has no report.
     """
     a, b = metrics_of(before), metrics_of(after)
     rows = heading(before, after)

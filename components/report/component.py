@@ -127,9 +127,9 @@ class RunReport(base_component.BaseComponent):
         """Creates the step.
 
         Args:
-            config: of the run; the report shows it.
-            baseline_model: channel of the model to compare with, which may be empty.
-            **inputs: channels `examples`, `quarantine`, `anomalies`, `model`, `model_run` and `evaluation`.
+            config: Settings of the run; the report shows it.
+            baseline_model: Channel of the model to compare with, which may be empty.
+            **inputs: Channels `examples`, `quarantine`, `anomalies`, `model`, `model_run` and `evaluation`.
         """
         super().__init__(
             RunReportSpec(

@@ -40,7 +40,7 @@ def build(material: Material) -> dict[str, Any]:
     """The contents of a report.
 
     Args:
-        material: what it is made of.
+        material: What it is made of.
 
     Returns:
         A tree of dictionaries, lists, strings and numbers, ready for JSON and for `report.html.j2`: the `facts` and
@@ -55,7 +55,7 @@ def facts(material: Material, characters: analysis.Characters) -> dict[str, Any]
     """The contents of a report without its plots, which take ten times as long as everything else.
 
     Args:
-        material: what it is made of.
+        material: What it is made of.
         characters: Counts of right and wrong characters in its predictions.
 
     Returns:

@@ -131,7 +131,7 @@ def confusion_matrix(characters: Sequence[str], counts: np.ndarray) -> str:
     """Truth by read characters; what was read right is left out, so that errors have the whole scale.
 
     Args:
-        characters: of the rows and all columns but the last.
+        characters: Characters of the rows and all columns but the last.
         counts: int [n, n + 1]; the last column counts characters that were not read.
     """
     errors = counts.astype(float)
@@ -166,7 +166,7 @@ def distributions(splits: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     """Histograms of lengths and image measures, one line a split, as shares.
 
     Args:
-        splits: values float [N] by measure by split.
+        splits: Values float [N] by measure by split.
     """
     titles = {"text_length": "characters of the label", "width": "width, px", "height": "height, px",
               "ink_share": "dark pixels, share", "sharpness": "sharpness", "paper_level": "grey of paper"}  # fmt: skip
@@ -228,12 +228,12 @@ def alignment(
     """An image, the characters read below it, and the probability of each character in each frame as a heat map.
 
     Args:
-        image: encoded.
+        image: Encoded image.
         probabilities: float [frames, C] of the valid frames, the blank last.
-        alphabet: characters of the classes.
-        read: characters of the prediction with confidence and span as shares of the image's width.
-        truth: characters of the label with probability and span, aligned by force.
-        used: share of the frames' columns that the image covers; the rest is padding of the last frame.
+        alphabet: Characters of the classes.
+        read: Characters of the prediction with confidence and span as shares of the image's width.
+        truth: Characters of the label with probability and span, aligned by force.
+        used: Share of the frames' columns that the image covers; the rest is padding of the last frame.
 
     Returns:
         SVG element, and its width in pixels at full size.

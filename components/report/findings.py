@@ -14,10 +14,10 @@ class Finding:
     """Something that was noticed.
 
     Attributes:
-        kind: one of a few words, for tests and tools.
+        kind: One of a few words, for tests and tools.
         severity: "problem": figures or data are wrong; "note": worth a look.
-        text: what was found.
-        advice: what to do; may be empty.
+        text: What was found.
+        advice: What to do; may be empty.
     """
 
     kind: str

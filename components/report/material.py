@@ -20,11 +20,11 @@ class Split:
     """What one split holds.
 
     Attributes:
-        samples: number of images.
-        writers: images by writer; those of unknown writers under "".
-        characters: occurrences in the labels.
+        samples: Number of images.
+        writers: Images by writer; those of unknown writers under "".
+        characters: Occurrences in the labels.
         numbers: float32 [samples] by name in `NUMBERS`.
-        images: first label and id by SHA-256 of the image's file.
+        images: First label and id by SHA-256 of the image's file.
     """
 
     samples: int = 0
@@ -39,11 +39,11 @@ class Reading:
     """How a model read one image, frame by frame.
 
     Attributes:
-        image: encoded.
+        image: Encoded image.
         probabilities: float32 [frames, C] of the valid frames; the blank is the last class.
-        alphabet: of the model.
-        read: characters of the prediction with confidence and span as shares of the image's width.
-        truth: characters of the label that the model can write, with span and highest probability in it; empty where
+        alphabet: Alphabet of the model.
+        read: Characters of the prediction with confidence and span as shares of the image's width.
+        truth: Characters of the label that the model can write, with span and highest probability in it; empty where
             the frames cannot carry the label.
     """
 
@@ -59,23 +59,23 @@ class Material:
     """Everything that a report is made of.
 
     Attributes:
-        config: of the run.
-        verdict: of the Evaluator.
-        predictions: table of predictions on the evaluation split.
-        splits: what each split holds.
-        digest: of the data.
-        alphabet: of the model, in class order.
-        settings: that the model was trained with (`htr.json`).
-        model_bytes: size of the weights.
-        readings: close looks at the images that are shown, by row of `predictions`.
-        history: of the training, by epoch.
-        counts: of ExampleGen, see `read_counts`.
-        rejects: rows of `rejects.csv`.
+        config: Settings of the run.
+        verdict: Verdict of the Evaluator.
+        predictions: Table of predictions on the evaluation split.
+        splits: What each split holds.
+        digest: Digest of the data.
+        alphabet: Alphabet of the model, in class order.
+        settings: Settings that the model was trained with (`htr.json`).
+        model_bytes: Size of the weights.
+        readings: Close looks at the images that are shown, by row of `predictions`.
+        history: History of the training, by epoch.
+        counts: Counts of ExampleGen, see `read_counts`.
+        rejects: Rows of `rejects.csv`.
         anomalies: (severity, sentence) of ExampleValidator.
-        augmented: a sheet of augmented training images as PNG, if the Trainer wrote one.
-        unalignable: number of training images with fewer frames than their labels need, which were left out.
-        baseline: settings (`htr.json`) of the model that the candidate is compared with.
-        run_id: of the orchestrator.
+        augmented: A sheet of augmented training images as PNG, if the Trainer wrote one.
+        unalignable: Number of training images with fewer frames than their labels need, which were left out.
+        baseline: Settings (`htr.json`) of the model that the candidate is compared with.
+        run_id: Identifier that the orchestrator gave the run.
     """
 
     config: RunSettings

@@ -24,7 +24,7 @@ def next_steps(contents: Mapping[str, Any]) -> list[str]:
     """Suggestions for a model that is not blessed.
 
     Args:
-        contents: what `contents.build` made.
+        contents: What `contents.build` made.
 
     Returns:
         Sentences, the most promising first, `MOST` at most; none for a blessed model.

@@ -43,11 +43,11 @@ def page(
     """The page of a run.
 
     Args:
-        contents: what `contents.build` made; None for a run that did not come so far.
-        run_id: of the run; that of the contents if empty.
+        contents: What `contents.build` made; None for a run that did not come so far.
+        run_id: Identifier of the run; that of the contents if empty.
         steps: `components.report.summary.Step`s of the run; empty if unknown.
-        pushed: version and its directory, where one was pushed.
-        not_pushed: why a blessed model was not pushed; empty where that is unknown.
+        pushed: Version and its directory, where one was pushed.
+        not_pushed: Why a blessed model was not pushed; empty where that is unknown.
 
     Returns:
         HTML.

@@ -18,8 +18,8 @@ def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
     """What a person should know first: problems before notes.
 
     Args:
-        m: what the report is made of.
-        contents: numbers that `build` has computed from it.
+        m: What the report is made of.
+        contents: Numbers that `build` has computed from it.
     """
     result = Findings()
     for problem in m.counts.get("problems", []):

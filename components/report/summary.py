@@ -38,10 +38,10 @@ class Step:
     """One step of a run.
 
     Attributes:
-        name: of the component.
+        name: Name of the component.
         state: "COMPLETE", "CACHED", "FAILED", ...
-        seconds: between its registration and its end.
-        peak_bytes: peak memory of the process while it ran; None where it was not measured.
+        seconds: Time between its registration and its end.
+        peak_bytes: Peak memory of the process while it ran; None where it was not measured.
         cpu_seconds: CPU time of the process and of those that it started; None where it was not measured.
     """
 
@@ -57,17 +57,17 @@ class RunSummary:
     """What a run did.
 
     Attributes:
-        run_id: time of its start.
-        steps: in order.
-        seconds: from its first to its last step.
+        run_id: Time of its start.
+        steps: Steps in order.
+        seconds: Time from its first to its last step.
         counts: `{"accepted": {split: n}, "rejected": {reason: n}, "notes": [...]}`.
-        report_folder: artifact of its report; None if the run did not come so far.
-        pushed: whether a version was pushed by this run or the run whose push it found cached.
-        version: its number.
-        pushed_path: its directory.
-        withdrawn: number of the withdrawn version that holds the same model, if nothing was pushed for that reason.
-        transcriptions_folder: artifact of its BulkInferrer, where there is one.
-        anomalies_folder: artifact of its ExampleValidator; None if the run did not come so far.
+        report_folder: Artifact of its report; None if the run did not come so far.
+        pushed: Whether a version was pushed by this run or the run whose push it found cached.
+        version: Its number.
+        pushed_path: Its directory.
+        withdrawn: Number of the withdrawn version that holds the same model, if nothing was pushed for that reason.
+        transcriptions_folder: Artifact of its BulkInferrer, where there is one.
+        anomalies_folder: Artifact of its ExampleValidator; None if the run did not come so far.
     """
 
     run_id: str
@@ -152,16 +152,16 @@ def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
     """Reads one run of a workspace.
 
     Args:
-        workspace: folder of the run.
-        name: of the pipeline.
+        workspace: Folder of the run.
+        name: Name of the pipeline.
         run: "latest", the beginning of its time, or the version that it pushed.
 
     Returns:
         The summary.
 
     Raises:
-        NothingRun: nothing was run there yet.
-        NoSuchRun: no run is called that, or several are.
+        NothingRun: Nothing was run there yet.
+        NoSuchRun: No run is called that, or several are.
         MetadataError: ML Metadata cannot be read.
     """
     if run == "latest":
@@ -179,15 +179,15 @@ def read_all(workspace: str, name: str, newest: int | None = None) -> list[RunSu
     """Reads the runs of a workspace.
 
     Args:
-        workspace: folder of the runs.
-        name: of the pipeline.
-        newest: how many; all if None.
+        workspace: Folder of the runs.
+        name: Name of the pipeline.
+        newest: How many; all if None.
 
     Returns:
         The summaries, newest first.
 
     Raises:
-        NothingRun: nothing was run there yet.
+        NothingRun: Nothing was run there yet.
         MetadataError: ML Metadata cannot be read.
     """
     store = open_metadata(workspace)

@@ -65,7 +65,7 @@ class Executor(base_executor.BaseExecutor):
         """Marks the InfraBlessing; a model that the gate did not bless is not tried.
 
         Raises:
-            NotServable: with what the server said.
+            NotServable: The server does not answer as it should; the message has what it said.
         """
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         model_blessing = artifact_utils.get_single_instance(input_dict["model_blessing"])
@@ -82,15 +82,15 @@ def check(model_path: str, name: str, command: list[str]) -> int:
     """Serves a SavedModel in a process of its own and replays its warm-up requests.
 
     Args:
-        model_path: directory of the SavedModel, with warm-up requests.
-        name: of the servable.
-        command: of a server that takes TensorFlow Serving's flags; the embedded one if empty.
+        model_path: Directory of the SavedModel, with warm-up requests.
+        name: Name of the servable.
+        command: Command of a server that takes TensorFlow Serving's flags; the embedded one if empty.
 
     Returns:
         Number of requests that were answered.
 
     Raises:
-        NotServable: with what the server said.
+        NotServable: The server does not answer as it should; the message has what it said.
     """
     with tempfile.TemporaryDirectory() as base:
         # A server wants numbered versions below a base path.
@@ -168,10 +168,10 @@ class ServingCheck(base_component.BaseComponent):
         """Creates the step.
 
         Args:
-            model: channel of the exported model.
-            model_blessing: channel of the gate's verdict.
-            name: of the servable.
-            server_command: of a model server; the embedded one if empty.
+            model: Channel of the exported model.
+            model_blessing: Channel of the gate's verdict.
+            name: Name of the servable.
+            server_command: Command of a model server; the embedded one if empty.
         """
         super().__init__(
             ServingCheckSpec(

@@ -28,7 +28,7 @@ class Server:
         """Starts it.
 
         Args:
-            command: program and arguments.
+            command: Program and arguments.
         """
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
@@ -80,8 +80,8 @@ def serving(flags: Sequence[str], command: Sequence[str]) -> Iterator[Server]:
     """Within it a server runs; the process that waits becomes it where it can.
 
     Args:
-        flags: of TensorFlow Serving.
-        command: of a server that takes them; the embedded one if empty.
+        flags: Flags of TensorFlow Serving.
+        command: Command of a server that takes them; the embedded one if empty.
     """
     global _waiting
     started = None

@@ -41,8 +41,8 @@ def augment_batch(
         images: float32 [N, H, W, 1], ink 1, paper 0.
         widths: int32 [N], columns without padding.
         narrowest: int32 [N], columns that a label needs; no image is scaled below.
-        strength: factor of all ranges; 0 changes nothing.
-        kinds: which kinds, of `affine`, `elastic`, `stroke`, `contrast`, `cutout`, `noise`.
+        strength: Factor of all ranges; 0 changes nothing.
+        kinds: Kinds that are used, of `affine`, `elastic`, `stroke`, `contrast`, `cutout`, `noise`.
         seed: int64 [2], another one for each batch.
 
     Returns:

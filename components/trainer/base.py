@@ -25,10 +25,10 @@ def find_base(directory: str) -> str:
     """The version that `train.warm_start` means.
 
     Args:
-        directory: a version (it has `saved_model.pb`), or a directory of versions, of which the newest is taken.
+        directory: A version (it has `saved_model.pb`), or a directory of versions, of which the newest is taken.
 
     Raises:
-        WarmStartError: no model there.
+        WarmStartError: No model there.
     """
     version = model_at(directory)
     if version is None:
@@ -44,9 +44,9 @@ class Start:
     """Where a training starts.
 
     Attributes:
-        version: directory of the version whose weights it takes; None for random ones.
-        name: what that is, for people; of random weights also why.
-        is_base: whether it is the base model that is shipped.
+        version: Directory of the version whose weights it takes; None for random ones.
+        name: What that is, for people; of random weights also why.
+        is_base: Whether it is the base model that is shipped.
     """
 
     version: str | None
@@ -58,17 +58,17 @@ def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) 
     """Decides what `train.warm_start: auto` means here.
 
     Args:
-        train: section `train`.
-        transform: section `transform`; its preset says which base model.
-        model: sizes of the network's layers.
+        train: Section `train`.
+        transform: Section `transform`; its preset says which base model.
+        model: Sizes of the network's layers.
 
     Returns:
         The section with the directory of a version as `warm_start`, or None to start from nothing; and what it is.
 
     Raises:
-        WarmStartError: a directory is named, and there is no model; or layers of a new network would be frozen.
-        BaseModelError: the base model is damaged.
-        OSError: the base model cannot be unpacked.
+        WarmStartError: A directory is named, and there is no model; or layers of a new network would be frozen.
+        BaseModelError: The base model is damaged.
+        OSError: The base model cannot be unpacked.
     """
     start = _start(train.warm_start, transform.preset, model)
     if start.version is None and train.freeze:
@@ -105,11 +105,11 @@ def check_fits(version: str, model: ModelConfig) -> None:
     """Compares the sizes of the layers.
 
     Args:
-        version: directory of the base.
-        model: sizes of the new network.
+        version: Directory of the base.
+        model: Sizes of the new network.
 
     Raises:
-        WarmStartError: other layers, or no settings that say so.
+        WarmStartError: Other layers, or no settings that say so.
     """
     if other := _other_layers(version, model):
         listed = ", ".join(f"model.{name} is {getattr(model, name)} here" for name in other)

@@ -26,8 +26,8 @@ def expected_steps(train: TrainConfig, samples: int) -> int:
     """Optimiser steps of a training that runs all its epochs.
 
     Args:
-        train: settings.
-        samples: number of images of the training split.
+        train: Settings.
+        samples: Number of images of the training split.
     """
     return epochs_for(train, samples) * math.ceil(samples / train.batch_size)
 
@@ -38,11 +38,11 @@ def expected_seconds(
     """Time that a training on CPUs takes which runs all its epochs, right to a factor of about two.
 
     Args:
-        train: settings.
-        samples: number of images of the training split.
-        validation: number of images of the validation split.
-        pixels: of an image in the image tensor, on average.
-        cores: of the machine; those that this process may use if None.
+        train: Settings.
+        samples: Number of images of the training split.
+        validation: Number of images of the validation split.
+        pixels: Pixels of an image in the image tensor, on average.
+        cores: Cores of the machine; those that this process may use if None.
     """
     count = cores or usable_cores()
     at_once = 1 + _GAIN * (min(count, _MOST_CORES) - 1)
@@ -55,7 +55,7 @@ def adapted_cer(images: int) -> tuple[float, float]:
     """What so many labels have brought where it was measured: words of a source that the base model had never seen.
 
     Args:
-        images: labelled ones, up to the most that were measured.
+        images: Number of labelled ones, up to the most that were measured.
 
     Returns:
         CER of the base model, and of the model that was adapted, both on other writers; between the numbers that were

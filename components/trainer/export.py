@@ -79,10 +79,10 @@ class ServedModel(tf.Module):
         """Wires preprocessing, network and decoding together.
 
         Args:
-            model: trained network.
-            alphabet: characters of classes 0 to C - 2.
-            config: geometry of the image tensor.
-            temperature: the logits are divided by it, so that confidences are neither too high nor too low.
+            model: Trained network.
+            alphabet: Characters of classes 0 to C - 2.
+            config: Geometry of the image tensor.
+            temperature: The logits are divided by it, so that confidences are neither too high nor too low.
         """
         super().__init__(name="htr")
         # By path, for `transfer.start_from`; the attribute's name is `weights.VARIABLES_KEY`.
@@ -155,8 +155,8 @@ def with_constants(model: Recogniser, height: int | None) -> Any:
     the order that its convolutions want. All signatures share the function, and so the constants.
 
     Args:
-        model: trained network.
-        height: rows of the image tensor.
+        model: Trained network.
+        height: Rows of the image tensor.
 
     Returns:
         The function, from images float32 [N, H, W, 1] and widths int32 [N] to frames int32 [N] and logits float32
@@ -176,10 +176,10 @@ def save(served: ServedModel, directory: str, images: Sequence[bytes], name: str
     """Writes the SavedModel and its warm-up requests.
 
     Args:
-        served: to save.
-        directory: where; it becomes the root of the servable version.
-        images: a few encoded images for the warm-up requests (`drawn_image`).
-        name: of the servable.
+        served: Model to save.
+        directory: Directory to write; it becomes the root of the servable version.
+        images: A few encoded images for the warm-up requests (`drawn_image`).
+        name: Name of the servable.
     """
     with tempfile.TemporaryDirectory() as folder:
         # Empty, since there is none yet. As a file of its own it is put in without saving the graph again.

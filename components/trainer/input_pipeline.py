@@ -42,9 +42,9 @@ def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: Transf
     """Reads a split once: how many images, how wide, and which ones CTC cannot align.
 
     Args:
-        files: gzipped TFRecords.
-        feature_spec: of the transformed examples.
-        transform: geometry of the image tensor.
+        files: Gzipped TFRecords.
+        feature_spec: Specification of the transformed examples.
+        transform: Geometry of the image tensor.
 
     Returns:
         The source of `batches`; images with fewer frames than `needed_frames` are named by their `id` and left out.
@@ -75,10 +75,10 @@ def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) 
     training that is resumed sees the same batches as one that was not interrupted.
 
     Args:
-        source: training split.
-        train: batch size, shuffling and augmentation.
-        epochs: how many.
-        done: batches to leave out at the beginning.
+        source: Training split.
+        train: Batch size, shuffling and augmentation.
+        epochs: How many.
+        done: Batches to leave out at the beginning.
 
     Returns:
         Pairs of inputs (`images`, `widths`, see `Recogniser.call`) and labels int64 [N, L] padded with -1.
@@ -121,8 +121,8 @@ def divisible(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
     TensorFlow deals out a batch of 5 to 4 replicas as 2, 2, 1 and none, and CTC has no loss of no rows.
 
     Args:
-        dataset: of `batches`.
-        replicas: how many share a batch.
+        dataset: Dataset of `batches`.
+        replicas: How many share a batch.
 
     Returns:
         The same with a multiple of `replicas` rows in each batch.
@@ -140,7 +140,7 @@ def plain_batches(source: Source, batch_size: int) -> tf.data.Dataset:
     """All images of a split as they are, those of about one width together.
 
     Args:
-        source: any split.
+        source: Any split.
         batch_size: N.
 
     Returns:

@@ -129,7 +129,7 @@ class TrainingLoop(ABC):
         Args:
             model: Network with the weights that it starts from.
             plan: What is to be done.
-            settings: Of optimiser and checkpoints.
+            settings: Settings of optimiser and checkpoints.
             checkpoint_dir: Where to save the state every now and then, and to look for one to go on from.
             strategy: Within whose scope the model was made; None on one device.
         """

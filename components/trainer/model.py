@@ -104,9 +104,9 @@ class Recogniser(keras.Model):
         """Creates the layers.
 
         Args:
-            config: their sizes.
+            config: Their sizes.
             classes: C, characters of the alphabet plus the blank, which is the last class.
-            **kwargs: for keras.Model.
+            **kwargs: Arguments of keras.Model.
         """
         super().__init__(name="recogniser", **kwargs)
         last = len(config.filters) - 1
@@ -129,7 +129,7 @@ class Recogniser(keras.Model):
 
         Args:
             inputs: `images` float32 [N, H, W, 1] (ink 1, paper 0), `widths` int32 [N] (columns without padding).
-            training: whether dropout, batch statistics and the shortcut are used.
+            training: Whether dropout, batch statistics and the shortcut are used.
 
         Returns:
             `logits` float32 [N, T, C] with T = ceil(W / 4), and `frames` int32 [N], of which each row uses the first;
@@ -174,7 +174,7 @@ def ctc_loss(labels: tf.Tensor, logits: tf.Tensor, frames: tf.Tensor) -> tf.Tens
         float32 [N].
 
     Raises:
-        tf.errors.InvalidArgumentError: a sample cannot be aligned (see `needed_frames`) or is empty; ExampleGen
+        tf.errors.InvalidArgumentError: A sample cannot be aligned (see `needed_frames`) or is empty; ExampleGen
             rejects such images, and `input_pipeline.survey` leaves out what another geometry makes so.
     """
     where = tf.where(labels >= 0)

@@ -49,9 +49,9 @@ def run_fn(fn_args: Any) -> None:
             `hyperparameters`, those that Tuner found, where there is a Tuner.
 
     Raises:
-        FloatingPointError: the loss is no longer finite.
-        WarmStartError: the model to start from does not fit.
-        ValueError: no image can be trained on.
+        FloatingPointError: The loss is no longer finite.
+        WarmStartError: The model to start from does not fit.
+        ValueError: No image can be trained on.
     """
     transform = TransformConfig.model_validate_json(fn_args.custom_config["transform"])
     model_config = ModelConfig.model_validate_json(fn_args.custom_config["model"])
@@ -154,10 +154,10 @@ def fit_temperature(
     It is fitted there and not on the evaluation split, which must stay unseen by everything that ships.
 
     Args:
-        log_probs: trained network, from a batch's inputs to log probabilities float32 [N, T, C] and frames int32 [N].
-        validation: images with their texts.
-        alphabet: characters of the classes.
-        most: images to use, to bound the memory of their logits.
+        log_probs: Trained network, from a batch's inputs to log probabilities float32 [N, T, C] and frames int32 [N].
+        validation: Images with their texts.
+        alphabet: Characters of the classes.
+        most: Images to use, to bound the memory of their logits.
 
     Returns:
         The divisor of the logits; above 1 where the network is too sure of itself.

@@ -20,15 +20,15 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> str:
     Characters that both know keep their weights; new ones keep the fresh weights they have; the blank is kept.
 
     Args:
-        model: the new network.
-        alphabet: its characters.
-        version: its directory.
+        model: The new network.
+        alphabet: Its characters.
+        version: Its directory.
 
     Returns:
         A sentence about what was taken.
 
     Raises:
-        WarmStartError: it has other layers.
+        WarmStartError: It has other layers.
     """
     known = alphabet_of(version)
     with storage.here(version) as folder:

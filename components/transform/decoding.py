@@ -75,7 +75,7 @@ def _have_colours(pngs: tf.Tensor) -> tf.Tensor:
 
 
 def _are_whole_jpegs(files: tf.Tensor) -> tf.Tensor:
-    """Start with SOI, end with EOI, and the frame header gives a size that fits (ITU T.81, annex B)."""
+    """Whether each starts with SOI, ends with EOI, and has a frame header with a size that fits (ITU T.81, annex B)."""
     whole = (tf.strings.substr(files, 0, 3) == b"\xff\xd8\xff") & (tf.strings.substr(files, -2, 2) == b"\xff\xd9")
     lengths = tf.strings.length(files)
 

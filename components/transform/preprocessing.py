@@ -35,7 +35,7 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
     """The function that TFX Transform runs.
 
     Args:
-        inputs: raw features: `image` string [N, 1] (PNG or JPEG), `text`, `id`, `writer`, ... string [N, 1].
+        inputs: Raw features: `image` string [N, 1] (PNG or JPEG), `text`, `id`, `writer`, ... string [N, 1].
         custom_config: `transform`, the TransformConfig as JSON, and `alphabet`, allowed characters or None.
 
     Returns:
@@ -75,7 +75,7 @@ def resize_images(encoded: tf.Tensor, config: TransformConfig) -> tf.Tensor:
 
     Args:
         encoded: string [N], PNG or JPEG files.
-        config: height and width of the image tensor.
+        config: Height and width of the image tensor.
 
     Returns:
         string [N]: PNG, uint8, `config.height` rows, at most `config.width` columns, 255 full ink, 0 paper.
@@ -99,7 +99,7 @@ def image_batch(encoded: tf.Tensor, config: TransformConfig) -> tuple[tf.Tensor,
 
     Args:
         encoded: string [N], PNG or JPEG files.
-        config: height and width of the image tensor.
+        config: Height and width of the image tensor.
 
     Returns:
         float32 [N, H, W, 1], padded to the widest image of the batch or some more, and the images' own widths
@@ -124,7 +124,7 @@ def _resize_ink(grey: tf.Tensor, config: TransformConfig) -> tuple[tf.Tensor, tf
 
     Args:
         grey: float32 [h, w, 1], 255 white.
-        config: height and width of the image tensor.
+        config: Height and width of the image tensor.
 
     Returns:
         uint8 [config.height, w', 1], 255 black, and the rows and columns int32 [2] that the image covers.

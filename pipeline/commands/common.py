@@ -29,7 +29,7 @@ class CommandError(Exception):
     """Ends the command with a readable paragraph.
 
     Attributes:
-        code: exit code.
+        code: Exit code.
     """
 
     def __init__(self, message: str, code: int = ERROR):
@@ -41,10 +41,10 @@ def read_config(arguments: argparse.Namespace) -> Config:
     """Reads the configuration that a command line describes; its paths become absolute, and a leading `~` the home.
 
     Args:
-        arguments: what the options of `add_config_arguments` gave.
+        arguments: What the options of `add_config_arguments` gave.
 
     Raises:
-        CommandError: a setting is unknown or impossible.
+        CommandError: A setting is unknown or impossible.
     """
     from components.common import storage
 
@@ -90,9 +90,9 @@ def add_config_arguments(command: argparse.ArgumentParser, data: str | None = DA
     """Adds the options that `read_config` reads.
 
     Args:
-        command: parser of the command.
-        data: what its data folders are; None for a command that takes none.
-        workspace: what the workspace is to the command.
+        command: Parser of the command.
+        data: What its data folders are; None for a command that takes none.
+        workspace: What the workspace is to the command.
     """
     if data:
         command.add_argument("--data", action="append", default=[], metavar="DIR", help=data)
@@ -119,8 +119,8 @@ def add_model_arguments(command: argparse.ArgumentParser, line_finder: bool = Tr
     """Adds options that say which model to take.
 
     Args:
-        command: parser of the command.
-        line_finder: whether the command may read pages.
+        command: Parser of the command.
+        line_finder: Whether the command may read pages.
     """
     model = command.add_mutually_exclusive_group()
     model.add_argument(
@@ -143,7 +143,7 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     """As `pipeline.reading.find_model`, for commands.
 
     Raises:
-        CommandError: there is no such model, or none at all.
+        CommandError: There is no such model, or none at all.
     """
     from pipeline import reading
 
@@ -158,11 +158,11 @@ def check_local(option: str, path: str) -> None:
     """Checks that a model lies on this machine, as TensorFlow needs it.
 
     Args:
-        option: that names it.
-        path: of the version.
+        option: Option that names it.
+        path: Path of the version.
 
     Raises:
-        CommandError: it is in a bucket.
+        CommandError: It is in a bucket.
     """
     from components.common import storage
 
@@ -174,7 +174,7 @@ def pushed_line_finder(config: Config, directory: str | None) -> str | None:
     """As `pipeline.reading.pushed_line_finder`, for commands.
 
     Raises:
-        CommandError: there is none in the directory that is named.
+        CommandError: There is none in the directory that is named.
     """
     from pipeline import reading
 
@@ -188,7 +188,7 @@ def base_line_finder() -> str | None:
     """As `pipeline.reading.base_line_finder`, for commands.
 
     Raises:
-        CommandError: it is damaged.
+        CommandError: It is damaged.
     """
     from pipeline import reading
 
@@ -214,7 +214,7 @@ def write_for_prometheus(file: str, page: str) -> None:
     """Writes a page for the textfile collector, which sees it whole or not at all.
 
     Raises:
-        CommandError: the file cannot be written.
+        CommandError: The file cannot be written.
     """
     write_output("--prometheus", file, page)
 
@@ -286,11 +286,11 @@ def resumable(log: str, *usage: type[Exception]) -> Iterator[None]:
     """Turns the errors of a job that can go on where it stopped into those of a command.
 
     Args:
-        log: file with the details.
-        usage: errors that say what is wrong with the arguments.
+        log: File with the details.
+        usage: Errors that say what is wrong with the arguments.
 
     Raises:
-        CommandError: the job failed.
+        CommandError: The job failed.
     """
     try:
         yield

@@ -40,7 +40,7 @@ def servers_from(arguments: argparse.Namespace) -> list[str]:
     """The addresses in parsed arguments (of `add_server_arguments`).
 
     Raises:
-        CommandError: one is not host:port.
+        CommandError: One is not host:port.
     """
     addresses = [address.strip() for address in (arguments.server or "").split(",") if address.strip()]
     if addresses:
@@ -58,7 +58,7 @@ def tls_from(arguments: argparse.Namespace) -> Tls | None:
     """The TLS settings in parsed arguments (of `add_server_arguments`); None for plain text.
 
     Raises:
-        CommandError: certificate without key or the other way round, or a file cannot be read or is none of its kind.
+        CommandError: Certificate without key or the other way round, or a file cannot be read or is none of its kind.
     """
     parts = (arguments.tls_ca, arguments.tls_certificate, arguments.tls_key, arguments.tls_server_name)
     if not (arguments.tls or any(parts)):

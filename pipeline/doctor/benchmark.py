@@ -51,7 +51,7 @@ def prepare(folder: Path, images: int) -> dict[str, Any]:
     """Renders sample data, and writes what Transform makes of it.
 
     Args:
-        folder: Gets `data/`, `tft/`, `train.gz` and `validation.gz`.
+        folder: Folder that gets `data/`, `tft/`, `train.gz` and `validation.gz`.
         images: Number of images to render.
 
     Returns:
@@ -82,7 +82,7 @@ def train(folder: Path, name: str, epochs: int, mixed_precision: bool) -> dict[s
     """Trains with Trainer's own function, and exports.
 
     Args:
-        folder: That of `prepare`.
+        folder: Folder of `prepare`.
         name: The model's; it is exported to this folder.
         epochs: How many; at least two, since the first one is not measured.
         mixed_precision: Whether to compute in float16 where the GPU can.
@@ -120,7 +120,7 @@ def transcribe(folder: Path, name: str, precision: str, seconds: float) -> dict[
     """Transcribes the evaluation split, and measures how fast.
 
     Args:
-        folder: That of `prepare`.
+        folder: Folder of `prepare`.
         name: The model's.
         precision: float32, as it is served, or float16, as the network computes in training with mixed precision.
         seconds: How long to measure.

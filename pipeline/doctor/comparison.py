@@ -62,8 +62,8 @@ class Comparison:
 
     Attributes:
         images: Number of images by split.
-        trainings: In the order of the table.
-        transcriptions: In the order of the table.
+        trainings: Trainings in the order of the table.
+        transcriptions: Transcriptions in the order of the table.
     """
 
     images: dict[str, int]
@@ -120,9 +120,9 @@ def compare(device: Device, seconds: int, tell: Callable[[str], None]) -> Compar
     """Trains and transcribes on the devices, in processes of their own.
 
     Args:
-        device: gpu for both devices; cpu leaves the GPU out.
+        device: "gpu" for both devices; "cpu" leaves the GPU out.
         seconds: Length of each training, about.
-        tell: Is given a line about what is done next.
+        tell: Function that is given a line about what is done next.
 
     Returns:
         All measurements.

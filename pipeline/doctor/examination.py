@@ -62,7 +62,7 @@ def examine(
     Args:
         workspace: Folder of the runs; it need not exist.
         root: Folder that stands for the root of the file system; tests give one of their own.
-        wait: Is given a sentence where the answer takes longer than two seconds.
+        wait: Function that is given a sentence where the answer takes longer than two seconds.
 
     Returns:
         The lines of the report, in their order.
@@ -297,8 +297,8 @@ def finish_probe(process: subprocess.Popen[str], wait: Callable[[str], None] = l
     """What TensorFlow answered.
 
     Args:
-        process: That of `start_probe`.
-        wait: Is given a sentence after two seconds.
+        process: Process of `start_probe`.
+        wait: Function that is given a sentence after two seconds.
 
     Returns:
         What `pipeline.doctor.probe` prints, with the libraries that TensorFlow did not find as `missing` and what it

@@ -54,9 +54,9 @@ def ssl_config(key: str, certificate: str, ca: str = "") -> str:
     """TensorFlow Serving's --ssl_config_file.
 
     Args:
-        key: the server's private key (PEM).
-        certificate: its certificate chain (PEM).
-        ca: certificates that clients' must be signed by (PEM): mutual TLS. Without, any client may call.
+        key: The server's private key (PEM).
+        certificate: The server's certificate chain (PEM).
+        ca: Certificates that clients' must be signed by (PEM): mutual TLS. Without, any client may call.
 
     Returns:
         The file's text. It holds the key.
@@ -69,7 +69,7 @@ def render(settings: Settings) -> dict[str, str]:
     """All files of the production folder but the settings.
 
     Args:
-        settings: what was chosen.
+        settings: Settings that were chosen.
 
     Returns:
         Text by file name.

@@ -87,6 +87,6 @@ class Settings(_Section):
             The settings.
 
         Raises:
-            ValueError: something is unknown, missing or contradicts something else (pydantic's ValidationError).
+            ValueError: Something is unknown, missing or contradicts something else (pydantic's ValidationError).
         """
         return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -57,12 +57,12 @@ class Labels:
     """What the model configuration file says.
 
     Attributes:
-        path: of the file, which need not exist.
-        name: of the model this is about.
-        base_path: the model's directory as the servers see it; None if the file does not have the model.
-        labels: version by label.
-        histories: by model and label, the versions that had it before, the latest last.
-        config: the whole ModelServerConfig, other models included.
+        path: Path of the file, which need not exist.
+        name: Name of the model this is about.
+        base_path: The model's directory as the servers see it; None if the file does not have the model.
+        labels: Version by label.
+        histories: Versions that had each label before, the latest last, by model and label.
+        config: The whole ModelServerConfig, other models included.
     """
 
     path: Path
@@ -77,14 +77,14 @@ class Labels:
         """Reads the file beside a model directory.
 
         Args:
-            model_dir: directory of the numbered versions.
-            name: of the model.
+            model_dir: Directory of the numbered versions.
+            name: Name of the model.
 
         Returns:
             What it says; nothing if there is no file.
 
         Raises:
-            RolloutError: the file cannot be read or understood.
+            RolloutError: The file cannot be read or understood.
         """
         path = config_path(model_dir)
         try:
@@ -98,15 +98,15 @@ class Labels:
         """Understands the file's text.
 
         Args:
-            text: content of the file; empty where there is none.
-            path: of the file.
-            name: of the model.
+            text: Content of the file; empty where there is none.
+            path: Path of the file.
+            name: Name of the model.
 
         Returns:
             What it says.
 
         Raises:
-            RolloutError: it cannot be understood.
+            RolloutError: It cannot be understood.
         """
         from google.protobuf import text_format
 
@@ -148,7 +148,7 @@ class Labels:
 
         Args:
             config: ModelServerConfig to write.
-            history: by label, the versions that had it before.
+            history: Versions that had each label before, by label.
         """
         from google.protobuf import text_format
 
@@ -182,8 +182,8 @@ def labels_locked(model_dir: str, wait: bool = False) -> AbstractContextManager[
     """Keeps other processes from moving labels, those of the models beside this one included.
 
     Args:
-        model_dir: directory of the numbered versions.
-        wait: whether to wait while a label is being moved.
+        model_dir: Directory of the numbered versions.
+        wait: Whether to wait while a label is being moved.
 
     Returns:
         A context; entering it raises what `serving.file_lock.locked` raises.
@@ -195,13 +195,13 @@ def pinned_versions(model_dir: str) -> tuple[set[int], set[int]]:
     """Versions that must not be withdrawn or deleted.
 
     Args:
-        model_dir: directory of the numbered versions.
+        model_dir: Directory of the numbered versions.
 
     Returns:
         Versions that are served under a label, and those that a rollback of a label would bring back.
 
     Raises:
-        RolloutError: the configuration file cannot be read.
+        RolloutError: The configuration file cannot be read.
     """
     if not config_path(model_dir).exists():
         return set(), set()

@@ -21,7 +21,7 @@ class ServerError(RolloutError):
     """A server cannot be reached or refused a call.
 
     Attributes:
-        code: name of the gRPC status code.
+        code: Name of the gRPC status code.
     """
 
     def __init__(self, message: str, code: str):
@@ -34,10 +34,10 @@ class VersionStatus:
     """A version as a server sees it.
 
     Attributes:
-        number: of the version.
-        state: name of its state, such as AVAILABLE.
-        error: why it ended, or "".
-        labels: that it has.
+        number: Number of the version.
+        state: Name of its state, such as AVAILABLE.
+        error: Why it ended, or "".
+        labels: Labels that it has.
     """
 
     number: int
@@ -58,8 +58,8 @@ class Server:
         """Opens a connection when the first call is made.
 
         Args:
-            address: host:port.
-            tls: encryption and identity; None for plain text.
+            address: Address, host:port.
+            tls: Encryption and identity; None for plain text.
         """
         import grpc
 
@@ -100,7 +100,7 @@ class Server:
         """Makes this the server's whole configuration.
 
         Raises:
-            ServerError: the server cannot be reached or refused.
+            ServerError: The server cannot be reached or refused.
         """
         request = messages().ReloadConfigRequest()
         # The two sides may have loaded the descriptors apart.
@@ -113,7 +113,7 @@ class Server:
         """The versions of a model that the server knows, without labels.
 
         Raises:
-            ServerError: the server cannot be reached or does not serve the model.
+            ServerError: The server cannot be reached or does not serve the model.
         """
         request = messages().GetModelStatusRequest()
         request.model_spec.name = name

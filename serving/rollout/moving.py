@@ -147,11 +147,11 @@ class Moved:
     """What a rollout did.
 
     Attributes:
-        label: that was moved.
-        version: that has it now.
-        before: version that had it, or None.
-        path: the configuration file.
-        servers: that follow.
+        label: Label that was moved.
+        version: Version that has it now.
+        before: Version that had it, or None.
+        path: The configuration file.
+        servers: Servers that follow.
     """
 
     label: str
@@ -166,14 +166,14 @@ class Rollout:
     """Moves labels of one model.
 
     Attributes:
-        model_dir: directory of the numbered versions, on this machine; labels in a bucket are refused.
-        name: of the model.
-        servers: addresses of running servers; without any, only the file is changed.
-        tls: for all servers.
-        base_path: the model directory as the servers see it; as in the file, else `model_dir`. One that differs from
+        model_dir: Directory of the numbered versions, on this machine; labels in a bucket are refused.
+        name: Name of the model.
+        servers: Addresses of running servers; without any, only the file is changed.
+        tls: Encryption and identity for all servers.
+        base_path: The model directory as the servers see it; as in the file, else `model_dir`. One that differs from
             the file's is refused for running servers.
-        timeout: seconds that the servers have for loading.
-        options: what suggested `htr` commands need besides.
+        timeout: Seconds that the servers have for loading.
+        options: What suggested `htr` commands need besides.
     """
 
     model_dir: str
@@ -188,18 +188,18 @@ class Rollout:
         """Gives a label to a version.
 
         Args:
-            version: number of a pushed version.
-            label: stable or canary.
+            version: Number of a pushed version.
+            label: "stable" or "canary".
 
         Returns:
             What was done.
 
         Raises:
-            Refused: there is no such version, canary comes before stable, the base path is not that of the file, or
+            Refused: There is no such version, canary comes before stable, the base path is not that of the file, or
                 the model directory is in a bucket.
-            LoadFailed: a server cannot load it; the label stays where it was.
-            ServerError: a server cannot be reached or refused; the label stays where it was.
-            RolloutError: the configuration file cannot be read or written, or another rollout runs.
+            LoadFailed: A server cannot load it; the label stays where it was.
+            ServerError: A server cannot be reached or refused; the label stays where it was.
+            RolloutError: The configuration file cannot be read or written, or another rollout runs.
         """
         with self._locked():
             file = Labels.read(self.model_dir, self.name)
@@ -213,13 +213,13 @@ class Rollout:
         """Moves a label back to the version that had it before, or else to the next older one.
 
         Args:
-            label: stable or canary.
+            label: "stable" or "canary".
 
         Returns:
             What was done.
 
         Raises:
-            RolloutError: there is no earlier version; or as `promote`.
+            RolloutError: There is no earlier version; or as `promote`.
         """
         with self._locked():
             file = Labels.read(self.model_dir, self.name)

@@ -22,8 +22,8 @@ def rows(*names: str, **values: Callable[[int], str]) -> list[dict[str, str]]:
     """Rows of a labels file, by default with filename, text and writer.
 
     Args:
-        *names: columns; all if there are none.
-        **values: what stands in a column, by the number of the row.
+        *names: Columns; all if there are none.
+        **values: What stands in a column, by the number of the row.
     """
     usual: dict[str, Callable[[int], str]] = {
         "filename": image_name, "text": lambda i: WORDS[i % len(WORDS)], "writer": lambda i: f"writer-{i % 15:02d}",

@@ -25,13 +25,13 @@ class Case:
     """A row and its result.
 
     Attributes:
-        image: as the CSV names it.
-        text: as the CSV has it.
-        reason: why it is rejected; empty if it is accepted.
-        label: text of the sample, where it is another one.
-        pixels: grey values of the sample; nothing about them is said if None.
-        tolerance: by which they may differ.
-        outside: reason if `data.allow_outside` is set, where it is another one.
+        image: Image as the CSV names it.
+        text: Text as the CSV has it.
+        reason: Why it is rejected; empty if it is accepted.
+        label: Text of the sample, where it is another one.
+        pixels: Grey values of the sample; nothing about them is said if None.
+        tolerance: Grey levels by which they may differ.
+        outside: Reason if `data.allow_outside` is set, where it is another one.
     """
 
     image: str

@@ -199,7 +199,7 @@ def _course(baseline: np.ndarray, outline: np.ndarray, height: float, beyond: in
         baseline: float64 [n, 2].
         outline: float64 [m, 2].
         height: Height of the line, over which bends are smoothed.
-        beyond: By how many pixels it passes them.
+        beyond: Pixels by which it passes them.
 
     Returns:
         Points at distances of a pixel, float64 [length, 2].

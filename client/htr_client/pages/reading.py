@@ -140,7 +140,7 @@ def with_text(line: Line, band: Band, transcription: Transcription) -> Line:
     Args:
         line: The line.
         band: Where its image lies on the page.
-        transcription: Of that image.
+        transcription: Transcription of that image.
 
     Returns:
         The line with text, confidence and words, or with the error. A word's confidence is the product of those of its

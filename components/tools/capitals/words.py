@@ -58,7 +58,7 @@ def write_capitals(
     letter. A writer of many letters writes many words.
 
     Args:
-        letters: By writer.
+        letters: Letters by writer.
         texts: What is written. Small letters become capitals, without their accents where the group has none with them,
             as people write.
         target: New folder.

@@ -40,11 +40,11 @@ def check(
     """Everything that can be said about a dataset.
 
     Args:
-        results: of `look`, in the order of the rows.
-        tables: label files.
-        notes: of `find_tables`.
-        plan: for all rows, of `make_plan`.
-        config: settings of data and transform.
+        results: Results of `look`, in the order of the rows.
+        tables: Label files.
+        notes: Notes of `find_tables`.
+        plan: Plan for all rows, of `make_plan`.
+        config: Settings of data and transform.
 
     Returns:
         A tree for `as_text` and `as_page`: `findings`, `splits`, `rejected`, `same`, `suspect`, `characters`,
@@ -202,8 +202,8 @@ def as_text(contents: Mapping[str, Any], shown: bool) -> str:
     """The check for a terminal.
 
     Args:
-        contents: of `check`.
-        shown: whether a page with the images is written besides.
+        contents: Result of `check`.
+        shown: Whether a page with the images is written besides.
     """
     lines = [f"Note: {note}" for note in contents["notes"]]
     lines.append(f"{counted(contents['rows'], 'row')} in {', '.join(contents['tables'])}")

@@ -23,8 +23,8 @@ def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
     """What the check of a dataset has found.
 
     Args:
-        contents: tree of `check.check`, without its `findings`.
-        config: settings of data and transform.
+        contents: Tree of `check.check`, without its `findings`.
+        config: Settings of data and transform.
     """
     result, rejected, rows = Findings(), contents["rejected_rows"], contents["rows"]
     accepted = rows - rejected

@@ -25,14 +25,14 @@ class Seen:
     """An accepted row, and what its image looks like.
 
     Attributes:
-        sample: without the image.
-        table: name of the CSV file.
-        line: its line.
-        path: of the image.
-        pixels: digest of the decoded image.
-        outline: one bit a difference of neighbouring pixels of a small copy; 0 for an empty image.
-        ink_columns, ink_rows: from the first to the last column or row with ink.
-        contrast: grey levels between paper and the darkest strokes.
+        sample: Sample without the image.
+        table: Name of the CSV file.
+        line: Its line.
+        path: Path of the image.
+        pixels: Digest of the decoded image.
+        outline: One bit a difference of neighbouring pixels of a small copy; 0 for an empty image.
+        ink_columns, ink_rows: The first and the last column or row with ink.
+        contrast: Grey levels between paper and the darkest strokes.
     """
 
     sample: Sample

@@ -86,8 +86,8 @@ def _deviations(width: np.ndarray, texts: Sequence[str], writers: Sequence[str])
 
     Args:
         width: float64 [rows], in some unit of height.
-        texts: labels of the rows.
-        writers: of the rows; empty if unknown.
+        texts: Labels of the rows.
+        writers: Writers of the rows; empty if unknown.
 
     Returns:
         Logarithms float64 [rows] of the factor by which each row is wider than its fit, and their spread as a share of

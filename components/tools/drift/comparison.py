@@ -43,12 +43,12 @@ class Measure:
     """How far one measure is apart.
 
     Attributes:
-        name: key of `_NAMES`, as `drift.thresholds` takes it.
+        name: Key of `_NAMES`, as `drift.thresholds` takes it.
         distance: Jensen-Shannon divergence, 0 (the same) to 1 bit (nothing in common), less what chance alone makes
             between samples of these sizes; of `new_characters` and `rejected` a share of rows.
-        threshold: that it must not exceed.
-        before, after: medians, or shares of rows; None for characters.
-        text: the same in words.
+        threshold: Bound that it must not exceed.
+        before, after: Medians, or shares of rows; None for characters.
+        text: The same in words.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Comparison:
     """What has drifted between two profiles.
 
     Attributes:
-        before, after: their names.
-        samples: accepted rows of both.
+        before, after: Their names.
+        samples: Accepted rows of both.
         kind: "drift" between data, "skew" against what a model was asked.
-        measures: all of them, the furthest beyond its threshold first.
-        notes: what was passed over on both sides, sentences.
+        measures: All of them, the furthest beyond its threshold first.
+        notes: What was passed over on both sides, sentences.
     """
 
     before: str
@@ -133,9 +133,9 @@ def compare(before: Profile, after: Profile, overrides: Mapping[str, float]) -> 
     """Compares two profiles, measure by measure.
 
     Args:
-        before: what to compare with.
-        after: what may have drifted.
-        overrides: thresholds by measure, instead of those of the curated schema and `OWN_THRESHOLDS`.
+        before: What to compare with.
+        after: What may have drifted.
+        overrides: Thresholds by measure, instead of those of the curated schema and `OWN_THRESHOLDS`.
     """
     kind: thresholds.Kind = "skew" if after.predicted and not before.predicted else "drift"
     limits = {**OWN_THRESHOLDS, **overrides, **thresholds.read(kind, overrides)}
@@ -158,8 +158,8 @@ def divergence(before: np.ndarray, after: np.ndarray) -> float:
     """Jensen-Shannon divergence of two counts by bin in bits, 0 where chance explains it.
 
     Args:
-        before: counts [bins] with a positive sum.
-        after: counts of the same bins.
+        before: Counts [bins] with a positive sum.
+        after: Counts of the same bins.
     """
     n, m = before.sum(), after.sum()
     p, q = before / n, after / m

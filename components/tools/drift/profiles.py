@@ -44,19 +44,19 @@ class Profile:
     """Measures of a set of images with labels, or with what a model read.
 
     Attributes:
-        name: for people.
-        samples: accepted rows; of a run, those of the training split.
-        accepted: accepted rows of all splits.
+        name: Name for people.
+        samples: Accepted rows; of a run, those of the training split.
+        accepted: Accepted rows of all splits.
         numbers: float64 [samples] by name in `NUMBERS`, where known `CONFIDENCE`; of a run, its quantiles instead,
             repeated in proportion to the images.
-        known_at: of a run, the values at which the share of smaller and equal ones is known, by name in `NUMBERS`:
+        known_at: For a run, the values at which the share of smaller and equal ones is known, by name in `NUMBERS`:
             just below the minimum, then the deciles, then the maximum; float32, as examples hold them.
-        characters: how often each occurs in the texts; empty if unknown.
-        alphabet: characters that are known to occur.
-        rejected: refused rows by reason.
-        predicted: whether the texts are what a model read.
-        texts: number of texts by the set of their characters; empty if unknown.
-        notes: what was passed over, sentences.
+        characters: How often each occurs in the texts; empty if unknown.
+        alphabet: Characters that are known to occur.
+        rejected: Refused rows by reason.
+        predicted: Whether the texts are what a model read.
+        texts: Number of texts by the set of their characters; empty if unknown.
+        notes: What was passed over, sentences.
     """
 
     name: str
@@ -80,11 +80,11 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
     """Reads dataset folders, or logs of requests, which have a column `confidence` besides.
 
     Args:
-        data: paths and column names.
-        transform: geometry, for the check of labels against frames.
+        data: Paths and column names.
+        transform: Geometry, for the check of labels against frames.
 
     Raises:
-        DatasetError: there is nothing to read, or not one usable row.
+        DatasetError: There is nothing to read, or not one usable row.
     """
     tables, notes = find_tables(data)
     plan = make_plan(tables, data)
@@ -151,11 +151,11 @@ def of_run(workspace: str, name: str, run: str) -> Profile:
     Args:
         workspace: Folder with the pipeline's metadata.
         name: Name of the pipeline.
-        run: as `components.report.summary.read` takes it.
+        run: Run as `components.report.summary.read` takes it.
 
     Raises:
-        NoSuchRun: there is no such run.
-        NoStatistics: it ended before its data was measured.
+        NoSuchRun: There is no such run.
+        NoStatistics: It ended before its data was measured.
     """
     found = summary.read(workspace, name, run)
     path = os.path.join(_statistics_uri(workspace, found.run_id), "Split-train", "FeatureStats.pb")

@@ -40,12 +40,12 @@ class Counts:
     """What became of the images.
 
     Attributes:
-        labelled: images that were written with their texts.
-        unsure: that the model is not sure of, or sees no writing in.
-        suspect: of another kind than the model was trained on.
-        known: that are labelled already.
-        repeated: that are the same image as one before.
-        unread: a line for each that cannot be read, with its reason.
+        labelled: Images that were written with their texts.
+        unsure: Images that the model is not sure of, or sees no writing in.
+        suspect: Images of another kind than the model was trained on.
+        known: Images that are labelled already.
+        repeated: Images that are the same image as one before.
+        unread: A line for each that cannot be read, with its reason.
     """
 
     labelled: int = 0
@@ -60,12 +60,12 @@ def digests(data: DataConfig, notes: list[str]) -> set[bytes]:
     """Of the image files that datasets label, whatever their rows say about them.
 
     Args:
-        data: paths and column names.
-        notes: takes a sentence for each table that is passed over.
+        data: Paths and column names.
+        notes: List that takes a sentence for each table that is passed over.
 
     Raises:
-        DatasetError: a folder or table cannot be read.
-        StoreError: a bucket fails.
+        DatasetError: A folder or table cannot be read.
+        StoreError: A bucket fails.
     """
     found = set()
     tables, passed_over = find_tables(data) if data.paths else ([], [])
@@ -88,9 +88,9 @@ def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts) -> Itera
     An image is also known by the file that `write` and `htr review` make of it, since they write what a server is sent.
 
     Args:
-        paths: of images.
+        paths: Paths of images.
         known: `digests` of the labelled ones.
-        counts: takes how many are left out.
+        counts: Counts that take how many are left out.
     """
     seen: set[bytes] = set()
     for path in paths:
@@ -115,14 +115,14 @@ def write(answers: Iterable[Transcription], folder: str, above: float, counts: C
     """Writes the images that the model is sure of as a dataset: `labels.csv` and `images/`, all for training.
 
     Args:
-        answers: what a model reads in images, with their paths as sources.
-        folder: new or empty; it is whole or not there.
-        above: confidence from which on a text is believed.
-        counts: takes what became of the images.
+        answers: What a model reads in images, with their paths as sources.
+        folder: New or empty folder; it is whole or not there.
+        above: Confidence from which on a text is believed.
+        counts: Counts that take what became of the images.
 
     Raises:
-        LabellingError: the folder holds something, or no text can be believed.
-        HtrError: the model fails.
+        LabellingError: The folder holds something, or no text can be believed.
+        HtrError: The model fails.
     """
     target = Path(folder)
     if target.exists():

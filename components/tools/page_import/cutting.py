@@ -22,9 +22,9 @@ class LeftOut:
     """A page or line that the dataset does not have.
 
     Attributes:
-        line: identifier of the line in its file, or its number; empty for a whole page.
-        reason: one of a few words, for counting.
-        detail: what exactly is wrong.
+        line: Identifier of the line in its file, or its number; empty for a whole page.
+        reason: One of a few words, for counting.
+        detail: What exactly is wrong.
     """
 
     line: str
@@ -37,11 +37,11 @@ class Result:
     """What became of a page.
 
     Attributes:
-        image: path of the image; empty if none was found.
-        claimed: whether the image lies where the page says (see `locate_image`).
-        document: that the page belongs to; empty if the file names none.
-        rows: for each line the image's path below the output folder, the text, and the line's identifier.
-        left_out: lines, or the page itself.
+        image: Path of the image; empty if none was found.
+        claimed: Whether the image lies where the page says (see `locate_image`).
+        document: Document that the page belongs to; empty if the file names none.
+        rows: For each line the image's path below the output folder, the text, and the line's identifier.
+        left_out: Lines, or the page itself.
     """
 
     image: str = ""
@@ -65,14 +65,14 @@ def cut_page(file: PageFile, output: str, max_pixels: int = MAX_PIXELS) -> Resul
 
     Args:
         file: XML file of the page.
-        output: dataset folder; what it holds of this page is replaced.
-        max_pixels: larger page images are refused before they are decoded.
+        output: Dataset folder; what it holds of this page is replaced.
+        max_pixels: Larger page images are refused before they are decoded.
 
     Returns:
         The rows and what was left out; what is wrong with the page is told there, and no exception.
 
     Raises:
-        OSError: an image cannot be written, or the bucket of the page fails.
+        OSError: An image cannot be written, or the bucket of the page fails.
     """
     below = _folder(file.name)
     shutil.rmtree(os.path.join(output, below), ignore_errors=True)

@@ -39,16 +39,16 @@ class Outcome:
 
     Attributes:
         pages: XML files of the input.
-        new: of those, read by this run; earlier runs did the others.
-        lines: rows of the dataset.
-        writers: different values of the column `writer`.
-        without_document: pages with lines whose writer and document are unknown.
-        left_out: lines by reason.
-        left_out_pages: whole pages by reason.
-        labels: the table of the dataset.
-        left_out_table: names each page and line that was left out, with the reason.
-        unnamed: images below the input folders that belong to no page.
-        unnamed_example: the first of them; empty if there is none.
+        new: Number of those that this run read; earlier runs did the others.
+        lines: Rows of the dataset.
+        writers: Different values of the column `writer`.
+        without_document: Pages with lines whose writer and document are unknown.
+        left_out: Lines by reason.
+        left_out_pages: Whole pages by reason.
+        labels: The table of the dataset.
+        left_out_table: Names each page and line that was left out, with the reason.
+        unnamed: Images below the input folders that belong to no page.
+        unnamed_example: The first of them; empty if there is none.
     """
 
     pages: int
@@ -87,20 +87,20 @@ def import_pages(
     """Makes a dataset of the pages below folders.
 
     Args:
-        folders: with PAGE or ALTO files and the images that they name.
-        output: folder of the dataset, on this machine or a disk that all workers share.
-        beam_args: pipeline options, which say where it runs.
-        writer: where the column `writer` comes from, see `find_pages`.
-        max_pixels: larger page images are left out.
-        allow_outside: whether images may lie outside of the folders.
-        overwrite: begin again what an earlier run has done.
-        started: called with the number of pages before the first is read.
+        folders: Folders with PAGE or ALTO files and the images that they name.
+        output: Folder of the dataset, on this machine or a disk that all workers share.
+        beam_args: Pipeline options, which say where it runs.
+        writer: Where the column `writer` comes from, see `find_pages`.
+        max_pixels: Larger page images are left out.
+        allow_outside: Whether images may lie outside of the folders.
+        overwrite: Whether to begin again what an earlier run has done.
+        started: Called with the number of pages before the first is read.
 
     Returns:
         The counts.
 
     Raises:
-        ImportProblem: nothing to do, or an earlier run had another input, or the output is something else.
+        ImportProblem: Nothing to do, or an earlier run had another input, or the output is something else.
     """
     job = _Job(output, max_pixels)
     files = find_pages(folders, writer, allow_outside)

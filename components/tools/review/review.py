@@ -41,11 +41,11 @@ class Doubt:
     """An image that a person should look at.
 
     Attributes:
-        image: encoded PNG or JPEG.
-        guess: what the model read.
-        confidence: of the model.
-        model_version: that read it.
-        source: where the image was found; can be stored as UTF-8.
+        image: Encoded PNG or JPEG.
+        guess: What the model read.
+        confidence: Confidence of the model.
+        model_version: Version that read it.
+        source: Where the image was found; can be stored as UTF-8.
     """
 
     image: bytes
@@ -59,14 +59,14 @@ def from_logs(folders: list[str], below: float, unread: list[str], notes: list[s
     """Doubts in logs of requests.
 
     Args:
-        folders: that `htr_client.RequestLog` wrote, or others with the columns filename, text and confidence.
-        below: confidence from which on a guess is believed.
-        unread: takes a line for each row that cannot be used, with its reason.
-        notes: takes a sentence for each table that is passed over.
+        folders: Folders that `htr_client.RequestLog` wrote, or others with the columns filename, text and confidence.
+        below: Confidence from which on a guess is believed.
+        unread: List that takes a line for each row that cannot be used, with its reason.
+        notes: List that takes a sentence for each table that is passed over.
 
     Raises:
-        DatasetError: there is no table, or it cannot be read.
-        ReviewError: a table has no confidence.
+        DatasetError: There is no table, or it cannot be read.
+        ReviewError: A table has no confidence.
     """
     tables, passed_over = find_tables(DataConfig(paths=folders))
     notes += passed_over
@@ -104,12 +104,12 @@ def from_answers(answers: Iterable[Transcription], below: float, unread: list[st
     """Doubts among what a server answers.
 
     Args:
-        answers: with the images' paths as their sources.
-        below: confidence from which on a guess is believed.
-        unread: takes a line for each image that failed, with its reason.
+        answers: Answers with the images' paths as their sources.
+        below: Confidence from which on a guess is believed.
+        unread: List that takes a line for each image that failed, with its reason.
 
     Raises:
-        HtrError: the server fails.
+        HtrError: The server fails.
     """
     for answer in answers:
         assert answer.source is not None
@@ -129,16 +129,16 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str
     """Writes the least sure ones as a dataset with a page to correct them in.
 
     Args:
-        doubts: in any order; the same image counts once.
-        folder: new or empty.
-        limit: how many at most.
-        unread: what `doubts` could not use, known once they have come to their end.
+        doubts: Doubts in any order; the same image counts once.
+        folder: New or empty folder.
+        limit: How many at most.
+        unread: What `doubts` could not use, known once they have come to their end.
 
     Returns:
         How many were written, and of how many different images.
 
     Raises:
-        ReviewError: the folder holds something, or there is no doubt at all.
+        ReviewError: The folder holds something, or there is no doubt at all.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -111,7 +111,7 @@ def generate(
         images: Number of rows in the CSV.
         seed: Where the random numbers start.
         writers: Number of writers; each writes about the same number of images.
-        dirty_fraction: Which part of the rows a pipeline must reject.
+        dirty_fraction: Fraction of the rows that a pipeline must reject.
         progress: Called with the number of rows done and their total, about a hundred times.
 
     Returns:
