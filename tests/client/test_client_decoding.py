@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from htr_client import ngrams
-from htr_client.beam import PrefixBeamSearch
+from htr_client.beam import PrefixBeamSearch, default_decoder
 from htr_client.decoding import Alphabet, BestPath, align, log_posteriors
 from htr_client.kenlm import KenLmBeamSearch
 from htr_client.language import CharacterModel, LanguageModel, Lexicon
 
 AB = Alphabet("ab ")
+OWN_MODEL = LanguageModel(ngrams.count(["aab", "ab", "ba a"], AB, 3), 0.3, 0.45)
 EVERYTHING = {"width": 400, "candidates": 99, "pruning": math.inf}
 
 
@@ -41,7 +42,7 @@ def batches(draw, classes=4, longest=5, most=3):
     count = draw(st.integers(1, most))
     length = draw(st.integers(1, longest))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    logits = rng.normal(size=(count, length, classes)) * draw(st.sampled_from([0.0, 0.3, 1.0, 4.0, 12.0]))
+    logits = rng.normal(size=(count, length, classes)) * draw(st.sampled_from([0.0, 0.3, 1.0, 4.0, 12.0, 20.0]))
     if draw(st.booleans()):  # blanks dominate, as in a trained model
         logits[:, :, -1] += 3
     if draw(st.booleans()):
@@ -269,14 +270,35 @@ def test_neighbours_and_padding_change_nothing(decoder, batch):
         assert alone.confidence == pytest.approx(result.confidence, rel=1e-9, abs=1e-300)
 
 
-def test_blank_between_repeats():
-    log_probs = np.log(np.full((1, 5, 4), 0.02, np.float32))
-    log_probs[0, range(5), [0, 0, 3, 0, 1]] = np.log(0.94)
-    frames = np.array([5])
-    for decoder in (BestPath(), PrefixBeamSearch(), PrefixBeamSearch(lexicon=Lexicon(["aab"]))):
-        [result] = decoder.decode(log_probs, frames, AB)
-        assert result.text == "aab"
-        assert [c.span for c in result.characters] == [(0, 2), (3, 4), (4, 5)]
+@pytest.mark.parametrize(
+    "decoder",
+    [BestPath(), PrefixBeamSearch(), PrefixBeamSearch(lexicon=Lexicon(["aab"])), default_decoder(OWN_MODEL)],
+    ids=["best path", "beam", "beam with lexicon", "default"],
+)
+@pytest.mark.parametrize("blanks", [1, 3])
+@pytest.mark.parametrize("sure", [0.94, 0.9998])  # of 0.9998, pruning leaves nothing else in a frame
+def test_blank_between_repeats(decoder, blanks, sure):
+    classes = [0, 0, *[3] * blanks, 0, 1]
+    length = len(classes)
+    log_probs = np.full((1, length, 4), np.log((1 - sure) / 3), np.float32)
+    log_probs[0, range(length), classes] = np.log(sure)
+    [result] = decoder.decode(log_probs, np.array([length]), AB)
+    assert result.text == "aab"
+    assert [c.span for c in result.characters] == [(0, 2), (length - 2, length - 1), (length - 1, length)]
+
+
+@pytest.mark.parametrize(
+    "decoder", [PrefixBeamSearch(), default_decoder(LanguageModel(OWN_MODEL.ngrams, 0.0, 0.0))], ids=["beam", "default"]
+)
+@settings(max_examples=60)
+@given(batch=batches())
+def test_what_is_left_out_of_the_search_hides_no_text_that_is_certain(decoder, batch):
+    log_probs, frames = batch
+    for row, result in enumerate(decoder.decode(log_probs, frames, AB)):
+        texts = Counter(brute_force(log_probs[row], frames[row]))
+        [(best, p)] = texts.most_common(1)
+        if frames[row] and p > 0.6:
+            assert result.text == AB.decode(best)
 
 
 def test_empty_batch_and_no_frames():

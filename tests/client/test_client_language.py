@@ -162,6 +162,24 @@ def test_an_image_that_shows_nothing_certain_is_not_sure_because_of_the_language
     assert result.confidence < 0.1
 
 
+def test_confidence_is_calibrated_where_the_search_drops_much():
+    """Half of the words are unknown to the language model, and what the frames say of the letters is true."""
+    random, sharpness, count, length = np.random.default_rng(0), 2.0, 300, 6
+    drawn = random.integers(0, 26, (60 + count, length))
+    known, classes = drawn[:60], drawn[60:]
+    classes[::2] = known[random.integers(0, 60, count // 2)]
+    model = model_of(["".join(ALPHABET[i] for i in word) for word in known] * 3, order=4, weight=1.0, length_bonus=1.5)
+    logits = random.normal(size=(count, length, 26)) + sharpness * (classes[:, :, None] == np.arange(26))
+    logits *= sharpness  # the likelihood of each letter under that noise
+    log_probs = np.full((count, 2 * length, 27), -20.0, np.float32)
+    log_probs[:, ::2, :26] = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
+    log_probs[:, 1::2, 26] = 0.0
+    results = default_decoder(model.weighed(1.0, 1.5)).decode(log_probs, np.full(count, 2 * length), LETTERS)
+    right = [LETTERS.encode(result.text) == word.tolist() for result, word in zip(results, classes, strict=True)]
+    assert 0.25 < np.mean(right) < 0.5
+    assert np.mean([result.confidence for result in results]) == pytest.approx(np.mean(right), abs=0.12)
+
+
 @settings(max_examples=25)
 @given(
     st.integers(1, 1100), st.sampled_from([0.0, 0.01, 0.3, 1.0]), st.integers(0, 2**32 - 1),
