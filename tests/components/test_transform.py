@@ -47,6 +47,37 @@ def test_contrast_of_faint_images_is_spread_but_empty_ones_stay_empty():
     assert as_it_is.max() < 120
 
 
+def test_an_empty_page_with_noise_does_not_become_ink():
+    noise = np.random.default_rng(0).normal(180, 2, (32, 128)).round().astype(np.uint8)
+    (empty,) = resize(encode(noise))
+    assert empty.max() < 128 and empty.mean() < 20
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "first", "end"), [(1000, 50, 13, 19), (256, 8, 14, 18), (1280, 50, 13, 18)]
+)
+def test_an_image_that_is_too_wide_is_centred_between_paper(width, height, first, end):
+    config = TransformConfig(contrast=False)
+    ink = encode(np.zeros((height, width), np.uint8))
+    (result,) = resize(ink, config=config)
+    expected = np.zeros((32, 128), np.uint8)
+    expected[first:end] = 255
+    assert np.array_equal(result, expected)
+    served, _ = preprocessing.image_batch(tf.constant([ink]), config)
+    assert np.array_equal(served[0, :, :, 0], expected / 255)
+
+
+def test_colours_are_as_dark_as_a_jpeg_shows_them():
+    """Blue ink is much darker than green; the weights are those of ITU-R BT.601."""
+    fields = np.zeros((32, 96, 3), np.uint8)
+    for place, channel in enumerate((2, 1, 0)):  # red, green, blue, in the order of OpenCV
+        fields[:, 32 * place : 32 * place + 32, channel] = 255
+    png, jpeg = resize(encode(fields), encode(fields, ".jpg"), config=TransformConfig(contrast=False))
+    middles = [16, 48, 80]
+    assert png[16, middles].tolist() == [255 - 76, 255 - 150, 255 - 29]
+    assert np.abs(jpeg[16, middles].astype(int) - png[16, middles]).max() <= 3
+
+
 def test_colour_grey_and_transparent_versions_agree():
     page = drawn_image(100, 40)
     alpha = np.zeros((40, 100, 4), np.uint8)
