@@ -154,10 +154,14 @@ def test_new_before_old_goes_and_old_only_after_its_last_request(base, make):
     manager = make()
     with manager.use(Spec()) as handle:
         push(base, 2, "slow")
-        while manager.versions.available("m") != [2]:
-            assert answers(manager) in (1, 2)  # never a gap
-        until(lambda: manager.versions.status("m", 1)[0][1] == State.UNLOADING)
-        assert handle.version == 1 and FakeModel.open == {1, 2}
+        while (answered := answers(manager)) != 2:
+            assert answered == 1  # never a gap
+        until(lambda: manager.versions.status("m", 1)[0][1] != State.AVAILABLE)
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            assert manager.versions.status("m", 1)[0][1] == State.UNLOADING and FakeModel.open == {1, 2}
+            time.sleep(0.01)
+        assert handle.version == 1
     until(lambda: manager.versions.status("m", 1)[0][1] == State.END)
     assert FakeModel.open == {2}
 
@@ -314,6 +318,35 @@ def test_labels(base, make):
     loose.apply([ModelConfig("m", str(base), labels={"next": 9})])
     with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 9\)"):
         answers(loose, label="next")
+
+
+def test_a_label_in_use_moves_only_to_a_version_that_answers(base, make):
+    """Also where labels may be given to versions that are not loaded yet, as at the start."""
+    push(base, 1)
+    manager = make(wait=False, allow_version_labels_for_unavailable_models=True)
+
+    def assign(**labels) -> None:
+        manager.apply([ModelConfig("m", str(base), labels=labels)], time.monotonic() + 5)
+
+    assign(stable=1)
+    with pytest.raises(ServingError, match="assign label to version 9 of model m, which is not currently available"):
+        assign(stable=9)
+    assert answers(manager, label="stable") == 1
+    assign(stable=1, canary=9)  # a new one
+    assign(stable=1, canary=9)  # stays where it is
+
+
+def test_of_versions_no_longer_wanted_only_the_newest_waits_for_a_successor(base, make):
+    """As AvailabilityPreservingPolicy: one is enough to answer until the version that is wanted does."""
+    for number in (1, 2):
+        push(base, number)
+    manager = make(Policy("latest", 2))
+    until(lambda: manager.versions.available("m") == [2, 1])
+    push(base, 3, "broken")
+    manager.apply([ModelConfig("m", str(base), Policy("specific", versions=(3,)))])
+    until(lambda: FakeModel.open == {2})
+    until(lambda: manager.versions.status("m", 3)[0][1] == State.END)
+    assert manager.versions.available("m") == [2] and answers(manager) == 2
 
 
 def test_waiting_for_a_first_version_can_be_interrupted(base, make):
