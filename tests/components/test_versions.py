@@ -182,6 +182,17 @@ def test_versions_under_a_label_are_neither_deleted_nor_withdrawn(model, tmp_pat
     assert second not in [v.number for v in list_versions(base)]
 
 
+def test_of_the_versions_that_had_a_label_only_the_last_is_kept(model, tmp_path):
+    base = str(tmp_path / "m")
+    first, second, third = (versions.push(str(model), base, keep=5) for _ in range(3))
+    rollout = Rollout(base, "m")
+    for number in (first, second, third):
+        rollout.promote(number, "stable")
+    newest = versions.push(str(model), base, keep=1)
+    # `htr rollback --label stable` goes to the second, not to the first.
+    assert [v.number for v in list_versions(base)] == [second, third, newest]
+
+
 def test_a_version_that_gets_a_label_during_a_push_is_not_deleted_by_it(model, tmp_path, monkeypatch):
     base, copy = str(tmp_path / "m"), storage.copy_tree
     first, _second, third = (versions.push(str(model), base, keep=3) for _ in range(3))
