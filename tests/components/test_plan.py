@@ -36,6 +36,13 @@ def samples(folder, **settings):
     return [s for s in examine_all(data, TransformConfig()) if isinstance(s, Sample)]
 
 
+def in_training(count):
+    """Writers who are drawn for training, in the order in which they would be taken for other splits."""
+    config = DataConfig()
+    names = sorted((f"w{i}" for i in range(40) if draw(f"w{i}", config) > 0.2), key=lambda name: draw(name, config))
+    return names[:count]
+
+
 @pytest.mark.parametrize("writers", [0, 1, 2, 3, 4, 5, 6, 8, 12, 20])
 @pytest.mark.parametrize("salt", ["", "1", "2", "3"])
 def test_no_split_is_ever_empty(tmp_path, writers, salt):
@@ -63,15 +70,32 @@ def test_with_few_writers_images_are_drawn_one_by_one_and_that_is_said(tmp_path,
 
 
 def test_a_writer_who_wrote_much_is_not_taken_for_evaluation(tmp_path):
-    config = DataConfig()
-    names = sorted((f"w{i}" for i in range(20) if draw(f"w{i}", config) > 0.2), key=lambda name: draw(name, config))
-    first, *others = names[:6]  # all of them are drawn for training
+    first, *others = in_training(6)
     folder = dataset(tmp_path, 1, 100, writer=lambda i: first if i < 45 else others[i % 5])
     plan, _ = planned(folder)
     assert plan.splits.by_writer
     assert plan.splits.forced == {others[0]: "eval", others[1]: "validation"}
     assert f"taken instead: writer {others[0]} for eval" in plan.notes[0]
     assert "may change their split when writers are added" in plan.notes[0]
+
+
+def test_what_is_named_for_evaluation_stays_there_when_its_writer_is_taken_for_validation(tmp_path):
+    first, *others = in_training(6)
+    folder = dataset(tmp_path, 1, writer=lambda i: [first, *others][i % 6],
+                     split=lambda i: "test" if i < 12 else "")  # fmt: skip
+    plan, _ = planned(folder)
+    assert plan.splits.by_writer and plan.splits.forced == {first: "validation"}
+    splits = Counter((s.writer == first, s.split) for s in samples(folder))
+    assert splits == {(True, "eval"): 2, (True, "validation"): 8, (False, "eval"): 10, (False, "train"): 40}
+
+
+def test_writers_are_not_taken_where_less_than_half_would_be_left_to_train_on(tmp_path):
+    first, second, *others = in_training(5)
+    folder = dataset(tmp_path, 1, 100, writer=lambda i: first if i < 30 else second if i < 60 else others[i % 3])
+    plan, _ = planned(folder)
+    assert not plan.splits.by_writer
+    counts = Counter(s.split for s in samples(folder))
+    assert set(counts) == set(SPLITS) and counts["train"] > 50
 
 
 def test_what_the_draw_fills_stays_as_it_was(tmp_path):
