@@ -63,6 +63,26 @@ def test_comparisons_are_the_same_from_both_sides(triples):
     assert -9 <= low <= high <= 9
 
 
+def test_paired_test_tells_a_real_difference_from_chance():
+    source = np.random.default_rng(0)
+
+    def errors(before, after):
+        return PairedErrors(Counter((b, a, 8) for b, a in source.binomial(8, [before, after], (600, 2)).tolist()))
+
+    real, chance = errors(0.05, 0.08), errors(0.05, 0.05)
+    assert real.interval(0.95)[0] > 0 and real.p_value < 0.01
+    low, high = chance.interval(0.95)
+    assert low < 0 < high and chance.p_value > 0.05
+
+
+def test_paired_test_is_exact_in_a_case_that_can_be_counted():
+    # Five images, each one edit better: as large by chance in 2 of 32 cases.
+    errors = PairedErrors(Counter({(1, 0, 10): 5}))
+    assert errors.difference == pytest.approx(-0.1)
+    assert errors.p_value == pytest.approx(2 / 32, abs=0.01)
+    assert PairedErrors(Counter({(2, 2, 10): 9})).p_value == 1.0
+
+
 def test_one_inserted_letter_is_one_error():
     # Counting by position, as public notebooks do, would call everything after it wrong.
     assert edits_and_length("handwriting", "hxandwriting") == (1, 11)
