@@ -287,18 +287,13 @@ def test_blank_between_repeats(decoder, blanks, sure):
     assert [c.span for c in result.characters] == [(0, 2), (length - 2, length - 1), (length - 1, length)]
 
 
-@pytest.mark.parametrize(
-    "decoder", [PrefixBeamSearch(), default_decoder(LanguageModel(OWN_MODEL.ngrams, 0.0, 0.0))], ids=["beam", "default"]
-)
-@settings(max_examples=60)
-@given(batch=batches())
-def test_what_is_left_out_of_the_search_hides_no_text_that_is_certain(decoder, batch):
-    log_probs, frames = batch
-    for row, result in enumerate(decoder.decode(log_probs, frames, AB)):
-        texts = Counter(brute_force(log_probs[row], frames[row]))
-        [(best, p)] = texts.most_common(1)
-        if frames[row] and p > 0.6:
-            assert result.text == AB.decode(best)
+@pytest.mark.parametrize("decoder", [PrefixBeamSearch(), default_decoder(OWN_MODEL)], ids=["beam", "default"])
+@given(path=st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_frames_that_are_certain_give_the_text_of_their_path(decoder, path):
+    log_probs = np.full((1, len(path), 4), np.log(0.0002 / 3), np.float32)
+    log_probs[0, range(len(path)), path] = np.log(0.9998)
+    [result] = decoder.decode(log_probs, np.array([len(path)]), AB)
+    assert result.text == AB.decode(collapse(path, 3))
 
 
 def test_empty_batch_and_no_frames():
