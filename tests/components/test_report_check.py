@@ -205,6 +205,16 @@ def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
     assert "starting from nothing" in out and "Problem: 200 labels are too few" in out
 
 
+@pytest.mark.parametrize(
+    ("bound", "least"), [("0.1", "7 evaluation images cannot show that a model meets gate.max_cer=0.1: that takes 29"),
+                         ("0.35", None), ("null", None)],
+)  # fmt: skip
+def test_an_evaluation_split_that_is_too_small_for_the_gate(tmp_path, capsys, bound, least):
+    generate(tmp_path / "names", images=60, writers=60, dirty_fraction=0)
+    out = " ".join(looked(tmp_path / "names", capsys, "--set", f"gate.max_cer={bound}").split())
+    assert least in out if least else "gate.max_cer" not in out
+
+
 def test_texts_by_a_model_count_for_themselves(changed, capsys):
     def by_row(rows):
         for number, row in enumerate(rows):

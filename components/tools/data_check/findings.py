@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.common.metrics import samples_for
 from components.common.words import counted, some, visible
 from components.example_gen.rejects import NO_ROWS
 from components.report.findings import Findings, add_texts_by_models
@@ -24,7 +25,7 @@ def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
 
     Args:
         contents: Tree of `check.check`, without its `findings`.
-        config: Settings of data and transform.
+        config: Settings of data, transform and gate.
     """
     result, rejected, rows = Findings(), contents["rejected_rows"], contents["rows"]
     accepted = rows - rejected
@@ -34,6 +35,7 @@ def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
     for problem in contents["problems"]:
         result.problem("plan", problem)
     _about_splits(contents, result)
+    _about_the_gate(contents["splits"]["eval"]["samples"], config, result)
     add_texts_by_models(contents["splits"], result)
     _about_labels(contents, accepted, result)
     _about_characters(contents["characters"], result)
@@ -78,6 +80,19 @@ def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
         if not found["samples"]:
             result.problem("empty_split", f"No image falls into {split}: the run would stop.", "Add data, "
                            "or correct what is rejected.")  # fmt: skip
+
+
+def _about_the_gate(images: int, config: RunSettings, result: Findings) -> None:
+    """Says it where the evaluation split is so small that no model can meet the bound."""
+    bound = config.gate.max_cer
+    least = samples_for(bound, config.gate.confidence_level) if bound else 0
+    if 0 < images < least:
+        result.problem(
+            "too_few_to_evaluate",
+            f"{counted(images, 'evaluation image')} cannot show that a model meets gate.max_cer={bound:g}: that takes "
+            f"{least} at least, all of them right.",
+            "Label more, or raise data.eval_fraction or gate.max_cer.",
+        )
 
 
 def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -> None:
