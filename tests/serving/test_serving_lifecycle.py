@@ -16,7 +16,7 @@ import pytest
 import serving_toy as toy
 from serving_client import Client, Load, fails
 
-from serving import versions
+from serving import model_manager
 from serving.server import EmbeddedServer
 from serving.status import ServingError
 
@@ -192,7 +192,7 @@ def test_ready_means_that_every_configured_version_answers(base, toy_model, imag
 
 
 def test_a_start_that_takes_long_says_what_is_loading(base, caplog, monkeypatch):
-    monkeypatch.setattr(versions, "_SAY_SECONDS", 0.0)
+    monkeypatch.setattr(model_manager, "_SAY_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "serving"), serve(base):
         assert "still loading htr version 1" in caplog.messages
 
