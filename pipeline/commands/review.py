@@ -63,13 +63,13 @@ def _review(arguments: argparse.Namespace) -> int:
     try:
         if arguments.logs:
             with announced("Reading the logs"):
-                count, doubtful = write(review.from_logs(arguments.logs, arguments.below, unread, notes))
+                count, found = write(review.from_logs(arguments.logs, arguments.below, unread, notes))
         else:
             images = list(expand(arguments.images))
             said = announced(lambda: f"Asking the server: {counted(seen, 'image')} answered")
             with client_from(arguments) as client, said:
                 answers = counting(client.transcribe_many(images))
-                count, doubtful = write(review.from_answers(answers, arguments.below, unread))
+                count, found = write(review.from_answers(answers, arguments.below, unread))
     except (HtrError, OSError, StoreError) as error:
         raise CommandError(str(error)) from error
     except (review.ReviewError, DatasetError, ValueError) as error:
@@ -80,7 +80,7 @@ def _review(arguments: argparse.Namespace) -> int:
     if unread:
         print(f"{len(unread)} could not be read; the first: {unread[0]}", file=sys.stderr)
     written = counted(count, "image")
-    if count < doubtful:
-        written = f"{count} of {counted(doubtful, 'image')}, the least sure ones (--limit collects more),"
+    if count < found:
+        written = f"{count} of {counted(found, 'image')}, the least sure ones (--limit collects more),"
     print(f"{written} in {arguments.output}. To correct: {review.PAGE_FILE} there, or {review.LABELS_FILE}.")
     return OK

@@ -16,6 +16,7 @@ import pytest
 import serving_toy as toy
 from serving_client import Client, Load, fails
 
+from htr_client import HtrClient
 from serving import model_manager
 from serving.server import EmbeddedServer
 from serving.status import ServingError
@@ -385,3 +386,17 @@ def test_a_change_of_the_configuration_file_while_the_first_versions_load_is_app
             client.wait_state(1, AVAILABLE, name="renamed", timeout=5)
     finally:
         server.stop()
+
+
+def test_callers_that_meet_a_new_version_at_once_ask_it_once_for_its_alphabet(base, toy_model, image):
+    with serve(base) as server, HtrClient(server.address) as client, ThreadPoolExecutor(16) as pool:
+        answered = server.service.metrics.request_count
+        for version in (1, 2):
+            if version > 1:
+                toy.push(toy_model, base, version)
+            with Client(server.address) as watcher:
+                watcher.wait_state(version, AVAILABLE)
+            before = answered.value("htr", "OK")
+            results = list(pool.map(lambda _: client.transcribe(image), range(16)))
+            assert {result.version for result in results} == {version}
+            assert answered.value("htr", "OK") - before == 16 + 1  # the toy has no language model to ask for

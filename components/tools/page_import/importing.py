@@ -170,7 +170,7 @@ def _lost(job: _Job, rows: _Rows) -> list[str]:
 
 
 def _remove_images(job: _Job, rows: _Rows) -> None:
-    """Deletes the images of a page's rows one by one: in outputs of 0.1 other pages may lie in the same folder."""
+    """Deletes the images of a page's rows one by one: in older outputs other pages may lie in the same folder."""
     for image, *_ in rows:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(job.output, image))
