@@ -44,10 +44,10 @@ audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so
 	  || { echo "Vulnerabilities outside of requirements/audit-exceptions.txt, or packages that pypi.org was not reached for: see above." >&2; exit 1; }; done
 
 base-model: setup  ## the models that are shipped, trained anew; hours on two cores, goes on where it was stopped; SETS=... holds the real sets
-	@$(PYTHON) -m pipeline.base_model --data $(SETS)
+	@$(PYTHON) -m pipeline.recipes.base_model --data $(SETS)
 
 base-line-finder: setup  ## the line finder that is shipped, trained anew; two hours on two cores, goes on where it was stopped; SETS=... as above
-	@$(PYTHON) -m pipeline.base_line_finder --data $(SETS)
+	@$(PYTHON) -m pipeline.recipes.base_line_finder --data $(SETS)
 
 DATA ?= demo/data
 WORKSPACE ?= demo/workspace
@@ -78,7 +78,7 @@ airflow-env: setup  ## Airflow in an environment of its own; AIRFLOW=2 takes 2.1
 	  cksum $(AIRFLOW_LOCK) > $(HTR_AIRFLOW_ENV)/.installed; }
 
 airflow-demo: airflow-env  ## the pipeline as a DAG, to a pushed model
-	@$(PYTHON) -m pipeline.airflow_demo
+	@$(PYTHON) -m pipeline.demo.airflow
 
 airflow-test: airflow-env  ## tests of the DAG with a real Airflow; 3.3 also with its services and two databases, installed as root
 	@$(if $(filter 2,$(AIRFLOW)),,tests/tools.sh databases)

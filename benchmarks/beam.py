@@ -28,8 +28,8 @@ from components.example_gen.component import Executor
 from components.example_gen.quarantine import Quarantine
 from components.example_gen.settings import DataConfig
 from components.transform.settings import TransformConfig
-from pipeline.beam_options import pipeline_options
-from pipeline.beam_settings import BeamConfig
+from pipeline.beam.options import pipeline_options
+from pipeline.beam.settings import BeamConfig
 
 STEPS = ["ExampleGen", "transcribe"]
 FEW = 32

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import distributed
 
-from pipeline.beam_options import pipeline_options
-from pipeline.beam_settings import BeamConfig
+from pipeline.beam.options import pipeline_options
+from pipeline.beam.settings import BeamConfig
 
 
 class Cluster:

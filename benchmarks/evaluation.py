@@ -34,8 +34,8 @@ from components.example_gen.splits import SPLITS
 from components.recogniser.model import ExportedModel
 from components.report.component import Executor
 from components.report.settings import RunSettings
-from pipeline.beam_options import pipeline_options
-from pipeline.beam_settings import BeamConfig
+from pipeline.beam.options import pipeline_options
+from pipeline.beam.settings import BeamConfig
 
 BATCH = 64
 

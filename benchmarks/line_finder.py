@@ -25,7 +25,7 @@ from components.line_finder.measuring import Readings, as_served, compare, texts
 from components.line_finder.metric import FindLines, LineScore, score_pages
 from components.line_finder.settings import LineFinderConfig
 from htr_client.pages import Line, in_reading_order
-from pipeline.base_line_finder import EVALUATION, load_splits
+from pipeline.recipes.base_line_finder import EVALUATION, load_splits
 from serving.local import LocalClient
 from serving.local_lines import LocalLineFinder
 

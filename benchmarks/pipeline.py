@@ -29,8 +29,8 @@ import numpy as np
 from benchmarks import beam, serving
 from components.report import summary
 from components.transform.settings import TransformConfig
-from pipeline.beam_options import pipeline_options
-from pipeline.beam_settings import BeamConfig
+from pipeline.beam.options import pipeline_options
+from pipeline.beam.settings import BeamConfig
 
 PARTS = ("startup", "steps", "runs")
 STEPS_IMAGES = 10_000  # so many that the start of Beam, which is subtracted, is a small part
@@ -61,7 +61,7 @@ def startup(folder: Path, model: str) -> None:
         "htr predict, 1 image": [*HTR, "predict", "--server", address, image],
         "htr read, 1 image": [*HTR, "read", "--model", model, image],
         "from tfx import v1": [sys.executable, "-c", "from tfx import v1"],
-        "imports of htr run": [sys.executable, "-c", "import pipeline.local_runner"],
+        "imports of htr run": [sys.executable, "-c", "import pipeline.runners.local_runner"],
     }
     print(f"\n{'start-up':28s} CPU seconds (median of 3)")
     found = {}

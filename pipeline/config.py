@@ -36,9 +36,8 @@ from components.report.settings import RunSettings
 from components.tools.drift.settings import DriftConfig
 from components.trainer.settings import AUTO
 from components.transform.settings import SIZES, TransformConfig
-from pipeline.airflow_settings import AirflowConfig
-from pipeline.beam_settings import BeamConfig
-from pipeline.kubeflow_settings import KubeflowConfig
+from pipeline.beam.settings import BeamConfig
+from pipeline.runner_settings import AirflowConfig, KubeflowConfig
 
 _LINE_FINDER = "htr-lines"  # `htr_client.pages.reading.LINE_FINDER`, whose module loads OpenCV
 

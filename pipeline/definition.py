@@ -30,7 +30,7 @@ from components.report.component import RunReport
 from components.serving_check.component import ServingCheck
 from components.trainer.component import Trainer, Tuner
 from components.trainer.settings import AUTO
-from pipeline import beam_options
+from pipeline.beam import options as beam_options
 from pipeline.config import Config
 
 

@@ -17,7 +17,7 @@ from components.pusher.component import AtomicPusher
 from components.serving_check.component import ServingCheck
 from components.trainer.component import Trainer
 from components.trainer.settings import AUTO
-from pipeline import beam_options
+from pipeline.beam import options as beam_options
 from pipeline.config import Config
 from pipeline.tasks.pages import Pages
 

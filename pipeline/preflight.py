@@ -26,9 +26,9 @@ from components.line_finder.recogniser import LineGateError, model_for_lines
 from components.line_finder.warm_start import find_start
 from components.trainer import base
 from htr_client.pages.reading import LINE_FINDER
-from pipeline import beam_options
+from pipeline.beam import options as beam_options
 from pipeline.config import Config
-from pipeline.kubeflow_settings import KubeflowConfig
+from pipeline.runner_settings import KubeflowConfig
 from serving.version_directory import GRAPH_FILE
 
 _OBJECT_STORES = ("gs", "s3", "minio")

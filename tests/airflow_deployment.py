@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.airflow_demo import AIRFLOW
+from pipeline.demo.airflow import AIRFLOW
 
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
 ENDED = ("success", "failed")  # states of a run

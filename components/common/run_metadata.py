@@ -13,7 +13,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
 
-# Custom properties of executions, which `pipeline.local_runner` writes.
+# Custom properties of executions, which `pipeline.runners.local_runner` writes.
 PEAK_PROPERTY, CPU_PROPERTY = "peak_bytes", "cpu_seconds"
 
 

@@ -28,8 +28,8 @@ def use_accelerators(train: TrainConfig) -> str:
     Returns:
         What is used, such as "1 GPU (NVIDIA L4), float16" or "CPU, 2 cores, bfloat16".
     """
-    # Steps that `pipeline.steps` launches have it already. `set_memory_growth` would fail after an earlier step of the
-    # process, Transform for one, has used TensorFlow.
+    # Steps that `pipeline.runners.steps` launches have it already. `set_memory_growth` would fail after an earlier step
+    # of the process, Transform for one, has used TensorFlow.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]

@@ -61,13 +61,13 @@ def _compile(arguments: argparse.Namespace) -> int:
 
 
 def _compile_airflow(config: Config, folder: str) -> Path:
-    from pipeline.airflow_runner import compile_dag
+    from pipeline.runners.airflow_runner import compile_dag
 
     return compile_dag(config, folder)
 
 
 def _compile_kubeflow(config: Config, file: str) -> Path:
-    from pipeline import kubeflow_runner
+    from pipeline.runners import kubeflow_runner
 
     text = kubeflow_runner.as_yaml(kubeflow_runner.compile_pipeline(config))
     Path(file).write_text(text, encoding="utf-8")
@@ -90,7 +90,7 @@ def _submit(arguments: argparse.Namespace) -> int:
             raise CommandError(f"cannot read the token {arguments.token_file}: {error.strerror}", USAGE) from error
     log = os.path.join(config.workspace, "logs", "submit.log")
     with quiet_logs(log), announced("Loading TFX, compiling and uploading the pipeline"):
-        from pipeline import kubeflow_runner
+        from pipeline.runners import kubeflow_runner
 
         try:
             page = kubeflow_runner.submit(config, token)

@@ -53,7 +53,7 @@ def _import(arguments: argparse.Namespace) -> int:
     with quiet_logs(log):
         with announced("Loading Apache Beam"):
             from components.tools.page_import.importing import LOST_IMAGES, done_pages, import_pages
-            from pipeline import beam_options
+            from pipeline.beam import options as beam_options
 
         total = 0
 

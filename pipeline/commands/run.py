@@ -87,7 +87,7 @@ def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
         with quiet_logs(log):
             console().print("Loading TFX and TensorFlow", style="dim")
             with announced("Still loading", after=10):
-                from pipeline import local_runner
+                from pipeline.runners import local_runner
 
             try:
                 summary = local_runner.run(config)

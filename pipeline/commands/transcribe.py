@@ -106,7 +106,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             from components.batch_transcriber import batch
             from components.batch_transcriber.reading import DEFAULT, Reader
             from components.batch_transcriber.shards import BatchError, written
-            from pipeline import beam_options
+            from pipeline.beam import options as beam_options
 
         with resumable(log, BatchError, ConfigError):
             beam_options.check(config.beam)

@@ -21,9 +21,9 @@ from components.line_finder.example_gen import PageExampleGen
 from components.line_finder.settings import PagesConfig
 from components.report import summary
 from components.transform.settings import TransformConfig
-from pipeline.beam_options import pipeline_options
-from pipeline.beam_settings import BeamConfig
-from pipeline.local_runner import LocalRunner
+from pipeline.beam.options import pipeline_options
+from pipeline.beam.settings import BeamConfig
+from pipeline.runners.local_runner import LocalRunner
 from tests.components import hostile
 from tests.components.line_pages import LINE, save_page
 from tests.conftest import drawn_image, encode, write_dataset

@@ -18,8 +18,8 @@ from components.evaluator.verdict import BASELINE_FILE, Baseline
 from htr_client import ngrams
 from htr_client.decoding import Alphabet
 from htr_client.language import LanguageModel
-from pipeline.beam_options import pipeline_options
-from pipeline.beam_settings import BeamConfig
+from pipeline.beam.options import pipeline_options
+from pipeline.beam.settings import BeamConfig
 from serving.version_directory import SETTINGS_FILE
 
 LABEL = "abcdefghij"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from components.tools.sample_data import DIRTY_KINDS, Summary, fonts, generate, generator, render
 from components.tools.sample_data.words import WORDS
-from pipeline import demo
+from pipeline.demo import data as demo_data
 
 CHARACTERS = set("".join(WORDS))
 
@@ -276,7 +276,7 @@ def test_needs_no_tensorflow() -> None:
 def test_the_demo_renders_anew_what_was_interrupted(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (tmp_path / "data.unfinished" / generator.IMAGE_DIR).mkdir(parents=True)
-    assert demo.render(data, 12) == 0 and (data / generator.CSV_NAME).exists()
+    assert demo_data.render(data, 12) == 0 and (data / generator.CSV_NAME).exists()
     before = (data / generator.CSV_NAME).stat()
-    assert demo.render(data, 12) == 0 and (data / generator.CSV_NAME).stat() == before
+    assert demo_data.render(data, 12) == 0 and (data / generator.CSV_NAME).stat() == before
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

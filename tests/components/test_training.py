@@ -25,7 +25,7 @@ from components.trainer.model import build
 from components.trainer.settings import TuneConfig
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
-from pipeline.local_runner import LocalRunner
+from pipeline.runners.local_runner import LocalRunner
 from serving.precision import has_bfloat16
 from serving.version_directory import WARMUP_FILE
 from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, fit, source_of, start, write_transformed

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from components.common.versions import list_versions
-from pipeline import airflow_runner, cli, local_runner
-from pipeline.airflow_demo import AIRFLOW, SETTINGS, run_dag
-from pipeline.airflow_runner import METADATA_VARIABLE
+from pipeline import cli
+from pipeline.demo.airflow import AIRFLOW, SETTINGS, run_dag
+from pipeline.runners import airflow_runner, local_runner
+from pipeline.runners.airflow_runner import METADATA_VARIABLE
 
 # Airflow starts a process for each step, which on a busy machine takes more than the usual limit.
 pytestmark = pytest.mark.timeout(1800)
@@ -125,7 +126,7 @@ except Exception as error:
     assert in_airflow(compiled, code, EXIT_CODE=str(exit_code), **connection) == expected
     arguments = (compiled / "python.sh.arguments").read_text().split()
     document = str(compiled / "dags" / "htr.json")
-    assert arguments == ["-m", "pipeline.airflow_runner", document, "Trainer", "manual__1", "5"]
+    assert arguments == ["-m", "pipeline.runners.airflow_runner", document, "Trainer", "manual__1", "5"]
     assert json.loads((compiled / "python.sh.database").read_text()) == {
         "host": "database", "port": 3307, "database": "mlmd", "username": "user", "password": "secret/1",
     }  # fmt: skip
@@ -139,7 +140,7 @@ def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
     def launch(folder, step, run, **more):
         document = str(folder / "dags" / "htr.json")
         done = subprocess.run(
-            [sys.executable, "-m", "pipeline.airflow_runner", document, step, run, "2"],
+            [sys.executable, "-m", "pipeline.runners.airflow_runner", document, step, run, "2"],
             env=environment | more, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         return done.returncode, done.stdout.splitlines()[-1]

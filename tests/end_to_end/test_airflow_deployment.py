@@ -17,7 +17,7 @@ import pytest
 
 from components.common.versions import list_versions
 from pipeline import cli
-from pipeline.airflow_demo import SETTINGS
+from pipeline.demo.airflow import SETTINGS
 from tests import airflow_deployment
 
 MISSING = airflow_deployment.missing()

@@ -9,8 +9,8 @@ from components.base_model import packing
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from htr_client import image_files
 from htr_client.pages import Page, find_lines, write
-from pipeline import base_line_finder
-from pipeline.base_line_finder import EVALUATION, TRAINING, VALIDATION, PageSet
+from pipeline.recipes import base_line_finder
+from pipeline.recipes.base_line_finder import EVALUATION, TRAINING, VALIDATION, PageSet
 from serving.local_lines import LocalLineFinder
 from tests.components.line_pages import drawn_page
 

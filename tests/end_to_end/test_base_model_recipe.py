@@ -9,8 +9,8 @@ import pytest
 
 from components.base_model import packing
 from components.tools.rendered_text.dataset import write_dataset
-from pipeline import base_model
-from pipeline.base_model import Real, Rendered, Round
+from pipeline.recipes import base_model
+from pipeline.recipes.base_model import Real, Rendered, Round
 from tests.end_to_end.conftest import FAST
 
 pytestmark = [pytest.mark.slow, pytest.mark.either_stack]

@@ -14,8 +14,8 @@ from tfx.orchestration.portable.mlmd.execution_lib import get_input_artifacts, g
 
 from components.evaluator.component import EvaluatorExecutor as Evaluator
 from components.example_gen.component import Executor as ExampleGen
-from pipeline.beam_options import pipeline_options
-from pipeline.beam_settings import BeamConfig
+from pipeline.beam.options import pipeline_options
+from pipeline.beam.settings import BeamConfig
 from tests.end_to_end.conftest import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.either_stack]

@@ -340,7 +340,7 @@ def test_runs_are_listed_and_compared_without_tensorflow(workspace, data, capsys
 
 
 def test_two_runs_in_one_workspace_are_refused(workspace, data, capsys):
-    from pipeline import local_runner
+    from pipeline.runners import local_runner
 
     with local_runner.locked(str(workspace)):
         ran = run(data, workspace, capsys)

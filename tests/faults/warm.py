@@ -20,9 +20,9 @@ import time
 from typing import Any
 
 IMPORTS = (
-    "pipeline.local_runner", "pipeline.cli", "components.trainer.training", "components.transform.preprocessing",
-    "components.evaluator.tfma_metrics", "components.batch_transcriber.batch", "serving.server",
-    "components.tools.data_check.check", "components.report.comparison",
+    "pipeline.runners.local_runner", "pipeline.cli", "components.trainer.training",
+    "components.transform.preprocessing", "components.evaluator.tfma_metrics", "components.batch_transcriber.batch",
+    "serving.server", "components.tools.data_check.check", "components.report.comparison",
     "tfx.components.statistics_gen.executor", "tfx.components.trainer.executor", "tfx.components.transform.executor",
 )  # fmt: skip
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from pipeline import kubeflow_runner
 from pipeline.config import Config
+from pipeline.runners import kubeflow_runner
 from serving.configuration import files, settings
 from serving.server import PROMETHEUS_PATH
 

@@ -13,8 +13,9 @@ from tfx.utils import import_utils
 
 from components.common.settings import ConfigError
 from htr_client.version import __version__
-from pipeline import cli, kubeflow_runner, kubeflow_step
+from pipeline import cli
 from pipeline.config import load
+from pipeline.runners import kubeflow_runner, kubeflow_step
 
 KUBERNETES = ("1.28", kubernetes_validate.latest_version())
 SETTINGS = [
@@ -227,7 +228,7 @@ def test_nothing_of_this_machine_is_in_the_package(package):
     from pathlib import Path
 
     text = kubeflow_runner.as_yaml(package)
-    assert str(Path(kubeflow_runner.__file__).parents[1]) not in text
+    assert str(Path(kubeflow_runner.__file__).parents[2]) not in text
 
 
 @pytest.mark.parametrize(

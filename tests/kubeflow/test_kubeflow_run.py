@@ -9,8 +9,8 @@ import yaml
 from kubeflow_launcher import Cluster
 
 from components.common.versions import offered
-from pipeline import kubeflow_runner
 from pipeline.config import load
+from pipeline.runners import kubeflow_runner
 
 pytestmark = pytest.mark.slow
 

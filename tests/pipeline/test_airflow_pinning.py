@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pipeline import airflow_runner
+from pipeline.runners import airflow_runner
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from tfx.utils.dependency_utils import make_beam_dependency_flags
 
 from benchmarks.beam import example_gen
 from components.common.settings import ConfigError
-from pipeline.beam_options import check, for_pipeline, pipeline_options
-from pipeline.beam_settings import BeamConfig
+from pipeline.beam.options import check, for_pipeline, pipeline_options
+from pipeline.beam.settings import BeamConfig
 
 ROOT = Path(__file__).parents[2]
 DASK = {"runner": "dask", "address": "tcp://scheduler:8786"}

@@ -224,7 +224,7 @@ def test_an_error_that_names_a_file_whose_name_is_not_utf8_is_told(tmp_path, cap
     def fail(config):
         raise RuntimeError(os.fsdecode(b"m\xfcller.xml is odd"))
 
-    monkeypatch.setattr("pipeline.local_runner.run", fail)
+    monkeypatch.setattr("pipeline.runners.local_runner.run", fail)
     rows = [{"filename": f"{number}.png", "text": "ab"} for number in range(30)]
     data, workspace = write_dataset(tmp_path / "names", rows), tmp_path / "workspace"
     assert cli.main(["run", "--data", str(data), "--workspace", str(workspace), "--json"]) == cli.ERROR

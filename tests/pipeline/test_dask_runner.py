@@ -13,9 +13,9 @@ from apache_beam.transforms import combiners, userstate, window
 from apache_beam.utils.windowed_value import WindowedValue
 
 from components.common.settings import ConfigError
-from pipeline.beam_options import check, pipeline_options
-from pipeline.beam_settings import BeamConfig
-from pipeline.dask_worker import SMALL
+from pipeline.beam.dask_worker import SMALL
+from pipeline.beam.options import check, pipeline_options
+from pipeline.beam.settings import BeamConfig
 
 NUMBERS = range(600)
 # More than what goes through the driver.

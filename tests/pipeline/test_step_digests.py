@@ -9,10 +9,10 @@ from tfx.dsl.compiler.compiler import Compiler
 from tfx.orchestration.local import runner_utils
 
 from components.common import code_version
-from pipeline import steps
 from pipeline.config import load
 from pipeline.definition import create_pipeline
 from pipeline.page_definition import create_page_pipeline
+from pipeline.runners import steps
 
 REPOSITORY = Path(__file__).parents[2]
 # Every step of every runner: Kubeflow has some that the local runner and Airflow have not, and the other way round.
@@ -81,9 +81,9 @@ def test_a_digest_follows_imports_and_nothing_else(tree):
         before = after
 
 
-@pytest.mark.parametrize("orchestrator", ["airflow", "kubeflow", "beam"])
-def test_a_help_text_of_an_orchestrator_runs_no_step_again(names, tree, orchestrator):
-    assert not changed_steps(names, tree, f"pipeline/{orchestrator}_settings.py", 'description="', 'description="Now: ')
+@pytest.mark.parametrize("settings", ["runner_settings.py", "beam/settings.py"])
+def test_a_help_text_of_a_runner_or_an_engine_runs_no_step_again(names, tree, settings):
+    assert not changed_steps(names, tree, f"pipeline/{settings}", 'description="', 'description="Now: ')
 
 
 def test_a_help_text_of_the_gate_runs_what_reads_the_gates_settings_again(names, tree):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from components.pusher import versions
-from pipeline import local_runner
+from pipeline.runners import local_runner
 from serving.file_lock import LockHeld, NoLocks, locked
 from serving.rollout.moving import Rollout
 

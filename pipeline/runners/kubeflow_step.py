@@ -1,4 +1,4 @@
-"""Entry point of a step's container on Kubeflow Pipelines: `python -m pipeline.kubeflow_step`.
+"""Entry point of a step's container on Kubeflow Pipelines: `python -m pipeline.runners.kubeflow_step`.
 
 TFX has an entry point of its own, written for Vertex AI. Kubeflow Pipelines itself differs from that in three ways,
 which are evened out here before and after TFX's does its work:

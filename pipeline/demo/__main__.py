@@ -6,7 +6,6 @@ import argparse
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from components.example_gen import dataset
 from components.example_gen.rejects import REJECTS_FILE
 from htr_client import HtrClient
 from pipeline import cli, config
+from pipeline.demo.data import render
 
 SETTINGS = {"train.epochs": "4", "gate.max_cer": "0.08"}
 SHOWN = 16
@@ -45,27 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     if code:
         return code
     return _serve_and_ask(data, workspace, settings)
-
-
-def render(data: Path, images: int) -> int:
-    """Makes sample data where there is none; what an interrupted rendering has left is made anew.
-
-    Args:
-        data: Folder of the data.
-        images: Number of images.
-
-    Returns:
-        Exit code.
-    """
-    if data.exists():
-        return cli.OK
-    console().print(f"Rendering {images} images of names and words in handwriting fonts")
-    unfinished = data.with_name(f"{data.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    code = cli.main(["sample-data", str(unfinished), "--images", str(images)])
-    if not code:
-        unfinished.rename(data)
-    return code
 
 
 def _serve_and_ask(data: Path, workspace: Path, settings: dict[str, str]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
-from pipeline.beam_settings import BeamConfig
+from pipeline.beam.settings import BeamConfig
 
 
 def pipeline_options(beam: BeamConfig) -> list[str]:
@@ -40,7 +40,7 @@ def check(beam: BeamConfig) -> None:
 
     if beam.runner == "dask":
         try:
-            import pipeline.dask_runner  # noqa: F401 - makes its options known
+            import pipeline.beam.dask_runner  # noqa: F401 - makes its options known
         except ImportError as error:
             raise ConfigError(f"beam.runner=dask needs the packages dask and distributed: {error}") from error
     for name, options in {
@@ -135,7 +135,7 @@ def _dataflow(beam: BeamConfig) -> list[str]:
 
 def _dask(beam: BeamConfig) -> list[str]:
     address = _needed(beam, "address")
-    return ["--runner=pipeline.dask_runner.DaskRunner", f"--dask_client_address={address}", _HERE]
+    return ["--runner=pipeline.beam.dask_runner.DaskRunner", f"--dask_client_address={address}", _HERE]
 
 
 def _packages(beam: BeamConfig) -> list[str]:

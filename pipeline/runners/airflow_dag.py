@@ -62,7 +62,7 @@ class PipelineStep(BaseOperator):
             }  # fmt: skip
             environment["HTR_METADATA_DATABASE"] = json.dumps(database)
         command = [
-            self.python, "-m", "pipeline.airflow_runner", str(_COMPILED), self.task_id, context["run_id"],
+            self.python, "-m", "pipeline.runners.airflow_runner", str(_COMPILED), self.task_id, context["run_id"],
             str(context["ti"].max_tries),
         ]  # fmt: skip
         result = self._process.run_command(command, env=environment)

@@ -14,9 +14,9 @@ import yaml
 from components.common.settings import ConfigError
 from pipeline import preflight
 from pipeline.config import Config
-from pipeline.kubeflow_settings import KubeflowConfig
+from pipeline.runner_settings import KubeflowConfig
 
-ENTRY_POINT = ("python", "-m", "pipeline.kubeflow_step")
+ENTRY_POINT = ("python", "-m", "pipeline.runners.kubeflow_step")
 TRAINING = ("Trainer", "Tuner")
 # What these find out must be found out in each run; what follows from it may be cached. The Pusher looks at what is in
 # service and does nothing where that is the model already.

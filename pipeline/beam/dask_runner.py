@@ -31,7 +31,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner,
 from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker import bundle_processor
 
-from pipeline import dask_worker as worker
+from pipeline.beam import dask_worker as worker
 
 # Partitions for each thread of the workers: small enough tasks to keep all of them busy to the end.
 _PARTITIONS = 4

@@ -23,10 +23,11 @@ from components.common.cores import usable_cores
 from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
 from components.report import summary
 from components.serving_check import early
-from pipeline import imports, steps
+from pipeline import imports
 from pipeline.config import Config
 from pipeline.definition import create_pipeline
 from pipeline.page_definition import create_page_pipeline
+from pipeline.runners import steps
 from serving import file_lock
 
 _DOING = {

@@ -4,7 +4,7 @@ Airflow and TensorFlow do not share an environment: their libraries exclude each
 files every few seconds should not import TensorFlow. So the DAG file (airflow_dag.py) needs Airflow alone, and its
 tasks start
 
-    python -m pipeline.airflow_runner htr.json StepName RUN_ID MAX_TRIES
+    python -m pipeline.runners.airflow_runner htr.json StepName RUN_ID MAX_TRIES
 
 with the Python of the pipeline, which launches the step as the local runner does.
 """
@@ -22,8 +22,8 @@ from components.common import storage
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
 from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
-from pipeline.airflow_pinning import pinned
 from pipeline.config import Config
+from pipeline.runners.airflow_pinning import pinned
 
 # An environment variable, since command lines are no place for the database's password.
 METADATA_VARIABLE = "HTR_METADATA_DATABASE"
@@ -95,7 +95,7 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
     from tfx.proto.orchestration import pipeline_pb2
 
     from components.common import run_metadata
-    from pipeline import local_runner, steps
+    from pipeline.runners import local_runner, steps
 
     pipeline = json_format.ParseDict(document["pipeline"], pipeline_pb2.Pipeline())
     runtime_parameter_utils.substitute_runtime_parameter(pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})

@@ -12,10 +12,10 @@ from pathlib import Path
 from components.common.console import console
 from components.common.versions import list_versions
 from pipeline import cli
-from pipeline.demo import render
+from pipeline.demo.data import render
 
 # `make airflow-env` makes it, and the Makefile says which version is meant.
-AIRFLOW = Path(os.environ.get("HTR_AIRFLOW_ENV", Path(__file__).parents[1] / ".venv-airflow3")) / "bin" / "airflow"
+AIRFLOW = Path(os.environ.get("HTR_AIRFLOW_ENV", Path(__file__).parents[2] / ".venv-airflow3")) / "bin" / "airflow"
 FOLDER = Path("demo/airflow")
 # Seconds of training: this is about the DAG. `make demo` trains a model that reads.
 SETTINGS = [
