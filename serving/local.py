@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -18,10 +19,10 @@ from htr_client.connection import to_error
 from htr_client.decoding import Decoder
 from htr_client.ending import Ending
 from htr_client.errors import ModelNotFound, ModelUnusable
+from htr_client.messages import GET_MODEL_STATUS, ModelVersionStatus
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.reading import LINE_FINDER
 from htr_client.request_log import RequestLog
-from htr_client.results import VersionStatus
 from htr_client.steps import Ask
 from serving import tensors
 from serving.runner import LoadedModel, RunnerOptions
@@ -29,6 +30,84 @@ from serving.status import ServingError
 from serving.version_directory import number_of
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class LocalTransport:
+    """Answers the requests of a client with models in this process; see `htr_client.transport.Transport`.
+
+    Safe to use from several threads; not to be used on both sides of a fork.
+    """
+
+    servers = 1
+
+    def __init__(self, model: str, directories: Mapping[str, str], options: RunnerOptions) -> None:
+        """Keeps the settings; a model is loaded by the first call that needs it.
+
+        Args:
+            model: Name of the model that `connect` loads.
+            directories: The directory of a version, by the name of the model.
+            options: How models are run.
+        """
+        self.name = f"the model in {directories[model]}"
+        self._model = model
+        self._directories = directories
+        self._options = options
+        self._loaded: dict[str, LoadedModel] = {}
+        self._loading = threading.Lock()
+
+    def connect(self, timeout: float) -> None:
+        """Loads the model, which takes the time it takes.
+
+        Raises:
+            HtrError: When it cannot be loaded.
+        """
+        self._load(self._model)
+
+    def call(self, ask: Ask, seconds: float, ending: Ending | None = None) -> Any:
+        """Answers a request, without a deadline or an early end.
+
+        Raises:
+            HtrError: When the model is not there, cannot be loaded or fails.
+        """
+        name = ask.request.model_spec.name
+        model = self._load(name)
+        number = number_of(os.path.basename(self._directories[name])) or 0
+        response = ask.answer()
+        if ask.method == GET_MODEL_STATUS:
+            response.model_version_status.add(version=number, state=ModelVersionStatus.AVAILABLE)
+            return response
+        try:
+            signature, feeds, fetches = model.predict_feeds(ask.request)
+            outputs = model.run(feeds, list(fetches.values()))
+        except ServingError as error:
+            raise to_error(_Failure(error), self.name, 0.0) from error
+        response.model_spec.name, response.model_spec.signature_name = name, signature.name
+        response.model_spec.version.value = number
+        for alias, output in zip(fetches, outputs, strict=True):
+            tensors.to_proto(output, response.outputs[alias])
+        return response
+
+    def close(self) -> None:
+        """Frees the models; a later call loads them again."""
+        with self._loading:
+            loaded, self._loaded = self._loaded, {}
+        for model in loaded.values():
+            model.close()
+
+    def _load(self, name: str) -> LoadedModel:
+        directory = self._directories.get(name)
+        if directory is None:
+            raise ModelNotFound(f"There is no model {name} beside {self.name}.", advice="Name its version directory.")
+        with self._loading:
+            if name not in self._loaded:
+                try:
+                    self._loaded[name] = LoadedModel(directory, self._options)
+                except ServingError as error:
+                    reason = " ".join(error.message.split()).rstrip(".")
+                    raise ModelUnusable(
+                        f"the model in {directory} cannot be loaded: {reason}.", code=error.code.name
+                    ) from error
+            return self._loaded[name]
 
 
 class LocalClient(HtrClient):
@@ -64,6 +143,9 @@ class LocalClient(HtrClient):
             line_finder: The directory of a version of the line finder, for `transcribe_page`.
             bfloat16: Whether to compute in bfloat16 where the processor has it: faster; a text differs now and then.
         """
+        directories = {model: os.path.abspath(directory)}
+        if line_finder is not None:
+            directories[LINE_FINDER] = os.path.abspath(line_finder)
         # One batch is decoded while the next one runs. A failure here would come again: there is nothing to wait for.
         super().__init__(
             model=model,
@@ -74,70 +156,8 @@ class LocalClient(HtrClient):
             patience=0,
             max_pixels=max_pixels,
             log=log,
+            transport=LocalTransport(model, directories, RunnerOptions(bfloat16=bfloat16)),
         )
-        self.server = f"the model in {os.fspath(directory)}"
-        self._directory = os.path.abspath(directory)
-        self._number = number_of(os.path.basename(self._directory)) or 0
-        self._directories = {model: self._directory}
-        if line_finder is not None:
-            self._directories[LINE_FINDER] = os.path.abspath(line_finder)
-        self._runner = RunnerOptions(bfloat16=bfloat16)
-        self._loaded: dict[str, LoadedModel] = {}
-        self._loading = threading.Lock()
-
-    def connect(self, timeout: float = 5.0) -> None:
-        """Loads the model now rather than with the first call.
-
-        Args:
-            timeout: Without meaning here: loading takes the time it takes.
-
-        Raises:
-            HtrError: When it cannot be loaded.
-        """
-        self._model()
-
-    def close(self) -> None:
-        """Frees the models; a later call would load them again."""
-        with self._loading:
-            loaded, self._loaded = self._loaded, {}
-        for model in loaded.values():
-            model.close()
-
-    def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
-        """The one version that there is, loaded."""
-        self._model()
-        return [VersionStatus(self._number, "AVAILABLE", "")]
-
-    def _model(self, name: str | None = None) -> LoadedModel:
-        name = name or self.model
-        directory = self._directories.get(name)
-        if directory is None:
-            raise ModelNotFound(f"There is no model {name} beside {self.server}.", advice="Name its version directory.")
-        with self._loading:
-            if name not in self._loaded:
-                try:
-                    self._loaded[name] = LoadedModel(directory, self._runner)
-                except ServingError as error:
-                    reason = " ".join(error.message.split()).rstrip(".")
-                    raise ModelUnusable(
-                        f"the model in {directory} cannot be loaded: {reason}.", code=error.code.name
-                    ) from error
-            return self._loaded[name]
-
-    def _call(self, ask: Ask, ending: Ending | None = None) -> Any:
-        """Answers a PredictRequest, for which `HtrClient` would ask a server, without a deadline or an early end."""
-        model = self._model(ask.request.model_spec.name)
-        try:
-            signature, feeds, fetches = model.predict_feeds(ask.request)
-            outputs = model.run(feeds, list(fetches.values()))
-        except ServingError as error:
-            raise to_error(_Failure(error), self.server, 0.0) from error
-        response = ask.answer()
-        response.model_spec.name, response.model_spec.signature_name = ask.request.model_spec.name, signature.name
-        response.model_spec.version.value = self._number
-        for alias, output in zip(fetches, outputs, strict=True):
-            tensors.to_proto(output, response.outputs[alias])
-        return response
 
 
 class _Failure(grpc.RpcError):

@@ -10,25 +10,23 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-import grpc
-import grpc.aio
 import numpy as np
 
+from htr_client.aio_transport import AsyncGrpcTransport, AsyncTransport
 from htr_client.base import BaseClient, Sent
 from htr_client.checks import refuse_one
-from htr_client.connection import was_closed
+from htr_client.endpoint import Endpoint
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
-from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
-from htr_client.retries import Outage, bounded, remaining
+from htr_client.retries import Outage, remaining
 from htr_client.steps import Ask, Steps, T, Until
 
 _Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-class AsyncHtrClient(BaseClient):
+class AsyncHtrClient(BaseClient[AsyncTransport]):
     """`HtrClient` for asyncio: the same methods, awaited.
 
     Reading images and decoding happen in threads, so the event loop is never held up. A client belongs to the
@@ -37,8 +35,6 @@ class AsyncHtrClient(BaseClient):
         async with AsyncHtrClient("localhost:8500") as client:
             print((await client.transcribe("word.png")).text)
     """
-
-    _loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> "AsyncHtrClient":
         return self
@@ -50,18 +46,11 @@ class AsyncHtrClient(BaseClient):
 
     async def close(self) -> None:
         """Closes the connection; calls under way are cancelled, a later call would open a new one."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        await self._transport.close()
 
     async def connect(self, timeout: float = 5.0) -> None:
         """Opens the connection now rather than with the first call; see `HtrClient.connect`."""
-        try:
-            channel = await self._open()
-            await asyncio.wait_for(channel.channel_ready(), bounded(timeout))
-        except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
-            self._servers.failed()
-            raise await asyncio.to_thread(explain, self._hosts, self._tls) from None
+        await self._transport.connect(timeout)
 
     async def transcribe(
         self, image: Image, *, timeout: float | None = None, source: str | None = None
@@ -183,50 +172,12 @@ class AsyncHtrClient(BaseClient):
             steps.close()
 
     async def _call(self, ask: Ask) -> Any:
-        channel = await self._open()  # held until the call ends: gRPC closes a channel that nobody holds
-        call = self._method(channel, ask.method, type(ask.request), ask.answer)
         seconds = remaining(ask.deadline)
         with self.metrics.call(ask.request.model_spec.name, ask.request.model_spec.signature_name):
-            # A task of its own: gRPC cancels calls whose channel is closed, which is not the caller's end.
-            answer = asyncio.ensure_future(call(ask.request, timeout=seconds, metadata=ask.headers))
-            try:
-                await asyncio.wait([answer])
-            finally:
-                answer.cancel()
-            if answer.cancelled():
-                raise was_closed(self.server)
-            try:
-                return answer.result()
-            except grpc.RpcError as error:
-                raise self._failure(error, seconds) from error
+            return await self._transport.call(ask, seconds)
 
-    def _method(self, channel: Any, name: str, request: Any, answer: Any) -> Any:
-        if channel is not self._channel:  # another one was opened between the lines above
-            return channel.unary_unary(name, request.SerializeToString, answer.FromString)
-        if name not in self._methods:
-            self._methods[name] = channel.unary_unary(name, request.SerializeToString, answer.FromString)
-        return self._methods[name]
-
-    async def _open(self) -> Any:
-        """The channel of this loop; see `HtrClient`."""
-        loop = asyncio.get_running_loop()
-        if self._channel is not None and self._loop is not loop:
-            raise RuntimeError("an AsyncHtrClient belongs to the event loop of its first call: make one for each loop")
-        if self._channel is not None and not self._servers.may_have_moved():
-            return self._channel
-        open_target = self._target if self._channel is not None else None
-        if self._servers.blocks:
-            target = await asyncio.to_thread(self._servers.target, open_target)
-        else:
-            target = self._servers.target()
-        if self._channel is None or target != self._target:
-            tracers = self._tracing.aio_client_interceptors() if self._tracing is not None else None
-            if self._credentials is not None:
-                self._channel = grpc.aio.secure_channel(target, self._credentials, self._options, None, tracers)
-            else:
-                self._channel = grpc.aio.insecure_channel(target, self._options, None, tracers)
-            self._loop, self._target, self._methods = loop, target, {}
-        return self._channel
+    def _over_grpc(self, endpoint: Endpoint) -> AsyncTransport:
+        return AsyncGrpcTransport(endpoint)
 
 
 async def _in_thread(work: Callable[[_Wait], T]) -> T:

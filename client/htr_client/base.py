@@ -2,30 +2,27 @@
 
 import functools
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
-import grpc
 import numpy as np
 
 from htr_client import connection, messages
-from htr_client.addresses import Servers, hosts_of, read_addresses
+from htr_client.aio_transport import AsyncTransport
 from htr_client.answers import Answer, Headers, read_alphabet, read_answer, read_language_model, read_maps
 from htr_client.beam import default_decoder
 from htr_client.checks import check_settings
 from htr_client.connection import Metadata
 from htr_client.decoding import Alphabet, Decoder, check
+from htr_client.endpoint import Endpoint
 from htr_client.errors import (
     HtrError,
     ImageError,
     ModelNotFound,
     ModelUnusable,
     RequestTooLarge,
-    ServerUnavailable,
-    TimedOut,
     UnexpectedAnswer,
 )
 from htr_client.image_files import Image, PackedImage, pack_with_pixels, path_of
@@ -41,11 +38,14 @@ from htr_client.spans import pixel_spans
 from htr_client.steps import Ask, Steps, Until
 from htr_client.suspicion import Look, look, of_geometry
 from htr_client.tls import Tls
+from htr_client.transport import Transport
 
 # A batch this much smaller than the message limit leaves room for the answer, which can be larger than the images.
 _BATCH_SHARE = 4
 # What a request holds beside the images (names, lengths) stays far below this.
 _REQUEST_OVERHEAD = 4096
+
+TransportT = TypeVar("TransportT", Transport, AsyncTransport)
 
 # Makes a decoder of the language model of a version, which is None where it has none.
 DecoderOf = Callable[[LanguageModel | None], Decoder]
@@ -60,7 +60,7 @@ class Sent(NamedTuple):
     seconds: float
 
 
-class BaseClient:
+class BaseClient(Generic[TransportT]):
     """What both clients share: settings, requests, answers and the steps between them; no input or output."""
 
     def __init__(
@@ -82,6 +82,7 @@ class BaseClient:
         opentelemetry: bool = False,
         log: RequestLog | None = None,
         metrics: ClientMetrics | None = None,
+        transport: TransportT | None = None,
     ) -> None:
         """Keeps the settings; the connection is made by the first call.
 
@@ -108,6 +109,8 @@ class BaseClient:
             opentelemetry: Whether to trace the calls with OpenTelemetry (needs the extra "opentelemetry").
             log: Log that gets the images and what was read in them, and keeps a sample.
             metrics: Counts calls and images; by default those of this client alone, its attribute `metrics`.
+            transport: Carries the requests in place of gRPC (`htr_client.transport.Transport`, for asyncio
+                `htr_client.aio_transport.AsyncTransport`); target, tls and opentelemetry mean nothing then.
 
         Raises:
             ValueError: When settings contradict each other or cannot be, an address is not one, or a certificate or key
@@ -124,45 +127,23 @@ class BaseClient:
         self._decoder = decoder if decoder is not None else default_decoder
         self._version = version
         self._label = label
-        addresses, encrypted = read_addresses(target)
-        tls = Tls() if tls is True or (encrypted and not tls) else tls or None
-        if tls is not None and encrypted is False:
-            raise ValueError("http:// and grpc:// mean that the connection is not encrypted: leave that or tls out")
-        self._tls = tls
-        self._credentials = tls.credentials() if tls is not None else None
-        self._servers = Servers(addresses)
-        self._hosts = hosts_of(addresses)
-        self.server = ", ".join(addresses)
-        if tls is not None and tls.server_name is None and "," in self.server:
-            raise ValueError(
-                "gRPC checks the certificates of several addresses by one name: give it as Tls(server_name=...) "
-                "(--tls-server-name), or one DNS name that stands for all servers"
-            )
-        self._options = connection.channel_options(tls, max_message_bytes, self._hosts)
         self._batch_size = batch_size
         self._in_flight = in_flight
         self._patience = patience
         self._max_message_bytes = max_message_bytes
         self._metadata = metadata
-        self._tracing = connection.tracing() if opentelemetry else None
         self._log = log
         self._readers = Readers()
-        self._lock = threading.RLock()
-        self._channel: Any = None
-        self._target = ""  # of the channel
-        self._traced: Any = None  # the channel with what traces its calls
-        self._methods: dict[str, Any] = {}
-        self._process = 0
+        self._transport: TransportT = transport or self._over_grpc(
+            Endpoint(target, tls, max_message_bytes, opentelemetry)
+        )
+        self.server: str = self._transport.name
+
+    def _over_grpc(self, endpoint: Endpoint) -> TransportT:
+        raise NotImplementedError
 
     def _headers(self) -> Headers:
         return connection.headers_of(self._metadata)
-
-    def _failure(self, error: grpc.RpcError, seconds: float) -> HtrError:
-        """What to raise for a failed call, which may show that servers have other addresses by now."""
-        failure = connection.to_error(error, self.server, seconds, self._tls is not None)
-        if isinstance(failure, (ServerUnavailable, TimedOut)):
-            self._servers.failed()
-        return failure
 
     def _pack(self, image: Image, source: str | None = None) -> Sent:
         started = time.perf_counter()
@@ -294,7 +275,7 @@ class BaseClient:
             try:
                 # Behind one name there may be several servers, too; and as many queries each time could stay in step
                 # with their turns, so that none would ever meet the right one.
-                queries = max(2, len(self._hosts)) + attempt
+                queries = max(2, self._transport.servers) + attempt
                 return (yield from self._read(batch, answer, deadline, queries, started))
             except ModelNotFound as error:
                 # The version that answered has been unloaded since, or other servers do not have it (yet). Whatever

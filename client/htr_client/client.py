@@ -11,22 +11,21 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-import grpc
-
 from htr_client.base import BaseClient, Sent
 from htr_client.checks import refuse_one
 from htr_client.connection import was_closed
 from htr_client.ending import Ending
+from htr_client.endpoint import Endpoint
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
-from htr_client.reach import explain
 from htr_client.results import Transcription, VersionStatus
-from htr_client.retries import Outage, bounded, remaining
+from htr_client.retries import Outage, remaining
 from htr_client.steps import Ask, Steps, T, Until
+from htr_client.transport import GrpcTransport, Transport
 
 
-class HtrClient(BaseClient):
+class HtrClient(BaseClient[Transport]):
     """Transcribes images of handwriting with a model served by TensorFlow Serving.
 
     Safe to use from several threads. After a fork each process opens its own connection; one client must not be in
@@ -46,10 +45,7 @@ class HtrClient(BaseClient):
 
     def close(self) -> None:
         """Closes the connection; calls of other threads that are under way fail, a later call would open a new one."""
-        with self._lock:
-            if self._channel is not None and self._process == os.getpid():
-                self._channel.close()
-            self._channel = None
+        self._transport.close()
 
     def connect(self, timeout: float = 5.0) -> None:
         """Opens the connection now rather than with the first call, to find out early when nobody answers.
@@ -61,13 +57,7 @@ class HtrClient(BaseClient):
             ServerUnavailable: When no gRPC server answers in that time; says what answers instead, if anything does.
             AccessDenied: When there is no trust between client and server.
         """
-        ready = grpc.channel_ready_future(self._open())
-        try:
-            ready.result(bounded(timeout))
-        except grpc.FutureTimeoutError:
-            ready.cancel()
-            self._servers.failed()
-            raise explain(self._hosts, self._tls) from None
+        self._transport.connect(timeout)
 
     def transcribe(self, image: Image, *, timeout: float | None = None, source: str | None = None) -> Transcription:
         """Transcribes one image.
@@ -234,48 +224,10 @@ class HtrClient(BaseClient):
         finally:
             steps.close()
 
-    def _call(self, ask: Ask, ending: Ending | None = None) -> Any:
-        call = self._method(ask.method, type(ask.request), ask.answer)
+    def _call(self, ask: Ask, ending: Ending | None) -> Any:
         seconds = remaining(ask.deadline)
         with self.metrics.call(ask.request.model_spec.name, ask.request.model_spec.signature_name):
-            try:
-                if ending is None:
-                    return call(ask.request, timeout=seconds, metadata=ask.headers)
-                return ending.result(call.future(ask.request, timeout=seconds, metadata=ask.headers))
-            except grpc.FutureCancelledError as error:
-                raise was_closed(self.server) from error
-            except grpc.RpcError as error:
-                raise self._failure(error, seconds) from error
-            except ValueError as error:
-                if "closed" not in str(error):
-                    raise
-                # Another thread has closed the channel between the lines above.
-                raise was_closed(self.server) from error
+            return self._transport.call(ask, seconds, ending)
 
-    def _method(self, name: str, request: Any, answer: Any) -> Any:
-        with self._lock:
-            self._open()
-            if name not in self._methods:
-                self._methods[name] = self._traced.unary_unary(name, request.SerializeToString, answer.FromString)
-            return self._methods[name]
-
-    def _open(self) -> Any:
-        """The channel of this process; made by the first call, and anew where the servers have other addresses."""
-        with self._lock:
-            is_open = self._channel is not None and self._process == os.getpid()
-            if is_open and not self._servers.may_have_moved():
-                return self._channel
-            target = self._servers.target(self._target if is_open else None)
-            if not is_open or target != self._target:
-                # Calls in flight hold the channel that they go over, which ends with the last of them.
-                if self._credentials is not None:
-                    channel = grpc.secure_channel(target, self._credentials, self._options)
-                else:
-                    channel = grpc.insecure_channel(target, self._options)
-                self._traced = channel
-                if self._tracing is not None:
-                    interceptor = self._tracing.client_interceptor()
-                    self._traced = self._tracing.grpcext.intercept_channel(channel, interceptor)
-                self._channel, self._methods, self._process = channel, {}, os.getpid()
-                self._target = target
-            return self._channel
+    def _over_grpc(self, endpoint: Endpoint) -> Transport:
+        return GrpcTransport(endpoint)

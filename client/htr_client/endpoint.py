@@ -1,0 +1,65 @@
+"""Where the requests of a client go, and how: addresses, trust, limits of messages, tracing."""
+
+from collections.abc import Sequence
+
+import grpc
+
+from htr_client import connection
+from htr_client.addresses import Servers, hosts_of, read_addresses
+from htr_client.errors import HtrError, ServerUnavailable, TimedOut
+from htr_client.reach import explain
+from htr_client.tls import Tls
+
+
+class Endpoint:
+    """One server, or several between which calls are spread."""
+
+    def __init__(
+        self, target: str | Sequence[str], tls: Tls | bool | None, max_message_bytes: int, opentelemetry: bool
+    ) -> None:
+        """Reads the addresses, certificates and keys; nothing is connected.
+
+        Args:
+            target: As for `HtrClient`.
+            tls: As for `HtrClient`.
+            max_message_bytes: Limit of a request and of an answer.
+            opentelemetry: Whether calls are traced.
+
+        Raises:
+            ValueError: When settings contradict each other, an address is not one, or a certificate or key is not PEM.
+            OSError: When a certificate or key cannot be read.
+            MissingExtra: When opentelemetry is asked for and not installed.
+        """
+        addresses, encrypted = read_addresses(target)
+        tls = Tls() if tls is True or (encrypted and not tls) else tls or None
+        if tls is not None and encrypted is False:
+            raise ValueError("http:// and grpc:// mean that the connection is not encrypted: leave that or tls out")
+        self.name = ", ".join(addresses)
+        if tls is not None and tls.server_name is None and "," in self.name:
+            raise ValueError(
+                "gRPC checks the certificates of several addresses by one name: give it as Tls(server_name=...) "
+                "(--tls-server-name), or one DNS name that stands for all servers"
+            )
+        self.tls = tls
+        self.credentials = tls.credentials() if tls is not None else None
+        self.servers = Servers(addresses)
+        self.hosts = hosts_of(addresses)
+        self.options = connection.channel_options(tls, max_message_bytes, self.hosts)
+        self.tracing = connection.tracing() if opentelemetry else None
+
+    def failure(self, error: grpc.RpcError, seconds: float) -> HtrError:
+        """What to raise for a failed call, which may show that servers have other addresses by now.
+
+        Args:
+            error: What gRPC raised.
+            seconds: How long the call was allowed to take.
+        """
+        failure = connection.to_error(error, self.name, seconds, self.tls is not None)
+        if isinstance(failure, (ServerUnavailable, TimedOut)):
+            self.servers.failed()
+        return failure
+
+    def no_connection(self) -> HtrError:
+        """What to raise when no connection came about; finds out what answers instead, which takes a moment."""
+        self.servers.failed()
+        return explain(self.hosts, self.tls)
