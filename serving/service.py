@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,12 +132,14 @@ class Service:
             code = from_exception(error).code
             raise
         finally:
-            if call.late and call.entrypoint == "GRPC":
-                code = Code.DEADLINE_EXCEEDED
-            self.metrics.request_count.add(1, name, code.name)
-            if code == Code.OK:
-                micros = (time.monotonic() - started) * 1e6
-                self.metrics.request_latency.add(micros, name, api, call.entrypoint)
+            self._count(name, api, call, time.monotonic() - started, code)
+
+    def _count(self, name: str, api: str, call: Call, seconds: float, code: Code) -> None:
+        if call.late and call.entrypoint == "GRPC":
+            code = Code.DEADLINE_EXCEEDED
+        self.metrics.request_count.add(1, name, code.name)
+        if code == Code.OK:
+            self.metrics.request_latency.add(seconds * 1e6, name, api, call.entrypoint)
 
     # -- prediction ------------------------------------------------------------------------------------------
 
@@ -193,9 +195,7 @@ class Service:
             call: The request's transport facts.
             done: Called once, in any thread, with the PredictResponse or an error.
         """
-        counting = self.counted(request.model_spec.name, "Predict", call)
         held = ExitStack()
-        counting.__enter__()
         started = time.monotonic()
 
         def finish(results: Sequence[list[np.ndarray]], failure: BaseException | None) -> None:
@@ -211,8 +211,8 @@ class Service:
             except Exception as problem:
                 error = from_exception(problem)
             held.close()
-            with suppress(ServingError):
-                counting.__exit__(*((None,) * 3 if error is None else (type(error), error, None)))
+            code = Code.OK if error is None else error.code
+            self._count(request.model_spec.name, "Predict", call, time.monotonic() - started, code)
             done(response, error)
 
         try:
