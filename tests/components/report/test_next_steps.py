@@ -9,7 +9,7 @@ from components.evaluator.verdict import Baseline, Failure
 from components.report import analysis
 from components.report.next_steps import next_steps
 from pipeline.config import Config
-from tests.components.report_material import material, split_of, table, without_plots, words
+from tests.components.report.report_material import material, split_of, table, without_plots, words
 
 # Enough training images, and a CER that had stopped to fall: neither is a cause.
 LEARNT = [{"epoch": i, "loss": 1.0, "validation_cer": 0.2, "seconds": 1.0 * i} for i in range(1, 9)]

@@ -13,7 +13,7 @@ from components.common.metrics import count_errors
 from components.evaluator.verdict import Failure
 from components.report import analysis, contents
 from pipeline.config import Config
-from tests.components.report_material import material, split_of, table, without_plots, words
+from tests.components.report.report_material import material, split_of, table, without_plots, words
 
 TEXTS = st.text("abé ", max_size=8)
 

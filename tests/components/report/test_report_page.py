@@ -14,7 +14,7 @@ from components.report import analysis, card, contents, report
 from components.report.summary import Step
 from pipeline import cli
 from pipeline.config import Config
-from tests.components.report_material import material, split_of, table, without_plots, words
+from tests.components.report.report_material import material, split_of, table, without_plots, words
 from tests.conftest import drawn_image, encode, write_dataset
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -57,7 +57,7 @@ def test_same_seed_gives_same_bytes_and_another_seed_others(tmp_path: Path) -> N
 def test_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
     # String hashes, and with them the order of sets, differ from process to process.
     code = "import sys; from components.tools.sample_data import generate; generate(sys.argv[1], images=40, seed=5)"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     for name in ("a", "b"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, cwd=root)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
@@ -270,7 +270,7 @@ def test_refuses_arguments_out_of_range(tmp_path: Path, arguments: dict) -> None
 
 def test_needs_no_tensorflow() -> None:
     code = "import sys, components.tools.sample_data as _; sys.exit(bool({'tensorflow', 'tfx'} & set(sys.modules)))"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
 def test_the_demo_renders_anew_what_was_interrupted(tmp_path: Path) -> None:
