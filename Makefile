@@ -1,7 +1,7 @@
 # `make demo` shows the whole path on sample data, `make test` runs all checks. Both set up what they need.
 # `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: base-line-finder base-model bench help coverage demo page-tools test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
+.PHONY: base-line-finder base-model bench help coverage demo page-tools pytest test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
 PYTHON := .venv/bin/python
 
 help:
@@ -15,14 +15,16 @@ demo: setup  ## sample data -> pipeline -> gate -> pushed version -> server -> t
 
 # The order of the files is that of tests/conftest.py.
 PARALLEL = --numprocesses=2 --dist=loadfile --no-loadscope-reorder
-test: setup lint  ## lint, types, all tests
-	@$(PYTHON) -m pytest $(PARALLEL)
+test: setup lint pytest  ## lint, types, all tests
+
+pytest: setup
+	@$(PYTHON) -m pytest $(PARALLEL) $(if $(SELECT),-m "$(SELECT)")
 
 # Python 3.12 and later watch lines at a tenth of the time that older ones take for it, hence the current stack.
 coverage: export COVERAGE_CORE := sysmon
 coverage: setup  ## all tests on the current stack, and the share of the code that they run
 	@rm -f .coverage .coverage.*
-	@$(PYTHON) -m coverage run -m pytest $(PARALLEL) $(if $(SELECT),-m "$(SELECT)")
+	@$(PYTHON) -m coverage run -m pytest $(PARALLEL)
 	@$(PYTHON) -m coverage combine --quiet
 	@$(PYTHON) -m coverage report --skip-covered --sort=cover
 

@@ -93,6 +93,7 @@ def fresh(tmp_path_factory):
     return folder, wheel
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_wheel_in_a_new_environment(fresh, server):
     folder, wheel = fresh

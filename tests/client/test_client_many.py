@@ -154,6 +154,7 @@ def test_wrong_model_raises_at_once(kind, server):
         list(client.transcribe_many([png("a")] * 5))
 
 
+@pytest.mark.either_stack
 def test_patience_ends(kind):
     with kind("localhost:1", patience=1.0, timeout=2.0) as client:
         started = time.monotonic()
@@ -180,6 +181,7 @@ def test_an_outage_may_end_for_one_thread_while_another_one_asks(monkeypatch):
     assert not outage.bearable(ModelNotFound("none"))
 
 
+@pytest.mark.either_stack
 def test_restart_in_the_middle_of_two_thousand_images(kind):
     """All results arrive, in order, exactly once; 5 % corrupt ones are exactly the errors."""
     server = FakeServer()

@@ -62,6 +62,7 @@ def test_the_timeout_of_a_page_is_that_of_its_lines_too(kind, server):
         assert [line.text != "" for line in client.transcribe_page(drawn()).lines] == [True] * 3
 
 
+@pytest.mark.either_stack
 def test_a_restart_while_lines_are_found_is_waited_for(kind, server):
     with kind(server.address, patience=60.0, timeout=10.0) as client:
         assert len(client.find_page(drawn()).lines) == 3
@@ -100,6 +101,7 @@ def test_a_page_that_the_line_finder_refuses_is_no_line(call, folder, server, ki
     assert (code, out) == (1, "") and "1-page.png: The server says INVALID_ARGUMENT: Invalid PNG data" in err
 
 
+@pytest.mark.either_stack
 @pytest.mark.parametrize("kind", ["line", "auto", "page"])
 def test_the_bound_of_the_client_is_that_of_pages_too(server, kind):
     large = drawn(height=800)

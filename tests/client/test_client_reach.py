@@ -16,6 +16,8 @@ from htr_client.cli import main
 from htr_client.errors import AccessDenied, ServerUnavailable, TimedOut, UnexpectedAnswer
 from htr_client.testing import FakeServer, png
 
+pytestmark = pytest.mark.either_stack
+
 
 @pytest.fixture
 def closed():

@@ -18,6 +18,8 @@ from pipeline.doctor import comparison, examination, machine
 from serving.options import ServerOptions
 from tests.pipeline.test_cli import HEAVY
 
+pytestmark = pytest.mark.either_stack
+
 ROOT = Path(__file__).parents[2]
 # A driver of one card that answers as far as being counted.
 DRIVER = """

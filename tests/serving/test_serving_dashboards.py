@@ -33,6 +33,8 @@ from serving.configuration.settings import FOLDER
 from serving.metrics import Metrics
 from serving.server import PROMETHEUS_PATH, EmbeddedServer
 
+pytestmark = pytest.mark.either_stack
+
 DASHBOARDS = {name: json.loads((FOLDER / f"dashboard.{name}.json").read_text()) for name in ("serving", "runs")}
 OF_OTHERS = {"container_memory_rss"}  # exported by cAdvisor or the kubelet
 PROMQL = {"sum", "max", "rate", "histogram_quantile", "or", "vector", "label_values", "model_name"}

@@ -21,6 +21,8 @@ from htr_client import AsyncHtrClient, HtrClient, HtrError
 from serving import protos
 from serving.server import EmbeddedServer
 
+pytestmark = pytest.mark.either_stack
+
 CALLERS, REQUESTS = 50, 2000
 
 

@@ -27,6 +27,8 @@ from serving.metrics import Metrics
 from serving.options import _FLAGS, IGNORED_FLAGS, add_arguments, options_from
 from serving.server import PROMETHEUS_PATH, EmbeddedServer
 
+pytestmark = pytest.mark.either_stack
+
 SETTINGS = Settings.read()
 VARIANTS = ("gpu", "cpu")
 

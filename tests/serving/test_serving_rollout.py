@@ -21,6 +21,8 @@ from serving.rollout.model_server import Server
 from serving.rollout.moving import LoadFailed, Rollout
 from serving.server import EmbeddedServer
 
+pytestmark = pytest.mark.either_stack
+
 END = 50
 BUCKET = ["--set", "push.model_dir=gs://b/models/htr"]
 

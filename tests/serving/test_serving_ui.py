@@ -20,6 +20,8 @@ from pipeline import cli
 from serving import ui
 from serving.status import ServingError
 
+pytestmark = pytest.mark.either_stack
+
 
 @pytest.fixture
 def page(model):

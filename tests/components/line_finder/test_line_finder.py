@@ -48,6 +48,7 @@ def test_the_network_is_small_and_answers_for_every_other_pixel():
     assert model(tf.zeros([1, 64, 96, 1])).shape == (1, 32, 48, 3)
 
 
+@pytest.mark.either_stack
 def test_a_loss_that_is_no_number_ends_the_training_and_names_the_rate_that_it_took():
     broken = LineFitting(build(CONFIG), CONFIG, PAGES, PAGES[:1], LineTrainingConfig(epochs=1))
     broken.model.trainable_variables[0].assign(broken.model.trainable_variables[0] * np.nan)
@@ -112,6 +113,7 @@ def test_lines_go_along_with_their_augmented_pixels(seed):
     assert len(seen) >= 3 and all(darker > 25 for darker in seen)
 
 
+@pytest.mark.either_stack
 def test_windows_follow_from_the_seed():
     first, again, other = (fitting(train=TRAIN.model_copy(update={"seed": seed}))._batch(1) for seed in (0, 0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
@@ -132,6 +134,7 @@ class _Killed(Exception):
     pass
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
     interrupted, straight_on = fitting(tmp_path / "state"), fitting()
@@ -195,6 +198,7 @@ def test_a_training_starts_from_a_version(version):
     assert find_start(TRAIN.model_copy(update={"warm_start": str(folder.parent)}), CONFIG).version == str(folder)
 
 
+@pytest.mark.either_stack
 def test_the_average_of_a_warm_start_begins_at_its_base(version, monkeypatch):
     folder, model = version
     train = TRAIN.model_copy(update={"learning_rate": 0.1, "warmup_epochs": 0.0, "average_steps": 10_000})
@@ -207,6 +211,7 @@ def test_the_average_of_a_warm_start_begins_at_its_base(version, monkeypatch):
         assert np.allclose(averaged.numpy(), base.numpy(), atol=0.01), "few steps weigh some ten-thousandths"
 
 
+@pytest.mark.either_stack
 def test_a_loss_that_is_no_number_ends_a_warm_start_with_its_best_weights(version, capsys):
     folder, model = version
     train = TRAIN.model_copy(update={"learning_rate": 1e30, "clip_norm": 1e30})

@@ -17,6 +17,8 @@ from pipeline.config import Config
 from tests.components.report.report_material import material, split_of, table, without_plots, words
 from tests.conftest import drawn_image, encode, write_dataset
 
+pytestmark = pytest.mark.either_stack
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 STEPS = [Step("Trainer", "COMPLETE", 12.3, 2**30), Step("Transform", "CACHED", 0.1), Step("RunReport", "COMPLETE", 3)]
 FIGURES = ("reliability", "review", "distributions", "curves", "confusion")

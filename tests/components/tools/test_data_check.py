@@ -19,6 +19,8 @@ from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset
 from tests.serving.browser import Browser
 
+pytestmark = pytest.mark.either_stack
+
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):

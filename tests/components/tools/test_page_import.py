@@ -23,6 +23,8 @@ from htr_client.pages import Line, Page
 from pipeline import cli
 from tests.conftest import encode, failing_bucket
 
+pytestmark = pytest.mark.either_stack
+
 LOCAL = ["--runner=FnApiRunner"]
 TWO_WORKERS = [*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 WIDTH, HEIGHT = 400, 300

@@ -15,6 +15,8 @@ from components.tools.rendered_text.dataset import write_dataset
 from components.tools.word_cutting.cutting import cut, cut_closely, write_words
 from serving.local import LocalClient
 
+pytestmark = pytest.mark.either_stack
+
 HEIGHT, STROKE = 40, 9  # pixels; one character is a bar so wide, and its neighbours are close to it
 
 

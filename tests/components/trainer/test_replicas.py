@@ -140,6 +140,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_a_share_that_is_not_finite_is_left_out_by_all_replicas(toy, precision):

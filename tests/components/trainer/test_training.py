@@ -67,6 +67,7 @@ def test_a_seed_gives_one_curve_and_another_seed_another(toy):
     assert abs(other.history[0]["loss"] - first.history[0]["loss"]) > 1e-3
 
 
+@pytest.mark.either_stack
 def test_batches_go_on_where_an_interrupted_training_stopped(lines):
     source = source_of(lines, LINE)
     train = TRAIN.model_copy(update={"augment": 0.7})
@@ -102,6 +103,7 @@ def test_buckets_waste_little_on_padding(lines):
     assert padding(source) < 0.15 < 0.3 < padding(one_bucket)
 
 
+@pytest.mark.either_stack
 def test_images_that_cannot_be_aligned_are_named_and_left_out(tmp_path, capsys):
     transform = TransformConfig(preset="word", height=32, width=32)  # eight frames
     folder = write_transformed(tmp_path, ["ab", "abcabcabc", "aaaaa", "abc"] * 6, transform)
@@ -177,6 +179,7 @@ def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_it_had_not(toy, t
     assert not list(checkpoints.glob("*/*.npz")), "a checkpoint that has been used is deleted"
 
 
+@pytest.mark.either_stack
 def test_a_changed_setting_does_not_resume_another_training(toy, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -191,6 +194,7 @@ def test_a_changed_setting_does_not_resume_another_training(toy, tmp_path, capsy
     assert resumed == [False, False, True]
 
 
+@pytest.mark.either_stack
 def test_a_training_interrupted_under_another_precision_starts_anew_and_says_so(toy, tmp_path, request, capsys):
     train = TRAIN.model_copy(update={"epochs": 1, "mixed_precision": True})
     given = SimpleNamespace(**arguments(toy, tmp_path, train, WORD))
@@ -297,6 +301,7 @@ def test_warm_start_knows_old_characters_and_learns_new_ones(toy, tmp_path):
         np.testing.assert_array_equal(weight.numpy(), value)
 
 
+@pytest.mark.either_stack
 def test_warm_start_refuses_another_network_by_name(toy, tmp_path):
     train = TRAIN.model_copy(update={"epochs": 1})
     trained = arguments(toy, tmp_path / "old", train, WORD)

@@ -91,6 +91,7 @@ def test_a_training_that_only_damages_ends_with_the_weights_of_its_base(toy, bas
     assert "the weights of the base are kept. Try a lower train.learning_rate (it is 1)" in told
 
 
+@pytest.mark.either_stack
 def test_a_loss_that_is_not_finite_ends_a_warm_start_at_its_base_and_fails_another_training(
     toy, base, tmp_path, capsys
 ):
@@ -105,6 +106,7 @@ def test_a_loss_that_is_not_finite_ends_a_warm_start_at_its_base_and_fails_anoth
         run(toy, tmp_path / "scratch", TRAIN.model_copy(update=absurd))
 
 
+@pytest.mark.either_stack
 def test_the_default_learning_rate_of_a_warm_start_does_not_damage(toy, base, tmp_path):
     history, settings = run(toy, tmp_path, warm(base, epochs=2, learning_rate=None))
     before, *after = [entry["validation_cer"] for entry in history]
@@ -112,6 +114,7 @@ def test_the_default_learning_rate_of_a_warm_start_does_not_damage(toy, base, tm
     assert settings["train"]["learning_rate"] < RATE, "the settings tell which one it was"
 
 
+@pytest.mark.either_stack
 def test_the_average_of_the_weights_begins_at_the_base(toy, base, tmp_path):
     history, _ = run(toy, tmp_path, warm(base, epochs=1, learning_rate=ABSURD / 10, average_epochs=10_000.0))
     before, after = (entry["validation_cer"] for entry in history)
@@ -154,6 +157,7 @@ def without_share(toy, base):
     return start, learnt
 
 
+@pytest.mark.either_stack
 @pytest.mark.parametrize(
     "found, checked, left_out",
     [
@@ -180,6 +184,7 @@ def test_a_share_of_the_start_stays_in_the_result_unless_it_reads_clearly_worse(
     assert ("of the start's weights: left out" in told) == left_out
 
 
+@pytest.mark.either_stack
 def test_a_warm_start_that_was_interrupted_does_not_measure_its_base_again(toy, base, tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -214,6 +219,7 @@ def test_a_version_made_anew_in_the_same_place_is_another_start(tmp_path, sectio
     assert first == again and first[section] == anew[section] and first != anew
 
 
+@pytest.mark.either_stack
 def test_mixed_precision_measures_the_base_too(toy, base):
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
@@ -229,6 +235,7 @@ def test_mixed_precision_measures_the_base_too(toy, base):
         keras.mixed_precision.set_global_policy("float32")
 
 
+@pytest.mark.either_stack
 def test_a_collapse_of_a_warm_start_is_told_at_once_and_once(toy, base, capsys):
     tft_output = tft.TFTransformOutput(str(toy / "tft"))
     source = survey([str(toy / "train.gz")], tft_output.transformed_feature_spec(), WORD)
@@ -242,6 +249,7 @@ def test_a_collapse_of_a_warm_start_is_told_at_once_and_once(toy, base, capsys):
     assert sum("192 of 192" in line for line in rest) == 1, "and at the end, with what to do"
 
 
+@pytest.mark.either_stack
 def test_a_training_from_nothing_tells_of_a_collapse_only_at_its_end(toy, tmp_path, capsys):
     history, settings = run(toy, tmp_path, TRAIN.model_copy(update={"epochs": 2, "learning_rate": 1e-3}))
     assert [(entry["epoch"], entry["empty"]) for entry in history] == [(1, 192), (2, 192)]
@@ -293,6 +301,7 @@ def test_a_training_starts_from_the_base_model_of_its_preset(toy, base, shipped,
     assert str(found) == "the base model that the training started from"
 
 
+@pytest.mark.either_stack
 def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_why(toy, shipped, tmp_path, capsys):
     history, settings = run(toy, tmp_path, TRAIN.model_copy(update={"epochs": 1, "warm_start": None}))
     assert history[0]["epoch"] == 1 and settings["start"] == {"name": "nothing", "base_model": False}
@@ -311,6 +320,7 @@ def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_
     assert TrainConfig(warm_start="none").warm_start is None
 
 
+@pytest.mark.either_stack
 def test_a_training_starts_where_the_trials_of_its_tuner_have_started(toy, shipped, tmp_path):
     given = arguments(toy, tmp_path, TrainConfig(epochs=1, batch_size=64), WORD)
     given["custom_config"]["model"] = SMALL.model_copy(update={"recurrent_units": 12}).model_dump_json()
