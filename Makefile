@@ -28,7 +28,7 @@ coverage: setup  ## all tests on the current stack, and the share of the code th
 	@$(PYTHON) -m coverage combine --quiet
 	@$(PYTHON) -m coverage report --skip-covered --sort=cover
 
-test-current:  ## all tests on the current stack, if need be in a Debian 13 root of its own (as root)
+test-current:  ## tests on the current stack; on older systems in a Debian 13 root (as root), without `either_stack`
 	@tests/current.sh
 
 test-fast: setup  ## tests without those that train or start several processes
