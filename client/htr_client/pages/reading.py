@@ -175,8 +175,8 @@ def _found(grey: np.ndarray, find_maps: FindMaps, name: str) -> Page:
     if _length(lines) < _SCARCE * max(grey.shape):
         turned = [_turned_back(_lines(np.rot90(grey, k), find_maps), k, width, height) for k in (1, 3)]
         turned = [found for found in turned if _length(found) > least]
-        # Upside down, it marks as much, but in more pieces.
-        lines = max(turned, key=lambda found: _length(found) / len(found), default=lines)
+        # Upside down, the network misses parts of lines. Their number says nothing: what it misses may be whole lines.
+        lines = max(turned, key=_length, default=lines)
     if _SKEWED < abs(skew := skew_of([np.array(line.baseline, np.float64) for line in lines])) < math.pi / 4:
         upright = _lines_of_skewed(grey, skew, find_maps)
         # What turning joins at wide gaps is longer, too.
