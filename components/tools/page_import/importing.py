@@ -12,7 +12,6 @@ import csv
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from htr_client.model_facts import MAX_PIXELS
 LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
 _Rows = Sequence[tuple[str, str, str]]  # of a page, see `Result`
 _COLUMNS = ("filename", "text", "writer", "page", "line")
+_MANIFEST = "manifest.json"
 _LEFT_OUT_COLUMNS = ("page", "line", "reason", "detail")
 
 
@@ -75,6 +75,14 @@ class _Job:
     def state(self) -> str:
         return f"{self.output}.state"
 
+    @property
+    def labels(self) -> str:
+        return os.path.join(self.output, "labels.csv")
+
+    @property
+    def left_out(self) -> str:
+        return f"{self.output}-left-out.csv"
+
     def record_path(self, page: PageFile) -> str:
         return os.path.join(self.state, f"{hashlib.sha256(page.name.encode()).hexdigest()[:32]}.json")
 
@@ -118,17 +126,15 @@ def import_pages(
 
 def done_pages(output: str) -> int:
     """How many pages have a record."""
-    with os.scandir(_Job(output, 0).state) as entries:
-        return sum(entry.name.endswith(".json") for entry in entries) - 1  # the manifest
+    return len(_records(_Job(output, 0)))
 
 
 def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
     """Makes the folders, or says why an import cannot go on in them."""
-    path = os.path.join(job.state, "manifest.json")
+    path = os.path.join(job.state, _MANIFEST)
     if os.path.exists(path):
         if overwrite:
-            for folder in (job.output, job.state):
-                shutil.rmtree(folder, ignore_errors=True)
+            _forget(job)
         elif (before := json.loads(storage.read(path))["folders"]) != folders:
             raise ImportProblem(
                 f"{job.output} was begun with {', '.join(before)}. Name another output, or begin this one again with "
@@ -139,6 +145,22 @@ def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
     for folder in (job.output, job.state):
         os.makedirs(folder, exist_ok=True)
     storage.write(path, json.dumps({"folders": folders}).encode())
+
+
+def _forget(job: _Job) -> None:
+    """Deletes what earlier runs have written, and no other file; the manifest stays until it is replaced."""
+    for path in (job.labels, job.left_out):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+    for record in _records(job):
+        _remove_images(job, json.loads(storage.read(record))["rows"])
+        os.remove(record)
+
+
+def _records(job: _Job) -> list[str]:
+    """Paths of the records of all pages."""
+    with os.scandir(job.state) as entries:
+        return [entry.path for entry in entries if entry.name.endswith(".json") and entry.name != _MANIFEST]
 
 
 class _CutPage(beam.DoFn):
@@ -206,13 +228,11 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
             claims.append(Claim(file, result.image, result.claimed))
     lost = lost_claims(claims)
     unnamed = unnamed_images(folders, images)
-    labels = os.path.join(job.output, "labels.csv")
-    table = f"{job.output}-left-out.csv"
     lines, without_document = 0, 0
     writers: set[str] = set()
     reasons: Counter[str] = Counter()
     page_reasons: Counter[str] = Counter()
-    with _replacing(labels) as good, _replacing(table) as bad:
+    with _replacing(job.labels) as good, _replacing(job.left_out) as bad:
         rows, left = (csv.writer(target, lineterminator="\n") for target in (good, bad))
         rows.writerow(_COLUMNS)
         left.writerow(_LEFT_OUT_COLUMNS)
@@ -239,6 +259,6 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
                 without_document += not (file.writer or result.document)
     return Outcome(
         pages=len(files), new=new, lines=lines, writers=len(writers), without_document=without_document,
-        left_out=dict(reasons.most_common()), left_out_pages=dict(page_reasons.most_common()), labels=labels,
-        left_out_table=table, unnamed=len(unnamed), unnamed_example=plain(unnamed[0]) if unnamed else "",
+        left_out=dict(reasons.most_common()), left_out_pages=dict(page_reasons.most_common()), labels=job.labels,
+        left_out_table=job.left_out, unnamed=len(unnamed), unnamed_example=plain(unnamed[0]) if unnamed else "",
     )  # fmt: skip

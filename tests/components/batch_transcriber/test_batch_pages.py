@@ -146,10 +146,20 @@ def test_second_run_does_only_what_is_new_or_changed(transcribe, folder, tmp_pat
     assert transcribe("out", format_="page", overwrite=True).new == 6
 
 
+def test_an_overwrite_deletes_no_file_that_no_batch_has_written(transcribe, folder, tmp_path):
+    transcribe("out", format_="page")
+    mine = tmp_path / "out" / "b" / "notes.txt"
+    mine.write_text("mine")
+    (folder / "b" / "1.png").unlink()
+    assert transcribe("out", format_="text", overwrite=True).new == 5
+    assert set(files(tmp_path / "out")) == {"1.txt", "b/empty.txt", "b/notes.txt", "caf\udce9.txt", "word.txt"}
+    assert mine.read_text() == "mine"
+
+
 def test_what_cannot_go_on_says_why(transcribe, folder, models, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "page.xml").write_text("corrected by hand")
-    with pytest.raises(BatchError, match="mine exists and was not made by"):
+    with pytest.raises(BatchError, match=r"mine holds files, .* there is no .*mine\.state\. Name a new folder"):
         transcribe("mine", format_="page", overwrite=True)
     with pytest.raises(BatchError, match="Images of lines become a table"):
         transcribe("out", "line", format_="page")

@@ -227,6 +227,20 @@ def test_a_repeated_import_does_what_is_missing(tmp_path):
     assert run(folder, output, overwrite=True)[0].new == 3
 
 
+def test_an_overwrite_deletes_no_file_that_no_import_has_written(tmp_path):
+    folder = add_page(add_page(tmp_path / "in"), "b", "b.png")
+    output = tmp_path / "out"
+    run(folder, output)
+    mine = [output / "notes.txt", output / "images" / "in" / "mine.png", tmp_path / "out.state" / "mine.txt"]
+    for path in mine:
+        path.write_text("mine")
+    (folder / "b.xml").unlink()
+    outcome, rows, _ = run(folder, output, overwrite=True)
+    assert (outcome.new, outcome.lines) == (1, 3)
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert len(list(output.rglob("0*.png"))) == len(rows)
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path):
     folder = add_page(tmp_path / "in")
     (tmp_path / "out").mkdir()
