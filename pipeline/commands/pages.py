@@ -81,6 +81,8 @@ def _import(arguments: argparse.Namespace) -> int:
             f"{counted(outcome.lines, 'line')} of {counted(outcome.pages, 'page')} in {outcome.labels}"
             + (f", {counted(before, 'page')} of them done before" if before else "")
         )
+        if outcome.removed:
+            print(f"Removed: the lines of {counted(outcome.removed, 'page')} whose XML file is gone")
         for what, reasons in (("pages", outcome.left_out_pages), ("lines", outcome.left_out)):
             if reasons:
                 counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())

@@ -204,53 +204,6 @@ def test_an_image_is_imported_once(tmp_path):
     assert all((tmp_path / "out" / row["filename"]).exists() for row in rows)
 
 
-def test_a_repeated_import_does_what_is_missing(tmp_path):
-    folder, output = tmp_path / "in", tmp_path / "out"
-    add_page(folder, name="a", image="a.png")
-    add_page(folder, name="b", image="b.png", place=False)
-    first, rows, _ = run(folder, output)
-    assert (first.new, first.lines) == (2, 3)
-    kept = output / rows[0]["filename"]
-    before = kept.stat().st_mtime_ns
-    add_page(folder, name="b", image="b.png")
-    add_page(folder, name="c", image="c.png")
-    second, rows, left_out = run(folder, output)
-    assert (second.new, second.lines, left_out) == (2, 9, [])
-    assert kept.stat().st_mtime_ns == before
-    _, page = drawn_page()
-    add_page(folder, name="a", image="a.png", lines=page.lines[:1])
-    third, rows, _ = run(folder, output)
-    assert (third.new, third.lines) == (1, 7)
-    assert kept.exists() and len(list(kept.parent.iterdir())) == 1
-    with pytest.raises(ImportProblem, match="begun with"):
-        import_pages([str(folder / "..")], str(output), LOCAL)
-    assert run(folder, output, overwrite=True)[0].new == 3
-
-
-def test_an_overwrite_deletes_no_file_that_no_import_has_written(tmp_path):
-    folder = add_page(add_page(tmp_path / "in"), "b", "b.png")
-    output = tmp_path / "out"
-    run(folder, output)
-    mine = [output / "notes.txt", output / "images" / "in" / "mine.png", tmp_path / "out.state" / "mine.txt"]
-    for path in mine:
-        path.write_text("mine")
-    (folder / "b.xml").unlink()
-    outcome, rows, _ = run(folder, output, overwrite=True)
-    assert (outcome.new, outcome.lines) == (1, 3)
-    assert [path.read_text() for path in mine] == ["mine"] * 3
-    assert len(list(output.rglob("0*.png"))) == len(rows)
-
-
-def test_a_folder_of_other_things_is_left_alone(tmp_path):
-    folder = add_page(tmp_path / "in")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("mine")
-    for overwrite in (False, True):
-        with pytest.raises(ImportProblem, match="was not made by htr import"):
-            run(folder, tmp_path / "out", overwrite=overwrite)
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
-
-
 def test_pages_that_a_run_has_written_are_not_imported(tmp_path):
     add_page(tmp_path / "scans", "a", "a.png")
     workspace = tmp_path / "scans" / "workspace"
@@ -311,16 +264,6 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "none-left-out.csv says why" in capsys.readouterr().err
 
 
-def test_an_import_from_a_bucket_goes_on_where_it_stopped(tmp_path):
-    bucket = f"memory://{uuid.uuid4().hex}/scans"  # fsspec's file system in memory
-    storage.copy_tree(str(add_page(add_page(tmp_path / "scans"), "other", "other.png")), bucket)
-    first, rows, _ = run(bucket, tmp_path / "lines")
-    assert (first.new, first.lines) == (2, 6)
-    storage.write(f"{bucket}/other.png", encode(drawn_page()[0] // 2, ".png"))
-    again, same, _ = run(bucket, tmp_path / "lines")
-    assert (again.new, same) == (1, rows)
-
-
 @pytest.mark.parametrize("missing", [".xml", ".png"])
 def test_a_bucket_that_fails_ends_the_import_instead_of_leaving_out_its_pages(tmp_path, capsys, monkeypatch, missing):
     monkeypatch.chdir(tmp_path)
@@ -332,15 +275,6 @@ def test_a_bucket_that_fails_ends_the_import_instead_of_leaving_out_its_pages(tm
     assert "503 Slow Down" in error and "The same command goes on where this one stopped." in error
     assert cli.main(["import", bucket, "--output", "lines"]) == cli.OK
     assert "6 lines of 2 pages" in capsys.readouterr().out
-
-
-def test_images_that_are_gone_are_cut_again(tmp_path):
-    folder = add_page(tmp_path / "scans")
-    outcome, _, _ = run(folder, tmp_path / "lines")
-    shutil.rmtree(tmp_path / "lines")  # by hand, or by an --overwrite that was killed
-    again, rows, _ = run(folder, tmp_path / "lines")
-    assert (again.new, again.lines) == (1, outcome.lines)
-    assert all((tmp_path / "lines" / row["filename"]).exists() for row in rows)
 
 
 def test_a_page_beside_a_folder_of_its_name_keeps_its_images_and_theirs(tmp_path):
@@ -362,28 +296,6 @@ def test_a_page_beside_a_folder_of_its_name_keeps_its_images_and_theirs(tmp_path
     assert (changed.new, len(rest)) == (1, len(rows) - 3)
     assert all((output / row["filename"]).exists() for row in rest)
     assert len(list(output.rglob("*.png"))) == len(rest)
-
-
-def test_an_output_of_version_0_1_goes_on_without_cutting_again(tmp_path):
-    """There the images of `book` lay in the folder above those of `book/p0`."""
-    scans = add_page(add_page(tmp_path / "one", "book", "0.png") / "book", "p0", "1.png").parent
-    output = tmp_path / "out"
-    _, rows, _ = run(scans, output)
-    records = [path for path in (tmp_path / "out.state").iterdir() if path.name != "manifest.json"]
-    for folder in sorted(output.rglob("*.cut")):
-        old = folder.with_suffix("")
-        old.mkdir(exist_ok=True)
-        for path in folder.iterdir():
-            path.rename(old / path.name)
-        folder.rmdir()
-    for record in records:
-        record.write_text(record.read_text().replace(".cut/", "/"))
-    again, old_rows, _ = run(scans, output)
-    assert again.new == 0 and [row["text"] for row in old_rows] == [row["text"] for row in rows]
-    (scans / "book.xml").touch()
-    changed, rest, _ = run(scans, output)
-    assert (changed.new, changed.lines) == (1, 6)
-    assert {str(path.relative_to(output)) for path in output.rglob("*.png")} == {row["filename"] for row in rest}
 
 
 def test_images_that_vanish_while_others_are_cut_are_an_error(tmp_path, capsys, monkeypatch):
