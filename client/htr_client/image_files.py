@@ -22,6 +22,7 @@ MAX_BYTES = 64 * 2**20
 # remains is still at least four times what the model sees, so that its own antialiased resize decides what it reads.
 TALL = 512
 _FIRST_READ = 2**16
+_RAISE = "raise the limit: max_pixels, in commands of htr --set data.max_megapixels"
 _STRIP = 2**20  # pixels that become grey at a time, since what lies between takes several times their bytes
 
 Image = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
@@ -208,8 +209,8 @@ def _inspect_bounded(data: bytes, max_pixels: int) -> ImageInfo:
             "too_large",
             f"To decode the image takes {size:,} bytes, {info.pixel_bytes} for each of {info.width} x {info.height} "
             f"pixels, more than the limit of {most:,}.",
-            advice="Save it with 8 bits a channel and without transparency (a JPEG not progressive), cut out the line "
-            "of text, or raise max_pixels.",
+            advice="Save it with 8 bits a channel and without transparency (a JPEG not progressive), or smaller, or "
+            f"{_RAISE}.",
         )
     return info
 
@@ -218,7 +219,7 @@ def _too_many_pixels(width: int, height: int, max_pixels: int) -> ImageError:
     return ImageError(
         "too_large",
         f"The image has {width} x {height} pixels, more than the limit of {max_pixels:,}.",
-        advice="Cut out the line of text, or raise max_pixels.",
+        advice=f"Save it smaller, or cut out the line of text, or {_RAISE}.",
     )
 
 

@@ -69,7 +69,7 @@ def _import(arguments: argparse.Namespace) -> int:
             ):
                 outcome = import_pages(
                     folders, output, beam_options.pipeline_options(config.beam), writer=arguments.writer,
-                    max_pixels=int(config.data.max_megapixels * 1e6), allow_outside=config.data.allow_outside,
+                    max_pixels=config.data.max_pixels, allow_outside=config.data.allow_outside,
                     overwrite=arguments.overwrite, started=begin,
                 )  # fmt: skip
     seconds = (datetime.datetime.now() - started).total_seconds()

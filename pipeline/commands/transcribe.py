@@ -113,7 +113,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             with announced(lambda: written(output) or "Looking for images", after=10):
                 reader = Reader(
                     model.path, kind, finder, arguments.batch_size, arguments.decoder or DEFAULT,
-                    bfloat16=arguments.bfloat16,
+                    bfloat16=arguments.bfloat16, max_pixels=config.data.max_pixels,
                 )  # fmt: skip
                 outcome = batch.transcribe(
                     folder, output, reader, beam_options.pipeline_options(config.beam), overwrite=arguments.overwrite,

@@ -207,6 +207,13 @@ def test_the_command(folder, models, tmp_path, capfd):
         assert code == 0 and rows(tmp_path, f"{decoder}-00000-of-00001.csv") == rows(
             tmp_path, "texts-00000-of-00001.csv"
         )
+    small = ["--output", tmp_path / "small.csv", "--set", "data.max_megapixels=0.5"]
+    for kind, least in (("page", 4), ("line", 4)):
+        code, out, _ = run(*small, "--kind", kind, "--overwrite")
+        too_large = [row for row in rows(tmp_path, "small-errors.csv") if row["reason"] == "too_large"]
+        assert code == 0 and len(too_large) >= least and "--set data.max_megapixels" in too_large[0]["detail"]
+    code, out, _ = run(*small, "--set", "data.max_megapixels=50")
+    assert code == 0 and {row["reason"] for row in rows(tmp_path, "small-errors.csv")}.isdisjoint({"too_large"})
     code, out, _ = run("--output", tmp_path / "lines.csv", "--shard-size", "100")
     assert out.startswith(f"5 of 8 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}; 3 could not be read")
     for path in errors:
@@ -260,6 +267,7 @@ def test_the_step_writes_files_of_pages(folder, models, tmp_path):
     from components.batch_transcriber.component import COUNTS_FILE, Executor, Transcriptions
 
     model, blessing, output = standard_artifacts.Model(), standard_artifacts.ModelBlessing(), Transcriptions()
+    (folder / "large.png").write_bytes(encode(np.full((701, 900), 250, np.uint8)))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "Format-Serving").symlink_to(models[0])
     model.uri, output.uri = str(tmp_path / "model"), str(tmp_path / "out")
@@ -267,8 +275,9 @@ def test_the_step_writes_files_of_pages(folder, models, tmp_path):
     config = BulkConfig(folder=str(folder), kind="auto", format="page", line_finder=models[1])
     context = BaseBeamExecutor.Context(beam_pipeline_args=LOCAL, tmp_dir=str(tmp_path), unique_id="1")
     inputs = {"model": [model], "model_blessing": [blessing]}
-    Executor(context).Do(inputs, {"transcriptions": [output]}, {"config": config.model_dump_json()})
+    properties = {"config": config.model_dump_json(), "max_pixels": 900 * 700}
+    Executor(context).Do(inputs, {"transcriptions": [output]}, properties)
     assert len(pages.read((tmp_path / "out" / "pages" / "b" / "1.xml").read_bytes()).lines) == 2
     counts = json.loads((tmp_path / "out" / COUNTS_FILE).read_text())
-    assert (counts["images"], counts["errors"], counts["pages"], counts["lines"]) == (6, 1, 5, 9)
+    assert (counts["images"], counts["errors"], counts["pages"], counts["lines"]) == (7, 2, 5, 9)
     assert (tmp_path / "out" / "pages-errors.csv").exists() and counts["incomplete"] == {"no_lines": 1}
