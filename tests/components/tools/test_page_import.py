@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from components.common import storage
 from components.example_gen.dataset import Sample, examine_all
@@ -134,18 +135,21 @@ def test_pages_on_a_turned_or_scaled_image(tmp_path):
     )
     add_page(folder, name="stored", image="stored.jpg", width=HEIGHT, height=WIDTH, lines=stored)
     (folder / "stored.jpg").write_bytes(turned)
+    add_page(folder, name="tiff", image="tiff.tif", width=HEIGHT, height=WIDTH, lines=stored)
+    Image.fromarray(np.rot90(drawn).copy()).save(folder / "tiff.tif", tiffinfo={274: 6})
     add_page(folder, name="half", image="half.png", grey=cv2.resize(drawn, (WIDTH // 2, HEIGHT // 2)))
     add_page(folder, name="unknown", image="unknown.png", width=0, height=0)
     add_page(folder, name="wrong", image="wrong.png", grey=np.full((300, 300), 255, np.uint8))
     output = tmp_path / "out"
     outcome, rows, left_out = run(folder, output)
-    by_page = {page: [row for row in rows if row["page"] == f"in/{page}"] for page in ("upright", "stored", "unknown")}
+    names = ("upright", "stored", "tiff", "unknown")
+    by_page = {page: [row for row in rows if row["page"] == f"in/{page}"] for page in names}
     expected = pages.cut_line(drawn, page.lines[1])
     for found in by_page.values():
         assert [row["text"] for row in found] == ["line 0", "line 1", "line 2"]
         cut = cv2.imread(str(output / found[1]["filename"]), cv2.IMREAD_GRAYSCALE)
         assert np.abs(cv2.resize(cut, expected.shape[::-1]).astype(int) - expected).mean() < 6
-    assert outcome.lines == 12
+    assert outcome.lines == 15
     assert [(row["page"], row["reason"]) for row in left_out] == [("in/wrong", "other_image")]
     assert "400 x 300" in left_out[0]["detail"] and "300 x 300" in left_out[0]["detail"]
 
