@@ -11,12 +11,12 @@ from components.evaluator.verdict import Baseline
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 from components.line_finder.data import LabelledPage
-from components.line_finder.measuring import Readings, compare
+from components.line_finder.measuring import Readings, compare, texts_of
 from components.line_finder.metric import LineScore
 from components.line_finder.page_plan import plan_pages, stamps
 from components.line_finder.settings import LineGateConfig, PagesConfig
 from components.line_finder.verdict import LineVerdict, decide, metrics_of
-from htr_client.pages import Page, write
+from htr_client.pages import Line, Page, write
 from tests.components.line_pages import LINE, save_page, straight
 
 GREY = np.full((200, 300), 230, np.uint8)
@@ -141,6 +141,21 @@ def test_what_is_read_in_found_lines_counts_where_they_lie():
     assert readings.pages.edits > readings.found.edits  # which has the stamp, too
     assert readings.ratio == 5.0
     assert Readings().ratio == 1.0
+
+
+def test_a_line_that_cannot_be_cut_counts_on_neither_side():
+    lone = Line("abcd", baseline=((20, 60), (280, 60)))
+    page = labelled(lone)
+    read = texts_of(page, page.lines, lambda cut: [])
+    readings = compare(page, read, [straight(20, 280, 61)], ["abcd"])
+    assert (readings.true.length, readings.found.length, readings.uncut) == (0, 0, 1)
+    assert Readings().merge(readings).uncut == 1
+
+
+def test_parts_without_text_add_no_spaces():
+    line = replace(straight(20, 280, 60), text="abcd")
+    found = [straight(20, 90, 60), straight(100, 200, 60), straight(210, 280, 60)]
+    assert compare(labelled(line), ["abcd"], found, ["", "abcd", None]).found.edits == 0
 
 
 def test_a_line_over_two_columns_costs_both():
