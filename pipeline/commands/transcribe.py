@@ -78,6 +78,8 @@ def _transcribe(arguments: argparse.Namespace) -> int:
 
     config = read_config(arguments)
     kind = arguments.kind or ("line" if arguments.output.endswith((".jsonl", ".csv")) else "page")
+    if arguments.line_finder and kind == "line":
+        raise CommandError("--line-finder is for pages, and images of lines are none: add --kind page or auto.", USAGE)
     folder, output = map(storage.absolute, (arguments.input, arguments.output))
     if not (storage.is_remote(folder) or os.path.isdir(folder)):  # before the slow imports
         raise CommandError(f"--input: {folder} does not exist or is not a folder.", USAGE)

@@ -82,7 +82,7 @@ class Band:
             right: Last column.
 
         Returns:
-            Left, top, right and bottom edge in pixels of the page; they may lie beyond it.
+            Left, top, right and bottom edge in pixels of the page; they may lie beyond it and the line's polygon.
         """
         last = len(self.course) - 1
         start, end = int(np.clip(np.floor(left), 0, last)), int(np.clip(np.ceil(right), 0, last))

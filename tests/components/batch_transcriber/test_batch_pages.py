@@ -183,11 +183,11 @@ def test_what_cannot_go_on_says_why(transcribe, folder, models, tmp_path):
 def test_the_command(folder, models, tmp_path, capfd):
     (folder / "b" / "scan.PDF").write_bytes(b"%PDF-1.7\n")
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    arguments = ["transcribe", "--input", folder, "--model", models[0], "--line-finder", models[1],
+    arguments = ["transcribe", "--input", folder, "--model", models[0],
                  "--workspace", tmp_path / "w"]  # fmt: skip
 
-    def run(*more):
-        code = cli.main([str(argument) for argument in (*arguments, *more)])
+    def run(*more, finder=("--line-finder", models[1])):
+        code = cli.main([str(argument) for argument in (*arguments, *finder, *more)])
         told = capfd.readouterr()
         return code, told.out, told.err
 
@@ -209,17 +209,21 @@ def test_the_command(folder, models, tmp_path, capfd):
         )
     small = ["--output", tmp_path / "small.csv", "--set", "data.max_megapixels=0.5"]
     for kind, least in (("page", 4), ("line", 4)):
-        code, out, _ = run(*small, "--kind", kind, "--overwrite")
+        code, out, _ = run(
+            *small, "--kind", kind, "--overwrite", finder=() if kind == "line" else ("--line-finder", models[1])
+        )
         too_large = [row for row in rows(tmp_path, "small-errors.csv") if row["reason"] == "too_large"]
         assert code == 0 and len(too_large) >= least and "--set data.max_megapixels" in too_large[0]["detail"]
-    code, out, _ = run(*small, "--set", "data.max_megapixels=50")
+    code, out, _ = run(*small, "--set", "data.max_megapixels=50", finder=())
     assert code == 0 and {row["reason"] for row in rows(tmp_path, "small-errors.csv")}.isdisjoint({"too_large"})
-    code, out, _ = run("--output", tmp_path / "lines.csv", "--shard-size", "100")
+    code, out, _ = run("--output", tmp_path / "lines.csv", "--shard-size", "100", finder=())
     assert out.startswith(f"5 of 8 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}; 3 could not be read")
     for path in errors:
         os.remove(os.path.join(os.fsencode(folder), os.fsencode(path)))
-    code, out, _ = run("--output", tmp_path / "lines.csv")
+    code, out, _ = run("--output", tmp_path / "lines.csv", finder=())
     assert out.startswith(f"4 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}\nDone by an earlier run: 4")
+    code, _, err = run("--output", tmp_path / "others.csv")
+    assert code == cli.USAGE and "--line-finder is for pages" in err and "--kind page" in err
     code, _, err = run("--output", tmp_path / "texts.csv", "--line-finder", folder, "--kind", "page")
     assert code == cli.USAGE and "--line-finder: " in err
 
