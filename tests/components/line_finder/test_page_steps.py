@@ -69,6 +69,17 @@ def test_an_image_goes_to_the_page_that_has_baselines(tmp_path):
     assert [one.reason for one in plan.rejected] == ["no_geometry"] * 6
 
 
+def test_a_page_of_another_shape_does_not_take_the_image_of_a_page(tmp_path):
+    for leaf in range(6):
+        save_page(tmp_path / "letters", f"leaf{leaf}")
+    wrong = Page("leaf0.png", 300, 300, (LINE,))
+    (tmp_path / "letters" / "leaf0-alto.xml").write_text(write(wrong, "alto"), encoding="utf-8")
+    plan = planned(tmp_path / "letters", "auto")
+    assert len(plan.pages) == 6
+    (rejected,) = plan.rejected
+    assert (rejected.page, rejected.reason) == ("letters/leaf0-alto", "other_image") and "300 x 200" in rejected.detail
+
+
 def test_too_few_documents_are_told_with_what_to_do(tmp_path):
     for leaf in range(6):
         save_page(tmp_path / "letters", f"leaf{leaf}")
