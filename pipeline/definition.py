@@ -155,7 +155,11 @@ def create_pipeline(
         model, evaluator.outputs["blessing"], serving_check.outputs["blessing"], report.outputs["report"],
         config.model_dir, config.name, config.push.keep_versions,
     ).with_id("Pusher")  # fmt: skip
-    bulk_inferrer = BulkInferrer(model, evaluator.outputs["blessing"], config.bulk) if config.bulk.folder else None
+    bulk_inferrer = (
+        BulkInferrer(model, evaluator.outputs["blessing"], config.bulk, config.data.max_pixels)
+        if config.bulk.folder
+        else None
+    )
     steps = [
         data_version, example_gen, schema_gen, statistics_gen, before, validator, transform, tuner, trainer,
         language_model, baseline, evaluator, report, gate, serving_check, pusher,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from components.base_model import packing
 from components.common import storage
 from components.common.versions import list_versions, model_at
+from htr_client.model_facts import MAX_PIXELS
 from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE, nothing_pushed
 
@@ -142,8 +143,9 @@ def base_line_finder() -> str | None:
 
 
 def local_client(
-    workspace: str = "workspace", *, base: str | None = None, decoder: Decoder | DecoderOf | None = None
-) -> LocalClient:
+    workspace: str = "workspace", *, base: str | None = None, decoder: Decoder | DecoderOf | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> LocalClient:  # fmt: skip
     """A client that needs no server: it transcribes in this process, and its results are those of `HtrClient`.
 
     Args:
@@ -151,6 +153,7 @@ def local_client(
             base line finder.
         base: Preset of the base model to take, whatever was pushed.
         decoder: How log-probabilities become text; by default as `HtrClient`.
+        max_pixels: Images with more pixels are refused before they are decoded.
 
     Raises:
         NoModelError: There is neither, or the base line finder is damaged.
@@ -160,4 +163,4 @@ def local_client(
     config = load(workspace=workspace)
     model = find_model(config, base=base)
     finder = pushed_line_finder(config) or base_line_finder()
-    return LocalClient(model.path, model.name, decoder=decoder, line_finder=finder)
+    return LocalClient(model.path, model.name, decoder=decoder, line_finder=finder, max_pixels=max_pixels)

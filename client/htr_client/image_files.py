@@ -21,7 +21,9 @@ MAX_BYTES = 64 * 2**20
 # Models read text at 32 to 64 pixels of height. From this height on images are shrunk before sending; what
 # remains is still at least four times what the model sees, so that its own antialiased resize decides what it reads.
 TALL = 512
+_BACK = {6: 8, 8: 6}  # orientation that turns an image back; of others it is the same
 _FIRST_READ = 2**16
+_RAISE = "raise the limit: max_pixels, in commands of htr --set data.max_megapixels"
 _STRIP = 2**20  # pixels that become grey at a time, since what lies between takes several times their bytes
 
 Image = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
@@ -49,7 +51,7 @@ def load(image: Image, max_pixels: int = MAX_PIXELS, *, upright: bool = True) ->
             has them) of uint8, uint16 (0..65535), bool or float (0..1).
         max_pixels: Images with more pixels are refused by their header, before decoding; and so are those that take
             more than three bytes for each of so many pixels, or of `MAX_PIXELS` if that is more.
-        upright: Whether to turn the image as its EXIF orientation says; TIFF is always turned.
+        upright: Whether to turn the image as its EXIF orientation says.
 
     Returns:
         uint8 [h, w], 0 black and 255 white; transparent parts show white paper.
@@ -63,7 +65,7 @@ def load(image: Image, max_pixels: int = MAX_PIXELS, *, upright: bool = True) ->
         return _to_grey(image)
     data = read(image)
     info = _inspect_bounded(data, max_pixels)
-    return _decode(data, info if upright else info._replace(orientation=1))
+    return _decode(data, info, upright)
 
 
 def encode(grey: np.ndarray, tall: int = TALL) -> bytes:
@@ -208,8 +210,8 @@ def _inspect_bounded(data: bytes, max_pixels: int) -> ImageInfo:
             "too_large",
             f"To decode the image takes {size:,} bytes, {info.pixel_bytes} for each of {info.width} x {info.height} "
             f"pixels, more than the limit of {most:,}.",
-            advice="Save it with 8 bits a channel and without transparency (a JPEG not progressive), cut out the line "
-            "of text, or raise max_pixels.",
+            advice="Save it with 8 bits a channel and without transparency (a JPEG not progressive), or smaller, or "
+            f"{_RAISE}.",
         )
     return info
 
@@ -218,11 +220,11 @@ def _too_many_pixels(width: int, height: int, max_pixels: int) -> ImageError:
     return ImageError(
         "too_large",
         f"The image has {width} x {height} pixels, more than the limit of {max_pixels:,}.",
-        advice="Cut out the line of text, or raise max_pixels.",
+        advice=f"Save it smaller, or cut out the line of text, or {_RAISE}.",
     )
 
 
-def _decode(data: bytes, info: ImageInfo) -> np.ndarray:
+def _decode(data: bytes, info: ImageInfo, upright: bool = True) -> np.ndarray:
     # JPEG decodes straight to its luma as in the serving graph. Orientation is left to the code below, since which
     # formats OpenCV turns when it is asked to differs from version to version; TIFF it turns always.
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION if info.format == "jpeg" else cv2.IMREAD_UNCHANGED
@@ -244,7 +246,10 @@ def _decode(data: bytes, info: ImageInfo) -> np.ndarray:
             f"{decoded.shape[1]} x {decoded.shape[0]}.",
             advice="Save it again as PNG or JPEG.",
         )
-    return _upright(_to_grey(decoded), 1 if info.format == "tiff" else info.orientation)
+    grey = _to_grey(decoded)
+    if (info.format == "tiff") == upright:
+        return grey
+    return _upright(grey, info.orientation if upright else _BACK.get(info.orientation, info.orientation))
 
 
 def _to_grey(array: np.ndarray) -> np.ndarray:

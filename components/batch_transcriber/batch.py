@@ -127,8 +127,9 @@ class _Transcribe(beam.DoFn):
         members = self._job.images(shard)
         stamps = {image.path: image.stamp for image in members}
         writer = writer_of(self._job, shard.number, before, members)
-        # A file that could not be opened may be there today; a damaged one stays damaged.
-        failed = {error["path"]: error for error in before.errors if error["reason"] != "unreadable"}
+        # A file that could not be opened may be there today, and the limit raised; a damaged one stays damaged.
+        again = ("unreadable", "too_large")
+        failed = {error["path"]: error for error in before.errors if error["reason"] not in again}
         same = {path for path, stamp in before.stamps.items() if stamps.get(path) == stamp}
         kept = [path for path in same if writer.holds(path)]
         still_failed = [path for path in same if path in failed and not writer.holds(path)]

@@ -43,6 +43,7 @@ class BulkInferrerSpec(component_spec.ComponentSpec):
 
     PARAMETERS = {  # noqa: RUF012 - the form that TFX asks for
         "config": component_spec.ExecutionParameter(type=str),
+        "max_pixels": component_spec.ExecutionParameter(type=int),
         # Set by the driver, so that a new image is a new input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
@@ -89,6 +90,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])), config.kind,
                     config.line_finder, config.batch_size,
                     DEFAULT if config.decoder == "default" else BEST_PATH, bfloat16=config.bfloat16,
+                    max_pixels=exec_properties["max_pixels"],
                 )  # fmt: skip
                 outcome = batch.transcribe(
                     config.folder or "", os.path.join(output, config.output), reader, self._beam_pipeline_args or [],
@@ -109,17 +111,19 @@ class BulkInferrer(base_beam_component.BaseBeamComponent):
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
     DRIVER_CLASS = Driver
 
-    def __init__(self, model: Any, model_blessing: Any, config: BulkConfig):
+    def __init__(self, model: Any, model_blessing: Any, config: BulkConfig, max_pixels: int):
         """Creates the step.
 
         Args:
             model: Channel of the exported model.
             model_blessing: Channel of the gate's verdict.
             config: Settings with the folder and the format.
+            max_pixels: Images with more pixels are refused before they are decoded.
         """
         super().__init__(
             BulkInferrerSpec(
                 model=model, model_blessing=model_blessing, config=config.model_dump_json(),
+                max_pixels=max_pixels,
                 transcriptions=channel_utils.as_channel([Transcriptions()]),
             )
         )  # fmt: skip

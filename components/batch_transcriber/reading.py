@@ -23,6 +23,7 @@ from htr_client.beam import PrefixBeamSearch
 from htr_client.client import HtrClient
 from htr_client.decoding import BestPath, Decoder
 from htr_client.errors import ImageError
+from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.model import Page
 from serving.precision import use_bfloat16
 from serving.version_directory import LANGUAGE_MODEL_FILE, SETTINGS_FILE
@@ -62,6 +63,7 @@ class Reader:
         batch_size: Images of lines of one call of the model.
         decoder: `DEFAULT`, with the version's language model where it has one; or one of `DECODERS`, without it.
         bfloat16: Whether to compute in bfloat16 on machines whose processor has it.
+        max_pixels: Images with more pixels are refused before they are decoded.
     """
 
     model_path: str
@@ -70,6 +72,7 @@ class Reader:
     batch_size: int = 64
     decoder: str = DEFAULT
     bfloat16: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def fingerprint(self) -> str:
         """Tells apart what gives other texts, wherever it was copied to.
@@ -116,7 +119,8 @@ class Reader:
             OSError: A bucket fails.
         """
         if self.kind == "line":
-            yield from self._read_lines(_opened(_packed, folder, images, 2 * self.batch_size))
+            packed = functools.partial(_packed, max_pixels=self.max_pixels)
+            yield from self._read_lines(_opened(packed, folder, images, 2 * self.batch_size))
         else:
             yield from self._read_pages(_opened(_content, folder, images, _PAGES_AHEAD))
 
@@ -153,7 +157,7 @@ class Reader:
                 yield data if isinstance(data, bytes) else b""
 
         with _loading:
-            client = _client(self.model_path, self._line_finder(), self.batch_size, self.decoder, self.bfloat16)
+            client = _client(replace(self, line_finder=self._line_finder()))
         for result in kinds.transcribe(client, contents(), self.kind):
             image, error = waiting.popleft()
             if error is not None:
@@ -188,14 +192,15 @@ def _load(model_path: str, bfloat16: bool) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _client(model_path: str, line_finder: str, batch_size: int, decoder: str, bfloat16: bool) -> HtrClient:
+def _client(reader: Reader) -> HtrClient:
     from serving.local import LocalClient
 
     # The client loads a model when it first needs it, so copies of what lies in a bucket stay as long as the process.
-    folder, finder = (_copies.enter_context(storage.here(path)) for path in (model_path, line_finder))
+    assert reader.line_finder is not None
+    folder, finder = (_copies.enter_context(storage.here(path)) for path in (reader.model_path, reader.line_finder))
     return LocalClient(
-        folder, decoder=DECODERS[decoder]() if decoder != DEFAULT else None, batch_size=batch_size, line_finder=finder,
-        bfloat16=bfloat16,
+        folder, decoder=DECODERS[reader.decoder]() if reader.decoder != DEFAULT else None,
+        batch_size=reader.batch_size, line_finder=finder, bfloat16=reader.bfloat16, max_pixels=reader.max_pixels,
     )  # fmt: skip
 
 
@@ -216,8 +221,8 @@ def _opened(
     return ahead(read, images, _READERS, most)
 
 
-def _packed(path: str) -> bytes:
-    return image_files.pack(_content(path)).data
+def _packed(path: str, max_pixels: int) -> bytes:
+    return image_files.pack(_content(path), max_pixels).data
 
 
 def _content(path: str) -> bytes:

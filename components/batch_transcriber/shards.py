@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import uuid
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
@@ -281,15 +282,24 @@ def plan(
     if storage.exists(manifest_path):
         before = json.loads(storage.read(manifest_path))
         if overwrite:
-            former = replace(job, shards=before["shards"])
-            texts = [output] if job.has_documents else map(former.shard_path, range(former.shards))
-            # The state comes last: a kill would else leave texts beside the new ones that nobody knows of.
-            for path in (*texts, former.errors_path, former.state):
-                _delete(path)
+            _forget(replace(job, shards=before["shards"]))
         else:
             job = _resumed(job, before, model)
-    elif job.has_documents and storage.exists(output) and not (storage.is_dir(output) and _is_empty(output)):
-        raise BatchError(f"{output} exists and was not made by an earlier batch. Name a new folder.")
+    elif job.has_documents:
+        if storage.exists(output) and not (storage.is_dir(output) and _is_empty(output)):
+            raise BatchError(
+                f"{output} holds files, and nothing tells which of them an earlier batch has written: there is no "
+                f"{job.state}. Name a new folder."
+            )
+    elif parts := _parts(output):
+        # Numbered in another way, they would stay beside the new ones.
+        if not overwrite:
+            raise BatchError(
+                f"{parts[0]} exists, and nothing tells what is in it: there is no {job.state}. Name another output, or "
+                f"delete {counted(len(parts), 'file')} of this one with --overwrite."
+            )
+        for path in parts:
+            storage.remove(path)
     _delete(job.incoming)
     settings = {"input": folder, "shards": job.shards, "model": model, "kind": job.kind, "format": job.format}
     job.write(manifest_path, json.dumps(settings, indent=1).encode())
@@ -337,6 +347,32 @@ def _with_documents(images: list[Image], ending: str) -> list[Image]:
 
 def _is_empty(folder: str) -> bool:
     return not any(storage.entries(folder))
+
+
+def _parts(output: str) -> list[str]:
+    """Files of a table, whichever number of shards it has."""
+    folder, name = os.path.split(output)
+    stem, suffix = map(re.escape, os.path.splitext(name))
+    with contextlib.suppress(FileNotFoundError):
+        names = storage.entries(folder or ".")[1]
+        return [
+            os.path.join(folder, one) for one in names if re.fullmatch(rf"{stem}-\d{{5,}}-of-\d{{5,}}{suffix}", one)
+        ]
+    return []
+
+
+def _forget(former: Job) -> None:
+    """Deletes what a batch has written, and no other file; the records come last, and the manifest stays.
+
+    A kill would else leave texts beside the new ones that nobody knows of.
+    """
+    for path in () if former.has_documents else _parts(former.output):
+        storage.remove(path)
+    for number in range(former.shards):
+        names = former.read_record(number).documents.values()
+        storage.concurrently(_delete, [os.path.join(former.output, name) for name in names])
+        _delete(former.record_path(number))
+    _delete(former.errors_path)
 
 
 def _delete(path: str) -> None:

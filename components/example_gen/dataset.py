@@ -229,7 +229,7 @@ def _read_file(path: str, data: DataConfig) -> bytes | _Image:
 
 def _decode(encoded: bytes, path: str, data: DataConfig) -> _Image:
     try:
-        packed, grey = image_files.pack_with_pixels(encoded, int(data.max_megapixels * 1e6))
+        packed, grey = image_files.pack_with_pixels(encoded, data.max_pixels)
     except ImageError as error:
         rejected = rejected_image(error)
         if path.lower().endswith(OTHER_FORMATS) and error.reason in ("not_an_image", "undecodable"):

@@ -70,13 +70,13 @@ def as_rejected(error: Exception) -> Rejected:
 
 
 def rejected_image(error: ImageError) -> Rejected:
-    """The same error in the words of the pipeline, whose setting has another name than the client's.
+    """The same error with a reason that says that it is of the image.
 
     Args:
         error: What is wrong with an image.
     """
     reason = error.reason if error.reason == "not_an_image" else f"image_{error.reason}"
-    return Rejected(reason, str(error).replace("max_pixels", "data.max_megapixels"))
+    return Rejected(reason, str(error))
 
 
 def is_unreadable_image(reason: str) -> bool:

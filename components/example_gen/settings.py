@@ -46,6 +46,11 @@ class DataConfig(Section):
         None, ge=1, description="number of rows that are used, a part with the same writers and splits; all if unset"
     )
 
+    @property
+    def max_pixels(self) -> int:
+        """`max_megapixels` as a number of pixels."""
+        return int(self.max_megapixels * 1e6)
+
     @field_validator("split_salt", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:

@@ -26,6 +26,7 @@ from components.common.artifacts import write_text
 from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
 from components.common.versions import kept_base_model
+from components.common.words import counted
 from components.evaluator.verdict import Baseline
 from components.line_finder.data import LabelledPage
 from components.line_finder.examples import read_examples
@@ -96,6 +97,8 @@ class Executor(base_executor.BaseExecutor):
             told, scores, readings = _measure(
                 read_examples([os.path.join(split, "*")]), finders, client.transcribe_many
             )  # fmt: skip
+        if uncut := readings[0].uncut:
+            console().print(f"  {counted(uncut, 'line')} with a text cannot be cut, and count on neither side")
         if not readings[0].true.length:
             raise LineGateError(
                 "No line of the evaluation pages has a text, so the gate cannot compare what is read in the found "

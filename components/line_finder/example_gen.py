@@ -108,7 +108,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "Pages" >> beam.Create(plan.pages)
                 | "Spread" >> beam.Reshuffle()
                 | "Examine"
-                >> beam.ParDo(_Examine(int(data.max_megapixels * 1e6))).with_outputs(*SPLITS, "rejects")
+                >> beam.ParDo(_Examine(data.max_pixels)).with_outputs(*SPLITS, "rejects")
             )  # fmt: skip
             for split in SPLITS:
                 sink = RecordSink(artifact_utils.get_split_uri([examples], split))

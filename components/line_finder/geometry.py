@@ -10,6 +10,7 @@ import numpy as np
 from htr_client.pages import Line, line_pitch
 
 _OF_PITCH = 0.8  # height of a line without a polygon, of the distance between lines
+_OF_LENGTH = 0.05  # of the length of a line that stands alone, where nothing else tells a height
 _X_HEIGHT = 0.5  # of a line's height with ascenders and descenders
 
 
@@ -21,17 +22,16 @@ def line_heights(lines: Sequence[Line]) -> list[float]:
 
     Returns:
         For each line the area of its polygon by the length of its baseline; without a polygon, a share of the distance
-        between the lines of the page; 0 where neither is known.
+        between the lines of the page, else the median of the other lines, else a share of its length. At least 1.
     """
-    pitch = line_pitch(lines)
-    heights = []
-    for line in lines:
-        length = np.linalg.norm(np.diff(points(line.baseline), axis=0), axis=1).sum() if line.baseline else 0.0
-        if len(line.polygon) >= 3 and length > 0:
-            heights.append(float(cv2.contourArea(points(line.polygon).astype(np.float32)) / length))
-        else:
-            heights.append(_OF_PITCH * (pitch or 0.0))
-    return heights
+    lengths = [float(np.linalg.norm(np.diff(points(line.baseline), axis=0), axis=1).sum()) for line in lines]
+    known = [
+        cv2.contourArea(points(line.polygon).astype(np.float32)) / length if len(line.polygon) >= 3 and length else 0.0
+        for line, length in zip(lines, lengths, strict=True)
+    ]
+    others = [height for height in known if height > 0]
+    usual = _OF_PITCH * (line_pitch(lines) or 0.0) or (float(np.median(others)) if others else 0.0)
+    return [max(1.0, height or usual or _OF_LENGTH * length) for height, length in zip(known, lengths, strict=True)]
 
 
 def x_heights(lines: Sequence[Line]) -> list[float]:

@@ -30,24 +30,29 @@ def as_served(finder: LocalLineFinder) -> FindLines:
 
 @dataclass
 class Readings:
-    """Errors of what a recogniser reads on pages, which add up over pages. Lines without a label do not count.
+    """Errors of what a recogniser reads on pages, which add up over pages.
+
+    Lines without a label do not count, nor do those that cannot be cut: they would count as misread on both sides.
 
     Attributes:
         true: Errors of the true lines.
         found: Errors of the true lines, each read in the found ones that lie on it: a missed line counts with all
             of its characters; a found line without a label counts nowhere.
         pages: Errors of the texts of whole pages in reading order: what is found but has no label counts as errors.
+        uncut: Lines with a label that cannot be cut.
     """
 
     true: ErrorCounts = field(default_factory=ErrorCounts)
     found: ErrorCounts = field(default_factory=ErrorCounts)
     pages: ErrorCounts = field(default_factory=ErrorCounts)
+    uncut: int = 0
 
     def merge(self, other: Readings) -> Readings:
         """Adds other errors to these and returns them."""
         self.true.merge([other.true])
         self.found.merge([other.found])
         self.pages.merge([other.pages])
+        self.uncut += other.uncut
         return self
 
     @property
@@ -56,8 +61,8 @@ class Readings:
         return max(self.found.edits, 1) / max(self.true.edits, 1)
 
 
-def texts_of(page: LabelledPage, lines: Sequence[Line], recognise: Recognise) -> list[str]:
-    """What a recogniser reads in the lines of a page, cut as a service cuts them; "" where a line cannot be cut.
+def texts_of(page: LabelledPage, lines: Sequence[Line], recognise: Recognise) -> list[str | None]:
+    """What a recogniser reads in the lines of a page, cut as a service cuts them; None where a line cannot be cut.
 
     Args:
         page: The page.
@@ -65,25 +70,31 @@ def texts_of(page: LabelledPage, lines: Sequence[Line], recognise: Recognise) ->
         recognise: The recogniser.
     """
     height, width = page.grey.shape
-    return [line.text for line in transcribe_lines(page.grey, Page("", width, height, tuple(lines)), recognise).lines]
+    read = transcribe_lines(page.grey, Page("", width, height, tuple(lines)), recognise).lines
+    return [None if line.error is not None else line.text for line in read]
 
 
-def compare(page: LabelledPage, read: Sequence[str], found: Sequence[Line], texts: Sequence[str]) -> Readings:
+def compare(
+    page: LabelledPage, read: Sequence[str | None], found: Sequence[Line], texts: Sequence[str | None]
+) -> Readings:
     """Compares what was read on a page with its labels.
 
     Args:
         page: The page with labels.
-        read: What was read in its true lines.
+        read: What was read in its true lines, as of `texts_of`.
         found: The lines that were found.
-        texts: What was read in them.
+        texts: What was read in them, as of `texts_of`.
     """
     readings = Readings()
     for line, text, x_height in zip(page.lines, read, x_heights(page.lines), strict=True):
         if not line.text:
             continue
+        if text is None:
+            readings.uncut += 1
+            continue
         course = points(line.baseline)
         on_it = [covered(points(one.baseline), course, x_height) > _ON for one in found]
         readings.true.add(line.text, text)
-        readings.found.add(line.text, " ".join(one for one, is_on in zip(texts, on_it, strict=True) if is_on))
-    readings.pages.add("\n".join(line.text for line in page.lines if line.text), "\n".join(texts))
+        readings.found.add(line.text, " ".join(one for one, is_on in zip(texts, on_it, strict=True) if is_on and one))
+    readings.pages.add("\n".join(line.text for line in page.lines if line.text), "\n".join(one or "" for one in texts))
     return readings

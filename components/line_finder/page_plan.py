@@ -19,7 +19,9 @@ from components.example_gen.walking import refuse_workspace
 from components.line_finder.data import require_baselines
 from components.line_finder.settings import PagesConfig
 from components.pages.files import Claim, ImportProblem, PageFile, find_pages, locate_image, lost_claims
+from components.pages.images import require_fitting
 from htr_client import pages
+from htr_client.errors import ImageError
 from htr_client.files import SUFFIXES
 from htr_client.pages.xml_files import MAX_BYTES
 
@@ -81,7 +83,7 @@ def list_pages(data: DataConfig, settings: PagesConfig) -> list[PageFile]:
 def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     """Reads the XML files of all pages and divides their documents.
 
-    An image is used once (`components.pages.files.lost_claims`), by a page whose lines all have baselines.
+    An image is used once (`components.pages.files.lost_claims`), by a page of its shape whose lines all have baselines.
 
     Args:
         data: Section `data`: folders, shares of the splits, salt.
@@ -94,6 +96,7 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     rejected: list[RejectedPage] = []
     usable: list[tuple[PageFile, str]] = []
     claims: list[Claim] = []
+    sizes_of: dict[PageFile, pages.Page] = {}
     for file in files:
         try:
             page = pages.read(storage.read(file.path, MAX_BYTES + 1))
@@ -109,6 +112,11 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
             continue
         usable.append((file, file.writer or page.document or file.name))
         claims.append(Claim(file, image, claimed))
+        sizes_of[file] = replace(page, lines=())
+    misfits = _misfits(claims, sizes_of)
+    rejected += misfits.values()
+    usable = [(file, document) for file, document in usable if file not in misfits]
+    claims = [claim for claim in claims if claim.file not in misfits]
     lost = lost_claims(claims)
     images = {claim.file: claim.image for claim in claims}
     for file, owner in lost.items():
@@ -135,6 +143,26 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     )
     divided = tuple((file, rule.assign(None, file.writer, file.writer, "", data)) for file in kept)
     return PagePlan(divided, tuple(rejected), tuple(notes))
+
+
+def _misfits(claims: list[Claim], pages_of: dict[PageFile, pages.Page]) -> dict[PageFile, RejectedPage]:
+    """Pages that want the image of another page, and have another shape than it.
+
+    Only images that several pages want are looked at: to read all of them here would take long.
+    """
+    lost = lost_claims(claims)
+    contested = {*lost, *lost.values()}
+    found: dict[PageFile, RejectedPage] = {}
+    for claim in claims:
+        if claim.file in contested:
+            try:
+                require_fitting(claim.image, pages_of[claim.file])
+            except Rejected as error:
+                found[claim.file] = RejectedPage(claim.file.name, error.reason, error.detail)
+            except (ImageError, OSError) as error:  # of a damaged image, reading its page tells later
+                if is_of_the_store(claim.image, error):
+                    raise unreadable(f"The pages cannot be read: {error}.", error) from error
+    return found
 
 
 def stamps(data: DataConfig, settings: PagesConfig) -> Iterator[str]:

@@ -40,7 +40,29 @@ def fitting_image(path: str, page: pages.Page, max_pixels: int) -> tuple[np.ndar
     if inspect(data).orientation >= 5 and _alike(page, height, width):
         stored = image_files.load(data, max_pixels, upright=False)
         return stored, page.scaled(stored.shape[1], stored.shape[0])
-    raise Rejected(
+    raise _other_image(path, page, width, height)
+
+
+def require_fitting(path: str, page: pages.Page) -> None:
+    """Checks by the header of an image that it is the page's, before it is decoded.
+
+    Args:
+        path: Path of the image.
+        page: The page in pixels or units of its file.
+
+    Raises:
+        Rejected: The image has another shape than the page.
+        ImageError: It is no image.
+        OSError: It cannot be read.
+    """
+    info = inspect(storage.read(path, image_files.MAX_BYTES + 1))
+    turned = info.orientation >= 5 and _alike(page, info.height, info.width)
+    if page.width and page.height and not (turned or _alike(page, info.width, info.height)):
+        raise _other_image(path, page, info.width, info.height)
+
+
+def _other_image(path: str, page: pages.Page, width: int, height: int) -> Rejected:
+    return Rejected(
         "other_image",
         f"the lines belong to an image of {page.width} x {page.height} pixels, and {path} has {width} x {height}",
     )

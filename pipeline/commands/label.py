@@ -68,7 +68,7 @@ def _label(arguments: argparse.Namespace) -> int:
         for note in notes:
             print(f"note: {note}", file=sys.stderr, flush=True)
         paths = labelling.unlabelled(expand(arguments.images), known, counts)
-        _write(paths, model, arguments.output, arguments.above, counts)
+        _write(paths, model, config.data.max_pixels, arguments.output, arguments.above, counts)
     except (HtrError, OSError, StoreError) as error:
         raise CommandError(str(error)) from error
     except (labelling.LabellingError, DatasetError, ValueError) as error:
@@ -81,7 +81,7 @@ def _label(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _write(paths: Iterable[str], model: Model, output: str, above: float, counts: Counts) -> None:
+def _write(paths: Iterable[str], model: Model, max_pixels: int, output: str, above: float, counts: Counts) -> None:
     from components.common.console import announced, quiet
     from components.tools.labelling import labelling
     from serving.local import LocalClient
@@ -96,7 +96,8 @@ def _write(paths: Iterable[str], model: Model, output: str, above: float, counts
             yield path
 
     said = announced(lambda: f"Reading: {counted(asked, 'image')}")
-    with quiet(), said, without_extras(), LocalClient(model.path, model.name) as client:
+    reader = LocalClient(model.path, model.name, max_pixels=max_pixels)
+    with quiet(), said, without_extras(), reader as client:
         labelling.write(client.transcribe_many(counting()), output, above, counts)
 
 

@@ -69,7 +69,7 @@ def _import(arguments: argparse.Namespace) -> int:
             ):
                 outcome = import_pages(
                     folders, output, beam_options.pipeline_options(config.beam), writer=arguments.writer,
-                    max_pixels=int(config.data.max_megapixels * 1e6), allow_outside=config.data.allow_outside,
+                    max_pixels=config.data.max_pixels, allow_outside=config.data.allow_outside,
                     overwrite=arguments.overwrite, started=begin,
                 )  # fmt: skip
     seconds = (datetime.datetime.now() - started).total_seconds()
@@ -81,6 +81,8 @@ def _import(arguments: argparse.Namespace) -> int:
             f"{counted(outcome.lines, 'line')} of {counted(outcome.pages, 'page')} in {outcome.labels}"
             + (f", {counted(before, 'page')} of them done before" if before else "")
         )
+        if outcome.removed:
+            print(f"Removed: the lines of {counted(outcome.removed, 'page')} whose XML file is gone")
         for what, reasons in (("pages", outcome.left_out_pages), ("lines", outcome.left_out)):
             if reasons:
                 counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())

@@ -73,7 +73,10 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
     from serving.local import LocalClient
     from serving.runner import without_extras
 
-    client = LocalClient(model.path, model.name, decoder=decoder, batch_size=arguments.batch_size, line_finder=finder)
+    client = LocalClient(
+        model.path, model.name, decoder=decoder, batch_size=arguments.batch_size, line_finder=finder,
+        max_pixels=config.data.max_pixels,
+    )  # fmt: skip
     # Of files that are not there, the client tells without a model.
     if any(image == "-" or glob.has_magic(image) or os.path.exists(image) for image in arguments.images):
         with quiet(), announced("Loading TensorFlow and the model"), without_extras():

@@ -78,6 +78,8 @@ def _transcribe(arguments: argparse.Namespace) -> int:
 
     config = read_config(arguments)
     kind = arguments.kind or ("line" if arguments.output.endswith((".jsonl", ".csv")) else "page")
+    if arguments.line_finder and kind == "line":
+        raise CommandError("--line-finder is for pages, and images of lines are none: add --kind page or auto.", USAGE)
     folder, output = map(storage.absolute, (arguments.input, arguments.output))
     if not (storage.is_remote(folder) or os.path.isdir(folder)):  # before the slow imports
         raise CommandError(f"--input: {folder} does not exist or is not a folder.", USAGE)
@@ -113,7 +115,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             with announced(lambda: written(output) or "Looking for images", after=10):
                 reader = Reader(
                     model.path, kind, finder, arguments.batch_size, arguments.decoder or DEFAULT,
-                    bfloat16=arguments.bfloat16,
+                    bfloat16=arguments.bfloat16, max_pixels=config.data.max_pixels,
                 )  # fmt: skip
                 outcome = batch.transcribe(
                     folder, output, reader, beam_options.pipeline_options(config.beam), overwrite=arguments.overwrite,

@@ -189,6 +189,16 @@ def test_other_formats(format_, mode):
     assert (lossy.width, lossy.height) == (90, 24)
 
 
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_as_it_is_stored(orientation, kind):
+    stored = turned(orientation)
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = saved(stored, kind, **({"tiffinfo": {274: orientation}} if kind == "TIFF" else {"exif": exif}))
+    np.testing.assert_array_equal(image_files.load(data, upright=False), np.asarray(stored))
+
+
 def test_tiff_of_floats():
     data = saved(Image.fromarray((grey() / 255).astype(np.float32)), "TIFF")
     np.testing.assert_array_equal(image_files.load(data), grey())

@@ -92,6 +92,15 @@ def test_without_polygon_the_distance_of_lines_gives_the_height(page):
     np.testing.assert_array_equal(cut, page[BASE - 36 : BASE + 15, LEFT : RIGHT + 1])
 
 
+@pytest.mark.parametrize(("angle", "least"), [(0, 0), (90, 0), (-90, 0), (180, 0), (12, 0.2)])
+def test_the_distance_of_lines_is_measured_across_them(angle, least):
+    cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    ends = [np.array([(100 + 7 * i, 100 + 50 * i), (400, 100 + 50 * i)]) for i in range(5)]
+    turned = [np.rint(line @ [[cosine, sine], [-sine, cosine]] + 900).astype(int) for line in ends]
+    lines = [Line(baseline=tuple(map(tuple, line.tolist()))) for line in turned]
+    assert line_pitch(lines) == pytest.approx(50, abs=least or 1e-6)
+
+
 def test_pitch_does_not_mix_columns_or_parts_of_a_line():
     columns = [Line(baseline=((x, y + x // 60), (x + 200, y + x // 60))) for x in (0, 300) for y in (100, 160, 220)]
     assert line_pitch(columns) == 60

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -87,6 +88,19 @@ def test_a_line_with_nothing_but_words_has_their_box():
     assert found["ocr_carea"] == found["ocr_par"] == found["ocr_line"] == "bbox 10 10 99 30"
     assert 'HPOS="10" VPOS="10" WIDTH="89" HEIGHT="20"' in pages.write(page, "alto").split("<TextLine")[0]
     assert pages.read(pages.write(page, "page").encode()).lines[0].box == line.box
+
+
+@pytest.mark.parametrize("kind", ["page", "alto", "hocr"])
+def test_a_line_that_lies_nowhere_does_not_drag_its_region_to_the_corner(kind):
+    polygon = ((300, 400), (900, 400), (900, 450), (300, 450))
+    written = pages.write(Page("a.png", 1000, 2000, (Line("one", polygon=polygon, region="r"), Line(region="r"))), kind)
+    whole = {
+        "page": 'id="r"><Coords points="300,400 900,400 900,450 300,450"',
+        "alto": 'ID="r" HPOS="300" VPOS="400" WIDTH="600" HEIGHT="50"',
+        "hocr": 'id="r" title="bbox 300 400 900 450"',
+    }
+    assert whole[kind] in re.sub(r">\s+<", "><", written)
+    assert pages.write(Page("a.png", 9, 9, (Line("nowhere"),)), kind)
 
 
 def test_text_has_an_empty_line_between_regions():

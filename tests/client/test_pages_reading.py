@@ -50,6 +50,22 @@ def test_text_words_and_their_boxes_in_reading_order():
         assert word.box[1] < 125 and 146 < word.box[3] < 165
 
 
+def test_boxes_of_words_lie_on_the_page_and_in_their_line():
+    def recognise(cut):  # from one end of the image to the other
+        for image in cut:
+            width = image.shape[1]
+            ends = [(0.0, width / 2), (width / 2, width / 2), (width / 2, float(width))]
+            characters = tuple(Character(one, 0.9, span) for one, span in zip("a b", ends, strict=True))
+            yield Transcription("a b", 0.8, characters, (), "htr", 1, None, Timings(0, 0, 0))
+
+    page = page_of([(0, WIDTH, 32), (300, WIDTH, 350), (0, 500, HEIGHT)])
+    for line in read_page(page, find_bars, recognise).lines:
+        left, top, right, bottom = line.box
+        assert len(line.words) == 2 and left >= 0 and top >= 0 and right < WIDTH and bottom < HEIGHT
+        for word in line.words:
+            assert left <= word.box[0] < word.box[2] <= right and top <= word.box[1] < word.box[3] <= bottom
+
+
 def test_a_large_page_is_shrunk_for_the_finder_and_cut_at_its_own_size():
     page = page_of([(400, 4000, 900), (400, 4000, 1700)], 5000, 3000)
     page[870:900, 400:4000] = page[1670:1700, 400:4000] = DARK

@@ -135,6 +135,18 @@ def test_a_heading_across_columns_comes_first_and_what_follows_it_after_it():
     assert_same(found(order), order)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_line_that_pokes_into_the_gutter_stays_in_its_column(mirrored):
+    left = [straight(50, 540 if row == 5 else 450, 100 + 50 * row) for row in range(10)]
+    right = [straight(570 if row == 5 else 520, 930, 100 + 50 * row) for row in range(10)]
+    columns = [[Line(baseline=tuple(line)) for line in column] for column in (left, right)]
+    if mirrored:
+        turned = [[Line(baseline=tuple((980 - x, y) for x, y in line.baseline[::-1])) for line in c] for c in columns]
+        columns = turned[::-1]
+    order = columns[0] + columns[1]
+    assert list(in_reading_order(order[::2] + order[1::2])) == order
+
+
 @pytest.mark.parametrize(("left", "right"), [(18, 7), (5, 18), (18, 2)])
 def test_columns_of_different_numbers_of_lines_below_a_heading(left, right):
     heading = straight(100, 700, 60)

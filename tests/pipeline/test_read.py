@@ -13,7 +13,7 @@ import pytest
 
 from components.base_model import packing
 from components.pusher.versions import push
-from htr_client import HtrClient
+from htr_client import HtrClient, ImageError
 from htr_client.beam import PrefixBeamSearch
 from pipeline import cli
 from pipeline.reading import NoModelError, local_client
@@ -92,6 +92,16 @@ def test_a_pushed_version_comes_before_the_base_unless_that_is_asked_for(images,
     for directory in (version, version.parent):
         code, out, _ = run(capfd, "read", image, "--model", directory, "--workspace", workspace / "other")
         assert code == 0 and words_read(out) == {"ab": "ab"}
+
+
+def test_the_largest_image_is_a_setting(images, base_models, tmp_path, capfd):
+    image = images / f"{WORDS[0]}.png"
+    more = ["--workspace", tmp_path / "none", "--set"]
+    code, _, err = run(capfd, "read", image, *more, "data.max_megapixels=0.0001")
+    assert code == 1 and "more than the limit of 100." in errors(err)[0] and "--set data.max_megapixels" in err
+    assert run(capfd, "read", image, *more, "data.max_megapixels=1")[0] == 0
+    with pytest.raises(ImageError), local_client(str(tmp_path / "none"), max_pixels=100) as client:
+        client.transcribe(image)
 
 
 def test_an_image_from_standard_input(images, base_models, tmp_path, monkeypatch, capfd):

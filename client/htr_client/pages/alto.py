@@ -17,6 +17,7 @@ from htr_client.pages.xml_files import (
     around,
     corners,
     legal,
+    placed,
     points_text,
     read_box,
     read_confidence,
@@ -133,7 +134,7 @@ def to_alto(page: Page) -> str:
     for place, (name, lines) in enumerate(itertools.groupby(page.lines, key=lambda line: line.region)):
         members = list(lines)
         block = SubElement(space, "TextBlock", ID=identifiers.take(name, f"block_{place + 1}"))
-        block.attrib.update(_box([line.box for line in members if line.polygon or line.baseline or line.words]))
+        block.attrib.update(_box([line.box for line in placed(members)]))
         for line in members:
             _write_line(block, line, identifiers)
     return serialise(root)

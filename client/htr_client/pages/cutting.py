@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from htr_client.pages.model import Box, Line
+from htr_client.pages.reading_order import skew_of
 
 _LONGEST = 32_000  # pixels; cv2.remap counts in 16 bits
 _MOST_PIXELS = 10_000_000  # of a line
@@ -81,7 +82,7 @@ class Band:
             right: Last column.
 
         Returns:
-            Left, top, right and bottom edge in pixels of the page; they may lie beyond it.
+            Left, top, right and bottom edge in pixels of the page; they may lie beyond it and the line's polygon.
         """
         last = len(self.course) - 1
         start, end = int(np.clip(np.floor(left), 0, last)), int(np.clip(np.ceil(right), 0, last))
@@ -134,9 +135,14 @@ def line_pitch(lines: Sequence[Line]) -> float | None:
         lines: All lines of the page.
 
     Returns:
-        The median distance from a line to the next one below it, in pixels; None where no line is below another.
+        The median distance from a line to the next one below it, in pixels; None where no line is below another. Below
+        is meant in the direction of the baselines: on a page that lies on its side, it is to the left or right.
     """
-    points = [np.array(line.baseline or line.polygon, np.float64) for line in lines if line.baseline or line.polygon]
+    angle = skew_of([np.array(line.baseline, np.float64) for line in lines if line.baseline])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    points = [
+        np.array(line.baseline or line.polygon, np.float64) @ turn for line in lines if line.baseline or line.polygon
+    ]
     spans = [(p[:, 0].min(), p[:, 0].max(), p[:, 1].mean()) for p in points]
     gaps = []
     for left, right, y in spans:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from htr_client.pages.model import Box, Line, Page, Points, Word
-from htr_client.pages.xml_files import Element, Identifiers, SubElement, around, legal, serialise
+from htr_client.pages.xml_files import Element, Identifiers, SubElement, around, legal, placed, serialise
 from htr_client.version import __version__
 
 _CAPABILITIES = "ocr_page ocr_carea ocr_par ocr_line ocrx_word"
@@ -39,7 +39,7 @@ def to_hocr(page: Page) -> str:
     for place, (name, lines) in enumerate(itertools.groupby(page.lines, key=lambda line: line.region)):
         members = list(lines)
         identifier = identifiers.take(name, f"block_{place + 1}")
-        box = _bbox(around(line.box for line in members))
+        box = _bbox(around(line.box for line in placed(members)))
         area = _element(body, "div", "ocr_carea", identifier, box)
         # Tools that follow Tesseract's files look for lines in paragraphs only.
         paragraph = _element(area, "p", "ocr_par", identifiers.take("", f"{identifier}_par"), box)

@@ -19,6 +19,7 @@ from htr_client.pages.xml_files import (
     around,
     corners,
     legal,
+    placed,
     points_text,
     read_confidence,
     read_number,
@@ -162,7 +163,7 @@ def to_page_xml(page: Page) -> str:
         members = list(lines)
         region = SubElement(body, "TextRegion", id=identifiers.take(name, f"region_{place + 1}"))
         SubElement(order, "RegionRefIndexed", index=str(place), regionRef=region.get("id", ""))
-        SubElement(region, "Coords", points=points_text(corners(around(_box(line) for line in members))))
+        SubElement(region, "Coords", points=points_text(corners(around(map(_box, placed(members))))))
         for line in members:
             _write_line(region, line, identifiers)
     return serialise(root)

@@ -17,7 +17,7 @@ from htr_client import image_files
 from htr_client.image_files import Image
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.cutting import Band, CutError, band_of, cut_band, line_pitch
-from htr_client.pages.model import Line, LineError, Page, Points, Word, one_line
+from htr_client.pages.model import Box, Line, LineError, Page, Points, Word, one_line
 from htr_client.pages.reading_order import skew_of
 from htr_client.pages.vectorising import find_lines
 from htr_client.results import Transcription
@@ -123,7 +123,7 @@ def transcribe_lines(grey: np.ndarray, page: Page, recognise: Recognise) -> Page
         cut = [255 - line for line in cut]
     model, version = page.model, page.model_version
     for (place, band), transcription in zip(bands, recognise(cut), strict=True):
-        lines[place] = with_text(lines[place], band, transcription)
+        lines[place] = with_text(lines[place], band, transcription, page.width, page.height)
         model, version = transcription.model, max(version, transcription.version)
     return replace(page, lines=tuple(lines), model=model, model_version=version)
 
@@ -134,20 +134,24 @@ def _is_light_on_dark(cut: np.ndarray) -> bool:
     return bool(np.median(values[[0, -1]]) < 0 < (values**3).mean())
 
 
-def with_text(line: Line, band: Band, transcription: Transcription) -> Line:
+def with_text(line: Line, band: Band, transcription: Transcription, width: int, height: int) -> Line:
     """A line with what was transcribed in its image.
 
     Args:
         line: The line.
         band: Where its image lies on the page.
         transcription: Transcription of that image.
+        width: Width of the page in pixels.
+        height: Height of the page.
 
     Returns:
-        The line with text, confidence and words, or with the error. A word's confidence is the product of those of its
-        characters.
+        The line with text, confidence and words, or with the error. A word's box lies within that of the line's polygon
+        and baseline, and on the page; its confidence is the product of those of its characters.
     """
     if transcription.error is not None:
         return replace(line, error=LineError(transcription.error.reason, str(transcription.error)))
+    # A band is cut with a margin, and its end may lie beyond the line.
+    limits = _within(line.box, (0, 0, width - 1, height - 1)) if line.polygon else (0, 0, width - 1, height - 1)
     words, current = [], []
     for character in (*transcription.characters, None):
         if character is not None and character.text.strip():
@@ -155,11 +159,21 @@ def with_text(line: Line, band: Band, transcription: Transcription) -> Line:
         elif current:
             left, right = current[0].span[0], current[-1].span[1]
             confidence = math.prod(one.confidence for one in current)
-            words.append(Word("".join(one.text for one in current), band.box(left, right), confidence))
+            box = _within(band.box(left, right), limits)
+            words.append(Word("".join(one.text for one in current), box, confidence))
             current = []
     text = one_line(transcription.text)
     known = words if " ".join(word.text for word in words) == text else []
     return Line(text, line.baseline, line.polygon, transcription.confidence, tuple(known), line.id, line.region)
+
+
+def _within(box: Box, limits: Box) -> Box:
+    """The part of a box that lies in another one; its nearest edge or corner where there is none."""
+    (left, top, right, bottom), (first, highest, last, lowest) = box, limits
+    return (
+        min(max(left, first), last), min(max(top, highest), lowest),
+        min(max(right, first), last), min(max(bottom, highest), lowest),
+    )  # fmt: skip
 
 
 def name_of(image: Image) -> str:
@@ -175,8 +189,8 @@ def _found(grey: np.ndarray, find_maps: FindMaps, name: str) -> Page:
     if _length(lines) < _SCARCE * max(grey.shape):
         turned = [_turned_back(_lines(np.rot90(grey, k), find_maps), k, width, height) for k in (1, 3)]
         turned = [found for found in turned if _length(found) > least]
-        # Upside down, it marks as much, but in more pieces.
-        lines = max(turned, key=lambda found: _length(found) / len(found), default=lines)
+        # Upside down, the network misses parts of lines. Their number says nothing: what it misses may be whole lines.
+        lines = max(turned, key=_length, default=lines)
     if _SKEWED < abs(skew := skew_of([np.array(line.baseline, np.float64) for line in lines])) < math.pi / 4:
         upright = _lines_of_skewed(grey, skew, find_maps)
         # What turning joins at wide gaps is longer, too.

@@ -11,6 +11,7 @@ from htr_client.pages.model import Line
 
 _FEWEST = 2  # lines on either side of a gutter, beside lines of the other side
 _CROSSING = 3.0  # a line across a gutter outweighs so many beside it
+_POKES = 0.25  # of its length, up to which a line may reach over a gutter and still belong to its own side
 _AT_ONCE = 256  # candidates for a gutter; with more the arrays of a page of thousands of lines would be large
 
 
@@ -151,12 +152,33 @@ def _gutter(extents: list[_Extent]) -> tuple[float, float]:
 
 
 def _divided(extents: list[_Extent], x: float) -> tuple[list[_Extent], list[_Extent], list[_Extent]]:
-    """Lines left of a vertical, right of it, and across it; ends may reach over it by half a line's height."""
+    """Lines left of a vertical, right of it, and across it.
+
+    Ends may reach over it by half a line's height, and further where a line of the other side lies beside.
+    """
     left = [extent for extent in extents if extent.right <= x + extent.height / 2]
     rest = [extent for extent in extents if extent.right > x + extent.height / 2]
     right = [extent for extent in rest if extent.left >= x - extent.height / 2]
-    crossing = [extent for extent in rest if extent.left < x - extent.height / 2]
-    return left, right, crossing
+    across = [extent for extent in rest if extent.left < x - extent.height / 2]
+    # A long line of a column pokes into the gutter, while the line beside it keeps away from it.
+    to_left = [
+        extent
+        for extent in across
+        if extent.right - x < _POKES * (extent.right - extent.left)
+        and any(_beside(extent, other) and extent.right <= other.left for other in right)
+    ]
+    to_right = [
+        extent
+        for extent in across
+        if x - extent.left < _POKES * (extent.right - extent.left)
+        and any(_beside(extent, other) and other.right <= extent.left for other in left)
+    ]
+    crossing = [extent for extent in across if extent not in to_left and extent not in to_right]
+    return left + to_left, right + to_right, crossing
+
+
+def _beside(one: _Extent, other: _Extent) -> bool:
+    return abs(one.middle - other.middle) < (one.height + other.height) / 2
 
 
 def _by_rows(extents: list[_Extent]) -> list[_Extent]:

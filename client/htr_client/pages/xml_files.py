@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
-from htr_client.pages.model import Box, PageError, Points
+from htr_client.pages.model import Box, Line, PageError, Points
 
 Element = ElementTree.Element
 SubElement = ElementTree.SubElement
@@ -150,9 +150,14 @@ def corners(box: Box) -> Points:
 
 
 def around(boxes: Iterable[Box]) -> Box:
-    """The smallest box around boxes."""
-    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    """The smallest box around boxes; (0, 0, 0, 0) where there is none."""
+    lefts, tops, rights, bottoms = zip(*(list(boxes) or [(0, 0, 0, 0)]), strict=True)
     return (min(lefts), min(tops), max(rights), max(bottoms))
+
+
+def placed(lines: Iterable[Line]) -> list[Line]:
+    """Those lines of which it is known where they lie."""
+    return [line for line in lines if line.polygon or line.baseline or line.words]
 
 
 class Identifiers:

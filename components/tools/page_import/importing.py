@@ -12,11 +12,10 @@ import csv
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TextIO
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TextIO
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -30,6 +29,7 @@ from htr_client.model_facts import MAX_PIXELS
 LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
 _Rows = Sequence[tuple[str, str, str]]  # of a page, see `Result`
 _COLUMNS = ("filename", "text", "writer", "page", "line")
+_MANIFEST = "manifest.json"
 _LEFT_OUT_COLUMNS = ("page", "line", "reason", "detail")
 
 
@@ -40,6 +40,7 @@ class Outcome:
     Attributes:
         pages: XML files of the input.
         new: Number of those that this run read; earlier runs did the others.
+        removed: Pages of earlier runs that the input does not have any more; their lines are deleted.
         lines: Rows of the dataset.
         writers: Different values of the column `writer`.
         without_document: Pages with lines whose writer and document are unknown.
@@ -53,6 +54,7 @@ class Outcome:
 
     pages: int
     new: int
+    removed: int
     lines: int
     writers: int
     without_document: int
@@ -74,6 +76,14 @@ class _Job:
     @property
     def state(self) -> str:
         return f"{self.output}.state"
+
+    @property
+    def labels(self) -> str:
+        return os.path.join(self.output, "labels.csv")
+
+    @property
+    def left_out(self) -> str:
+        return f"{self.output}-left-out.csv"
 
     def record_path(self, page: PageFile) -> str:
         return os.path.join(self.state, f"{hashlib.sha256(page.name.encode()).hexdigest()[:32]}.json")
@@ -118,27 +128,61 @@ def import_pages(
 
 def done_pages(output: str) -> int:
     """How many pages have a record."""
-    with os.scandir(_Job(output, 0).state) as entries:
-        return sum(entry.name.endswith(".json") for entry in entries) - 1  # the manifest
+    return len(_records(_Job(output, 0)))
 
 
 def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
     """Makes the folders, or says why an import cannot go on in them."""
-    path = os.path.join(job.state, "manifest.json")
+    path = os.path.join(job.state, _MANIFEST)
     if os.path.exists(path):
         if overwrite:
-            for folder in (job.output, job.state):
-                shutil.rmtree(folder, ignore_errors=True)
+            _forget(job)
         elif (before := json.loads(storage.read(path))["folders"]) != folders:
             raise ImportProblem(
                 f"{job.output} was begun with {', '.join(before)}. Name another output, or begin this one again with "
                 "--overwrite."
             )
+        elif os.path.exists(job.labels) and _digest(job.labels) not in (written := _written(job)) and written:
+            raise ImportProblem(
+                f"{job.labels} was changed since it was imported, and a repeated import would write it anew. Correct "
+                "the XML files instead, or import to another --output; --overwrite discards the changes."
+            )
     elif os.path.lexists(job.output) and not (os.path.isdir(job.output) and not os.listdir(job.output)):
         raise ImportProblem(f"{job.output} exists and was not made by htr import. Name a new folder with --output.")
     for folder in (job.output, job.state):
         os.makedirs(folder, exist_ok=True)
-    storage.write(path, json.dumps({"folders": folders}).encode())
+    _write_manifest(job, folders, _written(job))
+
+
+def _written(job: _Job) -> list[str]:
+    """Digests of the table as runs have written it; none before the first, and of outputs of version 0.1."""
+    path = os.path.join(job.state, _MANIFEST)
+    return json.loads(storage.read(path)).get("labels", []) if os.path.exists(path) else []
+
+
+def _write_manifest(job: _Job, folders: Sequence[str], written: Sequence[str]) -> None:
+    content = {"folders": list(folders), "labels": list(written)}
+    storage.write(os.path.join(job.state, _MANIFEST), json.dumps(content).encode())
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(storage.read(path)).hexdigest()
+
+
+def _forget(job: _Job) -> None:
+    """Deletes what earlier runs have written, and no other file; the manifest stays until it is replaced."""
+    for path in (job.labels, job.left_out):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+    for record in _records(job):
+        _remove_images(job, json.loads(storage.read(record))["rows"])
+        os.remove(record)
+
+
+def _records(job: _Job) -> list[str]:
+    """Paths of the records of all pages."""
+    with os.scandir(job.state) as entries:
+        return [entry.path for entry in entries if entry.name.endswith(".json") and entry.name != _MANIFEST]
 
 
 class _CutPage(beam.DoFn):
@@ -154,14 +198,17 @@ class _CutPage(beam.DoFn):
             record = json.loads(storage.read(path))
             stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
             rows = record["rows"]
-            # Of a page without rows, whatever was missing or damaged may be there today.
-            if rows and all(stamps) and record["stamps"] == stamps and not _lost(self._job, rows):
-                return
+            if all(stamps) and record["stamps"] == stamps:
+                # Of a page without rows, whatever was missing or damaged may be there today; of its owner, it is not.
+                if rows and not _lost(self._job, rows):
+                    return
+                owner = record.get("owner")
+                if owner and storage.stamp(owner["path"]) == owner["stamp"]:
+                    return
             _remove_images(self._job, rows)
         stamp = storage.stamp(file.path)  # before reading: who changes the file meanwhile has it read again
         result = cut_page(file, self._job.output, self._job.max_pixels)
-        record = {**asdict(result), "stamps": [stamp, storage.stamp(result.image)]}
-        storage.write(path, json.dumps(record).encode())
+        _write_record(self._job, file, result, [stamp, storage.stamp(result.image)])
 
 
 def _lost(job: _Job, rows: _Rows) -> list[str]:
@@ -181,17 +228,43 @@ def _remove_images(job: _Job, rows: _Rows) -> None:
 
 def _read_record(job: _Job, file: PageFile) -> Result:
     record = json.loads(storage.read(job.record_path(file)))
-    record.pop("stamps")
     record["left_out"] = [LeftOut(**left_out) for left_out in record["left_out"]]
-    return Result(**record)
+    return Result(**{one.name: record[one.name] for one in fields(Result)})
+
+
+def _write_record(job: _Job, file: PageFile, result: Result, stamps: list[str], owner: PageFile | None = None) -> None:
+    record: dict[str, Any] = {**asdict(result), "stamps": stamps}
+    if owner is not None:
+        record["owner"] = {"path": owner.path, "stamp": storage.stamp(owner.path)}
+    storage.write(job.record_path(file), json.dumps(record).encode())
+
+
+def _leave_to(job: _Job, owner: PageFile, file: PageFile, result: Result) -> Result:
+    """Deletes the images of a page whose image is that of another page; notes it until one of the two files changes."""
+    stamps = json.loads(storage.read(job.record_path(file)))["stamps"]
+    _remove_images(job, result.rows)
+    detail = f"{result.image} is the image of {owner.name}"
+    left = Result(result.image, result.claimed, left_out=[LeftOut("", "same_image", detail)])
+    _write_record(job, file, left, stamps, owner)
+    return left
+
+
+def _remove_gone(job: _Job, files: Sequence[PageFile]) -> int:
+    """Deletes records and images of pages that the input does not have any more; returns their number."""
+    gone = set(_records(job)) - set(map(job.record_path, files))
+    for record in gone:
+        _remove_images(job, json.loads(storage.read(record))["rows"])
+        os.remove(record)
+    return len(gone)
 
 
 @contextlib.contextmanager
-def _replacing(path: str) -> Iterator[TextIO]:
-    """A text file that replaces another one when it is whole."""
+def _replacing(path: str, whole: Callable[[str], None] = lambda _: None) -> Iterator[TextIO]:
+    """A text file that replaces another one when it is whole; `whole` is called with its path just before."""
     # Details of errors may hold paths that are not UTF-8.
     with open(f"{path}.incoming", "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         yield file
+    whole(f"{path}.incoming")
     os.replace(f"{path}.incoming", path)
 
 
@@ -206,13 +279,17 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
             claims.append(Claim(file, result.image, result.claimed))
     lost = lost_claims(claims)
     unnamed = unnamed_images(folders, images)
-    labels = os.path.join(job.output, "labels.csv")
-    table = f"{job.output}-left-out.csv"
     lines, without_document = 0, 0
     writers: set[str] = set()
     reasons: Counter[str] = Counter()
     page_reasons: Counter[str] = Counter()
-    with _replacing(labels) as good, _replacing(table) as bad:
+
+    def note(incoming: str) -> None:
+        # A kill may leave either table: both are known.
+        known = [_digest(path) for path in (job.labels, incoming) if os.path.exists(path)]
+        _write_manifest(job, folders, known)
+
+    with _replacing(job.labels, note) as good, _replacing(job.left_out) as bad:
         rows, left = (csv.writer(target, lineterminator="\n") for target in (good, bad))
         rows.writerow(_COLUMNS)
         left.writerow(_LEFT_OUT_COLUMNS)
@@ -220,10 +297,7 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
             result = _read_record(job, file)
             if owner := lost.get(file):
                 # A second file of the same page (PAGE beside ALTO), or one whose own image is missing.
-                _remove_images(job, result.rows)
-                os.remove(job.record_path(file))  # or a later run would believe in these images
-                detail = f"{result.image} is the image of {owner.name}"
-                result = Result(left_out=[LeftOut("", "same_image", detail)])
+                result = _leave_to(job, owner, file, result)
             elif gone := _lost(job, result.rows):
                 detail = f"{len(gone)} of {len(result.rows)} images of lines are gone since they were cut: {gone[0]}"
                 result = Result(left_out=[LeftOut("", LOST_IMAGES, detail)])
@@ -238,7 +312,8 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
                 writers.add(writer)
                 without_document += not (file.writer or result.document)
     return Outcome(
-        pages=len(files), new=new, lines=lines, writers=len(writers), without_document=without_document,
-        left_out=dict(reasons.most_common()), left_out_pages=dict(page_reasons.most_common()), labels=labels,
-        left_out_table=table, unnamed=len(unnamed), unnamed_example=plain(unnamed[0]) if unnamed else "",
+        pages=len(files), new=new, removed=_remove_gone(job, files), lines=lines,
+        writers=len(writers), without_document=without_document,
+        left_out=dict(reasons.most_common()), left_out_pages=dict(page_reasons.most_common()), labels=job.labels,
+        left_out_table=job.left_out, unnamed=len(unnamed), unnamed_example=plain(unnamed[0]) if unnamed else "",
     )  # fmt: skip

@@ -146,10 +146,20 @@ def test_second_run_does_only_what_is_new_or_changed(transcribe, folder, tmp_pat
     assert transcribe("out", format_="page", overwrite=True).new == 6
 
 
+def test_an_overwrite_deletes_no_file_that_no_batch_has_written(transcribe, folder, tmp_path):
+    transcribe("out", format_="page")
+    mine = tmp_path / "out" / "b" / "notes.txt"
+    mine.write_text("mine")
+    (folder / "b" / "1.png").unlink()
+    assert transcribe("out", format_="text", overwrite=True).new == 5
+    assert set(files(tmp_path / "out")) == {"1.txt", "b/empty.txt", "b/notes.txt", "caf\udce9.txt", "word.txt"}
+    assert mine.read_text() == "mine"
+
+
 def test_what_cannot_go_on_says_why(transcribe, folder, models, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "page.xml").write_text("corrected by hand")
-    with pytest.raises(BatchError, match="mine exists and was not made by"):
+    with pytest.raises(BatchError, match=r"mine holds files, .* there is no .*mine\.state\. Name a new folder"):
         transcribe("mine", format_="page", overwrite=True)
     with pytest.raises(BatchError, match="Images of lines become a table"):
         transcribe("out", "line", format_="page")
@@ -173,11 +183,11 @@ def test_what_cannot_go_on_says_why(transcribe, folder, models, tmp_path):
 def test_the_command(folder, models, tmp_path, capfd):
     (folder / "b" / "scan.PDF").write_bytes(b"%PDF-1.7\n")
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    arguments = ["transcribe", "--input", folder, "--model", models[0], "--line-finder", models[1],
+    arguments = ["transcribe", "--input", folder, "--model", models[0],
                  "--workspace", tmp_path / "w"]  # fmt: skip
 
-    def run(*more):
-        code = cli.main([str(argument) for argument in (*arguments, *more)])
+    def run(*more, finder=("--line-finder", models[1])):
+        code = cli.main([str(argument) for argument in (*arguments, *finder, *more)])
         told = capfd.readouterr()
         return code, told.out, told.err
 
@@ -197,12 +207,23 @@ def test_the_command(folder, models, tmp_path, capfd):
         assert code == 0 and rows(tmp_path, f"{decoder}-00000-of-00001.csv") == rows(
             tmp_path, "texts-00000-of-00001.csv"
         )
-    code, out, _ = run("--output", tmp_path / "lines.csv", "--shard-size", "100")
+    small = ["--output", tmp_path / "small.csv", "--set", "data.max_megapixels=0.5"]
+    for kind, least in (("page", 4), ("line", 4)):
+        code, out, _ = run(
+            *small, "--kind", kind, "--overwrite", finder=() if kind == "line" else ("--line-finder", models[1])
+        )
+        too_large = [row for row in rows(tmp_path, "small-errors.csv") if row["reason"] == "too_large"]
+        assert code == 0 and len(too_large) >= least and "--set data.max_megapixels" in too_large[0]["detail"]
+    code, out, _ = run(*small, "--set", "data.max_megapixels=50", finder=())
+    assert code == 0 and {row["reason"] for row in rows(tmp_path, "small-errors.csv")}.isdisjoint({"too_large"})
+    code, out, _ = run("--output", tmp_path / "lines.csv", "--shard-size", "100", finder=())
     assert out.startswith(f"5 of 8 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}; 3 could not be read")
     for path in errors:
         os.remove(os.path.join(os.fsencode(folder), os.fsencode(path)))
-    code, out, _ = run("--output", tmp_path / "lines.csv")
+    code, out, _ = run("--output", tmp_path / "lines.csv", finder=())
     assert out.startswith(f"4 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}\nDone by an earlier run: 4")
+    code, _, err = run("--output", tmp_path / "others.csv")
+    assert code == cli.USAGE and "--line-finder is for pages" in err and "--kind page" in err
     code, _, err = run("--output", tmp_path / "texts.csv", "--line-finder", folder, "--kind", "page")
     assert code == cli.USAGE and "--line-finder: " in err
 
@@ -250,6 +271,7 @@ def test_the_step_writes_files_of_pages(folder, models, tmp_path):
     from components.batch_transcriber.component import COUNTS_FILE, Executor, Transcriptions
 
     model, blessing, output = standard_artifacts.Model(), standard_artifacts.ModelBlessing(), Transcriptions()
+    (folder / "large.png").write_bytes(encode(np.full((701, 900), 250, np.uint8)))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "Format-Serving").symlink_to(models[0])
     model.uri, output.uri = str(tmp_path / "model"), str(tmp_path / "out")
@@ -257,8 +279,9 @@ def test_the_step_writes_files_of_pages(folder, models, tmp_path):
     config = BulkConfig(folder=str(folder), kind="auto", format="page", line_finder=models[1])
     context = BaseBeamExecutor.Context(beam_pipeline_args=LOCAL, tmp_dir=str(tmp_path), unique_id="1")
     inputs = {"model": [model], "model_blessing": [blessing]}
-    Executor(context).Do(inputs, {"transcriptions": [output]}, {"config": config.model_dump_json()})
+    properties = {"config": config.model_dump_json(), "max_pixels": 900 * 700}
+    Executor(context).Do(inputs, {"transcriptions": [output]}, properties)
     assert len(pages.read((tmp_path / "out" / "pages" / "b" / "1.xml").read_bytes()).lines) == 2
     counts = json.loads((tmp_path / "out" / COUNTS_FILE).read_text())
-    assert (counts["images"], counts["errors"], counts["pages"], counts["lines"]) == (6, 1, 5, 9)
+    assert (counts["images"], counts["errors"], counts["pages"], counts["lines"]) == (7, 2, 5, 9)
     assert (tmp_path / "out" / "pages-errors.csv").exists() and counts["incomplete"] == {"no_lines": 1}

@@ -256,6 +256,22 @@ def test_an_overwrite_that_is_killed_leaves_no_old_texts_beside_the_new_ones(fol
     assert not list(tmp_path.glob("texts-0*"))
 
 
+def test_texts_whose_records_are_gone_do_not_stay_beside_new_ones(folder, model, tmp_path):
+    output = tmp_path / "texts.jsonl"
+    transcribe(str(folder), str(output), model, LOCAL, images_per_shard=16)
+    old = sorted(path.name for path in tmp_path.glob("texts-0*"))
+    for name in ("texts-00000-of-00003.csv", "texts-1-of-2.jsonl"):
+        (tmp_path / name).write_text("mine")
+    shutil.rmtree(tmp_path / "texts.jsonl.state")
+    with pytest.raises(BatchError, match=rf"{old[0]} exists, .*there is no .*\.state.*delete 4 files .*--overwrite"):
+        transcribe(str(folder), str(output), model, LOCAL)
+    assert sorted(path.name for path in tmp_path.glob("texts-0*.jsonl")) == old
+    transcribe(str(folder), str(output), model, LOCAL, overwrite=True)
+    assert [path.name for path in tmp_path.glob("texts-0*.jsonl")] == ["texts-00000-of-00001.jsonl"]
+    assert {path.read_text() for path in tmp_path.glob("texts*-of-0000[23]*.*")} == {"mine"}
+    assert (tmp_path / "texts-1-of-2.jsonl").read_text() == "mine"
+
+
 @pytest.mark.slow
 @pytest.mark.either_stack
 def test_two_local_workers_give_the_same_files(folder, model, tmp_path):

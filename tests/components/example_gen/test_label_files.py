@@ -257,7 +257,7 @@ def test_check_and_run_write_rejects_alike(tmp_path, capsys):
 
 def test_a_large_image_names_the_setting_of_the_pipeline(tmp_path):
     (reject,) = read(one_image(tmp_path, "filename,text\na.png,Anna\n"), max_megapixels=0.01)
-    assert "raise data.max_megapixels" in reject.detail
+    assert "--set data.max_megapixels" in reject.detail
 
 
 @pytest.mark.parametrize("command", ["drift", "check"])

@@ -28,7 +28,7 @@ from htr_client import image_files
 from htr_client.pages import Page, find_page, write
 from serving.local_lines import LocalLineFinder
 from serving.status import ServingError
-from tests.components.line_pages import drawn_page, straight
+from tests.components.line_pages import drawn_page, straight, written_page
 
 CONFIG = LineFinderConfig(longest=320, filters=[4, 8, 12, 16, 16])
 TRAIN = LineTrainingConfig(
@@ -340,6 +340,18 @@ def test_the_shipped_finder_finds_rendered_lines_in_order(words, columns, what, 
     order = [max(range(len(lines)), key=lambda i: score_page([lines[i]], [one]).matched) for one in found]
     known = [place for place, one in zip(order, found, strict=True) if score_page([lines[place]], [one]).matched]
     assert known == sorted(known)
+
+
+@pytest.mark.parametrize("quarters", [1, 3])
+@pytest.mark.parametrize("seed", [0, 1, 2] if (packing.FOLDER / packing.LINE_FINDER).is_dir() else [])
+def test_a_page_on_its_side_is_not_read_upside_down(seed, quarters, tmp_path, monkeypatch):
+    """Upside down, the network marks less of these lines, but of some in fewer pieces."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with LocalLineFinder(packing.unpack(packing.LINE_FINDER)) as shipped:
+        found = find_page(np.rot90(written_page(seed), quarters), shipped.maps).lines
+    assert len(found) > 20
+    # Turned to the left, text runs upwards.
+    assert {np.sign(line.baseline[-1][1] - line.baseline[0][1]) for line in found} == {quarters - 2}
 
 
 def test_pages_come_from_alto_and_page_xml(tmp_path):

@@ -45,7 +45,15 @@ def test_heights_come_from_polygons_else_from_the_distance_of_lines():
     lines = [straight(0, 100, 50), Line(baseline=((0, 90), (100, 90)))]
     assert line_heights(lines) == [HEIGHT, pytest.approx(0.8 * 40, abs=1)]
     assert x_heights(lines)[0] == HEIGHT / 2
-    assert line_heights([Line(baseline=((0, 90), (100, 90)))]) == [0.0]
+    beside = [straight(0, 100, 50), Line(baseline=((200, 50), (300, 50)))]
+    assert line_heights(beside) == [HEIGHT, HEIGHT]
+    assert line_heights([Line(baseline=((0, 90), (400, 90)))]) == [20]
+    assert line_heights([Line(baseline=((5, 9), (5, 9)))]) == [1]
+
+
+def test_a_line_whose_height_nothing_tells_can_be_found():
+    true = Line(baseline=((100, 100), (500, 100)))
+    assert score_page([true], [straight(100, 500, 101)]) == LineScore(1, 1, 1)
 
 
 TRUE = straight(100, 300, 100)

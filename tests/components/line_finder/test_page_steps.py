@@ -11,12 +11,12 @@ from components.evaluator.verdict import Baseline
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 from components.line_finder.data import LabelledPage
-from components.line_finder.measuring import Readings, compare
+from components.line_finder.measuring import Readings, compare, texts_of
 from components.line_finder.metric import LineScore
 from components.line_finder.page_plan import plan_pages, stamps
 from components.line_finder.settings import LineGateConfig, PagesConfig
 from components.line_finder.verdict import LineVerdict, decide, metrics_of
-from htr_client.pages import Page, write
+from htr_client.pages import Line, Page, write
 from tests.components.line_pages import LINE, save_page, straight
 
 GREY = np.full((200, 300), 230, np.uint8)
@@ -67,6 +67,17 @@ def test_an_image_goes_to_the_page_that_has_baselines(tmp_path):
     plan = planned(folder, "auto")
     assert {os.path.basename(file.path) for file, _ in plan.pages} == {f"leaf{leaf}.xml" for leaf in range(6)}
     assert [one.reason for one in plan.rejected] == ["no_geometry"] * 6
+
+
+def test_a_page_of_another_shape_does_not_take_the_image_of_a_page(tmp_path):
+    for leaf in range(6):
+        save_page(tmp_path / "letters", f"leaf{leaf}")
+    wrong = Page("leaf0.png", 300, 300, (LINE,))
+    (tmp_path / "letters" / "leaf0-alto.xml").write_text(write(wrong, "alto"), encoding="utf-8")
+    plan = planned(tmp_path / "letters", "auto")
+    assert len(plan.pages) == 6
+    (rejected,) = plan.rejected
+    assert (rejected.page, rejected.reason) == ("letters/leaf0-alto", "other_image") and "300 x 200" in rejected.detail
 
 
 def test_too_few_documents_are_told_with_what_to_do(tmp_path):
@@ -141,6 +152,21 @@ def test_what_is_read_in_found_lines_counts_where_they_lie():
     assert readings.pages.edits > readings.found.edits  # which has the stamp, too
     assert readings.ratio == 5.0
     assert Readings().ratio == 1.0
+
+
+def test_a_line_that_cannot_be_cut_counts_on_neither_side():
+    lone = Line("abcd", baseline=((20, 60), (280, 60)))
+    page = labelled(lone)
+    read = texts_of(page, page.lines, lambda cut: [])
+    readings = compare(page, read, [straight(20, 280, 61)], ["abcd"])
+    assert (readings.true.length, readings.found.length, readings.uncut) == (0, 0, 1)
+    assert Readings().merge(readings).uncut == 1
+
+
+def test_parts_without_text_add_no_spaces():
+    line = replace(straight(20, 280, 60), text="abcd")
+    found = [straight(20, 90, 60), straight(100, 200, 60), straight(210, 280, 60)]
+    assert compare(labelled(line), ["abcd"], found, ["", "abcd", None]).found.edits == 0
 
 
 def test_a_line_over_two_columns_costs_both():

@@ -1,0 +1,170 @@
+"""htr import into an output of earlier runs: what is kept, made again or deleted, and when it refuses."""
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import pytest
+
+from components.common import storage
+from components.pages.files import ImportProblem
+from components.tools.page_import.importing import import_pages
+from pipeline import cli
+from tests.components.tools.test_page_import import LOCAL, add_page, drawn_page, run
+from tests.conftest import encode
+
+
+def test_a_repeated_import_does_what_is_missing(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    add_page(folder, name="a", image="a.png")
+    add_page(folder, name="b", image="b.png", place=False)
+    first, rows, _ = run(folder, output)
+    assert (first.new, first.lines) == (2, 3)
+    kept = output / rows[0]["filename"]
+    before = kept.stat().st_mtime_ns
+    add_page(folder, name="b", image="b.png")
+    add_page(folder, name="c", image="c.png")
+    second, rows, left_out = run(folder, output)
+    assert (second.new, second.lines, left_out) == (2, 9, [])
+    assert kept.stat().st_mtime_ns == before
+    _, page = drawn_page()
+    add_page(folder, name="a", image="a.png", lines=page.lines[:1])
+    third, rows, _ = run(folder, output)
+    assert (third.new, third.lines) == (1, 7)
+    assert kept.exists() and len(list(kept.parent.iterdir())) == 1
+    with pytest.raises(ImportProblem, match="begun with"):
+        import_pages([str(folder / "..")], str(output), LOCAL)
+    assert run(folder, output, overwrite=True)[0].new == 3
+
+
+def test_an_overwrite_deletes_no_file_that_no_import_has_written(tmp_path):
+    folder = add_page(add_page(tmp_path / "in"), "b", "b.png")
+    output = tmp_path / "out"
+    run(folder, output)
+    mine = [output / "notes.txt", output / "images" / "in" / "mine.png", tmp_path / "out.state" / "mine.txt"]
+    for path in mine:
+        path.write_text("mine")
+    (folder / "b.xml").unlink()
+    outcome, rows, _ = run(folder, output, overwrite=True)
+    assert (outcome.new, outcome.lines) == (1, 3)
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert len(list(output.rglob("0*.png"))) == len(rows)
+
+
+def test_corrections_in_the_table_are_not_overwritten(tmp_path):
+    folder, output = add_page(tmp_path / "in"), tmp_path / "out"
+    labels = Path(run(folder, output)[0].labels)
+    add_page(folder, "b", "b.png")
+    run(folder, output)
+    written, manifest = labels.read_text(), tmp_path / "out.state" / "manifest.json"
+    labels.write_text(corrected := written.replace("line 0", "Line zero"))
+    add_page(folder, "c", "c.png")
+    with pytest.raises(ImportProblem, match=r"out/labels\.csv was changed .*Correct the XML files.*--overwrite"):
+        run(folder, output)
+    assert labels.read_text() == corrected
+    labels.write_text(written)
+    assert run(folder, output)[0].lines == 9
+    labels.write_text(corrected)
+    assert run(folder, output, overwrite=True)[0].lines == 9 and "zero" not in labels.read_text()
+    manifest.write_text(json.dumps({"folders": [str(folder)]}))  # of version 0.1
+    labels.write_text(corrected)
+    assert run(folder, output)[0].lines == 9
+
+
+def test_a_kill_beside_the_table_does_not_pass_for_corrections(tmp_path, monkeypatch):
+    folder, output = add_page(tmp_path / "in"), tmp_path / "out"
+    run(folder, output)
+    add_page(folder, "b", "b.png")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", _killed(os.replace))
+        run(folder, output)
+    assert run(folder, output)[0].lines == 6
+
+
+def _killed(replace):
+    def killed(source, target):
+        if str(target).endswith("labels.csv"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    return killed
+
+
+def test_a_page_whose_file_is_gone_leaves_nothing_in_the_dataset(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    add_page(add_page(tmp_path / "in"), "b", "b.png")
+    assert cli.main(["import", "in", "--output", "out"]) == cli.OK
+    assert "Removed" not in capsys.readouterr().out
+    (tmp_path / "in" / "b.xml").unlink()
+    assert cli.main(["import", "in", "--output", "out"]) == cli.OK
+    assert "Removed: the lines of 1 page whose XML file is gone" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 3
+    assert len(list((tmp_path / "out.state").iterdir())) == 2
+    outcome, rows, _ = run(tmp_path / "in", tmp_path / "out")
+    assert (outcome.removed, len(rows)) == (0, 3)
+
+
+def test_the_second_file_of_a_page_is_not_cut_again_while_the_first_is_there(tmp_path):
+    folder = add_page(add_page(tmp_path / "in", "a"), "b", kind="alto")
+    output = tmp_path / "out"
+    first, rows, left_out = run(folder, output)
+    assert (first.new, first.lines, first.left_out_pages) == (2, 3, {"same_image": 1})
+    again, same, left_again = run(folder, output)
+    assert (again.new, same, left_again) == (0, rows, left_out)
+    (folder / "a.xml").unlink()
+    other, rows, left_out = run(folder, output)
+    assert (other.new, other.removed, left_out) == (1, 1, [])
+    assert {row["page"] for row in rows} == {"in/b"} and len(list(output.rglob("*.png"))) == len(rows) == 3
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path):
+    folder = add_page(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ImportProblem, match="was not made by htr import"):
+            run(folder, tmp_path / "out", overwrite=overwrite)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_an_import_from_a_bucket_goes_on_where_it_stopped(tmp_path):
+    bucket = f"memory://{uuid.uuid4().hex}/scans"  # fsspec's file system in memory
+    storage.copy_tree(str(add_page(add_page(tmp_path / "scans"), "other", "other.png")), bucket)
+    first, rows, _ = run(bucket, tmp_path / "lines")
+    assert (first.new, first.lines) == (2, 6)
+    storage.write(f"{bucket}/other.png", encode(drawn_page()[0] // 2, ".png"))
+    again, same, _ = run(bucket, tmp_path / "lines")
+    assert (again.new, same) == (1, rows)
+
+
+def test_images_that_are_gone_are_cut_again(tmp_path):
+    folder = add_page(tmp_path / "scans")
+    outcome, _, _ = run(folder, tmp_path / "lines")
+    shutil.rmtree(tmp_path / "lines")  # by hand, or by an --overwrite that was killed
+    again, rows, _ = run(folder, tmp_path / "lines")
+    assert (again.new, again.lines) == (1, outcome.lines)
+    assert all((tmp_path / "lines" / row["filename"]).exists() for row in rows)
+
+
+def test_an_output_of_version_0_1_goes_on_without_cutting_again(tmp_path):
+    """There the images of `book` lay in the folder above those of `book/p0`."""
+    scans = add_page(add_page(tmp_path / "one", "book", "0.png") / "book", "p0", "1.png").parent
+    output = tmp_path / "out"
+    _, rows, _ = run(scans, output)
+    records = [path for path in (tmp_path / "out.state").iterdir() if path.name != "manifest.json"]
+    for folder in sorted(output.rglob("*.cut")):
+        old = folder.with_suffix("")
+        old.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            path.rename(old / path.name)
+        folder.rmdir()
+    for record in records:
+        record.write_text(record.read_text().replace(".cut/", "/"))
+    again, old_rows, _ = run(scans, output)
+    assert again.new == 0 and [row["text"] for row in old_rows] == [row["text"] for row in rows]
+    (scans / "book.xml").touch()
+    changed, rest, _ = run(scans, output)
+    assert (changed.new, changed.lines) == (1, 6)
+    assert {str(path.relative_to(output)) for path in output.rglob("*.png")} == {row["filename"] for row in rest}
