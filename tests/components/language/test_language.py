@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from components.base_model import packing
 from components.common.settings import ConfigError
@@ -107,6 +109,37 @@ def test_what_one_label_holds_is_left_out_unless_told_otherwise():
         found, _ = learn([*NAMES * 20, "quizzical"], ALPHABET, validation, LanguageConfig(least_labels=least))
         known = {found.ngrams.characters[i] for i in found.ngrams.symbols[1:] if i < len(ALPHABET)}
         assert ({"q", "z"} <= known) == kept
+
+
+def kept(found):
+    """The n-grams as texts, with ^ for the beginning and $ for the end."""
+    names, grams = [*found.characters, "$", "^"], [""]
+    for parent, symbol in zip(found.parents[1:], found.symbols[1:], strict=True):
+        grams.append(grams[parent] + names[symbol])
+    return set(grams)
+
+
+@settings(deadline=None, max_examples=100)
+@given(*[st.lists(st.text("abc", max_size=6), max_size=5)] * 2, st.integers(1, 3))
+def test_other_texts_do_not_keep_what_only_one_label_holds(labels, others, least):
+    config = LanguageConfig(least_labels=least)
+
+    def grams(labels, others):
+        return kept(ngrams.count(labels, ALPHABET, config.order, others=others, least_texts=least))
+
+    assert grams(labels, others) == grams(labels, []) | grams([], others)
+
+
+def test_a_name_that_a_label_and_a_base_text_share_is_left_out():
+    validation = images(NAMES * 12)
+    alone, _ = learn([*NAMES * 20, "quizzical"], ALPHABET, validation, LanguageConfig(), others=["quizzical"])
+    public, _ = learn([*NAMES * 20, "quizzical"], ALPHABET, validation, LanguageConfig(), others=["quizzical"] * 2)
+    assert "quiz" not in kept(alone.ngrams) and "quiz" in kept(public.ngrams)
+
+
+def test_an_image_has_one_label_however_many_rows_name_it():
+    rows = [("Zoe", b"1"), ("Zoe,", b"1"), ("Zoe", b"1"), ("Anna", b"2"), ("Anna", b"3")]
+    assert list(texts.labels({"text": text, "image": image} for text, image in rows)) == ["Zoe", "Anna", "Anna"]
 
 
 def test_it_is_as_small_as_it_must_be():
