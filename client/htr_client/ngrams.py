@@ -184,7 +184,9 @@ class NGrams:
             ValueError: When they are no such bytes.
         """
         if content[: len(_MAGIC)] != _MAGIC:
-            raise NewerFormat if content.startswith(_MAGIC[:-1]) else ValueError("these are no n-grams")
+            if content.startswith(_MAGIC[:-1]):
+                raise NewerFormat("the language model has a later format than this htr-client knows: update it")
+            raise ValueError("these are no n-grams")
         unpacker = zlib.decompressobj()
         try:
             unpacked = unpacker.decompress(content[len(_MAGIC) :], _MOST_UNPACKED)

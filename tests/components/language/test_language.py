@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from components.language import learning, texts
 from components.language.component import started_from
 from components.language.learning import Recorded, learn
 from components.language.settings import LanguageConfig
+from components.recogniser.model import ExportedModel
 from htr_client import ngrams
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath
 from htr_client.language import LanguageModel
+from serving.version_directory import LANGUAGE_MODEL_FILE
 
 ALPHABET = Alphabet("abcdefghijklmnopqrstuvwxyz ")
 NAMES = ["anna", "hanna", "johanna", "susanna", "marianna", "rosanna", "anne", "johannes", "hans", "susanne"]
@@ -188,6 +191,17 @@ def test_text_files_that_cannot_be_read(tmp_path):
 )
 def test_the_base_model_counts_where_the_training_started_from_it(start, expected):
     assert started_from({"transform": {"preset": "word"}, **({"start": start} if start else {})}) == expected
+
+
+def test_a_language_model_of_a_later_format_is_left_out_with_a_warning(tmp_path):
+    version = tmp_path / "1"
+    shutil.copytree(packing.unpack("word"), version)
+    content = bytearray((version / LANGUAGE_MODEL_FILE).read_bytes())
+    content[5] += 1  # the version of the format
+    (version / LANGUAGE_MODEL_FILE).write_bytes(content)
+    with pytest.warns(UserWarning, match="without its language model: .* later format .*: update it"):
+        model = ExportedModel(str(version))
+    assert model.language_model is None and isinstance(model.decoder(), BestPath)
 
 
 def test_what_the_base_models_bring_to_a_language_model(tmp_path, monkeypatch):
