@@ -107,7 +107,7 @@ def adapt(config: Config, splits: Mapping[str, Sequence[Sample]], unlabelled: Se
     if config.train.warm_start:
         knowledge.append((packing.texts(preset), packing.language_model(preset)))
     for texts, known in knowledge:
-        learnt = learn([*labels, *texts], Alphabet(alphabet), validation, config.language, known).model
+        learnt = learn(labels, Alphabet(alphabet), validation, config.language, known, texts).model
         decoder = default_decoder(learnt)
         row += f"  {rate(decoder, Alphabet(alphabet), seen):.4f}"
     read = decoded(decoder, Alphabet(alphabet), others)

@@ -1,6 +1,5 @@
 """What a version answered, read and checked: log-probabilities, its alphabet, its language model."""
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +8,6 @@ from htr_client import messages
 from htr_client.decoding import Alphabet
 from htr_client.errors import UnexpectedAnswer
 from htr_client.language import LanguageModel
-from htr_client.ngrams import NewerFormat
 
 Headers = tuple[tuple[str, str | bytes], ...]
 
@@ -94,16 +92,9 @@ def read_language_model(response: Any, alphabet: Alphabet) -> LanguageModel | No
     """
     try:
         content = b"".join(messages.to_array(response.outputs["model_bytes"]).reshape(-1))
-        if not content:
-            return None
-        model = LanguageModel.from_bytes(content)
-        model.compile(alphabet)  # now, so that what is wrong with it is told as the server's fault
+        model = LanguageModel.of_version(content)
+        if model is not None:
+            model.compile(alphabet)  # now, so that what is wrong with it is told as the server's fault
         return model
-    except NewerFormat:
-        warnings.warn(
-            "The server's language model has a later format than this htr-client knows, and is not used: update it",
-            stacklevel=2,
-        )
-        return None
     except ValueError as error:
         raise UnexpectedAnswer(f"The answer of the signature language_model cannot be read: {error}.") from None

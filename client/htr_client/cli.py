@@ -66,7 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
         "none)",
     )
     decoding.add_argument(
-        "--beam-width", type=int, metavar="N", help="readings that are followed at a time (default: 16)"
+        "--beam-width",
+        type=int,
+        metavar="N",
+        help="readings that are followed at a time (default: 8 with the version's language model as it is, else 16)",
     )
     decoding.add_argument(
         "--alternatives", type=int, default=0, metavar="N", help="other readings to show, in text and json (beam)"
@@ -299,10 +302,11 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
         from htr_client.decoding import BestPath
 
         return BestPath()
-    asked = [args.decoder, args.lexicon, args.lm, args.alternatives or None, args.beam_width, args.lm_weight]
-    if all(option is None for option in asked):
+    asked = [args.decoder, args.lexicon, args.lm, args.beam_width, args.lm_weight]
+    by_default = all(option is None for option in asked)
+    if by_default and not args.alternatives:
         return None
-    from htr_client.beam import PrefixBeamSearch
+    from htr_client.beam import PrefixBeamSearch, default_decoder
     from htr_client.language import CharacterModel, LanguageModel, Lexicon
 
     penalty = _PENALTY if args.lexicon_penalty is None else args.lexicon_penalty
@@ -320,7 +324,9 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
             language_weight=args.lm_weight,
         )
 
-    def decoder_of(own: LanguageModel | None) -> PrefixBeamSearch:
+    def decoder_of(own: LanguageModel | None) -> "Decoder":
+        if by_default and own is not None:  # other readings change neither text nor confidence
+            return default_decoder(own, args.alternatives)
         chosen = model or (own if args.decoder is None else None)
         if chosen is None and args.lm_weight is not None:
             warnings.warn("the version has no language model, so --lm-weight does nothing: use --lm FILE", stacklevel=1)

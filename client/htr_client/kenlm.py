@@ -28,7 +28,7 @@ class KenLmBeamSearch:
 
     Raises:
         MissingExtra: When ctc-beam-decoder is not installed.
-        ValueError: When weight or word_bonus is infinite or not a number.
+        ValueError: When weight or word_bonus is infinite or not a number, width not positive or alternatives negative.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class KenLmBeamSearch:
     ) -> None:
         if not (math.isfinite(weight) and math.isfinite(word_bonus)):
             raise ValueError(f"weight and word_bonus are finite, not {weight} and {word_bonus}")
+        if width < 1 or alternatives < 0:
+            raise ValueError(f"width is positive and alternatives not negative, not {width} and {alternatives}")
         try:
             import ctc_beam_decoder
         except (ImportError, OSError) as error:  # OSError: the wheel is there, its library does not load
@@ -51,9 +53,6 @@ class KenLmBeamSearch:
                 advice="Install it with: pip install 'htr-client[kenlm]' (wheels exist for Linux on x86-64, macOS on "
                 "ARM and Windows), or use htr_client.language.CharacterModel, which needs nothing.",
             ) from None
-        for name, number in (("weight", weight), ("word_bonus", word_bonus)):
-            if not math.isfinite(number):
-                raise ValueError(f"{name} is a number, not {number}")
         self._build = ctc_beam_decoder.build_ctcdecoder
         self._model = os.fspath(model)
         self._words = list(words) if words is not None else None

@@ -343,6 +343,25 @@ class LanguageModel:
             raise ValueError(f"this language model is damaged: {error!r}") from None
         return cls(found, *settings)
 
+    @classmethod
+    def of_version(cls, content: bytes) -> "LanguageModel | None":
+        """Reads what a version hands out.
+
+        Args:
+            content: The bytes.
+
+        Returns:
+            The language model; None where the version has none, or one of a later format, of which a warning tells.
+
+        Raises:
+            ValueError: When they are no such bytes.
+        """
+        try:
+            return cls.from_bytes(content) if content else None
+        except ngrams.NewerFormat as error:
+            warnings.warn(f"The version is decoded without its language model: {error}", stacklevel=2)
+            return None
+
     def weighed(self, weight: float, length_bonus: float, temperature: float = 1.0) -> "LanguageModel":
         """The same n-grams, which are compiled once for both, with another weight.
 

@@ -184,7 +184,9 @@ class NGrams:
             ValueError: When they are no such bytes.
         """
         if content[: len(_MAGIC)] != _MAGIC:
-            raise NewerFormat if content.startswith(_MAGIC[:-1]) else ValueError("these are no n-grams")
+            if content.startswith(_MAGIC[:-1]):
+                raise NewerFormat("the language model has a later format than this htr-client knows: update it")
+            raise ValueError("these are no n-grams")
         unpacker = zlib.decompressobj()
         try:
             unpacked = unpacker.decompress(content[len(_MAGIC) :], _MOST_UNPACKED)
@@ -323,7 +325,13 @@ class Automaton:
 
 
 def count(
-    texts: Iterable[str], alphabet: Alphabet, order: int, *, least_texts: int = 1, most: int | None = None
+    texts: Iterable[str],
+    alphabet: Alphabet,
+    order: int,
+    *,
+    others: Iterable[str] = (),
+    least_texts: int = 1,
+    most: int | None = None,
 ) -> NGrams:
     """Learns n-grams from texts.
 
@@ -331,13 +339,15 @@ def count(
         texts: Texts to learn from.
         alphabet: Their characters; n-grams do not reach over others.
         order: Length of the longest n-grams.
-        least_texts: N-grams that fewer texts hold are left out.
+        others: More texts to learn from, which say nothing of what only one of `texts` holds.
+        least_texts: N-grams are left out that fewer of `texts`, and fewer of `others`, hold.
         most: Bound on the number of n-grams; those are left out to keep it that the texts are likely without, too.
 
     Returns:
         The n-grams.
     """
-    symbols, room, text = _positions(texts, alphabet)
+    texts = list(texts)
+    symbols, room, text = _positions([*texts, *others], alphabet)
     beginning, base = len(alphabet) + 1, len(alphabet) + 2
     starts = symbols == beginning
     # Of each position: the context before it that is to be extended, by its place among those of one length.
@@ -346,7 +356,7 @@ def count(
     first, contexts = 0, 1  # of the contexts of one length: node of the first one, and their number
     for length in range(order):
         here = np.flatnonzero((context >= 0) & (room >= length))
-        keys, inverse, times, in_texts = _distinct(context[here] * base + symbols[here], text[here])
+        keys, inverse, times, in_texts = _distinct(context[here] * base + symbols[here], text[here], len(texts))
         total = np.bincount(keys // base, times + _NOVELTY, contexts)
         kept = in_texts >= least_texts
         following = np.full_like(context, -1)
@@ -402,8 +412,13 @@ def _positions(texts: Iterable[str], alphabet: Alphabet) -> tuple[np.ndarray, np
     return np.array(symbols, int), np.array(room, int), np.repeat(np.arange(len(lengths)), lengths)
 
 
-def _distinct(keys: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Different keys in rising order, the place of each key among them, how often and in how many texts they occur."""
+def _distinct(
+    keys: np.ndarray, text: np.ndarray, first_other: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Different keys in rising order, and the place of each key among them.
+
+    Besides, how often they occur, and in how many texts: before `first_other` or from it on, whichever are more.
+    """
     order = np.argsort(keys, kind="stable")  # texts stay in order
     keys, text = keys[order], text[order]
     new = np.ones(len(keys), bool)
@@ -413,7 +428,9 @@ def _distinct(keys: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarra
     place = np.cumsum(new) - 1
     inverse = np.empty_like(place)
     inverse[order] = place
-    return keys[new], inverse, np.bincount(place), np.bincount(place, new_text)
+    in_others = np.bincount(place, new_text & (text >= first_other))
+    in_texts = np.bincount(place, new_text) - in_others
+    return keys[new], inverse, np.bincount(place), np.maximum(in_texts, in_others)
 
 
 def _coded(probabilities: np.ndarray) -> np.ndarray:

@@ -66,14 +66,14 @@ class Executor(base_executor.BaseExecutor):
         examples = artifact_utils.get_single_uri(input_dict["examples"])
         exported = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["base_model"]))
         model = ExportedModel(exported)
-        labels = (example["text"] for example in records(examples, "train"))
         base = started_from(model.settings) if config.base_texts else None
         learnt = learn(
-            itertools.chain(labels, texts.lines(config.texts), packing.texts(base) if base else ()),
+            texts.labels(records(examples, "train")),
             model.alphabet,
             record(model, examples, "validation"),
             config,
             packing.language_model(base) if base else None,
+            itertools.chain(texts.lines(config.texts), packing.texts(base) if base else ()),
         )
         console().print(f"  {_told(learnt)}", markup=False)
         directory = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))

@@ -46,11 +46,12 @@ class Learnt(NamedTuple):
 
 
 def learn(
-    texts: Iterable[str],
+    labels: Iterable[str],
     alphabet: Alphabet,
     validation: Sequence[Recorded],
     config: LanguageConfig,
     base: LanguageModel | None = None,
+    others: Iterable[str] = (),
 ) -> Learnt:
     """Learns a language model and weighs it.
 
@@ -60,21 +61,23 @@ def learn(
     taken: the validation split may be harder than what comes, where the image itself tells more.
 
     Args:
-        texts: Labels of the training split, and other texts.
+        labels: Labels of the training split.
         alphabet: Alphabet of the network.
         validation: Images of the validation split.
         config: Settings.
-        base: Language model of the base model whose texts are among these.
+        base: Language model of the base model whose texts are among the others.
+        others: Other texts. They are counted apart: what one label and one of them hold would tell of that label.
 
     Returns:
         The language model, and what the settings file of the version says about it.
     """
-    kept, left_out = _first(texts)
-    found = _small_enough(kept, alphabet, config)
+    kept, left_out = _first(labels, MOST_CHARACTERS)
+    kept_others, left_out_others = _first(others, MOST_CHARACTERS - sum(map(len, kept)))
+    found = _small_enough(kept, kept_others, alphabet, config)
     facts = {
-        "order": config.order, "least_labels": config.least_labels, "texts": len(kept), "texts_left_out": left_out,
-        "ngrams": len(found), "bytes": 0, "weight": 0.0, "trusts_base": False,
-        "validation_images": len(validation),
+        "order": config.order, "least_labels": config.least_labels, "texts": len(kept) + len(kept_others),
+        "texts_left_out": left_out + left_out_others, "ngrams": len(found), "bytes": 0, "weight": 0.0,
+        "trusts_base": False, "validation_images": len(validation),
     }  # fmt: skip
     lengths = [len(recorded.label) for recorded in validation]
     if not sum(lengths):
@@ -103,25 +106,27 @@ def learn(
     return Learnt(model, facts)
 
 
-def _first(texts: Iterable[str]) -> tuple[list[str], int]:
-    """The first texts, up to `MOST_CHARACTERS`, and how many are left out."""
+def _first(texts: Iterable[str], most: int) -> tuple[list[str], int]:
+    """The first texts, up to a number of characters, and how many are left out."""
     kept: list[str] = []
     total = left_out = 0
     for text in texts:
         total += len(text)
-        if total > MOST_CHARACTERS:
+        if total > most:
             left_out += 1
         else:
             kept.append(text)
     return kept, left_out
 
 
-def _small_enough(texts: Sequence[str], alphabet: Alphabet, config: LanguageConfig) -> ngrams.NGrams:
+def _small_enough(
+    labels: Sequence[str], others: Sequence[str], alphabet: Alphabet, config: LanguageConfig
+) -> ngrams.NGrams:
     """N-grams that fit into the bytes they may have; the beginning of a text alone where the alphabet fills these."""
     allowed = int(config.max_megabytes * 1e6)
     most: int | None = None
     while True:
-        found = ngrams.count(texts, alphabet, config.order, least_texts=config.least_labels, most=most)
+        found = ngrams.count(labels, alphabet, config.order, others=others, least_texts=config.least_labels, most=most)
         size = len(found.to_bytes())
         if size <= allowed or most == 0:
             return found

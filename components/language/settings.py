@@ -21,7 +21,10 @@ class LanguageConfig(Section):
     )
     order: int = Field(6, ge=2, le=8, description="characters of the longest n-grams")
     least_labels: int = Field(
-        2, ge=1, description="n-grams in fewer labels, or lines of the texts, are left out: 1 keeps what only one has"
+        2,
+        ge=1,
+        description="n-grams that fewer labels have, and fewer lines of the texts, are left out: 1 keeps what only one "
+        "has",
     )
     max_megabytes: float = Field(
         2.0, gt=0, le=5, description="largest size in a version; n-grams that tell least are dropped"

@@ -1,13 +1,28 @@
-"""Text files that a language model learns from besides the labels. No TFX or TensorFlow here."""
+"""What a language model learns from: labels, and text files besides. No TFX or TensorFlow here."""
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from components.common import storage
 from components.common.settings import ConfigError
+
+
+def labels(examples: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """One label of each image: an image that several rows name is still what one person wrote once.
+
+    Args:
+        examples: Examples with `image`, the bytes of the file, and `text`.
+    """
+    seen: set[bytes] = set()
+    for example in examples:
+        image = hashlib.sha256(example["image"]).digest()
+        if image not in seen:
+            seen.add(image)
+            yield example["text"]
 
 
 def lines(paths: Sequence[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -15,6 +16,7 @@ from components.common import storage
 from components.common.artifacts import Report
 from components.common.console import console
 from components.common.service import holds, needing_no_push, withdrawn_as
+from components.common.writers import without_writers
 from components.pusher.versions import WITHDRAWN_VERSION, push, why_withheld
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
@@ -54,9 +56,11 @@ class Executor(executor.Executor):
 
 
 def _describe(report: str, model_dir: str, version: int) -> None:
-    """Puts model card and metrics beside a version."""
-    for name in (CARD_FILE, METRICS_FILE):
-        storage.copy_file(os.path.join(report, name), os.path.join(model_dir, f"{version}.{name}"))
+    """Puts model card and metrics beside a version, without what they tell of single writers."""
+    beside = os.path.join(model_dir, f"{version}.")
+    storage.copy_file(os.path.join(report, CARD_FILE), beside + CARD_FILE)
+    metrics = without_writers(json.loads(storage.read(os.path.join(report, METRICS_FILE))))
+    storage.write(beside + METRICS_FILE, json.dumps(metrics, ensure_ascii=False, indent=1).encode())
 
 
 class AtomicPusherSpec(standard_component_specs.PusherSpec):

@@ -25,7 +25,7 @@ class ExportedModel:
 
     Attributes:
         alphabet: Characters of the classes.
-        language_model: Language model of the version; None where it has none.
+        language_model: Language model of the version; None where it has none, or one of a later format.
     """
 
     def __init__(self, directory: str):
@@ -40,7 +40,7 @@ class ExportedModel:
         self.alphabet = Alphabet(c.decode() for c in self._told("alphabet")["characters"][0])
         told = self._told("language_model")  # versions of earlier releases lack the signature
         content = told["model_bytes"][0] if told else b""
-        self.language_model = LanguageModel.from_bytes(content) if content else None
+        self.language_model = LanguageModel.of_version(content)
         self._decoder = default_decoder(self.language_model)
 
     def _told(self, signature: str) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from components.common.writers import without_writers
 from components.evaluator.verdict import Verdict
 from components.report.report import environment
 
@@ -23,5 +24,6 @@ def write(contents: Mapping[str, Any]) -> str:
     """
     tenth = next(row for row in contents["review"] if row["share"] == REVIEWED)
     failures = Verdict.from_dict(contents["verdict"]).failures
-    text = environment().get_template("model_card.md.j2").render(r=contents, tenth=tenth, failures=failures)
+    template = environment().get_template("model_card.md.j2")
+    text = template.render(r=without_writers(contents), tenth=tenth, failures=failures)
     return re.sub(r"\n{3,}", "\n\n", text)

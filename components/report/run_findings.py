@@ -114,7 +114,7 @@ def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -
             bad = [r for r in group["rows"] if r["worse"] and r["samples"] >= 20 and r["rate"] > 1.5 * measured["rate"]]
             for row in bad[:2]:
                 result.note(
-                    "weak_slice",
+                    "weak_writer" if group["name"] == "writer" else "weak_slice",
                     f"{group['title'].capitalize()} {row['value']}: CER {row['rate']:.1%} against "
                     f"{measured['rate']:.1%} overall, {row['share']:.0%} of all errors on "
                     f"{row['samples'] / measured['samples']:.0%} of the images.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +116,11 @@ class ServedModel(tf.Module):
 
         @tf.function(input_signature=[encoded], autograph=False)
         def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            return recognise(tf.ensure_shape(image_bytes, [None]))
+            return _answered(recognise, tf.ensure_shape(image_bytes, [None]))
 
         @tf.function(input_signature=[encoded], autograph=False)
         def transcribe_images(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            return transcribe(tf.ensure_shape(image_bytes, [None]))
+            return _answered(transcribe, tf.ensure_shape(image_bytes, [None]))
 
         # An input and a batch dimension, which servers with batching insist on.
         query = tf.TensorSpec([None], tf.string, name="query")
@@ -136,8 +136,9 @@ class ServedModel(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
         def evaluate(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             raw = tf.io.parse_example(examples, feature_spec)
+            answer = _answered(transcribe, raw["image"][:, 0])
             # Evaluator and BulkInferrer want a column.
-            return {name: value[:, tf.newaxis] for name, value in transcribe(raw["image"][:, 0]).items()}
+            return {name: value[:, tf.newaxis] for name, value in answer.items()}
 
         self.functions = {
             "serving_default": serving_default,
@@ -146,6 +147,13 @@ class ServedModel(tf.Module):
             "language_model": tell_language_model,
             "evaluate": evaluate,
         }
+
+
+def _answered(answer: Callable[[tf.Tensor], dict[str, tf.Tensor]], files: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The answer for N files, also for none: TensorFlow's convolutions and CTC loss fail for an empty batch."""
+    number = tf.size(files)
+    some = tf.cond(number > 0, lambda: files, lambda: tf.constant([""]))
+    return {name: value[:number] for name, value in answer(some).items()}
 
 
 def with_constants(model: Recogniser, height: int | None) -> Any:

@@ -23,14 +23,12 @@ class Validation:
     Attributes:
         images: Edits and length of the label, of each image.
         empty: Images in which the network reads nothing.
-        alike: Images that come out as `commonest`.
-        commonest: The most frequent text.
+        alike: Images that come out as the most frequent text.
     """
 
     images: Sequence[tuple[int, int]]
     empty: int
     alike: int
-    commonest: str
 
     @property
     def rate(self) -> float:
@@ -55,10 +53,8 @@ class Validation:
         if images and self.empty >= _COLLAPSED * images:
             return f"the network reads nothing: {self.empty} of {images} validation images come out empty"
         if images > 1 and self.alike >= _COLLAPSED * images and self.rate > 0.5:
-            return (
-                f"the network reads the same everywhere: {self.alike} of {images} validation images come out as "
-                f"{self.commonest!r}"
-            )
+            # Without the text, since the sentence goes along with the version.
+            return f"the network reads the same everywhere: {self.alike} of {images} validation images come out alike"
         return None
 
 
@@ -73,9 +69,9 @@ def compare(references: Sequence[str], predictions: Sequence[str]) -> Validation
         Errors, and how many texts are empty or alike.
     """
     texts = Counter(predictions)
-    commonest, alike = texts.most_common(1)[0] if texts else ("", 0)
+    alike = max(texts.values(), default=0)
     images = [edits_and_length(*pair, "character") for pair in zip(references, predictions, strict=True)]
-    return Validation(images, texts[""], alike, commonest)
+    return Validation(images, texts[""], alike)
 
 
 @dataclass(frozen=True)

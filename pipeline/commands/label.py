@@ -105,6 +105,7 @@ def _told(counts: Counts, above: float) -> Iterator[str]:
     """A line for each reason why images are left out."""
     for count, reason in (
         (counts.unsure, f"of which the model is less sure than {above:g}"),
+        (counts.empty, "in which the model sees no writing"),
         (counts.suspect, "of another kind than the model was trained on"),
         (counts.known, "labelled already"),
         (counts.repeated, "the same as another one"),

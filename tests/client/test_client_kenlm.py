@@ -38,6 +38,12 @@ def test_a_message_when_it_is_missing(monkeypatch):
         KenLmBeamSearch("words.arpa")
 
 
+@pytest.mark.parametrize("numbers", [{"width": 0}, {"alternatives": -1}])
+def test_numbers_that_find_nothing_are_refused(numbers):
+    with pytest.raises(ValueError, match="width is positive and alternatives not negative"):
+        KenLmBeamSearch("words.arpa", **numbers)
+
+
 def test_a_word_predicts_the_next(tmp_path):
     pytest.importorskip("ctc_beam_decoder")
     (tmp_path / "words.arpa").write_text(ARPA)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from components.common import storage
 from components.common.folders import made_whole
+from components.common.words import counted
 from components.example_gen.folders import find_tables
 from components.example_gen.header import LABELLING_MODEL
 from components.example_gen.images import resolve_image
@@ -41,7 +42,8 @@ class Counts:
 
     Attributes:
         labelled: Images that were written with their texts.
-        unsure: Images that the model is not sure of, or sees no writing in.
+        unsure: Images of whose text the model is not sure.
+        empty: Images in which the model sees no writing.
         suspect: Images of another kind than the model was trained on.
         known: Images that are labelled already.
         repeated: Images that are the same image as one before.
@@ -50,6 +52,7 @@ class Counts:
 
     labelled: int = 0
     unsure: int = 0
+    empty: int = 0
     suspect: int = 0
     known: int = 0
     repeated: int = 0
@@ -152,7 +155,9 @@ def _believed(answers: Iterable[Transcription], above: float, counts: Counts) ->
             counts.unread.append(f"{plain(answer.source or '')}: {answer.error}")
         elif answer.suspicions:
             counts.suspect += 1
-        elif answer.confidence < above or not answer.text.strip():
+        elif not answer.text.strip():
+            counts.empty += 1
+        elif answer.confidence < above:
             counts.unsure += 1
         else:
             try:
@@ -164,10 +169,15 @@ def _believed(answers: Iterable[Transcription], above: float, counts: Counts) ->
 
 
 def _nothing(counts: Counts, above: float) -> str:
-    if counts.unsure or counts.suspect:
+    if counts.unsure:
         return (
             f"Nothing to label: of no image the model is as sure as {above:g}. Label some by hand (htr review collects "
             "those that it is least sure of), or believe less sure texts: --above."
+        )
+    if counts.empty or counts.suspect:
+        return (
+            f"Nothing to label: in {counted(counts.empty, 'image')} the model sees no writing, and "
+            f"{counts.suspect} of another kind than it was trained on. Label some by hand."
         )
     if counts.unread:
         return f"Nothing to label: {len(counts.unread)} could not be read; the first: {counts.unread[0]}"

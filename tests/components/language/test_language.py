@@ -2,9 +2,12 @@
 
 import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from components.base_model import packing
 from components.common.settings import ConfigError
@@ -12,10 +15,12 @@ from components.language import learning, texts
 from components.language.component import started_from
 from components.language.learning import Recorded, learn
 from components.language.settings import LanguageConfig
+from components.recogniser.model import ExportedModel
 from htr_client import ngrams
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath
 from htr_client.language import LanguageModel
+from serving.version_directory import LANGUAGE_MODEL_FILE
 
 ALPHABET = Alphabet("abcdefghijklmnopqrstuvwxyz ")
 NAMES = ["anna", "hanna", "johanna", "susanna", "marianna", "rosanna", "anne", "johannes", "hans", "susanne"]
@@ -109,6 +114,37 @@ def test_what_one_label_holds_is_left_out_unless_told_otherwise():
         assert ({"q", "z"} <= known) == kept
 
 
+def kept(found):
+    """The n-grams as texts, with ^ for the beginning and $ for the end."""
+    names, grams = [*found.characters, "$", "^"], [""]
+    for parent, symbol in zip(found.parents[1:], found.symbols[1:], strict=True):
+        grams.append(grams[parent] + names[symbol])
+    return set(grams)
+
+
+@settings(deadline=None, max_examples=100)
+@given(*[st.lists(st.text("abc", max_size=6), max_size=5)] * 2, st.integers(1, 3))
+def test_other_texts_do_not_keep_what_only_one_label_holds(labels, others, least):
+    config = LanguageConfig(least_labels=least)
+
+    def grams(labels, others):
+        return kept(ngrams.count(labels, ALPHABET, config.order, others=others, least_texts=least))
+
+    assert grams(labels, others) == grams(labels, []) | grams([], others)
+
+
+def test_a_name_that_a_label_and_a_base_text_share_is_left_out():
+    validation = images(NAMES * 12)
+    alone, _ = learn([*NAMES * 20, "quizzical"], ALPHABET, validation, LanguageConfig(), others=["quizzical"])
+    public, _ = learn([*NAMES * 20, "quizzical"], ALPHABET, validation, LanguageConfig(), others=["quizzical"] * 2)
+    assert "quiz" not in kept(alone.ngrams) and "quiz" in kept(public.ngrams)
+
+
+def test_an_image_has_one_label_however_many_rows_name_it():
+    rows = [("Zoe", b"1"), ("Zoe,", b"1"), ("Zoe", b"1"), ("Anna", b"2"), ("Anna", b"3")]
+    assert list(texts.labels({"text": text, "image": image} for text, image in rows)) == ["Zoe", "Anna", "Anna"]
+
+
 def test_it_is_as_small_as_it_must_be():
     random = np.random.default_rng(0)
     many = ["".join(random.choice(list("abcdefgh"), 30)) for _ in range(1000)]
@@ -155,6 +191,17 @@ def test_text_files_that_cannot_be_read(tmp_path):
 )
 def test_the_base_model_counts_where_the_training_started_from_it(start, expected):
     assert started_from({"transform": {"preset": "word"}, **({"start": start} if start else {})}) == expected
+
+
+def test_a_language_model_of_a_later_format_is_left_out_with_a_warning(tmp_path):
+    version = tmp_path / "1"
+    shutil.copytree(packing.unpack("word"), version)
+    content = bytearray((version / LANGUAGE_MODEL_FILE).read_bytes())
+    content[5] += 1  # the version of the format
+    (version / LANGUAGE_MODEL_FILE).write_bytes(content)
+    with pytest.warns(UserWarning, match="without its language model: .* later format .*: update it"):
+        model = ExportedModel(str(version))
+    assert model.language_model is None and isinstance(model.decoder(), BestPath)
 
 
 def test_what_the_base_models_bring_to_a_language_model(tmp_path, monkeypatch):

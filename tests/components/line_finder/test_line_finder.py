@@ -256,6 +256,8 @@ def test_pages_of_a_request_do_not_influence_each_other(version):
 
         together = run([*images, b"no image at all" * 10, b""])
         alone = [run([image]) for image in images]
+        nothing = run(np.array([], object))
+    assert nothing["maps"].shape[0] == 0 and nothing["scale"].shape == (0,)
     assert together["maps"].shape == (4, 160, 128, 3)
     for i, one in enumerate(alone):
         rows, columns = one["maps"].shape[1:3]

@@ -270,8 +270,9 @@ def pusher(model, tmp_path):
 
     base = str(tmp_path / "htr")
     (tmp_path / "report").mkdir()
-    for name in (CARD_FILE, METRICS_FILE):
-        (tmp_path / "report" / name).write_text("{}")
+    (tmp_path / "report" / CARD_FILE).write_text("# Card\n")
+    told = {"metrics": {"cer": 0.1}, "slices": {"writer = Zoë": {}, "source = names": {}}}
+    (tmp_path / "report" / METRICS_FILE).write_text(json.dumps(told))
 
     def push(graph):
         made, blessing, servable, report, pushed = (
@@ -293,6 +294,14 @@ def pusher(model, tmp_path):
         return pushed
 
     return push, base
+
+
+def test_card_and_metrics_lie_beside_a_version_without_writers(pusher):
+    push, base = pusher
+    version = push("A").get_string_custom_property("pushed_version")
+    assert Path(base, f"{version}.model_card.md").read_text() == "# Card\n"
+    metrics = json.loads(Path(base, f"{version}.metrics.json").read_text())
+    assert metrics == {"metrics": {"cer": 0.1}, "slices": {"source = names": {}}}
 
 
 def test_a_model_that_is_in_service_or_the_newest_is_not_pushed_again(pusher):

@@ -1,5 +1,6 @@
 """What the report says about a model: errors, characters, slices, confidence, and the problems that it names."""
 
+import json
 import random
 from collections import Counter
 
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.common.metrics import count_errors
+from components.common.writers import without_writers
 from components.evaluator.verdict import Failure
-from components.report import analysis, contents
+from components.report import analysis, card, contents
 from pipeline.config import Config
 from tests.components.report.report_material import material, split_of, table, without_plots, words
 
@@ -133,6 +135,25 @@ def test_report_names_leaked_writers_and_images():
     assert "data/5.png" in found["leaked_images"]["text"]
     clean = findings(material(predictions))
     assert not {"leaked_writers", "leaked_images"} & set(clean)
+
+
+def test_no_writer_is_named_by_what_goes_along_with_a_version():
+    predictions = table(words(400), rate=0.02)
+    predictions["writer"] = [f"Anna Meier {name}" for name in predictions["writer"]]
+    weak = predictions["writer"] == predictions["writer"][0]
+    predictions.loc[weak, "prediction"] = ["q" + text[1:] for text in predictions.loc[weak, "text"]]
+    predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    evaluated = split_of(list(predictions["text"]), list(predictions["writer"]))
+    splits = {"train": split_of(words(500), ["Anna Meier w2"] * 500), "validation": split_of([], []), "eval": evaluated}
+    made = material(predictions, splits=splits)
+    rows = {"cer": 0.1, "samples": 50.0}
+    made.verdict.slices.update({f"writer = {made.predictions['writer'][0]}": rows, "length_band = <=04": rows})
+    built = without_plots(made)
+    assert {"leaked_writers", "weak_writer"} <= {finding["kind"] for finding in built["findings"]}
+    metrics = without_writers(contents.metrics(built))
+    assert metrics["slices"] == {"length_band = <=04": rows} and metrics["findings"]
+    assert "Anna Meier" not in json.dumps(metrics) + card.write(built)
+    assert "Anna Meier" in json.dumps(contents.metrics(built))
 
 
 def test_report_names_new_characters():

@@ -165,6 +165,21 @@ def test_where_nothing_can_be_labelled_nothing_is_left(names, tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("suspicions", "said"),
+    [
+        ((), "in 2 images the model sees no writing, and 0 of another kind"),
+        ((Suspicion("blank", "Empty."),), "in 0 images the model sees no writing, and 2 of another kind"),
+    ],
+)
+def test_images_without_writing_are_not_called_unsure(tmp_path, suspicions, said):
+    answers = [Transcription("", 0.99, (), (), "htr", 7, "a.png", Timings(0.0, 0.0, 0.0), None, suspicions)] * 2
+    counts = labelling.Counts()
+    with pytest.raises(labelling.LabellingError, match=f"Nothing to label: {said}") as raised:
+        labelling.write(answers, str(tmp_path / "read"), 0.5, counts)
+    assert "--above" not in str(raised.value) and counts.unsure == 0
+
+
 ANSWERS = st.tuples(
     st.sampled_from(["", " ", "Anna", '"Müller", 7\nGasse']),
     st.floats(0, 1),
@@ -197,6 +212,6 @@ def test_any_answers_add_up(tmp_path, answers, above):
         written = []
         assert not output.exists()
     assert len(written) == counts.labelled
-    assert counts.labelled + counts.unsure + counts.suspect + len(counts.unread) == len(answers)
+    assert counts.labelled + counts.unsure + counts.empty + counts.suspect + len(counts.unread) == len(answers)
     sure = [a for a in answers if not a[2] and not a[3] and not a[4] and a[1] >= above and a[0].strip()]
     assert written == [text for text, *_ in sure]

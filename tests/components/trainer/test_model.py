@@ -1,5 +1,6 @@
 """The network and its export: padding, alignment, learning, signatures as TensorFlow Serving runs them."""
 
+import io
 import itertools
 import json
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from components.common.metrics import count_errors
@@ -200,6 +202,29 @@ def test_export_answers_batches_of_different_sizes(session, batch):
     texts = session("transcribe", image_bytes=images)
     assert count_errors(words, [t.decode() for t in texts["text"]]).rate < 0.1
     assert ((texts["confidence"] > 0) & (texts["confidence"] <= 1)).all()
+
+
+def test_no_images_are_no_texts_in_every_signature(session):
+    nothing = np.array([], object)
+    shapes = {
+        (signature, output): array.shape
+        for signature in ("serving_default", "transcribe")
+        for output, array in session(signature, image_bytes=nothing).items()
+    }
+    shapes |= {("evaluate", output): array.shape for output, array in session("evaluate", examples=nothing).items()}
+    shapes |= {
+        (signature, output): array.shape
+        for signature in ("alphabet", "language_model")
+        for output, array in session(signature, query=nothing).items()
+    }
+    assert len(shapes) == 8 and all(shape[0] == 0 for shape in shapes.values()), shapes
+
+
+def test_an_image_that_cannot_be_decoded_is_an_empty_row(session):
+    cmyk = io.BytesIO()
+    Image.new("CMYK", (90, 30)).save(cmyk, "jpeg")
+    texts = session("transcribe", image_bytes=[drawn("ab", 3), cmyk.getvalue()])
+    assert texts["text"].tolist() == [b"ab", b""] and texts["confidence"][1] == 0
 
 
 def test_signatures_agree_with_each_other_and_with_the_client(session):

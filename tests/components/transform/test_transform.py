@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.transform import geometry, preprocessing
+from components.transform import decoding, geometry, preprocessing
 from components.transform.settings import TransformConfig
 from tests.conftest import drawn_image, encode
 
@@ -118,6 +118,20 @@ def test_every_kind_of_png_is_read(mode):
     assert np.abs(result.astype(int) - grey).max() <= 1
 
 
+@pytest.mark.parametrize("transparency", [None, 0, bytes([255, 100])], ids=["opaque", "one colour", "half"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palettes_of_all_depths_are_decoded(bits, transparency):
+    image = Image.fromarray(drawn_image(100, 40)).convert("RGB").quantize(2**bits)
+    file = io.BytesIO()
+    image.save(file, "png", bits=bits, **({} if transparency is None else {"transparency": transparency}))
+    assert file.getvalue()[24:26] == bytes([bits, 3])
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(Image.open(file).convert("RGBA"))
+    kind = decoding.kinds_of(tf.constant([file.getvalue()]))[0]
+    grey = decoding.decode_grey(tf.constant(file.getvalue()), kind)
+    assert np.abs(grey[..., 0] - np.asarray(white.convert("L"), float)).max() < 1
+
+
 def png_that_claims(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return (
@@ -132,6 +146,19 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def jpeg_with(at: int, byte: int) -> bytes:
+    """A JPEG with another byte in its frame header."""
+    data = bytearray(encode(drawn_image(), ".jpg"))
+    data[data.index(b"\xff\xc0") + at] = byte
+    return bytes(data)
+
+
+def cmyk_jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(drawn_image()).convert("CMYK").save(file, "jpeg")
+    return file.getvalue()
+
+
 REFUSED = {
     "empty": b"",
     "short": b"\x89PNG\r\n\x1a\n",
@@ -143,6 +170,9 @@ REFUSED = {
     "negative size": png_that_claims(2**32 - 5, 4),
     "gif": b"GIF89a" + bytes(100),
     "jpeg of fill bytes": b"\xff\xd8" + b"\xff" * 200 + b"\xff\xd9",
+    "cmyk jpeg": cmyk_jpeg(),
+    "jpeg of 12 bits": jpeg_with(4, 12),
+    "lossless jpeg": jpeg_with(1, 0xC3),
     "jpeg without frame": b"\xff\xd8\xff\xe0\x00\x10" + b"x" * 100 + b"\xff\xd9",
 }
 
@@ -153,6 +183,10 @@ def test_one_bad_image_does_not_fail_its_neighbours(name):
     before, bad, after = resize(good, REFUSED[name], good)
     assert bad is None
     assert np.array_equal(before, after) and before.max() == 255
+
+
+def test_no_files_are_an_empty_batch():
+    assert preprocessing.resize_images(tf.constant([], tf.string), WORD).shape == (0,)
 
 
 def test_jpegs_with_long_headers_are_read():
