@@ -82,20 +82,21 @@ def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
     """
     from components.common.console import announced, console, quiet_logs
 
-    try:
-        os.makedirs(config.workspace, exist_ok=True)
-        with quiet_logs(log):
-            console().print("Loading TFX and TensorFlow", style="dim")
-            with announced("Still loading", after=10):
-                from pipeline.runners import local_runner
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(config.workspace, exist_ok=True)
+            stack.enter_context(quiet_logs(log))
+        except OSError as error:
+            raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
+        console().print("Loading TFX and TensorFlow", style="dim")
+        with announced("Still loading", after=10):
+            from pipeline.runners import local_runner
 
-            try:
-                summary = local_runner.run(config)
-                return summary, task_of(config).write_report(summary, config)
-            except Exception as error:
-                raise _explained(error, config, log) from error
-    except OSError as error:
-        raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
+        try:
+            summary = local_runner.run(config)
+            return summary, task_of(config).write_report(summary, config)
+        except Exception as error:
+            raise _explained(error, config, log) from error
 
 
 def _explained(error: Exception, config: Config, log: str) -> CommandError:

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -132,6 +133,24 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_that_cannot_be_written_ends_as_other_output(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*HTR, *arguments], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*HTR, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "\nerror: [Errno 28] No space left on device\n")
+
+
+def test_ctrl_c_before_the_command_has_begun(monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.commands.run.add_commands", lambda add: signal.raise_signal(signal.SIGINT))
+    assert cli.main(["config"]) == 130
+    assert capsys.readouterr() == ("", "\nInterrupted.\n")
 
 
 def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsys):
