@@ -11,7 +11,9 @@ with the sections of where and how a run works.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +77,25 @@ class Config(RunSettings):
     def servable(self) -> tuple[str, str]:
         """Name and directory of the versions that a run of this task pushes."""
         return (_LINE_FINDER, self.line_finder_dir) if self.task == "pages" else (self.name, self.model_dir)
+
+    @property
+    def options(self) -> str:
+        """What a suggested command needs besides to be about the same versions and runs, each after a space.
+
+        The command may be typed in another folder, or after a file of settings has changed: what was read from one is
+        named by itself.
+        """
+        section = "pages" if self.task == "pages" else "push"
+        settings = {"name": self.name, f"{section}.model_dir": getattr(self, section).model_dir}
+        unset = {"name": Config.model_fields["name"].default, f"{section}.model_dir": None}
+        found = ["--task", self.task] if self.task != Config.model_fields["task"].default else []
+        for name, value in settings.items():
+            if value != unset[name]:
+                found += ["--set", f"{name}={_value(value)}"]
+        workspace = os.path.abspath(self.workspace)
+        if workspace != os.path.abspath(Config.model_fields["workspace"].default):
+            found += ["--workspace", workspace]
+        return "".join(f" {shlex.quote(each)}" for each in found)
 
     def paths(self) -> Iterator[tuple[str, str, str | list[str]]]:
         """Section, name and value of the settings that are set to a path or a list of paths, besides the workspace."""
@@ -222,9 +243,14 @@ def as_yaml(config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _value(value: Any) -> str:
+    """A setting's value as YAML, on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.strip().removesuffix("\n...")
+
+
 def _setting(name: str, value: Any, field: FieldInfo, indent: str) -> str:
-    text = f"{indent}{name}: {yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).strip()}"
-    text = text.removesuffix("\n...")
+    text = f"{indent}{name}: {_value(value)}"
     meaning = "; ".join(filter(None, [field.description, _permitted(field.annotation)]))
     return f"{text:<40s}  # {meaning}" if meaning else text
 

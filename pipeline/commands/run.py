@@ -157,7 +157,7 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
     if summary.pushed and summary.metrics and summary.metrics["blessed"]:
         out.print(f"Version    {summary.version} in {config.servable[1]}", markup=False)
     elif summary.withdrawn is not None:
-        out.print(f"Version    none: {why_withheld(summary.withdrawn, task.flag)}", markup=False)
+        out.print(f"Version    none: {why_withheld(summary.withdrawn, config.options)}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:
         images, errors = summary.transcribed["images"], summary.transcribed["errors"]
         lines = f" with {counted(summary.transcribed['lines'], 'line')}" if "lines" in summary.transcribed else ""

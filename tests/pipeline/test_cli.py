@@ -256,7 +256,7 @@ def test_an_error_that_names_a_file_whose_name_is_not_utf8_is_told(tmp_path, cap
 def test_no_versions_yet(tmp_path, capsys):
     assert cli.main(["versions", "--workspace", str(tmp_path)]) == cli.ERROR
     assert cli.main(["rollback", "--workspace", str(tmp_path)]) == cli.ERROR
-    assert capsys.readouterr().err.count("yet: htr run first.") == 2
+    assert capsys.readouterr().err.count(f"yet: htr run --workspace {tmp_path} first.") == 2
 
 
 @pytest.mark.parametrize("command", [["report"], ["runs"], ["compare", "latest", "latest"]])
