@@ -41,6 +41,8 @@ from components.transform.settings import SIZES, TransformConfig
 from pipeline.beam.settings import BeamConfig
 from pipeline.runner_settings import AirflowConfig, KubeflowConfig
 
+# What PyYAML raises: also for a date such as 2024-13-01, for `!!int abc`, and for thousands of brackets.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 _LINE_FINDER = "htr-lines"  # `htr_client.pages.reading.LINE_FINDER`, whose module loads OpenCV
 
 
@@ -149,9 +151,10 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
         if not equals or not name:
             raise ConfigError(f"--set {override}: write it as section.name=value, for example gate.max_cer=0.05")
         try:
-            _assign(values, name.strip().split("."), yaml.safe_load(text), override)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+            value = yaml.safe_load(text)
+        except _NOT_YAML as error:
+            raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+        _assign(values, name.strip().split("."), value, override)
     for name, value in settings.items():
         if isinstance(value, dict):
             _section(values, name, name).update(value)
@@ -182,12 +185,14 @@ class _Loader(yaml.SafeLoader):
 
 def _read(path: str) -> dict[str, Any]:
     called = "standard input" if path == "-" else path
+    if path == "-" and sys.stdin is None:  # as after `0<&-`
+        raise ConfigError(f"cannot read the configuration {called}: it is closed")
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
             loaded = yaml.load(file, _Loader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {called}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"{called} is not valid YAML: {error}") from error
     if not isinstance(loaded, dict | None):
         raise ConfigError(

@@ -153,6 +153,15 @@ def test_ctrl_c_before_the_command_has_begun(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "\nInterrupted.\n")
 
 
+@pytest.mark.parametrize("command", ["config", "run"])
+def test_settings_from_a_closed_standard_input_are_refused(command):
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join([*HTR, command, '--config', '-'])} 0<&-"], capture_output=True, text=True
+    )
+    assert done.returncode == cli.USAGE
+    assert done.stderr == "\nerror: cannot read the configuration standard input: it is closed\n"
+
+
 def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsys):
     rejects = tmp_path / "rejects.csv"
     assert cli.main(["check", "--data", str(sample_data), "--rejects", str(rejects)]) == 0
@@ -229,7 +238,7 @@ def test_a_folder_without_label_files_says_what_to_do_with_it(tmp_path, capsys, 
 
 
 @pytest.mark.parametrize("task", ["text", "pages"])
-@pytest.mark.parametrize("setting", ["gate.max_cer=5", "name=htr"])
+@pytest.mark.parametrize("setting", ["gate.max_cer=5", "gate.max_cer=2024-13-01", "name=htr"])
 def test_a_run_that_is_refused_before_its_first_step_is_one_json_line_too(tmp_path, capsys, task, setting):
     arguments = ["run", "--task", task, "--data", str(tmp_path / "nowhere"), "--set", setting, "--json"]
     assert cli.main(arguments) == cli.USAGE

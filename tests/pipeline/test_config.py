@@ -93,6 +93,16 @@ def test_nothing_is_suggested_for_what_resembles_nothing():
         load(overrides=["zzz=1"])
 
 
+@pytest.mark.parametrize("value", ["2024-13-01", "2024-02-30", "!!int abc", "!!float x", "[" * 3000, "\x07"])
+def test_what_yaml_cannot_read_is_refused_with_its_place(value, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"airflow: {{start_date: {value}}}")
+    with pytest.raises(ConfigError, match=r"run\.yaml is not valid YAML: \S"):
+        load(str(path))
+    with pytest.raises(ConfigError, match=r"^--set airflow\.start_date=.*: the value is not valid YAML: \S"):
+        load(overrides=[f"airflow.start_date={value}"])
+
+
 def test_unusable_files_are_named(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         load(str(tmp_path / "none.yaml"))
