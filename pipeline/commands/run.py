@@ -72,6 +72,10 @@ def _check(config: Config) -> None:
         task_of(config).check(config)
     except (DatasetError, ConfigError) as error:
         raise CommandError(str(error), exit_code(type(error).__name__)) from error
+    except OSError as error:
+        if told := _disk_trouble(error, config):
+            raise CommandError(told) from error
+        raise
 
 
 def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
@@ -87,7 +91,8 @@ def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
             os.makedirs(config.workspace, exist_ok=True)
             stack.enter_context(quiet_logs(log))
         except OSError as error:
-            raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
+            told = _disk_trouble(error, config)
+            raise CommandError(told or f"The workspace {config.workspace} cannot be used: {error}") from error
         console().print("Loading TFX and TensorFlow", style="dim")
         with announced("Still loading", after=10):
             from pipeline.runners import local_runner
@@ -114,20 +119,28 @@ def _explained(error: Exception, config: Config, log: str) -> CommandError:
 
 def _disk_trouble(error: BaseException | None, config: Config) -> str | None:
     """What to do about a full or read-only disk, if that is what lies below the exceptions of TFX and Beam."""
-    import shutil
     import tempfile
+
+    from components.base_model.packing import cache_folder
+    from components.common import storage
+    from components.common.folders import free_space
 
     texts = []
     while error:
         texts.append(str(error))
         error = error.__cause__ or error.__context__
-    reasons = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large", "Read-only file")
+    reasons = (
+        "No space left on device",
+        "disk is full",
+        "Disk quota exceeded",
+        "File too large",
+        "Read-only file system",
+    )
     reason = next((reason for reason in reasons if any(reason in text for text in texts)), None)
     if not reason:
         return None
-    folders = [config.workspace, tempfile.gettempdir()]
-    folders += [config.servable[1]] if os.path.isdir(config.servable[1]) else []
-    free = {folder: shutil.disk_usage(folder).free / 2**20 for folder in folders}
+    folders = [config.workspace, tempfile.gettempdir(), str(cache_folder()), config.servable[1]]
+    free = {folder: free_space(folder) / 2**20 for folder in folders if not storage.is_remote(folder)}
     listed = ", ".join(f"{free[folder]:,.1f} MB in {folder}" for folder in sorted(free, key=free.__getitem__))
     return (
         f"A file could not be written ({reason}). Free are {listed}. Make room there, then start the same command "

@@ -36,6 +36,7 @@ class Task(ABC):
         Raises:
             ConfigError: Naming every setting that cannot work.
             DatasetError: The data cannot be read.
+            OSError: A disk is full or read-only.
         """
 
     @abstractmethod
