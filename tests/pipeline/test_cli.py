@@ -262,6 +262,13 @@ def test_an_error_that_names_a_file_whose_name_is_not_utf8_is_told(tmp_path, cap
     assert "m\\udcfcller.xml is odd" in log.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("command", [["runs"], ["report"], ["run", "--data", "."], ["versions"]])
+def test_a_workspace_that_is_not_utf8_is_refused(command, capsys):
+    assert cli.main([*command, "--workspace", os.fsdecode(b"m\xfcller")]) == cli.USAGE
+    error = capsys.readouterr().err
+    assert r"m\udcfcller' is not UTF-8" in error and "--workspace" in error
+
+
 def test_no_versions_yet(tmp_path, capsys):
     assert cli.main(["versions", "--workspace", str(tmp_path)]) == cli.ERROR
     assert cli.main(["rollback", "--workspace", str(tmp_path)]) == cli.ERROR
