@@ -58,15 +58,15 @@ MODELS = $(WORKSPACE)/serving_model/htr
 bench: export TF_CPP_MIN_LOG_LEVEL := 3
 bench: export PYTHONWARNINGS := ignore
 bench: setup  ## the benchmarks, on the demo's data and model or on DATA=... WORKSPACE=...; half an hour, alone on the machine
-	@test -d $(MODELS) || $(MAKE) demo
-	$(PYTHON) -m benchmarks.pipeline --data $(DATA) --model $(MODELS)
-	$(PYTHON) -m benchmarks.training --data $(DATA) --preset word
-	$(PYTHON) -m benchmarks.beam --data $(DATA) --model $$(ls -d $(MODELS)/[0-9]*[0-9] | tail -n 1)
-	$(PYTHON) -m benchmarks.evaluation --workspace $(WORKSPACE)
-	$(PYTHON) -m benchmarks.client --spawn $(MODELS) --images $(DATA)/images
-	$(PYTHON) -m benchmarks.serving --spawn=$(MODELS) --floor=1 --closed=1
-	$(PYTHON) -m benchmarks.serving --spawn=$(MODELS) --floor=16 --closed=64 --overload --overload_callers=64 -- \
-	  --enable_batching --batching_parameters_file=$(CURDIR)/benchmarks/batching.config --grpc_max_threads=96 \
+	@test -d "$(MODELS)" || $(MAKE) demo
+	$(PYTHON) -m benchmarks.pipeline --data "$(DATA)" --model "$(MODELS)"
+	$(PYTHON) -m benchmarks.training --data "$(DATA)" --preset word
+	$(PYTHON) -m benchmarks.beam --data "$(DATA)" --model "$$(ls -d "$(MODELS)"/[0-9]*[0-9] | tail -n 1)"
+	$(PYTHON) -m benchmarks.evaluation --workspace "$(WORKSPACE)"
+	$(PYTHON) -m benchmarks.client --spawn "$(MODELS)" --images "$(DATA)/images"
+	$(PYTHON) -m benchmarks.serving --spawn="$(MODELS)" --floor=1 --closed=1
+	$(PYTHON) -m benchmarks.serving --spawn="$(MODELS)" --floor=16 --closed=64 --overload --overload_callers=64 -- \
+	  --enable_batching --batching_parameters_file="$(CURDIR)/benchmarks/batching.config" --grpc_max_threads=96 \
 	  --tensorflow_intra_op_parallelism=1 --tensorflow_inter_op_parallelism=2
 
 AIRFLOW ?= 3
@@ -74,10 +74,10 @@ AIRFLOW_PYTHON ?= $(PYTHON)
 AIRFLOW_LOCK = requirements/$(if $(filter 2,$(AIRFLOW)),airflow2,airflow).txt
 export HTR_AIRFLOW_ENV = $(CURDIR)/.venv-airflow$(AIRFLOW)
 airflow-env: setup  ## Airflow in an environment of its own; AIRFLOW=2 takes 2.11, for Python 3.12 or older, instead of 3.3
-	@cksum $(AIRFLOW_LOCK) | cmp -s - $(HTR_AIRFLOW_ENV)/.installed || { \
-	  .venv/bin/uv venv --quiet --clear --python $(AIRFLOW_PYTHON) $(HTR_AIRFLOW_ENV) && \
-	  .venv/bin/uv pip install --quiet --python $(HTR_AIRFLOW_ENV)/bin/python --requirement $(AIRFLOW_LOCK) && \
-	  cksum $(AIRFLOW_LOCK) > $(HTR_AIRFLOW_ENV)/.installed; }
+	@cksum $(AIRFLOW_LOCK) | cmp -s - "$(HTR_AIRFLOW_ENV)/.installed" || { \
+	  .venv/bin/uv venv --quiet --clear --python "$(AIRFLOW_PYTHON)" "$(HTR_AIRFLOW_ENV)" && \
+	  .venv/bin/uv pip install --quiet --python "$(HTR_AIRFLOW_ENV)/bin/python" --requirement $(AIRFLOW_LOCK) && \
+	  cksum $(AIRFLOW_LOCK) > "$(HTR_AIRFLOW_ENV)/.installed"; }
 
 airflow-demo: airflow-env  ## the pipeline as a DAG, to a pushed model
 	@$(PYTHON) -m pipeline.demo.airflow

@@ -8,6 +8,7 @@
 # CUDA's libraries are added where there is an NVIDIA GPU whose driver can use them. HTR_CUDA=1 adds them anyhow,
 # HTR_CUDA=0 removes them, HTR_CUDA=auto looks for a GPU again; without it, what was last asked for counts.
 set -eu
+HOME=${HOME:-/}  # services and some containers have none
 cd "$(dirname "$0")"
 
 stamp=.venv/.installed

@@ -58,34 +58,51 @@ def main(argv: list[str] | None = None) -> int:
     from htr_client.streams import replace_missing
 
     replace_missing()
-    arguments = _parse(argv)
-    if argv is None:
-        imports.prepare()
-    if not arguments.debug:
-        warnings.simplefilter("ignore")
+    debug = False
     try:
         with stoppable(3.0 if argv is None else None):
+            try:
+                arguments = _parse(argv)
+            finally:
+                sys.stdout.flush()  # parsing --help ends the command
+            debug = arguments.debug
+            if argv is None:
+                imports.prepare()
+            if not debug:
+                warnings.simplefilter("ignore")
             code = arguments.run(arguments)
             sys.stdout.flush()
             return code
     except Stopped as stopped:
-        print("\nInterrupted.", file=sys.stderr, flush=True)
+        _end("\nInterrupted.\n")
         if argv is None:
             os._exit(stopped.code)  # the process is ours, and some thread of a step would keep it for long
         return stopped.code
     except CommandError as error:
-        if arguments.debug:
+        if debug:
             raise
-        print(f"\nerror: {error}", file=sys.stderr)
+        _end(f"\nerror: {error}\n")
         return error.code
     except OSError as error:  # a full or read-only disk, no rights: system and file are named
         if isinstance(error, BrokenPipeError) and _nobody_reads():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _end()
             return 128 + signal.SIGPIPE
-        if arguments.debug:
+        if debug:
             raise
-        print(f"\nerror: {error}", file=sys.stderr)
+        _end(f"\nerror: {error}\n")
         return ERROR
+
+
+def _end(told: str = "") -> None:
+    """Tells how a command has ended, and drops what an output does not take: Python would fail over it at its end."""
+    from htr_client.streams import discard
+
+    for out, text in ((sys.stdout, ""), (sys.stderr, told)):
+        try:
+            out.write(text)
+            out.flush()
+        except OSError:
+            discard(out)
 
 
 def _nobody_reads() -> bool:

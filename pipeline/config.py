@@ -11,7 +11,9 @@ with the sections of where and how a run works.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +41,8 @@ from components.transform.settings import SIZES, TransformConfig
 from pipeline.beam.settings import BeamConfig
 from pipeline.runner_settings import AirflowConfig, KubeflowConfig
 
+# What PyYAML raises: also for a date such as 2024-13-01, for `!!int abc`, and for thousands of brackets.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 _LINE_FINDER = "htr-lines"  # `htr_client.pages.reading.LINE_FINDER`, whose module loads OpenCV
 
 
@@ -75,6 +79,25 @@ class Config(RunSettings):
     def servable(self) -> tuple[str, str]:
         """Name and directory of the versions that a run of this task pushes."""
         return (_LINE_FINDER, self.line_finder_dir) if self.task == "pages" else (self.name, self.model_dir)
+
+    @property
+    def options(self) -> str:
+        """What a suggested command needs besides to be about the same versions and runs, each after a space.
+
+        The command may be typed in another folder, or after a file of settings has changed: what was read from one is
+        named by itself.
+        """
+        section = "pages" if self.task == "pages" else "push"
+        settings = {"name": self.name, f"{section}.model_dir": getattr(self, section).model_dir}
+        unset = {"name": Config.model_fields["name"].default, f"{section}.model_dir": None}
+        found = ["--task", self.task] if self.task != Config.model_fields["task"].default else []
+        for name, value in settings.items():
+            if value != unset[name]:
+                found += ["--set", f"{name}={_value(value)}"]
+        workspace = os.path.abspath(self.workspace)
+        if workspace != os.path.abspath(Config.model_fields["workspace"].default):
+            found += ["--workspace", workspace]
+        return "".join(f" {shlex.quote(each)}" for each in found)
 
     def paths(self) -> Iterator[tuple[str, str, str | list[str]]]:
         """Section, name and value of the settings that are set to a path or a list of paths, besides the workspace."""
@@ -128,9 +151,10 @@ def load(path: str | None = None, overrides: list[str] | None = None, **settings
         if not equals or not name:
             raise ConfigError(f"--set {override}: write it as section.name=value, for example gate.max_cer=0.05")
         try:
-            _assign(values, name.strip().split("."), yaml.safe_load(text), override)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+            value = yaml.safe_load(text)
+        except _NOT_YAML as error:
+            raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+        _assign(values, name.strip().split("."), value, override)
     for name, value in settings.items():
         if isinstance(value, dict):
             _section(values, name, name).update(value)
@@ -161,12 +185,14 @@ class _Loader(yaml.SafeLoader):
 
 def _read(path: str) -> dict[str, Any]:
     called = "standard input" if path == "-" else path
+    if path == "-" and sys.stdin is None:  # as after `0<&-`
+        raise ConfigError(f"cannot read the configuration {called}: it is closed")
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
             loaded = yaml.load(file, _Loader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {called}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"{called} is not valid YAML: {error}") from error
     if not isinstance(loaded, dict | None):
         raise ConfigError(
@@ -222,9 +248,14 @@ def as_yaml(config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _value(value: Any) -> str:
+    """A setting's value as YAML, on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.strip().removesuffix("\n...")
+
+
 def _setting(name: str, value: Any, field: FieldInfo, indent: str) -> str:
-    text = f"{indent}{name}: {yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).strip()}"
-    text = text.removesuffix("\n...")
+    text = f"{indent}{name}: {_value(value)}"
     meaning = "; ".join(filter(None, [field.description, _permitted(field.annotation)]))
     return f"{text:<40s}  # {meaning}" if meaning else text
 

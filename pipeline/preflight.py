@@ -5,6 +5,7 @@ A run reads, trains and evaluates for minutes to hours before gate, Pusher and B
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -33,6 +34,8 @@ from serving.version_directory import GRAPH_FILE
 
 _OBJECT_STORES = ("gs", "s3", "minio")
 _SHOWN = 12
+# A full or read-only disk.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Sections that one task alone uses, and what that of pages uses of `data`.
 _SECTIONS_OF_TEXT = ("transform", "model", "train", "tune", "language", "gate", "drift", "bulk")
 _SECTIONS_OF_PAGES = ("pages", "line_finder", "line_training", "line_gate")
@@ -72,6 +75,7 @@ def check_pages(config: Config) -> None:
     Raises:
         ConfigError: Naming every setting that cannot work.
         DatasetError: There are no pages.
+        OSError: A disk is full or read-only.
     """
     list_pages(config.data, config.pages)
     _refuse(_workspace(config), _pages(config))
@@ -84,7 +88,7 @@ def _pages(config: Config) -> Iterator[str]:
     if storage.is_remote(config.line_finder_dir):
         yield from _problems(lambda: storage.check_writable(config.line_finder_dir), "pages.model_dir: ")
     else:
-        yield from _writable("pages.model_dir", config.line_finder_dir)
+        yield from _writable("pages.model_dir" if config.pages.model_dir else "workspace", config.line_finder_dir)
     yield from _server_command(config)
 
 
@@ -99,6 +103,7 @@ def check_run(config: Config, tables: list[Table], plan: Plan) -> None:
     Raises:
         ConfigError: A setting cannot work; the message names all of them.
         DatasetError: A table cannot be read.
+        OSError: A disk is full or read-only.
     """
     _refuse(_workspace(config), _settings(config), _here(config), _bucket(config), _slices(config, tables, plan))
 
@@ -148,12 +153,18 @@ def _workspace(config: Config, known: bool = True) -> Iterator[str]:
             f"workspace: {config.workspace} holds one of the characters * ? [, which stand for other names where files "
             "are listed. Name another folder with --workspace"
         )
+    workspace = _without_links(config.workspace)
     for path in config.data.paths:
-        if path == config.workspace or (not known and storage.is_inside(config.workspace, path)):
+        folder = _without_links(path)
+        if folder == workspace or (not known and storage.is_inside(workspace, folder)):
             yield (
                 f"workspace: what runs write into {config.workspace} would be read as data, which is in {path}. Name "
                 "another folder with --workspace"
             )
+
+
+def _without_links(path: str) -> str:
+    return path if storage.is_remote(path) else os.path.realpath(path)
 
 
 def _settings(config: Config) -> Iterator[str]:
@@ -181,7 +192,7 @@ def _here(config: Config) -> Iterator[str]:
     # Read to the end, since a line that is not UTF-8 may stand anywhere.
     yield from _problems(lambda: deque(texts.lines(config.language.texts), maxlen=0))
     if not storage.is_remote(config.model_dir):
-        yield from _writable("push.model_dir", config.model_dir)
+        yield from _writable("push.model_dir" if config.push.model_dir else "workspace", config.model_dir)
     if config.bulk.folder and not (storage.is_remote(config.bulk.folder) or os.path.isdir(config.bulk.folder)):
         yield f"bulk.folder: {config.bulk.folder} does not exist or is not a folder"
     finder = config.bulk.line_finder
@@ -211,17 +222,25 @@ def _problems(check: Callable[[], object], setting: str = "") -> Iterator[str]:
     try:
         check()
     except (ConfigError, LineGateError, base.WarmStartError, BaseModelError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _DISK:  # no setting is wrong
+            raise
         yield f"{setting}{error}"
 
 
 def _writable(setting: str, folder: str) -> Iterator[str]:
-    """Whether files can be made in a folder, which may have to be made first."""
+    """Whether files can be made in a folder, which may have to be made first.
+
+    Raises:
+        OSError: The disk is read-only.
+    """
     place = folder
     while not os.path.lexists(place) and os.path.dirname(place) != place:
         place = os.path.dirname(place)
     if not os.path.isdir(place):
         yield f"{setting}: {folder} cannot be a folder, since {place} is not one"
     elif not os.access(place, os.W_OK | os.X_OK):
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), place)
         yield f"{setting}: {folder} cannot be written, since {place} is not writable for this user"
 
 

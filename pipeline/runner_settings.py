@@ -9,6 +9,10 @@ from pydantic import Field, field_validator
 from components.common.settings import Section
 from htr_client.version import __version__
 
+# More than any run needs, and less than what Airflow's and Kubeflow's types of time overflow at.
+_YEAR = 365 * 24 * 3600
+_MOST_RETRIES = 100
+
 
 class AirflowConfig(Section):
     """How Airflow runs the pipeline (`htr compile airflow`)."""
@@ -16,10 +20,13 @@ class AirflowConfig(Section):
     schedule: str | None = Field(None, description="cron expression or preset such as '@daily'; by hand only if unset")
     start_date: datetime.date = Field(datetime.date(2024, 1, 1), description="date before which no run is scheduled")
     retries: int = Field(
-        2, ge=0, description="how often a failed step is tried again; a refused model or bad data is not"
+        2,
+        ge=0,
+        le=_MOST_RETRIES,
+        description="how often a failed step is tried again; a refused model or bad data is not",
     )
-    retry_delay: float = Field(300, ge=0, description="seconds before the first retry; doubled with each")
-    timeout: float = Field(86400, gt=0, description="seconds after which a step is stopped")
+    retry_delay: float = Field(300, ge=0, le=_YEAR, description="seconds before the first retry; doubled with each")
+    timeout: float = Field(86400, gt=0, le=_YEAR, description="seconds after which a step is stopped")
     pools: dict[str, str] = Field({}, description="Airflow pool by step, e.g. {Trainer: gpu}")
     queues: dict[str, str] = Field({}, description="Airflow queue by step, for Celery workers with GPUs")
     metadata_connection: str | None = Field(
@@ -74,9 +81,10 @@ class KubeflowConfig(Section):
     retries: int = Field(
         2,
         ge=0,
+        le=_MOST_RETRIES,
         description="how often a failed step is tried again; the verdicts of ExampleValidator and Gate are final",
     )
-    retry_delay: float = Field(60, ge=0, description="seconds before the first retry; doubled with each")
+    retry_delay: float = Field(60, ge=0, le=_YEAR, description="seconds before the first retry; doubled with each")
     host: str | None = Field(None, description="address of the API, e.g. https://kubeflow.example.com/pipeline")
     namespace: str | None = Field(None, description="profile that runs belong to, where there are several users")
     experiment: str = Field("htr", description="experiment that runs are listed under")

@@ -44,13 +44,14 @@ class Checkout:
         if device:
             (self.system / "dev" / device).touch()
 
-    def set_up(self, **variables: str) -> tuple[str, str]:
+    def set_up(self, **variables: str | None) -> tuple[str, str]:
         """Runs set-up. Returns what it says and what it installs, both empty where nothing was to be done."""
         self.asked.write_text("")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HTR_")}
         environment |= {"HTR_SYSTEM_ROOT": str(self.system), "HTR_PYTHON": sys.executable, "HTR_STACK": STACK}
+        environment = {name: value for name, value in (environment | variables).items() if value is not None}
         done = subprocess.run(
-            ["sh", "./setup_env.sh"], cwd=self.folder, env=environment | variables, capture_output=True, text=True
+            ["sh", "./setup_env.sh"], cwd=self.folder, env=environment, capture_output=True, text=True
         )
         assert done.returncode == (2 if "HTR_CUDA=" in done.stderr and "it is 0" in done.stderr else 0), done.stderr
         return done.stderr, self.asked.read_text()
@@ -72,6 +73,12 @@ def test_without_a_gpu_cuda_is_left_out_and_said_to_be(checkout):
     assert "CUDA's libraries for a GPU: no (no NVIDIA driver found" in told
     assert f"requirements/{STACK}.txt" in installed and "cuda" not in installed
     assert checkout.set_up() == ("", "")
+
+
+def test_a_python_is_found_without_a_home(checkout):
+    program(checkout.folder / "bin" / f"python{PYTHON}", f'exec {sys.executable} "$@"')
+    found = f"{checkout.folder / 'bin'}:{os.environ['PATH']}"
+    assert f"requirements/{STACK}.txt" in checkout.set_up(HTR_PYTHON=None, HOME=None, PATH=found)[1]
 
 
 @pytest.mark.parametrize("text", [PROPRIETARY, OPEN])

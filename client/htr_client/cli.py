@@ -11,7 +11,7 @@ from htr_client import __version__
 from htr_client.errors import AlphabetMismatch, HtrError
 from htr_client.files import expand
 from htr_client.progress import Bar, Waiting
-from htr_client.streams import replace_missing, take_every_text, warnings_as_lines
+from htr_client.streams import discard, replace_missing, take_every_text, warnings_as_lines
 
 if TYPE_CHECKING:
     from htr_client.base import DecoderOf
@@ -241,7 +241,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of a pipe has gone (such as head); nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return 1
     except AlphabetMismatch as error:
         bar.clear()

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import IO, TextIO
 
 
 def replace_missing() -> None:
@@ -22,6 +22,17 @@ def replace_missing() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
+
+
+def discard(out: IO[str]) -> None:
+    """Sends what is still to be written to the null device, so that no later write, nor the end of the process, fails.
+
+    Args:
+        out: Output whose reader has gone.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, out.fileno())
+    os.close(null)
 
 
 def take_every_text(out: TextIO) -> None:

@@ -94,7 +94,7 @@ def unpack(preset: str) -> str:
         raise _damaged(packed, f"{_FACTS}: {error}") from error
     # Another release has another name: the old one may be in use.
     name = f"{preset}-{release(preset)}"
-    for folder in (_cache, _temporary):
+    for folder in (cache_folder, _temporary):
         directory = folder() / "base_model" / name
         version = directory / str(facts["version"])
         if _is_whole(version, facts["files"]):
@@ -134,7 +134,8 @@ def release(preset: str) -> str | None:
     return storage.digest(str(FOLDER / preset))[:16] if is_shipped(preset) else None
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """The user's folder for what can be made again."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     return Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache")) / "htr"
 

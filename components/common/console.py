@@ -12,12 +12,24 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
+from htr_client.streams import discard
+
+
+class _Console(Console):
+    """A console whose reader may go: what it tells is lost then, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Overrides that of rich, which ends the process."""
+        self.quiet = True
+        discard(self.file)
+
+
 _console: Console | None = None
 
 
 def console() -> Console:
     """The console for people; standard error unless `quiet_logs` is active."""
-    return _console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return _console or _Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -39,7 +51,7 @@ def quiet_logs(path: str) -> Iterator[None]:
         open(path, "a", encoding="utf-8") as log,
         os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as people,
     ):
-        _console = Console(file=people, highlight=False, soft_wrap=True)
+        _console = _Console(file=people, highlight=False, soft_wrap=True)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:

@@ -1,11 +1,19 @@
-"""Folders that are whole or not there."""
+"""Folders that are whole or not there, and the disks that they are on."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def free_space(folder: str) -> int:
+    """Bytes that are free where a folder is, or would be made."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(os.path.abspath(folder))
+    return shutil.disk_usage(folder).free
 
 
 @contextlib.contextmanager

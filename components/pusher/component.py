@@ -80,7 +80,7 @@ class AtomicPusher(base_component.BaseComponent):
 
     def __init__(
         self, model: Any, model_blessing: Any, infra_blessing: Any, report: Any, model_dir: str, name: str,
-        keep_versions: int, restore_options: str = "",
+        keep_versions: int, restore_options: str,
     ):  # fmt: skip
         """Creates the step.
 

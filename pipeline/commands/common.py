@@ -55,6 +55,13 @@ def read_config(arguments: argparse.Namespace) -> Config:
             "TensorFlow and Beam write there, and do not all know buckets. Data, push.model_dir, and input and output "
             "of htr transcribe may be in one.", USAGE,
         )  # fmt: skip
+    try:
+        os.path.abspath(config.workspace).encode()
+    except UnicodeEncodeError as error:  # the folder that the command runs in counts too
+        raise CommandError(
+            f"workspace: the path {os.path.abspath(config.workspace)!r} is not UTF-8, but ML Metadata keeps paths as "
+            "UTF-8. Name another folder with --workspace.", USAGE,
+        ) from error  # fmt: skip
     # Absolute, since artifacts are found again by these paths, from wherever the next command is started, and since
     # Airflow runs each step in a folder of its own, which it deletes.
     config = config.model_copy(update={"workspace": os.path.abspath(config.workspace)})

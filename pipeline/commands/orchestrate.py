@@ -88,6 +88,8 @@ def _submit(arguments: argparse.Namespace) -> int:
             token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise CommandError(f"cannot read the token {arguments.token_file}: {error.strerror}", USAGE) from error
+        except UnicodeDecodeError as error:
+            raise CommandError(f"{arguments.token_file} holds no token: it is not UTF-8", USAGE) from error
     log = os.path.join(config.workspace, "logs", "submit.log")
     with quiet_logs(log), announced("Loading TFX, compiling and uploading the pipeline"):
         from pipeline.runners import kubeflow_runner

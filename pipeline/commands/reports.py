@@ -62,7 +62,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _where_runs_are_listed(config: Config) -> str:
-    return f"`htr runs{task_of(config).flag}` lists the runs."
+    return f"`htr runs{config.options}` lists the runs."
 
 
 def _runs_of(arguments: argparse.Namespace, names: list[str]) -> tuple[Config, list[RunSummary]]:

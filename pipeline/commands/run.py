@@ -72,6 +72,10 @@ def _check(config: Config) -> None:
         task_of(config).check(config)
     except (DatasetError, ConfigError) as error:
         raise CommandError(str(error), exit_code(type(error).__name__)) from error
+    except OSError as error:
+        if told := _disk_trouble(error, config):
+            raise CommandError(told) from error
+        raise
 
 
 def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
@@ -82,20 +86,22 @@ def _run_pipeline(config: Config, log: str) -> tuple[RunSummary, Path]:
     """
     from components.common.console import announced, console, quiet_logs
 
-    try:
-        os.makedirs(config.workspace, exist_ok=True)
-        with quiet_logs(log):
-            console().print("Loading TFX and TensorFlow", style="dim")
-            with announced("Still loading", after=10):
-                from pipeline.runners import local_runner
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(config.workspace, exist_ok=True)
+            stack.enter_context(quiet_logs(log))
+        except OSError as error:
+            told = _disk_trouble(error, config)
+            raise CommandError(told or f"The workspace {config.workspace} cannot be used: {error}") from error
+        console().print("Loading TFX and TensorFlow", style="dim")
+        with announced("Still loading", after=10):
+            from pipeline.runners import local_runner
 
-            try:
-                summary = local_runner.run(config)
-                return summary, task_of(config).write_report(summary, config)
-            except Exception as error:
-                raise _explained(error, config, log) from error
-    except OSError as error:
-        raise CommandError(f"The workspace {config.workspace} cannot be used: {error}") from error
+        try:
+            summary = local_runner.run(config)
+            return summary, task_of(config).write_report(summary, config)
+        except Exception as error:
+            raise _explained(error, config, log) from error
 
 
 def _explained(error: Exception, config: Config, log: str) -> CommandError:
@@ -113,20 +119,28 @@ def _explained(error: Exception, config: Config, log: str) -> CommandError:
 
 def _disk_trouble(error: BaseException | None, config: Config) -> str | None:
     """What to do about a full or read-only disk, if that is what lies below the exceptions of TFX and Beam."""
-    import shutil
     import tempfile
+
+    from components.base_model.packing import cache_folder
+    from components.common import storage
+    from components.common.folders import free_space
 
     texts = []
     while error:
         texts.append(str(error))
         error = error.__cause__ or error.__context__
-    reasons = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large", "Read-only file")
+    reasons = (
+        "No space left on device",
+        "disk is full",
+        "Disk quota exceeded",
+        "File too large",
+        "Read-only file system",
+    )
     reason = next((reason for reason in reasons if any(reason in text for text in texts)), None)
     if not reason:
         return None
-    folders = [config.workspace, tempfile.gettempdir()]
-    folders += [config.servable[1]] if os.path.isdir(config.servable[1]) else []
-    free = {folder: shutil.disk_usage(folder).free / 2**20 for folder in folders}
+    folders = [config.workspace, tempfile.gettempdir(), str(cache_folder()), config.servable[1]]
+    free = {folder: free_space(folder) / 2**20 for folder in folders if not storage.is_remote(folder)}
     listed = ", ".join(f"{free[folder]:,.1f} MB in {folder}" for folder in sorted(free, key=free.__getitem__))
     return (
         f"A file could not be written ({reason}). Free are {listed}. Make room there, then start the same command "
@@ -156,7 +170,7 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
     if summary.pushed and summary.metrics and summary.metrics["blessed"]:
         out.print(f"Version    {summary.version} in {config.servable[1]}", markup=False)
     elif summary.withdrawn is not None:
-        out.print(f"Version    none: {why_withheld(summary.withdrawn, task.flag)}", markup=False)
+        out.print(f"Version    none: {why_withheld(summary.withdrawn, config.options)}", markup=False)
     if summary.transcribed and summary.transcribed["blessed"]:
         images, errors = summary.transcribed["images"], summary.transcribed["errors"]
         lines = f" with {counted(summary.transcribed['lines'], 'line')}" if "lines" in summary.transcribed else ""

@@ -18,7 +18,6 @@ from pipeline.commands.common import (
 )
 from pipeline.commands.model_servers import add_server_arguments, servers_from, tls_from
 from pipeline.exit_codes import ERROR, OK, USAGE
-from pipeline.tasks import task_of
 
 if TYPE_CHECKING:
     from serving.rollout.moving import Moved, Rollout
@@ -75,7 +74,7 @@ def _versions(arguments: argparse.Namespace) -> int:
         return _served_versions(arguments, name)
     found = list_versions(model_dir)
     if not found:
-        raise CommandError(nothing_pushed(model_dir, task_of(config).flag))
+        raise CommandError(nothing_pushed(model_dir, config.options))
     try:
         labels = service.labels(model_dir, name)
     except RolloutError as error:
@@ -89,7 +88,7 @@ def _versions(arguments: argparse.Namespace) -> int:
         print(f"{version.number}  {_moment(version.number)}  {rate:<11s}  {version.path}  {', '.join(notes)}".rstrip())
     withdrawn = [version.number for version in found if version.withdrawn]
     if withdrawn:
-        print(f"To bring a withdrawn version back: htr restore {withdrawn[-1]}{task_of(config).flag}", file=sys.stderr)
+        print(f"To bring a withdrawn version back: htr restore {withdrawn[-1]}{config.options}", file=sys.stderr)
     return OK
 
 
@@ -133,10 +132,10 @@ def _rollback(arguments: argparse.Namespace) -> int:
         raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
     config = read_config(arguments)
     try:
-        withdrawn, newest = roll_back(config.servable[1], task_of(config).flag)
+        withdrawn, newest = roll_back(config.servable[1], config.options)
     except VersionError as error:
         raise CommandError(str(error)) from error
-    undo = f"htr restore {withdrawn}{task_of(config).flag}"
+    undo = f"htr restore {withdrawn}{config.options}"
     print(f"Withdrew version {withdrawn}; version {newest} is the newest again. Undo: {undo}")
     return OK
 
@@ -149,7 +148,7 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
     name, model_dir = config.servable
     rollout = Rollout(
         model_dir, name, servers_from(arguments), tls_from(arguments), arguments.base_path, arguments.timeout,
-        task_of(config).flag,
+        config.options,
     )  # fmt: skip
     try:
         moved = move(rollout)
@@ -183,7 +182,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     print(f"Version {arguments.version} is back.")
     if current is not None and current.number != newest:
-        promote = f"htr promote {arguments.version} --label stable{task_of(config).flag}"
+        promote = f"htr promote {arguments.version} --label stable{config.options}"
         print(f"The label stable stays with version {current.number}: {promote}")
     elif newest != arguments.version:
         print(f"Version {newest} is newer and stays in service.")

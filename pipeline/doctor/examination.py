@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from components.common.folders import free_space
 from pipeline.doctor import machine
 
 REPOSITORY = Path(__file__).parents[2]
@@ -175,7 +175,7 @@ def memory(root: Path = machine.ROOT) -> Finding:
 
 def disk(workspace: str) -> Finding:
     """Free space where the runs are kept and where temporary files go."""
-    free = {folder: shutil.disk_usage(_existing(folder)).free for folder in (workspace, tempfile.gettempdir())}
+    free = {folder: free_space(folder) for folder in (workspace, tempfile.gettempdir())}
     text = ", ".join(f"{_size(size)} free for {folder}" for folder, size in free.items())
     advice = "make room, or use another folder (--workspace, TMPDIR)."
     problems = [f"Only {_size(size)} free for {folder}: {advice}" for folder, size in free.items() if size < NO_DISK]

@@ -77,7 +77,7 @@ def compile_dag(config: Config, folder: str) -> Path:
 
 
 def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
-    """Launches one step of a compiled pipeline.
+    """Launches one step of a compiled pipeline; does nothing if that has no such step.
 
     Args:
         document: What `compile_dag` wrote.
@@ -99,7 +99,10 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
 
     pipeline = json_format.ParseDict(document["pipeline"], pipeline_pb2.Pipeline())
     runtime_parameter_utils.substitute_runtime_parameter(pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
-    node = next(node for node in pipeline.nodes if node.pipeline_node.node_info.id == step)
+    node = next((node for node in pipeline.nodes if node.pipeline_node.node_info.id == step), None)
+    if node is None:
+        print(f"This run began without the step {step}, which was compiled later: there is nothing to do.", flush=True)
+        return
     database = os.environ.get(METADATA_VARIABLE)
     if database:
         connection = metadata.Metadata(metadata.mysql_metadata_connection_config(**json.loads(database)))

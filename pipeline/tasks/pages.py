@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Pages(Task):
     """See the module."""
 
-    name, flag = "pages", " --task pages"
+    name = "pages"
     samples, row, rejects_file = "Pages ", "page", "rejected-pages.csv"
 
     def check(self, config: Config) -> None:  # noqa: D102

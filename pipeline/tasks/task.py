@@ -16,14 +16,12 @@ class Task(ABC):
 
     Attributes:
         name: As in the configuration.
-        flag: What a suggested command needs besides to be about the same versions and runs.
         samples: What a run learns from, for a heading.
         row: What is accepted or rejected, one of them.
         rejects_file: Name of the file in the workspace that lists what was rejected.
     """
 
     name: ClassVar[str]
-    flag: ClassVar[str]
     samples: ClassVar[str]
     row: ClassVar[str]
     rejects_file: ClassVar[str]
@@ -38,6 +36,7 @@ class Task(ABC):
         Raises:
             ConfigError: Naming every setting that cannot work.
             DatasetError: The data cannot be read.
+            OSError: A disk is full or read-only.
         """
 
     @abstractmethod

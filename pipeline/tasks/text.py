@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Text(Task):
     """See the module."""
 
-    name, flag = "text", ""
+    name = "text"
     samples, row, rejects_file = "Images", "row", REJECTS_FILE
 
     def check(self, config: Config) -> None:  # noqa: D102

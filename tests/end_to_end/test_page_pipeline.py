@@ -122,7 +122,8 @@ def test_from_pages_to_a_line_finder_in_service(folder, tmp_path, monkeypatch, c
     code, _, _ = run(*NO_BOUNDS, "line_training.learning_rate=1e30")
     assert code not in (0, cli.NOT_BLESSED)
     code, _, err = htr(capfd, "compare", first.split()[0], "latest", "--task", "pages", "--workspace", workspace)
-    assert code == cli.USAGE and "has no report" in err and "`htr runs --task pages` lists the runs." in err
+    assert code == cli.USAGE and "has no report" in err
+    assert f"`htr runs --task pages --workspace {workspace}` lists the runs." in err
 
 
 def test_orchestrators_refuse_pages(tmp_path, capfd):

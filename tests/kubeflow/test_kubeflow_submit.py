@@ -110,6 +110,9 @@ def test_token_is_sent_from_variable_or_file(api, submit, tmp_path, monkeypatch)
     (tmp_path / "token").write_text("secret\n")
     assert submit("--token-file", str(tmp_path / "token"))[0] == 0
     assert submit("--token-file", str(tmp_path / "none"))[0] == cli.USAGE
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    code, captured = submit("--token-file", str(tmp_path / "token"))
+    assert code == cli.USAGE and f"{tmp_path}/token holds no token: it is not UTF-8" in captured.err
 
 
 def test_no_api_there_is_one_readable_sentence(tmp_path, capsys):

@@ -51,6 +51,14 @@ def test_a_cleared_task_and_those_after_it_take_what_is_compiled_then(attempt):
     assert attempt("SchemaGen", settings="fourth") == attempt("Trainer") == "fourth"
 
 
+def test_a_step_that_was_compiled_during_a_run_is_passed_over_in_it(tmp_path, monkeypatch, capsys):
+    compiled = tmp_path / "htr.json"
+    compiled.write_text(json.dumps({"name": "htr", "workspace": str(tmp_path / "workspace"), "pipeline": {}}))
+    monkeypatch.setattr("sys.argv", ["airflow_runner", str(compiled), "Tuner", "run1", "2"])
+    assert airflow_runner.main() == 0
+    assert "This run began without the step Tuner" in capsys.readouterr().out
+
+
 def test_old_runs_are_forgotten(attempt, tmp_path):
     for number in range(25):
         attempt("SchemaGen", run=f"run{number}", settings="first")

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -134,6 +135,33 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_that_cannot_be_written_ends_as_other_output(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*HTR, *arguments], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*HTR, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "\nerror: [Errno 28] No space left on device\n")
+
+
+def test_ctrl_c_before_the_command_has_begun(monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.commands.run.add_commands", lambda add: signal.raise_signal(signal.SIGINT))
+    assert cli.main(["config"]) == 130
+    assert capsys.readouterr() == ("", "\nInterrupted.\n")
+
+
+@pytest.mark.parametrize("command", ["config", "run"])
+def test_settings_from_a_closed_standard_input_are_refused(command):
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join([*HTR, command, '--config', '-'])} 0<&-"], capture_output=True, text=True
+    )
+    assert done.returncode == cli.USAGE
+    assert done.stderr == "\nerror: cannot read the configuration standard input: it is closed\n"
+
+
 def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsys):
     rejects = tmp_path / "rejects.csv"
     assert cli.main(["check", "--data", str(sample_data), "--rejects", str(rejects)]) == 0
@@ -210,7 +238,7 @@ def test_a_folder_without_label_files_says_what_to_do_with_it(tmp_path, capsys, 
 
 
 @pytest.mark.parametrize("task", ["text", "pages"])
-@pytest.mark.parametrize("setting", ["gate.max_cer=5", "name=htr"])
+@pytest.mark.parametrize("setting", ["gate.max_cer=5", "gate.max_cer=2024-13-01", "name=htr"])
 def test_a_run_that_is_refused_before_its_first_step_is_one_json_line_too(tmp_path, capsys, task, setting):
     arguments = ["run", "--task", task, "--data", str(tmp_path / "nowhere"), "--set", setting, "--json"]
     assert cli.main(arguments) == cli.USAGE
@@ -234,10 +262,17 @@ def test_an_error_that_names_a_file_whose_name_is_not_utf8_is_told(tmp_path, cap
     assert "m\\udcfcller.xml is odd" in log.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("command", [["runs"], ["report"], ["run", "--data", "."], ["versions"]])
+def test_a_workspace_that_is_not_utf8_is_refused(command, capsys):
+    assert cli.main([*command, "--workspace", os.fsdecode(b"m\xfcller")]) == cli.USAGE
+    error = capsys.readouterr().err
+    assert r"m\udcfcller' is not UTF-8" in error and "--workspace" in error
+
+
 def test_no_versions_yet(tmp_path, capsys):
     assert cli.main(["versions", "--workspace", str(tmp_path)]) == cli.ERROR
     assert cli.main(["rollback", "--workspace", str(tmp_path)]) == cli.ERROR
-    assert capsys.readouterr().err.count("yet: htr run first.") == 2
+    assert capsys.readouterr().err.count(f"yet: htr run --workspace {tmp_path} first.") == 2
 
 
 @pytest.mark.parametrize("command", [["report"], ["runs"], ["compare", "latest", "latest"]])

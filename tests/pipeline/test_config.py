@@ -1,5 +1,7 @@
 """The configuration: defaults, files, overrides, and errors that name the setting."""
 
+import re
+
 import pytest
 
 from components.common.settings import ConfigError
@@ -91,6 +93,16 @@ def test_nothing_is_suggested_for_what_resembles_nothing():
         load(overrides=["zzz=1"])
 
 
+@pytest.mark.parametrize("value", ["2024-13-01", "2024-02-30", "!!int abc", "!!float x", "[" * 3000, "\x07"])
+def test_what_yaml_cannot_read_is_refused_with_its_place(value, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"airflow: {{start_date: {value}}}")
+    with pytest.raises(ConfigError, match=r"run\.yaml is not valid YAML: \S"):
+        load(str(path))
+    with pytest.raises(ConfigError, match=r"^--set airflow\.start_date=.*: the value is not valid YAML: \S"):
+        load(overrides=[f"airflow.start_date={value}"])
+
+
 def test_unusable_files_are_named(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         load(str(tmp_path / "none.yaml"))
@@ -177,6 +189,46 @@ def test_height_and_width_follow_a_preset_that_is_changed_in_a_file(tmp_path):
 def test_settings_that_cannot_work_are_refused_at_once(setting, message):
     with pytest.raises(ConfigError, match=message):
         load(None, [setting])
+
+
+def numbers(kind):
+    """Settings whose value is a number of these kinds, or holds some; each with a way to write such a value."""
+    schema = Config.model_json_schema()
+    for section in SETTINGS:
+        settings = schema["$defs"][type(Config.model_fields[section].default).__name__]["properties"]
+        for name, properties in settings.items():
+            types = set(re.findall(r"'type': '(\w+)'", str(properties)))
+            if types & kind and "boolean" not in types:
+                several = "[%s" + ", 64" * (properties.get("minItems", 1) - 1) + "]"
+                written = {"array": several, "object": "{writer: %s}"}
+                yield f"{section}.{name}", written.get(properties.get("type"), "%s")
+
+
+@pytest.mark.parametrize("value", ["yes", "false", "True"])
+def test_yes_and_no_are_not_taken_for_numbers(value):
+    settings = dict(numbers({"integer", "number"}))
+    assert {"push.keep_versions", "train.epochs", "model.filters", "line_training.window"} <= settings.keys()
+    for setting, written in settings.items():
+        with pytest.raises(ConfigError, match=setting):
+            load(overrides=[f"{setting}={written % value}"])
+    with pytest.raises(ConfigError, match=r"push\.keep_versions: Input should be a number; .* \(got True\)"):
+        load(overrides=["push.keep_versions=yes"])
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan"])
+def test_no_number_is_infinite(value):
+    settings = dict(numbers({"number"}))
+    assert {"airflow.timeout", "kubeflow.memory", "train.learning_rate", "gate.slice_max_cer"} <= settings.keys()
+    for setting, written in settings.items():
+        with pytest.raises(ConfigError, match=setting):
+            load(overrides=[f"{setting}={written % value}"])
+
+
+@pytest.mark.parametrize("runner", ["airflow", "kubeflow"])
+def test_times_and_retries_of_runners_stay_within_what_they_can_count(runner):
+    for setting in ["retries", "retry_delay", *(["timeout"] if runner == "airflow" else [])]:
+        with pytest.raises(ConfigError, match=rf"{runner}.{setting}: .*less than or equal to"):
+            load(overrides=[f"{runner}.{setting}=1000000000"])
 
 
 def test_line_finders_are_pushed_under_the_name_that_clients_ask_for(tmp_path):

@@ -1,7 +1,10 @@
 """Whoever waits is told what for."""
 
+import json
 import os
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -41,6 +44,40 @@ def test_people_are_told_what_the_log_is_not(tmp_path, capfd):
             time.sleep(0.02)
     assert "Loading" in told and "noise" not in told
     assert (tmp_path / "log").read_text() == "noise of a library\n"
+
+
+def without_reader(code, *arguments):
+    """What a Python program with these arguments does, whose standard error nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=write, text=True, timeout=300)
+    os.close(write)
+    return done
+
+
+def test_work_goes_on_when_nobody_reads_its_progress(tmp_path):
+    code = (
+        "import sys\nfrom components.common.console import console, quiet_logs\n"
+        "with quiet_logs(sys.argv[1]):\n    console().print('begun')\n    console().print('goes on')\n"
+        "console().print('done')\nprint('the outcome')"
+    )
+    done = without_reader(code, tmp_path / "log")
+    assert (done.returncode, done.stdout) == (0, "the outcome\n")
+
+
+def test_a_run_whose_progress_nobody_reads_ends_as_it_would_have(tmp_path):
+    rows = [{"filename": f"{i}.png", "text": "ab"} for i in range(30)]
+    data, workspace = write_dataset(tmp_path / "names", rows), tmp_path / "workspace"
+    code = (
+        "import sys, types\nfrom components.example_gen.table import DatasetError\nfrom pipeline import cli\n"
+        "def run(config): raise DatasetError('labels.csv is odd.')\n"
+        "sys.modules['pipeline.runners.local_runner'] = types.SimpleNamespace(run=run)\n"  # instead of TFX
+        "sys.exit(cli.main())"
+    )
+    done = without_reader(code, "run", "--json", "--data", data, "--workspace", workspace)
+    assert json.loads(done.stdout) == {"blessed": False, "error": "labels.csv is odd.", "exit_code": cli.USAGE}
+    assert done.returncode == cli.USAGE
 
 
 @pytest.mark.parametrize(

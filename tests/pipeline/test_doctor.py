@@ -74,6 +74,15 @@ def test_doctor_examines_this_machine_without_tensorflow_in_its_own_process(tmp_
     assert not (tmp_path / "new").exists()
 
 
+def test_a_workspace_that_is_a_link_to_nothing_is_a_finding(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for workspace in (tmp_path / "link", tmp_path / "link" / "below"):
+        free = examination.disk(str(workspace)).values["free"]
+        assert free[str(workspace)] > 0
+        found = examination.writing(str(workspace))
+        assert not found.values["writable"] and f"{workspace} cannot be written (No such file" in found.problems[0]
+
+
 def test_limits_of_a_container_are_read(tmp_path):
     sizes = "MemTotal: 16777216 kB\nMemFree: 100 kB\nMemAvailable: 8388608 kB\n"
     root = write(tmp_path, proc__meminfo=sizes, proc__self__cgroup="0::/a/b\n")

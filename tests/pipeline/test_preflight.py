@@ -1,8 +1,11 @@
 """Settings that would fail late are refused before the first step, by every command that begins a run."""
 
+import errno
 import json
 import os
 import re
+import tempfile
+from unittest.mock import Mock
 
 import pytest
 
@@ -205,12 +208,57 @@ def test_airflow_is_refused_what_a_task_would_find_late(tmp_path, capsys):
     assert "train.warm_start" in capsys.readouterr().err and not (tmp_path / "dags").exists()
 
 
+def told_of_disks(data, workspace, capsys, *arguments):
+    assert cli.main(["run", "--data", str(data), "--workspace", str(workspace), "--json", *arguments]) == cli.ERROR
+    told = json.loads(capsys.readouterr().out)
+    assert told["exit_code"] == cli.ERROR and not workspace.exists()
+    return told["error"]
+
+
+def test_full_disks_before_the_first_step_are_told_with_what_is_free(data, base_models, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(packing, "_unpack", full)
+    told = told_of_disks(data, tmp_path / "w", capsys, "--set", "transform.preset=line")
+    assert "(No space left on device)" in told
+    for folder in (tmp_path / "w", tmp_path / "cache" / "htr", tempfile.gettempdir()):
+        assert re.search(rf"[\d,.]+ MB in {folder}[,.]", told)
+
+
+def test_a_disk_that_is_read_only_is_no_wrong_setting(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    monkeypatch.setattr(
+        os, "statvfs", lambda _: Mock(f_flag=os.ST_RDONLY, f_bavail=0, f_bfree=0, f_blocks=1, f_frsize=1)
+    )
+    told = told_of_disks(data, tmp_path / "w", capsys)
+    assert "(Read-only file system)" in told and f"MB in {tmp_path / 'w'}" in told
+
+
+@pytest.mark.parametrize("setting", ["workspace", "push.model_dir"])
+def test_a_folder_that_cannot_be_written_is_told_by_the_setting_that_names_it(
+    data, tmp_path, capsys, monkeypatch, setting
+):
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    settings = [f"push.model_dir={tmp_path}/models"] if setting != "workspace" else []
+    error = refused("run", data, tmp_path / "w", capsys, *settings)
+    assert re.search(rf"error: {setting}: \S+ cannot be written, since {tmp_path} is not writable", error)
+
+
 @pytest.mark.parametrize("task", ["text", "pages"])
 def test_data_and_workspace_are_two_folders(data, tmp_path, capsys, task):
     (tmp_path / "page.xml").write_text("<PcGts/>")
     folder = data if task == "text" else tmp_path
     assert cli.main(["run", "--task", task, "--data", str(folder), "--workspace", str(folder)]) == cli.USAGE
     assert "workspace: what runs write into" in capsys.readouterr().err and not (folder / "logs").exists()
+
+
+@pytest.mark.parametrize("linked", ["data", "workspace"])
+def test_a_link_does_not_make_two_folders_of_data_and_workspace(data, tmp_path, capsys, linked):
+    (tmp_path / "link").symlink_to(data)
+    folders = [tmp_path / "link", data] if linked == "data" else [data, tmp_path / "link"]
+    assert cli.main(["run", "--data", str(folders[0]), "--workspace", str(folders[1])]) == cli.USAGE
+    assert "workspace: what runs write into" in capsys.readouterr().err and not (data / "logs").exists()
 
 
 @pytest.mark.parametrize("name", ["project [2024]", "what?", "a*b"])

@@ -91,7 +91,10 @@ def test_commands_about_versions(model, tmp_path, capsys):
 
     for command in (["versions"], ["rollback"], ["rollback", "--label=stable"], ["promote", 3, "--label=stable"]):
         code, _, said = htr(*command)
-        assert code == cli.ERROR and f"No version has been pushed to {base} yet: htr run first." in said
+        assert (
+            code == cli.ERROR
+            and f"No version has been pushed to {base} yet: htr run --workspace {tmp_path} first." in said
+        )
     first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
     (base / f"{first}.metrics.json").write_text('{"metrics": {"cer": 0.0491}}')
     code, listed, hint = htr("versions")
@@ -101,7 +104,10 @@ def test_commands_about_versions(model, tmp_path, capsys):
     code, listed, hint = htr("versions")
     assert listed.splitlines()[1].endswith("  withdrawn") and f"htr restore {second}" in hint
     code, _, said = htr("promote", second, "--label", "stable")
-    assert code == cli.USAGE and f"Version {second} is withdrawn. Bring it back with `htr restore {second}`" in said
+    assert (
+        code == cli.USAGE
+        and f"Version {second} is withdrawn. Bring it back with `htr restore {second} --workspace {tmp_path}`" in said
+    )
     assert "servers without labels take it" in htr("restore", second)[1]
     assert htr("promote", first, "--label", "stable")[0] == 0
     htr("rollback")
@@ -421,13 +427,17 @@ def test_what_is_suggested_for_a_line_finder_is_about_line_finders(model, tmp_pa
         return "".join(capsys.readouterr())
 
     for command in (["versions"], ["rollback"], ["rollback", "--label=stable"], ["promote", 3, "--label=stable"]):
-        assert f"pushed to {base} yet: htr run --task pages first." in htr(*command, code=cli.ERROR)
+        assert f"pushed to {base} yet: htr run --task pages --workspace {tmp_path} first." in htr(
+            *command, code=cli.ERROR
+        )
     first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
     assert f"Undo: htr restore {second} --task pages" in htr("rollback")
     assert f"htr restore {second} --task pages" in htr("versions")
     refused = htr("promote", second, "--label", "stable", code=cli.USAGE)
-    assert f"Bring it back with `htr restore {second} --task pages`" in refused
+    assert f"Bring it back with `htr restore {second} --task pages --workspace {tmp_path}`" in refused
     htr("promote", first, "--label", "stable")
     assert f"htr promote {second} --label stable --task pages" in htr("restore", second)
     htr("promote", second, "--label", "stable")
-    assert "htr rollback --task pages --label LABEL --server HOST:PORT" in htr("rollback", code=cli.ERROR)
+    assert f"htr rollback --task pages --workspace {tmp_path} --label LABEL --server HOST:PORT" in htr(
+        "rollback", code=cli.ERROR
+    )

@@ -1,0 +1,47 @@
+"""Targets of the Makefile in a clone whose path has spaces; nothing is downloaded or run."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone whose Python and uv write down what they are given, an argument a line."""
+    folder = tmp_path / "a clone"
+    for name in ("setup_env.sh", ".venv/bin/python", ".venv/bin/uv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@" >> asked\n')
+        (folder / name).chmod(0o755)
+    shutil.copy(ROOT / "Makefile", folder)
+    shutil.copytree(ROOT / "requirements", folder / "requirements")
+    return folder
+
+
+def make(clone, *arguments):
+    done = subprocess.run(["make", *arguments], cwd=clone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return (clone / "asked").read_text().splitlines()
+
+
+def test_airflow_is_installed_beside_the_clones_other_files(clone):
+    environment = clone / ".venv-airflow3"
+    environment.mkdir()  # as uv does
+    asked = make(clone, "airflow-env")
+    assert str(environment) in asked and f"{environment}/bin/python" in asked
+    (clone / "asked").unlink()
+    assert "venv" not in make(clone, "airflow-env"), "installed already"
+
+
+def test_benchmarks_get_their_folders_whole(clone):
+    (clone / "my work/serving_model/htr/17").mkdir(parents=True)
+    asked = make(clone, "bench", "DATA=my data", "WORKSPACE=my work")
+    assert {"my data", "my data/images", "my work", "my work/serving_model/htr", "my work/serving_model/htr/17"} < {
+        *asked
+    }
+    assert f"--batching_parameters_file={clone}/benchmarks/batching.config" in asked
