@@ -126,6 +126,21 @@ class PairedErrors:
         low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
+    def differs(self, level: float) -> int:
+        """Whether the difference is more than chance: interval and randomisation test must both say so.
+
+        The interval of a few samples may be a single point, so that one sample alone would prove a difference.
+
+        Args:
+            level: Confidence, e.g. 0.95.
+
+        Returns:
+            -1 where the model after is better, 1 where it is worse, 0 where that cannot be told from chance.
+        """
+        low, high = self.interval(level)
+        sign = int(low > 0) - int(high < 0)
+        return sign if sign and self.p_value <= 1 - level else 0
+
     @property
     def p_value(self) -> float:
         """Probability of a difference at least that large if it were chance which model made which text.

@@ -155,6 +155,7 @@ def _comparison(predictions: pd.DataFrame, level: float) -> dict[str, Any] | Non
     return {
         "baseline": analysis.rates(analysis.errors_of(predictions, baseline=True), level),
         "difference": paired.difference, "low": low, "high": high, "p_value": paired.p_value,
+        "differs": paired.differs(level),
         "better": int((after < before).sum()), "worse": int((after > before).sum()),
         "same_text": int((predictions["prediction"] == predictions["baseline"]).sum()),
     }  # fmt: skip

@@ -83,6 +83,17 @@ def test_paired_test_is_exact_in_a_case_that_can_be_counted():
     assert PairedErrors(Counter({(2, 2, 10): 9})).p_value == 1.0
 
 
+@pytest.mark.parametrize("images, differs", [(1, 0), (5, 0), (6, -1)])
+def test_a_few_images_that_all_say_the_same_prove_little(images, differs):
+    errors, back = PairedErrors(Counter({(1, 0, 10): images})), PairedErrors(Counter({(0, 1, 10): images}))
+    assert errors.interval(0.95) == pytest.approx((-0.1, -0.1))
+    assert (errors.differs(0.95), back.differs(0.95)) == (differs, -differs)
+
+
+def test_images_that_say_nothing_are_no_difference():
+    assert PairedErrors().differs(0.95) == PairedErrors(Counter({(2, 2, 10): 9})).differs(0.95) == 0
+
+
 def test_one_inserted_letter_is_one_error():
     # Counting by position, as public notebooks do, would call everything after it wrong.
     assert edits_and_length("handwriting", "hxandwriting") == (1, 11)

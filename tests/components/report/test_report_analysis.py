@@ -185,6 +185,18 @@ def test_bounds_are_told_with_what_was_measured():
     assert alone[1]["met"] is None and alone[1]["value"] is None
 
 
+def test_slices_of_one_image_do_not_change(monkeypatch):
+    from components.report import comparison
+
+    before = table(words(60), rate=0.0, writers=60)
+    before.loc[0, "prediction"] = ""
+    before = analysis.count_edits(before.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    tables = iter([before, table(words(60), rate=0.0, writers=60)])
+    monkeypatch.setattr(comparison, "_predictions", lambda run: next(tables))
+    text = comparison._verdict(None, None, 0.95)
+    assert "That cannot be told from chance" in text and "Slices that changed" not in text
+
+
 def test_equal_rows_are_compared_once_each(monkeypatch):
     from components.report import comparison
 

@@ -161,7 +161,9 @@ def test_contents_of_an_earlier_release_make_a_page(built):
     for name in ("compared_with", "off"):
         del made["verdict"][name]
     suspect = made["cases"].pop("suspect")
-    assert "Better than the model before?" in report.page(made)
+    del made["comparison"]["differs"]
+    made["comparison"].update(low=-0.03, high=-0.01, p_value=0.001)
+    assert "Better than the model before?</h3>\n<p><b>Yes.</b>" in report.page(made)
     made["cases"]["doubtful"] = suspect or made["cases"]["worst"][:1]
     assert "Suspect labels" in report.page(made)
 
