@@ -68,8 +68,9 @@ def halves(tmp_path_factory, images):
 
 def test_more_of_the_same_is_no_drift(halves, capsys):
     first, rest, folder = halves
-    code, found = drift(first, span(folder / "same", rest), "--fail", "--set=drift.thresholds.new_characters=0.3",
-                        capsys=capsys)  # fmt: skip
+    code, found = drift(first, span(folder / "same", rest), "--fail", capsys=capsys)
+    (new,) = (measure for measure in found["measures"] if measure["name"] == "new_characters")
+    assert new["after"] > 0, "there are new characters, by chance"
     assert code == 0 and found["moved"] == [] and found["kind"] == "drift"
 
 
@@ -117,9 +118,9 @@ def test_rows_without_a_confidence_and_tables_without_labels_are_told(halves, tm
 
 def test_new_character_is_named(halves, tmp_path, capsys):
     first, rest, _ = halves
-    after = span(tmp_path / "after", rest, label=lambda text, number: text + "Ж" if number % 25 == 0 else text)
+    after = span(tmp_path / "after", rest, label=lambda text, number: text + "Ж" if number % 4 == 0 else text)
     _, found = drift(first, after, capsys=capsys)
-    assert "new_characters" in found["moved"] and "Ж (5)" in words(found, "new_characters")
+    assert "new_characters" in found["moved"] and "Ж (" in words(found, "new_characters")
 
 
 def test_rejected_rows_are_named(halves, tmp_path, capsys):
