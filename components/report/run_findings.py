@@ -119,7 +119,7 @@ def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -
                     "intervals are.", "Evaluate on more, with data.eval_fraction or more data.")  # fmt: skip
     for group in contents["slices"]:
         if group["name"] == "source" or group["name"] in analysis.BY_QUARTER or group["name"] == "writer":
-            bad = [r for r in group["rows"] if r["worse"] and r["samples"] >= 20 and r["rate"] > 1.5 * measured["rate"]]
+            bad = [r for r in group["rows"] if r["worse"] and r["rate"] > 1.5 * measured["rate"]]
             for row in bad[:2]:
                 result.note(
                     "weak_slice",
@@ -128,7 +128,7 @@ def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -
                     f"{row['samples'] / measured['samples']:.0%} of the images.",
                 )
     gap = contents["calibration"]["gap"]
-    if abs(gap) > 0.05:
+    if abs(gap) > max(0.05, 2 * contents["calibration"]["gap_error"]):
         word = "too high" if gap > 0 else "too low"
         result.note("calibration", f"Confidence is {abs(gap):.0%} {word} on average.",
                     "Choose a threshold for review from the table below, not from the number itself.")  # fmt: skip

@@ -101,6 +101,31 @@ def test_calibration_sees_confidence_that_is_too_high():
     assert [b["samples"] for b in honest["bins"]] == [300] * 10
 
 
+def test_confidence_of_a_few_images_is_not_called_off_by_chance():
+    source = np.random.default_rng(0)
+    found = []
+    for images in (20, 20, 20, 20, 20, 20, 90, 150):
+        predictions = table(words(images), rate=0)
+        confidence = source.uniform(0.2, 1, images)
+        right = source.random(images) < confidence
+        predictions = predictions.assign(confidence=confidence, edits=np.where(right, 0, 1))
+        calibration = analysis.calibration(predictions)
+        assert (calibration["error"] is None) == (images < 100)
+        assert all(row["samples"] >= 30 for row in calibration["bins"]) or images == 20
+        found.append("calibration" in findings(material(predictions)))
+    assert sum(found) <= 1
+    boastful = table(words(400), rate=0.3).assign(confidence=0.9)
+    assert "calibration" in findings(material(boastful))
+
+
+def test_slices_of_a_few_images_are_not_called_worse():
+    predictions = table(words(400), rate=0, writers=400)
+    predictions.loc[0, "prediction"] = "x"
+    predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    (writers,) = [group for group in analysis.slices(predictions, 0.95) if group["name"] == "writer"]
+    assert writers["rows"][0]["low"] > 0 and not any(row["worse"] for row in writers["rows"])
+
+
 def test_review_removes_the_least_confident_first():
     predictions = table(words(1000), rate=0.05)
     rows = analysis.review(predictions)

@@ -237,6 +237,13 @@ def test_page_and_card_say_what_a_model_has_labelled():
     assert finding["severity"] == "problem" and "7 images for evaluation" in finding["text"]
 
 
+def test_page_and_card_of_a_few_images_tell_no_calibration_error():
+    few, more = (in_words(material(table(words(count)))) for count in (60, 200))
+    for write in (report.page, card.write):
+        assert "on average" in write(more) and "on average" not in write(few)
+    assert "Drawn from the other images with an error" in report.page(in_words(material(table(words(200), rate=0.3))))
+
+
 def test_page_of_a_run_that_failed_names_the_step():
     html = report.page(None, "2026-01-02T03:04:05", [Step("Transform", "FAILED", 1.0)])
     assert "The run ended at Transform" in html and "Run of 2026-01-02 03:04:05" in html
