@@ -219,6 +219,13 @@ def slices(predictions: pd.DataFrame, level: float) -> list[dict[str, Any]]:
     return groups
 
 
+def writer_range(predictions: pd.DataFrame) -> tuple[float, float] | None:
+    """Lowest and highest CER of writers with `LEAST_IN_SLICE` images or more; None for fewer than two of them."""
+    named = predictions[predictions["writer"] != ""].groupby("writer")
+    found = [errors_of(part).rate for _, part in named if len(part) >= LEAST_IN_SLICE]
+    return (min(found), max(found)) if len(found) > 1 else None
+
+
 def _keys(predictions: pd.DataFrame) -> Iterable[tuple[str, str, pd.Series]]:
     for name, title in BY_NAME.items():
         yield name, title, predictions[name]

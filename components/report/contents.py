@@ -76,6 +76,7 @@ def facts(material: Material, characters: analysis.Characters) -> dict[str, Any]
         "comparison": _comparison(predictions, level),
         "language_model": _language_model(m, level),
         "slices": analysis.slices(predictions, level),
+        "writer_range": analysis.writer_range(predictions),
         "calibration": analysis.calibration(predictions),
         "review": analysis.review(predictions),
         "coverage": analysis.coverage(predictions, m.alphabet, in_training),

@@ -54,7 +54,9 @@ def page(
     """
     failed = next((step.name for step in steps if step.state == "FAILED"), None)
     if contents:  # an earlier release wrote fewer of them
-        contents = {"against": "the model before", "next_steps": [], "language_model": None, **contents}
+        since: dict[str, Any] = {"against": "the model before", "next_steps": []}
+        since |= {"language_model": None, "writer_range": None}
+        contents = {**since, **contents}
         cases = contents["cases"]
         contents["cases"] = {"suspect": cases.get("doubtful", []), **cases}  # as 0.1.0 calls them
         if compared := contents["comparison"]:

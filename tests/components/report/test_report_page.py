@@ -244,6 +244,19 @@ def test_page_and_card_of_a_few_images_tell_no_calibration_error():
     assert "Drawn from the other images with an error" in report.page(in_words(material(table(words(200), rate=0.3))))
 
 
+def test_page_and_card_say_what_the_interval_is_over():
+    predictions = table(words(400), rate=0.0)
+    predictions.loc[predictions["writer"] == "w3", "prediction"] = ""
+    predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    made = in_words(material(predictions))
+    assert made["writer_range"] == (0.0, 1.0)
+    for text in (report.page(made), card.write(made)):
+        assert "images of these 8 writers" in text and "ranges from 0.00 % to 100.00 %" in text
+    assert "too few to say" in card.write(made)
+    many = card.write(in_words(material(table(words(400), writers=40))))
+    assert "images of these 40 writers." in many and "single writers" not in many
+
+
 def test_page_of_a_run_that_failed_names_the_step():
     html = report.page(None, "2026-01-02T03:04:05", [Step("Transform", "FAILED", 1.0)])
     assert "The run ended at Transform" in html and "Run of 2026-01-02 03:04:05" in html
