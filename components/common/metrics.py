@@ -70,8 +70,9 @@ class ErrorCounts:
     def interval(self, level: float) -> tuple[float, float]:
         """Bootstrap percentile interval of the rate over samples (Efron 1979), always the same for the same counts.
 
-        A bootstrap knows only errors that occurred: where three samples of three are right, it ends at 0. The upper end
-        is therefore at least `unseen_share`, the rate if samples of a kind that did not occur were wholly wrong.
+        A bootstrap knows only errors that occurred: with few of them its upper end is too low, and without any it is 0.
+        For the upper end a sample of mean length that is wholly wrong is therefore added to those that are drawn from
+        (after Gaffke 2005, who adds the largest possible value). Without errors it is `unseen_share`.
 
         Args:
             level: Its coverage, e.g. 0.95.
@@ -81,11 +82,16 @@ class ErrorCounts:
         """
         if not self.length:
             return float("nan"), float("nan")
+        unseen = unseen_share(self.samples, level)
+        if not self.edits:
+            return 0.0, unseen
         pairs = sorted(self.pairs)
-        totals = _resampled(np.array([self.pairs[pair] for pair in pairs]), np.array(pairs, np.float64))
-        rates = totals[:, 0] / np.maximum(totals[:, 1], 1.0)
-        low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), max(float(high), unseen_share(self.samples, level))
+        counts, values = np.array([self.pairs[pair] for pair in pairs]), np.array(pairs, np.float64)
+        low, high = np.quantile(_resampled_rates(counts, values), [(1 - level) / 2, (1 + level) / 2])
+        wrong = self.length / self.samples
+        rates = _resampled_rates(np.append(counts, 1), np.append(values, [[wrong, wrong]], axis=0))
+        # Rates may exceed one: then the sample that is added is one of the better ones.
+        return float(low), max(float(high), float(np.quantile(rates, (1 + level) / 2)), unseen)
 
 
 @dataclass
@@ -126,6 +132,21 @@ class PairedErrors:
         low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
+    def differs(self, level: float) -> int:
+        """Whether the difference is more than chance: interval and randomisation test must both say so.
+
+        The interval of a few samples may be a single point, so that one sample alone would prove a difference.
+
+        Args:
+            level: Confidence, e.g. 0.95.
+
+        Returns:
+            -1 where the model after is better, 1 where it is worse, 0 where that cannot be told from chance.
+        """
+        low, high = self.interval(level)
+        sign = int(low > 0) - int(high < 0)
+        return sign if sign and self.p_value <= 1 - level else 0
+
     @property
     def p_value(self) -> float:
         """Probability of a difference at least that large if it were chance which model made which text.
@@ -150,6 +171,12 @@ def _resampled(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     # Drawing n samples with replacement is drawing the multinomial counts of the distinct values.
     drawn = np.random.default_rng(0).multinomial(int(counts.sum()), counts / counts.sum(), size=RESAMPLES)
     return drawn @ values
+
+
+def _resampled_rates(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Rates [RESAMPLES] of `_resampled` edits and lengths."""
+    totals = _resampled(counts, values)
+    return totals[:, 0] / np.maximum(totals[:, 1], 1.0)
 
 
 def unseen_share(samples: int, level: float) -> float:

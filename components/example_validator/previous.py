@@ -12,7 +12,7 @@ _DONE = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CAC
 
 
 class PreviousStatistics(resolver.ResolverStrategy):
-    """The latest statistics that a run accepted and that are not those of the data at hand.
+    """The statistics that a run accepted last and that are not those of the data at hand.
 
     Data that ended its run by `drift.fail` is no measure for the data after it, which would only have to stay close.
     """
@@ -29,13 +29,16 @@ class PreviousStatistics(resolver.ResolverStrategy):
         """
         current = {artifact.id for artifact in input_dict["current"]}
         accepted = _accepted(store, [artifact.id for artifact in input_dict["statistics"]])
-        others = [artifact for artifact in input_dict["statistics"] if artifact.id in accepted - current]
-        latest = max(others, key=lambda artifact: artifact.id, default=None)
+        others = [artifact for artifact in input_dict["statistics"] if artifact.id in accepted.keys() - current]
+        latest = max(others, key=lambda artifact: accepted[artifact.id], default=None)
         return {"current": input_dict["current"], "statistics": [latest] if latest else []}
 
 
-def _accepted(store: Any, statistics: list[int]) -> set[int]:
-    """Ids of those statistics that an ExampleValidator has found good enough to go on."""
+def _accepted(store: Any, statistics: list[int]) -> dict[int, int]:
+    """Statistics that an ExampleValidator has found good enough to go on, with its latest execution that did.
+
+    Executions tell which data came last: data that returns has its statistics, and their id, from the first time.
+    """
     validators = {kind.id for kind in store.get_execution_types() if kind.name.endswith("ExampleValidator")}
     events = [event for event in store.get_events_by_artifact_ids(statistics) if event.type in _INPUTS]
     good = {
@@ -43,4 +46,5 @@ def _accepted(store: Any, statistics: list[int]) -> set[int]:
         for execution in store.get_executions_by_id({event.execution_id for event in events})
         if execution.type_id in validators and execution.last_known_state in _DONE
     }
-    return {event.artifact_id for event in events if event.execution_id in good}
+    ordered = sorted((event.execution_id, event.artifact_id) for event in events if event.execution_id in good)
+    return {artifact: execution for execution, artifact in ordered}

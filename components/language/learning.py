@@ -88,13 +88,13 @@ def learn(
     models = [unweighed.weighed(weight, BONUS_BY_WEIGHT * weight) for weight in weights]
     tried = [_edits(decoded(default_decoder(model), alphabet, validation), validation) for model in models]
     best = min(tried, key=sum)
-    good = [i for i, edits in enumerate(tried) if _interval(best, edits, lengths, _AT_LEAST)[0] <= 0]
+    good = [i for i, edits in enumerate(tried) if _differs(best, edits, lengths, _AT_LEAST) <= 0]
     usual = weights.index(base.weight) if base is not None else None
     chosen = usual if usual is not None and usual in good else good[0]
     facts["validation_cer_best_path"] = sum(before) / sum(lengths)
     facts["validation_cer"] = sum(tried[chosen]) / sum(lengths)
     model = models[chosen]
-    if _interval(before, tried[chosen], lengths, _SURE)[1] < 0:
+    if _differs(before, tried[chosen], lengths, _SURE) < 0:
         temperature = _temperature(model, alphabet, validation)
     elif base is not None and chosen == usual and len(found) > 1 and _may_help(before, tried[chosen], lengths):
         temperature = base.temperature
@@ -151,18 +151,18 @@ def _edits(results: Sequence[Decoded], images: Sequence[Recorded]) -> list[int]:
     return [edits_and_length(recorded.label, result.text)[0] for result, recorded in pairs]
 
 
-def _interval(before: Sequence[int], after: Sequence[int], lengths: Sequence[int], level: float) -> tuple[float, float]:
-    """Interval of the difference of CER from before to after, on the same images."""
+def _differs(before: Sequence[int], after: Sequence[int], lengths: Sequence[int], level: float) -> int:
+    """Sign of the difference of CER from before to after on the same images, 0 where it may be chance."""
     paired = PairedErrors()
     for counts in zip(before, after, lengths, strict=True):
         paired.add(*counts)
-    return paired.interval(level)
+    return paired.differs(level)
 
 
 def _may_help(before: Sequence[int], after: Sequence[int], lengths: Sequence[int]) -> bool:
     """Whether images do not contradict that what is known to help elsewhere helps here, too."""
     if len(lengths) < _FEW:
-        return _interval(before, after, lengths, _SURE)[0] <= 0
+        return _differs(before, after, lengths, _SURE) <= 0
     return sum(after) < sum(before)
 
 

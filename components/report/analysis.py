@@ -36,6 +36,9 @@ SHOWN_SLICES = 40
 # A model that is right about an image differs from a good label in no or few characters.
 SURE, WHOLLY_DIFFERENT = 0.5, 0.5
 RARE = 10
+LEAST_IN_SLICE = 20  # images below which a slice is not called worse: chance makes too many of the small ones so
+LEAST_CALIBRATED = 100  # images below which the expected calibration error is mostly noise
+LEAST_IN_BIN = 30  # images whose share of right texts says something
 
 
 def count_edits(predictions: pd.DataFrame, compared: bool) -> pd.DataFrame:
@@ -187,8 +190,9 @@ def slices(predictions: pd.DataFrame, level: float) -> list[dict[str, Any]]:
 
     Returns:
         Groups `{"name", "title", "rows", "left_out"}`; a row has `value`, the keys of `rates`, `share` of all edits,
-        `baseline` (rate or None) and `worse`: the interval lies above the overall rate. Rows of a group with names
-        stand worst first, those of a group with quarters in order. Groups with a single value are left out.
+        `baseline` (rate or None) and `worse`: the interval of `LEAST_IN_SLICE` images at least lies above the overall
+        rate. Rows of a group with names stand worst first, those of a group with quarters in order. Groups with a
+        single value are left out.
     """
     overall, total = errors_of(predictions).rate, max(int(predictions["edits"].sum()), 1)
     compared = paired_errors(predictions) is not None
@@ -209,10 +213,17 @@ def slices(predictions: pd.DataFrame, level: float) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"value": str(value) or "unknown", **rates(errors_of(part), level)}
             row["share"] = row["edits"] / total
             row["baseline"] = errors_of(part, baseline=True).rate if compared else None
-            row["worse"] = bool(row["low"] > overall)
+            row["worse"] = bool(row["samples"] >= LEAST_IN_SLICE and row["low"] > overall)
             rows.append(row)
         groups.append({"name": name, "title": title, "rows": rows, "left_out": max(len(parts) - SHOWN_SLICES, 0)})
     return groups
+
+
+def writer_range(predictions: pd.DataFrame) -> tuple[float, float] | None:
+    """Lowest and highest CER of writers with `LEAST_IN_SLICE` images or more; None for fewer than two of them."""
+    named = predictions[predictions["writer"] != ""].groupby("writer")
+    found = [errors_of(part).rate for _, part in named if len(part) >= LEAST_IN_SLICE]
+    return (min(found), max(found)) if len(found) > 1 else None
 
 
 def _keys(predictions: pd.DataFrame) -> Iterable[tuple[str, str, pd.Series]]:
@@ -244,20 +255,24 @@ def calibration(predictions: pd.DataFrame, bins: int = 10) -> dict[str, Any]:
 
     Args:
         predictions: Table of predictions.
-        bins: Number of bins, of equally many images.
+        bins: Number of bins, of equally many images; fewer where these would hold less than `LEAST_IN_BIN`.
 
     Returns:
         `bins`, rows of `confidence`, `right` (means) and `samples`; `error`, the expected calibration error: the mean
-        gap of the two over all images; `gap`, mean confidence minus share of right texts: above 0 is over-confident.
+        gap of the two over all images, None for fewer than `LEAST_CALIBRATED`; `gap`, mean confidence minus share of
+        right texts: above 0 is over-confident; `gap_error`, its standard error.
     """
     ordered = predictions.sort_values("confidence", kind="stable")
     confidence, right = ordered["confidence"].to_numpy(float), (ordered["edits"] == 0).to_numpy(float)
+    bins = max(min(bins, len(ordered) // LEAST_IN_BIN), 1)
     parts = [part for part in np.array_split(np.arange(len(ordered)), bins) if len(part)]
     rows = [{"confidence": float(confidence[p].mean()), "right": float(right[p].mean()), "samples": len(p)}
             for p in parts]  # fmt: skip
     error = sum(abs(row["confidence"] - row["right"]) * row["samples"] for row in rows) / max(len(ordered), 1)
-    gap = float(confidence.mean() - right.mean()) if len(ordered) else 0.0
-    return {"bins": rows, "error": float(error), "gap": gap}
+    differences = confidence - right
+    gap = float(differences.mean()) if len(ordered) else 0.0
+    return {"bins": rows, "error": float(error) if len(ordered) >= LEAST_CALIBRATED else None, "gap": gap,
+            "gap_error": float(differences.std() / max(len(ordered), 1) ** 0.5)}  # fmt: skip
 
 
 def review(
@@ -322,8 +337,8 @@ def choose_cases(predictions: pd.DataFrame, worst: int = 12, typical: int = 12, 
     """Which images to look at.
 
     Returns:
-        Row labels by group: `worst` (most edits per character), `typical` (drawn evenly from all wrong ones, always
-        the same), `suspect` (labels that are probably wrong, see `suspect_labels`). No image is in two groups.
+        Row labels by group: `worst` (most edits per character), `typical` (drawn evenly from the other wrong ones,
+        always the same), `suspect` (labels that are probably wrong, see `suspect_labels`). No image is in two groups.
     """
     suspects = list(suspect_labels(predictions).index[:suspect])
     wrong = predictions[(predictions["edits"] > 0) & ~predictions.index.isin(suspects)]

@@ -123,7 +123,7 @@ def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
         return "The runs were evaluated on different images: their figures cannot be compared."
     paired = _paired(both)
     low, high = paired.interval(level)
-    answer = "yes" if high < 0 else "no, it is worse" if low > 0 else "that cannot be told from chance"
+    answer = {-1: "yes", 0: "that cannot be told from chance", 1: "no, it is worse"}[paired.differs(level)]
     images = f"the same {len(both)} images"
     if not len(both) == len(tables[0]) == len(tables[1]):
         images = f"the {len(both)} images that both were evaluated on (A {len(tables[0])}, B {len(tables[1])})"
@@ -151,7 +151,7 @@ def _paired(both: pd.DataFrame) -> PairedErrors:
 
 
 def _changed_slices(both: pd.DataFrame, level: float) -> list[list[str]]:
-    """Slices whose paired difference has an interval without zero, largest change of edits first."""
+    """Slices that differ by more than chance, largest change of edits first."""
     found = []
     for name, title in analysis.BY_NAME.items():
         groups = both.groupby(f"{name}_a")
@@ -159,8 +159,7 @@ def _changed_slices(both: pd.DataFrame, level: float) -> list[list[str]]:
             continue
         for value, part in groups:
             paired = _paired(part)
-            low, high = paired.interval(level)
-            if low > 0 or high < 0:
+            if paired.differs(level):
                 edits = [int(part[column].sum()) for column in ("edits_a", "edits_b")]
                 rates = [percent(count / part["length_a"].sum()) for count in edits]
                 row = [f"{title} {value or 'unknown'}", f"{len(part)} images", rates[0], "->", rates[1]]

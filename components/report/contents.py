@@ -76,6 +76,7 @@ def facts(material: Material, characters: analysis.Characters) -> dict[str, Any]
         "comparison": _comparison(predictions, level),
         "language_model": _language_model(m, level),
         "slices": analysis.slices(predictions, level),
+        "writer_range": analysis.writer_range(predictions),
         "calibration": analysis.calibration(predictions),
         "review": analysis.review(predictions),
         "coverage": analysis.coverage(predictions, m.alphabet, in_training),
@@ -155,6 +156,7 @@ def _comparison(predictions: pd.DataFrame, level: float) -> dict[str, Any] | Non
     return {
         "baseline": analysis.rates(analysis.errors_of(predictions, baseline=True), level),
         "difference": paired.difference, "low": low, "high": high, "p_value": paired.p_value,
+        "differs": paired.differs(level),
         "better": int((after < before).sum()), "worse": int((after > before).sum()),
         "same_text": int((predictions["prediction"] == predictions["baseline"]).sum()),
     }  # fmt: skip
@@ -218,6 +220,7 @@ def _data(m: Material) -> dict[str, Any]:
             "samples": split.samples,
             "by_model": m.counts.get("by_model", {}).get(name, 0),
             "writers": len([writer for writer in split.writers if writer]),
+            "known_writers": len(m.shared_writers) if name == "eval" else 0,
             "characters": int(sum(split.characters.values())),
             "distinct_characters": len(split.characters),
             **{f"median_{column}": float(np.median(split.numbers[column])) if split.samples else None

@@ -95,3 +95,10 @@ class Material:
     unalignable: int = 0
     baseline: Mapping[str, Any] | None = None
     run_id: str = ""
+
+    @property
+    def shared_writers(self) -> Counter[str]:
+        """Evaluation images by those of their writers who also wrote images of the other splits."""
+        evaluated = self.splits.get("eval", Split()).writers
+        learnt = {writer for name, split in self.splits.items() if name != "eval" for writer in split.writers}
+        return Counter({writer: images for writer, images in evaluated.items() if writer and writer in learnt})

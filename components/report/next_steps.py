@@ -143,7 +143,7 @@ def _about_bounds(contents: Mapping[str, Any], collapsed: bool) -> Iterator[str]
     compared, failures = contents["comparison"], verdict["failures"]
     too_high = [f["slice"] for f in failures] == ["all"] and failures[0]["kind"] == "bound"
     enough = math.ceil(20 * metrics["cer_high"]) / 20
-    if too_high and not collapsed and compared and compared["high"] < 0 and enough <= _LARGEST_BOUND:
+    if too_high and not collapsed and compared and compared["differs"] < 0 and enough <= _LARGEST_BOUND:
         yield (
             f"Its CER is lower than that of {contents['against']} ({metrics['cer']:.3f}, "
             f"{compared['baseline']['rate']:.3f}). If that is enough, raise the bound: gate.max_cer={enough:g}."

@@ -54,9 +54,14 @@ def page(
     """
     failed = next((step.name for step in steps if step.state == "FAILED"), None)
     if contents:  # an earlier release wrote fewer of them
-        contents = {"against": "the model before", "next_steps": [], "language_model": None, **contents}
+        since: dict[str, Any] = {"against": "the model before", "next_steps": []}
+        since |= {"language_model": None, "writer_range": None}
+        contents = {**since, **contents}
         cases = contents["cases"]
         contents["cases"] = {"suspect": cases.get("doubtful", []), **cases}  # as 0.1.0 calls them
+        if compared := contents["comparison"]:
+            sign = int(compared["low"] > 0) - int(compared["high"] < 0)
+            contents["comparison"] = {"differs": sign * (compared["p_value"] <= 1 - contents["level"]), **compared}
     verdict = Verdict.from_dict(contents["verdict"]) if contents else None
     when = (run_id or (contents["run_id"] if contents else ""))[:19].replace("T", " ")
     template = environment().get_template("report.html.j2")

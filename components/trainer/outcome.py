@@ -44,7 +44,7 @@ class Validation:
         errors = PairedErrors()
         for (before, length), (after, _) in zip(best, self.images, strict=True):
             errors.add(before, after, length)
-        return errors.interval(_LEVEL)[0] > 0
+        return errors.differs(_LEVEL) > 0
 
     @property
     def collapse(self) -> str | None:

@@ -147,6 +147,14 @@ def test_a_bound_that_keeps_what_is_better_out_can_ask_for_less(before, failures
         assert material(predictions).verdict.metrics["cer_high"] <= value <= 0.3
 
 
+def test_five_images_do_not_show_that_the_model_before_was_worse():
+    predictions = read(5, rate=0.0, baseline_rate=0.0)
+    predictions["baseline"] = [text[:-1] for text in predictions["text"]]
+    predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=True)
+    steps = suggested(predictions, Config(gate={"max_cer": 0.1}), failures=[BOUND])
+    assert not any(step.startswith("Its CER is lower") for step in steps)
+
+
 def test_no_bound_is_raised_for_a_model_that_serves_nobody():
     gate = Config(gate={"max_cer": 0.1})
     for predictions in (emptied(), read(300, rate=0.97)):

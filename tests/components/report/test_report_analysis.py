@@ -103,6 +103,31 @@ def test_calibration_sees_confidence_that_is_too_high():
     assert [b["samples"] for b in honest["bins"]] == [300] * 10
 
 
+def test_confidence_of_a_few_images_is_not_called_off_by_chance():
+    source = np.random.default_rng(0)
+    found = []
+    for images in (20, 20, 20, 20, 20, 20, 90, 150):
+        predictions = table(words(images), rate=0)
+        confidence = source.uniform(0.2, 1, images)
+        right = source.random(images) < confidence
+        predictions = predictions.assign(confidence=confidence, edits=np.where(right, 0, 1))
+        calibration = analysis.calibration(predictions)
+        assert (calibration["error"] is None) == (images < 100)
+        assert all(row["samples"] >= 30 for row in calibration["bins"]) or images == 20
+        found.append("calibration" in findings(material(predictions)))
+    assert sum(found) <= 1
+    boastful = table(words(400), rate=0.3).assign(confidence=0.9)
+    assert "calibration" in findings(material(boastful))
+
+
+def test_slices_of_a_few_images_are_not_called_worse():
+    predictions = table(words(400), rate=0, writers=400)
+    predictions.loc[0, "prediction"] = "x"
+    predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    (writers,) = [group for group in analysis.slices(predictions, 0.95) if group["name"] == "writer"]
+    assert writers["rows"][0]["low"] > 0 and not any(row["worse"] for row in writers["rows"])
+
+
 def test_review_removes_the_least_confident_first():
     predictions = table(words(1000), rate=0.05)
     rows = analysis.review(predictions)
@@ -204,6 +229,18 @@ def test_bounds_are_told_with_what_was_measured():
     assert "no image" in str(made.verdict.failures[-1])
     alone = contents.bounds(material(table(words(50))).verdict, Config())
     assert alone[1]["met"] is None and alone[1]["value"] is None
+
+
+def test_slices_of_one_image_do_not_change(monkeypatch):
+    from components.report import comparison
+
+    before = table(words(60), rate=0.0, writers=60)
+    before.loc[0, "prediction"] = ""
+    before = analysis.count_edits(before.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    tables = iter([before, table(words(60), rate=0.0, writers=60)])
+    monkeypatch.setattr(comparison, "_predictions", lambda run: next(tables))
+    text = comparison._verdict(None, None, 0.95)
+    assert "That cannot be told from chance" in text and "Slices that changed" not in text
 
 
 def test_equal_rows_are_compared_once_each(monkeypatch):

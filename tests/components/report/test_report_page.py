@@ -161,7 +161,9 @@ def test_contents_of_an_earlier_release_make_a_page(built):
     for name in ("compared_with", "off"):
         del made["verdict"][name]
     suspect = made["cases"].pop("suspect")
-    assert "Better than the model before?" in report.page(made)
+    del made["comparison"]["differs"]
+    made["comparison"].update(low=-0.03, high=-0.01, p_value=0.001)
+    assert "Better than the model before?</h3>\n<p><b>Yes.</b>" in report.page(made)
     made["cases"]["doubtful"] = suspect or made["cases"]["worst"][:1]
     assert "Suspect labels" in report.page(made)
 
@@ -214,6 +216,11 @@ def test_what_the_data_step_has_decided_is_on_the_page():
     html, kinds = report.page(made), {finding["kind"] for finding in made["findings"]}
     assert "written from right to left: 3 (Hebrew 3)" in html and "images are split one by one" in html
     assert "data" in kinds and "leaked_writers" not in kinds
+    told = "200 of 200 evaluation images are by writers of training images (w0). The error on unseen writers is higher"
+    text = card.write(made)
+    assert told in html and told in text
+    assert "On 200 images that training did not see; 1 of their 1 writers also wrote training images:" in text
+    assert "by 8 writers that training did not see:" in card.write(in_words(material(table(words(200)))))
     together = in_words(material(predictions, splits=splits))
     assert "leaked_writers" in {finding["kind"] for finding in together["findings"]}
 
@@ -228,6 +235,26 @@ def test_page_and_card_say_what_a_model_has_labelled():
     (finding,) = [f for f in in_words(material(table(words(200)), counts=counts))["findings"]
                   if f["kind"] == "measured_on_a_model"]  # fmt: skip
     assert finding["severity"] == "problem" and "7 images for evaluation" in finding["text"]
+
+
+def test_page_and_card_of_a_few_images_tell_no_calibration_error():
+    few, more = (in_words(material(table(words(count)))) for count in (60, 200))
+    for write in (report.page, card.write):
+        assert "on average" in write(more) and "on average" not in write(few)
+    assert "Drawn from the other images with an error" in report.page(in_words(material(table(words(200), rate=0.3))))
+
+
+def test_page_and_card_say_what_the_interval_is_over():
+    predictions = table(words(400), rate=0.0)
+    predictions.loc[predictions["writer"] == "w3", "prediction"] = ""
+    predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    made = in_words(material(predictions))
+    assert made["writer_range"] == (0.0, 1.0)
+    for text in (report.page(made), card.write(made)):
+        assert "images of these 8 writers" in text and "ranges from 0.00 % to 100.00 %" in text
+    assert "too few to say" in card.write(made)
+    many = card.write(in_words(material(table(words(400), writers=40))))
+    assert "images of these 40 writers." in many and "single writers" not in many
 
 
 def test_page_of_a_run_that_failed_names_the_step():

@@ -68,8 +68,9 @@ def halves(tmp_path_factory, images):
 
 def test_more_of_the_same_is_no_drift(halves, capsys):
     first, rest, folder = halves
-    code, found = drift(first, span(folder / "same", rest), "--fail", "--set=drift.thresholds.new_characters=0.3",
-                        capsys=capsys)  # fmt: skip
+    code, found = drift(first, span(folder / "same", rest), "--fail", capsys=capsys)
+    (new,) = (measure for measure in found["measures"] if measure["name"] == "new_characters")
+    assert new["after"] > 0, "there are new characters, by chance"
     assert code == 0 and found["moved"] == [] and found["kind"] == "drift"
 
 
@@ -117,9 +118,9 @@ def test_rows_without_a_confidence_and_tables_without_labels_are_told(halves, tm
 
 def test_new_character_is_named(halves, tmp_path, capsys):
     first, rest, _ = halves
-    after = span(tmp_path / "after", rest, label=lambda text, number: text + "Ж" if number % 25 == 0 else text)
+    after = span(tmp_path / "after", rest, label=lambda text, number: text + "Ж" if number % 4 == 0 else text)
     _, found = drift(first, after, capsys=capsys)
-    assert "new_characters" in found["moved"] and "Ж (5)" in words(found, "new_characters")
+    assert "new_characters" in found["moved"] and "Ж (" in words(found, "new_characters")
 
 
 def test_rejected_rows_are_named(halves, tmp_path, capsys):
@@ -286,27 +287,42 @@ def test_no_run_to_compare_with(halves, tmp_path, capsys):
     assert "holds no run yet" in capsys.readouterr().err
 
 
-def test_refused_statistics_are_no_measure_for_later_ones():
-    """After `drift.fail` has ended a run, data that is close to what it refused must not pass."""
+def validated(count, states):
+    """A store with some statistics, which were validated in the order of (statistics, state of the execution)."""
     import ml_metadata
     from ml_metadata.proto import metadata_store_pb2 as pb
     from tfx.utils import name_utils
 
     from components.example_validator.component import CuratedExampleValidator
-    from components.example_validator.previous import PreviousStatistics
 
     connection = pb.ConnectionConfig()
     connection.fake_database.SetInParent()
     store = ml_metadata.MetadataStore(connection)
     kind = store.put_artifact_type(pb.ArtifactType(name="ExampleStatistics"))
     validator = store.put_execution_type(pb.ExecutionType(name=name_utils.get_full_name(CuratedExampleValidator)))
-    states = (pb.Execution.COMPLETE, pb.Execution.CACHED, pb.Execution.FAILED, None)
-    ids = store.put_artifacts([pb.Artifact(type_id=kind) for _ in states])
-    for artifact, state in zip(ids, states, strict=True):
-        if state is not None:
-            (execution,) = store.put_executions([pb.Execution(type_id=validator, last_known_state=state)])
-            store.put_events([pb.Event(artifact_id=artifact, execution_id=execution, type=pb.Event.INPUT)])
-    statistics = store.get_artifacts_by_id(ids)
+    ids = store.put_artifacts([pb.Artifact(type_id=kind) for _ in range(count)])
+    for place, state in states:
+        (execution,) = store.put_executions(
+            [pb.Execution(type_id=validator, last_known_state=pb.Execution.State.Value(state))]
+        )
+        store.put_events([pb.Event(artifact_id=ids[place], execution_id=execution, type=pb.Event.INPUT)])
+    return store, ids, store.get_artifacts_by_id(ids)
+
+
+def test_data_is_compared_with_that_of_the_run_before_also_where_it_is_older():
+    from components.example_validator.previous import PreviousStatistics
+
+    # Data A, data B, A again, whose statistics are those of the first time, and then C.
+    store, ids, statistics = validated(3, [(0, "COMPLETE"), (1, "COMPLETE"), (0, "CACHED")])
+    found = PreviousStatistics().resolve_artifacts(store, {"current": statistics[2:], "statistics": statistics})
+    assert [artifact.id for artifact in found["statistics"]] == [ids[0]]
+
+
+def test_refused_statistics_are_no_measure_for_later_ones():
+    """After `drift.fail` has ended a run, data that is close to what it refused must not pass."""
+    from components.example_validator.previous import PreviousStatistics
+
+    store, ids, statistics = validated(4, [(0, "COMPLETE"), (1, "CACHED"), (2, "FAILED")])
     found = PreviousStatistics().resolve_artifacts(store, {"current": statistics[-1:], "statistics": statistics})
     assert [artifact.id for artifact in found["statistics"]] == [ids[1]]
     alone = PreviousStatistics().resolve_artifacts(store, {"current": statistics[2:3], "statistics": statistics[2:3]})

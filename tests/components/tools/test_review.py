@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,31 @@ def test_least_sure_answers_of_logs_become_a_dataset(log, tmp_path, capsys):
     settings = DataConfig(paths=[str(output)])
     samples = dataset.examine_all(settings, TransformConfig())
     assert [s.text for s in samples] == [row["text"] for row in found]
+
+
+def test_page_saves_what_was_corrected_also_after_unreadable_was_taken_back(log, tmp_path):
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if not chromium:
+        pytest.skip("no browser is on the PATH")
+    assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / "review"), "--below", "0.5"]) == 0
+    script = """<script>
+      URL.createObjectURL = blob => { blob.text().then(text => { document.body.innerText = text; }); return '#'; };
+      const [corrected, regretted, unreadable] = items.map(item => item.querySelectorAll('input'));
+      corrected[0].value = 'corrected';
+      corrected[0].dispatchEvent(new Event('input'));
+      for (const box of [corrected[1], corrected[1], regretted[1], regretted[1], unreadable[1]]) box.click();
+      document.querySelector('button').click();
+    </script></body>"""
+    page = tmp_path / "review" / "review.html"
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+    done = subprocess.run(
+        [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+         "--virtual-time-budget=10000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    saved = done.stdout[done.stdout.index("<body") :]
+    assert ",corrected," in saved and ",UNREADABLE," in saved
+    assert saved.count("images/") == 2, "a row whose tick was taken back was not looked at"
 
 
 def test_texts_of_htr_label_keep_the_version_that_wrote_them(log, tmp_path):

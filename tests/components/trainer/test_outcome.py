@@ -32,6 +32,12 @@ def test_other_networks_are_not(labels, texts):
     assert compare(labels, texts).collapse is None
 
 
+@pytest.mark.parametrize("images, worse", [(1, False), (3, False), (12, True)])
+def test_a_few_images_do_not_make_a_validation_clearly_worse(images, worse):
+    best, found = compare(LABELS[:images], LABELS[:images]), compare(LABELS[:images], ["n"] * images)
+    assert found.is_clearly_worse(best.images) == worse
+
+
 def test_advice_begins_with_the_likeliest():
     collapse = compare(LABELS, [""] * 49).collapse
     short = advice_for_collapse(collapse, 95, 5, 2e-3)
