@@ -84,8 +84,8 @@ class TrainConfig(Section):
         description="compute in bfloat16 on CPUs with AVX512_BF16 or AMX: 1.25 to 1.4 times as fast; the loss "
         "stays float32",
     )
-    # 0 is TensorFlow's none.
-    seed: int = Field(1, ge=1, lt=2**32, description="seed of weights, shuffling and augmentation")
+    # 0 is TensorFlow's none, which takes seeds modulo 2**31 - 1.
+    seed: int = Field(1, ge=1, lt=2**31 - 1, description="seed of weights, shuffling and augmentation")
 
     @property
     def is_warm(self) -> bool:
