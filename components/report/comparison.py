@@ -112,13 +112,20 @@ def _images(data: Mapping[str, Any]) -> str:
     return " + ".join(f"{split['samples']} {name}" for name, split in data["splits"].items())
 
 
+def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """What both tables have: the same image under another label is another sample, as is each of several equal rows."""
+    keys = ["id", "text"]
+    first, second = (predictions.assign(repeat=predictions.groupby(keys).cumcount()) for predictions in tables)
+    return first.merge(second, on=[*keys, "repeat"], suffixes=("_a", "_b"))
+
+
 def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
     """Whether B is better on the images that both were evaluated on, and where."""
     tables = [_predictions(run) for run in (before, after)]
-    # The same image under another label is another sample, and so is each of several equal rows.
-    for predictions in tables:
-        predictions["repeat"] = predictions.groupby(["id", "text"]).cumcount()
-    both = tables[0].merge(tables[1], on=["id", "text", "repeat"], suffixes=("_a", "_b"))
+    both = _joined(tables)
+    if both.empty and all(predictions["source"].nunique() == 1 for predictions in tables):
+        # Identifiers begin with the name of the data folder, which may be another one since.
+        both = _joined([predictions.assign(id=predictions["id"].str.partition("/")[2]) for predictions in tables])
     if both.empty:
         return "The runs were evaluated on different images: their figures cannot be compared."
     paired = _paired(both)

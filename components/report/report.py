@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,9 +29,16 @@ def environment(*folders: str) -> jinja2.Environment:
         keep_trailing_newline=True,
     )  # fmt: skip
     made.filters.update(percent=percent, points=points, visible=visible, clock=clock, yaml=_yaml, small=_small,
-                        band=_band)  # fmt: skip
+                        band=_band, code=_code)  # fmt: skip
     made.globals["range_"] = range
     return made
+
+
+def _code(text: str) -> str:
+    """A code span of Markdown, also of text with backticks (CommonMark 0.31, section 6.1)."""
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    padding = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""
+    return f"{fence}{padding}{text}{padding}{fence}"
 
 
 def page(

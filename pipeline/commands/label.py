@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -75,9 +77,16 @@ def _label(arguments: argparse.Namespace) -> int:
         raise CommandError(str(error), USAGE) from error
     for line in _told(counts, arguments.above):
         print(line)
-    data = " ".join(f"--data {folder}" for folder in arguments.data or ["LABELLED"])
+    run = ["htr", "run"]
+    for option, values in (
+        ("--data", [*(config.data.paths or ["LABELLED"]), os.path.abspath(arguments.output)]),
+        ("--config", [arguments.config] if arguments.config else []),
+        ("--set", arguments.set),
+        ("--workspace", [config.workspace] if arguments.workspace else []),
+    ):
+        run += [word for value in values for word in (option, value)]
     print(f"\n{counted(counts.labelled, 'image')} in {arguments.output}. To train with them, beside labels by people:")
-    print(f"  htr run {data} --data {arguments.output}")
+    print(f"  {shlex.join(run)}")
     return OK
 
 

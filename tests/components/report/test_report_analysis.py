@@ -243,6 +243,21 @@ def test_slices_of_one_image_do_not_change(monkeypatch):
     assert "That cannot be told from chance" in text and "Slices that changed" not in text
 
 
+def test_runs_of_a_data_folder_that_was_renamed_are_compared(monkeypatch):
+    from components.report import comparison
+
+    def verdict(*tables):
+        given = iter(tables)
+        monkeypatch.setattr(comparison, "_predictions", lambda run: next(given))
+        return comparison._verdict(None, None, 0.95)
+
+    predictions = table(words(100), rate=0.1)
+    renamed = predictions.assign(source="names-v2", id=predictions["id"].str.replace("data/", "names-v2/", regex=False))
+    assert "on the same 100 images" in verdict(predictions, renamed)
+    others = predictions.assign(id=predictions["id"] + "x")
+    assert "evaluated on different images" in verdict(predictions, others)
+
+
 def test_equal_rows_are_compared_once_each(monkeypatch):
     from components.report import comparison
 

@@ -122,6 +122,17 @@ def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
     assert json.loads(json.dumps(contents.metrics(built)))["language_model"]["weight"] == 0.4
 
 
+@pytest.mark.parametrize("extra", ["", "`"])
+def test_characters_of_the_card_are_code_also_where_one_is_a_backtick(extra):
+    predictions = table(words(200))
+    alphabet = "".join(sorted({*"".join(predictions["text"]), *"".join(predictions["prediction"]), *extra}))
+    text = card.write(contents.build(material(predictions, alphabet=alphabet)))
+    (line,) = (line for line in text.splitlines() if line.startswith("* It writes these"))
+    fence = "``" if extra else "`"
+    shown = re.escape(alphabet)
+    assert re.search(f"others: {fence} ?{shown} ?{fence}$", line), line
+
+
 def test_page_and_card_of_a_gate_that_evaluates_the_best_path():
     built = with_language_model(FACTS, "best_path")
     html, text = report.page(built), card.write(built)

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import shutil
 import uuid
 from pathlib import Path
@@ -77,7 +78,17 @@ def test_every_image_is_accounted_for(names, tmp_path, capsys):
     assert any(reason.startswith("could not be read; the first: ") for reason in left_out)
     (labelled,) = re.findall(r"(\d+) images? in ", said)
     assert int(labelled) + sum(left_out.values()) == IMAGES + 2
-    assert f"htr run --data {names} --data {output}" in said
+    assert f"htr run --data {names} --data {output}\n" in said
+
+
+def test_the_command_to_train_with_them_is_about_the_same_settings(names, tmp_path, capsys):
+    settings, output = tmp_path / "run.yaml", tmp_path / "my out"
+    settings.write_text(f"data: {{paths: ['{names}']}}\nworkspace: '{tmp_path / 'w'}'\n")
+    command = ["label", str(names), "--config", str(settings), "--set", "data.limit=30", "--output", str(output)]
+    assert cli.main([*command, "--base", "word", "--above", "0.1"]) == 0
+    (printed,) = re.findall(r"^  (htr run .+)$", capsys.readouterr().out, re.MULTILINE)
+    data = ["--data", str(names), "--data", str(output)]
+    assert shlex.split(printed) == ["htr", "run", *data, "--config", str(settings), "--set", "data.limit=30"]
 
 
 @pytest.fixture(scope="module")
