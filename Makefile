@@ -1,7 +1,7 @@
 # `make demo` shows the whole path on sample data, `make test` runs all checks. Both set up what they need.
 # `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: base-line-finder base-model bench help coverage demo page-tools pytest test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
+.PHONY: base-graphs base-line-finder base-model bench help coverage demo page-tools pytest test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
 PYTHON := .venv/bin/python
 
 help:
@@ -47,6 +47,9 @@ audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so
 
 base-model: setup  ## the models that are shipped, trained anew; hours on two cores, goes on where it was stopped; SETS=... holds the real sets
 	@$(PYTHON) -m pipeline.recipes.base_model --data $(SETS)
+
+base-graphs: setup  ## the models for words and lines that are shipped, exported anew by today's code; trains nothing
+	@$(PYTHON) -m pipeline.recipes.base_graphs
 
 base-line-finder: setup  ## the line finder that is shipped, trained anew; two hours on two cores, goes on where it was stopped; SETS=... as above
 	@$(PYTHON) -m pipeline.recipes.base_line_finder --data $(SETS)

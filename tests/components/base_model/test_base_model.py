@@ -1,6 +1,7 @@
 """Base models: what is shipped is small and transcribes, and becomes a version that everything takes like any other."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -10,9 +11,11 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from components.base_model import packing
 from components.base_model.packing import BaseModelError, pack, presets, unpack
@@ -22,6 +25,7 @@ from components.tools.sample_data import generate
 from components.trainer import transfer
 from components.trainer.model import build
 from components.trainer.weights import VARIABLES_KEY
+from pipeline.recipes import base_graphs
 from serving.local import LocalClient
 from tests.components.toy import LINE as TOY
 from tests.components.toy import SMALL, WORDS, drawn
@@ -37,7 +41,8 @@ def weights_of(version):
 
 def answer(version, images):
     """What the SavedModel itself says, loaded as TensorFlow does."""
-    outputs = tf.saved_model.load(str(version)).signatures["serving_default"](image_bytes=tf.constant(images))
+    signature = tf.saved_model.load(str(version)).signatures["serving_default"]
+    outputs = signature(image_bytes=tf.constant(images, tf.string))
     return outputs["log_probs"].numpy(), outputs["frames"].numpy()
 
 
@@ -55,6 +60,34 @@ def test_the_shipped_model_transcribes_rendered_words(preset, tmp_path, monkeypa
         results = list(client.transcribe_many(summary.directory / "images" / row["FILENAME"] for row in rows))
     errors = count_errors([row["IDENTITY"] for row in rows], [result.text for result in results])
     assert errors.rate < 0.15, [(row["IDENTITY"], result.text) for row, result in zip(rows, results, strict=True)]
+
+
+@pytest.mark.parametrize("preset", SHIPPED)
+def test_the_graph_of_the_shipped_model_is_todays(preset, tmp_path, monkeypatch):
+    """`make base-graphs` exports it anew. Palettes of few colours came out blank once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    grey = Image.fromarray(cv2.imdecode(np.frombuffer(drawn("ab", 1), np.uint8), cv2.IMREAD_GRAYSCALE))
+    palette = grey.quantize(16)
+    files = [io.BytesIO() for _ in range(2)]
+    palette.save(files[0], "png", bits=4)
+    palette.convert("L").save(files[1], "png")
+    version = unpack(preset)
+    (log_probs, frames), (none, _) = answer(version, [file.getvalue() for file in files]), answer(version, [])
+    np.testing.assert_allclose(log_probs[0], log_probs[1], atol=1e-5)
+    assert frames[0] == frames[1] > 0 and len(none) == 0
+
+
+def test_exported_anew_a_model_has_the_same_weights_and_answers(base_models):
+    version = unpack("line")
+    images = [drawn(word, 900 + i) for i, word in enumerate(WORDS)]
+    before, (log_probs, frames) = weights_of(version), answer(version, images)
+    assert base_graphs.main() == 0
+    after, (again, frames_again) = weights_of(unpack("line")), answer(unpack("line"), images)
+    assert before.keys() == after.keys()
+    for key in (key for key in before if key.startswith(VARIABLES_KEY)):
+        np.testing.assert_array_equal(after[key], before[key])
+    np.testing.assert_array_equal(frames_again, frames)
+    np.testing.assert_allclose(again, log_probs, atol=1e-5)
 
 
 def test_the_shipped_models_are_small():
