@@ -48,7 +48,7 @@ audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so
 base-model: setup  ## the models that are shipped, trained anew; hours on two cores, goes on where it was stopped; SETS=... holds the real sets
 	@$(PYTHON) -m pipeline.recipes.base_model --data $(SETS)
 
-base-graphs: setup  ## the models for words and lines that are shipped, exported anew by today's code; trains nothing
+base-graphs: setup  ## the models that are shipped, exported anew by today's code; trains nothing
 	@$(PYTHON) -m pipeline.recipes.base_graphs
 
 base-line-finder: setup  ## the line finder that is shipped, trained anew; two hours on two cores, goes on where it was stopped; SETS=... as above

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
-from components.line_finder.model import CHANNELS, LineFinder
+from components.line_finder.model import CHANNELS, LineFinder, build, take_weights
 from components.line_finder.preprocessing import scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig
 from components.transform.decoding import NOTHING, decode_grey, kinds_of
@@ -85,6 +86,20 @@ def save(served: ServedLineFinder, directory: str, config: LineFinderConfig, fac
     with tf.io.TFRecordWriter(os.path.join(directory, WARMUP_FILE)) as writer:
         for log in _warmup_requests(image_files.encode(_drawn_page())):
             writer.write(log.SerializeToString())
+
+
+def export_again(version: str, target: str) -> None:
+    """Exports the weights of a version with the code as it is now; its settings are the same.
+
+    Args:
+        version: Directory of the version.
+        target: Directory of the new one.
+    """
+    facts = json.loads(Path(version, SETTINGS_FILE).read_text("utf-8"))
+    config = LineFinderConfig.model_validate(facts.pop("line_finder"))
+    network = build(config)
+    take_weights(network, version)
+    save(ServedLineFinder(network, config), target, config, facts)
 
 
 def _drawn_page() -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`make base-graphs`: the models for words and lines that are shipped, exported by the code as it is now.
+"""`make base-graphs`: the models that are shipped, exported by the code as it is now.
 
 Their weights, texts, cards and figures stay; nothing is trained. For changes of what an export computes beside the
 network, such as how files are decoded.
@@ -13,17 +13,20 @@ from pathlib import Path
 
 from components.base_model import packing
 from components.common.console import console
+from components.line_finder import export as line_finder_export
 from components.trainer.export_again import export_again
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
 
 def main() -> int:
-    """Packs each preset anew. Returns the exit code."""
-    for preset in packing.presets():
+    """Packs each model anew. Returns the exit code."""
+    line_finders = [packing.LINE_FINDER] if packing.is_shipped(packing.LINE_FINDER) else []
+    for preset in [*packing.presets(), *line_finders]:
         version, texts = Path(packing.unpack(preset)), packing.texts(preset)
         with tempfile.TemporaryDirectory() as folder:
             again = Path(folder, version.name)
-            export_again(str(version), str(again))
+            anew = line_finder_export.export_again if preset in line_finders else export_again
+            anew(str(version), str(again))
             for file in (CARD_FILE, METRICS_FILE):
                 if (beside := version.with_name(f"{version.name}.{file}")).exists():
                     shutil.copyfile(beside, again.with_name(beside.name))

@@ -15,7 +15,7 @@ from components.example_gen.rejects import Rejected
 from components.line_finder.augmentation import STEEPEST, draw_window
 from components.line_finder.card import model_card
 from components.line_finder.data import draw_number, load_pages
-from components.line_finder.export import ServedLineFinder, save
+from components.line_finder.export import ServedLineFinder, export_again, save
 from components.line_finder.metric import LineScore, score_page
 from components.line_finder.model import build
 from components.line_finder.preprocessing import local_ink, scaled_ink
@@ -28,6 +28,7 @@ from htr_client import image_files
 from htr_client.pages import Page, find_page, write
 from serving.local_lines import LocalLineFinder
 from serving.status import ServingError
+from serving.version_directory import SETTINGS_FILE
 from tests.components.line_pages import drawn_page, straight, written_page
 
 CONFIG = LineFinderConfig(longest=320, filters=[4, 8, 12, 16, 16])
@@ -177,6 +178,19 @@ def test_a_server_finds_the_lines_that_training_found(version):
         maps, served_scale = served.maps(image_files.encode(page.grey))
     assert maps.dtype == np.uint8 and served_scale == pytest.approx(float(scale))
     assert np.abs(maps / 255 - expected).max() <= 0.5 / 255 + 1e-3
+
+
+def test_exported_anew_a_line_finder_answers_the_same(version, tmp_path):
+    folders = version[0], tmp_path / "1"
+    export_again(*map(str, folders))
+    answers = []
+    for folder in folders:
+        with LocalLineFinder(folder) as served:
+            answers.append(served.maps(image_files.encode(PAGES[0].grey)))
+    np.testing.assert_array_equal(answers[0][0], answers[1][0])
+    assert answers[0][1] == answers[1][1]
+    before, after = (json.loads((folder / SETTINGS_FILE).read_text()) for folder in folders)
+    assert before == after
 
 
 def test_a_version_that_is_no_line_finder_is_refused():
