@@ -153,7 +153,7 @@ def create_pipeline(
         serving_check.add_upstream_node(gate)
     pusher = AtomicPusher(
         model, evaluator.outputs["blessing"], serving_check.outputs["blessing"], report.outputs["report"],
-        config.model_dir, config.name, config.push.keep_versions, config.options,
+        config.model_dir, config.name, config.push.keep_versions,
     ).with_id("Pusher")  # fmt: skip
     bulk_inferrer = (
         BulkInferrer(model, evaluator.outputs["blessing"], config.bulk, config.data.max_pixels)

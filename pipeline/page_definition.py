@@ -66,7 +66,7 @@ def create_page_pipeline(config: Config, pipeline_root: str, metadata_connection
     serving_check = ServingCheck(model, blessing, name, config.push.server_command)
     pusher = AtomicPusher(
         model, blessing, serving_check.outputs["blessing"], report.outputs["report"], model_dir,
-        name, config.push.keep_versions, config.options,
+        name, config.push.keep_versions,
     ).with_id("Pusher")  # fmt: skip
     components = [example_gen, trainer, baseline, evaluator, report, serving_check, pusher]
     return pipeline.Pipeline(

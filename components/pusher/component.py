@@ -44,8 +44,7 @@ class Executor(executor.Executor):
         if same is None and (withdrawn := withdrawn_as(model_dir, model)) is not None:
             self._MarkNotPushed(pushed)
             pushed.set_string_custom_property(WITHDRAWN_VERSION, os.path.join(model_dir, str(withdrawn.number)))
-            # A DAG that earlier code has compiled names no options.
-            text = why_withheld(withdrawn.number, custom.get("restore_options", ""))
+            text = f"{why_withheld(withdrawn.number)}, for the settings whose versions are in {model_dir}"
             console().print(f"  Not pushed: {text}", markup=False)
             return
         version = same.number if same else push(model, model_dir, custom["keep_versions"])
@@ -80,7 +79,7 @@ class AtomicPusher(base_component.BaseComponent):
 
     def __init__(
         self, model: Any, model_blessing: Any, infra_blessing: Any, report: Any, model_dir: str, name: str,
-        keep_versions: int, restore_options: str,
+        keep_versions: int,
     ):  # fmt: skip
         """Creates the step.
 
@@ -92,10 +91,9 @@ class AtomicPusher(base_component.BaseComponent):
             model_dir: Directory of the numbered versions.
             name: Name of the model in the file of labels.
             keep_versions: How many remain.
-            restore_options: What `htr restore` needs besides the version.
         """
         filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=model_dir)
-        custom = {"name": name, "keep_versions": keep_versions, "restore_options": restore_options}
+        custom = {"name": name, "keep_versions": keep_versions}
         super().__init__(
             AtomicPusherSpec(
                 model=model, model_blessing=model_blessing, infra_blessing=infra_blessing, report=report,

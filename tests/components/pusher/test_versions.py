@@ -294,7 +294,7 @@ def pusher(model, tmp_path):
         Path(source, "saved_model.pb").write_text(graph)
         inputs = {"model": [made], "model_blessing": [blessing], "infra_blessing": [servable], "report": [report]}
         destination = {"filesystem": {"base_directory": base}}
-        settings = {"name": "htr", "keep_versions": 5, "restore_options": " --task pages"}
+        settings = {"name": "htr", "keep_versions": 5}
         properties = {"push_destination": json.dumps(destination), "custom_config": json.dumps(settings)}
         Executor().Do(inputs, {"pushed_model": [pushed]}, properties)
         return pushed
@@ -344,7 +344,7 @@ def test_a_model_that_was_withdrawn_is_not_pushed_again_until_it_is_restored(pus
     assert [(v.number, v.withdrawn) for v in list_versions(base)] == [(first, False), (second, True)]
     said = " ".join(capsys.readouterr().err.split())
     assert f"Not pushed: this model is version {second}, which `htr rollback` has withdrawn" in said
-    assert f"`htr restore {second} --task pages` brings it back" in said
+    assert f"`htr restore {second}` brings it back, for the settings whose versions are in {base}" in said
     # Other models are pushed, and after them the withdrawn one still is not.
     third = version(push("c"))
     assert push("b").get_int_custom_property("pushed") == 0 and version(push("c")) == third
