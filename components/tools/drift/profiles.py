@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -171,16 +172,29 @@ def of_run(workspace: str, name: str, run: str) -> Profile:
             numbers[measure], known_at[measure] = quantiles(feature.num_stats)
     counts: Counter[str] = Counter()
     alphabet: list[str] = []
+    notes: list[str] = []
     if found.report_folder and found.report:
         counts.update({row["character"]: row["in_training"] for row in found.report["characters"]})
         alphabet = list(found.report["model"]["alphabet"])
-        predictions = pd.read_csv(os.path.join(found.report_folder, report.PREDICTIONS_FILE), usecols=[CONFIDENCE])
-        numbers[CONFIDENCE] = predictions[CONFIDENCE].to_numpy(np.float64)
+        if _as_clients_decode(found.report):
+            predictions = pd.read_csv(os.path.join(found.report_folder, report.PREDICTIONS_FILE), usecols=[CONFIDENCE])
+            numbers[CONFIDENCE] = predictions[CONFIDENCE].to_numpy(np.float64)
+        else:
+            notes.append(
+                f"Run {found.name} was evaluated without its language model (gate.decoder=best_path): its confidence "
+                "is left out, since that of logged requests is with it."
+            )
     samples = int(statistics.num_examples)
     return Profile(
         f"training data of run {found.name}", samples, sum(found.counts["accepted"].values()) or samples, numbers,
-        counts, frozenset(alphabet), found.counts["rejected"], known_at=known_at,
+        counts, frozenset(alphabet), found.counts["rejected"], known_at=known_at, notes=notes,
     )  # fmt: skip
+
+
+def _as_clients_decode(contents: Mapping[str, Any]) -> bool:
+    """Whether the texts of a report, and with them the confidences, are those that clients get by default."""
+    language_model = contents.get("language_model")  # an earlier release had neither this nor the decoder
+    return contents["config"]["gate"].get("decoder") == "default" or not (language_model and language_model["weight"])
 
 
 def quantiles(numbers: statistics_pb2.NumericStatistics) -> tuple[np.ndarray, np.ndarray]:

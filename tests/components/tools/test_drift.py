@@ -19,6 +19,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.common.settings import ConfigError
 from components.example_validator import thresholds
+from components.report.report import CONTENTS_FILE, PREDICTIONS_FILE
 from components.tools.drift import comparison, profiles
 from components.tools.drift.settings import DRIFT_MEASURES
 from htr_client import RequestLog
@@ -138,10 +139,31 @@ def test_rejected_rows_of_a_run_are_a_share_of_all_its_rows(halves, tmp_path, ca
     assert rejected["before"] == pytest.approx(0.1) and found["samples"][0] == 72
 
 
+@pytest.mark.parametrize(
+    ("decoder", "weight", "known"), [("default", 0.8, True), ("best_path", 0.8, False), ("best_path", 0.0, True)]
+)
+def test_confidence_is_compared_where_both_sides_are_decoded_alike(halves, tmp_path, capsys, decoder, weight, known):
+    folder = a_run(tmp_path / "workspace", {"train": 72, "validation": 9, "eval": 9}, {})
+    written = {"config": {"gate": {"decoder": decoder}}, "language_model": {"weight": weight}, "characters": [],
+               "model": {"alphabet": "ab"}}  # fmt: skip
+    (folder / CONTENTS_FILE).write_text(json.dumps(written))
+    (folder / PREDICTIONS_FILE).write_text("confidence\n" + "0.9\n0.8\n" * 30)
+    log = RequestLog(tmp_path / "log", rate=1)
+    for grey, text in halves[1]:
+        log.offer(cv2.imencode(".png", grey)[1].tobytes(), text, 0.9, "htr", 7)
+    log.close()
+    arguments = ["--workspace", str(tmp_path / "workspace"), "--data", str(tmp_path / "log"), "--json"]
+    assert cli.main(["drift", *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert ("confidence" in [measure["name"] for measure in found["measures"]]) == known
+    assert any("without its language model (gate.decoder=best_path)" in note for note in found["notes"]) != known
+
+
 def a_run(workspace, accepted, rejected):
-    """Metadata of a run that has read and counted its data."""
-    quarantine, statistics = workspace / "quarantine", workspace / "statistics"
+    """Metadata of a run that has read and counted its data; returns the folder of its report, which is empty."""
+    quarantine, statistics, report = (workspace / name for name in ("quarantine", "statistics", "report"))
     quarantine.mkdir(parents=True)
+    report.mkdir()
     (quarantine / "counts.json").write_text(json.dumps({"accepted": accepted, "rejected": rejected, "notes": []}))
     measured = statistics_pb2.DatasetFeatureStatisticsList()
     measured.datasets.add(num_examples=accepted["train"])
@@ -157,11 +179,12 @@ def a_run(workspace, accepted, rejected):
     execution = mlmd.Execution(type_id=store.put_execution_type(mlmd.ExecutionType(name="step")),
                                last_known_state=mlmd.Execution.COMPLETE)  # fmt: skip
     outputs = []
-    for kind, folder in (("Quarantine", quarantine), ("ExampleStatistics", statistics)):
+    for kind, folder in (("Quarantine", quarantine), ("ExampleStatistics", statistics), ("Report", report)):
         artifact = mlmd.Artifact(type_id=store.put_artifact_type(mlmd.ArtifactType(name=kind)), uri=str(folder))
         steps = [{"key": folder.name}, {"index": 0}]
         outputs.append((artifact, mlmd.Event(type=mlmd.Event.OUTPUT, path={"steps": steps})))
     store.put_execution(execution, outputs, contexts)
+    return report
 
 
 def test_logged_requests_are_skew_and_low_confidence_is_named(halves, tmp_path, capsys):
@@ -209,6 +232,8 @@ def test_divergence_is_zero_for_chance_and_one_for_nothing_in_common():
     shares = np.array([0.5, 0.2, 0.2, 0.1])
     drawn = [comparison.divergence(*(source.multinomial(n, shares) for n in (200, 60))) for _ in range(500)]
     assert np.mean(drawn) < 0.006 and max(drawn) < 0.1
+    few = [comparison.divergence(*(source.multinomial(n, shares) for n in (8, 20))) for _ in range(500)]
+    assert np.mean(np.array(few) > 0.2) < 0.02, "a handful of images drift by chance"
     assert comparison.divergence(np.array([9000, 0]), np.array([0, 9000])) == pytest.approx(1, abs=1e-3)
     # By hand: half of p log2(p / m) + q log2(q / m), samples so large that chance plays no part.
     p, q = 0.8, 0.3
@@ -254,6 +279,18 @@ def test_a_run_tells_whole_numbers_apart_as_a_folder_does(name):
     for after in (longer, draw(2000, -1)):
         by_folder = lengths_apart(of_lengths(before), of_lengths(after)).distance
         assert lengths_apart(run, of_lengths(after)).distance > by_folder / 3 > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "apart"),
+    [("height", 40, 41, False), ("height", 40, 42, True), ("paper_level", 255, 254, False), ("ink_level", 0, 1, True)],
+)
+def test_a_row_of_pixels_or_a_grey_level_more_is_no_drift(name, before, after, apart):
+    def levels(value):
+        return profiles.Profile("folder", 500, 500, {name: np.full(500, float(value))})
+
+    measured = next(m for m in comparison.compare(levels(before), levels(after), {}).measures if m.name == name)
+    assert measured.drifted == apart and (measured.before, measured.after) == (before, after)
 
 
 def test_thresholds_come_from_the_curated_schema_and_may_be_set():
