@@ -12,7 +12,8 @@ FOLDER = Path(__file__).parents[1] / "production"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: `yes` is no number.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Batching(_Section):

@@ -72,6 +72,7 @@ def test_the_files_are_made_from_the_settings():
         ({"variants__gpu__batching__allowed_batch_sizes": []}, "at least 1 item"),
         ({"variants__gpu__batching__max_enqueued_batches": 2}, "threads without work"),
         ({"variants__gpu__batching__batch_timeout_micros": 2_000_000}, "less than or equal"),
+        ({"variants__gpu__batching__num_batch_threads": True}, "num_batch_threads"),  # as YAML reads `yes`
         ({"variants__gpu__image": "tensorflow/serving"}, "image"),
         ({"tls": "perhaps"}, "tls"),
         ({"grpc_port": 1}, "Extra inputs"),
