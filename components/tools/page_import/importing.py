@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import os
 from collections import Counter
@@ -166,7 +167,23 @@ def _write_manifest(job: _Job, folders: Sequence[str], written: Sequence[str]) -
 
 
 def _digest(path: str) -> str:
-    return hashlib.sha256(storage.read(path)).hexdigest()
+    """Of the table's rows: a spreadsheet that only saves them again may change delimiter, quotes and line ends."""
+    content = storage.read(path)
+    digest = hashlib.sha256()
+    for row in _rows_of(content) or [[content.hex()]]:
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def _rows_of(content: bytes) -> list[list[str]]:
+    """Rows of a table as this module writes it or a spreadsheet saves it; none if it is something else."""
+    with contextlib.suppress(UnicodeDecodeError, csv.Error):
+        text = content.decode("utf-8-sig")
+        for delimiter in ",;\t":
+            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+            if rows and tuple(rows[0]) == _COLUMNS:
+                return rows
+    return []
 
 
 def _forget(job: _Job) -> None:

@@ -1,5 +1,6 @@
 """htr import into an output of earlier runs: what is kept, made again or deleted, and when it refuses."""
 
+import csv
 import json
 import os
 import shutil
@@ -66,6 +67,16 @@ def test_corrections_in_the_table_are_not_overwritten(tmp_path):
     assert labels.read_text() == corrected
     labels.write_text(written)
     assert run(folder, output)[0].lines == 9
+    rows = list(csv.reader(labels.read_text().splitlines()))
+    with open(labels, "w", encoding="utf-8-sig", newline="") as file:  # as a spreadsheet saves it
+        csv.writer(file, delimiter=";", quoting=csv.QUOTE_ALL).writerows(rows)
+    assert run(folder, output)[0].lines == 9
+    labels.write_text(",".join(rows[0]) + "\n")
+    with pytest.raises(ImportProblem, match="was changed"):
+        run(folder, output)
+    labels.write_bytes(b"\xff\xfe")
+    with pytest.raises(ImportProblem, match="was changed"):
+        run(folder, output)
     labels.write_text(corrected)
     assert run(folder, output, overwrite=True)[0].lines == 9 and "zero" not in labels.read_text()
     manifest.write_text(json.dumps({"folders": [str(folder)]}))  # of version 0.1
