@@ -375,7 +375,7 @@ def test_the_measurement_runs_on_the_cpu(tmp_path, capsys):
     command = ["doctor", "--gpu", "--device", "cpu", "--seconds", "1", "--workspace", str(tmp_path)]
     assert cli.main(command) == cli.OK, capsys.readouterr()
     told = capsys.readouterr()
-    assert "This takes about" in told.err and "Training on the CPU in float32, " in told.err
+    assert "This takes about" in told.err and "Measuring how many epochs the CPU does in 1 s" in told.err
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in told.out.splitlines() if line[:1] == "|"]
     training, transcriptions = (
         dict(zip(rows[0], rows[2], strict=True)),
@@ -384,6 +384,8 @@ def test_the_measurement_runs_on_the_cpu(tmp_path, capsys):
     assert (
         training["model"] == "cpu-float32" and training["ran on"].startswith("CPU") and float(training["images/s"]) > 1
     )
+    more = int(training["epochs"]) > 2  # than it takes to measure how many there can be
+    assert ("Training on the CPU in float32, " in told.err) == more
     assert [(row["device"], row["precision"]) for row in transcriptions] == [("cpu", "float32"), ("cpu", "float16")]
     assert all(float(row["images/s"]) > 1 for row in transcriptions)
     assert transcriptions[0]["other texts"] == "0" and transcriptions[0]["CER"] == training["CER"]
