@@ -1,7 +1,7 @@
-# `make demo` shows the whole path on sample data, `make test` runs all checks. Both set up what they need.
+# `make demo` shows the whole path on sample data, `make test` runs the checks. Both set up what they need.
 # `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: base-graphs base-line-finder base-model bench help coverage demo page-tools pytest test test-fast test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
+.PHONY: base-graphs base-line-finder base-model bench help coverage demo page-tools pytest test test-slow test-current lint lock setup clean airflow-env airflow-demo airflow-test fuzz audit
 PYTHON := .venv/bin/python
 
 help:
@@ -15,7 +15,11 @@ demo: setup  ## sample data -> pipeline -> gate -> pushed version -> server -> t
 
 # The order of the files is that of tests/conftest.py.
 PARALLEL = --numprocesses=2 --dist=loadfile --no-loadscope-reorder
-test: setup lint pytest  ## lint, types, all tests
+test: SELECT = not slow and not deployment
+test: setup lint pytest  ## lint, types, and the tests that are not slow
+
+test-slow: SELECT = slow and not deployment
+test-slow: pytest  ## the others: trainings, whole pipelines, killed processes, servers under load
 
 pytest: setup
 	@$(PYTHON) -m pytest $(PARALLEL) $(if $(SELECT),-m "$(SELECT)")
@@ -30,9 +34,6 @@ coverage: setup  ## all tests on the current stack, and the share of the code th
 
 test-current:  ## tests on the current stack; on older systems in a Debian 13 root (as root), without `either_stack`
 	@tests/current.sh
-
-test-fast: setup  ## tests without those that train or start several processes
-	@$(PYTHON) -m pytest -m "not slow"
 
 fuzz: setup  ## the property tests with 1000 examples instead of 100, where a test sets no number
 	@HTR_HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -m hypothesis --numprocesses=2

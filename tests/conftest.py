@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import fcntl
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HTR_HYPOTHESIS_PROFILE", "quick"))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+gc.set_threshold(50_000)  # as htr's own processes have it, see pipeline/imports.py
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 

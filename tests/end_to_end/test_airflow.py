@@ -195,6 +195,20 @@ def test_steps_take_what_a_cleared_step_has_written_last(tmp_path, sample_data, 
     assert used == [oldest]
 
 
+@needs_airflow
+@pytest.mark.slow
+@pytest.mark.either_stack
+def test_a_step_that_cannot_work_fails_its_task_and_ends_the_run(tmp_path):
+    (tmp_path / "data").mkdir()
+    assert compile_dag(tmp_path, tmp_path / "data", "airflow.retries=2") == 0
+    states = run_dag(tmp_path, "htr", tmp_path / "airflow.log")
+    text = (tmp_path / "airflow.log").read_text()
+    assert states.keys() >= STEPS and states["SchemaGen"] == "success", text
+    assert states["HandwritingExampleGen"] == "failed", "and is not tried again"
+    assert states["StatisticsGen"] == states["Trainer"] == states["Pusher"] == "upstream_failed"
+    assert "AirflowFailException" in text and "holds no .csv or .tsv file with labels" in text
+
+
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory, sample_data):
     """A folder in which the whole DAG has run in Airflow, and the states of its tasks: the gate allowed no error."""
@@ -208,8 +222,8 @@ def pushed(folder: Path) -> list:
 
 
 @needs_airflow
-@pytest.mark.slow
-@pytest.mark.either_stack
+@pytest.mark.deployment
+@pytest.mark.timeout(3600)
 def test_a_refused_model_fails_the_gate(refused):
     folder, states = refused
     assert states.keys() >= STEPS

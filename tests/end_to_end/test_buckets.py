@@ -21,7 +21,7 @@ def bucket(s3, data):
 
 
 def test_a_killed_run_goes_on_and_pushes_into_the_bucket(bucket, tmp_path):
-    settings = [*FAST, f"push.model_dir={bucket}/models/htr"]
+    settings = [*FAST, "language.enabled=false", f"push.model_dir={bucket}/models/htr"]
     command = [sys.executable, "-m", "pipeline.cli", "run", "--data", f"{bucket}/names", "--workspace", str(tmp_path)]
     command += ["--json", *(f"--set={setting}" for setting in settings)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as killed:

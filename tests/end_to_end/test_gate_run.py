@@ -17,10 +17,15 @@ from components.transform.settings import TransformConfig
 from pipeline import cli
 from serving.rollout.moving import Rollout
 from serving.version_directory import SETTINGS_FILE
-from tests.end_to_end.conftest import run
+from tests.end_to_end import conftest
 
 pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 ANY_INCREASE = "gate.max_cer_increase=null"
+
+
+def run(data, workspace, capture, *settings):
+    """Without a language model, which costs a network that reads nothing most and is not what this is about."""
+    return conftest.run(data, workspace, capture, "language.enabled=false", *settings)
 
 
 class Memory(tf.Module):

@@ -62,6 +62,7 @@ def test_the_shipped_model_transcribes_rendered_words(preset, tmp_path, monkeypa
     assert errors.rate < 0.15, [(row["IDENTITY"], result.text) for row, result in zip(rows, results, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", SHIPPED)
 def test_the_graph_of_the_shipped_model_is_todays(preset, tmp_path, monkeypatch):
     """`make base-graphs` exports it anew. Palettes of few colours came out blank once."""
@@ -77,6 +78,7 @@ def test_the_graph_of_the_shipped_model_is_todays(preset, tmp_path, monkeypatch)
     assert frames[0] == frames[1] > 0 and len(none) == 0
 
 
+@pytest.mark.slow
 def test_exported_anew_a_model_has_the_same_weights_and_answers(base_models):
     version = unpack("line")
     images = [drawn(word, 900 + i) for i, word in enumerate(WORDS)]

@@ -49,6 +49,7 @@ def test_the_network_is_small_and_answers_for_every_other_pixel():
     assert model(tf.zeros([1, 64, 96, 1])).shape == (1, 32, 48, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.either_stack
 def test_a_loss_that_is_no_number_ends_the_training_and_names_the_rate_that_it_took():
     broken = LineFitting(build(CONFIG), CONFIG, PAGES, PAGES[:1], LineTrainingConfig(epochs=1))
@@ -180,6 +181,7 @@ def test_a_server_finds_the_lines_that_training_found(version):
     assert np.abs(maps / 255 - expected).max() <= 0.5 / 255 + 1e-3
 
 
+@pytest.mark.slow
 def test_exported_anew_a_line_finder_answers_the_same(version, tmp_path):
     folders = version[0], tmp_path / "1"
     export_again(*map(str, folders))
@@ -212,6 +214,7 @@ def test_a_training_starts_from_a_version(version):
     assert find_start(TRAIN.model_copy(update={"warm_start": str(folder.parent)}), CONFIG).version == str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.either_stack
 def test_the_average_of_a_warm_start_begins_at_its_base(version, monkeypatch):
     folder, model = version
@@ -225,6 +228,7 @@ def test_the_average_of_a_warm_start_begins_at_its_base(version, monkeypatch):
         assert np.allclose(averaged.numpy(), base.numpy(), atol=0.01), "few steps weigh some ten-thousandths"
 
 
+@pytest.mark.slow
 @pytest.mark.either_stack
 def test_a_loss_that_is_no_number_ends_a_warm_start_with_its_best_weights(version, capsys):
     folder, model = version

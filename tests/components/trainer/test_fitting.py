@@ -58,6 +58,7 @@ def test_a_batch_whose_numbers_are_not_finite_changes_nothing(toy, monkeypatch, 
     assert int(optimizer.iterations) == 3
 
 
+@pytest.mark.slow
 def test_a_batch_whose_numbers_are_not_finite_is_left_out_and_counted(toy, monkeypatch, capsys):
     train = TRAIN.model_copy(update={"epochs": 2})
     steps = source_of(toy).steps(train.batch_size)
@@ -70,6 +71,7 @@ def test_a_batch_whose_numbers_are_not_finite_is_left_out_and_counted(toy, monke
     assert told.count("left out") == 1 and f"1 batch of {steps} left out, whose loss or gradients" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "epoch"),
     [(lambda number: number > 1, 1), (lambda number: number % 3 == 0, 2)],
@@ -81,6 +83,7 @@ def test_a_training_of_which_much_is_not_finite_fails(toy, monkeypatch, which, e
         fit(source_of(toy), TRAIN.model_copy(update={"epochs": 9}))
 
 
+@pytest.mark.slow
 def test_one_batch_of_a_short_epoch_that_is_not_finite_ends_nothing(toy, monkeypatch):
     train = TRAIN.model_copy(update={"epochs": 5, "batch_size": 64})
     assert source_of(toy).steps(train.batch_size) < 5
@@ -88,6 +91,7 @@ def test_one_batch_of_a_short_epoch_that_is_not_finite_ends_nothing(toy, monkeyp
     assert [entry["epoch"] for entry in fit(source_of(toy), train).history] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_training_of_a_few_steps_fails_when_one_of_them_is_not_finite(toy, monkeypatch):
     train = TRAIN.model_copy(update={"epochs": 2, "batch_size": 64})
     poison(monkeypatch, lambda number: number == 5)  # the last one

@@ -61,13 +61,10 @@ print(json.dumps({"done": fitting.done, "losses": [epoch["loss"] for epoch in fi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("replicas", "batch_size", "left"), [(2, 191, 1), pytest.param(3, 188, 4, marks=pytest.mark.either_stack)]
-)
-def test_replicas_train_also_on_a_batch_that_has_no_row_for_one_of_them(toy, replicas, batch_size, left):
-    source = source_of(toy)
-    assert source.samples % batch_size == left
-    command = [sys.executable, "-c", REPLICAS, str(toy), str(replicas), str(batch_size)]
+def test_replicas_train_also_on_a_batch_that_has_no_row_for_one_of_them(toy):
+    source, batch_size = source_of(toy), 191
+    assert source.samples % batch_size == 1
+    command = [sys.executable, "-c", REPLICAS, str(toy), "2", str(batch_size)]
     process = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert process.returncode == 0, process.stderr
     found = json.loads(process.stdout.splitlines()[-1])
