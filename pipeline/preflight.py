@@ -289,6 +289,11 @@ def _kubeflow(config: Config) -> Iterator[str]:
             "`htr drift --fail` can stand before them"
         )
     yield from _pipeline_root(settings)
+    if config.beam.runner != "local" and settings.stage_artifacts:
+        yield (
+            f"beam.runner: workers of {config.beam.runner} cannot see the local copies that steps work on; set "
+            "kubeflow.stage_artifacts=false and a kubeflow.pipeline_root at gs://, or leave the runner out"
+        )
     if settings.accelerators and not settings.trainer_image:
         yield (
             f"kubeflow.accelerators: {settings.accelerators} would be reserved for kubeflow.image, which has no CUDA. "
