@@ -215,6 +215,13 @@ def test_airflow_is_refused_what_a_task_would_find_late(tmp_path, capsys):
     assert "train.warm_start" in capsys.readouterr().err and not (tmp_path / "dags").exists()
 
 
+def test_airflow_is_not_compiled_without_the_name_of_the_data(tmp_path, capsys):
+    """Its tasks have no command line that could name it."""
+    command = ["compile", "airflow", str(tmp_path / "dags"), "--workspace", str(tmp_path / "w")]
+    assert cli.main(command) == cli.USAGE
+    assert "data.paths: name the data, with --data" in capsys.readouterr().err and not (tmp_path / "dags").exists()
+
+
 def told_of_disks(data, workspace, capsys, *arguments):
     assert cli.main(["run", "--data", str(data), "--workspace", str(workspace), "--json", *arguments]) == cli.ERROR
     told = json.loads(capsys.readouterr().out)
