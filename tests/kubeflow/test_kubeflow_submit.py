@@ -1,6 +1,7 @@
 """Uploading and starting, against a small HTTP server that answers as Kubeflow Pipelines' API does."""
 
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -130,6 +131,12 @@ def test_what_cannot_be_a_token_is_refused_and_not_shown(submit, tmp_path, monke
     where = "HTR_KUBEFLOW_TOKEN" if place == "variable" else f"{tmp_path}/token"
     assert code == cli.USAGE and f"{where} holds no token: " in captured.err and "s3cr3t" not in captured.err
     assert not captured.out
+
+
+def test_packages_that_are_missing_are_named(submit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kfp_server_api", None)
+    code, captured = submit()
+    assert code == cli.USAGE and "pip install kfp-pipeline-spec kfp-server-api\n" in captured.err
 
 
 def test_no_api_there_is_one_readable_sentence(tmp_path, capsys):
