@@ -1,6 +1,6 @@
 #!/bin/sh
 # Creates the virtual environment .venv with the locked packages and this project, or brings it up to date.
-# Does nothing, in a fraction of a second, when neither the lock file nor the packaging files have changed.
+# Does nothing, in a fraction of a second, when neither lock file, packaging files, interpreter nor folder have changed.
 #
 # Two stacks: "current" (TFX 1.21, TensorFlow 2.21) where the machine can run it, else "portable" (TFX 1.16,
 # TensorFlow 2.16). HTR_STACK=current or HTR_STACK=portable decides; without it, an environment keeps its stack.
@@ -12,8 +12,11 @@ HOME=${HOME:-/}  # services and some containers have none
 cd "$(dirname "$0")"
 
 stamp=.venv/.installed
-stack= wish=
-if [ -f "$stamp" ]; then read -r stack wish _ < "$stamp" || true; fi
+# Scripts and the editable installation name the folder that they were installed in: a clone that was moved or copied
+# needs an environment of its own. A .venv that is a link belongs to where it leads.
+place=$(cd ./.venv 2>/dev/null && pwd -P) || place=$(pwd -P)/.venv
+stack= wish= installed_in=
+if [ -f "$stamp" ]; then { read -r stack wish _ && IFS= read -r installed_in; } < "$stamp" || true; fi
 case $stack in current | portable) ;; *) stack= ;; esac
 case $wish in auto | 0 | 1) ;; *) wish=auto ;; esac
 stack=${HTR_STACK:-$stack} wish=${HTR_CUDA:-$wish}
@@ -63,12 +66,15 @@ state() {
         "$(cat "requirements/$stack.txt" "requirements/$stack-cuda.txt" setup.py pyproject.toml client/pyproject.toml \
             client/htr_client/version.py setup_env.sh | cksum)" \
         "$cuda ($cuda_why)"
+    echo "$place"
 }
 
 choose_cuda
 
 case $stack in
-    current | portable) [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(state)" ] && exit 0 ;;
+    current | portable)  # the interpreter may have been removed or upgraded since
+        [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(state)" ] && .venv/bin/python -c pass 2>/dev/null && exit 0
+        ;;
 esac
 
 current_pythons="3.12 3.13 3.11"  # in this order: 3.12 is what the images have
@@ -164,9 +170,10 @@ echo "Setting up .venv with the $stack stack ($why): $("$python" --version)," \
     "$(sed -n 's/^\(tfx\)==/TFX /p; s/^\(tensorflow\)==/TensorFlow /p' "requirements/$stack.txt" | sort | paste -s -d ' ')" \
     "($([ $cuda = yes ] && echo "about 8 GB" || echo "about 4 GB"); a minute or two the first time)" >&2
 echo "CUDA's libraries for a GPU: $cuda ($cuda_why). htr doctor says more." >&2
-[ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ] \
+{ [ "${installed_in:-$place}" = "$place" ] \
+    && [ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ]; } \
     || "$python" -m venv --clear .venv
-echo "$stack $wish unfinished" > "$stamp"
+printf '%s\n' "$stack $wish unfinished" "$place" > "$stamp"
 # uv installs the lock file many times faster than pip; it must not fetch interpreters of its own.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==0.13.*"
 # Compiled now, since where Python may not write its bytecode each command would compile thousands of files anew.

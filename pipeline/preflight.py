@@ -109,13 +109,16 @@ def check_run(config: Config, tables: list[Table], plan: Plan) -> None:
 
 
 def check_airflow(config: Config) -> None:
-    """Checks the settings of a pipeline whose tasks run with this Python and see these paths; data may come later.
+    """Checks the settings of a pipeline whose tasks run with this Python and see these paths.
+
+    The folders of the data must be named; they may be made later.
 
     Raises:
         ConfigError: A setting cannot work; the message names all of them.
     """
     known = not config.airflow.metadata_connection
-    _refuse(_orchestrated(config), _workspace(config, known), _settings(config), _here(config))
+    named = [] if config.data.paths else ["data.paths: name the data, with --data or in the configuration"]
+    _refuse(_orchestrated(config), iter(named), _workspace(config, known), _settings(config), _here(config))
 
 
 def check_kubeflow(config: Config) -> None:
@@ -289,6 +292,11 @@ def _kubeflow(config: Config) -> Iterator[str]:
             "`htr drift --fail` can stand before them"
         )
     yield from _pipeline_root(settings)
+    if config.beam.runner != "local" and settings.stage_artifacts:
+        yield (
+            f"beam.runner: workers of {config.beam.runner} cannot see the local copies that steps work on; set "
+            "kubeflow.stage_artifacts=false and a kubeflow.pipeline_root at gs://, or leave the runner out"
+        )
     if settings.accelerators and not settings.trainer_image:
         yield (
             f"kubeflow.accelerators: {settings.accelerators} would be reserved for kubeflow.image, which has no CUDA. "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from components.common.settings import Section
 from htr_client.version import __version__
@@ -12,6 +14,11 @@ from htr_client.version import __version__
 # More than any run needs, and less than what Airflow's and Kubeflow's types of time overflow at.
 _YEAR = 365 * 24 * 3600
 _MOST_RETRIES = 100
+# Airflow's names for schedules, and a field of a cron expression; for others it shows an import error, and no DAG.
+_SCHEDULES = ("@once", "@continuous", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
+_CRON = re.compile(
+    r"([\d*/,?#-]|l|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun)+", re.IGNORECASE
+)
 
 
 class AirflowConfig(Section):
@@ -33,6 +40,19 @@ class AirflowConfig(Section):
         None, description="Airflow connection (MySQL) of ML Metadata; SQLite in the workspace if unset"
     )
     tags: list[str] = Field(["htr"], description="tags of the DAG in Airflow's interface")
+
+    @field_validator("schedule")
+    @classmethod
+    def _known_to_airflow(cls, schedule: str | None) -> str | None:
+        fields = (schedule or "").split()
+        cron = len(fields) in (5, 6) and all(_CRON.fullmatch(field) for field in fields)
+        if schedule is not None and schedule not in _SCHEDULES and not cron:
+            raise PydanticCustomError(
+                "schedule",
+                "It is neither a cron expression such as '0 3 * * *' nor one of {known}",
+                {"known": ", ".join(_SCHEDULES)},
+            )
+        return schedule
 
 
 class KubeflowConfig(Section):

@@ -29,11 +29,16 @@ class Checkout:
             target = self.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, target)
-        program(self.folder / ".venv/bin/python", f'[ "$2" = pip ] || exec {sys.executable} "$@"')
-        program(self.folder / ".venv/bin/uv", f'echo "$@" >> {self.asked}')
-        self.libraries = self.folder / f".venv/lib/python{PYTHON}/site-packages/nvidia"
+        made, libraries = folder / "made", f"lib/python{PYTHON}/site-packages/nvidia"
+        program(made / "bin/python", f'[ "$2" = pip ] || exec {sys.executable} "$@"')
+        program(made / "bin/uv", f'echo "$@" >> {self.asked}')
         for name in ("cusolver/lib/libcusolver.so.11", "cusparse/lib/libcusparse.so.12"):
-            program(self.libraries / name, "")
+            program(made / libraries / name, "")
+        shutil.copytree(made, self.folder / ".venv")
+        self.libraries = self.folder / ".venv" / libraries
+        self.python = folder / "python"
+        made_anew = f'echo "$@" >> {self.asked}; rm -rf .venv; cp -r {made} .venv'
+        program(self.python, f'[ "$2" = venv ] || exec {sys.executable} "$@"\n{made_anew}')
         (self.system / "dev").mkdir(parents=True)
 
     def driver(self, version: str, text: str = PROPRIETARY, device: str | None = "nvidia0") -> None:
@@ -48,7 +53,7 @@ class Checkout:
         """Runs set-up. Returns what it says and what it installs, both empty where nothing was to be done."""
         self.asked.write_text("")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HTR_")}
-        environment |= {"HTR_SYSTEM_ROOT": str(self.system), "HTR_PYTHON": sys.executable, "HTR_STACK": STACK}
+        environment |= {"HTR_SYSTEM_ROOT": str(self.system), "HTR_PYTHON": str(self.python), "HTR_STACK": STACK}
         environment = {name: value for name, value in (environment | variables).items() if value is not None}
         done = subprocess.run(
             ["sh", "./setup_env.sh"], cwd=self.folder, env=environment, capture_output=True, text=True
@@ -79,6 +84,38 @@ def test_a_python_is_found_without_a_home(checkout):
     program(checkout.folder / "bin" / f"python{PYTHON}", f'exec {sys.executable} "$@"')
     found = f"{checkout.folder / 'bin'}:{os.environ['PATH']}"
     assert f"requirements/{STACK}.txt" in checkout.set_up(HTR_PYTHON=None, HOME=None, PATH=found)[1]
+
+
+def made_anew(installed):
+    return "-m venv --clear .venv\n" in installed and f"requirements/{STACK}.txt" in installed
+
+
+def test_an_environment_whose_interpreter_is_gone_is_made_anew(checkout):
+    assert not made_anew(checkout.set_up()[1])
+    python = checkout.folder / ".venv/bin/python"
+    python.unlink()
+    python.symlink_to("/nowhere/python")
+    assert made_anew(checkout.set_up()[1])
+    assert checkout.set_up() == ("", "")
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+def test_a_clone_that_was_moved_or_copied_gets_an_environment_of_its_own(checkout, how):
+    checkout.set_up()
+    elsewhere = checkout.folder.with_name("elsewhere")
+    how(checkout.folder, elsewhere)
+    checkout.folder = elsewhere
+    assert made_anew(checkout.set_up()[1])
+    assert checkout.set_up() == ("", "")
+
+
+def test_a_linked_environment_is_left_to_the_clone_that_has_it(checkout):
+    checkout.set_up()
+    other = checkout.folder.with_name("other")
+    shutil.copytree(checkout.folder, other, ignore=shutil.ignore_patterns(".venv"))
+    (other / ".venv").symlink_to(checkout.folder / ".venv")
+    checkout.folder = other
+    assert checkout.set_up() == ("", "")
 
 
 @pytest.mark.parametrize("text", [PROPRIETARY, OPEN])

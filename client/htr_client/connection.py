@@ -165,7 +165,7 @@ def tracing() -> Any:
     except ImportError:
         raise MissingExtra(
             "opentelemetry=True needs the package opentelemetry-instrumentation-grpc.",
-            advice="Install it with: pip install 'htr-client[opentelemetry]'",
+            advice="Install it with: pip install opentelemetry-instrumentation-grpc",
         ) from None
     return instrumentation
 

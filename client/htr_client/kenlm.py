@@ -50,7 +50,7 @@ class KenLmBeamSearch:
         except (ImportError, OSError) as error:  # OSError: the wheel is there, its library does not load
             raise MissingExtra(
                 f"KenLM models need the package ctc-beam-decoder ({error}).",
-                advice="Install it with: pip install 'htr-client[kenlm]' (wheels exist for Linux on x86-64, macOS on "
+                advice="Install it with: pip install ctc-beam-decoder (wheels exist for Linux on x86-64, macOS on "
                 "ARM and Windows), or use htr_client.language.CharacterModel, which needs nothing.",
             ) from None
         self._build = ctc_beam_decoder.build_ctcdecoder

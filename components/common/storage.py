@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 _PIECE = 2**16  # bytes that are read at once
 _READERS = 16  # requests at once: enough to hide a store's latency
-_EXTRAS = ("s3", "gs", "az")  # of the distribution; fsspec knows more schemes, with packages of their own
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}  # those of our extras; fsspec knows more schemes
 # What changes with an object's content, under the names that stores give it; by preference.
 _MARKS = ("ETag", "etag", "md5Hash", "mtime", "updated", "LastModified", "last_modified", "created")
 _T = TypeVar("_T")
@@ -436,7 +436,7 @@ def _bucket(path: str) -> Iterator[Any]:
     try:
         bucket = _file_system(scheme)
     except ImportError as error:
-        advice = f"pip install 'htr-pipeline[{scheme}]'" if scheme in _EXTRAS else error
+        advice = f"pip install {_PACKAGES[scheme]}" if scheme in _PACKAGES else error
         raise OSError(f"{path}: the package for {scheme}:// is not installed: {advice}") from error
     except Exception as error:  # an unknown scheme, or settings that the store cannot do without
         raise OSError(f"{path}: {error}") from error

@@ -25,8 +25,13 @@ def pipeline_options(beam: BeamConfig) -> list[str]:
         Command-line options such as `--runner=FlinkRunner`.
 
     Raises:
-        ConfigError: A setting that the engine cannot do without is missing.
+        ConfigError: A setting that the engine cannot do without is missing, or one is set that it has no use for.
     """
+    default = BeamConfig()
+    for name in BeamConfig.model_fields:
+        known = name in _USED[beam.runner] or name in ("runner", "args", "step_args")
+        if not known and getattr(beam, name) != getattr(default, name):
+            raise ConfigError(f"beam.{name}: beam.runner={beam.runner} has no use for it: leave it out.")
     return [*_RUNNERS[beam.runner](beam), *beam.args]
 
 
@@ -66,7 +71,7 @@ def check_for_pipeline(beam: BeamConfig) -> None:
     """As `check`, where Beam need not be asked it is not imported.
 
     Raises:
-        ConfigError: As `check`; a setting that an engine needs is missing.
+        ConfigError: As `check` and `pipeline_options`.
     """
     pipeline_options(beam)
     if beam.args or beam.step_args or beam.runner == "dask":  # importing Beam takes seconds
@@ -157,3 +162,13 @@ def _needed(beam: BeamConfig, name: str) -> str:
 _HERE = "--sdk_container_image=installed"
 
 _RUNNERS = {"local": _local, "flink": _flink, "spark": _spark, "dataflow": _dataflow, "dask": _dask}
+
+_SHIPPED = frozenset({"worker_image", "setup_file", "extra_packages"})
+# Spark gives its workers out itself, by settings of its own; Dask's are those that run.
+_USED: dict[str, frozenset[str]] = {
+    "local": frozenset({"workers"}),
+    "flink": _SHIPPED | {"address", "workers"},
+    "spark": _SHIPPED | {"address"},
+    "dataflow": _SHIPPED | {"workers", "project", "region", "temp_location"},
+    "dask": frozenset({"address"}),
+}

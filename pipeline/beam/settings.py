@@ -18,9 +18,13 @@ class BeamConfig(Section):
     workers: int = Field(1, ge=1, description="worker processes (local), parallelism (flink), most workers (dataflow)")
     address: str | None = Field(None, description="Flink's host:port, spark://host:port, or Dask's tcp://host:port")
     worker_image: str | None = Field(None, description="container image of the workers (flink, spark, dataflow)")
-    setup_file: PathText | None = Field(None, description="setup.py that ships this package to workers that lack it")
+    setup_file: PathText | None = Field(
+        None, description="setup.py that ships this package to workers that lack it (flink, spark, dataflow)"
+    )
     extra_packages: list[PathText] = Field(
-        [], description="source archives that workers install besides setup_file, such as htr-client's"
+        [],
+        description="source archives that workers install besides setup_file, such as htr-client's (flink, spark, "
+        "dataflow)",
     )
     project: str | None = Field(None, description="Google Cloud project (dataflow)")
     region: str | None = Field(None, description="Google Cloud region (dataflow)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,14 +83,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     from components.common.settings import ConfigError
 
     config = read_given_config(arguments)
-    token = os.environ.get("HTR_KUBEFLOW_TOKEN")
-    if arguments.token_file:
-        try:
-            token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise CommandError(f"cannot read the token {arguments.token_file}: {error.strerror}", USAGE) from error
-        except UnicodeDecodeError as error:
-            raise CommandError(f"{arguments.token_file} holds no token: it is not UTF-8", USAGE) from error
+    token = _token(arguments.token_file)
     log = os.path.join(config.workspace, "logs", "submit.log")
     with quiet_logs(log), announced("Loading TFX, compiling and uploading the pipeline"):
         from pipeline.runners import kubeflow_runner
@@ -102,3 +96,23 @@ def _submit(arguments: argparse.Namespace) -> int:
             raise CommandError(str(error)) from error
     print(page)
     return OK
+
+
+def _token(file: str | None) -> str | None:
+    """The bearer token in a file, else in the environment; None where there is none.
+
+    Raises:
+        CommandError: The file cannot be read, or what is there is no token. The message never holds it.
+    """
+    where, token = file or "HTR_KUBEFLOW_TOKEN", os.environ.get("HTR_KUBEFLOW_TOKEN", "")
+    if file:
+        try:
+            token = Path(file).read_text(encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"cannot read the token {file}: {error.strerror}", USAGE) from error
+        except UnicodeDecodeError as error:
+            raise CommandError(f"{file} holds no token: it is not UTF-8", USAGE) from error
+    token = token.strip()
+    if not re.fullmatch("[!-~]*", token):  # the HTTP library would print the header that it refuses
+        raise CommandError(f"{where} holds no token: a token is one word of ASCII characters", USAGE)
+    return token or None

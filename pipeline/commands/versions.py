@@ -93,11 +93,12 @@ def _versions(arguments: argparse.Namespace) -> int:
 
 
 def _moment(number: int) -> str:
-    """When a version was pushed; blank for numbers that are no Unix time, which others gave."""
+    """When a version was pushed; blank for numbers that are no time of a push, such as those of base models."""
     try:
-        return f"{datetime.datetime.fromtimestamp(number):%Y-%m-%d %H:%M:%S}"
+        pushed = datetime.datetime.fromtimestamp(number)
     except (ValueError, OverflowError, OSError):
-        return " " * len("2026-05-04 10:12:31")
+        pushed = datetime.datetime.min
+    return f"{pushed:%Y-%m-%d %H:%M:%S}" if pushed.year > 2000 else " " * len("2026-05-04 10:12:31")
 
 
 def _served_versions(arguments: argparse.Namespace, name: str) -> int:

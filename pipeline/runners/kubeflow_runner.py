@@ -27,7 +27,7 @@ NEVER_RETRIED = ("ExampleValidator", "Gate")
 # one took. So it must be longer than any training; where it is missing, Kubeflow writes 0 and nothing is tried again.
 _ALL_ATTEMPTS = 30 * 24 * 3600
 _TIMEOUT = 60
-_EXTRA = "Kubeflow needs packages that are not installed: pip install 'htr-pipeline[kubeflow]'"
+_EXTRA = "Kubeflow needs packages that are not installed: pip install kfp-pipeline-spec kfp-server-api"
 
 
 class KubeflowError(RuntimeError):

@@ -34,7 +34,7 @@ ALPHABET = Alphabet(" bdeors")
 
 def test_a_message_when_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "ctc_beam_decoder", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'htr-client\[kenlm\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install ctc-beam-decoder \("):
         KenLmBeamSearch("words.arpa")
 
 

@@ -335,7 +335,7 @@ def test_keys_that_cannot_be_are_told_with_their_file_and_setting(kind, certific
 
 def test_a_message_when_opentelemetry_is_missing(kind, server, monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.grpc", None)
-    with pytest.raises(MissingExtra, match="pip install"):
+    with pytest.raises(MissingExtra, match=r"pip install opentelemetry-instrumentation-grpc$"):
         kind(server.address, opentelemetry=True)
 
 

@@ -76,7 +76,10 @@ def test_everything_needed_is_in_the_lock_file():
     assert (
         "UV_CONSTRAINT=/src/requirements/current.txt" in DOCKERFILE and "COPY requirements requirements" in DOCKERFILE
     )
-    versions, wanted = locked(STACK), needed("htr-pipeline", ["kubeflow"]) - {"htr-client"}
+    extras = re.findall(r"--extra (\w+)", DOCKERFILE)
+    # Settings that need them are checked where the pipeline is compiled, not in the image.
+    assert sorted(extras) == sorted(metadata.metadata("htr-pipeline").get_all("Provides-Extra"))
+    versions, wanted = locked(STACK), needed("htr-pipeline", extras) - {"htr-client"}
     assert len(wanted) > 100 and not wanted - set(versions)
     different = {name for name in wanted if metadata.version(name) != versions[name]}
     assert not different, "the environment is not that of the lock file: run ./setup_env.sh"
@@ -117,7 +120,7 @@ def test_versions_in_images_code_and_configuration_agree():
     release = metadata.version("htr-pipeline")
     assert Config().kubeflow.image == f"htr-pipeline:{release}"
     assert re.findall(r"-t (htr-\w+):(\S+)", DOCKERFILE) == [
-        (name, "$VERSION") for name in ("htr-pipeline", "htr-trainer", "htr-airflow")
+        (name, "$VERSION") for name in ("htr-pipeline", "htr-trainer", "htr-airflow", "htr-beam")
     ]
     # The server is that of the older stack, since it must serve the models of both.
     served = {v.image.split(":")[1].removesuffix("-gpu") for v in settings.Settings.read().variants.values()}
@@ -131,9 +134,10 @@ def dockerfile_stages():
 
 def test_image_has_the_packages_and_no_rights():
     stages = dockerfile_stages()
-    assert list(stages) == ["build-cpu", "build-gpu", "build-airflow", "cpu", "gpu", "airflow"]
+    assert list(stages) == ["build-cpu", "build-gpu", "build-airflow", "cpu", "gpu", "beam", "airflow"]
     assert re.findall(r"^USER (\S+)", stages["cpu"], re.M) == [files.USER]
-    assert "USER" not in stages["gpu"] and stages["gpu"].startswith("cpu AS gpu")
+    for name in ("gpu", "beam"):
+        assert "USER" not in stages[name] and stages[name].startswith(f"cpu AS {name}")
     assert re.findall(r"^USER (\S+)", stages["airflow"], re.M) == ["50000:0"]
     copied = {name for name in re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.M)}
     ignored = (FOLDER / "Dockerfile.dockerignore").read_text().split()
@@ -141,6 +145,17 @@ def test_image_has_the_packages_and_no_rights():
     assert entry_point[:2] == ("python", "-m") and entry_point[2].split(".")[0] in copied
     packages = {p.name for p in ROOT.iterdir() if (p / "__init__.py").exists()} - {"tests", "benchmarks"}
     assert packages <= copied and {f"!{name}" for name in copied} <= set(ignored)
+
+
+def test_beams_engines_can_start_the_image_of_their_workers():
+    """They start it with arguments for Beam's own program, which must be of the version that runs the pipeline."""
+    image = dockerfile_stages()["beam"]
+    (python,) = set(re.findall(r"^FROM python:([\d.]+)-", DOCKERFILE, re.M))
+    version = locked("current", python)["apache-beam"]
+    assert f"COPY --from=apache/beam_python{python}_sdk:{version} /opt/apache/beam /opt/apache/beam\n" in image
+    assert 'ENTRYPOINT ["/opt/apache/beam/boot"]\n' in image
+    assert "ENV RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1\n" in image  # packages are in /opt/htr, which is read-only
+    assert "registry.example.com/htr-beam:" in (ROOT / "docs/production.md").read_text()
 
 
 def test_airflows_helm_chart_can_start_the_image(tmp_path):

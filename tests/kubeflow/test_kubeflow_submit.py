@@ -1,6 +1,7 @@
 """Uploading and starting, against a small HTTP server that answers as Kubeflow Pipelines' API does."""
 
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -113,6 +114,29 @@ def test_token_is_sent_from_variable_or_file(api, submit, tmp_path, monkeypatch)
     (tmp_path / "token").write_bytes(b"\xff\xfe")
     code, captured = submit("--token-file", str(tmp_path / "token"))
     assert code == cli.USAGE and f"{tmp_path}/token holds no token: it is not UTF-8" in captured.err
+
+
+def test_a_token_with_a_line_break_around_it_is_sent(api, submit, monkeypatch):
+    api.token = "secret"
+    monkeypatch.setenv("HTR_KUBEFLOW_TOKEN", "secret\r\n")
+    assert submit()[0] == 0
+
+
+@pytest.mark.parametrize("token", ["s3cr3t\nmore", "s3cr3t more", "s3cr3t\N{EURO SIGN}", "s3cr3t\x07"])
+@pytest.mark.parametrize("place", ["variable", "file"])
+def test_what_cannot_be_a_token_is_refused_and_not_shown(submit, tmp_path, monkeypatch, token, place):
+    (tmp_path / "token").write_text(token)
+    monkeypatch.setenv("HTR_KUBEFLOW_TOKEN", token if place == "variable" else "another")
+    code, captured = submit(*(["--token-file", str(tmp_path / "token")] if place == "file" else []))
+    where = "HTR_KUBEFLOW_TOKEN" if place == "variable" else f"{tmp_path}/token"
+    assert code == cli.USAGE and f"{where} holds no token: " in captured.err and "s3cr3t" not in captured.err
+    assert not captured.out
+
+
+def test_packages_that_are_missing_are_named(submit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kfp_server_api", None)
+    code, captured = submit()
+    assert code == cli.USAGE and "pip install kfp-pipeline-spec kfp-server-api\n" in captured.err
 
 
 def test_no_api_there_is_one_readable_sentence(tmp_path, capsys):

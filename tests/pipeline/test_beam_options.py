@@ -84,6 +84,26 @@ def test_missing_settings_are_named(settings, message):
         pipeline_options(BeamConfig(**settings))
 
 
+@pytest.mark.parametrize(
+    ("engine", "unused"),
+    [
+        ({}, {"address": "flink:8081"}),
+        ({"workers": 4}, {"setup_file": "/setup.py"}),
+        (DASK, {"workers": 4}),
+        (DASK, {"worker_image": "image"}),
+        (DASK, {"extra_packages": ["/client.tar.gz"]}),
+        (SPARK, {"workers": 8}),
+        (FLINK, {"region": "europe-west1"}),
+        (DATAFLOW, {"address": "flink:8081"}),
+    ],
+)
+def test_settings_that_an_engine_has_no_use_for_are_refused(engine, unused):
+    assert pipeline_options(BeamConfig(**engine))
+    (name,), runner = unused, engine.get("runner", "local")
+    with pytest.raises(ConfigError, match=f"beam.{name}: beam.runner={runner} has no use for it"):
+        pipeline_options(BeamConfig(**engine, **unused))
+
+
 def test_options_that_beam_does_not_know_are_refused():
     check(BeamConfig(args=["--direct_num_workers=2"], step_args={"Transform": ["--parallelism=2"]}))
     with pytest.raises(ConfigError, match=r"beam\.args: Apache Beam knows no option --direct_num_worker"):

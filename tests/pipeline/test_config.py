@@ -225,6 +225,18 @@ def test_no_number_is_infinite(value):
             load(overrides=[f"{setting}={written % value}"])
 
 
+@pytest.mark.parametrize("schedule", ["every day", "@dayly", "daily", "", "0 3 * *", "every day at 3 sharp", "5"])
+def test_a_schedule_that_airflow_does_not_know_is_refused(schedule):
+    with pytest.raises(ConfigError, match=r"airflow\.schedule: It is neither a cron expression .* nor one of @once"):
+        load(overrides=[f"airflow.schedule='{schedule}'"])
+
+
+@pytest.mark.parametrize("schedule", ["@daily", "@once", "0 3 * * *", "*/15 8-18 1,15 JAN-jun mon#1", "0 0 L * 1-5 30"])
+def test_a_schedule_is_a_preset_or_a_cron_expression(schedule):
+    assert load(overrides=[f"airflow.schedule='{schedule}'"]).airflow.schedule == schedule
+    assert load(overrides=["airflow.schedule=null"]).airflow.schedule is None
+
+
 @pytest.mark.parametrize("runner", ["airflow", "kubeflow"])
 def test_times_and_retries_of_runners_stay_within_what_they_can_count(runner):
     for setting in ["retries", "retry_delay", *(["timeout"] if runner == "airflow" else [])]:

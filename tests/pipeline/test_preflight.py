@@ -178,11 +178,16 @@ KUBEFLOW = ["data.paths=[/data/names]", "push.model_dir=/models/htr"]
         ("train.warm_start=models/7", "train.warm_start: models/7 is relative"),
         ("train.freeze=[convolutions] train.warm_start=none", "train.freeze: "),
         ("beam.runner=spark", "needs beam.address"),
+        (
+            "beam.runner=flink beam.address=flink:8081",
+            "beam.runner: workers of flink .* kubeflow.stage_artifacts=false and a kubeflow.pipeline_root at gs://",
+        ),
+        ("beam.runner=dask beam.address=tcp://dask:8786", "beam.runner: workers of dask cannot see"),
     ],
 )
 def test_kubeflow_is_given_what_containers_can_find(setting, message):
     with pytest.raises(ConfigError, match=message):
-        preflight.check_kubeflow(load(None, [*KUBEFLOW, *re.split(r" (?=train\.)", setting)]))
+        preflight.check_kubeflow(load(None, [*KUBEFLOW, *re.split(r" (?=train\.|beam\.)", setting)]))
 
 
 def test_kubeflow_may_be_given_what_this_machine_lacks():
@@ -190,7 +195,9 @@ def test_kubeflow_may_be_given_what_this_machine_lacks():
     preflight.check_kubeflow(load(None, [*KUBEFLOW, *settings]))
     root = "kubeflow.pipeline_root={}://bucket/htr{}"
     preflight.check_kubeflow(load(None, [*KUBEFLOW, root.format("s3", "?endpoint=minio:9000&disableSSL=true")]))
-    preflight.check_kubeflow(load(None, [*KUBEFLOW, root.format("gs", ""), "kubeflow.stage_artifacts=false"]))
+    elsewhere = [root.format("gs", ""), "kubeflow.stage_artifacts=false"]
+    preflight.check_kubeflow(load(None, [*KUBEFLOW, *elsewhere]))
+    preflight.check_kubeflow(load(None, [*KUBEFLOW, *elsewhere, "beam.runner=flink", "beam.address=flink:8081"]))
 
 
 @pytest.mark.parametrize("command", [["compile", "kubeflow", "{out}"], ["submit", "kubeflow"]])
@@ -206,6 +213,13 @@ def test_airflow_is_refused_what_a_task_would_find_late(tmp_path, capsys):
     settings = ["--data", "/later", "--workspace", str(tmp_path / "w"), "--set", f"train.warm_start={tmp_path}/nowhere"]
     assert cli.main(["compile", "airflow", str(tmp_path / "dags"), *settings]) == cli.USAGE
     assert "train.warm_start" in capsys.readouterr().err and not (tmp_path / "dags").exists()
+
+
+def test_airflow_is_not_compiled_without_the_name_of_the_data(tmp_path, capsys):
+    """Its tasks have no command line that could name it."""
+    command = ["compile", "airflow", str(tmp_path / "dags"), "--workspace", str(tmp_path / "w")]
+    assert cli.main(command) == cli.USAGE
+    assert "data.paths: name the data, with --data" in capsys.readouterr().err and not (tmp_path / "dags").exists()
 
 
 def told_of_disks(data, workspace, capsys, *arguments):

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +26,22 @@ from tests.conftest import write_dataset
 @pytest.fixture
 def bucket():
     return f"memory://{uuid.uuid4().hex}"
+
+
+def test_a_package_that_is_missing_is_named_as_it_is_published():
+    """Our own distributions are not on PyPI, where anybody may take their names."""
+    code = """
+import sys
+from components.common import storage
+sys.modules.update(dict.fromkeys(("s3fs", "gcsfs", "adlfs")))
+for scheme in ("s3", "gs", "az"):
+    try:
+        storage.is_dir(f"{scheme}://bucket/names")
+    except OSError as error:
+        print(scheme, str(error).rpartition("is not installed: ")[2])
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == ["s3 pip install s3fs", "gs pip install gcsfs", "az pip install adlfs"]
 
 
 @pytest.fixture

@@ -115,6 +115,8 @@ def test_commands_about_versions(model, tmp_path, capsys):
     assert htr("promote", second, "--label", "stable")[0] == 0
     code, _, said = htr("restore", 7)
     assert code == cli.ERROR and "no version 7" in said
+    shutil.copytree(base / str(first), base / "20261128")  # as a base model is numbered
+    assert "20261128" + " " * 23 + "CER unknown" in htr("versions")[1]
 
 
 def test_leftovers_of_a_broken_push_disappear_once_it_cannot_be_under_way_any_more(model, tmp_path):
