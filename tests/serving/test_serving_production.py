@@ -16,6 +16,7 @@ import yaml
 from serving_authority import Authority
 from serving_client import Client
 
+from htr_client import ClientMetrics
 from htr_client.client import HtrClient
 from pipeline import cli
 from serving import protos
@@ -66,7 +67,7 @@ def test_the_files_are_made_from_the_settings():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variants__gpu__grpc_max_threads": 255}, "at least 256"),
+        ({"variants__gpu__grpc_max_threads": 287}, "at least 288"),
         ({"variants__gpu__batching__max_batch_size": 64}, "must be max_batch_size"),
         ({"variants__gpu__batching__allowed_batch_sizes": [1, 8, 4, 32]}, "must increase"),
         ({"variants__gpu__batching__allowed_batch_sizes": []}, "at least 1 item"),
@@ -193,9 +194,9 @@ def rules() -> dict[str, dict]:
 
 
 def test_alerts_name_metrics_that_exist():
-    existing = set(re.findall(r"# TYPE (\S+)", Metrics().page()))
+    existing = set(re.findall(r"# TYPE (\S+)", Metrics().page() + ClientMetrics().page()))
     for name, rule in rules().items():
-        used = re.findall(r":tensorflow:[\w:]+", rule["expr"])
+        used = re.findall(r":tensorflow:[\w:]+|htr_client\w+", rule["expr"])
         assert {re.sub(r"_(bucket|count)$", "", metric) for metric in used} <= existing | {
             re.sub(r"_count$", "", metric) for metric in existing
         }, name
@@ -232,6 +233,11 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
         lines |= {f'{count}{{model_name="htr",status="{code}"}}': text for code, text in values.items()}
         return [{"series": name, "values": text} for name, text in lines.items()]
 
+    def calls(code: str) -> list[dict]:
+        steps = {"OK": 6000, code: 300}
+        name = 'htr_client_calls_total{model="htr",signature="transcribe",code="%s"}'
+        return [{"series": name % code, "values": f"0+{step}x30"} for code, step in steps.items()]
+
     slow = [
         {"series": f'{latency}{{model_name="htr",le="{bound}"}}', "values": f"0+{step}x30"}
         for bound, step in (("100000", 50), ("1000000", 100), ("+Inf", 100))
@@ -249,6 +255,8 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
         (series(NOT_FOUND="0+300x30"), {"HtrRequestsFail"}),
         (series(DEADLINE_EXCEEDED="0+300x30"), {"HtrRequestsFail"}),
         (series(UNAVAILABLE="0+300x30"), {"HtrOverloaded"}),
+        (series() + calls("RESOURCE_EXHAUSTED"), {"HtrOverloaded"}),  # what finds no thread, no server counts
+        (series() + calls("UNAVAILABLE"), set()),
         ([*series()[1:], {"series": 'up{job="htr"}', "values": "0x30"}], {"HtrServerDown"}),
         (series() + slow, {"HtrSlow"}),
         (series() + queueing, {"HtrQueueing"}),
