@@ -134,8 +134,13 @@ def rules(settings: Settings) -> dict[str, Any]:
     refused = [share(FULL, model, "5m"), share(NO_THREAD, f'model="{settings.model}"', "5m", clients=True)]
     overloaded = " or ".join(f"{found} > {bounds.rejected_share}" for found in refused)
     queueing = f"{quantile(0.95, QUEUEING, '5m')} / 1000"
+    up = f'up{{job="{_JOB}"}}'
     alerts = [
-        ("HtrServerDown", f'up{{job="{_JOB}"}} == 0', "1m", "page", "The model server does not answer Prometheus."),
+        (
+            # Without any server to scrape, as where Kubernetes has no pod, there is no `up`, and no other rule fires.
+            "HtrServerDown", f"{up} == 0 or absent({up})", "1m", "page",
+            "The model server does not answer Prometheus, or there is none to ask.",
+        ),
         (
             "HtrRequestsFail", f"{share(f'{CALLERS_FAULT}|{FULL}', model, '5m', '!~')} > {bounds.failed_share}", "5m",
             "page", "{{ $value | humanizePercentage }} of the requests fail through no fault of the caller.",

@@ -188,6 +188,9 @@ def test_compose(tls):
 # -- alert rules -----------------------------------------------------------------------------------------------
 
 
+UP = 'up{job="htr"}'
+
+
 def rules() -> dict[str, dict]:
     (group,) = load("alerts.yml")["groups"]
     return {rule["alert"]: rule for rule in group["rules"] if "alert" in rule}
@@ -229,7 +232,7 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
     waiting = ':tensorflow:serving:batching_session:queuing_latency_bucket{thread_pool_name="p",le="%s"}'
 
     def series(**values: str) -> list[dict]:
-        lines = {'up{job="htr"}': "1x30", f'{count}{{model_name="htr",status="OK"}}': "0+6000x30"}
+        lines = {UP: "1x30", f'{count}{{model_name="htr",status="OK"}}': "0+6000x30"}
         lines |= {f'{count}{{model_name="htr",status="{code}"}}': text for code, text in values.items()}
         return [{"series": name, "values": text} for name, text in lines.items()]
 
@@ -257,7 +260,12 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
         (series(UNAVAILABLE="0+300x30"), {"HtrOverloaded"}),
         (series() + calls("RESOURCE_EXHAUSTED"), {"HtrOverloaded"}),  # what finds no thread, no server counts
         (series() + calls("UNAVAILABLE"), set()),
-        ([*series()[1:], {"series": 'up{job="htr"}', "values": "0x30"}], {"HtrServerDown"}),
+        ([*series()[1:], {"series": UP, "values": "0x30"}], {"HtrServerDown"}),
+        (series()[1:], {"HtrServerDown"}),  # the job has another name
+        (
+            [*series()[1:], {"series": 'up{job="htr",pod="a"}', "values": "1x10 _x20"}],
+            {"HtrServerDown"},
+        ),  # no pod is left
         (series() + slow, {"HtrSlow"}),
         (series() + queueing, {"HtrQueueing"}),
         (series() + prompt, set()),
@@ -282,7 +290,7 @@ def test_versions_past_the_greatest_number_of_series_are_no_failures(promtool, t
     page = metrics.page()
     lines = [line.rsplit(" ", 1)[0] for line in page.splitlines() if 'model_path="other"' in line]
     assert ':tensorflow:cc:saved_model:load_attempt_count{model_path="other",status="success"}' in lines
-    good = [{"series": line, "values": "_x18 1x12"} for line in lines]
+    good = [{"series": line, "values": "_x18 1x12"} for line in lines] + [{"series": UP, "values": "1x30"}]
     metrics.load_attempts.add(1, "/models/htr/600", "fail")
     (line,) = [line.rsplit(" ", 1)[0] for line in metrics.page().splitlines() if 'status="fail"' in line]
     bad = {"series": line, "values": "_x18 1x12"}
@@ -303,7 +311,7 @@ def test_memory_that_grows_with_pushes_is_told(promtool, tmp_path):
         memory = {"series": server, "values": values}
         pushes = enumerate(range(0, hours, every))
         loads = [{"series": load % n, "values": f"{f'_x{at} ' if at else ''}1x{hours - at}"} for n, at in pushes]
-        return [memory, *loads]
+        return [memory, *loads, {"series": UP, "values": f"1x{hours}"}]
 
     def nightly(hour: int) -> int:
         return 840 + 45 * (hour // 24)  # 5 % a night: a third in a week
