@@ -15,6 +15,7 @@ import serving_toy as toy
 from serving_client import Client, fails
 from test_serving_server import FAST, rest
 
+from serving import http_server
 from serving.http_server import Handler
 from serving.server import EmbeddedServer
 
@@ -188,3 +189,22 @@ def test_a_connection_that_was_kept_hears_of_the_end(base, method, path):
     )
     response = connection.getresponse()
     assert (response.status, response.read(), response.getheader("Connection")) == (503, ENDED, "close")
+
+
+def test_connections_that_get_no_thread_cost_no_place(base, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if "process_request_thread" in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(http_server, "_MAX_CONNECTIONS", 3)
+    with EmbeddedServer(model_base_path=str(base), **FAST, rest_api_port=-1) as server:
+        host, port = server.rest_address.split(":")
+        with monkeypatch.context() as short:
+            short.setattr(threading.Thread, "start", refuse)
+            for _ in range(3):
+                with socket.create_connection((host, int(port)), timeout=20) as connection:
+                    assert not connection.recv(1)
+        assert rest(server, "GET", "/v1/models/htr")[0] == 200
