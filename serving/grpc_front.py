@@ -28,6 +28,7 @@ _MODEL_SERVICE = "tensorflow.serving.ModelService"
 _HEALTH_SERVICE = "grpc.health.v1.Health"
 # A larger request would hold up the event loop while it is parsed.
 _PARSE_ON_LOOP_BYTES = 256 << 10
+_EARLY_SECONDS = 0.05
 _HEALTH_SERVING, _HEALTH_NOT_SERVING, _HEALTH_SERVICE_UNKNOWN = 1, 2, 3
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -165,8 +166,10 @@ class GrpcFront:
             self._submit(data, call, done)
         else:
             lane.pool.submit(self._work, name, method, data, call, done)
-        # Just before gRPC itself would, which calls it CANCELLED if it comes first.
-        timer = None if left is None or answer.done() else self.loop.call_later(0.99 * left, self._expire, answer, call)
+        timer = None
+        if left is not None and not answer.done():
+            # Just before gRPC itself would, which calls it CANCELLED if it comes first.
+            timer = self.loop.call_later(left - min(0.01 * left, _EARLY_SECONDS), self._expire, answer, call)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -215,7 +218,14 @@ class GrpcFront:
 
     def _submit(self, data: bytes, call: Any, done: Callable[[bytes, ServingError | None], None]) -> None:
         def finish(response: Any, error: ServingError | None) -> None:
-            done(response.SerializeToString() if error is None else b"", error)
+            result = b""
+            if error is None:
+                try:
+                    result = response.SerializeToString()
+                except Exception as failure:  # protobuf has a greatest size; nobody else would hear of it
+                    error = from_exception(failure)
+                    logger.exception("Predict failed")
+            done(result, error)
 
         try:
             request = self._parse("Predict", data)

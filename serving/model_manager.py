@@ -297,9 +297,21 @@ class ModelManager:
         with self.versions.changed:
             self.versions.changed.notify_all()
 
-    def stop(self, timeout: float = 10.0) -> None:
-        """Stops polling and unloads everything."""
+    def unload(self, timeout: float = 10.0) -> None:
+        """Stops polling, starts to unload everything, and cancels the requests that still run."""
         self.interrupt()
         if self._poller is not None:
             self._poller.join(timeout)
-        self.versions.stop(timeout)
+        self.versions.unload()
+
+    def stop(self, timeout: float = 10.0) -> bool:
+        """Stops polling and unloads everything.
+
+        Args:
+            timeout: Seconds to wait at most for what is under way.
+
+        Returns:
+            Whether everything has ended; a load cannot be cancelled.
+        """
+        self.unload(timeout)
+        return self.versions.join(timeout)

@@ -141,7 +141,9 @@ _FLAGS = (
     _Flag("serve_newest_good", "if the newest version fails and nothing is served yet, use an older one", own=True),
     _Flag("isolate_batch_failures", "try each request of a failed batch alone", own=True),
     _Flag("drain_wait_seconds", "after SIGTERM, report NOT_SERVING but take requests this long", own=True),
-    _Flag("drain_grace_seconds", "after SIGTERM, let running requests end within this time", own=True),
+    _Flag(
+        "drain_grace_seconds", "after SIGTERM, let running requests end within this time, then cancel them", own=True
+    ),
 )
 # Accepted so that a production command line fits; they change nothing here.
 IGNORED_FLAGS = (

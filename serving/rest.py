@@ -25,6 +25,7 @@ _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _PREDICT = re.compile(rf"(?i){_MODEL}:(classify|regress|predict)")
 _STATUS = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:/versions/(\d+)|/labels/([^/:]+))?(?:/(metadata))?")
 _API = re.compile(r"(?i)/v1/.*")
+_ENDED = "the server is shutting down"
 
 
 class RestServer:
@@ -36,6 +37,7 @@ class RestServer:
         self.metrics_path = metrics_path
         self._slots = threading.BoundedSemaphore(max(1, options.rest_api_num_threads))
         self._http: _HttpServer | None = None
+        self._ended = False
 
     def start(self) -> int:
         """Binds and serves; returns the port.
@@ -49,9 +51,10 @@ class RestServer:
         return int(self._http.server_address[1])
 
     def stop(self, grace: float) -> None:
-        """Stops listening and lets running requests end within `grace` seconds."""
+        """Stops listening, lets running requests end within `grace` seconds, and refuses what comes then."""
         if self._http is not None:
             self._http.stop(grace)
+        self._ended = True
 
     def handle(self, method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
         """Answers one request.
@@ -71,11 +74,14 @@ class RestServer:
         if method == "OPTIONS" and self.options.rest_api_enable_cors_support:
             return 200, "application/json", b""
         try:
+            if self._ended:  # and yet a connection that a client has kept
+                raise ServingError(Code.UNAVAILABLE, _ENDED)
             answer = self._route(method, path, body)
             text = json.dumps(answer, indent=4 if len(body) < 4096 else None, ensure_ascii=False)
             return 200, "application/json", text.encode("utf-8", "surrogateescape")
         except Exception as error:
-            failure = from_exception(error)
+            # What is unloaded or cancelled meanwhile is not missing for good: the client may ask the next server.
+            failure = ServingError(Code.UNAVAILABLE, _ENDED) if self._ended else from_exception(error)
             text = json.dumps({"error": failure.message}, ensure_ascii=False)
             return HTTP_STATUS.get(failure.code, 500), "application/json", text.encode("utf-8", "backslashreplace")
 

@@ -25,14 +25,19 @@ _INTEGERS = {3, 4, 5, 6, 9, 17, 22, 23}
 
 
 def _debug(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:  # the parser goes deeper
+        text = _json_type(value)
     return text[:_DEBUG_BYTES]
 
 
 def _json_type(value: Any) -> str:
-    kinds: list[tuple[type, str]] = [(bool, str(value)), (dict, "Object"), (list, "Array"), (str, "String")]
     if value is None:
         return "Null"
+    if isinstance(value, bool):
+        return str(value)
+    kinds: list[tuple[type, str]] = [(dict, "Object"), (list, "Array"), (str, "String")]
     return next((name for kind, name in kinds if isinstance(value, kind)), "Number")
 
 
@@ -59,6 +64,8 @@ def _decode_base64(value: Any) -> bytes:
 def _shape(value: Any) -> list[int]:
     shape: list[int] = []
     while isinstance(value, list):
+        if len(shape) == tensors.MAX_RANK:  # or what flattens it would recurse too deeply
+            raise invalid(f"JSON Value: {_debug(value)} has more than {tensors.MAX_RANK} dimensions")
         shape.append(len(value))
         if not value:
             break

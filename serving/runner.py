@@ -360,6 +360,10 @@ class LoadedModel:
                 raise invalid(f"Failed to parse warmup record from {file}") from error
             raise from_exception(error) from error
 
+    def cancel(self) -> None:
+        """Ends the runs under way with an error, and refuses further ones; an operation that has begun ends first."""
+        self.session.close()
+
     def close(self) -> None:
         """Frees session and graph; nothing may run them any more."""
         session: Any = getattr(self, "session", None)

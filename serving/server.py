@@ -69,6 +69,7 @@ class EmbeddedServer:
         self._batcher: Any = None
         self._interrupted = False
         self._stopped = threading.Event()
+        self._at_rest = True
         self._config_text = ""
         self._config_poller: threading.Thread | None = None
 
@@ -209,30 +210,44 @@ class EmbeddedServer:
         if manager is not None:
             threading.Thread(target=manager.interrupt, daemon=True).start()
 
-    def stop(self, grace: float | None = None) -> None:
+    def stop(self, grace: float | None = None) -> bool:
         """Drains and ends: health says NOT_SERVING, new requests are refused, running ones end.
 
         Args:
-            grace: Seconds that running requests get; None takes the option.
+            grace: Seconds that running requests get, over gRPC and REST together, before they are cancelled; None takes
+                the option.
+
+        Returns:
+            Whether TensorFlow is at rest; False if a version was still loading ten seconds later.
         """
         if self._stopped.is_set():
-            return
+            return self._at_rest
         grace = self.options.drain_grace_seconds if grace is None else grace
         if self._front is not None:
             self._front.set_not_serving()
             if grace and self.options.drain_wait_seconds:
                 time.sleep(self.options.drain_wait_seconds)
+        if self.manager is not None:
+            self.manager.interrupt()  # or a reload that waits for a version would take all of the grace
         if self._ui is not None:
             self._ui.stop()
+        # Side by side: while one drained alone, the other would go on taking requests, and the grace would count twice.
+        rest = None
         if self._rest is not None:
-            self._rest.stop(grace)
+            rest = threading.Thread(target=self._rest.stop, args=(grace,), name="rest-stop")
+            rest.start()
         if self._front is not None:
             self._front.stop(grace)
+        if rest is not None:
+            rest.join()
+        if self.manager is not None:
+            self.manager.unload()  # before the batches are waited for, which may be running for nobody
         if self._batcher is not None:
             self._batcher.stop()
         if self.manager is not None:
-            self.manager.stop()
+            self._at_rest = self.manager.stop()
         self._stopped.set()
+        return self._at_rest
 
     # -- configuration files ---------------------------------------------------------------------------------
 
@@ -394,7 +409,7 @@ def run(args: argparse.Namespace) -> int:
             server.start()
     except ServingError:
         if stopping.is_set():
-            return 0
+            return _leave(server)
         raise
     gc.collect()
     release_memory()  # what imports and loading have left
@@ -403,7 +418,18 @@ def run(args: argparse.Namespace) -> int:
     print(f"embedded server ready: grpc={server.address}{rest}{page} (for development)", flush=True)
     stopping.wait()
     logger.info("draining")
-    server.stop()
+    return _leave(server)
+
+
+def _leave(server: EmbeddedServer) -> int:
+    """Drains a server and returns the exit code, or ends the process if it could not end otherwise."""
+    if not server.stop():
+        # A load cannot be cancelled, and TensorFlow aborts where Python ends under a thread that is in its code: the
+        # drained server would look like one that crashed.
+        logger.info("ending without waiting for a version that still loads")
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 

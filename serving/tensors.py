@@ -37,7 +37,7 @@ _DTYPE_NAMES = {1: "float", 2: "double", 7: "string", 10: "bool", 19: "half"}
 # Every string costs this much inside TensorFlow on top of its bytes.
 _STRING_OVERHEAD = 24
 # NumPy's limit; TensorFlow's is far higher, but no model takes such a tensor.
-_MAX_RANK = 32
+MAX_RANK = 32
 
 
 def dtype_name(number: int) -> str:
@@ -64,7 +64,7 @@ def shape_of(proto: Any) -> tuple[int, ...]:
         TensorError: The shape is negative or of too many dimensions.
     """
     # Without `dim` an unknown rank is rank 0, as TensorFlow's C++ has it.
-    if len(proto.dim) > _MAX_RANK:
+    if len(proto.dim) > MAX_RANK:
         raise TensorError("shape")
     shape = tuple(dim.size for dim in proto.dim)
     if any(size < 0 for size in shape):

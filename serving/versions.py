@@ -96,6 +96,7 @@ class Versions:
         # By model and number, what is loaded from another directory to take the place of one that answers.
         self._successors: dict[str, dict[int, Version]] = {}
         self._threads: set[threading.Thread] = set()
+        self._cancelling = False
 
     def aspire(self, name: str, wanted: Mapping[int, str]) -> None:
         """Makes these the wanted versions of a model.
@@ -275,6 +276,8 @@ class Versions:
     def _unload(self, version: Version) -> None:
         with self.changed:
             while version.requests:
+                if self._cancelling and version.loaded is not None:
+                    version.loaded.cancel()
                 self.changed.wait(1.0)
             loaded, version.loaded = version.loaded, None
         if loaded is not None:
@@ -359,13 +362,26 @@ class Versions:
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    def stop(self, timeout: float) -> None:
-        """Unloads everything, and waits for it."""
+    def unload(self) -> None:
+        """Starts to unload everything, and cancels the requests that still run: nobody waits for them any more."""
         with self.changed:
+            self._cancelling = True
             for name in list(self.live):
                 self.aspire(name, {})
+            self.changed.notify_all()
+
+    def join(self, timeout: float) -> bool:
+        """Waits until nothing is loaded, unloaded or run.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            Whether everything has ended.
+        """
         until = time.monotonic() + timeout
         while self._threads and time.monotonic() < until:
             thread = next(iter(self._threads), None)
             if thread is not None:
                 thread.join(0.2)
+        return not self._threads

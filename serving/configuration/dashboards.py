@@ -11,10 +11,12 @@ from typing import Any
 
 from serving.configuration.monitoring import (
     CALLERS_FAULT,
+    CLIENT_CALLS,
     FULL,
     LATENCY,
     LOADS,
     MEMORY,
+    NO_THREAD,
     QUEUEING,
     REQUESTS,
     WARM_UPS,
@@ -77,10 +79,17 @@ def _serving(settings: Settings) -> list[dict[str, Any]]:
         _row("Servers"),
         _chart("Requests by status", "reqps", [(f"sum by (status) (rate({requests}[{_WINDOW}]))", "{{status}}")]),
         _chart(
-            "Share of requests that fail or are refused", "percentunit",
-            [(share(f"{CALLERS_FAULT}|{FULL}", _MODEL, _WINDOW, "!~") + zero, "fail"),
-             (share(FULL, _MODEL, _WINDOW) + zero, "refused: the server is full")],
+            "Share of requests that fail", "percentunit",
+            [(share(f"{CALLERS_FAULT}|{FULL}", _MODEL, _WINDOW, "!~") + zero, "fail")],
+            "Through no fault of the caller; without those that a full server refuses.",
             limit=bounds.failed_share,
+        ),
+        _chart(
+            "Share of requests that are refused", "percentunit",
+            [(share(FULL, _MODEL, _WINDOW) + zero, "counted by the servers"),
+             (share(NO_THREAD, _CLIENT, _WINDOW, clients=True) + zero, "told by the clients: no thread was free")],
+            "By a full server. It counts those that find its batch queue full, and not those that find no thread.",
+            limit=bounds.rejected_share,
         ),
         _chart("Latency in the server", "ms", quantiles(LATENCY, _MODEL, millis), limit=bounds.p95_latency_ms),
         _chart(
@@ -120,7 +129,7 @@ def _serving(settings: Settings) -> list[dict[str, Any]]:
         _row("Clients"),
         _chart(
             "Calls by code", "reqps",
-            [(f"sum by (code) (rate(htr_client_calls_total{{{_CLIENT}}}[{_WINDOW}]))", "{{code}}")],
+            [(f"sum by (code) (rate({CLIENT_CALLS}{{{_CLIENT}}}[{_WINDOW}]))", "{{code}}")],
         ),
         _chart(
             "Latency of calls", "s",

@@ -50,21 +50,6 @@ def flags(settings: Settings, variant: str) -> list[str]:
     return [f"--{name}={str(value).lower() if value is True else value}" for name, value in values.items()]
 
 
-def ssl_config(key: str, certificate: str, ca: str = "") -> str:
-    """TensorFlow Serving's --ssl_config_file.
-
-    Args:
-        key: The server's private key (PEM).
-        certificate: The server's certificate chain (PEM).
-        ca: Certificates that clients' must be signed by (PEM): mutual TLS. Without, any client may call.
-
-    Returns:
-        The file's text. It holds the key.
-    """
-    message = protos.SSLConfig(server_key=key, server_cert=certificate, custom_ca=ca, client_verify=bool(ca))
-    return text_format.MessageToString(message)
-
-
 def render(settings: Settings) -> dict[str, str]:
     """All files of the production folder but the settings.
 

@@ -12,8 +12,11 @@ LATENCY = ":tensorflow:serving:request_latency"
 QUEUEING = ":tensorflow:serving:batching_session:queuing_latency"
 LOADS = ":tensorflow:cc:saved_model:load_attempt_count"
 WARM_UPS = ":tensorflow:serving:model_warmup_latency"
+CLIENT_CALLS = "htr_client_calls_total"
 # gRPC codes for which the caller is to blame, and those of a full server.
 CALLERS_FAULT, FULL = "OK|INVALID_ARGUMENT|CANCELLED", "UNAVAILABLE|RESOURCE_EXHAUSTED"
+# What a client is told that finds all threads busy, which no server counts. UNAVAILABLE may be a server that is down.
+NO_THREAD = "RESOURCE_EXHAUSTED"
 # TensorFlow Serving does not export its memory, so its container is measured: by cAdvisor beside Docker, whose labels
 # are those of compose, or by Kubernetes' kubelet.
 MEMORY = " or ".join((
@@ -26,7 +29,7 @@ _RECORDED_MEMORY = "htr:memory_bytes"
 CONTAINERS_PORT = 8080
 
 
-def share(codes: str, selector: str, window: str, operator: str = "=~") -> str:
+def share(codes: str, selector: str, window: str, operator: str = "=~", clients: bool = False) -> str:
     """PromQL for the share of requests that end with some of the gRPC codes.
 
     Args:
@@ -34,9 +37,11 @@ def share(codes: str, selector: str, window: str, operator: str = "=~") -> str:
         selector: Label matcher of the model.
         window: Range of the rates.
         operator: `=~`, or `!~` for all other codes.
+        clients: Whether to count the calls of clients, in place of the requests of servers.
     """
-    some = f'{REQUESTS}{{{selector}, status{operator}"{codes}"}}'
-    return f"sum(rate({some}[{window}])) / sum(rate({REQUESTS}{{{selector}}}[{window}]))"
+    counter, label = (CLIENT_CALLS, "code") if clients else (REQUESTS, "status")
+    some = f'{counter}{{{selector}, {label}{operator}"{codes}"}}'
+    return f"sum(rate({some}[{window}])) / sum(rate({counter}{{{selector}}}[{window}]))"
 
 
 def quantile(q: float, metric: str, window: str, selector: str = "", by: str = "") -> str:
@@ -126,16 +131,24 @@ def rules(settings: Settings) -> dict[str, Any]:
 
     # Their unit is the microsecond.
     latency = f"{quantile(0.95, LATENCY, '5m', model)} / 1000"
+    refused = [share(FULL, model, "5m"), share(NO_THREAD, f'model="{settings.model}"', "5m", clients=True)]
+    overloaded = " or ".join(f"{found} > {bounds.rejected_share}" for found in refused)
     queueing = f"{quantile(0.95, QUEUEING, '5m')} / 1000"
+    up = f'up{{job="{_JOB}"}}'
     alerts = [
-        ("HtrServerDown", f'up{{job="{_JOB}"}} == 0', "1m", "page", "The model server does not answer Prometheus."),
+        (
+            # Without any server to scrape, as where Kubernetes has no pod, there is no `up`, and no other rule fires.
+            "HtrServerDown", f"{up} == 0 or absent({up})", "1m", "page",
+            "The model server does not answer Prometheus, or there is none to ask.",
+        ),
         (
             "HtrRequestsFail", f"{share(f'{CALLERS_FAULT}|{FULL}', model, '5m', '!~')} > {bounds.failed_share}", "5m",
             "page", "{{ $value | humanizePercentage }} of the requests fail through no fault of the caller.",
         ),
         (
-            "HtrOverloaded", f"{share(FULL, model, '5m')} > {bounds.rejected_share}", "5m", "page",
-            "{{ $value | humanizePercentage }} of the requests are refused: queue or threads are full.",
+            "HtrOverloaded", overloaded, "5m", "page",
+            "{{ $value | humanizePercentage }} of the requests are refused: the batch queue is full, or, as clients "
+            "say, all threads are busy.",
         ),
         (
             "HtrSlow", f"{latency} > {bounds.p95_latency_ms:g}", "10m", "ticket",

@@ -50,10 +50,11 @@ class Variant(_Section):
     @model_validator(mode="after")
     def _enough_threads(self) -> Variant:
         if self.batching is not None:
-            # Every request holds a thread while it waits: single images must be able to fill the batches that run
-            # and those that wait, or the threads are exhausted before a batch is full.
+            # Every request holds a thread while it waits. Single images must be able to fill the batches that run and
+            # those that wait, and threads must be left to refuse the others: a request that finds no thread reaches no
+            # metric, and the alert on overload would see nothing.
             b = self.batching
-            needed = b.max_batch_size * (b.num_batch_threads + b.max_enqueued_batches)
+            needed = b.max_batch_size * (b.num_batch_threads + b.max_enqueued_batches + 1)
             if self.grpc_max_threads < needed:
                 raise ValueError(f"grpc_max_threads must be at least {needed} for these batches")
         return self

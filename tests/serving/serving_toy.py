@@ -122,16 +122,26 @@ def predict_request(inputs, signature: str = "", model: str = "htr", version: in
     return request
 
 
+def endless():
+    """A request that takes much longer than any test."""
+    return predict_request({"rounds": [10_000_000]}, "burn")
+
+
 def write_warmup(path: Path, batches: list[list[bytes]]) -> None:
     """Write warm-up requests beside a saved model."""
+    write_warmup_requests(path, [predict_request({"image_bytes": images}) for images in batches])
+
+
+def write_warmup_requests(path: Path, requests: list) -> None:
+    """Write any Predict requests as warm-up requests beside a saved model."""
     tf = import_tensorflow()
     from tensorflow_serving.apis import prediction_log_pb2
 
     (path / "assets.extra").mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
-        for images in batches:
+        for request in requests:
             log = prediction_log_pb2.PredictionLog()
-            log.predict_log.request.CopyFrom(predict_request({"image_bytes": images}))
+            log.predict_log.request.CopyFrom(request)
             writer.write(log.SerializeToString())
 
 
@@ -166,6 +176,8 @@ def push(model: Path, base: Path, version: int, damage: str = "") -> Path:
         file.write_bytes(file.read_bytes()[:100])
     elif damage == "bad_warmup":
         write_warmup(temporary, [[png()], [b"not an image"]])
+    elif damage == "endless_warmup":
+        write_warmup_requests(temporary, [endless()])
     elif damage == "no_graph":
         (temporary / "saved_model.pb").unlink()
     elif damage:

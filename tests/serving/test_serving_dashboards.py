@@ -29,7 +29,8 @@ from components.report.summary import RunSummary
 from components.tools.drift import comparison
 from components.tools.drift.profiles import Profile
 from htr_client import ClientMetrics, HtrClient
-from serving.configuration.settings import FOLDER
+from serving.configuration import dashboards
+from serving.configuration.settings import FOLDER, Settings
 from serving.metrics import Metrics
 from serving.server import PROMETHEUS_PATH, EmbeddedServer
 
@@ -98,6 +99,22 @@ def test_dashboards_name_what_is_exported_and_show_all_of_it(figures):
         there = exported(pages)
         assert used - OF_OTHERS <= set().union(*there.values())
         assert [metric for metric, series in there.items() if not series & used] == []
+
+
+def test_lines_are_the_bounds_of_the_alerts():
+    bounds = {"failed_share": 0.02, "rejected_share": 0.03, "p95_latency_ms": 40.0, "p95_queueing_ms": 50.0}
+    chosen = Settings.read()
+    changed = chosen.model_copy(update={"alerts": chosen.alerts.model_copy(update=bounds)})
+    lines = {}
+    for panel in json.loads(dashboards.render(changed)["serving"])["panels"]:
+        for step in panel.get("fieldConfig", {}).get("defaults", {}).get("thresholds", {}).get("steps", [])[1:]:
+            lines[panel["title"]] = step["value"]
+    assert lines == {
+        "Share of requests that fail": 0.02,
+        "Share of requests that are refused": 0.03,
+        "Latency in the server": 40.0,
+        "Waiting for the batch": 50.0,
+    }
 
 
 def test_figures_of_runs(figures):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from htr_client import messages
 from serving import rest_json, tensors
 from serving.service import Prediction
-from serving.status import ServingError
+from serving.status import Code, ServingError
 
 STRINGS, FLOATS = {"image_bytes": tensors.DT_STRING}, {"x": 1, "y": 3}
 JSON = st.recursive(
@@ -49,6 +49,29 @@ def test_any_body_is_an_object_or_an_error(body):
 def test_deep_and_long_bodies_are_errors(body):
     with pytest.raises(ServingError):
         rest_json.parse_json(body)
+
+
+def nested(depth: int, wrap: Any) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize("depth", [40, 1500])
+@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}], ids=["lists", "objects"])
+@pytest.mark.parametrize("key", ["instances", "inputs"])
+def test_values_deeper_than_tensors_are_errors(key, wrap, depth):
+    """Parsers go deeper than Python's own functions: on 3.13 to some thousand levels."""
+    with pytest.raises(ServingError) as failure:
+        filled({key: nested(depth, wrap)}, {"x": 1})
+    assert failure.value.code == Code.INVALID_ARGUMENT
+
+
+def test_bodies_as_deep_as_the_parser_goes_are_errors():
+    for depth in range(900, 1000):
+        with pytest.raises(ServingError):
+            rest_json.parse_json(b"[" * depth + b"]" * depth)
 
 
 @given(st.sampled_from(["instances", "inputs"]), JSON, st.sampled_from([STRINGS, FLOATS]))

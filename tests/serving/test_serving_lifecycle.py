@@ -308,6 +308,18 @@ def test_a_reload_without_a_deadline_ends_when_its_caller_leaves(base, tmp_path)
         client.wait_state(1, AVAILABLE)
 
 
+def test_a_reload_that_waits_does_not_hold_up_the_end(base, tmp_path):
+    here, nowhere = {"name": "htr", "base_path": base}, {"name": "nowhere", "base_path": tmp_path / "nowhere"}
+    with serve(base) as server, Client(server.address) as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(fails, client.reload, [here, nowhere], timeout=None)
+        until = time.monotonic() + 10
+        while not server.manager._config_lock.locked():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        server.stop(grace=5)
+        assert waiting.result() == ("CANCELLED", "the server is shutting down")
+
+
 def test_a_reload_from_another_directory_leaves_no_gap(base, toy_model, image, tmp_path):
     toy.push(toy_model, tmp_path / "moved", 1)
     request = toy.predict_request({"image_bytes": [image]}, "transcribe")

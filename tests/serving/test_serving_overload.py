@@ -6,6 +6,7 @@ import asyncio
 import base64
 import http.client
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,8 @@ from test_serving_process import Process
 
 from htr_client import AsyncHtrClient, HtrClient, HtrError
 from serving import protos
+from serving.configuration.settings import FOLDER, Settings
+from serving.runner import LoadedModel
 from serving.server import EmbeddedServer
 
 pytestmark = pytest.mark.either_stack
@@ -134,6 +137,41 @@ def test_who_finds_a_server_full_comes_again(base, size):
             assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert client.transcribe(image).version == 1
         assert burning.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_production_threads_leave_room_to_count_refusals(base, tmp_path, monkeypatch):
+    """Single images fill all batches; what comes then is refused by the batch queue, which is counted."""
+    settings = Settings.read().variants["gpu"]
+    wanted = settings.batching
+    fill = wanted.max_batch_size * (wanted.num_batch_threads + wanted.max_enqueued_batches)
+    # None starts before it is full: the most requests that there can be.
+    parameters = (FOLDER / "batching.gpu.config").read_text()
+    patient = re.sub(r"(batch_timeout_micros {\s+value:) \d+", r"\1 60000000", parameters)
+    assert patient != parameters
+    (tmp_path / "batching.config").write_text(patient)
+    flags = {"enable_batching": True, "batching_parameters_file": str(tmp_path / "batching.config")}
+    places = {
+        "model_name": "htr",
+        "model_base_path": str(base),
+        "port": 0,
+        "grpc_max_threads": settings.grpc_max_threads,
+    }
+    go, run = threading.Event(), LoadedModel.run
+
+    def wait_and_run(*args):
+        go.wait(60)
+        return run(*args)
+
+    request = toy.predict_request({"rounds": [1]}, "burn")
+    with EmbeddedServer(**flags, **places) as server, Client(server.address) as client:
+        monkeypatch.setattr(LoadedModel, "run", wait_and_run)
+        waiting = [client.prediction.Predict.future(request, timeout=60) for _ in range(fill)]
+        wait_until(lambda: server._front.predictions.active == fill, 30)
+        codes = [client.prediction.Predict.future(request, timeout=60).code().name for _ in range(10)]
+        go.set()
+        assert codes == ["UNAVAILABLE"] * 10
+        assert server.service.metrics.request_count.value("htr", "UNAVAILABLE") == 10
+        assert {call.code().name for call in waiting} == {"OK"}
 
 
 # -- each error leaves the call uncommitted --------------------------------------------------------------------

@@ -85,6 +85,39 @@ def test_term_drains_and_kill_is_survived(tmp_path, toy_model, image):
         assert "Traceback" not in errors and "Warning" not in errors and "external/local_xla" not in errors
 
 
+@pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
+def test_a_request_that_outlasts_the_grace_is_cancelled(tmp_path, toy_model, batching):
+    toy.push(toy_model, tmp_path, 1)
+    flags = [f"--model_base_path={tmp_path}", "--drain_grace_seconds=1", f"--enable_batching={str(batching).lower()}"]
+    with Process(*flags) as server, Client(server.ready()) as client:
+        running = client.prediction.Predict.future(toy.endless())
+        until = time.monotonic() + 20
+        while not client.states():
+            assert time.monotonic() < until
+        time.sleep(0.5)  # until the request is under way too
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0, server.errors
+        assert running.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ready", [False, True], ids=["at the start", "later"])
+def test_a_load_that_takes_long_does_not_make_the_end_a_crash(tmp_path, toy_model, ready):
+    if ready:
+        toy.push(toy_model, tmp_path, 1)
+    with Process(f"--model_base_path={tmp_path}", "--file_system_poll_wait_seconds=0.1") as server:
+        if ready:
+            server.ready()
+        toy.push(toy_model, tmp_path, 2, "endless_warmup")
+        until = time.monotonic() + 60
+        while not any("Loading version 2" in line for line in server.errors):
+            assert server.process.poll() is None and time.monotonic() < until, server.errors
+            time.sleep(0.01)
+        time.sleep(3)  # until its warm-up runs
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0, server.errors
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_tensorflow_is_imported_ends_the_server(tmp_path, number):
     """The directory has no version yet: a server that missed the signal would wait for one."""

@@ -16,6 +16,7 @@ import yaml
 from serving_authority import Authority
 from serving_client import Client
 
+from htr_client import ClientMetrics
 from htr_client.client import HtrClient
 from pipeline import cli
 from serving import protos
@@ -66,7 +67,7 @@ def test_the_files_are_made_from_the_settings():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variants__gpu__grpc_max_threads": 255}, "at least 256"),
+        ({"variants__gpu__grpc_max_threads": 287}, "at least 288"),
         ({"variants__gpu__batching__max_batch_size": 64}, "must be max_batch_size"),
         ({"variants__gpu__batching__allowed_batch_sizes": [1, 8, 4, 32]}, "must increase"),
         ({"variants__gpu__batching__allowed_batch_sizes": []}, "at least 1 item"),
@@ -187,15 +188,18 @@ def test_compose(tls):
 # -- alert rules -----------------------------------------------------------------------------------------------
 
 
+UP = 'up{job="htr"}'
+
+
 def rules() -> dict[str, dict]:
     (group,) = load("alerts.yml")["groups"]
     return {rule["alert"]: rule for rule in group["rules"] if "alert" in rule}
 
 
 def test_alerts_name_metrics_that_exist():
-    existing = set(re.findall(r"# TYPE (\S+)", Metrics().page()))
+    existing = set(re.findall(r"# TYPE (\S+)", Metrics().page() + ClientMetrics().page()))
     for name, rule in rules().items():
-        used = re.findall(r":tensorflow:[\w:]+", rule["expr"])
+        used = re.findall(r":tensorflow:[\w:]+|htr_client\w+", rule["expr"])
         assert {re.sub(r"_(bucket|count)$", "", metric) for metric in used} <= existing | {
             re.sub(r"_count$", "", metric) for metric in existing
         }, name
@@ -228,9 +232,14 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
     waiting = ':tensorflow:serving:batching_session:queuing_latency_bucket{thread_pool_name="p",le="%s"}'
 
     def series(**values: str) -> list[dict]:
-        lines = {'up{job="htr"}': "1x30", f'{count}{{model_name="htr",status="OK"}}': "0+6000x30"}
+        lines = {UP: "1x30", f'{count}{{model_name="htr",status="OK"}}': "0+6000x30"}
         lines |= {f'{count}{{model_name="htr",status="{code}"}}': text for code, text in values.items()}
         return [{"series": name, "values": text} for name, text in lines.items()]
+
+    def calls(code: str) -> list[dict]:
+        steps = {"OK": 6000, code: 300}
+        name = 'htr_client_calls_total{model="htr",signature="transcribe",code="%s"}'
+        return [{"series": name % code, "values": f"0+{step}x30"} for code, step in steps.items()]
 
     slow = [
         {"series": f'{latency}{{model_name="htr",le="{bound}"}}', "values": f"0+{step}x30"}
@@ -249,7 +258,14 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
         (series(NOT_FOUND="0+300x30"), {"HtrRequestsFail"}),
         (series(DEADLINE_EXCEEDED="0+300x30"), {"HtrRequestsFail"}),
         (series(UNAVAILABLE="0+300x30"), {"HtrOverloaded"}),
-        ([*series()[1:], {"series": 'up{job="htr"}', "values": "0x30"}], {"HtrServerDown"}),
+        (series() + calls("RESOURCE_EXHAUSTED"), {"HtrOverloaded"}),  # what finds no thread, no server counts
+        (series() + calls("UNAVAILABLE"), set()),
+        ([*series()[1:], {"series": UP, "values": "0x30"}], {"HtrServerDown"}),
+        (series()[1:], {"HtrServerDown"}),  # the job has another name
+        (
+            [*series()[1:], {"series": 'up{job="htr",pod="a"}', "values": "1x10 _x20"}],
+            {"HtrServerDown"},
+        ),  # no pod is left
         (series() + slow, {"HtrSlow"}),
         (series() + queueing, {"HtrQueueing"}),
         (series() + prompt, set()),
@@ -274,7 +290,7 @@ def test_versions_past_the_greatest_number_of_series_are_no_failures(promtool, t
     page = metrics.page()
     lines = [line.rsplit(" ", 1)[0] for line in page.splitlines() if 'model_path="other"' in line]
     assert ':tensorflow:cc:saved_model:load_attempt_count{model_path="other",status="success"}' in lines
-    good = [{"series": line, "values": "_x18 1x12"} for line in lines]
+    good = [{"series": line, "values": "_x18 1x12"} for line in lines] + [{"series": UP, "values": "1x30"}]
     metrics.load_attempts.add(1, "/models/htr/600", "fail")
     (line,) = [line.rsplit(" ", 1)[0] for line in metrics.page().splitlines() if 'status="fail"' in line]
     bad = {"series": line, "values": "_x18 1x12"}
@@ -295,7 +311,7 @@ def test_memory_that_grows_with_pushes_is_told(promtool, tmp_path):
         memory = {"series": server, "values": values}
         pushes = enumerate(range(0, hours, every))
         loads = [{"series": load % n, "values": f"{f'_x{at} ' if at else ''}1x{hours - at}"} for n, at in pushes]
-        return [memory, *loads]
+        return [memory, *loads, {"series": UP, "values": f"1x{hours}"}]
 
     def nightly(hour: int) -> int:
         return 840 + 45 * (hour // 24)  # 5 % a night: a third in a week

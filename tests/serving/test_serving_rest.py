@@ -11,12 +11,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import serving_toy as toy
+from serving_client import Client, fails
 from test_serving_server import FAST, rest
 
+from serving import http_server
 from serving.http_server import Handler
 from serving.server import EmbeddedServer
 
 PREDICT = "/v1/models/htr:predict"
+ENDED = b'{"error": "the server is shutting down"}'
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +127,38 @@ def test_an_answer_under_way_is_sent_to_its_end(ending, monkeypatch):
     assert not stopping.is_alive()
 
 
+def test_a_request_that_outlasts_the_grace_is_cancelled(base):
+    settings = {**FAST, "rest_api_port": -1, "rest_api_timeout_in_ms": 0}
+    body = json.dumps({"signature_name": "burn", "inputs": [10_000_000]})
+    with EmbeddedServer(model_base_path=str(base), **settings) as server, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(rest, server, "POST", PREDICT, body)
+        version = server.manager.versions.serving["htr"][1]
+        until = time.monotonic() + 10
+        while not version.requests:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert server.stop(grace=0.5), "TensorFlow is not at rest"
+        assert answer.result() == (503, ENDED)
+
+
+def test_grpc_takes_no_more_while_rest_drains(ending, image):
+    server, stop = ending
+    body = json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}).encode()
+    host, port = server.rest_address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection, Client(server.address) as client:
+        request = toy.predict_request({"image_bytes": [image]})
+        client.predict(request)
+        head = f"POST /v1/models/htr:predict HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body[:9])
+        stopping = stop()
+        assert fails(client.predict, request)[0] == "UNAVAILABLE"
+        assert stopping.is_alive()
+        connection.sendall(body[9:])
+        assert connection.recv(1 << 20).startswith(b"HTTP/1.1 200 ")
+        stopping.join(10)
+        assert not stopping.is_alive()
+
+
 def test_a_request_that_is_still_arriving_is_answered(ending, image):
     server, stop = ending
     body = json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}).encode()
@@ -138,3 +174,37 @@ def test_a_request_that_is_still_arriving_is_answered(ending, image):
             assert answer.startswith(b"HTTP/1.1 200 ") and b"Connection: close" in answer
             stopping.join(10)
             assert not stopping.is_alive()
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", PREDICT), ("GET", "/v1/models/htr")])
+def test_a_connection_that_was_kept_hears_of_the_end(base, method, path):
+    """And not of a missing model, which clients do not ask for again."""
+    with EmbeddedServer(model_base_path=str(base), **FAST, rest_api_port=-1) as server:
+        host, port = server.rest_address.split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=20)
+        connection.request("GET", "/v1/models/htr")
+        assert connection.getresponse().read()
+    connection.request(
+        method, path, json.dumps({"signature_name": "burn", "inputs": [1]}) if method == "POST" else None
+    )
+    response = connection.getresponse()
+    assert (response.status, response.read(), response.getheader("Connection")) == (503, ENDED, "close")
+
+
+def test_connections_that_get_no_thread_cost_no_place(base, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if "process_request_thread" in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(http_server, "_MAX_CONNECTIONS", 3)
+    with EmbeddedServer(model_base_path=str(base), **FAST, rest_api_port=-1) as server:
+        host, port = server.rest_address.split(":")
+        with monkeypatch.context() as short:
+            short.setattr(threading.Thread, "start", refuse)
+            for _ in range(3):
+                with socket.create_connection((host, int(port)), timeout=20) as connection:
+                    assert not connection.recv(1)
+        assert rest(server, "GET", "/v1/models/htr")[0] == 200

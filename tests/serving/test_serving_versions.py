@@ -44,6 +44,9 @@ class FakeModel:
 
     closed = False
 
+    def cancel(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
         FakeModel.open.discard(self.number)

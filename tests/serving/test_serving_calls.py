@@ -1,0 +1,46 @@
+"""A single gRPC call: its deadline, and an answer that cannot be sent."""
+
+from __future__ import annotations
+
+import pytest
+import serving_toy as toy
+from serving_client import Client, fails
+from test_serving_overload import wait_until
+
+from serving.server import EmbeddedServer
+
+pytestmark = pytest.mark.either_stack
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "batching"])
+def server(request, base):
+    settings = {"enable_batching": request.param, "tensorflow_session_parallelism": 1}
+    with EmbeddedServer(model_name="htr", model_base_path=str(base), port=0, **settings) as started:
+        yield started
+
+
+def test_a_long_deadline_is_not_cut_short(server, monkeypatch):
+    """The server gives up a moment before the caller does, however long the caller waits."""
+    loop, delays = server._front.loop, []
+    later = loop.call_later
+
+    def call_later(delay, *args, **settings):
+        delays.append(delay)
+        return later(delay, *args, **settings)
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    with Client(server.address) as client:
+        client.predict(toy.predict_request({"rounds": [1]}, "burn"), timeout=6000)
+    assert 5980 < max(delays) < 6000
+
+
+def test_an_answer_that_cannot_be_sent_is_an_error_and_frees_its_place(server, monkeypatch):
+    class Unsendable:
+        def SerializeToString(self):
+            raise ValueError("more than 2 GiB")
+
+    monkeypatch.setattr(server.service, "_response", lambda prediction: Unsendable())
+    with Client(server.address) as client:
+        code, text = fails(client.predict, toy.predict_request({"rounds": [1]}, "burn"), timeout=10)
+    assert (code, text) == ("INTERNAL", "ValueError: more than 2 GiB")
+    wait_until(lambda: not server._front.predictions.active)
