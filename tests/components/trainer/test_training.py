@@ -1,6 +1,7 @@
 """What people trust a trainer for: the same seed the same curve, resuming, warm starts, nothing lost silently."""
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,6 +27,7 @@ from components.trainer.model import build
 from components.trainer.settings import TuneConfig
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
+from pipeline.exit_codes import root_message
 from pipeline.runners.local_runner import LocalRunner
 from serving.precision import has_bfloat16
 from serving.version_directory import WARMUP_FILE
@@ -358,3 +361,43 @@ def test_what_the_tuner_finds_is_what_is_trained(toy, tmp_path):
     for name, value in best["values"].items():
         section, setting = name.split(".")
         assert settings[section][setting] == value
+
+
+def search(toy, out, trials):
+    given = arguments(toy, out, TRAIN.model_copy(update={"epochs": 1}), WORD)
+    given["custom_config"]["tune"] = TuneConfig(trials=trials, epochs=1).model_dump_json()
+    result = tuning.tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(out)))
+    result.tuner.search(**result.fit_kwargs)
+    return result.tuner
+
+
+@pytest.mark.either_stack
+@pytest.mark.parametrize("diverging", [{1}, {1, 2, 3, 4}], ids=["one", "all"])
+def test_a_trial_that_diverges_is_told_and_left_out(toy, tmp_path, monkeypatch, capsys, diverging):
+    count = iter(range(1, 5))
+
+    def run(fitting):
+        if (number := next(count)) in diverging:
+            raise FloatingPointError("the loss became nan in epoch 1")
+        fitting.best_cer = number / 10
+
+    monkeypatch.setattr(Fitting, "run", run)
+    if len(diverging) == 4:
+        with pytest.raises(FloatingPointError, match="no trial has a finite loss"):
+            search(toy, tmp_path, 4)
+    else:
+        tuner = search(toy, tmp_path, 4)
+        assert tuner.oracle.get_best_trials(1)[0].score == 0.2
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("the trial is left out: the loss became nan in epoch 1") == len(diverging)
+
+
+def test_a_trial_that_fails_for_another_reason_ends_the_search(toy, tmp_path, monkeypatch):
+    def run(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Fitting, "run", run)
+    with pytest.raises(keras_tuner.errors.FatalError) as caught:
+        search(toy, tmp_path, 2)
+    assert isinstance(caught.value.__cause__, OSError), "from which `htr run` knows what to say"
+    assert root_message(caught.value) == ("OSError", "[Errno 28] No space left on device")
