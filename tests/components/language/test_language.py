@@ -108,6 +108,14 @@ def test_the_weight_of_the_base_is_taken_unless_validation_contradicts(validatio
     assert empty is None, "no n-grams are no language model"
 
 
+@pytest.mark.parametrize(("images", "temperature"), [(16, 1.0), (64, 0.5)])
+def test_a_few_images_that_are_all_right_make_it_no_surer(images, temperature):
+    labels = ["anqa", "haqna", "johaqna", "susaqna"] * (images // 4)
+    recorded = [Recorded(tempting(label).log_probs, label.replace("q", "n")) for label in labels]
+    found, facts = learn(NAMES * 20, ALPHABET, recorded, LanguageConfig())
+    assert found.temperature == facts["temperature"] == temperature and facts["validation_cer"] == 0
+
+
 def test_what_one_label_holds_is_left_out_unless_told_otherwise():
     validation = images(NAMES * 12)
     for least, kept in ((2, False), (1, True)):

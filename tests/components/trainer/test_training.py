@@ -21,6 +21,7 @@ from tfx.orchestration.pipeline import Pipeline
 
 from components.common.words import counted
 from components.trainer import accelerators, export, training, transfer, tuning
+from components.trainer.base import temperature_of
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, plain_batches
 from components.trainer.model import build
@@ -30,7 +31,7 @@ from components.transform.settings import TransformConfig
 from pipeline.exit_codes import root_message
 from pipeline.runners.local_runner import LocalRunner
 from serving.precision import has_bfloat16
-from serving.version_directory import WARMUP_FILE
+from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
 from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, fit, source_of, start, write_transformed
 
 pytestmark = pytest.mark.slow  # networks are trained
@@ -331,6 +332,27 @@ def test_temperature_makes_a_doubtful_network_say_so(toy):
 
     source = source_of(toy)
     assert training.fit_temperature(overconfident, source, ["a", "b", "c"]) > 2.0
+
+
+@pytest.mark.parametrize(
+    ("images", "neutral", "expected"), [(5, 1.0, 1.0), (5, 1.3, 1.3), (60, 1.0, 0.5), (0, 1.3, 1.3)]
+)
+def test_a_few_images_that_are_all_right_make_no_network_surer(monkeypatch, images, neutral, expected):
+    def right(_):
+        probabilities = np.tile(np.float32([0.8, 0.1, 0.1]), (images, 1, 1))
+        return tf.math.log(probabilities), tf.fill([images], 1)
+
+    batch = {"images": None}, tf.constant(["a"] * images, tf.string)
+    monkeypatch.setattr(training, "plain_batches", lambda *_: SimpleNamespace(take=lambda _: [batch]))
+    assert training.fit_temperature(right, None, ["a", "b"], neutral) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("images", "expected"), [(30, 1.75), (29, 1.0)])
+def test_the_temperature_of_a_start_counts_where_enough_images_told_it(tmp_path, images, expected):
+    file = tmp_path / SETTINGS_FILE
+    file.parent.mkdir()
+    file.write_text(json.dumps({"temperature": 1.75, "training": {"validation_images": images}}))
+    assert temperature_of(str(tmp_path)) == expected
 
 
 def test_sheet_shows_originals_and_variants(toy):
