@@ -1,4 +1,4 @@
-"""The temperatures that confidences may be calibrated with (Guo et al. 2017)."""
+"""What a calibration on validation images may choose from, and hold in memory: temperatures (Guo et al. 2017)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 
 ENOUGH = 30
 """Images that tell a temperature. Of 5 or 10 all may be right by chance, which makes the sharpest one the likeliest."""
+MOST_NUMBERS = 100_000_000
+"""Log-probabilities of all images to hold at once, float32: 400 MB. A long line and a large alphabet make many."""
 _ALL = np.geomspace(0.5, 4.0, 25).tolist()
 
 

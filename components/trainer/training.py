@@ -16,7 +16,7 @@ import tensorflow_transform as tft
 
 from components.common import storage
 from components.common.ahead import NETWORK_THREADS, ahead
-from components.common.calibration import temperatures
+from components.common.calibration import MOST_NUMBERS, temperatures
 from components.common.console import announced, console
 from components.common.datasets import expand
 from components.common.words import counted
@@ -161,13 +161,14 @@ def fit_temperature(
         validation: Images with their texts.
         alphabet: Characters of the classes.
         neutral: Temperature without any image; a few images may only tell of a higher one.
-        most: Images to use, to bound the memory of their logits.
+        most: Images to use; fewer where their logits are more than `MOST_NUMBERS`.
 
     Returns:
         The divisor of the logits; above 1 where the network is too sure of itself.
     """
     classes = {character: i for i, character in enumerate(alphabet)}
     collected = []
+    numbers = 0
     images = plain_batches(validation, 16).take(-(-most // 16))
     # CTC normalises what it gets: log probabilities are logits to it.
     for logits, frames, texts in ahead(lambda batch: (*log_probs(batch[0]), batch[1]), images, NETWORK_THREADS):
@@ -176,6 +177,9 @@ def fit_temperature(
         possible = (needed_frames(labels) <= frames) & tf.reduce_any(labels >= 0, axis=1)
         parts = (labels, logits, frames)
         collected.append([tf.boolean_mask(part, possible) for part in parts])
+        numbers += int(tf.size(collected[-1][1]))
+        if numbers > MOST_NUMBERS:
+            break
 
     @functools.cache
     def surprise(temperature: float) -> float:

@@ -1,8 +1,11 @@
 """The language model of a version: what is learnt from which texts, and how much it may weigh."""
 
 import gzip
+import hashlib
 import json
 import shutil
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from components.base_model import packing
 from components.common.settings import ConfigError
-from components.language import learning, texts
+from components.language import learning, recording, texts
 from components.language.component import started_from
 from components.language.learning import Recorded, learn
 from components.language.settings import LanguageConfig
@@ -170,6 +173,35 @@ def test_texts_beyond_the_bound_are_counted(monkeypatch):
     monkeypatch.setattr(learning, "MOST_CHARACTERS", 50)
     _, facts = learn(["anna"] * 20, ALPHABET, [], LanguageConfig())
     assert (facts["texts"], facts["texts_left_out"]) == (12, 8)
+
+
+class Image:
+    """What a weak reference can be held of, other than bytes."""
+
+
+@pytest.mark.parametrize(("most", "expected"), [(10**9, 40), (1000, 10)], ids=["images", "numbers"])
+def test_few_images_of_a_large_split_are_in_memory_at_once(monkeypatch, most, expected):
+    images, at_once = weakref.WeakSet(), []
+
+    def records(*_):
+        for number in range(100):
+            images.add(image := Image())
+            yield {"image": image, "id": f"{number}", "text": f"{number}"}
+            del image
+
+    def log_probs(batch):
+        at_once.append(len(images))
+        return np.zeros((len(batch), 12, 10), np.float32), np.full(len(batch), 10)
+
+    monkeypatch.setattr(recording, "records", records)
+    monkeypatch.setattr(recording, "MOST_IMAGES", 40)
+    monkeypatch.setattr(recording, "MOST_NUMBERS", most)
+    found = recording.record(SimpleNamespace(batch_size=2, log_probs=log_probs), "", "")
+    drawn = sorted(map(str, range(100)), key=lambda name: hashlib.sha256(name.encode()).digest())
+    assert [recorded.label for recorded in found] == drawn[:expected]
+    assert found[0].log_probs.shape == (10, 10) and max(at_once) <= 12
+    monkeypatch.setattr(recording, "records", lambda *_: iter(()))
+    assert recording.record(SimpleNamespace(batch_size=2), "", "") == []
 
 
 def test_lines_of_text_files(tmp_path):

@@ -347,6 +347,19 @@ def test_a_few_images_that_are_all_right_make_no_network_surer(monkeypatch, imag
     assert training.fit_temperature(right, None, ["a", "b"], neutral) == pytest.approx(expected)
 
 
+def test_a_temperature_is_fitted_with_bounded_memory(monkeypatch):
+    def long(_):
+        given.append(1)
+        return tf.math.log(tf.fill([1, 1000, 3], 1 / 3)), tf.fill([1], 1000)
+
+    given = []
+    batch = {"images": None}, tf.constant(["a"])
+    monkeypatch.setattr(training, "plain_batches", lambda *_: SimpleNamespace(take=lambda _: [batch] * 50))
+    monkeypatch.setattr(training, "MOST_NUMBERS", 10_000)
+    training.fit_temperature(long, None, ["a", "b"])
+    assert 4 <= len(given) <= 8, "four of 3,000 numbers each, and what was under way"
+
+
 @pytest.mark.parametrize(("images", "expected"), [(30, 1.75), (29, 1.0)])
 def test_the_temperature_of_a_start_counts_where_enough_images_told_it(tmp_path, images, expected):
     file = tmp_path / SETTINGS_FILE
