@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import tracemalloc
 import weakref
 from types import SimpleNamespace
 
@@ -214,9 +215,27 @@ def test_lines_of_text_files(tmp_path):
     assert texts.fingerprint([str(first), str(second)]) != before
 
 
+def test_lines_end_where_python_ends_them(tmp_path):
+    written = "\ufeffAnna\rBert\r\nZoe\u2028Max\x0bIda\x85Uwe\n\ufeffEva"
+    (tmp_path / "a.txt").write_bytes(written.encode())
+    assert list(texts.lines([str(tmp_path / "a.txt")])) == written.removeprefix("\ufeff").splitlines()
+
+
+@pytest.mark.parametrize("use", [lambda paths: sum(1 for _ in texts.lines(paths)), texts.fingerprint])
+def test_a_large_text_file_is_not_held_in_memory(tmp_path, use):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("Anna Amalia und Johanna gehen durch den Wald\n" * 200_000)
+    tracemalloc.start()
+    try:
+        use([str(corpus)])
+        assert tracemalloc.get_traced_memory()[1] < corpus.stat().st_size / 3
+    finally:
+        tracemalloc.stop()
+
+
 def test_text_files_that_cannot_be_read(tmp_path):
-    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(ConfigError, match=r"language\.texts: .*latin1\.txt is not UTF-8 \(.* at byte 3\).*iconv"):
+    (tmp_path / "latin1.txt").write_bytes(b"th\xc3\xa9\ncaf\xe9\n")
+    with pytest.raises(ConfigError, match=r"language\.texts: .*latin1\.txt is not UTF-8 \(.* at byte 8\).*iconv"):
         list(texts.lines([str(tmp_path / "latin1.txt")]))
     with pytest.raises(ConfigError, match=r"language\.texts: .*nowhere\.txt cannot be read: No such file"):
         list(texts.lines([str(tmp_path / "nowhere.txt")]))
