@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from components.common.calibration import temperatures
 from components.common.metrics import PairedErrors, edits_and_length
 from components.language.settings import LanguageConfig
 from htr_client import ngrams
@@ -22,7 +23,6 @@ from htr_client.language import LanguageModel
 # docs/experiments.md.
 WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 BONUS_BY_WEIGHT = 1.5
-TEMPERATURES = np.geomspace(0.5, 4.0, 25).tolist()
 # Counting takes some 100 bytes of memory a character.
 MOST_CHARACTERS = 10_000_000
 # Coverage of the intervals that tell a difference from chance: a gain must be surer than a loss that is put up with.
@@ -95,7 +95,7 @@ def learn(
     facts["validation_cer"] = sum(tried[chosen]) / sum(lengths)
     model = models[chosen]
     if _differs(before, tried[chosen], lengths, _SURE) < 0:
-        temperature = _temperature(model, alphabet, validation)
+        temperature = _temperature(model, alphabet, validation, base.temperature if base is not None else 1.0)
     elif base is not None and chosen == usual and len(found) > 1 and _may_help(before, tried[chosen], lengths):
         temperature = base.temperature
         facts["trusts_base"] = True
@@ -166,7 +166,7 @@ def _may_help(before: Sequence[int], after: Sequence[int], lengths: Sequence[int
     return sum(after) < sum(before)
 
 
-def _temperature(model: LanguageModel, alphabet: Alphabet, images: Sequence[Recorded]) -> float:
+def _temperature(model: LanguageModel, alphabet: Alphabet, images: Sequence[Recorded], neutral: float) -> float:
     """Temperature under which it is least surprising which texts are right (Guo et al. 2017)."""
     shares, right = [], []
     everything = decoded(default_decoder(model, alternatives=8), alphabet, images)
@@ -183,4 +183,4 @@ def _temperature(model: LanguageModel, alphabet: Alphabet, images: Sequence[Reco
             total -= np.log(sure if is_right else 1.0 - sure)
         return total
 
-    return min(TEMPERATURES, key=surprise)
+    return min(temperatures(len(images), neutral), key=surprise)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from components.common.ahead import NETWORK_THREADS, ahead
+from components.common.calibration import MOST_NUMBERS
 from components.example_gen.examples import records
 from components.language.learning import Recorded
 from components.recogniser.model import ExportedModel
 
-# Images at most, and numbers that their log-probabilities may hold together.
-MOST_IMAGES, _MOST_NUMBERS = 2000, 100_000_000
+MOST_IMAGES = 2000
 
 
 def record(model: ExportedModel, examples_uri: str, split: str) -> list[Recorded]:
@@ -23,19 +25,24 @@ def record(model: ExportedModel, examples_uri: str, split: str) -> list[Recorded
         examples_uri: URI of the Examples artifact.
         split: Name of the split.
     """
+    # Two passes: the files of all chosen images may be photos, which would not fit into memory together.
+    last = heapq.nsmallest(MOST_IMAGES, (_drawn(example) for example in records(examples_uri, split)))[-1:]
+    chosen = (example for example in records(examples_uri, split) if _drawn(example) <= last[0])
 
-    def drawn(example: dict[str, Any]) -> bytes:
-        return hashlib.sha256(example["id"].encode()).digest()
-
-    chosen = heapq.nsmallest(MOST_IMAGES, records(examples_uri, split), key=drawn)
-    found: list[Recorded] = []
-    numbers = 0
-    batches = [chosen[start : start + model.batch_size] for start in range(0, len(chosen), model.batch_size)]
-    images = ([example["image"] for example in batch] for batch in batches)
-    for batch, (log_probs, frames) in zip(batches, ahead(model.log_probs, images, NETWORK_THREADS), strict=False):
+    def seen(batch: list[dict[str, Any]]) -> list[tuple[bytes, Recorded]]:
+        log_probs, frames = model.log_probs([example["image"] for example in batch])
         rows = zip(log_probs, frames, batch, strict=True)
-        found += [Recorded(row[:valid].copy(), example["text"]) for row, valid, example in rows]
-        numbers += int(frames.sum()) * log_probs.shape[2]
-        if numbers > _MOST_NUMBERS:
-            break
-    return found
+        return [(_drawn(example), Recorded(row[:valid].copy(), example["text"])) for row, valid, example in rows]
+
+    found: list[tuple[bytes, Recorded]] = []
+    numbers = 0
+    for rows in ahead(seen, iter(lambda: list(islice(chosen, model.batch_size)), []), NETWORK_THREADS):
+        found = sorted(found + rows, key=itemgetter(0))
+        numbers += sum(recorded.log_probs.size for _, recorded in rows)
+        while numbers > MOST_NUMBERS and len(found) > 1:
+            numbers -= found.pop()[1].log_probs.size
+    return [recorded for _, recorded in found]
+
+
+def _drawn(example: dict[str, Any]) -> bytes:
+    return hashlib.sha256(example["id"].encode()).digest()

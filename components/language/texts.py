@@ -10,6 +10,8 @@ from typing import Any
 from components.common import storage
 from components.common.settings import ConfigError
 
+_PART = 2**20  # bytes that are read at once
+
 
 def labels(examples: Iterable[dict[str, Any]]) -> Iterator[str]:
     """One label of each image: an image that several rows name is still what one person wrote once.
@@ -35,24 +37,33 @@ def lines(paths: Sequence[str]) -> Iterator[str]:
         ConfigError: A file cannot be read, or is not UTF-8.
     """
     for path in paths:
+        position = 0
         try:
-            text = storage.read(path).decode("utf-8-sig")
+            # Line by line: of a large corpus only the beginning is learnt from. UTF-8 has this byte in no character.
+            with storage.open_file(path) as file:
+                for raw in file:
+                    text = raw.decode() if position else raw.decode().removeprefix("\ufeff")
+                    position += len(raw)
+                    for line in text.splitlines():
+                        if stripped := line.strip():
+                            yield unicodedata.normalize("NFC", stripped)
         except OSError as error:
             raise ConfigError(f"language.texts: {path} cannot be read: {error.strerror or error}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(
-                f"language.texts: {path} is not UTF-8 ({error.reason} at byte {error.start}): convert it, for example "
-                "with iconv"
+                f"language.texts: {path} is not UTF-8 ({error.reason} at byte {position + error.start}): convert it, "
+                "for example with iconv"
             ) from error
-        for line in text.splitlines():
-            if stripped := line.strip():
-                yield unicodedata.normalize("NFC", stripped)
 
 
 def fingerprint(paths: Sequence[str]) -> str:
     """A digest that changes with the content of the files; a missing one is refused later, by `lines`."""
     total = hashlib.sha256()
     for path in paths:
-        content = storage.read(path) if storage.exists(path) else b""
-        total.update(hashlib.sha256(content).digest())
+        content = hashlib.sha256()
+        if storage.exists(path):
+            with storage.open_file(path) as file:
+                while part := file.read(_PART):
+                    content.update(part)
+        total.update(content.digest())
     return total.hexdigest()

@@ -135,7 +135,8 @@ def _stroke(images: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
     amount = strength * random.uniform([tf.shape(images)[0], 1, 1, 1], -0.5, 0.6)
     # Erosion is the dilation of the negative.
     sign = tf.where(amount < 0.0, -1.0, 1.0)
-    return images + tf.abs(amount) * (sign * tf.nn.max_pool2d(sign * images, 3, 1, "SAME") - images)
+    # More than the whole of it would lead out of the range of an image.
+    return images + tf.minimum(tf.abs(amount), 1.0) * (sign * tf.nn.max_pool2d(sign * images, 3, 1, "SAME") - images)
 
 
 def _contrast(images: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:

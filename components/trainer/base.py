@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from components.base_model import packing
 from components.common import storage
+from components.common.calibration import ENOUGH
 from components.common.versions import model_at
 from components.trainer.settings import AUTO, ModelConfig, TrainConfig
 from components.transform.settings import TransformConfig
@@ -99,6 +100,13 @@ def _start(warm_start: str | None, preset: str, model: ModelConfig) -> Start:
 def alphabet_of(version: str) -> list[str]:
     """The characters of a version's classes, without the blank."""
     return list(json.loads(storage.read(os.path.join(version, SETTINGS_FILE)))["alphabet"])
+
+
+def temperature_of(version: str) -> float:
+    """The temperature of a version's network; 1 where too few validation images have told it."""
+    settings = json.loads(storage.read(os.path.join(version, SETTINGS_FILE)))
+    images = settings.get("training", {}).get("validation_images", 0)
+    return float(settings["temperature"]) if images >= ENOUGH else 1.0
 
 
 def check_fits(version: str, model: ModelConfig) -> None:

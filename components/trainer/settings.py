@@ -65,7 +65,8 @@ class TrainConfig(Section):
         0.3,
         lt=1,
         description="after a warm start, share of the starting weights in the final ones, which keeps what the "
-        "start knew; left out where validation is clearly worse with it (start_share_checked)",
+        "start knew; left out where validation is clearly worse with it, or no better than the start "
+        "(start_share_checked)",
     )
     start_share_checked: bool = Field(
         True,

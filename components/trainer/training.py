@@ -16,6 +16,7 @@ import tensorflow_transform as tft
 
 from components.common import storage
 from components.common.ahead import NETWORK_THREADS, ahead
+from components.common.calibration import MOST_NUMBERS, temperatures
 from components.common.console import announced, console
 from components.common.datasets import expand
 from components.common.words import counted
@@ -120,7 +121,8 @@ def run_fn(fn_args: Any) -> None:
             final = build(model_config, classes, height)
             for variable, value in zip(final.variables, weights, strict=True):
                 variable.assign(value)
-        settings["temperature"] = fit_temperature(fitting.log_probs, validation, alphabet)
+        neutral = base.temperature_of(start.version) if start.version else 1.0
+        settings["temperature"] = fit_temperature(fitting.log_probs, validation, alphabet, neutral)
         served = export.ServedModel(final, alphabet, transform, settings["temperature"])
         images = _images_for_warmup(validation)
         export.save(served, fn_args.serving_model_dir, images, fn_args.custom_config["name"])
@@ -147,6 +149,7 @@ def fit_temperature(
     log_probs: Callable[[Any], tuple[tf.Tensor, tf.Tensor]],
     validation: Source,
     alphabet: Sequence[str],
+    neutral: float = 1.0,
     most: int = 4096,
 ) -> float:
     """Temperature under which the true texts of the validation split are most probable (Guo et al. 2017).
@@ -157,13 +160,15 @@ def fit_temperature(
         log_probs: Trained network, from a batch's inputs to log probabilities float32 [N, T, C] and frames int32 [N].
         validation: Images with their texts.
         alphabet: Characters of the classes.
-        most: Images to use, to bound the memory of their logits.
+        neutral: Temperature without any image; a few images may only tell of a higher one.
+        most: Images to use; fewer where their logits are more than `MOST_NUMBERS`.
 
     Returns:
         The divisor of the logits; above 1 where the network is too sure of itself.
     """
     classes = {character: i for i, character in enumerate(alphabet)}
     collected = []
+    numbers = 0
     images = plain_batches(validation, 16).take(-(-most // 16))
     # CTC normalises what it gets: log probabilities are logits to it.
     for logits, frames, texts in ahead(lambda batch: (*log_probs(batch[0]), batch[1]), images, NETWORK_THREADS):
@@ -172,6 +177,9 @@ def fit_temperature(
         possible = (needed_frames(labels) <= frames) & tf.reduce_any(labels >= 0, axis=1)
         parts = (labels, logits, frames)
         collected.append([tf.boolean_mask(part, possible) for part in parts])
+        numbers += int(tf.size(collected[-1][1]))
+        if numbers > MOST_NUMBERS:
+            break
 
     @functools.cache
     def surprise(temperature: float) -> float:
@@ -180,11 +188,11 @@ def fit_temperature(
 
     collected = [parts for parts in collected if len(parts[0])]
     if not collected:
-        return 1.0
-    temperatures = np.geomspace(0.5, 4.0, 25).tolist()
+        return neutral
+    tried = temperatures(sum(len(parts[0]) for parts in collected), neutral)
     # Every fourth, then those around the best of them: there is one minimum.
-    about = min(range(0, 25, 4), key=lambda index: surprise(temperatures[index]))
-    return min(temperatures[max(about - 3, 0) : about + 4], key=surprise)
+    about = min(range(0, len(tried), 4), key=lambda index: surprise(tried[index]))
+    return min(tried[max(about - 3, 0) : about + 4], key=surprise)
 
 
 def augmentation_sheet(source: Source, train: TrainConfig, shown: int = 8, variants: int = 4) -> bytes:

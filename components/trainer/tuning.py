@@ -92,6 +92,7 @@ class RecogniserTuner(keras_tuner.Tuner):
         oracle = ConfiguredFirst(
             hyperparameters=space, tune_new_entries=False,
             objective=keras_tuner.Objective("validation_cer", "min"), max_trials=tune.trials, seed=train.seed,
+            max_consecutive_failed_trials=tune.trials + 1,  # `search` says it better
         )  # fmt: skip
         super().__init__(oracle, directory=os.path.join(fn_args.working_dir, "trials"), project_name="htr")
 
@@ -101,8 +102,32 @@ class RecogniserTuner(keras_tuner.Tuner):
     def results_summary(self, num_trials: int = 10) -> None:
         """Nothing, for the same reason; `run_trial` tells people what is tried."""
 
+    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+        """Runs all trials.
+
+        Raises:
+            FloatingPointError: Not one trial has a finite loss.
+            FatalError: A trial failed for another reason, which is the cause.
+        """
+        super().search(*fit_args, **fit_kwargs)
+        if not any(trial.status == TrialStatus.COMPLETED for trial in self.oracle.trials.values()):
+            raise FloatingPointError(
+                "tune.trials: no trial has a finite loss, so there are no values to train with; lower "
+                "train.learning_rate"
+            )
+
     def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
-        """Trains with the values of one trial."""
+        """Trains with the values of one trial; one whose loss is no longer finite is told and left out."""
+        try:
+            return self._trained(trial)
+        except FloatingPointError as error:
+            console().print(f"  the trial is left out: {error}", markup=False)
+            raise keras_tuner.errors.FailedTrialError(str(error)) from error
+        except Exception as error:
+            # KerasTuner would pass over it without a word: a full disk says nothing about the values of a trial.
+            raise keras_tuner.errors.FatalError(f"{type(error).__name__}: {error}") from error
+
+    def _trained(self, trial: Any) -> dict[str, float]:
         values = trial.hyperparameters.values
         model_config, train = with_hyperparameters(self.model_config, self.train_config, values)
         keras.utils.set_random_seed(train.seed)

@@ -122,7 +122,7 @@ def _make(given: argparse.Namespace) -> None:
     with announced("Loading pages"):
         splits = load_splits(given.data, config.longest)
     training, validation = ([*chain(*splits[split].values())] for split in (TRAINING, VALIDATION))
-    version = given.folder / _name_of(config, train, training) / "1"
+    version = given.folder / _name_of(config, train, training, validation) / "1"
     if given.so_far:
         version = version.with_name("2")
         shutil.rmtree(version, ignore_errors=True)
@@ -132,10 +132,23 @@ def _make(given: argparse.Namespace) -> None:
     console().print(f"{packing.pack(str(version), packing.LINE_FINDER)} is the new base line finder")
 
 
-def _name_of(config: LineFinderConfig, train: LineTrainingConfig, training: Sequence[LabelledPage]) -> str:
-    """A name for the training: an interrupted one is gone on with only where it is the same."""
-    told = [config.model_dump_json(), train.model_dump_json(), *(page.name for page in training)]
+def _name_of(
+    config: LineFinderConfig,
+    train: LineTrainingConfig,
+    training: Sequence[LabelledPage],
+    validation: Sequence[LabelledPage],
+) -> str:
+    """A name for the training: one that was interrupted or is done counts only where it is the same."""
+    told = [config.model_dump_json(), train.model_dump_json()]
+    for pages in (training, validation):
+        told += ["pages", *map(_content_of, pages)]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
+
+
+def _content_of(page: LabelledPage) -> str:
+    """A digest of what is learnt from a page, which does not include the texts of its lines."""
+    lines = [(line.baseline, line.polygon) for line in page.lines]
+    return hashlib.sha256(f"{page.name} {page.grey.shape} {lines}".encode() + page.grey.tobytes()).hexdigest()
 
 
 def _train(

@@ -1,11 +1,13 @@
 """`make base-line-finder` at a small size: from pages with XML to the files that are shipped."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from components.base_model import packing
+from components.line_finder import making
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from htr_client import image_files
 from htr_client.pages import Page, find_lines, write
@@ -21,15 +23,21 @@ LETTERS = PageSet(
 )  # fmt: skip
 
 
+def write_page(folder, seed, grey=0, down=0.0, text=""):
+    """A drawn page, its image darker, its lines moved down, or with texts."""
+    page = drawn_page(seed)
+    height, width = page.grey.shape
+    lines = [replace(line, text=text, baseline=tuple((x, y + down) for x, y in line.baseline)) for line in page.lines]
+    (folder / f"{page.name}.png").write_bytes(image_files.encode(page.grey - np.uint8(grey)))
+    (folder / f"{page.name}.xml").write_text(write(Page(f"{page.name}.png", width, height, tuple(lines)), "alto"))
+
+
 @pytest.fixture
 def sets(tmp_path):
     folder = tmp_path / "sets" / "pages" / "letters"
     folder.mkdir(parents=True)
     for seed in range(6):
-        page = drawn_page(seed)
-        height, width = page.grey.shape
-        (folder / f"{page.name}.png").write_bytes(image_files.encode(page.grey))
-        (folder / f"{page.name}.xml").write_text(write(Page(f"{page.name}.png", width, height, page.lines), "alto"))
+        write_page(folder, seed)
     return tmp_path / "sets"
 
 
@@ -68,6 +76,23 @@ def test_from_pages_to_the_packed_files(sets, tmp_path, monkeypatch, capfd):
     capfd.readouterr()
     assert base_line_finder.main([*command, "--epochs", "9", "--so-far"]) == 1
     assert "has not been validated yet" in capfd.readouterr().err
+
+
+def test_a_training_on_other_images_or_labels_begins_anew(sets, tmp_path, monkeypatch):
+    def interrupted(*given):
+        states.append(given[5])
+        raise making.NotValidated("stopped here")
+
+    monkeypatch.setattr(base_line_finder, "RECIPE", (LETTERS,))
+    monkeypatch.setattr(making, "make_version", interrupted)
+    states, folder = [], sets / "pages" / "letters"
+    for seed, change in (
+        (3, {}), (3, {"text": "Anna"}), (3, {"down": 2.0}), (2, {"down": 2.0}), (4, {"grey": 1}), (0, {"grey": 1}),
+    ):  # fmt: skip
+        write_page(folder, seed, **change)
+        assert base_line_finder.main(["--data", str(sets), "--folder", str(tmp_path / "made")]) == 1
+    same = [states[i] == states[i - 1] for i in range(1, len(states))]
+    assert same == [True, False, False, False, True], "texts and evaluation pages do not count"
 
 
 def test_a_missing_folder_is_named(tmp_path, capfd):

@@ -1,8 +1,12 @@
 """The language model of a version: what is learnt from which texts, and how much it may weigh."""
 
 import gzip
+import hashlib
 import json
 import shutil
+import tracemalloc
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 
 from components.base_model import packing
 from components.common.settings import ConfigError
-from components.language import learning, texts
+from components.language import learning, recording, texts
 from components.language.component import started_from
 from components.language.learning import Recorded, learn
 from components.language.settings import LanguageConfig
@@ -108,6 +112,14 @@ def test_the_weight_of_the_base_is_taken_unless_validation_contradicts(validatio
     assert empty is None, "no n-grams are no language model"
 
 
+@pytest.mark.parametrize(("images", "temperature"), [(16, 1.0), (64, 0.5)])
+def test_a_few_images_that_are_all_right_make_it_no_surer(images, temperature):
+    labels = ["anqa", "haqna", "johaqna", "susaqna"] * (images // 4)
+    recorded = [Recorded(tempting(label).log_probs, label.replace("q", "n")) for label in labels]
+    found, facts = learn(NAMES * 20, ALPHABET, recorded, LanguageConfig())
+    assert found.temperature == facts["temperature"] == temperature and facts["validation_cer"] == 0
+
+
 def test_what_one_label_holds_is_left_out_unless_told_otherwise():
     validation = images(NAMES * 12)
     for least, kept in ((2, False), (1, True)):
@@ -164,6 +176,35 @@ def test_texts_beyond_the_bound_are_counted(monkeypatch):
     assert (facts["texts"], facts["texts_left_out"]) == (12, 8)
 
 
+class Image:
+    """What a weak reference can be held of, other than bytes."""
+
+
+@pytest.mark.parametrize(("most", "expected"), [(10**9, 40), (1000, 10)], ids=["images", "numbers"])
+def test_few_images_of_a_large_split_are_in_memory_at_once(monkeypatch, most, expected):
+    images, at_once = weakref.WeakSet(), []
+
+    def records(*_):
+        for number in range(100):
+            images.add(image := Image())
+            yield {"image": image, "id": f"{number}", "text": f"{number}"}
+            del image
+
+    def log_probs(batch):
+        at_once.append(len(images))
+        return np.zeros((len(batch), 12, 10), np.float32), np.full(len(batch), 10)
+
+    monkeypatch.setattr(recording, "records", records)
+    monkeypatch.setattr(recording, "MOST_IMAGES", 40)
+    monkeypatch.setattr(recording, "MOST_NUMBERS", most)
+    found = recording.record(SimpleNamespace(batch_size=2, log_probs=log_probs), "", "")
+    drawn = sorted(map(str, range(100)), key=lambda name: hashlib.sha256(name.encode()).digest())
+    assert [recorded.label for recorded in found] == drawn[:expected]
+    assert found[0].log_probs.shape == (10, 10) and max(at_once) <= 12
+    monkeypatch.setattr(recording, "records", lambda *_: iter(()))
+    assert recording.record(SimpleNamespace(batch_size=2), "", "") == []
+
+
 def test_lines_of_text_files(tmp_path):
     first, second = tmp_path / "a.txt", tmp_path / "b.txt"
     first.write_bytes("\ufeffAnna \r\n\r\n  Zoe\u0301\n".encode())
@@ -174,9 +215,27 @@ def test_lines_of_text_files(tmp_path):
     assert texts.fingerprint([str(first), str(second)]) != before
 
 
+def test_lines_end_where_python_ends_them(tmp_path):
+    written = "\ufeffAnna\rBert\r\nZoe\u2028Max\x0bIda\x85Uwe\n\ufeffEva"
+    (tmp_path / "a.txt").write_bytes(written.encode())
+    assert list(texts.lines([str(tmp_path / "a.txt")])) == written.removeprefix("\ufeff").splitlines()
+
+
+@pytest.mark.parametrize("use", [lambda paths: sum(1 for _ in texts.lines(paths)), texts.fingerprint])
+def test_a_large_text_file_is_not_held_in_memory(tmp_path, use):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("Anna Amalia und Johanna gehen durch den Wald\n" * 200_000)
+    tracemalloc.start()
+    try:
+        use([str(corpus)])
+        assert tracemalloc.get_traced_memory()[1] < corpus.stat().st_size / 3
+    finally:
+        tracemalloc.stop()
+
+
 def test_text_files_that_cannot_be_read(tmp_path):
-    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(ConfigError, match=r"language\.texts: .*latin1\.txt is not UTF-8 \(.* at byte 3\).*iconv"):
+    (tmp_path / "latin1.txt").write_bytes(b"th\xc3\xa9\ncaf\xe9\n")
+    with pytest.raises(ConfigError, match=r"language\.texts: .*latin1\.txt is not UTF-8 \(.* at byte 8\).*iconv"):
         list(texts.lines([str(tmp_path / "latin1.txt")]))
     with pytest.raises(ConfigError, match=r"language\.texts: .*nowhere\.txt cannot be read: No such file"):
         list(texts.lines([str(tmp_path / "nowhere.txt")]))

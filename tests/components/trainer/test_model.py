@@ -131,20 +131,21 @@ def test_best_path_and_posterior_agree_with_the_client():
     np.testing.assert_allclose(confidence, [d.confidence for d in decoded], atol=1e-4)
 
 
+@pytest.mark.parametrize("strength", [1.0, 3.0])
 @pytest.mark.parametrize("kinds", [[kind] for kind in KINDS] + [KINDS], ids=lambda kinds: "+".join(kinds))
-def test_augmentation_keeps_shape_range_and_room_for_the_label(kinds):
+def test_augmentation_keeps_shape_range_and_room_for_the_label(kinds, strength):
     images = np.stack([1 - drawn_image(128, 32, seed)[..., None] / 255 for seed in range(8)]).astype("float32")
     widths, narrowest = tf.constant([128, 100, 60, 20, 128, 128, 0, 128]), tf.constant([128, 90, 40, 20, 4, 4, 0, 4])
     seed = tf.constant([1, 2], tf.int64)
-    moved, new_widths = augment.augment_batch(images, widths, narrowest, 1.0, kinds, seed)
+    moved, new_widths = augment.augment_batch(images, widths, narrowest, strength, kinds, seed)
     assert moved.shape == images.shape
     assert float(tf.reduce_max(tf.abs(moved - images))) > 0.05
     assert float(tf.reduce_min(moved)) >= 0 and float(tf.reduce_max(moved)) <= 1.0001
     assert (new_widths.numpy() >= np.minimum(narrowest, widths)).all() and (new_widths.numpy() <= 128).all()
     assert int(new_widths[6]) == 0
-    again, _ = augment.augment_batch(images, widths, narrowest, 1.0, kinds, seed)
+    again, _ = augment.augment_batch(images, widths, narrowest, strength, kinds, seed)
     np.testing.assert_array_equal(moved, again)
-    other, _ = augment.augment_batch(images, widths, narrowest, 1.0, kinds, seed + 1)
+    other, _ = augment.augment_batch(images, widths, narrowest, strength, kinds, seed + 1)
     assert float(tf.reduce_max(tf.abs(moved - other))) > 0.01
     same, same_widths = augment.augment_batch(images, widths, narrowest, 0.0, kinds, seed)
     np.testing.assert_allclose(same, images, atol=1e-5)

@@ -1,6 +1,7 @@
 """What people trust a trainer for: the same seed the same curve, resuming, warm starts, nothing lost silently."""
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,15 +21,17 @@ from tfx.orchestration.pipeline import Pipeline
 
 from components.common.words import counted
 from components.trainer import accelerators, export, training, transfer, tuning
+from components.trainer.base import temperature_of
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, plain_batches
 from components.trainer.model import build
 from components.trainer.settings import TuneConfig
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
+from pipeline.exit_codes import root_message
 from pipeline.runners.local_runner import LocalRunner
 from serving.precision import has_bfloat16
-from serving.version_directory import WARMUP_FILE
+from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
 from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, fit, source_of, start, write_transformed
 
 pytestmark = pytest.mark.slow  # networks are trained
@@ -330,6 +334,40 @@ def test_temperature_makes_a_doubtful_network_say_so(toy):
     assert training.fit_temperature(overconfident, source, ["a", "b", "c"]) > 2.0
 
 
+@pytest.mark.parametrize(
+    ("images", "neutral", "expected"), [(5, 1.0, 1.0), (5, 1.3, 1.3), (60, 1.0, 0.5), (0, 1.3, 1.3)]
+)
+def test_a_few_images_that_are_all_right_make_no_network_surer(monkeypatch, images, neutral, expected):
+    def right(_):
+        probabilities = np.tile(np.float32([0.8, 0.1, 0.1]), (images, 1, 1))
+        return tf.math.log(probabilities), tf.fill([images], 1)
+
+    batch = {"images": None}, tf.constant(["a"] * images, tf.string)
+    monkeypatch.setattr(training, "plain_batches", lambda *_: SimpleNamespace(take=lambda _: [batch]))
+    assert training.fit_temperature(right, None, ["a", "b"], neutral) == pytest.approx(expected)
+
+
+def test_a_temperature_is_fitted_with_bounded_memory(monkeypatch):
+    def long(_):
+        given.append(1)
+        return tf.math.log(tf.fill([1, 1000, 3], 1 / 3)), tf.fill([1], 1000)
+
+    given = []
+    batch = {"images": None}, tf.constant(["a"])
+    monkeypatch.setattr(training, "plain_batches", lambda *_: SimpleNamespace(take=lambda _: [batch] * 50))
+    monkeypatch.setattr(training, "MOST_NUMBERS", 10_000)
+    training.fit_temperature(long, None, ["a", "b"])
+    assert 4 <= len(given) <= 8, "four of 3,000 numbers each, and what was under way"
+
+
+@pytest.mark.parametrize(("images", "expected"), [(30, 1.75), (29, 1.0)])
+def test_the_temperature_of_a_start_counts_where_enough_images_told_it(tmp_path, images, expected):
+    file = tmp_path / SETTINGS_FILE
+    file.parent.mkdir()
+    file.write_text(json.dumps({"temperature": 1.75, "training": {"validation_images": images}}))
+    assert temperature_of(str(tmp_path)) == expected
+
+
 def test_sheet_shows_originals_and_variants(toy):
     sheet = tf.io.decode_png(training.augmentation_sheet(source_of(toy), TRAIN.model_copy(update={"augment": 1.0})))
     height, width = 32 + 4, 128 + 8
@@ -358,3 +396,43 @@ def test_what_the_tuner_finds_is_what_is_trained(toy, tmp_path):
     for name, value in best["values"].items():
         section, setting = name.split(".")
         assert settings[section][setting] == value
+
+
+def search(toy, out, trials):
+    given = arguments(toy, out, TRAIN.model_copy(update={"epochs": 1}), WORD)
+    given["custom_config"]["tune"] = TuneConfig(trials=trials, epochs=1).model_dump_json()
+    result = tuning.tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(out)))
+    result.tuner.search(**result.fit_kwargs)
+    return result.tuner
+
+
+@pytest.mark.either_stack
+@pytest.mark.parametrize("diverging", [{1}, {1, 2, 3, 4}], ids=["one", "all"])
+def test_a_trial_that_diverges_is_told_and_left_out(toy, tmp_path, monkeypatch, capsys, diverging):
+    count = iter(range(1, 5))
+
+    def run(fitting):
+        if (number := next(count)) in diverging:
+            raise FloatingPointError("the loss became nan in epoch 1")
+        fitting.best_cer = number / 10
+
+    monkeypatch.setattr(Fitting, "run", run)
+    if len(diverging) == 4:
+        with pytest.raises(FloatingPointError, match="no trial has a finite loss"):
+            search(toy, tmp_path, 4)
+    else:
+        tuner = search(toy, tmp_path, 4)
+        assert tuner.oracle.get_best_trials(1)[0].score == 0.2
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("the trial is left out: the loss became nan in epoch 1") == len(diverging)
+
+
+def test_a_trial_that_fails_for_another_reason_ends_the_search(toy, tmp_path, monkeypatch):
+    def run(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Fitting, "run", run)
+    with pytest.raises(keras_tuner.errors.FatalError) as caught:
+        search(toy, tmp_path, 2)
+    assert isinstance(caught.value.__cause__, OSError), "from which `htr run` knows what to say"
+    assert root_message(caught.value) == ("OSError", "[Errno 28] No space left on device")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -56,8 +57,12 @@ def run(data, out, train):
     """Trains; returns the history and the model's settings."""
     given = arguments(data, out, train, WORD)
     training.run_fn(SimpleNamespace(**given))
-    settings = json.loads((out / "model" / "assets.extra" / "htr.json").read_text())
-    return json.loads((out / "run" / training.HISTORY_FILE).read_text()), settings
+    history = json.loads((out / "run" / training.HISTORY_FILE).read_text())
+    return history, settings_of(out / "model")
+
+
+def settings_of(model):
+    return json.loads(Path(model, "assets.extra", "htr.json").read_text())
 
 
 def warm(base, **settings):
@@ -186,13 +191,17 @@ def test_a_share_of_the_start_stays_in_the_result_unless_it_reads_clearly_worse(
 
 @pytest.mark.either_stack
 def test_a_warm_start_that_was_interrupted_does_not_measure_its_base_again(toy, base, tmp_path, monkeypatch, capsys):
-    def interrupted(*_):
+    neutral = []
+
+    def interrupted(*given):
+        neutral.append(given[3])
         raise KeyboardInterrupt
 
     train = warm(base, epochs=1, learning_rate=ABSURD)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "fit_temperature", interrupted)
         run(toy, tmp_path, train)
+    assert neutral == [settings_of(base)["temperature"]] != [1.0]
     assert list(tmp_path.glob("checkpoints/*/checkpoint.npz"))
     # Without a cache the base model is unpacked to another place each time.
     elsewhere = shutil.copytree(base, tmp_path / "elsewhere")
