@@ -324,8 +324,8 @@ def test_the_plan_of_a_measurement(monkeypatch):
     trainings = [(where, job["name"], job["epochs"], job["mixed_precision"])
                  for where, what, job in jobs if what == "train"]  # fmt: skip
     assert trainings == [
-        ("gpu", "gpu-trial", 2, False), ("gpu", "gpu-float32", 30, False), ("gpu", "gpu-float16", 30, True),
-        ("cpu", "cpu-trial", 2, False), ("cpu", "cpu-float32", 6, False),
+        ("gpu", "gpu-float32", 2, False), ("gpu", "gpu-float32", 30, False), ("gpu", "gpu-float16", 30, True),
+        ("cpu", "cpu-float32", 2, False), ("cpu", "cpu-float32", 6, False),
     ]  # fmt: skip
     transcriptions = [(job["name"], where, job["precision"]) for where, what, job in jobs if what == "transcribe"]
     models, devices, precisions = ("gpu-float32", "gpu-float16", "cpu-float32"), ("cpu", "gpu"), ("float32", "float16")
@@ -338,6 +338,9 @@ def test_the_plan_of_a_measurement(monkeypatch):
     assert rows[3] == ["gpu-float16", "F, float16", "30", "500", "5.0", "0.1000", "1024 MB"]
     assert rows[4] == ["cpu-float32", "CPU", "6", "100", "1.0", "0.1000", ""]
     assert [row[6] for row in rows[7:]] == ["0", "0", "0", "1"] * 3
+    jobs.clear()
+    assert [training.epochs for training in comparison.compare("cpu", 20, told.append).trainings] == [2]
+    assert [what for _, what, _ in jobs].count("train") == 1, "what has measured the epochs is the training"
 
 
 def test_a_gpu_without_fast_float16_is_told():
