@@ -234,6 +234,7 @@ def test_full_disks_before_the_first_step_are_told_with_what_is_free(data, base_
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(packing, "_unpack", full)
+    monkeypatch.setattr(packing, "_temporary", lambda: tmp_path)  # that of this process may hold the model by now
     told = told_of_disks(data, tmp_path / "w", capsys, "--set", "transform.preset=line")
     assert "(No space left on device)" in told
     for folder in (tmp_path / "w", tmp_path / "cache" / "htr", tempfile.gettempdir()):
