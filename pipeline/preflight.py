@@ -117,8 +117,7 @@ def check_airflow(config: Config) -> None:
         ConfigError: A setting cannot work; the message names all of them.
     """
     known = not config.airflow.metadata_connection
-    named = [] if config.data.paths else ["data.paths: name the data, with --data or in the configuration"]
-    _refuse(_orchestrated(config), iter(named), _workspace(config, known), _settings(config), _here(config))
+    _refuse(_orchestrated(config), _airflow(config), _workspace(config, known), _settings(config), _here(config))
 
 
 def check_kubeflow(config: Config) -> None:
@@ -142,6 +141,11 @@ def _refuse(*findings: Iterator[str]) -> None:
 def _orchestrated(config: Config) -> Iterator[str]:
     if config.task != "text":
         yield f"task: {config.task} trains with `htr run` only; orchestrators run the pipeline of task: text"
+
+
+def _airflow(config: Config) -> Iterator[str]:
+    if not config.data.paths:
+        yield "data.paths: name the data, with --data or in the configuration"
 
 
 def _workspace(config: Config, known: bool = True) -> Iterator[str]:

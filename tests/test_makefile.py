@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="there is no ma
 def clone(tmp_path):
     """A clone whose Python and uv write down what they are given, an argument a line."""
     folder = tmp_path / "a clone"
-    for name in ("setup_env.sh", ".venv/bin/python", ".venv/bin/uv"):
+    for name in ("setup_env.sh", *(f".venv/bin/{tool}" for tool in ("python", "uv", "ruff", "lint-imports", "mypy"))):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@" >> asked\n')
         (folder / name).chmod(0o755)
@@ -36,6 +36,16 @@ def test_airflow_is_installed_beside_the_clones_other_files(clone):
     assert str(environment) in asked and f"{environment}/bin/python" in asked
     (clone / "asked").unlink()
     assert "venv" not in make(clone, "airflow-env"), "installed already"
+
+
+def test_each_test_is_run_by_one_of_two_commands(clone):
+    chosen = []
+    for target in ("test", "test-slow"):
+        asked = make(clone, target)
+        (clone / "asked").unlink()
+        assert asked[asked.index("-m") + 1] == "pytest"
+        chosen.append(asked[len(asked) - 1 - asked[::-1].index("-m") + 1])
+    assert chosen == ["not slow and not deployment", "slow and not deployment"]
 
 
 def test_benchmarks_get_their_folders_whole(clone):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import io
 import json
 import os
 from collections import Counter
@@ -22,7 +21,9 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.common import storage
-from components.example_gen.table import plain
+from components.example_gen.header import open_table
+from components.example_gen.settings import DataConfig
+from components.example_gen.table import DatasetError, Table, plain, read_rows
 from components.pages.files import Claim, ImportProblem, PageFile, find_pages, lost_claims, unnamed_images
 from components.tools.page_import.cutting import LeftOut, Result, cut_page
 from htr_client.model_facts import MAX_PIXELS
@@ -168,22 +169,12 @@ def _write_manifest(job: _Job, folders: Sequence[str], written: Sequence[str]) -
 
 def _digest(path: str) -> str:
     """Of the table's rows: a spreadsheet that only saves them again may change delimiter, quotes and line ends."""
-    content = storage.read(path)
-    digest = hashlib.sha256()
-    for row in _rows_of(content) or [[content.hex()]]:
-        digest.update(json.dumps(row).encode())
-    return digest.hexdigest()
-
-
-def _rows_of(content: bytes) -> list[list[str]]:
-    """Rows of a table as this module writes it or a spreadsheet saves it; none if it is something else."""
-    with contextlib.suppress(UnicodeDecodeError, csv.Error):
-        text = content.decode("utf-8-sig")
-        for delimiter in ",;\t":
-            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-            if rows and tuple(rows[0]) == _COLUMNS:
-                return rows
-    return []
+    with contextlib.suppress(DatasetError):
+        table = open_table(path, os.path.dirname(path), "", DataConfig())
+        if isinstance(table, Table):
+            rows = [table.names, *(row.fields for row in read_rows(table))]
+            return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return hashlib.sha256(storage.read(path)).hexdigest()  # no table any more
 
 
 def _forget(job: _Job) -> None:
