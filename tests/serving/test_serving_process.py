@@ -98,6 +98,8 @@ def test_a_request_that_outlasts_the_grace_is_cancelled(tmp_path, toy_model, bat
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0, server.errors
         assert running.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        # What would end the process without having cancelled anything is for loads.
+        assert "ending without waiting" not in "".join(server.errors)
 
 
 @pytest.mark.slow
