@@ -122,6 +122,10 @@ class _Parser(argparse.ArgumentParser):
             error.message += did_you_mean(str(value), map(str, action.choices or ()))
             raise
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Python 3.13's own one passes over an output that takes nothing, and then --help would count as written.
+        (file or sys.stderr).write(message)
+
     def refuse(self, unknown: list[str]) -> NoReturn:
         """Ends the process because of arguments that the command does not take."""
         option = unknown[0].partition("=")[0]
