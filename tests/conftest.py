@@ -6,6 +6,7 @@ import fcntl
 import gc
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ settings.load_profile(os.environ.get("HTR_HYPOTHESIS_PROFILE", "quick"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 gc.set_threshold(50_000)  # as htr's own processes have it, see pipeline/imports.py
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores already
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests begin, and short ones fill up the end, where one process would wait for the other."""
-    long = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in long)
+    tests = Counter(item.path for item in items)
+    long = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (long[item.path] < tests[item.path], -long[item.path]))
 
 
 def drawn_image(width: int = 90, height: int = 40, seed: int = 0, channels: int = 1) -> np.ndarray:

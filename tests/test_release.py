@@ -44,6 +44,7 @@ def test_the_client_has_the_licence_of_the_whole():
     assert (ROOT / "client" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_both_distributions_have_the_version_and_the_licence(tmp_path):
     """Wheels are built from the source distributions, as Beam's workers and packagers do."""

@@ -52,6 +52,7 @@ def test_a_page_through_either_client(client):
         client.transcribe_page(drawn(), line_finder="other")
 
 
+@pytest.mark.either_stack
 def test_the_timeout_of_a_page_is_that_of_its_lines_too(kind, server):
     server.model.delay = 3.0  # of the recogniser, not of the line finder
     with kind(server.address, patience=0.0) as client:

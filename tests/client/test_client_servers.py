@@ -260,6 +260,7 @@ def test_a_timeout_without_end(kind, server, seconds):
             client.transcribe(png("a"), timeout=math.nan)
 
 
+@pytest.mark.either_stack
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls(kind, certificates, mutual):
     key, certificate, ca = ((certificates / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem"))

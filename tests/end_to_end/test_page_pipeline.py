@@ -59,6 +59,7 @@ def htr(capfd, *arguments):
     return code, out, err
 
 
+@pytest.mark.either_stack
 def test_from_pages_to_a_line_finder_in_service(folder, tmp_path, monkeypatch, capfd):
     workspace = tmp_path / "workspace"
 

@@ -241,6 +241,7 @@ def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):
     assert counts.samples == metrics["samples"]
 
 
+@pytest.mark.either_stack
 def test_killed_server_comes_back_and_no_result_is_lost_or_doubled(workspace, data):
     """kill -9 in the middle of 2,000 images, 5 % of them corrupt."""
     from htr_client import HtrClient
@@ -370,6 +371,7 @@ def test_broken_csv_in_the_middle_is_one_clear_paragraph(tmp_path, capsys):
     assert "Traceback" not in ran.err and len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.either_stack
 def test_anomalies_stop_the_run(tmp_path, capsys, monkeypatch):
     impossible = {"paper_level": 300.0, "ink_level": 0.0, "ink_share": 0.1, "sharpness": 1.0}
     monkeypatch.setattr(dataset, "describe", lambda greys: [impossible] * len(greys))
@@ -380,6 +382,7 @@ def test_anomalies_stop_the_run(tmp_path, capsys, monkeypatch):
     assert ran.states["ExampleValidator"] == "FAILED" and "Transform" not in ran.states
 
 
+@pytest.mark.either_stack
 def test_readme_snippets(workspace, data):
     """The Python snippets of both READMEs run as they stand, on the pushed model and against its server."""
     root = Path(__file__).parents[2]

@@ -85,6 +85,7 @@ class Dies(beam.DoFn):
         yield element
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_a_worker_that_dies_costs_no_rows(tmp_path):
     """Each has half the results of the stage before, which are large, and split by keys that are drawn."""

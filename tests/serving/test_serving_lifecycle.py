@@ -41,6 +41,7 @@ def serve(base, **settings) -> EmbeddedServer:
     return EmbeddedServer(model_base_path=str(base), **{**FAST, **settings})
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 @pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
 def test_no_request_fails_while_versions_come_and_go(base, toy_model, image, batching):

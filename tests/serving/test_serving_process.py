@@ -57,6 +57,7 @@ class Process:
         self.process.wait()
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_term_drains_and_kill_is_survived(tmp_path, toy_model, image):
     base = tmp_path / "htr"
@@ -85,6 +86,7 @@ def test_term_drains_and_kill_is_survived(tmp_path, toy_model, image):
         assert "Traceback" not in errors and "Warning" not in errors and "external/local_xla" not in errors
 
 
+@pytest.mark.either_stack
 @pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
 def test_a_request_that_outlasts_the_grace_is_cancelled(tmp_path, toy_model, batching):
     toy.push(toy_model, tmp_path, 1)
@@ -102,6 +104,7 @@ def test_a_request_that_outlasts_the_grace_is_cancelled(tmp_path, toy_model, bat
         assert "ending without waiting" not in "".join(server.errors)
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 @pytest.mark.parametrize("ready", [False, True], ids=["at the start", "later"])
 def test_a_load_that_takes_long_does_not_make_the_end_a_crash(tmp_path, toy_model, ready):

@@ -352,6 +352,7 @@ def mutated_reload(rng: random.Random) -> bytes:
     return data if harmless else seed.SerializeToString()
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 @pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
 def test_fuzzed_requests_each_get_a_status_and_leave_no_trace(base, image, batching):

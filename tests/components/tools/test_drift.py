@@ -26,6 +26,8 @@ from htr_client import RequestLog
 from pipeline import cli
 from pipeline.config import Config, load
 
+pytestmark = pytest.mark.either_stack
+
 
 @pytest.fixture(scope="module")
 def images(sample_data):

@@ -58,6 +58,7 @@ def test_a_batch_whose_numbers_are_not_finite_changes_nothing(toy, monkeypatch, 
     assert int(optimizer.iterations) == 3
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_a_batch_whose_numbers_are_not_finite_is_left_out_and_counted(toy, monkeypatch, capsys):
     train = TRAIN.model_copy(update={"epochs": 2})
@@ -71,6 +72,7 @@ def test_a_batch_whose_numbers_are_not_finite_is_left_out_and_counted(toy, monke
     assert told.count("left out") == 1 and f"1 batch of {steps} left out, whose loss or gradients" in told
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "epoch"),
@@ -83,6 +85,7 @@ def test_a_training_of_which_much_is_not_finite_fails(toy, monkeypatch, which, e
         fit(source_of(toy), TRAIN.model_copy(update={"epochs": 9}))
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_one_batch_of_a_short_epoch_that_is_not_finite_ends_nothing(toy, monkeypatch):
     train = TRAIN.model_copy(update={"epochs": 5, "batch_size": 64})
@@ -91,6 +94,7 @@ def test_one_batch_of_a_short_epoch_that_is_not_finite_ends_nothing(toy, monkeyp
     assert [entry["epoch"] for entry in fit(source_of(toy), train).history] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_a_training_of_a_few_steps_fails_when_one_of_them_is_not_finite(toy, monkeypatch):
     train = TRAIN.model_copy(update={"epochs": 2, "batch_size": 64})
@@ -177,6 +181,7 @@ def told(data, wrong, kind=Fitting, **settings):
     return fitting, marked
 
 
+@pytest.mark.either_stack
 @pytest.mark.parametrize(
     ("wrong", "kept", "done"),
     [

@@ -60,6 +60,7 @@ print(json.dumps({"done": fitting.done, "losses": [epoch["loss"] for epoch in fi
 """
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_replicas_train_also_on_a_batch_that_has_no_row_for_one_of_them(toy):
     source, batch_size = source_of(toy), 191

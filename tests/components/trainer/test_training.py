@@ -63,6 +63,7 @@ def losses(history):
     return [(epoch["loss"], epoch["validation_cer"]) for epoch in history]
 
 
+@pytest.mark.either_stack
 def test_a_seed_gives_one_curve_and_another_seed_another(toy):
     train = TRAIN.model_copy(update={"epochs": 1, "augment": 0.5})
     first, again = (fit(source_of(toy), train) for _ in range(2))

@@ -79,6 +79,7 @@ def validation_cer(data, model_dir):
     return Fitting(model, source, source, alphabet, TRAIN).validate().rate
 
 
+@pytest.mark.either_stack
 def test_a_training_that_only_damages_ends_with_the_weights_of_its_base(toy, base, tmp_path, capsys):
     history, settings = run(toy, tmp_path, warm(base, epochs=2, learning_rate=ABSURD))
     assert [entry["epoch"] for entry in history] == [0, 1, 2] and history[0]["loss"] is None
@@ -270,6 +271,7 @@ def test_a_training_from_nothing_tells_of_a_collapse_only_at_its_end(toy, tmp_pa
     assert facts["images"] == 192 and facts["steps"] == 48 and "CPU" in facts["device"]
 
 
+@pytest.mark.either_stack
 def test_the_plan_is_told_before_training_begins(tmp_path, monkeypatch, capsys):
     data = write_transformed(tmp_path, WORDS * 2, WORD)
     validations = iter([BEFORE, FIRST, CLEARLY_WORSE])
