@@ -26,7 +26,8 @@ def records(examples_uri: str, split: str) -> Iterator[dict[str, Any]]:
     for name in NUMBERS:
         spec[name] = tf.io.FixedLenFeature([], tf.int64 if name in _INTEGERS else tf.float32)
     files = sorted(tf.io.gfile.glob(os.path.join(examples_uri, f"Split-{split}", "*")))
-    dataset = untuned(tf.data.TFRecordDataset(files, compression_type="GZIP")).batch(256)
+    # A few at a time: photographs have megabytes, and two batches are in memory at once.
+    dataset = untuned(tf.data.TFRecordDataset(files, compression_type="GZIP")).batch(64)
     for batch in dataset.map(lambda serialized: tf.io.parse_example(serialized, spec)).as_numpy_iterator():
         for values in zip(*batch.values(), strict=True):
             record = dict(zip(batch, values, strict=True))
