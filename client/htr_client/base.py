@@ -23,6 +23,7 @@ from htr_client.errors import (
     ModelNotFound,
     ModelUnusable,
     RequestTooLarge,
+    TimedOut,
     UnexpectedAnswer,
 )
 from htr_client.image_files import Image, PackedImage, pack_with_pixels, path_of
@@ -268,21 +269,28 @@ class BaseClient(Generic[TransportT]):
         started = time.perf_counter()
         request = self._predict_request(batch)
         self.metrics.batch(self.model, len(batch))
+        absent: ModelNotFound | None = None
         for attempt in range(10**9):
             headers = self._headers()
-            response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)
-            answer = read_answer(response, len(batch), headers)
             try:
-                # Behind one name there may be several servers, too; and as many queries each time could stay in step
-                # with their turns, so that none would ever meet the right one.
-                queries = max(2, self._transport.servers) + attempt
-                return (yield from self._read(batch, answer, deadline, queries, started))
-            except ModelNotFound as error:
-                # The version that answered has been unloaded since, or other servers do not have it (yet). Whatever
-                # answers next may be a known version, and is one that is there.
-                wait = pause(attempt)
-                if time.monotonic() + wait > deadline or (yield wait):
-                    raise _half_deployed(error, answer.version) from error
+                response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)
+                answer = read_answer(response, len(batch), headers)
+                try:
+                    # Behind one name there may be several servers, too; and as many queries each time could stay in
+                    # step with their turns, so that none would ever meet the right one.
+                    queries = max(2, self._transport.servers) + attempt
+                    return (yield from self._read(batch, answer, deadline, queries, started))
+                except ModelNotFound as error:
+                    # The version that answered has been unloaded since, or other servers do not have it (yet).
+                    # Whatever answers next may be a known version, and is one that is there.
+                    absent = _half_deployed(error, answer.version)
+                    wait = pause(attempt)
+                    if time.monotonic() + wait > deadline or (yield wait):
+                        raise absent from error
+            except TimedOut as error:
+                if absent is not None:
+                    raise absent from error  # what took the time
+                raise
         raise AssertionError("unreachable")
 
     def _read(

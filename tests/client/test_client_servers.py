@@ -1,6 +1,7 @@
 """Connections: several servers, encryption, status, metadata, threads."""
 
 import asyncio
+import itertools
 import math
 import os
 import socket
@@ -78,6 +79,22 @@ def test_a_version_that_no_server_knows_for_a_while_is_waited_for(kind, server):
         assert error.value.retryable
         threading.Timer(1.0, known.set).start()
         assert [result.text for result in client.transcribe_many([png("patient")])] == ["patient"]
+
+
+def test_a_version_that_no_server_knows_is_named_also_where_another_attempt_times_out(kind, server):
+    answer = server.model.predict
+    attempts = itertools.count()
+
+    def predict(request, context):
+        if request.model_spec.signature_name == "alphabet":
+            context.abort(Code.NOT_FOUND, "Servable not found for request: Specific(htr, 1)")
+        if next(attempts):
+            context.abort(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        return answer(request, context)
+
+    server.model.predict = predict
+    with kind(server.address) as client, pytest.raises(ModelNotFound, match="only some of them may have it"):
+        client.transcribe(png("a"))
 
 
 @pytest.mark.parametrize(

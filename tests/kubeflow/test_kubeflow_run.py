@@ -12,7 +12,7 @@ from components.common.versions import offered
 from pipeline.config import load
 from pipeline.runners import kubeflow_runner
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 
 FAST = ["train.epochs=1", "model.filters=[8,8,8]", "model.recurrent_units=8", "model.recurrent_layers=1"]
 
@@ -67,7 +67,6 @@ def explain(run):
     return "\n".join(f"--- {name}: {run.logs[name][-3000:]}" for name, state in run.states.items() if state == "Failed")
 
 
-@pytest.mark.either_stack
 def test_first_run_pushes_a_version_although_there_is_no_baseline(first, models):
     assert set(first.states.values()) == {"Succeeded"}, explain(first)
     assert {name for name, number in first.attempts.items() if number > 1} == {"Trainer"}
@@ -75,7 +74,6 @@ def test_first_run_pushes_a_version_although_there_is_no_baseline(first, models)
     assert "nothing to compare with" in first.logs["Baseline"]
 
 
-@pytest.mark.either_stack
 def test_same_run_again_trains_and_pushes_nothing(first, start, models):
     before = models()
     run = start("gate.max_cer=null")
@@ -90,7 +88,6 @@ def test_same_run_again_trains_and_pushes_nothing(first, start, models):
     assert models() == before
 
 
-@pytest.mark.either_stack
 def test_new_images_are_transcribed_in_every_run(first, start, place, cluster):
     """No driver looks at the folder here, so the step must not be cached."""
     new = place / "new"
@@ -104,7 +101,6 @@ def test_new_images_are_transcribed_in_every_run(first, start, place, cluster):
         assert (counts["images"], counts["errors"]) == (number, 0)
 
 
-@pytest.mark.either_stack
 def test_another_model_is_compared_with_the_one_in_service(first, start, models, cluster):
     (before,) = models()
     run = start("gate.max_cer=null", "gate.max_cer_increase=null", "train.learning_rate=0.001")
@@ -119,7 +115,6 @@ def test_another_model_is_compared_with_the_one_in_service(first, start, models,
     assert verdict.baseline is not None and 0 <= verdict.baseline["cer"] <= 9
 
 
-@pytest.mark.either_stack
 def test_failing_gate_fails_its_task_and_pushes_nothing(first, start, models):
     before = models()
     run = start("gate.max_cer=0.0001")
@@ -131,7 +126,6 @@ def test_failing_gate_fails_its_task_and_pushes_nothing(first, start, models):
     assert models() == before
 
 
-@pytest.mark.either_stack
 def test_replaced_images_are_noticed(first, start, place):
     images = sorted((place / "data" / "images").glob("*.png"))
     for image in images[: len(images) // 2]:

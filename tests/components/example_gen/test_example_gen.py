@@ -70,7 +70,7 @@ def execute(folder, data, workers=1):
     return found, folder / "quarantine"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.either_stack)])
 def test_every_row_is_in_the_examples_or_in_the_quarantine(tmp_path, workers):
     cases = hostile.build(tmp_path)
     data = DataConfig(paths=[str(tmp_path / "data")], max_rejected=1.0)
