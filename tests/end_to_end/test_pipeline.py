@@ -135,6 +135,7 @@ def test_identical_run_does_no_work(workspace, data, capsys):
     assert versions(workspace) == before == [ran.outcome["version"]]
 
 
+@pytest.mark.either_stack
 def test_new_images_are_transcribed_by_a_blessed_model_only(workspace, data, tmp_path, capsys):
     """BulkInferrer: the texts are those of the server; a new image is noticed; no verdict, no texts."""
     from components.report import summary
@@ -167,6 +168,7 @@ def test_new_images_are_transcribed_by_a_blessed_model_only(workspace, data, tmp
     assert texts() == ({}, {"folder": str(folder), "blessed": False})
 
 
+@pytest.mark.either_stack
 def test_gate_stops_a_bad_model_and_the_server_goes_on(workspace, data, capsys):
     from htr_client import HtrClient
 
@@ -184,6 +186,7 @@ def test_gate_stops_a_bad_model_and_the_server_goes_on(workspace, data, capsys):
         assert client.transcribe(image).version == before[0]
 
 
+@pytest.mark.either_stack
 def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(workspace, data, capsys):
     from htr_client import HtrClient
 
@@ -314,6 +317,7 @@ def test_model_card_lies_beside_the_version(workspace):
     assert "## Intended use" in card and "character error rate" in card and "not stated" in card
 
 
+@pytest.mark.either_stack
 def test_runs_are_listed_and_compared_without_tensorflow(workspace, data, capsys):
     from components.report import summary
 

@@ -172,6 +172,7 @@ def _staged(environment):
         yield name, beam_runner_api_pb2.ArtifactFilePayload.FromString(artifact.type_payload).path
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_example_gen_gives_the_same_with_one_and_two_workers(sample_data, tmp_path):
     one, two = (_generate(sample_data, tmp_path / str(n), pipeline_options(BeamConfig(workers=n))) for n in (1, 2))

@@ -78,6 +78,7 @@ def test_the_graph_of_the_shipped_model_is_todays(preset, tmp_path, monkeypatch)
     assert frames[0] == frames[1] > 0 and len(none) == 0
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_exported_anew_a_model_has_the_same_weights_and_answers(base_models):
     version = unpack("line")

@@ -142,6 +142,7 @@ def test_a_resumed_training_knows_which_batches_were_left_out_before(toy, tmp_pa
         fit(source, train, Stepping, checkpoint_dir=str(tmp_path))
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_the_search_for_the_loss_scale_of_float16_is_no_broken_training(toy, float16, capsys):
     source = source_of(toy)

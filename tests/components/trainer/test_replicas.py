@@ -160,6 +160,7 @@ def free_ports(count):
     return ports
 
 
+@pytest.mark.either_stack
 @pytest.mark.slow
 def test_two_workers_train_one_model(toy, tmp_path):
     train = TRAIN.model_copy(update={"epochs": 10, "learning_rate": 0.006})

@@ -272,6 +272,7 @@ def test_gpu_memory_grows_from_the_first_step_on(tmp_path, monkeypatch, before, 
     assert asked == [within]
 
 
+@pytest.mark.either_stack
 def test_warm_start_knows_old_characters_and_learns_new_ones(toy, tmp_path):
     trained = arguments(toy, tmp_path / "old", TRAIN, WORD)
     training.run_fn(SimpleNamespace(**trained))

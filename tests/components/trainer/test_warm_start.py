@@ -298,6 +298,7 @@ def test_a_gpu_that_tensorflow_does_not_see_is_warned_of(unused_gpu, capsys):
     assert "warning: This machine has NVIDIA L4, but TensorFlow cannot use it" in told and "htr doctor" in told
 
 
+@pytest.mark.either_stack
 def test_a_training_starts_from_the_base_model_of_its_preset(toy, base, shipped, tmp_path, capsys):
     assert TrainConfig().warm_start == AUTO
     history, settings = run(toy, tmp_path, TRAIN.model_copy(update={"epochs": 1, "learning_rate": ABSURD}))
