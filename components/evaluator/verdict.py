@@ -11,6 +11,8 @@ from components.common import storage
 
 # In the artifact of the step Baseline, beside the model.
 BASELINE_FILE = "baseline.json"
+BOUND_DIGITS = 8
+"""Decimal places of a bound that count."""
 
 
 @dataclass(frozen=True)
