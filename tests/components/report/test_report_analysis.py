@@ -56,9 +56,11 @@ def test_characters_are_counted_by_what_happened_to_them():
 
 def test_rates_are_those_of_the_one_implementation_and_survive_the_file(tmp_path):
     predictions = table([*words(300), "007", "NA", "a,b"], rate=0.1, baseline_rate=0.2)
-    (tmp_path / "predictions.csv").write_text(analysis.as_csv(predictions), encoding="utf-8")
+    predictions.loc[0, "writer"] = "Anna\rBerg"
+    (tmp_path / "predictions.csv").write_text(analysis.as_csv(predictions), encoding="utf-8", newline="")
     again = analysis.read_csv(str(tmp_path / "predictions.csv"))
-    assert list(again["text"]) == list(predictions["text"])
+    for column in analysis.TEXT_COLUMNS:
+        assert list(again[column]) == list(predictions[column])
     for unit in ("character", "word"):
         counts = count_errors(predictions["text"], predictions["prediction"], unit)
         for read in (predictions, again):
