@@ -154,7 +154,7 @@ def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
     Args:
         workspace: Folder of the run.
         name: Name of the pipeline.
-        run: "latest", the beginning of its time, or the version that it pushed.
+        run: "latest", its name or the beginning of it, or the version that it pushed.
 
     Returns:
         The summary.
@@ -168,7 +168,11 @@ def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
         return read_all(workspace, name, newest=1)[0]
     runs = read_all(workspace, name)
     # A run that finds the push of an earlier one cached has the same version: the first is meant.
-    found = [r for r in runs if r.run_id.startswith(run)] or [r for r in runs if str(r.version) == run][-1:]
+    found = (
+        [r for r in runs if run in (r.run_id, r.name)]
+        or [r for r in runs if r.run_id.startswith(run) or r.name.startswith(run)]
+        or [r for r in runs if str(r.version) == run][-1:]
+    )
     if len(found) != 1:
         many = "Several runs are" if found else "No run is"
         raise NoSuchRun(f"{many} called {run}. There are: {', '.join(r.name for r in found or runs)}.")
