@@ -24,6 +24,7 @@ from components.common.run_metadata import (
     open_metadata,
     outputs_of,
 )
+from components.common.versions import fate
 from components.evaluator.verdict import Verdict
 from components.pusher.versions import WITHDRAWN_VERSION, why_withheld
 from components.report import report
@@ -65,7 +66,7 @@ class RunSummary:
         pushed: Whether a version was pushed by this run or the run whose push it found cached.
         version: Its number.
         pushed_path: Its directory.
-        withdrawn: Number of the withdrawn version that holds the same model, if nothing was pushed for that reason.
+        withdrawn_path: Where the version lay that holds the same model, if nothing was pushed because it was withdrawn.
         transcriptions_folder: Artifact of its BulkInferrer, where there is one.
         anomalies_folder: Artifact of its ExampleValidator; None if the run did not come so far.
     """
@@ -78,7 +79,7 @@ class RunSummary:
     pushed: bool = False
     version: int | None = None
     pushed_path: str | None = None
-    withdrawn: int | None = None
+    withdrawn_path: str | None = None
     transcriptions_folder: str | None = None
     anomalies_folder: str | None = None
 
@@ -122,6 +123,11 @@ class RunSummary:
         return Verdict.from_dict(self.report["verdict"]) if self.report else None
 
     @property
+    def withdrawn(self) -> int | None:
+        """Number of the version at `withdrawn_path`, which may have been restored since."""
+        return int(os.path.basename(self.withdrawn_path)) if self.withdrawn_path else None
+
+    @property
     def outcome(self) -> str:
         """One or a few words: "blessed", "not blessed", or the step that failed."""
         failed = next((step.name for step in self.steps if step.state == "FAILED"), None)
@@ -133,8 +139,14 @@ class RunSummary:
 
     @property
     def version_text(self) -> str:
-        """The version for people; empty where the model has none."""
-        return str(self.version or "") if self.withdrawn is None else f"{self.withdrawn} (withdrawn)"
+        """The version for people, with what has become of it; empty where the model has none."""
+        number, path = self.version or self.withdrawn, self.pushed_path or self.withdrawn_path
+        if number is None or path is None:
+            return str(number or "")
+        found = fate(path)
+        if found == "offered" or (found == "unknown" and self.pushed):
+            return str(number)
+        return f"{number} ({'withdrawn' if found == 'unknown' else found})"
 
     @property
     def next_steps(self) -> list[str]:
@@ -144,7 +156,11 @@ class RunSummary:
     def page(self) -> str:
         """The report as HTML, with the push and the timings that were not known when it was first written."""
         pushed = (self.version, self.pushed_path) if self.version and self.pushed_path else None
-        not_pushed = "" if self.withdrawn is None else why_withheld(self.withdrawn)
+        not_pushed = ""
+        if self.withdrawn is not None and self.withdrawn_path:
+            restorable = fate(self.withdrawn_path) in ("withdrawn", "unknown")
+            then = f"this model is version {self.withdrawn}, which was withdrawn then"
+            not_pushed = why_withheld(self.withdrawn) if restorable else then
         return report.page(self.report, self.run_id, self.steps, pushed, not_pushed)
 
 
@@ -236,7 +252,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
         pushed=was_pushed,
         version=int(properties["pushed_version"].string_value) if was_pushed else None,
         pushed_path=properties["pushed_destination"].string_value if was_pushed else None,
-        withdrawn=int(os.path.basename(withdrawn)) if withdrawn else None,
+        withdrawn_path=withdrawn or None,
         transcriptions_folder=transcribed.uri if transcribed else None,
         anomalies_folder=anomalies.uri if anomalies else None,
     )

@@ -1,11 +1,15 @@
 """What is told of runs: their names, how they ended, and what has become of their versions."""
 
+import json
+
 import pytest
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from components.common.run_metadata import NoSuchRun
 from components.report import summary
+from components.report.summary import RunSummary
+from tests.components.report.report_material import material, table, without_plots, words
 
 
 @pytest.fixture
@@ -37,3 +41,26 @@ def test_a_run_is_found_by_the_name_that_is_shown_although_another_begins_with_i
     assert summary.read(str(tmp_path), "htr", "weekly-2026").run_id == "weekly/2026-05"
     with pytest.raises(NoSuchRun, match="Several runs are called 2026-05-04"):
         summary.read(str(tmp_path), "htr", "2026-05-04")
+
+
+def test_the_list_of_runs_tells_what_has_become_of_their_versions(tmp_path):
+    base = tmp_path / "htr"
+    figures = dict.fromkeys(("reliability", "review", "distributions", "curves", "confusion"), "")
+    contents = {**without_plots(material(table(words(50)))), "figures": figures}
+    (tmp_path / "contents.json").write_text(json.dumps(contents))
+
+    def told(number=7, folder=base, withheld=False):
+        path = str(folder / str(number))
+        push = {"withdrawn_path": path} if withheld else {"pushed": True, "version": number, "pushed_path": path}
+        return RunSummary("a", [], 0.0, counts={}, report_folder=str(tmp_path), **push)
+
+    assert told().version_text == "7", "another machine's folder"
+    (base / "7").mkdir(parents=True)
+    assert (told().version_text, told(6).version_text) == ("7", "6 (deleted)")
+    assert told(withheld=True).version_text == "7", "it was restored"
+    assert "this model is version 7, which was withdrawn then." in told(withheld=True).page()
+    (base / "7").rename(base / ".withdrawn-7")
+    assert told().version_text == told(withheld=True).version_text == "7 (withdrawn)"
+    assert "htr restore 7" in told(withheld=True).page()
+    assert told(folder=tmp_path / "elsewhere", withheld=True).version_text == "7 (withdrawn)"
+    assert RunSummary("a", [], 0.0, {}, pushed=True, version=7, pushed_path="gs://b/htr/7").version_text == "7"
