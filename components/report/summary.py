@@ -129,13 +129,15 @@ class RunSummary:
 
     @property
     def outcome(self) -> str:
-        """One or a few words: "blessed", "not blessed", or the step that failed."""
+        """One or a few words: "blessed", "blessed, not pushed", "not blessed", or the step that failed."""
         failed = next((step.name for step in self.steps if step.state == "FAILED"), None)
         if failed and failed != "Gate":  # which fails to show the verdict
             return f"failed at {failed}"
         if self.metrics is None:
             return "unfinished"
-        return "blessed" if self.metrics["blessed"] else "not blessed"
+        if not self.metrics["blessed"]:
+            return "not blessed"
+        return "blessed" if self.pushed or self.withdrawn_path else "blessed, not pushed"  # yet, or it was stopped
 
     @property
     def version_text(self) -> str:

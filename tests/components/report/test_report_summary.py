@@ -8,7 +8,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from components.common.run_metadata import NoSuchRun
 from components.report import summary
-from components.report.summary import RunSummary
+from components.report.summary import RunSummary, Step
 from tests.components.report.report_material import material, table, without_plots, words
 
 
@@ -64,3 +64,11 @@ def test_the_list_of_runs_tells_what_has_become_of_their_versions(tmp_path):
     assert "htr restore 7" in told(withheld=True).page()
     assert told(folder=tmp_path / "elsewhere", withheld=True).version_text == "7 (withdrawn)"
     assert RunSummary("a", [], 0.0, {}, pushed=True, version=7, pushed_path="gs://b/htr/7").version_text == "7"
+
+
+def test_a_blessed_model_that_was_not_pushed_yet_is_told_from_a_pushed_one(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"blessed": True}))
+    steps = [Step("Evaluator", "COMPLETE", 1.0), Step("Pusher", "RUNNING", 1.0)]
+    run = {"run_id": "a", "steps": steps, "seconds": 2.0, "counts": {}, "report_folder": str(tmp_path)}
+    assert RunSummary(**run).outcome == "blessed, not pushed"
+    assert RunSummary(**run, pushed=True).outcome == RunSummary(**run, withdrawn_path="htr/7").outcome == "blessed"
