@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 from components.common import storage
 from serving.version_directory import GRAPH_FILE, SETTINGS_FILE, WITHDRAWN, number_of
@@ -43,6 +44,20 @@ def list_versions(model_dir: str, unfinished: bool = False) -> list[Version]:
 def offered(model_dir: str) -> list[Version]:
     """The versions below a model directory that servers may take, oldest first: all but those that were withdrawn."""
     return [version for version in list_versions(model_dir) if not version.withdrawn]
+
+
+def fate(path: str) -> Literal["offered", "withdrawn", "deleted", "unknown"]:
+    """What has become of the version that was pushed to a path.
+
+    Returns:
+        "unknown" where its model directory is in a bucket, which answers slowly, or not on this machine.
+    """
+    model_dir, number = os.path.split(path)
+    if storage.is_remote(path) or not os.path.isdir(model_dir):
+        return "unknown"
+    if os.path.isdir(path):
+        return "offered"
+    return "withdrawn" if os.path.isdir(os.path.join(model_dir, f"{WITHDRAWN}{number}")) else "deleted"
 
 
 def model_at(path: str) -> str | None:

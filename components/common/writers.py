@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_WRITER = "writer"
 _NAMING = ("leaked_writers", "known_writers", "weak_writer")
 
 
@@ -15,11 +16,19 @@ def without_writers(told: Mapping[str, Any]) -> dict[str, Any]:
         told: What `report.contents` made, whole or as metrics, or the metrics of a line finder, which name none.
 
     Returns:
-        The same without findings about single writers, and without slices by writer where slices have names.
+        The same without findings about single writers, and where slices have names without those by writer; bounds for
+        single writers are told without their names.
     """
     kept = dict(told)
     if "findings" in told:
         kept["findings"] = [finding for finding in told["findings"] if finding["kind"] not in _NAMING]
     if isinstance(told.get("slices"), Mapping):
-        kept["slices"] = {name: row for name, row in told["slices"].items() if not name.startswith("writer = ")}
+        kept["slices"] = {name: row for name, row in told["slices"].items() if not name.startswith(f"{_WRITER} = ")}
+    if "bounds" in told:
+        kept["bounds"] = [
+            {**row, "what": "CER for a writer"} if row.get("slice") == _WRITER else row for row in told["bounds"]
+        ]
+    if gate := told.get("config", {}).get("gate"):
+        bounds = {name: bound for name, bound in gate["slice_max_cer"].items() if not name.startswith(f"{_WRITER}=")}
+        kept["config"] = {**told["config"], "gate": {**gate, "slice_max_cer": bounds}}
     return kept

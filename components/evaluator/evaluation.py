@@ -11,7 +11,7 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.common import storage
 from components.evaluator.slices import prefix
-from components.evaluator.verdict import Baseline, Failure, Verdict
+from components.evaluator.verdict import BOUND_DIGITS, Baseline, Failure, Verdict
 
 # In the evaluation artifact: what the candidate was compared with, and which bounds are off.
 NOTE_FILE = "gate.json"
@@ -97,4 +97,5 @@ def _failure(failure: Any, slice_name: str, against: str) -> Failure:
         bound, kind = threshold.change_threshold.absolute.value, "change"
     else:
         bound, kind = threshold.value_threshold.upper_bound.value, "bound"
-    return Failure(failure.metric_key.name, slice_name, _number(failure.metric_value), bound, kind, against)
+    value = _number(failure.metric_value)
+    return Failure(failure.metric_key.name, slice_name, value, round(bound, BOUND_DIGITS), kind, against)

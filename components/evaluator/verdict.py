@@ -11,6 +11,8 @@ from components.common import storage
 
 # In the artifact of the step Baseline, beside the model.
 BASELINE_FILE = "baseline.json"
+BOUND_DIGITS = 8
+"""Decimal places of a bound that count."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,17 @@ class Failure:
                 "train.learning_rate, or label more images"
             )
         where = "" if self.slice == "all" else f" for {self.slice}"
+        excess = self.value - self.bound
+        places = next((n for n in range(4, 9) if round(excess, n) > 0), 9)  # that tell the value from its bound
+        more = f"{excess:.{places}f} too much"
         if self.kind == "change":
             return (
-                f"CER{where} is {self.value:+.4f} against {self.against}, "
-                f"gate.max_cer_increase allows {self.bound:+.4f}: {self.value - self.bound:.4f} too much"
+                f"CER{where} is {self.value:+.{places}f} against {self.against}, "
+                f"gate.max_cer_increase allows {self.bound:+.{places}f}: {more}"
             )
         setting = "gate.max_cer" if self.slice == "all" else "gate.slice_max_cer"
         what = "the upper end of the CER's interval" if self.metric == "cer_high" else "CER"
-        excess = self.value - self.bound
-        return f"{what}{where} is {self.value:.4f}, {setting} allows {self.bound:g}: {excess:.4f} too much"
+        return f"{what}{where} is {self.value:.{places}f}, {setting} allows {self.bound:g}: {more}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Errors are counted by `components.common.metrics` only. No TensorFlow here.
 
 from __future__ import annotations
 
+import csv
 import itertools
 import unicodedata
 from collections import Counter
@@ -351,7 +352,8 @@ def choose_cases(predictions: pd.DataFrame, worst: int = 12, typical: int = 12, 
 
 def as_csv(predictions: pd.DataFrame) -> str:
     """A table of predictions as CSV; `read_csv` is the way back."""
-    return predictions[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
+    # Texts in quotation marks: a writer's name may hold a line break of old Macs, which would end the row.
+    return predictions[list(COLUMNS)].to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def read_csv(path: str) -> pd.DataFrame:

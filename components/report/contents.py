@@ -118,7 +118,7 @@ def bounds(verdict: Verdict, config: RunSettings) -> list[dict[str, Any]]:
 
     Returns:
         Rows of `setting`, `what`, `value` and `bound` (rates; None where there is nothing to compare, or the bound is
-        off), `met`.
+        off), `met`; for a bound of slices also `slice`, the feature by which they are made.
     """
 
     def missed(metric: str, where: str, kind: str) -> bool:
@@ -139,8 +139,9 @@ def bounds(verdict: Verdict, config: RunSettings) -> list[dict[str, Any]]:
         found = [(verdict.slices[s]["cer"], s) for s in wanted if s in verdict.slices]
         worst, where = max(found, default=(None, name))
         rows.append(
-            {"setting": "gate.slice_max_cer", "what": f"CER for {where}" + (", the worst of its kind" if not equals
-             else ""), "value": worst, "bound": bound,
+            {"setting": "gate.slice_max_cer", "slice": column,
+             "what": f"CER for {where}" + (", the worst of its kind" if not equals else ""),
+             "value": worst, "bound": bound,
              "met": not (any(missed("cer", s, "bound") for _, s in found)
                          or any(missed("samples", s, "missing") for s in (column, *wanted)))}
         )  # fmt: skip

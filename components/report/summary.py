@@ -24,6 +24,7 @@ from components.common.run_metadata import (
     open_metadata,
     outputs_of,
 )
+from components.common.versions import fate
 from components.evaluator.verdict import Verdict
 from components.pusher.versions import WITHDRAWN_VERSION, why_withheld
 from components.report import report
@@ -65,7 +66,7 @@ class RunSummary:
         pushed: Whether a version was pushed by this run or the run whose push it found cached.
         version: Its number.
         pushed_path: Its directory.
-        withdrawn: Number of the withdrawn version that holds the same model, if nothing was pushed for that reason.
+        withdrawn_path: Where the version lay that holds the same model, if nothing was pushed because it was withdrawn.
         transcriptions_folder: Artifact of its BulkInferrer, where there is one.
         anomalies_folder: Artifact of its ExampleValidator; None if the run did not come so far.
     """
@@ -78,7 +79,7 @@ class RunSummary:
     pushed: bool = False
     version: int | None = None
     pushed_path: str | None = None
-    withdrawn: int | None = None
+    withdrawn_path: str | None = None
     transcriptions_folder: str | None = None
     anomalies_folder: str | None = None
 
@@ -122,19 +123,32 @@ class RunSummary:
         return Verdict.from_dict(self.report["verdict"]) if self.report else None
 
     @property
+    def withdrawn(self) -> int | None:
+        """Number of the version at `withdrawn_path`, which may have been restored since."""
+        return int(os.path.basename(self.withdrawn_path)) if self.withdrawn_path else None
+
+    @property
     def outcome(self) -> str:
-        """One or a few words: "blessed", "not blessed", or the step that failed."""
+        """One or a few words: "blessed", "blessed, not pushed", "not blessed", or the step that failed."""
         failed = next((step.name for step in self.steps if step.state == "FAILED"), None)
         if failed and failed != "Gate":  # which fails to show the verdict
             return f"failed at {failed}"
         if self.metrics is None:
             return "unfinished"
-        return "blessed" if self.metrics["blessed"] else "not blessed"
+        if not self.metrics["blessed"]:
+            return "not blessed"
+        return "blessed" if self.pushed or self.withdrawn_path else "blessed, not pushed"  # yet, or it was stopped
 
     @property
     def version_text(self) -> str:
-        """The version for people; empty where the model has none."""
-        return str(self.version or "") if self.withdrawn is None else f"{self.withdrawn} (withdrawn)"
+        """The version for people, with what has become of it; empty where the model has none."""
+        number, path = self.version or self.withdrawn, self.pushed_path or self.withdrawn_path
+        if number is None or path is None:
+            return str(number or "")
+        found = fate(path)
+        if found == "offered" or (found == "unknown" and self.pushed):
+            return str(number)
+        return f"{number} ({'withdrawn' if found == 'unknown' else found})"
 
     @property
     def next_steps(self) -> list[str]:
@@ -144,7 +158,11 @@ class RunSummary:
     def page(self) -> str:
         """The report as HTML, with the push and the timings that were not known when it was first written."""
         pushed = (self.version, self.pushed_path) if self.version and self.pushed_path else None
-        not_pushed = "" if self.withdrawn is None else why_withheld(self.withdrawn)
+        not_pushed = ""
+        if self.withdrawn is not None and self.withdrawn_path:
+            restorable = fate(self.withdrawn_path) in ("withdrawn", "unknown")
+            then = f"this model is version {self.withdrawn}, which was withdrawn then"
+            not_pushed = why_withheld(self.withdrawn) if restorable else then
         return report.page(self.report, self.run_id, self.steps, pushed, not_pushed)
 
 
@@ -154,7 +172,7 @@ def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
     Args:
         workspace: Folder of the run.
         name: Name of the pipeline.
-        run: "latest", the beginning of its time, or the version that it pushed.
+        run: "latest", its name or the beginning of it, or the version that it pushed.
 
     Returns:
         The summary.
@@ -168,7 +186,11 @@ def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
         return read_all(workspace, name, newest=1)[0]
     runs = read_all(workspace, name)
     # A run that finds the push of an earlier one cached has the same version: the first is meant.
-    found = [r for r in runs if r.run_id.startswith(run)] or [r for r in runs if str(r.version) == run][-1:]
+    found = (
+        [r for r in runs if run in (r.run_id, r.name)]
+        or [r for r in runs if r.run_id.startswith(run) or r.name.startswith(run)]
+        or [r for r in runs if str(r.version) == run][-1:]
+    )
     if len(found) != 1:
         many = "Several runs are" if found else "No run is"
         raise NoSuchRun(f"{many} called {run}. There are: {', '.join(r.name for r in found or runs)}.")
@@ -232,7 +254,7 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
         pushed=was_pushed,
         version=int(properties["pushed_version"].string_value) if was_pushed else None,
         pushed_path=properties["pushed_destination"].string_value if was_pushed else None,
-        withdrawn=int(os.path.basename(withdrawn)) if withdrawn else None,
+        withdrawn_path=withdrawn or None,
         transcriptions_folder=transcribed.uri if transcribed else None,
         anomalies_folder=anomalies.uri if anomalies else None,
     )

@@ -12,10 +12,12 @@ import time
 from typing import Any
 
 import grpc
+import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
+    predict_pb2,
     prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
@@ -25,6 +27,7 @@ from tfx.utils import json_utils, path_utils
 
 from components.common import storage
 from components.common.datasets import untuned
+from components.common.words import counted
 from components.serving_check import early
 from serving.version_directory import WARMUP_FILE
 
@@ -130,12 +133,31 @@ def _replay(port: int, name: str, warmup_file: str, process: subprocess.Popen) -
                 raise NotServable(
                     f"{request.model_spec.signature_name}: {error.code().name}: {error.details()}"
                 ) from None
-            if not response.outputs:
-                raise NotServable(f"{request.model_spec.signature_name}: the answer has no outputs.")
+            if wrong := what_is_wrong(request, response):
+                raise NotServable(f"{request.model_spec.signature_name}: {wrong}.")
             answered += 1
         if not answered:
             raise NotServable(f"{warmup_file} holds no requests.")
         return answered
+
+
+def what_is_wrong(request: predict_pb2.PredictRequest, response: predict_pb2.PredictResponse) -> str:
+    """What makes an answer useless to every client; empty if nothing does.
+
+    Args:
+        request: A request, each of whose inputs has a row for each image.
+        response: The server's answer to it.
+    """
+    if not response.outputs:
+        return "the answer has no outputs"
+    (asked,) = {tensor.tensor_shape.dim[0].size for tensor in request.inputs.values()}
+    for name, tensor in sorted(response.outputs.items()):
+        values = tf.make_ndarray(tensor)
+        if values.shape[:1] != (asked,):
+            return f"the output {name} has the shape {list(values.shape)} for {counted(asked, 'input')}"
+        if tf.as_dtype(tensor.dtype).is_floating and not np.isfinite(values.astype(np.float32)).all():
+            return f"the output {name} holds numbers that are not finite"
+    return ""
 
 
 def _wait_until_available(stub: Any, name: str, process: subprocess.Popen) -> None:

@@ -97,7 +97,8 @@ def _are_whole_jpegs(files: tf.Tensor) -> tf.Tensor:
     def headers_are_right() -> tf.Tensor:
         # From segment to segment, in all files at once.
         def next_segment(at: tf.Tensor, searching: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            start, marker, high, low = four_bytes(at)
+            # A file whose segment claims to end beyond it is done with, but substr would fail there while others go on.
+            start, marker, high, low = four_bytes(tf.minimum(at, lengths - 10))
             searching &= (start == 0xFF) & ~tf.gather(_IS_FRAME_HEADER, marker)
             # A fill byte (FF before the marker's own FF) is one byte long, a segment as long as it says.
             behind = tf.where(marker == 0xFF, at + 1, at + 2 + high * 256 + low)

@@ -124,7 +124,7 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from components.common.service import VersionError
+    from components.common.service import VersionError, in_service
     from components.pusher.versions import roll_back
 
     if arguments.label:
@@ -132,12 +132,17 @@ def _rollback(arguments: argparse.Namespace) -> int:
     if arguments.server:
         raise CommandError("--server goes with --label: servers see by themselves what is withdrawn.", USAGE)
     config = read_config(arguments)
+    name, model_dir = config.servable
     try:
-        withdrawn, newest = roll_back(config.servable[1], config.options)
+        withdrawn, newest = roll_back(model_dir, config.options)
+        current = in_service(model_dir, name)
     except VersionError as error:
         raise CommandError(str(error)) from error
     undo = f"htr restore {withdrawn}{config.options}"
     print(f"Withdrew version {withdrawn}; version {newest} is the newest again. Undo: {undo}")
+    if current is not None and current.number != newest:
+        back = f"htr rollback{config.options} --label stable --server HOST:PORT"
+        print(f"The label stable stays with version {current.number}, which answers as before. To move it back: {back}")
     return OK
 
 

@@ -91,7 +91,7 @@ def test_the_baseline_is_what_is_in_service(data, workspace, capfd):
     assert f"Not pushed: {why}" in summary.read(str(workspace), "htr").page()
     assert cli.main(["runs", "--workspace", str(workspace)]) == 0
     newest, pushing = capfd.readouterr().out.splitlines()[1:3]
-    assert f"  {second['version']} (withdrawn)  " in newest and f"  {second['version']}  " in pushing
+    assert all(f"  {second['version']} (withdrawn)  " in row for row in (newest, pushing))
     assert run(data, workspace, capfd, "train.seed=2", ANY_INCREASE).states["Pusher"] == "CACHED"
 
     code, third, text, *_ = run(data, workspace, capfd, "train.seed=3", ANY_INCREASE)

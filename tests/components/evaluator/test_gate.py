@@ -14,7 +14,7 @@ from components.evaluator.bounds import eval_config
 from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.evaluation import read_verdict
 from components.evaluator.settings import GateConfig
-from components.evaluator.verdict import BASELINE_FILE, Baseline
+from components.evaluator.verdict import BASELINE_FILE, Baseline, Failure
 from htr_client import ngrams
 from htr_client.decoding import Alphabet
 from htr_client.language import LanguageModel
@@ -167,17 +167,24 @@ def test_three_images_all_right_are_too_few_for_a_bound(verdict, examples, bound
 
 
 @pytest.mark.parametrize("baseline, allowed, blessed", [
-    ("worse", 0.0, True), ("better", 0.01, False), ("better", 0.1, True), ("candidate", 0.0, True),
+    ("worse", 0.0, True), ("better", 0.01, False), ("better", 0.075, True), ("candidate", 0.0, True),
 ])  # fmt: skip
 def test_against_the_model_in_service(verdict, baseline, allowed, blessed):
     made = verdict(baseline, max_cer=0.2, max_cer_increase=allowed)
     assert made.blessed == blessed
     assert made.baseline["cer"] == pytest.approx({"worse": 0.3, "better": 0.025, "candidate": 0.1}[baseline])
     if not blessed:
-        assert failures(made) == [("cer", "all", "change")]
+        assert failures(made) == [("cer", "all", "change")] and made.failures[0].bound == allowed
         assert "CER is +0.0750 against version 17 (in service), gate.max_cer_increase allows +0.0100: 0.0650" in str(
             made.failures[0]
         )
+
+
+def test_a_message_has_the_digits_that_tell_a_value_from_its_bound():
+    high = Failure("cer_high", "all", 0.10003, 0.1, "bound")
+    assert str(high).endswith("is 0.10003, gate.max_cer allows 0.1: 0.00003 too much")
+    worse = Failure("cer", "all", 0.005002, 0.005, "change", "version 17")
+    assert "CER is +0.005002 against" in str(worse) and "allows +0.005000: 0.000002 too much" in str(worse)
 
 
 @pytest.mark.parametrize("bounds, missed", [

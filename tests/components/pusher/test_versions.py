@@ -100,7 +100,8 @@ def test_commands_about_versions(model, tmp_path, capsys):
     code, listed, hint = htr("versions")
     assert code == 0 and hint == "" and [line.split()[0] for line in listed.splitlines()] == [str(first), str(second)]
     assert "CER   4.91%" in listed.splitlines()[0] and "CER unknown" in listed.splitlines()[1]
-    assert f"Undo: htr restore {second}" in htr("rollback")[1]
+    said = htr("rollback")[1]
+    assert f"Undo: htr restore {second}" in said and "The label" not in said
     code, listed, hint = htr("versions")
     assert listed.splitlines()[1].endswith("  withdrawn") and f"htr restore {second}" in hint
     code, _, said = htr("promote", second, "--label", "stable")
@@ -113,6 +114,9 @@ def test_commands_about_versions(model, tmp_path, capsys):
     htr("rollback")
     assert f"stays with version {first}: htr promote {second} --label stable" in htr("restore", second)[1]
     assert htr("promote", second, "--label", "stable")[0] == 0
+    for _ in range(2):
+        versions.push(str(model), str(base), keep=5)
+    assert f"The label stable stays with version {second}, which answers as before" in htr("rollback")[1]
     code, _, said = htr("restore", 7)
     assert code == cli.ERROR and "no version 7" in said
     shutil.copytree(base / str(first), base / "20261128")  # as a base model is numbered

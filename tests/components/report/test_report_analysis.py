@@ -56,9 +56,11 @@ def test_characters_are_counted_by_what_happened_to_them():
 
 def test_rates_are_those_of_the_one_implementation_and_survive_the_file(tmp_path):
     predictions = table([*words(300), "007", "NA", "a,b"], rate=0.1, baseline_rate=0.2)
-    (tmp_path / "predictions.csv").write_text(analysis.as_csv(predictions), encoding="utf-8")
+    predictions.loc[0, "writer"] = "Anna\rBerg"
+    (tmp_path / "predictions.csv").write_text(analysis.as_csv(predictions), encoding="utf-8", newline="")
     again = analysis.read_csv(str(tmp_path / "predictions.csv"))
-    assert list(again["text"]) == list(predictions["text"])
+    for column in analysis.TEXT_COLUMNS:
+        assert list(again[column]) == list(predictions[column])
     for unit in ("character", "word"):
         counts = count_errors(predictions["text"], predictions["prediction"], unit)
         for read in (predictions, again):
@@ -170,13 +172,16 @@ def test_no_writer_is_named_by_what_goes_along_with_a_version():
     predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
     evaluated = split_of(list(predictions["text"]), list(predictions["writer"]))
     splits = {"train": split_of(words(500), ["Anna Meier w2"] * 500), "validation": split_of([], []), "eval": evaluated}
-    made = material(predictions, splits=splits)
+    bounds = {"writer": 0.5, "writer=Anna Meier w1": 0.2, "length_band": 0.4}
+    made = material(predictions, Config(data={"paths": ["names"]}, gate={"slice_max_cer": bounds}), splits)
     rows = {"cer": 0.1, "samples": 50.0}
     made.verdict.slices.update({f"writer = {made.predictions['writer'][0]}": rows, "length_band = <=04": rows})
     built = without_plots(made)
     assert {"leaked_writers", "weak_writer"} <= {finding["kind"] for finding in built["findings"]}
     metrics = without_writers(contents.metrics(built))
     assert metrics["slices"] == {"length_band = <=04": rows} and metrics["findings"]
+    assert metrics["config"]["gate"]["slice_max_cer"] == {"writer": 0.5, "length_band": 0.4}
+    assert [(row["bound"], row["value"]) for row in metrics["bounds"][2:]] == [(0.4, 0.1), (0.5, 0.1), (0.2, None)]
     assert "Anna Meier" not in json.dumps(metrics) + card.write(built)
     assert "Anna Meier" in json.dumps(contents.metrics(built))
 

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -9,14 +10,14 @@ from tfx.types import standard_artifacts
 from tfx.utils import json_utils, path_utils
 
 from components.serving_check import early
-from components.serving_check.component import Executor, NotServable, check
+from components.serving_check.component import Executor, NotServable, check, what_is_wrong
 from serving.version_directory import WARMUP_FILE
 
 pytestmark = pytest.mark.slow
 
 
 class Toy(tf.Module):
-    """Answers with the length of each text, a number of times."""
+    """Answers with the length of each text and the half of it, NaN for an empty one, a number of times."""
 
     def __init__(self, answers: int):
         super().__init__()
@@ -26,7 +27,9 @@ class Toy(tf.Module):
     def lengths(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         left = self.left.assign_sub(1)
         with tf.control_dependencies([tf.debugging.assert_non_negative(left, "no answer is left")]):
-            return {"lengths": tf.strings.length(image_bytes)}
+            lengths = tf.strings.length(image_bytes)
+            halves = tf.where(lengths > 0, tf.cast(lengths, tf.float32) / 2, np.nan)
+            return {"lengths": lengths, "halves": halves}
 
 
 def export(folder, *texts: bytes, answers: int = 1000) -> str:
@@ -68,6 +71,25 @@ def test_a_model_that_loads_and_cannot_answer_is_refused(tmp_path):
     uri = export(tmp_path / "model", b"abc", answers=1)
     with pytest.raises(NotServable, match=r"serving_default: INVALID_ARGUMENT: .*no answer is left"):
         infra_blessing(uri, blessed=1)
+
+
+def test_a_model_that_answers_with_no_number_is_refused(tmp_path):
+    with pytest.raises(NotServable, match="serving_default: the output halves holds numbers that are not finite"):
+        infra_blessing(export(tmp_path / "model", b"abc", b""), blessed=1)
+
+
+def test_an_answer_has_a_row_for_each_input():
+    def answer(**outputs):
+        made = predict_pb2.PredictResponse()
+        for name, values in outputs.items():
+            made.outputs[name].CopyFrom(tf.make_tensor_proto(values))
+        return what_is_wrong(request, made)
+
+    request = predict_pb2.PredictRequest(inputs={"image_bytes": tf.make_tensor_proto([b"abc", b"ab"])})
+    assert answer(text=[b"a", b"b"], log_probs=tf.zeros([2, 3, 4], tf.bfloat16)) == ""
+    assert answer(text=[b"a", b"b"], log_probs=[0.5]) == "the output log_probs has the shape [1] for 2 inputs"
+    assert answer(text=b"a") == "the output text has the shape [] for 2 inputs"
+    assert answer() == "the answer has no outputs"
 
 
 def test_a_model_that_nobody_can_ask_is_refused(tmp_path):

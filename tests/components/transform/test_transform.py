@@ -174,15 +174,17 @@ REFUSED = {
     "jpeg of 12 bits": jpeg_with(4, 12),
     "lossless jpeg": jpeg_with(1, 0xC3),
     "jpeg without frame": b"\xff\xd8\xff\xe0\x00\x10" + b"x" * 100 + b"\xff\xd9",
+    "jpeg with a segment longer than the file": b"\xff\xd8\xff\xe0\x7f\x70" + bytes(100) + b"\xff\xd9",
+    "jpeg with a segment up to the end": b"\xff\xd8\xff\xe0\x00\x66" + bytes(100) + b"\xff\xd9",
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_one_bad_image_does_not_fail_its_neighbours(name):
-    good = encode(drawn_image())
-    before, bad, after = resize(good, REFUSED[name], good)
+    png, jpeg = encode(drawn_image()), encode(drawn_image(), ".jpg")
+    before, bad, after = resize(png, REFUSED[name], jpeg)
     assert bad is None
-    assert np.array_equal(before, after) and before.max() == 255
+    assert np.abs(before.astype(int) - after).mean() < 8 and before.max() == 255
 
 
 def test_no_files_are_an_empty_batch():
