@@ -69,6 +69,23 @@ def test_an_image_goes_to_the_page_that_has_baselines(tmp_path):
     assert [one.reason for one in plan.rejected] == ["no_geometry"] * 6
 
 
+def test_only_pages_are_lost_not_the_other_files_of_an_export(tmp_path):
+    folder = tmp_path / "letters"
+    for leaf in range(6):
+        save_page(folder, f"leaf{leaf}")
+        (folder / "alto").mkdir(exist_ok=True)
+        page = Page(f"leaf{leaf}.png", 300, 200, (replace(LINE, baseline=()),) if leaf else (LINE,))
+        (folder / "alto" / f"leaf{leaf}-alto.xml").write_text(write(page, "alto"), encoding="utf-8")
+    (folder / "mets.xml").write_text('<mets xmlns="http://www.loc.gov/METS/"/>')
+    save_page(folder / "elsewhere" / "deeper", "leaf1")  # which finds the image of another page only
+    (folder / "elsewhere" / "deeper" / "leaf1.png").unlink()
+    plan = planned(folder, "auto")
+    assert sorted(one.reason for one in plan.rejected if not one.lost) == [
+        *["no_geometry"] * 5, "not_a_page", "same_image",
+    ]  # fmt: skip
+    assert [one.page for one in plan.rejected if one.lost] == ["letters/elsewhere/deeper/leaf1"]
+
+
 def test_a_page_of_another_shape_does_not_take_the_image_of_a_page(tmp_path):
     for leaf in range(6):
         save_page(tmp_path / "letters", f"leaf{leaf}")
