@@ -115,7 +115,7 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
             why = as_rejected(error)
             rejected.append(RejectedPage(file.name, why.reason, why.detail))
             continue
-        usable.append((file, file.writer or page.document or file.name))
+        usable.append((file, file.writer or page.document or file.key))
         claims.append(claim)
         sizes_of[file] = replace(page, lines=())
     misfits = _misfits(claims, sizes_of)

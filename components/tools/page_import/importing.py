@@ -334,7 +334,7 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
             elif gone := _lost(job, result.rows):
                 detail = f"{len(gone)} of {len(result.rows)} images of lines are gone since they were cut: {gone[0]}"
                 result = Result(left_out=[LeftOut("", LOST_IMAGES, detail)])
-            writer = file.writer or result.document or file.name
+            writer = file.writer or result.document or file.key
             for image, text, line in result.rows:
                 rows.writerow((image, text, writer, file.name, line))
             for one in result.left_out:
