@@ -1,6 +1,7 @@
 """Images of any kind through one client: words and lines many at a time, pages one after the other."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 
 from htr_client import image_files
@@ -9,9 +10,14 @@ from htr_client.errors import ImageError, ModelNotFound
 from htr_client.headers import inspect
 from htr_client.image_files import Image
 from htr_client.pages.model import Page
-from htr_client.pages.reading import is_page, may_be_page, name_of, transcribe_lines
+from htr_client.pages.reading import LINE_FINDER, is_page, may_be_page, name_of, transcribe_lines
 from htr_client.results import Transcription
 from htr_client.suspicion import Suspicion
+
+_NO_LINE_FINDER = Suspicion(
+    "no_line_finder",
+    f"It may be a page, and there is no line finder ({LINE_FINDER}): it was transcribed as one line.",
+)
 
 
 def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterator[Transcription | Page]:
@@ -21,7 +27,8 @@ def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterato
         client: Transcribes, and finds lines.
         images: Paths or encoded bytes; may be a generator.
         kind: "line", "page", or "auto": what could be a page by its size is one if several lines are found in it, or
-            one that fills a small part of it.
+            one that fills a small part of it. Where there is nothing to find lines with, it is transcribed as a line,
+            with a suspicion.
 
     Yields:
         A page or a transcription for each image, in order; the latter also for a page that cannot be read.
@@ -37,6 +44,12 @@ def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterato
             assert data is not None
             try:
                 page = _page(client, data, name_of(image), kind)
+            except ModelNotFound:
+                if kind != "auto":
+                    raise
+                for line in client.transcribe_many([image]):
+                    yield replace(line, suspicions=(*line.suspicions, _NO_LINE_FINDER))
+                continue
             except ImageError as error:
                 yield client.failed(error, image_files.path_of(image), 0.0)
                 continue
@@ -61,7 +74,10 @@ def page_of(client: HtrClient, data: bytes, name: str = "") -> Page | None:
         ImageError: When the image cannot be read, by this client or by the line finder.
         HtrError: As `HtrClient.transcribe_many`.
     """
-    return _page(client, data, name, "auto") if _may_be_page(data) else None
+    try:
+        return _page(client, data, name, "auto") if _may_be_page(data) else None
+    except ModelNotFound:
+        return None
 
 
 def failure(result: Transcription | Page) -> ImageError | None:
@@ -102,17 +118,9 @@ def _looked_at(images: Iterable[Image], kind: str) -> Iterator[tuple[Image, byte
 
 
 def _page(client: HtrClient, data: bytes, name: str, kind: str) -> Page | None:
-    """The page that the image shows; None where it is that of a line.
-
-    Where there is nothing to find lines with, `auto` takes every image for one of a line.
-    """
-    try:
-        grey = image_files.load(data, client.max_pixels)
-        page = client.find_page(grey, name=name)
-    except ModelNotFound:
-        if kind == "auto":
-            return None
-        raise
+    """The page that the image shows; None where it is that of a line."""
+    grey = image_files.load(data, client.max_pixels)
+    page = client.find_page(grey, name=name)
     if kind == "auto" and not is_page(page):
         return None
     return transcribe_lines(grey, page, client.transcribe_many)

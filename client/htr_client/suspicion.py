@@ -21,7 +21,7 @@ class Suspicion(NamedTuple):
     Attributes:
         code: "blank" (nothing is written, or too faintly), "inverted" (light writing on a dark ground) or "too_wide"
             (so wide for the model that its writing becomes illegibly small). Of a page "no_lines" (none was found) or
-            "lines_without_text" (nothing was seen in them).
+            "lines_without_text" (nothing was seen in them). Of an image that may be a page "no_line_finder".
         message: One sentence or two for a person, with what to do.
     """
 

@@ -66,7 +66,7 @@ def load_page(file: PageFile, max_pixels: int = MAX_PIXELS) -> LabelledPage:
     path, _ = locate_image(page.image, file)
     grey, page = fitting_image(path, page, max_pixels)
     require_baselines(page, file)
-    return LabelledPage(file.name, file.writer or page.document or file.name, grey, page.lines)
+    return LabelledPage(file.name, file.writer or page.document or file.key, grey, page.lines)
 
 
 def load_pages(folders: Sequence[str], longest: int, document: str = AUTO) -> Iterator[LabelledPage]:

@@ -94,7 +94,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         Raises:
             DatasetError: There are no pages, a split has none, or a bucket fails.
-            TooManyRejects: The rejected share exceeds `data.max_rejected`.
+            TooManyRejects: The share of lost pages exceeds `data.max_rejected`.
         """
         data, settings = _settings(exec_properties)
         plan = plan_pages(data, settings)
@@ -125,7 +125,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         write_text(os.path.join(quarantine, REJECTS_FILE), _as_csv(rejected))
         write_text(os.path.join(quarantine, COUNTS_FILE), json.dumps(counts, indent=1, sort_keys=True))
         write_text(exec_properties["rejects_copy"], _as_csv(rejected))  # the artifact is removed when this step fails
-        check_counts(counts, data, exec_properties["rejects_copy"], row="page", sample="page")
+        lost = collections.Counter(one.reason for one in rejected if one.lost)
+        check_counts({**counts, "rejected": lost}, data, exec_properties["rejects_copy"], row="page", sample="page")
 
 
 def _counts(plan: PagePlan, rejected: list[RejectedPage]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from components.common import storage
@@ -34,11 +34,14 @@ class RejectedPage:
         page: Its name.
         reason: One of a few words, for counting.
         detail: What exactly is wrong.
+        lost: Whether a page is lost with it; not so with a file beside the pages, such as METS, nor with a second file
+            of a page that is used.
     """
 
     page: str
     reason: str
     detail: str
+    lost: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,21 +100,23 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     usable: list[tuple[PageFile, str]] = []
     claims: list[Claim] = []
     sizes_of: dict[PageFile, pages.Page] = {}
+    claims_of: dict[str, Claim] = {}  # by name of the page
     for file in files:
         try:
             page = pages.read(storage.read(file.path, MAX_BYTES + 1))
+            image, claimed = locate_image(page.image, file)
+            claim = claims_of[file.name] = Claim(file, image, claimed)
             if not page.lines:
                 raise Rejected("no_lines", "the page has no lines")
             require_baselines(page, file)
-            image, claimed = locate_image(page.image, file)
         except (pages.PageError, Rejected, OSError) as error:
             if is_of_the_store(file.path, error):
                 raise unreadable(f"The pages cannot be read: {error}.", error) from error
             why = as_rejected(error)
             rejected.append(RejectedPage(file.name, why.reason, why.detail))
             continue
-        usable.append((file, file.writer or page.document or file.name))
-        claims.append(Claim(file, image, claimed))
+        usable.append((file, file.writer or page.document or file.key))
+        claims.append(claim)
         sizes_of[file] = replace(page, lines=())
     misfits = _misfits(claims, sizes_of)
     rejected += misfits.values()
@@ -122,6 +127,8 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     for file, owner in lost.items():
         rejected.append(RejectedPage(file.name, "same_image", f"{images[file]} is the image of {owner.name}"))
     kept = [replace(file, writer=document) for file, document in usable if file not in lost]
+    used = {images[file] for file, _ in usable if file not in lost}
+    rejected = [replace(one, lost=_is_lost(one, claims_of.get(one.page), used)) for one in rejected]
     sizes = Counter(file.writer for file in kept)
     rule = fill_splits(sizes, data)
     if rule is None:
@@ -143,6 +150,17 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     )
     divided = tuple((file, rule.assign(None, file.writer, file.writer, "", data)) for file in kept)
     return PagePlan(divided, tuple(rejected), tuple(notes))
+
+
+def _is_lost(rejected: RejectedPage, claim: Claim | None, used: Collection[str]) -> bool:
+    """Whether a page is lost with a file: exports have other XML files beside the pages, and pages in two formats.
+
+    Args:
+        rejected: What is wrong with the file.
+        claim: Its image, if it has one.
+        used: Images of the pages that are used. A page without its own image may have found one of them.
+    """
+    return rejected.reason != "not_a_page" and not (claim and claim.lies_there and claim.image in used)
 
 
 def _misfits(claims: list[Claim], pages_of: dict[PageFile, pages.Page]) -> dict[PageFile, RejectedPage]:

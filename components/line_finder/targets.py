@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from components.line_finder.geometry import line_heights, points
+from components.line_finder.geometry import area, line_heights, points
 from htr_client.pages import Line
 from htr_client.pages.vectorising import BASELINE, BODY, ENDS
 
+_ABOVE, _BELOW = 0.72, 0.28  # body of a line without a polygon on both sides of its baseline, of its height
 _SHIFT = 4  # OpenCV draws to a sixteenth of a cell
 
 
@@ -25,7 +26,8 @@ def draw_targets(lines: Sequence[Line], scale: float, rows: int, columns: int) -
 
     Returns:
         uint8 [rows, columns, 3], 1 where a cell lies on a baseline (one to five cells thick, by the line's height), in
-        a polygon, or at an end of a baseline: a bar across the line from its descenders to its x-height.
+        the body of a line (its polygon, else a band along its baseline), or at an end of a baseline: a bar across the
+        line from its descenders to its x-height.
     """
     maps = np.zeros((3, rows, columns), np.uint8)
     for line, height in zip(lines, line_heights(lines), strict=True):
@@ -35,10 +37,14 @@ def draw_targets(lines: Sequence[Line], scale: float, rows: int, columns: int) -
         thickness = 1 if size < 6 else 3 if size < 25 else 5
         course = (points(line.baseline) + 0.5) * scale - 0.5
         _stroke(maps[BASELINE], course, thickness)
-        if len(line.polygon) >= 3:
-            outline = np.rint(((points(line.polygon) + 0.5) * scale - 0.5) * 2**_SHIFT).astype(np.int32)
-            cv2.fillPoly(maps[BODY], [outline], (1,), shift=_SHIFT)
+        if area(line.polygon):
+            outline = (points(line.polygon) + 0.5) * scale - 0.5
+        else:
+            across = size * _across(course[0], course[-1])
+            outline = np.concatenate([course - _ABOVE * across, (course + _BELOW * across)[::-1]])
+        cv2.fillPoly(maps[BODY], [np.rint(outline * 2**_SHIFT).astype(np.int32)], (1,), shift=_SHIFT)
         for end, inner in ((course[0], course[1]), (course[-1], course[-2])):
+            # `is` never holds: right ends are upside down, as the base line finder has learnt them; mend both together.
             across = _across(inner, end) if end is course[-1] else _across(end, inner)
             bar = np.stack([end - 0.35 * size * across, end + 0.1 * size * across])
             _stroke(maps[ENDS], bar, max(thickness, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from components.common import storage
@@ -13,7 +13,7 @@ from components.common.suggestions import did_you_mean
 from components.example_gen.folders import source_names
 from components.example_gen.images import find_image
 from components.example_gen.rejects import Rejected
-from components.example_gen.table import DatasetError
+from components.example_gen.table import DatasetError, plain
 from components.example_gen.walking import walk
 from htr_client.files import SUFFIXES, is_hidden
 
@@ -34,6 +34,7 @@ class PageFile:
         path: Path of the file.
         root: Input folder that it belongs to.
         name: Name of the page, unique and without characters that a CSV file in UTF-8 cannot hold.
+        key: Name that no other input folder changes, by which splits are drawn; pages of two folders may share it.
         writer: Who wrote the page or which document it belongs to; empty where the file itself must tell.
         allow_outside: Whether its image may lie outside of `root`.
     """
@@ -41,6 +42,7 @@ class PageFile:
     path: str
     root: str
     name: str
+    key: str
     writer: str
     allow_outside: bool = False
 
@@ -84,26 +86,28 @@ def find_pages(folders: Sequence[str], writer: str = AUTO, allow_outside: bool =
             ) from None
     pages: list[PageFile] = []
     taken: set[str] = set()
-    unnamed: list[str] = []
+    roots: dict[str, set[str]] = {}  # by writer as the keys tell it
     for path, root, source in _files(folders, (".xml",)):
         stem = os.path.splitext(path[len(root) :].lstrip("/"))[0]
-        plain = os.fsencode(f"{source}/{stem}").decode("utf-8", "backslashreplace")
-        name, number = plain, 2
+        whole = os.fsencode(f"{source}/{stem}").decode("utf-8", "backslashreplace")
+        name, number = whole, 2
         while name in taken:
-            name, number = f"{plain}_{number}", number + 1
+            name, number = f"{whole}_{number}", number + 1
         taken.add(name)
-        known = ""
-        if writer == FOLDER:
-            known = _folder(name)
-        elif pattern is not None:
-            match = pattern.search(name)
-            known = (match.group(1 if pattern.groups else 0) or "") if match else ""
-            if not known:
-                unnamed.append(name)
-        pages.append(PageFile(path, root, name, known, allow_outside))
+        key = plain(root.rpartition("/")[2]) + name[len(source) :]
+        known = _writer(key, writer, pattern)
+        roots.setdefault(known, set()).add(root)
+        pages.append(PageFile(path, root, name, key, known, allow_outside))
     if not pages:
         raise ImportProblem(f"There is no XML file anywhere below {', '.join(folders)}.")
-    if unnamed:
+    if writer != AUTO:
+        # Folders of the same name are two, as long as nothing else tells that they belong together.
+        pages = [
+            page if page.writer and len(roots[page.writer]) == 1
+            else replace(page, writer=_writer(page.name, writer, pattern))
+            for page in pages
+        ]  # fmt: skip
+    if unnamed := [page.name for page in pages if writer != AUTO and not page.writer]:
         raise ImportProblem(
             f"--writer {writer} finds no writer in {len(unnamed)} of {len(pages)} page names, such as {unnamed[0]}."
         )
@@ -146,6 +150,14 @@ def _files(folders: Sequence[str], endings: tuple[str, ...]) -> list[tuple[str, 
 
 def _real(path: str) -> str:
     return path if storage.is_remote(path) else os.path.realpath(path)
+
+
+def _writer(name: str, writer: str, pattern: re.Pattern[str] | None) -> str:
+    """What the name of a page tells of its writer; empty for nothing."""
+    if writer == FOLDER:
+        return _folder(name)
+    match = pattern.search(name) if pattern is not None else None
+    return (match.group(1 if match.re.groups else 0) or "") if match else ""
 
 
 def _folder(name: str) -> str:

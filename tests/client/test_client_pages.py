@@ -129,8 +129,11 @@ def test_by_default_the_client_takes_every_image_for_a_line(call, folder, server
 
 def test_a_server_without_line_finder(call, folder, server):
     server.model.has_line_finder = False
-    code, out, _ = call(folder / "1-page.png", "--kind", "auto")
-    assert code == 0 and len(out.splitlines()) == 1
+    code, out, err = call(folder / "1-page.png", folder / "2-word.png", "--kind", "auto")
+    assert code == 0 and len(out.splitlines()) == 2
+    assert "1-page.png: It may be a page, and there is no line finder (htr-lines)" in err and "2-word" not in err
+    _, out, _ = call(folder / "1-page.png", "--kind", "auto", "--format", "json")
+    assert [one["code"] for one in json.loads(out)["suspicions"]] == ["no_line_finder"]
     code, out, err = call(folder / "1-page.png", "--kind", "page")
     assert code == 1 and out == "" and "htr-lines" in err
 

@@ -19,6 +19,9 @@ import numpy as np
 from htr_client.pages.model import Box, Line
 from htr_client.pages.reading_order import skew_of
 
+CUTS = 1
+"""Raised with each change that moves pixels of a cut: a repeated import then cuts its earlier pages again."""
+
 _LONGEST = 32_000  # pixels; cv2.remap counts in 16 bits
 _MOST_PIXELS = 10_000_000  # of a line
 _MOST_POINTS = 500  # of outline and course, when their distances are measured

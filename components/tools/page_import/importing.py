@@ -2,7 +2,8 @@
 
 A worker writes the images of a page's lines, then a record of the page to `<output>.state`. When all pages are done,
 the records become `labels.csv` in the dataset and the table of what was left out beside it. A repeated or interrupted
-import does only the pages that are new or have changed. Workers must see input and output under the same paths.
+import does only the pages that are new or have changed, and those that an earlier release has cut in another way.
+Workers must see input and output under the same paths.
 """
 
 from __future__ import annotations
@@ -22,11 +23,23 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.common import storage
 from components.example_gen.header import open_table
+from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain, read_rows
-from components.pages.files import Claim, ImportProblem, PageFile, find_pages, lost_claims, unnamed_images
+from components.pages.files import (
+    Claim,
+    ImportProblem,
+    PageFile,
+    find_pages,
+    locate_image,
+    lost_claims,
+    unnamed_images,
+)
 from components.tools.page_import.cutting import LeftOut, Result, cut_page
+from htr_client import pages
 from htr_client.model_facts import MAX_PIXELS
+from htr_client.pages.cutting import CUTS
+from htr_client.pages.xml_files import MAX_BYTES
 
 LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
 _Rows = Sequence[tuple[str, str, str]]  # of a page, see `Result`
@@ -206,8 +219,9 @@ class _CutPage(beam.DoFn):
             record = json.loads(storage.read(path))
             stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
             rows = record["rows"]
-            if all(stamps) and record["stamps"] == stamps:
-                # Of a page without rows, whatever was missing or damaged may be there today; of its owner, it is not.
+            same = all(stamps) and record["stamps"] == stamps and record.get("cuts", 1) == CUTS
+            if same and (record["claimed"] or _is_still_found(file, record)):
+                # Of a page without rows, whatever was missing or damaged may be there today.
                 if rows and not _lost(self._job, rows):
                     return
                 owner = record.get("owner")
@@ -217,6 +231,17 @@ class _CutPage(beam.DoFn):
         stamp = storage.stamp(file.path)  # before reading: who changes the file meanwhile has it read again
         result = cut_page(file, self._job.output, self._job.max_pixels)
         _write_record(self._job, file, result, [stamp, storage.stamp(result.image)])
+
+
+def _is_still_found(file: PageFile, record: dict[str, Any]) -> bool:
+    """Whether a page whose image did not lie where it says still finds the same one: a better one may have come."""
+    try:
+        page = pages.read(storage.read(file.path, MAX_BYTES + 1))
+        return locate_image(page.image, file) == (record["image"], False)
+    except (pages.PageError, Rejected, OSError) as error:
+        if storage.is_store_failure(file.path, error):
+            raise
+        return False
 
 
 def _lost(job: _Job, rows: _Rows) -> list[str]:
@@ -241,7 +266,7 @@ def _read_record(job: _Job, file: PageFile) -> Result:
 
 
 def _write_record(job: _Job, file: PageFile, result: Result, stamps: list[str], owner: PageFile | None = None) -> None:
-    record: dict[str, Any] = {**asdict(result), "stamps": stamps}
+    record: dict[str, Any] = {**asdict(result), "stamps": stamps, "cuts": CUTS}
     if owner is not None:
         record["owner"] = {"path": owner.path, "stamp": storage.stamp(owner.path)}
     storage.write(job.record_path(file), json.dumps(record).encode())
@@ -309,7 +334,7 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
             elif gone := _lost(job, result.rows):
                 detail = f"{len(gone)} of {len(result.rows)} images of lines are gone since they were cut: {gone[0]}"
                 result = Result(left_out=[LeftOut("", LOST_IMAGES, detail)])
-            writer = file.writer or result.document or file.name
+            writer = file.writer or result.document or file.key
             for image, text, line in result.rows:
                 rows.writerow((image, text, writer, file.name, line))
             for one in result.left_out:

@@ -153,7 +153,7 @@ def test_a_store_that_fails_ends_the_run_instead_of_rejecting_its_images(s3, nam
 
 
 def test_a_store_that_fails_ends_the_run_instead_of_rejecting_its_pages(s3, bucket):
-    file = PageFile(f"{bucket}/scans/a.xml", f"{bucket}/scans", "scans/a", "")
+    file = PageFile(f"{bucket}/scans/a.xml", f"{bucket}/scans", "scans/a", "scans/a", "")
     with s3.refusing(), pytest.raises(ValueError, match="The pages cannot be read"):
         list(_Examine(10**7).process((file, "train")))
 

@@ -21,6 +21,7 @@ from components.line_finder.example_gen import PageExampleGen
 from components.line_finder.settings import PagesConfig
 from components.report import summary
 from components.transform.settings import TransformConfig
+from htr_client.pages import Page, write
 from pipeline.beam.options import pipeline_options
 from pipeline.beam.settings import BeamConfig
 from pipeline.runners.local_runner import LocalRunner
@@ -180,6 +181,10 @@ def test_pages_whose_names_are_not_utf8_are_examples_and_rejected_pages(tmp_path
     folder = tmp_path / "letters"
     for leaf in range(9):
         save_page(folder, f"leaf{leaf}")
+    # Files beside the pages, as exports have them: no page is lost with them, and data.max_rejected is kept.
+    (folder / "mets.xml").write_text('<mets xmlns="http://www.loc.gov/METS/"/>')
+    for leaf in (1, 2, 3):
+        (folder / f"leaf{leaf}-alto.xml").write_text(write(Page(f"leaf{leaf}.png", 300, 200, (LINE,)), "alto"))
     save_page(folder, "none", lines=(replace(LINE, baseline=()),))
     odd = os.fsdecode(b"m\xfcller")
     for name, new in (("leaf0", odd), ("none", f"{odd}-none")):
@@ -199,8 +204,10 @@ def test_pages_whose_names_are_not_utf8_are_examples_and_rejected_pages(tmp_path
             "rejects_copy": str(copy),
         },
     )  # fmt: skip
-    assert sum(read_counts(quarantine.uri)["accepted"].values()) == 9
+    counts = read_counts(quarantine.uri)
+    assert sum(counts["accepted"].values()) == 9
+    assert counts["rejected"] == {"no_geometry": 1, "not_a_page": 1, "same_image": 3}
     with copy.open(encoding="utf-8", newline="") as file:
-        (rejected,) = csv.DictReader(file)
+        (rejected,) = (row for row in csv.DictReader(file) if row["reason"] == "no_geometry")
     assert rejected["page"] == "letters/m\\xfcller-none" and rejected["reason"] == "no_geometry"
     assert f"{folder}/m\\udcfcller-none.xml has a line without a baseline" in rejected["detail"]

@@ -1,5 +1,7 @@
 """Targets that are drawn of lines become these lines again; F1 counts what the definition says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,6 +31,16 @@ def test_targets_become_their_lines_again(count, pitch, slope, scale):
     assert score_page(lines, found) == LineScore(count, count, count)
     for line, true in zip(found, lines, strict=True):
         assert np.abs(np.array(line.box) - np.array(true.box)).max() <= 4 / scale
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("with_polygons", [0, 3])
+def test_targets_of_lines_without_polygons_become_their_lines_again(flat, with_polygons):
+    lines = [straight(40, 560, 120 + 40 * i, slope=0.05) for i in range(6)]
+    for i in range(with_polygons, 6):
+        lines[i] = replace(lines[i], polygon=(*lines[i].baseline, *lines[i].baseline[::-1]) if flat else ())
+    found = find_lines(255 * draw_targets(lines, 0.5, 240, 320), 0.5, 640, 480)
+    assert score_page(lines, found) == LineScore(6, 6, 6)
 
 
 def test_a_target_has_bodies_baselines_and_ends():

@@ -16,6 +16,7 @@ from components.line_finder.metric import LineScore
 from components.line_finder.page_plan import plan_pages, stamps
 from components.line_finder.settings import LineGateConfig, PagesConfig
 from components.line_finder.verdict import LineVerdict, decide, metrics_of
+from components.pages.files import find_pages
 from htr_client.pages import Line, Page, write
 from tests.components.line_pages import LINE, save_page, straight
 
@@ -39,6 +40,32 @@ def test_pages_of_a_document_stay_together_and_every_split_has_some(tmp_path):
     assert all(len(found) == 1 for found in splits.values())
     assert set().union(*splits.values()) == {"train", "validation", "eval"}
     assert [split for _, split in planned(tmp_path / "letters", r"letter(\d)").pages] == [s for _, s in plan.pages]
+
+
+@pytest.mark.parametrize("document", ["auto", "folder", "(.*)$"])
+def test_another_data_folder_of_the_same_name_changes_no_split(tmp_path, document):
+    folders = [tmp_path / "two" / "scans", tmp_path / "one" / "scans"]
+    for i in range(30):
+        save_page(folders[1] / f"letter{i}", "leaf")
+    for i in range(3):
+        save_page(folders[0] / f"parcel{i}", "leaf")
+
+    def splits(*paths):
+        plan = plan_pages(DataConfig(paths=[str(path) for path in paths]), PagesConfig(document=document))
+        return {file.path: split for file, split in plan.pages}
+
+    before, after = splits(folders[1]), splits(*folders)
+    assert len(after) == 33 and before.items() <= after.items()
+
+
+def test_flat_folders_of_one_name_are_documents_of_their_own(tmp_path):
+    folders = [tmp_path / name / "scans" for name in ("one", "two", "three", "four")]
+    for folder in folders:
+        save_page(folder, "leaf0")
+        save_page(folder, "leaf1")
+    found = find_pages([str(folder) for folder in folders], "folder")
+    assert {page.writer for page in found} == {f"{folder.parent.name}/scans" for folder in folders}
+    assert len({page.name for page in found}) == 8 and {page.key for page in found} == {"scans/leaf0", "scans/leaf1"}
 
 
 def test_what_cannot_be_used_is_rejected_with_its_reason(tmp_path):
@@ -67,6 +94,23 @@ def test_an_image_goes_to_the_page_that_has_baselines(tmp_path):
     plan = planned(folder, "auto")
     assert {os.path.basename(file.path) for file, _ in plan.pages} == {f"leaf{leaf}.xml" for leaf in range(6)}
     assert [one.reason for one in plan.rejected] == ["no_geometry"] * 6
+
+
+def test_only_pages_are_lost_not_the_other_files_of_an_export(tmp_path):
+    folder = tmp_path / "letters"
+    for leaf in range(6):
+        save_page(folder, f"leaf{leaf}")
+        (folder / "alto").mkdir(exist_ok=True)
+        page = Page(f"leaf{leaf}.png", 300, 200, (replace(LINE, baseline=()),) if leaf else (LINE,))
+        (folder / "alto" / f"leaf{leaf}-alto.xml").write_text(write(page, "alto"), encoding="utf-8")
+    (folder / "mets.xml").write_text('<mets xmlns="http://www.loc.gov/METS/"/>')
+    save_page(folder / "elsewhere" / "deeper", "leaf1")  # which finds the image of another page only
+    (folder / "elsewhere" / "deeper" / "leaf1.png").unlink()
+    plan = planned(folder, "auto")
+    assert sorted(one.reason for one in plan.rejected if not one.lost) == [
+        *["no_geometry"] * 5, "not_a_page", "same_image",
+    ]  # fmt: skip
+    assert [one.page for one in plan.rejected if one.lost] == ["letters/elsewhere/deeper/leaf1"]
 
 
 def test_a_page_of_another_shape_does_not_take_the_image_of_a_page(tmp_path):

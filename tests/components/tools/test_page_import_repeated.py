@@ -13,7 +13,7 @@ from components.common import storage
 from components.pages.files import ImportProblem
 from components.tools.page_import.importing import import_pages
 from pipeline import cli
-from tests.components.tools.test_page_import import LOCAL, add_page, drawn_page, run
+from tests.components.tools.test_page_import import LOCAL, add_page, darkness, drawn_page, run
 from tests.conftest import encode
 
 
@@ -130,6 +130,23 @@ def test_the_second_file_of_a_page_is_not_cut_again_while_the_first_is_there(tmp
     assert {row["page"] for row in rows} == {"in/b"} and len(list(output.rglob("*.png"))) == len(rows) == 3
 
 
+@pytest.mark.parametrize("x_has_a_page", [True, False])
+def test_a_page_that_found_the_image_of_another_folder_takes_its_own_once_it_is_there(tmp_path, x_has_a_page):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    add_page(folder / "x")
+    if not x_has_a_page:
+        (folder / "x" / "scan.xml").unlink()
+    add_page(folder / "y", place=False)
+    _, rows, _ = run(folder, output)
+    assert {row["page"] for row in rows} == {"in/x/scan" if x_has_a_page else "in/y/scan"}
+    assert run(folder, output)[0].new == 0
+    (folder / "y" / "scan.png").write_bytes(encode(drawn_page()[0] // 2 + 100, ".png"))
+    second, rows, left_out = run(folder, output)
+    assert (second.new, second.unnamed, left_out) == (1, int(not x_has_a_page), [])
+    (row, *_) = [row for row in rows if row["page"] == "in/y/scan"]
+    assert darkness(output, row) > 90
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path):
     folder = add_page(tmp_path / "in")
     (tmp_path / "out").mkdir()
@@ -159,6 +176,16 @@ def test_images_that_are_gone_are_cut_again(tmp_path):
     assert all((tmp_path / "lines" / row["filename"]).exists() for row in rows)
 
 
+def test_pages_that_a_release_has_cut_in_another_way_are_cut_again(tmp_path):
+    folder = add_page(add_page(tmp_path / "in"), "b", "b.png")
+    first, rows, _ = run(folder, tmp_path / "out")
+    record = next(path for path in (tmp_path / "out.state").iterdir() if path.name != "manifest.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "cuts": 0}))
+    again, same, _ = run(folder, tmp_path / "out")
+    assert (first.new, again.new, same) == (2, 1, rows)
+    assert run(folder, tmp_path / "out")[0].new == 0
+
+
 def test_an_output_of_version_0_1_goes_on_without_cutting_again(tmp_path):
     """There the images of `book` lay in the folder above those of `book/p0`."""
     scans = add_page(add_page(tmp_path / "one", "book", "0.png") / "book", "p0", "1.png").parent
@@ -172,7 +199,9 @@ def test_an_output_of_version_0_1_goes_on_without_cutting_again(tmp_path):
             path.rename(old / path.name)
         folder.rmdir()
     for record in records:
-        record.write_text(record.read_text().replace(".cut/", "/"))
+        noted = json.loads(record.read_text().replace(".cut/", "/"))
+        del noted["cuts"]
+        record.write_text(json.dumps(noted))
     again, old_rows, _ = run(scans, output)
     assert again.new == 0 and [row["text"] for row in old_rows] == [row["text"] for row in rows]
     (scans / "book.xml").touch()
