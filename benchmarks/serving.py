@@ -30,6 +30,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+REFUSALS = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")  # what a server answers at once; a deadline that passed is none
 METHOD = "/tensorflow.serving.PredictionService/Predict"
 
 
@@ -173,8 +174,10 @@ class Bench:
         try:
             await self._call(self.request, timeout=self.deadline)
         except self._grpc.RpcError as error:
-            result.codes[error.code().name] += 1
-            result.rejected.append(time.perf_counter() - due)
+            code = error.code().name
+            result.codes[code] += 1
+            if code in REFUSALS:
+                result.rejected.append(time.perf_counter() - due)
         else:
             result.codes["OK"] += 1
             result.good.append(time.perf_counter() - due)
@@ -212,9 +215,9 @@ class Bench:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             due += rng.expovariate(rate)
-        result.seconds = time.perf_counter() - started
         if tasks:
             await asyncio.wait(tasks)
+        result.seconds = time.perf_counter() - started  # the answers of that wait count too
         result.server = self.watch.since(before)
         return result
 
