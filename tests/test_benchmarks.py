@@ -52,3 +52,8 @@ def test_an_open_loop_does_not_have_more_answers_a_second_than_the_server_gives(
 def test_a_deadline_that_passed_is_no_refusal(slow_server):
     _, flooded = load(slow_server, 0.15)
     assert flooded.codes["DEADLINE_EXCEEDED"] and not flooded.rejected
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path):
+    with pytest.raises(SystemExit, match="--no_such_flag"):
+        serving.spawn(str(tmp_path), "htr", ["--no_such_flag"])
