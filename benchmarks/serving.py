@@ -30,6 +30,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+REFUSALS = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")  # what a server answers at once; a deadline that passed is none
 METHOD = "/tensorflow.serving.PredictionService/Predict"
 
 
@@ -173,8 +174,10 @@ class Bench:
         try:
             await self._call(self.request, timeout=self.deadline)
         except self._grpc.RpcError as error:
-            result.codes[error.code().name] += 1
-            result.rejected.append(time.perf_counter() - due)
+            code = error.code().name
+            result.codes[code] += 1
+            if code in REFUSALS:
+                result.rejected.append(time.perf_counter() - due)
         else:
             result.codes["OK"] += 1
             result.good.append(time.perf_counter() - due)
@@ -212,9 +215,9 @@ class Bench:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             due += rng.expovariate(rate)
-        result.seconds = time.perf_counter() - started
         if tasks:
             await asyncio.wait(tasks)
+        result.seconds = time.perf_counter() - started  # the answers of that wait count too
         result.server = self.watch.since(before)
         return result
 
@@ -263,20 +266,23 @@ def spawn(base_path: str, model: str, flags: list[str], preload: str = "") -> tu
     monitoring.write_text("prometheus_config { enable: true }\n")
     base = str(Path(base_path).absolute())
     arguments = ["--port=0", "--rest_api_port=-1", f"--model_name={model}", f"--model_base_path={base}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "serving.server", *arguments, f"--monitoring_config_file={monitoring}", *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "LD_PRELOAD": preload} if preload else None,
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    monitoring.unlink()
-    found = re.search(r"grpc=(\S+) rest=(\S+)", line)
-    if not found:
-        process.kill()
-        raise SystemExit(f"the server did not start: {line!r}")
+    with tempfile.TemporaryFile() as log:  # not a pipe: nobody reads it while the server works
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving.server", *arguments, f"--monitoring_config_file={monitoring}", *flags],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "LD_PRELOAD": preload} if preload else None,
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        monitoring.unlink()
+        found = re.search(r"grpc=(\S+) rest=(\S+)", line)
+        if not found:
+            process.kill()
+            process.wait()
+            log.seek(0)
+            raise SystemExit(f"the server did not start: {line}{log.read().decode(errors='replace')[-2000:]}")
     return process, found[1], found[2]
 
 

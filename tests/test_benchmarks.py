@@ -1,0 +1,59 @@
+"""What the benchmarks compare and count; no figure of them is measured here."""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from benchmarks import serving
+
+ANSWER_SECONDS = 0.01
+
+
+@pytest.fixture
+def slow_server():
+    """Address of a server that answers one request after the other."""
+
+    class Slow(grpc.GenericRpcHandler):
+        def service(self, details):
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: time.sleep(ANSWER_SECONDS) or request)
+
+    server = grpc.server(ThreadPoolExecutor(1), [Slow()])
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    yield f"localhost:{port}"
+    server.stop(None)
+
+
+def load(address, deadline):
+    """Results of a closed and of an open loop that offers about four times what the server answers."""
+
+    async def loops():
+        bench = serving.Bench(address, b"image", 1, deadline, serving.Watch("", "", None))
+        found = await bench.closed(2, 0.3), await bench.open(4 / ANSWER_SECONDS, 0.3)
+        await bench.channel.close()
+        return found
+
+    return asyncio.run(loops())
+
+
+def goodput(result):
+    return float(result.line()["goodput/s"])
+
+
+def test_an_open_loop_does_not_have_more_answers_a_second_than_the_server_gives(slow_server):
+    closed, flooded = load(slow_server, 5)
+    assert flooded.codes.keys() == {"OK"}
+    assert goodput(flooded) < 1.5 * goodput(closed)
+
+
+def test_a_deadline_that_passed_is_no_refusal(slow_server):
+    _, flooded = load(slow_server, 0.15)
+    assert flooded.codes["DEADLINE_EXCEEDED"] and not flooded.rejected
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path):
+    with pytest.raises(SystemExit, match="--no_such_flag"):
+        serving.spawn(str(tmp_path), "htr", ["--no_such_flag"])
