@@ -5,8 +5,9 @@
 startup  CPU seconds of commands and imports, each in a fresh process, median of three.
 steps    images per second of CPU time: ExampleGen against a loop that reads the files and calls `cv2.imdecode`,
          Transform's resizing against `cv2.resize` and `cv2.imencode`, in this process, median of seven.
-runs     `htr run` with one epoch on copies of the given images, against a script that reads, resizes and trains a
-         plain Keras model: seconds without fitting and imports, and peak memory.
+runs     `htr run` with one epoch on copies of the given images, against a script that reads and resizes them all and
+         trains a plain Keras model on as many as the run: seconds without fitting and imports, and peak memory. The
+         run's fitting holds the validation of its start, too.
 """
 
 import argparse
@@ -142,8 +143,8 @@ def runs(folders: dict[int, Path], scratch: Path) -> None:
         scratch: Folder for the workspaces.
     """
     print(
-        f"\n{'images':>8s}  {'run: steps s':>12s} {'fitting s':>10s} {'other s':>8s} {'peak MB':>8s}"
-        f"  {'script: read s':>14s} {'fitting s':>10s} {'peak MB':>8s}"
+        f"\n{'images':>8s} {'trained on':>10s}  {'run: steps s':>12s} {'fitting s':>10s} {'other s':>8s}"
+        f" {'peak MB':>8s}  {'script: read s':>14s} {'fitting s':>10s} {'peak MB':>8s}"
     )
     for images, folder in folders.items():
         workspace = scratch / f"workspace{images}"
@@ -154,11 +155,12 @@ def runs(folders: dict[int, Path], scratch: Path) -> None:
         (history,) = glob.glob(str(workspace / "pipeline" / "Trainer" / "model_run" / "*" / "history.json"))
         fitting = json.loads(Path(history).read_text())[-1]["seconds"]
         peak = max(step.peak_bytes or 0 for step in run.steps)
-        script = [sys.executable, "-m", "benchmarks.plain", str(folder)]
+        trained = run.counts["accepted"]["train"]
+        script = [sys.executable, "-m", "benchmarks.plain", str(folder), str(trained)]
         bare = json.loads(subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
         print(
-            f"{images:8d}  {run.seconds:12.1f} {fitting:10.1f} {run.seconds - fitting:8.1f} {peak / 1e6:8.0f}"
-            f"  {bare['read']:14.1f} {bare['fitting']:10.1f} {bare['peak'] / 1e6:8.0f}", flush=True,
+            f"{images:8d} {trained:10d}  {run.seconds:12.1f} {fitting:10.1f} {run.seconds - fitting:8.1f}"
+            f" {peak / 1e6:8.0f}  {bare['read']:14.1f} {bare['fitting']:10.1f} {bare['peak'] / 1e6:8.0f}", flush=True,
         )  # fmt: skip
         slow = (
             f"{step.name} {step.seconds:.1f} s (CPU {step.cpu_seconds or 0:.1f})"

@@ -1,9 +1,9 @@
 """What the benchmarks compare with: a plain Keras loop, other ways to make frames of columns, a training script.
 
-    python -m benchmarks.plain FOLDER
+    python -m benchmarks.plain FOLDER [IMAGES]
 
-is that script: it reads `labels.csv` and the images that it names into memory, trains one epoch, and prints seconds
-and peak memory as JSON.
+is that script: it reads `labels.csv` and the images that it names into memory, trains one epoch on the first IMAGES of
+them (all by default), and prints the number of these, seconds and peak memory as JSON.
 """
 
 import csv
@@ -83,12 +83,13 @@ def main() -> None:
         images[number, :, :, 0] = cv2.resize(grey, (width, height)) / 255.0
         labels[number, : len(row["text"])] = [alphabet.index(character) for character in row["text"]]
     read = time.perf_counter()
-    train = TrainConfig()
+    trained = int(sys.argv[2]) if len(sys.argv) > 2 else len(rows)
     PlainLoop(config, len(alphabet) + 1, height, RATE).model.fit(
-        images, labels, batch_size=train.batch_size, epochs=1, verbose=0
+        images[:trained], labels[:trained], batch_size=TrainConfig().batch_size, epochs=1, verbose=0
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"read": read - begin, "fitting": time.perf_counter() - read, "peak": peak}))
+    fitting = time.perf_counter() - read
+    print(json.dumps({"images": len(images[:trained]), "read": read - begin, "fitting": fitting, "peak": peak}))
 
 
 if __name__ == "__main__":

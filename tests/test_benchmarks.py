@@ -1,13 +1,16 @@
 """What the benchmarks compare and count; no figure of them is measured here."""
 
 import asyncio
+import json
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
-from benchmarks import serving
+from benchmarks import plain, serving
+from tests.conftest import write_dataset
 
 ANSWER_SECONDS = 0.01
 
@@ -57,3 +60,12 @@ def test_a_deadline_that_passed_is_no_refusal(slow_server):
 def test_a_server_that_does_not_start_says_why(tmp_path):
     with pytest.raises(SystemExit, match="--no_such_flag"):
         serving.spawn(str(tmp_path), "htr", ["--no_such_flag"])
+
+
+@pytest.mark.slow
+@pytest.mark.either_stack
+def test_the_plain_script_trains_on_as_many_images_as_it_is_told(tmp_path, monkeypatch, capsys):
+    data = write_dataset(tmp_path / "data", [{"filename": f"{text}.png", "text": text} for text in "abcde"])
+    monkeypatch.setattr(sys, "argv", ["plain", str(data), "4"])
+    plain.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 4
