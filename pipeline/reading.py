@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from components.base_model import packing
 from components.common import storage
-from components.common.versions import list_versions, model_at
+from components.common.versions import is_line_finder, list_versions, model_at
 from htr_client.model_facts import MAX_PIXELS
 from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE, nothing_pushed
@@ -67,7 +67,8 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
         transcribes words.
 
     Raises:
-        NoModelError: No model there, all versions are withdrawn, or no base model is shipped for the preset.
+        NoModelError: No model there, or a line finder, all versions are withdrawn, or no base model is shipped for
+            the preset.
         OSError: The base model cannot be unpacked.
     """
     if base is not None:
@@ -75,6 +76,8 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     place = storage.absolute(directory or config.model_dir)
     version = model_at(place)
     if version is not None:
+        if is_line_finder(version):
+            raise NoModelError(f"{version} is a line finder, which does not transcribe. Name a model that does.")
         return Model(version, config.name, f"The model is {version}")
     if directory is not None:
         gone = "" if storage.exists(place) else ", and does not exist"
@@ -120,11 +123,13 @@ def pushed_line_finder(config: Config, directory: str | None = None) -> str | No
         None where nothing is named and nothing was pushed.
 
     Raises:
-        NoModelError: There is no version in the directory that is named.
+        NoModelError: There is no version in the directory that is named, or one that transcribes.
     """
     version = model_at(storage.absolute(directory or config.line_finder_dir))
     if version is None and directory is not None:
         raise NoModelError(f"{directory} is neither a version of a line finder nor a directory with versions.")
+    if version is not None and is_line_finder(version) is False:
+        raise NoModelError(f"{version} is no line finder, but a model that transcribes.")
     return version
 
 

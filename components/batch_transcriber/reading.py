@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import threading
 from collections import deque
@@ -18,6 +17,7 @@ from components.base_model import packing
 from components.batch_transcriber.shards import BatchError, Image
 from components.common import storage
 from components.common.ahead import ahead
+from components.common.versions import is_line_finder
 from htr_client import image_files, kinds
 from htr_client.beam import PrefixBeamSearch
 from htr_client.client import HtrClient
@@ -26,7 +26,7 @@ from htr_client.errors import ImageError
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.model import Page
 from serving.precision import use_bfloat16
-from serving.version_directory import LANGUAGE_MODEL_FILE, SETTINGS_FILE
+from serving.version_directory import LANGUAGE_MODEL_FILE
 
 # Enough to hide the latency of an object store; decoding itself is bound by the cores.
 _READERS = 8
@@ -83,7 +83,7 @@ class Reader:
             BatchError: There is no such model or line finder, or one stands in the other's place.
         """
         found = hashlib.sha256(_fingerprint_file(self.model_path))
-        if _is_line_finder(self.model_path):
+        if is_line_finder(self.model_path):
             raise BatchError(f"{self.model_path} is a line finder, which does not transcribe. Name a model that does.")
         language_model = os.path.join(self.model_path, LANGUAGE_MODEL_FILE)
         if self.decoder == DEFAULT and storage.exists(language_model):
@@ -93,7 +93,7 @@ class Reader:
         if self.kind != "line":
             finder = self._line_finder()
             found.update(_fingerprint_file(finder))
-            if _is_line_finder(finder) is False:
+            if is_line_finder(finder) is False:
                 raise BatchError(f"{finder} is no line finder, but a model that transcribes.")
         if self.bfloat16:
             found.update(b"bfloat16")
@@ -167,12 +167,6 @@ class Reader:
                 yield image, replace(result, image=name)
             else:
                 yield image, result.error or ImageText(result.text, result.confidence)
-
-
-def _is_line_finder(version: str) -> bool | None:
-    """Whether a version is a line finder, or a model that transcribes; None where it does not say so."""
-    settings = os.path.join(version, SETTINGS_FILE)
-    return "line_finder" in json.loads(storage.read(settings)) if storage.exists(settings) else None
 
 
 def _fingerprint_file(model_path: str) -> bytes:

@@ -67,6 +67,16 @@ def model_at(path: str) -> str | None:
     return next((version.path for version in offered(path)[-1:]), None)
 
 
+def is_line_finder(version: str) -> bool | None:
+    """Whether a version is a line finder, or a model that transcribes; None where it does not say so.
+
+    Args:
+        version: Directory of the version.
+    """
+    settings = os.path.join(version, SETTINGS_FILE)
+    return "line_finder" in json.loads(storage.read(settings)) if storage.exists(settings) else None
+
+
 def kept_base_model(version: str) -> bool:
     """Whether no epoch of a training that started from a base model was better than it: its weights were kept.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.base_model import packing
-from components.common.versions import model_at
+from components.common.versions import is_line_finder, model_at
 from components.line_finder.settings import BASE, NEWEST, LineGateConfig
 
 
@@ -19,7 +19,7 @@ def model_for_lines(gate: LineGateConfig, model_dir: str) -> str:
         model_dir: Directory of the recogniser's versions.
 
     Raises:
-        LineGateError: There is none where the section says.
+        LineGateError: There is none where the section says, or one that finds lines.
         OSError: The base model cannot be unpacked.
     """
     given = gate.recogniser
@@ -28,6 +28,10 @@ def model_for_lines(gate: LineGateConfig, model_dir: str) -> str:
         if version is None:
             raise LineGateError(
                 f"line_gate.recogniser: {given} is neither a version of a model nor a directory with versions"
+            )
+        if is_line_finder(version):
+            raise LineGateError(
+                f"line_gate.recogniser: {version} is a line finder, which does not transcribe. Name a model that does."
             )
         return version
     version = model_at(model_dir) if given == NEWEST else None

@@ -12,12 +12,15 @@ from types import SimpleNamespace
 import pytest
 
 from components.base_model import packing
+from components.line_finder.recogniser import LineGateError, model_for_lines
+from components.line_finder.settings import LineGateConfig
 from components.pusher.versions import push
 from htr_client import HtrClient, ImageError
 from htr_client.beam import PrefixBeamSearch
 from pipeline import cli
 from pipeline.reading import NoModelError, local_client
 from serving.server import EmbeddedServer
+from serving.version_directory import GRAPH_FILE, SETTINGS_FILE
 from tests.components.toy import drawn
 
 SHIPPED = packing.FOLDER
@@ -134,6 +137,20 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(images, workspace, base
     shutil.rmtree(base_models)
     code, _, err = run(capfd, "read", image, "--workspace", empty)
     assert code == cli.ERROR and "yet: htr run first" in err and "no base model for transform.preset=line" in err
+
+
+def test_a_line_finder_and_a_model_that_transcribes_are_told_apart(images, workspace, tmp_path, capfd):
+    finder = tmp_path / "7"
+    for name, content in ((GRAPH_FILE, ""), (SETTINGS_FILE, '{"line_finder": {}}')):
+        (finder / name).parent.mkdir(parents=True, exist_ok=True)
+        (finder / name).write_text(content)
+    code, _, err = run(capfd, "read", images, "--model", finder)
+    assert code == cli.USAGE and f"--model: {finder} is a line finder, which does not transcribe" in err
+    models = workspace / "serving_model" / "htr"
+    code, _, err = run(capfd, "read", images, "--workspace", workspace, "--line-finder", models)
+    assert code == cli.USAGE and f"--line-finder: {models}/" in err and "is no line finder" in err
+    with pytest.raises(LineGateError, match=r"line_gate\.recogniser: .* is a line finder"):
+        model_for_lines(LineGateConfig(recogniser=str(finder)), str(models))
 
 
 def test_a_file_that_is_not_there_is_told_without_a_model(workspace, tmp_path, monkeypatch, capfd):
