@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 
+import cv2
+import numpy as np
 import tensorflow as tf
 
 from components.common.datasets import untuned
@@ -50,5 +51,6 @@ def read_examples(files: Sequence[str]) -> Iterator[LabelledPage]:
     for record in untuned(tf.data.TFRecordDataset(paths, "GZIP")).as_numpy_iterator():
         values = {name: value.numpy() for name, value in tf.io.parse_single_example(record, _FEATURES).items()}
         page = pages.from_json(values["page"].decode())
-        grey = image_files.load(values["image"], sys.maxsize)  # PageExampleGen has checked its size
+        # Not `image_files.load`: PageExampleGen has checked the size, and a large page takes more bytes as PNG.
+        grey = cv2.imdecode(np.frombuffer(values["image"], np.uint8), cv2.IMREAD_GRAYSCALE)
         yield LabelledPage(values["name"].decode(), values["document"].decode(), grey, page.lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from components.line_finder.settings import COARSEST, STRIDE, LineFinderConfig
@@ -30,6 +31,16 @@ def scaled_ink(grey: tf.Tensor, config: LineFinderConfig) -> tuple[tf.Tensor, tf
     padding = -scaled % COARSEST
     ink = tf.pad(ink, [[0, 0], [0, padding[0]], [0, padding[1]], [0, 0]])
     return ink, -(-scaled // STRIDE), zoom / STRIDE
+
+
+def on_light_paper(grey: np.ndarray) -> np.ndarray:
+    """A page as it is where its writing is dark, else its negative; `scaled_ink` decides so, too.
+
+    Args:
+        grey: uint8 [h, w].
+    """
+    ink = local_ink(tf.cast(grey[np.newaxis, ..., np.newaxis], tf.float32))
+    return 255 - grey if is_dark_paper(ink)[0] else grey
 
 
 def local_ink(grey: tf.Tensor) -> tf.Tensor:

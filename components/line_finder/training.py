@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from components.line_finder.augmentation import draw_window
 from components.line_finder.data import LabelledPage
 from components.line_finder.metric import FindLines, LineScore, score_pages
 from components.line_finder.model import LineFinder, take_weights
-from components.line_finder.preprocessing import local_ink, scaled_ink
+from components.line_finder.preprocessing import local_ink, on_light_paper, scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig, LineTrainingConfig
 from components.line_finder.targets import draw_targets
 from components.trainer.loop import Plan, TrainingLoop
@@ -104,7 +105,9 @@ class LineFitting(TrainingLoop):
         self.config, self.train = config, train
         if start is not None:
             take_weights(model, start)
-        self.training, self.validation = training, validation
+        # A window is too small to tell a negative by.
+        self.training = [replace(page, grey=on_light_paper(page.grey)) for page in training]
+        self.validation = validation
         is_warm, windows = start is not None, len(training) * train.windows
         plan = Plan(
             epochs=train.epochs, steps=-(-windows // train.batch_size), images=windows,

@@ -15,6 +15,7 @@ from components.example_gen.rejects import Rejected
 from components.line_finder.augmentation import STEEPEST, draw_window
 from components.line_finder.card import model_card
 from components.line_finder.data import draw_number, load_pages
+from components.line_finder.examples import encode, read_examples
 from components.line_finder.export import ServedLineFinder, export_again, save
 from components.line_finder.metric import LineScore, score_page
 from components.line_finder.model import build
@@ -120,6 +121,21 @@ def test_windows_follow_from_the_seed():
     first, again, other = (fitting(train=TRAIN.model_copy(update={"seed": seed}))._batch(1) for seed in (0, 0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0], other[0])
+
+
+def test_an_example_may_take_more_bytes_than_an_image_that_users_send(tmp_path, monkeypatch):
+    file = str(tmp_path / "pages.gz")
+    with tf.io.TFRecordWriter(file, "GZIP") as writer:
+        writer.write(encode(PAGES[0]))
+    monkeypatch.setattr(image_files, "MAX_BYTES", 1000)
+    (page,) = read_examples([file])
+    assert np.array_equal(page.grey, PAGES[0].grey) and page.lines == PAGES[0].lines
+
+
+def test_a_negative_is_learnt_from_as_it_is_served():
+    negatives = [replace(page, grey=255 - page.grey) for page in PAGES]
+    windows, same = (fitting(pages=pages)._batch(1)[0] for pages in (PAGES, negatives))
+    assert np.array_equal(windows, same)
 
 
 @pytest.mark.slow
