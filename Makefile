@@ -62,7 +62,8 @@ MODELS = $(WORKSPACE)/serving_model/htr
 bench: export TF_CPP_MIN_LOG_LEVEL := 3
 bench: export PYTHONWARNINGS := ignore
 bench: setup  ## the benchmarks, on the demo's data and model or on DATA=... WORKSPACE=...; half an hour, alone on the machine
-	@test -d "$(MODELS)" || $(MAKE) demo
+	@test -d "$(MODELS)" || { [ "$(WORKSPACE)" = demo/workspace ] && $(MAKE) demo; } || \
+	  { echo "There is no pushed version in $(MODELS)." >&2; exit 1; }
 	$(PYTHON) -m benchmarks.pipeline --data "$(DATA)" --model "$(MODELS)"
 	$(PYTHON) -m benchmarks.training --data "$(DATA)" --preset word
 	$(PYTHON) -m benchmarks.beam --data "$(DATA)" --model "$$(ls -d "$(MODELS)"/[0-9]*[0-9] | tail -n 1)"

@@ -51,8 +51,11 @@ def cpu_milliseconds(model: LoadedModel, batches: Sequence[Sequence[bytes]]) -> 
 
 
 def compare_time(models: Sequence[LoadedModel], images: Sequence[bytes], size: int, turns: int) -> str:
-    """Times both versions in batches of `size` and returns a row of the table."""
+    """Times both versions in batches of `size`, and returns a row of the table; few batches make fewer turns."""
     batches = [images[i : i + size] for i in range(0, len(images) - size + 1, size)]
+    if not batches:
+        raise SystemExit(f"There are {len(images)} images, too few for a batch of {size}.")
+    turns = min(turns, len(batches))
     per_turn = len(batches) // turns
     times: list[list[float]] = []
     for model in models:

@@ -32,6 +32,7 @@ from components.report import summary
 from components.transform.settings import TransformConfig
 from pipeline.beam.options import pipeline_options
 from pipeline.beam.settings import BeamConfig
+from pipeline.exit_codes import NOT_BLESSED, OK
 
 PARTS = ("startup", "steps", "runs")
 STEPS_IMAGES = 10_000  # so many that the start of Beam, which is subtracted, is a small part
@@ -149,8 +150,10 @@ def runs(folders: dict[int, Path], scratch: Path) -> None:
     for images, folder in folders.items():
         workspace = scratch / f"workspace{images}"
         command = [*HTR, "run", "--data", str(folder), "--workspace", str(workspace), "--set", "train.epochs=1",
-                   "--set", "gate.max_cer=null"]  # fmt: skip
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+                   "--set", "gate.max_cer=null", "--set", "gate.max_cer_increase=null"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode not in (OK, NOT_BLESSED):  # where no epoch is better than the base, all steps ran
+            raise SystemExit(done.stderr)
         run = summary.read(str(workspace), "htr")
         (history,) = glob.glob(str(workspace / "pipeline" / "Trainer" / "model_run" / "*" / "history.json"))
         fitting = json.loads(Path(history).read_text())[-1]["seconds"]

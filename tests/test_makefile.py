@@ -24,10 +24,14 @@ def clone(tmp_path):
     return folder
 
 
-def make(clone, *arguments):
+def called(clone, *arguments):
     # Not the variables of a make that runs these tests.
     alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "SELECT")}
-    done = subprocess.run(["make", *arguments], cwd=clone, env=alone, capture_output=True, text=True)
+    return subprocess.run(["make", *arguments], cwd=clone, env=alone, capture_output=True, text=True)
+
+
+def make(clone, *arguments):
+    done = called(clone, *arguments)
     assert done.returncode == 0, done.stderr
     return (clone / "asked").read_text().splitlines()
 
@@ -58,3 +62,9 @@ def test_benchmarks_get_their_folders_whole(clone):
         *asked
     }
     assert f"--batching_parameters_file={clone}/benchmarks/batching.config" in asked
+
+
+def test_benchmarks_of_a_workspace_without_a_version_end_at_once(clone):
+    done = called(clone, "bench", "WORKSPACE=nowhere")
+    assert done.returncode and "There is no pushed version in nowhere/serving_model/htr" in done.stderr
+    assert "pipeline.demo" not in (clone / "asked").read_text()
