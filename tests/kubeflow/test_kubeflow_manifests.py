@@ -134,10 +134,13 @@ def dockerfile_stages():
 
 def test_image_has_the_packages_and_no_rights():
     stages = dockerfile_stages()
-    assert list(stages) == ["build-cpu", "build-gpu", "build-airflow", "cpu", "gpu", "beam", "airflow"]
-    assert re.findall(r"^USER (\S+)", stages["cpu"], re.M) == [files.USER]
-    for name in ("gpu", "beam"):
-        assert "USER" not in stages[name] and stages[name].startswith(f"cpu AS {name}")
+    assert list(stages) == ["build-cpu", "build-gpu", "build-airflow", "step", "cpu", "gpu", "beam", "airflow"]
+    assert re.findall(r"^USER (\S+)", stages["step"], re.M) == [files.USER]
+    # One environment in each, which takes gigabytes.
+    assert "/opt/htr /opt/htr" not in stages["step"] + stages["beam"]
+    for name, base in (("cpu", "step"), ("gpu", "step"), ("beam", "cpu")):
+        assert "USER" not in stages[name] and stages[name].startswith(f"{base} AS {name}")
+        assert base == "cpu" or stages[name].count(f"COPY --from=build-{name} /opt/htr /opt/htr\n") == 1
     assert re.findall(r"^USER (\S+)", stages["airflow"], re.M) == ["50000:0"]
     copied = {name for name in re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.M)}
     ignored = (FOLDER / "Dockerfile.dockerignore").read_text().split()
