@@ -38,11 +38,15 @@ def find_versions(base_path: str) -> dict[int, str] | None:
         names = os.listdir(base_path)
     except OSError:
         return None
-    found = {}
+    found, gone = {}, False
     for name in sorted(names):
         number, path = number_of(name), os.path.join(base_path, name)
-        if number is not None and not name.startswith(WITHDRAWN) and os.path.isdir(path):
-            found[number] = path
+        if number is not None and not name.startswith(WITHDRAWN):
+            if os.path.isdir(path):
+                found[number] = path
+            gone |= not os.path.lexists(path)
+    if gone and not os.path.isdir(base_path):
+        return None  # it went away while it was looked at
     return dict(sorted(found.items()))
 
 

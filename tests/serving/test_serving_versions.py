@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import threading
 import time
@@ -20,6 +21,7 @@ from serving.options import ServerOptions
 from serving.rollout.labels import messages
 from serving.runner import RunnerOptions
 from serving.status import Code, ServingError
+from serving.version_directory import find_versions
 from serving.versions import State
 
 
@@ -115,6 +117,19 @@ def test_only_numbered_directories_count(base, make):
     (base / "9").touch()
     manager = make()
     assert manager.versions.available("m") == [3]
+
+
+def test_a_directory_that_goes_away_while_it_is_looked_at_is_not_an_empty_one(base, monkeypatch):
+    push(base, 7)
+    listed = os.listdir
+
+    def listdir(path):
+        names = listed(path)
+        base.rename(base.with_name("away"))
+        return names
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert find_versions(str(base)) is None
 
 
 def test_policies(base, make):
