@@ -1,7 +1,7 @@
 """Accuracy against CPU time: trains recipes on labelled folders and reads the images of writers not in training.
 
 Every variant is the default recipe for random weights with some settings changed, so that the table is the ablation
-behind the defaults; `train.warm_start` and the settings of `data` have no effect.
+behind the defaults; `train.warm_start=auto` and the settings of `data` have no effect.
 Splits are by writer, drawn with a salt of their own. Transform's own functions resize the images, Trainer's own loop
 trains; what a run adds around that is measured elsewhere.
 
