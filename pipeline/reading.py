@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from components.base_model import packing
 from components.common import storage
-from components.common.versions import is_line_finder, list_versions, model_at
+from components.common.versions import list_versions, misplaced, model_at
 from htr_client.model_facts import MAX_PIXELS
 from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE, nothing_pushed
@@ -76,8 +76,8 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     place = storage.absolute(directory or config.model_dir)
     version = model_at(place)
     if version is not None:
-        if is_line_finder(version):
-            raise NoModelError(f"{version} is a line finder, which does not transcribe. Name a model that does.")
+        if wrong := misplaced(version, "recogniser"):
+            raise NoModelError(wrong)
         return Model(version, config.name, f"The model is {version}")
     if directory is not None:
         gone = "" if storage.exists(place) else ", and does not exist"
@@ -128,8 +128,8 @@ def pushed_line_finder(config: Config, directory: str | None = None) -> str | No
     version = model_at(storage.absolute(directory or config.line_finder_dir))
     if version is None and directory is not None:
         raise NoModelError(f"{directory} is neither a version of a line finder nor a directory with versions.")
-    if version is not None and is_line_finder(version) is False:
-        raise NoModelError(f"{version} is no line finder, but a model that transcribes.")
+    if version is not None and (wrong := misplaced(version, "line finder")):
+        raise NoModelError(wrong)
     return version
 
 

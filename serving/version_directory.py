@@ -44,7 +44,8 @@ def find_versions(base_path: str) -> dict[int, str] | None:
         if number is not None and not name.startswith(WITHDRAWN):
             if os.path.isdir(path):
                 found[number] = path
-            gone |= not os.path.lexists(path)
+            elif not os.path.lexists(path):
+                gone = True
     if gone and not os.path.isdir(base_path):
         return None  # it went away while it was looked at
     return dict(sorted(found.items()))

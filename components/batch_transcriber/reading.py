@@ -17,7 +17,7 @@ from components.base_model import packing
 from components.batch_transcriber.shards import BatchError, Image
 from components.common import storage
 from components.common.ahead import ahead
-from components.common.versions import is_line_finder
+from components.common.versions import misplaced
 from htr_client import image_files, kinds
 from htr_client.beam import PrefixBeamSearch
 from htr_client.client import HtrClient
@@ -83,8 +83,8 @@ class Reader:
             BatchError: There is no such model or line finder, or one stands in the other's place.
         """
         found = hashlib.sha256(_fingerprint_file(self.model_path))
-        if is_line_finder(self.model_path):
-            raise BatchError(f"{self.model_path} is a line finder, which does not transcribe. Name a model that does.")
+        if wrong := misplaced(self.model_path, "recogniser"):
+            raise BatchError(wrong)
         language_model = os.path.join(self.model_path, LANGUAGE_MODEL_FILE)
         if self.decoder == DEFAULT and storage.exists(language_model):
             found.update(storage.read(language_model))
@@ -93,8 +93,8 @@ class Reader:
         if self.kind != "line":
             finder = self._line_finder()
             found.update(_fingerprint_file(finder))
-            if is_line_finder(finder) is False:
-                raise BatchError(f"{finder} is no line finder, but a model that transcribes.")
+            if wrong := misplaced(finder, "line finder"):
+                raise BatchError(wrong)
         if self.bfloat16:
             found.update(b"bfloat16")
         return found.hexdigest()

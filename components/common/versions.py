@@ -67,14 +67,20 @@ def model_at(path: str) -> str | None:
     return next((version.path for version in offered(path)[-1:]), None)
 
 
-def is_line_finder(version: str) -> bool | None:
-    """Whether a version is a line finder, or a model that transcribes; None where it does not say so.
+def misplaced(version: str, wanted: Literal["recogniser", "line finder"]) -> str:
+    """What to say of a version that is a line finder where a recogniser is wanted, or the other way round; else empty.
 
     Args:
         version: Directory of the version.
+        wanted: What is to be done with it; a version without settings may be either.
     """
     settings = os.path.join(version, SETTINGS_FILE)
-    return "line_finder" in json.loads(storage.read(settings)) if storage.exists(settings) else None
+    found = "line_finder" in json.loads(storage.read(settings)) if storage.exists(settings) else None
+    if wanted == "recogniser" and found:
+        return f"{version} is a line finder, which does not transcribe. Name a model that does."
+    if wanted == "line finder" and found is False:
+        return f"{version} is no line finder, but a model that transcribes."
+    return ""
 
 
 def kept_base_model(version: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.base_model import packing
-from components.common.versions import is_line_finder, model_at
+from components.common.versions import misplaced, model_at
 from components.line_finder.settings import BASE, NEWEST, LineGateConfig
 
 
@@ -29,10 +29,8 @@ def model_for_lines(gate: LineGateConfig, model_dir: str) -> str:
             raise LineGateError(
                 f"line_gate.recogniser: {given} is neither a version of a model nor a directory with versions"
             )
-        if is_line_finder(version):
-            raise LineGateError(
-                f"line_gate.recogniser: {version} is a line finder, which does not transcribe. Name a model that does."
-            )
+        if wrong := misplaced(version, "recogniser"):
+            raise LineGateError(f"line_gate.recogniser: {wrong}")
         return version
     version = model_at(model_dir) if given == NEWEST else None
     try:
