@@ -45,6 +45,7 @@ VARIANTS: dict[str, list[str]] = {
     "augment-1.0": ["train.augment=1.0"],
     **{f"only-{kind}": [f"train.augmentations=[{kind}]"] for kind in KINDS},
     **{f"no-{kind}": [f"train.augmentations=[{','.join(k for k in KINDS if k != kind)}]"] for kind in KINDS},
+    "neighbours": [f"train.augmentations=[{','.join([*KINDS, 'neighbours'])}]"],
     "one-lstm": ["model.recurrent_layers=1"],
     "three-lstm": ["model.recurrent_layers=3"],
     "lstm-256": ["model.recurrent_units=256"],

@@ -42,7 +42,7 @@ def augment_batch(
         widths: int32 [N], columns without padding.
         narrowest: int32 [N], columns that a label needs; no image is scaled below.
         strength: Factor of all ranges; 0 changes nothing.
-        kinds: Kinds that are used, of `affine`, `elastic`, `stroke`, `contrast`, `cutout`, `noise`.
+        kinds: Kinds that are used, of `affine`, `elastic`, `neighbours`, `stroke`, `contrast`, `cutout`, `noise`.
         seed: int64 [2], another one for each batch.
 
     Returns:
@@ -52,6 +52,8 @@ def augment_batch(
     if "affine" in kinds or "elastic" in kinds:
         affine, elastic = strength * ("affine" in kinds), strength * ("elastic" in kinds)
         images, widths = _warp(images, widths, narrowest, affine, elastic, random)
+    if "neighbours" in kinds:
+        images = _neighbours(images, widths, strength, random)
     if "stroke" in kinds:
         images = _stroke(images, strength, random)
     if "contrast" in kinds:
@@ -128,6 +130,21 @@ def _sample(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
     upper = row(0)
     return (upper + (y - top) * (row(stride) - upper))[..., tf.newaxis]
+
+
+def _neighbours(images: tf.Tensor, widths: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
+    """Strokes of a line above and one below, which are other images of the batch: lines of a page are cut with them."""
+    shape = tf.shape(images)
+    height = tf.cast(shape[1], tf.float32)
+    columns = tf.sequence_mask(widths, shape[2], images.dtype)[:, tf.newaxis, :, tf.newaxis]
+    for direction, others in ((-1.0, tf.reverse(images, [0])), (1.0, tf.roll(images, 1, 0))):
+        distance = random.uniform([shape[0], 1], 0.6, 1.0) * height
+        there = random.uniform([shape[0], 1], 0.0, 1.0) < 0.4 * strength
+        rows = tf.range(shape[1])[tf.newaxis, :] - tf.cast(direction * distance, tf.int32)
+        seen = there & (rows >= 0) & (rows < shape[1])
+        moved = tf.gather(others, tf.clip_by_value(rows, 0, shape[1] - 1), axis=1, batch_dims=1)
+        images = tf.maximum(images, moved * columns * tf.cast(seen, images.dtype)[..., tf.newaxis, tf.newaxis])
+    return images
 
 
 def _stroke(images: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:

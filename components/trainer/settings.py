@@ -12,6 +12,9 @@ from components.common.settings import PathText, Section
 AUTO = "auto"  # of train.warm_start: the base model that is shipped
 
 
+Augmentation = Literal["affine", "elastic", "neighbours", "stroke", "contrast", "noise", "cutout"]
+
+
 class ModelConfig(Section):
     """The network: convolutions, recurrent layers, CTC."""
 
@@ -44,9 +47,9 @@ class TrainConfig(Section):
     shortcut: float = Field(0.3, ge=0, description="weight of the loss of the head that skips the recurrent layers")
     average_epochs: float = Field(1.0, ge=0, description="span of the moving average of the weights that is kept")
     augment: float = Field(0.5, ge=0, le=3, description="strength of the random augmentation; 0 switches it off")
-    augmentations: list[Literal["affine", "elastic", "stroke", "contrast", "noise", "cutout"]] = Field(
+    augmentations: list[Augmentation] = Field(
         ["affine", "elastic", "stroke", "contrast", "noise", "cutout"],
-        description="kinds of augmentation that are used",
+        description="kinds of augmentation that are used; neighbours, too, for lines that are cut out of pages",
     )
     patience: int | None = Field(
         None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -28,14 +29,17 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.splits import assign_split
 from components.tools.capitals.letters import cut_capitals
 from components.tools.capitals.words import write_capitals
+from components.tools.line_cutting.cutting import write_lines
 from components.tools.rendered_text.dataset import write_dataset
 from components.tools.rendered_text.forms import on_form
 from components.tools.rendered_text.texts import draw_entries, draw_texts, with_every_character
 from components.tools.word_cutting.cutting import write_words
+from components.trainer.settings import TrainConfig
 from pipeline import cli
 
 _LANGUAGE_MEGABYTES = {"line": 0.75, "word": 0.5}  # of what all base models may take together
 _ENTRIES_SEED, _ENTRY_LENGTH = 7, 18
+_IMAGES_OF_A_LINE = 2  # that is cut out of a page, with other margins
 LONGEST_ASPECT = 24.0  # of rendered images: what the preset `line` holds (1600 x 64)
 
 
@@ -71,6 +75,7 @@ class Real:
         part: Number of the part, counted from 0: another round can take other rows.
         words: Whether the words of its lines are cut out, where the base model for lines that is shipped finds them.
         capitals: Number of words in capitals that are put together from its capital letters, instead of its lines.
+        pages: Folder below `pages` of the pages that its lines are from: these are cut anew, instead of its lines.
     """
 
     name: str
@@ -79,6 +84,7 @@ class Real:
     part: int = 0
     words: bool = False
     capitals: int = 0
+    pages: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ class Round:
         learning_rate: Its peak; what such a training takes by itself if None.
         augment: Strength of the random augmentation.
         start_share: Share of the weights of the version before in the result.
+        neighbours: Whether lines have strokes of other ones above and below.
     """
 
     rendered: Sequence[Rendered]
@@ -100,6 +107,7 @@ class Round:
     learning_rate: float | None = None
     augment: float = 0.5
     start_share: float = 0.0
+    neighbours: bool = False
 
 
 _DHSD = Real("dhsd-words", "DHSD (nauman-riaz/DHSD), CC BY 4.0")
@@ -113,6 +121,7 @@ _FRENCH_WORDS = (_POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS)
 _HALF_OF_WORDS = tuple(replace(real, share=0.5, part=1) for real in (_POILUS_WORDS, _MSS19_WORDS))
 _OTHER_HALF_OF_WORDS = tuple(replace(real, part=0) for real in _HALF_OF_WORDS)
 _DHSD_CAPITALS = replace(_DHSD, capitals=4500)
+_OF_PAGES = (replace(_POILUS, pages="poilus"), replace(_MSS19, pages="mss19"))
 
 RECIPES: dict[str, Sequence[Round]] = {
     "line": [
@@ -174,6 +183,19 @@ RECIPES: dict[str, Sequence[Round]] = {
             learning_rate=2e-3,
             augment=1.0,
             start_share=0.5,
+        ),
+        Round(
+            [
+                Rendered("rendered-words-9", 1000, 22, 901, least=4),
+                Rendered("rendered-lines-9", 1000, 60, 902),
+                Rendered("rendered-forms-9", 1500, 20, 903, forms=True),
+            ],
+            [_DHSD, _DHSD_CAPITALS, *_FRENCH_3, *_OF_PAGES, *_HALF_OF_WORDS],
+            4,
+            learning_rate=2e-3,
+            augment=1.0,
+            start_share=0.5,
+            neighbours=True,
         ),
     ],
     "word": [
@@ -248,7 +270,7 @@ def _render(rendered: Rendered, base: Path) -> Path:
 def _choose(real: Real, data: Path, base: Path) -> Path:
     """The folder of a real set, or one with the chosen part of its rows, the same rows each time, or their words."""
     source = data / real.name
-    if real.share == 1.0 and not real.words and not real.capitals:
+    if real.share == 1.0 and not real.words and not real.capitals and not real.pages:
         return source
     name = real.name if real.share == 1.0 else f"{real.name}-{real.part + 1}"
     # Another model would find other words and letters.
@@ -256,6 +278,8 @@ def _choose(real: Real, data: Path, base: Path) -> Path:
         name += f"-words-{str(packing.release('line'))[:8]}"
     if real.capitals:
         name += f"-capitals-{real.capitals}-{str(packing.release('line'))[:8]}"
+    if real.pages:
+        name += "-pages"
     folder = base / name
     if folder.exists():
         return folder
@@ -263,6 +287,8 @@ def _choose(real: Real, data: Path, base: Path) -> Path:
     with made_whole(folder) as target:
         if real.capitals:
             _write_in_capitals(rows, source, target, real.capitals)
+        elif real.pages:
+            _cut_anew(rows, data / "pages" / real.pages, target)
         else:
             (_cut if real.words else _copy)(rows, source, target)
     return folder
@@ -286,6 +312,22 @@ def _cut(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
     console().print(
         f"{source.name}: {counted(counts.written, 'word')}; left out: {counts.unsure} that the model does not find in "
         f"their lines, and {counted(counts.lines_left_out, 'line')} of which it cannot write the label"
+    )
+
+
+def _cut_anew(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
+    """Cuts lines out of pages; each page is by the writer of its lines among these rows, whose files have its name."""
+    writers = {re.sub(r"_l\d+$", "", Path(row["filename"]).stem): row["writer"] for row in rows}
+
+    def writer_of(page: str) -> str | None:
+        name = page.partition("_")[2]  # after that of the set
+        return next((writer for there, writer in writers.items() if there.endswith(name)), None)
+
+    with announced(f"Cutting lines out of pages ({source.name})"):
+        counts = write_lines(source, writer_of, target, _IMAGES_OF_A_LINE, seed=0)
+    console().print(
+        f"{source.name}: {counted(counts.written, 'image')} of lines; left out: {counted(counts.left_out, 'line')} "
+        f"without text or usable outline, {counted(counts.pages_left_out, 'page')} of which there is no other line"
     )
 
 
@@ -353,6 +395,7 @@ def _train(
             "learning_rate": one.learning_rate,
             "epochs": one.epochs,
             "augment": one.augment,
+            "augmentations": TrainConfig().augmentations + ["neighbours"] * one.neighbours,
             "start_share": one.start_share,
             "start_share_checked": False,  # it is for sources that validation does not have
             "bfloat16": True,

@@ -5,10 +5,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from components.base_model import packing
 from components.tools.rendered_text.dataset import write_dataset
+from htr_client import pages
 from pipeline.recipes import base_model
 from pipeline.recipes.base_model import Real, Rendered, Round
 from tests.end_to_end.conftest import FAST
@@ -31,6 +34,51 @@ def sets(tmp_path):
         table.writeheader()
         table.writerows(rows)
     return folder.parent
+
+
+def write_page(folder, name, lines):
+    """A page whose lines are images, and its PAGE XML."""
+    images = [cv2.imread(str(image), cv2.IMREAD_GRAYSCALE) for image, _ in lines]
+    grey = np.full((90 * len(images) + 20, max(image.shape[1] for image in images) + 40), 255, np.uint8)
+    found = []
+    for number, (image, (_, text)) in enumerate(zip(images, lines, strict=True)):
+        height, width = image.shape
+        left, top, right, bottom = 20, 90 * number + 20, 20 + width, 90 * number + 20 + height
+        grey[top:bottom, left:right] = image
+        base = top + round(0.7 * height)
+        outline = ((left, top), (right, top), (right, bottom), (left, bottom))
+        found.append(pages.Line(text=text, baseline=((left, base), (right, base)), polygon=outline))
+    page = pages.Page(f"{name}.jpg", grey.shape[1], grey.shape[0], tuple(found))
+    folder.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / f"{name}.jpg"), grey)
+    (folder / f"{name}.xml").write_text(pages.write(page, "page"), encoding="utf-8")
+
+
+def test_lines_are_cut_anew_out_of_pages(sets, tmp_path, capfd):
+    rows = base_model._rows(sets / "letters")
+    real = Real("letters", "", pages="letters")
+    by_writer = {writer: [row for row in rows if row["writer"] == writer] for writer in {row["writer"] for row in rows}}
+    named = []
+    for writer, lines in by_writer.items():  # a page of two lines; its writer is told by other lines of it
+        (sets / "letters" / lines[0]["filename"]).rename(sets / "letters" / "images" / f"set-{writer}_l00.png")
+        lines[0]["filename"] = f"images/set-{writer}_l00.png"
+        there = [(sets / "letters" / line["filename"], line["text"]) for line in lines[:2]]
+        write_page(sets / "pages" / "letters", f"letters_{writer}", there)
+        named += there
+    write_page(sets / "pages" / "letters", "letters_nobody's", named[:1])
+    with (sets / "letters" / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ["filename", "text", "writer"])
+        table.writeheader()
+        table.writerows(rows)
+    folder = base_model._choose(real, sets, tmp_path)
+    assert folder.name == "letters-pages" and "1 page of which" in capfd.readouterr().err
+    cut = base_model._rows(folder)
+    texts = [(row["text"], row["writer"]) for row in cut]
+    assert sorted(texts) == sorted(
+        2 * [(line["text"], writer) for writer, lines in by_writer.items() for line in lines[:2]]
+    )
+    heights = [cv2.imread(str(folder / row["filename"])).shape[0] for row in cut]
+    assert len(set(heights)) > 10, "margins differ, also of the two images of a line"
 
 
 def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypatch, capfd):

@@ -147,7 +147,7 @@ def test_the_printed_configuration_names_the_permitted_values():
     lines = {line.split(":")[0].strip(): line for line in as_yaml(load()).splitlines() if "# " in line}
     for setting, values in (
         ("task", "one of: text, pages"), ("preset", "one of: word, line"),
-        ("augmentations", "each one of: affine, elastic, stroke, contrast, noise, cutout"),
+        ("augmentations", "each one of: affine, elastic, neighbours, stroke, contrast, noise, cutout"),
         ("freeze", "each one of: convolutions, recurrent"), ("runner", "one of: local, dask, flink, spark, dataflow"),
         ("decoder", "one of: default, best_path"),
     ):  # fmt: skip

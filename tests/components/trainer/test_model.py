@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import shutil
+from typing import get_args
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.recurrent import BidirectionalLSTM
-from components.trainer.settings import TrainConfig
+from components.trainer.settings import Augmentation
 from components.transform import geometry, preprocessing
 from components.transform.settings import TransformConfig
 from htr_client import HtrClient, ngrams
@@ -35,7 +36,7 @@ from serving.version_directory import SETTINGS_FILE
 from tests.components.toy import SMALL, TRAIN, WORDS, drawn
 from tests.conftest import drawn_image
 
-KINDS = TrainConfig().augmentations
+KINDS = list(get_args(Augmentation))
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,20 @@ def test_augmentation_keeps_shape_range_and_room_for_the_label(kinds, strength):
     same, same_widths = augment.augment_batch(images, widths, narrowest, 0.0, kinds, seed)
     np.testing.assert_allclose(same, images, atol=1e-5)
     assert same_widths.numpy().tolist() == widths.numpy().tolist()
+
+
+def test_neighbours_leave_the_middle_and_the_padding_alone():
+    """Their strokes come from the other images of the batch, above and below, never into the middle of a line."""
+    images = np.zeros((64, 40, 30, 1), np.float32)
+    images[1::2, :, :20] = 1  # every other line is all ink, and a neighbour of two blank ones
+    moved, widths = augment.augment_batch(
+        images, tf.constant([20] * 64), tf.constant([1] * 64), 1.0, ["neighbours"], tf.constant([1, 2], tf.int64)
+    )
+    assert widths.numpy().tolist() == [20] * 64
+    inked = moved.numpy()[::2, ..., 0] > 0
+    assert not inked[:, 16:24].any() and not inked[:, :, 20:].any()
+    above, below = inked[:, 0].all(1, where=np.arange(30) < 20), inked[:, -1].all(1, where=np.arange(30) < 20)
+    assert all(4 < count < 28 for count in (above.sum(), below.sum(), (above ^ below).sum()))
 
 
 @pytest.fixture(scope="module")
