@@ -356,7 +356,7 @@ def _check_decoding(args: argparse.Namespace) -> None:
         if args.strict_lexicon:
             raise ValueError("--strict-lexicon allows no other words: leave it or --lexicon-penalty out")
         if not args.lexicon_penalty >= 0:  # nor NaN
-            raise ValueError(f"--lexicon-penalty is not negative, and a number, not {args.lexicon_penalty}")
+            raise ValueError(f"--lexicon-penalty is 0 or more, such as {_PENALTY:g}, not {args.lexicon_penalty:g}")
     if args.lm_order is not None and not args.lm:
         raise ValueError("--lm-order goes with --lm FILE")
     if args.lm_weight is not None and args.decoder == "beam" and not args.lm:

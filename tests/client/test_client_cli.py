@@ -278,7 +278,7 @@ def test_a_lexicon_is_a_preference_unless_it_is_strict(call, folder):
     assert "\tbet\t" in call(folder / "b.png", *lexicon, "--lexicon-penalty", 50)[1]
     assert "\tbet\t" in call(folder / "b.png", *lexicon, "--strict-lexicon")[1]
     code, out, err = call(folder / "b.png", *lexicon, "--lexicon-penalty", -1)
-    assert (code, out) == (2, "") and "--lexicon-penalty is not negative" in err
+    assert (code, out) == (2, "") and "--lexicon-penalty is 0 or more" in err
 
 
 def test_warnings_are_a_line_each(call, folder):
