@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from components.common import storage
 from components.common.service import VersionError, config_in_bucket
-from components.common.versions import list_versions, offered
+from components.common.versions import Version, list_versions, offered
 from components.common.words import counted
 from serving.file_lock import LockHeld, NoLocks, locked
 from serving.rollout.labels import RolloutError, labels_locked, pinned_versions
@@ -206,16 +206,21 @@ def restore(model_dir: str, number: int) -> int:
             f"{model_dir} is in a bucket, where versions cannot be renamed. Move the folder of the version back with "
             "the bucket's own tools."
         )
+    _find_withdrawn(model_dir, number)  # where there is no such directory nothing can be locked
+    with _locked(model_dir):
+        os.rename(_find_withdrawn(model_dir, number).path, os.path.join(model_dir, str(number)))
+        _flush(model_dir)
+    return offered(model_dir)[-1].number
+
+
+def _find_withdrawn(model_dir: str, number: int) -> Version:
     found = {version.number: version for version in list_versions(model_dir)}
     withdrawn = ", ".join(str(version.number) for version in found.values() if version.withdrawn) or "none"
     if number not in found:
         raise VersionError(f"There is no version {number} in {model_dir}. Withdrawn are: {withdrawn}.")
     if not found[number].withdrawn:
         raise VersionError(f"Version {number} of {model_dir} is not withdrawn. Withdrawn are: {withdrawn}.")
-    with _locked(model_dir):
-        os.rename(found[number].path, os.path.join(model_dir, str(number)))
-        _flush(model_dir)
-    return offered(model_dir)[-1].number
+    return found[number]
 
 
 def why_withheld(number: int, options: str = "") -> str:
