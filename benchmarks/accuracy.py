@@ -139,11 +139,10 @@ def train(
     sources = {split: survey(files[split], FEATURES, config.transform) for split in ("train", "validation")}
     kind = ConcatenatedColumns if variant == "concatenate" else Recogniser
     model = build(config.model, len(alphabet) + 1, config.transform.height or 0, kind)
-    if config.train.is_warm:
-        start_from(model, alphabet, config.train.warm_start or "")
+    new = start_from(model, alphabet, config.train.warm_start or "").new if config.train.is_warm else ()
     begin = time.process_time()
     use_accelerators(config.train)
-    Fitting(model, sources["train"], sources["validation"], alphabet, config.train).run()
+    Fitting(model, sources["train"], sources["validation"], alphabet, config.train, new=new).run()
     use_float32()
     return model, (time.process_time() - begin) / 60
 

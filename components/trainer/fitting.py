@@ -20,6 +20,7 @@ from components.trainer.outcome import Outcome, Validation, advice_for_collapse,
 from components.trainer.progress import Progress
 from components.trainer.schedule import schedule_for
 from components.trainer.settings import TrainConfig
+from components.trainer.transfer import mixture
 from htr_client.decoding import Alphabet, BestPath
 
 
@@ -51,6 +52,7 @@ class Fitting(TrainingLoop):
         train: TrainConfig,
         checkpoint_dir: str | None = None,
         strategy: tf.distribute.Strategy | None = None,
+        new: Sequence[int] = (),
     ):
         """Prepares the training.
 
@@ -62,6 +64,7 @@ class Fitting(TrainingLoop):
             train: Optimiser, epochs, batches.
             checkpoint_dir: Where to save the state every now and then, and to look for one to go on from.
             strategy: Within whose scope the model was made; None on one device.
+            new: Classes that the base of a warm start does not know.
         """
         self.training, self.validation, self.train = training, validation, train
         self.alphabet = Alphabet(alphabet)
@@ -78,7 +81,7 @@ class Fitting(TrainingLoop):
         self._not_worse = 0  # the last epoch that was not clearly worse than the lowest CER
         self._newest: Validation | None = None
         self._best_collapse: str | None = None
-        self._start = self.best_weights
+        self._start, self._new = self.best_weights, list(new)
         self._told_collapse = False
         self.log_probs = tf.function(self._log_probs, autograph=False, reduce_retracing=True)
 
@@ -106,7 +109,7 @@ class Fitting(TrainingLoop):
             device: What it ran on.
         """
         base = self.history[0]["validation_cer"] if self.train.is_warm else None
-        ended = "loss" if self._broken else "epochs" if self.done >= self.plan.total else "patience"
+        ended = "loss" if self.broken else "epochs" if self.done >= self.plan.total else "patience"
         return Outcome(
             images=self.training.samples, validation_images=self.validation.samples, epochs=self.schedule.epochs,
             epochs_done=self.done // self.plan.steps, steps=self.done, best_epoch=self.best_epoch,
@@ -173,10 +176,9 @@ class Fitting(TrainingLoop):
             self._tell_collapse()
 
     def _mix(self) -> None:
-        """Puts a share of the start into the weights: what it knew stays (Wortsman et al. 2022, arXiv 2109.01903)."""
+        """Puts a share of the start into the weights: what it knew stays."""
         share = self.train.start_share
-        pairs = zip(self._start, self.best_weights, strict=True)
-        self.weights.assign([share * a + (1.0 - share) * b if b.dtype.kind == "f" else b for a, b in pairs])
+        self.weights.assign(mixture(self.model, self._start, self.best_weights, share, self._new))
         found = self.validate()
         told = f"  {found.rate:.4f} with a share of {share:g} of the start's weights"
         # With few images the lowest of a hundred epochs is luck: what beats the epoch that is kept is no worse.

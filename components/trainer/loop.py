@@ -152,7 +152,7 @@ class TrainingLoop(ABC):
         self.done = 0
         self._losses: list[Any] = []
         self._recent: deque[Any] = deque(maxlen=_CHECKED)
-        self._broken: str | None = None
+        self.broken: str | None = None
         self._seconds_before = 0.0
         self._step = tf.function(self._train, autograph=False, reduce_retracing=True)
 
@@ -303,14 +303,14 @@ class TrainingLoop(ABC):
         in_a_row = left_out[-_IN_A_ROW:]
         if left_out.sum() <= most and not (len(in_a_row) == _IN_A_ROW and in_a_row.all()):
             return False
-        self._broken = (
+        self.broken = (
             f"the training loss became nan in epoch {(self.done - 1) // self.plan.steps + 1}: lower "
             f"{self.section}.learning_rate (it is {self.plan.learning_rate:g})"
         )
         if not self.plan.is_warm:
-            raise FloatingPointError(self._broken)
+            raise FloatingPointError(self.broken)
         if is_chief():
-            console().print(f"  {self._broken}; training stops here", style="yellow")
+            console().print(f"  {self.broken}; training stops here", style="yellow")
         return True
 
     def _state(self) -> dict[str, list[Any]]:

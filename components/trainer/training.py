@@ -85,10 +85,10 @@ def run_fn(fn_args: Any) -> None:
     classes, height = len(alphabet) + 1, transform.height or 0
     with strategy.scope():
         model = build(model_config, classes, height)
-        known = f"; {start_from(model, alphabet, start.version)}" if start.version else ""
-        console().print(f"  starting from {start.name}{known}", markup=False)
+        taken = start_from(model, alphabet, start.version) if start.version else None
+        console().print(f"  starting from {start.name}{f'; {taken.told}' if taken else ''}", markup=False)
         freeze(model, train.freeze)
-    fitting = Fitting(model, training, validation, alphabet, train, state_dir, strategy)
+    fitting = Fitting(model, training, validation, alphabet, train, state_dir, strategy, taken.new if taken else ())
     replicated = strategy.num_replicas_in_sync > 1
     replicas = f", {strategy.num_replicas_in_sync} replicas" if replicated else ""
     console().print(f"  training on {device}{replicas}", markup=False)

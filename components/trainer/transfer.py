@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from components.common import storage
 from components.trainer.base import WarmStartError, alphabet_of
@@ -14,7 +17,21 @@ from serving.version_directory import SETTINGS_FILE
 _HEADS = ("classes", "shortcut_classes")
 
 
-def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> str:
+class Taken(NamedTuple):
+    """What a network has taken from an earlier model.
+
+    Attributes:
+        known: How many characters both know.
+        new: Classes of the characters that the earlier model lacks.
+        told: All of it, as the rest of a sentence.
+    """
+
+    known: int
+    new: list[int]
+    told: str
+
+
+def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> Taken:
     """Gives a network the weights of an exported model.
 
     Characters that both know keep their weights; new ones keep the fresh weights they have; the blank is kept.
@@ -25,7 +42,7 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> str:
         version: Its directory.
 
     Returns:
-        A sentence about what was taken.
+        What was taken.
 
     Raises:
         WarmStartError: It has other layers.
@@ -59,8 +76,33 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> str:
             f"train.warm_start: {version} has {surplus[0]}, for which this network has no layer. Train with the "
             f"`model` section of that version's {SETTINGS_FILE}"
         )
-    fresh = [character for character in alphabet if character not in known]
-    return f"{len(shared)} characters known" + (f", new: {''.join(fresh)}" if fresh else "")
+    new = [number for number, character in enumerate(alphabet) if character not in known]
+    told = f"{len(shared)} characters known" + (f", new: {''.join(alphabet[number] for number in new)}" if new else "")
+    return Taken(len(shared), new, told)
+
+
+def mixture(
+    model: Recogniser, start: Sequence[np.ndarray], learnt: Sequence[np.ndarray], share: float, new: Sequence[int]
+) -> list[np.ndarray]:
+    """The mean of a network's weights before and after its training (Wortsman et al. 2022, arXiv 2109.01903).
+
+    Args:
+        model: The network.
+        start: Values of its variables before.
+        learnt: Values after.
+        share: Weight of those before.
+        new: Classes that the start did not know: what these had before are random numbers, which have no share.
+
+    Returns:
+        Values of its variables.
+    """
+    mixed = []
+    for variable, before, after in zip(model.variables, start, learnt, strict=True):
+        value = share * before + (1.0 - share) * after if after.dtype.kind == "f" else after
+        if variable.path.split("/")[1] in _HEADS:
+            value[..., new] = after[..., new]
+        mixed.append(value)
+    return mixed
 
 
 def freeze(model: Recogniser, parts: Sequence[str]) -> None:

@@ -134,11 +134,12 @@ class RecogniserTuner(keras_tuner.Tuner):
         told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         console().print(f"  trial {len(self.oracle.trials)} of {self.oracle.max_trials}: {told}")
         model = build(model_config, len(self.characters) + 1, self.transform_config.height or 0)
-        if train.warm_start:
-            start_from(model, self.characters, train.warm_start)
+        new = start_from(model, self.characters, train.warm_start).new if train.warm_start else ()
         freeze(model, train.freeze)
-        fitting = Fitting(model, self.training_source, self.validation_source, self.characters, train)
+        fitting = Fitting(model, self.training_source, self.validation_source, self.characters, train, new=new)
         fitting.run()
+        if fitting.broken:  # a warm start ends with the weights of its base then
+            raise FloatingPointError(fitting.broken)
         return {"validation_cer": fitting.best_cer}
 
 

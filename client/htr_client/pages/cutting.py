@@ -19,14 +19,14 @@ import numpy as np
 from htr_client.pages.model import Box, Line
 from htr_client.pages.reading_order import skew_of
 
-CUTS = 1
+CUTS = 2
 """Raised with each change that moves pixels of a cut: a repeated import then cuts its earlier pages again."""
 
 _LONGEST = 32_000  # pixels; cv2.remap counts in 16 bits
 _MOST_PIXELS = 10_000_000  # of a line
 _MOST_POINTS = 500  # of outline and course, when their distances are measured
 _MOST_TURNS = 20  # an outline may be as many times as long as the image is wide and high together
-_MARGIN = 0.1  # of the band's height, on all sides: many polygons cut off the ends of strokes
+_ALONG, _ACROSS = 0.1, 0.02  # margins of the band's height: polygons cut off strokes, but what is near is misread
 _SHARE_ABOVE = 0.72  # of the distance between two lines; the rest lies below the baseline
 
 
@@ -123,9 +123,9 @@ def band_of(line: Line, width: int, height: int, pitch: float | None = None) -> 
         body = _height(polygon)
         course = _course(baseline, polygon, body, int(body))
         above, below, start, end = _extent(polygon, course)
-        margin = _MARGIN * (above + below)
-        above, below = above + margin, below + margin
-        course = course[max(0, start - round(margin)) : end + round(margin)]
+        along, across = round(_ALONG * (above + below)), _ACROSS * (above + below)
+        above, below = above + across, below + across
+        course = course[max(0, start - along) : end + along]
         if len(course) < 2:
             raise CutError("bad_geometry", "The polygon lies beside the baseline, not along it.")
     return Band(course, round(above), round(below))

@@ -282,8 +282,8 @@ def test_warm_start_knows_old_characters_and_learns_new_ones(toy, tmp_path):
     assert alphabet == ["a", "b", "c", "d"]
     keras.utils.set_random_seed(2)
     model = build(SMALL, 5, 32)
-    told = transfer.start_from(model, alphabet, trained["serving_model_dir"])
-    assert "3 characters known, new: d" in told
+    taken = transfer.start_from(model, alphabet, trained["serving_model_dir"])
+    assert taken.told == "3 characters known, new: d" and taken.new == [3]
     old_words = Fitting(model, source_of(toy), source_of(toy), alphabet, TRAIN)
     assert old_words.validate().rate < 0.1, "what was known is still known"
 

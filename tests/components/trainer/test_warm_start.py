@@ -112,6 +112,15 @@ def test_a_loss_that_is_not_finite_ends_a_warm_start_at_its_base_and_fails_anoth
         run(toy, tmp_path / "scratch", TRAIN.model_copy(update=absurd))
 
 
+def test_a_trial_from_a_base_whose_loss_is_not_finite_is_left_out(toy, base, tmp_path, capsys):
+    given = arguments(toy, tmp_path, warm(base, epochs=1, learning_rate=1e30, clip_norm=1e30), WORD)
+    given["custom_config"]["tune"] = TuneConfig(trials=1, epochs=1).model_dump_json()
+    found = tuning.tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)))
+    with pytest.raises(FloatingPointError, match="no trial has a finite loss"):
+        found.tuner.search(**found.fit_kwargs)
+    assert "the trial is left out: the training loss became nan" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.either_stack
 def test_the_default_learning_rate_of_a_warm_start_does_not_damage(toy, base, tmp_path):
     history, settings = run(toy, tmp_path, warm(base, epochs=2, learning_rate=None))
@@ -138,12 +147,12 @@ CLEARLY_WORSE, HARDLY_WORSE = wrong(*range(10), *range(50, 57)), wrong(*range(50
 BETTER = wrong(*range(10), *range(50, 55))  # than the second epoch, and clearly worse than the first
 
 
-def fitted(data, base, monkeypatch, validations, **settings):
+def fitted(data, base, monkeypatch, validations, alphabet=("a", "b", "c"), **settings):
     """Trains for two epochs from the base, with these validations and then real ones; also the weights before it."""
     keras.utils.set_random_seed(TRAIN.seed)
-    model, source = build(SMALL, 4, 32), source_of(data)
-    transfer.start_from(model, ["a", "b", "c"], base)
-    fitting = Fitting(model, source, source, ["a", "b", "c"], warm(base, epochs=2, **settings))
+    model, source = build(SMALL, len(alphabet) + 1, 32), source_of(data)
+    new = transfer.start_from(model, alphabet, base).new
+    fitting = Fitting(model, source, source, alphabet, warm(base, epochs=2, **settings), new=new)
     given, validate = iter(validations), fitting.validate
     monkeypatch.setattr(fitting, "validate", lambda: next(given, None) or validate())
     start = fitting.weights.current()
@@ -188,6 +197,26 @@ def test_a_share_of_the_start_stays_in_the_result_unless_it_reads_clearly_worse(
     told = " ".join(capsys.readouterr().err.split())
     assert f"{measured:.4f} with a share of 0.25 of the start's weights" in told
     assert ("of the start's weights: left out" in told) == left_out
+
+
+@pytest.mark.either_stack
+def test_the_start_has_no_share_in_what_it_did_not_know(toy, base, monkeypatch):
+    """Before the training the columns of a new character are random numbers."""
+    settings = {"start_share": 0.25, "start_share_checked": False}
+    fitting, start = fitted(toy, base, monkeypatch, [BEFORE, FIRST, KEPT], ("a", "b", "c", "d"), **settings)
+    seen = 0
+    variables = fitting.model.variables
+    for variable, before, learnt, now in zip(
+        variables, start, fitting.best_weights, fitting.weights.current(), strict=True
+    ):
+        if before.dtype.kind == "f" and before.shape[-1:] == (5,):
+            seen += 1
+            np.testing.assert_array_equal(now[..., 3], learnt[..., 3])
+            known = [0, 1, 2, 4]
+            before, learnt, now = before[..., known], learnt[..., known], now[..., known]
+        if before.dtype.kind == "f":
+            np.testing.assert_allclose(now, 0.25 * before + 0.75 * learnt, rtol=0, atol=2e-5, err_msg=variable.path)
+    assert seen == 4  # kernel and bias of both heads
 
 
 @pytest.mark.either_stack
