@@ -27,6 +27,7 @@ from components.example_gen.settings import DataConfig
 from components.trainer.accelerators import use_accelerators, use_float32
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, plain_batches, survey
+from components.trainer.keeping import Kept, with_characters_of
 from components.trainer.model import Recogniser, build
 from components.trainer.settings import TrainConfig
 from components.trainer.transfer import start_from
@@ -133,8 +134,8 @@ def rates(model: Recogniser, source: Source, alphabet: Sequence[str]) -> str:
 
 def train(
     variant: str, config: Config, files: dict[str, list[str]], alphabet: Sequence[str]
-) -> tuple[Recogniser, float]:
-    """Trains one variant. Returns the network and the CPU minutes (user and system) that it took."""
+) -> tuple[Recogniser, list[str], float]:
+    """Trains one variant. Returns the network, its characters, and the CPU minutes (user and system) that it took."""
     keras.utils.set_random_seed(config.train.seed)
     sources = {split: survey(files[split], FEATURES, config.transform) for split in ("train", "validation")}
     kind = ConcatenatedColumns if variant == "concatenate" else Recogniser
@@ -142,9 +143,13 @@ def train(
     new = start_from(model, alphabet, config.train.warm_start or "").new if config.train.is_warm else ()
     begin = time.process_time()
     use_accelerators(config.train)
-    Fitting(model, sources["train"], sources["validation"], alphabet, config.train, new=new).run()
+    fitting = Fitting(model, sources["train"], sources["validation"], alphabet, config.train, new=new)
+    fitting.run()
     use_float32()
-    return model, (time.process_time() - begin) / 60
+    kept = Kept(model, list(alphabet), fitting.log_probs)
+    if config.train.is_warm and config.train.keep_characters:
+        kept = with_characters_of(config.train.warm_start or "", kept, config.model, sources["validation"])
+    return kept.model, kept.alphabet, (time.process_time() - begin) / 60
 
 
 def main() -> None:
@@ -171,9 +176,9 @@ def main() -> None:
         for variant in arguments.variants:
             for seed in arguments.seeds:
                 config = configuration.load(overrides=[*base, *VARIANTS[variant], f"train.seed={seed}"])
-                model, minutes = train(variant, config, files, alphabet)
+                model, written, minutes = train(variant, config, files, alphabet)
                 for split in evaluated:
-                    measured = rates(model, survey(files[split], FEATURES, transform), alphabet)
+                    measured = rates(model, survey(files[split], FEATURES, transform), written)
                     name = split.removeprefix("eval ")
                     lines.append(f"{variant:14s} {seed:4d}  {minutes:7.1f}  {name:16s}  {measured}")
                     print(lines[-1], flush=True)

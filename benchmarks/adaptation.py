@@ -96,7 +96,7 @@ def adapt(config: Config, splits: Mapping[str, Sequence[Sample]], unlabelled: Se
     numbered = [sample._replace(text=str(number)) for number, sample in enumerate(unlabelled)]
     with tempfile.TemporaryDirectory() as folder:
         alphabet, files = write({**splits, "unlabelled": numbered}, config.transform, Path(folder))
-        model, minutes = train("recipe", config, files, alphabet)
+        model, alphabet, minutes = train("recipe", config, files, alphabet)
         sources = {
             split: survey(files[split], FEATURES, config.transform) for split in ("validation", "eval", "unlabelled")
         }

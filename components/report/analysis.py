@@ -299,13 +299,22 @@ def review(
     return rows
 
 
-def coverage(predictions: pd.DataFrame, alphabet: Sequence[str], in_training: Counter[str]) -> dict[str, Any]:
+def coverage(
+    predictions: pd.DataFrame, alphabet: Sequence[str], in_training: Counter[str], at_start: Sequence[str]
+) -> dict[str, Any]:
     """Which characters the model can write, and which of them were learnt and tested.
+
+    Args:
+        predictions: Texts and labels of the evaluation split.
+        alphabet: Characters of the model.
+        in_training: How often the training labels have each character.
+        at_start: Characters of the model that training started from.
 
     Returns:
         `size` of the alphabet; `unknown`, rows of `character`, `occurrences` and `images`: in the labels of the
         evaluation split, but not in the alphabet, so always read wrong; `rare`, `{character: times in training}` below
-        `RARE`; `untested`, characters of the alphabet that no label of the evaluation split has.
+        `RARE`, but for those that the start knew; `untested`, characters of the alphabet that no label of the
+        evaluation split has; `kept` from the start, which no training label has; `dropped` of the start.
     """
     known = set(alphabet)
     occurrences: Counter[str] = Counter()
@@ -315,9 +324,12 @@ def coverage(predictions: pd.DataFrame, alphabet: Sequence[str], in_training: Co
         in_images.update(set(text))
     unknown = [{"character": c, "occurrences": n, "images": in_images[c]}
                for c, n in occurrences.most_common() if c not in known]  # fmt: skip
-    rare = {c: in_training[c] for c in alphabet if in_training[c] < RARE}
+    before = set(at_start)
+    rare = {c: in_training[c] for c in alphabet if in_training[c] < RARE and c not in before}
     return {"size": len(known), "unknown": unknown, "rare": dict(sorted(rare.items(), key=lambda item: item[1])),
-            "untested": [c for c in alphabet if c not in occurrences]}  # fmt: skip
+            "untested": [c for c in alphabet if c not in occurrences],
+            "kept": [c for c in alphabet if c in before and not in_training[c]],
+            "dropped": [c for c in at_start if c not in known]}  # fmt: skip
 
 
 def suspect_labels(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -79,7 +79,9 @@ def facts(material: Material, characters: analysis.Characters) -> dict[str, Any]
         "writer_range": analysis.writer_range(predictions),
         "calibration": analysis.calibration(predictions),
         "review": analysis.review(predictions),
-        "coverage": analysis.coverage(predictions, m.alphabet, in_training),
+        "coverage": analysis.coverage(
+            predictions, m.alphabet, in_training, m.settings.get("start", {}).get("alphabet", [])
+        ),
         "characters": characters.table(in_training, m.alphabet),
         "replaced": [{"truth": a, "read": b, "count": n} for (a, b), n in characters.replaced.most_common(15)],
         "inserted": characters.inserted.most_common(10),

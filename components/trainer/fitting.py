@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,6 +22,20 @@ from components.trainer.schedule import schedule_for
 from components.trainer.settings import TrainConfig
 from components.trainer.transfer import mixture
 from htr_client.decoding import Alphabet, BestPath
+
+
+def log_probs_of(model: Recogniser) -> Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]:
+    """A traced function from a batch's inputs to log probabilities float32 [N, T, C] and frames int32 [N].
+
+    Args:
+        model: The network.
+    """
+
+    def log_probs(inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs = model(inputs, training=False)
+        return tf.nn.log_softmax(outputs["logits"]), outputs["frames"]
+
+    return tf.function(log_probs, autograph=False, reduce_retracing=True)
 
 
 class Fitting(TrainingLoop):
@@ -83,7 +97,7 @@ class Fitting(TrainingLoop):
         self._best_collapse: str | None = None
         self._start, self._new = self.best_weights, list(new)
         self._told_collapse = False
-        self.log_probs = tf.function(self._log_probs, autograph=False, reduce_retracing=True)
+        self.log_probs = log_probs_of(model)
 
     def run(self, log_dir: str | None = None) -> None:
         """Trains to the last epoch, or until validation has been clearly worse for as many epochs as patience lasts.
@@ -159,10 +173,6 @@ class Fitting(TrainingLoop):
             return loss * share, (loss + self.train.shortcut * shortcut) * share
 
         return self._learn(losses)
-
-    def _log_probs(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        outputs = self.model(inputs, training=False)
-        return tf.nn.log_softmax(outputs["logits"]), outputs["frames"]
 
     def _measure_start(self, progress: Progress) -> None:
         self._validated(0, None, progress.seconds)

@@ -112,6 +112,7 @@ class TrainingLoop(ABC):
         best_epoch: Epoch whose weights are kept, 0 for those of the start.
         best_weights: These weights.
         done: Batches so far.
+        broken: Why the training ended before its time, where the loss was no longer finite.
     """
 
     section: ClassVar[str]

@@ -76,6 +76,11 @@ class TrainConfig(Section):
         description="whether validation may leave start_share out; false always keeps it, from which other data "
         "may gain",
     )
+    keep_characters: bool = Field(
+        True,
+        description="after a warm start, whether characters that the start can write and no training label has stay in "
+        "the model; left out where validation is clearly worse with them, and where data.alphabet is set",
+    )
     freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
     checkpoint_minutes: float = Field(
         5.0,

@@ -25,6 +25,7 @@ from components.trainer.accelerators import is_chief, training_strategy, use_acc
 from components.trainer.checkpoint import fingerprint, forget, has_checkpoint
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, batches, plain_batches, survey
+from components.trainer.keeping import Kept, with_characters_of
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.settings import ModelConfig, TrainConfig
 from components.trainer.transfer import freeze, start_from
@@ -108,12 +109,6 @@ def run_fn(fn_args: Any) -> None:
     if not is_chief():
         return
 
-    settings: dict[str, Any] = {
-        "alphabet": alphabet, "transform": transform.model_dump(), "model": model_config.model_dump(),
-        "train": train.model_dump() | dataclasses.asdict(fitting.schedule),
-        "start": {"name": start.name, "base_model": start.is_base},
-        "best_validation_cer": fitting.best_cer, "training": dataclasses.asdict(fitting.outcome(device)),
-    }  # fmt: skip
     with announced("Exporting the model"):
         final = model
         if replicated or mixed:  # what is served is on one device, too
@@ -121,11 +116,24 @@ def run_fn(fn_args: Any) -> None:
             final = build(model_config, classes, height)
             for variable, value in zip(final.variables, weights, strict=True):
                 variable.assign(value)
+        kept = Kept(final, alphabet, fitting.log_probs)
+        if start.version and train.keep_characters:
+            kept = with_characters_of(start.version, kept, model_config, validation)
         neutral = base.temperature_of(start.version) if start.version else 1.0
-        settings["temperature"] = fit_temperature(fitting.log_probs, validation, alphabet, neutral)
-        served = export.ServedModel(final, alphabet, transform, settings["temperature"])
+        temperature = fit_temperature(kept.log_probs, validation, kept.alphabet, neutral)
+        served = export.ServedModel(kept.model, kept.alphabet, transform, temperature)
         images = _images_for_warmup(validation)
         export.save(served, fn_args.serving_model_dir, images, fn_args.custom_config["name"])
+    settings: dict[str, Any] = {
+        "alphabet": kept.alphabet, "transform": transform.model_dump(), "model": model_config.model_dump(),
+        "train": train.model_dump() | dataclasses.asdict(fitting.schedule),
+        "start": {
+            "name": start.name, "base_model": start.is_base,
+            "alphabet": base.alphabet_of(start.version) if start.version else [],
+        },
+        "temperature": temperature, "best_validation_cer": fitting.best_cer,
+        "training": dataclasses.asdict(fitting.outcome(device)),
+    }  # fmt: skip
     _write(os.path.join(fn_args.serving_model_dir, SETTINGS_FILE), json.dumps(settings, indent=1, ensure_ascii=False))
     _write(os.path.join(fn_args.model_run_dir, HISTORY_FILE), json.dumps(fitting.history, indent=1))
     with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, SHEET_FILE), "wb") as file:

@@ -76,9 +76,29 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> Take
             f"train.warm_start: {version} has {surplus[0]}, for which this network has no layer. Train with the "
             f"`model` section of that version's {SETTINGS_FILE}"
         )
-    new = [number for number, character in enumerate(alphabet) if character not in known]
-    told = f"{len(shared)} characters known" + (f", new: {''.join(alphabet[number] for number in new)}" if new else "")
-    return Taken(len(shared), new, told)
+    fresh = [number for number, character in enumerate(alphabet) if character not in known]
+    told = f"{len(shared)} characters known" + (f", new: {''.join(map(alphabet.__getitem__, fresh))}" if fresh else "")
+    return Taken(len(shared), fresh, told)
+
+
+def learn_from(model: Recogniser, alphabet: Sequence[str], trained: Recogniser, learnt: Sequence[str]) -> None:
+    """Gives a network the weights of a trained one of fewer classes; the other classes keep theirs.
+
+    Args:
+        model: The network.
+        alphabet: Its characters.
+        trained: The trained one.
+        learnt: Its characters, all of them in `alphabet`.
+    """
+    columns = [*(alphabet.index(character) for character in learnt), len(alphabet)]
+    for variable, value in zip(model.variables, trained.variables, strict=True):
+        if "seed_generator" not in variable.path:
+            weights = value.numpy()
+            if variable.path.split("/")[1] in _HEADS:
+                wide = variable.numpy()
+                wide[..., columns] = weights
+                weights = wide
+            variable.assign(weights)
 
 
 def mixture(

@@ -185,6 +185,7 @@ def _training(by_split: Mapping[str, Sequence[Seen]], config: RunSettings) -> di
         "images": len(images), "steps": steps, "seconds": seconds, "time": estimate.in_words(seconds),
         "epochs": epochs_for(train, len(images)), "start": start.name,
         "warm": train.is_warm, "cores": usable_cores(),
+        "start_alphabet": "".join(base.alphabet_of(start.version)) if start.version else "",
     }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
     _about_the_gate(contents["splits"]["eval"]["samples"], config, result)
     add_texts_by_models(contents["splits"], result)
     _about_labels(contents, accepted, result)
-    _about_characters(contents["characters"], result)
+    _about_characters(contents["characters"], contents["training"]["start_alphabet"], config, result)
     _about_sizes(contents, accepted, result)
     if rejected > config.data.max_rejected * rows:
         result.problem("rejected", f"{rejected} of {rows} rows would be rejected; data.max_rejected allows "
@@ -132,8 +132,12 @@ def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -
                         f"example {row['place']}: {row['text']!r}{why}.")  # fmt: skip
 
 
-def _about_characters(characters: Sequence[Mapping[str, Any]], result: Findings) -> None:
-    new = [c for c in characters if not c["train"]]
+def _about_characters(
+    characters: Sequence[Mapping[str, Any]], known: str, config: RunSettings, result: Findings
+) -> None:
+    """Tells of characters that the model would not learn; `known` are those of the model that training starts from."""
+    kept = known if config.train.keep_characters and config.data.alphabet is None else ""
+    new = [c for c in characters if not c["train"] and c["character"] not in kept]
     if new:
         shown = some([f"{visible(c['character'])} ({c['total']})" for c in new], 16)
         result.problem(
@@ -142,7 +146,7 @@ def _about_characters(characters: Sequence[Mapping[str, Any]], result: Findings)
             f"{shown}.",
             "Add training images with them, or set data.alphabet to reject such labels.",
         )
-    rare = [c for c in characters if 0 < c["train"] < RARE]
+    rare = [c for c in characters if 0 < c["train"] < RARE and c["character"] not in known]
     if rare:
         shown = some([f"{visible(c['character'])} ({c['train']})" for c in rare], 16)
         result.note("rare_characters", f"Characters that occur fewer than {RARE} times in training and will hardly "

@@ -194,6 +194,19 @@ def test_report_names_new_characters():
     assert "new_characters" not in findings(material(table(words(400))))
 
 
+def test_report_and_card_name_what_the_start_knew():
+    made = material(table([*words(400), "Qe"], rate=0))
+    in_labels = sorted({*"".join(words(400)), "Q"})
+    settings = {**made.settings, "start": {"name": "a base", "base_model": True, "alphabet": [*in_labels, "7", "é"]}}
+    built = contents.build(material(table([*words(400), "Qe"], rate=0), alphabet=[*in_labels, "7"], settings=settings))
+    coverage = built["coverage"]
+    assert coverage["kept"] == ["7"] and coverage["dropped"] == ["é"] and coverage["rare"] == {}
+    written = card.write(built)
+    assert "1 of them are in no training label" in written and "this one cannot: `é`" in written
+    alone = contents.build(material(table(words(400)), alphabet=[*in_labels, "7"]))
+    assert "7" in alone["coverage"]["rare"] and "no training label" not in card.write(alone)
+
+
 def test_report_names_a_weak_slice_and_a_disagreement_with_the_evaluator():
     predictions = table(words(400), rate=0.02)
     weak = predictions["sharpness"] < 0.11

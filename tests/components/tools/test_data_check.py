@@ -95,8 +95,13 @@ def test_new_character_is_named(changed, capsys):
         rows[0]["IDENTITY"], rows[5]["IDENTITY"] = "Ł" + rows[0]["IDENTITY"][1:], "Ł" + rows[5]["IDENTITY"][1:]
         return rows
 
-    out = looked(changed(with_split), capsys)
+    folder = changed(with_split)
+    out = looked(folder, capsys, "--set", "train.warm_start=none")
     assert "Problem: Characters that occur outside the training split only" in out and "Ł (2)" in out
+    assert "will hardly be learnt" in out
+    out = looked(folder, capsys, "--set", "train.keep_characters=false")
+    assert "Ł (2)" in out and "will hardly be learnt" not in out, "the base model knows the rare ones"
+    assert "outside the training split only" not in looked(folder, capsys), "and keeps this one"
 
 
 @pytest.mark.parametrize("kind", ["stored_again", "recompressed", "scaled", "lighter"])
