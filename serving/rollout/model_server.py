@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from serving.rollout.labels import LABELS, RolloutError, messages
+from serving.rollout.labels import LABELS, RolloutError, Served, messages
 
 if TYPE_CHECKING:
     from htr_client.tls import Tls
@@ -93,8 +94,10 @@ class Server:
             return call(request, timeout=_CALL_SECONDS)
         except grpc.RpcError as error:
             code = error.code().name
-            details = f": {error.details()}" if error.details() else ""
-            raise ServerError(f"{self.address} answered {code} to {method.rpartition('/')[2]}{details}", code) from None
+            details = f": {error.details().rstrip('.')}" if error.details() else ""
+            raise ServerError(
+                f"{self.address} answered {code} to {method.rpartition('/')[2]}{details}.", code
+            ) from None
 
     def reload(self, config: Any) -> None:
         """Makes this the server's whole configuration.
@@ -107,7 +110,8 @@ class Server:
         request.config.MergeFromString(config.SerializeToString())
         answer = self._call(_SERVICE + "HandleReloadConfigRequest", request, messages().ReloadConfigResponse)
         if answer.status.error_code:
-            raise ServerError(f"{self.address} refused: {answer.status.error_message}", str(answer.status.error_code))
+            text = f"{self.address} refused: {answer.status.error_message.rstrip('.')}."
+            raise ServerError(text, str(answer.status.error_code))
 
     def versions(self, name: str) -> dict[int, VersionStatus]:
         """The versions of a model that the server knows, without labels.
@@ -124,6 +128,23 @@ class Server:
             )
             for row in answer.model_version_status
         }
+
+    def served(self, name: str, labels: Iterable[str] = ()) -> Served:
+        """What the server serves of a model, which is nothing where it does not know the model.
+
+        Args:
+            name: Name of the model.
+            labels: Labels to ask for besides the usual ones.
+        """
+        try:
+            rows = self.versions(name)
+        except ServerError as error:
+            if error.code != "NOT_FOUND":
+                raise
+            rows = {}
+        live = frozenset(number for number, row in rows.items() if row.state in ("START", "LOADING", "AVAILABLE"))
+        present = {label: self.label(name, label) for label in sorted({*LABELS, *labels})} if live else {}
+        return Served(live, {label: number for label, number in present.items() if number is not None})
 
     def label(self, name: str, label: str) -> int | None:
         """The version that answers to a label; None if none does."""

@@ -8,7 +8,9 @@ start. Running servers are told through ModelService, in steps that leave no gap
 3. drop the versions that no label needs.
 
 HandleReloadConfigRequest replaces the server's whole configuration and is no transaction, so every request carries
-all of it, names only directories that exist, and what was served before is restored when a step fails. The policy is
+all of it, names only directories that exist, and what was served before is restored when a step fails. Of other models
+it carries what the server serves, not what the file has come to say of them since: a server refuses labels of versions
+that it has not loaded, and waits for a model that it cannot find, with all later requests. The policy is
 always `specific`: with `latest` of two versions a broken push takes the place of a good version. The base path of a
 model in the file is never changed on running servers: one that holds no versions would unload all that they serve.
 """
@@ -52,8 +54,11 @@ class _Change:
         self.server = server
         self._name = file.name
         self._base_path = base_path
-        self._make = functools.partial(file.config_with, base_path)
-        self._make_old = functools.partial(file.config_with, old_path)
+        # The file may say more than this server has been told: of other models it goes on with what it serves.
+        others = {name: server.served(name, labels) for name, labels in file.others.items()}
+        others = {name: served for name, served in others.items() if served.versions}
+        self._make = functools.partial(file.config_with, base_path, others=others)
+        self._make_old = functools.partial(file.config_with, old_path, others=others)
         self._labels = labels
         self._before = server.versions(file.name)
         present = {label: server.label(file.name, label) for label in {*LABELS, *file.labels}}
@@ -107,7 +112,7 @@ class _Change:
         for label, number in self._labels.items():
             seen = self.server.label(self._name, label)
             if seen != number:
-                raise ServerError(f"{self.server.address} has {label} at {seen} instead of {number}", "ABORTED")
+                raise ServerError(f"{self.server.address} has {label} at {seen} instead of {number}.", "ABORTED")
 
     def drop(self) -> None:
         """Unloads what no label needs."""
@@ -121,11 +126,19 @@ class _Change:
         try:
             self.server.reload(restored)
         except ServerError as error:
+            if self._is_as_before():  # it takes no configuration, and took none
+                return
             if error.code != "FAILED_PRECONDITION":  # a label on a version that is not AVAILABLE
                 raise
             self.server.reload(self._make_old(self._served, {}))
             self._wait_restored()
             self.server.reload(restored)
+
+    def _is_as_before(self) -> bool:
+        """Whether the server serves all that it did, under the labels of before."""
+        rows, labels = self.server.versions(self._name), {*self._present, *self._labels}
+        present = {label: self.server.label(self._name, label) for label in labels}
+        return self._available <= _available(rows) and present == {label: self._present.get(label) for label in labels}
 
     def _wait_restored(self) -> None:
         labelled = set(self._present.values())
@@ -133,7 +146,7 @@ class _Change:
         while missing := labelled - _available(self.server.versions(self._name)):
             if time.monotonic() > until:
                 which = ", ".join(map(str, sorted(missing)))
-                text = f"{self.server.address} has not loaded version {which} of {self._name} again"
+                text = f"{self.server.address} has not loaded version {which} of {self._name} again."
                 raise ServerError(text, "DEADLINE_EXCEEDED")
             time.sleep(_LOOK_SECONDS)
 
@@ -291,7 +304,7 @@ class Rollout:
             except ServerError as error:
                 failures.append(str(error))
         if failures:
-            return f"What was served before could not be restored everywhere: {'; '.join(failures)}."
+            return f"What was served before could not be restored everywhere: {' '.join(failures)}"
         return "The labels stay where they were."
 
     def _checked(self, file: Labels, label: str, version: int) -> dict[str, int]:

@@ -68,9 +68,9 @@ def htr(workspace, *arguments, server=None) -> int:
     return cli.main([*map(str, arguments), "--workspace", str(workspace), *extra])
 
 
-def labels(address) -> dict[str, int | None]:
+def labels(address, name="htr") -> dict[str, int | None]:
     with Server(address) as server:
-        return {label: server.label("htr", label) for label in LABELS}
+        return {label: server.label(name, label) for label in LABELS}
 
 
 def request(image, label=""):
@@ -302,6 +302,31 @@ def test_other_models_in_the_file_stay(workspace):
     assert [entry.name for entry in config.model_config_list.config] == ["other", "htr"]
 
 
+def test_other_models_go_on_as_the_server_serves_them(workspace, toy_model, capsys):
+    """The file may say more: a label that the server would refuse, a model that it would wait for."""
+    lines = base(workspace).with_name("htr-lines")
+    for number in (1, 2):
+        toy.push(toy_model, lines, number)
+    assert htr(workspace, "promote", 1, "--label", "stable") == 0
+    assert htr(workspace, "promote", 1, "--label", "stable", "--task", "pages") == 0
+    with serve(workspace) as server:
+        assert htr(workspace, "promote", 2, "--label", "stable", "--task", "pages") == 0
+        toy.push(toy_model, base(workspace).with_name("late"), 1)
+        Rollout(str(base(workspace).with_name("late")), "late", base_path="/nowhere/late").promote(1, "stable")
+        assert htr(workspace, "promote", 2, "--label", "stable", server=server.address) == 0
+        assert htr(workspace, "rollback", "--label", "stable", server=server.address) == 0
+        assert labels(server.address)["stable"] == labels(server.address, "htr-lines")["stable"] == 1
+        assert labels(server.address, "late") == {"stable": None, "canary": None}
+        file = Labels.read(str(base(workspace)), "htr")
+        assert file.labels == {"stable": 1} and file.others == {"htr-lines": {"stable": 2}, "late": {"stable": 1}}
+        assert htr(workspace, "promote", 2, "--label", "stable", "--task", "pages", server=server.address) == 0
+        assert labels(server.address, "htr-lines")["stable"] == 2
+        # What the server refuses is refused again when what was served is to be restored, but nothing has changed.
+        config_file(workspace).write_text(config_file(workspace).read_text().replace(f'"{lines}"', '"here"'))
+        assert htr(workspace, "promote", 2, "--label", "stable", server=server.address) == cli.ERROR
+        assert "got base_path()=here. The labels stay where they were." in capsys.readouterr().err
+
+
 def test_a_canary_whose_directory_is_gone_does_not_block_stable(workspace):
     move = Rollout(str(base(workspace)), "htr")
     move.promote(1, "stable")
@@ -336,8 +361,11 @@ def test_one_rollout_at_a_time(workspace):
     move.promote(1, "stable")
 
 
-def test_an_unreadable_file_is_named_and_nothing_is_deleted(workspace, toy_model, capsys):
-    config_file(workspace).write_text("not a configuration")
+@pytest.mark.parametrize(
+    "text", ["not a configuration", "# earlier versions: [1]", '# earlier versions: {"htr": {"stable": 1}}']
+)
+def test_an_unreadable_file_is_named_and_nothing_is_deleted(workspace, toy_model, capsys, text):
+    config_file(workspace).write_text(text)
     assert htr(workspace, "promote", 1, "--label", "stable") == cli.ERROR
     assert "models.config is not a readable model configuration" in capsys.readouterr().err
     assert htr(workspace, "rollback") == cli.ERROR
