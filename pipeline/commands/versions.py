@@ -102,21 +102,21 @@ def _moment(number: int) -> str:
 
 
 def _served_versions(arguments: argparse.Namespace, name: str) -> int:
-    from serving.rollout.labels import RolloutError
-    from serving.rollout.model_server import Server
+    from serving.rollout.model_server import ServerError, servers_at
 
-    addresses, tls = servers_from(arguments), tls_from(arguments)
-    try:
-        for address in addresses:
-            with Server(address, tls) as server:
-                rows = server.labelled(name)
-            if len(addresses) > 1:
-                print(f"{address}:")
-            for row in rows:
-                print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.reason}".rstrip())
-    except RolloutError as error:
-        raise _rollout_failed(error) from error
-    return OK
+    servers = servers_at(servers_from(arguments), tls_from(arguments))
+    code = OK
+    for server in servers:
+        with server:
+            if len(servers) > 1:
+                print(f"{server.address}:", flush=True)
+            try:
+                for row in server.labelled(name):
+                    print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.reason}".rstrip())
+            except ServerError as error:  # the other servers are asked all the same
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                code = ERROR
+    return code
 
 
 def _promote(arguments: argparse.Namespace) -> int:
@@ -147,7 +147,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 
 def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved]) -> int:
-    from serving.rollout.labels import RolloutError
+    from serving.rollout.labels import Refused, RolloutError
     from serving.rollout.moving import Rollout
 
     config = read_config(arguments)
@@ -159,20 +159,20 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
     try:
         moved = move(rollout)
     except RolloutError as error:
-        raise _rollout_failed(error) from error
+        raise CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR) from error
     before = f" (before: {moved.before})" if moved.before not in (None, moved.version) else ""
     print(f"{moved.label} is version {moved.version}{before}, in {moved.path}.")
     if moved.servers:
-        print(f"It answers on {', '.join(moved.servers)}.")
+        print(f"It answers on {', '.join(moved.servers)}.", flush=True)
     else:
         print("Servers read this when they start; to move the label on running ones, name them with --server.")
+    if moved.away:
+        again = f"htr promote {moved.version} --label {moved.label}{config.options} --server {','.join(moved.away)}"
+        raise CommandError(
+            f"Not on {', '.join(moved.away)}: {' '.join(moved.away.values())} A server reads {moved.path.name} when it "
+            f"starts. Where it has not ended, repeat: {again}"
+        )
     return OK
-
-
-def _rollout_failed(error: Exception) -> CommandError:
-    from serving.rollout.labels import Refused
-
-    return CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR)
 
 
 def _restore(arguments: argparse.Namespace) -> int:

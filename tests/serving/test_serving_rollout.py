@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import threading
+from dataclasses import replace
 
 import pytest
 import serving_toy as toy
@@ -179,6 +181,41 @@ def test_several_servers_move_together_or_not_at_all(workspace, toy_model, tmp_p
         assert written(workspace).version_labels["stable"] == 1
 
 
+def test_a_name_stands_for_all_its_servers_and_only_a_rollback_does_without_one(workspace, monkeypatch, capsys):
+    assert htr(workspace, "promote", 1, "--label", "stable") == 0
+    with serve(workspace) as first, serve(workspace) as second:
+        ports, known = (first.port, second.port), socket.getaddrinfo
+
+        def lookup(host, port, *args, **kwargs):
+            found = [known("127.0.0.1", each, *args, **kwargs)[0] for each in ports]
+            return found if host == "servers" else known(host, port, *args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", lookup)
+        assert htr(workspace, "promote", 2, "--label", "stable", server="servers:8500") == 0
+        assert f"answers on {first.address}, {second.address}." in capsys.readouterr().out
+        assert labels(first.address)["stable"] == labels(second.address)["stable"] == 2
+        some = f"localhost:1,{first.address}"
+        assert htr(workspace, "promote", 1, "--label", "stable", server=some) == cli.ERROR
+        assert "Nobody answers at localhost:1. Nothing has changed. Leave a server that" in capsys.readouterr().err
+        assert labels(first.address)["stable"] == written(workspace).version_labels["stable"] == 2
+        assert htr(workspace, "rollback", "--label", "stable", server=f"{some},{second.address}") == cli.ERROR
+        said = capsys.readouterr()
+        assert f"answers on {first.address}, {second.address}." in said.out
+        assert f"promote 1 --label stable --workspace {workspace} --server localhost:1\n" in said.err
+        assert labels(first.address)["stable"] == labels(second.address)["stable"] == 1
+        assert written(workspace).version_labels["stable"] == 1
+        assert htr(workspace, "versions", server=some) == cli.ERROR
+        said = capsys.readouterr()
+        assert "1  AVAILABLE  stable" in said.out and "Nobody answers at localhost:1." in said.err
+
+
+def test_this_machine_is_asked_without_a_proxy(workspace, monkeypatch, capsys):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with serve(workspace) as server:
+        assert htr(workspace, "versions", server=server.address) == 0
+    assert "2  AVAILABLE" in capsys.readouterr().out
+
+
 def test_a_failed_last_step_is_undone_everywhere(workspace, image, monkeypatch):
     with serve(workspace) as server, Client(server.address) as client:
         move = Rollout(str(base(workspace)), "htr", [server.address])
@@ -242,7 +279,7 @@ def test_a_wrong_base_path_of_a_first_promotion_is_undone(workspace, image):
         (["promote", 9, "--label", "stable", "--server", "localhost:1"], cli.USAGE, "no version 9 in"),
         (["promote", 2, "--label", "canary", "--server", "localhost:1"], cli.USAGE, "No version is stable yet"),
         (["promote", 2, "--label", "stable", "--server", "localhost"], cli.USAGE, "an address is HOST:PORT"),
-        (["promote", 2, "--label", "stable", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
+        (["promote", 2, "--label", "stable", "--server", "localhost:1"], cli.ERROR, "Nobody answers at localhost:1."),
         (["promote", 2, "--label", "stable", "--tls-key", "k"], cli.USAGE, "belong together"),
         (["promote", 2, "--label", "stable", "--tls-ca", "/nowhere.pem"], cli.USAGE, "/nowhere.pem cannot be read"),
         (["rollback", "--label", "stable"], cli.USAGE, "No version has the label stable"),
@@ -251,7 +288,7 @@ def test_a_wrong_base_path_of_a_first_promotion_is_undone(workspace, image):
         (["rollback", *BUCKET], cli.ERROR, "Move the folder of the newest version"),
         (["rollback", "--server", "localhost:1"], cli.USAGE, "--server goes with --label"),
         (["versions", "--server", "localhost"], cli.USAGE, "an address is HOST:PORT"),
-        (["versions", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
+        (["versions", "--server", "localhost:1"], cli.ERROR, "Nobody answers at localhost:1."),
     ],
 )
 def test_refusals(workspace, capsys, arguments, code, message):
@@ -317,10 +354,17 @@ def test_other_models_go_on_as_the_server_serves_them(workspace, toy_model, caps
         assert htr(workspace, "rollback", "--label", "stable", server=server.address) == 0
         assert labels(server.address)["stable"] == labels(server.address, "htr-lines")["stable"] == 1
         assert labels(server.address, "late") == {"stable": None, "canary": None}
+        late = Rollout(str(base(workspace).with_name("late")), "late", [server.address], timeout=0.2)
+        with pytest.raises(LoadFailed, match=r"late, which .* did not serve so far, was not AVAILABLE .* Is /nowhere"):
+            late.promote(1, "stable")
         file = Labels.read(str(base(workspace)), "htr")
         assert file.labels == {"stable": 1} and file.others == {"htr-lines": {"stable": 2}, "late": {"stable": 1}}
         assert htr(workspace, "promote", 2, "--label", "stable", "--task", "pages", server=server.address) == 0
         assert labels(server.address, "htr-lines")["stable"] == 2
+        # A model can be added to a running server.
+        config_file(workspace).write_text(config_file(workspace).read_text().replace("/nowhere", str(lines.parent)))
+        assert replace(late, timeout=30).promote(1, "stable").servers == (server.address,)
+        assert labels(server.address, "late")["stable"] == 1
         # What the server refuses is refused again when what was served is to be restored, but nothing has changed.
         config_file(workspace).write_text(config_file(workspace).read_text().replace(f'"{lines}"', '"here"'))
         assert htr(workspace, "promote", 2, "--label", "stable", server=server.address) == cli.ERROR
