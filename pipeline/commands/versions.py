@@ -149,15 +149,19 @@ def _rollback(arguments: argparse.Namespace) -> int:
 def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved]) -> int:
     from serving.rollout.labels import Refused, RolloutError
     from serving.rollout.moving import Rollout
+    from serving.rollout.siblings import Sibling
 
     config = read_config(arguments)
     name, model_dir = config.servable
+    other = config.model_copy(update={"task": "text" if config.task == "pages" else "pages"})
+    sibling = Sibling(*other.servable, other.options)
     rollout = Rollout(
         model_dir, name, servers_from(arguments), tls_from(arguments), arguments.base_path, arguments.timeout,
-        config.options,
+        config.options, sibling,
     )  # fmt: skip
     try:
         moved = move(rollout)
+        note = sibling.note(model_dir)
     except RolloutError as error:
         raise CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR) from error
     before = f" (before: {moved.before})" if moved.before not in (None, moved.version) else ""
@@ -166,6 +170,8 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
         print(f"It answers on {', '.join(moved.servers)}.", flush=True)
     else:
         print("Servers read this when they start; to move the label on running ones, name them with --server.")
+    if note:
+        print(f"note: {note}", file=sys.stderr, flush=True)
     if moved.away:
         again = f"htr promote {moved.version} --label {moved.label}{config.options} --server {','.join(moved.away)}"
         raise CommandError(

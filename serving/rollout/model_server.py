@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from serving.model_config import KEPT_MODEL
 from serving.rollout.labels import LABELS, RolloutError, Served, messages
 
 if TYPE_CHECKING:
@@ -91,7 +92,12 @@ def _behind(address: str, tls: Tls | None) -> list[Server]:
 
 
 class Server:
-    """One model server, embedded or TensorFlow Serving."""
+    """One model server, embedded or TensorFlow Serving.
+
+    Attributes:
+        address: Address, host:port.
+        kept: Models that the server has said to serve whatever it is told.
+    """
 
     def __init__(self, address: str, tls: Tls | None = None, direct: bool = False):
         """Opens a connection when the first call is made.
@@ -109,6 +115,7 @@ class Server:
         self.address = address
         self._encrypted = tls is not None
         self._answered = False
+        self.kept: set[str] = set()
         # Not shared with other channels of the process, whose connection may be in a back-off.
         options: list[tuple[str, Any]] = [
             ("grpc.use_local_subchannel_pool", 1),
@@ -138,10 +145,11 @@ class Server:
         )
         seconds = seconds if self._answered else min(seconds, _FIRST_CALL_SECONDS)
         try:
-            answer = call(request, timeout=seconds)
+            answer, ended = call.with_call(request, timeout=seconds)
         except grpc.RpcError as error:
             raise self._error(error, method.rpartition("/")[2], seconds) from None
         self._answered = True
+        self.kept.update(value for key, value in ended.trailing_metadata() or () if key == KEPT_MODEL)
         return answer
 
     def _error(self, error: Any, method: str, seconds: float) -> ServerError:

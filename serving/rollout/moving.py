@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from serving.file_lock import LockHeld
 from serving.rollout.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path, labels_locked
 from serving.rollout.model_server import Server, ServerError, VersionStatus, servers_at
+from serving.rollout.siblings import Sibling
 from serving.version_directory import WITHDRAWN, find_versions, nothing_pushed
 
 if TYPE_CHECKING:
@@ -203,6 +204,7 @@ class Rollout:
             the file's is refused for running servers.
         timeout: Seconds that the servers have for loading.
         options: What suggested `htr` commands need besides.
+        sibling: Another model that the servers must not lose on the way.
     """
 
     model_dir: str
@@ -212,6 +214,7 @@ class Rollout:
     base_path: str | None = None
     timeout: float = 300.0
     options: str = ""
+    sibling: Sibling | None = None
 
     def promote(self, version: int, label: str) -> Moved:
         """Gives a label to a version.
@@ -228,7 +231,8 @@ class Rollout:
                 the model directory is in a bucket.
             LoadFailed: A server cannot load it; the label stays where it was.
             ServerError: A server cannot be reached or refused; the label stays where it was.
-            RolloutError: The configuration file cannot be read or written, or another rollout runs.
+            RolloutError: The configuration file cannot be read or written, another rollout runs, or a server would
+                unload the other model.
         """
         with self._locked():
             file = Labels.read(self.model_dir, self.name)
@@ -302,6 +306,8 @@ class Rollout:
             for server in [stack.enter_context(server) for server in servers_at(self.servers, self.tls)]:
                 try:
                     changes.append(_Change(server, file, base_path, old_path, labels))
+                    if self.sibling is not None:
+                        self.sibling.check(server, file, base_path)
                 except ServerError as error:
                     if not error.away:
                         raise

@@ -6,73 +6,23 @@ import contextlib
 import shutil
 import socket
 import threading
-from dataclasses import replace
 
 import pytest
 import serving_toy as toy
 from serving_client import Client, Load
-from tensorflow_serving.config import model_server_config_pb2
+from serving_rollout import base, config_file, htr, labels, serve, written
 
 from components.common.service import VersionError
 from components.pusher import versions
 from pipeline import cli
-from serving import protos
-from serving.rollout import moving
-from serving.rollout.labels import LABELS, Labels, Refused, RolloutError
+from serving.rollout.labels import Labels, Refused, RolloutError
 from serving.rollout.model_server import Server
 from serving.rollout.moving import LoadFailed, Rollout
-from serving.server import EmbeddedServer
 
-pytestmark = pytest.mark.either_stack
+pytestmark = [pytest.mark.either_stack, pytest.mark.usefixtures("quick")]
 
 END = 50
 BUCKET = ["--set", "push.model_dir=gs://b/models/htr"]
-
-
-@pytest.fixture
-def workspace(tmp_path, toy_model):
-    """Two good versions and the way to put more."""
-    for number in (1, 2):
-        toy.push(toy_model, tmp_path / "serving_model" / "htr", number)
-    return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(moving, "_SETTLE_SECONDS", 0.1)
-    monkeypatch.setattr(moving, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(moving, "_STALE_SECONDS", 0.5)
-
-
-def base(workspace):
-    return workspace / "serving_model" / "htr"
-
-
-def config_file(workspace):
-    return workspace / "serving_model" / "models.config"
-
-
-def serve(workspace, **settings) -> EmbeddedServer:
-    """A server as `htr serve` starts it: from the configuration file once there is one."""
-    if config_file(workspace).exists():
-        settings |= {
-            "model_config_file": str(config_file(workspace)),
-            "allow_version_labels_for_unavailable_models": True,
-        }
-    else:
-        settings["model_base_path"] = str(base(workspace))
-    fast = {"file_system_poll_wait_seconds": 0.05, "max_num_load_retries": 0, "tensorflow_session_parallelism": 1}
-    return EmbeddedServer(port=0, model_name="htr", **{**fast, **settings})
-
-
-def htr(workspace, *arguments, server=None) -> int:
-    extra = ["--server", server] if server else []
-    return cli.main([*map(str, arguments), "--workspace", str(workspace), *extra])
-
-
-def labels(address, name="htr") -> dict[str, int | None]:
-    with Server(address) as server:
-        return {label: server.label(name, label) for label in LABELS}
 
 
 def request(image, label=""):
@@ -81,13 +31,6 @@ def request(image, label=""):
 
 def answers(client, image, label) -> int:
     return client.predict(request(image, label)).model_spec.version.value
-
-
-def written(workspace):
-    config = model_server_config_pb2.ModelServerConfig()
-    protos.read_text_proto(config_file(workspace), config)
-    (entry,) = config.model_config_list.config
-    return entry
 
 
 @pytest.mark.slow
@@ -324,51 +267,6 @@ def test_a_pipeline_of_another_name_is_served_with_its_labels(workspace, monkeyp
     assert htr(workspace, "promote", 1, "--label", "stable", "--set", "name=words") == 0
     assert htr(workspace, "serve", "--set", "name=words") == 0
     assert [found.model_config_file for found in served] == [str(config_file(workspace))]
-
-
-def test_other_models_in_the_file_stay(workspace):
-    config_file(workspace).write_text(
-        'model_config_list { config { name: "other" base_path: "/models/other" model_platform: "tensorflow" } }'
-    )
-    move = Rollout(str(base(workspace)), "htr")
-    move.promote(1, "stable")
-    move.promote(2, "stable")
-    assert move.roll_back("stable").version == 1
-    config = model_server_config_pb2.ModelServerConfig()
-    protos.read_text_proto(config_file(workspace), config)
-    assert [entry.name for entry in config.model_config_list.config] == ["other", "htr"]
-
-
-def test_other_models_go_on_as_the_server_serves_them(workspace, toy_model, capsys):
-    """The file may say more: a label that the server would refuse, a model that it would wait for."""
-    lines = base(workspace).with_name("htr-lines")
-    for number in (1, 2):
-        toy.push(toy_model, lines, number)
-    assert htr(workspace, "promote", 1, "--label", "stable") == 0
-    assert htr(workspace, "promote", 1, "--label", "stable", "--task", "pages") == 0
-    with serve(workspace) as server:
-        assert htr(workspace, "promote", 2, "--label", "stable", "--task", "pages") == 0
-        toy.push(toy_model, base(workspace).with_name("late"), 1)
-        Rollout(str(base(workspace).with_name("late")), "late", base_path="/nowhere/late").promote(1, "stable")
-        assert htr(workspace, "promote", 2, "--label", "stable", server=server.address) == 0
-        assert htr(workspace, "rollback", "--label", "stable", server=server.address) == 0
-        assert labels(server.address)["stable"] == labels(server.address, "htr-lines")["stable"] == 1
-        assert labels(server.address, "late") == {"stable": None, "canary": None}
-        late = Rollout(str(base(workspace).with_name("late")), "late", [server.address], timeout=0.2)
-        with pytest.raises(LoadFailed, match=r"late, which .* did not serve so far, was not AVAILABLE .* Is /nowhere"):
-            late.promote(1, "stable")
-        file = Labels.read(str(base(workspace)), "htr")
-        assert file.labels == {"stable": 1} and file.others == {"htr-lines": {"stable": 2}, "late": {"stable": 1}}
-        assert htr(workspace, "promote", 2, "--label", "stable", "--task", "pages", server=server.address) == 0
-        assert labels(server.address, "htr-lines")["stable"] == 2
-        # A model can be added to a running server.
-        config_file(workspace).write_text(config_file(workspace).read_text().replace("/nowhere", str(lines.parent)))
-        assert replace(late, timeout=30).promote(1, "stable").servers == (server.address,)
-        assert labels(server.address, "late")["stable"] == 1
-        # What the server refuses is refused again when what was served is to be restored, but nothing has changed.
-        config_file(workspace).write_text(config_file(workspace).read_text().replace(f'"{lines}"', '"here"'))
-        assert htr(workspace, "promote", 2, "--label", "stable", server=server.address) == cli.ERROR
-        assert "got base_path()=here. The labels stay where they were." in capsys.readouterr().err
 
 
 def test_a_canary_whose_directory_is_gone_does_not_block_stable(workspace):
