@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.commands.common import (
@@ -20,6 +20,7 @@ from pipeline.commands.model_servers import add_server_arguments, servers_from, 
 from pipeline.exit_codes import ERROR, OK, USAGE
 
 if TYPE_CHECKING:
+    from pipeline.config import Config
     from serving.rollout.moving import Moved, Rollout
 
 
@@ -71,7 +72,7 @@ def _versions(arguments: argparse.Namespace) -> int:
     config = read_config(arguments)
     name, model_dir = config.servable
     if arguments.server:
-        return _served_versions(arguments, name)
+        return _served_versions(arguments, config)
     found = list_versions(model_dir)
     if not found:
         raise CommandError(nothing_pushed(model_dir, config.options))
@@ -101,22 +102,46 @@ def _moment(number: int) -> str:
     return f"{pushed:%Y-%m-%d %H:%M:%S}" if pushed.year > 2000 else " " * len("2026-05-04 10:12:31")
 
 
-def _served_versions(arguments: argparse.Namespace, name: str) -> int:
+def _served_versions(arguments: argparse.Namespace, config: Config) -> int:
+    from components.common import storage
+    from serving.rollout.labels import LABELS, Labels, RolloutError, config_path
     from serving.rollout.model_server import ServerError, servers_at
 
+    name, model_dir = config.servable
+    try:
+        # Asked from elsewhere there is no such file, and nothing to compare.
+        said = {} if storage.is_remote(model_dir) else Labels.read(model_dir, name).labels
+    except RolloutError as error:
+        raise CommandError(str(error)) from error
+    wanted = {label: number for label, number in said.items() if label in LABELS}
     servers = servers_at(servers_from(arguments), tls_from(arguments))
     code = OK
     for server in servers:
         with server:
             if len(servers) > 1:
                 print(f"{server.address}:", flush=True)
+            wrong = ""
             try:
-                for row in server.labelled(name):
-                    print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.reason}".rstrip())
+                rows = server.labelled(name)
             except ServerError as error:  # the other servers are asked all the same
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                rows, wrong = [], str(error)
+            for row in rows:
+                print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.reason}".rstrip(), flush=True)
+            seen = {label: row.number for row in rows for label in row.labels}
+            if rows and "stable" in wanted and seen != wanted:
+                wrong = (
+                    f"{server.address} has {_told(seen)}, but {config_path(model_dir)} says {_told(wanted)}. A server "
+                    "that starts during a promotion has read the file of before. To bring it up to date: "
+                    f"htr promote {wanted['stable']} --label stable{config.options} --server {server.address}"
+                )
+            if wrong:
+                print(f"error: {wrong}", file=sys.stderr, flush=True)
                 code = ERROR
     return code
+
+
+def _told(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{label} at {number}" for label, number in sorted(labels.items(), reverse=True)) or "no label"
 
 
 def _promote(arguments: argparse.Namespace) -> int:

@@ -150,6 +150,14 @@ def test_a_name_stands_for_all_its_servers_and_only_a_rollback_does_without_one(
         assert htr(workspace, "versions", server=some) == cli.ERROR
         said = capsys.readouterr()
         assert "1  AVAILABLE  stable" in said.out and "Nobody answers at localhost:1." in said.err
+        # As after a promotion during which a server has started.
+        assert htr(workspace, "promote", 2, "--label", "stable") == 0
+        capsys.readouterr()
+        assert htr(workspace, "versions", server=first.address) == cli.ERROR
+        said = capsys.readouterr().err
+        assert f"{first.address} has stable at 1, but {config_file(workspace)} says stable at 2." in said
+        assert cli.main(said.strip().partition(": htr ")[2].split()) == 0
+        assert htr(workspace, "versions", server=first.address) == 0
 
 
 def test_this_machine_is_asked_without_a_proxy(workspace, monkeypatch, capsys):
