@@ -305,13 +305,15 @@ class Rollout:
             away: dict[str, str] = {}
             for server in [stack.enter_context(server) for server in servers_at(self.servers, self.tls)]:
                 try:
-                    changes.append(_Change(server, file, base_path, old_path, labels))
+                    change = _Change(server, file, base_path, old_path, labels)
                     if self.sibling is not None:
                         self.sibling.check(server, file, base_path)
                 except ServerError as error:
                     if not error.away:
                         raise
                     away[server.address] = str(error)
+                else:
+                    changes.append(change)
             if away and not (back and changes):
                 raise ServerError(f"{' '.join(away.values())} {self._without(file, back)}", "UNAVAILABLE")
             until = time.monotonic() + self.timeout
