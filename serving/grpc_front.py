@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from serving import ports, protos
+from serving.model_config import KEPT_MODEL
 from serving.options import ServerOptions, model_threads
 from serving.service import Call, Service
 from serving.status import UNSUPPORTED, Code, ServingError, from_exception, invalid, unsupported
@@ -166,6 +167,10 @@ class GrpcFront:
             self._submit(data, call, done)
         else:
             lane.pool.submit(self._work, name, method, data, call, done)
+        if name == "GetModelStatus" and self._options.line_finder_base_path:
+            from htr_client.pages.reading import LINE_FINDER
+
+            context.set_trailing_metadata(((KEPT_MODEL, LINE_FINDER),))
         timer = None
         if left is not None and not answer.done():
             # Just before gRPC itself would, which calls it CANCELLED if it comes first.

@@ -10,6 +10,8 @@ from typing import Any
 from serving.options import ServerOptions
 from serving.status import invalid
 
+KEPT_MODEL = "htr-kept-model"
+"""Metadata of answers to GetModelStatus: the model of the server's own options, which stays whatever it is told."""
 _PLATFORM = "tensorflow"
 _TENSORFLOW = 1  # of the deprecated ModelType
 

@@ -238,10 +238,18 @@ def why_withheld(number: int, options: str = "") -> str:
 
 @contextlib.contextmanager
 def _locked(model_dir: str) -> Iterator[None]:
-    """Waits until no other process pushes into the directory or withdraws from it."""
+    """Waits until no other process pushes into the directory or withdraws from it, and says so."""
+    path = os.path.join(model_dir, _LOCK_FILE)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(NoLocks):  # pushes that overlap are whole all the same
-            stack.enter_context(locked(os.path.join(model_dir, _LOCK_FILE), wait=True))
+            try:
+                stack.enter_context(locked(path))
+            except LockHeld:
+                from components.common.console import announced
+
+                # A push copies a whole version, which may take minutes on a network file system.
+                with announced(f"Waiting for the end of a push into {model_dir}", after=0.2):
+                    stack.enter_context(locked(path, wait=True))
         yield
 
 

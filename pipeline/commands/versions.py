@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.commands.common import (
@@ -20,6 +20,7 @@ from pipeline.commands.model_servers import add_server_arguments, servers_from, 
 from pipeline.exit_codes import ERROR, OK, USAGE
 
 if TYPE_CHECKING:
+    from pipeline.config import Config
     from serving.rollout.moving import Moved, Rollout
 
 
@@ -71,7 +72,7 @@ def _versions(arguments: argparse.Namespace) -> int:
     config = read_config(arguments)
     name, model_dir = config.servable
     if arguments.server:
-        return _served_versions(arguments, name)
+        return _served_versions(arguments, config)
     found = list_versions(model_dir)
     if not found:
         raise CommandError(nothing_pushed(model_dir, config.options))
@@ -101,22 +102,46 @@ def _moment(number: int) -> str:
     return f"{pushed:%Y-%m-%d %H:%M:%S}" if pushed.year > 2000 else " " * len("2026-05-04 10:12:31")
 
 
-def _served_versions(arguments: argparse.Namespace, name: str) -> int:
-    from serving.rollout.labels import RolloutError
-    from serving.rollout.model_server import Server
+def _served_versions(arguments: argparse.Namespace, config: Config) -> int:
+    from components.common import storage
+    from serving.rollout.labels import LABELS, Labels, RolloutError, config_path
+    from serving.rollout.model_server import ServerError, servers_at
 
-    addresses, tls = servers_from(arguments), tls_from(arguments)
+    name, model_dir = config.servable
     try:
-        for address in addresses:
-            with Server(address, tls) as server:
-                rows = server.labelled(name)
-            if len(addresses) > 1:
-                print(f"{address}:")
-            for row in rows:
-                print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.reason}".rstrip())
+        # Asked from elsewhere there is no such file, and nothing to compare.
+        said = {} if storage.is_remote(model_dir) else Labels.read(model_dir, name).labels
     except RolloutError as error:
-        raise _rollout_failed(error) from error
-    return OK
+        raise CommandError(str(error)) from error
+    wanted = {label: number for label, number in said.items() if label in LABELS}
+    servers = servers_at(servers_from(arguments), tls_from(arguments))
+    code = OK
+    for server in servers:
+        with server:
+            if len(servers) > 1:
+                print(f"{server.address}:", flush=True)
+            wrong = ""
+            try:
+                rows = server.labelled(name)
+            except ServerError as error:  # the other servers are asked all the same
+                rows, wrong = [], str(error)
+            for row in rows:
+                print(f"{row.number}  {row.state:<9s}  {', '.join(row.labels):<14s}  {row.reason}".rstrip(), flush=True)
+            seen = {label: row.number for row in rows for label in row.labels}
+            if rows and "stable" in wanted and seen != wanted:
+                wrong = (
+                    f"{server.address} has {_told(seen)}, but {config_path(model_dir)} says {_told(wanted)}. A server "
+                    "that starts during a promotion has read the file of before. To bring it up to date: "
+                    f"htr promote {wanted['stable']} --label stable{config.options} --server {server.address}"
+                )
+            if wrong:
+                print(f"error: {wrong}", file=sys.stderr, flush=True)
+                code = ERROR
+    return code
+
+
+def _told(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{label} at {number}" for label, number in sorted(labels.items(), reverse=True)) or "no label"
 
 
 def _promote(arguments: argparse.Namespace) -> int:
@@ -147,32 +172,38 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 
 def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved]) -> int:
-    from serving.rollout.labels import RolloutError
+    from serving.rollout.labels import Refused, RolloutError
     from serving.rollout.moving import Rollout
+    from serving.rollout.siblings import Sibling
 
     config = read_config(arguments)
     name, model_dir = config.servable
+    other = config.model_copy(update={"task": "text" if config.task == "pages" else "pages"})
+    sibling = Sibling(*other.servable, other.options)
     rollout = Rollout(
         model_dir, name, servers_from(arguments), tls_from(arguments), arguments.base_path, arguments.timeout,
-        config.options,
+        config.options, sibling,
     )  # fmt: skip
     try:
         moved = move(rollout)
+        note = sibling.note(model_dir)
     except RolloutError as error:
-        raise _rollout_failed(error) from error
+        raise CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR) from error
     before = f" (before: {moved.before})" if moved.before not in (None, moved.version) else ""
     print(f"{moved.label} is version {moved.version}{before}, in {moved.path}.")
     if moved.servers:
-        print(f"It answers on {', '.join(moved.servers)}.")
+        print(f"It answers on {', '.join(moved.servers)}.", flush=True)
     else:
         print("Servers read this when they start; to move the label on running ones, name them with --server.")
+    if note:
+        print(f"note: {note}", file=sys.stderr, flush=True)
+    if moved.away:
+        again = f"htr promote {moved.version} --label {moved.label}{config.options} --server {','.join(moved.away)}"
+        raise CommandError(
+            f"Not on {', '.join(moved.away)}: {' '.join(moved.away.values())} A server reads {moved.path.name} when it "
+            f"starts. Where it has not ended, repeat: {again}"
+        )
     return OK
-
-
-def _rollout_failed(error: Exception) -> CommandError:
-    from serving.rollout.labels import Refused
-
-    return CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR)
 
 
 def _restore(arguments: argparse.Namespace) -> int:

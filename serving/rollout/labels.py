@@ -53,6 +53,19 @@ def messages() -> Any:
 
 
 @dataclass(frozen=True)
+class Served:
+    """What a server serves of a model.
+
+    Attributes:
+        versions: Versions that are loaded or being loaded.
+        labels: Version by label.
+    """
+
+    versions: frozenset[int]
+    labels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Labels:
     """What the model configuration file says.
 
@@ -116,7 +129,7 @@ class Labels:
             text_format.Parse(text, config)
             for line in text.splitlines():
                 if line.startswith(_HISTORY_MARK):
-                    histories = json.loads(line.removeprefix(_HISTORY_MARK))
+                    histories = _histories(line.removeprefix(_HISTORY_MARK))
         except (ValueError, text_format.ParseError) as error:
             raise RolloutError(f"{path} is not a readable model configuration: {error}") from error
         for entry in config.model_config_list.config:
@@ -129,18 +142,53 @@ class Labels:
         """By label, the versions of this model that had it before, the latest last."""
         return self.histories.get(self.name, {})
 
-    def config_with(self, base_path: str, versions: Iterable[int], labels: Mapping[str, int]) -> Any:
-        """A full configuration in which this model has these versions and labels."""
+    @property
+    def others(self) -> dict[str, dict[str, int]]:
+        """Version by label of each other model in the file."""
+        entries = self.config.model_config_list.config
+        return {entry.name: dict(entry.version_labels) for entry in entries if entry.name != self.name}
+
+    def config_with(
+        self,
+        base_path: str,
+        versions: Iterable[int],
+        labels: Mapping[str, int],
+        others: Mapping[str, Served] | None = None,
+    ) -> Any:
+        """A full configuration in which this model has these versions and labels.
+
+        Args:
+            base_path: The model's directory as the servers see it.
+            versions: Versions of the model; without any it is left out.
+            labels: Version by label.
+            others: What a server serves of the other models, which it goes on with; it is sent no model that it does
+                not serve. None: the other models as the file has them.
+
+        Returns:
+            A ModelServerConfig.
+        """
         config = messages().ModelServerConfig()
-        config.CopyFrom(self.config)
         entries = config.model_config_list.config
-        entry = next((entry for entry in entries if entry.name == self.name), None) or entries.add(name=self.name)
-        entry.base_path = base_path
-        entry.model_platform = "tensorflow"
-        entry.model_version_policy.specific.versions[:] = sorted(versions)
-        entry.version_labels.clear()
-        for label in sorted(labels):
-            entry.version_labels[label] = labels[label]
+        served = dict(others or {})
+        if own := frozenset(versions):
+            served[self.name] = Served(own, labels)
+        for entry in self.config.model_config_list.config:
+            if entry.name in served or (others is None and entry.name != self.name):
+                entries.add().CopyFrom(entry)
+        if self.name in served and self.name not in [entry.name for entry in entries]:
+            entries.add(name=self.name)
+        for entry in entries:
+            policy = entry.model_version_policy
+            if entry.name == self.name:
+                entry.base_path, entry.model_platform = base_path, "tensorflow"
+                policy.specific.SetInParent()
+            if entry.name not in served:
+                continue
+            if policy.WhichOneof("policy_choice") == "specific":  # others may follow what is pushed
+                policy.specific.versions[:] = sorted(served[entry.name].versions)
+            entry.version_labels.clear()
+            for label, number in sorted(served[entry.name].labels.items()):
+                entry.version_labels[label] = number
         return config
 
     def write(self, config: Any, history: Mapping[str, list[int]]) -> None:
@@ -171,6 +219,20 @@ class Labels:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _histories(text: str) -> dict[str, dict[str, list[int]]]:
+    """What the file's line of earlier versions says.
+
+    Raises:
+        ValueError: Somebody has written something else there.
+    """
+    found = json.loads(text)
+    models = found.values() if isinstance(found, dict) else [None]
+    lists = [each for labels in models for each in (labels.values() if isinstance(labels, dict) else [None])]
+    if not all(isinstance(each, list) and all(type(number) is int for number in each) for each in lists):
+        raise ValueError(f"the line {_HISTORY_MARK.strip()!r} holds {text}, not lists of versions by model and label")
+    return found
 
 
 def config_path(model_dir: str) -> Path:

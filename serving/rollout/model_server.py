@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from serving.rollout.labels import LABELS, RolloutError, messages
+from serving.model_config import KEPT_MODEL
+from serving.rollout.labels import LABELS, RolloutError, Served, messages
 
 if TYPE_CHECKING:
     from htr_client.tls import Tls
@@ -15,6 +18,8 @@ _SERVICE = "/tensorflow.serving.ModelService/"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 _CALL_SECONDS = 30.0
+# A machine that is off answers nothing, and must not hold up for long what the other servers are to do.
+_FIRST_CALL_SECONDS = 10.0
 
 
 class ServerError(RolloutError):
@@ -22,11 +27,13 @@ class ServerError(RolloutError):
 
     Attributes:
         code: Name of the gRPC status code.
+        away: Whether the server could not be reached, or did not answer.
     """
 
     def __init__(self, message: str, code: str):
         super().__init__(message)
         self.code = code
+        self.away = code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 @dataclass(frozen=True)
@@ -51,19 +58,64 @@ class VersionStatus:
         return self.error.partition("\n")[0]
 
 
-class Server:
-    """One model server, embedded or TensorFlow Serving."""
+def servers_at(addresses: Iterable[str], tls: Tls | None = None) -> list[Server]:
+    """All servers behind addresses, each of which may be a name that stands for several.
 
-    def __init__(self, address: str, tls: Tls | None = None):
+    gRPC would connect to one of those, and perhaps to another one for the next call.
+
+    Args:
+        addresses: Addresses, host:port.
+        tls: Encryption and identity; None for plain text.
+
+    Returns:
+        The servers, whose certificates are to hold the name that was given, or that of `tls`.
+    """
+    return [server for address in addresses for server in _behind(address, tls)]
+
+
+def _behind(address: str, tls: Tls | None) -> list[Server]:
+    from htr_client.addresses import split_address
+
+    host, port = split_address(address)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # gRPC tells it, or knows a proxy that knows the name
+        found = []
+    families = {family for family, *_ in found}
+    family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6  # a server may have an address of each
+    places = dict.fromkeys((str(place[0]), int(place[1])) for kind, _, _, _, place in found if kind == family)
+    if len(places) < 2:
+        return [Server(address, tls)]
+    named = tls and replace(tls, server_name=tls.server_name or host)
+    # Without a proxy, since the list of those to reach directly (no_proxy) holds names.
+    return [Server(f"[{ip}]:{at}" if ":" in ip else f"{ip}:{at}", named, direct=True) for ip, at in places]
+
+
+class Server:
+    """One model server, embedded or TensorFlow Serving.
+
+    Attributes:
+        address: Address, host:port.
+        kept: Models that the server has said to serve whatever it is told.
+    """
+
+    def __init__(self, address: str, tls: Tls | None = None, direct: bool = False):
         """Opens a connection when the first call is made.
 
         Args:
             address: Address, host:port.
             tls: Encryption and identity; None for plain text.
+            direct: Whether to connect without a proxy, as to this machine.
         """
         import grpc
 
+        from htr_client.addresses import hosts_of
+        from htr_client.reach import is_here
+
         self.address = address
+        self._encrypted = tls is not None
+        self._answered = False
+        self.kept: set[str] = set()
         # Not shared with other channels of the process, whose connection may be in a back-off.
         options: list[tuple[str, Any]] = [
             ("grpc.use_local_subchannel_pool", 1),
@@ -71,6 +123,8 @@ class Server:
         ]
         if tls is not None and tls.server_name is not None:
             options.append(("grpc.ssl_target_name_override", tls.server_name))
+        if direct or any(is_here(host) for host, _ in hosts_of([address])):
+            options.append(("grpc.enable_http_proxy", 0))  # gRPC alone among programs asks a proxy for this machine too
         self._channel = (
             grpc.insecure_channel(address, options)
             if tls is None
@@ -83,21 +137,39 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._channel.close()
 
-    def _call(self, method: str, request: Any, response: Any) -> Any:
+    def _call(self, method: str, request: Any, response: Any, seconds: float = _CALL_SECONDS) -> Any:
         import grpc
 
         call = self._channel.unary_unary(
             method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
         )
+        seconds = seconds if self._answered else min(seconds, _FIRST_CALL_SECONDS)
         try:
-            return call(request, timeout=_CALL_SECONDS)
+            answer, ended = call.with_call(request, timeout=seconds)
         except grpc.RpcError as error:
-            code = error.code().name
-            details = f": {error.details()}" if error.details() else ""
-            raise ServerError(f"{self.address} answered {code} to {method.rpartition('/')[2]}{details}", code) from None
+            raise self._error(error, method.rpartition("/")[2], seconds) from None
+        self._answered = True
+        self.kept.update(value for key, value in ended.trailing_metadata() or () if key == KEPT_MODEL)
+        return answer
 
-    def reload(self, config: Any) -> None:
-        """Makes this the server's whole configuration.
+    def _error(self, error: Any, method: str, seconds: float) -> ServerError:
+        from htr_client.connection import to_error
+        from htr_client.reach import NOBODY
+
+        code = error.code().name
+        if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+            why = to_error(error, self.address, seconds, self._encrypted)
+            why.advice = why.advice.removeprefix(NOBODY).strip()  # a server is named already
+            return ServerError(str(why), code)
+        details = f": {error.details().rstrip('.')}" if error.details() else ""
+        return ServerError(f"{self.address} answered {code} to {method}{details}.", code)
+
+    def reload(self, config: Any, seconds: float = _CALL_SECONDS) -> None:
+        """Makes this the server's whole configuration, and waits for models that are new in it.
+
+        Args:
+            config: ModelServerConfig.
+            seconds: Seconds to wait at most.
 
         Raises:
             ServerError: The server cannot be reached or refused.
@@ -105,9 +177,10 @@ class Server:
         request = messages().ReloadConfigRequest()
         # The two sides may have loaded the descriptors apart.
         request.config.MergeFromString(config.SerializeToString())
-        answer = self._call(_SERVICE + "HandleReloadConfigRequest", request, messages().ReloadConfigResponse)
+        answer = self._call(_SERVICE + "HandleReloadConfigRequest", request, messages().ReloadConfigResponse, seconds)
         if answer.status.error_code:
-            raise ServerError(f"{self.address} refused: {answer.status.error_message}", str(answer.status.error_code))
+            text = f"{self.address} refused: {answer.status.error_message.rstrip('.')}."
+            raise ServerError(text, str(answer.status.error_code))
 
     def versions(self, name: str) -> dict[int, VersionStatus]:
         """The versions of a model that the server knows, without labels.
@@ -124,6 +197,27 @@ class Server:
             )
             for row in answer.model_version_status
         }
+
+    def known(self, name: str) -> dict[int, VersionStatus]:
+        """As `versions`; nothing where the server does not serve the model."""
+        try:
+            return self.versions(name)
+        except ServerError as error:
+            if error.code != "NOT_FOUND":
+                raise
+            return {}
+
+    def served(self, name: str, labels: Iterable[str] = ()) -> Served:
+        """What the server serves of a model, which is nothing where it does not know the model.
+
+        Args:
+            name: Name of the model.
+            labels: Labels to ask for besides the usual ones.
+        """
+        rows = self.known(name)
+        live = frozenset(number for number, row in rows.items() if row.state in ("START", "LOADING", "AVAILABLE"))
+        present = {label: self.label(name, label) for label in sorted({*LABELS, *labels})} if live else {}
+        return Served(live, {label: number for label, number in present.items() if number is not None})
 
     def label(self, name: str, label: str) -> int | None:
         """The version that answers to a label; None if none does."""

@@ -8,7 +8,9 @@ start. Running servers are told through ModelService, in steps that leave no gap
 3. drop the versions that no label needs.
 
 HandleReloadConfigRequest replaces the server's whole configuration and is no transaction, so every request carries
-all of it, names only directories that exist, and what was served before is restored when a step fails. The policy is
+all of it, names only directories that exist, and what was served before is restored when a step fails. Of other models
+it carries what the server serves, not what the file has come to say of them since: a server refuses labels of versions
+that it has not loaded, and waits for a model that it cannot find, with all later requests. The policy is
 always `specific`: with `latest` of two versions a broken push takes the place of a good version. The base path of a
 model in the file is never changed on running servers: one that holds no versions would unload all that they serve.
 """
@@ -26,7 +28,8 @@ from typing import TYPE_CHECKING
 
 from serving.file_lock import LockHeld
 from serving.rollout.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path, labels_locked
-from serving.rollout.model_server import Server, ServerError, VersionStatus
+from serving.rollout.model_server import Server, ServerError, VersionStatus, servers_at
+from serving.rollout.siblings import Sibling
 from serving.version_directory import WITHDRAWN, find_versions, nothing_pushed
 
 if TYPE_CHECKING:
@@ -52,27 +55,43 @@ class _Change:
         self.server = server
         self._name = file.name
         self._base_path = base_path
-        self._make = functools.partial(file.config_with, base_path)
-        self._make_old = functools.partial(file.config_with, old_path)
+        # The file may say more than this server has been told: of other models it goes on with what it serves.
+        others = {name: server.served(name, labels) for name, labels in file.others.items()}
+        others = {name: served for name, served in others.items() if served.versions}
+        self._make = functools.partial(file.config_with, base_path, others=others)
+        self._make_old = functools.partial(file.config_with, old_path, others=others)
         self._labels = labels
-        self._before = server.versions(file.name)
+        self._before = server.known(file.name)
         present = {label: server.label(file.name, label) for label in {*LABELS, *file.labels}}
         self._present = {label: number for label, number in present.items() if number is not None}
         self._available = _available(self._before)
         self._served = self._available | set(self._present.values())
         self._touched = False
 
-    def load(self) -> None:
+    def load(self, until: float) -> None:
         """Asks for the new versions beside all that are served."""
         self._touched = True
-        self.server.reload(self._make(self._served | set(self._labels.values()), self._present))
+        config = self._make(self._served | set(self._labels.values()), self._present)
+        if self._served:
+            self.server.reload(config)
+            return
+        try:
+            self.server.reload(config, max(_LOOK_SECONDS, until - time.monotonic()))
+        except ServerError as error:
+            if error.code != "DEADLINE_EXCEEDED":
+                raise
+            raise LoadFailed(
+                f"{self._name}, which {self.server.address} did not serve so far, was not AVAILABLE there in time. Is "
+                f"{self._base_path} the model directory as that server sees it? A TensorFlow Serving that finds no "
+                "version there goes on waiting for one, and moves no label until it is started again."
+            ) from None
 
     def wait(self, until: float) -> None:
         """Waits until every labelled version is AVAILABLE."""
         stale_until = time.monotonic() + _STALE_SECONDS
         fresh: set[int] = set()  # seen in another state than the one that an earlier attempt left
         while True:
-            rows = self.server.versions(self._name)
+            rows = self.server.known(self._name)
             waiting = []
             for number in sorted(set(self._labels.values())):
                 row = rows.get(number)
@@ -107,7 +126,7 @@ class _Change:
         for label, number in self._labels.items():
             seen = self.server.label(self._name, label)
             if seen != number:
-                raise ServerError(f"{self.server.address} has {label} at {seen} instead of {number}", "ABORTED")
+                raise ServerError(f"{self.server.address} has {label} at {seen} instead of {number}.", "ABORTED")
 
     def drop(self) -> None:
         """Unloads what no label needs."""
@@ -115,17 +134,25 @@ class _Change:
 
     def undo(self) -> None:
         """Restores what was served before; where it has been unloaded, labels follow once it is loaded again."""
-        if not (self._touched and self._served):
-            return
         restored = self._make_old(self._served, self._present)
+        if not (self._touched and restored.model_config_list.config):
+            return
         try:
             self.server.reload(restored)
         except ServerError as error:
+            if self._is_as_before():  # it takes no configuration, and took none
+                return
             if error.code != "FAILED_PRECONDITION":  # a label on a version that is not AVAILABLE
                 raise
             self.server.reload(self._make_old(self._served, {}))
             self._wait_restored()
             self.server.reload(restored)
+
+    def _is_as_before(self) -> bool:
+        """Whether the server serves all that it did, under the labels of before."""
+        rows, labels = self.server.known(self._name), {*self._present, *self._labels}
+        present = {label: self.server.label(self._name, label) for label in labels}
+        return self._available <= _available(rows) and present == {label: self._present.get(label) for label in labels}
 
     def _wait_restored(self) -> None:
         labelled = set(self._present.values())
@@ -133,7 +160,7 @@ class _Change:
         while missing := labelled - _available(self.server.versions(self._name)):
             if time.monotonic() > until:
                 which = ", ".join(map(str, sorted(missing)))
-                text = f"{self.server.address} has not loaded version {which} of {self._name} again"
+                text = f"{self.server.address} has not loaded version {which} of {self._name} again."
                 raise ServerError(text, "DEADLINE_EXCEEDED")
             time.sleep(_LOOK_SECONDS)
 
@@ -151,7 +178,8 @@ class Moved:
         version: Version that has it now.
         before: Version that had it, or None.
         path: The configuration file.
-        servers: Servers that follow.
+        servers: Addresses of the servers that follow.
+        away: Why others do not follow, by address.
     """
 
     label: str
@@ -159,6 +187,7 @@ class Moved:
     before: int | None
     path: Path
     servers: tuple[str, ...]
+    away: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -168,12 +197,14 @@ class Rollout:
     Attributes:
         model_dir: Directory of the numbered versions, on this machine; labels in a bucket are refused.
         name: Name of the model.
-        servers: Addresses of running servers; without any, only the file is changed.
+        servers: Addresses of running servers, or names that stand for several each; without any, only the file is
+            changed.
         tls: Encryption and identity for all servers.
         base_path: The model directory as the servers see it; as in the file, else `model_dir`. One that differs from
             the file's is refused for running servers.
         timeout: Seconds that the servers have for loading.
         options: What suggested `htr` commands need besides.
+        sibling: Another model that the servers must not lose on the way.
     """
 
     model_dir: str
@@ -183,6 +214,7 @@ class Rollout:
     base_path: str | None = None
     timeout: float = 300.0
     options: str = ""
+    sibling: Sibling | None = None
 
     def promote(self, version: int, label: str) -> Moved:
         """Gives a label to a version.
@@ -199,7 +231,8 @@ class Rollout:
                 the model directory is in a bucket.
             LoadFailed: A server cannot load it; the label stays where it was.
             ServerError: A server cannot be reached or refused; the label stays where it was.
-            RolloutError: The configuration file cannot be read or written, or another rollout runs.
+            RolloutError: The configuration file cannot be read or written, another rollout runs, or a server would
+                unload the other model.
         """
         with self._locked():
             file = Labels.read(self.model_dir, self.name)
@@ -211,6 +244,8 @@ class Rollout:
 
     def roll_back(self, label: str) -> Moved:
         """Moves a label back to the version that had it before, or else to the next older one.
+
+        A server that cannot be reached is left out, since it may be the bad version that it cannot stand.
 
         Args:
             label: "stable" or "canary".
@@ -230,13 +265,13 @@ class Rollout:
             while earlier:
                 number = earlier.pop()
                 if number != current and self._exists(number):
-                    return self._move(file, label, number, earlier)
+                    return self._move(file, label, number, earlier, back=True)
             older = [number for number in self._pushed() if number < current]
             if not older:
                 raise RolloutError(f"There is no version before {current} in {self.model_dir} to go back to.")
-            return self._move(file, label, older[-1], [])
+            return self._move(file, label, older[-1], [], back=True)
 
-    def _move(self, file: Labels, label: str, version: int, earlier: list[int]) -> Moved:
+    def _move(self, file: Labels, label: str, version: int, earlier: list[int], back: bool = False) -> Moved:
         labels = self._checked(file, label, version)
         self._check_base_path(file)
         base_path = self.base_path or file.base_path or os.path.abspath(self.model_dir)
@@ -249,21 +284,42 @@ class Rollout:
                 raise RolloutError(f"{file.path} cannot be written: {error.strerror}.") from error
 
         if self.servers:
-            self._move_on_servers(file, base_path, labels, write)
+            moved, away = self._move_on_servers(file, base_path, labels, write, back)
         else:
             write()
-        return Moved(label, version, file.labels.get(label), file.path, tuple(self.servers))
+            moved, away = [], {}
+        return Moved(label, version, file.labels.get(label), file.path, tuple(moved), away)
 
-    def _move_on_servers(self, file: Labels, base_path: str, labels: dict[str, int], write: Callable[[], None]) -> None:
+    def _move_on_servers(
+        self, file: Labels, base_path: str, labels: dict[str, int], write: Callable[[], None], back: bool
+    ) -> tuple[list[str], dict[str, str]]:
+        """Moves labels on the servers, and has the file written when they have moved.
+
+        Returns:
+            Addresses of the servers that followed, and why others did not, by address.
+        """
         with contextlib.ExitStack() as stack:
-            servers = [stack.enter_context(Server(address, self.tls)) for address in self.servers]
             # Servers do not tell where they look: without the file it can only be the directory itself.
             old_path = file.base_path or os.path.abspath(self.model_dir)
-            changes = [_Change(server, file, base_path, old_path, labels) for server in servers]
+            changes: list[_Change] = []
+            away: dict[str, str] = {}
+            for server in [stack.enter_context(server) for server in servers_at(self.servers, self.tls)]:
+                try:
+                    change = _Change(server, file, base_path, old_path, labels)
+                    if self.sibling is not None:
+                        self.sibling.check(server, file, base_path)
+                except ServerError as error:
+                    if not error.away:
+                        raise
+                    away[server.address] = str(error)
+                else:
+                    changes.append(change)
+            if away and not (back and changes):
+                raise ServerError(f"{' '.join(away.values())} {self._without(file, back)}", "UNAVAILABLE")
+            until = time.monotonic() + self.timeout
             try:
                 for change in changes:
-                    change.load()
-                until = time.monotonic() + self.timeout
+                    change.load(until)
                 for change in changes:
                     change.wait(until)
                 for change in changes:
@@ -281,6 +337,20 @@ class Rollout:
                 except ServerError as error:
                     text = f"The labels have moved, but versions that nothing needs are still loaded: {error}"
                     raise ServerError(text, error.code) from None
+            return [change.server.address for change in changes], away
+
+    @staticmethod
+    def _without(file: Labels, back: bool) -> str:
+        """What to do without a server, as the end of a message."""
+        if back:
+            return (
+                "No server could be reached, and nothing has changed. Without --server the label moves back in "
+                f"{file.path}, which servers read when they start."
+            )
+        return (
+            f"Nothing has changed. Leave a server that is down out of --server: it reads {file.path.name} when it "
+            "starts."
+        )
 
     @staticmethod
     def _undo(changes: list[_Change]) -> str:
@@ -291,7 +361,7 @@ class Rollout:
             except ServerError as error:
                 failures.append(str(error))
         if failures:
-            return f"What was served before could not be restored everywhere: {'; '.join(failures)}."
+            return f"What was served before could not be restored everywhere: {' '.join(failures)}"
         return "The labels stay where they were."
 
     def _checked(self, file: Labels, label: str, version: int) -> dict[str, int]:

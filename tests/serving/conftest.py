@@ -48,3 +48,22 @@ def browser(tmp_path_factory):
     made = Browser(tmp_path_factory.mktemp("browser"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def workspace(tmp_path, toy_model):
+    """Two good versions of the toy model, as a pipeline lays them out."""
+    import serving_toy as toy
+
+    for number in (1, 2):
+        toy.push(toy_model, tmp_path / "serving_model" / "htr", number)
+    return tmp_path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    from serving.rollout import moving
+
+    monkeypatch.setattr(moving, "_SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(moving, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(moving, "_STALE_SECONDS", 0.5)

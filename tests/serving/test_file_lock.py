@@ -5,6 +5,8 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -53,6 +55,19 @@ def test_what_is_locked_is_a_regular_file_that_is_open_for_writing(act, model_di
     monkeypatch.setattr(fcntl, "flock", noted)
     act(model_dir)
     assert seen and set(seen) == {(True, True)}
+
+
+def test_who_waits_for_a_push_says_so(model_dir, capsys):
+    said, waiting = "", threading.Thread(target=withdraw, args=(model_dir,))
+    with locked(str(model_dir / ".versions.lock")):
+        waiting.start()
+        until = time.monotonic() + 10
+        while f"Waiting for the end of a push into {model_dir}" not in said and time.monotonic() < until:
+            time.sleep(0.02)
+            said += capsys.readouterr().err
+        assert time.monotonic() < until and waiting.is_alive()
+    waiting.join(10)
+    assert (model_dir / ".withdrawn-2").is_dir()
 
 
 HOLD = "import sys; from serving.file_lock import locked\nwith locked(sys.argv[1]): print('held', flush=True); input()"

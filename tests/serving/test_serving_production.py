@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import shutil
+import socket
 import subprocess
 import urllib.request
 
@@ -359,7 +360,7 @@ def promtool_agrees(promtool, folder, cases, interval: str, moment: str) -> None
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_model, image, capsys):
+def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_model, image, capsys, monkeypatch):
     models = tmp_path / "serving_model"
     for number in (1, 2):
         toy.push(toy_model, models / "htr", number)
@@ -410,6 +411,13 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
             assert cli.main(by_number) == cli.ERROR
             assert cli.main([*by_number, "--tls-server-name", "localhost"]) == 0
             assert client.predict(request).model_spec.version.value == 2
+            # Where a name stands for several servers, it is still the name in their certificates.
+            places = [(socket.AF_INET, 1, 6, "", ("127.0.0.1", port)) for port in (running.port, 1)]
+            with monkeypatch.context() as patched:
+                patched.setattr(socket, "getaddrinfo", lambda *_, **__: places)
+                assert cli.main(["versions", "--server", address, *tls]) == cli.ERROR
+            said = capsys.readouterr()
+            assert "2  AVAILABLE  stable" in said.out and "Nobody answers at 127.0.0.1:1." in said.err
             assert client.health("PredictionService") == 1
         health = files.health_command("htr", running.rest_port).replace("$$", "$")
         assert subprocess.run(["bash", "-c", health], timeout=10).returncode == 0

@@ -4,73 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import threading
 
 import pytest
 import serving_toy as toy
 from serving_client import Client, Load
-from tensorflow_serving.config import model_server_config_pb2
+from serving_rollout import base, config_file, htr, labels, serve, written
 
 from components.common.service import VersionError
 from components.pusher import versions
 from pipeline import cli
-from serving import protos
-from serving.rollout import moving
-from serving.rollout.labels import LABELS, Labels, Refused, RolloutError
+from serving.rollout.labels import Labels, Refused, RolloutError
 from serving.rollout.model_server import Server
 from serving.rollout.moving import LoadFailed, Rollout
-from serving.server import EmbeddedServer
 
-pytestmark = pytest.mark.either_stack
+pytestmark = [pytest.mark.either_stack, pytest.mark.usefixtures("quick")]
 
 END = 50
 BUCKET = ["--set", "push.model_dir=gs://b/models/htr"]
-
-
-@pytest.fixture
-def workspace(tmp_path, toy_model):
-    """Two good versions and the way to put more."""
-    for number in (1, 2):
-        toy.push(toy_model, tmp_path / "serving_model" / "htr", number)
-    return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(moving, "_SETTLE_SECONDS", 0.1)
-    monkeypatch.setattr(moving, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(moving, "_STALE_SECONDS", 0.5)
-
-
-def base(workspace):
-    return workspace / "serving_model" / "htr"
-
-
-def config_file(workspace):
-    return workspace / "serving_model" / "models.config"
-
-
-def serve(workspace, **settings) -> EmbeddedServer:
-    """A server as `htr serve` starts it: from the configuration file once there is one."""
-    if config_file(workspace).exists():
-        settings |= {
-            "model_config_file": str(config_file(workspace)),
-            "allow_version_labels_for_unavailable_models": True,
-        }
-    else:
-        settings["model_base_path"] = str(base(workspace))
-    fast = {"file_system_poll_wait_seconds": 0.05, "max_num_load_retries": 0, "tensorflow_session_parallelism": 1}
-    return EmbeddedServer(port=0, model_name="htr", **{**fast, **settings})
-
-
-def htr(workspace, *arguments, server=None) -> int:
-    extra = ["--server", server] if server else []
-    return cli.main([*map(str, arguments), "--workspace", str(workspace), *extra])
-
-
-def labels(address) -> dict[str, int | None]:
-    with Server(address) as server:
-        return {label: server.label("htr", label) for label in LABELS}
 
 
 def request(image, label=""):
@@ -79,13 +31,6 @@ def request(image, label=""):
 
 def answers(client, image, label) -> int:
     return client.predict(request(image, label)).model_spec.version.value
-
-
-def written(workspace):
-    config = model_server_config_pb2.ModelServerConfig()
-    protos.read_text_proto(config_file(workspace), config)
-    (entry,) = config.model_config_list.config
-    return entry
 
 
 @pytest.mark.slow
@@ -179,6 +124,49 @@ def test_several_servers_move_together_or_not_at_all(workspace, toy_model, tmp_p
         assert written(workspace).version_labels["stable"] == 1
 
 
+def test_a_name_stands_for_all_its_servers_and_only_a_rollback_does_without_one(workspace, monkeypatch, capsys):
+    assert htr(workspace, "promote", 1, "--label", "stable") == 0
+    with serve(workspace) as first, serve(workspace) as second:
+        ports, known = (first.port, second.port), socket.getaddrinfo
+
+        def lookup(host, port, *args, **kwargs):
+            found = [known("127.0.0.1", each, *args, **kwargs)[0] for each in ports]
+            return found if host == "servers" else known(host, port, *args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", lookup)
+        assert htr(workspace, "promote", 2, "--label", "stable", server="servers:8500") == 0
+        assert f"answers on {first.address}, {second.address}." in capsys.readouterr().out
+        assert labels(first.address)["stable"] == labels(second.address)["stable"] == 2
+        some = f"localhost:1,{first.address}"
+        assert htr(workspace, "promote", 1, "--label", "stable", server=some) == cli.ERROR
+        assert "Nobody answers at localhost:1. Nothing has changed. Leave a server that" in capsys.readouterr().err
+        assert labels(first.address)["stable"] == written(workspace).version_labels["stable"] == 2
+        assert htr(workspace, "rollback", "--label", "stable", server=f"{some},{second.address}") == cli.ERROR
+        said = capsys.readouterr()
+        assert f"answers on {first.address}, {second.address}." in said.out
+        assert f"promote 1 --label stable --workspace {workspace} --server localhost:1\n" in said.err
+        assert labels(first.address)["stable"] == labels(second.address)["stable"] == 1
+        assert written(workspace).version_labels["stable"] == 1
+        assert htr(workspace, "versions", server=some) == cli.ERROR
+        said = capsys.readouterr()
+        assert "1  AVAILABLE  stable" in said.out and "Nobody answers at localhost:1." in said.err
+        # As after a promotion during which a server has started.
+        assert htr(workspace, "promote", 2, "--label", "stable") == 0
+        capsys.readouterr()
+        assert htr(workspace, "versions", server=first.address) == cli.ERROR
+        said = capsys.readouterr().err
+        assert f"{first.address} has stable at 1, but {config_file(workspace)} says stable at 2." in said
+        assert cli.main(said.strip().partition(": htr ")[2].split()) == 0
+        assert htr(workspace, "versions", server=first.address) == 0
+
+
+def test_this_machine_is_asked_without_a_proxy(workspace, monkeypatch, capsys):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with serve(workspace) as server:
+        assert htr(workspace, "versions", server=server.address) == 0
+    assert "2  AVAILABLE" in capsys.readouterr().out
+
+
 def test_a_failed_last_step_is_undone_everywhere(workspace, image, monkeypatch):
     with serve(workspace) as server, Client(server.address) as client:
         move = Rollout(str(base(workspace)), "htr", [server.address])
@@ -242,7 +230,7 @@ def test_a_wrong_base_path_of_a_first_promotion_is_undone(workspace, image):
         (["promote", 9, "--label", "stable", "--server", "localhost:1"], cli.USAGE, "no version 9 in"),
         (["promote", 2, "--label", "canary", "--server", "localhost:1"], cli.USAGE, "No version is stable yet"),
         (["promote", 2, "--label", "stable", "--server", "localhost"], cli.USAGE, "an address is HOST:PORT"),
-        (["promote", 2, "--label", "stable", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
+        (["promote", 2, "--label", "stable", "--server", "localhost:1"], cli.ERROR, "Nobody answers at localhost:1."),
         (["promote", 2, "--label", "stable", "--tls-key", "k"], cli.USAGE, "belong together"),
         (["promote", 2, "--label", "stable", "--tls-ca", "/nowhere.pem"], cli.USAGE, "/nowhere.pem cannot be read"),
         (["rollback", "--label", "stable"], cli.USAGE, "No version has the label stable"),
@@ -251,7 +239,7 @@ def test_a_wrong_base_path_of_a_first_promotion_is_undone(workspace, image):
         (["rollback", *BUCKET], cli.ERROR, "Move the folder of the newest version"),
         (["rollback", "--server", "localhost:1"], cli.USAGE, "--server goes with --label"),
         (["versions", "--server", "localhost"], cli.USAGE, "an address is HOST:PORT"),
-        (["versions", "--server", "localhost:1"], cli.ERROR, "localhost:1 answered UNAVAILABLE"),
+        (["versions", "--server", "localhost:1"], cli.ERROR, "Nobody answers at localhost:1."),
     ],
 )
 def test_refusals(workspace, capsys, arguments, code, message):
@@ -289,19 +277,6 @@ def test_a_pipeline_of_another_name_is_served_with_its_labels(workspace, monkeyp
     assert [found.model_config_file for found in served] == [str(config_file(workspace))]
 
 
-def test_other_models_in_the_file_stay(workspace):
-    config_file(workspace).write_text(
-        'model_config_list { config { name: "other" base_path: "/models/other" model_platform: "tensorflow" } }'
-    )
-    move = Rollout(str(base(workspace)), "htr")
-    move.promote(1, "stable")
-    move.promote(2, "stable")
-    assert move.roll_back("stable").version == 1
-    config = model_server_config_pb2.ModelServerConfig()
-    protos.read_text_proto(config_file(workspace), config)
-    assert [entry.name for entry in config.model_config_list.config] == ["other", "htr"]
-
-
 def test_a_canary_whose_directory_is_gone_does_not_block_stable(workspace):
     move = Rollout(str(base(workspace)), "htr")
     move.promote(1, "stable")
@@ -336,8 +311,11 @@ def test_one_rollout_at_a_time(workspace):
     move.promote(1, "stable")
 
 
-def test_an_unreadable_file_is_named_and_nothing_is_deleted(workspace, toy_model, capsys):
-    config_file(workspace).write_text("not a configuration")
+@pytest.mark.parametrize(
+    "text", ["not a configuration", "# earlier versions: [1]", '# earlier versions: {"htr": {"stable": 1}}']
+)
+def test_an_unreadable_file_is_named_and_nothing_is_deleted(workspace, toy_model, capsys, text):
+    config_file(workspace).write_text(text)
     assert htr(workspace, "promote", 1, "--label", "stable") == cli.ERROR
     assert "models.config is not a readable model configuration" in capsys.readouterr().err
     assert htr(workspace, "rollback") == cli.ERROR
