@@ -11,7 +11,8 @@ from htr_client.pages import CutError, Line, cut_line, line_pitch
 TEXT = "the quick brown fox jumps"
 TOP, BOTTOM, LEFT, RIGHT = 100, 150, 60, 560  # of the text's box on a straight page
 BASE = 138
-MARGIN = 5  # a tenth of the height
+MARGIN = 5  # at both ends, a tenth of the height
+ABOVE = 1  # and below: a fiftieth
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ STRAIGHT = Line(baseline=((LEFT, BASE), (RIGHT, BASE)), polygon=box())
 
 
 def crop(page):
-    return page[TOP - MARGIN : BOTTOM + MARGIN + 1, LEFT - MARGIN : RIGHT + MARGIN + 1]
+    return page[TOP - ABOVE : BOTTOM + ABOVE + 1, LEFT - MARGIN : RIGHT + MARGIN + 1]
 
 
 def likeness(a, b):
