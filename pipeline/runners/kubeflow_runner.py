@@ -224,7 +224,7 @@ def submit(config: Config, token: str | None = None) -> str:
 
 
 def _proxy(host: str) -> str | None:
-    """The proxy that the environment names for an address, which the ends of `kubectl port-forward` have none of."""
+    """The proxy that the environment names for an address; none for this machine, where `kubectl port-forward` is."""
     url = urlsplit(host)
     if is_here(url.hostname or "") or urllib.request.proxy_bypass(url.netloc):
         return None
