@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from htr_client.errors import HtrError
+from htr_client.errors import HtrError, ModelNotFound
 from htr_client.results import Transcription
 
 # Label values come partly from outside (model names): past this many series a metric counts what is new as "other".
@@ -151,6 +151,9 @@ class ClientMetrics:
         try:
             yield
             code = "OK"
+        except ModelNotFound:
+            code = "NOT_FOUND"  # of a label too, which servers call INVALID_ARGUMENT, as they do the image of a caller
+            raise
         except HtrError as error:
             code = error.code
             raise

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.exit_codes import ERROR, USAGE
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pipeline.config import Config
     from pipeline.reading import Model
 
@@ -325,3 +327,26 @@ def fraction(text: str) -> float:
         return fractions.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error} (got {text})") from error
+
+
+def moment(text: str) -> datetime:
+    """Converts an option's text to a moment, for argparse."""
+    from components.tools.log_times import parse_since
+
+    try:
+        return parse_since(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error} (got {text})") from error
+
+
+def add_since_argument(command: argparse.ArgumentParser, of: str) -> None:
+    """Adds `--since`, for logs.
+
+    Args:
+        command: Parser of the command.
+        of: Option that names the logs.
+    """
+    command.add_argument(
+        "--since", type=moment, metavar="TIME",
+        help=f"of {of} only rows whose column `time` is not older: 12h, 1d, or a date in UTC (for logged requests)",
+    )  # fmt: skip

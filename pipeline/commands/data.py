@@ -13,6 +13,7 @@ from pipeline.commands.common import (
     CommandError,
     add_config_arguments,
     add_prometheus_argument,
+    add_since_argument,
     check_can_be_written,
     read_config,
     reading_runs,
@@ -57,6 +58,7 @@ def add_commands(add: AddCommand) -> None:
         "--against", action="append", metavar="DIR", help="the data to compare with, instead of a run; may be repeated"
     )
     command.add_argument("--run", dest="run_name", metavar="RUN", help="run to compare with (default: latest)")
+    add_since_argument(command, "--data")
     command.add_argument("--fail", action="store_true", help=f"exit code {DRIFT} when something has drifted too far")
     command.add_argument("--json", action="store_true", help="print all measures as JSON")
     add_prometheus_argument(command)
@@ -135,19 +137,22 @@ def _drift(arguments: argparse.Namespace) -> int:
     from components.example_gen.folders import find_tables
     from components.example_gen.table import DatasetError
     from components.tools.drift import comparison, profiles
+    from components.tools.log_times import time_column
 
     config = read_config(arguments)
     if arguments.against and arguments.run_name:
         raise CommandError("--against and --run exclude each other: compare with data or with a run.", USAGE)
     try:
-        find_tables(config.data)  # a wrong folder is told before anything is measured
+        for table in find_tables(config.data)[0]:  # a wrong folder is told before anything is measured
+            if arguments.since:
+                time_column(table)
         with announced("Reading and measuring images"), reading_runs():
             if arguments.against:
                 data = config.data.model_copy(update={"paths": [storage.absolute(path) for path in arguments.against]})
                 before = profiles.of_folders(data, config.transform)
             else:
                 before = profiles.of_run(config.workspace, config.name, arguments.run_name or "latest")
-            after = profiles.of_folders(config.data, config.transform)
+            after = profiles.of_folders(config.data, config.transform, arguments.since)
     except (DatasetError, profiles.NoStatistics) as error:
         raise CommandError(str(error), exit_code(type(error).__name__)) from error
     found = comparison.compare(before, after, config.drift.thresholds)

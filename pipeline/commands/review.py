@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
-from pipeline.commands.common import AddCommand, CommandError, fraction, positive
+from pipeline.commands.common import AddCommand, CommandError, add_since_argument, fraction, positive
 from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def add_commands(add: AddCommand) -> None:
     command = add("review", _review, text, "htr review --logs requests --output review")
     command.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or globs that a server transcribes")
     command.add_argument("--logs", action="append", default=[], metavar="DIR", help="logged requests; may be repeated")
+    add_since_argument(command, "--logs")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv, images and a page")
     command.add_argument(
         "--below", type=fraction, default=0.7, metavar="C",
@@ -47,6 +48,9 @@ def _review(arguments: argparse.Namespace) -> int:
 
     if bool(arguments.logs) == bool(arguments.images):
         raise CommandError("Name either --logs DIR or images for a server to transcribe.", USAGE)
+    if arguments.since and not arguments.logs:
+        raise CommandError("--since chooses among logged requests: name them with --logs DIR.", USAGE)
+    which = f"since {arguments.since:%Y-%m-%d %H:%M} UTC" if arguments.since else ""
     unread: list[str] = []
     notes: list[str] = []
     seen = 0
@@ -58,12 +62,12 @@ def _review(arguments: argparse.Namespace) -> int:
             yield answer
 
     def write(doubts: Iterable[Doubt]) -> tuple[int, int]:
-        return review.write(doubts, arguments.output, arguments.limit, unread)
+        return review.write(doubts, arguments.output, arguments.limit, unread, which)
 
     try:
         if arguments.logs:
             with announced("Reading the logs"):
-                count, found = write(review.from_logs(arguments.logs, arguments.below, unread, notes))
+                count, found = write(review.from_logs(arguments.logs, arguments.below, unread, notes, arguments.since))
         else:
             images = list(expand(arguments.images))
             said = announced(lambda: f"Asking the server: {counted(seen, 'image')} answered")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from pipeline.commands.common import (
     MODELS,
@@ -17,6 +18,9 @@ from pipeline.commands.common import (
 )
 from pipeline.exit_codes import ERROR, USAGE
 from serving.precision import BFLOAT16
+
+if TYPE_CHECKING:
+    from serving.rollout.labels import Labels
 
 
 def add_commands(add: AddCommand) -> None:
@@ -84,6 +88,7 @@ def _serve_line_finder(arguments: argparse.Namespace, model_dir: str) -> None:
     """The pushed line finders, or the base one until there is a pushed one."""
     from components.common import storage
     from components.common.versions import offered
+    from htr_client.pages.reading import LINE_FINDER
 
     if storage.is_remote(model_dir):
         raise CommandError(f"--pages: {model_dir} is in a bucket, which the embedded server does not read.", USAGE)
@@ -93,30 +98,43 @@ def _serve_line_finder(arguments: argparse.Namespace, model_dir: str) -> None:
         if base is None:
             raise CommandError("--pages: There is no base line finder in this installation.", USAGE)
         arguments.line_finder_fallback_base_path = os.path.dirname(base)
+    elif not arguments.model_config_file and (labels := _labels(model_dir, LINE_FINDER)) and labels.labels:
+        named = ", ".join(f"{label} is {version}" for label, version in sorted(labels.labels.items()))
+        print(
+            f"note: the newest line finder is served, whatever has a label ({named}): {labels.path} is used where the "
+            "recogniser has labels, too.",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
 
 
 def _serve_labels(arguments: argparse.Namespace, model_dir: str, name: str) -> None:
     """Once a version has been promoted, its labels say what is served; before, the newest version is."""
-    from serving.rollout.labels import Labels, RolloutError, config_path
-
-    if not config_path(model_dir).exists():  # reading it takes a second, for imports
+    labels = _labels(model_dir, name)
+    if labels is None or labels.base_path is None:
         arguments.model_base_path = model_dir
         return
-    try:
-        labels = Labels.read(model_dir, name)
-    except RolloutError as error:
-        raise CommandError(str(error), USAGE) from error
-    if labels.base_path is None:
-        arguments.model_base_path = model_dir
-        return
-    if not os.path.isdir(labels.base_path):
-        raise CommandError(
-            f"{labels.path} is for servers that see the models in {labels.base_path}, which is not a folder of this "
-            f"machine. To serve the newest version here: --model_base_path {model_dir}", USAGE,
-        )  # fmt: skip
+    # The server looks for the directory of any of its models for ever, and opens no port meanwhile.
+    for entry in labels.config.model_config_list.config:
+        if not os.path.isdir(entry.base_path):
+            raise CommandError(
+                f"{labels.path} is for servers that see the versions of {entry.name} in {entry.base_path}, which is "
+                f"not a folder of this machine. To serve the newest version here: --model_base_path {model_dir}", USAGE,
+            )  # fmt: skip
     arguments.model_config_file = str(labels.path)
     # At the start nothing is loaded yet; later moves of a label are checked all the same.
     arguments.allow_version_labels_for_unavailable_models = True
+
+
+def _labels(model_dir: str, name: str) -> Labels | None:
+    """What models.config beside a model directory says; None where there is none."""
+    from serving.rollout.labels import Labels, RolloutError, config_path
+
+    if not config_path(model_dir).exists():  # reading it takes a second, for imports
+        return None
+    try:
+        return Labels.read(model_dir, name)
+    except RolloutError as error:
+        raise CommandError(str(error), USAGE) from error
 
 
 def _predict(arguments: argparse.Namespace) -> int:

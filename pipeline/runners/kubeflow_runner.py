@@ -7,11 +7,14 @@ import json
 import math
 import os
 import tempfile
+import urllib.request
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
 from components.common.settings import ConfigError
+from htr_client.reach import is_here
 from pipeline import preflight
 from pipeline.config import Config
 from pipeline.runner_settings import KubeflowConfig
@@ -191,6 +194,13 @@ def submit(config: Config, token: str | None = None) -> str:
     # urllib3 would otherwise try three times more, without saying so.
     connection = kfp_server_api.Configuration(host=host)
     connection.retries = urllib3.Retry(0)
+    # kfp_server_api takes neither from the environment, as other programs do.
+    authorities = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
+    connection.ssl_ca_cert = authorities
+    if proxy := _proxy(host):
+        connection.proxy = proxy
+        if login := urlsplit(proxy).netloc.rpartition("@")[0]:
+            connection.proxy_headers = urllib3.make_headers(proxy_basic_auth=unquote(login))
     if token:
         connection.api_key["authorization"] = token
         connection.api_key_prefix["authorization"] = "Bearer"
@@ -205,8 +215,21 @@ def submit(config: Config, token: str | None = None) -> str:
         ) from None
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise KubeflowError(f"No Kubeflow Pipelines API answers at {host} (kubeflow.host): {reason}") from None
+        trusted = f" Trusted are the authorities in {authorities or 'certifi'} (SSL_CERT_FILE)."
+        raise KubeflowError(
+            f"No Kubeflow Pipelines API answers at {host} (kubeflow.host): {reason}."
+            f"{trusted if host.startswith('https:') else ''}"
+        ) from None
     return f"{host}/#/runs/details/{run_id}"
+
+
+def _proxy(host: str) -> str | None:
+    """The proxy that the environment names for an address; none for this machine, where `kubectl port-forward` is."""
+    url = urlsplit(host)
+    if is_here(url.hostname or "") or urllib.request.proxy_bypass(url.netloc):
+        return None
+    proxy = urllib.request.getproxies().get(url.scheme)
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _message(body: Any) -> str:

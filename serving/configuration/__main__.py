@@ -1,7 +1,7 @@
 """The production configuration: TensorFlow Serving on one machine, with Prometheus, made from one file of settings.
 
 python -m serving.configuration render                 # writes serving/production/ again from its settings.yaml
-python -m serving.configuration ssl-config KEY CERT --ca CA > ssl.config
+python -m serving.configuration ssl-config KEY CERT --ca CA --output ssl.config
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from serving.configuration.files import render
 from serving.configuration.settings import FOLDER, Settings
-from serving.configuration.tls import ssl_config
+from serving.configuration.tls import ssl_config, write
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,11 +28,15 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("render", parents=[common], help="make all files from settings.yaml again")
     command = commands.add_parser(
-        "ssl-config", parents=[common], help="print the server's TLS configuration; it holds the private key"
+        "ssl-config", parents=[common], help="make the server's TLS configuration; it holds the private key"
     )
     command.add_argument("key", type=Path, help="the server's private key, PEM")
     command.add_argument("certificate", type=Path, help="its certificate chain, PEM")
     command.add_argument("--ca", type=Path, help="demand client certificates signed by these (mutual TLS), PEM")
+    command.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="write this file, for its owner only, once all is checked (default: standard output)",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
     file = arguments.folder / "settings.yaml"
     try:
@@ -41,7 +45,13 @@ def main(argv: list[str] | None = None) -> int:
             mutual = settings.tls == "mutual"
             if mutual != (arguments.ca is not None):
                 raise ValueError(f"{file} asks for {'mutual TLS: give' if mutual else 'no mutual TLS: omit'} --ca")
-            print(ssl_config(arguments.key, arguments.certificate, arguments.ca), end="")
+            text, warnings = ssl_config(arguments.key, arguments.certificate, arguments.ca)
+            if arguments.output is None:
+                print(text, end="")
+            else:
+                write(text, arguments.output)
+            for warning in warnings:
+                print(f"warning: {warning}", file=sys.stderr)
             return 0
         for name, text in render(settings).items():
             (arguments.folder / name).write_text(text, encoding="utf-8")

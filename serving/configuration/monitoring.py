@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from htr_client.pages.reading import LINE_FINDER
 from serving.configuration.settings import Settings
 from serving.server import PROMETHEUS_PATH
 
@@ -17,6 +18,7 @@ CLIENT_CALLS = "htr_client_calls_total"
 CALLERS_FAULT, FULL = "OK|INVALID_ARGUMENT|CANCELLED", "UNAVAILABLE|RESOURCE_EXHAUSTED"
 # What a client is told that finds all threads busy, which no server counts. UNAVAILABLE may be a server that is down.
 NO_THREAD = "RESOURCE_EXHAUSTED"
+NOT_FOUND = "NOT_FOUND"
 # TensorFlow Serving does not export its memory, so its container is measured: by cAdvisor beside Docker, whose labels
 # are those of compose, or by Kubernetes' kubelet.
 MEMORY = " or ".join((
@@ -29,7 +31,7 @@ _RECORDED_MEMORY = "htr:memory_bytes"
 CONTAINERS_PORT = 8080
 
 
-def share(codes: str, selector: str, window: str, operator: str = "=~", clients: bool = False) -> str:
+def share(codes: str, selector: str, window: str, operator: str = "=~", clients: bool = False, by: str = "") -> str:
     """PromQL for the share of requests that end with some of the gRPC codes.
 
     Args:
@@ -38,10 +40,12 @@ def share(codes: str, selector: str, window: str, operator: str = "=~", clients:
         window: Range of the rates.
         operator: `=~`, or `!~` for all other codes.
         clients: Whether to count the calls of clients, in place of the requests of servers.
+        by: Label to tell apart, if any.
     """
     counter, label = (CLIENT_CALLS, "code") if clients else (REQUESTS, "status")
     some = f'{counter}{{{selector}, {label}{operator}"{codes}"}}'
-    return f"sum(rate({some}[{window}])) / sum(rate({counter}{{{selector}}}[{window}]))"
+    total = f"sum by ({by}) " if by else "sum"
+    return f"{total}(rate({some}[{window}])) / {total}(rate({counter}{{{selector}}}[{window}]))"
 
 
 def quantile(q: float, metric: str, window: str, selector: str = "", by: str = "") -> str:
@@ -91,6 +95,8 @@ def kubernetes(port: int) -> dict[str, Any]:
         port: REST port of the servers, which has the metrics.
     """
     kept = {
+        # An evicted pod stays in the list with its old address long after another has taken its place.
+        "__meta_kubernetes_pod_phase": "Running",
         "__meta_kubernetes_pod_label_app_kubernetes_io_name": "htr-serving",
         "__meta_kubernetes_pod_container_port_number": str(port),
     }
@@ -129,21 +135,41 @@ def rules(settings: Settings) -> dict[str, Any]:
         pushed = f"sum({loads}) > sum({loads} offset {since})"
         return f"({now} / {then} > {bounds.memory_growth:g} and on () {pushed})"
 
+    def too_many(codes: str, bound: float, operator: str = "=~", clients: bool = False) -> str:
+        counter, model, code = (CLIENT_CALLS, "model", "code") if clients else (REQUESTS, "model_name", "status")
+        shares = share(codes, f'{model}=~"{settings.model}|{LINE_FINDER}"', "5m", operator, clients, by=model)
+        # Clients that look for pages ask for a line finder also where none is served, and are told so.
+        lines = f'{counter}{{{model}="{LINE_FINDER}"}}'
+        served = f'sum by ({model}) (increase({counter}{{{model}="{LINE_FINDER}", {code}!="{NOT_FOUND}"}}[1d])) > 0'
+        return f"{shares} > {bound} unless on ({model}) ({lines} unless on ({model}) {served})"
+
     # Their unit is the microsecond.
     latency = f"{quantile(0.95, LATENCY, '5m', model)} / 1000"
-    refused = [share(FULL, model, "5m"), share(NO_THREAD, f'model="{settings.model}"', "5m", clients=True)]
-    overloaded = " or ".join(f"{found} > {bounds.rejected_share}" for found in refused)
+    bound = bounds.rejected_share
+    overloaded = f"{too_many(FULL, bound)} or {too_many(NO_THREAD, bound, clients=True)}"
     queueing = f"{quantile(0.95, QUEUEING, '5m')} / 1000"
     up = f'up{{job="{_JOB}"}}'
     alerts = [
         (
             # Without any server to scrape, as where Kubernetes has no pod, there is no `up`, and no other rule fires.
-            "HtrServerDown", f"{up} == 0 or absent({up})", "1m", "page",
-            "The model server does not answer Prometheus, or there is none to ask.",
+            "HtrServerDown", f"absent({up} == 1)", "1m", "page",
+            "No model server answers Prometheus, or there is none to ask.",
         ),
         (
-            "HtrRequestsFail", f"{share(f'{CALLERS_FAULT}|{FULL}', model, '5m', '!~')} > {bounds.failed_share}", "5m",
-            "page", "{{ $value | humanizePercentage }} of the requests fail through no fault of the caller.",
+            # A new pod does not answer until it has loaded the models, for which it has five minutes.
+            "HtrReplicaDown", f"{up} == 0", "10m", "ticket",
+            "{{ $labels.instance }} does not answer Prometheus.",
+        ),
+        (
+            "HtrRequestsFail", too_many(f"{CALLERS_FAULT}|{FULL}", bounds.failed_share, "!~"), "5m", "page",
+            "{{ $value | humanizePercentage }} of the requests to {{ $labels.model_name }} fail through no fault of "
+            "the caller.",
+        ),
+        (
+            # Servers do not see whom an expired certificate, a name or a network policy keeps away.
+            "HtrCallsFail", too_many(f"|{CALLERS_FAULT}|{NO_THREAD}", bounds.failed_share, "!~", clients=True), "5m",
+            "page", "{{ $value | humanizePercentage }} of the clients' calls of {{ $labels.model }} fail: look at the "
+            "servers, and if they are well, at certificates, names and network between.",
         ),
         (
             "HtrOverloaded", overloaded, "5m", "page",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
+import tempfile
+import time
 from pathlib import Path
 
 from google.protobuf import text_format
 
 from serving import protos
 
+_DAY = 86400.0
+_SOON = 14  # days
 
-def ssl_config(key: Path, certificate: Path, ca: Path | None = None) -> str:
+
+def ssl_config(key: Path, certificate: Path, ca: Path | None = None) -> tuple[str, list[str]]:
     """TensorFlow Serving's --ssl_config_file.
 
     Args:
@@ -19,10 +26,10 @@ def ssl_config(key: Path, certificate: Path, ca: Path | None = None) -> str:
         ca: File with the certificates that clients' must be signed by (PEM): mutual TLS. Without, any client may call.
 
     Returns:
-        The file's text. It holds the key.
+        The file's text, which holds the key, and warnings.
 
     Raises:
-        ValueError: A file is no such PEM file, or key and certificate do not belong together.
+        ValueError: A file is no such PEM file, key and certificate do not belong together, or one has expired.
         OSError: A file cannot be read.
     """
     message = protos.SSLConfig(server_key=_read(key), server_cert=_read(certificate))
@@ -34,6 +41,7 @@ def ssl_config(key: Path, certificate: Path, ca: Path | None = None) -> str:
             f"{key} and {certificate} are not the server's private key (PEM, not encrypted) and the certificate chain "
             f"(PEM) that belongs to it, in this order: {error}"
         ) from error
+    ends = {certificate: _end(context, certificate)}
     if ca is not None:
         message.custom_ca, message.client_verify = _read(ca), True
         try:
@@ -42,7 +50,55 @@ def ssl_config(key: Path, certificate: Path, ca: Path | None = None) -> str:
             raise ValueError(f"{ca} holds no certificate (PEM): {error}") from error
         if not context.cert_store_stats()["x509"]:
             raise ValueError(f"{ca} holds no certificate (PEM)")
-    return text_format.MessageToString(message)
+        # Old and new authorities are in one file while clients get new certificates: the last to expire counts.
+        if authorities := context.get_ca_certs():
+            ends[ca] = max(ssl.cert_time_to_seconds(str(one["notAfter"])) for one in authorities)
+            if ends[ca] < time.time():
+                raise ValueError(f"{ca} has expired")
+    left = {path: (end - time.time()) / _DAY for path, end in ends.items()}
+    warnings = [f"{path} expires in {days:.1f} days" for path, days in left.items() if days < _SOON]
+    return text_format.MessageToString(message), warnings
+
+
+def _end(server: ssl.SSLContext, certificate: Path) -> float:
+    """When the certificate expires, in seconds since 1970: what a client that trusts it sees of the server."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(certificate)
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    here, there = client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)
+    try:
+        for side in (here, there, here):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+        found = here.getpeercert() or {}
+    except ssl.SSLError as error:
+        why = getattr(error, "verify_message", error)
+        raise ValueError(f"No client would accept {certificate}: {why}") from error
+    return float(ssl.cert_time_to_seconds(str(found["notAfter"])))
+
+
+def write(text: str, path: Path) -> None:
+    """Writes a file that its owner alone can read; one of that name is replaced, whoever owns it, or stays as it is.
+
+    Args:
+        text: Content.
+        path: Where it goes.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def _read(path: Path) -> str:

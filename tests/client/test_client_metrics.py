@@ -6,7 +6,7 @@ import re
 import grpc
 import pytest
 
-from htr_client import AsyncHtrClient, ClientMetrics, HtrClient, HtrError, ImageError
+from htr_client import AsyncHtrClient, ClientMetrics, HtrClient, HtrError, ImageError, ModelNotFound
 from htr_client.metrics import MAX_SERIES, Metric
 from htr_client.testing import png
 
@@ -55,6 +55,15 @@ def test_every_call_and_every_image_is_counted_once(server, kind):
     assert timed == found['htr_client_batch_images_count{model="htr"}'] == len(server.model.batches) + 1
     assert found['htr_client_batch_images_sum{model="htr"}'] == sum(server.model.batches) + 1
     assert found['htr_client_confidence_count{model="htr",version="1"}'] == 3
+
+
+def test_a_label_that_no_server_knows_counts_as_a_model_that_is_not_there(server, kind):
+    """Servers say INVALID_ARGUMENT, as of a caller's image, which no alert looks at."""
+    with kind(server.address, label="gone") as client:
+        with pytest.raises(ModelNotFound):
+            client.transcribe(png("one"))
+        calls = [key for key in samples(client.metrics.page()) if key.startswith("htr_client_calls_total")]
+    assert calls and all('code="NOT_FOUND"' in call for call in calls)
 
 
 def test_clients_share_metrics(server):

@@ -1,6 +1,8 @@
 """Uploading and starting, against a small HTTP server that answers as Kubeflow Pipelines' API does."""
 
+import base64
 import json
+import ssl
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pipeline import cli
+from tests.serving.serving_authority import Authority
 
 
 class Api(BaseHTTPRequestHandler):
@@ -26,6 +29,7 @@ class Api(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = url.path.removeprefix("/pipeline/apis/v2beta1/")
         server.calls.append((self.command, path, query, body))
+        server.seen.append((url.netloc, self.headers.get("Proxy-Authorization")))
         if server.token and self.headers.get("Authorization") != f"Bearer {server.token}":
             self._answer({"error": "no valid token", "code": 16}, 401)
         elif (self.command, path) == ("GET", "pipelines"):
@@ -55,7 +59,7 @@ class Api(BaseHTTPRequestHandler):
 @pytest.fixture
 def api():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    server.calls, server.pipelines, server.token = [], [], None
+    server.calls, server.pipelines, server.token, server.seen = [], [], None, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -67,7 +71,7 @@ def submit(api, tmp_path, capsys):
     host = f"http://127.0.0.1:{api.server_port}/pipeline"
 
     def submit(*arguments):
-        settings = ["push.model_dir=/models/htr", f"kubeflow.host={host}", "kubeflow.namespace=team"]
+        settings = ["push.model_dir=/models/htr", f"kubeflow.host={submit.host}", "kubeflow.namespace=team"]
         settings += ["kubeflow.service_account=runner", "kubeflow.pipeline_root=s3://bucket/htr"]
         command = ["submit", "kubeflow", "--data", "/data", "--workspace", str(tmp_path), *arguments]
         code = cli.main(command + [f"--set={setting}" for setting in settings])
@@ -146,3 +150,34 @@ def test_no_api_there_is_one_readable_sentence(tmp_path, capsys):
     assert "No Kubeflow Pipelines API answers at http://127.0.0.1:9" in capsys.readouterr().err
     assert cli.main([*command, "--set=push.model_dir=/models/htr"]) == cli.USAGE
     assert "kubeflow.host" in capsys.readouterr().err
+
+
+def test_certificates_of_another_authority(api, submit, tmp_path, monkeypatch):
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    authority = Authority("ours")
+    for name, pem in zip(("server.key", "server.pem"), authority.issue("localhost"), strict=True):
+        (tmp_path / name).write_bytes(pem)
+    (tmp_path / "ca.pem").write_bytes(authority.pem())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    api.socket = context.wrap_socket(api.socket, server_side=True)
+    submit.host = submit.host.replace("http://127.0.0.1", "https://localhost")
+    code, captured = submit()
+    assert code == cli.ERROR and "Trusted are the authorities in certifi (SSL_CERT_FILE)." in captured.err
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    assert submit()[0] == 0
+
+
+def test_the_proxy_of_the_environment_is_asked_but_not_for_this_machine(api, submit, monkeypatch):
+    direct = submit.host
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://me:p%40ss@127.0.0.1:{api.server_port}")
+    submit.host = "http://kubeflow.invalid/pipeline"
+    assert submit()[0] == 0
+    login = base64.b64encode(b"me:p@ss").decode()
+    assert set(api.seen) == {("kubeflow.invalid", f"Basic {login}")}
+    api.seen.clear()
+    submit.host = direct
+    assert submit()[0] == 0 and set(api.seen) == {("", None)}

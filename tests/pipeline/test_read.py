@@ -223,6 +223,27 @@ def test_serve_begins_with_the_base_and_goes_over_to_the_first_version(
     assert served[-1].model_base_path == str(tmp_path / "given") and not served[-1].fallback_base_path
 
 
+def test_serve_starts_no_server_that_would_wait_for_another_models_directory(tmp_path, monkeypatch, capsys):
+    served = []
+    monkeypatch.setattr("serving.server.run", lambda arguments: served.append(arguments) or 0)
+    for name, promotion in (("htr", []), ("htr-lines", ["--task", "pages", "--base-path", "/models/htr-lines"])):
+        version = tmp_path / "serving_model" / name / "1"
+        version.mkdir(parents=True)
+        (version / "saved_model.pb").touch()
+        assert cli.main(["promote", "1", "--label", "stable", "--workspace", str(tmp_path), *promotion]) == 0
+    assert cli.main(["serve", "--workspace", str(tmp_path)]) == cli.USAGE and not served
+    assert "the versions of htr-lines in /models/htr-lines, which is not a folder" in capsys.readouterr().err
+    config = tmp_path / "serving_model" / "models.config"
+    config.write_text(config.read_text().replace("/models/htr-lines", str(tmp_path / "serving_model" / "htr-lines")))
+    assert cli.main(["serve", "--workspace", str(tmp_path)]) == 0
+    assert served.pop().model_config_file == str(config) and "note" not in capsys.readouterr().err
+    # The line finder alone has labels.
+    config.write_text(config.read_text().replace('"htr"', '"another"'))
+    assert cli.main(["serve", "--pages", "--workspace", str(tmp_path)]) == 0
+    assert not served.pop().model_config_file
+    assert "note: the newest line finder is served, whatever has a label (stable is 1)" in capsys.readouterr().err
+
+
 def test_transcribe_begins_with_the_base(images, base_models, tmp_path, capfd):
     arguments = ["transcribe", "--input", images, "--workspace", tmp_path / "w"]
     code, _, err = run(capfd, *arguments, "--output", tmp_path / "texts.jsonl")

@@ -8,10 +8,10 @@ import datetime
 class Authority:
     """A certificate authority for one test."""
 
-    def __init__(self, name: str) -> None:
-        self.key, self.certificate = self._issue(name, None)
+    def __init__(self, name: str, days: int = 1) -> None:
+        self.key, self.certificate = self._issue(name, None, days)
 
-    def _issue(self, name: str, issuer: Authority | None, days: int = 1):
+    def _issue(self, name: str, issuer: Authority | None, days: int):
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec

@@ -124,8 +124,10 @@ def test_a_cluster_scrapes_the_pods_of_the_manifests_as_the_job_of_the_alerts():
     found = {f"__meta_kubernetes_pod_label_{re.sub('[^a-z]', '_', key)}": [value]
              for key, value in pod["metadata"]["labels"].items()}  # fmt: skip
     found["__meta_kubernetes_pod_container_port_number"] = ports
+    # Not Failed: an evicted pod would be down for ever.
+    found["__meta_kubernetes_pod_phase"] = ["Running"]
     kept = [rule for rule in job["relabel_configs"] if rule.get("action") == "keep"]
-    assert len(kept) == 2 and all(rule["regex"] in found[rule["source_labels"][0]] for rule in kept)
+    assert len(kept) == 3 and all(rule["regex"] in found[rule["source_labels"][0]] for rule in kept)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -237,10 +239,13 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
         lines |= {f'{count}{{model_name="htr",status="{code}"}}': text for code, text in values.items()}
         return [{"series": name, "values": text} for name, text in lines.items()]
 
-    def calls(code: str) -> list[dict]:
-        steps = {"OK": 6000, code: 300}
-        name = 'htr_client_calls_total{model="htr",signature="transcribe",code="%s"}'
-        return [{"series": name % code, "values": f"0+{step}x30"} for code, step in steps.items()]
+    def calls(code: str, model: str = "htr", answered: str = "0+6000x30") -> list[dict]:
+        name = f'htr_client_calls_total{{model="{model}",signature="transcribe",code="%s"}}'
+        return [{"series": name % "OK", "values": answered}, {"series": name % code, "values": "0+300x30"}]
+
+    def lines(code: str, answered: str = "0x30") -> list[dict]:
+        name = f'{count}{{model_name="htr-lines",status="%s"}}'
+        return [{"series": name % "OK", "values": answered}, {"series": name % code, "values": "0+300x30"}]
 
     slow = [
         {"series": f'{latency}{{model_name="htr",le="{bound}"}}', "values": f"0+{step}x30"}
@@ -260,8 +265,21 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
         (series(DEADLINE_EXCEEDED="0+300x30"), {"HtrRequestsFail"}),
         (series(UNAVAILABLE="0+300x30"), {"HtrOverloaded"}),
         (series() + calls("RESOURCE_EXHAUSTED"), {"HtrOverloaded"}),  # what finds no thread, no server counts
-        (series() + calls("UNAVAILABLE"), set()),
-        ([*series()[1:], {"series": UP, "values": "0x30"}], {"HtrServerDown"}),
+        # The servers are well and nobody reaches them: an expired certificate, a name, a network policy.
+        (series() + calls("UNAVAILABLE", answered="0x30"), {"HtrCallsFail"}),
+        (series() + calls("DEADLINE_EXCEEDED"), {"HtrCallsFail"}),
+        (series() + calls("NOT_FOUND"), {"HtrCallsFail"}),
+        (series() + calls("INVALID_ARGUMENT") + calls("CANCELLED") + calls(""), set()),
+        # The line finder, which some servers do not have: clients that look for pages ask for it all the same.
+        (series() + lines("INTERNAL"), {"HtrRequestsFail"}),
+        (series() + lines("NOT_FOUND", "0+300x12 3600x18"), {"HtrRequestsFail"}),
+        (series() + lines("UNAVAILABLE", "0+6000x30"), {"HtrOverloaded"}),
+        (series() + lines("NOT_FOUND") + calls("NOT_FOUND", "htr-lines", "0x30"), set()),
+        (series() + calls("NOT_FOUND", "htr-lines", "0+300x12 3600x18"), {"HtrCallsFail"}),
+        (series() + calls("UNAVAILABLE", "htr-lines"), {"HtrCallsFail"}),
+        ([*series()[1:], {"series": UP, "values": "0x30"}], {"HtrServerDown", "HtrReplicaDown"}),
+        ([*series(), {"series": 'up{job="htr",pod="new"}', "values": "_x10 0x8 1x12"}], set()),  # loads its models
+        ([*series(), {"series": 'up{job="htr",pod="new"}', "values": "_x10 0x20"}], {"HtrReplicaDown"}),
         (series()[1:], {"HtrServerDown"}),  # the job has another name
         (
             [*series()[1:], {"series": 'up{job="htr",pod="a"}', "values": "1x10 _x20"}],

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SplitRule
 from components.example_gen.table import DatasetError, Row, Table, read_together
 from components.report import report, summary
+from components.tools.log_times import read_time, time_column
 from components.transform.settings import TransformConfig
 from htr_client.pages.xml_files import read_confidence
 
@@ -77,33 +79,41 @@ class Profile:
         return sum(count for found, count in self.texts.items() if any(c in characters for c in found))
 
 
-def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
+def of_folders(data: DataConfig, transform: TransformConfig, since: datetime | None = None) -> Profile:
     """Reads dataset folders, or logs of requests, which have a column `confidence` besides.
 
     Args:
         data: Paths and column names.
         transform: Geometry, for the check of labels against frames.
+        since: Moment from which on rows of logs are measured, by their column `time`; all if None.
 
     Raises:
-        DatasetError: There is nothing to read, or not one usable row.
+        DatasetError: There is nothing to read, not one usable row, or no column with the times that are needed.
     """
     tables, notes = find_tables(data)
+    recent = _Recent(since)
     plan = make_plan(tables, data)
     places = [columns(table).get(CONFIDENCE) for table in tables]
     jobs = [
         (rows, place, plan.splits, data, transform)
         for table, place in zip(tables, places, strict=True)
-        for rows in read_together(table, plan.lines(table))
-    ]
+        for rows in map(recent.of, read_together(table, plan.lines(table))) if rows
+    ]  # fmt: skip
     with worker_pool() as pool:
         results = [result for measured in pool.map(_measure, jobs) for result in measured]
     found = [result for result in results if not isinstance(result, str)]
     rejected = Counter(result for result in results if isinstance(result, str))
     name = ", ".join(os.path.basename(os.path.normpath(path)) for path in data.paths)
     if not found:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common()) or "there is none"
+        none = f"there is none since {since:%Y-%m-%d %H:%M} UTC" if since else "there is none"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common()) or none
         advice = "".join(f" {ADVICE[reason]}." for reason, _ in rejected.most_common(1) if reason in ADVICE)
         raise DatasetError(f"{name} holds no usable row: {reasons}.{advice}")
+    if recent.unknown:
+        notes.append(
+            f"{name}: left out {counted(len(recent.unknown), 'row')} without a date and a time, such as "
+            f"{recent.unknown[0]}."
+        )
     if without := [place for *_, place in found if place]:
         notes.append(
             f"{name}: {counted(len(without), 'row')} of {len(found)} {'has' if len(without) == 1 else 'have'} no "
@@ -119,6 +129,27 @@ def of_folders(data: DataConfig, transform: TransformConfig) -> Profile:
         characters, frozenset(characters), rejected, predicted=any(place is not None for place in places),
         texts=Counter(frozenset(text) for text, *_ in found), notes=notes,
     )  # fmt: skip
+
+
+class _Recent:
+    """Chooses rows by their time, and remembers the places of those that have none."""
+
+    def __init__(self, since: datetime | None) -> None:
+        self._since = since
+        self.unknown: list[str] = []
+
+    def of(self, rows: list[Row]) -> list[Row]:
+        if self._since is None:
+            return rows
+        column, chosen = time_column(rows[0].table), []
+        for row in rows:
+            # One that is malformed may be any day's, and would count as a rejected one of each.
+            moment = read_time(row.fields[column]) if len(row.fields) == row.table.columns else None
+            if moment is None:
+                self.unknown.append(f"{row.table.name}, row {row.line}")
+            elif moment >= self._since:
+                chosen.append(row)
+        return chosen
 
 
 def columns(table: Table) -> dict[str, int]:

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import jinja2
@@ -22,6 +23,7 @@ from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import plain, read_rows
 from components.tools.drift.profiles import CONFIDENCE, columns
+from components.tools.log_times import read_time, time_column
 from htr_client import Transcription
 from htr_client.errors import ImageError
 from htr_client.headers import suffix
@@ -55,7 +57,9 @@ class Doubt:
     source: str
 
 
-def from_logs(folders: list[str], below: float, unread: list[str], notes: list[str]) -> Iterator[Doubt]:
+def from_logs(
+    folders: list[str], below: float, unread: list[str], notes: list[str], since: datetime | None = None
+) -> Iterator[Doubt]:
     """Doubts in logs of requests.
 
     Args:
@@ -63,9 +67,10 @@ def from_logs(folders: list[str], below: float, unread: list[str], notes: list[s
         below: Confidence from which on a guess is believed.
         unread: List that takes a line for each row that cannot be used, with its reason.
         notes: List that takes a sentence for each table that is passed over.
+        since: Moment from which on rows are used, by their column `time`; all if None.
 
     Raises:
-        DatasetError: There is no table, or it cannot be read.
+        DatasetError: There is no table, or it cannot be read, or lacks the times.
         ReviewError: A table has no confidence.
     """
     tables, passed_over = find_tables(DataConfig(paths=folders))
@@ -78,11 +83,18 @@ def from_logs(folders: list[str], below: float, unread: list[str], notes: list[s
                 f"name them without --logs."
             )
         version = names.get("model_version", names.get(LABELLING_MODEL))
+        times = None if since is None else time_column(table)
         for row in read_rows(table):
             place = f"{table.name}, row {row.line}"
             if len(row.fields) != table.columns:  # as one that was being written when the service stopped
                 unread.append(f"{place}: {len(row.fields)} fields where the header has {table.columns}")
                 continue
+            if since is not None and times is not None:
+                moment = read_time(row.fields[times])
+                if moment is None:
+                    unread.append(plain(f"{place}: time is {row.fields[times]!r}, not a date and a time"))
+                if moment is None or moment < since:
+                    continue
             field = row.fields[names[CONFIDENCE]]
             confidence = read_confidence(field)
             if confidence is None:
@@ -125,7 +137,9 @@ def from_answers(answers: Iterable[Transcription], below: float, unread: list[st
             yield Doubt(image, answer.text, answer.confidence, str(answer.version), source)
 
 
-def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str] = ()) -> tuple[int, int]:
+def write(
+    doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str] = (), which: str = ""
+) -> tuple[int, int]:
     """Writes the least sure ones as a dataset with a page to correct them in.
 
     Args:
@@ -133,6 +147,7 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str
         folder: New or empty folder.
         limit: How many at most.
         unread: What `doubts` could not use, known once they have come to their end.
+        which: Words for those that were looked at, if not for all.
 
     Returns:
         How many were written, and of how many different images.
@@ -155,12 +170,11 @@ def write(doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str
             chosen = dict(_least_sure(chosen)[:limit])
     rows = [doubt for _, doubt in _least_sure(chosen)[:limit]]
     if not rows:
-        if unread:
-            raise ReviewError(
-                f"Nothing to review: {len(unread)} could not be read (the first: {unread[0]}), and the model is surer "
-                "than --below of all others."
-            )
-        raise ReviewError("Nothing to review: the model is surer than --below of every image.")
+        others = "all others" if unread else "every image"
+        could_not = f"{len(unread)} could not be read (the first: {unread[0]}), and " if unread else ""
+        raise ReviewError(
+            f"Nothing to review: {could_not}the model is surer than --below of {others}{f' {which}' if which else ''}."
+        )
     (target / IMAGES_FOLDER).mkdir(parents=True)
     lines = []
     for number, doubt in enumerate(rows, 1):

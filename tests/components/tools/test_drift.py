@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 
 import cv2
 import numpy as np
@@ -200,6 +201,28 @@ def test_logged_requests_are_skew_and_low_confidence_is_named(halves, tmp_path, 
     assert found["kind"] == "skew" and found["samples"][1] == len(rest)
     _, found = drift(tmp_path / "sure", tmp_path / "unsure", capsys=capsys)
     assert found["moved"] == ["confidence"] and "the model is less sure" in words(found, "confidence")
+
+
+def test_a_day_that_differs_does_not_drown_in_older_logs(images, tmp_path, capsys):
+    first, log = span(tmp_path / "first", images[:60]), tmp_path / "log"
+    span(log, [*images[60:160], *((255 - grey, text) for grey, text in images[160:190])])
+    header, *rows = (log / "labels.csv").read_text(encoding="utf-8").splitlines()
+    now = datetime.now(timezone.utc)
+    times = [now - timedelta(hours=49 if number < 100 else 1) for number in range(130)]
+    timed = [f"{row},{time:%Y-%m-%dT%H:%M:%S+00:00}" for row, time in zip(rows, times, strict=True)]
+    (log / "labels.csv").write_text("\n".join([f"{header},Time", *timed, f"{rows[0]},yesterday", "0.png", ""]))
+    code, found = drift(first, log, "--since", "1d", capsys=capsys)
+    assert code == 0 and found["samples"] == [60, 30] and {"paper_level", "ink_level"} <= set(found["moved"])
+    assert any("left out 2 rows without a date and a time" in note for note in found["notes"])
+    assert cli.main(["drift", "--against", str(log), "--data", str(first), "--since", "1d"]) == cli.USAGE
+    assert "labels.csv has no column time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1", "1y", "yesterday", "2026-13-01", "999999w"])
+def test_since_when_is_checked(text, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["drift", "--data", "log", "--since", text])
+    assert "--since: either so long ago" in capsys.readouterr().err
 
 
 def test_text_says_what_moved(halves, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,23 @@ def test_reviewed_images_stay_in_training_beside_other_data(log, tmp_path, named
         assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / folder), "--below", "1"]) == 0
     drawn = splits_by_folder(tmp_path / "again", tmp_path / "more")
     assert set().union(*drawn.values()) == set(SPLITS)
+
+
+def test_what_was_logged_before_is_not_reviewed_again(log, tmp_path, capsys):
+    (table,) = log.glob("*.csv")
+    first, *others = table.read_text(encoding="utf-8").splitlines()
+    old = [re.sub(r"\d{4}(-\d\d-\d\dT)", r"1999\1", line) for line in others[:-2]]
+    table.write_text("\n".join([first, *old, re.sub(r",20[^,]*T[^,]*,", ",now,", others[-2]), others[-1]]) + "\n")
+    command = ["review", "--logs", str(log), "--below", "1", "--output", str(tmp_path / "review"), "--since"]
+    assert cli.main([*command, "1d"]) == 0
+    assert [row["text"] for row in rows(tmp_path / "review")] == ["guess 19"]
+    assert "time is 'now', not a date and a time" in capsys.readouterr().err
+    command[-2] = str(tmp_path / "since a date")
+    assert cli.main([*command, "1999-01-01"]) == 0 and len(rows(tmp_path / "since a date")) == 19
+    command[-2] = str(tmp_path / "later")
+    table.write_text("\n".join([first, *old]) + "\n")
+    assert cli.main([*command, "2000-01-01T00:00Z"]) == cli.USAGE
+    assert "surer than --below of every image since 2000-01-01 00:00 UTC" in capsys.readouterr().err
 
 
 def test_limit_keeps_the_least_sure(log, tmp_path, capsys):
