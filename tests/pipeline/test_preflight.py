@@ -98,6 +98,20 @@ def test_what_would_fail_late_is_refused_at_once(command, setting, message, data
 
 
 @pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ('{"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}}', "TF_CONFIG: it names 3 training workers"),
+        ("chief", "TF_CONFIG: it is no JSON that describes training workers"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}', None),
+    ],
+)
+def test_several_workers_do_not_train_within_one_run(workers, message, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", workers)
+    error = refused("run", data, tmp_path / "w", capsys, f"bulk.folder={tmp_path}/nowhere")
+    assert message in error if message else "TF_CONFIG" not in error
+
+
+@pytest.mark.parametrize(
     "task, given, named",
     [
         ("pages", ["train.epochs=3", "data.limit=5", "data.eval_fraction=0.2"], "data.limit, train.epochs"),
