@@ -1,5 +1,6 @@
 """Batch transcription: the same texts on every engine, restarts that repeat nothing, errors apart."""
 
+import contextlib
 import csv
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -235,6 +237,26 @@ def test_what_cannot_start_says_why(folder, model, tmp_path):
         with pytest.raises(BatchError, match=message):
             transcribe(*arguments, LOCAL)
     assert len(list_images(str(folder)).images) == IMAGES + 1
+
+
+def test_another_run_on_the_same_output_is_refused(folder, model, tmp_path):
+    output = tmp_path / "texts.jsonl"
+    with contextlib.ExitStack() as alone:
+        plan(str(folder), str(output), {"path": "m", "fingerprint": "f"}, 16, False, alone=alone)
+        with pytest.raises(BatchError, match=r"Another htr transcribe works on .*texts"):
+            transcribe(str(folder), str(output), model, LOCAL)
+    # What a killed run has left goes.
+    plan(str(folder), str(output), {"path": "m", "fingerprint": "f"}, 16, False, alone=contextlib.ExitStack())
+    assert len(list(tmp_path.glob("texts.jsonl.state/images*"))) == 1
+
+
+def test_a_run_in_a_bucket_keeps_its_list_of_images_when_another_begins(folder, tmp_path):
+    output, model = f"memory://{uuid.uuid4().hex}/texts.jsonl", {"path": "m", "fingerprint": "f"}
+    job, shards, listing = plan(str(folder), output, model, 16, False)
+    shutil.copyfile(folder / "b" / "004.png", folder / "a" / "added.png")
+    later, later_shards, _ = plan(str(folder), output, model, 16, False)
+    assert {image for shard in shards for image in job.images(shard)} == set(listing.images)
+    assert sum(len(later.images(shard)) for shard in later_shards) == len(listing.images) + 1
 
 
 def test_an_overwrite_that_is_killed_leaves_no_old_texts_beside_the_new_ones(folder, tmp_path, monkeypatch):
