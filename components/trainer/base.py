@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from components.base_model import packing
 from components.common import storage
@@ -54,6 +55,18 @@ class Start:
     name: str
     is_base: bool = False
 
+    def noted(self, preset: str) -> dict[str, Any]:
+        """What the settings of a version say about it.
+
+        Args:
+            preset: Preset of the training.
+
+        Returns:
+            Its name, whether it is the base model, and the preset of the base model that it goes back to, if any.
+        """
+        root = preset if self.is_base else _root_base(self.version) if self.version else None
+        return {"name": self.name, "base_model": self.is_base, "root_base": root}
+
 
 def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) -> tuple[TrainConfig, Start]:
     """Decides what `train.warm_start: auto` means here.
@@ -95,6 +108,15 @@ def _start(warm_start: str | None, preset: str, model: ModelConfig) -> Start:
     if other := _other_layers(version, model):
         return Start(None, f"nothing: {name}, has another {', '.join(f'model.{setting}' for setting in other)}")
     return Start(version, name, is_base=True)
+
+
+def _root_base(version: str) -> str | None:
+    """The preset of the base model from which a version was trained, or the versions before it."""
+    settings = json.loads(storage.read(os.path.join(version, SETTINGS_FILE)))
+    start = settings.get("start", {})
+    if start.get("base_model"):  # all that an earlier release noted
+        return str(settings["transform"]["preset"])
+    return start.get("root_base")
 
 
 def alphabet_of(version: str) -> list[str]:
