@@ -15,7 +15,6 @@ whole shards or none. All paths may be local or in a bucket.
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -31,6 +30,7 @@ from components.common import storage
 from components.common.words import counted
 from htr_client.files import COMPANIONS, OTHER_FORMATS, SUFFIXES, is_hidden, walk
 from htr_client.output import ENDINGS
+from htr_client.tables import CsvWriter
 from serving import file_lock
 
 _LISTED = (*SUFFIXES, *OTHER_FORMATS)  # of which the latter cannot be read: they are named among the errors
@@ -434,9 +434,9 @@ def format_rows(rows: list[dict[str, Any]], columns: list[str], format_: str) ->
     """
     text = io.StringIO(newline="")
     if format_ == "csv":
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = CsvWriter(text)
+        for values in (columns, *([row[column] for column in columns] for row in rows)):
+            writer.writerow(values)
     else:
         text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     # File names need not be UTF-8.

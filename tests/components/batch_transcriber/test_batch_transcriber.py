@@ -186,6 +186,16 @@ def test_csv_holds_the_same(folder, model, tmp_path):
         assert [row["reason"] for row in csv.DictReader(file)] == ["truncated", "not_an_image"]
 
 
+def test_a_carriage_return_in_a_file_name_does_not_end_a_row(folder, model, tmp_path):
+    os.link(folder / "b" / "004.png", folder / "b" / "a\rb.png")
+    (folder / "b" / "c\rd.png").write_text("no image")
+    for expected in (IMAGES + 3, 0):
+        outcome = transcribe(str(folder), str(tmp_path / "table.csv"), model, LOCAL)
+        assert outcome.new == expected and "b/a\rb.png" in texts(tmp_path / "table.csv")
+    with open(outcome.errors_path, newline="") as file:
+        assert "b/c\rd.png" in [row["path"] for row in csv.DictReader(file)]
+
+
 def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):
     output = tmp_path / "texts.csv"
     transcribe(str(folder), str(output), model, LOCAL, images_per_shard=16)
