@@ -10,7 +10,7 @@ from typing import Any
 from components.base_model import packing
 from components.common import storage
 from components.common.calibration import ENOUGH
-from components.common.versions import model_at
+from components.common.versions import misplaced, model_at
 from components.trainer.settings import AUTO, ModelConfig, TrainConfig
 from components.transform.settings import TransformConfig
 from serving.version_directory import SETTINGS_FILE
@@ -153,5 +153,7 @@ def _other_layers(version: str, model: ModelConfig) -> dict[str, object]:
     try:
         earlier = ModelConfig.model_validate(json.loads(storage.read(path))["model"])
     except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, KeyError) and (wrong := misplaced(version, "recogniser")):
+            raise WarmStartError(f"train.warm_start: {wrong}") from error
         raise WarmStartError(f"train.warm_start: {path} does not hold the settings of a model ({error!r})") from error
     return {name: getattr(earlier, name) for name in _SHAPES if getattr(earlier, name) != getattr(model, name)}

@@ -17,6 +17,7 @@ from components.example_gen.plan import make_plan
 from components.example_gen.settings import DataConfig
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.warm_start import find_start
+from components.trainer.base import WarmStartError
 from pipeline import cli, preflight
 from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE
@@ -159,6 +160,11 @@ def test_a_base_with_other_layers_is_refused_by_name(data, version, tmp_path, ca
     preflight.check_run(config, tables, plan)
     (version / SETTINGS_FILE).write_text("{}")
     with pytest.raises(ConfigError, match="does not hold the settings of a model"):
+        preflight.check_run(config, tables, plan)
+    with pytest.raises(WarmStartError, match=r"line_training\.warm_start: .* is no line finder, but a model that"):
+        find_start(LineTrainingConfig(warm_start=str(version)), LineFinderConfig())
+    (version / SETTINGS_FILE).write_text('{"line_finder": {}}')
+    with pytest.raises(ConfigError, match=r"train\.warm_start: .* is a line finder, which does not transcribe"):
         preflight.check_run(config, tables, plan)
 
 
