@@ -37,6 +37,9 @@ def use_accelerators(train: TrainConfig) -> str:
     if not gpus:
         if warning := unused_gpus(system_gpus()):
             console().print(f"  warning: {warning}", style="yellow", markup=False)
+        if train.bfloat16 and not bfloat16:
+            warning = "train.bfloat16: this machine's processor has neither AVX512_BF16 nor AMX: it computes in float32"
+            console().print(f"  warning: {warning}", style="yellow", markup=False)
         return f"CPU, {counted(usable_cores(), 'core')}{', bfloat16' if bfloat16 else ''}"
     names = ", ".join(sorted({detail.get("device_name", "unknown kind") for detail in details}))
     return f"{counted(len(gpus), 'GPU')} ({names}){', float16' if mixed else ''}"
