@@ -20,6 +20,8 @@ from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.shards import Job, Record, Shard, plan
 from components.batch_transcriber.writing import remark, writer_of
 from components.common import storage
+from components.common.console import console
+from components.common.words import counted
 from htr_client.errors import ImageError
 from htr_client.files import OTHER_FORMATS
 from htr_client.output import plain
@@ -27,6 +29,8 @@ from htr_client.pages.model import Page
 
 # A page takes as long as many lines; what is lost at a kill takes some minutes again.
 _LINES_PER_SHARD, _PAGES_PER_SHARD = 1000, 50
+# Times as many images a shard, in an archive that has grown, are told.
+_GROWN = 10
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ def transcribe(
             each page becomes a file. Workers must see the same folders under the same names.
         reader: What reads the images.
         beam_args: Pipeline options, which say where it runs.
-        images_per_shard: Average number of images; 1,000 images of lines or 50 that may be pages if None. What
-            an interrupted worker loses is at most one shard.
+        images_per_shard: Average number of images in the first run, which fixes how many shards there are; 1,000
+            images of lines or 50 that may be pages if None. What an interrupted worker loses is at most one shard.
         overwrite: Whether to begin again what an earlier run has done.
         format_: Format of documents, as of `htr_client.pages`.
 
@@ -92,6 +96,12 @@ def transcribe(
     per_shard = images_per_shard or (_LINES_PER_SHARD if reader.kind == "line" else _PAGES_PER_SHARD)
     with contextlib.ExitStack() as alone:
         job, shards, listing = plan(folder, output, model, per_shard, overwrite, reader.kind, format_, alone)
+        if len(listing.images) > _GROWN * per_shard * job.shards:
+            console().print(
+                f"{counted(len(listing.images), 'image')} in {counted(job.shards, 'part')}, as many as the first run "
+                f"has made: a worker does a part at a time, and a kill loses all of it. --overwrite begins again with "
+                f"{-(-len(listing.images) // per_shard):,}.", markup=False,
+            )  # fmt: skip
         reader = replace(reader, kind=job.kind)
         with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
             # Create spreads its elements among the workers.

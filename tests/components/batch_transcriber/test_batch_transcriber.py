@@ -216,6 +216,17 @@ def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):
     assert contents(fresh) == contents(output)
 
 
+def test_an_archive_that_has_outgrown_its_shards_is_told_of(model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for images, told in ((1, False), (10, False), (11, True)):
+        for number in range(images):
+            (tmp_path / "in" / f"{number}.png").write_bytes(encode(drawn_image()))
+        transcribe(str(tmp_path / "in"), str(tmp_path / "texts.jsonl"), model, LOCAL, images_per_shard=1)
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("11 images in 1 part, as many as the first run has made" in said) is told
+        assert ("--overwrite begins again with 11." in said) is told
+
+
 def test_results_of_two_models_or_inputs_are_not_mixed(folder, model, tmp_path):
     output = tmp_path / "texts.jsonl"
     transcribe(str(folder), str(output), model, LOCAL, images_per_shard=16)
