@@ -34,7 +34,12 @@ class TrainConfig(Section):
     epochs: int | None = Field(
         None, ge=1, description="passes over the training images, at most; by their number if unset, 30 for 5,000"
     )
-    batch_size: int = Field(16, ge=1, description="images of one optimiser step")
+    batch_size: int = Field(
+        16,
+        ge=1,
+        description="images of one optimiser step; unless epochs is set, larger batches get as many steps, so more "
+        "epochs and a longer training",
+    )
     learning_rate: float | None = Field(
         None,
         gt=0,

@@ -309,8 +309,8 @@ def test_the_plan_is_told_before_training_begins(tmp_path, monkeypatch, capsys):
     history, settings = run(data, tmp_path, train)
     told = " ".join(capsys.readouterr().err.split())
     assert "16 images to train on, 16 for validation" in told
-    assert "at most 300 epochs of 2 optimiser steps, 600 in all; train.epochs sets another number" in told
-    assert settings["train"]["epochs"] == 300 and len(history) == 3 and settings["training"]["ended"] == "patience"
+    assert "at most 1000 epochs of 2 optimiser steps, 2,000 in all; train.epochs sets another number" in told
+    assert settings["train"]["epochs"] == 1000 and len(history) == 3 and settings["training"]["ended"] == "patience"
 
 
 @pytest.fixture
