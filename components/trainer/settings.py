@@ -90,7 +90,8 @@ class TrainConfig(Section):
     checkpoint_minutes: float = Field(
         5.0,
         gt=0,
-        description="minutes between checkpoints; a killed training goes on from the last one, or from its last epoch",
+        description="minutes between checkpoints; there is one after each epoch, too, unless the last one is younger "
+        "than a twentieth of that. A killed training goes on from the last one",
     )
     mixed_precision: bool = Field(True, description="compute in float16 on GPUs that have it; the loss stays float32")
     bfloat16: bool = Field(
