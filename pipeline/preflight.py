@@ -25,7 +25,7 @@ from components.language import texts
 from components.line_finder.page_plan import list_pages
 from components.line_finder.recogniser import LineGateError, model_for_lines
 from components.line_finder.warm_start import find_start
-from components.trainer import base
+from components.trainer import base, devices
 from htr_client.pages.reading import LINE_FINDER
 from pipeline.beam import options as beam_options
 from pipeline.config import Config
@@ -105,7 +105,8 @@ def check_run(config: Config, tables: list[Table], plan: Plan) -> None:
         DatasetError: A table cannot be read.
         OSError: A disk is full or read-only.
     """
-    _refuse(_workspace(config), _settings(config), _here(config), _bucket(config), _slices(config, tables, plan))
+    found = (_one_process(), _workspace(config), _settings(config), _here(config), _bucket(config))
+    _refuse(*found, _slices(config, tables, plan))
 
 
 def check_airflow(config: Config) -> None:
@@ -136,6 +137,17 @@ def _refuse(*findings: Iterator[str]) -> None:
     problems = [problem for found in findings for problem in found]
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _one_process() -> Iterator[str]:
+    """TensorFlow sets up several workers at a process's start only, and here earlier steps have used it by then."""
+    try:
+        workers = devices.worker_count()
+    except (ValueError, AttributeError, TypeError):
+        yield "TF_CONFIG: it is no JSON that describes training workers, which TensorFlow expects there; unset it"
+        return
+    if workers > 1:
+        yield f"TF_CONFIG: it names {workers} training workers, and a run trains in one process; unset it"
 
 
 def _orchestrated(config: Config) -> Iterator[str]:

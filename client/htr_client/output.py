@@ -1,6 +1,5 @@
 """Results as a command prints them: a line each, or a document for a page."""
 
-import csv
 import dataclasses
 import json
 import os
@@ -11,6 +10,7 @@ from htr_client import pages
 from htr_client.kinds import failure, suspicions
 from htr_client.pages.model import Page
 from htr_client.results import Transcription
+from htr_client.tables import CsvWriter
 
 # Of files of pages, by format.
 ENDINGS = {"text": ".txt", "json": ".json", "csv": ".csv", "alto": ".xml", "page": ".xml", "hocr": ".hocr"}
@@ -66,7 +66,7 @@ class ResultWriter:
         self.files_written = 0
         self._format = format_
         self._out = out
-        self._csv = csv.writer(out, lineterminator="\n")
+        self._csv = CsvWriter(out)
         self._files = None if files is None else iter(files)
         self._mode = "wb" if overwrite else "xb"
         self._has_header = False

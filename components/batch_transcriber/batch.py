@@ -7,8 +7,8 @@ them follow from the paths alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +19,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.shards import Job, Record, Shard, plan
 from components.batch_transcriber.writing import remark, writer_of
+from components.common import storage
+from components.common.console import console
+from components.common.words import counted
 from htr_client.errors import ImageError
 from htr_client.files import OTHER_FORMATS
 from htr_client.output import plain
@@ -26,6 +29,8 @@ from htr_client.pages.model import Page
 
 # A page takes as long as many lines; what is lost at a kill takes some minutes again.
 _LINES_PER_SHARD, _PAGES_PER_SHARD = 1000, 50
+# Times as many images a shard, in an archive that has grown, are told.
+_GROWN = 10
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,8 @@ def transcribe(
             each page becomes a file. Workers must see the same folders under the same names.
         reader: What reads the images.
         beam_args: Pipeline options, which say where it runs.
-        images_per_shard: Average number of images; 1,000 images of lines or 50 that may be pages if None. What
-            an interrupted worker loses is at most one shard.
+        images_per_shard: Average number of images in the first run, which fixes how many shards there are; 1,000
+            images of lines or 50 that may be pages if None. What an interrupted worker loses is at most one shard.
         overwrite: Whether to begin again what an earlier run has done.
         format_: Format of documents, as of `htr_client.pages`.
 
@@ -84,25 +89,33 @@ def transcribe(
         The counts.
 
     Raises:
-        BatchError: Nothing to do, not a model, or an earlier run had another model or input.
+        BatchError: Nothing to do, not a model, an earlier run had another model or input, or another one works on the
+            output.
     """
     model = {"path": reader.model_path, "fingerprint": reader.fingerprint()}
     per_shard = images_per_shard or (_LINES_PER_SHARD if reader.kind == "line" else _PAGES_PER_SHARD)
-    job, shards, listing = plan(folder, output, model, per_shard, overwrite, reader.kind, format_)
-    reader = replace(reader, kind=job.kind)
-    run = uuid.uuid4().hex
-    with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
-        # Create spreads its elements among the workers.
-        _ = pipeline | "Shards" >> beam.Create(shards) | "Transcribe" >> beam.ParDo(_Transcribe(job, reader, run))
-    # From the records, since not every engine brings results or metrics back.
-    records = [job.read_record(shard.number) for shard in shards]
-    remarks = [entry for record in records for entry in record.remarks]
-    errors = [error for record in records for error in record.errors]
-    job.write_errors(errors + remarks)
+    with contextlib.ExitStack() as alone:
+        job, shards, listing = plan(folder, output, model, per_shard, overwrite, reader.kind, format_, alone)
+        if len(listing.images) > _GROWN * per_shard * job.shards:
+            console().print(
+                f"{counted(len(listing.images), 'image')} in {counted(job.shards, 'part')}, as many as the first run "
+                f"has made: a worker does a part at a time, and a kill loses all of it. --overwrite begins again with "
+                f"{-(-len(listing.images) // per_shard):,}.", markup=False,
+            )  # fmt: skip
+        reader = replace(reader, kind=job.kind)
+        with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
+            # Create spreads its elements among the workers.
+            _ = pipeline | "Shards" >> beam.Create(shards) | "Transcribe" >> beam.ParDo(_Transcribe(job, reader))
+        # From the records, since not every engine brings results or metrics back.
+        records = [job.read_record(shard.number) for shard in shards]
+        remarks = [entry for record in records for entry in record.remarks]
+        errors = [error for record in records for error in record.errors]
+        job.write_errors(errors + remarks)
+        storage.remove(job.list_path)
     return Outcome(
         images=len(listing.images), hidden=listing.hidden, others=len(listing.others),
         other_example=plain(listing.others[0]) if listing.others else "",
-        new=sum(record.new for record in records if record.run == run), errors=len(errors),
+        new=sum(record.new for record in records if record.run == job.run), errors=len(errors),
         shards=job.shards, example=job.output if job.has_documents else job.shard_path(0), errors_path=job.errors_path,
         pages=sum(len(record.lines) for record in records), lines=sum(sum(r.lines.values()) for r in records),
         other_formats=_other_formats(error["path"] for error in errors),
@@ -118,8 +131,8 @@ def _other_formats(paths: Iterable[str]) -> dict[str, int]:
 class _Transcribe(beam.DoFn):
     """Does one shard, and yields its number."""
 
-    def __init__(self, job: Job, reader: Reader, run: str):
-        self._job, self._reader, self._run = job, reader, run
+    def __init__(self, job: Job, reader: Reader):
+        self._job, self._reader = job, reader
 
     def process(self, shard: Shard) -> Iterator[int]:
         yield shard.number
@@ -137,7 +150,7 @@ class _Transcribe(beam.DoFn):
         if stamps == before.stamps and not todo:
             return
         record = Record(
-            stamps, errors=[failed[path] for path in still_failed], run=self._run, new=len(todo),
+            stamps, errors=[failed[path] for path in still_failed], run=self._job.run, new=len(todo),
             remarks=[entry for entry in before.remarks if entry["path"] in kept],
             lines={path: before.lines[path] for path in kept if path in before.lines},
         )  # fmt: skip

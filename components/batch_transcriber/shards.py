@@ -3,9 +3,10 @@
 The images are divided among shards by a hash of their path, so that an image always belongs to the same shard. A
 shard is one file of a table, or the documents of some pages; beside them lies the folder `<output>.state` with
 
-    manifest.json     which model, which input, what is written, how many shards: fixed by the first run
-    images.jsonl    the images of this run, shard by shard; workers read their part of it
-    00000.json, ...   one record a shard: the images it holds, with size and time, and those that failed
+    manifest.json       which model, which input, what is written, how many shards: fixed by the first run
+    images-RUN.jsonl    the images of a run, shard by shard; workers read their part of it, and it goes with the run
+    00000.json, ...     one record a shard: the images it holds, with size and time, and those that failed
+    .lock               held while a run works here, unless the output is in a bucket, where two may work at once
 
 Files are written to `incoming` in that folder and renamed, objects of a bucket written whole: whoever is killed leaves
 whole shards or none. All paths may be local or in a bucket.
@@ -14,7 +15,6 @@ whole shards or none. All paths may be local or in a bucket.
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -30,6 +30,8 @@ from components.common import storage
 from components.common.words import counted
 from htr_client.files import COMPANIONS, OTHER_FORMATS, SUFFIXES, is_hidden, walk
 from htr_client.output import ENDINGS
+from htr_client.tables import CsvWriter
+from serving import file_lock
 
 _LISTED = (*SUFFIXES, *OTHER_FORMATS)  # of which the latter cannot be read: they are named among the errors
 _TABLES = {".jsonl": ("jsonl", "json"), ".csv": ("csv",)}  # by ending, what the format may be called
@@ -104,7 +106,7 @@ class Shard:
 
     Attributes:
         number: Its number, from 0.
-        offset, length: Bytes of `images.jsonl` that list its images.
+        offset, length: Bytes of the run's list that are about its images.
     """
 
     number: int
@@ -123,6 +125,7 @@ class Job:
         kind: Kind of the images: "line", "page" or "auto".
         format: "jsonl" or "csv" for a table, or that of documents.
         has_documents: Whether each page becomes a file.
+        run: Identity of the run.
     """
 
     folder: str
@@ -131,6 +134,7 @@ class Job:
     kind: str
     format: str
     has_documents: bool
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def state(self) -> str:
@@ -141,6 +145,11 @@ class Job:
     def incoming(self) -> str:
         """Folder of files that are being written."""
         return os.path.join(self.state, "incoming")
+
+    @property
+    def list_path(self) -> str:
+        """The run's list of images: another run that begins meanwhile has a list of its own."""
+        return os.path.join(self.state, f"images-{self.run}.jsonl")
 
     @property
     def errors_path(self) -> str:
@@ -169,7 +178,7 @@ class Job:
 
     def images(self, shard: Shard) -> list[Image]:
         """The images of a shard, by path."""
-        lines = storage.read(os.path.join(self.state, "images.jsonl"), shard.length, shard.offset)
+        lines = storage.read(self.list_path, shard.length, shard.offset)
         return [Image(*json.loads(line)) for line in lines.splitlines()]
 
     def write_record(self, number: int, record: Record) -> None:
@@ -242,7 +251,7 @@ def list_images(folder: str) -> Listing:
 
 def plan(
     folder: str, output: str, model: dict[str, str], images_per_shard: int, overwrite: bool, kind: str = "line",
-    format_: str | None = None,
+    format_: str | None = None, alone: contextlib.ExitStack | None = None,
 ) -> tuple[Job, list[Shard], Listing]:  # fmt: skip
     """Divides the images among shards, and notes what later runs must not change.
 
@@ -254,12 +263,14 @@ def plan(
         overwrite: Whether to forget what earlier runs have done.
         kind: Kind of the images: "line", "page" or "auto", which for documents is "page".
         format_: Format of documents; by default, the output's ending tells that of a table.
+        alone: Holds the lock of a local output from the first change on.
 
     Returns:
         The job, its shards, and what the folder holds.
 
     Raises:
-        BatchError: No images, an unknown file format, or an earlier run had another model or input.
+        BatchError: No images, an unknown file format, an earlier run had another model or input, or another one works
+            on the output.
     """
     table = _TABLES.get(os.path.splitext(output)[1])
     if table is None and format_ is None:
@@ -279,25 +290,16 @@ def plan(
     else:
         job = Job(folder, output, shards_needed, kind, table[0], has_documents=False)
     manifest_path = os.path.join(job.state, "manifest.json")
+    parts = [] if storage.exists(manifest_path) else _unknown(job, overwrite)
+    if alone is not None and not storage.is_remote(job.state):
+        _lock(job, alone)
     if storage.exists(manifest_path):
         before = json.loads(storage.read(manifest_path))
         if overwrite:
             _forget(replace(job, shards=before["shards"]))
         else:
             job = _resumed(job, before, model)
-    elif job.has_documents:
-        if storage.exists(output) and not (storage.is_dir(output) and _is_empty(output)):
-            raise BatchError(
-                f"{output} holds files, and nothing tells which of them an earlier batch has written: there is no "
-                f"{job.state}. Name a new folder."
-            )
-    elif parts := _parts(output):
-        # Numbered in another way, they would stay beside the new ones.
-        if not overwrite:
-            raise BatchError(
-                f"{parts[0]} exists, and nothing tells what is in it: there is no {job.state}. Name another output, or "
-                f"delete {counted(len(parts), 'file')} of this one with --overwrite."
-            )
+    else:  # numbered in another way, they would stay beside the new ones
         for path in parts:
             storage.remove(path)
     _delete(job.incoming)
@@ -313,8 +315,43 @@ def plan(
         offset = lines.tell()
         lines.writelines(json.dumps([p.path, p.stamp, p.document]).encode() + b"\n" for p in members)
         shards.append(Shard(number, offset, lines.tell() - offset))
-    job.write(os.path.join(job.state, "images.jsonl"), lines.getvalue())
+    job.write(job.list_path, lines.getvalue())
     return job, shards, listing
+
+
+def _unknown(job: Job, overwrite: bool) -> list[str]:
+    """Files of a table in the place of the output that no record tells of; refused unless they may be deleted."""
+    output = job.output
+    if job.has_documents:
+        if storage.exists(output) and not (storage.is_dir(output) and _is_empty(output)):
+            raise BatchError(
+                f"{output} holds files, and nothing tells which of them an earlier batch has written: there is no "
+                f"{job.state}. Name a new folder."
+            )
+        return []
+    parts = _parts(output)
+    if parts and not overwrite:
+        raise BatchError(
+            f"{parts[0]} exists, and nothing tells what is in it: there is no {job.state}. Name another output, or "
+            f"delete {counted(len(parts), 'file')} of this one with --overwrite."
+        )
+    return parts
+
+
+def _lock(job: Job, alone: contextlib.ExitStack) -> None:
+    os.makedirs(job.state, exist_ok=True)
+    path = os.path.join(job.state, ".lock")
+    try:
+        alone.enter_context(file_lock.locked(path))
+    except file_lock.LockHeld:
+        raise BatchError(
+            f"Another htr transcribe works on {job.output} and holds {path}. Wait for it to end, or name another "
+            "output."
+        ) from None
+    except file_lock.NoLocks:
+        return
+    for left in Path(job.state).glob("images*.jsonl"):  # by runs that were killed
+        left.unlink()
 
 
 def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:
@@ -397,9 +434,9 @@ def format_rows(rows: list[dict[str, Any]], columns: list[str], format_: str) ->
     """
     text = io.StringIO(newline="")
     if format_ == "csv":
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = CsvWriter(text)
+        for values in (columns, *([row[column] for column in columns] for row in rows)):
+            writer.writerow(values)
     else:
         text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     # File names need not be UTF-8.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.common import storage
-from serving.version_directory import GRAPH_FILE, SETTINGS_FILE, WITHDRAWN, number_of
+from serving.version_directory import GRAPH_FILE, LANGUAGE_MODEL_FILE, SETTINGS_FILE, WITHDRAWN, number_of
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,37 @@ def misplaced(version: str, wanted: Literal["recogniser", "line finder"]) -> str
     return ""
 
 
-def kept_base_model(version: str) -> bool:
-    """Whether no epoch of a training that started from a base model was better than it: its weights were kept.
+def kept_start(version: str, in_service: str = "") -> str:
+    """The model that a training has left as it was: no epoch was better than it, and it needs no other push.
+
+    That is the base model, or where the training started from there the version in service, or a newer one beside it,
+    which waits for its label. With another language model a version is a new one, though.
 
     Args:
         version: Directory of the version; one without settings was not trained here.
+        in_service: Directory of the version in service, if there is one.
+
+    Returns:
+        What to call it; empty where an epoch was better, or the training started from something else.
     """
     settings = os.path.join(version, SETTINGS_FILE)
-    if not storage.exists(settings):
-        return False
-    noted = json.loads(storage.read(settings))
-    return bool(noted.get("start", {}).get("base_model")) and noted["training"]["best_epoch"] == 0
+    noted = json.loads(storage.read(settings)) if storage.exists(settings) else {}
+    start = noted.get("start", {})
+    if not start or noted["training"]["best_epoch"] != 0:
+        return ""
+    if start["base_model"]:
+        return "the base model"
+    (folder, name), (model_dir, number) = (os.path.split(_without_links(path)) for path in (start["name"], in_service))
+    needs_no_push = folder == model_dir and (number_of(name) or 0) >= (number_of(number) or 0)
+    if in_service and needs_no_push and _language_model(start["name"]) == _language_model(version):
+        return f"version {name}"
+    return ""
+
+
+def _without_links(path: str) -> str:
+    return storage.absolute(path) if storage.is_remote(path) else os.path.realpath(path)
+
+
+def _language_model(version: str) -> bytes:
+    path = os.path.join(version, LANGUAGE_MODEL_FILE)
+    return storage.read(path) if storage.exists(path) else b""

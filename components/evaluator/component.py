@@ -1,4 +1,4 @@
-"""TFX's Evaluator, which notes what it has compared the candidate with, and refuses the base model as a new one."""
+"""TFX's Evaluator, which notes what it has compared the candidate with, and refuses its start as a new model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfx.utils import path_utils, proto_utils
 
 from components.common import storage
 from components.common.artifacts import write_text
-from components.common.versions import kept_base_model
+from components.common.versions import kept_start
 from components.evaluator import readings
 from components.evaluator.evaluation import NOTE_FILE, switched_off
 from components.evaluator.verdict import Baseline
@@ -41,7 +41,8 @@ class EvaluatorExecutor(executor.Executor):
         proto_utils.json_to_proto(exec_properties[standard_component_specs.EVAL_CONFIG_KEY], config)
         found = Baseline.noted_in(given[0].uri) if given else None
         candidate = artifact_utils.get_single_uri(input_dict[standard_component_specs.MODEL_KEY])
-        unchanged = kept_base_model(path_utils.serving_model_path(candidate))
+        in_service = found.path if found and found.kind == "in_service" else ""
+        unchanged = kept_start(path_utils.serving_model_path(candidate), in_service)
         if unchanged:
             _withdraw_blessing(artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY]))
         note = {"compared_with": found and asdict(found), "off": switched_off(config), "unchanged": unchanged}

@@ -69,8 +69,8 @@ class Failure:
         value: Value that was measured.
         bound: What it should have been at most.
         kind: "bound", "change" against the baseline, "missing" for a bounded slice without images, or "unchanged" for
-            a model that is the base model still.
-        against: The baseline in words, for "change".
+            a model that is still the one that its training started from.
+        against: The baseline in words, for "change"; what it started from, for "unchanged".
     """
 
     metric: str
@@ -87,10 +87,10 @@ class Failure:
                 f"out, or see to it that the split has some (a split column, data.split_salt)"
             )
         if self.kind == "unchanged":
+            known = "is pushed" if self.against.startswith("version") else "serves without a run (htr read, htr serve)"
             return (
-                "no epoch read the validation images better than the base model that the training started from, so "
-                "this would be that model again, which serves without a run (htr read, htr serve): lower "
-                "train.learning_rate, or label more images"
+                f"no epoch read the validation images better than {self.against}, which the training started from, so "
+                f"this would be that model again, which {known}: lower train.learning_rate, or label more images"
             )
         where = "" if self.slice == "all" else f" for {self.slice}"
         excess = self.value - self.bound

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from htr_client.errors import ImageError
+from htr_client.tables import CsvWriter
 
 REJECTS_FILE = "rejects.csv"
 HEADER = "csv,row,image,text,reason,detail"
@@ -87,11 +87,8 @@ def is_unreadable_image(reason: str) -> bool:
 def as_csv_line(reject: Reject) -> str:
     """A reject as a line of CSV, without the line's end."""
     line = io.StringIO()
-    # Up to Python 3.12 a field with a line break is put in quotation marks only if lines end in what it holds.
-    csv.writer(line, lineterminator="\r\n").writerow(
-        [reject.table, reject.line, reject.image, reject.text, reject.reason, reject.detail]
-    )
-    return line.getvalue().removesuffix("\r\n")
+    CsvWriter(line).writerow([reject.table, reject.line, reject.image, reject.text, reject.reason, reject.detail])
+    return line.getvalue().removesuffix("\n")
 
 
 def as_csv(rejects: Iterable[Reject]) -> str:

@@ -82,12 +82,15 @@ class Executor(base_executor.BaseExecutor):
 
 
 def started_from(settings: dict[str, Any]) -> str | None:
-    """The preset of the base model from which a training started; None where it started from something else.
+    """The preset of the base model from which a training started, or the versions before it; else None.
 
     Args:
-        settings: Settings of the exported model.
+        settings: Settings of the exported model; another preset than its own does not count.
     """
-    return str(settings["transform"]["preset"]) if settings.get("start", {}).get("base_model") else None
+    preset, start = str(settings["transform"]["preset"]), settings.get("start", {})
+    # An earlier release noted only whether the start itself was the base model.
+    root = start.get("root_base", preset if start.get("base_model") else None)
+    return preset if root == preset else None
 
 
 def put(learnt: Learnt, directory: str) -> None:

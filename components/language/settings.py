@@ -17,7 +17,9 @@ class LanguageConfig(Section):
     )
     texts: list[PathText] = Field([], description="UTF-8 text files to learn from besides the labels, one text a line")
     base_texts: bool = Field(
-        True, description="learn from the texts of the base model, too, where the training started from it"
+        True,
+        description="learn from the texts of the base model, too, where the training started from it, or from a "
+        "version that goes back to it",
     )
     order: int = Field(6, ge=2, le=8, description="characters of the longest n-grams")
     least_labels: int = Field(

@@ -25,7 +25,7 @@ from components.common import storage
 from components.common.artifacts import write_text
 from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
-from components.common.versions import kept_base_model
+from components.common.versions import kept_start
 from components.common.words import counted
 from components.evaluator.verdict import Baseline
 from components.line_finder.data import LabelledPage
@@ -105,10 +105,10 @@ class Executor(base_executor.BaseExecutor):
                 "lines with what is read in the true ones. Add transcribed pages."
             )
         metrics = [metrics_of(len(told), *pair) for pair in zip(scores, readings, strict=True)]
-        verdict = decide(
-            gate, metrics[0], metrics[1] if len(metrics) > 1 else None,
-            Baseline.noted_in(given) or Baseline("none"), kept_base_model(candidate), recogniser,
-        )  # fmt: skip
+        before = Baseline.noted_in(given) or Baseline("none")
+        unchanged = kept_start(candidate, before.path if before.kind == "in_service" else "")
+        baseline = metrics[1] if len(metrics) > 1 else None
+        verdict = decide(gate, metrics[0], baseline, before, unchanged, recogniser)
         evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
         write_text(os.path.join(evaluation, VERDICT_FILE), json.dumps(verdict.as_dict(), ensure_ascii=False))
         write_text(os.path.join(evaluation, PAGES_FILE), json.dumps(told, ensure_ascii=False))

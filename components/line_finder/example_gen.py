@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import csv
 import hashlib
 import io
 import json
@@ -32,6 +31,7 @@ from components.line_finder.settings import PagesConfig
 from components.pages.files import PageFile
 from htr_client.errors import ImageError
 from htr_client.pages import PageError
+from htr_client.tables import CsvWriter
 
 _HEADER = ("page", "reason", "detail")
 
@@ -141,9 +141,9 @@ def _counts(plan: PagePlan, rejected: list[RejectedPage]) -> dict[str, Any]:
 
 def _as_csv(rejected: list[RejectedPage]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        [_HEADER, *((one.page, one.reason, one.detail) for one in rejected)]
-    )  # fmt: skip
+    writer = CsvWriter(text)
+    for row in (_HEADER, *((one.page, one.reason, one.detail) for one in rejected)):
+        writer.writerow(row)
     return plain(text.getvalue())  # a detail may name a file whose name is not UTF-8
 
 

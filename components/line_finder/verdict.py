@@ -93,7 +93,7 @@ def decide(
     metrics: Mapping[str, float],
     baseline: Mapping[str, float] | None,
     compared_with: Baseline,
-    unchanged: bool,
+    unchanged: str,
     recogniser: str,
 ) -> LineVerdict:
     """Compares what was measured with the bounds.
@@ -103,7 +103,7 @@ def decide(
         metrics: Metrics of the candidate.
         baseline: Metrics of the line finder that it is compared with, on the same pages.
         compared_with: What that is.
-        unchanged: Whether the candidate is the base line finder still: no epoch was better.
+        unchanged: Line finder that the candidate is still, since no epoch was better; else empty.
         recogniser: What transcribed the lines.
 
     Returns:
@@ -135,8 +135,8 @@ def decide(
         )
     if unchanged:
         failures.append(
-            "no epoch found the lines of the validation pages better than the base line finder that the training "
-            "started from, so this would be that one again, which serves without a run: label more pages, or lower "
+            f"no epoch found the lines of the validation pages better than {unchanged}, which the training started "
+            "from, so this would be that one again, which needs no other push: label more pages, or lower "
             "line_training.learning_rate"
         )
     return LineVerdict(

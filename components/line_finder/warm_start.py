@@ -7,7 +7,7 @@ import os
 
 from components.base_model import packing
 from components.common import storage
-from components.common.versions import model_at
+from components.common.versions import misplaced, model_at
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.trainer.base import Start, WarmStartError
 from components.trainer.settings import AUTO
@@ -62,4 +62,6 @@ def _filters(version: str) -> list[int]:
     try:
         return LineFinderConfig.model_validate(json.loads(storage.read(path))["line_finder"]).filters
     except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, KeyError) and (wrong := misplaced(version, "line finder")):
+            raise WarmStartError(f"{_SETTING}: {wrong}") from error
         raise WarmStartError(f"{_SETTING}: {path} does not hold the settings of a line finder ({error!r})") from error

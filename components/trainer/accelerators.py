@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,7 +10,7 @@ import tensorflow as tf
 from components.common.console import console
 from components.common.cores import usable_cores
 from components.common.words import counted
-from components.trainer.devices import system_gpus, unused_gpus
+from components.trainer.devices import system_gpus, tf_config, unused_gpus, worker_count
 from components.trainer.settings import TrainConfig
 from serving.precision import use_bfloat16
 
@@ -39,6 +37,9 @@ def use_accelerators(train: TrainConfig) -> str:
     if not gpus:
         if warning := unused_gpus(system_gpus()):
             console().print(f"  warning: {warning}", style="yellow", markup=False)
+        if train.bfloat16 and not bfloat16:
+            warning = "train.bfloat16: this machine's processor has neither AVX512_BF16 nor AMX: it computes in float32"
+            console().print(f"  warning: {warning}", style="yellow", markup=False)
         return f"CPU, {counted(usable_cores(), 'core')}{', bfloat16' if bfloat16 else ''}"
     names = ", ".join(sorted({detail.get("device_name", "unknown kind") for detail in details}))
     return f"{counted(len(gpus), 'GPU')} ({names}){', float16' if mixed else ''}"
@@ -55,8 +56,7 @@ def training_strategy() -> tf.distribute.Strategy:
 
     To be called before any other TensorFlow operation: TensorFlow sets up collective operations only then.
     """
-    cluster = _tf_config().get("cluster", {})
-    if sum(len(addresses) for addresses in cluster.values()) > 1:
+    if worker_count() > 1:
         return tf.distribute.MultiWorkerMirroredStrategy()
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
@@ -65,11 +65,6 @@ def training_strategy() -> tf.distribute.Strategy:
 
 def is_chief() -> bool:
     """Whether this process is the one that writes: the only one, or the first worker of TF_CONFIG."""
-    cluster, task = (_tf_config().get(part, {}) for part in ("cluster", "task"))
+    cluster, task = (tf_config().get(part, {}) for part in ("cluster", "task"))
     chief = ("chief" if "chief" in cluster else "worker", 0)
     return not cluster or (task["type"], int(task["index"])) == chief
-
-
-def _tf_config() -> dict[str, Any]:
-    """What Kubeflow's training operator and others tell each worker about the cluster and its own place in it."""
-    return json.loads(os.environ.get("TF_CONFIG") or "{}")

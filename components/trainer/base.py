@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from components.base_model import packing
 from components.common import storage
 from components.common.calibration import ENOUGH
-from components.common.versions import model_at
+from components.common.versions import misplaced, model_at
 from components.trainer.settings import AUTO, ModelConfig, TrainConfig
 from components.transform.settings import TransformConfig
 from serving.version_directory import SETTINGS_FILE
@@ -54,6 +55,18 @@ class Start:
     name: str
     is_base: bool = False
 
+    def noted(self, preset: str) -> dict[str, Any]:
+        """What the settings of a version say about it.
+
+        Args:
+            preset: Preset of the training.
+
+        Returns:
+            Its name, whether it is the base model, and the preset of the base model that it goes back to, if any.
+        """
+        root = preset if self.is_base else _root_base(self.version) if self.version else None
+        return {"name": self.name, "base_model": self.is_base, "root_base": root}
+
 
 def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) -> tuple[TrainConfig, Start]:
     """Decides what `train.warm_start: auto` means here.
@@ -97,6 +110,15 @@ def _start(warm_start: str | None, preset: str, model: ModelConfig) -> Start:
     return Start(version, name, is_base=True)
 
 
+def _root_base(version: str) -> str | None:
+    """The preset of the base model from which a version was trained, or the versions before it."""
+    settings = json.loads(storage.read(os.path.join(version, SETTINGS_FILE)))
+    start = settings.get("start", {})
+    if start.get("base_model"):  # all that an earlier release noted
+        return str(settings["transform"]["preset"])
+    return start.get("root_base")
+
+
 def alphabet_of(version: str) -> list[str]:
     """The characters of a version's classes, without the blank."""
     return list(json.loads(storage.read(os.path.join(version, SETTINGS_FILE)))["alphabet"])
@@ -131,5 +153,7 @@ def _other_layers(version: str, model: ModelConfig) -> dict[str, object]:
     try:
         earlier = ModelConfig.model_validate(json.loads(storage.read(path))["model"])
     except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, KeyError) and (wrong := misplaced(version, "recogniser")):
+            raise WarmStartError(f"train.warm_start: {wrong}") from error
         raise WarmStartError(f"train.warm_start: {path} does not hold the settings of a model ({error!r})") from error
     return {name: getattr(earlier, name) for name in _SHAPES if getattr(earlier, name) != getattr(model, name)}

@@ -1,12 +1,17 @@
-"""Which NVIDIA GPUs the system has, found without TensorFlow, and what to do where TensorFlow does not use them."""
+"""Which NVIDIA GPUs the system has, and what to do where TensorFlow does not use them; which workers train together.
+
+All of it is found without TensorFlow.
+"""
 
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import shutil
 import subprocess
+from typing import Any
 
 # Where the WSL 2 driver puts nvidia-smi; it is often off the PATH.
 _WSL_PROGRAMS = "/usr/lib/wsl/lib"
@@ -67,6 +72,16 @@ def ask_driver(*arguments: str, root: str = "/") -> str:
         return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def tf_config() -> dict[str, Any]:
+    """What Kubeflow's training operator and others tell each worker about the cluster and its own place in it."""
+    return json.loads(os.environ.get("TF_CONFIG") or "{}")
+
+
+def worker_count() -> int:
+    """Number of processes that train one model together, by TF_CONFIG; 0 where it names none."""
+    return sum(len(addresses) for addresses in tf_config().get("cluster", {}).values())
 
 
 def _asked(root: str) -> list[str]:

@@ -20,6 +20,7 @@ from components.common.words import counted
 from components.trainer import checkpoint
 from components.trainer.accelerators import is_chief
 from components.trainer.averaging import AveragedWeights
+from components.trainer.devices import worker_count
 from components.trainer.progress import Progress
 
 # Batches after which the loss is looked at within an epoch: the same ones on every worker, so that all stop together.
@@ -27,6 +28,8 @@ _CHECKED = 100
 # A training is broken when more than a tenth of its last hundred batches are left out, or the last three; one that is
 # over with fewer batches, when more than a tenth of all are.
 _MOST_LEFT_OUT, _IN_A_ROW = 0.1, 3
+# Share of `checkpoint_minutes` after which the end of an epoch is worth a checkpoint; a short epoch takes less time.
+_EARLY = 0.05
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
@@ -138,6 +141,8 @@ class TrainingLoop(ABC):
         self.strategy = strategy or tf.distribute.get_strategy()
         self.checkpoint = os.path.join(checkpoint_dir, checkpoint.CHECKPOINT_FILE) if checkpoint_dir else None
         self._checkpoint_seconds = 60.0 * settings.checkpoint_minutes
+        # Workers save together, so that none may go by its own clock.
+        self._early_seconds = 0.0 if worker_count() > 1 else _EARLY * self._checkpoint_seconds
         rate = WarmupCosine(plan.learning_rate, int(settings.warmup_epochs * plan.steps), plan.total)
         with self.strategy.scope():
             self.optimizer = keras.optimizers.AdamW(
@@ -190,7 +195,9 @@ class TrainingLoop(ABC):
                 validates = ended and self._validates(self.done // plan.steps)
                 if validates:
                     self._end_epoch(progress)
-                if validates or time.monotonic() - last_save > self._checkpoint_seconds:
+                seconds = time.monotonic() - last_save
+                is_early = validates and (seconds >= self._early_seconds or self._is_over())
+                if is_early or seconds > self._checkpoint_seconds:
                     self._save(progress.seconds)
                     last_save = time.monotonic()
         self.weights.assign(self.best_weights)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.common.metrics import ErrorCounts, PairedErrors, edits_and_length
+from components.trainer.schedule import STEPS_TO_READ
 
 # Share of validation images that come out empty, or all alike, from which on a network counts as collapsed.
 _COLLAPSED = 0.95
 _LEVEL = 0.95  # of the interval of the difference between two validations
-# CTC networks of this size read nothing before about so many optimiser steps.
-_STEPS_TO_READ = 2000
 
 
 @dataclass(frozen=True)
@@ -142,5 +141,5 @@ def advice_for_collapse(collapse: str, steps: int, epochs: int, learning_rate: f
     """
     longer = f"more epochs (train.epochs is {epochs}: {steps:,} optimiser steps; a network needs some thousands)"
     slower = f"a lower train.learning_rate (it is {learning_rate:g})"
-    ways = [longer, slower] if steps < _STEPS_TO_READ else [slower, longer]
+    ways = [longer, slower] if steps < STEPS_TO_READ else [slower, longer]
     return f"{collapse}. Try {ways[0]}, {ways[1]}, or more labels."

@@ -9,9 +9,12 @@ from components.trainer.settings import TrainConfig, TuneConfig
 
 # From nothing: 30 epochs of 5,000 images in batches of 16, with which docs/accuracy.md's figures were measured.
 # Optimiser steps grow with the square root of the number of images: a hundred times the images get a tenth of the
-# epochs. Small sets get half of these steps at least, since CTC reads nothing at all in its first thousand.
+# epochs. Small sets get half of these steps at least, since CTC reads nothing at all in its first thousand or two; the
+# smallest ones, of few batches, get no fewer epochs than these take.
 _IMAGES, _STEPS = 5000, 9400
 _FEWEST_STEPS = _STEPS // 2
+STEPS_TO_READ = 2000
+"""Optimiser steps before which a network with random weights may read nothing."""
 # A base can read: less than half the steps, and a fifth for small sets, are enough (docs/accuracy.md).
 _WARM_STEPS = 4400
 _FEWEST_WARM_STEPS = _STEPS // 5
@@ -50,14 +53,17 @@ def epochs_for(train: TrainConfig, samples: int) -> int:
     Returns:
         `train.epochs` where it is set. Else, in batches of 16: 300 for 200 images, 247 for 300, 75 for 1,000, 30 for
         5,000, 15 for 20,000, 7 for 100,000, 4 for 330,000; after a warm start 145 for 200, 99 for 300, 31 for 1,000,
-        14 for 5,000, 7 for 20,000.
+        14 for 5,000, 7 for 20,000. Larger batches get as many steps, so more epochs.
     """
     if train.epochs is not None:
         return train.epochs
     usual, fewest = (_WARM_STEPS, _FEWEST_WARM_STEPS) if train.is_warm else (_STEPS, _FEWEST_STEPS)
     steps = max(usual * math.sqrt(samples / _IMAGES), fewest)
+    batches = math.ceil(max(samples, 1) / train.batch_size)
     least, most = _EPOCHS
-    return min(max(round(steps / math.ceil(max(samples, 1) / train.batch_size)), least), most)
+    if not train.is_warm:
+        most = max(most, math.ceil(STEPS_TO_READ / batches))
+    return min(max(round(steps / batches), least), most)
 
 
 def schedule_for(train: TrainConfig, samples: int) -> Schedule:

@@ -34,7 +34,12 @@ class TrainConfig(Section):
     epochs: int | None = Field(
         None, ge=1, description="passes over the training images, at most; by their number if unset, 30 for 5,000"
     )
-    batch_size: int = Field(16, ge=1, description="images of one optimiser step")
+    batch_size: int = Field(
+        16,
+        ge=1,
+        description="images of one optimiser step; unless epochs is set, larger batches get as many steps, so more "
+        "epochs and a longer training",
+    )
     learning_rate: float | None = Field(
         None,
         gt=0,
@@ -85,7 +90,8 @@ class TrainConfig(Section):
     checkpoint_minutes: float = Field(
         5.0,
         gt=0,
-        description="minutes between checkpoints; a killed training goes on from the last one, or from its last epoch",
+        description="minutes between checkpoints; there is one after each epoch, too, unless the last one is younger "
+        "than a twentieth of that. A killed training goes on from the last one",
     )
     mixed_precision: bool = Field(True, description="compute in float16 on GPUs that have it; the loss stays float32")
     bfloat16: bool = Field(

@@ -128,7 +128,7 @@ def run_fn(fn_args: Any) -> None:
         "alphabet": kept.alphabet, "transform": transform.model_dump(), "model": model_config.model_dump(),
         "train": train.model_dump() | dataclasses.asdict(fitting.schedule),
         "start": {
-            "name": start.name, "base_model": start.is_base,
+            **start.noted(transform.preset),
             "alphabet": base.alphabet_of(start.version) if start.version else [],
         },
         "temperature": temperature, "best_validation_cer": fitting.best_cer,

@@ -69,7 +69,7 @@ def _label(arguments: argparse.Namespace) -> int:
         known = labelling.digests(config.data, notes)
         for note in notes:
             print(f"note: {note}", file=sys.stderr, flush=True)
-        paths = labelling.unlabelled(expand(arguments.images), known, counts)
+        paths = labelling.unlabelled(expand(arguments.images), known, counts, config.data.max_pixels)
         _write(paths, model, config.data.max_pixels, arguments.output, arguments.above, counts)
     except (HtrError, OSError, StoreError) as error:
         raise CommandError(str(error)) from error
@@ -107,7 +107,7 @@ def _write(paths: Iterable[str], model: Model, max_pixels: int, output: str, abo
     said = announced(lambda: f"Reading: {counted(asked, 'image')}")
     reader = LocalClient(model.path, model.name, max_pixels=max_pixels)
     with quiet(), said, without_extras(), reader as client:
-        labelling.write(client.transcribe_many(counting()), output, above, counts)
+        labelling.write(client.transcribe_many(counting()), output, above, counts, max_pixels)
 
 
 def _told(counts: Counts, above: float) -> Iterator[str]:

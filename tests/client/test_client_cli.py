@@ -68,6 +68,12 @@ def test_csv_and_a_bad_image(call, folder):
     assert "d.png: Not an image" in err and "none.png: Cannot read" in err
 
 
+def test_a_carriage_return_in_a_file_name_does_not_end_a_row(call, tmp_path):
+    (tmp_path / "a\rb.png").write_bytes(b"rubbish")
+    _, out, _ = call(tmp_path / "a\rb.png", "--format", "csv")
+    assert [row["file"] for row in csv.DictReader(io.StringIO(out, newline=""))] == [f"{tmp_path}/a\rb.png"]
+
+
 @pytest.mark.parametrize("format_", ["text", "json", "csv"])
 def test_file_names_that_are_no_utf8_are_printed_as_escapes(call, folder, format_):
     for name, content in ((b"m\xfcller.png", png("delta")), (b"none\xfc.png", b"rubbish")):

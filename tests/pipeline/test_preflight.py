@@ -17,6 +17,7 @@ from components.example_gen.plan import make_plan
 from components.example_gen.settings import DataConfig
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.warm_start import find_start
+from components.trainer.base import WarmStartError
 from pipeline import cli, preflight
 from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE
@@ -98,6 +99,20 @@ def test_what_would_fail_late_is_refused_at_once(command, setting, message, data
 
 
 @pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ('{"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}}', "TF_CONFIG: it names 3 training workers"),
+        ("chief", "TF_CONFIG: it is no JSON that describes training workers"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}', None),
+    ],
+)
+def test_several_workers_do_not_train_within_one_run(workers, message, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", workers)
+    error = refused("run", data, tmp_path / "w", capsys, f"bulk.folder={tmp_path}/nowhere")
+    assert message in error if message else "TF_CONFIG" not in error
+
+
+@pytest.mark.parametrize(
     "task, given, named",
     [
         ("pages", ["train.epochs=3", "data.limit=5", "data.eval_fraction=0.2"], "data.limit, train.epochs"),
@@ -145,6 +160,11 @@ def test_a_base_with_other_layers_is_refused_by_name(data, version, tmp_path, ca
     preflight.check_run(config, tables, plan)
     (version / SETTINGS_FILE).write_text("{}")
     with pytest.raises(ConfigError, match="does not hold the settings of a model"):
+        preflight.check_run(config, tables, plan)
+    with pytest.raises(WarmStartError, match=r"line_training\.warm_start: .* is no line finder, but a model that"):
+        find_start(LineTrainingConfig(warm_start=str(version)), LineFinderConfig())
+    (version / SETTINGS_FILE).write_text('{"line_finder": {}}')
+    with pytest.raises(ConfigError, match=r"train\.warm_start: .* is a line finder, which does not transcribe"):
         preflight.check_run(config, tables, plan)
 
 

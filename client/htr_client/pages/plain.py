@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import json
 from typing import Any
 
 from htr_client.pages.model import Line, LineError, Page, PageError, Points, Word
+from htr_client.tables import CsvWriter
 
 
 def to_text(page: Page) -> str:
@@ -29,7 +29,7 @@ def to_json(page: Page) -> str:
 def to_csv(page: Page) -> str:
     """A row for each line of a page: its number from 1, its text, its confidence."""
     table = io.StringIO(newline="")
-    rows = csv.writer(table, lineterminator="\n")
+    rows = CsvWriter(table)
     rows.writerow(["line", "text", "confidence"])
     for number, line in enumerate(page.lines, 1):
         rows.writerow([number, line.text, "" if line.confidence is None else f"{line.confidence:.4f}"])

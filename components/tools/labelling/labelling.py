@@ -27,6 +27,7 @@ from htr_client import Transcription
 from htr_client.errors import ImageError
 from htr_client.headers import suffix
 from htr_client.image_files import goes_as_it_is, pack
+from htr_client.model_facts import MAX_PIXELS
 
 LABELS_FILE, IMAGES_FOLDER = "labels.csv", "images"
 FIELDS = ("filename", "text", "split", "confidence", LABELLING_MODEL, "source")
@@ -85,7 +86,7 @@ def digests(data: DataConfig, notes: list[str]) -> set[bytes]:
     return found
 
 
-def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts) -> Iterator[str]:
+def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts, max_pixels: int = MAX_PIXELS) -> Iterator[str]:
     """Paths of images that are neither labelled nor the same as one before.
 
     An image is also known by the file that `write` and `htr review` make of it, since they write what a server is sent.
@@ -94,6 +95,7 @@ def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts) -> Itera
         paths: Paths of images.
         known: `digests` of the labelled ones.
         counts: Counts that take how many are left out.
+        max_pixels: Images with more pixels are known as files only.
     """
     seen: set[bytes] = set()
     for path in paths:
@@ -103,7 +105,7 @@ def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts) -> Itera
             yield path
             continue
         found = {_digest(data)}
-        if found.isdisjoint(known) and found.isdisjoint(seen) and (packed := _packed(data)) is not None:
+        if found.isdisjoint(known) and found.isdisjoint(seen) and (packed := _packed(data, max_pixels)) is not None:
             found.add(_digest(packed))  # only now, since it takes as long as decoding and encoding the image
         if found & known:
             counts.known += 1
@@ -114,7 +116,9 @@ def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts) -> Itera
         seen |= found
 
 
-def write(answers: Iterable[Transcription], folder: str, above: float, counts: Counts) -> None:
+def write(
+    answers: Iterable[Transcription], folder: str, above: float, counts: Counts, max_pixels: int = MAX_PIXELS
+) -> None:
     """Writes the images that the model is sure of as a dataset: `labels.csv` and `images/`, all for training.
 
     Args:
@@ -122,6 +126,7 @@ def write(answers: Iterable[Transcription], folder: str, above: float, counts: C
         folder: New or empty folder; it is whole or not there.
         above: Confidence from which on a text is believed.
         counts: Counts that take what became of the images.
+        max_pixels: Limit with which the model has read them.
 
     Raises:
         LabellingError: The folder holds something, or no text can be believed.
@@ -137,7 +142,7 @@ def write(answers: Iterable[Transcription], folder: str, above: float, counts: C
         with open(unfinished / LABELS_FILE, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(FIELDS)
-            for answer, image in _believed(answers, above, counts):
+            for answer, image in _believed(answers, above, counts, max_pixels):
                 counts.labelled += 1
                 name = f"{IMAGES_FOLDER}/{counts.labelled:06d}.{suffix(image)}"
                 (unfinished / name).write_bytes(image)
@@ -149,7 +154,9 @@ def write(answers: Iterable[Transcription], folder: str, above: float, counts: C
             raise LabellingError(_nothing(counts, above))
 
 
-def _believed(answers: Iterable[Transcription], above: float, counts: Counts) -> Iterator[tuple[Transcription, bytes]]:
+def _believed(
+    answers: Iterable[Transcription], above: float, counts: Counts, max_pixels: int
+) -> Iterator[tuple[Transcription, bytes]]:
     for answer in answers:
         if answer.error is not None:
             counts.unread.append(f"{plain(answer.source or '')}: {answer.error}")
@@ -161,7 +168,7 @@ def _believed(answers: Iterable[Transcription], above: float, counts: Counts) ->
             counts.unsure += 1
         else:
             try:
-                image = pack(answer.source or "").data
+                image = pack(answer.source or "", max_pixels).data
             except ImageError as error:  # gone since it was read
                 counts.unread.append(f"{plain(answer.source or '')}: {error}")
                 continue
@@ -184,10 +191,10 @@ def _nothing(counts: Counts, above: float) -> str:
     return "Nothing to label: all of these images are labelled already."
 
 
-def _packed(data: bytes) -> bytes | None:
+def _packed(data: bytes, max_pixels: int) -> bytes | None:
     """What a server is sent for an image file; None where that is the file itself, or it cannot be read."""
     try:
-        return None if goes_as_it_is(data) else pack(data).data
+        return None if goes_as_it_is(data) else pack(data, max_pixels).data
     except ImageError:  # whoever reads it says so
         return None
 

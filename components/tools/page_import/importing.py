@@ -9,7 +9,6 @@ Workers must see input and output under the same paths.
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import json
 import os
@@ -40,6 +39,7 @@ from htr_client import pages
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.cutting import CUTS
 from htr_client.pages.xml_files import MAX_BYTES
+from htr_client.tables import CsvWriter
 
 LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
 _Rows = Sequence[tuple[str, str, str]]  # of a page, see `Result`
@@ -323,7 +323,7 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
         _write_manifest(job, folders, known)
 
     with _replacing(job.labels, note) as good, _replacing(job.left_out) as bad:
-        rows, left = (csv.writer(target, lineterminator="\n") for target in (good, bad))
+        rows, left = (CsvWriter(target) for target in (good, bad))
         rows.writerow(_COLUMNS)
         left.writerow(_LEFT_OUT_COLUMNS)
         for file in files:

@@ -1,5 +1,6 @@
 """Batch transcription: the same texts on every engine, restarts that repeat nothing, errors apart."""
 
+import contextlib
 import csv
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -184,6 +186,16 @@ def test_csv_holds_the_same(folder, model, tmp_path):
         assert [row["reason"] for row in csv.DictReader(file)] == ["truncated", "not_an_image"]
 
 
+def test_a_carriage_return_in_a_file_name_does_not_end_a_row(folder, model, tmp_path):
+    os.link(folder / "b" / "004.png", folder / "b" / "a\rb.png")
+    (folder / "b" / "c\rd.png").write_text("no image")
+    for expected in (IMAGES + 3, 0):
+        outcome = transcribe(str(folder), str(tmp_path / "table.csv"), model, LOCAL)
+        assert outcome.new == expected and "b/a\rb.png" in texts(tmp_path / "table.csv")
+    with open(outcome.errors_path, newline="") as file:
+        assert "b/c\rd.png" in [row["path"] for row in csv.DictReader(file)]
+
+
 def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):
     output = tmp_path / "texts.csv"
     transcribe(str(folder), str(output), model, LOCAL, images_per_shard=16)
@@ -202,6 +214,17 @@ def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):
     fresh = tmp_path / "fresh.csv"
     transcribe(str(folder), str(fresh), model, LOCAL, images_per_shard=16)
     assert contents(fresh) == contents(output)
+
+
+def test_an_archive_that_has_outgrown_its_shards_is_told_of(model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for images, told in ((1, False), (10, False), (11, True)):
+        for number in range(images):
+            (tmp_path / "in" / f"{number}.png").write_bytes(encode(drawn_image()))
+        transcribe(str(tmp_path / "in"), str(tmp_path / "texts.jsonl"), model, LOCAL, images_per_shard=1)
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("11 images in 1 part, as many as the first run has made" in said) is told
+        assert ("--overwrite begins again with 11." in said) is told
 
 
 def test_results_of_two_models_or_inputs_are_not_mixed(folder, model, tmp_path):
@@ -235,6 +258,26 @@ def test_what_cannot_start_says_why(folder, model, tmp_path):
         with pytest.raises(BatchError, match=message):
             transcribe(*arguments, LOCAL)
     assert len(list_images(str(folder)).images) == IMAGES + 1
+
+
+def test_another_run_on_the_same_output_is_refused(folder, model, tmp_path):
+    output = tmp_path / "texts.jsonl"
+    with contextlib.ExitStack() as alone:
+        plan(str(folder), str(output), {"path": "m", "fingerprint": "f"}, 16, False, alone=alone)
+        with pytest.raises(BatchError, match=r"Another htr transcribe works on .*texts"):
+            transcribe(str(folder), str(output), model, LOCAL)
+    # What a killed run has left goes.
+    plan(str(folder), str(output), {"path": "m", "fingerprint": "f"}, 16, False, alone=contextlib.ExitStack())
+    assert len(list(tmp_path.glob("texts.jsonl.state/images*"))) == 1
+
+
+def test_a_run_in_a_bucket_keeps_its_list_of_images_when_another_begins(folder, tmp_path):
+    output, model = f"memory://{uuid.uuid4().hex}/texts.jsonl", {"path": "m", "fingerprint": "f"}
+    job, shards, listing = plan(str(folder), output, model, 16, False)
+    shutil.copyfile(folder / "b" / "004.png", folder / "a" / "added.png")
+    later, later_shards, _ = plan(str(folder), output, model, 16, False)
+    assert {image for shard in shards for image in job.images(shard)} == set(listing.images)
+    assert sum(len(later.images(shard)) for shard in later_shards) == len(listing.images) + 1
 
 
 def test_an_overwrite_that_is_killed_leaves_no_old_texts_beside_the_new_ones(folder, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from components.common import storage
 from components.common.service import VersionError
-from components.common.versions import list_versions
+from components.common.versions import kept_start, list_versions
 from components.evaluator.baseline import find
 from components.evaluator.verdict import Baseline
 from components.pusher import versions
@@ -135,3 +135,28 @@ def test_versions_in_a_bucket(place, tmp_path):
     )
     storage.copy_tree(str(tmp_path / "labels"), bucket)
     assert kind(place.find("c", model_dir=f"{bucket}/htr")) == ("in_service", first)
+
+
+def test_a_training_that_leaves_the_version_in_service_as_it_was_needs_no_push(place, tmp_path):
+    old, serving, newest = (place.push(name) for name in "abc")
+    paths = {number: f"{place.model_dir}/{number}" for number in (old, serving, newest)}
+    (tmp_path / "link").symlink_to(place.model_dir)
+
+    def kept(start, best_epoch=0, language_model=b"", base_model=False):
+        version = tmp_path / "candidate"
+        for name, content in (
+            ("assets.extra/htr.json", json.dumps({
+                "start": {"name": start, "base_model": base_model}, "training": {"best_epoch": best_epoch}
+            }).encode()),
+            ("assets/language_model", language_model),
+        ):  # fmt: skip
+            (version / name).parent.mkdir(parents=True, exist_ok=True)
+            (version / name).write_bytes(content)
+        return kept_start(str(version), paths[serving])
+
+    assert kept(paths[serving]) == kept(f"{tmp_path}/link/{serving}") == f"version {serving}"
+    assert kept(paths[newest]) == f"version {newest}"
+    assert kept(paths[old]) == kept("nothing") == kept(str(tmp_path / "elsewhere" / "9")) == ""
+    assert kept(paths[serving], best_epoch=3) == kept(paths[serving], language_model=b"other") == ""
+    assert kept("the base model, version 1", base_model=True) == "the base model"
+    assert kept_start(place.model("d")) == ""

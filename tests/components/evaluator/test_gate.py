@@ -1,7 +1,9 @@
 """The gate's table: every bound, each both ways, through the Evaluator that the pipeline runs."""
 
 import contextlib
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,10 @@ def place(tmp_path_factory):
         tf.saved_model.save(model, str(directory), signatures=model.functions)
         (directory / "assets.extra").mkdir()
         (directory / SETTINGS_FILE).write_text('{"transform": {"height": 32, "width": 128}}')
+    kept = shutil.copytree(folder / "candidate", folder / "kept")
+    start = {"start": {"name": "models/17", "base_model": False}, "training": {"best_epoch": 0}}
+    settings = {"transform": {"height": 32, "width": 128}, **start}
+    Path(path_utils.serving_model_dir(str(kept)), SETTINGS_FILE).write_text(json.dumps(settings))
     return folder
 
 
@@ -140,6 +146,12 @@ def verdict(place, tmp_path):
 
 def failures(verdict):
     return [(failure.metric, failure.slice, failure.kind) for failure in verdict.failures]
+
+
+def test_the_version_in_service_is_no_new_model(verdict):
+    made = verdict("candidate", "kept", max_cer=0.2)
+    assert not made.blessed and failures(made) == [("cer", "all", "unchanged")]
+    assert "better than version 17, which the training started from" in str(made.failures[0])
 
 
 def test_upper_end_of_the_interval_is_bounded(verdict):

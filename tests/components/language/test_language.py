@@ -20,6 +20,7 @@ from components.language.component import started_from
 from components.language.learning import Recorded, learn
 from components.language.settings import LanguageConfig
 from components.recogniser.model import ExportedModel
+from components.trainer.base import Start
 from htr_client import ngrams
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath
@@ -252,6 +253,20 @@ def test_text_files_that_cannot_be_read(tmp_path):
 )
 def test_the_base_model_counts_where_the_training_started_from_it(start, expected):
     assert started_from({"transform": {"preset": "word"}, **({"start": start} if start else {})}) == expected
+
+
+def test_the_base_model_counts_through_a_chain_of_versions(tmp_path):
+    file = tmp_path / "assets.extra" / "htr.json"
+    file.parent.mkdir()
+    start = {"name": "the base model", "base_model": True}  # by an earlier release
+    for _ in range(2):
+        file.write_text(json.dumps({"transform": {"preset": "word"}, "start": start}))
+        start = Start(str(tmp_path), "version 7").noted("line")
+        assert start["root_base"] == "word" and not start["base_model"]
+        assert started_from({"transform": {"preset": "word"}, "start": start}) == "word"
+        assert started_from({"transform": {"preset": "line"}, "start": start}) is None
+    file.write_text(json.dumps({"transform": {"preset": "word"}, "start": Start(None, "nothing").noted("word")}))
+    assert started_from({"transform": {"preset": "word"}, "start": Start(str(tmp_path), "7").noted("word")}) is None
 
 
 def test_a_language_model_of_a_later_format_is_left_out_with_a_warning(tmp_path):

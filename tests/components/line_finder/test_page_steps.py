@@ -230,7 +230,7 @@ def metrics(edits_true, edits_found, score=ALL_FOUND):
 BEFORE = Baseline("in_service", version=7, path="models/7")
 
 
-def verdict(candidate, baseline=None, unchanged=False, **bounds):
+def verdict(candidate, baseline=None, unchanged="", **bounds):
     compared = BEFORE if baseline else Baseline("none", reason="no version is in service yet")
     return decide(LineGateConfig(**bounds), candidate, baseline, compared, unchanged, "models/htr/3")
 
@@ -250,7 +250,7 @@ def test_a_line_finder_within_all_bounds_is_blessed_and_its_verdict_survives_jso
             verdict(metrics(20, 22), metrics(20, 20)),
             r"\+0\.100 against version 7 \(in service\), whose lines give 1\.000; line_gate\.max_ratio_increase allows",
         ),
-        (verdict(metrics(20, 20), unchanged=True), r"base line finder .* label more pages"),
+        (verdict(metrics(20, 20), unchanged="version 7"), r"better than version 7, .* label more pages"),
     ],
 )  # fmt: skip
 def test_a_missed_bound_is_told_with_figure_and_setting(found, failure):

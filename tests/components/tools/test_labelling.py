@@ -191,6 +191,18 @@ def test_images_without_writing_are_not_called_unsure(tmp_path, suspicions, said
     assert "--above" not in str(raised.value) and counts.unsure == 0
 
 
+def test_an_image_that_is_read_with_a_raised_limit_is_written(scans, tmp_path):
+    paths = [str(scans / "b.webp")]
+    answers = [Transcription("Anna", 0.9, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None) for path in paths]
+    with pytest.raises(labelling.LabellingError, match=r"1 could not be read"):
+        labelling.write(answers, str(tmp_path / "read"), 0.5, labelling.Counts(), max_pixels=10)
+    labelling.write(answers, str(tmp_path / "read"), 0.5, counts := labelling.Counts(), max_pixels=10**9)
+    assert counts.labelled == 1
+    known = labelling.digests(DataConfig(paths=[str(tmp_path / "read")]), [])
+    assert not list(labelling.unlabelled(paths, known, labelling.Counts(), max_pixels=10**9))
+    assert list(labelling.unlabelled(paths, known, labelling.Counts(), max_pixels=10)) == paths
+
+
 ANSWERS = st.tuples(
     st.sampled_from(["", " ", "Anna", '"Müller", 7\nGasse']),
     st.floats(0, 1),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.trainer import fitting
+from components.trainer import checkpoint, fitting
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches
 from components.trainer.model import build
@@ -140,6 +140,22 @@ def test_a_resumed_training_knows_which_batches_were_left_out_before(toy, tmp_pa
     fit(source, train, Killed, checkpoint_dir=str(tmp_path))
     with pytest.raises(FloatingPointError, match="nan in epoch 3"):
         fit(source, train, Stepping, checkpoint_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(("minutes", "saves"), [(5.0, [30]), (1e-9, [*range(1, 31)])])
+def test_epochs_that_are_shorter_than_a_checkpoint_get_none_of_their_own(toy, tmp_path, monkeypatch, minutes, saves):
+    seen, save = [], checkpoint.save
+
+    def noting(path, arrays, progress):
+        seen.append(progress["done"])
+        save(path, arrays, progress)
+
+    monkeypatch.setattr(checkpoint, "save", noting)
+    source = source_of(toy)
+    settings = {"epochs": 30, "patience": 30, "batch_size": source.samples, "checkpoint_minutes": minutes}
+    monkeypatch.setattr(Stepping, "given", [1.0] * 30)
+    fit(source, TRAIN.model_copy(update=settings), Stepping, checkpoint_dir=str(tmp_path))
+    assert seen == saves and checkpoint.load(str(tmp_path / checkpoint.CHECKPOINT_FILE))[1]["done"] == 30
 
 
 @pytest.mark.either_stack

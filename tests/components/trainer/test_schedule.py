@@ -24,7 +24,13 @@ def test_epochs_follow_the_number_of_images():
         if images >= 300 and images <= 330_000:
             assert 4_000 < steps(images) < 85_000
     epochs = [epochs_for(OPEN, images) for images in range(1, 400_000, 997)]
-    assert epochs == sorted(epochs, reverse=True) and epochs_for(OPEN, 0) == 300
+    assert epochs == sorted(epochs, reverse=True) and epochs_for(OPEN, 0) == 2000
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(1, 16), (12, 16), (40, 16), (100, 16), (200, 64)])
+def test_the_smallest_sets_get_the_steps_after_which_ctc_reads(images, batch_size):
+    assert 2000 <= steps(images, TrainConfig(warm_start=None, batch_size=batch_size)) <= 4700
+    assert epochs_for(TrainConfig(warm_start="htr/1", batch_size=batch_size), images) <= 300
 
 
 @pytest.mark.parametrize("images", [200, 300, 700, 4165, 20_000])

@@ -309,8 +309,8 @@ def test_the_plan_is_told_before_training_begins(tmp_path, monkeypatch, capsys):
     history, settings = run(data, tmp_path, train)
     told = " ".join(capsys.readouterr().err.split())
     assert "16 images to train on, 16 for validation" in told
-    assert "at most 300 epochs of 2 optimiser steps, 600 in all; train.epochs sets another number" in told
-    assert settings["train"]["epochs"] == 300 and len(history) == 3 and settings["training"]["ended"] == "patience"
+    assert "at most 1000 epochs of 2 optimiser steps, 2,000 in all; train.epochs sets another number" in told
+    assert settings["train"]["epochs"] == 1000 and len(history) == 3 and settings["training"]["ended"] == "patience"
 
 
 @pytest.fixture
@@ -334,6 +334,7 @@ def test_a_training_starts_from_the_base_model_of_its_preset(toy, base, shipped,
     assert history[0]["epoch"] == 0 and history[0]["validation_cer"] == pytest.approx(
         validation_cer(toy, base), abs=0.02
     )
+    assert settings["start"]["root_base"] == "word"
     assert settings["start"]["base_model"] and "base model for transform.preset=word" in settings["start"]["name"]
     assert settings["train"]["warm_start"].startswith(str(tmp_path / "cache"))
     assert "starting from the base model for transform.preset=word" in " ".join(capsys.readouterr().err.split())
@@ -345,7 +346,7 @@ def test_a_training_starts_from_the_base_model_of_its_preset(toy, base, shipped,
 @pytest.mark.either_stack
 def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_why(toy, shipped, tmp_path, capsys):
     history, settings = run(toy, tmp_path, TRAIN.model_copy(update={"epochs": 1, "warm_start": None}))
-    assert history[0]["epoch"] == 1 and settings["start"] == {"name": "nothing", "base_model": False}
+    assert history[0]["epoch"] == 1 and settings["start"]["name"] == "nothing" and not settings["start"]["base_model"]
     assert "starting from nothing" in capsys.readouterr().err
     assert find(str(tmp_path / "models"), "htr", str(tmp_path / "model"), AUTO).kind == "none"
     for transform, model, why in (
