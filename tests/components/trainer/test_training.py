@@ -31,7 +31,6 @@ from components.transform.settings import TransformConfig
 from pipeline.exit_codes import root_message
 from pipeline.runners.local_runner import LocalRunner
 from serving import precision
-from serving.precision import has_bfloat16
 from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
 from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, fit, source_of, start, write_transformed
 
@@ -251,7 +250,7 @@ def test_a_training_in_bfloat16_leaves_float32_behind(toy, tmp_path, monkeypatch
         given = SimpleNamespace(**arguments(toy, tmp_path / str(asked), train, WORD))
         with pytest.raises(FloatingPointError) if diverges else contextlib.nullcontext():
             training.run_fn(given)
-        expected = asked and has_bfloat16()
+        expected = asked and precision.has_bfloat16()
         assert seen == [expected] and not in_bfloat16()
         assert (", bfloat16" in capsys.readouterr().err) is expected
 
@@ -259,13 +258,11 @@ def test_a_training_in_bfloat16_leaves_float32_behind(toy, tmp_path, monkeypatch
 @pytest.mark.parametrize(("has", "asked"), [(True, True), (False, True), (False, False)])
 def test_a_processor_without_bfloat16_is_told_of(monkeypatch, capsys, has, asked):
     monkeypatch.setattr(precision, "has_bfloat16", lambda: has)
-    try:
-        used = accelerators.use_accelerators(TRAIN.model_copy(update={"bfloat16": asked}))
-    finally:
-        precision.use_bfloat16(False)
+    used = accelerators.use_accelerators(TRAIN.model_copy(update={"bfloat16": asked}))
+    precision.use_bfloat16(False)
     assert used.endswith(", bfloat16") is (has and asked)
-    told = "train.bfloat16: this machine's processor has neither" in " ".join(capsys.readouterr().err.split())
-    assert told is (asked and not has)
+    told = " ".join(capsys.readouterr().err.split())
+    assert ("train.bfloat16: this machine's processor has neither" in told) is (asked and not has)
 
 
 @component
