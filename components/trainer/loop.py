@@ -174,7 +174,7 @@ class TrainingLoop(ABC):
                 f"  going on after {counted(self.done // plan.steps, 'epoch')} and "
                 f"{counted(self.done % plan.steps, 'batch', 'batches')} of a training that was interrupted"
             )
-        last_save = time.monotonic()
+        last_save, saved = time.monotonic(), False
         sizes = (plan.epochs, plan.steps, plan.images)
         with Progress(*sizes, self.done, self._seconds_before, is_chief()) as progress:
             if plan.is_warm and not self.history:
@@ -196,10 +196,10 @@ class TrainingLoop(ABC):
                 if validates:
                     self._end_epoch(progress)
                 seconds = time.monotonic() - last_save
-                is_early = validates and (seconds >= self._early_seconds or self._is_over())
+                is_early = validates and (not saved or seconds >= self._early_seconds or self._is_over())
                 if is_early or seconds > self._checkpoint_seconds:
                     self._save(progress.seconds)
-                    last_save = time.monotonic()
+                    last_save, saved = time.monotonic(), True
         self.weights.assign(self.best_weights)
 
     @abstractmethod
