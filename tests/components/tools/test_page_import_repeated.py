@@ -186,8 +186,8 @@ def test_pages_that_a_release_has_cut_in_another_way_are_cut_again(tmp_path):
     assert run(folder, tmp_path / "out")[0].new == 0
 
 
-def test_an_output_of_version_0_1_goes_on_without_cutting_again(tmp_path):
-    """There the images of `book` lay in the folder above those of `book/p0`."""
+def test_an_output_of_version_0_1_is_cut_again_and_leaves_no_image_behind(tmp_path):
+    """There the images of `book` lay in the folder above those of `book/p0`, with wider margins."""
     scans = add_page(add_page(tmp_path / "one", "book", "0.png") / "book", "p0", "1.png").parent
     output = tmp_path / "out"
     _, rows, _ = run(scans, output)
@@ -203,7 +203,8 @@ def test_an_output_of_version_0_1_goes_on_without_cutting_again(tmp_path):
         del noted["cuts"]
         record.write_text(json.dumps(noted))
     again, old_rows, _ = run(scans, output)
-    assert again.new == 0 and [row["text"] for row in old_rows] == [row["text"] for row in rows]
+    assert again.new == 2 and [row["text"] for row in old_rows] == [row["text"] for row in rows]
+    assert {str(path.relative_to(output)) for path in output.rglob("*.png")} == {row["filename"] for row in old_rows}
     (scans / "book.xml").touch()
     changed, rest, _ = run(scans, output)
     assert (changed.new, changed.lines) == (1, 6)
