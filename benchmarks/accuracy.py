@@ -25,7 +25,7 @@ from components.example_gen import dataset
 from components.example_gen.rejects import Reject
 from components.example_gen.settings import DataConfig
 from components.trainer.accelerators import use_accelerators, use_float32
-from components.trainer.fitting import Fitting
+from components.trainer.fitting import Fitting, log_probs_of, read_images
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.keeping import Kept, with_characters_of
 from components.trainer.model import Recogniser, build
@@ -119,15 +119,11 @@ def _example(sample: dataset.Sample, png: bytes, labels: Sequence[int]) -> bytes
 
 def rates(model: Recogniser, source: Source, alphabet: Sequence[str]) -> str:
     """CER with its 95 % interval and WER of a network on a split, best path, as columns of a table."""
-    infer = tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
     characters, words = ErrorCounts(), ErrorCounts()
-    for inputs, texts in plain_batches(source, 32):
-        outputs = infer(inputs)
-        log_probs = tf.nn.log_softmax(outputs["logits"]).numpy()
-        decoded = BestPath().decode(log_probs, outputs["frames"].numpy(), Alphabet(alphabet))
-        for text, result in zip(texts.numpy(), decoded, strict=True):
-            characters.add(text.decode(), result.text)
-            words.add(text.decode(), result.text, "word")
+    for log_probs, frames, labels in read_images(log_probs_of(model), plain_batches(source, 32)):
+        for text, result in zip(labels, BestPath().decode(log_probs, frames, Alphabet(alphabet)), strict=True):
+            characters.add(text, result.text)
+            words.add(text, result.text, "word")
     low, high = characters.interval(0.95)
     return f"{characters.rate:.4f} ({low:.4f} to {high:.4f})  {words.rate:.4f}"
 

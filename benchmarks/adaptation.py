@@ -28,6 +28,7 @@ from components.example_gen.dataset import Sample
 from components.example_gen.settings import DataConfig
 from components.language.learning import Recorded, decoded, learn
 from components.trainer import base
+from components.trainer.fitting import log_probs_of, read_images
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.model import Recogniser, build
 from components.trainer.schedule import schedule_for
@@ -61,13 +62,9 @@ def draw(samples: Sequence[Sample], count: int, seed: int) -> dict[str, list[Sam
 
 def record(model: Recogniser, source: Source) -> list[Recorded]:
     """What a network sees in the images of a split."""
-    infer = tf.function(lambda inputs: model(inputs, training=False), autograph=False, reduce_retracing=True)
     found = []
-    for inputs, texts in plain_batches(source, 32):
-        outputs = infer(inputs)
-        log_probs, frames = tf.nn.log_softmax(outputs["logits"]).numpy(), outputs["frames"].numpy()
-        rows = zip(log_probs, frames, texts.numpy(), strict=True)
-        found += [Recorded(row[:valid], text.decode()) for row, valid, text in rows]
+    for batch in read_images(log_probs_of(model), plain_batches(source, 32)):
+        found += [Recorded(row[:valid], text) for row, valid, text in zip(*batch, strict=True)]
     return found
 
 

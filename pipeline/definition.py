@@ -101,10 +101,7 @@ def create_pipeline(
     settings = {
         "transform": transform_json,
         "model": config.model.model_dump_json(),
-        # An alphabet that is given is the whole alphabet.
-        "train": config.train.model_copy(
-            update={"keep_characters": config.train.keep_characters and config.data.alphabet is None}
-        ).model_dump_json(),
+        "train": config.train.model_copy(update={"keep_characters": config.keeps_characters}).model_dump_json(),
         # Another release of it is another start.
         "base_model": packing.release(config.transform.preset) if config.train.warm_start == AUTO else None,
     }

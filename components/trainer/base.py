@@ -62,10 +62,12 @@ class Start:
             preset: Preset of the training.
 
         Returns:
-            Its name, whether it is the base model, and the preset of the base model that it goes back to, if any.
+            Its name and characters, whether it is the base model, and the preset of the base model that it goes back
+            to, if any.
         """
         root = preset if self.is_base else _root_base(self.version) if self.version else None
-        return {"name": self.name, "base_model": self.is_base, "root_base": root}
+        alphabet = alphabet_of(self.version) if self.version else []
+        return {"name": self.name, "base_model": self.is_base, "root_base": root, "alphabet": alphabet}
 
 
 def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) -> tuple[TrainConfig, Start]:

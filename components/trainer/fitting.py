@@ -38,6 +38,26 @@ def log_probs_of(model: Recogniser) -> Callable[[dict[str, tf.Tensor]], tuple[tf
     return tf.function(log_probs, autograph=False, reduce_retracing=True)
 
 
+def read_images(
+    log_probs: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]], images: tf.data.Dataset
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+    """What a network sees in images, several batches at once.
+
+    Args:
+        log_probs: Function of `log_probs_of`.
+        images: Batches of `plain_batches`.
+
+    Yields:
+        Log probabilities float32 [N, T, C], frames int32 [N] and labels of each batch.
+    """
+
+    def read(batch: tuple[dict[str, tf.Tensor], tf.Tensor]) -> list[np.ndarray]:
+        return [part.numpy() for part in (*log_probs(batch[0]), batch[1])]
+
+    for found, frames, labels in ahead(read, images, NETWORK_THREADS):
+        yield found, frames, [label.decode() for label in labels]
+
+
 class Fitting(TrainingLoop):
     """The training of a recogniser.
 
@@ -134,16 +154,12 @@ class Fitting(TrainingLoop):
 
     def validate(self) -> Validation:
         """How the current weights read the validation split."""
-
-        def read(batch: tuple[dict[str, tf.Tensor], tf.Tensor]) -> list[np.ndarray]:
-            return [part.numpy() for part in (*self.log_probs(batch[0]), batch[1])]
-
         texts: list[str] = []
         predictions: list[str] = []
         with announced("Reading the validation images", after=20.0) if is_chief() else nullcontext():
             images = plain_batches(self.validation, self.train.batch_size)
-            for log_probs, frames, references in ahead(read, images, NETWORK_THREADS):
-                texts += [text.decode() for text in references]
+            for log_probs, frames, labels in read_images(self.log_probs, images):
+                texts += labels
                 predictions += [result.text for result in BestPath().decode(log_probs, frames, self.alphabet)]
         return compare(texts, predictions)
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from components.common.ahead import NETWORK_THREADS, ahead
 from components.common.console import console
 from components.trainer.base import alphabet_of
-from components.trainer.fitting import log_probs_of
+from components.trainer.fitting import log_probs_of, read_images
 from components.trainer.input_pipeline import Source, plain_batches
 from components.trainer.model import Recogniser, build
 from components.trainer.outcome import Validation, compare
@@ -71,15 +69,12 @@ def _read(kept: Kept, alphabet: Sequence[str], source: Source) -> tuple[Validati
     characters = kept.alphabet
     columns = [*(characters.index(character) for character in alphabet), len(characters)]
 
-    def read(batch: tuple[dict[str, tf.Tensor], tf.Tensor]) -> list[np.ndarray]:
-        return [part.numpy() for part in (*kept.log_probs(batch[0]), batch[1])]
-
     texts: list[str] = []
     some_classes: list[str] = []
     all_classes: list[str] = []
     decoder, few, many = BestPath(), Alphabet(alphabet), Alphabet(characters)
-    for log_probs, frames, labels in ahead(read, plain_batches(source, _BATCH).take(_MOST // _BATCH), NETWORK_THREADS):
-        texts += [text.decode() for text in labels]
+    for log_probs, frames, labels in read_images(kept.log_probs, plain_batches(source, _BATCH).take(_MOST // _BATCH)):
+        texts += labels
         some_classes += [result.text for result in decoder.decode(log_probs[..., columns], frames, few)]
         all_classes += [result.text for result in decoder.decode(log_probs, frames, many)]
     return compare(texts, some_classes), compare(texts, all_classes)

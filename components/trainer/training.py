@@ -28,7 +28,7 @@ from components.trainer.input_pipeline import Source, batches, plain_batches, su
 from components.trainer.keeping import Kept, with_characters_of
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.settings import ModelConfig, TrainConfig
-from components.trainer.transfer import freeze, start_from
+from components.trainer.transfer import freeze, learn_from, start_from
 from components.transform.preprocessing import read_alphabet
 from components.transform.settings import TransformConfig
 from htr_client.model_facts import COLUMNS_PER_FRAME
@@ -110,15 +110,12 @@ def run_fn(fn_args: Any) -> None:
         return
 
     with announced("Exporting the model"):
-        final = model
-        if replicated or mixed:  # what is served is on one device, too
-            weights = [variable.numpy() for variable in model.variables]
-            final = build(model_config, classes, height)
-            for variable, value in zip(final.variables, weights, strict=True):
-                variable.assign(value)
-        kept = Kept(final, alphabet, fitting.log_probs)
+        kept = Kept(model, alphabet, fitting.log_probs)
         if start.version and train.keep_characters:
             kept = with_characters_of(start.version, kept, model_config, validation)
+        if kept.model is model and (replicated or mixed):  # what is served is on one device, too
+            kept = kept._replace(model=build(model_config, classes, height))
+            learn_from(kept.model, alphabet, model, alphabet)
         neutral = base.temperature_of(start.version) if start.version else 1.0
         temperature = fit_temperature(kept.log_probs, validation, kept.alphabet, neutral)
         served = export.ServedModel(kept.model, kept.alphabet, transform, temperature)
@@ -127,10 +124,7 @@ def run_fn(fn_args: Any) -> None:
     settings: dict[str, Any] = {
         "alphabet": kept.alphabet, "transform": transform.model_dump(), "model": model_config.model_dump(),
         "train": train.model_dump() | dataclasses.asdict(fitting.schedule),
-        "start": {
-            **start.noted(transform.preset),
-            "alphabet": base.alphabet_of(start.version) if start.version else [],
-        },
+        "start": start.noted(transform.preset),
         "temperature": temperature, "best_validation_cer": fitting.best_cer,
         "training": dataclasses.asdict(fitting.outcome(device)),
     }  # fmt: skip

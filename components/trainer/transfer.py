@@ -21,12 +21,10 @@ class Taken(NamedTuple):
     """What a network has taken from an earlier model.
 
     Attributes:
-        known: How many characters both know.
         new: Classes of the characters that the earlier model lacks.
         told: All of it, as the rest of a sentence.
     """
 
-    known: int
     new: list[int]
     told: str
 
@@ -55,9 +53,8 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> Take
     for variable in model.variables:
         if "seed_generator" in variable.path:
             continue
-        layer = variable.path.split("/")[1]
         value = earlier.get(variable.path)
-        if value is not None and layer in _HEADS:
+        if value is not None and _is_of_head(variable.path):
             mixed = variable.numpy()
             if mixed.shape[:-1] == value.shape[:-1]:
                 for new, old in columns:
@@ -78,11 +75,11 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> Take
         )
     fresh = [number for number, character in enumerate(alphabet) if character not in known]
     told = f"{len(shared)} characters known" + (f", new: {''.join(map(alphabet.__getitem__, fresh))}" if fresh else "")
-    return Taken(len(shared), fresh, told)
+    return Taken(fresh, told)
 
 
 def learn_from(model: Recogniser, alphabet: Sequence[str], trained: Recogniser, learnt: Sequence[str]) -> None:
-    """Gives a network the weights of a trained one of fewer classes; the other classes keep theirs.
+    """Gives a network the weights of a trained one of as many classes or fewer; the other classes keep theirs.
 
     Args:
         model: The network.
@@ -94,7 +91,7 @@ def learn_from(model: Recogniser, alphabet: Sequence[str], trained: Recogniser, 
     for variable, value in zip(model.variables, trained.variables, strict=True):
         if "seed_generator" not in variable.path:
             weights = value.numpy()
-            if variable.path.split("/")[1] in _HEADS:
+            if _is_of_head(variable.path):
                 wide = variable.numpy()
                 wide[..., columns] = weights
                 weights = wide
@@ -119,10 +116,14 @@ def mixture(
     mixed = []
     for variable, before, after in zip(model.variables, start, learnt, strict=True):
         value = share * before + (1.0 - share) * after if after.dtype.kind == "f" else after
-        if variable.path.split("/")[1] in _HEADS:
+        if _is_of_head(variable.path):
             value[..., new] = after[..., new]
         mixed.append(value)
     return mixed
+
+
+def _is_of_head(path: str) -> bool:
+    return path.split("/")[1] in _HEADS
 
 
 def freeze(model: Recogniser, parts: Sequence[str]) -> None:

@@ -260,12 +260,13 @@ def test_the_base_model_counts_through_a_chain_of_versions(tmp_path):
     file.parent.mkdir()
     start = {"name": "the base model", "base_model": True}  # by an earlier release
     for _ in range(2):
-        file.write_text(json.dumps({"transform": {"preset": "word"}, "start": start}))
+        file.write_text(json.dumps({"alphabet": ["a"], "transform": {"preset": "word"}, "start": start}))
         start = Start(str(tmp_path), "version 7").noted("line")
         assert start["root_base"] == "word" and not start["base_model"]
         assert started_from({"transform": {"preset": "word"}, "start": start}) == "word"
         assert started_from({"transform": {"preset": "line"}, "start": start}) is None
-    file.write_text(json.dumps({"transform": {"preset": "word"}, "start": Start(None, "nothing").noted("word")}))
+    start = Start(None, "nothing").noted("word")
+    file.write_text(json.dumps({"alphabet": ["a"], "transform": {"preset": "word"}, "start": start}))
     assert started_from({"transform": {"preset": "word"}, "start": Start(str(tmp_path), "7").noted("word")}) is None
 
 
