@@ -177,7 +177,10 @@ PAGE_2013 = """<?xml version="1.0" encoding="utf-8"?>
       <TextLine id="r1"><Coords points="10,50 90,50 90,80"/>
         <Word id="w2"><Coords points="10,50 40,52 40,80 9,80"/><TextEquiv conf="0.9"><Unicode>two</Unicode></TextEquiv></Word>
         <Word id="w3"><Coords points="50,50 90,50 90,80"/><TextEquiv><Unicode>words</Unicode></TextEquiv></Word>
-      </TextLine></TextRegion>
+      </TextLine>
+      <TextLine id="r2"><Coords points="10,90 90,90 90,99"/>
+        <Word id="w4"><Coords points="10,90 40,90 40,99"/><TextEquiv><Unicode>three</Unicode></TextEquiv></Word>
+        <TextEquiv conf="0.1"><Unicode/></TextEquiv></TextLine></TextRegion>
   </Page>
 </PcGts>"""  # noqa: E501
 
@@ -185,10 +188,11 @@ PAGE_2013 = """<?xml version="1.0" encoding="utf-8"?>
 def test_page_xml_of_others():
     page = pages.read(PAGE_2013.encode())
     assert (page.image, page.width, page.height, page.document) == ("0001.jpg", 1000, 2000, "77")
-    assert [line.id for line in page.lines] == ["r1", "l1", "e1"]
-    right, left, extra = page.lines
+    assert [line.id for line in page.lines] == ["r1", "r2", "l1", "e1"]
+    right, whose_text_is_empty, left, extra = page.lines
     assert right.text == "two words"
     assert right.words == (Word("two", (9, 50, 40, 80), 0.9), Word("words", (50, 50, 90, 80)))
+    assert (whose_text_is_empty.text, whose_text_is_empty.confidence) == ("three", None)
     assert (left.text, left.confidence, left.words) == ("first choice", 0.5, ())
     assert left.baseline == ((10, 35), (90, 36))
     assert (extra.text, extra.polygon, extra.baseline) == ("", (), ())
@@ -278,7 +282,7 @@ def test_a_file_that_is_no_page_has_a_reason(data, reason):
 def test_a_file_that_nests_deeply_is_read_or_refused():
     order = PAGE_2013.replace('<OrderedGroup id="g">', '<OrderedGroup id="g">' + 50_000 * "<OrderedGroup>")
     order = order.replace("</OrderedGroup>", 50_001 * "</OrderedGroup>")
-    assert [line.id for line in pages.read(order.encode()).lines] == ["r1", "l1", "e1"]
+    assert [line.id for line in pages.read(order.encode()).lines] == ["r1", "r2", "l1", "e1"]
     for text in (100_000 * "[", 100_000 * '{"lines":', 100_000 * "[" + 100_000 * "]"):
         with pytest.raises(PageError) as caught:
             pages.from_json(text)

@@ -99,8 +99,8 @@ def _line(element: Element, region: str) -> Line:
     whole = tuple(word for word in words if word is not None)
     together = " ".join(word.text for word in whole)
     text, confidence = _text(element)
-    if text is None:
-        text = together
+    if not text:  # some tools write an empty one beside words
+        text, confidence = together, None if together else confidence
     return Line(
         text=text,
         baseline=_points(element.find("Baseline")),
