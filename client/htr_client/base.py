@@ -365,7 +365,12 @@ class BaseClient(Generic[TransportT]):
         def ask() -> Steps[Any]:
             return (yield Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers()))
 
-        return read_maps((yield from patiently(ask, Outage(self._patience))))
+        outage = Outage(self._patience)
+        try:
+            return read_maps((yield from patiently(ask, outage)))
+        except ImageError:
+            # As for the image of a line: another caller's may have spoiled the server's batch.
+            return read_maps((yield from patiently(ask, outage)))
 
     def _ask_status(self, timeout: float | None) -> Steps[list[VersionStatus]]:
         request = messages.GetModelStatusRequest()

@@ -78,6 +78,16 @@ def test_a_restart_while_lines_are_found_is_waited_for(kind, server):
             client.find_page(drawn())
 
 
+def test_a_page_whose_batch_another_image_has_spoiled_is_sent_once_more(client, server):
+    spoiled = (grpc.StatusCode.INVALID_ARGUMENT, "Invalid PNG data, size 200")
+    server.model.failures = [spoiled]
+    assert len(client.find_page(drawn()).lines) == 3
+    server.model.failures = [spoiled] * 2
+    with pytest.raises(ImageError, match="Invalid PNG data"):
+        client.find_page(drawn())
+    assert not server.model.failures
+
+
 def test_more_pages_at_a_time_than_the_event_loop_has_threads(server):
     async def read():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
@@ -97,7 +107,7 @@ def test_images_of_all_kinds_in_order(call, folder):
 
 @pytest.mark.parametrize("kind", ["auto", "page"])
 def test_a_page_that_the_line_finder_refuses_is_no_line(call, folder, server, kind):
-    server.model.failures.append((grpc.StatusCode.INVALID_ARGUMENT, "Invalid PNG data, size 200"))
+    server.model.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "Invalid PNG data, size 200")] * 2
     code, out, err = call(folder / "1-page.png", "--kind", kind)
     assert (code, out) == (1, "") and "1-page.png: The server says INVALID_ARGUMENT: Invalid PNG data" in err
 
