@@ -78,6 +78,16 @@ def test_a_restart_while_lines_are_found_is_waited_for(kind, server):
             client.find_page(drawn())
 
 
+def test_a_page_whose_batch_another_image_has_spoiled_is_sent_once_more(client, server):
+    spoiled = (grpc.StatusCode.INVALID_ARGUMENT, "Invalid PNG data, size 200")
+    server.model.failures = [spoiled]
+    assert len(client.find_page(drawn()).lines) == 3
+    server.model.failures = [spoiled] * 2
+    with pytest.raises(ImageError, match="Invalid PNG data"):
+        client.find_page(drawn())
+    assert not server.model.failures
+
+
 def test_more_pages_at_a_time_than_the_event_loop_has_threads(server):
     async def read():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
@@ -97,7 +107,7 @@ def test_images_of_all_kinds_in_order(call, folder):
 
 @pytest.mark.parametrize("kind", ["auto", "page"])
 def test_a_page_that_the_line_finder_refuses_is_no_line(call, folder, server, kind):
-    server.model.failures.append((grpc.StatusCode.INVALID_ARGUMENT, "Invalid PNG data, size 200"))
+    server.model.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "Invalid PNG data, size 200")] * 2
     code, out, err = call(folder / "1-page.png", "--kind", kind)
     assert (code, out) == (1, "") and "1-page.png: The server says INVALID_ARGUMENT: Invalid PNG data" in err
 
@@ -114,12 +124,15 @@ def test_the_bound_of_the_client_is_that_of_pages_too(server, kind):
         assert getattr(result, "error", None) is None
 
 
-def test_the_file_of_a_page_is_read_once(call, folder, monkeypatch):
+def test_a_file_is_read_once_whatever_it_shows(server, folder, monkeypatch):
     opened = []
     read_file = image_files.read_file
     monkeypatch.setattr(image_files, "read_file", lambda file: opened.append(file.name) or read_file(file))
-    call(folder / "1-page.png", folder / "5-page.png", "--kind", "auto")
-    assert opened == [str(folder / "1-page.png"), str(folder / "5-page.png")]
+    files = [str(path) for path in sorted(folder.iterdir())]
+    with HtrClient(server.address) as client:
+        page, word, line, damaged, _ = kinds.transcribe(client, files, "auto")
+    assert opened == files and page.image == "1-page.png"
+    assert [one.source for one in (word, line, damaged)] == files[1:4]
 
 
 def test_by_default_the_client_takes_every_image_for_a_line(call, folder, server):
