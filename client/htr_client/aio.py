@@ -4,7 +4,6 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from types import TracebackType
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from htr_client.aio_transport import AsyncGrpcTransport, AsyncTransport
-from htr_client.base import BaseClient, Sent
+from htr_client.base import BaseClient
 from htr_client.checks import refuse_one
 from htr_client.endpoint import Endpoint
 from htr_client.image_files import Image
@@ -22,6 +21,7 @@ from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, 
 from htr_client.results import Transcription, VersionStatus
 from htr_client.retries import Outage, remaining
 from htr_client.steps import Ask, Steps, T, Until
+from htr_client.windows import Entry, Sent, Windows
 
 _Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -71,34 +71,27 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
     ) -> AsyncGenerator[Transcription, None]:
         outage = Outage(self._patience)
         slots = asyncio.Semaphore(self._in_flight)
-        under_way: deque[tuple[list[Sent | Transcription], list[tuple[list[int], asyncio.Task[list[Transcription]]]]]]
-        under_way = deque()
-        window = await self._next_window(source)
+
+        def send(batch: list[Sent]) -> asyncio.Task[list[Transcription]]:
+            return asyncio.create_task(self._run_slot(self._transcribe_patiently(batch, outage, timeout), slots))
+
+        windows = Windows(send, self._batch_bytes)
         try:
-            while window or under_way:
-                if window:
-                    calls = []
-                    for positions in self._batches(window):
-                        batch = [sent for i in positions if isinstance(sent := window[i], Sent)]
-                        steps = self._transcribe_patiently(batch, outage, timeout)
-                        calls.append((positions, asyncio.create_task(self._run_slot(steps, slots))))
-                    under_way.append((window, calls))
-                    window = await self._next_window(source)
-                if len(under_way) == 2 or not window:
-                    done, calls = under_way[0]
-                    for positions, call in calls:
-                        for i, result in zip(positions, await call, strict=True):
-                            done[i] = result
-                    under_way.popleft()
-                    for entry in done:
-                        assert isinstance(entry, Transcription)
-                        yield entry
+            ahead = await self._read_ahead(source)
+            while ahead or windows:
+                if ahead:
+                    windows.add(ahead, self._batch_size)
+                    ahead = await self._read_ahead(source) if not windows.ended else []
+                if windows.full or not ahead:
+                    if calls := windows.awaited():
+                        await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+                    for result in windows.results():
+                        yield result
         finally:
-            for _, calls in under_way:
-                for _, call in calls:
-                    call.cancel()
+            for call in windows.unfinished():
+                call.cancel()
             # Collects what failed after the first failure, which would otherwise be reported as never retrieved.
-            await asyncio.gather(*(call for _, calls in under_way for _, call in calls), return_exceptions=True)
+            await asyncio.gather(*windows.unfinished(), return_exceptions=True)
 
     async def find_page(
         self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
@@ -135,14 +128,22 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
         """Waits until the model answers; see `HtrClient.wait_until_ready`."""
         await self._run(self._await_readiness(timeout))
 
-    async def _next_window(self, source: AsyncIterator[Image]) -> list[Sent | Transcription]:
+    async def _read_ahead(self, source: AsyncIterator[Image]) -> list[Entry]:
         packing: list[asyncio.Future[Sent | Transcription]] = []
-        async for image in source:
-            packing.append(asyncio.ensure_future(asyncio.to_thread(self._pack_or_error, image)))
-            # A server with a smaller limit lowers the batch size meanwhile, perhaps below what is there already.
-            if len(packing) >= self._batch_size * self._in_flight:
-                break
-        return list(await asyncio.gather(*packing))
+        failure: list[Exception] = []
+        try:
+            async for image in source:
+                packing.append(asyncio.ensure_future(asyncio.to_thread(self._pack_or_error, image)))
+                # A server with a smaller limit lowers the batch size meanwhile, perhaps below what is there already.
+                if len(packing) >= self._batch_size * self._in_flight:
+                    break
+        except Exception as error:  # the source's, which comes after the results of what it gave before
+            failure.append(error)
+        except BaseException:  # the caller has gone
+            for call in packing:
+                call.cancel()
+            raise
+        return [*await asyncio.gather(*packing, return_exceptions=True), *failure]
 
     async def _run_slot(self, steps: Steps[T], slots: asyncio.Semaphore) -> T:
         async with slots:

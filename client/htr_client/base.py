@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.image_files import Image, PackedImage, pack_with_pixels, path_of
+from htr_client.image_files import Image, pack_with_pixels, path_of
 from htr_client.language import LanguageModel
 from htr_client.metrics import ClientMetrics
 from htr_client.model_facts import MAX_PIXELS
@@ -37,9 +37,10 @@ from htr_client.results import Character, Timings, Transcription, VersionStatus
 from htr_client.retries import Outage, bounded, patiently, pause, remaining
 from htr_client.spans import pixel_spans
 from htr_client.steps import Ask, Steps, Until
-from htr_client.suspicion import Look, look, of_geometry
+from htr_client.suspicion import look, of_geometry
 from htr_client.tls import Tls
 from htr_client.transport import Transport
+from htr_client.windows import Sent
 
 # A batch this much smaller than the message limit leaves room for the answer, which can be larger than the images.
 _BATCH_SHARE = 4
@@ -50,15 +51,6 @@ TransportT = TypeVar("TransportT", Transport, AsyncTransport)
 
 # Makes a decoder of the language model of a version, which is None where it has none.
 DecoderOf = Callable[[LanguageModel | None], Decoder]
-
-
-class Sent(NamedTuple):
-    """An image on its way: what goes to the server and what its result will need."""
-
-    image: PackedImage
-    look: Look
-    source: str | None
-    seconds: float
 
 
 class BaseClient(Generic[TransportT]):
@@ -132,6 +124,7 @@ class BaseClient(Generic[TransportT]):
         self._in_flight = in_flight
         self._patience = patience
         self._max_message_bytes = max_message_bytes
+        self._batch_bytes = max_message_bytes // _BATCH_SHARE
         self._metadata = metadata
         self._log = log
         self._readers = Readers()
@@ -398,27 +391,6 @@ class BaseClient(Generic[TransportT]):
 
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (bounded(timeout) if timeout is not None else self.timeout)
-
-    # -- batches of transcribe_many --------------------------------------------------------------------------
-
-    def _batches(self, window: Sequence[Sent | Transcription]) -> list[list[int]]:
-        """Positions of the good images of a window, grouped into requests.
-
-        Images of similar shape go together, since the server pads a batch to its widest image.
-        """
-        shapes = [(sent.image.width / sent.image.height, i) for i, sent in enumerate(window) if isinstance(sent, Sent)]
-        batches: list[list[int]] = []
-        room = 0
-        for _, i in sorted(shapes):
-            sent = window[i]
-            assert isinstance(sent, Sent)
-            size = len(sent.image.data)
-            if not batches or len(batches[-1]) >= self._batch_size or size > room:
-                batches.append([])
-                room = self._max_message_bytes // _BATCH_SHARE
-            batches[-1].append(i)
-            room -= size
-        return batches
 
     def _split(self, batch: Sequence[Sent], error: HtrError) -> list[Sequence[Sent]]:
         """Parts of a refused batch to try on their own; a server with a smaller limit is remembered."""

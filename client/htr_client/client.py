@@ -4,14 +4,13 @@ import contextvars
 import functools
 import os
 import time
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from htr_client.base import BaseClient, Sent
+from htr_client.base import BaseClient
 from htr_client.checks import refuse_one
 from htr_client.connection import was_closed
 from htr_client.ending import Ending
@@ -23,6 +22,7 @@ from htr_client.results import Transcription, VersionStatus
 from htr_client.retries import Outage, remaining
 from htr_client.steps import Ask, Steps, T, Until
 from htr_client.transport import GrpcTransport, Transport
+from htr_client.windows import Sent, Windows
 
 
 class HtrClient(BaseClient[Transport]):
@@ -95,7 +95,9 @@ class HtrClient(BaseClient[Transport]):
         Raises:
             TypeError: At once, when `images` is one image.
             HtrError: From the generator, when the service fails: at once when trying again makes no sense, otherwise
-                after `patience` seconds without any success. Everything yielded until then is valid.
+                after `patience` seconds without any success.
+            Exception: What `images` raised. Before either, everything that was finished is yielded up to the first
+                image without a result, so the next call may begin with that one.
         """
         refuse_one(images)
         # The generator may be carried on from anywhere; its requests belong to this call.
@@ -104,33 +106,25 @@ class HtrClient(BaseClient[Transport]):
     def _transcribe_many(
         self, source: Iterator[Image], timeout: float | None, context: contextvars.Context
     ) -> Generator[Transcription, None, None]:
-        outage = Outage(self._patience)
-        ending = Ending()
+        outage, ending = Outage(self._patience), Ending()
         senders = ThreadPoolExecutor(self._in_flight, "htr-send")
         packers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "htr-pack")
-        under_way: deque[tuple[list[Sent | Transcription], list[tuple[list[int], Future[list[Transcription]]]]]]
-        under_way = deque()
+
+        def send(batch: list[Sent]) -> Future[list[Transcription]]:
+            steps = self._transcribe_patiently(batch, outage, timeout)
+            # A context of its own for each: one cannot be entered by two threads at a time.
+            return senders.submit(context.copy().run, self._run, steps, ending)
+
+        windows = Windows(send, self._batch_bytes)
         try:
             ahead = self._read_ahead(packers, source)
-            while ahead or under_way:
+            while ahead or windows:
                 if ahead:
-                    window = [future.result() for future in ahead]
-                    calls = []
-                    for positions in self._batches(window):
-                        batch = [sent for i in positions if isinstance(sent := window[i], Sent)]
-                        steps = self._transcribe_patiently(batch, outage, timeout)
-                        # A context of its own for each: one cannot be entered by two threads at a time.
-                        calls.append((positions, senders.submit(context.copy().run, self._run, steps, ending)))
-                    under_way.append((window, calls))
-                    ahead = self._read_ahead(packers, source)
-                if len(under_way) == 2 or not ahead:
-                    window, calls = under_way.popleft()
-                    for positions, call in calls:
-                        for i, result in zip(positions, call.result(), strict=True):
-                            window[i] = result
-                    for entry in window:
-                        assert isinstance(entry, Transcription)
-                        yield entry
+                    windows.add([packing.exception() or packing.result() for packing in ahead], self._batch_size)
+                    ahead = self._read_ahead(packers, source) if not windows.ended else []
+                if windows.full or not ahead:
+                    wait(windows.awaited(), return_when=FIRST_EXCEPTION)
+                    yield from windows.results()
         finally:
             ending.end()
             packers.shutdown(wait=False, cancel_futures=True)
@@ -196,10 +190,15 @@ class HtrClient(BaseClient[Transport]):
         """
         self._run(self._await_readiness(timeout))
 
-    def _read_ahead(self, packers: ThreadPoolExecutor, source: Iterator[Image]) -> list["Future[Sent | Transcription]"]:
-        return [
-            packers.submit(self._pack_or_error, image) for image in islice(source, self._batch_size * self._in_flight)
-        ]
+    def _read_ahead(self, packers: ThreadPoolExecutor, source: Iterator[Image]) -> list[Future[Sent | Transcription]]:
+        packing: list[Future[Sent | Transcription]] = []
+        try:
+            for image in islice(source, self._batch_size * self._in_flight):
+                packing.append(packers.submit(self._pack_or_error, image))
+        except Exception as error:  # the source's, which comes after the results of what it gave before
+            packing.append(Future())
+            packing[-1].set_exception(error)
+        return packing
 
     def _run(self, steps: Steps[T], ending: Ending | None = None) -> T:
         waiting = ending or Ending()

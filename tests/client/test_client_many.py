@@ -4,6 +4,7 @@ import asyncio
 import random
 import threading
 import time
+from concurrent.futures import Future
 
 import cv2
 import grpc
@@ -12,8 +13,12 @@ import pytest
 
 from htr_client import AsyncHtrClient, ImageError
 from htr_client.errors import HtrError, ModelNotFound, ServerUnavailable
+from htr_client.image_files import PackedImage
+from htr_client.results import Timings, Transcription
 from htr_client.retries import Outage, pause
+from htr_client.suspicion import look
 from htr_client.testing import FakeServer, draw, png
+from htr_client.windows import Sent, Windows
 from tests.client.conftest import words
 
 Code = grpc.StatusCode
@@ -147,6 +152,70 @@ def test_a_batch_size_that_is_lowered_while_images_are_read_ahead_still_bounds_t
 
     asyncio.run(first())
     assert read <= 3 * 4 * 2
+
+
+@pytest.mark.parametrize("failing", ["source", "image"])
+def test_what_fails_on_the_way_in_takes_no_results_with_it(kind, server, failing):
+    texts = words(20)
+
+    def source():
+        yield from map(png, texts)
+        if failing == "source":
+            raise TypeError("the rows of this database are no images")
+        yield from [None, png("never")]
+
+    results = []
+    with kind(server.address, batch_size=4, in_flight=2) as client:
+        with pytest.raises(TypeError, match=r"are no images|not NoneType"):
+            for result in client.transcribe_many(source()):
+                results.append(result.text)
+        assert client.transcribe(png("on")).text == "on"
+    assert results == texts
+    assert png("never") not in server.model.seen
+
+
+def window_of(widths):
+    """A window of images with these widths, in batches of two, and the request of each batch."""
+    calls = []
+
+    def send(batch):
+        calls.append(([int(sent.source) for sent in batch], Future()))
+        return calls[-1][1]
+
+    windows = Windows(send, 10**6)
+    seen = look(draw("a"))
+    windows.add([Sent(PackedImage(b"", width, 10), seen, str(i), 0.0) for i, width in enumerate(widths)], 2)
+    return windows, calls
+
+
+def transcribed(places):
+    return [Transcription(str(i), 1.0, (), (), "htr", 1, None, Timings(0, 0, 0)) for i in places]
+
+
+def test_a_window_gives_its_results_in_the_order_of_its_images():
+    windows, calls = window_of([1, 3, 2, 1, 3])
+    assert [places for places, _ in calls] == [[0, 3], [2, 1], [4]] and not windows.full
+    windows.add([], 2)
+    assert windows.full
+    for places, call in calls:
+        call.set_result(transcribed(places))
+    assert [result.text for result in windows.results()] == list("01234")
+    assert list(windows.results()) == [] and not windows
+
+
+@pytest.mark.parametrize(("finished", "before"), [([0, 2], "0123"), ([0], "01"), ([2], ""), ([], "")])
+def test_what_is_finished_of_a_window_comes_before_the_failure_of_a_request(finished, before):
+    windows, calls = window_of([1, 1, 3, 3, 2, 2])
+    assert [places for places, _ in calls] == [[0, 1], [4, 5], [2, 3]]
+    calls[1][1].set_exception(ServerUnavailable("away"))
+    for i in finished:
+        calls[i][1].set_result(transcribed(calls[i][0]))
+    results = []
+    with pytest.raises(ServerUnavailable):
+        for result in windows.results():
+            results.append(result.text)
+    assert "".join(results) == before
+    assert windows.unfinished() == windows.awaited() == [call for _, call in calls]  # to be ended by the client
 
 
 def test_wrong_model_raises_at_once(kind, server):
