@@ -4,7 +4,16 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -61,9 +70,15 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
     def transcribe_many(
         self, images: Iterable[Image] | AsyncIterable[Image], *, timeout: float | None = None
     ) -> AsyncGenerator[Transcription, None]:
-        """Transcribes any number of images; see `HtrClient.transcribe_many`. The images may come asynchronously."""
+        """Transcribes any number of images; see `HtrClient.transcribe_many`.
+
+        The images may come asynchronously. An iterable that is no list or tuple is gone through in a thread of its own,
+        since it may read a disk or a database.
+        """
         refuse_one(images)
-        source = aiter(images) if isinstance(images, AsyncIterable) else _asynchronous(iter(images))
+        if isinstance(images, AsyncIterable):
+            return self._transcribe_many(aiter(images), timeout)
+        source = _at_once(images) if isinstance(images, (list, tuple)) else _in_a_thread(iter(images))
         return self._transcribe_many(source, timeout)
 
     async def _transcribe_many(
@@ -209,6 +224,21 @@ async def _in_thread(work: Callable[[_Wait], T]) -> T:
             call.cancel()
 
 
-async def _asynchronous(items: Iterable[Image]) -> AsyncIterator[Image]:
-    for item in items:
-        yield item
+async def _at_once(images: Iterable[Image]) -> AsyncIterator[Image]:
+    for image in images:
+        yield image
+
+
+async def _in_a_thread(images: Iterator[Image]) -> AsyncIterator[Image]:
+    # A thread of its own: a database may insist on one, and those of `asyncio.to_thread` are for what ends soon.
+    thread, context, end = ThreadPoolExecutor(1, "htr-source"), contextvars.copy_context(), object()
+
+    def following() -> Any:
+        return next(images, end)
+
+    try:
+        loop = asyncio.get_running_loop()
+        while (image := await loop.run_in_executor(thread, context.run, following)) is not end:
+            yield image
+    finally:
+        thread.shutdown(wait=False)

@@ -218,6 +218,23 @@ def test_what_is_finished_of_a_window_comes_before_the_failure_of_a_request(fini
     assert windows.unfinished() == windows.awaited() == [call for _, call in calls]  # to be ended by the client
 
 
+def test_a_slow_source_does_not_hold_up_the_event_loop(server):
+    moved, threads = threading.Event(), set()
+
+    def source():
+        for _ in range(20):
+            threads.add(threading.get_ident())
+            yield png("a") if moved.wait(2.0) else b""
+
+    async def texts():
+        asyncio.get_running_loop().call_later(0.05, moved.set)
+        async with AsyncHtrClient(server.address, batch_size=4, in_flight=2) as client:
+            return [result.text async for result in client.transcribe_many(source())]
+
+    assert asyncio.run(texts()) == ["a"] * 20
+    assert len(threads) == 1 and threading.get_ident() not in threads
+
+
 def test_wrong_model_raises_at_once(kind, server):
     with kind(server.address, "nope") as client, pytest.raises(ModelNotFound):
         list(client.transcribe_many([png("a")] * 5))
