@@ -108,6 +108,28 @@ def test_a_page_on_its_side_is_read_where_it_lies(quarters):
         assert (right - left > bottom - top) == (quarters == 0)
 
 
+@pytest.mark.parametrize("times", [1, 16], ids=["2062 pixels wide", "33,000 pixels wide, more than OpenCV turns"])
+def test_a_skewed_page_is_turned_for_the_finder_and_its_lines_are_placed_where_they_lie(times):
+    ends = [((60, 10), (810, 85)), ((1060, 10), (1810, 85))]
+    page = np.full((94 * times, 2062 * times), 240, np.uint8)
+    for (left, top), (right, bottom) in ends:  # a parallelogram, 10 pixels high
+        corners = [(left, top - 10), (right, bottom - 10), (right, bottom), (left, top)]
+        cv2.fillPoly(page, [np.array(corners) * times], DARK)
+    sizes = []
+
+    def find(data):
+        sizes.append(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE).shape)
+        return find_bars(data)
+
+    found = find_page(page, find)
+    assert len(sizes) == 2 and sizes[1][0] > 3 * sizes[0][0] and max(sizes[1]) <= 2048
+    assert (found.height, found.width) == page.shape
+    lines = sorted(found.lines, key=lambda line: line.baseline)
+    for line, (first, last) in zip(lines, ends, strict=True):
+        for place, expected in zip((line.baseline[0], line.baseline[-1]), (first, last), strict=True):
+            assert np.array(place) / times == pytest.approx(np.array(expected), abs=6)
+
+
 def test_the_lines_of_a_negative_are_given_to_the_recogniser_as_dark_on_light():
     """One light line on a page of dark ones stays as it is: the page decides."""
     places = cv2.imencode(".png", page_of([(100, 700, y) for y in ROWS]))[1].tobytes()

@@ -32,6 +32,7 @@ LINE_FINDER, SIGNATURE = "htr-lines", "find_lines"
 
 LONGEST = 2048
 """Pixels of the longest side of what is sent to the line finder; no line finder sees more."""
+_TURNED = 2 * LONGEST  # pixels of the longest side of what is turned upright; fewer would blur what is sent
 _SKEWED = math.radians(5)  # from which on a page is turned upright and looked at again
 _KEPT = 0.9  # of the length of all baselines: with less of it, turning a page has cost lines
 _SCARCE = 0.5  # length of all baselines, of the page's longest side: less may be a page on its side
@@ -200,28 +201,36 @@ def _found(grey: np.ndarray, find_maps: FindMaps, name: str) -> Page:
 
 def _lines(grey: np.ndarray, find_maps: FindMaps) -> tuple[Line, ...]:
     height, width = grey.shape
-    shrink = min(1.0, LONGEST / max(height, width))
-    sent = np.ascontiguousarray(grey)
-    if shrink < 1:
-        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-        sent = cv2.resize(sent, size, interpolation=cv2.INTER_AREA)
+    sent, shrink = _shrunk(np.ascontiguousarray(grey), LONGEST)
     maps, scale = find_maps(image_files.encode(sent, tall=LONGEST + 1))
     return find_lines(maps, scale * shrink, width, height) if scale > 0 else ()
 
 
+def _shrunk(grey: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+    """An image whose longer side has at most so many pixels, and how much smaller than the given one it is."""
+    height, width = grey.shape
+    shrink = min(1.0, longest / max(height, width))
+    if shrink == 1:
+        return grey, shrink
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA), shrink
+
+
 def _lines_of_skewed(grey: np.ndarray, skew: float, find_maps: FindMaps) -> tuple[Line, ...]:
     """Lines of a page that is turned upright for the line finder, in the pixels that it has."""
-    height, width = grey.shape
+    # OpenCV turns no image with a side of 32,767 pixels or more, and the line finder sees a smaller one anyway.
+    small, shrink = _shrunk(grey, _TURNED)
+    height, width = small.shape
     turn: np.ndarray = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), math.degrees(skew), 1.0)
     cosine, sine = abs(turn[0, 0]), abs(turn[0, 1])
     size = math.ceil(width * cosine + height * sine), math.ceil(width * sine + height * cosine)
     turn[:, 2] += np.array([size[0] - width, size[1] - height]) / 2
-    upright = cv2.warpAffine(grey, turn, size, borderValue=[float(np.median(grey))])
+    upright = cv2.warpAffine(small, turn, size, borderValue=[float(np.median(small))])
     back = cv2.invertAffineTransform(turn)
 
     def placed(points: Points) -> Points:
-        found = np.array(points, np.float64) @ back[:, :2].T + back[:, 2]
-        return tuple((int(x), int(y)) for x, y in np.rint(found).clip(0, [width - 1, height - 1]))
+        found = (np.array(points, np.float64) @ back[:, :2].T + back[:, 2] + 0.5) / shrink - 0.5
+        return tuple((int(x), int(y)) for x, y in np.rint(found).clip(0, [grey.shape[1] - 1, grey.shape[0] - 1]))
 
     found = _lines(upright, find_maps)
     return tuple(replace(line, baseline=placed(line.baseline), polygon=placed(line.polygon)) for line in found)
