@@ -6,6 +6,7 @@ read natively (EXIF rotation, 16 bit, alpha, palettes, CMYK, other formats) is t
 """
 
 import os
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Union
 
 import cv2
@@ -26,7 +27,16 @@ _FIRST_READ = 2**16
 _RAISE = "raise the limit: max_pixels, in commands of htr --set data.max_megapixels"
 _STRIP = 2**20  # pixels that become grey at a time, since what lies between takes several times their bytes
 
-Image = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An encoded image that has been read, with the path of its file, or None where it was given as bytes."""
+
+    data: bytes
+    path: str | None
+
+
+Image = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray, ImageFile]
 
 
 class PackedImage(NamedTuple):
@@ -178,6 +188,8 @@ def read(image: Image) -> bytes:
         ImageError: When the file cannot be opened, or is too large.
         TypeError: When it is neither bytes nor a path.
     """
+    if isinstance(image, ImageFile):
+        return image.data
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = bytes(image)
     elif isinstance(image, (str, os.PathLike)):
@@ -197,6 +209,8 @@ def read(image: Image) -> bytes:
 
 def path_of(image: Image) -> str | None:
     """The path of an image that is given by one."""
+    if isinstance(image, ImageFile):
+        return image.path
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
 
 

@@ -8,7 +8,7 @@ from htr_client import image_files
 from htr_client.client import HtrClient
 from htr_client.errors import ImageError, ModelNotFound
 from htr_client.headers import inspect
-from htr_client.image_files import Image
+from htr_client.image_files import Image, ImageFile
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, is_page, may_be_page, name_of, transcribe_lines
 from htr_client.results import Transcription
@@ -36,14 +36,13 @@ def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterato
     Raises:
         HtrError: As `HtrClient.transcribe_many`; `ModelNotFound` where pages are asked for and there is no line finder.
     """
-    for maybe, group in groupby(_looked_at(images, kind), lambda one: one[1] is not None):
-        if not maybe:
+    for may_be_a_page, group in groupby(_looked_at(images, kind), lambda one: one[1]):
+        if not may_be_a_page:
             yield from client.transcribe_many(image for image, _ in group)
             continue
-        for image, data in group:
-            assert data is not None
+        for image, _ in group:
             try:
-                page = _page(client, data, name_of(image), kind)
+                page = _page(client, image, name_of(image), kind)
             except ModelNotFound:
                 if kind != "auto":
                     raise
@@ -103,23 +102,23 @@ def suspicions(result: Transcription | Page) -> tuple[Suspicion, ...]:
     return (Suspicion("lines_without_text", f"{empty} of {len(result.lines)} lines have no text"),)
 
 
-def _looked_at(images: Iterable[Image], kind: str) -> Iterator[tuple[Image, bytes | None]]:
-    """Images, with the bytes of those that may be pages."""
+def _looked_at(images: Iterable[Image], kind: str) -> Iterator[tuple[Image, bool]]:
+    """Images, and whether each may be a page; those that had to be read for that come as what was read."""
     for image in images:
-        data = None
-        if kind != "line":
-            try:
-                data = image_files.read(image)
-            except ImageError:  # which the client will tell
-                pass
-            else:
-                data = data if kind == "page" or _may_be_page(data) else None
-        yield image, data
+        if kind == "line":
+            yield image, False
+            continue
+        try:
+            file = ImageFile(image_files.read(image), image_files.path_of(image))
+        except ImageError:  # which the client will tell
+            yield image, False
+        else:
+            yield file, kind == "page" or _may_be_page(file.data)
 
 
-def _page(client: HtrClient, data: bytes, name: str, kind: str) -> Page | None:
+def _page(client: HtrClient, image: Image, name: str, kind: str) -> Page | None:
     """The page that the image shows; None where it is that of a line."""
-    grey = image_files.load(data, client.max_pixels)
+    grey = image_files.load(image, client.max_pixels)
     page = client.find_page(grey, name=name)
     if kind == "auto" and not is_page(page):
         return None

@@ -124,12 +124,15 @@ def test_the_bound_of_the_client_is_that_of_pages_too(server, kind):
         assert getattr(result, "error", None) is None
 
 
-def test_the_file_of_a_page_is_read_once(call, folder, monkeypatch):
+def test_a_file_is_read_once_whatever_it_shows(server, folder, monkeypatch):
     opened = []
     read_file = image_files.read_file
     monkeypatch.setattr(image_files, "read_file", lambda file: opened.append(file.name) or read_file(file))
-    call(folder / "1-page.png", folder / "5-page.png", "--kind", "auto")
-    assert opened == [str(folder / "1-page.png"), str(folder / "5-page.png")]
+    files = [str(path) for path in sorted(folder.iterdir())]
+    with HtrClient(server.address) as client:
+        page, word, line, damaged, _ = kinds.transcribe(client, files, "auto")
+    assert opened == files and page.image == "1-page.png"
+    assert [one.source for one in (word, line, damaged)] == files[1:4]
 
 
 def test_by_default_the_client_takes_every_image_for_a_line(call, folder, server):

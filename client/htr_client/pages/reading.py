@@ -179,7 +179,7 @@ def _within(box: Box, limits: Box) -> Box:
 
 def name_of(image: Image) -> str:
     """Name of the image's file; "" where it has none."""
-    return os.path.basename(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else ""
+    return os.path.basename(image_files.path_of(image) or "")
 
 
 def _found(grey: np.ndarray, find_maps: FindMaps, name: str) -> Page:
