@@ -31,7 +31,6 @@ _HEALTH_SERVICE = "grpc.health.v1.Health"
 _PARSE_ON_LOOP_BYTES = 256 << 10
 _EARLY_SECONDS = 0.05
 _HEALTH_SERVING, _HEALTH_NOT_SERVING, _HEALTH_SERVICE_UNKNOWN = 1, 2, 3
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class _Lane:
@@ -144,7 +143,7 @@ class GrpcFront:
         A code set beside a returned message, however empty, would commit the call: the caller's gRPC would not retry
         what a full or a stopping server refuses.
         """
-        await context.abort(_CODES[int(error.code)], error.wire_message)
+        await context.abort(grpc.StatusCode[error.code.name], error.wire_message)
 
     async def _unsupported(self, name: str, data: bytes, context: Any) -> bytes:
         await self._abort(context, unsupported(name))

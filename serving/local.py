@@ -29,8 +29,6 @@ from serving.runner import LoadedModel, RunnerOptions
 from serving.status import ServingError
 from serving.version_directory import number_of
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
 
 class LocalTransport:
     """Answers the requests of a client with models in this process; see `htr_client.transport.Transport`.
@@ -168,7 +166,7 @@ class _Failure(grpc.RpcError):
         self._error = error
 
     def code(self) -> grpc.StatusCode:
-        return _CODES[self._error.code]
+        return grpc.StatusCode[self._error.code.name]
 
     def details(self) -> str:
         return self._error.wire_message

@@ -1,6 +1,6 @@
 """Status codes and the one exception that carries them, shared by gRPC, REST and the version manager.
 
-No gRPC or TensorFlow import here: the numbers are the same in both (google.rpc.Code).
+No gRPC or TensorFlow import here: names and numbers are the same in both (google.rpc.Code).
 """
 
 from __future__ import annotations

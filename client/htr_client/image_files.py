@@ -30,7 +30,7 @@ _STRIP = 2**20  # pixels that become grey at a time, since what lies between tak
 
 @dataclass(frozen=True)
 class ImageFile:
-    """The bytes of an image that have been read, with the path of the file if they are one's."""
+    """An encoded image that has been read, with the path of its file, or None where it was given as bytes."""
 
     data: bytes
     path: str | None

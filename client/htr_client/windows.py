@@ -27,12 +27,13 @@ Entry = Sent | Transcription | BaseException
 
 
 class Windows(Generic[CallT]):
-    """Images that were read together, in their order, with the requests that they went into.
+    """Images that were read together, and the requests that they went into.
 
-    An error stands where the image would that has none because of it, so that it comes after the results before it.
+    Results come in the order of the images. An error takes the place of the image at which it happened, so it is raised
+    after the results of the images before.
 
     Attributes:
-        ended: Whether nothing is to be read any more, since the source failed.
+        ended: Whether nothing more is to be read, since the source failed.
     """
 
     def __init__(self, send: Callable[[list[Sent]], CallT], most_bytes: int) -> None:
@@ -60,7 +61,7 @@ class Windows(Generic[CallT]):
         """Sends the next window.
 
         Args:
-            read: What was made of each image; an error of the source or of the program ends it.
+            read: What was made of each image. The first error, such as one of the source, ends it.
             batch_size: Most images of one request.
         """
         window: list[Entry] = []

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _SERVICE = "/tensorflow.serving.ModelService/"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
-STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 _CALL_SECONDS = 30.0
 # A machine that is off answers nothing, and must not hold up for long what the other servers are to do.
 _FIRST_CALL_SECONDS = 10.0
@@ -193,7 +192,7 @@ class Server:
         answer = self._call(_SERVICE + "GetModelStatus", request, messages().GetModelStatusResponse)
         return {
             row.version: VersionStatus(
-                row.version, STATES.get(row.state, str(row.state)), row.status.error_message or _code_text(row)
+                row.version, row.State.Name(row.state), row.status.error_message or _code_text(row)
             )
             for row in answer.model_version_status
         }
