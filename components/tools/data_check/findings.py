@@ -65,7 +65,8 @@ def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
                     "CER that training monitors is lower than on unseen writers.")  # fmt: skip
     if not contents["writers"]["known"]:
         result.note("no_writers", "No writers are named: images are split one by one, and the error on writers that "
-                    "the model has never seen is underestimated.", "Add a writer column where known.")  # fmt: skip
+                    "the model has never seen is underestimated.", "Add a writer column where known. Without one, "
+                    "the names of folder and images draw the splits: keep them.")  # fmt: skip
     leaks = contents["same"]["leaks"]
     if leaks:
         pair = leaks[0]
