@@ -54,7 +54,8 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             levels = list(_levels(root))
         except OSError as error:
             reason = error.strerror or str(error).removeprefix(f"{root}: ")
-            raise unreadable(f"The data folder {root} cannot be read: {reason}.", error) from error
+            inside = f" ({error.filename})" if error.filename not in (None, root) else ""
+            raise unreadable(f"The data folder {root} cannot be read: {reason}{inside}.", error) from error
         found: list[Table] = []
         without: list[str] = []
         hidden: list[str] = []
