@@ -23,6 +23,7 @@ from htr_client.files import SUFFIXES, is_hidden
 
 _LABELS = (".csv", ".tsv")
 _LOOKED_AT = 1000  # folders in which pages and images are looked for
+_OTHER_LABELS = (".txt", ".json", ".jsonl", ".parquet")
 _WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
@@ -139,7 +140,7 @@ def _exists(root: str) -> bool:
 
 def _way_on(root: str) -> str:
     """What to do with a folder without label files: with pages, and with images; empty where it holds neither."""
-    image = ""
+    image = other = ""
     # Of a bucket only the top: the rest would take a request for each thousand objects.
     folders = [(root, storage.entries(root)[1])] if storage.is_remote(root) else walk(root)
     for folder, names in islice(folders, _LOOKED_AT):
@@ -156,9 +157,12 @@ def _way_on(root: str) -> str:
                 )
             if ending in SUFFIXES:
                 image = image or plain(path)
+            if ending in _OTHER_LABELS and not name.lower().startswith("readme"):
+                other = other or plain(path)
+    not_read = f" Labels in {other} are not read: save them as such a .csv, with a header line." if other else ""
     return image and (
         f" It holds images, such as {image}. List these in a .csv with the columns filename and text; where they have "
-        f"no labels, `htr read {shlex.quote(root)}` transcribes them."
+        f"no labels, `htr read {shlex.quote(root)}` transcribes them.{not_read}"
     )
 
 

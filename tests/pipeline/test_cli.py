@@ -233,6 +233,8 @@ def test_unusable_csv_is_named(tmp_path, capsys, content, message):
         ),
         (["doc/page/1.xml"], "`htr run --task pages --data {}` trains a line finder."),
         (["b/2.png", ".1.xml"], "images, such as {}/b/2.png. List these in a .csv with the columns filename and text;"),
+        (["a.png", "readme.txt"], "transcribes them.\n"),
+        (["b/2.png", "labels.txt"], "transcribes them. Labels in {}/labels.txt are not read: save them as such a .csv"),
         (["labels.xlsx", "1.xml"], "labels.xlsx is a workbook: open it and save it"),
         (["notes.txt"], "holds no .csv or .tsv file with labels.\n"),
     ],
