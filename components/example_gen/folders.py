@@ -47,6 +47,11 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
     notes: list[str] = []
     real: dict[str, Table] = {}  # by path when links have been followed
     for root, source in source_names([storage.absolute(path) for path in config.paths]).items():
+        if root.startswith(("http://", "https://")):
+            raise DatasetError(
+                f"The data folder {root} is an address of the web, where nothing lists a folder. Download it, or name "
+                "one of a bucket: s3://, gs:// or az://."
+            )
         try:
             if not storage.is_dir(root):
                 what = "is a file, not a folder" if _exists(root) else "does not exist"

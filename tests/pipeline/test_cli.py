@@ -190,6 +190,7 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
             "--model: /nowhere is neither a version of a model nor a directory with versions, and",
         ),
         (["serve", "--set", "push.model_dir=gs://bucket/htr"], "gs://bucket/htr is in a bucket"),
+        (["check", "--data", "https://example.org/names"], "is an address of the web, where nothing lists a folder."),
         (["compile", "airflow", __file__], "test_cli.py is a file. Name Airflow's folder of DAGs."),
     ],
 )
