@@ -217,6 +217,16 @@ def _section(values: dict[str, Any], name: str, called: str) -> dict[str, Any]:
     return section
 
 
+# What to do about pydantic's errors, by type. The only pattern is that of `name`.
+_HOW_TO_WRITE = {
+    "string_type": "; in quotation marks it is text",
+    "list_type": "; a list is written [a, b]",
+    "dict_type": "; write it as {name: value}",
+    "bool_parsing": "; write true or false",
+    "string_pattern_mismatch": "; small letters, digits, _ and -, with a letter first",
+}
+
+
 def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         name = ".".join(map(str, error["loc"]))
@@ -224,7 +234,7 @@ def _explain(error: Any) -> str:
         return f"no such setting{meant or ' (`htr config` lists them all)'}"
     if error["type"] == "value_error":  # of a validator above
         return str(error["ctx"]["error"])
-    hint = "; in quotation marks it is text" if error["type"] == "string_type" else ""
+    hint = _HOW_TO_WRITE.get(error["type"], "")
     if error["type"] == "literal_error":
         hint = did_you_mean(str(error["input"]), re.findall("'([^']+)'", error["ctx"]["expected"]))
     return f"{error['msg']} (got {error.get('input')!r}{hint})"

@@ -201,7 +201,8 @@ def read(image: Image) -> bytes:
         except ValueError as error:  # a NUL in the path
             raise ImageError("unreadable", f"Cannot read {os.fspath(image)!r}: {error}.") from None
     else:
-        raise TypeError(f"an image is a path, bytes or a numpy array, not {type(image).__name__}")
+        unread = ", which cv2.imread returns for a file that it cannot read" if image is None else ""
+        raise TypeError(f"an image is a path, bytes or a numpy array, not {type(image).__name__}{unread}")
     if len(data) > MAX_BYTES:
         raise ImageError("too_large", f"The file is larger than {MAX_BYTES // 2**20} MiB.")
     return data

@@ -274,7 +274,10 @@ def plan(
     """
     table = _TABLES.get(os.path.splitext(output)[1])
     if table is None and format_ is None:
-        raise BatchError(f"The output {output} must end in .jsonl or .csv, or be a folder, with a format for pages.")
+        raise BatchError(
+            f"The output {output} ends neither in .jsonl nor in .csv. Name such a file; or add --format, such as "
+            "--format alto, and each page becomes a file in this folder."
+        )
     if table is not None and format_ not in (None, *table):
         raise BatchError(f"In the format {format_} each page becomes a file: name a folder instead of {output}.")
     if table is None and kind == "line":

@@ -29,6 +29,10 @@ class Stopped(KeyboardInterrupt):
         code: Exit code that tells so, 128 and the signal's number.
     """
 
+    # Beam adds the name of the step to the message of whatever a step raises, and would make a RuntimeError of this.
+    # An exception that has the name already it lets through.
+    _tagged_with_step = True
+
     def __init__(self, number: int):
         super().__init__(number)
         self.code = 128 + number
@@ -48,8 +52,10 @@ def stoppable(patience: float | None = None) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    came: list[int] = []
 
     def stop(number: int, _: Any) -> None:
+        came.append(number)
         for each in _NUMBERS:
             signal.signal(each, signal.SIG_DFL)
         # Before the exception: on its way up there are pools that wait for their workers.
@@ -64,6 +70,10 @@ def stoppable(patience: float | None = None) -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in _NUMBERS}
     try:
         yield
+    except Exception as error:
+        if came:  # libraries catch what is raised in their callbacks and raise an error of their own
+            raise Stopped(came[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

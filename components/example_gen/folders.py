@@ -23,6 +23,7 @@ from htr_client.files import SUFFIXES, is_hidden
 
 _LABELS = (".csv", ".tsv")
 _LOOKED_AT = 1000  # folders in which pages and images are looked for
+_OTHER_LABELS = (".txt", ".json", ".jsonl", ".parquet")
 _WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
@@ -46,6 +47,11 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
     notes: list[str] = []
     real: dict[str, Table] = {}  # by path when links have been followed
     for root, source in source_names([storage.absolute(path) for path in config.paths]).items():
+        if root.startswith(("http://", "https://")):
+            raise DatasetError(
+                f"The data folder {root} is an address of the web, where nothing lists a folder. Download it, or name "
+                "one of a bucket: s3://, gs:// or az://."
+            )
         try:
             if not storage.is_dir(root):
                 what = "is a file, not a folder" if _exists(root) else "does not exist"
@@ -54,7 +60,8 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             levels = list(_levels(root))
         except OSError as error:
             reason = error.strerror or str(error).removeprefix(f"{root}: ")
-            raise unreadable(f"The data folder {root} cannot be read: {reason}.", error) from error
+            inside = f" ({error.filename})" if error.filename not in (None, root) else ""
+            raise unreadable(f"The data folder {root} cannot be read: {reason}{inside}.", error) from error
         found: list[Table] = []
         without: list[str] = []
         hidden: list[str] = []
@@ -138,7 +145,7 @@ def _exists(root: str) -> bool:
 
 def _way_on(root: str) -> str:
     """What to do with a folder without label files: with pages, and with images; empty where it holds neither."""
-    image = ""
+    image = other = ""
     # Of a bucket only the top: the rest would take a request for each thousand objects.
     folders = [(root, storage.entries(root)[1])] if storage.is_remote(root) else walk(root)
     for folder, names in islice(folders, _LOOKED_AT):
@@ -155,9 +162,12 @@ def _way_on(root: str) -> str:
                 )
             if ending in SUFFIXES:
                 image = image or plain(path)
+            if ending in _OTHER_LABELS and not name.lower().startswith("readme"):
+                other = other or plain(path)
+    not_read = f" Labels in {other} are not read: save them as such a .csv, with a header line." if other else ""
     return image and (
         f" It holds images, such as {image}. List these in a .csv with the columns filename and text; where they have "
-        f"no labels, `htr read {shlex.quote(root)}` transcribes them."
+        f"no labels, `htr read {shlex.quote(root)}` transcribes them.{not_read}"
     )
 
 

@@ -65,7 +65,7 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
         encoding = "utf-16"
     try:
         header_line, line, delimiter = _find_header(path, encoding)
-    except (UnicodeError, LookupError) as error:
+    except UnicodeError as error:
         raise DatasetError(encoding_problem(path, encoding, error)) from error
     if delimiter is None:
         delimiter = max(DELIMITERS, key=lambda d: len(_fields(line, d)))

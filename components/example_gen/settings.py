@@ -56,6 +56,17 @@ class DataConfig(Section):
     def _as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int | float) else value
 
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            "".encode(value)
+        except (LookupError, ValueError) as error:
+            raise ValueError(
+                f"Python has no text encoding {value!r}. Most files are utf-8, cp1252 (Excel on Windows) or utf-16"
+            ) from error
+        return value
+
     @field_validator("alphabet", "placeholders")
     @classmethod
     def _compose(cls, value: list[str] | str | None) -> list[str] | str | None:

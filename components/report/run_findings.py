@@ -71,7 +71,8 @@ def _check_splits(m: Material, result: Findings) -> None:
     known = {writer for split in m.splits.values() for writer in split.writers if writer}
     if not known:
         result.note("no_writers", "No writers are named, so one may be in training and evaluation: the error on "
-                    "unseen writers is probably higher than measured.", "Add a writer column.")  # fmt: skip
+                    "unseen writers is probably higher than measured.", "Add a writer column. Without one, the names "
+                    "of folder and images draw the splits: keep them.")  # fmt: skip
 
 
 def _check_labels(m: Material, result: Findings) -> None:

@@ -291,6 +291,26 @@ def reading_runs() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def logged(log: str) -> Iterator[None]:
+    """As `quiet_logs`, for a log in the workspace, which nobody may have named.
+
+    Raises:
+        CommandError: The log cannot be written.
+    """
+    from components.common.console import quiet_logs
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(quiet_logs(log))
+        except OSError as error:
+            why = error.strerror or error
+            raise CommandError(
+                f"The log {log} cannot be written: {why}. --workspace DIR names another folder for it."
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
 def resumable(log: str, *usage: type[Exception]) -> Iterator[None]:
     """Turns the errors of a job that can go on where it stopped into those of a command.
 

@@ -9,7 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config, read_given_config
+from pipeline.commands.common import (
+    AddCommand,
+    CommandError,
+    add_config_arguments,
+    logged,
+    read_config,
+    read_given_config,
+)
 from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
@@ -44,13 +51,15 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
-    from components.common.console import announced, quiet_logs
+    from components.common.console import announced
     from components.common.settings import ConfigError
 
     read = read_config if arguments.target == "airflow" else read_given_config  # containers see other folders
     config = read(arguments)
+    if arguments.target == "airflow" and os.path.isfile(arguments.output):
+        raise CommandError(f"{arguments.output} is a file. Name Airflow's folder of DAGs.", USAGE)
     log = os.path.join(config.workspace, "logs", "compile.log")
-    with quiet_logs(log), announced("Loading TFX and compiling the pipeline"):
+    with logged(log), announced("Loading TFX and compiling the pipeline"):
         try:
             written = _COMPILERS[arguments.target](config, arguments.output)
         except ConfigError as error:
@@ -79,13 +88,13 @@ _COMPILERS: dict[str, Callable[[Config, str], Path]] = {"airflow": _compile_airf
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from components.common.console import announced, quiet_logs
+    from components.common.console import announced
     from components.common.settings import ConfigError
 
     config = read_given_config(arguments)
     token = _token(arguments.token_file)
     log = os.path.join(config.workspace, "logs", "submit.log")
-    with quiet_logs(log), announced("Loading TFX, compiling and uploading the pipeline"):
+    with logged(log), announced("Loading TFX, compiling and uploading the pipeline"):
         from pipeline.runners import kubeflow_runner
 
         try:

@@ -9,7 +9,7 @@ import os
 from dataclasses import asdict
 
 from components.common.words import counted
-from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config, resumable
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, logged, read_config, resumable
 from pipeline.exit_codes import OK, USAGE
 
 
@@ -34,7 +34,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _import(arguments: argparse.Namespace) -> int:
     from components.common import storage
-    from components.common.console import announced, console, quiet_logs
+    from components.common.console import announced, console
     from components.common.settings import ConfigError
     from components.pages.files import ImportProblem
 
@@ -50,7 +50,7 @@ def _import(arguments: argparse.Namespace) -> int:
         raise CommandError(f"--output {output} lies in a folder that is read. Name one outside of it.", USAGE)
     started = datetime.datetime.now()
     log = os.path.join(config.workspace, "logs", f"import-{started:%Y%m%d-%H%M%S}.log")
-    with quiet_logs(log):
+    with logged(log):
         with announced("Loading Apache Beam"):
             from components.tools.page_import.importing import LOST_IMAGES, done_pages, import_pages
             from pipeline.beam import options as beam_options

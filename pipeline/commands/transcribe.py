@@ -17,6 +17,7 @@ from pipeline.commands.common import (
     add_config_arguments,
     add_model_arguments,
     find_model,
+    logged,
     positive,
     pushed_line_finder,
     read_config,
@@ -73,7 +74,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _transcribe(arguments: argparse.Namespace) -> int:
     from components.common import storage
-    from components.common.console import announced, console, quiet_logs
+    from components.common.console import announced, console
     from components.common.settings import ConfigError
 
     config = read_config(arguments)
@@ -102,7 +103,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     # Workers that share this machine would otherwise each start as many threads as there are cores.
     threads = max(1, usable_cores() // config.beam.workers)
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-    with quiet_logs(log):
+    with logged(log):
         console().print(f"Transcribing {folder}. {model.note}", markup=False)
         with announced("Loading Apache Beam and TensorFlow"):
             from components.batch_transcriber import batch

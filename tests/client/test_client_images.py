@@ -83,8 +83,10 @@ def test_paths_and_kinds_of_bytes(tmp_path):
     assert reason(tmp_path / "none.png") == "unreadable"
     assert reason(tmp_path) == "unreadable"
     assert reason("a\0b") == "unreadable"
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"not int$"):
         image_files.load(12)
+    with pytest.raises(TypeError, match=r"not NoneType, which cv2\.imread returns"):
+        image_files.load(None)
 
 
 # What it does not read becomes an upright grey PNG.

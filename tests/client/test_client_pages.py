@@ -148,7 +148,9 @@ def test_a_server_without_line_finder(call, folder, server):
     _, out, _ = call(folder / "1-page.png", "--kind", "auto", "--format", "json")
     assert [one["code"] for one in json.loads(out)["suspicions"]] == ["no_line_finder"]
     code, out, err = call(folder / "1-page.png", "--kind", "page")
-    assert code == 1 and out == "" and "htr-lines" in err
+    assert code == 1 and out == "" and "htr-lines" in err and "htr serve --pages" in err and "model_status" not in err
+    code, _, err = call(folder / "2-word.png", "--model", "other")
+    assert code == 1 and "model_status" in err and "--pages" not in err
 
 
 @pytest.mark.parametrize("form", pages.FORMATS)

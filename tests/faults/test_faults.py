@@ -209,6 +209,35 @@ except Stopped:
     assert subprocess.run([sys.executable, "-c", "import os; os.abort()"]).returncode == -signal.SIGABRT
 
 
+def test_a_signal_in_a_beam_step_is_no_failure_of_the_step():
+    code = """
+import signal
+import apache_beam as beam
+from components.common.stopping import Stopped, stoppable
+for number in (signal.SIGTERM, signal.SIGINT):
+    try:
+        with stoppable(), beam.Pipeline("FnApiRunner") as pipeline:
+            pipeline | beam.Create([number]) | beam.Map(signal.raise_signal)
+    except Stopped as stopped:
+        print(stopped.code, stopped.__cause__)
+    try:
+        with stoppable():
+            try:
+                signal.raise_signal(number)
+            except KeyboardInterrupt as error:
+                raise RuntimeError("an engine's own words")
+    except Stopped as stopped:
+        print(stopped.code, stopped.__cause__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "143 None",
+        "143 an engine's own words",
+        "130 None",
+        "130 an engine's own words",
+    ], done.stderr
+
+
 def test_a_stopped_check_leaves_neither_workers_nor_half_a_report(forge, data, tmp_path):
     many = tmp_path / "many"
     many.mkdir()

@@ -190,12 +190,22 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
             "--model: /nowhere is neither a version of a model nor a directory with versions, and",
         ),
         (["serve", "--set", "push.model_dir=gs://bucket/htr"], "gs://bucket/htr is in a bucket"),
+        (["check", "--data", "https://example.org/names"], "is an address of the web, where nothing lists a folder."),
+        (["compile", "airflow", __file__], "test_cli.py is a file. Name Airflow's folder of DAGs."),
     ],
 )
 def test_wrong_usage_is_one_readable_paragraph_and_code_2(arguments, message, capsys):
     assert cli.main(arguments) == cli.USAGE
     error = capsys.readouterr().err
     assert message in error and error.strip().startswith("error:") and "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", [["compile", "airflow", "dags"], ["import", ".", "--output", "/nowhere/lines"]])
+def test_a_log_that_cannot_be_written_says_where_else_it_can_lie(command, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.main([*command, "--workspace", str(tmp_path / "file")]) == cli.ERROR
+    error = capsys.readouterr().err
+    assert f"The log {tmp_path}/file/logs/" in error and "Not a directory. --workspace DIR names another" in error
 
 
 @pytest.mark.parametrize(
@@ -224,6 +234,8 @@ def test_unusable_csv_is_named(tmp_path, capsys, content, message):
         ),
         (["doc/page/1.xml"], "`htr run --task pages --data {}` trains a line finder."),
         (["b/2.png", ".1.xml"], "images, such as {}/b/2.png. List these in a .csv with the columns filename and text;"),
+        (["a.png", "readme.txt"], "transcribes them.\n"),
+        (["b/2.png", "labels.txt"], "transcribes them. Labels in {}/labels.txt are not read: save them as such a .csv"),
         (["labels.xlsx", "1.xml"], "labels.xlsx is a workbook: open it and save it"),
         (["notes.txt"], "holds no .csv or .tsv file with labels.\n"),
     ],

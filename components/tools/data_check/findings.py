@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.common.metrics import samples_for
+from components.common.metrics import samples_for, unseen_share
 from components.common.words import counted, some, visible
 from components.example_gen.rejects import NO_ROWS
 from components.report.findings import Findings, add_texts_by_models
@@ -65,7 +66,8 @@ def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
                     "CER that training monitors is lower than on unseen writers.")  # fmt: skip
     if not contents["writers"]["known"]:
         result.note("no_writers", "No writers are named: images are split one by one, and the error on writers that "
-                    "the model has never seen is underestimated.", "Add a writer column where known.")  # fmt: skip
+                    "the model has never seen is underestimated.", "Add a writer column where known. Without one, "
+                    "the names of folder and images draw the splits: keep them.")  # fmt: skip
     leaks = contents["same"]["leaks"]
     if leaks:
         pair = leaks[0]
@@ -87,11 +89,14 @@ def _about_the_gate(images: int, config: RunSettings, result: Findings) -> None:
     bound = config.gate.max_cer
     least = samples_for(bound, config.gate.confidence_level) if bound else 0
     if 0 < images < least:
+        # In steps of five hundredths, and less than the one at which a gate refuses nothing.
+        step = math.ceil(20 * unseen_share(images, config.gate.confidence_level))
+        looser = f", or --set gate.max_cer={step / 20:g}, the least that so many can show" if step < 20 else ""
         result.problem(
             "too_few_to_evaluate",
             f"{counted(images, 'evaluation image')} cannot show that a model meets gate.max_cer={bound:g}: that takes "
             f"{least} at least, all of them right.",
-            "Label more, or raise data.eval_fraction or gate.max_cer.",
+            f"Label more, or raise data.eval_fraction{looser}.",
         )
 
 

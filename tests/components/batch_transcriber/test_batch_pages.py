@@ -163,6 +163,8 @@ def test_what_cannot_go_on_says_why(transcribe, folder, models, tmp_path):
         transcribe("mine", format_="page", overwrite=True)
     with pytest.raises(BatchError, match="Images of lines become a table"):
         transcribe("out", "line", format_="page")
+    with pytest.raises(BatchError, match=r"ends neither in \.jsonl nor in \.csv\. .* add --format, such as"):
+        transcribe("out")
     with pytest.raises(BatchError, match="name a folder instead of"):
         transcribe("texts.csv", format_="alto")
     with pytest.raises(BatchError, match="is no SavedModel"):

@@ -170,6 +170,18 @@ def test_tables_of_folders_below_are_read_where_no_table_of_the_folder_has_label
         read(tmp_path)
 
 
+def test_a_folder_below_that_cannot_be_read_is_named(tmp_path):
+    deep = tmp_path
+    while len(str(deep)) < 3900:
+        deep /= "d" * 99
+    deep.mkdir(parents=True)
+    descriptor = os.open(deep, os.O_RDONLY)
+    os.mkdir("images" * 40, dir_fd=descriptor)
+    os.close(descriptor)
+    with pytest.raises(DatasetError, match=rf"The data folder {deep} cannot be read: .*\({deep}/(images)+\)\.$"):
+        read(deep)
+
+
 # Images that no row names.
 
 

@@ -176,8 +176,6 @@ LABEL_FILES = {
     "Latin-1": (f"{LINE}a.png,Anna\na.png,Zoë\n".encode("latin-1"), {}, r"labels\.csv is not utf-8 text"),
     "UTF-16 without mark": (f"{LINE}a.png,Anna\n".encode("utf-16-le"), {}, r"not utf-8 text \(NUL.*data\.encoding"),
     "cut UTF-16": (f"{LINE}a.png,Anna\n".encode("utf-16")[:-1], {}, r"not utf-16 text"),
-    "unknown encoding": (f"{LINE}a.png,Anna\n".encode(), {"encoding": "klingon"}, r"not klingon text"),
-    "no text encoding": (f"{LINE}a.png,Anna\n".encode(), {"encoding": "base64"}, r"not base64 text"),
     "mark only": (b"\xef\xbb\xbf", {}, "is empty"),
     "empty lines only": (b"\n;;\n\n", {}, "is empty"),
     "quote open at the end": (f'{LINE}a.png,"Anna\na.png,Otto\n'.encode(), {}, r"labels\.csv, line 2: a quotation"),

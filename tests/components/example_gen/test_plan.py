@@ -1,5 +1,6 @@
 """What is decided for all rows together: splits of few writers, the part that `data.limit` takes, notes."""
 
+import shutil
 import unicodedata
 from collections import Counter
 
@@ -123,6 +124,20 @@ def test_the_writer_column_can_be_switched_off(tmp_path, capsys):
     assert "No writers are named" in capsys.readouterr().out
     assert len({s.writer for s in samples(folder)}) == 30  # and null is what it is by default
     assert load(overrides=["data.writer_column=null"]).data.writer_column is None
+
+
+def test_without_writers_a_renamed_folder_has_other_splits_and_check_says_so(tmp_path, capsys):
+    def splits(folder):
+        return {s.id.partition("/")[2]: s.split for s in samples(folder, writer_column="none")}
+
+    folder = dataset(tmp_path / "data", 30, 90)
+    before = splits(folder)
+    assert splits(shutil.copytree(folder, tmp_path / "copy" / folder.name)) == before
+    renamed = folder.rename(tmp_path / "names_v2")
+    after = splits(renamed)
+    assert after.keys() == before.keys() and after != before
+    cli.main(["check", "--data", str(renamed), "--set", "data.writer_column=none"])
+    assert "the names of folder and images draw the splits: keep them" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_split_column_can_be_switched_off(tmp_path):

@@ -214,6 +214,7 @@ def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
 
 @pytest.mark.parametrize(
     ("bound", "least"), [("0.1", "7 evaluation images cannot show that a model meets gate.max_cer=0.1: that takes 29"),
+                         ("0.3", "raise data.eval_fraction, or --set gate.max_cer=0.35, the least that so many can"),
                          ("0.35", None), ("null", None)],
 )  # fmt: skip
 def test_an_evaluation_split_that_is_too_small_for_the_gate(tmp_path, capsys, bound, least):
