@@ -1,10 +1,13 @@
 """Where the servers are: addresses as users write them, and as gRPC takes them."""
 
 import ipaddress
+import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from htr_client.errors import ServerUnavailable
 
@@ -15,6 +18,8 @@ _ENCRYPTED = {"http": False, "grpc": False, "https": True, "grpcs": True}
 _ADDRESS = re.compile(r"(\[[^\s/@\[\]]+\]|[^\s:/@\[\]]+):([0-9]{1,5})")
 # An overloaded server lets many calls fail; the resolver is asked at most once in so many seconds.
 _LOOKUP_SECONDS = 1.0
+SOON = 0.1
+"""Seconds that a call waits for the resolver before it goes over the connection that there is."""
 
 
 def read_addresses(target: str | Sequence[str]) -> tuple[list[str], bool | None]:
@@ -184,19 +189,49 @@ class Servers:
         self._fixed = None if self.blocks else grpc_target(addresses)
         self._failed = False
         self._asked_at = 0.0
+        self._lock = threading.Lock()
+        self._looking: Future[str] | None = None
+        self._process = 0  # in which that began
 
     def failed(self) -> None:
         """A call found no server where the target says, or got no answer."""
         self._failed = True
 
     def may_have_moved(self) -> bool:
-        """Whether to ask for the target again, and open another connection if it differs."""
+        """Whether to look the target up again, or the answer is there, and open another connection if it differs."""
+        looking = self._looking
+        if looking is not None and self._process == os.getpid():
+            return looking.done()
         return self.blocks and self._failed and time.monotonic() - self._asked_at >= _LOOKUP_SECONDS
 
-    def target(self, known: str | None = None) -> str:
-        """The target as of now.
+    def look_up(self) -> "Future[str]":
+        """Begins to look the target up, unless that is under way, in a thread: a resolver may take many seconds.
+
+        Returns:
+            What `target` takes when it is done.
+        """
+        with self._lock:
+            if self._looking is None or self._process != os.getpid():  # threads do not survive a fork
+                self._asked_at, self._failed = time.monotonic(), False
+                self._looking, self._process = Future(), os.getpid()
+                self._looking.set_running_or_notify_cancel()  # who stops waiting for it does not cancel it
+                if self._fixed is not None:
+                    self._looking.set_result(self._fixed)
+                else:
+                    threading.Thread(target=self._ask, args=(self._looking,), name="htr-names", daemon=True).start()
+            return self._looking
+
+    def _ask(self, looking: "Future[str]") -> None:
+        try:
+            looking.set_result(grpc_target(self._addresses))
+        except Exception as error:
+            looking.set_exception(error)
+
+    def target(self, looking: "Future[str]", known: str | None = None) -> str:
+        """The target that was looked up.
 
         Args:
+            looking: From `look_up`, and done.
             known: The target of the open connection, if there is one, which is good enough where the resolver fails.
 
         Returns:
@@ -206,11 +241,11 @@ class Servers:
             ValueError: As `grpc_target`.
             ServerUnavailable: As `grpc_target`.
         """
-        if self._fixed is not None:
-            return self._fixed
-        self._asked_at, self._failed = time.monotonic(), False
+        with self._lock:
+            if self._looking is looking:
+                self._looking = None
         try:
-            return grpc_target(self._addresses)
+            return looking.result()
         except (ServerUnavailable, ValueError):
             if known is None:
                 raise

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -28,6 +28,7 @@ from htr_client.reach import is_here, why_no_connection, with_proxy
 from htr_client.tls import Tls
 
 Metadata = Callable[[], Iterable[tuple[str, str | bytes]]]
+_PAIRS = "It returns a mapping or pairs of name and value, such as [('authorization', 'Bearer ...')]."
 
 # Predict is a pure function, so a call may be repeated. A full server answers RESOURCE_EXHAUSTED at once and without
 # having started; the throttle keeps a struggling server from getting five times the load: half of the tokens are
@@ -55,6 +56,8 @@ _SERVICE_CONFIG = {
 _WRONG_REQUEST = re.compile(
     r"ModelSpec|signature|servable version label|output tensor alias|Expects arg\[|tensor parsing error"
 )
+# What gRPC says of an answer that is no gRPC, such as the error page of a proxy.
+_HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 _NO_LABEL = "Unrecognized servable version label"
 _NO_HEADER_NAME, _NO_HEADER_VALUE = re.compile(r"[^a-z0-9_.-]"), re.compile(r"[^ -~]")
 # What gRPC says itself, for the server, when there is no connection to it or the connection ends.
@@ -122,9 +125,16 @@ def headers_of(metadata: Metadata | None) -> Headers:
         RequestRefused: gRPC would not take it; what it says depends on the client and does not tell what is wrong.
             The message never holds a value, which may be a secret.
     """
-    found = tuple(metadata()) if metadata is not None else ()
-    for name, value in found:
-        _check_header(name, value)
+    if metadata is None:
+        return ()
+    given = metadata()
+    if not isinstance(given, Iterable) or isinstance(given, (str, bytes)):
+        raise RequestRefused(f"metadata returned {type(given).__name__}.", advice=_PAIRS)
+    found = tuple(given.items() if isinstance(given, Mapping) else given)
+    for pair in found:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise RequestRefused(f"metadata returned a {type(pair).__name__} where a pair stands.", advice=_PAIRS)
+        _check_header(*pair)
     return found
 
 
@@ -197,7 +207,10 @@ def to_error(error: grpc.RpcError, where: str, seconds: float, encrypted: bool =
         return was_closed(where)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOut(f"No answer from {where} within {seconds:.1f} seconds.", code=code.name)
-    if code is grpc.StatusCode.UNIMPLEMENTED or "http2 header with status" in details:
+    status = _HTTP_STATUS.search(details)
+    if status and code is grpc.StatusCode.UNAVAILABLE:  # 429, 502, 503, 504: a proxy whose server is away or busy
+        return ServerUnavailable(f"What stands before {where} answers with HTTP {status.group(1)}.", code=code.name)
+    if code is grpc.StatusCode.UNIMPLEMENTED or (status and _ERRORS.get(code) is not AccessDenied):
         return UnexpectedAnswer(
             f"What answers at {where} does not offer TensorFlow Serving's gRPC services.", code=code.name
         )
@@ -214,7 +227,9 @@ def to_error(error: grpc.RpcError, where: str, seconds: float, encrypted: bool =
 def was_closed(where: str) -> ServerUnavailable:
     """The error of a call whose connection this client has closed meanwhile."""
     advice = "Close a client when all its calls have ended; a later call opens a new connection."
-    return ServerUnavailable(f"This client's connection to {where} was closed during the call.", advice=advice)
+    return ServerUnavailable(
+        f"This client's connection to {where} was closed during the call.", advice=advice, code="CANCELLED"
+    )
 
 
 _ERRORS: dict[grpc.StatusCode, type[HtrError]] = {

@@ -59,6 +59,17 @@ class Endpoint:
             self.servers.failed()
         return failure
 
+    def no_names(self, seconds: float) -> HtrError:
+        """What to raise when the names of the servers have not been looked up in time.
+
+        Args:
+            seconds: How long the call was allowed to take.
+        """
+        return TimedOut(
+            f"The names of the servers {self.name} were not looked up within {seconds:.1f} seconds.",
+            code=grpc.StatusCode.DEADLINE_EXCEEDED.name,
+        )
+
     def no_connection(self) -> HtrError:
         """What to raise when no connection came about; finds out what answers instead, which takes a moment."""
         self.servers.failed()

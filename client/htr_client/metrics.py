@@ -155,7 +155,7 @@ class ClientMetrics:
             code = "NOT_FOUND"  # of a label too, which servers call INVALID_ARGUMENT, as they do the image of a caller
             raise
         except HtrError as error:
-            code = error.code
+            code = error.code or "UNKNOWN"  # no call was made
             raise
         finally:
             self._calls.add(1, model, signature, code)

@@ -22,6 +22,8 @@ from htr_client.headers import suffix
 
 FIELDS = ("filename", "text", "confidence", "model", "model_version", "time", "source", "request_id")
 
+_DAY = 24 * 3600
+
 _logger = logging.getLogger("htr_client")
 
 
@@ -72,7 +74,8 @@ class RequestLog:
             folder: Where the log goes; files that it makes are readable by their owner only.
             rate: Share of the answers that is logged, 0 to 1.
             queue_size: Records that may wait for the disk.
-            max_bytes: Room for the images of one process; what comes after that is dropped.
+            max_bytes: Room for the images of one process in a day (UTC); what comes after that is dropped, which
+                Python's log tells once a day.
 
         Raises:
             ValueError: When a setting is impossible.
@@ -94,6 +97,10 @@ class RequestLog:
         self._thread: threading.Thread | None = None
         self._random = random.Random(secrets.randbits(64))
         self._seen = self._written = self._dropped = self._failed = self._bytes = 0
+        self._day, self._is_told = (
+            0.0,
+            False,
+        )  # of which the bytes are, and whether it has been said that some are dropped
 
     def offer(
         self,
@@ -124,11 +131,14 @@ class RequestLog:
             self._seen += 1
             if self._random.random() >= self.rate:
                 return
+            moment = time.time()
+            if moment // _DAY != self._day:
+                self._day, self._bytes, self._is_told = moment // _DAY, 0, False
             if self._bytes + len(image) > self._max_bytes:
-                self._dropped += 1
+                self._drop(f"max_bytes={self._max_bytes} is used up until midnight UTC")
                 return
             try:
-                record = _Record(image, text, confidence, model, version, time.time(), str(source), request_id)
+                record = _Record(image, text, confidence, model, version, moment, str(source), request_id)
                 if self._thread is None:
                     thread = threading.Thread(target=self._write, args=(self._queue,), name="htr-log", daemon=True)
                     thread.start()
@@ -136,7 +146,7 @@ class RequestLog:
                 self._queue.put_nowait(record)
                 self._bytes += len(image)
             except queue.Full:
-                self._dropped += 1
+                self._drop(f"{self._queue_size} records wait for the disk already")
             except Exception as error:  # the system may allow no more threads
                 self._fail(error)
 
@@ -168,6 +178,11 @@ class RequestLog:
                 self._written += 1
             except Exception as error:  # whatever is wrong with a record, others follow it
                 self._fail(error)
+
+    def _drop(self, why: str) -> None:
+        if not self._is_told:
+            _logger.warning("requests are left out of the log in %s: %s", self.folder, why)
+        self._dropped, self._is_told = self._dropped + 1, True
 
     def _fail(self, error: Exception) -> None:
         if not self._failed:

@@ -2,10 +2,13 @@
 
 import os
 import threading
+import time
+from concurrent.futures import wait
 from typing import Any, Protocol
 
 import grpc
 
+from htr_client.addresses import SOON
 from htr_client.connection import was_closed
 from htr_client.ending import Ending
 from htr_client.endpoint import Endpoint
@@ -68,20 +71,23 @@ class GrpcTransport:
 
     def connect(self, timeout: float) -> None:
         """Opens the connection; see `HtrClient.connect`."""
-        ready = grpc.channel_ready_future(self._open())
+        deadline = time.monotonic() + bounded(timeout)
+        ready = grpc.channel_ready_future(self._open(bounded(timeout), waits=True))
         try:
-            ready.result(bounded(timeout))
+            ready.result(max(0.0, deadline - time.monotonic()))
         except grpc.FutureTimeoutError:
             ready.cancel()
             raise self._endpoint.no_connection() from None
 
     def call(self, ask: Ask, seconds: float, ending: Ending | None = None) -> Any:
         """Sends a request; see `Transport.call`."""
-        call = self._method(ask.method, type(ask.request), ask.answer)
+        deadline = time.monotonic() + seconds
+        call = self._method(ask.method, type(ask.request), ask.answer, seconds)
+        left = max(0.0, deadline - time.monotonic())  # names may have been looked up
         try:
             if ending is None:
-                return call(ask.request, timeout=seconds, metadata=ask.headers)
-            return ending.result(call.future(ask.request, timeout=seconds, metadata=ask.headers))
+                return call(ask.request, timeout=left, metadata=ask.headers)
+            return ending.result(call.future(ask.request, timeout=left, metadata=ask.headers))
         except grpc.FutureCancelledError as error:
             raise was_closed(self.name) from error
         except grpc.RpcError as error:
@@ -99,20 +105,33 @@ class GrpcTransport:
                 self._channel.close()
             self._channel = None
 
-    def _method(self, name: str, request: Any, answer: Any) -> Any:
+    def _method(self, name: str, request: Any, answer: Any, seconds: float) -> Any:
+        self._open(seconds)
         with self._lock:
-            self._open()
+            if self._channel is None:  # another thread has closed it between the lines
+                raise was_closed(self.name)
             if name not in self._methods:
                 self._methods[name] = self._traced.unary_unary(name, request.SerializeToString, answer.FromString)
             return self._methods[name]
 
-    def _open(self) -> Any:
-        endpoint = self._endpoint
+    def _is_open(self) -> bool:
+        return self._channel is not None and self._process == os.getpid()
+
+    def _open(self, seconds: float, waits: bool = False) -> Any:
+        endpoint, servers = self._endpoint, self._endpoint.servers
         with self._lock:
-            is_open = self._channel is not None and self._process == os.getpid()
-            if is_open and not endpoint.servers.may_have_moved():
+            if self._is_open() and not servers.may_have_moved():
                 return self._channel
-            target = endpoint.servers.target(self._target if is_open else None)
+            looking, has_another = servers.look_up(), self._is_open() and not waits
+        # Without the lock: nobody is held up whose connection is good.
+        if not wait([looking], min(seconds, SOON) if has_another else seconds).done:
+            with self._lock:
+                if has_another and self._is_open():
+                    return self._channel  # until the resolver has answered
+            raise endpoint.no_names(seconds)
+        with self._lock:
+            is_open = self._is_open()
+            target = servers.target(looking, self._target if is_open else None)
             if not is_open or target != self._target:
                 # Calls in flight hold the channel that they go over, which ends with the last of them.
                 if endpoint.credentials is not None:

@@ -42,16 +42,23 @@ def servers_from(arguments: argparse.Namespace) -> list[str]:
     Raises:
         CommandError: One is not host:port.
     """
-    addresses = [address.strip() for address in (arguments.server or "").split(",") if address.strip()]
-    if addresses:
-        from htr_client.addresses import split_address
+    return _servers(arguments)[0]
 
+
+def _servers(arguments: argparse.Namespace) -> tuple[list[str], bool | None]:
+    """The addresses, and whether they ask for encryption."""
+    given = ",".join(filter(None, map(str.strip, (arguments.server or "").split(","))))
+    if not given:
+        return [], None
+    from htr_client.addresses import read_addresses, split_address
+
+    try:
+        addresses, encrypted = read_addresses(given)
         for address in addresses:
-            try:
-                split_address(address)
-            except ValueError as error:
-                raise CommandError(f"--server: {error}.", USAGE) from error
-    return addresses
+            split_address(address)  # of a gRPC target it is not known how many servers it stands for
+    except ValueError as error:
+        raise CommandError(f"--server: {error}.", USAGE) from error
+    return addresses, encrypted
 
 
 def tls_from(arguments: argparse.Namespace) -> Tls | None:
@@ -61,7 +68,11 @@ def tls_from(arguments: argparse.Namespace) -> Tls | None:
         CommandError: Certificate without key or the other way round, or a file cannot be read or is none of its kind.
     """
     parts = (arguments.tls_ca, arguments.tls_certificate, arguments.tls_key, arguments.tls_server_name)
-    if not (arguments.tls or any(parts)):
+    encrypted = _servers(arguments)[1]
+    wanted = arguments.tls or any(parts)
+    if encrypted is False and wanted:
+        raise CommandError("--server: http:// and grpc:// mean that the connection is not encrypted.", USAGE)
+    if not (wanted or encrypted):
         return None
     from htr_client.tls import Tls
 

@@ -3,13 +3,14 @@
 import asyncio
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
 from htr_client import AsyncHtrClient, HtrClient
-from htr_client.errors import ServerUnavailable
+from htr_client.errors import ServerUnavailable, TimedOut
 from htr_client.testing import FakeServer, png
 
 Code = grpc.StatusCode
@@ -163,3 +164,43 @@ def test_the_event_loop_goes_on_while_names_are_looked_up(server, names):
 
     assert asyncio.run(run()) == "a"
     assert names["threads"] and threading.main_thread() not in names["threads"]
+
+
+@pytest.fixture
+def slow_names(names, monkeypatch):
+    """Names that are known, by a resolver that takes its time while an event is not set."""
+    answers, quick = threading.Event(), socket.getaddrinfo
+    names["pod-0"] = names["pod-1"] = "127.0.0.1"
+
+    def look_up(host, *rest, **settings):
+        if str(host).startswith("pod-"):
+            assert answers.wait(SECONDS)
+        return quick(host, *rest, **settings)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    yield answers
+    answers.set()
+
+
+def test_a_slow_resolver_takes_no_longer_than_the_call_may(kind, server, slow_names):
+    with kind([f"pod-0:{server.port}", f"pod-1:{server.port}"], timeout=0.3) as client:
+        started = time.monotonic()
+        with pytest.raises(TimedOut, match=r"names of the servers .* within 0\.3 seconds"):
+            client.transcribe(png("a"))
+        assert time.monotonic() - started < 5
+        slow_names.set()
+        assert client.transcribe(png("a"), timeout=SECONDS).text == "a"
+
+
+def test_an_open_connection_serves_while_the_resolver_is_slow(kind, server, slow_names, monkeypatch):
+    monkeypatch.setattr("htr_client.addresses._LOOKUP_SECONDS", 0.0)
+    slow_names.set()
+    with kind([f"pod-0:{server.port}", f"pod-1:{server.port}"], timeout=SECONDS) as client:
+        assert client.transcribe(png("a")).text == "a"
+        slow_names.clear()
+        server.model.failures = [(Code.UNAVAILABLE, "gone")] * 5
+        with pytest.raises(ServerUnavailable):
+            client.transcribe(png("b"))
+        started = time.monotonic()
+        assert [client.transcribe(png("c")).text for _ in range(3)] == ["c"] * 3
+        assert time.monotonic() - started < 5 and not slow_names.is_set()

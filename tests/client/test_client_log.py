@@ -120,12 +120,16 @@ def test_full_queue_drops_and_counts_and_never_waits(tmp_path):
     assert slowest < 1  # a thread may wait for the processor, but none for the disk
 
 
-def test_room_is_limited(tmp_path):
-    log = RequestLog(tmp_path, rate=1, max_bytes=1000)
-    for _ in range(5):
-        log.offer(bytes(400), "x", 0.5, "htr", 1)
+def test_room_is_limited_for_a_day_and_that_is_told_once(tmp_path, caplog, monkeypatch):
+    log, now = RequestLog(tmp_path, rate=1, max_bytes=1000), time.time()
+    for day in (0, 1):
+        monkeypatch.setattr(time, "time", lambda day=day: now + day * 24 * 3600)
+        for _ in range(5):
+            log.offer(bytes(400), "x", 0.5, "htr", 1)
     log.close()
-    assert log.counts == (5, 2, 3, 0)
+    assert log.counts == (10, 4, 6, 0)
+    told = [record.message for record in caplog.records if "max_bytes=1000 is used up" in record.message]
+    assert len(told) == 2
 
 
 def test_unwritable_folder_is_counted_and_answers_come_all_the_same(server, tmp_path, caplog):

@@ -1,5 +1,6 @@
 """What a user is told when there is no connection to a server, and how soon."""
 
+import contextlib
 import http.server
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from htr_client.errors import AccessDenied, ServerUnavailable, TimedOut, Unexpec
 from htr_client.testing import FakeServer, png
 
 pytestmark = pytest.mark.either_stack
+SECONDS = 60.0
 
 
 @pytest.fixture
@@ -254,3 +256,83 @@ def test_a_grpc_server_of_another_kind(kind):
     with kind(f"localhost:{port}") as client, pytest.raises(UnexpectedAnswer, match="TensorFlow Serving"):
         client.transcribe(png("a"))
     other.stop(None)
+
+
+class WebPage:
+    """A proxy of the web, whose server is away: it answers every gRPC call with an HTTP status."""
+
+    def __init__(self, status):
+        self.status, self.calls = status, 0
+        self._connections = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._connections.append(connection)
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection):
+        def send(kind, flags, stream, payload=b""):
+            head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+            connection.sendall(head + payload)
+
+        with connection, connection.makefile("rb") as incoming:
+            incoming.read(24)  # the preface of HTTP/2
+            send(4, 0, 0)
+            while len(head := incoming.read(9)) == 9:
+                kind, flags, payload = head[3], head[4], incoming.read(int.from_bytes(head[:3], "big"))
+                if kind in (4, 6) and not flags & 1:  # SETTINGS and PING are acknowledged
+                    send(kind, 1, 0, payload if kind == 6 else b"")
+                if kind == 1:
+                    self.calls += 1
+                    # It ends with :status and content-type, the ninth and 31st of HPACK's names
+                    fields = b"\x08\x03%d\x0f\x10\x09text/html" % self.status
+                    send(1, 5, int.from_bytes(head[5:], "big") & 0x7FFFFFFF, fields)
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "retryable"),
+    [
+        (503, ServerUnavailable, True), (429, ServerUnavailable, True), (401, AccessDenied, False),
+        (403, AccessDenied, False), (404, UnexpectedAnswer, False), (400, UnexpectedAnswer, False),
+    ],
+)  # fmt: skip
+def test_what_a_proxy_answers_for_its_server(status, error, retryable):
+    page = WebPage(status)
+    with HtrClient(page.address, timeout=SECONDS) as client, pytest.raises(error) as raised:
+        client.transcribe(png("a"))
+    page.close()
+    assert raised.value.retryable is retryable
+    if error is ServerUnavailable:
+        assert raised.value.what == f"What stands before {page.address} answers with HTTP {status}."
+
+
+def test_a_server_behind_a_proxy_is_waited_for(server):
+    page = WebPage(503)
+    server.stop()
+
+    def later():
+        while page.calls < 7:  # the channel itself tries five times
+            time.sleep(0.01)
+        page.close()
+        server.port = int(page.address.rpartition(":")[2])
+        server.start()
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    with HtrClient(page.address, patience=SECONDS) as client:
+        assert [result.text for result in client.transcribe_many([png("a")])] == ["a"]
+    thread.join()

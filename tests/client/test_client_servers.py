@@ -252,6 +252,7 @@ def test_an_asynchronous_connection_that_is_closed_during_a_call(server):
 
     closed = asyncio.run(outcome(one, close))
     assert isinstance(closed, ServerUnavailable) and "was closed during the call" in str(closed)
+    assert closed.code == "CANCELLED", "metrics count it as that"
     assert asyncio.run(outcome(many, close)) == ["a", "b"], "many images are sent again, as after any outage"
     for call in (one, many):
         for end in (cancel, cancel_and_close):

@@ -35,6 +35,22 @@ def test_metadata_that_grpc_does_not_take_is_told_without_its_value(kind, server
     assert "s3cret" not in str(error.value) and "s3cr" not in repr(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [(None, "NoneType"), ("s3cret", "str"), (["s3cret"], "a str where a pair"), ([(b"s3cret", "a")], "a tuple where")],
+)
+def test_metadata_that_is_no_pairs_is_told_without_its_value(kind, server, given, told):
+    with kind(server.address, metadata=lambda: given) as client, pytest.raises(RequestRefused, match=told) as error:
+        client.transcribe(png("a"))
+    assert "s3cret" not in str(error.value)
+
+
+def test_metadata_may_be_a_mapping(kind, server):
+    with kind(server.address, metadata=lambda: {"x-request-id": "7"}) as client:
+        client.transcribe(png("a"))
+    assert server.model.metadata[-1]["x-request-id"] == "7"
+
+
 def test_metadata_may_be_bytes(kind, server):
     pairs = [("x-request-id", b"7"), ("token-bin", b"\0\xff")]
     with kind(server.address, metadata=lambda: pairs) as client:

@@ -240,6 +240,8 @@ def test_a_wrong_base_path_of_a_first_promotion_is_undone(workspace, image):
         (["rollback", "--server", "localhost:1"], cli.USAGE, "--server goes with --label"),
         (["versions", "--server", "localhost"], cli.USAGE, "an address is HOST:PORT"),
         (["versions", "--server", "localhost:1"], cli.ERROR, "Nobody answers at localhost:1."),
+        (["versions", "--server", "http://localhost:1"], cli.ERROR, "Nobody answers at localhost:1."),
+        (["versions", "--server", "http://localhost:1", "--tls"], cli.USAGE, "the connection is not encrypted"),
     ],
 )
 def test_refusals(workspace, capsys, arguments, code, message):
