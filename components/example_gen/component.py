@@ -61,14 +61,18 @@ class Driver(FingerprintDriver):
 
 
 class _ReadRows(beam.DoFn):
-    """Number of a table, the table, and lines of wanted rows -> lists of these rows, with the number."""
+    """Number of a table and lines of wanted rows -> lists of these rows, with the number."""
+
+    def __init__(self, tables: list[Table]):
+        # Here, not in the elements: each table knows all others of its folder, and each element is written by itself.
+        self._tables = tables
 
     def process(
-        self, element: tuple[int, Table, frozenset[int] | None]
+        self, element: tuple[int, frozenset[int] | None]
     ) -> Iterator[tuple[int, list[tuple[int, tuple[str, ...]]]]]:
-        number, table, wanted = element
+        number, wanted = element
         # Beam's price is by element: single rows would cost more in Beam than in the functions below.
-        for rows in read_together(table, wanted):
+        for rows in read_together(self._tables[number], wanted):
             yield number, [(row.line, row.fields) for row in rows]  # Beam has fast coders for plain tuples
 
 
@@ -156,7 +160,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
         plan = make_plan(tables, data)
-        tables_and_lines = [(number, table, plan.lines(table)) for number, table in enumerate(tables)]
+        lines = [(number, plan.lines(table)) for number, table in enumerate(tables)]
         known = {
             "left_out": plan.left_out, "split_by_writer": plan.splits.by_writer, "notes": [*notes, *plan.notes],
             "problems": [*plan.problems],
@@ -165,8 +169,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         with self._make_beam_pipeline() as pipeline:
             checked = (
                 pipeline
-                | "Tables" >> beam.Create(tables_and_lines)
-                | "Rows" >> beam.ParDo(_ReadRows())
+                | "Tables" >> beam.Create(lines)
+                | "Rows" >> beam.ParDo(_ReadRows(tables))
                 | "Spread" >> beam.Reshuffle()
                 | "Examine" >> beam.ParDo(examine).with_outputs(*SPLITS, "rejects", "counts")
             )

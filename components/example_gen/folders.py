@@ -97,7 +97,8 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             if same is not table:
                 raise DatasetError(_twice(same, table))
         found, told = with_splits_of_folders(found)
-        tables += [replace(table, siblings=tuple(found)) for table in found]
+        siblings = tuple(found)  # one of them for all: their pickle grows with the number of tables, not its square
+        tables += [replace(table, siblings=siblings) for table in found]
         notes += [*without, *told]
     return tables, notes
 

@@ -141,7 +141,7 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
         left_out = survey.rows - sum(map(len, kept.values()))
         notes.append(f"data.limit={data.limit} leaves out {left_out} of {counted(survey.rows, 'row')}.")
     notes += unused.notes()
-    problems = _right_to_left(survey) + _nothing_to_train_on(survey, tables)
+    problems = _right_to_left(survey) + _nothing_to_train_on(survey, tables) + _large_writers(survey, splits, data)
     return Plan(splits, survey.rows, left_out, notes, problems, kept)
 
 
@@ -284,6 +284,28 @@ def _right_to_left(survey: _Survey) -> list[str]:
         f"Rows whose labels are written from right to left: {survey.right_to_left_rows} ({scripts}), for example "
         f"{', '.join(survey.right_to_left)}. Such scripts are not supported: the model reads from left to right and "
         f"cannot learn these labels."
+    ]
+
+
+def _large_writers(survey: _Survey, splits: SplitRule, data: DataConfig) -> list[str]:
+    """What is wrong where a writer with most of the images was drawn for another split than training.
+
+    The draw goes by writer, whatever the number of images. It stays, since writers keep their split as data is added.
+    """
+    if not splits.by_writer or survey.given or survey.unknown:
+        return []
+    of_writers: Counter[str] = Counter()
+    for group, count in survey.groups.items():
+        of_writers[group.key] += count
+    drawn = {key: splits.forced.get(key) or assign_split(None, key, splits.given, data) for key in of_writers}
+    total = of_writers.total()
+    left = sum(count for key, count in of_writers.items() if drawn[key] == "train")
+    if 2 * left >= total:
+        return []
+    key, count = max(((key, count) for key, count in of_writers.items() if drawn[key] != "train"), key=lambda x: x[1])
+    return [
+        f"Writer {key} has {count / total:.0%} of the images and was drawn for {drawn[key]}: {left / total:.0%} are "
+        f"left to train on. Draw others with --set data.split_salt=1 (or another text), or name the splits in a column."
     ]
 
 

@@ -71,8 +71,12 @@ def learn(
     Returns:
         The language model, and what the settings file of the version says about it.
     """
+    # Each has half of the room, and what the other one leaves of its half.
     kept, left_out = _first(labels, MOST_CHARACTERS)
-    kept_others, left_out_others = _first(others, MOST_CHARACTERS - sum(map(len, kept)))
+    room = MOST_CHARACTERS - min(MOST_CHARACTERS // 2, sum(map(len, kept)))
+    kept_others, left_out_others = _first(others, room)
+    kept, more = _first(kept, MOST_CHARACTERS - sum(map(len, kept_others)))
+    left_out += more
     found = _small_enough(kept, kept_others, alphabet, config)
     facts = {
         "order": config.order, "least_labels": config.least_labels, "texts": len(kept) + len(kept_others),
@@ -111,11 +115,11 @@ def _first(texts: Iterable[str], most: int) -> tuple[list[str], int]:
     kept: list[str] = []
     total = left_out = 0
     for text in texts:
-        total += len(text)
-        if total > most:
+        if total + len(text) > most:
             left_out += 1
         else:
             kept.append(text)
+            total += len(text)
     return kept, left_out
 
 

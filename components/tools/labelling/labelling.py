@@ -19,14 +19,14 @@ from components.common.words import counted
 from components.example_gen.folders import find_tables
 from components.example_gen.header import LABELLING_MODEL
 from components.example_gen.images import resolve_image
-from components.example_gen.outages import StoreError
+from components.example_gen.outages import is_of_the_store, unreadable
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import plain, read_rows
 from htr_client import Transcription
 from htr_client.errors import ImageError
 from htr_client.headers import suffix
-from htr_client.image_files import goes_as_it_is, pack
+from htr_client.image_files import MAX_BYTES, goes_as_it_is, pack
 from htr_client.model_facts import MAX_PIXELS
 
 LABELS_FILE, IMAGES_FOLDER = "labels.csv", "images"
@@ -78,11 +78,13 @@ def digests(data: DataConfig, notes: list[str]) -> set[bytes]:
         for row in read_rows(table):
             if len(row.fields) > table.image:
                 try:
-                    found.add(_digest(storage.read(resolve_image(row.fields[table.image].strip(), table))))
-                except (Rejected, OSError) as error:
-                    if storage.is_store_failure(table.root, error):  # else the image would pass for unlabelled
-                        raise StoreError(f"The data cannot be read: {error}") from error
+                    path = resolve_image(row.fields[table.image].strip(), table)
+                    found.add(_digest(storage.read(path, MAX_BYTES + 1)))
+                except Rejected:
                     continue  # names no file that could be met again
+                except OSError as error:
+                    if is_of_the_store(path, error):  # else the image would pass for unlabelled
+                        raise unreadable(f"The data cannot be read: {error}.", error) from error
     return found
 
 
@@ -100,7 +102,7 @@ def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts, max_pixe
     seen: set[bytes] = set()
     for path in paths:
         try:
-            data = storage.read(path)
+            data = storage.read(path, MAX_BYTES + 1)  # one more, so that a larger one is refused
         except OSError:  # whoever reads it says so
             yield path
             continue

@@ -1,6 +1,7 @@
 """What lies where in a data folder: images of other rows, splits by folder, tables and images that are not read."""
 
 import os
+import pickle
 from collections import Counter
 
 import pytest
@@ -180,6 +181,15 @@ def test_a_folder_below_that_cannot_be_read_is_named(tmp_path):
     os.close(descriptor)
     with pytest.raises(DatasetError, match=rf"The data folder {deep} cannot be read: .*\({deep}/(images)+\)\.$"):
         read(deep)
+
+
+def test_what_workers_are_sent_grows_with_the_number_of_tables_not_its_square(tmp_path):
+    sizes = []
+    for count in (20, 40):
+        for number in range(count):
+            labels(tmp_path / f"{count}" / f"labels-{number:03d}.csv", "a.png,Anna")
+        sizes.append(len(pickle.dumps(find_tables(config(tmp_path / f"{count}"))[0])))
+    assert sizes[1] < 2.5 * sizes[0]
 
 
 # Images that no row names.

@@ -256,3 +256,14 @@ def test_rows_that_are_all_malformed_are_said_to_be_that(tmp_path, name, row, wh
     assert planned(tmp_path)[0].problems == [
         f"No row is left to train on: 2 of 2 rows are malformed, such as row 2 of {tmp_path.name}/{name}: {why}."
     ]
+
+
+def test_a_writer_with_most_images_outside_of_training_is_told(tmp_path):
+    config = DataConfig()
+    (large,) = [f"w{i}" for i in range(40) if draw(f"w{i}", config) < config.eval_fraction][:1]
+    plan, _ = planned(dataset(tmp_path / "a", 20, 200, writer=lambda i: large if i < 150 else f"w{i % 20}"))
+    (problem,) = plan.problems
+    assert problem.startswith(f"Writer {large} has 7") and "was drawn for eval" in problem and "split_salt" in problem
+    (trained,) = in_training(1)
+    other, _ = planned(dataset(tmp_path / "b", 20, 200, writer=lambda i: trained if i < 150 else f"w{i % 20}"))
+    assert not other.problems

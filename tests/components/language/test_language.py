@@ -177,6 +177,13 @@ def test_texts_beyond_the_bound_are_counted(monkeypatch):
     assert (facts["texts"], facts["texts_left_out"]) == (12, 8)
 
 
+def test_labels_beyond_the_bound_leave_room_for_other_texts(monkeypatch):
+    monkeypatch.setattr(learning, "MOST_CHARACTERS", 50)
+    others = ["x" * 60, "otto", "otto"]  # one that is longer than the room shuts out none of the others
+    _, facts = learn(["anna"] * 20, ALPHABET, [], LanguageConfig(), others=others)
+    assert (facts["texts"], facts["texts_left_out"]) == (2 + 10, 1 + 10)
+
+
 class Image:
     """What a weak reference can be held of, other than bytes."""
 

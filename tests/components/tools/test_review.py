@@ -1,6 +1,7 @@
 """`htr review`: what the model is unsure of becomes a folder to correct and train on."""
 
 import csv
+import errno
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from components.common import storage
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
@@ -268,3 +270,12 @@ def test_what_cannot_be_read_is_counted(tmp_path, capsys):
     unread: list[str] = []
     assert list(review.from_answers([failed], 0.5, unread)) == []
     assert len(unread) == 1 and unread[0].startswith("b.png: No bytes.")
+
+
+def test_a_file_system_that_fails_ends_the_review_of_logs(log, tmp_path, capsys, monkeypatch):
+    def fail(path, *_):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+
+    monkeypatch.setattr(storage, "read", fail)
+    assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / "review"), "--below", "0.5"]) == cli.ERROR
+    assert "The log cannot be read: " in capsys.readouterr().err
