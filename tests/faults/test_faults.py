@@ -194,6 +194,18 @@ def test_a_stopped_training_ends_soon(forge, data, whole):
     assert again.wait(15) == 143
 
 
+def test_two_runs_at_once(forge, data, whole):
+    first = forge.start(*run_arguments(data, whole))
+    first.says("[1/")
+    first.signal(signal.SIGSTOP)
+    try:
+        message = assert_readable(forge.run(*run_arguments(data, whole)))
+        assert "Another run works in" in message and str(whole) in message
+    finally:
+        first.signal(signal.SIGCONT)
+    assert first.wait() == 0
+
+
 def test_an_abort_while_stopping_has_the_exit_code_of_the_signal():
     code = """
 import os, signal, time
@@ -345,18 +357,6 @@ def test_damaged_metadata_is_named_and_left_alone(kind, forge, data, whole, tmp_
         message = assert_readable(forge.run(*command))
         assert str(database) in message and "aside" in message and "Nothing was changed" in message
         assert (database.read_bytes() if database.exists() else None) == content
-
-
-def test_two_runs_at_once(forge, data, whole):
-    first = forge.start(*run_arguments(data, whole))
-    first.says("[1/")
-    first.signal(signal.SIGSTOP)
-    try:
-        message = assert_readable(forge.run(*run_arguments(data, whole)))
-        assert "Another run works in" in message and str(whole) in message
-    finally:
-        first.signal(signal.SIGCONT)
-    assert first.wait() == 0
 
 
 # -- disks ------------------------------------------------------------------------------------------------------------
