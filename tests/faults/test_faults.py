@@ -332,19 +332,6 @@ def test_a_damaged_version_is_pushed_again_with_a_greater_number_although_the_cl
         assert done_by(whole) == steps and numbers(whole) == [before, before + 1]
 
 
-def test_a_model_that_another_has_replaced_is_pushed_again(forge, data, whole):
-    """Settings A and B by turns: each run leaves its own model in service, though its training is cached."""
-    any_cer = "gate.max_cer_increase=null"
-    exported = {}
-    for name, seed in (("b", ["train.seed=8"]), ("a", []), ("b", ["train.seed=8"])):
-        done = forge.run(*run_arguments(data, whole, any_cer, *seed))
-        assert done.code == 0, done.err
-        assert "Pusher" in done_by(whole) and ("Trainer" in done_by(whole)) == (not exported)
-        served = storage.digest(str(model_dir(whole) / str(numbers(whole)[-1])))
-        assert exported.setdefault(name, served) == served
-    assert exported["a"] != exported["b"]
-
-
 @pytest.mark.parametrize("kind", ["garbage", "truncated", "empty", "missing"])
 def test_damaged_metadata_is_named_and_left_alone(kind, forge, data, whole, tmp_path):
     database = tmp_path / "metadata.db"
@@ -444,3 +431,19 @@ def test_changed_code_runs_again_what_depends_on_it_and_only_that(other_tree, da
     done = subprocess.run(command, capture_output=True, text=True, cwd=other_tree, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done_by(whole) == {"RunReport", "Pusher"}
+
+
+# -- replaced ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_another_has_replaced_is_pushed_again(forge, data, whole):
+    """Settings A and B by turns: each run leaves its own model in service, though its training is cached."""
+    any_cer = "gate.max_cer_increase=null"
+    exported = {}
+    for name, seed in (("b", ["train.seed=8"]), ("a", []), ("b", ["train.seed=8"])):
+        done = forge.run(*run_arguments(data, whole, any_cer, *seed))
+        assert done.code == 0, done.err
+        assert "Pusher" in done_by(whole) and ("Trainer" in done_by(whole)) == (not exported)
+        served = storage.digest(str(model_dir(whole) / str(numbers(whole)[-1])))
+        assert exported.setdefault(name, served) == served
+    assert exported["a"] != exported["b"]

@@ -33,6 +33,8 @@ def test_each_replica_gets_as_many_rows_and_none_is_lost(replicas):
 
 
 REPLICAS = """
+import atexit
+import gc
 import json
 import sys
 from pathlib import Path
@@ -40,6 +42,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+atexit.register(gc.freeze)  # the end would go through all that was imported
 folder, replicas, batch_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas
@@ -74,6 +77,8 @@ def test_replicas_train_also_on_a_batch_that_has_no_row_for_one_of_them(toy):
 
 
 POISONED = """
+import atexit
+import gc
 import json
 import sys
 from pathlib import Path
@@ -82,6 +87,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+atexit.register(gc.freeze)
 folder, precision = Path(sys.argv[1]), sys.argv[2]
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
