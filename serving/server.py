@@ -11,6 +11,7 @@ Heavy imports (TensorFlow, gRPC) happen in `run` and `EmbeddedServer.start` only
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import logging
 import os
@@ -403,7 +404,8 @@ def run(args: argparse.Namespace) -> int:
 
     source = server.options.model_config_file or server.options.model_base_path
     logger.info("starting: TensorFlow is loaded first, then the models of %s; ready when this says so", source)
-    gc.set_threshold(50_000)  # imports make many objects that stay: the collector would look at them again and again
+    gc.set_threshold(50_000)  # imports make many objects that stay: the collector would look at them again and again,
+    atexit.register(gc.freeze)  # and for a second at the end
     try:
         with without_extras():
             server.start()

@@ -9,6 +9,8 @@ import pytest
 
 from tests import no_skips
 
+pytestmark = pytest.mark.either_stack
+
 ROOT = Path(__file__).parent.parent
 SKIPPED = """
 import pytest

@@ -17,11 +17,14 @@ def worker_pool() -> Iterator[ProcessPoolExecutor]:
 
     They are copies of this process without its threads. What it no longer needs is collected before they are made, and
     what it has now is never collected in them: objects of gRPC would wait there for a thread of theirs, for ever.
+    Afterwards this process collects it again, unless it had frozen objects itself, which would thaw with the others.
     """
+    frozen_before = gc.get_freeze_count()
     gc.collect()
     gc.freeze()
     try:
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork"), initializer=follow_parent) as pool:
             yield pool
     finally:
-        gc.unfreeze()
+        if not frozen_before:
+            gc.unfreeze()

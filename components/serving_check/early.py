@@ -6,6 +6,7 @@ embedded server of the flags that it then reads.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import json
@@ -105,6 +106,7 @@ def _environment() -> dict[str, str]:
 
 def _main() -> int:
     gc.set_threshold(50_000)  # imports make many objects that stay
+    atexit.register(gc.freeze)
     with runner.without_extras():
         runner.import_tensorflow()
         import serving.service  # noqa: F401

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import statistics
 import sys
@@ -40,6 +42,7 @@ _VALIDATION = 64  # few, since an epoch's time includes its validation
 
 def main() -> None:
     """Does the job of the file that is named on the command line."""
+    atexit.register(gc.freeze)  # the end of the process would go through all that was imported
     path = Path(sys.argv[1])
     job = json.loads(path.read_text())
     jobs: dict[str, Callable[..., Any]] = {"prepare": prepare, "train": train, "transcribe": transcribe}

@@ -3,6 +3,8 @@
 `python -m tests.components.toy ARGUMENTS.json` calls Trainer's `run_fn`, for tests that kill it or start several.
 """
 
+import atexit
+import gc
 import json
 import os
 import subprocess
@@ -141,6 +143,7 @@ def version(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # the end of the process would go through all that was imported
     from components.trainer.training import run_fn
 
     run_fn(SimpleNamespace(**json.loads(Path(sys.argv[1]).read_text())))

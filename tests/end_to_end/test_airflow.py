@@ -134,16 +134,22 @@ except Exception as error:
 
 @pytest.mark.slow
 @pytest.mark.either_stack
-def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != METADATA_VARIABLE}
+def test_a_step_ends_with_its_reason_and_exit_code(tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv(METADATA_VARIABLE, raising=False)
 
     def launch(folder, step, run, **more):
         document = str(folder / "dags" / "htr.json")
         done = subprocess.run(
             [sys.executable, "-m", "pipeline.runners.airflow_runner", document, step, run, "2"],
-            env=environment | more, capture_output=True, text=True, timeout=300,
+            env=os.environ | more, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         return done.returncode, done.stdout.splitlines()[-1]
+
+    def launch_here(step, run):
+        """Without another ten seconds of imports."""
+        monkeypatch.setattr(sys, "argv", ["airflow_runner", str(tmp_path / "dags" / "htr.json"), step, run, "2"])
+        capfd.readouterr()
+        return airflow_runner.main(), capfd.readouterr().out.splitlines()[-1]
 
     (tmp_path / "data").mkdir()
     assert compile_dag(tmp_path, tmp_path / "data") == 0
@@ -156,11 +162,11 @@ def test_a_step_ends_with_its_reason_and_exit_code(tmp_path):
     code, reason = launch(tmp_path / "remote", "HandwritingExampleGen", "run1", **dead)
     assert code == cli.ERROR and "s3://bucket/names cannot be read: Could not connect" in reason  # and is tried again
 
-    code, reason = launch(tmp_path, "Trainer", "run1")
+    code, reason = launch_here("Trainer", "run1")
     assert code == cli.ERROR and "Trainer has not all of its inputs: first run the steps before it (" in reason
 
     with local_runner.locked(str(tmp_path / "workspace")):
-        code, reason = launch(tmp_path, "HandwritingExampleGen", "run2")
+        code, reason = launch_here("HandwritingExampleGen", "run2")
     assert code == cli.ERROR and "Another run works in" in reason
 
 

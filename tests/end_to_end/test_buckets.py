@@ -8,7 +8,8 @@ import pytest
 
 from components.common import storage
 from components.common.versions import offered
-from tests.end_to_end.conftest import FAST
+from pipeline import cli
+from tests.end_to_end.conftest import FAST, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 
@@ -20,30 +21,29 @@ def bucket(s3, data):
     return address
 
 
-def test_a_killed_run_goes_on_and_pushes_into_the_bucket(bucket, tmp_path):
-    settings = [*FAST, "language.enabled=false", f"push.model_dir={bucket}/models/htr"]
+def test_a_killed_run_goes_on_and_pushes_into_the_bucket(bucket, tmp_path, capfd):
+    settings = ["language.enabled=false", f"push.model_dir={bucket}/models/htr"]
     command = [sys.executable, "-m", "pipeline.cli", "run", "--data", f"{bucket}/names", "--workspace", str(tmp_path)]
-    command += ["--json", *(f"--set={setting}" for setting in settings)]
+    command += ["--json", *(f"--set={setting}" for setting in [*FAST, *settings])]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as killed:
         assert any("Training the network" in line for line in killed.stderr)
         killed.kill()
     assert not offered(f"{bucket}/models/htr")
 
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
+    # Here from now on: each process would import for ten seconds.
+    first = run(f"{bucket}/names", tmp_path, capfd, *settings)
+    assert first.code == 0, first.err
     for step in ("Reading labels and images", "Computing statistics", "Resizing and normalising images"):
-        assert "cached" in first.stderr.partition(step)[2].partition("\n[")[0], first.stderr
+        assert "cached" in first.err.partition(step)[2].partition("\n[")[0], first.err
     (version,) = offered(f"{bucket}/models/htr")
-    assert json.loads(first.stdout)["version"] == version.number
+    assert first.outcome["version"] == version.number
     assert storage.exists(f"{bucket}/models/htr/{version.number}.metrics.json")
 
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0 and offered(f"{bucket}/models/htr") == [version]
+    again = run(f"{bucket}/names", tmp_path, capfd, *settings)
+    assert again.code == 0 and offered(f"{bucket}/models/htr") == [version]
 
-    texts = [sys.executable, "-m", "pipeline.cli", "transcribe", "--input", f"{bucket}/names", "--json"]
-    texts += ["--output", f"{bucket}/texts.jsonl", "--model", f"{bucket}/models/htr", "--workspace", str(tmp_path)]
-    done = subprocess.run(texts, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    counts = json.loads(done.stdout)
+    texts = ["transcribe", "--input", f"{bucket}/names", "--json", "--output", f"{bucket}/texts.jsonl"]
+    assert cli.main([*texts, "--model", f"{bucket}/models/htr", "--workspace", str(tmp_path)]) == 0
+    counts = json.loads(capfd.readouterr().out)
     rows = [json.loads(line) for line in storage.read(counts["example"]).splitlines()]
     assert 0 < counts["images"] == len(rows) + counts["errors"]

@@ -194,6 +194,18 @@ def test_a_stopped_training_ends_soon(forge, data, whole):
     assert again.wait(15) == 143
 
 
+def test_two_runs_at_once(forge, data, whole):
+    first = forge.start(*run_arguments(data, whole))
+    first.says("[1/")
+    first.signal(signal.SIGSTOP)
+    try:
+        message = assert_readable(forge.run(*run_arguments(data, whole)))
+        assert "Another run works in" in message and str(whole) in message
+    finally:
+        first.signal(signal.SIGCONT)
+    assert first.wait() == 0
+
+
 def test_an_abort_while_stopping_has_the_exit_code_of_the_signal():
     code = """
 import os, signal, time
@@ -349,19 +361,6 @@ def test_a_damaged_version_is_pushed_again_with_a_greater_number_although_the_cl
         assert done_by(whole) == steps and numbers(whole) == [before, before + 1]
 
 
-def test_a_model_that_another_has_replaced_is_pushed_again(forge, data, whole):
-    """Settings A and B by turns: each run leaves its own model in service, though its training is cached."""
-    any_cer = "gate.max_cer_increase=null"
-    exported = {}
-    for name, seed in (("b", ["train.seed=8"]), ("a", []), ("b", ["train.seed=8"])):
-        done = forge.run(*run_arguments(data, whole, any_cer, *seed))
-        assert done.code == 0, done.err
-        assert "Pusher" in done_by(whole) and ("Trainer" in done_by(whole)) == (not exported)
-        served = storage.digest(str(model_dir(whole) / str(numbers(whole)[-1])))
-        assert exported.setdefault(name, served) == served
-    assert exported["a"] != exported["b"]
-
-
 @pytest.mark.parametrize("kind", ["garbage", "truncated", "empty", "missing"])
 def test_damaged_metadata_is_named_and_left_alone(kind, forge, data, whole, tmp_path):
     database = tmp_path / "metadata.db"
@@ -374,18 +373,6 @@ def test_damaged_metadata_is_named_and_left_alone(kind, forge, data, whole, tmp_
         message = assert_readable(forge.run(*command))
         assert str(database) in message and "aside" in message and "Nothing was changed" in message
         assert (database.read_bytes() if database.exists() else None) == content
-
-
-def test_two_runs_at_once(forge, data, whole):
-    first = forge.start(*run_arguments(data, whole))
-    first.says("[1/")
-    first.signal(signal.SIGSTOP)
-    try:
-        message = assert_readable(forge.run(*run_arguments(data, whole)))
-        assert "Another run works in" in message and str(whole) in message
-    finally:
-        first.signal(signal.SIGCONT)
-    assert first.wait() == 0
 
 
 # -- disks ------------------------------------------------------------------------------------------------------------
@@ -473,3 +460,19 @@ def test_changed_code_runs_again_what_depends_on_it_and_only_that(other_tree, da
     done = subprocess.run(command, capture_output=True, text=True, cwd=other_tree, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done_by(whole) == {"RunReport", "Pusher"}
+
+
+# -- replaced ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_another_has_replaced_is_pushed_again(forge, data, whole):
+    """Settings A and B by turns: each run leaves its own model in service, though its training is cached."""
+    any_cer = "gate.max_cer_increase=null"
+    exported = {}
+    for name, seed in (("b", ["train.seed=8"]), ("a", []), ("b", ["train.seed=8"])):
+        done = forge.run(*run_arguments(data, whole, any_cer, *seed))
+        assert done.code == 0, done.err
+        assert "Pusher" in done_by(whole) and ("Trainer" in done_by(whole)) == (not exported)
+        served = storage.digest(str(model_dir(whole) / str(numbers(whole)[-1])))
+        assert exported.setdefault(name, served) == served
+    assert exported["a"] != exported["b"]

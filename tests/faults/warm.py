@@ -11,6 +11,7 @@ only, if this one was started in a namespace of its own.
 """
 
 import datetime
+import gc
 import importlib
 import json
 import os
@@ -30,6 +31,8 @@ IMPORTS = (
 def main() -> None:
     for name in IMPORTS:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a million objects, which each process would go through when it ends
     for line in sys.stdin:
         order = json.loads(line)
         answer = None

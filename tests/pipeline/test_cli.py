@@ -70,6 +70,16 @@ def test_check_and_predict_import_no_tfx(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_command_ends_without_going_through_all_that_it_has_imported(tmp_path):
+    """Which takes seconds, once TFX and TensorFlow have been."""
+    code = (
+        "import atexit, gc, sys\natexit.register(lambda: print(gc.get_freeze_count() > 1000))\n"
+        "from pipeline import cli\nsys.exit(cli.main())\n"
+    )
+    command = [sys.executable, "-c", code, "versions", "--workspace", str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[-1] == "True"
+
+
 def test_no_command_at_all_shows_what_there_is(capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([])

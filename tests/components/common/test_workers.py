@@ -3,6 +3,8 @@
 import gc
 import os
 
+import pytest
+
 from components.common.workers import worker_pool
 
 
@@ -32,7 +34,22 @@ def test_workers_collect_nothing_of_the_process_that_made_them():
     assert os.getpid() not in {process for _, process in answers}
 
 
-def test_what_a_process_has_is_collected_in_it_again_afterwards():
+@pytest.fixture
+def thawed():
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+def test_what_a_process_has_is_collected_in_it_again_afterwards(thawed):
     with worker_pool() as pool:
         assert pool.submit(told, 1).result()[0] == 1
     assert gc.get_freeze_count() == 0
+
+
+def test_what_a_process_has_frozen_itself_stays_so(thawed):
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    with worker_pool() as pool:
+        assert pool.submit(told, 1).result()[0] == 1
+    assert gc.get_freeze_count() >= frozen > 0

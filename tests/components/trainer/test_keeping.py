@@ -27,9 +27,9 @@ def trained(data, out, train):
 
 
 @pytest.fixture(scope="module")
-def base(toy, tmp_path_factory):
+def base(toy_model):
     """The directory of a model that writes a, b and c."""
-    return str(trained(toy, tmp_path_factory.mktemp("base"), TRAIN)[0])
+    return str(toy_model)
 
 
 def warm(base, **settings):

@@ -35,11 +35,9 @@ ABSURD = 500 * RATE
 
 
 @pytest.fixture(scope="module")
-def base(toy, tmp_path_factory):
+def base(toy_model):
     """The directory of a model that reads the toy script well."""
-    given = arguments(toy, tmp_path_factory.mktemp("base"), TRAIN, WORD)
-    training.run_fn(SimpleNamespace(**given))
-    return given["serving_model_dir"]
+    return str(toy_model)
 
 
 @pytest.fixture
