@@ -75,7 +75,7 @@ class RequestLog:
             rate: Share of the answers that is logged, 0 to 1.
             queue_size: Records that may wait for the disk.
             max_bytes: Room for the images of one process in a day (UTC); what comes after that is dropped, which
-                Python's log tells once a day.
+                Python's log tells once a day, as it does for a queue that is full.
 
         Raises:
             ValueError: When a setting is impossible.
@@ -97,10 +97,8 @@ class RequestLog:
         self._thread: threading.Thread | None = None
         self._random = random.Random(secrets.randbits(64))
         self._seen = self._written = self._dropped = self._failed = self._bytes = 0
-        self._day, self._is_told = (
-            0.0,
-            False,
-        )  # of which the bytes are, and whether it has been said that some are dropped
+        self._day = 0.0  # of which the bytes are
+        self._told: set[str] = set()  # why records were dropped on that day, as far as it has been said
 
     def offer(
         self,
@@ -133,7 +131,7 @@ class RequestLog:
                 return
             moment = time.time()
             if moment // _DAY != self._day:
-                self._day, self._bytes, self._is_told = moment // _DAY, 0, False
+                self._day, self._bytes, self._told = moment // _DAY, 0, set()
             if self._bytes + len(image) > self._max_bytes:
                 self._drop(f"max_bytes={self._max_bytes} is used up until midnight UTC")
                 return
@@ -180,9 +178,10 @@ class RequestLog:
                 self._fail(error)
 
     def _drop(self, why: str) -> None:
-        if not self._is_told:
+        self._dropped += 1
+        if why not in self._told:  # a queue that was full once does not hide that the room is used up
+            self._told.add(why)
             _logger.warning("requests are left out of the log in %s: %s", self.folder, why)
-        self._dropped, self._is_told = self._dropped + 1, True
 
     def _fail(self, error: Exception) -> None:
         if not self._failed:

@@ -132,6 +132,17 @@ def test_room_is_limited_for_a_day_and_that_is_told_once(tmp_path, caplog, monke
     assert len(told) == 2
 
 
+def test_a_full_queue_does_not_hide_that_the_room_is_used_up(tmp_path, caplog):
+    log = RequestLog(tmp_path, rate=1, queue_size=1, max_bytes=30_000_000)
+    while not log.counts.dropped:
+        log.offer(b"x", "x", 0.5, "htr", 1)
+    for _ in range(2):
+        log.offer(bytes(30_000_001), "x", 0.5, "htr", 1)
+    log.close()
+    told = [record.getMessage() for record in caplog.records if "left out of the log" in record.getMessage()]
+    assert len(told) == 2 and "wait for the disk" in told[0] and "max_bytes" in told[1]
+
+
 def test_unwritable_folder_is_counted_and_answers_come_all_the_same(server, tmp_path, caplog):
     (tmp_path / "file").write_text("not a folder")
     log = RequestLog(tmp_path / "file", rate=1)
