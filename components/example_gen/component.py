@@ -64,7 +64,6 @@ class _ReadRows(beam.DoFn):
     """Number of a table and lines of wanted rows -> lists of these rows, with the number."""
 
     def __init__(self, tables: list[Table]):
-        # Here, not in the elements: each table knows all others of its folder, and each element is written by itself.
         self._tables = tables
 
     def process(

@@ -151,7 +151,7 @@ def _check_fields(row: Row, data: DataConfig) -> _Fields:
         raise Rejected("malformed_row", why_malformed(row))
     label = check_label(fields[table.text], data)
     found = find_image(fields[table.image].strip(), table)
-    refuse_claimed(fields[table.image].strip(), found, table)
+    refuse_claimed(fields[table.image].strip(), found, table, data)
     named = split_of(row)
     if named is None and table.split is not None and fields[table.split].strip():
         raise Rejected("unknown_split", f"{fields[table.split]!r} is none of {', '.join(SPLIT_NAMES)}")

@@ -97,8 +97,8 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             if same is not table:
                 raise DatasetError(_twice(same, table))
         found, told = with_splits_of_folders(found)
-        siblings = tuple(found)  # one of them for all: their pickle grows with the number of tables, not its square
-        tables += [replace(table, siblings=siblings) for table in found]
+        several = len({os.path.dirname(table.path) for table in found}) > 1
+        tables += [replace(table, in_several_folders=several) for table in found]
         notes += [*without, *told]
     return tables, notes
 

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from components.common import storage
@@ -49,7 +49,7 @@ class Table:
         labelling_model: Position of the column with the version of the model that wrote the text; None likewise.
         default_split: Split that the file's name says, or that of its folder; else None.
         allow_outside: Whether its images may lie outside of `root`.
-        siblings: All tables of the dataset folder, which have none themselves.
+        in_several_folders: Whether the tables of the dataset folder lie in more than one folder.
     """
 
     path: str
@@ -66,7 +66,7 @@ class Table:
     default_split: str | None
     allow_outside: bool
     labelling_model: int | None = None
-    siblings: tuple[Table, ...] = field(default=(), repr=False)
+    in_several_folders: bool = False
 
     @property
     def columns(self) -> int:
