@@ -83,8 +83,8 @@ RENDERED = 120
 _SEED, _LONGEST_TEXT = 7, 80
 _REMARKS = (
     "The real pages are French, about 1800 to 1918.",
-    f"{RENDERED} more pages are rendered: letters, forms, tables, envelopes in handwriting fonts under the SIL Open Font "
-    "License, print in DejaVu and STIX.",
+    f"{RENDERED} more pages are rendered: letters, forms, tables, envelopes. The handwriting is in fonts under the SIL "
+    "Open Font License, the print in DejaVu and STIX.",
     "The labels of the wills (poilus) leave out stamps, printed headings and notes by officials: what it finds there "
     "counts as wrong.",
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -135,8 +136,8 @@ class _Sheet:
         xs = x + scale * (at - first)
         ys = y + scale * (ink.baseline[at] - start) + slope * scale * (at - first)
         course = np.stack([xs, ys], 1)
-        top, bottom = course - [0, scale * ink.above], course + [0, scale * ink.below]
-        outline = np.concatenate([top, bottom[::-1]])
+        above, below = np.array([[0.0, scale * ink.above], [0.0, scale * ink.below]])
+        outline = np.concatenate([course - above, (course + below)[::-1]])
         if (outline < 2).any() or (outline > [self.width - 3, self.height - 3]).any():
             return x
         self._lay(ink.mask, scale, slope, x - scale * first, y - scale * start, first * scale)
@@ -171,7 +172,7 @@ def render_page(name: str, texts: Iterator[str], rng: np.random.Generator) -> La
         rng: What is drawn.
 
     Returns:
-        A page whose longest side has `LONGEST` pixels. There is at least one line, and each one has baseline and polygon.
+        A page whose longest side has `LONGEST` pixels, and its lines, at least one, with baseline and polygon.
     """
     longer, shorter = LONGEST, round(LONGEST * rng.uniform(0.6, 0.95))
     height, width = (longer, shorter) if rng.random() < 0.8 else (shorter, longer)
@@ -292,7 +293,7 @@ def _table(sheet: _Sheet) -> None:
             cv2.line(sheet.grey, (round(edge), round(top - row)), (round(edge), round(bottom)), shade, 1)
     y = top
     while y < bottom:
-        for left, right in zip(edges[:-1], edges[1:], strict=True):
+        for left, right in pairwise(edges.tolist()):
             room = right - left - 0.8 * sheet.pitch
             if room > 1.5 * height and rng.random() < 0.8:
                 text = sheet.words(pen, height, room * float(rng.uniform(0.2, 0.9)))

@@ -91,7 +91,7 @@ def _stamp(grey: np.ndarray, level: float, rng: np.random.Generator) -> None:
     elif kind < 0.7:
         cv2.rectangle(grey, (x, y), (x + 2 * size, y + size), (level,), thick)
     else:
-        steps = rng.normal(0, size / 4, (int(rng.integers(4, 15)), 2)).cumsum(0) + [x, y]
+        steps = np.array([x, y]) + rng.normal(0, size / 4, (int(rng.integers(4, 15)), 2)).cumsum(0)
         cv2.polylines(grey, [np.rint(steps).astype(np.int32)], False, (level,), thick, cv2.LINE_AA)
 
 

@@ -8,11 +8,11 @@ import pytest
 from components.line_finder.geometry import points
 from components.tools.rendered_pages.pages import LONGEST, render_page
 
-WORDS = "Anna Berger, Äpfel und 14 Birnen am 3. Mai 1871 gesehen; Größe: über 100 m (Paris) Ψ".split()
+TEXTS = ["Anna Berger, Äpfel und 14 Birnen", "am 3. Mai 1871 gesehen;", "Größe: über 100 m (Paris) Ψ"]
 
 
 def render(seed):
-    return render_page(f"page-{seed}", itertools.cycle(WORDS), np.random.default_rng(seed))
+    return render_page(f"page-{seed}", itertools.cycle(TEXTS), np.random.default_rng(seed))
 
 
 @pytest.fixture(scope="module")
