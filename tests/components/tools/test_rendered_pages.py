@@ -17,7 +17,7 @@ def render(seed):
 
 @pytest.fixture(scope="module")
 def pages():
-    return [render(seed) for seed in range(12)]
+    return [render(seed) for seed in range(8)]
 
 
 def test_pages_have_the_size_of_scans_and_lines_within(pages):
@@ -41,6 +41,7 @@ def test_letters_stand_on_their_baselines(pages):
     """Ink is dense from a baseline to the x-height above it, and rare as far below it."""
     on, below = [], []
     for page in pages:
+        paper = float(np.percentile(page.grey, 75))
         for line in page.lines:
             course = points(line.baseline)
             height = course[0, 1] - line.polygon[0][1]
@@ -49,8 +50,8 @@ def test_letters_stand_on_their_baselines(pages):
             for offset, kept in ((-0.3, on), (0.35, below)):
                 rows = (y[:, None] + np.linspace(0.1, 1, 9) * offset * height).round().astype(int)
                 grey = page.grey[rows.clip(0, page.grey.shape[0] - 1), x.round().astype(int)[:, None]]
-                kept.append(float(grey.mean()) - float(np.percentile(page.grey, 75)))
-    assert len(on) > 100 and np.mean(np.array(on) < np.array(below) - 5) > 0.9
+                kept.append(float(grey.mean()) - paper)
+    assert len(on) > 80 and np.mean(np.array(on) < np.array(below) - 5) > 0.9
 
 
 def test_what_a_typeface_cannot_write_is_left_out(pages):
