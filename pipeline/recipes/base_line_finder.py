@@ -84,7 +84,7 @@ _SEED, _LONGEST_TEXT = 7, 80
 _REMARKS = (
     "The real pages are French, about 1800 to 1918.",
     f"{RENDERED} more pages are rendered: letters, forms, tables, envelopes. The handwriting is in fonts under the SIL "
-    "Open Font License, the print in DejaVu and STIX.",
+    "Open Font License, the print, which is to be left out, in DejaVu and STIX.",
     "The labels of the wills (poilus) leave out stamps, printed headings and notes by officials: what it finds there "
     "counts as wrong.",
 )

@@ -1,7 +1,8 @@
-"""Renders pages: letters, lists, forms, envelopes; handwriting and print, on plain, ruled or squared paper.
+"""Renders pages: letters, lists, forms, envelopes; handwriting beside print, on plain, ruled or squared paper.
 
-What real pages of few sources cannot teach a line finder: other layouts, other distances of lines, print beside
-handwriting. The lines are known exactly, also where they nearly touch.
+What real pages of few sources cannot teach a line finder: other layouts, other distances of lines, print. The lines are
+known exactly, also where they nearly touch. Print is no line, as in the labels of the real pages: a recogniser of
+handwriting makes nothing of it.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class _Sheet:
                     return " ".join(taken) or word
                 taken.append(word)
 
-    def write(self, pen: _Pen, text: str, x: float, y: float, height: float) -> float:
+    def write(self, pen: _Pen, text: str, x: float, y: float, height: float, slope: float = 0.0) -> float:
         """Writes a line that begins near a point of the page, if it fits. Returns where it ends."""
         ink = pen.draw(text, self.rng)
         columns = np.flatnonzero(ink.mask.max(0) > 0.5)
@@ -128,7 +129,7 @@ class _Sheet:
             return x
         handwritten = isinstance(pen, _Handwriting)
         scale = height / (LINE_PX if handwritten else _PRINT_PX)
-        slope = self.slope + (float(self.rng.normal(0, 0.006)) if handwritten else 0.0)
+        slope += self.slope + (float(self.rng.normal(0, 0.006)) if handwritten else 0.0)
         first, last = columns[0], columns[-1]
         # One point for each height of a line.
         at = np.linspace(first, last, max(2, round((last - first) * scale / height) + 1)).round().astype(int)
@@ -141,7 +142,8 @@ class _Sheet:
         if (outline < 2).any() or (outline > [self.width - 3, self.height - 3]).any():
             return x
         self._lay(ink.mask, scale, slope, x - scale * first, y - scale * start, first * scale)
-        self.lines.append(Line(text=text, baseline=_whole(course), polygon=_whole(outline)))
+        if handwritten:
+            self.lines.append(Line(text=text, baseline=_whole(course), polygon=_whole(outline)))
         return float(xs[-1])
 
     def _lay(self, mask: np.ndarray, scale: float, slope: float, left: float, top: float, fixed: float) -> None:
@@ -164,7 +166,7 @@ def _whole(course: np.ndarray) -> tuple[tuple[int, int], ...]:
 
 
 def render_page(name: str, texts: Iterator[str], rng: np.random.Generator) -> LabelledPage:
-    """Renders a page and tells all of its lines.
+    """Renders a page.
 
     Args:
         name: Its name.
@@ -172,7 +174,8 @@ def render_page(name: str, texts: Iterator[str], rng: np.random.Generator) -> La
         rng: What is drawn.
 
     Returns:
-        A page whose longest side has `LONGEST` pixels, and its lines, at least one, with baseline and polygon.
+        A page whose longest side has `LONGEST` pixels, and its handwritten lines, at least one, with baseline and
+        polygon.
     """
     longer, shorter = LONGEST, round(LONGEST * rng.uniform(0.6, 0.95))
     height, width = (longer, shorter) if rng.random() < 0.8 else (shorter, longer)
@@ -180,6 +183,8 @@ def render_page(name: str, texts: Iterator[str], rng: np.random.Generator) -> La
     while True:
         sheet = _Sheet(height, width, texts, rng)
         layouts[rng.integers(len(layouts))](sheet)
+        for _ in range(int(rng.choice([0, 0, 0, 1, 2]))):
+            _printed(sheet)
         if sheet.lines:
             return LabelledPage(name, name, aged(sheet.grey, rng), tuple(sheet.lines))
 
@@ -190,14 +195,22 @@ def _height(sheet: _Sheet, pen: _Pen) -> float:
     return sheet.pitch * float(sheet.rng.uniform(lowest, highest))
 
 
-def _pen(rng: np.random.Generator, printed: float = 0.1) -> _Pen:
-    return _Print(rng) if rng.random() < printed else _Handwriting(rng)
+def _printed(sheet: _Sheet) -> None:
+    """Some printed lines in small type, at times askew: a notice, a stamp."""
+    rng, pen = sheet.rng, _Print(sheet.rng)
+    height = float(rng.uniform(9, 34))
+    slope = float(rng.normal(0, 0.1)) if rng.random() < 0.3 else 0.0
+    x, width = sheet.width * float(rng.uniform(0.03, 0.6)), sheet.width * float(rng.uniform(0.1, 0.9))
+    y = sheet.height * float(rng.choice([rng.uniform(0.02, 0.08), rng.uniform(0.1, 0.95)]))
+    for _ in range(int(rng.integers(1, 5))):
+        sheet.write(pen, sheet.words(pen, height, min(width, 0.95 * sheet.width - x)), x, y, height, slope)
+        y += 1.1 * height
 
 
-def _paragraphs(sheet: _Sheet, pen: _Pen, left: float, right: float, top: float, bottom: float) -> None:
+def _paragraphs(sheet: _Sheet, pen: _Handwriting, left: float, right: float, top: float, bottom: float) -> None:
     """Lines of a text, from margin to margin, with some that are short."""
     rng, height = sheet.rng, _height(sheet, pen)
-    loose = 0.15 if isinstance(pen, _Handwriting) else 0.0
+    loose = 0.15  # of the pitch
     indent = float(rng.choice([0.0, rng.uniform(0.5, 3)])) * sheet.pitch
     y, begins = top, True
     while y < bottom:
@@ -205,20 +218,26 @@ def _paragraphs(sheet: _Sheet, pen: _Pen, left: float, right: float, top: float,
         ends = rng.random() < 0.15
         width = (right - x) * (rng.uniform(0.15, 0.9) if ends else 1.0)
         sheet.write(pen, sheet.words(pen, height, width), x, y + loose * 0.3 * sheet.pitch * rng.normal(), height)
-        if isinstance(pen, _Handwriting) and rng.random() < 0.03:  # added above the line
+        if rng.random() < 0.03:  # added above the line
             some = sheet.words(pen, 0.6 * height, 4 * height)
             sheet.write(pen, some, x + rng.uniform(0.2, 0.7) * (right - x), y - 0.55 * sheet.pitch, 0.6 * height)
         y += sheet.pitch * (rng.choice([1.0, 1.5, 2.0]) if ends else 1.0)
         begins = ends
+    if rng.random() < 0.3:  # a signature, which may climb or fall
+        height *= float(rng.uniform(1.0, 1.6))
+        name = sheet.words(pen, height, float(rng.uniform(2, 5)) * height)
+        slope = float(rng.normal(0, 0.25))
+        sheet.write(pen, name, left + rng.uniform(0.2, 0.7) * (right - left), y + sheet.pitch, height, slope)
 
 
 def _prose(sheet: _Sheet) -> None:
     """A letter or a page of a book, at times with a heading, and something in the margin."""
-    rng, pen = sheet.rng, _pen(sheet.rng)
+    rng, pen = sheet.rng, _Handwriting(sheet.rng)
     left, right = sheet.width * float(rng.uniform(0.03, 0.25)), sheet.width * float(rng.uniform(0.85, 0.98))
     top = sheet.height * float(rng.uniform(0.04, 0.2))
     if rng.random() < 0.5:
-        heading, height = _pen(rng, 0.4), sheet.pitch * float(rng.uniform(0.8, 1.5))
+        heading: _Pen = _Print(rng) if rng.random() < 0.4 else _Handwriting(rng)
+        height = sheet.pitch * float(rng.uniform(0.8, 1.5))
         text = sheet.words(heading, height, 0.45 * (right - left))
         sheet.write(heading, text, left + rng.uniform(0, 0.5) * (right - left), top, height)
         top += float(rng.uniform(1.5, 4)) * sheet.pitch
@@ -242,7 +261,7 @@ def _columns(sheet: _Sheet) -> None:
     rng, count = sheet.rng, int(sheet.rng.integers(2, 4))
     edges = np.linspace(0.04 * sheet.width, 0.97 * sheet.width, count + 1)
     gap = float(rng.uniform(0.8, 2.5)) * sheet.pitch
-    pen = _pen(rng, 0.25)
+    pen = _Handwriting(rng)
     for left, right in zip(edges[:-1], edges[1:] - gap, strict=True):
         if right - left > 3 * sheet.pitch:
             top = sheet.height * float(rng.uniform(0.04, 0.15))
@@ -263,8 +282,7 @@ def _form(sheet: _Sheet) -> None:
                 y += sheet.pitch
             y += sheet.pitch
         end = sheet.write(print_, sheet.words(print_, height, rng.uniform(3, 8) * height), left, y, height)
-        # Nearer than this, caption and entry would be one line to many who label pages.
-        x = left if below else end + float(rng.uniform(2, 4)) * sheet.pitch
+        x = left if below else end + float(rng.uniform(0.5, 4)) * sheet.pitch
         y += below * 1.2 * sheet.pitch
         if ruled:
             foot = round(y + 0.15 * written), round(y + 0.15 * written + sheet.slope * (0.95 * sheet.width - x))
@@ -279,7 +297,7 @@ def _form(sheet: _Sheet) -> None:
 
 def _table(sheet: _Sheet) -> None:
     """Rows and columns of short entries, with or without rules."""
-    rng, pen = sheet.rng, _pen(sheet.rng, 0.15)
+    rng, pen = sheet.rng, _Handwriting(sheet.rng)
     height = min(_height(sheet, pen), 0.85 * sheet.pitch)
     count = int(rng.integers(2, 6))
     edges = np.cumsum([0.0, *rng.uniform(0.5, 2, count)])
@@ -307,7 +325,7 @@ def _table(sheet: _Sheet) -> None:
 
 def _scattered(sheet: _Sheet) -> None:
     """A few lines of several sizes: an envelope, a label, the back of a card."""
-    rng, pen = sheet.rng, _pen(sheet.rng)
+    rng, pen = sheet.rng, _Handwriting(sheet.rng)
     y = sheet.height * float(rng.uniform(0.1, 0.5))
     x = sheet.width * float(rng.uniform(0.05, 0.5))
     for _ in range(int(rng.integers(1, 9))):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from components.line_finder.geometry import points
+from components.tools.rendered_pages import pages as rendered
 from components.tools.rendered_pages.pages import LONGEST, render_page
 
 TEXTS = ["Anna Berger, Äpfel und 14 Birnen", "am 3. Mai 1871 gesehen;", "Größe: über 100 m (Paris) Ψ"]
@@ -57,3 +58,14 @@ def test_letters_stand_on_their_baselines(pages):
 def test_what_a_typeface_cannot_write_is_left_out(pages):
     assert not any("Ψ" in line.text for page in pages for line in page.lines)
     assert any("Größe:" in line.text for page in pages for line in page.lines)
+
+
+def test_print_is_no_line(monkeypatch):
+    printed = []
+    draw = rendered._Print.draw
+    monkeypatch.setattr(rendered._Print, "draw", lambda *given: printed.append(given[1]) or draw(*given))
+    numbered = (f"n{number}" for number in itertools.count())
+    handwritten = [
+        line.text for seed in range(4) for line in render_page("", numbered, np.random.default_rng(seed)).lines
+    ]
+    assert printed and handwritten and not set(printed) & set(handwritten)
