@@ -43,9 +43,8 @@ def draw_targets(lines: Sequence[Line], scale: float, rows: int, columns: int) -
             across = size * _across(course[0], course[-1])
             outline = np.concatenate([course - _ABOVE * across, (course + _BELOW * across)[::-1]])
         cv2.fillPoly(maps[BODY], [np.rint(outline * 2**_SHIFT).astype(np.int32)], (1,), shift=_SHIFT)
-        for end, inner in ((course[0], course[1]), (course[-1], course[-2])):
-            # `is` never holds: right ends are upside down, as the base line finder has learnt them; mend both together.
-            across = _across(inner, end) if end is course[-1] else _across(end, inner)
+        for end, before, behind in ((course[0], course[0], course[1]), (course[-1], course[-2], course[-1])):
+            across = _across(before, behind)
             bar = np.stack([end - 0.35 * size * across, end + 0.1 * size * across])
             _stroke(maps[ENDS], bar, max(thickness, 3))
     return np.moveaxis(maps, 0, -1)

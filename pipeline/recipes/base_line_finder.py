@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -16,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from components.base_model import packing
 from components.base_model.packing import BaseModelError
@@ -28,6 +31,8 @@ from components.line_finder.card import model_card
 from components.line_finder.data import LabelledPage, draw_number, load_pages
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.pages.files import ImportProblem
+from components.tools.rendered_pages.pages import render_page
+from components.tools.rendered_text.texts import draw_texts
 from components.trainer.base import Start
 from htr_client.pages import PageError
 from serving.version_directory import CARD_FILE, METRICS_FILE
@@ -73,8 +78,13 @@ RECIPE = (
     ),
 )  # fmt: skip
 """What the base line finder is trained on. Sand's Fadette and the letters of Sister Marie are held back as a whole."""
+RENDERED = 120
+"""Pages that are rendered beside the real ones: other layouts and print, which those of two sources lack."""
+_SEED, _LONGEST_TEXT = 7, 80
 _REMARKS = (
-    "French, about 1800 to 1918.",
+    "The real pages are French, about 1800 to 1918.",
+    f"{RENDERED} more pages are rendered: letters, forms, tables, envelopes. The handwriting is in fonts under the SIL "
+    "Open Font License, the print, which is to be left out, in DejaVu and STIX.",
     "The labels of the wills (poilus) leave out stamps, printed headings and notes by officials: what it finds there "
     "counts as wrong.",
 )
@@ -95,6 +105,19 @@ def load_splits(data: Path, longest: int) -> dict[str, dict[str, list[LabelledPa
         for page in load_pages([str(data / "pages" / one.name)], longest, one.document):
             splits[one.split_of(page.document)].setdefault(one.name, []).append(page)
     return splits
+
+
+def rendered_pages(count: int) -> list[LabelledPage]:
+    """Pages rendered for the training, the same ones at every call.
+
+    Args:
+        count: How many.
+
+    Raises:
+        ImportError: Faker is not installed, from which their words come.
+    """
+    texts = chain.from_iterable(draw_texts(1000, seed, _LONGEST_TEXT) for seed in itertools.count(_SEED))
+    return [render_page(f"rendered-{i}", texts, np.random.default_rng([_SEED, i])) for i in range(count)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,6 +145,8 @@ def _make(given: argparse.Namespace) -> None:
     with announced("Loading pages"):
         splits = load_splits(given.data, config.longest)
     training, validation = ([*chain(*splits[split].values())] for split in (TRAINING, VALIDATION))
+    with announced("Rendering pages"):
+        training += rendered_pages(RENDERED)
     version = given.folder / _name_of(config, train, training, validation) / "1"
     if given.so_far:
         version = version.with_name("2")

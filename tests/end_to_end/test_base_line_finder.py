@@ -44,6 +44,7 @@ def sets(tmp_path):
 @pytest.mark.either_stack
 def test_from_pages_to_the_packed_files(sets, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(base_line_finder, "RECIPE", (LETTERS,))
+    monkeypatch.setattr(base_line_finder, "RENDERED", 2)
     monkeypatch.setattr(
         base_line_finder, "LineFinderConfig", lambda: LineFinderConfig(longest=320, filters=[4, 8, 8, 8, 8])
     )
@@ -64,7 +65,7 @@ def test_from_pages_to_the_packed_files(sets, tmp_path, monkeypatch, capfd):
     packed = tmp_path / "files" / packing.LINE_FINDER
     card = (packed / "model_card.md").read_text(encoding="utf-8")
     metrics = json.loads((packed / "metrics.json").read_text(encoding="utf-8"))
-    assert "Somebody's letters" in card and "| letters | 2 |" in card and "3 pages" in card
+    assert "Somebody's letters" in card and "| letters | 2 |" in card and "5 pages" in card
     assert metrics["evaluation"]["letters"]["lines"] == sum(len(drawn_page(seed).lines) for seed in (0, 1))
 
     # Again: nothing is trained anew.
@@ -84,6 +85,7 @@ def test_a_training_on_other_images_or_labels_begins_anew(sets, tmp_path, monkey
         raise making.NotValidated("stopped here")
 
     monkeypatch.setattr(base_line_finder, "RECIPE", (LETTERS,))
+    monkeypatch.setattr(base_line_finder, "RENDERED", 0)
     monkeypatch.setattr(making, "make_version", interrupted)
     states, folder = [], sets / "pages" / "letters"
     for seed, change in (

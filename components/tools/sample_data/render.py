@@ -140,6 +140,26 @@ def render_with_extents(
     return drawing.image, extents
 
 
+def draw_ink(text: str, writer: Writer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a text without paper, so large that a line is `LINE_PX` high.
+
+    Args:
+        text: As for `render`.
+        writer: As for `render`.
+        rng: As for `render`.
+
+    Returns:
+        Ink float32 [height, width], 0 to 1, with some room around it, and the row of the baseline in each column.
+
+    Raises:
+        ValueError: If the font lacks a character of the text.
+    """
+    _, canvas, baseline = _set_glyphs(text, writer, rng)
+    map_x, map_y = _bend(canvas.shape, baseline, writer, rng)
+    mask = _restroke(cv2.remap(canvas, map_x, map_y, cv2.INTER_LINEAR), writer, rng)
+    return mask, np.abs(map_y - baseline).argmin(axis=0)
+
+
 class _Drawing(NamedTuple):
     """An image, and what its characters went through.
 

@@ -1,0 +1,1 @@
+"""Pages of rendered handwriting and print whose lines are known."""
