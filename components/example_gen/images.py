@@ -86,13 +86,14 @@ def find_image(name: str, table: Place) -> Found:
         return Found(path)
     found = Found(path)
     # A store is asked for its list once, not for each image; and no server only because a row names it.
-    if not (path in _files(table.root) if storage.is_remote(path) else storage.exists(path)):
+    if not (_files(table.root).has(path) if storage.is_remote(path) else storage.exists(path)):
         if "\\" in name:  # as Windows writes paths
             return find_image(name.replace("\\", "/"), table)
         base = os.path.basename(name)[:1000]
-        is_there = folder in _folders(table.root) if storage.is_remote(path) else is_inside and os.path.isdir(folder)
+        files = _files(table.root)
+        is_there = files.has_folder(folder) if storage.is_remote(path) else is_inside and os.path.isdir(folder)
         only = folder if is_there and folder != os.path.dirname(table.path) else None
-        same = _within(only, _files_by_name(table.root).get(unicodedata.normalize("NFC", base), []))
+        same = _within(only, files.named(base))
         found = Found(_only(same, table.root)) if same else _nearest(name, base, folder, table.root, only)
         if (place := os.path.dirname(found.path)) != folder:
             mend = found.mend
@@ -133,7 +134,7 @@ def _nearest(name: str, base: str, folder: str, root: str, only: str | None) -> 
     """The file that a row must mean which names none exactly; `folder` is where it should lie, `only` where it must."""
     stem, suffix = os.path.splitext(folded(base))
     known_suffix = suffix in SUFFIXES or suffix in OTHER_FORMATS
-    near = _within(only, _files_by_stem(root).get(stem if known_suffix else folded(base), []))
+    near = _within(only, _files(root).of_stem(stem if known_suffix else folded(base)))
     if known_suffix:
         alike, mend = [path for path in near if folded(os.path.basename(path)) == stem + suffix], "case"
     else:
@@ -143,7 +144,7 @@ def _nearest(name: str, base: str, folder: str, root: str, only: str | None) -> 
         return Found(_only(beside or alike, root), mend)
     what = f"no file {name} beside the file that names it, nor anywhere below {root}"
     if only:
-        elsewhere = _files_by_name(root).get(unicodedata.normalize("NFC", base), [])
+        elsewhere = _files(root).named(base)
         what = f"no file {name}" + (f"; {elsewhere[0]} lies in another folder than the row says" if elsewhere else "")
     if near:
         ending = os.path.splitext(near[0])[1].lower()
@@ -163,37 +164,71 @@ def beside(path: str, root: str, name: str) -> tuple[str, bool]:
     return folder.rstrip("/"), not storage.is_remote(folder) and storage.is_inside(folder, root)
 
 
-@functools.lru_cache(maxsize=16)
-def _files(root: str) -> frozenset[str]:
-    """Paths of all files of a dataset folder."""
-    return frozenset(f"{folder}/{name}" for folder, names in walk(root) for name in names)
+class _Files:
+    """The files of a dataset folder, which is listed once.
+
+    Names are held once, and paths are not held: there may be a million, in each process that examines rows.
+    """
+
+    def __init__(self, root: str):
+        self._names = {folder: dict.fromkeys(names) for folder, names in walk(root)}
+
+    def has(self, path: str) -> bool:
+        """Whether there is this file."""
+        folder, _, name = path.rpartition("/")
+        return name in self._names.get(folder, ())
+
+    def has_folder(self, folder: str) -> bool:
+        """Whether a folder holds files."""
+        return bool(self._names.get(folder))
+
+    def named(self, base: str) -> list[str]:
+        """Paths of the files of a name, in NFC or not: archives made on a Mac hold names in NFD."""
+        name = unicodedata.normalize("NFC", base)
+        return self._paths([name, *self._other_forms.get(name, ())])
+
+    def of_stem(self, stem: str) -> list[str]:
+        """Paths of images by their name without its extension, in NFC and without case."""
+        return self._paths(self._stems[stem].split("/")) if stem in self._stems else []
+
+    def _paths(self, names: list[str]) -> list[str]:
+        return [f"{folder}/{name}" for name in names for folder in self._folders.get(name, ())]
+
+    @functools.cached_property
+    def _folders(self) -> dict[str, list[str]]:
+        """Folders that hold a file of a name."""
+        index: dict[str, list[str]] = {}
+        for folder, names in self._names.items():
+            alone = [folder]  # one list for all files whose name no other folder has
+            for name in names:
+                known = index.setdefault(name, alone)
+                if len(known) > 1:
+                    known.append(folder)
+                elif known is not alone:
+                    index[name] = [*known, folder]
+        return index
+
+    @functools.cached_property
+    def _other_forms(self) -> dict[str, list[str]]:
+        """Names that are not in NFC, by what they are in NFC."""
+        index: dict[str, list[str]] = {}
+        for name in self._folders:
+            if not unicodedata.is_normalized("NFC", name):
+                index.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        return index
+
+    @functools.cached_property
+    def _stems(self) -> dict[str, str]:
+        """Names of images with a slash between them, which no name has, by what `of_stem` is asked for."""
+        index: dict[str, str] = {}
+        for name in self._folders:
+            stem, suffix = os.path.splitext(folded(name))
+            if suffix in SUFFIXES or suffix in OTHER_FORMATS:
+                index[stem] = f"{index[stem]}/{name}" if stem in index else name
+        return index
 
 
-@functools.lru_cache(maxsize=16)
-def _folders(root: str) -> frozenset[str]:
-    """Paths of the folders of a dataset folder that hold files."""
-    return frozenset(map(os.path.dirname, _files(root)))
-
-
-@functools.lru_cache(maxsize=16)
-def _files_by_name(root: str) -> dict[str, list[str]]:
-    """Paths by base name in NFC: archives made on a Mac hold names in NFD."""
-    index: dict[str, list[str]] = {}
-    for folder, files in walk(root):
-        for file in files:
-            index.setdefault(unicodedata.normalize("NFC", file), []).append(os.path.join(folder, file))
-    return index
-
-
-@functools.lru_cache(maxsize=16)
-def _files_by_stem(root: str) -> dict[str, list[str]]:
-    """Paths of images by base name without its extension, in NFC and without case."""
-    index: dict[str, list[str]] = {}
-    for name, paths in _files_by_name(root).items():
-        stem, suffix = os.path.splitext(folded(name))
-        if suffix in SUFFIXES or suffix in OTHER_FORMATS:
-            index.setdefault(stem, []).extend(paths)
-    return index
+_files = functools.lru_cache(maxsize=16)(_Files)
 
 
 @functools.lru_cache(maxsize=16)

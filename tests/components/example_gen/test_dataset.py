@@ -3,8 +3,10 @@
 import errno
 import os
 import unicodedata
+import uuid
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,7 @@ from components.example_gen import dataset
 from components.example_gen.dataset import Sample
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
-from components.example_gen.images import _files_by_name
+from components.example_gen.images import _files
 from components.example_gen.measures import describe
 from components.example_gen.outages import StoreError
 from components.example_gen.rejects import Reject
@@ -141,10 +143,24 @@ def test_images_are_found_below_the_folder_by_name(tmp_path):
     (tmp_path / "a.png").rename(tmp_path / "x" / "a.png")
     (tmp_path / "x" / "b.png").write_bytes((tmp_path / "b.png").read_bytes())
     (tmp_path / "b.png").rename(tmp_path / "y" / "b.png")
-    _files_by_name.cache_clear()
+    _files.cache_clear()
     results = read(tmp_path)
     assert results[0].id == f"{tmp_path.name}/x/a.png"
     assert results[1].reason == "ambiguous_file"
+
+
+def test_a_bucket_is_listed_once_whatever_its_rows_name(tmp_path, monkeypatch):
+    listed, find = [], MemoryFileSystem.find
+    names = ["a.png", unicodedata.normalize("NFD", "ä.png"), "x/c.png", "x/d.png", "y/d.png"]
+    write_dataset(tmp_path, [{"filename": name, "text": "ab"} for name in names])
+    (tmp_path / "labels.csv").write_text("filename,text\na.png,ab\nä.png,ab\nC.PNG,ab\nd,ab\ngone.png,ab\n", "utf-8")
+    bucket = f"memory://{uuid.uuid4().hex}/data"
+    storage.copy_tree(str(tmp_path), bucket)
+    monkeypatch.setattr(MemoryFileSystem, "find", lambda *a, **k: listed.append(a) or find(*a, **k))
+    results = list(dataset.examine_all(DataConfig(paths=[bucket]), TransformConfig()))
+    found = [r.reason if isinstance(r, Reject) else r.id for r in results]
+    assert found == ["data/a.png", f"data/{names[1]}", "data/x/c.png", "ambiguous_file", "missing_file"]
+    assert len(listed) == 1
 
 
 def test_images_that_the_graph_cannot_read_are_converted(tmp_path):
@@ -304,7 +320,7 @@ def test_a_workspace_within_the_data_is_no_data(tmp_path, labels):
     config = DataConfig(paths=[str(tmp_path)])
     before, first = fingerprint(find_tables(config)[0]), read(tmp_path)
     leave_traces_of_a_run(tmp_path / "workspace")
-    _files_by_name.cache_clear()
+    _files.cache_clear()
     tables, notes = find_tables(config)
     assert fingerprint(tables) == before and not notes
     assert read(tmp_path) == first and len(first) == 4

@@ -18,7 +18,7 @@ from components.example_gen import fingerprint as fingerprints
 from components.example_gen.dataset import Sample
 from components.example_gen.folders import find_tables
 from components.example_gen.header import DELIMITERS
-from components.example_gen.images import _files_by_name
+from components.example_gen.images import _files
 from components.example_gen.plan import make_plan
 from components.example_gen.rejects import Reject, as_csv
 from components.example_gen.settings import DataConfig
@@ -352,7 +352,7 @@ def test_folders_nested_deeper_than_a_path_can_say(folder, request):
         os.close(descriptor)
         descriptor = inner
     assert [r.reason for r in read(folder)] == ["missing_file"]  # deeper than Python recurses
-    _files_by_name.cache_clear()
+    _files.cache_clear()
     for _ in range(20):
         os.mkdir("d" * 250, dir_fd=descriptor)
         inner = os.open("d" * 250, os.O_RDONLY, dir_fd=descriptor)
