@@ -10,8 +10,8 @@ def draw_paper(height: int, width: int, pitch: float, rng: np.random.Generator) 
     """Draws an empty page: plain, ruled or squared, with a margin, a drawn frame or a stamp at times.
 
     Args:
-        height: Of the page in pixels.
-        width: Of the page in pixels.
+        height: Height of the page in pixels.
+        width: Width of the page in pixels.
         pitch: Distance of its lines in pixels.
         rng: What is drawn.
 
