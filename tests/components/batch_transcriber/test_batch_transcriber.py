@@ -251,7 +251,7 @@ def test_what_cannot_start_says_why(folder, model, tmp_path):
     for arguments, message in (
         ((str(tmp_path / "none"), "texts.csv", model), "none does not exist"),
         ((str(tmp_path / "empty"), "texts.csv", model), "no image"),
-        ((str(folder), "texts.txt", model), r"must end in \.jsonl or \.csv"),
+        ((str(folder), "texts.txt", model), r"ends neither in \.jsonl nor in \.csv"),
         ((str(folder), "texts.csv", str(folder)), "is no SavedModel"),
         ((str(folder), "texts.csv", str(finder)), "is a line finder, which does not transcribe"),
     ):
