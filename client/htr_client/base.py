@@ -361,6 +361,12 @@ class BaseClient(Generic[TransportT]):
         outage = Outage(self._patience)
         try:
             return read_maps((yield from patiently(ask, outage)))
+        except ModelNotFound as error:  # the caller named no such model: a method for pages did
+            advice = (
+                f"That is the line finder, which pages need: start `htr serve --pages`, or serve {line_finder} beside "
+                "the model (serving/README.md)."
+            )
+            raise ModelNotFound(error.what, advice=advice, code=error.code) from error
         except ImageError:
             # As for the image of a line: another caller's may have spoiled the server's batch.
             return read_maps((yield from patiently(ask, outage)))

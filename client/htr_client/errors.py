@@ -84,15 +84,6 @@ class ModelNotFound(HtrError):
 
     advice = "Compare model, version and label with what model_status() says (htr versions --server HOST:PORT)."
 
-    def __init__(self, what: str, *, advice: str | None = None, code: str = "", retryable: bool | None = None) -> None:
-        # The caller named no such model: a method for pages did.
-        if advice is None and "(htr-lines)" in what:
-            advice = (
-                "That is the line finder, which pages need: start `htr serve --pages`, or serve htr-lines beside the "
-                "model (serving/README.md)."
-            )
-        super().__init__(what, advice=advice, code=code, retryable=retryable)
-
 
 class ModelUnusable(HtrError):
     """The server has the model but cannot run it, or it lacks the signatures of this system (FAILED_PRECONDITION)."""

@@ -297,7 +297,7 @@ def _large_writers(survey: _Survey, splits: SplitRule, data: DataConfig) -> list
     of_writers: Counter[str] = Counter()
     for group, count in survey.groups.items():
         of_writers[group.key] += count
-    drawn = {key: splits.forced.get(key) or assign_split(None, key, splits.given, data) for key in of_writers}
+    drawn = {key: splits.assign(None, key, "", "", data) for key in of_writers}
     total = of_writers.total()
     left = sum(count for key, count in of_writers.items() if drawn[key] == "train")
     if 2 * left >= total:

@@ -78,12 +78,12 @@ def digests(data: DataConfig, notes: list[str]) -> set[bytes]:
         for row in read_rows(table):
             if len(row.fields) > table.image:
                 try:
-                    path = resolve_image(row.fields[table.image].strip(), table)
-                    found.add(_digest(storage.read(path, MAX_BYTES + 1)))
+                    image = resolve_image(row.fields[table.image].strip(), table)
+                    found.add(_digest(storage.read(image, MAX_BYTES + 1)))
                 except Rejected:
                     continue  # names no file that could be met again
                 except OSError as error:
-                    if is_of_the_store(path, error):  # else the image would pass for unlabelled
+                    if is_of_the_store(table.root, error):  # else the image would pass for unlabelled
                         raise unreadable(f"The data cannot be read: {error}.", error) from error
     return found
 

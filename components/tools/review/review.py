@@ -109,7 +109,7 @@ def from_logs(
                 path = resolve_image(row.fields[table.image].strip(), table)
                 image = pack(storage.read(path, MAX_BYTES + 1)).data
             except (Rejected, ImageError, OSError) as error:  # such as an image since deleted
-                if isinstance(error, OSError) and is_of_the_store(path, error):
+                if isinstance(error, OSError) and is_of_the_store(table.root, error):
                     raise unreadable(f"The log cannot be read: {error}.", error) from error
                 unread.append(plain(f"{place}: {error}"))
                 continue

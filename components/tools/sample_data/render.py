@@ -128,12 +128,13 @@ def render_with_extents(
         ValueError: If the font lacks a character of the text.
     """
     drawing = _draw(text, writer, rng)
+    map_x, map_y = drawing.written.map_x, drawing.written.map_y
     extents: list[tuple[float, float] | None] = []
-    for x, y, glyph in drawing.placed:
+    for x, y, glyph in drawing.written.placed:
         if not glyph.mask.size:
             extents.append(None)
             continue
-        ink = cv2.remap(glyph.mask, drawing.map_x - x, drawing.map_y - y, cv2.INTER_LINEAR)
+        ink = cv2.remap(glyph.mask, map_x - x, map_y - y, cv2.INTER_LINEAR)
         columns = np.flatnonzero(ink.max(axis=0) > 127)
         left, right = (drawing.left + drawing.scale * float(edge) for edge in (columns[0], columns[-1] + 1))
         extents.append((left, right))
@@ -154,10 +155,33 @@ def draw_ink(text: str, writer: Writer, rng: np.random.Generator) -> tuple[np.nd
     Raises:
         ValueError: If the font lacks a character of the text.
     """
-    _, canvas, baseline = _set_glyphs(text, writer, rng)
+    written = _write(text, writer, rng)
+    return written.mask, np.abs(written.map_y - written.baseline).argmin(axis=0)
+
+
+class _Written(NamedTuple):
+    """A text in a writer's handwriting, without paper.
+
+    Attributes:
+        mask: Ink float32 [height, width], 0 to 1.
+        baseline: Row of the baseline on the straight line.
+        placed: Left column, top row and glyph of each character on the straight line.
+        map_x: For each pixel, the column on the straight line.
+        map_y: Likewise the row.
+    """
+
+    mask: np.ndarray
+    baseline: int
+    placed: list[tuple[int, int, Glyph]]
+    map_x: np.ndarray
+    map_y: np.ndarray
+
+
+def _write(text: str, writer: Writer, rng: np.random.Generator) -> _Written:
+    placed, canvas, baseline = _set_glyphs(text, writer, rng)
     map_x, map_y = _bend(canvas.shape, baseline, writer, rng)
     mask = _restroke(cv2.remap(canvas, map_x, map_y, cv2.INTER_LINEAR), writer, rng)
-    return mask, np.abs(map_y - baseline).argmin(axis=0)
+    return _Written(mask, baseline, placed, map_x, map_y)
 
 
 class _Drawing(NamedTuple):
@@ -167,24 +191,18 @@ class _Drawing(NamedTuple):
         image: Result of `render`.
         left: Where column 0 of the bent text lies in the image, in pixels.
         scale: Pixels of the image for a column of the bent text.
-        placed: Left column, top row and glyph of each character on the straight line.
-        map_x: For each pixel of the bent text, the column on the straight line.
-        map_y: Likewise the row.
+        written: The text before it was laid on paper.
     """
 
     image: np.ndarray
     left: float
     scale: float
-    placed: list[tuple[int, int, Glyph]]
-    map_x: np.ndarray
-    map_y: np.ndarray
+    written: _Written
 
 
 def _draw(text: str, writer: Writer, rng: np.random.Generator, longest: float = MAX_ASPECT) -> _Drawing:
-    placed, canvas, baseline = _set_glyphs(text, writer, rng)
-    map_x, map_y = _bend(canvas.shape, baseline, writer, rng)
-    mask = _restroke(cv2.remap(canvas, map_x, map_y, cv2.INTER_LINEAR), writer, rng)
-    return _Drawing(*_on_paper(mask, baseline, writer, rng, longest), placed, map_x, map_y)
+    written = _write(text, writer, rng)
+    return _Drawing(*_on_paper(written.mask, written.baseline, writer, rng, longest), written)
 
 
 def _field(shape: tuple[int, ...], step: float, rng: np.random.Generator) -> np.ndarray:

@@ -11,6 +11,7 @@ from components.line_finder.geometry import line_heights, x_heights
 from components.line_finder.metric import LineScore, score_page, score_pages
 from components.line_finder.targets import draw_targets
 from htr_client.pages import Line, find_lines
+from htr_client.pages.vectorising import ENDS
 from tests.components.line_pages import drawn_page, straight
 
 HEIGHT = 19  # of a line of `straight`
@@ -41,6 +42,15 @@ def test_targets_of_lines_without_polygons_become_their_lines_again(flat, with_p
         lines[i] = replace(lines[i], polygon=(*lines[i].baseline, *lines[i].baseline[::-1]) if flat else ())
     found = find_lines(255 * draw_targets(lines, 0.5, 240, 320), 0.5, 640, 480)
     assert score_page(lines, found) == LineScore(6, 6, 6)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_both_ends_reach_further_above_the_baseline_than_below(slope):
+    line = straight(40, 440, 100, slope=slope)
+    ends = draw_targets([line], 0.5, 150, 250)[..., ENDS]
+    for x, y in line.baseline:
+        rows = np.flatnonzero(ends[:, x // 2 - 3 : x // 2 + 4].any(axis=1))
+        assert y / 2 - rows[0] > rows[-1] - y / 2 + 1
 
 
 def test_a_target_has_bodies_baselines_and_ends():
