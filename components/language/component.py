@@ -33,16 +33,16 @@ from serving.version_directory import LANGUAGE_MODEL_FILE, SETTINGS_FILE
 class LanguageModelSpec(component_spec.ComponentSpec):
     """Inputs, output and settings of LanguageModel."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "config": component_spec.ExecutionParameter(type=str),
         # Set by the driver, so that other texts are a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "base_model": component_spec.ChannelParameter(type=standard_artifacts.Model),
     }
-    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
+    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}
 
 
 class Driver(FingerprintDriver):
