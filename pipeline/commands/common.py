@@ -148,19 +148,34 @@ def add_model_arguments(command: argparse.ArgumentParser, line_finder: bool = Tr
         )
 
 
-def find_model(config: Config, directory: str | None = None, base: str | None = None) -> Model:
-    """As `pipeline.reading.find_model`, for commands.
+@contextlib.contextmanager
+def finding_a_model(option: str = "") -> Iterator[None]:
+    """Turns the lack of a model into the error of a command.
+
+    Args:
+        option: Option that names the model; nothing where none does, and the arguments are not what is wrong.
+
+    Raises:
+        CommandError: There is no such model, or none at all, or it is damaged.
+    """
+    from pipeline.reading import NoModelError
+
+    try:
+        yield
+    except NoModelError as error:
+        raise CommandError(f"{option}: {error}" if option else str(error), USAGE if option else ERROR) from error
+
+
+def chosen_model(config: Config, arguments: argparse.Namespace) -> Model:
+    """Finds the model that the options `--model` and `--base` of `add_model_arguments` choose.
 
     Raises:
         CommandError: There is no such model, or none at all.
     """
     from pipeline import reading
 
-    try:
-        return reading.find_model(config, directory, base)
-    except reading.NoModelError as error:
-        option = "--model: " if directory else "--base: " if base else ""
-        raise CommandError(f"{option}{error}", USAGE if option else ERROR) from error
+    with finding_a_model("--model" if arguments.model else "--base" if arguments.base else ""):
+        return reading.find_model(config, arguments.model, arguments.base)
 
 
 def check_local(option: str, path: str) -> None:
@@ -179,36 +194,8 @@ def check_local(option: str, path: str) -> None:
         raise CommandError(f"{path} is in a bucket: copy it to this machine and name it with {option}.", USAGE)
 
 
-def pushed_line_finder(config: Config, directory: str | None) -> str | None:
-    """As `pipeline.reading.pushed_line_finder`, for commands.
-
-    Raises:
-        CommandError: There is none in the directory that is named.
-    """
-    from pipeline import reading
-
-    try:
-        return reading.pushed_line_finder(config, directory)
-    except reading.NoModelError as error:
-        raise CommandError(f"--line-finder: {error}", USAGE) from error
-
-
-def base_line_finder() -> str | None:
-    """As `pipeline.reading.base_line_finder`, for commands.
-
-    Raises:
-        CommandError: It is damaged.
-    """
-    from pipeline import reading
-
-    try:
-        return reading.base_line_finder()
-    except reading.NoModelError as error:
-        raise CommandError(str(error)) from error
-
-
 def add_prometheus_argument(command: argparse.ArgumentParser) -> None:
-    """Adds the option whose file `write_for_prometheus` writes."""
+    """Adds the option that names a file for Prometheus, which `write_output` writes."""
     text = "also write the figures for the textfile collector of Prometheus' node exporter"
     command.add_argument("--prometheus", type=_textfile, metavar="FILE.prom", help=text)
 
@@ -219,17 +206,8 @@ def _textfile(path: str) -> str:
     return path
 
 
-def write_for_prometheus(file: str, page: str) -> None:
-    """Writes a page for the textfile collector, which sees it whole or not at all.
-
-    Raises:
-        CommandError: The file cannot be written.
-    """
-    write_output("--prometheus", file, page)
-
-
 def write_output(option: str, file: str, content: str) -> None:
-    """Writes a file that an option names.
+    """Writes a file that an option names; others see it whole or not at all.
 
     Raises:
         CommandError: The file cannot be written.

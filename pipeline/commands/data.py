@@ -17,7 +17,6 @@ from pipeline.commands.common import (
     check_can_be_written,
     read_config,
     reading_runs,
-    write_for_prometheus,
     write_output,
 )
 from pipeline.exit_codes import DRIFT, OK, TOO_MANY_REJECTS, USAGE, exit_code
@@ -160,7 +159,7 @@ def _drift(arguments: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
     if arguments.prometheus:
-        write_for_prometheus(arguments.prometheus, found.as_prometheus())
+        write_output("--prometheus", arguments.prometheus, found.as_prometheus())
     if found.drifted and (arguments.fail or config.drift.fail):
         raise CommandError(f"Drifted too far: {', '.join(measure.name for measure in found.drifted)}.", DRIFT)
     return OK

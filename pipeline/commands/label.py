@@ -17,7 +17,7 @@ from pipeline.commands.common import (
     add_config_arguments,
     add_model_arguments,
     check_local,
-    find_model,
+    chosen_model,
     fraction,
     read_config,
 )
@@ -60,7 +60,7 @@ def _label(arguments: argparse.Namespace) -> int:
     from htr_client.files import expand
 
     config = read_config(arguments)
-    model = find_model(config, arguments.model, arguments.base)
+    model = chosen_model(config, arguments)
     check_local("--model", model.path)
     print(f"note: {model.note}", file=sys.stderr, flush=True)
     counts = labelling.Counts()

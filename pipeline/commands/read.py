@@ -13,11 +13,10 @@ from pipeline.commands.common import (
     AddCommand,
     add_config_arguments,
     add_model_arguments,
-    base_line_finder,
     check_local,
-    find_model,
+    chosen_model,
+    finding_a_model,
     positive,
-    pushed_line_finder,
     read_config,
 )
 
@@ -58,13 +57,16 @@ def _read(arguments: argparse.Namespace) -> int:
 def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) -> LocalClient:
     from components.common.console import announced, quiet
     from htr_client.cli import LINE_FORMATS
+    from pipeline import reading
 
     config = read_config(arguments)
-    model = find_model(config, arguments.model, arguments.base)
+    model = chosen_model(config, arguments)
     pushed = finder = None
     if arguments.kind != "line" or arguments.format not in LINE_FORMATS:
-        pushed = pushed_line_finder(config, arguments.line_finder)
-        finder = pushed or base_line_finder()
+        with finding_a_model("--line-finder"):
+            pushed = reading.pushed_line_finder(config, arguments.line_finder)
+        with finding_a_model():
+            finder = pushed or reading.base_line_finder()
     for option, path in (("--model", model.path), ("--line-finder", finder or "")):
         check_local(option, path)
     print(f"note: {model.note}", file=sys.stderr, flush=True)

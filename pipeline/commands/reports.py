@@ -14,7 +14,7 @@ from pipeline.commands.common import (
     add_task_argument,
     read_config,
     reading_runs,
-    write_for_prometheus,
+    write_output,
 )
 from pipeline.exit_codes import OK, USAGE
 from pipeline.tasks import task_of
@@ -82,7 +82,7 @@ def _list_runs(arguments: argparse.Namespace) -> int:
         runs = summary.read_all(config.workspace, config.servable[0])
     print(task_of(config).listing(runs))
     if arguments.prometheus:
-        write_for_prometheus(arguments.prometheus, prometheus.runs_page(runs[: prometheus.NEWEST], config.task))
+        write_output("--prometheus", arguments.prometheus, prometheus.runs_page(runs[: prometheus.NEWEST], config.task))
     return OK
 
 
