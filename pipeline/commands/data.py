@@ -7,18 +7,8 @@ import json
 import sys
 
 from components.common.words import counted
-from pipeline.commands.common import (
-    RUNS,
-    AddCommand,
-    CommandError,
-    add_config_arguments,
-    add_prometheus_argument,
-    add_since_argument,
-    check_can_be_written,
-    read_config,
-    reading_runs,
-    write_output,
-)
+from pipeline.commands.common import RUNS, AddCommand, CommandError, add_config_arguments, read_config, reading_runs
+from pipeline.commands.options import add_prometheus_argument, add_since_argument, check_can_be_written, write_output
 from pipeline.exit_codes import DRIFT, OK, TOO_MANY_REJECTS, USAGE, exit_code
 
 

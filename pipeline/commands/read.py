@@ -8,17 +8,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import (
-    MODELS,
-    AddCommand,
-    add_config_arguments,
-    add_model_arguments,
-    check_local,
-    chosen_model,
-    finding_a_model,
-    positive,
-    read_config,
-)
+from pipeline.commands.common import MODELS, AddCommand, add_config_arguments, read_config
+from pipeline.commands.models import add_model_arguments, check_local, chosen_model, finding_a_model
+from pipeline.commands.options import positive
 
 if TYPE_CHECKING:
     from htr_client.base import DecoderOf

@@ -10,12 +10,11 @@ from pipeline.commands.common import (
     AddCommand,
     CommandError,
     add_config_arguments,
-    add_prometheus_argument,
     add_task_argument,
     read_config,
     reading_runs,
-    write_output,
 )
+from pipeline.commands.options import add_prometheus_argument, write_output
 from pipeline.exit_codes import OK, USAGE
 from pipeline.tasks import task_of
 from pipeline.tasks.task import NoReport

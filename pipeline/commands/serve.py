@@ -7,14 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import (
-    MODELS,
-    AddCommand,
-    CommandError,
-    add_config_arguments,
-    finding_a_model,
-    read_config,
-)
+from pipeline.commands.common import MODELS, AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.models import finding_a_model
 from pipeline.exit_codes import ERROR, USAGE
 from serving.precision import BFLOAT16
 

@@ -15,14 +15,12 @@ from pipeline.commands.common import (
     AddCommand,
     CommandError,
     add_config_arguments,
-    add_model_arguments,
-    chosen_model,
-    finding_a_model,
     logged,
-    positive,
     read_config,
     resumable,
 )
+from pipeline.commands.models import add_model_arguments, chosen_model, finding_a_model
+from pipeline.commands.options import positive
 from pipeline.exit_codes import OK, USAGE
 from serving.precision import has_bfloat16
 

@@ -15,7 +15,8 @@ import yaml
 
 import htr_client
 from pipeline import cli
-from pipeline.commands.common import read_config, write_output
+from pipeline.commands.common import read_config
+from pipeline.commands.options import write_output
 from tests.conftest import drawn_image, encode, write_dataset
 
 HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
