@@ -87,10 +87,8 @@ def started_from(settings: dict[str, Any]) -> str | None:
     Args:
         settings: Settings of the exported model; another preset than its own does not count.
     """
-    preset, start = str(settings["transform"]["preset"]), settings.get("start", {})
-    # An earlier release noted only whether the start itself was the base model.
-    root = start.get("root_base", preset if start.get("base_model") else None)
-    return preset if root == preset else None
+    preset = str(settings["transform"]["preset"])
+    return preset if settings.get("start", {}).get("root_base") == preset else None
 
 
 def put(learnt: Learnt, directory: str) -> None:
