@@ -20,7 +20,7 @@ from components.example_gen.labels import check_label, length_band
 from components.example_gen.measures import describe
 from components.example_gen.outages import is_of_the_store, unreadable
 from components.example_gen.plan import Plan, make_plan, split_of
-from components.example_gen.rejects import Reject, Rejected, rejected_image
+from components.example_gen.rejects import CONTROLS, Reject, Rejected, rejected_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLIT_NAMES, SplitRule
 from components.example_gen.table import Row, Table, plain, read_together, why_malformed
@@ -31,7 +31,6 @@ from htr_client.errors import ImageError
 from htr_client.files import OTHER_FORMATS
 
 _LARGE_FILE = 2**16  # bytes
-_CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}  # which a terminal would obey
 
 
 class Sample(NamedTuple):
@@ -132,7 +131,7 @@ def _attempt(row: Row, step: Callable[..., Any], *arguments: Any) -> Any:
         image, text = (row.fields[column] if len(row.fields) > column else "" for column in columns)
         return Reject(
             row.table.name, row.line, plain(image[:500]), plain(text[:200]), rejected.reason,
-            plain(rejected.detail[:1000]).translate(_CONTROLS),
+            plain(rejected.detail[:1000]).translate(CONTROLS),
         )  # fmt: skip
 
 
