@@ -18,8 +18,7 @@ from components.common.folders import made_whole
 from components.common.words import counted
 from components.example_gen.folders import find_tables
 from components.example_gen.header import LABELLING_MODEL
-from components.example_gen.images import resolve_image
-from components.example_gen.outages import is_of_the_store, unreadable
+from components.example_gen.images import read_image, resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import plain, read_rows
@@ -78,13 +77,9 @@ def digests(data: DataConfig, notes: list[str]) -> set[bytes]:
         for row in read_rows(table):
             if len(row.fields) > table.image:
                 try:
-                    image = resolve_image(row.fields[table.image].strip(), table)
-                    found.add(_digest(storage.read(image, MAX_BYTES + 1)))
+                    found.add(_digest(read_image(resolve_image(row.fields[table.image].strip(), table))))
                 except Rejected:
                     continue  # names no file that could be met again
-                except OSError as error:
-                    if is_of_the_store(table.root, error):  # else the image would pass for unlabelled
-                        raise unreadable(f"The data cannot be read: {error}.", error) from error
     return found
 
 
