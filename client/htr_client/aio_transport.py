@@ -105,9 +105,6 @@ class AsyncGrpcTransport:
         target = endpoint.servers.target(looking, self._target if self._channel is not None else None)
         if self._channel is None or target != self._target:
             tracers = endpoint.tracing.aio_client_interceptors() if endpoint.tracing is not None else None
-            if endpoint.credentials is not None:
-                self._channel = grpc.aio.secure_channel(target, endpoint.credentials, endpoint.options, None, tracers)
-            else:
-                self._channel = grpc.aio.insecure_channel(target, endpoint.options, None, tracers)
+            self._channel = endpoint.channel(grpc.aio, target, endpoint.options, None, tracers)
             self._loop, self._target, self._methods = loop, target, {}
         return self._channel

@@ -1,13 +1,14 @@
 """Where the requests of a client go, and how: addresses, trust, limits of messages, tracing."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 
 from htr_client import connection
 from htr_client.addresses import Servers, hosts_of, read_addresses
 from htr_client.errors import HtrError, ServerUnavailable, TimedOut
-from htr_client.reach import explain
+from htr_client.reach import explain, is_here
 from htr_client.tls import Tls
 
 
@@ -44,8 +45,26 @@ class Endpoint:
         self.credentials = tls.credentials() if tls is not None else None
         self.servers = Servers(addresses)
         self.hosts = hosts_of(addresses)
-        self.options = connection.channel_options(tls, max_message_bytes, self.hosts)
+        self.options = connection.channel_options(max_message_bytes)
         self.tracing = connection.tracing() if opentelemetry else None
+
+    def channel(self, api: Any, target: str, options: Sequence[tuple[str, Any]], *more: Any) -> Any:
+        """Opens a channel.
+
+        Args:
+            api: The module grpc or grpc.aio.
+            target: The gRPC target.
+            options: Channel arguments besides those about certificates and proxies.
+            more: Further arguments of the functions of `api`.
+        """
+        if self.tls is not None and self.tls.server_name is not None:
+            options = [*options, ("grpc.ssl_target_name_override", self.tls.server_name)]
+        if self.hosts and all(is_here(host) for host, _ in self.hosts):
+            # gRPC alone among programs asks a proxy for this machine too.
+            options = [*options, ("grpc.enable_http_proxy", 0)]
+        if self.credentials is None:
+            return api.insecure_channel(target, options, *more)
+        return api.secure_channel(target, self.credentials, options, *more)
 
     def failure(self, error: grpc.RpcError, seconds: float) -> HtrError:
         """What to raise for a failed call, which may show that servers have other addresses by now.

@@ -134,10 +134,7 @@ class GrpcTransport:
             target = servers.target(looking, self._target if is_open else None)
             if not is_open or target != self._target:
                 # Calls in flight hold the channel that they go over, which ends with the last of them.
-                if endpoint.credentials is not None:
-                    channel = grpc.secure_channel(target, endpoint.credentials, endpoint.options)
-                else:
-                    channel = grpc.insecure_channel(target, endpoint.options)
+                channel = endpoint.channel(grpc, target, endpoint.options)
                 self._traced = channel
                 if endpoint.tracing is not None:
                     interceptor = endpoint.tracing.client_interceptor()
