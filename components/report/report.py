@@ -66,6 +66,7 @@ def page(
         since |= {"language_model": None, "writer_range": None}
         contents = {**since, **contents}
         cases = contents["cases"]
+        contents["coverage"] = {"kept": [], "dropped": [], **contents["coverage"]}
         contents["cases"] = {"suspect": cases.get("doubtful", []), **cases}  # as 0.1.0 calls them
         if compared := contents["comparison"]:
             sign = int(compared["low"] > 0) - int(compared["high"] < 0)
