@@ -4,7 +4,6 @@ import io
 import itertools
 import json
 import shutil
-from typing import get_args
 
 import keras
 import numpy as np
@@ -18,12 +17,11 @@ from components.common.metrics import count_errors
 from components.language.component import put
 from components.language.learning import Learnt
 from components.recogniser.model import ExportedModel
-from components.trainer import augment, export
+from components.trainer import export
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.recurrent import BidirectionalLSTM
-from components.trainer.settings import Augmentation
 from components.transform import geometry, preprocessing
 from components.transform.settings import TransformConfig
 from htr_client import HtrClient, ngrams
@@ -35,8 +33,6 @@ from serving.server import EmbeddedServer
 from serving.version_directory import SETTINGS_FILE
 from tests.components.toy import SMALL, TRAIN, WORDS, drawn
 from tests.conftest import drawn_image
-
-KINDS = list(get_args(Augmentation))
 
 
 @pytest.fixture(scope="module")
@@ -130,41 +126,6 @@ def test_best_path_and_posterior_agree_with_the_client():
     decoded = BestPath().decode(log_probs, frames, Alphabet(alphabet))
     assert [t.decode() for t in text.numpy()] == [d.text for d in decoded]
     np.testing.assert_allclose(confidence, [d.confidence for d in decoded], atol=1e-4)
-
-
-@pytest.mark.parametrize("strength", [1.0, 3.0])
-@pytest.mark.parametrize("kinds", [[kind] for kind in KINDS] + [KINDS], ids=lambda kinds: "+".join(kinds))
-def test_augmentation_keeps_shape_range_and_room_for_the_label(kinds, strength):
-    images = np.stack([1 - drawn_image(128, 32, seed)[..., None] / 255 for seed in range(8)]).astype("float32")
-    widths, narrowest = tf.constant([128, 100, 60, 20, 128, 128, 0, 128]), tf.constant([128, 90, 40, 20, 4, 4, 0, 4])
-    seed = tf.constant([1, 2], tf.int64)
-    moved, new_widths = augment.augment_batch(images, widths, narrowest, strength, kinds, seed)
-    assert moved.shape == images.shape
-    assert float(tf.reduce_max(tf.abs(moved - images))) > 0.05
-    assert float(tf.reduce_min(moved)) >= 0 and float(tf.reduce_max(moved)) <= 1.0001
-    assert (new_widths.numpy() >= np.minimum(narrowest, widths)).all() and (new_widths.numpy() <= 128).all()
-    assert int(new_widths[6]) == 0
-    again, _ = augment.augment_batch(images, widths, narrowest, strength, kinds, seed)
-    np.testing.assert_array_equal(moved, again)
-    other, _ = augment.augment_batch(images, widths, narrowest, strength, kinds, seed + 1)
-    assert float(tf.reduce_max(tf.abs(moved - other))) > 0.01
-    same, same_widths = augment.augment_batch(images, widths, narrowest, 0.0, kinds, seed)
-    np.testing.assert_allclose(same, images, atol=1e-5)
-    assert same_widths.numpy().tolist() == widths.numpy().tolist()
-
-
-def test_neighbours_leave_the_middle_and_the_padding_alone():
-    """Their strokes come from the other images of the batch, above and below, never into the middle of a line."""
-    images = np.zeros((64, 40, 30, 1), np.float32)
-    images[1::2, :, :20] = 1  # every other line is all ink, and a neighbour of two blank ones
-    moved, widths = augment.augment_batch(
-        images, tf.constant([20] * 64), tf.constant([1] * 64), 1.0, ["neighbours"], tf.constant([1, 2], tf.int64)
-    )
-    assert widths.numpy().tolist() == [20] * 64
-    inked = moved.numpy()[::2, ..., 0] > 0
-    assert not inked[:, 16:24].any() and not inked[:, :, 20:].any()
-    above, below = inked[:, 0].all(1, where=np.arange(30) < 20), inked[:, -1].all(1, where=np.arange(30) < 20)
-    assert all(4 < count < 28 for count in (above.sum(), below.sum(), (above ^ below).sum()))
 
 
 @pytest.fixture(scope="module")
