@@ -24,7 +24,7 @@ from tfx.utils import path_utils
 
 from components.base_model import packing
 from components.batch_transcriber import batch, shards
-from components.batch_transcriber.reading import BEST_PATH, DEFAULT, Reader
+from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.settings import BulkConfig
 from components.common.artifacts import write_text
 from components.common.fingerprint_driver import FingerprintDriver
@@ -88,8 +88,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             try:
                 reader = Reader(
                     path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])), config.kind,
-                    config.line_finder, config.batch_size,
-                    DEFAULT if config.decoder == "default" else BEST_PATH, bfloat16=config.bfloat16,
+                    config.line_finder, config.batch_size, config.decoder, bfloat16=config.bfloat16,
                     max_pixels=exec_properties["max_pixels"],
                 )  # fmt: skip
                 outcome = batch.transcribe(

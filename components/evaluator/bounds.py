@@ -8,10 +8,10 @@ from collections import defaultdict
 
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.decoders import DECODERS
 from components.evaluator.settings import GateConfig
 from components.evaluator.slices import SLICES, prefix
 from components.evaluator.verdict import BOUND_DIGITS, GATE_BOUNDS
+from components.recogniser.decoders import DECODERS
 
 _MODULE = "components.evaluator.tfma_metrics"
 # TFMA compares floats: 4/200 - 3/200 is more than 0.005 by a last digit, and 0.7 % less than 7/1000. What is equal is
