@@ -26,7 +26,7 @@ from components.base_model import packing
 from components.batch_transcriber import batch, shards
 from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.settings import BulkConfig
-from components.common.artifacts import write_text
+from components.common.artifacts import is_blessed, write_text
 from components.common.fingerprint_driver import FingerprintDriver
 
 COUNTS_FILE = "counts.json"
@@ -82,7 +82,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         config = BulkConfig.model_validate_json(exec_properties["config"])
         output = artifact_utils.get_single_uri(output_dict["transcriptions"])
         model_blessing = artifact_utils.get_single_instance(input_dict["model_blessing"])
-        blessed = model_blessing.get_int_custom_property("blessed") == 1
+        blessed = is_blessed(model_blessing)
         counts: dict[str, Any] = {"folder": config.folder, "blessed": blessed}
         if blessed:
             try:

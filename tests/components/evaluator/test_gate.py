@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from tfx.components.evaluator import constants
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils, proto_utils
 
+from components.common.artifacts import is_blessed
 from components.evaluator import readings
 from components.evaluator.bounds import eval_config
 from components.evaluator.component import EvaluatorExecutor
@@ -137,7 +139,9 @@ def verdict(place, tmp_path):
         }  # fmt: skip
         EvaluatorExecutor(context).Do({**inputs, "baseline_model": [found]}, outputs, properties)
         made = read_verdict(str(tmp_path / "evaluation"))
-        assert (outputs["blessing"][0].get_int_custom_property("blessed") == 1) == made.blessed
+        assert is_blessed(outputs["blessing"][0]) == made.blessed
+        marks = [constants.BLESSED_FILE_NAME if made.blessed else constants.NOT_BLESSED_FILE_NAME]  # as Pusher looks
+        assert os.listdir(tmp_path / "blessing") == marks
         assert made.compared_with == note
         return made
 

@@ -30,7 +30,7 @@ from htr_client.decoding import Alphabet, BestPath
 from htr_client.language import LanguageModel
 from serving.runner import LoadedModel, RunnerOptions
 from serving.server import EmbeddedServer
-from serving.version_directory import SETTINGS_FILE
+from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
 from tests.components.toy import SMALL, TRAIN, WORDS, drawn
 from tests.conftest import drawn_image
 
@@ -303,7 +303,7 @@ def test_wrong_ranks_are_refused_not_fatal(session):
 def test_export_holds_warmup_requests_that_it_answers(trained, session):
     from tensorflow_serving.apis import prediction_log_pb2
 
-    path = trained["folder"] / "export" / export.WARMUP_FILE
+    path = trained["folder"] / "export" / WARMUP_FILE
     requests = [
         prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
@@ -329,7 +329,7 @@ def test_clients_get_the_language_model_that_is_put_into_an_export(trained, tmp_
         graph = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
         del graph.meta_graphs[0].signature_def["language_model"]
         (directory / "saved_model.pb").write_bytes(graph.SerializeToString())
-        (directory / export.WARMUP_FILE).unlink()
+        (directory / WARMUP_FILE).unlink()
     else:
         (directory / SETTINGS_FILE).write_text('{"temperature": 1.1}')
         put(Learnt(learnt if kind == "new" else None, {"weight": 0.3}), str(directory))
