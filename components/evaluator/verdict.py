@@ -39,7 +39,8 @@ class GateBound:
 
 
 MAX_CER = GateBound("gate.max_cer", "cer_high", "the upper end of the CER's interval")
-# Whatever tells of bounds goes through these: Evaluator's thresholds, the words of a failure, the rows of the report.
+# A new bound is a setting of `GateConfig` and a row here: Evaluator's thresholds, the words of a failure, the rows of
+# the report and what is told to be off follow.
 GATE_BOUNDS = (
     MAX_CER,
     GateBound("gate.max_cer_increase", "cer", "CER", kind="change"),
