@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from htr_client import __version__
 from htr_client.errors import AlphabetMismatch, HtrError
-from htr_client.files import expand
+from htr_client.files import LINE_FORMATS, PAGE_FORMATS, expand
 from htr_client.progress import Bar, Waiting
 from htr_client.streams import discard, replace_missing, take_every_text, warnings_as_lines
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     Connect = Callable[[argparse.Namespace, Decoder | DecoderOf | None], HtrClient]
 
-LINE_FORMATS = ("text", "json", "csv")
-FORMATS = (*LINE_FORMATS, "alto", "page", "hocr")
 KINDS = ("auto", "line", "page")
 DECODERS = ("best-path", "beam")
 
@@ -42,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, glob, or - for standard input")
     parser.add_argument(
         "--format",
-        choices=FORMATS,
+        choices=PAGE_FORMATS,
         default="text",
         help="json: one object a line; alto (4), page (PAGE XML 2019) and hocr are for pages (default: %(default)s)",
     )

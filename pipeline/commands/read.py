@@ -57,7 +57,7 @@ def _read(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) -> LocalClient:
     from components.common.console import announced, quiet
-    from htr_client.cli import LINE_FORMATS
+    from htr_client.files import LINE_FORMATS
 
     config = read_config(arguments)
     model = find_model(config, arguments.model, arguments.base)
