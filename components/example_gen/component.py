@@ -22,7 +22,7 @@ from components.example_gen.folders import find_tables
 from components.example_gen.images import mend_notes
 from components.example_gen.labels import length_band
 from components.example_gen.plan import make_plan
-from components.example_gen.quarantine import COUNTS_FILE, Quarantine, check_counts, read_counts
+from components.example_gen.quarantine import COUNTS_FILE, Quarantine, check_counts, listed, read_counts
 from components.example_gen.record_sink import RecordSink
 from components.example_gen.rejects import HEADER, REJECTS_FILE, Reject, as_csv_line
 from components.example_gen.settings import DataConfig
@@ -196,7 +196,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if exec_properties.get("rejects_copy"):  # the artifact is removed when this step fails
             fileio.makedirs(os.path.dirname(exec_properties["rejects_copy"]))
             fileio.copy(os.path.join(quarantine.uri, REJECTS_FILE), exec_properties["rejects_copy"], overwrite=True)
-        check_counts(counts, data, exec_properties.get("rejects_copy"))
+        check_counts(counts, data, listed(quarantine.uri), exec_properties.get("rejects_copy"))
 
 
 def _nested(counter: collections.Counter, known: dict[str, Any]) -> dict[str, Any]:

@@ -125,8 +125,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         write_text(os.path.join(quarantine, REJECTS_FILE), _as_csv(rejected))
         write_text(os.path.join(quarantine, COUNTS_FILE), json.dumps(counts, indent=1, sort_keys=True))
         write_text(exec_properties["rejects_copy"], _as_csv(rejected))  # the artifact is removed when this step fails
-        lost = collections.Counter(one.reason for one in rejected if one.lost)
-        check_counts({**counts, "rejected": lost}, data, exec_properties["rejects_copy"], row="page", sample="page")
+        lost = [(one.reason, f"{one.page}: {one.detail}") for one in rejected if one.lost]
+        counts["rejected"] = collections.Counter(reason for reason, _ in lost)
+        check_counts(counts, data, lost, exec_properties["rejects_copy"], row="page", sample="page")
 
 
 def _counts(plan: PagePlan, rejected: list[RejectedPage]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _label(arguments: argparse.Namespace) -> int:
+    from components.common.console import announced
     from components.example_gen.outages import StoreError
     from components.example_gen.table import DatasetError
     from components.tools.labelling import labelling
@@ -66,7 +67,9 @@ def _label(arguments: argparse.Namespace) -> int:
     counts = labelling.Counts()
     try:
         notes: list[str] = []
-        known = labelling.digests(config.data, notes)
+        known: set[bytes] = set()
+        with announced(lambda: f"Reading what is labelled: {counted(len(known), 'image')}"):
+            known.update(labelling.digests(config.data, notes))
         for note in notes:
             print(f"note: {note}", file=sys.stderr, flush=True)
         paths = labelling.unlabelled(expand(arguments.images), known, counts, config.data.max_pixels)

@@ -108,15 +108,16 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         console().print(f"Transcribing {folder}. {model.note}", markup=False)
         with announced("Loading Apache Beam and TensorFlow"):
             from components.batch_transcriber import batch
-            from components.batch_transcriber.reading import DEFAULT, Reader
+            from components.batch_transcriber.reading import Reader
             from components.batch_transcriber.shards import BatchError, written
+            from components.recogniser.decoders import DEFAULT
             from pipeline.beam import options as beam_options
 
         with resumable(log, BatchError, ConfigError):
             beam_options.check(config.beam)
             with announced(lambda: written(output) or "Looking for images", after=10):
                 reader = Reader(
-                    model.path, kind, finder, arguments.batch_size, arguments.decoder or DEFAULT,
+                    model.path, kind, finder, arguments.batch_size, (arguments.decoder or DEFAULT).replace("-", "_"),
                     bfloat16=arguments.bfloat16, max_pixels=config.data.max_pixels,
                 )  # fmt: skip
                 outcome = batch.transcribe(
