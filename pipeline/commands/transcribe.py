@@ -29,7 +29,8 @@ from serving.precision import has_bfloat16
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    from htr_client.cli import DECODERS, FORMATS, KINDS, decoder
+    from htr_client.cli import DECODERS, KINDS, decoder
+    from htr_client.files import PAGE_FORMATS
 
     text = (
         "transcribe a folder of any size, of lines or pages, without a server; if run again, it continues where it "
@@ -43,7 +44,7 @@ def add_commands(add: AddCommand) -> None:
         "page",
     )  # fmt: skip
     command.add_argument(
-        "--format", choices=FORMATS, help="format of the files of pages: alto (4), page (PAGE XML 2019), ..."
+        "--format", choices=PAGE_FORMATS, help="format of the files of pages: alto (4), page (PAGE XML 2019), ..."
     )
     command.add_argument(
         "--kind", choices=KINDS,
