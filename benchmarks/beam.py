@@ -9,9 +9,7 @@ cluster on this machine.
 
 import argparse
 import contextlib
-import csv
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from components.example_gen import dataset
 from components.example_gen.component import Executor
 from components.example_gen.quarantine import Quarantine
 from components.example_gen.settings import DataConfig
+from components.tools.dataset_folder import whole_dataset
 from components.transform.settings import TransformConfig
 from pipeline.beam.options import pipeline_options
 from pipeline.beam.settings import BeamConfig
@@ -46,14 +45,9 @@ def grow(samples: list[tuple[str, str]], images: int, folder: Path) -> Path:
     Returns:
         The folder.
     """
-    (folder / "images").mkdir(parents=True)
-    with open(folder / "labels.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["filename", "text"])
+    with whole_dataset(folder, ("filename", "text")) as add:
         for number, (path, text) in enumerate(islice(cycle(samples), images)):
-            name = f"images/{number:07d}{Path(path).suffix}"
-            shutil.copyfile(path, folder / name)
-            writer.writerow([name, text])
+            add(f"{number:07d}", Path(path).read_bytes(), text)
     return folder
 
 

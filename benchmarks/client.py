@@ -39,7 +39,7 @@ def bare(target: str, model: str, images: list[bytes], batch_size: int, in_fligh
     Returns:
         A function that sends all of them once.
     """
-    channel = grpc.insecure_channel(target, channel_options(None, 256 * 2**20))
+    channel = grpc.insecure_channel(target, channel_options(256 * 2**20))
     call = channel.unary_unary(messages.PREDICT)
     requests = [
         messages.predict_request(

@@ -10,6 +10,7 @@ from typing import Any
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 
+from components.common.artifacts import is_blessed
 from components.evaluator.evaluation import read_verdict
 
 
@@ -38,7 +39,7 @@ class Executor(base_executor.BaseExecutor):
             NotBlessed: Bounds were missed; the message names all of them.
         """
         blessing = artifact_utils.get_single_instance(input_dict["blessing"])
-        if blessing.get_int_custom_property("blessed") != 1:
+        if not is_blessed(blessing):
             verdict = read_verdict(artifact_utils.get_single_uri(input_dict["evaluation"]))
             failures = "; ".join(map(str, verdict.failures))
             raise NotBlessed(f"The model is not blessed: {failures}. Nothing is pushed.")

@@ -15,14 +15,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from tfx.components.evaluator import constants
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
 from components.common import storage
-from components.common.artifacts import write_text
+from components.common.artifacts import bless, write_text
 from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
 from components.common.versions import kept_start
@@ -112,10 +111,7 @@ class Executor(base_executor.BaseExecutor):
         evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
         write_text(os.path.join(evaluation, VERDICT_FILE), json.dumps(verdict.as_dict(), ensure_ascii=False))
         write_text(os.path.join(evaluation, PAGES_FILE), json.dumps(told, ensure_ascii=False))
-        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
-        name = constants.BLESSED_FILE_NAME if verdict.blessed else constants.NOT_BLESSED_FILE_NAME
-        write_text(os.path.join(blessing.uri, name), "")
-        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(verdict.blessed))
+        bless(artifact_utils.get_single_instance(output_dict["blessing"]), verdict.blessed)
 
 
 def _measure(

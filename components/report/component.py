@@ -64,9 +64,8 @@ class Executor(base_executor.BaseExecutor):
         examples = uri("examples")
         model = loaded(path_utils.serving_model_path(uri("model")))
         baseline = _settings(input_dict.get("baseline_model") or [])
-        best_path = config.gate.decoder == "best_path"
         read = readings.read(os.path.join(uri("evaluation"), readings.READINGS_FOLDER))
-        predictions = collect.predictions(examples, read, baseline is not None, best_path)
+        predictions = collect.predictions(examples, read, baseline is not None, config.gate.decoder)
         shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
         splits, digest = collect.read_splits(examples)
         material = Material(
@@ -79,7 +78,7 @@ class Executor(base_executor.BaseExecutor):
             settings=model.settings,
             model_bytes=model.weight_bytes,
             readings=collect.look_closely(
-                examples, model, {place: predictions["text"][place] for place in shown}, best_path
+                examples, model, {place: predictions["text"][place] for place in shown}, config.gate.decoder
             ),
             history=json.loads(_read(os.path.join(uri("model_run"), HISTORY_FILE)) or "[]"),
             counts=read_counts(uri("quarantine")),

@@ -20,8 +20,9 @@ from components.common.calibration import MOST_NUMBERS, temperatures
 from components.common.console import announced, console
 from components.common.datasets import expand
 from components.common.words import counted
-from components.trainer import augment, base, export
+from components.trainer import base, export
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators, use_float32
+from components.trainer.augmentation import augment_batch
 from components.trainer.checkpoint import fingerprint, forget, has_checkpoint
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, batches, plain_batches, survey
@@ -208,7 +209,7 @@ def augmentation_sheet(source: Source, train: TrainConfig) -> bytes:
     narrowest = tf.zeros_like(widths) + COLUMNS_PER_FRAME
     seeds = (tf.constant([train.seed, variant], tf.int64) for variant in range(_VARIANTS))
     columns = [images] + [
-        augment.augment_batch(images, widths, narrowest, train.augment, train.augmentations, seed)[0] for seed in seeds
+        augment_batch(images, widths, narrowest, train.augment, train.augmentations, seed)[0] for seed in seeds
     ]
     for image in range(int(images.shape[0])):
         rows.append(tf.concat([tf.pad(column[image], [[2, 2], [4, 4], [0, 0]]) for column in columns], axis=1))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    from htr_client.cli import add_arguments
+    from htr_client.cli import add_image_arguments
 
     command = add(
         "read",
@@ -28,7 +28,7 @@ def add_commands(add: AddCommand) -> None:
         "print the text of images, with a pushed model or the base model; needs no server",
         "htr read page.jpg",
     )
-    add_arguments(command, server=False)
+    add_image_arguments(command, kind="auto")
     add_model_arguments(command)
     command.add_argument(
         "--batch-size",
@@ -48,7 +48,7 @@ def _read(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) -> LocalClient:
     from components.common.console import announced, quiet
-    from htr_client.cli import LINE_FORMATS
+    from htr_client.files import LINE_FORMATS
     from pipeline import reading
 
     config = read_config(arguments)

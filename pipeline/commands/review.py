@@ -87,5 +87,5 @@ def _review(arguments: argparse.Namespace) -> int:
     written = counted(count, "image")
     if count < found:
         written = f"{count} of {counted(found, 'image')}, the least sure ones (--limit collects more),"
-    print(f"{written} in {arguments.output}. To correct: {review.PAGE_FILE} there, or {review.LABELS_FILE}.")
+    print(f"{written} in {arguments.output}. To correct: {review.PAGE_FILE} there, or labels.csv.")
     return OK

@@ -27,7 +27,8 @@ from serving.precision import has_bfloat16
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    from htr_client.cli import DECODERS, FORMATS, KINDS, decoder
+    from htr_client.cli import DECODERS, KINDS, decoder
+    from htr_client.files import PAGE_FORMATS
 
     text = (
         "transcribe a folder of any size, of lines or pages, without a server; if run again, it continues where it "
@@ -41,7 +42,7 @@ def add_commands(add: AddCommand) -> None:
         "page",
     )  # fmt: skip
     command.add_argument(
-        "--format", choices=FORMATS, help="format of the files of pages: alto (4), page (PAGE XML 2019), ..."
+        "--format", choices=PAGE_FORMATS, help="format of the files of pages: alto (4), page (PAGE XML 2019), ..."
     )
     command.add_argument(
         "--kind", choices=KINDS,
@@ -107,15 +108,16 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         console().print(f"Transcribing {folder}. {model.note}", markup=False)
         with announced("Loading Apache Beam and TensorFlow"):
             from components.batch_transcriber import batch
-            from components.batch_transcriber.reading import DEFAULT, Reader
+            from components.batch_transcriber.reading import Reader
             from components.batch_transcriber.shards import BatchError, written
+            from components.recogniser.decoders import DEFAULT
             from pipeline.beam import options as beam_options
 
         with resumable(log, BatchError, ConfigError):
             beam_options.check(config.beam)
             with announced(lambda: written(output) or "Looking for images", after=10):
                 reader = Reader(
-                    model.path, kind, finder, arguments.batch_size, arguments.decoder or DEFAULT,
+                    model.path, kind, finder, arguments.batch_size, (arguments.decoder or DEFAULT).replace("-", "_"),
                     bfloat16=arguments.bfloat16, max_pixels=config.data.max_pixels,
                 )  # fmt: skip
                 outcome = batch.transcribe(

@@ -7,7 +7,6 @@ No TensorFlow here.
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
@@ -24,13 +23,12 @@ from components.example_gen.images import read_image, resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import Table, plain, read_rows
+from components.tools.dataset_folder import whole_dataset
 from htr_client import Transcription
 from htr_client.errors import ImageError
-from htr_client.headers import suffix
 from htr_client.image_files import MAX_BYTES, goes_as_it_is, pack
 from htr_client.model_facts import MAX_PIXELS
 
-LABELS_FILE, IMAGES_FOLDER = "labels.csv", "images"
 FIELDS = ("filename", "text", "split", "confidence", LABELLING_MODEL, "source")
 
 
@@ -143,18 +141,12 @@ def write(
         if not target.is_dir() or any(target.iterdir()):
             raise LabellingError(f"{folder} holds something already: name a new folder with --output.")
         target.rmdir()
-    with made_whole(target) as unfinished:
-        (unfinished / IMAGES_FOLDER).mkdir(parents=True)
-        with open(unfinished / LABELS_FILE, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(FIELDS)
-            for answer, image in _believed(answers, above, counts, max_pixels):
-                counts.labelled += 1
-                name = f"{IMAGES_FOLDER}/{counts.labelled:06d}.{suffix(image)}"
-                (unfinished / name).write_bytes(image)
-                confidence, source = f"{answer.confidence:.4f}", plain(answer.source or "")
-                # An error rate that is measured on a model's own texts would say nothing.
-                writer.writerow([name, answer.text, "train", confidence, answer.version, source])
+    with made_whole(target) as unfinished, whole_dataset(unfinished, FIELDS, crlf=True) as add:
+        for answer, image in _believed(answers, above, counts, max_pixels):
+            counts.labelled += 1
+            confidence, source = f"{answer.confidence:.4f}", plain(answer.source or "")
+            # An error rate that is measured on a model's own texts would say nothing.
+            add(f"{counts.labelled:06d}", image, answer.text, "train", confidence, answer.version, source)
         if not counts.labelled:
             shutil.rmtree(unfinished)
             raise LabellingError(_nothing(counts, above))

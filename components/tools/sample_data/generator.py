@@ -1,6 +1,5 @@
 """Writes the sample data set: a CSV, images, and a few rows that a pipeline has to reject."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from components.tools.dataset_folder import whole_table
 from components.tools.sample_data.fonts import SAMPLE_FONTS, load_glyphs
 from components.tools.sample_data.render import Writer, make_writer, render
 from components.tools.sample_data.words import WORDS
@@ -175,10 +175,9 @@ def generate(
     )
     (directory / "README.txt").write_text(_readme(summary, seed), encoding="utf-8", newline="\n")
     # The CSV comes last: a folder whose generation was interrupted is no data set.
-    with summary.csv.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows(rows)
+    with whole_table(summary.csv, COLUMNS) as write:
+        for row in rows:
+            write(row)
     return summary
 
 

@@ -92,7 +92,7 @@ def test_the_language_model_of_the_version_is_used_unless_another_decoder_is_ask
     knowing = save(tmp_path / "2", language_model=shorter)
     found = {}
     for name, path, decoder in (
-        ("plain", model, "default"), ("default", knowing, "default"), ("best path", knowing, "best-path"),
+        ("plain", model, "default"), ("default", knowing, "default"), ("best path", knowing, "best_path"),
         ("beam", knowing, "beam"),
     ):  # fmt: skip
         output = tmp_path / name / "texts.jsonl"
@@ -101,7 +101,7 @@ def test_the_language_model_of_the_version_is_used_unless_another_decoder_is_ask
     assert found["best path"] == found["beam"] == found["plain"]
     assert found["default"] == {path: text[:-1] for path, text in found["plain"].items()}
     # What has begun with it does not go on without it.
-    for begun, decoder in (("default", "best-path"), ("best path", "beam"), ("beam", "default")):
+    for begun, decoder in (("default", "best_path"), ("best path", "beam"), ("beam", "default")):
         with pytest.raises(BatchError, match="another"):
             transcribe(str(folder), str(tmp_path / begun / "texts.jsonl"), knowing, LOCAL, decoder=decoder)
 

@@ -62,7 +62,7 @@ def read(names):
 
 def test_sure_texts_become_labels(names, read):
     truth = {Path(row["FILENAME"]).name: row["IDENTITY"] for row in rows(names.parent / "truth.csv")}
-    found = rows(read / labelling.LABELS_FILE)
+    found = rows(read / "labels.csv")
     assert all(float(row["confidence"]) >= 0.5 for row in found)
     sources = [Path(row["source"]) for row in found]
     assert [(read / row["filename"]).read_bytes() for row in found] == [path.read_bytes() for path in sources]
@@ -113,7 +113,7 @@ def scans(names):
 def test_images_that_htr_label_has_written_are_known_in_every_format(scans, tmp_path, capsys):
     arguments = ["label", str(scans), "--base", "word", "--above", "0", "--output"]
     assert cli.main([*arguments, str(tmp_path / "read")]) == 0
-    made = rows(tmp_path / "read" / labelling.LABELS_FILE)
+    made = rows(tmp_path / "read" / "labels.csv")
     assert {Path(row["source"]).name for row in made} == {path.name for path in scans.iterdir()}
     capsys.readouterr()
     assert cli.main([*arguments, str(tmp_path / "again"), "--data", str(tmp_path / "read")]) == cli.USAGE
@@ -128,7 +128,7 @@ def test_images_that_htr_review_has_written_are_known_in_every_format(scans, tmp
     counts = labelling.Counts()
     assert not list(labelling.unlabelled(paths, known, counts)) and counts.known == len(paths)
     # Among images without a label, one that was written is a copy of its original.
-    written = sorted(map(str, (tmp_path / "review" / review.IMAGES_FOLDER).iterdir()))
+    written = sorted(map(str, (tmp_path / "review" / "images").iterdir()))
     assert list(labelling.unlabelled([*paths, *written], set(), counts)) == paths and counts.repeated == len(paths)
 
 
@@ -253,7 +253,7 @@ def test_any_answers_add_up(tmp_path, answers, above):
     shutil.rmtree(output, ignore_errors=True)
     try:
         labelling.write(given_answers, str(output), above, counts)
-        written = [row["text"] for row in rows(output / labelling.LABELS_FILE)]
+        written = [row["text"] for row in rows(output / "labels.csv")]
     except labelling.LabellingError:
         written = []
         assert not output.exists()

@@ -109,7 +109,7 @@ def test_a_page_whose_file_is_gone_leaves_nothing_in_the_dataset(tmp_path, capsy
     assert cli.main(["import", "in", "--output", "out"]) == cli.OK
     assert "Removed: the lines of 1 page whose XML file is gone" in capsys.readouterr().out
     assert len(list((tmp_path / "out").rglob("*.png"))) == 3
-    assert len(list((tmp_path / "out.state").iterdir())) == 2
+    assert len(list((tmp_path / "out.state").glob("*.json"))) == 2
     outcome, rows, _ = run(tmp_path / "in", tmp_path / "out")
     assert (outcome.removed, len(rows)) == (0, 3)
 
@@ -154,6 +154,18 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
+def test_another_import_into_the_same_output_is_refused(tmp_path):
+    folder, refused = add_page(tmp_path / "in"), []
+
+    def begin_another(_):
+        with pytest.raises(ImportProblem, match=r"Another htr import works on .*out and holds .*\.lock") as problem:
+            run(folder, tmp_path / "out", overwrite=True)
+        refused.append(problem)
+
+    assert run(folder, tmp_path / "out", started=begin_another)[0].lines == 3
+    assert len(refused) == 1 and run(folder, tmp_path / "out")[0].new == 0
+
+
 def test_an_import_from_a_bucket_goes_on_where_it_stopped(tmp_path):
     bucket = f"memory://{uuid.uuid4().hex}/scans"  # fsspec's file system in memory
     storage.copy_tree(str(add_page(add_page(tmp_path / "scans"), "other", "other.png")), bucket)
@@ -176,7 +188,7 @@ def test_images_that_are_gone_are_cut_again(tmp_path):
 def test_pages_that_a_release_has_cut_in_another_way_are_cut_again(tmp_path):
     folder = add_page(add_page(tmp_path / "in"), "b", "b.png")
     first, rows, _ = run(folder, tmp_path / "out")
-    record = next(path for path in (tmp_path / "out.state").iterdir() if path.name != "manifest.json")
+    record = next(path for path in (tmp_path / "out.state").glob("*.json") if path.name != "manifest.json")
     record.write_text(json.dumps({**json.loads(record.read_text()), "cuts": 0}))
     again, same, _ = run(folder, tmp_path / "out")
     assert (first.new, again.new, same) == (2, 1, rows)
