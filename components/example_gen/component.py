@@ -37,15 +37,15 @@ _BYTES = 4 * 2**20  # of records in one element, but for a single record that is
 class HandwritingExampleGenSpec(component_spec.ComponentSpec):
     """Inputs, outputs and settings of HandwritingExampleGen."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "data_config": component_spec.ExecutionParameter(type=str),
         "transform_config": component_spec.ExecutionParameter(type=str),
         "rejects_copy": component_spec.ExecutionParameter(type=str, optional=True),
         # Set by the driver, so that a changed image is a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS: dict[str, Any] = {}  # noqa: RUF012
-    OUTPUTS = {  # noqa: RUF012
+    INPUTS: dict[str, Any] = {}
+    OUTPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=Quarantine),
     }

@@ -39,15 +39,15 @@ _HEADER = ("page", "reason", "detail")
 class PageExampleGenSpec(component_spec.ComponentSpec):
     """Outputs and settings of PageExampleGen."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "data_config": component_spec.ExecutionParameter(type=str),
         "pages_config": component_spec.ExecutionParameter(type=str),
         "rejects_copy": component_spec.ExecutionParameter(type=str),
         # Set by the driver, so that a changed page is a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS: dict[str, Any] = {}  # noqa: RUF012
-    OUTPUTS = {  # noqa: RUF012
+    INPUTS: dict[str, Any] = {}
+    OUTPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=Quarantine),
     }

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -21,6 +20,7 @@ from htr_client.decoding import Alphabet
 from htr_client.files import SUFFIXES
 from htr_client.language import LanguageModel
 from htr_client.testing import ALPHABET, draw, png
+from tests.conftest import until
 
 JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
 
@@ -419,9 +419,7 @@ def test_interrupted(server, folder):
     )
     arguments = [sys.executable, "-c", code, "--server", server.address, str(folder)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        deadline = time.monotonic() + 20
-        while not server.model.batches and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: server.model.batches)
         running.send_signal(signal.SIGINT)
         assert running.communicate(timeout=20) == (b"", b"Interrupted.\n")
     assert running.returncode == 130
