@@ -194,7 +194,7 @@ def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
 def _written(job: _Job) -> list[str]:
     """Digests of the table as runs have written it; none before the first."""
     path = os.path.join(job.state, _MANIFEST)
-    return json.loads(storage.read(path))["labels"] if os.path.exists(path) else []
+    return json.loads(storage.read(path)).get("labels", []) if os.path.exists(path) else []
 
 
 def _write_manifest(job: _Job, folders: Sequence[str], written: Sequence[str]) -> None:
@@ -241,7 +241,7 @@ class _CutPage(beam.DoFn):
             record = json.loads(storage.read(path))
             stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
             rows = record["rows"]
-            same = all(stamps) and record["stamps"] == stamps and record["cuts"] == CUTS
+            same = all(stamps) and record["stamps"] == stamps and record.get("cuts") == CUTS
             if same and (record["claimed"] or _is_still_found(file, record)):
                 # Of a page without rows, whatever was missing or damaged may be there today.
                 if rows and not _lost(self._job, rows):
