@@ -34,6 +34,7 @@ from components.tools.line_cutting.cutting import write_lines
 from components.tools.rendered_text.dataset import write_dataset
 from components.tools.rendered_text.forms import on_form
 from components.tools.rendered_text.texts import draw_entries, draw_texts, with_every_character
+from components.tools.word_cutting.composing import write_composed
 from components.tools.word_cutting.cutting import write_words
 from components.trainer.settings import TrainConfig
 from pipeline import cli
@@ -77,6 +78,7 @@ class Real:
         words: Whether the words of its lines are cut out, where the base model for lines that is shipped finds them.
         capitals: Number of words in capitals that are put together from its capital letters, instead of its lines.
         pages: Folder below `pages` of the pages that its lines are from: these are cut anew, instead of its lines.
+        composed: Number of lines that are composed of its words, instead of its lines.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Real:
     words: bool = False
     capitals: int = 0
     pages: str = ""
+    composed: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,12 @@ _HALF_OF_WORDS = tuple(replace(real, share=0.5, part=1) for real in (_POILUS_WOR
 _OTHER_HALF_OF_WORDS = tuple(replace(real, part=0) for real in _HALF_OF_WORDS)
 _DHSD_CAPITALS = replace(_DHSD, capitals=4500)
 _OF_PAGES = (replace(_POILUS, pages="poilus"), replace(_MSS19, pages="mss19"))
+_COMPOSED = (
+    replace(_DHSD, composed=2500),
+    replace(_POILUS, composed=1200),
+    replace(_TIMEUS, part=1, composed=500),
+    replace(_MSS19, composed=1000),
+)
 
 RECIPES: dict[str, Sequence[Round]] = {
     "line": [
@@ -192,6 +201,19 @@ RECIPES: dict[str, Sequence[Round]] = {
                 Rendered("rendered-forms-9", 1500, 20, 903, forms=True),
             ],
             [_DHSD, _DHSD_CAPITALS, *_FRENCH_3, *_OF_PAGES, *_HALF_OF_WORDS],
+            4,
+            learning_rate=2e-3,
+            augment=1.0,
+            start_share=0.5,
+            neighbours=True,
+        ),
+        Round(
+            [
+                Rendered("rendered-words-10", 1000, 22, 1001, least=4),
+                Rendered("rendered-lines-10", 1000, 60, 1002),
+                Rendered("rendered-forms-10", 1500, 20, 1003, forms=True),
+            ],
+            [_DHSD, _DHSD_CAPITALS, *_FRENCH_4, *_OF_PAGES, *_OTHER_HALF_OF_WORDS, *_COMPOSED],
             4,
             learning_rate=2e-3,
             augment=1.0,
@@ -271,7 +293,7 @@ def _render(rendered: Rendered, base: Path) -> Path:
 def _choose(real: Real, data: Path, base: Path) -> Path:
     """The folder of a real set, or one with the chosen part of its rows, the same rows each time, or their words."""
     source = data / real.name
-    if real.share == 1.0 and not real.words and not real.capitals and not real.pages:
+    if real.share == 1.0 and not (real.words or real.capitals or real.pages or real.composed):
         return source
     name = real.name if real.share == 1.0 else f"{real.name}-{real.part + 1}"
     # Another model would find other words and letters.
@@ -279,6 +301,8 @@ def _choose(real: Real, data: Path, base: Path) -> Path:
         name += f"-words-{str(packing.release('line'))[:8]}"
     if real.capitals:
         name += f"-capitals-{real.capitals}-{str(packing.release('line'))[:8]}"
+    if real.composed:
+        name += f"-composed-{real.composed}-{str(packing.release('line'))[:8]}"
     if real.pages:
         name += "-pages"
     folder = base / name
@@ -290,6 +314,8 @@ def _choose(real: Real, data: Path, base: Path) -> Path:
             _write_in_capitals(rows, source, target, real.capitals)
         elif real.pages:
             _cut_anew(rows, data / "pages" / real.pages, target)
+        elif real.composed:
+            _compose(rows, source, target, real.composed)
         else:
             (_cut if real.words else _copy)(rows, source, target)
     return folder
@@ -327,6 +353,16 @@ def _cut_anew(rows: Sequence[dict[str, str]], source: Path, target: Path) -> Non
     console().print(
         f"{source.name}: {counted(counts.written, 'image')} of lines; left out: {counted(counts.left_out, 'line')} "
         f"without text or usable outline, {counted(counts.pages_left_out, 'page')} of which there is no other line"
+    )
+
+
+def _compose(rows: Sequence[dict[str, str]], source: Path, target: Path, images: int) -> None:
+    """Composes lines of words that are cut out of lines."""
+    with announced(f"Composing lines of the words of {len(rows)} lines ({source.name})"):
+        counts = write_composed(rows, source, packing.unpack("line"), target, images, seed=0)
+    console().print(
+        f"{source.name}: {counted(counts.written, 'line')} composed of {counted(counts.words, 'word')}; left out: "
+        f"{counts.unsure} that the model does not find in their lines"
     )
 
 
