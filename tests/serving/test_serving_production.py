@@ -144,7 +144,10 @@ def test_dockerfile(variant):
     assert uid.isdigit() and int(uid) > 0
     assert ("ENV", "TF_FORCE_GPU_ALLOW_GROWTH=true") in last_stage or variant == "cpu"
     copied = set()
-    for source, target in (text.split()[-2:] for name, text in last_stage if name == "COPY"):
+    for *chosen, source, target in (text.split() for name, text in last_stage if name == "COPY"):
+        # The builder may give the mode to the folders that it makes: others than root must be able to enter them.
+        modes = [int(text.removeprefix("--chmod="), 8) for text in chosen if text.startswith("--chmod=")]
+        assert all(mode & 0o005 == 0o005 for mode in modes), chosen
         assert source == "/usr/bin/tini-static" or (FOLDER / source).is_file()
         copied.add(target)
     # Every file that the flags name is in the image, mounted, or a secret.
