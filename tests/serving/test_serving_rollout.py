@@ -15,9 +15,10 @@ from serving_rollout import base, config_file, htr, labels, serve, written
 from components.common.service import VersionError
 from components.pusher import versions
 from pipeline import cli
+from serving.rollout.change import LoadFailed
 from serving.rollout.labels import Labels, Refused, RolloutError
 from serving.rollout.model_server import Server
-from serving.rollout.moving import LoadFailed, Rollout
+from serving.rollout.moving import Rollout
 
 pytestmark = [pytest.mark.either_stack, pytest.mark.usefixtures("quick")]
 
@@ -222,6 +223,26 @@ def test_a_wrong_base_path_of_a_first_promotion_is_undone(workspace, image):
             wrong.promote(2, "stable")
         assert answers(client, image, "stable") == 1
         assert not config_file(workspace).exists()
+
+
+@pytest.mark.parametrize("first", [1, 20261129])
+def test_a_server_without_labels_follows_pushes_after_a_failed_promotion(tmp_path, toy_model, image, capsys, first):
+    """What it served before may be the base model, which lies elsewhere."""
+    fallback = {"fallback_base_path": str(tmp_path / "fallback")} if first > 1 else {}
+    toy.push(toy_model, tmp_path / "fallback" if fallback else base(tmp_path), first)
+    with serve(tmp_path, **fallback) as server, Client(server.address) as client:
+        toy.push(toy_model, base(tmp_path), 2, "truncated_variables")
+        client.wait_state(2, END)
+        for told in (False, True) if fallback else (False,):
+            if told:  # the file has come without the server, which cannot serve the base model from there
+                assert htr(tmp_path, "promote", 2, "--label", "stable") == 0
+            assert htr(tmp_path, "promote", 2, "--label", "stable", server=server.address) == cli.ERROR
+            said = capsys.readouterr().err
+            assert f"stay where they were. {server.address} serves the newest version under {base(tmp_path)} " in said
+            assert answers(client, image, "") == first
+        toy.push(toy_model, base(tmp_path), 3)
+        client.wait_state(3, 30)
+        assert answers(client, image, "") == 3
 
 
 @pytest.mark.parametrize(

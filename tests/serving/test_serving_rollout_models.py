@@ -13,9 +13,10 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from pipeline import cli
 from serving import protos
+from serving.rollout.change import LoadFailed
 from serving.rollout.labels import Labels
 from serving.rollout.model_server import Server
-from serving.rollout.moving import LoadFailed, Rollout
+from serving.rollout.moving import Rollout
 
 pytestmark = [pytest.mark.either_stack, pytest.mark.usefixtures("quick")]
 
