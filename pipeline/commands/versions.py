@@ -50,7 +50,11 @@ def add_commands(add: AddCommand) -> None:
 
     text = "withdraw the newest version, so that servers go back to the one before; or move a label back"
     command = add("rollback", _rollback, text, "htr rollback --label stable --server localhost:8500")
-    _add_label_argument(command, required=False, text="move this label back to the version that had it before")
+    _add_label_argument(
+        command,
+        required=False,
+        text="move this label back to the version that had it before; a canary without one ends",
+    )
     add_task_argument(command)
     add_config_arguments(command, None, MODELS)
     add_server_arguments(command, move=True)
@@ -191,6 +195,10 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
         raise CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR) from error
     before = f" (before: {moved.before})" if moved.before not in (None, moved.version) else ""
     print(f"{moved.label} is version {moved.version}{before}, in {moved.path}.")
+    for label, number in moved.along.items():
+        print(f"{label} has moved along (before: {number}).")
+    if moved.next_older:
+        print("No earlier version with this label is known: this is the next older one.")
     if moved.servers:
         print(f"It answers on {', '.join(moved.servers)}.", flush=True)
     else:

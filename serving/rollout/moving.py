@@ -48,6 +48,8 @@ class Moved:
         label: Label that was moved.
         version: Version that has it now.
         before: Version that had it, or None.
+        next_older: Whether a rollback knew of no earlier version with the label, and took the next older one.
+        along: Versions of the labels that moved with it, as they were before.
         path: The configuration file.
         servers: Addresses of the servers that follow.
         away: Why others do not follow, by address.
@@ -56,6 +58,8 @@ class Moved:
     label: str
     version: int
     before: int | None
+    next_older: bool
+    along: Mapping[str, int]
     path: Path
     servers: tuple[str, ...]
     away: Mapping[str, str]
@@ -90,6 +94,8 @@ class Rollout:
     def promote(self, version: int, label: str) -> Moved:
         """Gives a label to a version.
 
+        A canary that is older than the version that becomes stable moves along: nothing is left to try out with it.
+
         Args:
             version: Number of a pushed version.
             label: "stable" or "canary".
@@ -111,10 +117,14 @@ class Rollout:
             earlier = [number for number in file.history.get(label, []) if number != version]
             if before not in (None, version):
                 earlier.append(before)
-            return self._move(file, label, version, earlier)
+            older = file.labels.get("canary", version) < version
+            return self._move(file, label, version, earlier, along=older)
 
     def roll_back(self, label: str) -> Moved:
-        """Moves a label back to the version that had it before, or else to the next older one.
+        """Moves a label back to the version that had it before.
+
+        Without one, a canary ends: it goes to the version that is stable, as it does in place of one that is older.
+        Stable then goes to the next older version. A canary that is the version left moves along with stable.
 
         A server that cannot be reached is left out, since it may be the bad version that it cannot stand.
 
@@ -126,6 +136,7 @@ class Rollout:
 
         Raises:
             RolloutError: There is no earlier version; or as `promote`.
+            Refused: No version has the label, or the canary is stable's version; or as `promote`.
         """
         with self._locked():
             file = Labels.read(self.model_dir, self.name)
@@ -133,20 +144,39 @@ class Rollout:
             if current is None:
                 raise Refused(f"No version has the label {label} in {file.path}.")
             earlier = list(file.history.get(label, []))
+            stable = file.labels.get("stable") if label != "stable" else None
+            same = file.labels.get("canary") == current
             while earlier:
                 number = earlier.pop()
-                if number != current and self._exists(number):
-                    return self._move(file, label, number, earlier, back=True)
+                if number != current and number > (stable or 0) and self._exists(number):
+                    return self._move(file, label, number, earlier, along=same, back=True)
+            if stable is not None:
+                if current == stable:
+                    raise Refused(f"{label} is version {current}, as stable is: there is none to take back.")
+                return self._move(file, label, stable, [], along=False, back=True)
             older = [number for number in self._pushed() if number < current]
             if not older:
                 raise RolloutError(f"There is no version before {current} in {self.model_dir} to go back to.")
-            return self._move(file, label, older[-1], [], back=True)
+            return self._move(file, label, older[-1], [], along=same, back=True, next_older=True)
 
-    def _move(self, file: Labels, label: str, version: int, earlier: list[int], back: bool = False) -> Moved:
+    def _move(
+        self,
+        file: Labels,
+        label: str,
+        version: int,
+        earlier: list[int],
+        along: bool,
+        back: bool = False,
+        next_older: bool = False,
+    ) -> Moved:
+        """Moves a label, and with stable, if `along`, the canary."""
         labels = self._checked(file, label, version)
+        history = {**file.history, label: earlier}
+        with_it = {other: file.labels[other] for other in labels if along and label == "stable" and other == "canary"}
+        for other in with_it:
+            labels[other], history[other] = version, []
         self._check_base_path(file)
         base_path = self.base_path or file.base_path or os.path.abspath(self.model_dir)
-        history = {**file.history, label: earlier}
 
         def write() -> None:
             try:
@@ -159,7 +189,8 @@ class Rollout:
         else:
             write()
             moved, away = [], {}
-        return Moved(label, version, file.labels.get(label), file.path, tuple(moved), away)
+        before = file.labels.get(label)
+        return Moved(label, version, before, next_older, with_it, file.path, tuple(moved), away)
 
     def _move_on_servers(
         self, file: Labels, base_path: str, labels: dict[str, int], write: Callable[[], None], back: bool

@@ -54,12 +54,13 @@ def test_stable_canary_rollback_and_restart_without_a_failed_request(workspace, 
             capsys.readouterr()
             assert htr(workspace, "versions", server=server.address) == 0
             lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-            assert ["2", "AVAILABLE", "canary"] in lines and ["3", "AVAILABLE", "stable"] in lines
-            assert ["1", "END"] in lines
+            assert ["3", "AVAILABLE", "stable,", "canary"] in lines
+            assert ["1", "END"] in lines and ["2", "END"] in lines
             assert htr(workspace, "rollback", "--label", "stable", server=server.address) == 0
             load.wait_version(2)
             assert htr(workspace, "rollback", "--label", "stable", server=server.address) == 0
             load.wait_version(1)
+            assert htr(workspace, "promote", 2, "--label", "canary", server=server.address) == 0
         assert load.errors == [] and load.codes["OK"] > 200
         assert htr(workspace, "rollback", "--label", "stable", server=server.address) == cli.ERROR
         assert "no version before 1" in capsys.readouterr().err
@@ -311,6 +312,36 @@ def test_a_canary_whose_directory_is_gone_does_not_block_stable(workspace):
     (base(workspace) / "away").rename(base(workspace) / "2")
     with pytest.raises(Refused, match="promote another to stable first"):
         move.promote(2, "canary")
+
+
+def test_a_canary_ends_at_stable_and_never_stays_behind_it(tmp_path, capsys):
+    for number in range(1, 6):
+        (base(tmp_path) / str(number)).mkdir(parents=True)
+
+    def told(*arguments, code=0) -> str:
+        assert htr(tmp_path, *arguments) == code
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    told("promote", 3, "--label", "stable")
+    told("promote", 5, "--label", "canary")
+    assert "canary is version 3 (before: 5)" in told("rollback", "--label", "canary")  # 4 never had a label
+    assert "canary is version 3, as stable is" in told("rollback", "--label", "canary", code=cli.USAGE)
+    assert "moved along" not in told("promote", 3, "--label", "stable")
+    assert "canary has moved along (before: 3)" in told("promote", 4, "--label", "stable")
+    assert dict(written(tmp_path).version_labels) == {"stable": 4, "canary": 4}
+    told("promote", 5, "--label", "canary")
+    told("promote", 1, "--label", "stable")
+    assert dict(written(tmp_path).version_labels) == {"stable": 1, "canary": 5}
+    told("promote", 2, "--label", "canary")
+    assert "canary is version 5" in told("rollback", "--label", "canary")  # it had the label before
+    assert "stable is version 4" in told("rollback", "--label", "stable")
+    assert "stable is version 3" in told("rollback", "--label", "stable")
+    assert "No earlier version with this label is known: this is" in told("rollback", "--label", "stable")
+    assert dict(written(tmp_path).version_labels) == {"stable": 2, "canary": 5}
+    told("promote", 5, "--label", "stable")
+    assert "canary has moved along (before: 5)" in told("rollback", "--label", "stable")  # it is not tried out any more
+    assert dict(written(tmp_path).version_labels) == {"stable": 2, "canary": 2}
 
 
 def test_one_rollout_at_a_time(workspace):
