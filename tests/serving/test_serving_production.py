@@ -192,6 +192,7 @@ def test_compose(tls):
 # -- for real, as far as the embedded server goes --------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_model, image, capsys, monkeypatch):
     models = tmp_path / "serving_model"
@@ -244,13 +245,22 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
             assert cli.main(by_number) == cli.ERROR
             assert cli.main([*by_number, "--tls-server-name", "localhost"]) == 0
             assert client.predict(request).model_spec.version.value == 2
-            # Where a name stands for several servers, it is still the name in their certificates.
+            # Where a name stands for several servers, it is still the name in their certificates. What is suggested
+            # reaches them in the same way.
+            promote[1] = "1"
+            assert cli.main(promote) == 0
             places = [(socket.AF_INET, 1, 6, "", ("127.0.0.1", port)) for port in (running.port, 1)]
             with monkeypatch.context() as patched:
                 patched.setattr(socket, "getaddrinfo", lambda *_, **__: places)
-                assert cli.main(["versions", "--server", address, *tls]) == cli.ERROR
+                assert cli.main(["versions", *promote[4:], "--server", address, *tls]) == cli.ERROR
             said = capsys.readouterr()
             assert "2  AVAILABLE  stable" in said.out and "Nobody answers at 127.0.0.1:1." in said.err
+            (suggested,) = re.findall(r"bring it up to date: htr (promote .*)", said.err)
+            assert cli.main(suggested.split()) == 0
+            assert client.predict(request).model_spec.version.value == 1
+            assert cli.main(["rollback", *promote[2:], "--server", f"{address},localhost:1", *tls]) == cli.ERROR
+            (suggested,) = re.findall(r"repeat: htr promote 2 (.*)", capsys.readouterr().err)
+            assert suggested.split() == [*promote[2:], "--server", "localhost:1", *tls]
             assert client.health("PredictionService") == 1
         health = files.health_command("htr", running.rest_port).replace("$$", "$")
         assert subprocess.run(["bash", "-c", health], timeout=10).returncode == 0
@@ -258,4 +268,4 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
         assert subprocess.run(["bash", "-c", other], timeout=10).returncode != 0
         metrics = f"http://127.0.0.1:{running.rest_port}{PROMETHEUS_PATH}"
         with urllib.request.urlopen(metrics, timeout=10) as page:
-            assert ':tensorflow:serving:request_count{model_name="htr",status="OK"} 2' in page.read().decode()
+            assert ':tensorflow:serving:request_count{model_name="htr",status="OK"} 3' in page.read().decode()
