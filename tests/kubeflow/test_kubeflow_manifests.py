@@ -277,6 +277,14 @@ def test_canary_stands_behind_the_service_but_is_no_part_of_the_other_deployment
     assert canary["spec"]["replicas"] == 1
 
 
+def test_new_certificates_reach_every_deployment_of_the_overlays(build):
+    """Pods never see a new Secret: the command that restarts them finds all that mount it."""
+    readme = (settings.FOLDER.parent / "README.md").read_text()
+    ((key, value),) = re.findall(r"^kubectl rollout restart deployment -l ([\w./-]+)=([\w-]+)", readme, re.M)
+    for name in ("cpu", "gpu", "canary"):
+        assert of_kind(build[f"serving/overlays/{name}"], "Deployment")["metadata"]["labels"][key] == value
+
+
 def test_pods_suit_the_server_in_the_image():
     """Ports, folders, user and probes are those of serving/production."""
     (deployment,) = yaml.safe_load_all((FOLDER / "serving/server/deployment.yaml").read_text())
