@@ -27,7 +27,7 @@ _HISTORY_LENGTH = 20
 _HEADER = (
     "# Which versions are served, under which labels. Read by model servers when they start\n"
     "# (--model_config_file, with --allow_version_labels_for_unavailable_models=true).\n"
-    "# Written by `htr promote` and `htr rollback --label`.\n"
+    "# Written by `htr promote` and `htr rollback --label`: other models stay, comments do not.\n"
 )
 
 

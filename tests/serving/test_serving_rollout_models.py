@@ -32,6 +32,7 @@ def test_other_models_in_the_file_stay(workspace):
     config = model_server_config_pb2.ModelServerConfig()
     protos.read_text_proto(config_file(workspace), config)
     assert [entry.name for entry in config.model_config_list.config] == ["other", "htr"]
+    assert "other models stay, comments do not" in config_file(workspace).read_text()
 
 
 def test_other_models_go_on_as_the_server_serves_them(workspace, toy_model, capsys):
