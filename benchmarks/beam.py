@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", required=True, metavar="FOLDER", help="a dataset, such as htr sample-data makes")
     parser.add_argument("--model", required=True, metavar="DIR", help="a pushed version's folder")
-    parser.add_argument("--images", "--pictures", type=int, nargs="+", default=[1000, 5000, 20000], metavar="N")
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 5000, 20000], metavar="N")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--runner", choices=["local", "dask"], default="local")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)

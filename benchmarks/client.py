@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--server", default="localhost:8500")
     parser.add_argument("--spawn", metavar="DIR", help="start an embedded server on these versions instead")
     parser.add_argument("--model", default="htr")
-    parser.add_argument("--images", "--pictures", required=True, help="folder of PNG and JPEG files")
+    parser.add_argument("--images", required=True, help="folder of PNG and JPEG files")
     parser.add_argument("--count", type=int, default=2000, help="images a round; the files are repeated as needed")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--in-flight", type=int, default=4)

@@ -24,9 +24,9 @@ from tfx.utils import path_utils
 
 from components.base_model import packing
 from components.batch_transcriber import batch, shards
-from components.batch_transcriber.reading import BEST_PATH, DEFAULT, Reader
+from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.settings import BulkConfig
-from components.common.artifacts import write_text
+from components.common.artifacts import is_blessed, write_text
 from components.common.fingerprint_driver import FingerprintDriver
 
 COUNTS_FILE = "counts.json"
@@ -41,17 +41,17 @@ class Transcriptions(Artifact):
 class BulkInferrerSpec(component_spec.ComponentSpec):
     """Inputs, output and settings of BulkInferrer."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that TFX asks for
+    PARAMETERS = {
         "config": component_spec.ExecutionParameter(type=str),
         "max_pixels": component_spec.ExecutionParameter(type=int),
         # Set by the driver, so that a new image is a new input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }
-    OUTPUTS = {"transcriptions": component_spec.ChannelParameter(type=Transcriptions)}  # noqa: RUF012
+    OUTPUTS = {"transcriptions": component_spec.ChannelParameter(type=Transcriptions)}
 
 
 class Driver(FingerprintDriver):
@@ -82,14 +82,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         config = BulkConfig.model_validate_json(exec_properties["config"])
         output = artifact_utils.get_single_uri(output_dict["transcriptions"])
         model_blessing = artifact_utils.get_single_instance(input_dict["model_blessing"])
-        blessed = model_blessing.get_int_custom_property("blessed") == 1
+        blessed = is_blessed(model_blessing)
         counts: dict[str, Any] = {"folder": config.folder, "blessed": blessed}
         if blessed:
             try:
                 reader = Reader(
                     path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])), config.kind,
-                    config.line_finder, config.batch_size,
-                    DEFAULT if config.decoder == "default" else BEST_PATH, bfloat16=config.bfloat16,
+                    config.line_finder, config.batch_size, config.decoder, bfloat16=config.bfloat16,
                     max_pixels=exec_properties["max_pixels"],
                 )  # fmt: skip
                 outcome = batch.transcribe(

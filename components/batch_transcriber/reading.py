@@ -18,6 +18,7 @@ from components.batch_transcriber.shards import BatchError, Image
 from components.common import storage
 from components.common.ahead import ahead
 from components.common.versions import misplaced
+from components.recogniser.decoders import BEST_PATH, DEFAULT
 from htr_client import image_files, kinds
 from htr_client.beam import PrefixBeamSearch
 from htr_client.client import HtrClient
@@ -32,9 +33,9 @@ from serving.version_directory import LANGUAGE_MODEL_FILE
 _READERS = 8
 _PAGES_AHEAD = 4  # pages take much memory, and a store answers many times faster than they are transcribed
 _loading = threading.Lock()
-DEFAULT, BEST_PATH, BEAM = "default", "best-path", "beam"
+BEAM = "beam"
 DECODERS: dict[str, Callable[[], Decoder]] = {BEST_PATH: BestPath, BEAM: PrefixBeamSearch}
-"""Those that leave the language model of a version out, as `--decoder` names them."""
+"""Those that leave the language model of a version out."""
 
 
 class ImageText(NamedTuple):

@@ -26,7 +26,8 @@ def without_writers(told: Mapping[str, Any]) -> dict[str, Any]:
         kept["slices"] = {name: row for name, row in told["slices"].items() if not name.startswith(f"{_WRITER} = ")}
     if "bounds" in told:
         kept["bounds"] = [
-            {**row, "what": "CER for a writer"} if row.get("slice") == _WRITER else row for row in told["bounds"]
+            {**row, "what": f"{row['what'].partition(' for ')[0]} for a writer"} if row.get("slice") == _WRITER else row
+            for row in told["bounds"]
         ]
     if gate := told.get("config", {}).get("gate"):
         bounds = {name: bound for name, bound in gate["slice_max_cer"].items() if not name.startswith(f"{_WRITER}=")}

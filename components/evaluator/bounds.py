@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.decoders import DECODERS
 from components.evaluator.settings import GateConfig
 from components.evaluator.slices import SLICES, prefix
-from components.evaluator.verdict import BOUND_DIGITS
+from components.evaluator.verdict import BOUND_DIGITS, GATE_BOUNDS
+from components.recogniser.decoders import DECODERS
 
 _MODULE = "components.evaluator.tfma_metrics"
 # TFMA compares floats: 4/200 - 3/200 is more than 0.005 by a last digit, and 0.7 % less than 7/1000. What is equal is
@@ -33,11 +34,14 @@ def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
     # The interval's upper end: with few samples a good mean may be luck. Slices are often that small, so there the
     # rate itself is evaluated.
     # What is off has an infinite bound: TFX blesses no model without any bound.
-    thresholds = {
-        "cer_high": [_threshold(everything, _bound(gate.max_cer))],
-        "cer": [_threshold(everything, _change(gate.max_cer_increase))]
-        + [_threshold(_slicing_spec(name), _bound(value)) for name, value in sorted(gate.slice_max_cer.items())],
-    }
+    thresholds: dict[str, list[config_pb2.PerSliceMetricThreshold]] = defaultdict(list)
+    for bound in GATE_BOUNDS:
+        allowed = bound.allowed(gate)
+        asked = [(everything, allowed)]
+        if bound.by_slice:
+            asked = [(_slicing_spec(name), value) for name, value in sorted(allowed.items())]
+        made = _change if bound.kind == "change" else _bound
+        thresholds[bound.metric] += [_threshold(slicing, made(value)) for slicing, value in asked]
     metrics = []
     for name, unit, statistic in (
         ("cer", "character", "rate"), ("cer_low", "character", "low"), ("cer_high", "character", "high"),

@@ -7,18 +7,16 @@ import os
 from dataclasses import asdict
 from typing import Any
 
-from tensorflow_model_analysis.proto import config_pb2
-from tfx.components.evaluator import component, constants, executor
+from tfx.components.evaluator import component, executor
 from tfx.dsl.components.base import executor_spec
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import path_utils, proto_utils
+from tfx.utils import path_utils
 
 from components.common import storage
-from components.common.artifacts import write_text
+from components.common.artifacts import bless, write_text
 from components.common.versions import kept_start
 from components.evaluator import readings
-from components.evaluator.evaluation import NOTE_FILE, switched_off
+from components.evaluator.evaluation import NOTE_FILE
 from components.evaluator.verdict import Baseline
 from serving.version_directory import GRAPH_FILE
 
@@ -37,24 +35,14 @@ class EvaluatorExecutor(executor.Executor):
         evaluation = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
         with readings.keeping_in(os.path.join(evaluation, readings.READINGS_FOLDER)):
             super().Do({**input_dict, _BASELINE: models}, output_dict, {**exec_properties, **_PREDICTIONS})
-        config = config_pb2.EvalConfig()
-        proto_utils.json_to_proto(exec_properties[standard_component_specs.EVAL_CONFIG_KEY], config)
         found = Baseline.noted_in(given[0].uri) if given else None
         candidate = artifact_utils.get_single_uri(input_dict[standard_component_specs.MODEL_KEY])
         in_service = found.path if found and found.kind == "in_service" else ""
         unchanged = kept_start(path_utils.serving_model_path(candidate), in_service)
         if unchanged:
-            _withdraw_blessing(artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY]))
-        note = {"compared_with": found and asdict(found), "off": switched_off(config), "unchanged": unchanged}
+            bless(artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY]), False)
+        note = {"compared_with": found and asdict(found), "unchanged": unchanged}
         write_text(os.path.join(evaluation, NOTE_FILE), json.dumps(note, ensure_ascii=False))
-
-
-def _withdraw_blessing(blessing: Any) -> None:
-    blessed = os.path.join(blessing.uri, constants.BLESSED_FILE_NAME)
-    if fileio.exists(blessed):
-        fileio.remove(blessed)
-        write_text(os.path.join(blessing.uri, constants.NOT_BLESSED_FILE_NAME), "")
-    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, constants.NOT_BLESSED_VALUE)
 
 
 class Evaluator(component.Evaluator):

@@ -13,21 +13,8 @@ from components.common import storage
 from components.evaluator.slices import prefix
 from components.evaluator.verdict import BOUND_DIGITS, Baseline, Failure, Verdict
 
-# In the evaluation artifact: what the candidate was compared with, and which bounds are off.
+# In the evaluation artifact: what the candidate was compared with, and whether it is still its start.
 NOTE_FILE = "gate.json"
-
-
-def switched_off(config: config_pb2.EvalConfig) -> list[str]:
-    """Settings of the gate that are null, in what `eval_config` has made of them."""
-    thresholds = [
-        per_slice.threshold
-        for spec in config.metrics_specs
-        for metric in spec.metrics
-        for per_slice in metric.per_slice_thresholds
-    ]
-    bounds = [threshold.value_threshold.upper_bound.value for threshold in thresholds]
-    changes = [threshold.change_threshold.absolute.value for threshold in thresholds]
-    return ["gate.max_cer"] * (math.inf in bounds) + ["gate.max_cer_increase"] * (math.inf in changes)
 
 
 def read_verdict(evaluation_uri: str) -> Verdict:
@@ -58,8 +45,7 @@ def read_verdict(evaluation_uri: str) -> Verdict:
     ]
     failures += [Failure("samples", _spec_name(spec), 0.0, 1.0, "missing") for spec in validation.missing_slices]
     if unchanged := noted.get("unchanged"):
-        start = unchanged if isinstance(unchanged, str) else "the base model"  # an earlier release noted that it was
-        failures.append(Failure("cer", "all", 0.0, 0.0, "unchanged", start))
+        failures.append(Failure("cer", "all", 0.0, 0.0, "unchanged", unchanged))
     return Verdict(
         blessed=bool(validation.validation_ok) and not unchanged,
         metrics=candidate.get("all", {}),
@@ -67,7 +53,6 @@ def read_verdict(evaluation_uri: str) -> Verdict:
         slices={name: values for name, values in sorted(candidate.items()) if name != "all"},
         failures=failures,
         compared_with=compared_with,
-        off=noted.get("off", []),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 
+from components.common.artifacts import is_blessed
 from components.evaluator.evaluation import read_verdict
 
 
@@ -20,12 +21,12 @@ class NotBlessed(RuntimeError):
 class GateSpec(component_spec.ComponentSpec):
     """Inputs of Gate."""
 
-    PARAMETERS: dict[str, Any] = {}  # noqa: RUF012 - the form that ComponentSpec asks for
-    INPUTS = {  # noqa: RUF012
+    PARAMETERS: dict[str, Any] = {}
+    INPUTS = {
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }
-    OUTPUTS: dict[str, Any] = {}  # noqa: RUF012
+    OUTPUTS: dict[str, Any] = {}
 
 
 class Executor(base_executor.BaseExecutor):
@@ -38,7 +39,7 @@ class Executor(base_executor.BaseExecutor):
             NotBlessed: Bounds were missed; the message names all of them.
         """
         blessing = artifact_utils.get_single_instance(input_dict["blessing"])
-        if blessing.get_int_custom_property("blessed") != 1:
+        if not is_blessed(blessing):
             verdict = read_verdict(artifact_utils.get_single_uri(input_dict["evaluation"]))
             failures = "; ".join(map(str, verdict.failures))
             raise NotBlessed(f"The model is not blessed: {failures}. Nothing is pushed.")

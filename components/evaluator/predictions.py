@@ -15,8 +15,8 @@ import tensorflow_model_analysis as tfma
 
 from components.common.ahead import NETWORK_THREADS, ahead
 from components.evaluator import readings
-from components.evaluator.decoders import BEST_PATH, DECODERS
 from components.evaluator.slices import SLICES, prefix
+from components.recogniser.decoders import DECODERS
 from components.recogniser.model import ExportedModel, loaded
 
 
@@ -74,6 +74,6 @@ def _read(models: Mapping[str, ExportedModel], images: list[bytes]) -> dict[str,
     seen = ahead(lambda batch: models[batch[0]].log_probs(batch[1]), batches, NETWORK_THREADS)
     for (name, _), (log_probs, frames) in zip(batches, seen, strict=True):
         for decoder, rows in read[name].items():
-            decoded = models[name].decoder(decoder == BEST_PATH).decode(log_probs, frames, models[name].alphabet)
+            decoded = models[name].decoder(decoder).decode(log_probs, frames, models[name].alphabet)
             rows += [(result.text, float(result.confidence)) for result in decoded]
     return read

@@ -16,6 +16,39 @@ BOUND_DIGITS = 8
 
 
 @dataclass(frozen=True)
+class GateBound:
+    """A bound of the gate.
+
+    Attributes:
+        setting: Setting that holds what is allowed, such as "gate.max_cer".
+        metric: Metric that is bounded, one of those that `bounds.eval_config` names.
+        what: The metric in words.
+        kind: "bound" for the metric itself, "change" for its increase over the baseline.
+        by_slice: Whether the setting holds a bound for each of some slices, instead of one for all images.
+    """
+
+    setting: str
+    metric: str
+    what: str
+    kind: Literal["bound", "change"] = "bound"
+    by_slice: bool = False
+
+    def allowed(self, gate: Any) -> Any:
+        """What the setting says, in the section `gate` of a configuration; None where it is off."""
+        return getattr(gate, self.setting.partition(".")[2])
+
+
+MAX_CER = GateBound("gate.max_cer", "cer_high", "the upper end of the CER's interval")
+# A new bound is a setting of `GateConfig` and a row here: Evaluator's thresholds, the words of a failure, the rows of
+# the report and what is told to be off follow.
+GATE_BOUNDS = (
+    MAX_CER,
+    GateBound("gate.max_cer_increase", "cer", "CER", kind="change"),
+    GateBound("gate.slice_max_cer", "cer", "CER", by_slice=True),
+)
+
+
+@dataclass(frozen=True)
 class Baseline:
     """What a candidate is compared with.
 
@@ -80,6 +113,11 @@ class Failure:
     kind: str
     against: str = "the model before"
 
+    def misses(self, bound: GateBound) -> bool:
+        """Whether it is this bound that was missed, for all images or a slice that has some."""
+        asked = (bound.metric, bound.kind, bound.by_slice)
+        return asked == (self.metric, self.kind, self.slice != "all")
+
     def __str__(self) -> str:
         if self.kind == "missing":
             return (
@@ -96,14 +134,14 @@ class Failure:
         excess = self.value - self.bound
         places = next((n for n in range(4, 9) if round(excess, n) > 0), 9)  # that tell the value from its bound
         more = f"{excess:.{places}f} too much"
+        unknown = GateBound("the gate", self.metric, self.metric)  # another release may have asked for something else
+        missed = next(filter(self.misses, GATE_BOUNDS), unknown)
         if self.kind == "change":
             return (
-                f"CER{where} is {self.value:+.{places}f} against {self.against}, "
-                f"gate.max_cer_increase allows {self.bound:+.{places}f}: {more}"
+                f"{missed.what}{where} is {self.value:+.{places}f} against {self.against}, "
+                f"{missed.setting} allows {self.bound:+.{places}f}: {more}"
             )
-        setting = "gate.max_cer" if self.slice == "all" else "gate.slice_max_cer"
-        what = "the upper end of the CER's interval" if self.metric == "cer_high" else "CER"
-        return f"{what}{where} is {self.value:.{places}f}, {setting} allows {self.bound:g}: {more}"
+        return f"{missed.what}{where} is {self.value:.{places}f}, {missed.setting} allows {self.bound:g}: {more}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +155,6 @@ class Verdict:
         slices: Metrics of the candidate by slice name such as "writer = 7".
         failures: Missed bounds.
         compared_with: What the baseline is, or why there is none; None in a verdict of an earlier release.
-        off: Settings of the gate that are null, so that nothing was asked.
     """
 
     blessed: bool
@@ -126,7 +163,6 @@ class Verdict:
     slices: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     compared_with: Baseline | None = None
-    off: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which keeps every digit; `from_dict` is the way back."""
@@ -138,7 +174,7 @@ class Verdict:
         compared_with = values.get("compared_with")
         return cls(
             **{
-                **values,
+                **{name: value for name, value in values.items() if name != "off"},  # an earlier release noted it
                 "failures": [Failure(**failure) for failure in values["failures"]],
                 "compared_with": Baseline(**compared_with) if compared_with else None,
             }

@@ -56,74 +56,105 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
         mark = file.read(4)
     if mark in _WORKBOOKS:
         raise DatasetError(f"{path} is {_WORKBOOKS[mark]}, not a CSV file. {SAVE_AS_CSV}")
-    encoding = config.encoding
-    if mark.startswith(b"\xef\xbb\xbf"):
-        encoding = "utf-8-sig"
-    elif mark in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
-        encoding = "utf-32"
-    elif mark.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
+    encoding = _encoding(mark, config.encoding)
     try:
         header_line, line, delimiter = _find_header(path, encoding)
     except UnicodeError as error:
         raise DatasetError(encoding_problem(path, encoding, error)) from error
     if delimiter is None:
         delimiter = max(DELIMITERS, key=lambda d: len(_fields(line, d)))
-    header = _fields(line, delimiter)
-    known = [re.sub(r"[\s-]+", "_", name.lower()) for name in header]
-    if ",".join(known) in _OWN:
+    header = _Header(path, _fields(line, delimiter))
+    if writer := _OWN.get(",".join(header.known)):
         return (
-            f"{path} is a table of `{_OWN[','.join(known)]}`, not of labels. Move it out of the folder; or, if people "
+            f"{path} is a table of `{writer}`, not of labels. Move it out of the folder; or, if people "
             "have corrected its texts, leave out its last column."
         )
-    data = _looks_like_data(header)
-    hint = (
-        f" The first line looks like data (`{data[:40]}`): there is no header. Add a line before it that names its "
-        f"{len(header)} columns, such as `filename,text`."
-        if data
-        else ""
-    )
-    twice: dict[str, str] = {}  # ambiguous column by the setting that names it
-
-    def position(wanted: str | None, usual: tuple[str, ...], setting: str) -> int | None:
-        if wanted is not None:
-            if wanted not in header:
-                raise DatasetError(f"{path} has no column {wanted!r} ({setting}). It has: {_listed(header)}.{hint}")
-            if header.count(wanted) > 1:
-                twice[setting] = wanted
-            return header.index(wanted)
-        found = next((name for name in usual if name in known), None)
-        if found is not None and known.count(found) > 1:
-            twice[setting] = found
-        return None if found is None else known.index(found)
-
-    def optional(wanted: str | None, name: str) -> int | None:
-        if wanted is not None and wanted.lower() == NONE:
-            return None
-        return position(wanted, (name,), f"data.{name}_column")
-
-    image = position(config.image_column, IMAGE_COLUMNS, "data.image_column")
-    text = position(config.text_column, TEXT_COLUMNS, "data.text_column")
+    image = header.position(config.image_column, IMAGE_COLUMNS, "data.image_column")
+    text = header.position(config.text_column, TEXT_COLUMNS, "data.text_column")
     wanted = (("image", IMAGE_COLUMNS, image), ("text", TEXT_COLUMNS, text))
     missing = [
         f"{what} (one of {', '.join(names)}, or set data.{what}_column)" for what, names, at in wanted if at is None
     ]
     if image is None or text is None:
-        if hint:
-            return f"{path} cannot be read.{hint}"
-        return f"{path} has no column for {' and none for '.join(missing)}. Its columns are: {_listed(header)}."
+        if header.hint:
+            return f"{path} cannot be read.{header.hint}"
+        return f"{path} has no column for {' and none for '.join(missing)}. Its columns are: {_listed(header.names)}."
     table = Table(
         path=path, root=root, source=source, delimiter=delimiter, encoding=encoding, header_line=header_line,
-        names=tuple(header), image=image, text=text, writer=optional(config.writer_column, "writer"),
-        split=optional(config.split_column, "split"),
+        names=tuple(header.names), image=image, text=text, writer=header.optional(config.writer_column, "writer"),
+        split=header.optional(config.split_column, "split"),
         default_split=split_in_name(os.path.basename(path)),
         allow_outside=config.allow_outside,
-        labelling_model=known.index(LABELLING_MODEL) if LABELLING_MODEL in known else None,
+        labelling_model=header.known.index(LABELLING_MODEL) if LABELLING_MODEL in header.known else None,
     )  # fmt: skip
-    if twice:
-        setting, name = next(iter(twice.items()))
-        raise DatasetError(f"{path} has several columns {name!r}. Rename all but one, or choose another by {setting}.")
+    header.refuse_ambiguous()
     return table
+
+
+class _Header:
+    """The columns of a table, and which of them are asked for.
+
+    Attributes:
+        names: Names of the columns as they stand in the file.
+        known: The same as they are compared with the usual names.
+        hint: What to do where the first line is no header but data, as the end of an error; else empty.
+    """
+
+    def __init__(self, path: str, names: list[str]):
+        self.names = names
+        self.known = [re.sub(r"[\s-]+", "_", name.lower()) for name in names]
+        data = _looks_like_data(names)
+        self.hint = (
+            f" The first line looks like data (`{data[:40]}`): there is no header. Add a line before it that names its "
+            f"{len(names)} columns, such as `filename,text`."
+            if data
+            else ""
+        )
+        self._path = path
+        self._ambiguous: dict[str, str] = {}  # column that is there twice, by the setting that names it
+
+    def position(self, wanted: str | None, usual: tuple[str, ...], setting: str) -> int | None:
+        """Place of the column that the setting names, or else of the first usual name that is there.
+
+        Raises:
+            DatasetError: The setting names a column that is not there.
+        """
+        if wanted is None:
+            names, found = self.known, next((name for name in usual if name in self.known), None)
+        else:
+            names, found = self.names, wanted
+        if found is None:
+            return None
+        if found not in names:
+            columns = _listed(names)
+            raise DatasetError(f"{self._path} has no column {found!r} ({setting}). It has: {columns}.{self.hint}")
+        if names.count(found) > 1:
+            self._ambiguous[setting] = found
+        return names.index(found)
+
+    def optional(self, wanted: str | None, name: str) -> int | None:
+        """As `position`, for a column that the setting may also rule out."""
+        if wanted is not None and wanted.lower() == NONE:
+            return None
+        return self.position(wanted, (name,), f"data.{name}_column")
+
+    def refuse_ambiguous(self) -> None:
+        """Raises DatasetError where a column that was asked for is there twice: only then does it matter."""
+        for setting, name in self._ambiguous.items():
+            raise DatasetError(
+                f"{self._path} has several columns {name!r}. Rename all but one, or choose another by {setting}."
+            )
+
+
+def _encoding(mark: bytes, told: str) -> str:
+    """The encoding that a byte order mark names, or else the one that the configuration does."""
+    if mark.startswith(b"\xef\xbb\xbf"):
+        return "utf-8-sig"
+    if mark in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "utf-32"
+    if mark.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    return told
 
 
 def _find_header(path: str, encoding: str) -> tuple[int, str, str | None]:

@@ -15,14 +15,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from tfx.components.evaluator import constants
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
 from components.common import storage
-from components.common.artifacts import write_text
+from components.common.artifacts import bless, write_text
 from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
 from components.common.versions import kept_start
@@ -45,18 +44,18 @@ from serving.version_directory import GRAPH_FILE
 class LineEvaluatorSpec(component_spec.ComponentSpec):
     """Inputs, outputs and settings of LineEvaluator."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "gate": component_spec.ExecutionParameter(type=str),
         "recogniser_dir": component_spec.ExecutionParameter(type=str),
         # Set by the driver, so that another recogniser is a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "baseline_model": component_spec.ChannelParameter(type=standard_artifacts.Model),
     }
-    OUTPUTS = {  # noqa: RUF012
+    OUTPUTS = {
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }
@@ -112,10 +111,7 @@ class Executor(base_executor.BaseExecutor):
         evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
         write_text(os.path.join(evaluation, VERDICT_FILE), json.dumps(verdict.as_dict(), ensure_ascii=False))
         write_text(os.path.join(evaluation, PAGES_FILE), json.dumps(told, ensure_ascii=False))
-        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
-        name = constants.BLESSED_FILE_NAME if verdict.blessed else constants.NOT_BLESSED_FILE_NAME
-        write_text(os.path.join(blessing.uri, name), "")
-        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(verdict.blessed))
+        bless(artifact_utils.get_single_instance(output_dict["blessing"]), verdict.blessed)
 
 
 def _measure(

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
+from components.common.warmup import write_warmups
 from components.line_finder.model import CHANNELS, LineFinder, build, take_weights
 from components.line_finder.preprocessing import scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig
 from components.transform.decoding import NOTHING, decode_grey, kinds_of
 from htr_client import image_files
 from htr_client.pages.reading import LINE_FINDER, SIGNATURE
-from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
+from serving.version_directory import SETTINGS_FILE
 
 
 class ServedLineFinder(tf.Module):
@@ -79,13 +79,10 @@ def save(served: ServedLineFinder, directory: str, config: LineFinderConfig, fac
         facts: What else its settings file says.
     """
     tf.saved_model.save(served, directory, signatures=served.functions)
-    extra = os.path.join(directory, os.path.dirname(WARMUP_FILE))
-    tf.io.gfile.makedirs(extra)
+    page = image_files.encode(_drawn_page())
+    write_warmups(directory, LINE_FINDER, [(SIGNATURE, "image_bytes", batch) for batch in ([page], [page, page])])
     with tf.io.gfile.GFile(os.path.join(directory, SETTINGS_FILE), "w") as file:
         file.write(json.dumps({"line_finder": config.model_dump(), **facts}, indent=1) + "\n")
-    with tf.io.TFRecordWriter(os.path.join(directory, WARMUP_FILE)) as writer:
-        for log in _warmup_requests(image_files.encode(_drawn_page())):
-            writer.write(log.SerializeToString())
 
 
 def export_again(version: str, target: str) -> None:
@@ -108,15 +105,3 @@ def _drawn_page() -> np.ndarray:
     for y in range(60, 440, 40):
         grey[y - 12 : y : 4, 30:330:5] = 40
     return grey
-
-
-def _warmup_requests(image: bytes) -> list[Any]:
-    """PredictionLogs that a server answers before it serves the version: a page alone, and two together."""
-    logs = []
-    for batch in ([image], [image, image]):
-        request = predict_pb2.PredictRequest(
-            model_spec=model_pb2.ModelSpec(name=LINE_FINDER, signature_name=SIGNATURE),
-            inputs={"image_bytes": tf.make_tensor_proto(batch, tf.string, [len(batch)])},
-        )
-        logs.append(prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request)))
-    return logs

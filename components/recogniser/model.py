@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from components.recogniser.decoders import BEST_PATH, DEFAULT
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath, Decoder
 from htr_client.language import LanguageModel
@@ -72,9 +73,9 @@ class ExportedModel:
         outputs = self._recognise(image_bytes=tf.constant(list(images), tf.string))
         return outputs["log_probs"].numpy(), outputs["frames"].numpy()
 
-    def decoder(self, best_path: bool = False) -> Decoder:
-        """What makes texts of log-probabilities: as clients do by default, or best path."""
-        return BestPath() if best_path else self._decoder
+    def decoder(self, name: str = DEFAULT) -> Decoder:
+        """What makes texts of log-probabilities, by its name: as clients do by default, or best path."""
+        return {DEFAULT: self._decoder, BEST_PATH: BestPath()}[name]
 
 
 @lru_cache(maxsize=2)

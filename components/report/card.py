@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.common.writers import without_writers
-from components.evaluator.verdict import Verdict
-from components.report.report import environment
+from components.evaluator.verdict import MAX_CER, Verdict
+from components.report.report import environment, switched_off
 
 REVIEWED = 0.1
 
@@ -25,5 +25,8 @@ def write(contents: Mapping[str, Any]) -> str:
     tenth = next(row for row in contents["review"] if row["share"] == REVIEWED)
     failures = Verdict.from_dict(contents["verdict"]).failures
     template = environment().get_template("model_card.md.j2")
-    text = template.render(r=without_writers(contents), tenth=tenth, failures=failures)
+    max_cer = next(row["bound"] for row in contents["bounds"] if row["setting"] == MAX_CER.setting)
+    text = template.render(
+        r=without_writers(contents), tenth=tenth, failures=failures, off=switched_off(contents), max_cer=max_cer
+    )
     return re.sub(r"\n{3,}", "\n\n", text)

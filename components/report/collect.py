@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.evaluator.decoders import BEST_PATH, DEFAULT
 from components.evaluator.readings import BASELINE, CANDIDATE
 from components.example_gen.examples import records
 from components.example_gen.measures import NUMBERS
 from components.example_gen.splits import SPLITS
+from components.recogniser.decoders import BEST_PATH, DEFAULT
 from components.recogniser.located import located
 from components.recogniser.model import ExportedModel
 from components.report import analysis
@@ -51,7 +51,7 @@ def read_splits(examples_uri: str) -> tuple[dict[str, Split], str]:
 
 
 def predictions(
-    examples_uri: str, readings: dict[str, dict[str, Any]], compared: bool, best_path: bool = False
+    examples_uri: str, readings: dict[str, dict[str, Any]], compared: bool, decoder: str = DEFAULT
 ) -> pd.DataFrame:
     """Puts the images of the evaluation split and what models read in them together.
 
@@ -59,13 +59,12 @@ def predictions(
         examples_uri: URI of the Examples artifact.
         readings: What Evaluator has kept, see `components.evaluator.readings`.
         compared: Whether there is a model to compare with.
-        best_path: Whether the predictions are those of the best path, instead of those that clients get by default.
+        decoder: Name of the decoder whose texts are the predictions, as in `gate.decoder`.
 
     Returns:
         A table of predictions, see `components.report.analysis`.
     """
     rows: list[dict[str, Any]] = []
-    decoder = BEST_PATH if best_path else DEFAULT
     for record in records(examples_uri, "eval"):
         del record["image"]
         read = readings[record["id"]]
@@ -78,7 +77,7 @@ def predictions(
 
 
 def look_closely(
-    examples_uri: str, model: ExportedModel, texts: dict[int, str], best_path: bool = False
+    examples_uri: str, model: ExportedModel, texts: dict[int, str], decoder: str = DEFAULT
 ) -> dict[int, Reading]:
     """Reads some images of the evaluation split again, this time keeping what the model saw in each frame.
 
@@ -86,7 +85,7 @@ def look_closely(
         examples_uri: URI of the Examples artifact.
         model: Model to read with.
         texts: Labels by the image's place in the split.
-        best_path: As for `predictions`.
+        decoder: As for `predictions`.
 
     Returns:
         Readings by place.
@@ -100,7 +99,7 @@ def look_closely(
         log_probs, frames = model.log_probs([images[place] for place in batch])
         labels = [model.alphabet.encode(texts[place], skip_unknown=True) for place in batch]
         aligned = align(log_probs, frames, labels)
-        decoded = model.decoder(best_path).decode(log_probs, frames, model.alphabet)
+        decoded = model.decoder(decoder).decode(log_probs, frames, model.alphabet)
         for i, place in enumerate(batch):
             ways = list(zip(labels[i], aligned[i], strict=True)) if aligned[i] else []
             truth = [(model.alphabet[c], p, run) for c, (run, p) in ways]

@@ -38,8 +38,8 @@ from serving.version_directory import CARD_FILE, METRICS_FILE, SETTINGS_FILE
 class RunReportSpec(component_spec.ComponentSpec):
     """Inputs, outputs and settings of RunReport."""
 
-    PARAMETERS = {"config": component_spec.ExecutionParameter(type=str)}  # noqa: RUF012 - the form that TFX asks for
-    INPUTS = {  # noqa: RUF012
+    PARAMETERS = {"config": component_spec.ExecutionParameter(type=str)}
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=Quarantine),
         "anomalies": component_spec.ChannelParameter(type=standard_artifacts.ExampleAnomalies),
@@ -48,7 +48,7 @@ class RunReportSpec(component_spec.ComponentSpec):
         "baseline_model": component_spec.ChannelParameter(type=standard_artifacts.Model, optional=True),
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
     }
-    OUTPUTS = {"report": component_spec.ChannelParameter(type=Report)}  # noqa: RUF012
+    OUTPUTS = {"report": component_spec.ChannelParameter(type=Report)}
 
 
 class Executor(base_executor.BaseExecutor):
@@ -64,9 +64,8 @@ class Executor(base_executor.BaseExecutor):
         examples = uri("examples")
         model = loaded(path_utils.serving_model_path(uri("model")))
         baseline = _settings(input_dict.get("baseline_model") or [])
-        best_path = config.gate.decoder == "best_path"
         read = readings.read(os.path.join(uri("evaluation"), readings.READINGS_FOLDER))
-        predictions = collect.predictions(examples, read, baseline is not None, best_path)
+        predictions = collect.predictions(examples, read, baseline is not None, config.gate.decoder)
         shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
         splits, digest = collect.read_splits(examples)
         material = Material(
@@ -79,7 +78,7 @@ class Executor(base_executor.BaseExecutor):
             settings=model.settings,
             model_bytes=model.weight_bytes,
             readings=collect.look_closely(
-                examples, model, {place: predictions["text"][place] for place in shown}, best_path
+                examples, model, {place: predictions["text"][place] for place in shown}, config.gate.decoder
             ),
             history=json.loads(_read(os.path.join(uri("model_run"), HISTORY_FILE)) or "[]"),
             counts=read_counts(uri("quarantine")),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.evaluator.verdict import Verdict
+from components.evaluator.verdict import GATE_BOUNDS, GateBound, Verdict
 from components.example_gen.folders import find_tables
 from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Rejected, is_unreadable_image
@@ -25,6 +25,7 @@ from components.example_gen.table import DatasetError, Table
 from components.report import analysis, figures
 from components.report.material import Material
 from components.report.next_steps import next_steps
+from components.report.report import switched_off
 from components.report.run_findings import findings
 from components.report.settings import RunSettings
 from components.transform.geometry import resized_width
@@ -122,32 +123,37 @@ def bounds(verdict: Verdict, config: RunSettings) -> list[dict[str, Any]]:
         Rows of `setting`, `what`, `value` and `bound` (rates; None where there is nothing to compare, or the bound is
         off), `met`; for a bound of slices also `slice`, the feature by which they are made.
     """
-
-    def missed(metric: str, where: str, kind: str) -> bool:
-        return any((f.metric, f.slice, f.kind) == (metric, where, kind) for f in verdict.failures)
-
-    gate, metrics, baseline = config.gate, verdict.metrics, verdict.baseline
-    rows: list[dict[str, Any]] = [
-        {"setting": "gate.max_cer", "what": f"upper end of the CER's {100 * gate.confidence_level:g} % interval",
-         "value": metrics["cer_high"], "bound": gate.max_cer,
-         "met": None if gate.max_cer is None else not missed("cer_high", "all", "bound")},
-        {"setting": "gate.max_cer_increase", "what": f"CER against {against(verdict)}; same images",
-         "value": metrics["cer"] - baseline["cer"] if baseline else None, "bound": gate.max_cer_increase,
-         "met": not missed("cer", "all", "change") if baseline and gate.max_cer_increase is not None else None},
-    ]  # fmt: skip
-    for name, bound in sorted(config.gate.slice_max_cer.items()):
-        column, equals, value = name.partition("=")
-        wanted = [f"{column} = {value}"] if equals else [s for s in verdict.slices if s.startswith(f"{column} = ")]
-        found = [(verdict.slices[s]["cer"], s) for s in wanted if s in verdict.slices]
-        worst, where = max(found, default=(None, name))
-        rows.append(
-            {"setting": "gate.slice_max_cer", "slice": column,
-             "what": f"CER for {where}" + (", the worst of its kind" if not equals else ""),
-             "value": worst, "bound": bound,
-             "met": not (any(missed("cer", s, "bound") for _, s in found)
-                         or any(missed("samples", s, "missing") for s in (column, *wanted)))}
-        )  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for bound in GATE_BOUNDS:
+        allowed = bound.allowed(config.gate)
+        if bound.by_slice:
+            rows += [_bound_of(name, value, bound, verdict) for name, value in sorted(allowed.items())]
+            continue
+        value: float | None = verdict.metrics[bound.metric]
+        what = bound.what.replace("interval", f"{100 * config.gate.confidence_level:g} % interval")
+        if bound.kind == "change":
+            before = verdict.baseline
+            value = verdict.metrics[bound.metric] - before[bound.metric] if before else None
+            what = f"{bound.what} against {against(verdict)}; same images"
+        asked = value is not None and allowed is not None
+        met = not any(f.misses(bound) for f in verdict.failures) if asked else None
+        rows.append({"setting": bound.setting, "what": what, "value": value, "bound": allowed, "met": met})
     return rows
+
+
+def _bound_of(name: str, allowed: float, bound: GateBound, verdict: Verdict) -> dict[str, Any]:
+    """The row of one slice such as "writer=7", or of all those that a feature makes."""
+    column, equals, value = name.partition("=")
+    wanted = [f"{column} = {value}"] if equals else [s for s in verdict.slices if s.startswith(f"{column} = ")]
+    found = [(verdict.slices[s][bound.metric], s) for s in wanted if s in verdict.slices]
+    worst, where = max(found, default=(None, name))
+    missed = [f for f in verdict.failures if f.misses(bound) and f.slice in [s for _, s in found]]
+    missed += [f for f in verdict.failures if f.kind == "missing" and f.slice in (column, *wanted)]
+    return {
+        "setting": bound.setting, "slice": column,
+        "what": f"{bound.what} for {where}" + (", the worst of its kind" if not equals else ""),
+        "value": worst, "bound": allowed, "met": not missed,
+    }  # fmt: skip
 
 
 def _comparison(predictions: pd.DataFrame, level: float) -> dict[str, Any] | None:
@@ -304,9 +310,9 @@ def metrics(contents: Mapping[str, Any]) -> dict[str, Any]:
             "run": contents["run_id"], "name": contents["name"],
             "blessed": verdict["blessed"],
             "bounds": contents["bounds"], "metrics": verdict["metrics"], "baseline": verdict["baseline"],
-            "compared_with": verdict["compared_with"], "off": verdict["off"], "next_steps": contents["next_steps"],
-            "comparison": contents["comparison"], "language_model": contents["language_model"],
-            "slices": verdict["slices"],
+            "compared_with": verdict["compared_with"], "off": switched_off(contents),
+            "next_steps": contents["next_steps"], "comparison": contents["comparison"],
+            "language_model": contents["language_model"], "slices": verdict["slices"],
             "calibration": contents["calibration"], "review": contents["review"],
             "findings": contents["findings"],
             "data": {"digest": data["digest"], "folders": data["folders"], "splits": data["splits"],

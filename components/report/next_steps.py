@@ -8,6 +8,7 @@ from typing import Any
 
 from components.common.metrics import samples_for
 from components.common.words import counted
+from components.evaluator.verdict import MAX_CER, Verdict
 from components.trainer.schedule import epochs_for
 from components.trainer.settings import TrainConfig
 
@@ -140,17 +141,17 @@ def _about_bounds(contents: Mapping[str, Any], collapsed: bool) -> Iterator[str]
             f"{counted(int(metrics['samples']), 'image')} (data.eval_fraction, or more labels)."
             + (f" {bound:g} takes {least} at least, all of them right." if metrics["samples"] < least else "")
         )
-    compared, failures = contents["comparison"], verdict["failures"]
-    too_high = [f["slice"] for f in failures] == ["all"] and failures[0]["kind"] == "bound"
+    compared, failures = contents["comparison"], Verdict.from_dict(verdict).failures
+    too_high = [failure.misses(MAX_CER) for failure in failures] == [True]
     enough = math.ceil(20 * metrics["cer_high"]) / 20
     if too_high and not collapsed and compared and compared["differs"] < 0 and enough <= _LARGEST_BOUND:
         yield (
             f"Its CER is lower than that of {contents['against']} ({metrics['cer']:.3f}, "
             f"{compared['baseline']['rate']:.3f}). If that is enough, raise the bound: gate.max_cer={enough:g}."
         )
-    slices = [f["slice"] for f in failures if f["kind"] == "bound" and f["slice"] != "all"]
+    slices = [failure.slice for failure in failures if failure.kind == "bound" and failure.slice != "all"]
     if slices:
-        yield f"Add training images like those of {', '.join(slices[:3])}, whose CER is above its bound."
+        yield f"Add training images like those of {', '.join(slices[:3])}, which miss their bounds."
     unknown = contents["coverage"]["unknown"]
     if unknown:
         shown = " ".join(row["character"] for row in unknown[:8])

@@ -66,6 +66,7 @@ def page(
         since |= {"language_model": None, "writer_range": None}
         contents = {**since, **contents}
         cases = contents["cases"]
+        contents["coverage"] = {"kept": [], "dropped": [], **contents["coverage"]}
         contents["cases"] = {"suspect": cases.get("doubtful", []), **cases}  # as 0.1.0 calls them
         if compared := contents["comparison"]:
             sign = int(compared["low"] > 0) - int(compared["high"] < 0)
@@ -74,8 +75,14 @@ def page(
     when = (run_id or (contents["run_id"] if contents else ""))[:19].replace("T", " ")
     template = environment().get_template("report.html.j2")
     return template.render(
-        r=contents, when=when, steps=steps, pushed=pushed, not_pushed=not_pushed, failed=failed, verdict=verdict
-    )
+        r=contents, when=when, steps=steps, pushed=pushed, not_pushed=not_pushed, failed=failed, verdict=verdict,
+        off=switched_off(contents) if contents else [],
+    )  # fmt: skip
+
+
+def switched_off(contents: Mapping[str, Any]) -> list[str]:
+    """Settings of the gate that are null, so that nothing was asked."""
+    return [row["setting"] for row in contents["bounds"] if row["bound"] is None]
 
 
 def percent(rate: float | None) -> str:

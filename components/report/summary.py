@@ -123,6 +123,11 @@ class RunSummary:
         return Verdict.from_dict(self.report["verdict"]) if self.report else None
 
     @property
+    def off(self) -> list[str]:
+        """Settings of the gate that are null."""
+        return report.switched_off(self.report) if self.report else []
+
+    @property
     def withdrawn(self) -> int | None:
         """Number of the version at `withdrawn_path`, which may have been restored since."""
         return int(os.path.basename(self.withdrawn_path)) if self.withdrawn_path else None

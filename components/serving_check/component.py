@@ -26,6 +26,7 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import json_utils, path_utils
 
 from components.common import storage
+from components.common.artifacts import is_blessed
 from components.common.datasets import untuned
 from components.common.words import counted
 from components.serving_check import early
@@ -50,15 +51,15 @@ class NotServable(RuntimeError):
 class ServingCheckSpec(component_spec.ComponentSpec):
     """Inputs, outputs and settings of ServingCheck."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "server_command": component_spec.ExecutionParameter(type=str),
         "name": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }
-    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}  # noqa: RUF012
+    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}
 
 
 class Executor(base_executor.BaseExecutor):
@@ -73,7 +74,7 @@ class Executor(base_executor.BaseExecutor):
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         model_blessing = artifact_utils.get_single_instance(input_dict["model_blessing"])
         blessing.set_int_custom_property("blessed", 0)
-        if model_blessing.get_int_custom_property("blessed") != 1:
+        if not is_blessed(model_blessing):
             return
         model = artifact_utils.get_single_instance(input_dict["model"])
         command = json_utils.loads(exec_properties["server_command"])

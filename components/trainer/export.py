@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
+from components.common.warmup import write_warmups
 from components.trainer.model import Recogniser
 from components.transform.preprocessing import image_batch
 from components.transform.settings import TransformConfig
 from htr_client.model_facts import COLUMNS_PER_FRAME
-from serving.version_directory import LANGUAGE_MODEL_FILE, WARMUP_FILE
+from serving.version_directory import LANGUAGE_MODEL_FILE
 
 _NEVER = -100.0  # logarithm of a probability that float32 no longer holds
 
@@ -195,11 +195,12 @@ def save(served: ServedModel, directory: str, images: Sequence[bytes], name: str
         file.touch()
         served.language_model = tf.saved_model.Asset(str(file))
         tf.saved_model.save(served, directory, signatures=served.functions)
-    path = os.path.join(directory, WARMUP_FILE)
-    tf.io.gfile.makedirs(os.path.dirname(path))
-    with tf.io.TFRecordWriter(path) as writer:
-        for log in warmup_requests(images, name):
-            writer.write(log.SerializeToString())
+    asked = [
+        (signature, "image_bytes", batch)
+        for signature in ("serving_default", "transcribe")
+        for batch in (images[:1], images)
+    ]
+    write_warmups(directory, name, [*asked, ("alphabet", "query", [b""]), ("language_model", "query", [b""])])
 
 
 def drawn_image(height: int, width: int) -> bytes:
@@ -217,22 +218,3 @@ def drawn_image(height: int, width: int) -> bytes:
         top, bottom = np.sort(random.integers(0, height, 2))
         grey[top : bottom + 1, x : x + 2] = 40
     return tf.io.encode_png(grey).numpy()
-
-
-def warmup_requests(images: Sequence[bytes], name: str) -> list[Any]:
-    """PredictionLogs that a server answers before it serves the version: what clients ask."""
-    logs = []
-    for signature in ("serving_default", "transcribe"):
-        for batch in (list(images[:1]), list(images)):
-            request = predict_pb2.PredictRequest(
-                model_spec=model_pb2.ModelSpec(name=name, signature_name=signature),
-                inputs={"image_bytes": tf.make_tensor_proto(batch, tf.string, [len(batch)])},
-            )
-            logs.append(prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request)))
-    for signature in ("alphabet", "language_model"):
-        request = predict_pb2.PredictRequest(
-            model_spec=model_pb2.ModelSpec(name=name, signature_name=signature),
-            inputs={"query": tf.make_tensor_proto([b""], tf.string, [1])},
-        )
-        logs.append(prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request)))
-    return logs

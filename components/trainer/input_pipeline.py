@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.common.datasets import untuned
-from components.trainer import augment
+from components.trainer.augmentation import augment_batch
 from components.trainer.model import needed_frames
 from components.trainer.settings import TrainConfig
 from components.transform.preprocessing import decode_batch, image_widths
@@ -107,7 +107,7 @@ def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) 
         if train.augment:
             narrowest = COLUMNS_PER_FRAME * needed_frames(batch["labels"])
             seed = tf.stack([tf.constant(train.seed, tf.int64), number])
-            images, widths = augment.augment_batch(images, widths, narrowest, train.augment, train.augmentations, seed)
+            images, widths = augment_batch(images, widths, narrowest, train.augment, train.augmentations, seed)
         return {"images": images, "widths": widths}, batch["labels"]
 
     dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch).skip(skipped)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
-from pipeline.commands.common import AddCommand, CommandError, add_since_argument, fraction, positive
+from pipeline.commands.common import AddCommand, CommandError
+from pipeline.commands.options import add_since_argument, fraction, positive
 from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:

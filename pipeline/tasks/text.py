@@ -53,7 +53,7 @@ class Text(Task):
             lines.append(f"Before     CER {before['cer']:.4f} ({compared or 'the model before'}; same images)")
         elif compared:
             lines.append(f"Before     {compared}")
-        return [*lines, *(f"Gate       {setting} is off" for setting in run.verdict.off)]
+        return [*lines, *(f"Gate       {setting} is off" for setting in run.off)]
 
     def refusal(self, run: RunSummary) -> str:  # noqa: D102
         failures = "; ".join(map(str, run.verdict.failures)) if run.verdict else "no verdict"
@@ -76,7 +76,7 @@ class Text(Task):
             "baseline_cer": verdict.baseline["cer"] if verdict and verdict.baseline else None,
             "rejected": run.counts["rejected"],
             "failures": [str(failure) for failure in verdict.failures] if verdict else [],
-            "off": verdict.off if verdict else [],
+            "off": run.off,
             "next_steps": run.next_steps,
         }  # fmt: skip
 

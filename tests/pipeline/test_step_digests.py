@@ -128,7 +128,7 @@ def test_how_versions_are_kept_matters_to_the_push_alone(names, tree):
 
 @pytest.mark.parametrize(
     "path",
-    ["trainer/augment.py", "trainer/export.py", "transform/preprocessing.py", "example_gen/dataset.py"],
+    ["trainer/augmentation.py", "trainer/export.py", "transform/preprocessing.py", "example_gen/dataset.py"],
 )
 def test_what_only_the_recogniser_needs_trains_no_line_finder_again(tree, path):
     names = names_of([create_page_pipeline(load(None, ["task=pages", "data.paths=[data]"]), "root")])

@@ -40,6 +40,7 @@ from htr_client import pages
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.cutting import CUTS
 from htr_client.pages.xml_files import MAX_BYTES
+from serving import file_lock
 
 LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
 _Rows = Sequence[tuple[str, str, str]]  # of a page, see `Result`
@@ -124,20 +125,22 @@ def import_pages(
         The counts.
 
     Raises:
-        ImportProblem: Nothing to do, or an earlier run had another input, or the output is something else.
+        ImportProblem: Nothing to do, or an earlier run had another input, or the output is something else or another
+            import works on it.
     """
     job = _Job(output, max_pixels)
     files = find_pages(folders, writer, allow_outside)
-    _prepare(job, list(folders), overwrite)
-    if started is not None:
-        started(len(files))
-    before = {file.name: storage.stamp(job.record_path(file)) for file in files}
-    with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
-        # Create spreads its elements among the workers.
-        _ = pipeline | "Pages" >> beam.Create(files) | "Cut lines" >> beam.ParDo(_CutPage(job))
-    # From the records, since not every engine brings results or metrics back.
-    new = sum(storage.stamp(job.record_path(file)) != before[file.name] for file in files)
-    return _write_tables(job, folders, files, new)
+    with _alone(job):
+        _prepare(job, list(folders), overwrite)
+        if started is not None:
+            started(len(files))
+        before = {file.name: storage.stamp(job.record_path(file)) for file in files}
+        with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
+            # Create spreads its elements among the workers.
+            _ = pipeline | "Pages" >> beam.Create(files) | "Cut lines" >> beam.ParDo(_CutPage(job))
+        # From the records, since not every engine brings results or metrics back.
+        new = sum(storage.stamp(job.record_path(file)) != before[file.name] for file in files)
+        return _write_tables(job, folders, files, new)
 
 
 def done_pages(output: str) -> int:
@@ -145,8 +148,31 @@ def done_pages(output: str) -> int:
     return len(_records(_Job(output, 0)))
 
 
+@contextlib.contextmanager
+def _alone(job: _Job) -> Iterator[None]:
+    """Holds the lock of an output: two imports would delete each other's images and write one table."""
+    if (
+        not os.path.exists(os.path.join(job.state, _MANIFEST))
+        and os.path.lexists(job.output)
+        and not (os.path.isdir(job.output) and not os.listdir(job.output))
+    ):
+        raise ImportProblem(f"{job.output} exists and was not made by htr import. Name a new folder with --output.")
+    os.makedirs(job.state, exist_ok=True)
+    path = os.path.join(job.state, ".lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            with contextlib.suppress(file_lock.NoLocks):
+                stack.enter_context(file_lock.locked(path))
+        except file_lock.LockHeld:
+            raise ImportProblem(
+                f"Another htr import works on {job.output} and holds {path}. Wait for it to end, or name another "
+                "output."
+            ) from None
+        yield
+
+
 def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
-    """Makes the folders, or says why an import cannot go on in them."""
+    """Begins or resumes an import, or says why it cannot go on."""
     path = os.path.join(job.state, _MANIFEST)
     if os.path.exists(path):
         if overwrite:
@@ -161,15 +187,12 @@ def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
                 f"{job.labels} was changed since it was imported, and a repeated import would write it anew. Correct "
                 "the XML files instead, or import to another --output; --overwrite discards the changes."
             )
-    elif os.path.lexists(job.output) and not (os.path.isdir(job.output) and not os.listdir(job.output)):
-        raise ImportProblem(f"{job.output} exists and was not made by htr import. Name a new folder with --output.")
-    for folder in (job.output, job.state):
-        os.makedirs(folder, exist_ok=True)
+    os.makedirs(job.output, exist_ok=True)
     _write_manifest(job, folders, _written(job))
 
 
 def _written(job: _Job) -> list[str]:
-    """Digests of the table as runs have written it; none before the first, and of outputs of version 0.1."""
+    """Digests of the table as runs have written it; none before the first."""
     path = os.path.join(job.state, _MANIFEST)
     return json.loads(storage.read(path)).get("labels", []) if os.path.exists(path) else []
 
@@ -218,7 +241,7 @@ class _CutPage(beam.DoFn):
             record = json.loads(storage.read(path))
             stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
             rows = record["rows"]
-            same = all(stamps) and record["stamps"] == stamps and record.get("cuts", 1) == CUTS
+            same = all(stamps) and record["stamps"] == stamps and record.get("cuts") == CUTS
             if same and (record["claimed"] or _is_still_found(file, record)):
                 # Of a page without rows, whatever was missing or damaged may be there today.
                 if rows and not _lost(self._job, rows):
@@ -249,7 +272,7 @@ def _lost(job: _Job, rows: _Rows) -> list[str]:
 
 
 def _remove_images(job: _Job, rows: _Rows) -> None:
-    """Deletes the images of a page's rows one by one: in older outputs other pages may lie in the same folder."""
+    """Deletes the images of a page's rows one by one, and leaves alone what others have put beside them."""
     for image, *_ in rows:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(job.output, image))

@@ -14,11 +14,9 @@ from pathlib import Path
 
 import jinja2
 
-from components.common import storage
 from components.example_gen.folders import find_tables
 from components.example_gen.header import LABELLING_MODEL
-from components.example_gen.images import resolve_image
-from components.example_gen.outages import is_of_the_store, unreadable
+from components.example_gen.images import read_image, resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import plain, read_rows
@@ -27,7 +25,7 @@ from components.tools.drift.profiles import CONFIDENCE, columns
 from components.tools.log_times import read_time, time_column
 from htr_client import Transcription
 from htr_client.errors import ImageError
-from htr_client.image_files import MAX_BYTES, pack
+from htr_client.image_files import pack
 from htr_client.pages.xml_files import read_confidence
 
 PAGE_FILE = "review.html"
@@ -106,10 +104,8 @@ def from_logs(
             try:
                 # As a server is sent it: TIFF becomes PNG here, and what is no image is told.
                 path = resolve_image(row.fields[table.image].strip(), table)
-                image = pack(storage.read(path, MAX_BYTES + 1)).data
-            except (Rejected, ImageError, OSError) as error:  # such as an image since deleted
-                if isinstance(error, OSError) and is_of_the_store(table.root, error):
-                    raise unreadable(f"The log cannot be read: {error}.", error) from error
+                image = pack(read_image(path)).data
+            except (Rejected, ImageError) as error:  # such as an image since deleted
                 unread.append(plain(f"{place}: {error}"))
                 continue
             answered = row.fields[version] if version is not None else ""

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from htr_client import ngrams
 from htr_client.decoding import Alphabet
 from htr_client.language import LanguageModel
 from tests.components.toy_reader import ALPHABET, save
-from tests.conftest import drawn_image, encode
+from tests.conftest import drawn_image, encode, until
 
 LOCAL = ["--runner=FnApiRunner"]
 TWO_WORKERS = [*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
@@ -93,7 +92,7 @@ def test_the_language_model_of_the_version_is_used_unless_another_decoder_is_ask
     knowing = save(tmp_path / "2", language_model=shorter)
     found = {}
     for name, path, decoder in (
-        ("plain", model, "default"), ("default", knowing, "default"), ("best path", knowing, "best-path"),
+        ("plain", model, "default"), ("default", knowing, "default"), ("best path", knowing, "best_path"),
         ("beam", knowing, "beam"),
     ):  # fmt: skip
         output = tmp_path / name / "texts.jsonl"
@@ -102,7 +101,7 @@ def test_the_language_model_of_the_version_is_used_unless_another_decoder_is_ask
     assert found["best path"] == found["beam"] == found["plain"]
     assert found["default"] == {path: text[:-1] for path, text in found["plain"].items()}
     # What has begun with it does not go on without it.
-    for begun, decoder in (("default", "best-path"), ("best path", "beam"), ("beam", "default")):
+    for begun, decoder in (("default", "best_path"), ("best path", "beam"), ("beam", "default")):
         with pytest.raises(BatchError, match="another"):
             transcribe(str(folder), str(tmp_path / begun / "texts.jsonl"), knowing, LOCAL, decoder=decoder)
 
@@ -352,10 +351,9 @@ def test_a_killed_run_goes_on_where_it_stopped(model, tmp_path):
     ]  # fmt: skip
     with open(tmp_path / "killed.log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob("texts-0*.jsonl"))) < 3:
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "killed.log").read_text()
-            time.sleep(0.01)
+        said = (tmp_path / "killed.log").read_text
+        until(lambda: len(list(tmp_path.glob("texts-0*.jsonl"))) >= 3 or process.poll() is not None, 120, said)
+        assert process.poll() is None, said()
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     whole = contents(output)

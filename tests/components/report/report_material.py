@@ -89,7 +89,6 @@ def material(predictions, config=None, splits=None, alphabet=None, **more):
         "verdict": Verdict(
             config.gate.max_cer is None or high <= config.gate.max_cer, metrics, baseline,
             compared_with=Baseline("in_service", 17, "models/17") if paired else Baseline("none", reason="none yet"),
-            off=["gate.max_cer"] if config.gate.max_cer is None else [],
         ),
         "predictions": predictions,
         "splits": splits or {"train": train, "validation": split_of(words(50), ["v1"] * 50),

@@ -129,13 +129,20 @@ def test_images_too_few_for_the_bound(images, told):
     assert any("0.1 takes 29 at least, all of them right" in step for step in steps) == told
 
 
-BOUND = Failure("cer", "all", 0.21, 0.1, "bound")
+BOUND = Failure("cer_high", "all", 0.21, 0.1, "bound")
+OTHER = Failure("wer_high", "all", 0.51, 0.4, "bound")
 
 
 @pytest.mark.parametrize(
     ("before", "failures", "told"),
-    [(0.4, [BOUND], True), (0.2, [BOUND], False), (None, [BOUND], False), (0.4, [BOUND, *CHANGE], False)],
-    ids=["better", "no better", "alone", "worse than allowed"],
+    [
+        (0.4, [BOUND], True),
+        (0.2, [BOUND], False),
+        (None, [BOUND], False),
+        (0.4, [BOUND, *CHANGE], False),
+        (0.4, [OTHER], False),
+    ],
+    ids=["better", "no better", "alone", "worse than allowed", "another bound"],
 )
 def test_a_bound_that_keeps_what_is_better_out_can_ask_for_less(before, failures, told):
     predictions = read(300, rate=0.2, baseline_rate=before)

@@ -150,7 +150,10 @@ def test_page_and_card_without_a_language_model():
 def test_page_and_card_say_what_the_gate_did_not_ask():
     made = in_words(material(table(words(200)), Config(gate={"max_cer": None})))
     html, text = report.page(made), card.write(made)
-    assert "<b>Off:</b> gate.max_cer" in html and "Switched off: `gate.max_cer`" in text
+    assert "<b>Off:</b> gate.max_cer. " in html and "model. Switched off: `gate.max_cer`." in text
+    other = in_words(material(table(words(200)), Config(gate={"max_cer": 0.4, "max_cer_increase": None})))
+    assert contents.metrics(other)["off"] == ["gate.max_cer_increase"]
+    assert "is at most 40.00 % (`gate.max_cer`). Switched off: `gate.max_cer_increase`." in card.write(other)
     config = Config(gate={"baseline": "none", "baseline_reason": "another alphabet"})
     verdict = dataclasses.replace(
         material(table(words(200))).verdict, compared_with=Baseline("off", reason="another alphabet")
@@ -169,8 +172,10 @@ def test_contents_of_an_earlier_release_make_a_page(built):
     made = json.loads(json.dumps(built))
     for name in ("against", "next_steps", "empty", "baseline_model"):
         del made[name]
-    for name in ("compared_with", "off"):
-        del made["verdict"][name]
+    del made["verdict"]["compared_with"]
+    made["verdict"]["off"] = []
+    for name in ("kept", "dropped"):
+        del made["coverage"][name]
     suspect = made["cases"].pop("suspect")
     del made["comparison"]["differs"]
     made["comparison"].update(low=-0.03, high=-0.01, p_value=0.001)

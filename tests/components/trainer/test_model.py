@@ -4,7 +4,6 @@ import io
 import itertools
 import json
 import shutil
-from typing import get_args
 
 import keras
 import numpy as np
@@ -18,12 +17,11 @@ from components.common.metrics import count_errors
 from components.language.component import put
 from components.language.learning import Learnt
 from components.recogniser.model import ExportedModel
-from components.trainer import augment, export
+from components.trainer import export
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
 from components.trainer.model import build, ctc_loss, needed_frames
 from components.trainer.recurrent import BidirectionalLSTM
-from components.trainer.settings import Augmentation
 from components.transform import geometry, preprocessing
 from components.transform.settings import TransformConfig
 from htr_client import HtrClient, ngrams
@@ -32,11 +30,9 @@ from htr_client.decoding import Alphabet, BestPath
 from htr_client.language import LanguageModel
 from serving.runner import LoadedModel, RunnerOptions
 from serving.server import EmbeddedServer
-from serving.version_directory import SETTINGS_FILE
+from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
 from tests.components.toy import SMALL, TRAIN, WORDS, drawn
 from tests.conftest import drawn_image
-
-KINDS = list(get_args(Augmentation))
 
 
 @pytest.fixture(scope="module")
@@ -130,41 +126,6 @@ def test_best_path_and_posterior_agree_with_the_client():
     decoded = BestPath().decode(log_probs, frames, Alphabet(alphabet))
     assert [t.decode() for t in text.numpy()] == [d.text for d in decoded]
     np.testing.assert_allclose(confidence, [d.confidence for d in decoded], atol=1e-4)
-
-
-@pytest.mark.parametrize("strength", [1.0, 3.0])
-@pytest.mark.parametrize("kinds", [[kind] for kind in KINDS] + [KINDS], ids=lambda kinds: "+".join(kinds))
-def test_augmentation_keeps_shape_range_and_room_for_the_label(kinds, strength):
-    images = np.stack([1 - drawn_image(128, 32, seed)[..., None] / 255 for seed in range(8)]).astype("float32")
-    widths, narrowest = tf.constant([128, 100, 60, 20, 128, 128, 0, 128]), tf.constant([128, 90, 40, 20, 4, 4, 0, 4])
-    seed = tf.constant([1, 2], tf.int64)
-    moved, new_widths = augment.augment_batch(images, widths, narrowest, strength, kinds, seed)
-    assert moved.shape == images.shape
-    assert float(tf.reduce_max(tf.abs(moved - images))) > 0.05
-    assert float(tf.reduce_min(moved)) >= 0 and float(tf.reduce_max(moved)) <= 1.0001
-    assert (new_widths.numpy() >= np.minimum(narrowest, widths)).all() and (new_widths.numpy() <= 128).all()
-    assert int(new_widths[6]) == 0
-    again, _ = augment.augment_batch(images, widths, narrowest, strength, kinds, seed)
-    np.testing.assert_array_equal(moved, again)
-    other, _ = augment.augment_batch(images, widths, narrowest, strength, kinds, seed + 1)
-    assert float(tf.reduce_max(tf.abs(moved - other))) > 0.01
-    same, same_widths = augment.augment_batch(images, widths, narrowest, 0.0, kinds, seed)
-    np.testing.assert_allclose(same, images, atol=1e-5)
-    assert same_widths.numpy().tolist() == widths.numpy().tolist()
-
-
-def test_neighbours_leave_the_middle_and_the_padding_alone():
-    """Their strokes come from the other images of the batch, above and below, never into the middle of a line."""
-    images = np.zeros((64, 40, 30, 1), np.float32)
-    images[1::2, :, :20] = 1  # every other line is all ink, and a neighbour of two blank ones
-    moved, widths = augment.augment_batch(
-        images, tf.constant([20] * 64), tf.constant([1] * 64), 1.0, ["neighbours"], tf.constant([1, 2], tf.int64)
-    )
-    assert widths.numpy().tolist() == [20] * 64
-    inked = moved.numpy()[::2, ..., 0] > 0
-    assert not inked[:, 16:24].any() and not inked[:, :, 20:].any()
-    above, below = inked[:, 0].all(1, where=np.arange(30) < 20), inked[:, -1].all(1, where=np.arange(30) < 20)
-    assert all(4 < count < 28 for count in (above.sum(), below.sum(), (above ^ below).sum()))
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +303,7 @@ def test_wrong_ranks_are_refused_not_fatal(session):
 def test_export_holds_warmup_requests_that_it_answers(trained, session):
     from tensorflow_serving.apis import prediction_log_pb2
 
-    path = trained["folder"] / "export" / export.WARMUP_FILE
+    path = trained["folder"] / "export" / WARMUP_FILE
     requests = [
         prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
@@ -368,7 +329,7 @@ def test_clients_get_the_language_model_that_is_put_into_an_export(trained, tmp_
         graph = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
         del graph.meta_graphs[0].signature_def["language_model"]
         (directory / "saved_model.pb").write_bytes(graph.SerializeToString())
-        (directory / export.WARMUP_FILE).unlink()
+        (directory / WARMUP_FILE).unlink()
     else:
         (directory / SETTINGS_FILE).write_text('{"temperature": 1.1}')
         put(Learnt(learnt if kind == "new" else None, {"weight": 0.3}), str(directory))

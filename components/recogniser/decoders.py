@@ -1,4 +1,4 @@
-"""Names of the decoders whose texts are evaluated, as in `gate.decoder`. No TFX or TensorFlow here."""
+"""Names of a version's decoders, as settings have them; options write best-path. No TFX or TensorFlow here."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from collections.abc import Collection
 
 import tensorflow as tf
 
+_CUTOUTS = 3  # rectangles of an image
+
 
 class _Random:
     """Random tensors that follow from a seed int64 [2] and the order of the calls."""
@@ -42,7 +44,7 @@ def augment_batch(
         widths: int32 [N], columns without padding.
         narrowest: int32 [N], columns that a label needs; no image is scaled below.
         strength: Factor of all ranges; 0 changes nothing.
-        kinds: Kinds that are used, of `affine`, `elastic`, `neighbours`, `stroke`, `contrast`, `cutout`, `noise`.
+        kinds: Kinds that are used, of `settings.Augmentation`; their order does not count.
         seed: int64 [2], another one for each batch.
 
     Returns:
@@ -52,16 +54,9 @@ def augment_batch(
     if "affine" in kinds or "elastic" in kinds:
         affine, elastic = strength * ("affine" in kinds), strength * ("elastic" in kinds)
         images, widths = _warp(images, widths, narrowest, affine, elastic, random)
-    if "neighbours" in kinds:
-        images = _neighbours(images, widths, strength, random)
-    if "stroke" in kinds:
-        images = _stroke(images, strength, random)
-    if "contrast" in kinds:
-        images = _contrast(images, strength, random)
-    if "cutout" in kinds:
-        images = _cutout(images, widths, strength, random)
-    if "noise" in kinds:
-        images = _noise(images, strength, random)
+    for kind, change in _IN_PLACE.items():
+        if kind in kinds:
+            images = change(images, widths, strength, random)
     return images, widths
 
 
@@ -147,7 +142,7 @@ def _neighbours(images: tf.Tensor, widths: tf.Tensor, strength: float, random: _
     return images
 
 
-def _stroke(images: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
+def _stroke(images: tf.Tensor, _widths: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
     """Thicker or thinner strokes: a mixture with the grey dilation or erosion over 3 x 3 pixels."""
     amount = strength * random.uniform([tf.shape(images)[0], 1, 1, 1], -0.5, 0.6)
     # Erosion is the dilation of the negative.
@@ -156,20 +151,20 @@ def _stroke(images: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
     return images + tf.minimum(tf.abs(amount), 1.0) * (sign * tf.nn.max_pool2d(sign * images, 3, 1, "SAME") - images)
 
 
-def _contrast(images: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
+def _contrast(images: tf.Tensor, _widths: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
     """Fainter ink, and half-tones darker or lighter."""
     ink = 1.0 + strength * random.uniform([tf.shape(images)[0], 1, 1, 1], -0.3, 0.0)
     bend = tf.clip_by_value(strength * random.uniform([tf.shape(images)[0], 1, 1, 1], -0.5, 0.5), -1.0, 1.0)
     return tf.clip_by_value(ink, 0.1, 1.0) * (images + bend * images * (1.0 - images))
 
 
-def _cutout(images: tf.Tensor, widths: tf.Tensor, strength: float, random: _Random, count: int = 3) -> tf.Tensor:
+def _cutout(images: tf.Tensor, widths: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
     """Papers over small rectangles (DeVries & Taylor 2017): broken strokes and worn paper."""
     shape = tf.shape(images)
     height = tf.cast(shape[1], tf.float32)
 
     def each(low: float, high: float) -> tf.Tensor:
-        return random.uniform([shape[0], count, 1, 1], low, high)
+        return random.uniform([shape[0], _CUTOUTS, 1, 1], low, high)
 
     x = tf.range(tf.cast(shape[2], tf.float32))[tf.newaxis, tf.newaxis, tf.newaxis, :]
     y = tf.range(height)[tf.newaxis, tf.newaxis, :, tf.newaxis]
@@ -179,7 +174,13 @@ def _cutout(images: tf.Tensor, widths: tf.Tensor, strength: float, random: _Rand
     return images * tf.cast(~tf.reduce_any(inside, axis=1), images.dtype)[..., tf.newaxis]
 
 
-def _noise(images: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
+def _noise(images: tf.Tensor, _widths: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
     """Grain of paper and scanner."""
     amount = strength * random.uniform([tf.shape(images)[0], 1, 1, 1], 0.0, 0.1)
     return tf.clip_by_value(images + amount * random.uniform(tf.unstack(tf.shape(images)), -1.0, 1.0), 0.0, 1.0)
+
+
+# The kinds that leave all ink where it is. Random numbers follow from the order, so a new kind goes to the end.
+_IN_PLACE = {
+    "neighbours": _neighbours, "stroke": _stroke, "contrast": _contrast, "cutout": _cutout, "noise": _noise,
+}  # fmt: skip
