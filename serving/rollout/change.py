@@ -140,8 +140,9 @@ class Change:
         try:
             self.server.reload(make(self._served, {}, follow=True))
         except ServerError:
-            if not self._is_as_before():
-                raise
+            if self._is_as_before():  # as in `undo`
+                return ""
+            raise
         return (
             f" {self.server.address} serves the newest version under {path} again, without labels; if it was started "
             "in another way, restart it."
