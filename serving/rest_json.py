@@ -54,9 +54,14 @@ def _is_base64(value: Any) -> bool:
 def _decode_base64(value: Any) -> bytes:
     if not _is_base64(value):
         raise invalid(f"JSON Value: {_debug(value)} not formatted correctly for base64 data")
-    text = value["b64"]
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        # As absl::Base64Unescape: encoders of mail wrap lines, and padding may be left out or be dots.
+        text = value["b64"].encode("ascii").translate(None, b" \t\n\v\f\r")
+        body = text.rstrip(b"=.")
+        padding = -len(body) % 4
+        if len(text) - len(body) not in (0, padding):
+            raise ValueError("a wrong number of padding characters")
+        return base64.b64decode(body + b"=" * padding, validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid("Unable to base64 decode") from error
 

@@ -92,6 +92,13 @@ def test_what_is_harmless_is_not_found():
     assert not list(dangers(code))
 
 
+def test_calls_that_change_what_is_served_are_named():
+    known = set(re.findall(r"_MODEL_SERVICE, \"(\w+)\"", (ROOT / "serving" / "grpc_front.py").read_text()))
+    promised = (ROOT / "SECURITY.md").read_text()
+    assert known == {"GetModelStatus", "HandleReloadConfigRequest"}
+    assert re.search(r"^\| `HandleReloadConfigRequest`.*\*\*changes what is served\*\*", promised, re.M)
+
+
 def writable_by_others(folder: Path) -> list[str]:
     paths = [folder, *folder.rglob("*")]
     return [

@@ -105,12 +105,16 @@ def end_children() -> None:
             child.kill()
 
 
-def follow_parent() -> None:
-    """To be called first in a child process: signals end it at once, and on Linux so does the end of its parent."""
+def follow_parent(by: int = signal.SIGKILL) -> None:
+    """To be called first in a child process: signals end it at once, and on Linux so does the end of its parent.
+
+    Args:
+        by: Signal that comes when the parent ends; for `stoppable`, SIGTERM.
+    """
     for number in _NUMBERS:
         signal.signal(number, signal.SIG_DFL)
     if _LIBC:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, by)
 
 
 if __name__ == "__main__":

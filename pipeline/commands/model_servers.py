@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from pipeline.commands.common import CommandError
@@ -41,6 +44,32 @@ def servers_from(arguments: argparse.Namespace) -> list[str]:
         CommandError: One is not host:port.
     """
     return _servers(arguments)[0]
+
+
+def server_options(arguments: argparse.Namespace, addresses: Collection[str]) -> str:
+    """What a suggested command needs to reach servers as parsed arguments (of `add_server_arguments`) did.
+
+    Args:
+        arguments: Parsed arguments.
+        addresses: Addresses of the servers, which a name in the arguments may have stood for.
+
+    Returns:
+        Options, with a space in front.
+    """
+    from htr_client.addresses import split_address
+
+    given, encrypted = _servers(arguments)
+    options = [f"--server {shlex.quote(','.join(addresses))}"]
+    files = {name: getattr(arguments, f"tls_{name}") for name in ("ca", "certificate", "key")}
+    options += [f"--tls-{name} {shlex.quote(os.path.abspath(path))}" for name, path in files.items() if path]
+    if (arguments.tls or encrypted) and not any(files.values()):
+        options.append("--tls")
+    # Certificates hold the name that was given, not what it stands for.
+    hosts = {split_address(address)[0] for address in given}
+    resolved = len(hosts) == 1 and not set(addresses) & set(given)
+    if name := arguments.tls_server_name or (hosts.pop() if resolved and len(options) > 1 else None):
+        options.append(f"--tls-server-name {shlex.quote(name)}")
+    return "".join(f" {option}" for option in options)
 
 
 def _servers(arguments: argparse.Namespace) -> tuple[list[str], bool | None]:

@@ -16,7 +16,7 @@ from pipeline.commands.common import (
     add_task_argument,
     read_config,
 )
-from pipeline.commands.model_servers import add_server_arguments, servers_from, tls_from
+from pipeline.commands.model_servers import add_server_arguments, server_options, servers_from, tls_from
 from pipeline.exit_codes import ERROR, OK, USAGE
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ def add_commands(add: AddCommand) -> None:
 
     text = "withdraw the newest version, so that servers go back to the one before; or move a label back"
     command = add("rollback", _rollback, text, "htr rollback --label stable --server localhost:8500")
-    _add_label_argument(command, required=False, text="move this label back to the version that had it before")
+    _add_label_argument(
+        command,
+        required=False,
+        text="move this label back to the version that had it before; a canary without one ends",
+    )
     add_task_argument(command)
     add_config_arguments(command, None, MODELS)
     add_server_arguments(command, move=True)
@@ -132,7 +136,8 @@ def _served_versions(arguments: argparse.Namespace, config: Config) -> int:
                 wrong = (
                     f"{server.address} has {_told(seen)}, but {config_path(model_dir)} says {_told(wanted)}. A server "
                     "that starts during a promotion has read the file of before. To bring it up to date: "
-                    f"htr promote {wanted['stable']} --label stable{config.options} --server {server.address}"
+                    f"htr promote {wanted['stable']} --label stable{config.options}"
+                    f"{server_options(arguments, [server.address])}"
                 )
             if wrong:
                 print(f"error: {wrong}", file=sys.stderr, flush=True)
@@ -191,6 +196,10 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
         raise CommandError(str(error), USAGE if isinstance(error, Refused) else ERROR) from error
     before = f" (before: {moved.before})" if moved.before not in (None, moved.version) else ""
     print(f"{moved.label} is version {moved.version}{before}, in {moved.path}.")
+    for label, number in moved.along.items():
+        print(f"{label} has moved along (before: {number}).")
+    if moved.next_older:
+        print("No earlier version with this label is known: this is the next older one.")
     if moved.servers:
         print(f"It answers on {', '.join(moved.servers)}.", flush=True)
     else:
@@ -198,7 +207,8 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
     if note:
         print(f"note: {note}", file=sys.stderr, flush=True)
     if moved.away:
-        again = f"htr promote {moved.version} --label {moved.label}{config.options} --server {','.join(moved.away)}"
+        reached = server_options(arguments, moved.away)
+        again = f"htr promote {moved.version} --label {moved.label}{config.options}{reached}"
         raise CommandError(
             f"Not on {', '.join(moved.away)}: {' '.join(moved.away.values())} A server reads {moved.path.name} when it "
             f"starts. Where it has not ended, repeat: {again}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from components.common import storage
 from components.common.settings import ConfigError
+from components.common.stopping import Stopped, follow_parent, stoppable
 from components.common.suggestions import did_you_mean
 from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
 from pipeline.config import Config
@@ -27,6 +29,8 @@ from pipeline.runners.airflow_pinning import pinned
 
 # An environment variable, since command lines are no place for the database's password.
 METADATA_VARIABLE = "HTR_METADATA_DATABASE"
+# A step that is stopped has that long to take away what it has begun.
+_STOP_SECONDS = 3.0
 
 
 def compile_dag(config: Config, folder: str) -> Path:
@@ -174,8 +178,13 @@ def main() -> int:
     """Runs the step that the command line names; the last line of its output says what went wrong."""
     path, step, run_id, tries = sys.argv[1:]
     try:
-        with pinned(json.loads(Path(path).read_text(encoding="utf-8")), step, run_id, tries) as document:
+        with (
+            stoppable(_STOP_SECONDS),
+            pinned(json.loads(Path(path).read_text(encoding="utf-8")), step, run_id, tries) as document,
+        ):
             run_step(document, step, run_id)
+    except Stopped as stopped:
+        return stopped.code
     except Exception as error:
         from pipeline.exit_codes import exit_code, root_message
 
@@ -188,4 +197,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # In a session of its own, it would outlive a worker that is killed, and be in the way of the next try.
+    follow_parent(signal.SIGTERM)
     sys.exit(main())

@@ -102,10 +102,11 @@ def _dockerfile(settings: Settings, name: str, variant: Variant) -> str:
         "",
         f"FROM {variant.image}",
         "COPY --from=tini /usr/bin/tini-static /usr/bin/tini",
-        f"COPY --chmod=0644 monitoring.config {CONFIG_FOLDER}/monitoring.config",
+        "# BuildKit since 0.21 gives this mode to the new folder too, which the server, as another user, must enter.",
+        f"COPY --chmod=0755 monitoring.config {CONFIG_FOLDER}/monitoring.config",
     ]
     if variant.batching is not None:
-        lines.append(f"COPY --chmod=0644 {_batching_file(name)} {CONFIG_FOLDER}/batching.config")
+        lines.append(f"COPY --chmod=0755 {_batching_file(name)} {CONFIG_FOLDER}/batching.config")
     if variant.gpu:
         lines += [
             "# By default TensorFlow takes all of the GPU's memory when it starts.",

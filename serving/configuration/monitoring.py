@@ -123,16 +123,22 @@ def rules(settings: Settings) -> dict[str, Any]:
     """
     bounds = settings.alerts
     model = f'model_name="{settings.model}"'
+    up = f'up{{job="{_JOB}"}}'
 
     def risen(counter: str) -> str:
-        # A counter that begins with its first failure has no increase yet.
-        return f"increase({counter}[15m]) > 0 or ({counter} unless {counter} offset 15m)"
+        # A counter that begins with its first failure has no increase yet. That it is new can only be said where the
+        # server was seen before, and not after a gap in what Prometheus has.
+        new = f"({counter} unless {counter} offset 15m) and on (job, instance, pod) {up} offset 15m == 1"
+        return f"increase({counter}[15m]) > 0 or {new}"
 
     def grown(since: str) -> str:
         # The least of six hours: while one version takes the place of another, both are in memory.
         now, then = (f"min_over_time({_RECORDED_MEMORY}[6h]{offset})" for offset in ("", f" offset {since}"))
         loads = f'{LOADS}{{status="success"}}'
-        pushed = f"sum({loads}) > sum({loads} offset {since})"
+        # Of one server: the sum would rise with each pod that the autoscaler adds, and fall with each that it takes.
+        pushed = " > ".join(
+            f"max(sum by (job, instance, pod) ({loads}{offset}))" for offset in ("", f" offset {since}")
+        )
         return f"({now} / {then} > {bounds.memory_growth:g} and on () {pushed})"
 
     def too_many(codes: str, bound: float, operator: str = "=~", clients: bool = False) -> str:
@@ -148,7 +154,6 @@ def rules(settings: Settings) -> dict[str, Any]:
     bound = bounds.rejected_share
     overloaded = f"{too_many(FULL, bound)} or {too_many(NO_THREAD, bound, clients=True)}"
     queueing = f"{quantile(0.95, QUEUEING, '5m')} / 1000"
-    up = f'up{{job="{_JOB}"}}'
     alerts = [
         (
             # Without any server to scrape, as where Kubernetes has no pod, there is no `up`, and no other rule fires.

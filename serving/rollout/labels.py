@@ -27,7 +27,7 @@ _HISTORY_LENGTH = 20
 _HEADER = (
     "# Which versions are served, under which labels. Read by model servers when they start\n"
     "# (--model_config_file, with --allow_version_labels_for_unavailable_models=true).\n"
-    "# Written by `htr promote` and `htr rollback --label`.\n"
+    "# Written by `htr promote` and `htr rollback --label`: other models stay, comments do not.\n"
 )
 
 
@@ -154,6 +154,7 @@ class Labels:
         versions: Iterable[int],
         labels: Mapping[str, int],
         others: Mapping[str, Served] | None = None,
+        follow: bool = False,
     ) -> Any:
         """A full configuration in which this model has these versions and labels.
 
@@ -163,6 +164,7 @@ class Labels:
             labels: Version by label.
             others: What a server serves of the other models, which it goes on with; it is sent no model that it does
                 not serve. None: the other models as the file has them.
+            follow: Whether the newest version is served, whatever is pushed, instead of exactly these.
 
         Returns:
             A ModelServerConfig.
@@ -181,7 +183,10 @@ class Labels:
             policy = entry.model_version_policy
             if entry.name == self.name:
                 entry.base_path, entry.model_platform = base_path, "tensorflow"
-                policy.specific.SetInParent()
+                if follow:
+                    policy.latest.num_versions = 1
+                else:
+                    policy.specific.SetInParent()
             if entry.name not in served:
                 continue
             if policy.WhichOneof("policy_choice") == "specific":  # others may follow what is pushed

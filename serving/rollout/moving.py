@@ -10,15 +10,15 @@ start. Running servers are told through ModelService, in steps that leave no gap
 HandleReloadConfigRequest replaces the server's whole configuration and is no transaction, so every request carries
 all of it, names only directories that exist, and what was served before is restored when a step fails. Of other models
 it carries what the server serves, not what the file has come to say of them since: a server refuses labels of versions
-that it has not loaded, and waits for a model that it cannot find, with all later requests. The policy is
-always `specific`: with `latest` of two versions a broken push takes the place of a good version. The base path of a
-model in the file is never changed on running servers: one that holds no versions would unload all that they serve.
+that it has not loaded, and waits for a model that it cannot find, with all later requests. The policy is `specific`:
+with `latest` of two versions a broken push takes the place of a good version. Only a server that had no labels gets
+`latest` back when a step fails, since it follows what is pushed. The base path of a model in the file is never changed
+on running servers: one that holds no versions would unload all that they serve.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,146 +27,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.file_lock import LockHeld
-from serving.rollout.labels import CONFIG_FILE, LABELS, Labels, Refused, RolloutError, config_path, labels_locked
-from serving.rollout.model_server import Server, ServerError, VersionStatus, servers_at
+from serving.rollout.change import Change
+from serving.rollout.labels import CONFIG_FILE, Labels, Refused, RolloutError, config_path, labels_locked
+from serving.rollout.model_server import ServerError, servers_at
 from serving.rollout.siblings import Sibling
 from serving.version_directory import WITHDRAWN, find_versions, nothing_pushed
 
 if TYPE_CHECKING:
     from htr_client.tls import Tls
 
-_LOOK_SECONDS = 0.1
-# A server looks for versions once a second: until then it may show the end of an earlier attempt to load.
-_STALE_SECONDS = 5.0
 # Requests that asked for a label just before it moved have long got hold of their version by then.
 _SETTLE_SECONDS = 1.0
-# What was served before has that long to load again, however little time the new version had.
-_RESTORE_SECONDS = 120.0
-
-
-class LoadFailed(RolloutError):
-    """A server did not make the version AVAILABLE; what was served before still is."""
-
-
-class _Change:
-    """The way of one server from one set of labels to another."""
-
-    def __init__(self, server: Server, file: Labels, base_path: str, old_path: str, labels: dict[str, int]) -> None:
-        self.server = server
-        self._name = file.name
-        self._base_path = base_path
-        # The file may say more than this server has been told: of other models it goes on with what it serves.
-        others = {name: server.served(name, labels) for name, labels in file.others.items()}
-        others = {name: served for name, served in others.items() if served.versions}
-        self._make = functools.partial(file.config_with, base_path, others=others)
-        self._make_old = functools.partial(file.config_with, old_path, others=others)
-        self._labels = labels
-        self._before = server.known(file.name)
-        present = {label: server.label(file.name, label) for label in {*LABELS, *file.labels}}
-        self._present = {label: number for label, number in present.items() if number is not None}
-        self._available = _available(self._before)
-        self._served = self._available | set(self._present.values())
-        self._touched = False
-
-    def load(self, until: float) -> None:
-        """Asks for the new versions beside all that are served."""
-        self._touched = True
-        config = self._make(self._served | set(self._labels.values()), self._present)
-        if self._served:
-            self.server.reload(config)
-            return
-        try:
-            self.server.reload(config, max(_LOOK_SECONDS, until - time.monotonic()))
-        except ServerError as error:
-            if error.code != "DEADLINE_EXCEEDED":
-                raise
-            raise LoadFailed(
-                f"{self._name}, which {self.server.address} did not serve so far, was not AVAILABLE there in time. Is "
-                f"{self._base_path} the model directory as that server sees it? A TensorFlow Serving that finds no "
-                "version there goes on waiting for one, and moves no label until it is started again."
-            ) from None
-
-    def wait(self, until: float) -> None:
-        """Waits until every labelled version is AVAILABLE."""
-        stale_until = time.monotonic() + _STALE_SECONDS
-        fresh: set[int] = set()  # seen in another state than the one that an earlier attempt left
-        while True:
-            rows = self.server.known(self._name)
-            waiting = []
-            for number in sorted(set(self._labels.values())):
-                row = rows.get(number)
-                if row is not None and row.state == "AVAILABLE":
-                    continue
-                waiting.append(number)
-                if row is None or row.state != "END":
-                    fresh.add(number)
-                elif row.error and (number in fresh or number not in self._before or time.monotonic() > stale_until):
-                    raise LoadFailed(
-                        f"Version {number} of {self._name} does not load on {self.server.address}: {row.reason}."
-                    )
-            if not waiting:
-                return
-            if self._available and not self._available & _available(rows):
-                raise LoadFailed(
-                    f"{self.server.address} has unloaded all versions of {self._name} that it served: it found none of "
-                    f"them under {self._base_path}, which is not the model directory as that server sees it."
-                )
-            if time.monotonic() > until:
-                row = rows.get(waiting[0])
-                state = row.state if row is not None and row.state != "END" else "not even loading"
-                raise LoadFailed(
-                    f"Version {waiting[0]} of {self._name} was not AVAILABLE on {self.server.address} in time, but "
-                    f"{state}. Is {self._base_path} the model directory as that server sees it?"
-                )
-            time.sleep(_LOOK_SECONDS)
-
-    def move(self) -> None:
-        """Moves the labels; everything stays loaded."""
-        self.server.reload(self._make(self._served | set(self._labels.values()), self._labels))
-        for label, number in self._labels.items():
-            seen = self.server.label(self._name, label)
-            if seen != number:
-                raise ServerError(f"{self.server.address} has {label} at {seen} instead of {number}.", "ABORTED")
-
-    def drop(self) -> None:
-        """Unloads what no label needs."""
-        self.server.reload(self._make(set(self._labels.values()), self._labels))
-
-    def undo(self) -> None:
-        """Restores what was served before; where it has been unloaded, labels follow once it is loaded again."""
-        restored = self._make_old(self._served, self._present)
-        if not (self._touched and restored.model_config_list.config):
-            return
-        try:
-            self.server.reload(restored)
-        except ServerError as error:
-            if self._is_as_before():  # it takes no configuration, and took none
-                return
-            if error.code != "FAILED_PRECONDITION":  # a label on a version that is not AVAILABLE
-                raise
-            self.server.reload(self._make_old(self._served, {}))
-            self._wait_restored()
-            self.server.reload(restored)
-
-    def _is_as_before(self) -> bool:
-        """Whether the server serves all that it did, under the labels of before."""
-        rows, labels = self.server.known(self._name), {*self._present, *self._labels}
-        present = {label: self.server.label(self._name, label) for label in labels}
-        return self._available <= _available(rows) and present == {label: self._present.get(label) for label in labels}
-
-    def _wait_restored(self) -> None:
-        labelled = set(self._present.values())
-        until = time.monotonic() + _RESTORE_SECONDS
-        while missing := labelled - _available(self.server.versions(self._name)):
-            if time.monotonic() > until:
-                which = ", ".join(map(str, sorted(missing)))
-                text = f"{self.server.address} has not loaded version {which} of {self._name} again."
-                raise ServerError(text, "DEADLINE_EXCEEDED")
-            time.sleep(_LOOK_SECONDS)
-
-
-def _available(rows: Mapping[int, VersionStatus]) -> set[int]:
-    return {number for number, row in rows.items() if row.state == "AVAILABLE"}
 
 
 @dataclass(frozen=True)
@@ -177,6 +48,8 @@ class Moved:
         label: Label that was moved.
         version: Version that has it now.
         before: Version that had it, or None.
+        next_older: Whether a rollback knew of no earlier version with the label, and took the next older one.
+        along: Versions of the labels that moved with it, as they were before.
         path: The configuration file.
         servers: Addresses of the servers that follow.
         away: Why others do not follow, by address.
@@ -185,6 +58,8 @@ class Moved:
     label: str
     version: int
     before: int | None
+    next_older: bool
+    along: Mapping[str, int]
     path: Path
     servers: tuple[str, ...]
     away: Mapping[str, str]
@@ -219,6 +94,8 @@ class Rollout:
     def promote(self, version: int, label: str) -> Moved:
         """Gives a label to a version.
 
+        A canary that is older than the version that becomes stable moves along: nothing is left to try out with it.
+
         Args:
             version: Number of a pushed version.
             label: "stable" or "canary".
@@ -240,10 +117,14 @@ class Rollout:
             earlier = [number for number in file.history.get(label, []) if number != version]
             if before not in (None, version):
                 earlier.append(before)
-            return self._move(file, label, version, earlier)
+            older = file.labels.get("canary", version) < version
+            return self._move(file, label, version, earlier, along=older)
 
     def roll_back(self, label: str) -> Moved:
-        """Moves a label back to the version that had it before, or else to the next older one.
+        """Moves a label back to the version that had it before.
+
+        Without one, a canary ends: it goes to the version that is stable, as it does in place of one that is older.
+        Stable then goes to the next older version. A canary that is the version left moves along with stable.
 
         A server that cannot be reached is left out, since it may be the bad version that it cannot stand.
 
@@ -255,6 +136,7 @@ class Rollout:
 
         Raises:
             RolloutError: There is no earlier version; or as `promote`.
+            Refused: No version has the label, or the canary is stable's version; or as `promote`.
         """
         with self._locked():
             file = Labels.read(self.model_dir, self.name)
@@ -262,20 +144,39 @@ class Rollout:
             if current is None:
                 raise Refused(f"No version has the label {label} in {file.path}.")
             earlier = list(file.history.get(label, []))
+            stable = file.labels.get("stable") if label != "stable" else None
+            same = file.labels.get("canary") == current
             while earlier:
                 number = earlier.pop()
-                if number != current and self._exists(number):
-                    return self._move(file, label, number, earlier, back=True)
+                if number != current and number > (stable or 0) and self._exists(number):
+                    return self._move(file, label, number, earlier, along=same, back=True)
+            if stable is not None:
+                if current == stable:
+                    raise Refused(f"{label} is version {current}, as stable is: there is none to take back.")
+                return self._move(file, label, stable, [], along=False, back=True)
             older = [number for number in self._pushed() if number < current]
             if not older:
                 raise RolloutError(f"There is no version before {current} in {self.model_dir} to go back to.")
-            return self._move(file, label, older[-1], [], back=True)
+            return self._move(file, label, older[-1], [], along=same, back=True, next_older=True)
 
-    def _move(self, file: Labels, label: str, version: int, earlier: list[int], back: bool = False) -> Moved:
+    def _move(
+        self,
+        file: Labels,
+        label: str,
+        version: int,
+        earlier: list[int],
+        along: bool,
+        back: bool = False,
+        next_older: bool = False,
+    ) -> Moved:
+        """Moves a label, and with stable, if `along`, the canary."""
         labels = self._checked(file, label, version)
+        history = {**file.history, label: earlier}
+        with_it = {other: file.labels[other] for other in labels if along and label == "stable" and other == "canary"}
+        for other in with_it:
+            labels[other], history[other] = version, []
         self._check_base_path(file)
         base_path = self.base_path or file.base_path or os.path.abspath(self.model_dir)
-        history = {**file.history, label: earlier}
 
         def write() -> None:
             try:
@@ -288,7 +189,8 @@ class Rollout:
         else:
             write()
             moved, away = [], {}
-        return Moved(label, version, file.labels.get(label), file.path, tuple(moved), away)
+        before = file.labels.get(label)
+        return Moved(label, version, before, next_older, with_it, file.path, tuple(moved), away)
 
     def _move_on_servers(
         self, file: Labels, base_path: str, labels: dict[str, int], write: Callable[[], None], back: bool
@@ -301,11 +203,11 @@ class Rollout:
         with contextlib.ExitStack() as stack:
             # Servers do not tell where they look: without the file it can only be the directory itself.
             old_path = file.base_path or os.path.abspath(self.model_dir)
-            changes: list[_Change] = []
+            changes: list[Change] = []
             away: dict[str, str] = {}
             for server in [stack.enter_context(server) for server in servers_at(self.servers, self.tls)]:
                 try:
-                    change = _Change(server, file, base_path, old_path, labels)
+                    change = Change(server, file, base_path, old_path, labels, self._pushed())
                     if self.sibling is not None:
                         self.sibling.check(server, file, base_path)
                 except ServerError as error:
@@ -353,16 +255,16 @@ class Rollout:
         )
 
     @staticmethod
-    def _undo(changes: list[_Change]) -> str:
-        failures = []
+    def _undo(changes: list[Change]) -> str:
+        failures, notes = [], ""
         for change in changes:
             try:
-                change.undo()
+                notes += change.undo()
             except ServerError as error:
                 failures.append(str(error))
         if failures:
             return f"What was served before could not be restored everywhere: {' '.join(failures)}"
-        return "The labels stay where they were."
+        return f"The labels stay where they were.{notes}"
 
     def _checked(self, file: Labels, label: str, version: int) -> dict[str, int]:
         """All labels after the move; refuses before any server hears of it."""

@@ -45,6 +45,7 @@ def http_call(target, client):
         (PREDICT, {"inputs": {"nope": "x"}}, 400, "Missing named input: image_bytes in 'inputs' object."),
         (PREDICT, {"instances": ["garbage"]}, 400, "Unknown image file format. One of JPEG, "),
         (PREDICT, {"instances": [{"b64": "@@@"}]}, 400, "Failed to process element: 0 of 'instances' list."),
+        (PREDICT, {"instances": [{"b64": "QQ="}]}, 400, "Failed to process element: 0 of 'instances' list."),
         (PREDICT, {"signature_name": 1, "instances": ["x"]}, 400, "JSON Value: "),
         (
             PREDICT,
@@ -131,6 +132,21 @@ def test_predict_by_column(http_call) -> None:
     status, answer = http_call("POST", "/v1/models/htr/versions/1:predict", body)
     assert status == 200
     assert answer["outputs"]["text"] == ["hand"] and 0 <= answer["outputs"]["confidence"][0] <= 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.encodebytes(toy.png()).decode(),
+        PNG64["b64"][:9] + " \t\r\n" + PNG64["b64"][9:],
+        PNG64["b64"].rstrip("="),
+        PNG64["b64"].replace("=", "."),
+    ],
+    ids=["lines", "space", "unpadded", "dots"],
+)
+def test_base64_as_other_encoders_write_it(http_call, text) -> None:
+    body = {"signature_name": "transcribe", "inputs": {"image_bytes": [{"b64": text}]}}
+    assert http_call("POST", PREDICT, body)[0] == 200
 
 
 def test_one_output_is_not_wrapped(http_call) -> None:

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from components.common.versions import list_versions
@@ -168,6 +170,36 @@ def test_a_step_ends_with_its_reason_and_exit_code(tmp_path, monkeypatch, capfd)
     with local_runner.locked(str(tmp_path / "workspace")):
         code, reason = launch_here("HandwritingExampleGen", "run2")
     assert code == cli.ERROR and "Another run works in" in reason
+
+
+@pytest.mark.either_stack
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a child that its parent has died")
+def test_a_step_ends_with_a_worker_that_is_killed(tmp_path):
+    """It waits for the compiled pipeline, which is a pipe here."""
+    document = tmp_path / "htr.json"
+    os.mkfifo(document)
+    worker = """
+import subprocess, sys
+step = subprocess.Popen(sys.argv[1:], start_new_session=True)  # as Airflow's SubprocessHook
+print(step.pid, flush=True)
+step.wait()
+"""
+    step = [sys.executable, "-m", "pipeline.runners.airflow_runner", str(document), "Trainer", "run1", "2"]
+    with subprocess.Popen([sys.executable, "-c", worker, *step], stdout=subprocess.PIPE, text=True) as running:
+        process = psutil.Process(int(running.stdout.readline()))
+        until = time.monotonic() + 60
+        while time.monotonic() < until and process.is_running():
+            try:
+                pipe = os.open(document, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError:  # nobody reads yet
+                time.sleep(0.05)
+        assert process.is_running()
+        running.kill()
+        try:
+            process.wait(5)
+        finally:
+            os.close(pipe)
 
 
 @pytest.mark.slow

@@ -277,6 +277,14 @@ def test_canary_stands_behind_the_service_but_is_no_part_of_the_other_deployment
     assert canary["spec"]["replicas"] == 1
 
 
+def test_new_certificates_reach_every_deployment_of_the_overlays(build):
+    """Pods never see a new Secret: the command that restarts them finds all that mount it."""
+    readme = (settings.FOLDER.parent / "README.md").read_text()
+    ((key, value),) = re.findall(r"^kubectl rollout restart deployment -l ([\w./-]+)=([\w-]+)", readme, re.M)
+    for name in ("cpu", "gpu", "canary"):
+        assert of_kind(build[f"serving/overlays/{name}"], "Deployment")["metadata"]["labels"][key] == value
+
+
 def test_pods_suit_the_server_in_the_image():
     """Ports, folders, user and probes are those of serving/production."""
     (deployment,) = yaml.safe_load_all((FOLDER / "serving/server/deployment.yaml").read_text())
@@ -285,16 +293,21 @@ def test_pods_suit_the_server_in_the_image():
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"grpc": files.GRPC_PORT, "http": files.REST_PORT}
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
-    assert mounts[files.MODELS_FOLDER]["readOnly"] and files.SSL_CONFIG in mounts
+    assert mounts[files.MODELS_FOLDER]["readOnly"]
     security = spec["securityContext"]
     assert f"{security['runAsUser']}:{security['runAsGroup']}" == files.USER and security["runAsNonRoot"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     annotations = deployment["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/path"] == PROMETHEUS_PATH
     assert annotations["prometheus.io/port"] == str(files.REST_PORT)
-    model = settings.Settings.read().model
-    assert container["readinessProbe"]["httpGet"]["path"] == f"/v1/models/{model}/labels/stable/metadata"
-    assert container["readinessProbe"]["httpGet"]["path"] in files.health_command(model)
+    chosen = settings.Settings.read()
+    path = f"/v1/models/{chosen.model}/labels/stable/metadata"
+    assert container["readinessProbe"]["httpGet"]["path"] == container["startupProbe"]["httpGet"]["path"] == path
+    assert path in files.health_command(chosen.model)
+    # Both must be changed by hand where the settings are others: the guide says so.
+    assert (chosen.tls != "none") == (files.SSL_CONFIG in mounts) == any(v["name"] == "tls" for v in spec["volumes"])
+    guide = (ROOT / "docs" / "production.md").read_text()
+    assert f"The manifests are for the model `{chosen.model}` and for TLS." in guide
     # preStop must end before the pod is killed.
     (_, seconds) = container["lifecycle"]["preStop"]["exec"]["command"]
     assert int(seconds) < spec["terminationGracePeriodSeconds"]

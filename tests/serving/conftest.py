@@ -62,8 +62,8 @@ def workspace(tmp_path, toy_model):
 
 @pytest.fixture
 def quick(monkeypatch):
-    from serving.rollout import moving
+    from serving.rollout import change, moving
 
     monkeypatch.setattr(moving, "_SETTLE_SECONDS", 0.1)
-    monkeypatch.setattr(moving, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(moving, "_STALE_SECONDS", 0.5)
+    monkeypatch.setattr(change, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(change, "_STALE_SECONDS", 0.5)

@@ -15,9 +15,10 @@ from serving_rollout import base, config_file, htr, labels, serve, written
 from components.common.service import VersionError
 from components.pusher import versions
 from pipeline import cli
+from serving.rollout.change import LoadFailed
 from serving.rollout.labels import Labels, Refused, RolloutError
 from serving.rollout.model_server import Server
-from serving.rollout.moving import LoadFailed, Rollout
+from serving.rollout.moving import Rollout
 
 pytestmark = [pytest.mark.either_stack, pytest.mark.usefixtures("quick")]
 
@@ -53,12 +54,13 @@ def test_stable_canary_rollback_and_restart_without_a_failed_request(workspace, 
             capsys.readouterr()
             assert htr(workspace, "versions", server=server.address) == 0
             lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-            assert ["2", "AVAILABLE", "canary"] in lines and ["3", "AVAILABLE", "stable"] in lines
-            assert ["1", "END"] in lines
+            assert ["3", "AVAILABLE", "stable,", "canary"] in lines
+            assert ["1", "END"] in lines and ["2", "END"] in lines
             assert htr(workspace, "rollback", "--label", "stable", server=server.address) == 0
             load.wait_version(2)
             assert htr(workspace, "rollback", "--label", "stable", server=server.address) == 0
             load.wait_version(1)
+            assert htr(workspace, "promote", 2, "--label", "canary", server=server.address) == 0
         assert load.errors == [] and load.codes["OK"] > 200
         assert htr(workspace, "rollback", "--label", "stable", server=server.address) == cli.ERROR
         assert "no version before 1" in capsys.readouterr().err
@@ -224,6 +226,26 @@ def test_a_wrong_base_path_of_a_first_promotion_is_undone(workspace, image):
         assert not config_file(workspace).exists()
 
 
+@pytest.mark.parametrize("first", [1, 20261129])
+def test_a_server_without_labels_follows_pushes_after_a_failed_promotion(tmp_path, toy_model, image, capsys, first):
+    """What it served before may be the base model, which lies elsewhere."""
+    fallback = {"fallback_base_path": str(tmp_path / "fallback")} if first > 1 else {}
+    toy.push(toy_model, tmp_path / "fallback" if fallback else base(tmp_path), first)
+    with serve(tmp_path, **fallback) as server, Client(server.address) as client:
+        toy.push(toy_model, base(tmp_path), 2, "truncated_variables")
+        client.wait_state(2, END)
+        for told in (False, True) if fallback else (False,):
+            if told:  # the file has come without the server, which cannot serve the base model from there
+                assert htr(tmp_path, "promote", 2, "--label", "stable") == 0
+            assert htr(tmp_path, "promote", 2, "--label", "stable", server=server.address) == cli.ERROR
+            said = capsys.readouterr().err
+            assert f"stay where they were. {server.address} serves the newest version under {base(tmp_path)} " in said
+            assert answers(client, image, "") == first
+        toy.push(toy_model, base(tmp_path), 3)
+        client.wait_state(3, 30)
+        assert answers(client, image, "") == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -290,6 +312,36 @@ def test_a_canary_whose_directory_is_gone_does_not_block_stable(workspace):
     (base(workspace) / "away").rename(base(workspace) / "2")
     with pytest.raises(Refused, match="promote another to stable first"):
         move.promote(2, "canary")
+
+
+def test_a_canary_ends_at_stable_and_never_stays_behind_it(tmp_path, capsys):
+    for number in range(1, 6):
+        (base(tmp_path) / str(number)).mkdir(parents=True)
+
+    def told(*arguments, code=0) -> str:
+        assert htr(tmp_path, *arguments) == code
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    told("promote", 3, "--label", "stable")
+    told("promote", 5, "--label", "canary")
+    assert "canary is version 3 (before: 5)" in told("rollback", "--label", "canary")  # 4 never had a label
+    assert "canary is version 3, as stable is" in told("rollback", "--label", "canary", code=cli.USAGE)
+    assert "moved along" not in told("promote", 3, "--label", "stable")
+    assert "canary has moved along (before: 3)" in told("promote", 4, "--label", "stable")
+    assert dict(written(tmp_path).version_labels) == {"stable": 4, "canary": 4}
+    told("promote", 5, "--label", "canary")
+    told("promote", 1, "--label", "stable")
+    assert dict(written(tmp_path).version_labels) == {"stable": 1, "canary": 5}
+    told("promote", 2, "--label", "canary")
+    assert "canary is version 5" in told("rollback", "--label", "canary")  # it had the label before
+    assert "stable is version 4" in told("rollback", "--label", "stable")
+    assert "stable is version 3" in told("rollback", "--label", "stable")
+    assert "No earlier version with this label is known: this is" in told("rollback", "--label", "stable")
+    assert dict(written(tmp_path).version_labels) == {"stable": 2, "canary": 5}
+    told("promote", 5, "--label", "stable")
+    assert "canary has moved along (before: 5)" in told("rollback", "--label", "stable")  # it is not tried out any more
+    assert dict(written(tmp_path).version_labels) == {"stable": 2, "canary": 2}
 
 
 def test_one_rollout_at_a_time(workspace):

@@ -13,9 +13,10 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from pipeline import cli
 from serving import protos
+from serving.rollout.change import LoadFailed
 from serving.rollout.labels import Labels
 from serving.rollout.model_server import Server
-from serving.rollout.moving import LoadFailed, Rollout
+from serving.rollout.moving import Rollout
 
 pytestmark = [pytest.mark.either_stack, pytest.mark.usefixtures("quick")]
 
@@ -31,6 +32,7 @@ def test_other_models_in_the_file_stay(workspace):
     config = model_server_config_pb2.ModelServerConfig()
     protos.read_text_proto(config_file(workspace), config)
     assert [entry.name for entry in config.model_config_list.config] == ["other", "htr"]
+    assert "other models stay, comments do not" in config_file(workspace).read_text()
 
 
 def test_other_models_go_on_as_the_server_serves_them(workspace, toy_model, capsys):
