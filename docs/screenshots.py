@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from components.tools.rendered_text.dataset import write_dataset
+from components.tools.base_data.rendered_text.dataset import write_dataset
 from tests.conftest import until
 from tests.serving.browser import Browser
 

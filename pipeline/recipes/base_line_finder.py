@@ -31,8 +31,8 @@ from components.line_finder.card import model_card
 from components.line_finder.data import LabelledPage, draw_number, load_pages
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.pages.files import ImportProblem
-from components.tools.rendered_pages.pages import render_page
-from components.tools.rendered_text.texts import draw_texts
+from components.tools.base_data.rendered_pages.pages import render_page
+from components.tools.base_data.rendered_text.texts import draw_texts
 from components.trainer.base import Start
 from htr_client.pages import PageError
 from serving.version_directory import CARD_FILE, METRICS_FILE

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from components.base_model import packing
-from components.tools.rendered_text.dataset import write_dataset
+from components.tools.base_data.rendered_text.dataset import write_dataset
 from htr_client import pages
 from pipeline.recipes import base_model
-from pipeline.recipes.base_model import Real, Rendered, Round
+from pipeline.recipes.rounds import Real, Rendered, Round
 from tests.end_to_end.conftest import FAST
 
 pytestmark = [pytest.mark.slow, pytest.mark.either_stack]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.report import summary
-from components.tools.rendered_text.dataset import write_dataset
+from components.tools.base_data.rendered_text.dataset import write_dataset
 from htr_client import pages
 from htr_client.pages import Line, Page, find_page
 from pipeline import cli

@@ -9,7 +9,7 @@ import pytest
 
 from components.base_model import packing
 from components.common.metrics import count_errors
-from components.tools.rendered_text.dataset import write_dataset
+from components.tools.base_data.rendered_text.dataset import write_dataset
 from htr_client import HtrClient, pages
 from pipeline import cli
 from pipeline.reading import base_line_finder, local_client

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from components.recogniser.located import Located
-from components.tools.word_cutting.cutting import aligned, ink, ink_of_columns, parting
+from components.tools.base_data.word_cutting import aligned, ink, ink_of_columns, parting
 
 SURE = 0.6
 """Probability of a letter from which on it is cut out: below, label and image hardly agree."""

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from components.tools.rendered_text.dataset import write_dataset
-from components.tools.rendered_text.forms import on_form
-from components.tools.rendered_text.texts import (
+from components.tools.base_data.rendered_text.dataset import write_dataset
+from components.tools.base_data.rendered_text.forms import on_form
+from components.tools.base_data.rendered_text.texts import (
     CHARACTERS,
     CYRILLIC,
     LATIN,
@@ -37,7 +37,7 @@ def test_texts_follow_from_the_seed_and_stay_within_their_length() -> None:
 
 
 def test_texts_are_the_same_in_every_process() -> None:
-    code = "from components.tools.rendered_text.texts import draw_entries, draw_texts"
+    code = "from components.tools.base_data.rendered_text.texts import draw_entries, draw_texts"
     code += "; print(ascii([*draw_texts(2000, 1, 40), *draw_entries(1000, 1, 20)]))"
     printed = {
         subprocess.run(

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from components.tools.base_data.word_cutting import SURE, Word, aligned, cut, cut_closely
 from components.tools.dataset_folder import whole_dataset
-from components.tools.word_cutting.cutting import SURE, Word, aligned, cut, cut_closely
 
 _HEIGHT = 64  # pixels of a line
 _WORDS = (2, 9)  # in a line, the longest one included

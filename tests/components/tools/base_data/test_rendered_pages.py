@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from components.line_finder.geometry import points
-from components.tools.rendered_pages import pages as rendered
-from components.tools.rendered_pages.pages import LONGEST, render_page
+from components.tools.base_data.rendered_pages import pages as rendered
+from components.tools.base_data.rendered_pages.pages import LONGEST, render_page
 
 TEXTS = ["Anna Berger, Äpfel und 14 Birnen", "am 3. Mai 1871 gesehen;", "Größe: über 100 m (Paris) Ψ"]
 

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from components.line_finder.data import LabelledPage
-from components.tools.rendered_pages.paper import aged, draw_paper
-from components.tools.rendered_text.texts import CHARACTERS
+from components.tools.base_data.rendered_pages.paper import aged, draw_paper
+from components.tools.base_data.rendered_text.texts import CHARACTERS
 from components.tools.sample_data.fonts import FONTS, LINE_PX, load_glyphs
 from components.tools.sample_data.render import Writer, draw_ink, make_writer
 from htr_client.pages import Line

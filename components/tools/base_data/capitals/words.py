@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from components.tools.capitals.letters import Letter
+from components.tools.base_data.capitals.letters import Letter
 from components.tools.dataset_folder import whole_dataset
 
 _HEIGHT = (26, 46)  # pixels of a capital letter

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.recogniser.located import Located
-from components.tools.capitals.letters import Letter, capitals
-from components.tools.capitals.words import write_capitals
+from components.tools.base_data.capitals.letters import Letter, capitals
+from components.tools.base_data.capitals.words import write_capitals
 
 HEIGHT, WIDTH = 40, 12  # pixels; a letter is a bar so wide
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from components.tools.base_data.rendered_text.forms import on_form
 from components.tools.dataset_folder import COLUMNS, whole_dataset
-from components.tools.rendered_text.forms import on_form
 from components.tools.sample_data.fonts import FONTS, load_glyphs
 from components.tools.sample_data.render import Writer, make_writer, render
 
