@@ -144,7 +144,7 @@ def train(
     use_float32()
     kept = Kept(model, list(alphabet), fitting.log_probs)
     if config.train.is_warm and config.train.keep_characters:
-        kept = with_characters_of(config.train.warm_start or "", kept, config.model, sources["validation"])
+        kept = with_characters_of(config.train.warm_start or "", kept, config.model, *sources.values())
     return kept.model, kept.alphabet, (time.process_time() - begin) / 60
 
 

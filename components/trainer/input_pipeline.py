@@ -23,7 +23,18 @@ BUCKETS = 8
 
 @dataclass(frozen=True)
 class Source:
-    """Transformed examples of one split, and what one pass over them tells."""
+    """Transformed examples of one split, and what one pass over them tells.
+
+    Attributes:
+        files: Gzipped TFRecords.
+        feature_spec: Specification of the transformed examples.
+        transform: Geometry of the image tensor.
+        samples: Number of images that CTC can align.
+        bounds: Widths at which a bucket ends and the next one begins.
+        per_bucket: Number of images of each bucket.
+        unalignable: The `id` of images that are left out.
+        classes: Classes that the labels of the others have.
+    """
 
     files: list[str]
     feature_spec: dict[str, Any]
@@ -32,6 +43,7 @@ class Source:
     bounds: list[int]
     per_bucket: list[int]
     unalignable: list[str]
+    classes: frozenset[int]
 
     def steps(self, batch_size: int) -> int:
         """Batches of an epoch."""
@@ -51,11 +63,15 @@ def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: Transf
     """
     records = _records(files, {name: feature_spec[name] for name in ("image_png", "labels", "id")})
     records = records.map(_dense).padded_batch(256, {"image_png": [], "labels": [None], "id": []}, _PADDING)
-    records = records.map(
-        lambda r: (image_widths(r["image_png"]), _can_align(r["image_png"], r["labels"]), r["id"]), tf.data.AUTOTUNE
-    )
-    read = [tuple(column.numpy() for column in batch) for batch in records]
-    widths, alignable, ids = (np.concatenate(column) for column in zip(*read, strict=True)) if read else ([], [], [])
+
+    def look_at(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        alignable = _can_align(batch["image_png"], batch["labels"])
+        classes = tf.unique(tf.reshape(tf.boolean_mask(batch["labels"], alignable), [-1])).y
+        return image_widths(batch["image_png"]), alignable, batch["id"], classes
+
+    read = [tuple(column.numpy() for column in batch) for batch in records.map(look_at, tf.data.AUTOTUNE)]
+    columns = (np.concatenate(column) for column in zip(*read, strict=True)) if read else ([], [], [], [])
+    widths, alignable, ids, classes = columns
     widths = np.asarray(widths)[np.asarray(alignable, bool)]
     bounds: list[int] = []
     if transform.preset == "line" and len(widths):
@@ -65,6 +81,7 @@ def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: Transf
     return Source(
         list(files), feature_spec, transform, len(widths), bounds, per_bucket.tolist(),
         [name.decode() for name, can in zip(ids, alignable, strict=True) if not can],
+        frozenset(map(int, classes)) - {_NO_CLASS},
     )  # fmt: skip
 
 
@@ -163,7 +180,8 @@ def plain_batches(source: Source, batch_size: int) -> tf.data.Dataset:
     return dataset.map(to_inputs, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-_PADDING = {"image_png": b"", "labels": np.int64(-1), "id": b""}
+_NO_CLASS = -1
+_PADDING = {"image_png": b"", "labels": np.int64(_NO_CLASS), "id": b""}
 
 
 def _records(files: Sequence[str], spec: dict[str, Any]) -> tf.data.Dataset:

@@ -113,7 +113,7 @@ def run_fn(fn_args: Any) -> None:
     with announced("Exporting the model"):
         kept = Kept(model, alphabet, fitting.log_probs)
         if start.version and train.keep_characters:
-            kept = with_characters_of(start.version, kept, model_config, validation)
+            kept = with_characters_of(start.version, kept, model_config, training, validation)
         if kept.model is model and (replicated or mixed):  # what is served is on one device, too
             kept = kept._replace(model=build(model_config, classes, height))
             learn_from(kept.model, alphabet, model, alphabet)
