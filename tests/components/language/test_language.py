@@ -113,6 +113,13 @@ def test_the_weight_of_the_base_is_taken_unless_validation_contradicts(validatio
     assert empty is None, "no n-grams are no language model"
 
 
+def test_the_base_is_not_trusted_where_it_lacks_the_letters_of_the_labels():
+    validation = images(NAMES[:2], doubt=0.3)
+    base = LanguageModel(ngrams.count(["вера", "нина"], Alphabet("авени р"), 2), 0.35, 0.5, 1.75)
+    found, facts = learn(NAMES * 20, ALPHABET, validation, LanguageConfig(), base)
+    assert found is None and not facts["trusts_base"]
+
+
 @pytest.mark.parametrize(("images", "temperature"), [(16, 1.0), (64, 0.5)])
 def test_a_few_images_that_are_all_right_make_it_no_surer(images, temperature):
     labels = ["anqa", "haqna", "johaqna", "susaqna"] * (images // 4)
