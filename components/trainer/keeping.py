@@ -1,7 +1,7 @@
 """Characters that a training would forget: those of its start that no training label has.
 
 A network that is trained on some hundred labels has classes for their characters only, since others would only learn
-never to be written. It gets these classes back, with the weights of its start, when it
+never to be written, as those of a given alphabet do. It gets these classes back, with the weights of its start, when it
 has learnt: all that is before the classes has changed little for them, and it goes on reading digits or umlauts that
 the labels happen to lack.
 """
@@ -40,7 +40,9 @@ class Kept(NamedTuple):
     log_probs: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
 
 
-def with_characters_of(version: str, trained: Kept, config: ModelConfig, training: Source, validation: Source) -> Kept:
+def with_characters_of(
+    version: str, trained: Kept, config: ModelConfig, training: Source, validation: Source, is_given: bool = False
+) -> Kept:
     """Adds the characters of its start to a trained network, unless it reads clearly worse with them.
 
     Args:
@@ -49,11 +51,14 @@ def with_characters_of(version: str, trained: Kept, config: ModelConfig, trainin
         config: Its sizes.
         training: Images that it was trained on.
         validation: Images that decide, with those it was trained on where they are few.
+        is_given: Whether its characters are all that it may write; those that no label has get the start's weights.
 
     Returns:
         Another network, or the same where there is nothing to add.
     """
     added = _addable(alphabet_of(version), {trained.alphabet[number] for number in training.classes})
+    if is_given:
+        added &= {*trained.alphabet}
     if not added:
         return trained
     characters = sorted({*trained.alphabet, *added})

@@ -84,7 +84,7 @@ class TrainConfig(Section):
     keep_characters: bool = Field(
         True,
         description="after a warm start, whether characters that the start can write and no training label has stay in "
-        "the model; left out where validation is clearly worse with them, and where data.alphabet is set",
+        "the model, those of data.alphabet where it is set; left out where validation is clearly worse with them",
     )
     freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
     checkpoint_minutes: float = Field(

@@ -48,8 +48,9 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: `train_files`, `eval_files` (the validation split), `transform_output`, `serving_model_dir`,
             `model_run_dir`, and in `custom_config` the sections `transform`, `model`, `train` as JSON, the
-            servable's `name`, and `checkpoint_dir`, below which an interrupted training leaves its state; and
-            `hyperparameters`, those that Tuner found, where there is a Tuner.
+            servable's `name`, `alphabet`, the characters that the model may write, if they are given, and
+            `checkpoint_dir`, below which an interrupted training leaves its state; and `hyperparameters`, those that
+            Tuner found, where there is a Tuner.
 
     Raises:
         FloatingPointError: The loss is no longer finite.
@@ -113,7 +114,8 @@ def run_fn(fn_args: Any) -> None:
     with announced("Exporting the model"):
         kept = Kept(model, alphabet, fitting.log_probs)
         if start.version and train.keep_characters:
-            kept = with_characters_of(start.version, kept, model_config, training, validation)
+            is_given = fn_args.custom_config.get("alphabet") is not None
+            kept = with_characters_of(start.version, kept, model_config, training, validation, is_given)
         if kept.model is model and (replicated or mixed):  # what is served is on one device, too
             kept = kept._replace(model=build(model_config, classes, height))
             learn_from(kept.model, alphabet, model, alphabet)

@@ -128,3 +128,23 @@ def test_of_a_start_that_knows_no_letter_of_the_labels_digits_alone_stay(few, ba
     images = source_of(few)
     kept = with_characters_of(version, like_labels(version, ["d", "e"]), SMALL, images, images)
     assert kept.alphabet == ["3", "a", "b"]
+
+
+def test_characters_of_a_given_alphabet_that_no_label_has_are_those_of_the_start(few, base):
+    model = build(SMALL, 4, 32)
+    start_from(model, ["a", "b", "c"], base)
+    before = model.classes.kernel.numpy()
+    model.classes.kernel.assign(before * np.array([1.1, 1.1, 0, 1], np.float32))
+    images = source_of(few)
+    learnt = Kept(model, ["a", "b", "c"], log_probs_of(model))
+    kept = with_characters_of(base, learnt, SMALL, images, images, is_given=True)
+    assert kept.alphabet == ["a", "b", "c"]
+    np.testing.assert_allclose(kept.model.classes.kernel.numpy(), before * [1.1, 1.1, 1, 1], rtol=1e-6)
+
+
+def test_a_given_alphabet_stays_the_whole_alphabet(few, base):
+    images = source_of(few)
+    model = build(SMALL, 3, 32)
+    start_from(model, ["a", "b"], base)
+    learnt = Kept(model, ["a", "b"], log_probs_of(model))
+    assert with_characters_of(base, learnt, SMALL, images, images, is_given=True) is learnt
