@@ -59,6 +59,7 @@ class Baseline:
         path: Directory of the SavedModel; empty where there is none.
         digest: Digest of its files, so that other content is another baseline.
         reason: Why there is none.
+        passed_over: Directory of the version in service, where `gate.baseline=none` passes over it.
     """
 
     kind: Literal["in_service", "warm_start", "base_model", "none", "off"]
@@ -66,6 +67,12 @@ class Baseline:
     path: str = ""
     digest: str = ""
     reason: str = ""
+    passed_over: str = ""
+
+    @property
+    def in_service(self) -> str:
+        """Directory of the version in service; empty where there is none, or where it is the candidate."""
+        return self.path if self.kind == "in_service" else self.passed_over
 
     def __str__(self) -> str:
         if self.kind == "in_service":
