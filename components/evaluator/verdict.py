@@ -111,6 +111,7 @@ class Failure:
         kind: "bound", "change" against the baseline, "missing" for a bounded slice without images, or "unchanged" for
             a model that is still the one that its training started from.
         against: The baseline in words, for "change"; what it started from, for "unchanged".
+        in_service: Version in service in words, for "unchanged" against a base model; empty where there is none.
     """
 
     metric: str
@@ -119,6 +120,7 @@ class Failure:
     bound: float
     kind: str
     against: str = "the model before"
+    in_service: str = ""
 
     def misses(self, bound: GateBound) -> bool:
         """Whether it is this bound that was missed, for all images or a slice that has some."""
@@ -132,10 +134,14 @@ class Failure:
                 f"out, or see to it that the split has some (a split column, data.split_salt)"
             )
         if self.kind == "unchanged":
-            known = "is pushed" if self.against.startswith("version") else "serves without a run (htr read, htr serve)"
+            known = "which serves without a run (htr read, htr serve)"
+            if self.against.startswith("version"):
+                known = "which is pushed"
+            elif self.in_service:
+                known = f"and {self.in_service} stays in service (htr read --base PRESET takes the base model)"
             return (
                 f"no epoch read the validation images better than {self.against}, which the training started from, so "
-                f"this would be that model again, which {known}: lower train.learning_rate, or label more images"
+                f"this would be that model again, {known}: lower train.learning_rate, or label more images"
             )
         where = "" if self.slice == "all" else f" for {self.slice}"
         excess = self.value - self.bound
