@@ -32,7 +32,10 @@ class TrainConfig(Section):
     """How the network is trained."""
 
     epochs: int | None = Field(
-        None, ge=1, description="passes over the training images, at most; by their number if unset, 30 for 5,000"
+        None,
+        ge=1,
+        description="passes over the training images, at most; by their number if unset, for 5,000 14 after a warm "
+        "start and 30 from random weights",
     )
     batch_size: int = Field(
         16,

@@ -27,6 +27,11 @@ def test_epochs_follow_the_number_of_images():
     assert epochs == sorted(epochs, reverse=True) and epochs_for(OPEN, 0) == 2000
 
 
+def test_the_setting_tells_the_epochs_of_both_starts():
+    told = f"for 5,000 {epochs_for(WARM, 5000)} after a warm start and {epochs_for(OPEN, 5000)} from random weights"
+    assert told in (TrainConfig.model_fields["epochs"].description or "")
+
+
 @pytest.mark.parametrize(("images", "batch_size"), [(1, 16), (12, 16), (40, 16), (100, 16), (200, 64)])
 def test_the_smallest_sets_get_the_steps_after_which_ctc_reads(images, batch_size):
     assert 2000 <= steps(images, TrainConfig(warm_start=None, batch_size=batch_size)) <= 4700
