@@ -252,6 +252,9 @@ def test_text_files_that_cannot_be_read(tmp_path):
     (tmp_path / "latin1.txt").write_bytes(b"th\xc3\xa9\ncaf\xe9\n")
     with pytest.raises(ConfigError, match=r"language\.texts: .*latin1\.txt is not UTF-8 \(.* at byte 8\).*iconv"):
         list(texts.lines([str(tmp_path / "latin1.txt")]))
+    (tmp_path / "utf16.txt").write_bytes("Anna\nBerta\n".encode("utf-16-le"))
+    with pytest.raises(ConfigError, match=r"language\.texts: .*utf16\.txt is not UTF-8 \(NUL at byte 1; is it UTF-16"):
+        list(texts.lines([str(tmp_path / "utf16.txt")]))
     with pytest.raises(ConfigError, match=r"language\.texts: .*nowhere\.txt cannot be read: No such file"):
         list(texts.lines([str(tmp_path / "nowhere.txt")]))
 
