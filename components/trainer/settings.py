@@ -41,7 +41,7 @@ class TrainConfig(Section):
         16,
         ge=1,
         description="images of one optimiser step; unless epochs is set, larger batches get as many steps, so more "
-        "epochs and a longer training",
+        "epochs and a longer training; up to 300 epochs, so that a few hundred images get fewer steps",
     )
     learning_rate: float | None = Field(
         None,

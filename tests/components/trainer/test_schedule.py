@@ -48,6 +48,12 @@ def test_larger_batches_get_as_many_steps():
     assert steps(5000, TrainConfig(batch_size=64)) == pytest.approx(steps(5000), rel=0.05)
 
 
+def test_larger_batches_of_few_images_get_fewer_steps_as_the_setting_says():
+    large = WARM.model_copy(update={"batch_size": 64})
+    assert epochs_for(large, 300) == 300 and steps(300, large) < steps(300, WARM)
+    assert "up to 300 epochs" in (TrainConfig.model_fields["batch_size"].description or "")
+
+
 @pytest.mark.parametrize("images", [10, 5000, 330_000])
 def test_an_explicit_number_wins(images):
     told = TrainConfig(epochs=9, patience=2, learning_rate=0.03)
