@@ -17,8 +17,10 @@ from components.transform.preprocessing import decode_batch, image_widths
 from components.transform.settings import TransformConfig
 from htr_client.model_facts import COLUMNS_PER_FRAME
 
-# Bounds at quantiles of the widths: images of a bucket differ little, so that batches have little padding.
+# Bounds at quantiles of the widths: images of a bucket differ little, so that batches have little padding. So many
+# buckets, and fewer where each bucket's last batch, which is not full, would make that many times as many batches.
 BUCKETS = 8
+_MOST_BATCHES = 1.1
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,19 @@ class Source:
 
     def steps(self, batch_size: int) -> int:
         """Batches of an epoch."""
-        return sum(-(-count // batch_size) for count in self.per_bucket)
+        return _batches(self.per_bucket, batch_size)
 
 
-def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: TransformConfig) -> Source:
+def survey(
+    files: Sequence[str], feature_spec: dict[str, Any], transform: TransformConfig, batch_size: int = 16
+) -> Source:
     """Reads a split once: how many images, how wide, and which ones CTC cannot align.
 
     Args:
         files: Gzipped TFRecords.
         feature_spec: Specification of the transformed examples.
         transform: Geometry of the image tensor.
+        batch_size: Images of the batches that it will make.
 
     Returns:
         The source of `batches`; images with fewer frames than `needed_frames` are named by their `id` and left out.
@@ -73,16 +78,35 @@ def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: Transf
     columns = (np.concatenate(column) for column in zip(*read, strict=True)) if read else ([], [], [], [])
     widths, alignable, ids, classes = columns
     widths = np.asarray(widths)[np.asarray(alignable, bool)]
-    bounds: list[int] = []
-    if transform.preset == "line" and len(widths):
-        quantiles = np.quantile(widths, np.linspace(0, 1, BUCKETS + 1)[1:-1], method="higher")
-        bounds = sorted({int(width) + 1 for width in quantiles if width < widths.max()})
-    per_bucket = np.bincount(np.searchsorted(bounds, widths, side="right"), minlength=len(bounds) + 1)
+    bounds = _bounds(widths, batch_size) if transform.preset == "line" and len(widths) else []
     return Source(
-        list(files), feature_spec, transform, len(widths), bounds, per_bucket.tolist(),
+        list(files), feature_spec, transform, len(widths), bounds, _per_bucket(widths, bounds),
         [name.decode() for name, can in zip(ids, alignable, strict=True) if not can],
         frozenset(map(int, classes)) - {_NO_CLASS},
     )  # fmt: skip
+
+
+def _bounds(widths: np.ndarray, batch_size: int) -> list[int]:
+    """Widths at quantiles, for as many buckets as fill their batches.
+
+    A few images in many buckets are batches of two or three: the learning rate is for larger ones, and an epoch has far
+    more optimiser steps than the schedule reckons with.
+    """
+    fewest = -(-len(widths) // batch_size)
+    for buckets in range(BUCKETS, 1, -1):
+        quantiles = np.quantile(widths, np.linspace(0, 1, buckets + 1)[1:-1], method="higher")
+        bounds = sorted({int(width) + 1 for width in quantiles if width < widths.max()})
+        if _batches(_per_bucket(widths, bounds), batch_size) <= _MOST_BATCHES * fewest:
+            return bounds
+    return []
+
+
+def _per_bucket(widths: np.ndarray, bounds: Sequence[int]) -> list[int]:
+    return np.bincount(np.searchsorted(bounds, widths, side="right"), minlength=len(bounds) + 1).tolist()
+
+
+def _batches(per_bucket: Sequence[int], batch_size: int) -> int:
+    return sum(-(-count // batch_size) for count in per_bucket)
 
 
 def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) -> tf.data.Dataset:

@@ -74,8 +74,8 @@ def run_fn(fn_args: Any) -> None:
     alphabet = read_alphabet(tft_output)
     feature_spec = tft_output.transformed_feature_spec()
     with announced("Surveying the training and validation images"):
-        training = survey(expand(fn_args.train_files), feature_spec, transform)
-        validation = survey(expand(fn_args.eval_files), feature_spec, transform)
+        training = survey(expand(fn_args.train_files), feature_spec, transform, train.batch_size)
+        validation = survey(expand(fn_args.eval_files), feature_spec, transform, train.batch_size)
     _tell_unalignable(training, fn_args.model_run_dir)
 
     state_dir = None
