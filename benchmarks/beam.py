@@ -9,9 +9,7 @@ cluster on this machine.
 
 import argparse
 import contextlib
-import csv
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from components.example_gen import dataset
 from components.example_gen.component import Executor
 from components.example_gen.quarantine import Quarantine
 from components.example_gen.settings import DataConfig
+from components.tools.dataset_folder import whole_dataset
 from components.transform.settings import TransformConfig
 from pipeline.beam.options import pipeline_options
 from pipeline.beam.settings import BeamConfig
@@ -46,14 +45,9 @@ def grow(samples: list[tuple[str, str]], images: int, folder: Path) -> Path:
     Returns:
         The folder.
     """
-    (folder / "images").mkdir(parents=True)
-    with open(folder / "labels.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["filename", "text"])
+    with whole_dataset(folder, ("filename", "text")) as add:
         for number, (path, text) in enumerate(islice(cycle(samples), images)):
-            name = f"images/{number:07d}{Path(path).suffix}"
-            shutil.copyfile(path, folder / name)
-            writer.writerow([name, text])
+            add(f"{number:07d}", Path(path).read_bytes(), text)
     return folder
 
 
@@ -91,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", required=True, metavar="FOLDER", help="a dataset, such as htr sample-data makes")
     parser.add_argument("--model", required=True, metavar="DIR", help="a pushed version's folder")
-    parser.add_argument("--images", "--pictures", type=int, nargs="+", default=[1000, 5000, 20000], metavar="N")
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 5000, 20000], metavar="N")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--runner", choices=["local", "dask"], default="local")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)

@@ -39,7 +39,7 @@ def bare(target: str, model: str, images: list[bytes], batch_size: int, in_fligh
     Returns:
         A function that sends all of them once.
     """
-    channel = grpc.insecure_channel(target, channel_options(None, 256 * 2**20))
+    channel = grpc.insecure_channel(target, channel_options(256 * 2**20))
     call = channel.unary_unary(messages.PREDICT)
     requests = [
         messages.predict_request(
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--server", default="localhost:8500")
     parser.add_argument("--spawn", metavar="DIR", help="start an embedded server on these versions instead")
     parser.add_argument("--model", default="htr")
-    parser.add_argument("--images", "--pictures", required=True, help="folder of PNG and JPEG files")
+    parser.add_argument("--images", required=True, help="folder of PNG and JPEG files")
     parser.add_argument("--count", type=int, default=2000, help="images a round; the files are repeated as needed")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--in-flight", type=int, default=4)

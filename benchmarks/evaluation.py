@@ -141,7 +141,7 @@ def main() -> None:
     """Measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", default="workspace")
-    parser.add_argument("--images", "--pictures", type=int, default=20000, help="of the evaluation split")
+    parser.add_argument("--images", type=int, default=20000, help="of the evaluation split")
     arguments = parser.parse_args()
 
     def artifact(kind: Any, step: str, output: str) -> list[Any]:

@@ -179,9 +179,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, metavar="FOLDER", help="a dataset, such as htr sample-data makes")
     parser.add_argument("--model", metavar="DIR", help="directory of pushed versions (startup)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument(
-        "--images", "--pictures", type=int, nargs="+", default=[1000, 5000, 50000], metavar="N", help="of the runs"
-    )
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 5000, 50000], metavar="N", help="of the runs")
     arguments = parser.parse_args()
     if "startup" in arguments.parts and not arguments.model:
         parser.error("startup needs --model")

@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from components.tools.rendered_text.dataset import write_dataset
-from tests.serving.browser import Browser, wait_for
+from tests.conftest import until
+from tests.serving.browser import Browser
 
 DOCS = Path(__file__).parent
 HTR = [sys.executable, "-m", "pipeline.cli"]
@@ -103,9 +104,9 @@ def with_page(browser: Browser, page: Path) -> None:
         try:
             address = re.search(r"ui=(\S+)", server.stdout.readline())[1]
             browser.open(f"{address}/", 1100, 1400)
-            wait_for(lambda: browser.evaluate("at('model').textContent"))
+            until(lambda: browser.evaluate("at('model').textContent"))
             browser.choose_file("#file", page.resolve())
-            wait_for(lambda: browser.evaluate("!at('page').hidden && at('scan').complete"))
+            until(lambda: browser.evaluate("!at('page').hidden && at('scan').complete"))
             bottom = "at('line').getBoundingClientRect().bottom"
             height = browser.evaluate(f"{bottom} - at('sheet').getBoundingClientRect().top + 32")
             take(browser, "page", 1100, height, "#sheet")
@@ -120,13 +121,13 @@ def with_word(browser: Browser, workspace: Path, image: Path) -> None:
         try:
             address = re.search(r"ui=(\S+)", server.stdout.readline())[1]
             browser.open(f"{address}/", 800, 900)
-            wait_for(lambda: browser.evaluate("at('model').textContent"))
+            until(lambda: browser.evaluate("at('model').textContent"))
             left, top = browser.evaluate("(() => { const b = pad.getBoundingClientRect(); return [b.left, b.top] })()")
             for stroke in ([(180, 55), (180, 175)], [(240, 55), (240, 175)], [(180, 115), (240, 115)],
                            [(290, 100), (290, 175)], [(290, 70), (291, 71)]):  # fmt: skip
                 browser.drag([(left + x, top + y) for x, y in stroke])
             browser.choose_file("#file", image.resolve())
-            wait_for(lambda: browser.evaluate("!at('result').hidden && at('image').complete"))
+            until(lambda: browser.evaluate("!at('result').hidden && at('image').complete"))
             take(browser, "ui", 800, browser.evaluate("document.documentElement.scrollHeight"))
         finally:
             server.terminate()

@@ -19,17 +19,16 @@ class LocalLineFinder:
         lines = pages.find_lines(maps, scale, width, height)
     """
 
-    def __init__(self, directory: str | os.PathLike[str], threads: int = 0) -> None:
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         """Loads the version.
 
         Args:
             directory: The version's directory.
-            threads: Threads for each operation of the network; 0 takes all cores.
 
         Raises:
             ServingError: It cannot be loaded, or is no line finder.
         """
-        self._model = LoadedModel(os.fspath(directory), RunnerOptions(intra_op_parallelism=threads))
+        self._model = LoadedModel(os.fspath(directory), RunnerOptions())
         if SIGNATURE not in self._model.signatures:
             self._model.close()
             raise ServingError(Code.FAILED_PRECONDITION, f"{directory} is no line finder: it has no {SIGNATURE}.")

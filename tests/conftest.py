@@ -6,10 +6,11 @@ import fcntl
 import gc
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import cv2
@@ -38,6 +39,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Counter(item.path for item in items)
     long = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: (long[item.path] < tests[item.path], -long[item.path]))
+
+
+Value = TypeVar("Value")
+
+
+def until(condition: Callable[[], Value], seconds: float = 30, told: Callable[[], object] = str) -> Value:
+    """Waits for the first true value of a condition, and returns it.
+
+    Args:
+        condition: What is asked again and again.
+        seconds: The test fails when so many are over.
+        told: What the failure says beside the condition, which stands in its last line.
+    """
+    __tracebackhide__ = True
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {seconds} seconds {told()}".rstrip()
+        time.sleep(0.01)
+    return value
 
 
 def drawn_image(width: int = 90, height: int = 40, seed: int = 0, channels: int = 1) -> np.ndarray:

@@ -10,33 +10,39 @@ Everything is loaded at first use, so that decoding and image checks work where 
 
 from typing import TYPE_CHECKING, Any
 
+# A name stands here and in _HOMES; "as" makes it public to type checkers, which do not run the line of __all__.
 if TYPE_CHECKING:
-    from htr_client.aio import AsyncHtrClient
-    from htr_client.beam import PrefixBeamSearch
-    from htr_client.client import HtrClient
-    from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
+    from htr_client.aio import AsyncHtrClient as AsyncHtrClient  # noqa: I001 one statement a module
+    from htr_client.beam import PrefixBeamSearch as PrefixBeamSearch
+    from htr_client.client import HtrClient as HtrClient
+    from htr_client.decoding import Alphabet as Alphabet, BestPath as BestPath, Decoded as Decoded, Decoder as Decoder
     from htr_client.errors import (
-        AccessDenied,
-        AlphabetMismatch,
-        HtrError,
-        ImageError,
-        MissingExtra,
-        ModelNotFound,
-        ModelUnusable,
-        RequestRefused,
-        RequestTooLarge,
-        ServerBusy,
-        ServerFault,
-        ServerUnavailable,
-        TimedOut,
-        UnexpectedAnswer,
+        AccessDenied as AccessDenied,
+        AlphabetMismatch as AlphabetMismatch,
+        HtrError as HtrError,
+        ImageError as ImageError,
+        MissingExtra as MissingExtra,
+        ModelNotFound as ModelNotFound,
+        ModelUnusable as ModelUnusable,
+        RequestRefused as RequestRefused,
+        RequestTooLarge as RequestTooLarge,
+        ServerBusy as ServerBusy,
+        ServerFault as ServerFault,
+        ServerUnavailable as ServerUnavailable,
+        TimedOut as TimedOut,
+        UnexpectedAnswer as UnexpectedAnswer,
     )
-    from htr_client.language import CharacterModel, Lexicon
-    from htr_client.metrics import ClientMetrics
-    from htr_client.request_log import RequestLog
-    from htr_client.results import Character, Timings, Transcription, VersionStatus
-    from htr_client.suspicion import Suspicion
-    from htr_client.tls import Tls
+    from htr_client.language import CharacterModel as CharacterModel, Lexicon as Lexicon
+    from htr_client.metrics import ClientMetrics as ClientMetrics
+    from htr_client.request_log import RequestLog as RequestLog
+    from htr_client.results import (
+        Character as Character,
+        Timings as Timings,
+        Transcription as Transcription,
+        VersionStatus as VersionStatus,
+    )
+    from htr_client.suspicion import Suspicion as Suspicion
+    from htr_client.tls import Tls as Tls
 
 _HOMES = {
     "aio": ("AsyncHtrClient",),
@@ -69,39 +75,7 @@ _HOMES = {
     "version": ("__version__",),
 }
 
-__all__ = [
-    "AccessDenied",
-    "Alphabet",
-    "AlphabetMismatch",
-    "AsyncHtrClient",
-    "BestPath",
-    "Character",
-    "CharacterModel",
-    "ClientMetrics",
-    "Decoded",
-    "Decoder",
-    "HtrClient",
-    "HtrError",
-    "ImageError",
-    "Lexicon",
-    "MissingExtra",
-    "ModelNotFound",
-    "ModelUnusable",
-    "PrefixBeamSearch",
-    "RequestLog",
-    "RequestRefused",
-    "RequestTooLarge",
-    "ServerBusy",
-    "ServerFault",
-    "ServerUnavailable",
-    "Suspicion",
-    "TimedOut",
-    "Timings",
-    "Tls",
-    "Transcription",
-    "UnexpectedAnswer",
-    "VersionStatus",
-]
+__all__ = sorted({name for names in _HOMES.values() for name in names} - {"PictureError", "__version__"})
 
 
 def __getattr__(name: str) -> Any:

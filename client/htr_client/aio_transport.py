@@ -6,9 +6,8 @@ from typing import Any, Protocol
 
 import grpc
 
-from htr_client.addresses import SOON
 from htr_client.connection import was_closed
-from htr_client.endpoint import Endpoint
+from htr_client.endpoint import ChannelHolder
 from htr_client.retries import bounded
 from htr_client.steps import Ask
 
@@ -29,22 +28,8 @@ class AsyncTransport(Protocol):
         """See `htr_client.transport.Transport.close`."""
 
 
-class AsyncGrpcTransport:
+class AsyncGrpcTransport(ChannelHolder):
     """A gRPC channel of the event loop of the first call, opened anew where the servers have other addresses."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        """Keeps the endpoint; nothing is connected yet.
-
-        Args:
-            endpoint: The servers.
-        """
-        self.name = endpoint.name
-        self.servers = len(endpoint.hosts)
-        self._endpoint = endpoint
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._channel: Any = None
-        self._target = ""  # of the channel
-        self._methods: dict[str, Any] = {}
 
     async def connect(self, timeout: float) -> None:
         """Opens the connection; see `HtrClient.connect`."""
@@ -59,7 +44,7 @@ class AsyncGrpcTransport:
         """Sends a request; see `htr_client.transport.Transport.call`."""
         deadline = time.monotonic() + seconds
         channel = await self._open(seconds)  # held until the call ends: gRPC closes a channel that nobody holds
-        call = self._method(channel, ask.method, type(ask.request), ask.answer)
+        call = channel.unary_unary(ask.method, type(ask.request).SerializeToString, ask.answer.FromString)
         left = max(0.0, deadline - time.monotonic())  # names may have been looked up
         # A task of its own: gRPC cancels calls whose channel is closed, which is not the caller's end.
         answer = asyncio.ensure_future(call(ask.request, timeout=left, metadata=ask.headers))
@@ -76,38 +61,24 @@ class AsyncGrpcTransport:
 
     async def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.channel.close()
 
-    def _method(self, channel: Any, name: str, request: Any, answer: Any) -> Any:
-        if channel is not self._channel:  # another one was opened between the lines above
-            return channel.unary_unary(name, request.SerializeToString, answer.FromString)
-        if name not in self._methods:
-            self._methods[name] = channel.unary_unary(name, request.SerializeToString, answer.FromString)
-        return self._methods[name]
+    def _connect(self, target: str) -> Any:
+        tracing = self._endpoint.tracing
+        tracers = tracing.aio_client_interceptors() if tracing is not None else None
+        return self._endpoint.channel(grpc.aio, target, self._endpoint.options, None, tracers)
 
     async def _open(self, seconds: float, waits: bool = False) -> Any:
-        endpoint, loop = self._endpoint, asyncio.get_running_loop()
-        if self._channel is not None and self._loop is not loop:
+        loop = asyncio.get_running_loop()
+        if self._opened is not None and self._opened.owner is not loop:
             raise RuntimeError("an AsyncHtrClient belongs to the event loop of its first call: make one for each loop")
-        if self._channel is not None and not endpoint.servers.may_have_moved():
-            return self._channel
-        looking = endpoint.servers.look_up()
-        has_another = self._channel is not None and not waits
-        if not looking.done():
-            answer = asyncio.wrap_future(looking)
-            await asyncio.wait([answer], timeout=min(seconds, SOON) if has_another else seconds)
-            if not looking.done():
-                if has_another and self._channel is not None:
-                    return self._channel  # until the resolver has answered
-                raise endpoint.no_names(seconds)
-        target = endpoint.servers.target(looking, self._target if self._channel is not None else None)
-        if self._channel is None or target != self._target:
-            tracers = endpoint.tracing.aio_client_interceptors() if endpoint.tracing is not None else None
-            if endpoint.credentials is not None:
-                self._channel = grpc.aio.secure_channel(target, endpoint.credentials, endpoint.options, None, tracers)
-            else:
-                self._channel = grpc.aio.insecure_channel(target, endpoint.options, None, tracers)
-            self._loop, self._target, self._methods = loop, target, {}
-        return self._channel
+        opening = self._opening(loop, seconds, waits)
+        try:
+            while True:
+                looking, most = next(opening)
+                if not looking.done():
+                    await asyncio.wait([asyncio.wrap_future(looking)], timeout=most)
+        except StopIteration as end:
+            return end.value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from htr_client import __version__
 from htr_client.errors import AlphabetMismatch, HtrError
-from htr_client.files import expand
+from htr_client.files import LINE_FORMATS, PAGE_FORMATS, expand
 from htr_client.progress import Bar, Waiting
 from htr_client.streams import discard, replace_missing, take_every_text, warnings_as_lines
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     Connect = Callable[[argparse.Namespace, Decoder | DecoderOf | None], HtrClient]
 
-LINE_FORMATS = ("text", "json", "csv")
-FORMATS = (*LINE_FORMATS, "alto", "page", "hocr")
 KINDS = ("auto", "line", "page")
 DECODERS = ("best-path", "beam")
 
@@ -32,31 +30,44 @@ _PENALTY, _ORDER = 6.0, 5
 _FIRST_PATIENCE, _PATIENCE = 2.0, 60.0
 
 
-def add_arguments(parser: argparse.ArgumentParser, server: bool = True) -> None:
-    """Adds the arguments that `run` reads.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that `run` reads, with those of a server.
 
     Args:
         parser: Parser to add them to.
-        server: Whether to add those of a server as well.
+    """
+    add_image_arguments(parser, kind="line")
+    add_server_arguments(parser)
+
+
+def add_image_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Adds the arguments that `run` reads, without those of a server.
+
+    Args:
+        parser: Parser to add them to.
+        kind: The kind of images, one of `KINDS`, if none is named.
     """
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, glob, or - for standard input")
     parser.add_argument(
         "--format",
-        choices=FORMATS,
+        choices=PAGE_FORMATS,
         default="text",
         help="json: one object a line; alto (4), page (PAGE XML 2019) and hocr are for pages (default: %(default)s)",
     )
     parser.add_argument(
         "--kind",
         choices=KINDS,
-        default="line" if server else "auto",
+        default=kind,
         help="what the images show: a line or word each, or a page whose lines are found; auto looks (default: "
         "%(default)s; formats of pages mean pages)",
     )
     parser.add_argument("--output", metavar="DIR", help="folder for a file of each page, instead of standard output")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are in --output DIR already")
-    if server:
-        add_server_arguments(parser)
+    _add_decoding_arguments(parser)
+
+
+def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the decoder, and options of the beam search, which best path refuses."""
     decoding = parser.add_argument_group("decoding")
     decoding.add_argument(
         "--decoder",
@@ -139,11 +150,20 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--in-flight", type=int, default=4, metavar="N", help="most requests at a time (default: %(default)s)"
     )
-    server.add_argument("--tls", action="store_true", help="encrypt, and trust the usual public certificates")
-    server.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
-    server.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
-    server.add_argument("--tls-key", metavar="PEM", help="its private key")
-    server.add_argument(
+    add_tls_arguments(server)
+
+
+def add_tls_arguments(group: "argparse._ArgumentGroup") -> None:
+    """Adds the arguments that say whether and how connections are encrypted.
+
+    Args:
+        group: Group of a parser to add them to.
+    """
+    group.add_argument("--tls", action="store_true", help="encrypt, and trust the usual public certificates")
+    group.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
+    group.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
+    group.add_argument("--tls-key", metavar="PEM", help="its private key")
+    group.add_argument(
         "--tls-server-name", metavar="NAME", help="name in the server's certificate, if it differs from the address"
     )
 
@@ -297,14 +317,14 @@ def _files(args: argparse.Namespace, paths: list[str]) -> list[str] | None:
 
 
 def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
-    _check_decoding(args)
+    given = _given(args)
+    _check_decoding(args, given)
     if args.decoder == "best-path":
         from htr_client.decoding import BestPath
 
         return BestPath()
-    asked = [args.decoder, args.lexicon, args.lm, args.beam_width, args.lm_weight]
-    by_default = all(option is None for option in asked)
-    if by_default and not args.alternatives:
+    by_default = not given - {"alternatives"}
+    if not given:
         return None
     from htr_client.beam import PrefixBeamSearch, default_decoder
     from htr_client.language import CharacterModel, LanguageModel, Lexicon
@@ -336,18 +356,23 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
     return decoder_of
 
 
-def _check_decoding(args: argparse.Namespace) -> None:
+def _given(args: argparse.Namespace) -> set[str]:
+    """Names of the options of decoding that differ from their defaults."""
+    parser = argparse.ArgumentParser()
+    _add_decoding_arguments(parser)
+    defaults = vars(parser.parse_args([]))
+    return {name for name, default in defaults.items() if getattr(args, name) != default}
+
+
+def _check_decoding(args: argparse.Namespace, given: set[str]) -> None:
     """Refuses options that would do nothing.
 
     Raises:
         ValueError: With what to do.
     """
-    of_lexicon, of_model = (args.strict_lexicon or None, args.lexicon_penalty), (args.lm_weight, args.lm_order)
-    of_beam = (args.lexicon, *of_lexicon, args.lm, *of_model, args.alternatives or None, args.beam_width)
-    if args.decoder == "best-path" and any(option is not None for option in of_beam):
-        raise ValueError(
-            "--decoder best-path takes neither lexicon nor language model, --alternatives or --beam-width: leave it out"
-        )
+    if args.decoder == "best-path" and (others := sorted(given - {"decoder"})):
+        options = " or ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise ValueError(f"--decoder best-path takes no {options}: leave one or the other out")
     if args.strict_lexicon and not args.lexicon:
         raise ValueError("--strict-lexicon goes with --lexicon FILE")
     if args.lexicon_penalty is not None:

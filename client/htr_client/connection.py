@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -24,8 +24,7 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.reach import is_here, why_no_connection, with_proxy
-from htr_client.tls import Tls
+from htr_client.reach import why_no_connection, with_proxy
 
 Metadata = Callable[[], Iterable[tuple[str, str | bytes]]]
 _PAIRS = "It returns a mapping or pairs of name and value, such as [('authorization', 'Bearer ...')]."
@@ -68,15 +67,11 @@ _NO_NAME = re.compile(r"(DNS resolution|address lookup) failed|errors resolving"
 _BROKEN = re.compile(r"Socket closed|Connection reset|Broken pipe|GOAWAY|recvmsg|sendmsg|keepalive|[Ss]tream removed")
 
 
-def channel_options(
-    tls: Tls | None, max_message_bytes: int, hosts: Sequence[tuple[str, int]] = ()
-) -> list[tuple[str, Any]]:
-    """Options of a channel.
+def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
+    """Options of a channel for images, wherever it leads.
 
     Args:
-        tls: Encryption, for the name to expect; None without.
         max_message_bytes: Limit of a request and of an answer.
-        hosts: Host and port of each server, as `hosts_of` returns them.
 
     Returns:
         gRPC channel arguments.
@@ -86,7 +81,7 @@ def channel_options(
     """
     if not 0 < max_message_bytes < 2**31:
         raise ValueError(f"max_message_bytes is a number from 1 to 2**31 - 1, not {max_message_bytes}")
-    options: list[tuple[str, Any]] = [
+    return [
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.enable_retries", 1),
@@ -104,12 +99,6 @@ def channel_options(
         ("grpc.min_reconnect_backoff_ms", 500),
         ("grpc.max_reconnect_backoff_ms", 3_000),
     ]
-    if tls is not None and tls.server_name is not None:
-        options.append(("grpc.ssl_target_name_override", tls.server_name))
-    if hosts and all(is_here(host) for host, _ in hosts):
-        # gRPC alone among programs asks a proxy for this machine too.
-        options.append(("grpc.enable_http_proxy", 0))
-    return options
 
 
 def headers_of(metadata: Metadata | None) -> Headers:

@@ -1,13 +1,16 @@
 """Where the requests of a client go, and how: addresses, trust, limits of messages, tracing."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import grpc
 
 from htr_client import connection
-from htr_client.addresses import Servers, hosts_of, read_addresses
+from htr_client.addresses import SOON, Servers, hosts_of, read_addresses
 from htr_client.errors import HtrError, ServerUnavailable, TimedOut
-from htr_client.reach import explain
+from htr_client.reach import explain, is_here
 from htr_client.tls import Tls
 
 
@@ -44,8 +47,26 @@ class Endpoint:
         self.credentials = tls.credentials() if tls is not None else None
         self.servers = Servers(addresses)
         self.hosts = hosts_of(addresses)
-        self.options = connection.channel_options(tls, max_message_bytes, self.hosts)
+        self.options = connection.channel_options(max_message_bytes)
         self.tracing = connection.tracing() if opentelemetry else None
+
+    def channel(self, api: Any, target: str, options: Sequence[tuple[str, Any]], *more: Any) -> Any:
+        """Opens a channel.
+
+        Args:
+            api: The module grpc or grpc.aio.
+            target: The gRPC target.
+            options: Channel arguments besides those about certificates and proxies.
+            more: Further arguments of the functions of `api`.
+        """
+        if self.tls is not None and self.tls.server_name is not None:
+            options = [*options, ("grpc.ssl_target_name_override", self.tls.server_name)]
+        if self.hosts and all(is_here(host) for host, _ in self.hosts):
+            # gRPC alone among programs asks a proxy for this machine too.
+            options = [*options, ("grpc.enable_http_proxy", 0)]
+        if self.credentials is None:
+            return api.insecure_channel(target, options, *more)
+        return api.secure_channel(target, self.credentials, options, *more)
 
     def failure(self, error: grpc.RpcError, seconds: float) -> HtrError:
         """What to raise for a failed call, which may show that servers have other addresses by now.
@@ -74,3 +95,50 @@ class Endpoint:
         """What to raise when no connection came about; finds out what answers instead, which takes a moment."""
         self.servers.failed()
         return explain(self.hosts, self.tls)
+
+
+class _Opened(NamedTuple):
+    channel: Any
+    target: str
+    owner: object  # the process or event loop that it belongs to
+
+
+class ChannelHolder:
+    """What the transports for threads and for asyncio share: one channel, and another one where the servers moved."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Keeps the endpoint; nothing is connected yet.
+
+        Args:
+            endpoint: The servers.
+        """
+        self.name = endpoint.name
+        self.servers = len(endpoint.hosts)
+        self._endpoint = endpoint
+        self._lock = threading.RLock()
+        self._opened: _Opened | None = None
+
+    def _connect(self, target: str) -> Any:
+        raise NotImplementedError
+
+    def _of(self, owner: object) -> _Opened | None:
+        return opened if (opened := self._opened) is not None and opened.owner == owner else None
+
+    def _opening(self, owner: object, seconds: float, waits: bool) -> Generator[tuple["Future[str]", float], None, Any]:
+        """Yields what to wait for and how long, without the lock: nobody is held up whose connection is good."""
+        servers, opened = self._endpoint.servers, self._of(owner)
+        if opened is not None and not servers.may_have_moved():
+            return opened.channel
+        looking = servers.look_up()
+        yield looking, seconds if opened is None or waits else min(seconds, SOON)
+        with self._lock:
+            opened = self._of(owner)
+            if opened is not None and not waits and not looking.done():
+                return opened.channel  # until the resolver has answered
+            if not looking.done():
+                raise self._endpoint.no_names(seconds)
+            target = servers.target(looking, opened.target if opened is not None else None)
+            if opened is None or target != opened.target:
+                # Calls in flight hold the channel that they go over, which ends with the last of them.
+                self._opened = opened = _Opened(self._connect(target), target, owner)
+            return opened.channel

@@ -21,6 +21,10 @@ COMPANIONS = (
     ".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".py", ".ini", ".db"
 )  # fmt: skip
 
+# Endings of the files of pages by format; all but those of `LINE_FORMATS` are documents of a page.
+PAGE_FORMATS = {"text": ".txt", "json": ".json", "csv": ".csv", "alto": ".xml", "page": ".xml", "hocr": ".hocr"}
+LINE_FORMATS = ("text", "json", "csv")
+
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
     """Paths of the images that files, folders, globs and - for standard input stand for.

@@ -107,7 +107,7 @@ def _encode(grey: np.ndarray) -> bytes:
     return png.tobytes()
 
 
-def pack(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> PackedImage:
+def pack(image: Image, max_pixels: int = MAX_PIXELS) -> PackedImage:
     """Checks an image in full and makes it ready to send.
 
     Files that the serving graph reads natively go as they are: the model then sees exactly what it saw in training.
@@ -115,7 +115,6 @@ def pack(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> Packed
     Args:
         image: As for `load`.
         max_pixels: As for `load`.
-        tall: As for `encode`.
 
     Returns:
         The bytes to send, with the size of the upright original.
@@ -123,15 +122,14 @@ def pack(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> Packed
     Raises:
         ImageError: With its reason.
     """
-    return pack_with_pixels(image, max_pixels, tall)[0]
+    return pack_with_pixels(image, max_pixels)[0]
 
 
-def goes_as_it_is(data: bytes, tall: int = TALL) -> bool:
+def goes_as_it_is(data: bytes) -> bool:
     """Whether `pack` leaves the bytes of a file as they are; only the header is read.
 
     Args:
         data: The bytes of the file.
-        tall: As for `encode`.
 
     Returns:
         False where `pack` makes a grey PNG of it.
@@ -139,16 +137,15 @@ def goes_as_it_is(data: bytes, tall: int = TALL) -> bool:
     Raises:
         ImageError: The header cannot be read.
     """
-    return _goes_as_it_is(inspect(data), tall)
+    return _goes_as_it_is(inspect(data))
 
 
-def pack_with_pixels(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TALL) -> tuple[PackedImage, np.ndarray]:
+def pack_with_pixels(image: Image, max_pixels: int = MAX_PIXELS) -> tuple[PackedImage, np.ndarray]:
     """As `pack`, with what decoding the bytes to send would give, for callers that need the pixels too.
 
     Args:
         image: As for `load`.
         max_pixels: As for `load`.
-        tall: As for `encode`.
 
     Returns:
         The bytes to send, and their pixels, uint8 [h, w].
@@ -162,16 +159,16 @@ def pack_with_pixels(image: Image, max_pixels: int = MAX_PIXELS, tall: int = TAL
         data = read(image)
         info = _inspect_bounded(data, max_pixels)
         grey = _decode(data, info)  # also when the file goes as it is: only decoding proves that it can be decoded
-        as_it_is = _goes_as_it_is(info, tall)
+        as_it_is = _goes_as_it_is(info)
     height, width = grey.shape
     if not as_it_is:
-        grey = _shrink(grey, tall)
+        grey = _shrink(grey, TALL)
         data = _encode(grey)
     return PackedImage(data, width, height), grey
 
 
-def _goes_as_it_is(info: ImageInfo, tall: int) -> bool:
-    return info.plain and info.height < tall
+def _goes_as_it_is(info: ImageInfo) -> bool:
+    return info.plain and info.height < TALL
 
 
 def read_file(file: BinaryIO) -> bytes:

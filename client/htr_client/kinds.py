@@ -58,13 +58,12 @@ def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterato
                 yield from client.transcribe_many([image])
 
 
-def page_of(client: HtrClient, data: bytes, name: str = "") -> Page | None:
+def page_of(client: HtrClient, data: bytes) -> Page | None:
     """Transcribes an image if it is a page, as `transcribe` with "auto" decides.
 
     Args:
         client: Transcribes, and finds lines.
         data: Encoded bytes of the image.
-        name: Name of the image for the result.
 
     Returns:
         The page; None where the image is that of a line, or where there is no line finder.
@@ -74,7 +73,7 @@ def page_of(client: HtrClient, data: bytes, name: str = "") -> Page | None:
         HtrError: As `HtrClient.transcribe_many`.
     """
     try:
-        return _page(client, data, name, "auto") if _may_be_page(data) else None
+        return _page(client, data, "", "auto") if _may_be_page(data) else None
     except ModelNotFound:
         return None
 

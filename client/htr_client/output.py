@@ -7,13 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from htr_client import pages
+from htr_client.files import LINE_FORMATS, PAGE_FORMATS
 from htr_client.kinds import failure, suspicions
 from htr_client.pages.model import Page
 from htr_client.results import Transcription
 from htr_client.tables import CsvWriter
-
-# Of files of pages, by format.
-ENDINGS = {"text": ".txt", "json": ".json", "csv": ".csv", "alto": ".xml", "page": ".xml", "hocr": ".hocr"}
 
 
 def plain(name: str) -> str:
@@ -35,10 +33,10 @@ def files_of(paths: Iterable[str], folder: str, format_: str) -> list[str]:
     files, taken = [], set()
     for path in paths:
         stem = os.path.splitext(plain(os.path.basename(path)))[0] if path != "-" else "page"
-        name, number = f"{stem}{ENDINGS[format_]}", 1
+        name, number = f"{stem}{PAGE_FORMATS[format_]}", 1
         while name.casefold() in taken:  # to some file systems a.xml is A.xml
             number += 1
-            name = f"{stem}-{number}{ENDINGS[format_]}"
+            name = f"{stem}-{number}{PAGE_FORMATS[format_]}"
         taken.add(name.casefold())
         files.append(os.path.join(folder, name))
     return files
@@ -57,7 +55,7 @@ class ResultWriter:
         """Begins the output.
 
         Args:
-            format_: "text", "json" or "csv"; for pages also "alto", "page" or "hocr".
+            format_: One of `LINE_FORMATS`; for pages also another of `PAGE_FORMATS`.
             out: Where results are printed.
             files: The file that each image becomes instead if it shows a page, as of `files_of`. Their folder is made
                 with the first one.
@@ -97,7 +95,7 @@ class ResultWriter:
             with open(file, self._mode) as opened:
                 opened.write(content)
             self.files_written += 1
-        elif self._format in ("alto", "page", "hocr"):
+        elif self._format not in LINE_FORMATS:
             self._out.write(pages.write(page, self._format))
         elif self._format == "json":
             fields = dataclasses.asdict(page)

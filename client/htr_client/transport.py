@@ -1,17 +1,15 @@
 """What carries the requests of `HtrClient`: gRPC, unless a client is given something else."""
 
 import os
-import threading
 import time
 from concurrent.futures import wait
 from typing import Any, Protocol
 
 import grpc
 
-from htr_client.addresses import SOON
 from htr_client.connection import was_closed
 from htr_client.ending import Ending
-from htr_client.endpoint import Endpoint
+from htr_client.endpoint import ChannelHolder
 from htr_client.retries import bounded
 from htr_client.steps import Ask
 
@@ -50,24 +48,8 @@ class Transport(Protocol):
         """Frees what calls have opened; a later call opens it again."""
 
 
-class GrpcTransport:
+class GrpcTransport(ChannelHolder):
     """A gRPC channel, opened by the first call, and anew after a fork and where the servers have other addresses."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        """Keeps the endpoint; nothing is connected yet.
-
-        Args:
-            endpoint: The servers.
-        """
-        self.name = endpoint.name
-        self.servers = len(endpoint.hosts)
-        self._endpoint = endpoint
-        self._lock = threading.RLock()
-        self._channel: Any = None
-        self._target = ""  # of the channel
-        self._traced: Any = None  # the channel with what traces its calls
-        self._methods: dict[str, Any] = {}
-        self._process = 0
 
     def connect(self, timeout: float) -> None:
         """Opens the connection; see `HtrClient.connect`."""
@@ -82,7 +64,8 @@ class GrpcTransport:
     def call(self, ask: Ask, seconds: float, ending: Ending | None = None) -> Any:
         """Sends a request; see `Transport.call`."""
         deadline = time.monotonic() + seconds
-        call = self._method(ask.method, type(ask.request), ask.answer, seconds)
+        channel = self._open(seconds)
+        call = channel.unary_unary(ask.method, type(ask.request).SerializeToString, ask.answer.FromString)
         left = max(0.0, deadline - time.monotonic())  # names may have been looked up
         try:
             if ending is None:
@@ -101,47 +84,19 @@ class GrpcTransport:
     def close(self) -> None:
         """Closes the channel; calls of other threads that are under way fail."""
         with self._lock:
-            if self._channel is not None and self._process == os.getpid():
-                self._channel.close()
-            self._channel = None
+            if opened := self._of(os.getpid()):
+                opened.channel.close()
+            self._opened = None
 
-    def _method(self, name: str, request: Any, answer: Any, seconds: float) -> Any:
-        self._open(seconds)
-        with self._lock:
-            if self._channel is None:  # another thread has closed it between the lines
-                raise was_closed(self.name)
-            if name not in self._methods:
-                self._methods[name] = self._traced.unary_unary(name, request.SerializeToString, answer.FromString)
-            return self._methods[name]
-
-    def _is_open(self) -> bool:
-        return self._channel is not None and self._process == os.getpid()
+    def _connect(self, target: str) -> Any:
+        channel, tracing = self._endpoint.channel(grpc, target, self._endpoint.options), self._endpoint.tracing
+        return channel if tracing is None else tracing.grpcext.intercept_channel(channel, tracing.client_interceptor())
 
     def _open(self, seconds: float, waits: bool = False) -> Any:
-        endpoint, servers = self._endpoint, self._endpoint.servers
-        with self._lock:
-            if self._is_open() and not servers.may_have_moved():
-                return self._channel
-            looking, has_another = servers.look_up(), self._is_open() and not waits
-        # Without the lock: nobody is held up whose connection is good.
-        if not wait([looking], min(seconds, SOON) if has_another else seconds).done:
-            with self._lock:
-                if has_another and self._is_open():
-                    return self._channel  # until the resolver has answered
-            raise endpoint.no_names(seconds)
-        with self._lock:
-            is_open = self._is_open()
-            target = servers.target(looking, self._target if is_open else None)
-            if not is_open or target != self._target:
-                # Calls in flight hold the channel that they go over, which ends with the last of them.
-                if endpoint.credentials is not None:
-                    channel = grpc.secure_channel(target, endpoint.credentials, endpoint.options)
-                else:
-                    channel = grpc.insecure_channel(target, endpoint.options)
-                self._traced = channel
-                if endpoint.tracing is not None:
-                    interceptor = endpoint.tracing.client_interceptor()
-                    self._traced = endpoint.tracing.grpcext.intercept_channel(channel, interceptor)
-                self._channel, self._methods, self._process = channel, {}, os.getpid()
-                self._target = target
-            return self._channel
+        opening = self._opening(os.getpid(), seconds, waits)
+        try:
+            while True:
+                looking, most = next(opening)
+                wait([looking], most)
+        except StopIteration as end:
+            return end.value

@@ -170,7 +170,7 @@ def _unpack(packed: Path, directory: Path, facts: dict[str, Any]) -> None:
             stored = {key.removesuffix(_PLANES): _as_stored(_joined(key, weights[key])) for key in weights.files}
             data.writelines(stored.values())
         with open(version / GRAPH_FILE, "r+b") as graph:
-            for place, key in facts.get("constants", []):  # packages of earlier releases have none
+            for place, key in facts["constants"]:
                 graph.seek(place)
                 graph.write(stored[key])
         for file in (CARD_FILE, METRICS_FILE):

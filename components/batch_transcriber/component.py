@@ -41,17 +41,17 @@ class Transcriptions(Artifact):
 class BulkInferrerSpec(component_spec.ComponentSpec):
     """Inputs, output and settings of BulkInferrer."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that TFX asks for
+    PARAMETERS = {
         "config": component_spec.ExecutionParameter(type=str),
         "max_pixels": component_spec.ExecutionParameter(type=int),
         # Set by the driver, so that a new image is a new input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }
-    OUTPUTS = {"transcriptions": component_spec.ChannelParameter(type=Transcriptions)}  # noqa: RUF012
+    OUTPUTS = {"transcriptions": component_spec.ChannelParameter(type=Transcriptions)}
 
 
 class Driver(FingerprintDriver):

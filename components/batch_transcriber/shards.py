@@ -28,8 +28,7 @@ from typing import Any
 
 from components.common import storage
 from components.common.words import counted
-from htr_client.files import COMPANIONS, OTHER_FORMATS, SUFFIXES, is_hidden, walk
-from htr_client.output import ENDINGS
+from htr_client.files import COMPANIONS, OTHER_FORMATS, PAGE_FORMATS, SUFFIXES, is_hidden, walk
 from htr_client.tables import CsvWriter
 from serving import file_lock
 
@@ -289,7 +288,7 @@ def plan(
     shards_needed = max(1, -(-len(images) // images_per_shard))
     if table is None:
         job = Job(folder, output, shards_needed, "page", str(format_), has_documents=True)
-        images = _with_documents(images, ENDINGS[job.format])
+        images = _with_documents(images, PAGE_FORMATS[job.format])
     else:
         job = Job(folder, output, shards_needed, kind, table[0], has_documents=False)
     manifest_path = os.path.join(job.state, "manifest.json")

@@ -17,6 +17,7 @@ from typing import Any
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
+_PATIENCE = 3.0  # seconds until children that do not listen are killed
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _on_abort: Any = None  # the handler of SIGABRT, which must not be collected
@@ -91,19 +92,15 @@ def _exit_instead_of_abort(code: int) -> None:
         _LIBC.signal(signal.SIGABRT, _on_abort)
 
 
-def end_children(patience: float = 3.0) -> None:
-    """Ends all processes that this one has started, and theirs.
-
-    Args:
-        patience: Seconds until those that do not listen are killed.
-    """
+def end_children() -> None:
+    """Ends all processes that this one has started, and theirs."""
     import psutil
 
     children = psutil.Process().children(recursive=True)
     for child in children:
         with contextlib.suppress(psutil.Error):
             child.terminate()
-    for child in psutil.wait_procs(children, patience)[1]:
+    for child in psutil.wait_procs(children, _PATIENCE)[1]:
         with contextlib.suppress(psutil.Error):
             child.kill()
 

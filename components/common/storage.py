@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 _PIECE = 2**16  # bytes that are read at once
-_READERS = 16  # requests at once: enough to hide a store's latency
+READERS = 16  # requests at once: enough to hide a store's latency
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}  # those of our extras; fsspec knows more schemes
 # What changes with an object's content, under the names that stores give it; by preference.
 _MARKS = ("ETag", "etag", "md5Hash", "mtime", "updated", "LastModified", "last_modified", "created")
@@ -192,7 +192,7 @@ def concurrently(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
 
 @functools.lru_cache(maxsize=1)
 def _readers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_READERS, thread_name_prefix="bucket")
+    return ThreadPoolExecutor(READERS, thread_name_prefix="bucket")
 
 
 os.register_at_fork(after_in_child=_readers.cache_clear)  # threads stay with the parent

@@ -24,7 +24,7 @@ _CHOICE = "choice"
 class BaselineModelSpec(component_spec.ComponentSpec):
     """Input, output and settings of BaselineModel."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "model_dir": component_spec.ExecutionParameter(type=str),
         "name": component_spec.ExecutionParameter(type=str),
         "warm_start": component_spec.ExecutionParameter(type=str, optional=True),
@@ -32,8 +32,8 @@ class BaselineModelSpec(component_spec.ComponentSpec):
         # Set by the driver, so that another version in service is a changed input.
         _CHOICE: component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS = {"candidate": component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
-    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
+    INPUTS = {"candidate": component_spec.ChannelParameter(type=standard_artifacts.Model)}
+    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}
 
 
 def _choose(input_dict: dict[str, Any], exec_properties: dict[str, Any]) -> Baseline:

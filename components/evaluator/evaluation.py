@@ -46,10 +46,9 @@ def read_verdict(evaluation_uri: str) -> Verdict:
     ]
     failures += [Failure("samples", _spec_name(spec), 0.0, 1.0, "missing") for spec in validation.missing_slices]
     if unchanged := noted.get("unchanged"):
-        start = unchanged if isinstance(unchanged, str) else "the base model"  # an earlier release noted that it was
         serving = compared_with.in_service if compared_with else ""
         in_service = f"version {os.path.basename(serving)}" if serving else ""
-        failures.append(Failure("cer", "all", 0.0, 0.0, "unchanged", start, in_service))
+        failures.append(Failure("cer", "all", 0.0, 0.0, "unchanged", unchanged, in_service))
     return Verdict(
         blessed=bool(validation.validation_ok) and not unchanged,
         metrics=candidate.get("all", {}),

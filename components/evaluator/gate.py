@@ -21,12 +21,12 @@ class NotBlessed(RuntimeError):
 class GateSpec(component_spec.ComponentSpec):
     """Inputs of Gate."""
 
-    PARAMETERS: dict[str, Any] = {}  # noqa: RUF012 - the form that ComponentSpec asks for
-    INPUTS = {  # noqa: RUF012
+    PARAMETERS: dict[str, Any] = {}
+    INPUTS = {
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }
-    OUTPUTS: dict[str, Any] = {}  # noqa: RUF012
+    OUTPUTS: dict[str, Any] = {}
 
 
 class Executor(base_executor.BaseExecutor):

@@ -22,7 +22,7 @@ from components.example_gen.folders import find_tables
 from components.example_gen.images import mend_notes
 from components.example_gen.labels import length_band
 from components.example_gen.plan import make_plan
-from components.example_gen.quarantine import COUNTS_FILE, Quarantine, check_counts, read_counts
+from components.example_gen.quarantine import COUNTS_FILE, Quarantine, check_counts, listed, read_counts
 from components.example_gen.record_sink import RecordSink
 from components.example_gen.rejects import HEADER, REJECTS_FILE, Reject, as_csv_line
 from components.example_gen.settings import DataConfig
@@ -37,15 +37,15 @@ _BYTES = 4 * 2**20  # of records in one element, but for a single record that is
 class HandwritingExampleGenSpec(component_spec.ComponentSpec):
     """Inputs, outputs and settings of HandwritingExampleGen."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "data_config": component_spec.ExecutionParameter(type=str),
         "transform_config": component_spec.ExecutionParameter(type=str),
         "rejects_copy": component_spec.ExecutionParameter(type=str, optional=True),
         # Set by the driver, so that a changed image is a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS: dict[str, Any] = {}  # noqa: RUF012
-    OUTPUTS = {  # noqa: RUF012
+    INPUTS: dict[str, Any] = {}
+    OUTPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=Quarantine),
     }
@@ -196,7 +196,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if exec_properties.get("rejects_copy"):  # the artifact is removed when this step fails
             fileio.makedirs(os.path.dirname(exec_properties["rejects_copy"]))
             fileio.copy(os.path.join(quarantine.uri, REJECTS_FILE), exec_properties["rejects_copy"], overwrite=True)
-        check_counts(counts, data, exec_properties.get("rejects_copy"))
+        check_counts(counts, data, listed(quarantine.uri), exec_properties.get("rejects_copy"))
 
 
 def _nested(counter: collections.Counter, known: dict[str, Any]) -> dict[str, Any]:

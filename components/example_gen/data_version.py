@@ -18,9 +18,9 @@ from components.example_gen.settings import DataConfig
 class DataVersionSpec(component_spec.ComponentSpec):
     """Output and setting of DataVersion."""
 
-    PARAMETERS = {"data_config": component_spec.ExecutionParameter(type=str)}  # noqa: RUF012 - ComponentSpec's form
-    INPUTS: dict[str, Any] = {}  # noqa: RUF012
-    OUTPUTS = {"fingerprint": component_spec.ChannelParameter(type=standard_artifacts.String)}  # noqa: RUF012
+    PARAMETERS = {"data_config": component_spec.ExecutionParameter(type=str)}
+    INPUTS: dict[str, Any] = {}
+    OUTPUTS = {"fingerprint": component_spec.ChannelParameter(type=standard_artifacts.String)}
 
 
 class Executor(base_executor.BaseExecutor):

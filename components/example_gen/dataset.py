@@ -15,12 +15,11 @@ import numpy as np
 from components.common import storage
 from components.example_gen.claims import refuse_claimed
 from components.example_gen.folders import find_tables
-from components.example_gen.images import find_image
+from components.example_gen.images import find_image, read_image
 from components.example_gen.labels import check_label, length_band
 from components.example_gen.measures import describe
-from components.example_gen.outages import is_of_the_store, unreadable
 from components.example_gen.plan import Plan, make_plan, split_of
-from components.example_gen.rejects import Reject, Rejected, rejected_image
+from components.example_gen.rejects import CONTROLS, Reject, Rejected, rejected_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLIT_NAMES, SplitRule
 from components.example_gen.table import Row, Table, plain, read_together, why_malformed
@@ -31,7 +30,6 @@ from htr_client.errors import ImageError
 from htr_client.files import OTHER_FORMATS
 
 _LARGE_FILE = 2**16  # bytes
-_CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}  # which a terminal would obey
 
 
 class Sample(NamedTuple):
@@ -132,7 +130,7 @@ def _attempt(row: Row, step: Callable[..., Any], *arguments: Any) -> Any:
         image, text = (row.fields[column] if len(row.fields) > column else "" for column in columns)
         return Reject(
             row.table.name, row.line, plain(image[:500]), plain(text[:200]), rejected.reason,
-            plain(rejected.detail[:1000]).translate(_CONTROLS),
+            plain(rejected.detail[:1000]).translate(CONTROLS),
         )  # fmt: skip
 
 
@@ -218,12 +216,7 @@ def _read_files(rows: Sequence[Row], checked: Sequence[_Fields | Reject], data: 
 
 def _read_file(path: str, data: DataConfig) -> bytes | _Image:
     """Returns the file; if it is large, the decoded image instead, since files of many rows are held in memory."""
-    try:
-        encoded = storage.read(path, image_files.MAX_BYTES + 1)  # one more, so that a larger one is refused
-    except OSError as error:
-        if is_of_the_store(path, error):
-            raise unreadable(f"The data cannot be read: {error}.", error) from error
-        raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
+    encoded = read_image(path)
     return encoded if len(encoded) <= _LARGE_FILE else _decode(encoded, path, data)
 
 

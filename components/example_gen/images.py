@@ -10,8 +10,10 @@ from typing import NamedTuple, Protocol
 
 from components.common import storage
 from components.common.words import counted
+from components.example_gen.outages import is_of_the_store, unreadable
 from components.example_gen.rejects import Rejected
 from components.example_gen.walking import walk
+from htr_client import image_files
 from htr_client.files import OTHER_FORMATS, SUFFIXES, is_hidden
 
 # How an image was found that does not have the name that its row gives.
@@ -103,6 +105,21 @@ def find_image(name: str, table: Place) -> Found:
     if not (table.allow_outside or storage.is_inside(found.path, table.root)):
         raise Rejected("outside_folder", f"{found.path} lies outside of {table.root} (data.allow_outside)")
     return found
+
+
+def read_image(path: str) -> bytes:
+    """Reads the file of an image that a row names, from the path of `find_image`.
+
+    Raises:
+        Rejected: The file cannot be read.
+        StoreError: Its store, disk or network fails.
+    """
+    try:
+        return storage.read(path, image_files.MAX_BYTES + 1)  # one more, so that a larger one is refused
+    except OSError as error:
+        if is_of_the_store(path, error):
+            raise unreadable(f"The data cannot be read: {error}.", error) from error
+        raise Rejected("unreadable_file", f"{path}: {error.strerror or error}") from error
 
 
 def named_path(name: str, table: Place) -> str:

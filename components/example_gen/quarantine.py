@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tfx.dsl.io import fileio
 from tfx.types.artifact import Artifact
 
 from components.common.words import counted
-from components.example_gen.rejects import ADVICE, NO_ROWS
+from components.example_gen.rejects import ADVICE, CONTROLS, NO_ROWS, REJECTS_FILE
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 
 COUNTS_FILE = "counts.json"
+_MOST_CHARACTERS = 300  # of an example
 
 
 class TooManyRejects(RuntimeError):
@@ -38,22 +41,33 @@ def read_counts(quarantine_uri: str) -> dict[str, Any]:
         return json.loads(file.read())
 
 
+def listed(quarantine_uri: str) -> Iterator[tuple[str, str]]:
+    """Reads the rejected rows of a Quarantine artifact: the reason of each, and in words where and what it is."""
+    with fileio.open(os.path.join(quarantine_uri, REJECTS_FILE)) as file:
+        for row in csv.DictReader(file):
+            yield row["reason"], f"row {row['row']} of {row['csv']}: {row['detail']}"
+
+
 def check_counts(
-    counts: dict[str, Any], data: DataConfig, rejects_copy: str | None, row: str = "row", sample: str = "image"
-) -> None:
+    counts: dict[str, Any], data: DataConfig, rejects: Iterable[tuple[str, str]], rejects_copy: str | None,
+    row: str = "row", sample: str = "image",
+) -> None:  # fmt: skip
     """Raises `TooManyRejects` when too many rows were refused, `DatasetError` when a split is empty.
 
     Args:
         counts: `accepted` by split and `rejected` by reason.
         data: What is refused.
+        rejects: Reason of each that was rejected, and in words where and what it is; the messages tell one of each
+            reason, since on Kubeflow the log is all that remains of this step.
         rejects_copy: File that lists what was rejected.
         row: What is counted, for the messages.
         sample: What is left of it.
     """
     accepted, rejected = sum(counts["accepted"].values()), sum(counts["rejected"].values())
     total = accepted + rejected
-    by_reason = ", ".join(f"{n} {reason}" for reason, n in sorted(counts["rejected"].items(), key=lambda x: -x[1]))
-    most = max(counts["rejected"], key=counts["rejected"].__getitem__, default="")
+    by_count = dict(sorted(counts["rejected"].items(), key=lambda x: -x[1]))
+    by_reason = ", ".join(f"{n} {reason}" for reason, n in by_count.items())
+    most = next(iter(by_count), "")
     advice = f" {ADVICE[most]}." if most in ADVICE else ""
     where = f" Each is listed in {rejects_copy}." if rejects_copy else ""
     if not total:
@@ -62,10 +76,25 @@ def check_counts(
         raise TooManyRejects(
             f"{rejected} of {counted(total, row)} {'was' if rejected == 1 else 'were'} rejected "
             f"({rejected / total:.1%}; data.max_rejected allows {data.max_rejected:.1%}): {by_reason}.{advice}{where}"
+            f"{_examples(by_count, rejects)}"
         )
     empty = [split for split, count in counts["accepted"].items() if not count]
     if empty:
         raise DatasetError(
             f"No {sample} is left for {' and '.join(empty)}; rejected are {rejected} of {counted(total, row)}"
             f"{f' ({by_reason})' if by_reason else ''}. Add data, or correct what was rejected.{where}"
+            f"{_examples(by_count, rejects)}"
         )
+
+
+def _examples(reasons: Mapping[str, int], rejects: Iterable[tuple[str, str]]) -> str:
+    """A line for each reason."""
+    found: dict[str, str] = {}
+    for reason, example in rejects:
+        found.setdefault(reason, example)
+        if len(found) == len(reasons):
+            break
+    return "".join(
+        f"\n  {reason}, e.g. {found[reason][:_MOST_CHARACTERS].translate(CONTROLS)}"
+        for reason in reasons if reason in found
+    )  # fmt: skip

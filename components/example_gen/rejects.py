@@ -11,6 +11,7 @@ from htr_client.tables import CsvWriter
 
 REJECTS_FILE = "rejects.csv"
 HEADER = "csv,row,image,text,reason,detail"
+CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}  # which a terminal would obey
 NO_ROWS = "The CSV files hold a header line but no rows."
 # What helps against some reasons.
 ADVICE = {

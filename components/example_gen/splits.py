@@ -1,4 +1,31 @@
-"""Which split a row belongs to."""
+"""Which split a row belongs to.
+
+A row names the split of the first of these that has a word of `SPLIT_NAMES` (`plan.split_of`, `split_folders`):
+
+    column `split`      data.split_column; an empty field leaves it open, another word rejects the row
+    name of the CSV
+    name of its folder  below the data folder, where such names give two splits or more, and no CSV's name gives one
+
+Its split is that of the first line that holds (`SplitRule.assign`, `assign_split`):
+
+    train               all rows of its data folder name `train`, and another data folder has rows to divide
+    eval                it names `eval`
+    that split          its key is taken for a split that the draw leaves empty (`SplitRule.forced`)
+    validation          it names `validation`, and the data names `eval`, too
+    eval                it names `validation`
+    train               it names `train`, and the data names `validation` and `eval`
+    eval                its key is drawn below data.eval_fraction, and the data names neither `validation` nor `eval`
+    validation          its key is drawn in the next data.validation_fraction, and the data does not name both
+    train               all others
+
+Rows with the same key are drawn together (`plan.make_plan`, for pages `plan.fill_splits`):
+
+    writer              where the row has one (data.writer_column)
+    image               where it has none; for all rows where the draw by writer leaves a split empty that no writer can
+                        be taken for: there are fewer than `plan.FEW_WRITERS`, each has more than a third of the images,
+                        less than half would be left to train on, or the data names that split
+    document            of pages; too few of them are an error
+"""
 
 from __future__ import annotations
 

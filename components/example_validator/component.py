@@ -35,16 +35,16 @@ class DataDrift(RuntimeError):
 class CuratedExampleValidatorSpec(component_spec.ComponentSpec):
     """Inputs, outputs and settings of CuratedExampleValidator."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "exclude_splits": component_spec.ExecutionParameter(type=str),
         "fails_on_drift": component_spec.ExecutionParameter(type=int),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "statistics": component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics),
         "schema": component_spec.ChannelParameter(type=standard_artifacts.Schema),
         "previous": component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics, optional=True),
     }
-    OUTPUTS = {  # noqa: RUF012
+    OUTPUTS = {
         "anomalies": component_spec.ChannelParameter(type=standard_artifacts.ExampleAnomalies),
     }
 

@@ -18,9 +18,9 @@ from components.example_validator.thresholds import schema_text
 class CuratedSchemaSpec(component_spec.ComponentSpec):
     """Output and setting of CuratedSchema."""
 
-    PARAMETERS = {"text": component_spec.ExecutionParameter(type=str)}  # noqa: RUF012 - the form of ComponentSpec
-    INPUTS: dict[str, Any] = {}  # noqa: RUF012
-    OUTPUTS = {"schema": component_spec.ChannelParameter(type=standard_artifacts.Schema)}  # noqa: RUF012
+    PARAMETERS = {"text": component_spec.ExecutionParameter(type=str)}
+    INPUTS: dict[str, Any] = {}
+    OUTPUTS = {"schema": component_spec.ChannelParameter(type=standard_artifacts.Schema)}
 
 
 class Executor(base_executor.BaseExecutor):

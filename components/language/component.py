@@ -33,16 +33,16 @@ from serving.version_directory import LANGUAGE_MODEL_FILE, SETTINGS_FILE
 class LanguageModelSpec(component_spec.ComponentSpec):
     """Inputs, output and settings of LanguageModel."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "config": component_spec.ExecutionParameter(type=str),
         # Set by the driver, so that other texts are a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "base_model": component_spec.ChannelParameter(type=standard_artifacts.Model),
     }
-    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
+    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}
 
 
 class Driver(FingerprintDriver):
@@ -87,10 +87,8 @@ def started_from(settings: dict[str, Any]) -> str | None:
     Args:
         settings: Settings of the exported model; another preset than its own does not count.
     """
-    preset, start = str(settings["transform"]["preset"]), settings.get("start", {})
-    # An earlier release noted only whether the start itself was the base model.
-    root = start.get("root_base", preset if start.get("base_model") else None)
-    return preset if root == preset else None
+    preset = str(settings["transform"]["preset"])
+    return preset if settings.get("start", {}).get("root_base") == preset else None
 
 
 def put(learnt: Learnt, directory: str) -> None:

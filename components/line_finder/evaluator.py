@@ -44,18 +44,18 @@ from serving.version_directory import GRAPH_FILE
 class LineEvaluatorSpec(component_spec.ComponentSpec):
     """Inputs, outputs and settings of LineEvaluator."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "gate": component_spec.ExecutionParameter(type=str),
         "recogniser_dir": component_spec.ExecutionParameter(type=str),
         # Set by the driver, so that another recogniser is a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "baseline_model": component_spec.ChannelParameter(type=standard_artifacts.Model),
     }
-    OUTPUTS = {  # noqa: RUF012
+    OUTPUTS = {
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }

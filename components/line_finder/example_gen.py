@@ -39,15 +39,15 @@ _HEADER = ("page", "reason", "detail")
 class PageExampleGenSpec(component_spec.ComponentSpec):
     """Outputs and settings of PageExampleGen."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "data_config": component_spec.ExecutionParameter(type=str),
         "pages_config": component_spec.ExecutionParameter(type=str),
         "rejects_copy": component_spec.ExecutionParameter(type=str),
         # Set by the driver, so that a changed page is a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
-    INPUTS: dict[str, Any] = {}  # noqa: RUF012
-    OUTPUTS = {  # noqa: RUF012
+    INPUTS: dict[str, Any] = {}
+    OUTPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=Quarantine),
     }
@@ -125,8 +125,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         write_text(os.path.join(quarantine, REJECTS_FILE), _as_csv(rejected))
         write_text(os.path.join(quarantine, COUNTS_FILE), json.dumps(counts, indent=1, sort_keys=True))
         write_text(exec_properties["rejects_copy"], _as_csv(rejected))  # the artifact is removed when this step fails
-        lost = collections.Counter(one.reason for one in rejected if one.lost)
-        check_counts({**counts, "rejected": lost}, data, exec_properties["rejects_copy"], row="page", sample="page")
+        lost = [(one.reason, f"{one.page}: {one.detail}") for one in rejected if one.lost]
+        counts["rejected"] = collections.Counter(reason for reason, _ in lost)
+        check_counts(counts, data, lost, exec_properties["rejects_copy"], row="page", sample="page")
 
 
 def _counts(plan: PagePlan, rejected: list[RejectedPage]) -> dict[str, Any]:

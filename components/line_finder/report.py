@@ -44,14 +44,14 @@ _WIDTH = 900  # pixels of such an image
 class LineReportSpec(component_spec.ComponentSpec):
     """Inputs, outputs and settings of LineReport."""
 
-    PARAMETERS = {"sections": component_spec.ExecutionParameter(type=str)}  # noqa: RUF012 - the form that TFX asks for
-    INPUTS = {  # noqa: RUF012
+    PARAMETERS = {"sections": component_spec.ExecutionParameter(type=str)}
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=Quarantine),
         "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
     }
-    OUTPUTS = {"report": component_spec.ChannelParameter(type=Report)}  # noqa: RUF012
+    OUTPUTS = {"report": component_spec.ChannelParameter(type=Report)}
 
 
 class Executor(base_executor.BaseExecutor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from components.common import storage
@@ -47,7 +47,7 @@ class LineVerdict:
         compared_with: What the baseline is, or why there is none.
         off: Settings of the gate that are null, so that nothing was asked.
         recogniser: What transcribed the lines.
-        bounds: All bounds of the gate; empty in a verdict of an earlier release.
+        bounds: All bounds of the gate.
     """
 
     blessed: bool
@@ -57,7 +57,7 @@ class LineVerdict:
     compared_with: Baseline
     off: list[str]
     recogniser: str
-    bounds: list[Bound] = field(default_factory=list)
+    bounds: list[Bound]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` is the way back."""
@@ -68,7 +68,7 @@ class LineVerdict:
         """From what `as_dict` made."""
         parts = {
             "compared_with": Baseline(**values["compared_with"]),
-            "bounds": [Bound(**row) for row in values.get("bounds", ())],
+            "bounds": [Bound(**row) for row in values["bounds"]],
         }
         return cls(**{**values, **parts})
 

@@ -65,7 +65,7 @@ def _describe(report: str, model_dir: str, version: int) -> None:
 class AtomicPusherSpec(standard_component_specs.PusherSpec):
     """TFX's specification with the run's report as another input."""
 
-    INPUTS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    INPUTS = {
         **standard_component_specs.PusherSpec.INPUTS,
         "report": component_spec.ChannelParameter(type=Report),
     }

@@ -40,6 +40,10 @@ RARE = 10
 LEAST_IN_SLICE = 20  # images below which a slice is not called worse: chance makes too many of the small ones so
 LEAST_CALIBRATED = 100  # images below which the expected calibration error is mostly noise
 LEAST_IN_BIN = 30  # images whose share of right texts says something
+MOST_BINS = 10  # of confidence
+REVIEWED = (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # shares of the images that a person may look at
+CONFUSED = 18  # characters of the confusion matrix
+WORST, TYPICAL, SUSPECT = 12, 12, 8  # images to look at
 
 
 def count_edits(predictions: pd.DataFrame, compared: bool) -> pd.DataFrame:
@@ -158,20 +162,17 @@ class Characters:
         ]  # fmt: skip
         return sorted(rows, key=lambda row: (-row["wrong"] - row["inserted"], row["character"]))
 
-    def matrix(self, size: int = 18) -> tuple[list[str], np.ndarray]:
-        """The confusion matrix of the characters that are most often taken for others.
-
-        Args:
-            size: Characters at most.
+    def matrix(self) -> tuple[list[str], np.ndarray]:
+        """The confusion matrix of the characters that are most often taken for others, `CONFUSED` at most.
 
         Returns:
-            The characters, and counts int [size, size + 1] of truth by read; the last column counts deletions.
+            The n characters, and counts int [n, n + 1] of truth by read; the last column counts deletions.
         """
         weight: Counter[str] = Counter()
         for (old, new), count in self.replaced.items():
             weight[old] += count
             weight[new] += count
-        characters = sorted(c for c, _ in sorted(weight.items(), key=lambda item: (-item[1], item[0]))[:size])
+        characters = sorted(c for c, _ in sorted(weight.items(), key=lambda item: (-item[1], item[0]))[:CONFUSED])
         counts = np.zeros((len(characters), len(characters) + 1), int)
         for i, old in enumerate(characters):
             counts[i, i] = self.right[old]
@@ -251,21 +252,21 @@ def _short(number: float) -> str:
     return f"{number:.3g}" if abs(number) < 1000 else f"{number:.0f}"
 
 
-def calibration(predictions: pd.DataFrame, bins: int = 10) -> dict[str, Any]:
+def calibration(predictions: pd.DataFrame) -> dict[str, Any]:
     """Whether confidence means something: how often texts with a given confidence are exactly right.
 
     Args:
         predictions: Table of predictions.
-        bins: Number of bins, of equally many images; fewer where these would hold less than `LEAST_IN_BIN`.
 
     Returns:
-        `bins`, rows of `confidence`, `right` (means) and `samples`; `error`, the expected calibration error: the mean
+        `bins`, of equally many images and at least `LEAST_IN_BIN`: rows of `confidence`, `right` (means) and `samples`;
+        `error`, the expected calibration error: the mean
         gap of the two over all images, None for fewer than `LEAST_CALIBRATED`; `gap`, mean confidence minus share of
         right texts: above 0 is over-confident; `gap_error`, its standard error.
     """
     ordered = predictions.sort_values("confidence", kind="stable")
     confidence, right = ordered["confidence"].to_numpy(float), (ordered["edits"] == 0).to_numpy(float)
-    bins = max(min(bins, len(ordered) // LEAST_IN_BIN), 1)
+    bins = max(min(MOST_BINS, len(ordered) // LEAST_IN_BIN), 1)
     parts = [part for part in np.array_split(np.arange(len(ordered)), bins) if len(part)]
     rows = [{"confidence": float(confidence[p].mean()), "right": float(right[p].mean()), "samples": len(p)}
             for p in parts]  # fmt: skip
@@ -276,21 +277,18 @@ def calibration(predictions: pd.DataFrame, bins: int = 10) -> dict[str, Any]:
             "gap_error": float(differences.std() / max(len(ordered), 1) ** 0.5)}  # fmt: skip
 
 
-def review(
-    predictions: pd.DataFrame, shares: Sequence[float] = (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-) -> list[dict[str, float]]:
+def review(predictions: pd.DataFrame) -> list[dict[str, float]]:
     """What remains when the least confident share of the images goes to a person.
 
     Args:
         predictions: Table of predictions.
-        shares: Shares of the images.
 
     Returns:
         Rows of `share`, `threshold` (the lowest confidence that is still accepted), `cer` and `exact` of the accepted.
     """
     ordered = predictions.sort_values("confidence", kind="stable")
     rows = []
-    for share in shares:
+    for share in REVIEWED:
         accepted = ordered.iloc[round(share * len(ordered)) :]
         if len(accepted):
             errors = errors_of(accepted)
@@ -346,20 +344,20 @@ def suspect_labels(predictions: pd.DataFrame) -> pd.DataFrame:
     return found.assign(label_elsewhere=[prediction in labels for prediction in found["prediction"]])
 
 
-def choose_cases(predictions: pd.DataFrame, worst: int = 12, typical: int = 12, suspect: int = 8) -> dict[str, Any]:
+def choose_cases(predictions: pd.DataFrame) -> dict[str, Any]:
     """Which images to look at.
 
     Returns:
         Row labels by group: `worst` (most edits per character), `typical` (drawn evenly from the other wrong ones,
         always the same), `suspect` (labels that are probably wrong, see `suspect_labels`). No image is in two groups.
     """
-    suspects = list(suspect_labels(predictions).index[:suspect])
+    suspects = list(suspect_labels(predictions).index[:SUSPECT])
     wrong = predictions[(predictions["edits"] > 0) & ~predictions.index.isin(suspects)]
     rate = (wrong["edits"] / wrong["length"].clip(lower=1)).clip(upper=1)
     order = wrong.assign(rate=rate).sort_values(["rate", "length"], ascending=False, kind="stable")
-    rest = order.iloc[worst:]
-    drawn = rest.sample(min(typical, len(rest)), random_state=0) if len(rest) else rest
-    return {"worst": list(order.index[:worst]), "typical": list(drawn.index), "suspect": suspects}
+    rest = order.iloc[WORST:]
+    drawn = rest.sample(min(TYPICAL, len(rest)), random_state=0) if len(rest) else rest
+    return {"worst": list(order.index[:WORST]), "typical": list(drawn.index), "suspect": suspects}
 
 
 def as_csv(predictions: pd.DataFrame) -> str:

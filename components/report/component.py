@@ -38,8 +38,8 @@ from serving.version_directory import CARD_FILE, METRICS_FILE, SETTINGS_FILE
 class RunReportSpec(component_spec.ComponentSpec):
     """Inputs, outputs and settings of RunReport."""
 
-    PARAMETERS = {"config": component_spec.ExecutionParameter(type=str)}  # noqa: RUF012 - the form that TFX asks for
-    INPUTS = {  # noqa: RUF012
+    PARAMETERS = {"config": component_spec.ExecutionParameter(type=str)}
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=Quarantine),
         "anomalies": component_spec.ChannelParameter(type=standard_artifacts.ExampleAnomalies),
@@ -48,7 +48,7 @@ class RunReportSpec(component_spec.ComponentSpec):
         "baseline_model": component_spec.ChannelParameter(type=standard_artifacts.Model, optional=True),
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
     }
-    OUTPUTS = {"report": component_spec.ChannelParameter(type=Report)}  # noqa: RUF012
+    OUTPUTS = {"report": component_spec.ChannelParameter(type=Report)}
 
 
 class Executor(base_executor.BaseExecutor):

@@ -39,6 +39,7 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False, "lines.linewidth": 1.8,
 }  # fmt: skip
 SHOWN_WIDTH, SHOWN_HEIGHT = 900, 160
+_HEAT_ROWS = 26  # characters of a figure at most
 
 
 def _svg(figure: Figure, label: str) -> str:
@@ -272,11 +273,11 @@ def alignment(
     return "".join(parts) + "</svg>", int(left + width)
 
 
-def _heat_rows(probabilities: np.ndarray, alphabet: Sequence[str], truth: Sequence[str], most: int = 26) -> list[str]:
+def _heat_rows(probabilities: np.ndarray, alphabet: Sequence[str], truth: Sequence[str]) -> list[str]:
     """Characters with a noticeable probability somewhere, and those of the truth, from left to right."""
     peaks = probabilities[:, :-1].max(axis=0) if probabilities.shape[1] > 1 else np.zeros(0)
-    chosen = [alphabet[i] for i in np.argsort(-peaks)[:most] if peaks[i] >= 0.1]
-    chosen += [c for c in dict.fromkeys(truth) if c not in chosen][: max(most - len(chosen), 0)]
+    chosen = [alphabet[i] for i in np.argsort(-peaks)[:_HEAT_ROWS] if peaks[i] >= 0.1]
+    chosen += [c for c in dict.fromkeys(truth) if c not in chosen][: max(_HEAT_ROWS - len(chosen), 0)]
     return sorted(chosen, key=lambda c: int(probabilities[:, alphabet.index(c)].argmax()))
 
 

@@ -51,15 +51,15 @@ class NotServable(RuntimeError):
 class ServingCheckSpec(component_spec.ComponentSpec):
     """Inputs, outputs and settings of ServingCheck."""
 
-    PARAMETERS = {  # noqa: RUF012 - the form that ComponentSpec asks for
+    PARAMETERS = {
         "server_command": component_spec.ExecutionParameter(type=str),
         "name": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }
-    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}  # noqa: RUF012
+    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}
 
 
 class Executor(base_executor.BaseExecutor):

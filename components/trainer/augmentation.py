@@ -9,6 +9,8 @@ from collections.abc import Collection
 
 import tensorflow as tf
 
+_CUTOUTS = 3  # rectangles of an image
+
 
 class _Random:
     """Random tensors that follow from a seed int64 [2] and the order of the calls."""
@@ -156,13 +158,13 @@ def _contrast(images: tf.Tensor, _widths: tf.Tensor, strength: float, random: _R
     return tf.clip_by_value(ink, 0.1, 1.0) * (images + bend * images * (1.0 - images))
 
 
-def _cutout(images: tf.Tensor, widths: tf.Tensor, strength: float, random: _Random, count: int = 3) -> tf.Tensor:
+def _cutout(images: tf.Tensor, widths: tf.Tensor, strength: float, random: _Random) -> tf.Tensor:
     """Papers over small rectangles (DeVries & Taylor 2017): broken strokes and worn paper."""
     shape = tf.shape(images)
     height = tf.cast(shape[1], tf.float32)
 
     def each(low: float, high: float) -> tf.Tensor:
-        return random.uniform([shape[0], count, 1, 1], low, high)
+        return random.uniform([shape[0], _CUTOUTS, 1, 1], low, high)
 
     x = tf.range(tf.cast(shape[2], tf.float32))[tf.newaxis, tf.newaxis, tf.newaxis, :]
     y = tf.range(height)[tf.newaxis, tf.newaxis, :, tf.newaxis]

@@ -121,11 +121,7 @@ def _start(warm_start: str | None, transform: TransformConfig, model: ModelConfi
 
 def _root_base(version: str) -> str | None:
     """The preset of the base model from which a version was trained, or the versions before it."""
-    settings = json.loads(storage.read(os.path.join(version, SETTINGS_FILE)))
-    start = settings.get("start", {})
-    if start.get("base_model"):  # all that an earlier release noted
-        return str(settings["transform"]["preset"])
-    return start.get("root_base")
+    return json.loads(storage.read(os.path.join(version, SETTINGS_FILE))).get("start", {}).get("root_base")
 
 
 def alphabet_of(version: str) -> list[str]:

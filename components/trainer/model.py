@@ -11,16 +11,14 @@ from components.trainer.recurrent import BidirectionalLSTM, reversed_frames
 from components.trainer.settings import ModelConfig
 from htr_client.model_facts import COLUMNS_PER_FRAME
 
+_MOMENTUM, _EPSILON = 0.95, 1e-3
+
 
 class FusedBatchNormalization(keras.layers.Layer):
     """Batch normalisation over [N, H, W, D] in TensorFlow's one fused operation (cuDNN on GPUs).
 
     Keras 3 computes the same from single operations, which takes a third of the time of a training step on CPUs.
     """
-
-    def __init__(self, momentum: float = 0.95, epsilon: float = 1e-3, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.momentum, self.epsilon = momentum, epsilon
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Creates the weights for D channels, float32 under every precision policy."""
@@ -37,7 +35,7 @@ class FusedBatchNormalization(keras.layers.Layer):
 
     def scale_and_offset(self) -> tuple[tf.Tensor, tf.Tensor]:
         """What normalisation with the moving statistics comes to: factors and summands float32 [D]."""
-        scale = self.gamma.value * tf.math.rsqrt(self.moving_variance.value + self.epsilon)
+        scale = self.gamma.value * tf.math.rsqrt(self.moving_variance.value + _EPSILON)
         return scale, self.beta.value - self.moving_mean.value * scale
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -45,14 +43,14 @@ class FusedBatchNormalization(keras.layers.Layer):
         if not training:
             y, _, _ = tf.compat.v1.nn.fused_batch_norm(
                 x, self.gamma.value, self.beta.value, self.moving_mean.value, self.moving_variance.value,
-                epsilon=self.epsilon, is_training=False,
+                epsilon=_EPSILON, is_training=False,
             )  # fmt: skip
             return y
         y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            x, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=True
+            x, self.gamma.value, self.beta.value, epsilon=_EPSILON, is_training=True
         )
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(self.momentum * moving + (1.0 - self.momentum) * batch)
+            moving.assign(_MOMENTUM * moving + (1.0 - _MOMENTUM) * batch)
         return y
 
 

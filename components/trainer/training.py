@@ -38,6 +38,9 @@ from serving.version_directory import SETTINGS_FILE
 HISTORY_FILE = "history.json"
 SHEET_FILE = "augmented.png"
 UNALIGNABLE_FILE = "unalignable.json"
+_SHOWN, _VARIANTS = 8, 4  # images of the sheet, and how often training might see each
+_WARMUP_IMAGES = 4
+_MOST_IMAGES = 4096  # that tell of the temperature
 
 
 # Nothing that is traced here depends on AutoGraph, which would take a quarter of the time of tracing.
@@ -155,18 +158,17 @@ def fit_temperature(
     validation: Source,
     alphabet: Sequence[str],
     neutral: float = 1.0,
-    most: int = 4096,
 ) -> float:
     """Temperature under which the true texts of the validation split are most probable (Guo et al. 2017).
 
-    It is fitted there and not on the evaluation split, which must stay unseen by everything that ships.
+    It is fitted there and not on the evaluation split, which must stay unseen by everything that ships, and on the
+    first images only: `_MOST_IMAGES`, or those that have `MOST_NUMBERS` logits.
 
     Args:
         log_probs: Trained network, from a batch's inputs to log probabilities float32 [N, T, C] and frames int32 [N].
         validation: Images with their texts.
         alphabet: Characters of the classes.
         neutral: Temperature without any image; a few images may only tell of a higher one.
-        most: Images to use; fewer where their logits are more than `MOST_NUMBERS`.
 
     Returns:
         The divisor of the logits; above 1 where the network is too sure of itself.
@@ -174,7 +176,7 @@ def fit_temperature(
     classes = {character: i for i, character in enumerate(alphabet)}
     collected = []
     numbers = 0
-    images = plain_batches(validation, 16).take(-(-most // 16))
+    images = plain_batches(validation, 16).take(_MOST_IMAGES // 16)
     # CTC normalises what it gets: log probabilities are logits to it.
     for logits, frames, texts in ahead(lambda batch: (*log_probs(batch[0]), batch[1]), images, NETWORK_THREADS):
         known = [[classes[c] for c in text.decode() if c in classes] for text in texts.numpy()]
@@ -200,14 +202,14 @@ def fit_temperature(
     return min(tried[max(about - 3, 0) : about + 4], key=surprise)
 
 
-def augmentation_sheet(source: Source, train: TrainConfig, shown: int = 8, variants: int = 4) -> bytes:
+def augmentation_sheet(source: Source, train: TrainConfig) -> bytes:
     """A PNG with a few training images, each as it is and as training may see it."""
     rows = []
-    still = train.model_copy(update={"batch_size": shown, "augment": 0.0})
+    still = train.model_copy(update={"batch_size": _SHOWN, "augment": 0.0})
     inputs, _ = next(iter(batches(source, still)))
     images, widths = inputs["images"], inputs["widths"]
     narrowest = tf.zeros_like(widths) + COLUMNS_PER_FRAME
-    seeds = (tf.constant([train.seed, variant], tf.int64) for variant in range(variants))
+    seeds = (tf.constant([train.seed, variant], tf.int64) for variant in range(_VARIANTS))
     columns = [images] + [
         augment_batch(images, widths, narrowest, train.augment, train.augmentations, seed)[0] for seed in seeds
     ]
@@ -228,9 +230,9 @@ def _tell_unalignable(source: Source, directory: str) -> None:
         raise ValueError("no image can be trained on: all are too narrow for their labels; see transform.preset")
 
 
-def _images_for_warmup(source: Source, count: int = 4) -> list[bytes]:
+def _images_for_warmup(source: Source) -> list[bytes]:
     """Drawn images of the sizes in which the network sees a few images of the dataset."""
-    inputs, _ = next(iter(plain_batches(source, count)))
+    inputs, _ = next(iter(plain_batches(source, _WARMUP_IMAGES)))
     height = inputs["images"].shape[1]
     return [export.drawn_image(height, max(int(width), 1)) for width in inputs["widths"]]
 

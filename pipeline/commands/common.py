@@ -1,21 +1,17 @@
-"""What the commands share: the readable error, options of several commands, the configuration of a command line."""
+"""What the commands share: the readable error, the configuration of a command line, logs and runs of a workspace."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline.exit_codes import ERROR, USAGE
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from pipeline.config import Config
-    from pipeline.reading import Model
 
 # Adds a subcommand to `htr`: its name, the function that runs it, a sentence about it, and an example of its use.
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
@@ -124,154 +120,6 @@ def add_task_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_arguments(command: argparse.ArgumentParser, line_finder: bool = True) -> None:
-    """Adds options that say which model to take.
-
-    Args:
-        command: Parser of the command.
-        line_finder: Whether the command may read pages.
-    """
-    model = command.add_mutually_exclusive_group()
-    model.add_argument(
-        "--model",
-        metavar="DIR",
-        help="a version's folder, or a folder of versions (default: newest of the workspace, else the base model)",
-    )
-    model.add_argument(
-        "--base", metavar="PRESET", help="the base model for this preset (line, word), whatever there is"
-    )
-    if line_finder:
-        command.add_argument(
-            "--line-finder",
-            metavar="DIR",
-            help="as --model, the line finder for pages (default: newest of the workspace, else the base line finder)",
-        )
-
-
-def find_model(config: Config, directory: str | None = None, base: str | None = None) -> Model:
-    """As `pipeline.reading.find_model`, for commands.
-
-    Raises:
-        CommandError: There is no such model, or none at all.
-    """
-    from pipeline import reading
-
-    try:
-        return reading.find_model(config, directory, base)
-    except reading.NoModelError as error:
-        option = "--model: " if directory else "--base: " if base else ""
-        raise CommandError(f"{option}{error}", USAGE if option else ERROR) from error
-
-
-def check_local(option: str, path: str) -> None:
-    """Checks that a model lies on this machine, as TensorFlow needs it.
-
-    Args:
-        option: Option that names it.
-        path: Path of the version.
-
-    Raises:
-        CommandError: It is in a bucket.
-    """
-    from components.common import storage
-
-    if storage.is_remote(path):
-        raise CommandError(f"{path} is in a bucket: copy it to this machine and name it with {option}.", USAGE)
-
-
-def pushed_line_finder(config: Config, directory: str | None) -> str | None:
-    """As `pipeline.reading.pushed_line_finder`, for commands.
-
-    Raises:
-        CommandError: There is none in the directory that is named.
-    """
-    from pipeline import reading
-
-    try:
-        return reading.pushed_line_finder(config, directory)
-    except reading.NoModelError as error:
-        raise CommandError(f"--line-finder: {error}", USAGE) from error
-
-
-def base_line_finder() -> str | None:
-    """As `pipeline.reading.base_line_finder`, for commands.
-
-    Raises:
-        CommandError: It is damaged.
-    """
-    from pipeline import reading
-
-    try:
-        return reading.base_line_finder()
-    except reading.NoModelError as error:
-        raise CommandError(str(error)) from error
-
-
-def add_prometheus_argument(command: argparse.ArgumentParser) -> None:
-    """Adds the option whose file `write_for_prometheus` writes."""
-    text = "also write the figures for the textfile collector of Prometheus' node exporter"
-    command.add_argument("--prometheus", type=_textfile, metavar="FILE.prom", help=text)
-
-
-def _textfile(path: str) -> str:
-    if not path.endswith(".prom"):
-        raise argparse.ArgumentTypeError(f"the textfile collector passes over {path}: its files are named *.prom")
-    return path
-
-
-def write_for_prometheus(file: str, page: str) -> None:
-    """Writes a page for the textfile collector, which sees it whole or not at all.
-
-    Raises:
-        CommandError: The file cannot be written.
-    """
-    write_output("--prometheus", file, page)
-
-
-def write_output(option: str, file: str, content: str) -> None:
-    """Writes a file that an option names.
-
-    Raises:
-        CommandError: The file cannot be written.
-    """
-    from components.common import storage
-
-    try:
-        storage.write(file, content.encode())
-    except OSError as error:
-        raise CommandError(f"{option} {file} cannot be written: {error.strerror or error}.") from error
-
-
-def check_can_be_written(option: str, file: str) -> None:
-    """Tells that a file cannot be written before the work for it is done.
-
-    Args:
-        option: Option that names it.
-        file: Path of the file; a device such as /dev/stdout is taken as it is.
-
-    Raises:
-        CommandError: The file is a folder, or its folder is missing or cannot be written.
-    """
-    from components.common import storage
-
-    folder = os.path.dirname(file if storage.is_remote(file) else os.path.abspath(file))
-    if not storage.is_remote(file):
-        if os.path.isdir(file):
-            raise CommandError(f"{option} {file} is a folder. Name a file in it.", USAGE)
-        if not os.path.isdir(folder):
-            raise CommandError(f"{option} {file}: there is no folder {os.path.dirname(file)}.", USAGE)
-        if os.path.exists(file) and not os.path.isfile(file):
-            return
-    try:
-        if storage.is_remote(file):
-            storage.check_writable(folder)
-        else:
-            with tempfile.TemporaryFile(dir=folder):  # rights alone do not tell, as in /proc
-                pass
-    except OSError as error:
-        raise CommandError(f"{option} {file} cannot be written: {error.strerror or error}.") from error
-
-
 @contextlib.contextmanager
 def reading_runs() -> Iterator[None]:
     """Turns what may be wrong with the runs of a workspace into errors of a command.
@@ -329,44 +177,3 @@ def resumable(log: str, *usage: type[Exception]) -> Iterator[None]:
         raise CommandError(
             f"{type(error).__name__}: {error}\nThe same command goes on where this one stopped. The log is {log}"
         ) from error
-
-
-def positive(text: str) -> int:
-    """Converts an option's text to a number above zero, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
-
-
-def fraction(text: str) -> float:
-    """Converts an option's text to a number from 0 to 1, for argparse."""
-    from components.common import fractions
-
-    try:
-        return fractions.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error} (got {text})") from error
-
-
-def moment(text: str) -> datetime:
-    """Converts an option's text to a moment, for argparse."""
-    from components.tools.log_times import parse_since
-
-    try:
-        return parse_since(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error} (got {text})") from error
-
-
-def add_since_argument(command: argparse.ArgumentParser, of: str) -> None:
-    """Adds `--since`, for logs.
-
-    Args:
-        command: Parser of the command.
-        of: Option that names the logs.
-    """
-    command.add_argument(
-        "--since", type=moment, metavar="TIME",
-        help=f"of {of} only rows whose column `time` is not older: 12h, 1d, or a date in UTC (for logged requests)",
-    )  # fmt: skip

@@ -7,19 +7,8 @@ import json
 import sys
 
 from components.common.words import counted
-from pipeline.commands.common import (
-    RUNS,
-    AddCommand,
-    CommandError,
-    add_config_arguments,
-    add_prometheus_argument,
-    add_since_argument,
-    check_can_be_written,
-    read_config,
-    reading_runs,
-    write_for_prometheus,
-    write_output,
-)
+from pipeline.commands.common import RUNS, AddCommand, CommandError, add_config_arguments, read_config, reading_runs
+from pipeline.commands.options import add_prometheus_argument, add_since_argument, check_can_be_written, write_output
 from pipeline.exit_codes import DRIFT, OK, TOO_MANY_REJECTS, USAGE, exit_code
 
 
@@ -160,7 +149,7 @@ def _drift(arguments: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     print(json.dumps(found.as_json(), ensure_ascii=False) if arguments.json else found.as_text())
     if arguments.prometheus:
-        write_for_prometheus(arguments.prometheus, found.as_prometheus())
+        write_output("--prometheus", arguments.prometheus, found.as_prometheus())
     if found.drifted and (arguments.fail or config.drift.fail):
         raise CommandError(f"Drifted too far: {', '.join(measure.name for measure in found.drifted)}.", DRIFT)
     return OK

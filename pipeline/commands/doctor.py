@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands.common import AddCommand, add_config_arguments, positive, read_config
+from pipeline.commands.common import AddCommand, add_config_arguments, read_config
+from pipeline.commands.options import positive
 
 
 def add_commands(add: AddCommand) -> None:

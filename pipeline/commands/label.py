@@ -10,17 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
-from pipeline.commands.common import (
-    MODELS,
-    AddCommand,
-    CommandError,
-    add_config_arguments,
-    add_model_arguments,
-    check_local,
-    find_model,
-    fraction,
-    read_config,
-)
+from pipeline.commands.common import MODELS, AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.models import add_model_arguments, check_local, chosen_model
+from pipeline.commands.options import fraction
 from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
@@ -53,6 +45,7 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _label(arguments: argparse.Namespace) -> int:
+    from components.common.console import announced
     from components.example_gen.outages import StoreError
     from components.example_gen.table import DatasetError
     from components.tools.labelling import labelling
@@ -60,13 +53,15 @@ def _label(arguments: argparse.Namespace) -> int:
     from htr_client.files import expand
 
     config = read_config(arguments)
-    model = find_model(config, arguments.model, arguments.base)
+    model = chosen_model(config, arguments)
     check_local("--model", model.path)
     print(f"note: {model.note}", file=sys.stderr, flush=True)
     counts = labelling.Counts()
     try:
         notes: list[str] = []
-        known = labelling.digests(config.data, notes)
+        known: set[bytes] = set()
+        with announced(lambda: f"Reading what is labelled: {counted(len(known), 'image')}"):
+            known.update(labelling.digests(config.data, notes))
         for note in notes:
             print(f"note: {note}", file=sys.stderr, flush=True)
         paths = labelling.unlabelled(expand(arguments.images), known, counts, config.data.max_pixels)

@@ -19,13 +19,11 @@ def add_server_arguments(command: argparse.ArgumentParser, move: bool = False) -
         command: Parser of the command.
         move: Whether the command moves a label, and takes the options for that too.
     """
+    from htr_client.cli import add_tls_arguments
+
     group = command.add_argument_group("running servers")
     group.add_argument("--server", metavar="HOST:PORT", help="gRPC address; several with commas")
-    group.add_argument("--tls", action="store_true", help="encrypt, and trust the usual public certificates")
-    group.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust what these certificates signed")
-    group.add_argument("--tls-certificate", metavar="PEM", help="this client's certificate (mutual TLS)")
-    group.add_argument("--tls-key", metavar="PEM", help="its private key")
-    group.add_argument("--tls-server-name", metavar="NAME", help="in the servers' certificate, if not the address")
+    add_tls_arguments(group)
     if move:
         command.add_argument(
             "--timeout", type=float, default=300.0, metavar="SECONDS", help="for loading (default: %(default)g)"

@@ -8,18 +8,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import (
-    MODELS,
-    AddCommand,
-    add_config_arguments,
-    add_model_arguments,
-    base_line_finder,
-    check_local,
-    find_model,
-    positive,
-    pushed_line_finder,
-    read_config,
-)
+from pipeline.commands.common import MODELS, AddCommand, add_config_arguments, read_config
+from pipeline.commands.models import add_model_arguments, check_local, chosen_model, finding_a_model
+from pipeline.commands.options import positive
 
 if TYPE_CHECKING:
     from htr_client.base import DecoderOf
@@ -29,7 +20,7 @@ if TYPE_CHECKING:
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    from htr_client.cli import add_arguments
+    from htr_client.cli import add_image_arguments
 
     command = add(
         "read",
@@ -37,7 +28,7 @@ def add_commands(add: AddCommand) -> None:
         "print the text of images, with a pushed model or the base model; needs no server",
         "htr read page.jpg",
     )
-    add_arguments(command, server=False)
+    add_image_arguments(command, kind="auto")
     add_model_arguments(command)
     command.add_argument(
         "--batch-size",
@@ -57,14 +48,17 @@ def _read(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) -> LocalClient:
     from components.common.console import announced, quiet
-    from htr_client.cli import LINE_FORMATS
+    from htr_client.files import LINE_FORMATS
+    from pipeline import reading
 
     config = read_config(arguments)
-    model = find_model(config, arguments.model, arguments.base)
+    model = chosen_model(config, arguments)
     pushed = finder = None
     if arguments.kind != "line" or arguments.format not in LINE_FORMATS:
-        pushed = pushed_line_finder(config, arguments.line_finder)
-        finder = pushed or base_line_finder()
+        with finding_a_model("--line-finder"):
+            pushed = reading.pushed_line_finder(config, arguments.line_finder)
+        with finding_a_model():
+            finder = pushed or reading.base_line_finder()
     for option, path in (("--model", model.path), ("--line-finder", finder or "")):
         check_local(option, path)
     print(f"note: {model.note}", file=sys.stderr, flush=True)

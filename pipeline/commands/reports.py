@@ -10,12 +10,11 @@ from pipeline.commands.common import (
     AddCommand,
     CommandError,
     add_config_arguments,
-    add_prometheus_argument,
     add_task_argument,
     read_config,
     reading_runs,
-    write_for_prometheus,
 )
+from pipeline.commands.options import add_prometheus_argument, write_output
 from pipeline.exit_codes import OK, USAGE
 from pipeline.tasks import task_of
 from pipeline.tasks.task import NoReport
@@ -82,7 +81,7 @@ def _list_runs(arguments: argparse.Namespace) -> int:
         runs = summary.read_all(config.workspace, config.servable[0])
     print(task_of(config).listing(runs))
     if arguments.prometheus:
-        write_for_prometheus(arguments.prometheus, prometheus.runs_page(runs[: prometheus.NEWEST], config.task))
+        write_output("--prometheus", arguments.prometheus, prometheus.runs_page(runs[: prometheus.NEWEST], config.task))
     return OK
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
-from pipeline.commands.common import AddCommand, CommandError, add_since_argument, fraction, positive
+from pipeline.commands.common import AddCommand, CommandError
+from pipeline.commands.options import add_since_argument, fraction, positive
 from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
@@ -86,5 +87,5 @@ def _review(arguments: argparse.Namespace) -> int:
     written = counted(count, "image")
     if count < found:
         written = f"{count} of {counted(found, 'image')}, the least sure ones (--limit collects more),"
-    print(f"{written} in {arguments.output}. To correct: {review.PAGE_FILE} there, or {review.LABELS_FILE}.")
+    print(f"{written} in {arguments.output}. To correct: {review.PAGE_FILE} there, or labels.csv.")
     return OK

@@ -7,15 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import (
-    MODELS,
-    AddCommand,
-    CommandError,
-    add_config_arguments,
-    base_line_finder,
-    find_model,
-    read_config,
-)
+from pipeline.commands.common import MODELS, AddCommand, CommandError, add_config_arguments, read_config
+from pipeline.commands.models import finding_a_model
 from pipeline.exit_codes import ERROR, USAGE
 from serving.precision import BFLOAT16
 
@@ -49,6 +42,7 @@ def add_commands(add: AddCommand) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.versions import offered
+    from pipeline import reading
     from serving.server import run
     from serving.status import Code, ServingError
 
@@ -68,7 +62,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         if offered(config.model_dir):
             _serve_labels(arguments, config.model_dir, config.name)
         else:
-            model = find_model(config)
+            with finding_a_model():
+                model = reading.find_model(config)
             print(f"note: {model.note}; this server then goes over to the new version.", file=sys.stderr, flush=True)
             arguments.model_base_path = config.model_dir
             arguments.fallback_base_path = os.path.dirname(model.path)
@@ -89,12 +84,14 @@ def _serve_line_finder(arguments: argparse.Namespace, model_dir: str) -> None:
     from components.common import storage
     from components.common.versions import offered
     from htr_client.pages.reading import LINE_FINDER
+    from pipeline.reading import base_line_finder
 
     if storage.is_remote(model_dir):
         raise CommandError(f"--pages: {model_dir} is in a bucket, which the embedded server does not read.", USAGE)
     arguments.line_finder_base_path = model_dir
     if not offered(model_dir):
-        base = base_line_finder()
+        with finding_a_model():
+            base = base_line_finder()
         if base is None:
             raise CommandError("--pages: There is no base line finder in this installation.", USAGE)
         arguments.line_finder_fallback_base_path = os.path.dirname(base)

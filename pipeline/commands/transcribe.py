@@ -15,21 +15,20 @@ from pipeline.commands.common import (
     AddCommand,
     CommandError,
     add_config_arguments,
-    add_model_arguments,
-    find_model,
     logged,
-    positive,
-    pushed_line_finder,
     read_config,
     resumable,
 )
+from pipeline.commands.models import add_model_arguments, chosen_model, finding_a_model
+from pipeline.commands.options import positive
 from pipeline.exit_codes import OK, USAGE
 from serving.precision import has_bfloat16
 
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    from htr_client.cli import DECODERS, FORMATS, KINDS, decoder
+    from htr_client.cli import DECODERS, KINDS, decoder
+    from htr_client.files import PAGE_FORMATS
 
     text = (
         "transcribe a folder of any size, of lines or pages, without a server; if run again, it continues where it "
@@ -43,7 +42,7 @@ def add_commands(add: AddCommand) -> None:
         "page",
     )  # fmt: skip
     command.add_argument(
-        "--format", choices=FORMATS, help="format of the files of pages: alto (4), page (PAGE XML 2019), ..."
+        "--format", choices=PAGE_FORMATS, help="format of the files of pages: alto (4), page (PAGE XML 2019), ..."
     )
     command.add_argument(
         "--kind", choices=KINDS,
@@ -76,6 +75,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.console import announced, console
     from components.common.settings import ConfigError
+    from pipeline import reading
 
     config = read_config(arguments)
     kind = arguments.kind or ("line" if arguments.output.endswith((".jsonl", ".csv")) else "page")
@@ -89,7 +89,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             storage.check_writable(os.path.dirname(output))
         except OSError as error:
             raise CommandError(f"--output: {error}", USAGE) from error
-    model = find_model(config, arguments.model, arguments.base)
+    model = chosen_model(config, arguments)
     if model.is_base and config.beam.runner != "local":
         raise CommandError(
             f"The base model lies in a cache of this machine, where workers of beam.runner={config.beam.runner} do not "
@@ -97,7 +97,8 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     if arguments.bfloat16 and not has_bfloat16() and config.beam.runner == "local":
         raise CommandError("--bfloat16: this machine's processor has neither AVX512_BF16 nor AMX.", USAGE)
-    finder = pushed_line_finder(config, arguments.line_finder) if kind != "line" else None
+    with finding_a_model("--line-finder"):
+        finder = reading.pushed_line_finder(config, arguments.line_finder) if kind != "line" else None
     log = os.path.join(config.workspace, "logs", f"transcribe-{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
     started = datetime.datetime.now()
     # Workers that share this machine would otherwise each start as many threads as there are cores.

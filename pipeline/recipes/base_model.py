@@ -29,6 +29,7 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.splits import assign_split
 from components.tools.capitals.letters import cut_capitals
 from components.tools.capitals.words import write_capitals
+from components.tools.dataset_folder import COLUMNS, IMAGES_FOLDER, LABELS_FILE, whole_table
 from components.tools.line_cutting.cutting import write_lines
 from components.tools.rendered_text.dataset import write_dataset
 from components.tools.rendered_text.forms import on_form
@@ -296,13 +297,11 @@ def _choose(real: Real, data: Path, base: Path) -> Path:
 
 def _copy(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
     """Copies rows of a set with their images."""
-    (target / "images").mkdir(parents=True)
-    for row in rows:
-        shutil.copyfile(source / row["filename"], target / row["filename"])
-    with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
-        chosen = csv.DictWriter(file, ["filename", "text", "writer"], lineterminator="\n")
-        chosen.writeheader()
-        chosen.writerows(rows)
+    (target / IMAGES_FOLDER).mkdir(parents=True)
+    with whole_table(target / LABELS_FILE, COLUMNS) as write:
+        for row in rows:
+            shutil.copyfile(source / row["filename"], target / row["filename"])
+            write(row[column] for column in COLUMNS)
 
 
 def _cut(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:

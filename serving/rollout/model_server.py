@@ -108,27 +108,16 @@ class Server:
         """
         import grpc
 
-        from htr_client.addresses import hosts_of
-        from htr_client.reach import is_here
+        from htr_client.endpoint import Endpoint
 
         self.address = address
-        self._encrypted = tls is not None
+        self._endpoint = Endpoint(address, tls, max_message_bytes=2**31 - 1, opentelemetry=False)
         self._answered = False
         self.kept: set[str] = set()
         # Not shared with other channels of the process, whose connection may be in a back-off.
-        options: list[tuple[str, Any]] = [
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.max_receive_message_length", -1),
-        ]
-        if tls is not None and tls.server_name is not None:
-            options.append(("grpc.ssl_target_name_override", tls.server_name))
-        if direct or any(is_here(host) for host, _ in hosts_of([address])):
-            options.append(("grpc.enable_http_proxy", 0))  # gRPC alone among programs asks a proxy for this machine too
-        self._channel = (
-            grpc.insecure_channel(address, options)
-            if tls is None
-            else grpc.secure_channel(address, tls.credentials(), options)
-        )
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+        options += [("grpc.enable_http_proxy", 0)] * direct
+        self._channel = self._endpoint.channel(grpc, address, options)
 
     def __enter__(self) -> Server:
         return self
@@ -152,12 +141,11 @@ class Server:
         return answer
 
     def _error(self, error: Any, method: str, seconds: float) -> ServerError:
-        from htr_client.connection import to_error
         from htr_client.reach import NOBODY
 
         code = error.code().name
         if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
-            why = to_error(error, self.address, seconds, self._encrypted)
+            why = self._endpoint.failure(error, seconds)
             why.advice = why.advice.removeprefix(NOBODY).strip()  # a server is named already
             return ServerError(str(why), code)
         details = f": {error.details().rstrip('.')}" if error.details() else ""

@@ -5,10 +5,10 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from htr_client.decoding import Alphabet
 from htr_client.files import SUFFIXES
 from htr_client.language import LanguageModel
 from htr_client.testing import ALPHABET, draw, png
+from tests.conftest import until
 
 JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
 
@@ -127,7 +128,6 @@ def test_the_versions_own_language_model(call, folder, server):
         ["a.png", "--lexicon", "nowhere.txt"],
         ["a.png", "--lexicon", "empty.txt"],
         ["a.png", "--strict-lexicon"],
-        ["a.png", "--decoder", "best-path", "--alternatives", "2"],
         ["a.png", "--tls-certificate", "a.pem"],
         ["a.png", "--tls-key", "a.pem"],
         ["a.png", "--tls-ca", "nowhere.pem"],
@@ -142,8 +142,6 @@ def test_the_versions_own_language_model(call, folder, server):
         ["a.png", "--lexicon", "words.txt", "--strict-lexicon", "--lexicon-penalty", "3"],
         ["a.png", "--decoder", "beam", "--lm-weight", "0.5"],
         ["a.png", "--lm-order", "3"],
-        ["a.png", "--decoder", "best-path", "--lexicon-penalty", "3"],
-        ["a.png", "--decoder", "best-path", "--lm-order", "3"],
         ["a.png", "--lm", "words.txt", "--lm-weight", "nan"],
         ["a.png", "--lm-weight", "inf"],
         ["a.png", "--lexicon", "words.txt", "--lexicon-penalty", "nan"],
@@ -159,6 +157,18 @@ def test_wrong_usage(call, arguments, tmp_path, monkeypatch):
     assert "empty.txt" not in arguments or "empty.txt holds no words" in err
     assert "latin1.txt" not in arguments or "latin1.txt is not UTF-8" in err
     assert (code, out) == (2, "") and err.startswith("error: ") and "Traceback" not in err
+
+
+def test_best_path_refuses_every_option_of_the_beam(call, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out.partition("\ndecoding:\n")[2].partition("\n\n")[0]
+    options = re.findall(r"^  (--[a-z-]+)( [A-Z]+)?", shown, re.MULTILINE)
+    assert {"--decoder", "--alternatives", "--lm-order"} < {option for option, _ in options}
+    for option, value in options:
+        if option != "--decoder":
+            code, _, err = call("a.png", "--decoder", "best-path", option, *(["2"] if value else []))
+            assert code == 2 and err.startswith(f"error: --decoder best-path takes no {option}: leave")
 
 
 def test_empty_folder(call, tmp_path):
@@ -409,9 +419,7 @@ def test_interrupted(server, folder):
     )
     arguments = [sys.executable, "-c", code, "--server", server.address, str(folder)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        deadline = time.monotonic() + 20
-        while not server.model.batches and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: server.model.batches)
         running.send_signal(signal.SIGINT)
         assert running.communicate(timeout=20) == (b"", b"Interrupted.\n")
     assert running.returncode == 130

@@ -2,7 +2,6 @@
 
 import contextvars
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from htr_client import HtrClient
 from htr_client.testing import ALPHABET, png
+from tests.conftest import until
 
 REQUEST = contextvars.ContextVar("request", default="none")
 
@@ -77,9 +77,7 @@ def test_spans_of_the_calls_belong_to_that_of_the_caller(kind, server, page, tra
             assert len(list(client.transcribe_many([png("a")] * 3))) == 3
         else:
             client.transcribe_page(page)
-    end = time.monotonic() + 30
-    while len(exporter.get_finished_spans()) < 4 and time.monotonic() < end:  # they end a moment after the calls
-        time.sleep(0.01)
+    until(lambda: len(exporter.get_finished_spans()) >= 4)  # they end a moment after the calls
     spans = [span for span in exporter.get_finished_spans() if span.name != "request"]
     assert len(spans) >= 3
     assert {span.parent.span_id for span in spans if span.parent} == {parent.get_span_context().span_id}
@@ -109,10 +107,8 @@ def test_who_stops_early_ends_the_calls_under_way(server):
             assert next(results).text == "a"
             assert held.wait(60)
             results.close()
-            end = time.monotonic() + 60
-            while set(senders()) - before and time.monotonic() < end:
-                time.sleep(0.01)
-            assert not set(senders()) - before and not go_on.is_set()
+            until(lambda: not set(senders()) - before, 60)
+            assert not go_on.is_set()
         finally:
             go_on.set()
         assert client.transcribe(png("b")).text == "b"
@@ -148,10 +144,8 @@ def test_who_stops_early_does_not_wait_for_what_another_caller_fetches(server):
                 assert next(results).version == 1
                 assert waiting.wait(60)
                 results.close()
-                end = time.monotonic() + 60
-                while set(senders()) - before and time.monotonic() < end:
-                    time.sleep(0.01)
-                assert not set(senders()) - before and not call.done()
+                until(lambda: not set(senders()) - before, 60)
+                assert not call.done()
             finally:
                 go_on.set()
             assert call.result().text == "other"

@@ -13,6 +13,7 @@ import pytest
 from htr_client import AsyncHtrClient, HtrClient, RequestLog
 from htr_client.request_log import FIELDS
 from htr_client.testing import png
+from tests.conftest import until
 
 
 def close(log):
@@ -21,13 +22,6 @@ def close(log):
     thread.start()
     thread.join(30)
     assert not thread.is_alive()
-
-
-def wait_for(condition):
-    until = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def rows(folder):
@@ -157,7 +151,7 @@ def test_unwritable_folder_is_counted_and_answers_come_all_the_same(server, tmp_
 def test_a_record_that_cannot_be_written_does_not_end_the_log(tmp_path, caplog):
     log = RequestLog(tmp_path, rate=1, queue_size=4)
     log.offer(b"\x89PNG", "half a character \udcff", 0.5, "htr", 1)
-    wait_for(lambda: log.counts.failed == 1)
+    until(lambda: log.counts.failed == 1)
     for text in "abcd":  # as many as the queue takes
         log.offer(b"\x89PNG", text, 0.5, "htr", 1)
     close(log)

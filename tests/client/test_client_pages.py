@@ -15,6 +15,8 @@ import pytest
 
 from htr_client import AsyncHtrClient, HtrClient, image_files, kinds, pages
 from htr_client.errors import ImageError, ModelNotFound, ServerUnavailable, TimedOut
+from htr_client.files import LINE_FORMATS, PAGE_FORMATS
+from htr_client.output import ResultWriter, files_of
 from htr_client.pages.reading import is_page, may_be_page
 from htr_client.testing import png
 
@@ -229,6 +231,15 @@ def test_tables_and_objects_of_pages_in_a_folder(call, folder, tmp_path):
     given = (folder / "1-page.png", folder / "2-word.png", "--kind", "auto", "--format", "csv")
     _, out, _ = call(*given, "--output", tmp_path / "made", "--overwrite")
     assert [row["text"] for row in csv.DictReader(io.StringIO(out))] == ["word"]
+
+
+def test_a_format_of_documents_needs_a_writer_and_an_ending_only(monkeypatch):
+    assert [*pages.FORMATS] == [*PAGE_FORMATS] and {*LINE_FORMATS} < {*PAGE_FORMATS}
+    monkeypatch.setitem(pages.FORMATS, "tei", lambda page: f"<TEI>{page.text}</TEI>")
+    monkeypatch.setitem(PAGE_FORMATS, "tei", ".tei")
+    out = io.StringIO()
+    ResultWriter("tei", out)("scan.png", pages.Page("scan.png", 9, 9, (pages.Line("one", ((0, 5), (9, 5))),)))
+    assert (out.getvalue(), files_of(["scan.png"], "made", "tei")) == ("<TEI>one</TEI>", ["made/scan.tei"])
 
 
 @pytest.mark.parametrize("form", pages.FORMATS)

@@ -18,6 +18,7 @@ from htr_client.addresses import hosts_of, read_addresses
 from htr_client.cli import main
 from htr_client.errors import AccessDenied, ServerUnavailable, TimedOut, UnexpectedAnswer
 from htr_client.testing import FakeServer, png
+from tests.conftest import until
 
 pytestmark = pytest.mark.either_stack
 SECONDS = 60.0
@@ -348,8 +349,7 @@ def test_a_server_behind_a_proxy_is_waited_for(server):
     server.stop()
 
     def later():
-        while page.calls < 7:  # the channel itself tries five times
-            time.sleep(0.01)
+        until(lambda: page.calls >= 7)  # the channel itself tries five times
         page.close()
         server.port = int(page.address.rpartition(":")[2])
         server.start()

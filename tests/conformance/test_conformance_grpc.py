@@ -106,7 +106,7 @@ def test_all_threads_busy(target) -> None:
 def test_who_is_refused_may_come_again(target) -> None:
     """A refusal does not commit the call: the policy that `htr_client` gives to its channels gets every answer."""
     request = toy.predict_request({"rounds": [60]}, "burn")  # shorter than the backoff, on a loaded machine too
-    with Client(target.address, options=channel_options(None, 1 << 20)) as many:
+    with Client(target.address, options=channel_options(1 << 20)) as many:
         futures = [many.prediction.Predict.future(request, timeout=60) for _ in range(24)]
         assert {future.code().name for future in futures} == {"OK"}
 

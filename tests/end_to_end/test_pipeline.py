@@ -9,7 +9,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
 from components.transform.settings import TransformConfig
 from pipeline import cli
-from tests.conftest import write_dataset
+from tests.conftest import until, write_dataset
 from tests.end_to_end.conftest import FAST, run
 
 pytestmark = pytest.mark.slow
@@ -244,17 +243,12 @@ def test_change_reruns_what_depends_on_it_and_the_server_takes_the_new_version(w
             "Pusher",
         }
         assert versions(workspace) == [first, ran.outcome["version"]]
-        deadline = time.monotonic() + 60
-        while client.transcribe(image_path).version == first:
-            assert time.monotonic() < deadline, "the server did not take the new version"
-            time.sleep(0.2)
+        until(lambda: client.transcribe(image_path).version != first, 60)
 
         # Back to the version before, by the command.
         assert cli.main(["rollback", "--workspace", str(workspace)]) == 0
         assert versions(workspace) == [first]
-        while client.transcribe(image_path).version != first:
-            assert time.monotonic() < deadline + 60, "the server did not go back"
-            time.sleep(0.2)
+        until(lambda: client.transcribe(image_path).version == first, 60)
 
 
 def test_the_interval_and_rate_are_those_of_the_served_model(workspace, data):

@@ -15,7 +15,8 @@ import yaml
 
 import htr_client
 from pipeline import cli
-from pipeline.commands.common import read_config, write_for_prometheus
+from pipeline.commands.common import read_config
+from pipeline.commands.options import write_output
 from tests.conftest import drawn_image, encode, write_dataset
 
 HEAVY = ("tfx", "tensorflow", "apache_beam", "keras")
@@ -456,4 +457,4 @@ def test_runs_of_airflow_have_names_of_their_own():
 
 def test_a_store_that_cannot_be_written_says_why():
     with pytest.raises(cli.CommandError, match=r"--prometheus nosuch://x/runs\.prom cannot be written: nosuch://"):
-        write_for_prometheus("nosuch://x/runs.prom", "")
+        write_output("--prometheus", "nosuch://x/runs.prom", "")

@@ -5,11 +5,12 @@ import itertools
 import json
 import shutil
 import subprocess
-import time
 import urllib.request
 
 import pytest
 import websocket
+
+from tests.conftest import until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -27,7 +28,7 @@ class Browser:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         written = folder / "profile" / "DevToolsActivePort"
-        wait_for(lambda: written.exists() and len(written.read_text().splitlines()) == 2, 60)
+        until(lambda: written.exists() and len(written.read_text().splitlines()) == 2, 60)
         port = written.read_text().splitlines()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
             pages = [target for target in json.load(answer) if target["type"] == "page"]
@@ -59,7 +60,7 @@ class Browser:
     def open(self, address, width=1000, height=800):
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url=address)
-        wait_for(lambda: self.evaluate(f"location.href.startsWith('{address}') && document.readyState") == "complete")
+        until(lambda: self.evaluate(f"location.href.startsWith('{address}') && document.readyState") == "complete")
 
     def choose_file(self, selector, path):
         document = self.call("DOM.getDocument")["root"]["nodeId"]
@@ -81,12 +82,3 @@ class Browser:
         self._socket.close()
         self._process.terminate()
         self._process.wait(30)
-
-
-def wait_for(condition, seconds=30):
-    """Returns the first true value of the condition."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
-    return value

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import serving_toy as toy
 from serving_client import Client, fails
-from test_serving_overload import wait_until
 
 from serving.server import EmbeddedServer
+from tests.conftest import until
 
 pytestmark = pytest.mark.either_stack
 
@@ -43,4 +43,4 @@ def test_an_answer_that_cannot_be_sent_is_an_error_and_frees_its_place(server, m
     with Client(server.address) as client:
         code, text = fails(client.predict, toy.predict_request({"rounds": [1]}, "burn"), timeout=10)
     assert (code, text) == ("INTERNAL", "ValueError: more than 2 GiB")
-    wait_until(lambda: not server._front.predictions.active)
+    until(lambda: not server._front.predictions.active)

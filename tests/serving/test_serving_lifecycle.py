@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -20,6 +21,7 @@ from htr_client import HtrClient
 from serving import model_manager
 from serving.server import EmbeddedServer
 from serving.status import ServingError
+from tests.conftest import until
 
 LOADING, AVAILABLE, UNLOADING, END = 20, 30, 40, 50
 FAST = {
@@ -64,11 +66,8 @@ def test_no_request_fails_while_versions_come_and_go(base, toy_model, image, bat
                 load.wait_version(2)
             toy.push(toy_model, base, 20)
             load.wait_version(20)
-            until = time.monotonic() + 40
-            while load.codes["OK"] < wanted and time.monotonic() < until:
-                time.sleep(0.05)
+            until(lambda: load.codes["OK"] >= wanted, 40, lambda: load.errors)
         assert load.errors == []
-        assert load.codes["OK"] >= wanted
         status = {row.version: row.status for row in client.status().model_version_status}
         assert status[4].error_code == 11 and status[4].error_message.startswith("Read less bytes than requested")
         assert status[5].error_code == 5 and "require_variables" in status[5].error_message
@@ -160,10 +159,7 @@ def test_versions_that_ended_leave_no_model_in_memory(base, toy_model, image):
                 client.wait_state(version, END if damage else AVAILABLE)
                 client.predict(request)
             client.wait_state(2, END)
-            until = time.monotonic() + 10
-            while models() != (before[0] + 1, before[1] + 1):
-                assert time.monotonic() < until, (before, models())
-                time.sleep(0.1)
+            until(lambda: models() == (before[0] + 1, before[1] + 1), 10, lambda: (before, models()))
     finally:
         gc.enable()
 
@@ -280,16 +276,10 @@ def test_a_reload_whose_caller_gave_up_while_it_waited_changes_nothing(base, ima
     here, nowhere = {"name": "htr", "base_path": base}, {"name": "nowhere", "base_path": tmp_path / "nowhere"}
     with serve(base) as server, Client(server.address) as client, ThreadPoolExecutor(1) as pool:
         blocking = pool.submit(fails, client.reload, [here, nowhere], timeout=2)
-        until = time.monotonic() + 10
-        while not server.manager._config_lock.locked():
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        until(server.manager._config_lock.locked, 10)
         assert fails(client.reload, [{"name": "renamed", "base_path": base}], timeout=0.5)[0] == "DEADLINE_EXCEEDED"
         assert blocking.result()[0] == "DEADLINE_EXCEEDED"
-        until = time.monotonic() + 10
-        while server._front._reloads.active:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        until(lambda: not server._front._reloads.active, 10)
         assert client.states(name="renamed") == {}
         assert client.predict(toy.predict_request({"image_bytes": [image]})).model_spec.version.value == 1
 
@@ -299,10 +289,7 @@ def test_a_reload_without_a_deadline_ends_when_its_caller_leaves(base, tmp_path)
     with serve(base) as server, Client(server.address) as client:
         with Client(server.address) as other, ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(other.reload, [here, nowhere], timeout=None)
-            until = time.monotonic() + 10
-            while not server.manager._config_lock.locked():
-                assert time.monotonic() < until
-                time.sleep(0.01)
+            until(server.manager._config_lock.locked, 10)
             other.close()
             assert waiting.exception().code() == grpc.StatusCode.CANCELLED
         client.reload([here], timeout=5)
@@ -313,10 +300,7 @@ def test_a_reload_that_waits_does_not_hold_up_the_end(base, tmp_path):
     here, nowhere = {"name": "htr", "base_path": base}, {"name": "nowhere", "base_path": tmp_path / "nowhere"}
     with serve(base) as server, Client(server.address) as client, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(fails, client.reload, [here, nowhere], timeout=None)
-        until = time.monotonic() + 10
-        while not server.manager._config_lock.locked():
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        until(server.manager._config_lock.locked, 10)
         server.stop(grace=5)
         assert waiting.result() == ("CANCELLED", "the server is shutting down")
 
@@ -327,10 +311,7 @@ def test_a_reload_from_another_directory_leaves_no_gap(base, toy_model, image, t
     with serve(base) as server, Client(server.address) as client, Load(server.address, request, threads=2) as load:
         load.wait_version(1)
         client.reload([{"name": "htr", "base_path": tmp_path / "moved"}])
-        until = time.monotonic() + 20
-        while server.manager.versions.serving["htr"][1].path != str(tmp_path / "moved" / "1"):
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        until(lambda: server.manager.versions.serving["htr"][1].path == str(tmp_path / "moved" / "1"), 20)
         load.wait_version(1)
     assert load.errors == []
 
@@ -363,19 +344,15 @@ def test_configuration_file_is_polled(base, toy_model, tmp_path, image, caplog):
         file.write_text(text.format("renamed", base).replace("model_platform", f"{label} model_platform"))
         request = toy.predict_request({"image_bytes": [image]}, "transcribe")
         request.model_spec.name, request.model_spec.version_label = "renamed", "canary"
-        until = time.monotonic() + 20
-        while "assign label to version 2" not in caplog.text:
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        until(lambda: "assign label to version 2" in caplog.text, 20)
         toy.push(toy_model, base, 2)
         client.wait_state(2, AVAILABLE, name="renamed")
-        while True:
-            try:
-                assert client.predict(request).model_spec.version.value == 2
-                break
-            except grpc.RpcError:
-                assert time.monotonic() < until
-                time.sleep(0.02)
+
+        def answered():
+            with contextlib.suppress(grpc.RpcError):
+                return client.predict(request).model_spec.version.value
+
+        assert until(answered, 20) == 2
 
 
 def test_a_change_of_the_configuration_file_while_the_first_versions_load_is_applied(toy_model, tmp_path):
@@ -387,10 +364,7 @@ def test_a_change_of_the_configuration_file_while_the_first_versions_load_is_app
     server = EmbeddedServer(**settings)
     thread = threading.Thread(target=server.start, daemon=True)
     thread.start()
-    until = time.monotonic() + 20
-    while server.manager is None or not server.manager._config_lock.locked():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: server.manager is not None and server.manager._config_lock.locked(), 20)
     file.write_text(text.format("renamed", base))
     toy.push(toy_model, base, 1)
     thread.join(20)

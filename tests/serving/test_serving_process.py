@@ -17,6 +17,8 @@ import pytest
 import serving_toy as toy
 from serving_client import Client
 
+from tests.conftest import until
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,6 +49,12 @@ class Process:
         assert found, self.errors
         self.address, self.rest = found[1], found[2] or ""
         return self.address
+
+    def says(self, words: str) -> None:
+        """Waits for words in its log."""
+        ended = self.process.poll
+        until(lambda: any(words in line for line in self.errors) or ended() is not None, 60, lambda: self.errors)
+        assert ended() is None, self.errors
 
     def __enter__(self) -> Process:
         return self
@@ -93,9 +101,7 @@ def test_a_request_that_outlasts_the_grace_is_cancelled(tmp_path, toy_model, bat
     flags = [f"--model_base_path={tmp_path}", "--drain_grace_seconds=1", f"--enable_batching={str(batching).lower()}"]
     with Process(*flags) as server, Client(server.ready()) as client:
         running = client.prediction.Predict.future(toy.endless())
-        until = time.monotonic() + 20
-        while not client.states():
-            assert time.monotonic() < until
+        until(client.states, 20)
         time.sleep(0.5)  # until the request is under way too
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0, server.errors
@@ -114,10 +120,7 @@ def test_a_load_that_takes_long_does_not_make_the_end_a_crash(tmp_path, toy_mode
         if ready:
             server.ready()
         toy.push(toy_model, tmp_path, 2, "endless_warmup")
-        until = time.monotonic() + 60
-        while not any("Loading version 2" in line for line in server.errors):
-            assert server.process.poll() is None and time.monotonic() < until, server.errors
-            time.sleep(0.01)
+        server.says("Loading version 2")
         time.sleep(3)  # until its warm-up runs
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0, server.errors
@@ -127,9 +130,7 @@ def test_a_load_that_takes_long_does_not_make_the_end_a_crash(tmp_path, toy_mode
 def test_a_signal_while_tensorflow_is_imported_ends_the_server(tmp_path, number):
     """The directory has no version yet: a server that missed the signal would wait for one."""
     with Process(f"--model_base_path={tmp_path}") as server:
-        while not any("starting" in line for line in server.errors):
-            assert server.process.poll() is None, server.errors
-            time.sleep(0.01)
+        server.says("starting")
         server.process.send_signal(number)
         assert server.process.wait(60) == 0
         assert "Traceback" not in "".join(server.errors)

@@ -18,6 +18,7 @@ from test_serving_server import FAST, rest
 from serving import http_server
 from serving.http_server import Handler
 from serving.server import EmbeddedServer
+from tests.conftest import until
 
 PREDICT = "/v1/models/htr:predict"
 ENDED = b'{"error": "the server is shutting down"}'
@@ -133,10 +134,7 @@ def test_a_request_that_outlasts_the_grace_is_cancelled(base):
     with EmbeddedServer(model_base_path=str(base), **settings) as server, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(rest, server, "POST", PREDICT, body)
         version = server.manager.versions.serving["htr"][1]
-        until = time.monotonic() + 10
-        while not version.requests:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        until(lambda: version.requests, 10)
         assert server.stop(grace=0.5), "TensorFlow is not at rest"
         assert answer.result() == (503, ENDED)
 

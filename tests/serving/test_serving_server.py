@@ -26,6 +26,7 @@ from serving import protos
 from serving.metrics import resident_bytes
 from serving.server import EmbeddedServer
 from serving.status import Code, ServingError
+from tests.conftest import until
 
 FAST = {
     "port": 0,
@@ -115,7 +116,7 @@ def test_a_deadline_ends_the_work_too(client, server):
     request = toy.predict_request({"rounds": [200_000]}, "burn")  # half a minute
     started = time.monotonic()
     assert fails(client.predict, request, timeout=0.2) == ("DEADLINE_EXCEEDED", "Deadline Exceeded")
-    wait_idle(server)
+    until(lambda: not server._front.predictions.active)
     assert time.monotonic() - started < 5
 
 
@@ -128,7 +129,7 @@ def test_callers_that_wait_in_vain_all_hear_of_the_deadline(base, batching):
         calls = [client.prediction.Predict.future(request, timeout=0.3) for _ in range(40)]
         codes = Counter(call.code().name for call in calls)
         assert "DEADLINE_EXCEEDED" in codes and codes.keys() <= {"OK", "DEADLINE_EXCEEDED"}
-        wait_idle(server)
+        until(lambda: not server._front.predictions.active)
         assert request_counts(server) == codes
 
 
@@ -136,13 +137,6 @@ def request_counts(server) -> Counter[str]:
     """How often each status was counted."""
     found = re.findall(r'request_count{.*status="(\w+)"} (\d+)', server.service.metrics.page())
     return Counter({status: int(count) for status, count in found})
-
-
-def wait_idle(server, timeout: float = 10) -> None:
-    until = time.monotonic() + timeout
-    while server._front.predictions.active:
-        assert time.monotonic() < until, "a thread is still busy"
-        time.sleep(0.02)
 
 
 def test_tensor_content_on_request(base, image):
@@ -428,5 +422,5 @@ def test_overload_is_refused_at_once_and_forgotten_at_once(base):
                 break
         assert len(accepted) > 4 and len(rejected) > 10
         assert np.median(rejected) < np.median(accepted), "a refusal waits for the work of others"
-        wait_idle(server)
+        until(lambda: not server._front.predictions.active)
         client.predict(toy.predict_request({"rounds": [1]}, "burn"))

@@ -12,13 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from browser import wait_for
 
 from htr_client import HtrClient
 from htr_client.testing import png
 from pipeline import cli
 from serving import ui
 from serving.status import ServingError
+from tests.conftest import until
 
 pytestmark = pytest.mark.either_stack
 
@@ -47,12 +47,12 @@ def test_a_browser_that_goes_away_is_no_news_and_a_defect_is(page, caplog, capfd
     monkeypatch.setattr(ui, "inspect", None)
     with pytest.raises((http.client.HTTPException, ConnectionError)):
         post(page, png("word"))
-    wait_for(lambda: "could not answer" in caplog.text)
+    until(lambda: "could not answer" in caplog.text)
     assert "TypeError" in caplog.text
 
 
 def text_of(browser):
-    wait_for(lambda: browser.evaluate("at('busy').textContent === '' && !at('result').hidden"))
+    until(lambda: browser.evaluate("at('busy').textContent === '' && !at('result').hidden"))
     return browser.evaluate("at('text').textContent")
 
 
@@ -65,7 +65,7 @@ def test_chosen_image_is_read_and_its_characters_are_where_they_stand(model, pag
     assert all(
         s.endswith(" %") for s in browser.evaluate("[...document.querySelectorAll('li span')].map(e => e.textContent)")
     )
-    wait_for(lambda: browser.evaluate("at('image').complete && at('image').naturalWidth") == 32)
+    until(lambda: browser.evaluate("at('image').complete && at('image').naturalWidth") == 32)
     # Centres of the marks as shares of the image's width, measured on the screen.
     centres = browser.evaluate("""(() => { const box = at('image').getBoundingClientRect();
         return [...document.querySelectorAll('rect')].map(e => e.getBoundingClientRect())
@@ -87,7 +87,7 @@ def test_words_are_corrected_and_become_training_data(page, browser, tmp_path, c
         (tmp_path / name).write_bytes(png("word"))
         browser.choose_file("#file", tmp_path / name)
         text_of(browser)
-        wait_for(lambda name=name: browser.evaluate("label.name") == name)
+        until(lambda name=name: browser.evaluate("label.name") == name)
         assert browser.evaluate("at('label-text').value") == "word"
         browser.evaluate(f"at('label-text').value = {json.dumps(text)}; at('label').requestSubmit()")
     # As one that was drawn or pasted: it comes from no file, and is saved too.
@@ -96,7 +96,7 @@ def test_words_are_corrected_and_become_training_data(page, browser, tmp_path, c
     browser.evaluate("at('label').requestSubmit(); at('save-csv').click()")
     assert browser.evaluate("at('kept').textContent") == "Images in the CSV: 3"
     saved = tmp_path / "labels.csv"
-    wait_for(lambda: saved.exists() and len(list(tmp_path.glob("word-*.png"))) == 1)
+    until(lambda: saved.exists() and len(list(tmp_path.glob("word-*.png"))) == 1)
     assert cli.main(["check", "--data", str(tmp_path)]) == cli.USAGE  # three are too few for three splits
     assert "3 rows" in capsys.readouterr().out
     assert browser.errors == []
@@ -116,7 +116,7 @@ def test_images_of_two_folders_with_one_name_are_both_kept(page, browser, tmp_pa
             image.write_bytes(png(text))
         browser.choose_file("#file", image)
         size = image.stat().st_size
-        wait_for(lambda size=size: browser.evaluate("label?.image.size") == size)
+        until(lambda size=size: browser.evaluate("label?.image.size") == size)
         browser.evaluate(f"at('label-text').value = {json.dumps(text)}; at('label').requestSubmit()")
         if text == "second":
             note = browser.evaluate("at('kept').textContent")
@@ -124,7 +124,7 @@ def test_images_of_two_folders_with_one_name_are_both_kept(page, browser, tmp_pa
     assert browser.evaluate("[...labels.keys()]") == ["0001.png"], "the one without text is the second"
     browser.evaluate("at('label-text').value = 'second'; at('label').requestSubmit(); at('save-csv').click()")
     saved = tmp_path / "labels.csv"
-    wait_for(lambda: saved.exists() and len(list(tmp_path.glob("0001-*.png"))) == 1)
+    until(lambda: saved.exists() and len(list(tmp_path.glob("0001-*.png"))) == 1)
     with open(saved, encoding="utf-8", newline="") as file:
         first, second = csv.DictReader(file)
     assert (first["filename"], first["text"], second["text"]) == ("0001.png", "first", "second")
@@ -176,14 +176,14 @@ def test_text_is_copied(page, browser, tmp_path):
     browser.choose_file("#file", tmp_path / "word.png")
     text_of(browser)
     browser.evaluate("at('copy').click()")
-    wait_for(lambda: browser.evaluate("at('copied').textContent") == "Copied")
+    until(lambda: browser.evaluate("at('copied').textContent") == "Copied")
     assert browser.evaluate("navigator.clipboard.readText()") == "word"
 
 
 @pytest.mark.either_stack
 def test_the_model_is_named_before_the_first_image(page, model, browser):
     browser.open(f"http://{page.address}/")
-    wait_for(lambda: browser.evaluate("at('model').textContent"))
+    until(lambda: browser.evaluate("at('model').textContent"))
     assert browser.evaluate("at('model').textContent") == "Model htr, version 1"
     status, body, _ = post(page, None, path="/model", method="GET")
     assert status == 200 and json.loads(body) == {"model": "htr", "version": 1, "pages": True}
@@ -210,7 +210,7 @@ def test_lines_of_a_page_are_corrected_and_become_training_data(page, browser, s
     browser.open(f"http://{page.address}/")
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(scan.parent))
     browser.choose_file("#file", scan)
-    wait_for(lambda: browser.evaluate("!at('page').hidden && at('scan').complete && !at('cut').hidden"))
+    until(lambda: browser.evaluate("!at('page').hidden && at('scan').complete && !at('cut').hidden"))
     assert browser.evaluate("at('result').hidden && at('save').disabled")
     texts = browser.evaluate("at('page-text').textContent").split("\n")
     assert len(texts) == 3 and all(texts)
@@ -234,9 +234,9 @@ def test_lines_of_a_page_are_corrected_and_become_training_data(page, browser, s
     assert browser.evaluate("at('page-text').textContent") == f"{texts[0]}\nGr\u00fc\u00dfe aus <Wien>\n{texts[2]}"
     browser.evaluate("at('line').requestSubmit()")
     browser.evaluate("at('save').click()")
-    wait_for(lambda: browser.evaluate("at('saved').textContent") == "Saved 2 of 3 lines")
+    until(lambda: browser.evaluate("at('saved').textContent") == "Saved 2 of 3 lines")
     saved = scan.with_suffix(".xml")
-    wait_for(lambda: saved.exists() and saved.read_bytes().endswith(b"</PcGts>\n"))
+    until(lambda: saved.exists() and saved.read_bytes().endswith(b"</PcGts>\n"))
     assert browser.errors == []
     assert cli.main(["import", str(scan.parent), "--output", str(tmp_path / "lines")]) == 0
     with open(tmp_path / "lines" / "labels.csv", encoding="utf-8", newline="") as file:
@@ -252,12 +252,12 @@ def test_a_word_after_a_page(page, browser, scan, tmp_path):
     (tmp_path / "word.png").write_bytes(png("word"))
     browser.open(f"http://{page.address}/", 360)
     browser.choose_file("#file", scan)
-    wait_for(lambda: browser.evaluate("!at('page').hidden"))
+    until(lambda: browser.evaluate("!at('page').hidden"))
     assert browser.evaluate("document.documentElement.scrollWidth") <= 360
     if folder := os.environ.get("HTR_SCREENSHOTS"):
         browser.screenshot(Path(folder) / "ui-page.png")
     browser.choose_file("#file", tmp_path / "word.png")
-    wait_for(lambda: browser.evaluate("!at('result').hidden && at('page').hidden"))
+    until(lambda: browser.evaluate("!at('result').hidden && at('page').hidden"))
     assert text_of(browser) == "word"
 
 
@@ -265,7 +265,7 @@ def test_a_word_after_a_page(page, browser, scan, tmp_path):
 def test_without_a_line_finder_the_page_says_how_to_get_one(model, page, browser, scan):
     model.model.has_line_finder = False
     browser.open(f"http://{page.address}/")
-    wait_for(lambda: not browser.evaluate("at('no-pages').hidden"))
+    until(lambda: not browser.evaluate("at('no-pages').hidden"))
     assert "htr serve --ui --pages" in browser.evaluate("at('no-pages').textContent")
     browser.choose_file("#file", scan)
     text_of(browser)
@@ -310,7 +310,7 @@ def test_drawing_is_cut_to_the_ink_and_read(page, model, browser):
     scale = 900 / width
     browser.drag([(left + 100, top + 50), (left + 150, top + 90), (left + 200, top + 50)])
     browser.evaluate("at('read').click()")
-    wait_for(lambda: model.model.seen)
+    until(lambda: model.model.seen)
     sent = cv2.imdecode(np.frombuffer(model.model.seen[-1], np.uint8), cv2.IMREAD_GRAYSCALE)
     assert sent.shape[1] == pytest.approx(100 * scale + 50, abs=2) and sent.shape[0] == pytest.approx(
         40 * scale + 50, abs=2
@@ -325,7 +325,7 @@ def test_errors_are_readable(page, model, browser, tmp_path):
     (tmp_path / "letter.png").write_bytes(b"Dear Sir or Madam")
     browser.open(f"http://{page.address}/")
     browser.choose_file("#file", tmp_path / "letter.png")
-    wait_for(lambda: not browser.evaluate("at('error').hidden"))
+    until(lambda: not browser.evaluate("at('error').hidden"))
     assert "Not an image: it starts with 'Dear Sir'." in browser.evaluate("at('error').textContent")
     assert browser.evaluate("at('result').hidden && at('error').getAttribute('role')") == "alert"
     # Stopping the server would not do: browsers open spare connections, on which its threads still answer.
@@ -333,7 +333,7 @@ def test_errors_are_readable(page, model, browser, tmp_path):
     browser.call("Network.enable")
     browser.call("Network.emulateNetworkConditions", offline=True, **network)
     browser.choose_file("#file", tmp_path / "letter.png")
-    wait_for(lambda: "cannot reach" in browser.evaluate("at('error').textContent"))
+    until(lambda: "cannot reach" in browser.evaluate("at('error').textContent"))
     browser.call("Network.emulateNetworkConditions", offline=False, **network)
 
 
@@ -371,7 +371,7 @@ def test_every_control_has_a_name(page, browser, scan, tmp_path):
     browser.evaluate(f"show({json.dumps(answer)}, new Blob([]))")
     assert nameless(browser) == []
     browser.choose_file("#file", scan)
-    wait_for(lambda: browser.evaluate("!at('page').hidden && !at('cut').hidden"))
+    until(lambda: browser.evaluate("!at('page').hidden && !at('cut').hidden"))
     assert browser.evaluate("at('outlines').children.length") == 3
     assert nameless(browser) == []
 

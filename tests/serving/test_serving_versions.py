@@ -23,6 +23,7 @@ from serving.runner import RunnerOptions
 from serving.status import Code, ServingError
 from serving.version_directory import find_versions
 from serving.versions import State
+from tests.conftest import until
 
 
 class FakeModel:
@@ -96,13 +97,6 @@ def push(base, number, *files):
     for file in files:
         (folder / file).touch()
     folder.rename(base / str(number))
-
-
-def until(condition, timeout=5.0):
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def answers(manager, **spec) -> int:

@@ -54,7 +54,7 @@ def from_json(text: str) -> Page:
 
 def _line(content: dict[str, Any]) -> Line:
     words = tuple(Word(**{**word, "box": tuple(map(int, word["box"]))}) for word in content["words"])
-    error = content.get("error")  # not in files of version 0.1
+    error = content["error"]
     points = {name: _points(content[name]) for name in ("baseline", "polygon")}
     return Line(**{**content, "words": words, "error": LineError(**error) if error else None, **points})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 
 from components.tools.capitals.letters import Letter
+from components.tools.dataset_folder import whole_dataset
 
 _HEIGHT = (26, 46)  # pixels of a capital letter
 _GAP = (0.06, 0.5)  # between two letters, as a share of their height; one for a word
@@ -77,11 +77,8 @@ def write_capitals(
         raise ValueError(f"No capital letters for {target}: none parts from its neighbours, or the model finds none.")
     writers = list(own)
     counts = np.array([sum(map(len, own[writer].values())) for writer in writers])
-    (target / "images").mkdir(parents=True)
     written = left_out = 0
-    with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["filename", "text", "writer"])
+    with whole_dataset(target) as add:
         for number, text in enumerate(texts):
             rng = np.random.default_rng([seed, number])
             writer = writers[int(rng.choice(len(writers), p=counts / counts.sum()))]
@@ -91,11 +88,8 @@ def write_capitals(
                 left_out += 1
                 continue
             choices = [own[writer].get(c) or others.get(c) or [] for c in text]
-            image = finish(_compose(text, choices, rng), rng)
             written += 1
-            name = f"images/{written:06d}.png"
-            cv2.imwrite(str(target / name), image)
-            table.writerow([name, text, writer])
+            add(f"{written:06d}", finish(_compose(text, choices, rng), rng), text, writer)
     return Counts(written, left_out)
 
 

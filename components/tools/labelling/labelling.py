@@ -6,7 +6,7 @@ No TensorFlow here.
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
@@ -14,22 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.common import storage
+from components.common.ahead import ahead
 from components.common.folders import made_whole
 from components.common.words import counted
 from components.example_gen.folders import find_tables
 from components.example_gen.header import LABELLING_MODEL
-from components.example_gen.images import resolve_image
-from components.example_gen.outages import is_of_the_store, unreadable
+from components.example_gen.images import read_image, resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
-from components.example_gen.table import plain, read_rows
+from components.example_gen.table import Table, plain, read_rows
+from components.tools.dataset_folder import whole_dataset
 from htr_client import Transcription
 from htr_client.errors import ImageError
-from htr_client.headers import suffix
 from htr_client.image_files import MAX_BYTES, goes_as_it_is, pack
 from htr_client.model_facts import MAX_PIXELS
 
-LABELS_FILE, IMAGES_FOLDER = "labels.csv", "images"
 FIELDS = ("filename", "text", "split", "confidence", LABELLING_MODEL, "source")
 
 
@@ -60,8 +59,8 @@ class Counts:
     unread: list[str] = field(default_factory=list)
 
 
-def digests(data: DataConfig, notes: list[str]) -> set[bytes]:
-    """Of the image files that datasets label, whatever their rows say about them.
+def digests(data: DataConfig, notes: list[str]) -> Iterator[bytes]:
+    """Of the image files that datasets label, whatever their rows say about them; some are read ahead.
 
     Args:
         data: Paths and column names.
@@ -71,21 +70,24 @@ def digests(data: DataConfig, notes: list[str]) -> set[bytes]:
         DatasetError: A folder or table cannot be read.
         StoreError: A bucket fails.
     """
-    found = set()
     tables, passed_over = find_tables(data) if data.paths else ([], [])
     notes += passed_over
+    yield from filter(None, ahead(_digest_of_file, _images(tables), storage.READERS))
+
+
+def _images(tables: Iterable[Table]) -> Iterator[str]:
     for table in tables:
         for row in read_rows(table):
             if len(row.fields) > table.image:
-                try:
-                    image = resolve_image(row.fields[table.image].strip(), table)
-                    found.add(_digest(storage.read(image, MAX_BYTES + 1)))
-                except Rejected:
-                    continue  # names no file that could be met again
-                except OSError as error:
-                    if is_of_the_store(table.root, error):  # else the image would pass for unlabelled
-                        raise unreadable(f"The data cannot be read: {error}.", error) from error
-    return found
+                with contextlib.suppress(Rejected):  # names no file that could be met again
+                    yield resolve_image(row.fields[table.image].strip(), table)
+
+
+def _digest_of_file(path: str) -> bytes | None:
+    try:
+        return _digest(read_image(path))
+    except Rejected:
+        return None
 
 
 def unlabelled(paths: Iterable[str], known: set[bytes], counts: Counts, max_pixels: int = MAX_PIXELS) -> Iterator[str]:
@@ -139,18 +141,12 @@ def write(
         if not target.is_dir() or any(target.iterdir()):
             raise LabellingError(f"{folder} holds something already: name a new folder with --output.")
         target.rmdir()
-    with made_whole(target) as unfinished:
-        (unfinished / IMAGES_FOLDER).mkdir(parents=True)
-        with open(unfinished / LABELS_FILE, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(FIELDS)
-            for answer, image in _believed(answers, above, counts, max_pixels):
-                counts.labelled += 1
-                name = f"{IMAGES_FOLDER}/{counts.labelled:06d}.{suffix(image)}"
-                (unfinished / name).write_bytes(image)
-                confidence, source = f"{answer.confidence:.4f}", plain(answer.source or "")
-                # An error rate that is measured on a model's own texts would say nothing.
-                writer.writerow([name, answer.text, "train", confidence, answer.version, source])
+    with made_whole(target) as unfinished, whole_dataset(unfinished, FIELDS, crlf=True) as add:
+        for answer, image in _believed(answers, above, counts, max_pixels):
+            counts.labelled += 1
+            confidence, source = f"{answer.confidence:.4f}", plain(answer.source or "")
+            # An error rate that is measured on a model's own texts would say nothing.
+            add(f"{counts.labelled:06d}", image, answer.text, "train", confidence, answer.version, source)
         if not counts.labelled:
             shutil.rmtree(unfinished)
             raise LabellingError(_nothing(counts, above))

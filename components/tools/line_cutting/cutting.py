@@ -6,15 +6,14 @@ that has learnt from one kind of cut misreads the others, so these are of all ki
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
+from components.tools.dataset_folder import whole_dataset
 from htr_client import image_files, pages
 from htr_client.pages.cutting import CutError, band_of, cut_band
 
@@ -48,12 +47,9 @@ def write_lines(source: Path, writer_of: Callable[[str], str | None], target: Pa
     Returns:
         How many images were written, and what was left out.
     """
-    (target / "images").mkdir(parents=True)
     rng = np.random.default_rng(seed)
     written = left_out = pages_left_out = 0
-    with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["filename", "text", "writer"])
+    with whole_dataset(target) as add:
         for xml in sorted(source.glob("*.xml")):
             writer = writer_of(xml.stem)
             if writer is None:
@@ -74,7 +70,6 @@ def write_lines(source: Path, writer_of: Callable[[str], str | None], target: Pa
                 for _ in range(images):
                     above, below = np.rint([band.above, band.below] * rng.uniform(_LOWEST, _HIGHEST, 2)).astype(int)
                     written += 1
-                    name = f"images/{written:06d}.png"
-                    cv2.imwrite(str(target / name), cut_band(grey, replace(band, above=int(above), below=int(below))))
-                    table.writerow([name, line.text, writer])
+                    cut = cut_band(grey, replace(band, above=int(above), below=int(below)))
+                    add(f"{written:06d}", cut, line.text, writer)
     return Counts(written, left_out, pages_left_out)

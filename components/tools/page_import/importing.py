@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TextIO
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -34,16 +34,16 @@ from components.pages.files import (
     lost_claims,
     unnamed_images,
 )
+from components.tools.dataset_folder import COLUMNS, LABELS_FILE, whole_table
 from components.tools.page_import.cutting import LeftOut, Result, cut_page
 from htr_client import pages
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.cutting import CUTS
 from htr_client.pages.xml_files import MAX_BYTES
-from htr_client.tables import CsvWriter
+from serving import file_lock
 
 LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
 _Rows = Sequence[tuple[str, str, str]]  # of a page, see `Result`
-_COLUMNS = ("filename", "text", "writer", "page", "line")
 _MANIFEST = "manifest.json"
 _LEFT_OUT_COLUMNS = ("page", "line", "reason", "detail")
 
@@ -94,7 +94,7 @@ class _Job:
 
     @property
     def labels(self) -> str:
-        return os.path.join(self.output, "labels.csv")
+        return os.path.join(self.output, LABELS_FILE)
 
     @property
     def left_out(self) -> str:
@@ -125,20 +125,22 @@ def import_pages(
         The counts.
 
     Raises:
-        ImportProblem: Nothing to do, or an earlier run had another input, or the output is something else.
+        ImportProblem: Nothing to do, or an earlier run had another input, or the output is something else or another
+            import works on it.
     """
     job = _Job(output, max_pixels)
     files = find_pages(folders, writer, allow_outside)
-    _prepare(job, list(folders), overwrite)
-    if started is not None:
-        started(len(files))
-    before = {file.name: storage.stamp(job.record_path(file)) for file in files}
-    with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
-        # Create spreads its elements among the workers.
-        _ = pipeline | "Pages" >> beam.Create(files) | "Cut lines" >> beam.ParDo(_CutPage(job))
-    # From the records, since not every engine brings results or metrics back.
-    new = sum(storage.stamp(job.record_path(file)) != before[file.name] for file in files)
-    return _write_tables(job, folders, files, new)
+    with _alone(job):
+        _prepare(job, list(folders), overwrite)
+        if started is not None:
+            started(len(files))
+        before = {file.name: storage.stamp(job.record_path(file)) for file in files}
+        with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
+            # Create spreads its elements among the workers.
+            _ = pipeline | "Pages" >> beam.Create(files) | "Cut lines" >> beam.ParDo(_CutPage(job))
+        # From the records, since not every engine brings results or metrics back.
+        new = sum(storage.stamp(job.record_path(file)) != before[file.name] for file in files)
+        return _write_tables(job, folders, files, new)
 
 
 def done_pages(output: str) -> int:
@@ -146,8 +148,31 @@ def done_pages(output: str) -> int:
     return len(_records(_Job(output, 0)))
 
 
+@contextlib.contextmanager
+def _alone(job: _Job) -> Iterator[None]:
+    """Holds the lock of an output: two imports would delete each other's images and write one table."""
+    if (
+        not os.path.exists(os.path.join(job.state, _MANIFEST))
+        and os.path.lexists(job.output)
+        and not (os.path.isdir(job.output) and not os.listdir(job.output))
+    ):
+        raise ImportProblem(f"{job.output} exists and was not made by htr import. Name a new folder with --output.")
+    os.makedirs(job.state, exist_ok=True)
+    path = os.path.join(job.state, ".lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            with contextlib.suppress(file_lock.NoLocks):
+                stack.enter_context(file_lock.locked(path))
+        except file_lock.LockHeld:
+            raise ImportProblem(
+                f"Another htr import works on {job.output} and holds {path}. Wait for it to end, or name another "
+                "output."
+            ) from None
+        yield
+
+
 def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
-    """Makes the folders, or says why an import cannot go on in them."""
+    """Begins or resumes an import, or says why it cannot go on."""
     path = os.path.join(job.state, _MANIFEST)
     if os.path.exists(path):
         if overwrite:
@@ -162,15 +187,12 @@ def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
                 f"{job.labels} was changed since it was imported, and a repeated import would write it anew. Correct "
                 "the XML files instead, or import to another --output; --overwrite discards the changes."
             )
-    elif os.path.lexists(job.output) and not (os.path.isdir(job.output) and not os.listdir(job.output)):
-        raise ImportProblem(f"{job.output} exists and was not made by htr import. Name a new folder with --output.")
-    for folder in (job.output, job.state):
-        os.makedirs(folder, exist_ok=True)
+    os.makedirs(job.output, exist_ok=True)
     _write_manifest(job, folders, _written(job))
 
 
 def _written(job: _Job) -> list[str]:
-    """Digests of the table as runs have written it; none before the first, and of outputs of version 0.1."""
+    """Digests of the table as runs have written it; none before the first."""
     path = os.path.join(job.state, _MANIFEST)
     return json.loads(storage.read(path)).get("labels", []) if os.path.exists(path) else []
 
@@ -219,7 +241,7 @@ class _CutPage(beam.DoFn):
             record = json.loads(storage.read(path))
             stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
             rows = record["rows"]
-            same = all(stamps) and record["stamps"] == stamps and record.get("cuts", 1) == CUTS
+            same = all(stamps) and record["stamps"] == stamps and record.get("cuts") == CUTS
             if same and (record["claimed"] or _is_still_found(file, record)):
                 # Of a page without rows, whatever was missing or damaged may be there today.
                 if rows and not _lost(self._job, rows):
@@ -250,7 +272,7 @@ def _lost(job: _Job, rows: _Rows) -> list[str]:
 
 
 def _remove_images(job: _Job, rows: _Rows) -> None:
-    """Deletes the images of a page's rows one by one: in older outputs other pages may lie in the same folder."""
+    """Deletes the images of a page's rows one by one, and leaves alone what others have put beside them."""
     for image, *_ in rows:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(job.output, image))
@@ -291,16 +313,6 @@ def _remove_gone(job: _Job, files: Sequence[PageFile]) -> int:
     return len(gone)
 
 
-@contextlib.contextmanager
-def _replacing(path: str, whole: Callable[[str], None] = lambda _: None) -> Iterator[TextIO]:
-    """A text file that replaces another one when it is whole; `whole` is called with its path just before."""
-    # Details of errors may hold paths that are not UTF-8.
-    with open(f"{path}.incoming", "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        yield file
-    whole(f"{path}.incoming")
-    os.replace(f"{path}.incoming", path)
-
-
 def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new: int) -> Outcome:
     """Joins the records, in the order of the pages, to the two tables."""
     claims: list[Claim] = []
@@ -322,10 +334,8 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
         known = [_digest(path) for path in (job.labels, incoming) if os.path.exists(path)]
         _write_manifest(job, folders, known)
 
-    with _replacing(job.labels, note) as good, _replacing(job.left_out) as bad:
-        rows, left = (CsvWriter(target) for target in (good, bad))
-        rows.writerow(_COLUMNS)
-        left.writerow(_LEFT_OUT_COLUMNS)
+    labels = whole_table(job.labels, (*COLUMNS, "page", "line"), whole=note)
+    with labels as add, whole_table(job.left_out, _LEFT_OUT_COLUMNS) as leave_out:
         for file in files:
             result = _read_record(job, file)
             if owner := lost.get(file):
@@ -336,10 +346,10 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
                 result = Result(left_out=[LeftOut("", LOST_IMAGES, detail)])
             writer = file.writer or result.document or file.key
             for image, text, line in result.rows:
-                rows.writerow((image, text, writer, file.name, line))
+                add((image, text, writer, file.name, line))
             for one in result.left_out:
                 (reasons if one.line else page_reasons)[one.reason] += 1
-                left.writerow((file.name, one.line, one.reason, one.detail))
+                leave_out((file.name, one.line, one.reason, one.detail))
             if result.rows:
                 lines += len(result.rows)
                 writers.add(writer)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from components.tools.dataset_folder import COLUMNS, whole_dataset
 from components.tools.rendered_text.forms import on_form
 from components.tools.sample_data.fonts import FONTS, load_glyphs
 from components.tools.sample_data.render import Writer, make_writer, render
 
-TABLE = "labels.csv"
-COLUMNS = ("filename", "text", "writer", "split")
 _WRITERS, _ROWS, _IMAGE = range(3)  # first entries of the seeds of the random streams
 
 
@@ -27,7 +24,6 @@ def write_dataset(
     writers: int = 400,
     longest: float = 24.0,
     forms: bool = False,
-    progress: Callable[[int], None] | None = None,
 ) -> int:
     """Renders texts as images of handwriting.
 
@@ -41,7 +37,6 @@ def write_dataset(
         writers: How many different ones.
         longest: Most that an image's width may be of its height.
         forms: Whether they are entries of forms: mostly single letters, some way apart, with what a form has around.
-        progress: Called with the number of images done.
 
     Returns:
         How many images were written.
@@ -50,28 +45,17 @@ def write_dataset(
         FileExistsError: The folder exists.
         ValueError: No font has the characters of a text.
     """
-    directory = Path(directory)
-    (directory / "images").mkdir(parents=True)
     people = [(_form_writer if forms else _line_writer)(number, seed) for number in range(writers)]
     rng = np.random.default_rng([_ROWS, seed])
-    rows: list[tuple[str, str, str, str]] = []
-    for number, text in enumerate(texts):
-        writer = _writer_for(text, people, rng)
-        drawn = np.random.default_rng([_IMAGE, seed, number])
-        image = render(text, writer, drawn, longest)
-        if forms:
-            image = on_form(image, drawn)
-        filename = f"images/{number:06d}.png"
-        cv2.imwrite(str(directory / filename), image)
-        rows.append((filename, text, writer.name, "train"))
-        if progress is not None:
-            progress(number + 1)
-    # The table comes last: a folder whose rendering was interrupted is no dataset.
-    with (directory / TABLE).open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows(rows)
-    return len(rows)
+    written = 0
+    with whole_dataset(Path(directory), (*COLUMNS, "split")) as add:
+        for text in texts:
+            writer = _writer_for(text, people, rng)
+            drawn = np.random.default_rng([_IMAGE, seed, written])
+            image = render(text, writer, drawn, longest)
+            add(f"{written:06d}", on_form(image, drawn) if forms else image, text, writer.name, "train")
+            written += 1
+    return written
 
 
 def _line_writer(number: int, seed: int) -> Writer:

@@ -5,7 +5,6 @@ No TensorFlow here.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,23 +14,21 @@ from pathlib import Path
 
 import jinja2
 
-from components.common import storage
 from components.example_gen.folders import find_tables
 from components.example_gen.header import LABELLING_MODEL
-from components.example_gen.images import resolve_image
-from components.example_gen.outages import is_of_the_store, unreadable
+from components.example_gen.images import read_image, resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import plain, read_rows
+from components.tools.dataset_folder import whole_dataset
 from components.tools.drift.profiles import CONFIDENCE, columns
 from components.tools.log_times import read_time, time_column
 from htr_client import Transcription
 from htr_client.errors import ImageError
-from htr_client.headers import suffix
-from htr_client.image_files import MAX_BYTES, pack
+from htr_client.image_files import pack
 from htr_client.pages.xml_files import read_confidence
 
-LABELS_FILE, PAGE_FILE, IMAGES_FOLDER = "labels.csv", "review.html", "images"
+PAGE_FILE = "review.html"
 FIELDS = ("filename", "text", "split", "guess", CONFIDENCE, "model_version", "source")
 
 
@@ -107,10 +104,8 @@ def from_logs(
             try:
                 # As a server is sent it: TIFF becomes PNG here, and what is no image is told.
                 path = resolve_image(row.fields[table.image].strip(), table)
-                image = pack(storage.read(path, MAX_BYTES + 1)).data
-            except (Rejected, ImageError, OSError) as error:  # such as an image since deleted
-                if isinstance(error, OSError) and is_of_the_store(table.root, error):
-                    raise unreadable(f"The log cannot be read: {error}.", error) from error
+                image = pack(read_image(path)).data
+            except (Rejected, ImageError) as error:  # such as an image since deleted
                 unread.append(plain(f"{place}: {error}"))
                 continue
             answered = row.fields[version] if version is not None else ""
@@ -180,18 +175,12 @@ def write(
         raise ReviewError(
             f"Nothing to review: {could_not}the model is surer than --below of {others}{f' {which}' if which else ''}."
         )
-    (target / IMAGES_FOLDER).mkdir(parents=True)
     lines = []
-    for number, doubt in enumerate(rows, 1):
-        name = f"{IMAGES_FOLDER}/{number:05d}.{suffix(doubt.image)}"
-        (target / name).write_bytes(doubt.image)
-        # Images that were chosen because they are hard would shift every figure that is measured on them.
-        values = (name, doubt.guess, "train", doubt.guess, f"{doubt.confidence:.4f}", doubt.model_version, doubt.source)
-        lines.append(dict(zip(FIELDS, values, strict=True)))
-    with open(target / LABELS_FILE, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(lines)
+    with whole_dataset(target, FIELDS, crlf=True) as add:
+        for number, doubt in enumerate(rows, 1):
+            # Images that were chosen because they are hard would shift every figure that is measured on them.
+            values = (doubt.guess, "train", doubt.guess, f"{doubt.confidence:.4f}", doubt.model_version, doubt.source)
+            lines.append(dict(zip(FIELDS, add(f"{number:05d}", doubt.image, *values), strict=True)))
     loader = jinja2.FileSystemLoader(os.path.dirname(__file__))
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("review.html.j2")
     (target / PAGE_FILE).write_text(template.render(rows=lines, fields=list(FIELDS)), encoding="utf-8")

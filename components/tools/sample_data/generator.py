@@ -1,14 +1,14 @@
 """Writes the sample data set: a CSV, images, and a few rows that a pipeline has to reject."""
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from components.tools.dataset_folder import whole_table
 from components.tools.sample_data.fonts import SAMPLE_FONTS, load_glyphs
 from components.tools.sample_data.render import Writer, make_writer, render
 from components.tools.sample_data.words import WORDS
@@ -91,7 +91,6 @@ def generate(
     seed: int = 7647,
     writers: int = 48,
     dirty_fraction: float = 0.015,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Writes a data set of handwriting-like words in the Kaggle layout.
 
@@ -112,7 +111,6 @@ def generate(
         seed: Where the random numbers start.
         writers: Number of writers; each writes about the same number of images.
         dirty_fraction: Fraction of the rows that a pipeline must reject.
-        progress: Called with the number of rows done and their total, about a hundred times.
 
     Returns:
         What was written, dirty rows included.
@@ -161,8 +159,6 @@ def generate(
             good_labels[label] += 1
         else:
             dirty_rows.append(DirtyRow(index + 1, filename, kind))
-        if progress is not None and ((index + 1) % max(1, images // 100) == 0 or index + 1 == images):
-            progress(index + 1, images)
 
     counts = Counter(row.kind for row in dirty_rows)
     summary = Summary(
@@ -179,10 +175,9 @@ def generate(
     )
     (directory / "README.txt").write_text(_readme(summary, seed), encoding="utf-8", newline="\n")
     # The CSV comes last: a folder whose generation was interrupted is no data set.
-    with summary.csv.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows(rows)
+    with whole_table(summary.csv, COLUMNS) as write:
+        for row in rows:
+            write(row)
     return summary
 
 

@@ -6,7 +6,6 @@ words are parted in the column with the least ink between them.
 
 from __future__ import annotations
 
-import csv
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 
 from components.recogniser.located import Located, located
 from components.recogniser.model import ExportedModel
+from components.tools.dataset_folder import whole_dataset
 from htr_client.decoding import align
 from htr_client.image_files import load
 
@@ -77,12 +77,9 @@ def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, targ
     Returns:
         How many words were written, and what was left out.
     """
-    (target / "images").mkdir(parents=True)
     written = unsure = without = 0
     rng = np.random.default_rng(seed)
-    with open(target / "labels.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["filename", "text", "writer"])
+    with whole_dataset(target) as add:
         for row, line, characters in aligned(rows, lines, model):
             words = list(cut(line, characters))
             without += not words
@@ -92,9 +89,7 @@ def write_words(rows: Sequence[Mapping[str, str]], lines: Path, model: str, targ
                     continue
                 image = cut_closely(word.image) if rng.random() < _CLOSELY else word.image
                 written += 1
-                name = f"images/{written:06d}.png"
-                cv2.imwrite(str(target / name), image)
-                table.writerow([name, word.text, row["writer"]])
+                add(f"{written:06d}", image, word.text, row["writer"])
     return Counts(written, unsure, without)
 
 

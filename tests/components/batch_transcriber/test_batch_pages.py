@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from components.batch_transcriber.shards import BatchError
 from components.batch_transcriber.writing import remark
 from components.common import storage
 from htr_client import pages
+from htr_client.files import PAGE_FORMATS
 from pipeline import cli
 from serving.local import LocalClient
 from tests.components.toy_reader import save, save_line_finder
@@ -263,6 +265,7 @@ def test_pages_in_a_bucket(transcribe, folder, models, tmp_path, s3):
 def test_a_file_of_each_page_needs_pages():
     with pytest.raises(ValueError, match=r"bulk\.kind=page"):
         BulkConfig(format="alto")
+    assert {*get_args(BulkConfig.model_fields["format"].annotation)} == {"jsonl", *PAGE_FORMATS}
     assert (BulkConfig(format="csv").output, BulkConfig(format="alto", kind="auto").output) == ("texts.csv", "pages")
 
 

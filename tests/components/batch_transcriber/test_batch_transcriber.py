@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from htr_client import ngrams
 from htr_client.decoding import Alphabet
 from htr_client.language import LanguageModel
 from tests.components.toy_reader import ALPHABET, save
-from tests.conftest import drawn_image, encode
+from tests.conftest import drawn_image, encode, until
 
 LOCAL = ["--runner=FnApiRunner"]
 TWO_WORKERS = [*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
@@ -352,10 +351,9 @@ def test_a_killed_run_goes_on_where_it_stopped(model, tmp_path):
     ]  # fmt: skip
     with open(tmp_path / "killed.log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob("texts-0*.jsonl"))) < 3:
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "killed.log").read_text()
-            time.sleep(0.01)
+        said = (tmp_path / "killed.log").read_text
+        until(lambda: len(list(tmp_path.glob("texts-0*.jsonl"))) >= 3 or process.poll() is not None, 120, said)
+        assert process.poll() is None, said()
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     whole = contents(output)

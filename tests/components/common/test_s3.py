@@ -3,7 +3,6 @@
 import os
 import shutil
 import threading
-import time
 
 import boto3
 import pytest
@@ -23,7 +22,7 @@ from components.pages.files import PageFile
 from components.pusher import versions
 from components.transform.settings import TransformConfig
 from pipeline import cli
-from tests.conftest import drawn_image, encode, write_dataset
+from tests.conftest import drawn_image, encode, until, write_dataset
 
 
 @pytest.fixture
@@ -181,8 +180,7 @@ def test_a_server_that_polls_sees_a_version_whole_or_not_at_all(model, bucket):
     reader.start()
     try:
         pushed = [versions.push(model, models, keep=1) for _ in range(3)]
-        while (str(pushed[-1]), files) not in loadable:
-            time.sleep(0.01)
+        until(lambda: (str(pushed[-1]), files) in loadable)
     finally:
         stop.set()
         reader.join()

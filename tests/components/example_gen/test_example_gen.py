@@ -12,7 +12,7 @@ from tfx.types import standard_artifacts
 from tfx_bsl.coders import example_coder
 
 from components.example_gen import component, dataset
-from components.example_gen.quarantine import Quarantine, read_counts
+from components.example_gen.quarantine import Quarantine, TooManyRejects, read_counts
 from components.example_gen.rejects import REJECTS_FILE, Reject
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
@@ -177,6 +177,53 @@ def test_a_replaced_image_is_noticed(tmp_path, kind):
     assert [run_alone(tmp_path, kind, data) for _ in range(2)] == ["COMPLETE", "CACHED"]
 
 
+def execute_on_pages(folder, data, rejects_copy):
+    """Runs the executor of the step for pages; returns the folder of the quarantine."""
+    examples, quarantine = standard_artifacts.Examples(), Quarantine()
+    examples.uri, quarantine.uri = str(folder / "examples"), str(folder / "quarantine")
+    context = PageExecutor.Context(
+        beam_pipeline_args=pipeline_options(BeamConfig()), tmp_dir=str(folder / "tmp"), unique_id="1"
+    )
+    PageExecutor(context).Do(
+        {},
+        {"examples": [examples], "quarantine": [quarantine]},
+        {
+            "data_config": data.model_dump_json(), "pages_config": PagesConfig().model_dump_json(),
+            "rejects_copy": str(rejects_copy),
+        },
+    )  # fmt: skip
+    return quarantine.uri
+
+
+@pytest.mark.parametrize("kind", ["rows", "pages"])
+def test_too_many_rejects_are_told_with_one_of_each_reason(tmp_path, kind):
+    folder = tmp_path / "data"
+    data = DataConfig(paths=[str(folder)])
+    if kind == "rows":
+        write_dataset(folder, [{"filename": f"{i}.png", "text": "" if i in (7, 9) else "ab"} for i in range(30)])
+        for name in ("3", "5", "8"):
+            (folder / f"{name}.png").unlink()
+        (folder / "3.png").write_text("no image")
+        (folder / "labels.csv").rename(folder / "\x1b[2J.csv")  # which a terminal would obey
+    else:
+        for leaf in range(12):
+            save_page(folder, f"leaf{leaf:02d}", lines=() if leaf in (4, 6) else (LINE,))
+    with pytest.raises(TooManyRejects) as raised:
+        execute(tmp_path, data) if kind == "rows" else execute_on_pages(tmp_path, data, tmp_path / "copy.csv")
+    told, *examples = str(raised.value).split("\n")
+    if kind == "rows":
+        assert "5 of 30 rows were rejected" in told and "2 missing_file" in told
+        found = {line.split(",")[0].strip(): line for line in examples}
+        assert len(found) == len(examples) == 3 and "e.g. row 5 of data/\\x1b[2J.csv: " in found["not_an_image"]
+        assert found["empty_label"].partition(" e.g. ")[2].startswith(("row 9 of", "row 11 of"))
+        assert "no file 5.png beside" in found["missing_file"] or "no file 8.png beside" in found["missing_file"]
+    else:
+        assert "2 of 12 pages were rejected" in told
+        assert len(examples) == 1 and examples[0].startswith("  no_lines, e.g. data/leaf0")
+        assert examples[0].endswith(": the page has no lines")
+    assert all(line.isprintable() and len(line) < 400 for line in examples)
+
+
 def test_pages_whose_names_are_not_utf8_are_examples_and_rejected_pages(tmp_path):
     folder = tmp_path / "letters"
     for leaf in range(9):
@@ -189,22 +236,8 @@ def test_pages_whose_names_are_not_utf8_are_examples_and_rejected_pages(tmp_path
     odd = os.fsdecode(b"m\xfcller")
     for name, new in (("leaf0", odd), ("none", f"{odd}-none")):
         (folder / f"{name}.xml").rename(folder / f"{new}.xml")
-    examples, quarantine = standard_artifacts.Examples(), Quarantine()
-    examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
     copy = tmp_path / "rejected-pages.csv"
-    context = PageExecutor.Context(
-        beam_pipeline_args=pipeline_options(BeamConfig()), tmp_dir=str(tmp_path / "tmp"), unique_id="1"
-    )
-    data = DataConfig(paths=[str(folder)], max_rejected=0.2)
-    PageExecutor(context).Do(
-        {},
-        {"examples": [examples], "quarantine": [quarantine]},
-        {
-            "data_config": data.model_dump_json(), "pages_config": PagesConfig().model_dump_json(),
-            "rejects_copy": str(copy),
-        },
-    )  # fmt: skip
-    counts = read_counts(quarantine.uri)
+    counts = read_counts(execute_on_pages(tmp_path, DataConfig(paths=[str(folder)], max_rejected=0.2), copy))
     assert sum(counts["accepted"].values()) == 9
     assert counts["rejected"] == {"no_geometry": 1, "not_a_page": 1, "same_image": 3}
     with copy.open(encoding="utf-8", newline="") as file:

@@ -262,8 +262,8 @@ def test_text_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("start", "expected"),
     [
-        ({"name": "the base model", "base_model": True}, "word"),
-        ({"name": "version 7", "base_model": False}, None),
+        ({"name": "the base model", "root_base": "word"}, "word"),
+        ({"name": "version 7", "root_base": None}, None),
         (None, None),  # a model of an earlier release
     ],
     ids=["base", "version", "unknown"],
@@ -275,7 +275,8 @@ def test_the_base_model_counts_where_the_training_started_from_it(start, expecte
 def test_the_base_model_counts_through_a_chain_of_versions(tmp_path):
     file = tmp_path / "assets.extra" / "htr.json"
     file.parent.mkdir()
-    start = {"name": "the base model", "base_model": True}  # by an earlier release
+    file.write_text(json.dumps({"alphabet": ["a"], "transform": {"preset": "word"}}))
+    start = Start(str(tmp_path), "the base model", is_base=True).noted("word")
     for _ in range(2):
         file.write_text(json.dumps({"alphabet": ["a"], "transform": {"preset": "word"}, "start": start}))
         start = Start(str(tmp_path), "version 7").noted("line")

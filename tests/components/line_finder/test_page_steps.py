@@ -275,9 +275,3 @@ def test_every_bound_is_told_with_what_was_measured():
     ]
     alone = verdict(metrics(20, 22)).bounds[-1]
     assert (alone.value, alone.met) == (None, None) and alone.bound is not None
-
-
-def test_a_verdict_of_an_earlier_release_has_no_bounds():
-    found = verdict(metrics(20, 22)).as_dict()
-    del found["bounds"]
-    assert LineVerdict.from_dict(found).bounds == []

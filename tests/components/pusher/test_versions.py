@@ -20,6 +20,7 @@ from components.pusher import versions
 from pipeline import cli
 from serving.rollout.labels import RolloutError, labels_locked
 from serving.rollout.moving import Rollout
+from tests.conftest import until
 
 
 @pytest.fixture
@@ -252,8 +253,7 @@ def test_a_push_waits_for_a_rollout_and_a_rollback_refuses(model, tmp_path):
             versions.roll_back(base)
         pushing = threading.Thread(target=versions.push, args=(str(model), base, 2))
         pushing.start()
-        while len(found := offered(base)) < 3:
-            time.sleep(0.01)
+        found = until(lambda: len(versions := offered(base)) >= 3 and versions)
         pushing.join(0.2)
         assert pushing.is_alive() and [v.number for v in found[:2]] == [first, second], "servers see the new one"
     pushing.join()

@@ -4,17 +4,20 @@ import csv
 import re
 import shlex
 import shutil
+import threading
 import uuid
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from components.common import storage
+from components.common.console import announced
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
@@ -59,7 +62,7 @@ def read(names):
 
 def test_sure_texts_become_labels(names, read):
     truth = {Path(row["FILENAME"]).name: row["IDENTITY"] for row in rows(names.parent / "truth.csv")}
-    found = rows(read / labelling.LABELS_FILE)
+    found = rows(read / "labels.csv")
     assert all(float(row["confidence"]) >= 0.5 for row in found)
     sources = [Path(row["source"]) for row in found]
     assert [(read / row["filename"]).read_bytes() for row in found] == [path.read_bytes() for path in sources]
@@ -110,7 +113,7 @@ def scans(names):
 def test_images_that_htr_label_has_written_are_known_in_every_format(scans, tmp_path, capsys):
     arguments = ["label", str(scans), "--base", "word", "--above", "0", "--output"]
     assert cli.main([*arguments, str(tmp_path / "read")]) == 0
-    made = rows(tmp_path / "read" / labelling.LABELS_FILE)
+    made = rows(tmp_path / "read" / "labels.csv")
     assert {Path(row["source"]).name for row in made} == {path.name for path in scans.iterdir()}
     capsys.readouterr()
     assert cli.main([*arguments, str(tmp_path / "again"), "--data", str(tmp_path / "read")]) == cli.USAGE
@@ -121,11 +124,11 @@ def test_images_that_htr_review_has_written_are_known_in_every_format(scans, tmp
     paths = sorted(map(str, scans.iterdir()))
     answers = [Transcription("Anna", 0.2, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None) for path in paths]
     assert review.write(review.from_answers(answers, 0.5, []), str(tmp_path / "review"), 100) == (8, 8)
-    known = labelling.digests(DataConfig(paths=[str(tmp_path / "review")]), [])
+    known = set(labelling.digests(DataConfig(paths=[str(tmp_path / "review")]), []))
     counts = labelling.Counts()
     assert not list(labelling.unlabelled(paths, known, counts)) and counts.known == len(paths)
     # Among images without a label, one that was written is a copy of its original.
-    written = sorted(map(str, (tmp_path / "review" / review.IMAGES_FOLDER).iterdir()))
+    written = sorted(map(str, (tmp_path / "review" / "images").iterdir()))
     assert list(labelling.unlabelled([*paths, *written], set(), counts)) == paths and counts.repeated == len(paths)
 
 
@@ -145,6 +148,26 @@ def test_a_bucket_that_fails_makes_no_image_unlabelled(names, tmp_path, capsys):
         assert cli.main(arguments) == cli.ERROR  # another try may succeed
     assert "The data cannot be read: " in (error := capsys.readouterr().err) and "503 Slow Down" in error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bucket_gives_several_labelled_images_at_a_time_and_how_many_is_said(names, tmp_path, capsys, monkeypatch):
+    bucket, both = f"memory://{uuid.uuid4().hex}/names", threading.Barrier(2)
+    storage.copy_tree(str(names), bucket)
+    read = MemoryFileSystem.cat_file
+
+    def with_another(self, path, *args, **kwargs):
+        if "/images/" in path:
+            both.wait(timeout=10)  # for a read that is under way as well
+        return read(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", with_another)
+    monkeypatch.setattr(announced.__wrapped__, "__defaults__", (0.0, 30.0))  # not only after some seconds
+    labelled = [str(names / "images" / row["FILENAME"]) for row in rows(names / TABLE)]
+    arguments = ["label", *labelled, "--data", bucket, "--output", str(tmp_path / "read"), "--base", "word"]
+    assert cli.main(arguments) == cli.USAGE
+    told = capsys.readouterr().err
+    assert "all of these images are labelled already" in told
+    assert re.search(r"  Reading what is labelled: \d+ images? \(0:00 elapsed\)", told)
 
 
 def test_tables_that_are_passed_over_are_told(names, tmp_path, capsys):
@@ -198,7 +221,7 @@ def test_an_image_that_is_read_with_a_raised_limit_is_written(scans, tmp_path):
         labelling.write(answers, str(tmp_path / "read"), 0.5, labelling.Counts(), max_pixels=10)
     labelling.write(answers, str(tmp_path / "read"), 0.5, counts := labelling.Counts(), max_pixels=10**9)
     assert counts.labelled == 1
-    known = labelling.digests(DataConfig(paths=[str(tmp_path / "read")]), [])
+    known = set(labelling.digests(DataConfig(paths=[str(tmp_path / "read")]), []))
     assert not list(labelling.unlabelled(paths, known, labelling.Counts(), max_pixels=10**9))
     assert list(labelling.unlabelled(paths, known, labelling.Counts(), max_pixels=10)) == paths
 
@@ -230,7 +253,7 @@ def test_any_answers_add_up(tmp_path, answers, above):
     shutil.rmtree(output, ignore_errors=True)
     try:
         labelling.write(given_answers, str(output), above, counts)
-        written = [row["text"] for row in rows(output / labelling.LABELS_FILE)]
+        written = [row["text"] for row in rows(output / "labels.csv")]
     except labelling.LabellingError:
         written = []
         assert not output.exists()

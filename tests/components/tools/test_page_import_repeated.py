@@ -59,7 +59,7 @@ def test_corrections_in_the_table_are_not_overwritten(tmp_path):
     labels = Path(run(folder, output)[0].labels)
     add_page(folder, "b", "b.png")
     run(folder, output)
-    written, manifest = labels.read_text(), tmp_path / "out.state" / "manifest.json"
+    written = labels.read_text()
     labels.write_text(corrected := written.replace("line 0", "Line zero"))
     add_page(folder, "c", "c.png")
     with pytest.raises(ImportProblem, match=r"out/labels\.csv was changed .*Correct the XML files.*--overwrite"):
@@ -79,9 +79,6 @@ def test_corrections_in_the_table_are_not_overwritten(tmp_path):
         run(folder, output)
     labels.write_text(corrected)
     assert run(folder, output, overwrite=True)[0].lines == 9 and "zero" not in labels.read_text()
-    manifest.write_text(json.dumps({"folders": [str(folder)]}))  # of version 0.1
-    labels.write_text(corrected)
-    assert run(folder, output)[0].lines == 9
 
 
 def test_a_kill_beside_the_table_does_not_pass_for_corrections(tmp_path, monkeypatch):
@@ -112,7 +109,7 @@ def test_a_page_whose_file_is_gone_leaves_nothing_in_the_dataset(tmp_path, capsy
     assert cli.main(["import", "in", "--output", "out"]) == cli.OK
     assert "Removed: the lines of 1 page whose XML file is gone" in capsys.readouterr().out
     assert len(list((tmp_path / "out").rglob("*.png"))) == 3
-    assert len(list((tmp_path / "out.state").iterdir())) == 2
+    assert len(list((tmp_path / "out.state").glob("*.json"))) == 2
     outcome, rows, _ = run(tmp_path / "in", tmp_path / "out")
     assert (outcome.removed, len(rows)) == (0, 3)
 
@@ -157,6 +154,18 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
+def test_another_import_into_the_same_output_is_refused(tmp_path):
+    folder, refused = add_page(tmp_path / "in"), []
+
+    def begin_another(_):
+        with pytest.raises(ImportProblem, match=r"Another htr import works on .*out and holds .*\.lock") as problem:
+            run(folder, tmp_path / "out", overwrite=True)
+        refused.append(problem)
+
+    assert run(folder, tmp_path / "out", started=begin_another)[0].lines == 3
+    assert len(refused) == 1 and run(folder, tmp_path / "out")[0].new == 0
+
+
 def test_an_import_from_a_bucket_goes_on_where_it_stopped(tmp_path):
     bucket = f"memory://{uuid.uuid4().hex}/scans"  # fsspec's file system in memory
     storage.copy_tree(str(add_page(add_page(tmp_path / "scans"), "other", "other.png")), bucket)
@@ -179,33 +188,8 @@ def test_images_that_are_gone_are_cut_again(tmp_path):
 def test_pages_that_a_release_has_cut_in_another_way_are_cut_again(tmp_path):
     folder = add_page(add_page(tmp_path / "in"), "b", "b.png")
     first, rows, _ = run(folder, tmp_path / "out")
-    record = next(path for path in (tmp_path / "out.state").iterdir() if path.name != "manifest.json")
+    record = next(path for path in (tmp_path / "out.state").glob("*.json") if path.name != "manifest.json")
     record.write_text(json.dumps({**json.loads(record.read_text()), "cuts": 0}))
     again, same, _ = run(folder, tmp_path / "out")
     assert (first.new, again.new, same) == (2, 1, rows)
     assert run(folder, tmp_path / "out")[0].new == 0
-
-
-def test_an_output_of_version_0_1_is_cut_again_and_leaves_no_image_behind(tmp_path):
-    """There the images of `book` lay in the folder above those of `book/p0`, with wider margins."""
-    scans = add_page(add_page(tmp_path / "one", "book", "0.png") / "book", "p0", "1.png").parent
-    output = tmp_path / "out"
-    _, rows, _ = run(scans, output)
-    records = [path for path in (tmp_path / "out.state").iterdir() if path.name != "manifest.json"]
-    for folder in sorted(output.rglob("*.cut")):
-        old = folder.with_suffix("")
-        old.mkdir(exist_ok=True)
-        for path in folder.iterdir():
-            path.rename(old / path.name)
-        folder.rmdir()
-    for record in records:
-        noted = json.loads(record.read_text().replace(".cut/", "/"))
-        del noted["cuts"]
-        record.write_text(json.dumps(noted))
-    again, old_rows, _ = run(scans, output)
-    assert again.new == 2 and [row["text"] for row in old_rows] == [row["text"] for row in rows]
-    assert {str(path.relative_to(output)) for path in output.rglob("*.png")} == {row["filename"] for row in old_rows}
-    (scans / "book.xml").touch()
-    changed, rest, _ = run(scans, output)
-    assert (changed.new, changed.lines) == (1, 6)
-    assert {str(path.relative_to(output)) for path in output.rglob("*.png")} == {row["filename"] for row in rest}

@@ -261,13 +261,17 @@ def test_commands_import_no_tensorflow(log, tmp_path):
 def test_what_cannot_be_read_is_counted(tmp_path, capsys):
     folder = tmp_path / "logs"
     folder.mkdir()
-    (folder / "log.csv").write_text("filename,text,confidence\ngone.png,Anna,0.2\n")
+    (folder / "folder.png").mkdir()
+    (folder / "log.csv").write_text("filename,text,confidence\ngone.png,Anna,0.2\nfolder.png,Anna,0.2\n")
+    unread: list[str] = []
+    assert list(review.from_logs([str(folder)], 0.5, unread, [])) == []
+    assert unread[1] == f"logs/log.csv, row 3: {folder}/folder.png: not a regular file"
     assert cli.main(["review", "--logs", str(folder), "--output", str(tmp_path / "review")]) == cli.USAGE
     error = capsys.readouterr().err
-    assert "1 could not be read" in error and "logs/log.csv, row 2: no file gone.png" in error
+    assert "2 could not be read" in error and "logs/log.csv, row 2: no file gone.png" in error
     error = ImageError("empty", "No bytes.")
     failed = Transcription("", 0.0, (), (), "htr", 0, "b.png", Timings(0.0, 0.0, 0.0), error)
-    unread: list[str] = []
+    unread.clear()
     assert list(review.from_answers([failed], 0.5, unread)) == []
     assert len(unread) == 1 and unread[0].startswith("b.png: No bytes.")
 
@@ -278,4 +282,4 @@ def test_a_file_system_that_fails_ends_the_review_of_logs(log, tmp_path, capsys,
 
     monkeypatch.setattr(storage, "read", fail)
     assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / "review"), "--below", "0.5"]) == cli.ERROR
-    assert "The log cannot be read: " in capsys.readouterr().err
+    assert "The data cannot be read: " in capsys.readouterr().err

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +32,7 @@ from pipeline.runners.local_runner import LocalRunner
 from serving import precision
 from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
 from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, fit, source_of, start, write_transformed
+from tests.conftest import until
 
 pytestmark = pytest.mark.slow  # networks are trained
 
@@ -166,10 +166,9 @@ def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_it_had_not(toy, t
         files = list(checkpoints.glob("*/checkpoint.npz"))
         return json.loads(np.load(files[0])["progress"].tobytes())["done"] if files else 0
 
-    deadline = time.monotonic() + 120
-    while steps_done() < 30:
-        assert process.poll() is None and time.monotonic() < deadline, Path(f"{tmp_path}/killed.json.log").read_text()
-        time.sleep(0.05)
+    said = Path(f"{tmp_path}/killed.json.log").read_text
+    until(lambda: steps_done() >= 30 or process.poll() is not None, 120, said)
+    assert process.poll() is None, said()
     process.kill()
     process.wait()
     done = steps_done()
