@@ -15,6 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -128,12 +129,20 @@ def rates(model: Recogniser, source: Source, alphabet: Sequence[str]) -> str:
     return f"{characters.rate:.4f} ({low:.4f} to {high:.4f})  {words.rate:.4f}"
 
 
-def train(
-    variant: str, config: Config, files: dict[str, list[str]], alphabet: Sequence[str]
-) -> tuple[Recogniser, list[str], float]:
-    """Trains one variant. Returns the network, its characters, and the CPU minutes (user and system) that it took."""
+class Trained(NamedTuple):
+    """A trained network, its characters, the CPU minutes (user and system) and the optimiser steps that it took."""
+
+    model: Recogniser
+    alphabet: list[str]
+    minutes: float
+    steps: int
+
+
+def train(variant: str, config: Config, files: dict[str, list[str]], alphabet: Sequence[str]) -> Trained:
+    """Trains one variant."""
     keras.utils.set_random_seed(config.train.seed)
-    sources = {split: survey(files[split], FEATURES, config.transform) for split in ("train", "validation")}
+    given = (FEATURES, config.transform, config.train.batch_size)
+    sources = {split: survey(files[split], *given) for split in ("train", "validation")}
     kind = ConcatenatedColumns if variant == "concatenate" else Recogniser
     model = build(config.model, len(alphabet) + 1, config.transform.height or 0, kind)
     new = start_from(model, alphabet, config.train.warm_start or "").new if config.train.is_warm else ()
@@ -144,8 +153,8 @@ def train(
     use_float32()
     kept = Kept(model, list(alphabet), fitting.log_probs)
     if config.train.is_warm and config.train.keep_characters:
-        kept = with_characters_of(config.train.warm_start or "", kept, config.model, sources["validation"])
-    return kept.model, kept.alphabet, (time.process_time() - begin) / 60
+        kept = with_characters_of(config.train.warm_start or "", kept, config.model, *sources.values())
+    return Trained(kept.model, kept.alphabet, (time.process_time() - begin) / 60, fitting.done)
 
 
 def main() -> None:
@@ -172,7 +181,7 @@ def main() -> None:
         for variant in arguments.variants:
             for seed in arguments.seeds:
                 config = configuration.load(overrides=[*base, *VARIANTS[variant], f"train.seed={seed}"])
-                model, written, minutes = train(variant, config, files, alphabet)
+                model, written, minutes, _ = train(variant, config, files, alphabet)
                 for split in evaluated:
                     measured = rates(model, survey(files[split], FEATURES, transform), written)
                     name = split.removeprefix("eval ")

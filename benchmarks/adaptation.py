@@ -31,7 +31,6 @@ from components.trainer import base
 from components.trainer.fitting import log_probs_of, read_images
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.model import Recogniser, build
-from components.trainer.schedule import schedule_for
 from components.trainer.transfer import start_from
 from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, Decoded
@@ -72,10 +71,12 @@ class Adapted(NamedTuple):
     """What a training brought.
 
     Attributes:
+        steps: Optimiser steps of the training.
         row: Columns of the table: CPU minutes, CER and WER, CER with language models.
         read: What it reads in the unlabelled images, with its last language model, in their order.
     """
 
+    steps: int
     row: str
     read: list[Decoded]
 
@@ -93,7 +94,7 @@ def adapt(config: Config, splits: Mapping[str, Sequence[Sample]], unlabelled: Se
     numbered = [sample._replace(text=str(number)) for number, sample in enumerate(unlabelled)]
     with tempfile.TemporaryDirectory() as folder:
         alphabet, files = write({**splits, "unlabelled": numbered}, config.transform, Path(folder))
-        model, alphabet, minutes = train("recipe", config, files, alphabet)
+        model, alphabet, minutes, steps = train("recipe", config, files, alphabet)
         sources = {
             split: survey(files[split], FEATURES, config.transform) for split in ("validation", "eval", "unlabelled")
         }
@@ -110,6 +111,7 @@ def adapt(config: Config, splits: Mapping[str, Sequence[Sample]], unlabelled: Se
     read = decoded(decoder, Alphabet(alphabet), others)
     keras.backend.clear_session()
     return Adapted(
+        steps,
         row,
         [text for _, text in sorted(zip((int(other.label) for other in others), read, strict=True), key=itemgetter(0))],
     )
@@ -174,7 +176,7 @@ def main() -> None:
                 left = [sample for sample in rest if sample.id not in drawn]
                 unlabelled = random.Random(seed).sample(left, min(arguments.unlabelled, len(left)))
                 adapted = adapt(config, splits, unlabelled, arguments.preset)
-                tell(start, count, 0, seed, steps(config, splits), adapted.row)
+                tell(start, count, 0, seed, adapted.steps, adapted.row)
                 more = [
                     sample._replace(text=text.text)
                     for sample, text in zip(unlabelled, adapted.read, strict=True)
@@ -182,15 +184,9 @@ def main() -> None:
                 ]
                 if more:
                     splits["train"] = [*splits["train"], *more]
-                    row = adapt(config, splits, [], arguments.preset).row
-                    tell(start, count, len(more), seed, steps(config, splits), row)
+                    adapted = adapt(config, splits, [], arguments.preset)
+                    tell(start, count, len(more), seed, adapted.steps, adapted.row)
     print("\n" + "\n".join(lines))
-
-
-def steps(config: Config, splits: Mapping[str, Sequence[Sample]]) -> int:
-    """Optimiser steps of a training."""
-    count = len(splits["train"])
-    return schedule_for(config.train, count).epochs * -(-count // config.train.batch_size)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ class Watched(Fitting):
 def trained(config: Config, files: dict[str, list[str]], alphabet: Sequence[str]) -> Watched:
     """A training from first to last epoch."""
     keras.utils.set_random_seed(config.train.seed)
-    sources = {name: survey(paths, FEATURES, config.transform) for name, paths in files.items()}
+    given = (FEATURES, config.transform, config.train.batch_size)
+    sources = {name: survey(paths, *given) for name, paths in files.items()}
     model = build(config.model, len(alphabet) + 1, config.transform.height or 0)
     if config.train.is_warm:
         start_from(model, alphabet, config.train.warm_start or "")

@@ -81,7 +81,7 @@ def main() -> None:
     config = configuration.load(overrides=[f"transform.preset={arguments.preset}", *arguments.set])
     with tempfile.TemporaryDirectory() as folder:
         alphabet, files = prepare(DataConfig(paths=arguments.data), config.transform, Path(folder))
-        source = survey(files["train"], FEATURES, config.transform)
+        source = survey(files["train"], FEATURES, config.transform, config.train.batch_size)
         keras.utils.set_random_seed(1)
         size, height = config.train.batch_size, config.transform.height or 0
         endless_epochs = 1000

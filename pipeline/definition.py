@@ -101,7 +101,7 @@ def create_pipeline(
     settings = {
         "transform": transform_json,
         "model": config.model.model_dump_json(),
-        "train": config.train.model_copy(update={"keep_characters": config.keeps_characters}).model_dump_json(),
+        "train": config.train.model_dump_json(),
         # Another release of it is another start.
         "base_model": packing.release(config.transform.preset) if config.train.warm_start == AUTO else None,
     }
@@ -118,10 +118,13 @@ def create_pipeline(
         run_fn="components.trainer.training.run_fn",
         hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
         custom_config={
-            **settings, "name": config.name, "checkpoint_dir": os.path.join(pipeline_root, "checkpoints")
+            **settings,
+            "name": config.name,
+            "alphabet": config.data.alphabet,
+            "checkpoint_dir": os.path.join(pipeline_root, "checkpoints"),
         },
         **learning,
-    )  # fmt: skip
+    )
     language_model = (
         LanguageModel(examples, trainer.outputs["model"], config.language) if config.language.enabled else None
     )

@@ -207,7 +207,7 @@ def _here(config: Config) -> Iterator[str]:
     """What the files of this machine tell."""
     if config.train.is_warm:
         start = config.train.warm_start or ""
-        yield from _problems(lambda: base.check_fits(base.find_base(start), config.model))
+        yield from _problems(lambda: base.check_fits(base.find_base(start), config.model, config.transform))
     # Read to the end, since a line that is not UTF-8 may stand anywhere.
     yield from _problems(lambda: deque(texts.lines(config.language.texts), maxlen=0))
     if not storage.is_remote(config.model_dir):

@@ -21,7 +21,7 @@ class BaselineError(RuntimeError):
     """There is a model to compare with, but it cannot be used; the message says what to do."""
 
 
-def find(model_dir: str, name: str, candidate: str, warm_start: str | None = None) -> Baseline:
+def find(model_dir: str, name: str, candidate: str, warm_start: str | None = None, off: str | None = None) -> Baseline:
     """Finds the baseline of a candidate.
 
     A candidate that is in service already is compared with what it was compared with before it was pushed: a run that
@@ -32,9 +32,10 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
         name: Name of the model in the file of labels.
         candidate: Directory of the candidate's SavedModel.
         warm_start: The setting `train.warm_start` of its training, of a line finder `line_training.warm_start`.
+        off: Reason for which the comparison is left out, if it is.
 
     Returns:
-        The baseline, of kind "in_service", "warm_start", "base_model" or "none".
+        The baseline, of kind "in_service", "warm_start", "base_model" or "none"; of kind "off" where it is left out.
 
     Raises:
         VersionError: The file of labels cannot be read.
@@ -44,10 +45,15 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
     if current is not None:
         digest = storage.digest(current.path)
         if digest != storage.digest(candidate):
+            if off:
+                return Baseline("off", reason=off, passed_over=current.path)
             return Baseline("in_service", current.number, current.path, digest)
         noted = (service.metrics(model_dir, current.number) or {}).get("compared_with")
-        if noted and noted["kind"] != "off":
-            return Baseline(**noted)
+        if noted and (noted["kind"] == "off") == bool(off):
+            return Baseline(**{**noted, "reason": off or noted["reason"]})
+    if off:
+        return Baseline("off", reason=off)
+    if current is not None:
         return Baseline("none", reason="the model itself is in service")
     if warm_start == AUTO:
         settings = json.loads(storage.read(os.path.join(candidate, SETTINGS_FILE)))

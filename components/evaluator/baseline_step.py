@@ -38,15 +38,13 @@ class BaselineModelSpec(component_spec.ComponentSpec):
 
 def _choose(input_dict: dict[str, Any], exec_properties: dict[str, Any]) -> Baseline:
     """Finds the baseline and tells the person at the terminal."""
-    if reason := exec_properties.get("no_baseline_reason"):
-        found = Baseline("off", reason=reason)
-    else:
-        found = find(
-            exec_properties["model_dir"],
-            exec_properties["name"],
-            path_utils.serving_model_path(artifact_utils.get_single_uri(list(input_dict["candidate"]))),
-            exec_properties.get("warm_start"),
-        )
+    found = find(
+        exec_properties["model_dir"],
+        exec_properties["name"],
+        path_utils.serving_model_path(artifact_utils.get_single_uri(list(input_dict["candidate"]))),
+        exec_properties.get("warm_start"),
+        exec_properties.get("no_baseline_reason"),
+    )
     if found.kind == "in_service":
         console().print(f"  version {found.version} of {exec_properties['model_dir']}, in service", markup=False)
     elif found.path:

@@ -37,8 +37,7 @@ class EvaluatorExecutor(executor.Executor):
             super().Do({**input_dict, _BASELINE: models}, output_dict, {**exec_properties, **_PREDICTIONS})
         found = Baseline.noted_in(given[0].uri) if given else None
         candidate = artifact_utils.get_single_uri(input_dict[standard_component_specs.MODEL_KEY])
-        in_service = found.path if found and found.kind == "in_service" else ""
-        unchanged = kept_start(path_utils.serving_model_path(candidate), in_service)
+        unchanged = kept_start(path_utils.serving_model_path(candidate), found.in_service if found else "")
         if unchanged:
             bless(artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY]), False)
         note = {"compared_with": found and asdict(found), "unchanged": unchanged}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from typing import Any
 
 import tensorflow_model_analysis as tfma
@@ -45,7 +46,9 @@ def read_verdict(evaluation_uri: str) -> Verdict:
     ]
     failures += [Failure("samples", _spec_name(spec), 0.0, 1.0, "missing") for spec in validation.missing_slices]
     if unchanged := noted.get("unchanged"):
-        failures.append(Failure("cer", "all", 0.0, 0.0, "unchanged", unchanged))
+        serving = compared_with.in_service if compared_with else ""
+        in_service = f"version {os.path.basename(serving)}" if serving else ""
+        failures.append(Failure("cer", "all", 0.0, 0.0, "unchanged", unchanged, in_service))
     return Verdict(
         blessed=bool(validation.validation_ok) and not unchanged,
         metrics=candidate.get("all", {}),

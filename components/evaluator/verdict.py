@@ -59,6 +59,7 @@ class Baseline:
         path: Directory of the SavedModel; empty where there is none.
         digest: Digest of its files, so that other content is another baseline.
         reason: Why there is none.
+        passed_over: Directory of the version in service, where `gate.baseline=none` passes over it.
     """
 
     kind: Literal["in_service", "warm_start", "base_model", "none", "off"]
@@ -66,6 +67,12 @@ class Baseline:
     path: str = ""
     digest: str = ""
     reason: str = ""
+    passed_over: str = ""
+
+    @property
+    def in_service(self) -> str:
+        """Directory of the version in service; empty where there is none, or where it is the candidate."""
+        return self.path if self.kind == "in_service" else self.passed_over
 
     def __str__(self) -> str:
         if self.kind == "in_service":
@@ -104,6 +111,7 @@ class Failure:
         kind: "bound", "change" against the baseline, "missing" for a bounded slice without images, or "unchanged" for
             a model that is still the one that its training started from.
         against: The baseline in words, for "change"; what it started from, for "unchanged".
+        in_service: Version in service in words, for "unchanged" against a base model; empty where there is none.
     """
 
     metric: str
@@ -112,6 +120,7 @@ class Failure:
     bound: float
     kind: str
     against: str = "the model before"
+    in_service: str = ""
 
     def misses(self, bound: GateBound) -> bool:
         """Whether it is this bound that was missed, for all images or a slice that has some."""
@@ -125,10 +134,14 @@ class Failure:
                 f"out, or see to it that the split has some (a split column, data.split_salt)"
             )
         if self.kind == "unchanged":
-            known = "is pushed" if self.against.startswith("version") else "serves without a run (htr read, htr serve)"
+            known = "which serves without a run (htr read, htr serve)"
+            if self.against.startswith("version"):
+                known = "which is pushed"
+            elif self.in_service:
+                known = f"and {self.in_service} stays in service (htr read --base PRESET takes the base model)"
             return (
                 f"no epoch read the validation images better than {self.against}, which the training started from, so "
-                f"this would be that model again, which {known}: lower train.learning_rate, or label more images"
+                f"this would be that model again, {known}: lower train.learning_rate, or label more images"
             )
         where = "" if self.slice == "all" else f" for {self.slice}"
         excess = self.value - self.bound

@@ -6,6 +6,8 @@ them, so that is tried on images that it was not trained on.
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +30,8 @@ MOST_CHARACTERS = 10_000_000
 # Coverage of the intervals that tell a difference from chance: a gain must be surer than a loss that is put up with.
 _SURE, _AT_LEAST = 0.9, 0.68
 _FEW = 100  # validation images; of 30, one edit in one of them decided against what brought a tenth of all errors
+# Share of the labels' characters that the base's language model must know: of another script it has shown nothing.
+_KNOWN = 0.9
 _BATCH = 32
 
 
@@ -57,8 +61,9 @@ def learn(
 
     Of the weights those count that read as well as the best one, but for chance. That of the base's language model is
     taken if it is one of them, and even where it is not sure that it helps: the base's own images have shown that it
-    does. It must read better then, or, of images that are too few to tell, not surely worse. Else the smallest is
-    taken: the validation split may be harder than what comes, where the image itself tells more.
+    does, unless the labels are in characters that it does not know. It must read better then, or, of images that are
+    too few to tell, not surely worse. Else the smallest is taken: the validation split may be harder than what comes,
+    where the image itself tells more.
 
     Args:
         labels: Labels of the training split.
@@ -83,6 +88,8 @@ def learn(
         "texts_left_out": left_out + left_out_others, "ngrams": len(found), "bytes": 0, "weight": 0.0,
         "trusts_base": False, "validation_images": len(validation),
     }  # fmt: skip
+    if base is not None and not _knows(base, kept):
+        base = None
     lengths = [len(recorded.label) for recorded in validation]
     if not sum(lengths):
         return Learnt(None, facts)
@@ -121,6 +128,13 @@ def _first(texts: Iterable[str], most: int) -> tuple[list[str], int]:
             kept.append(text)
             total += len(text)
     return kept, left_out
+
+
+def _knows(base: LanguageModel, labels: Iterable[str]) -> bool:
+    """Whether the base's language model knows most characters of the labels."""
+    counts = Counter(itertools.chain.from_iterable(labels))
+    known = sum(counts[character] for character in base.ngrams.characters)
+    return known >= _KNOWN * counts.total()
 
 
 def _small_enough(

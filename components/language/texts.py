@@ -42,6 +42,11 @@ def lines(paths: Sequence[str]) -> Iterator[str]:
             # Line by line: of a large corpus only the beginning is learnt from. UTF-8 has this byte in no character.
             with storage.open_file(path) as file:
                 for raw in file:
+                    if b"\0" in raw:  # UTF-16 without its mark is UTF-8 too, as far as it is ASCII
+                        raise ConfigError(
+                            f"language.texts: {path} is not UTF-8 (NUL at byte {position + raw.index(0)}; is it "
+                            "UTF-16?): convert it, for example with iconv"
+                        )
                     text = raw.decode() if position else raw.decode().removeprefix("\ufeff")
                     position += len(raw)
                     for line in text.splitlines():

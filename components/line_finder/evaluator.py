@@ -105,7 +105,7 @@ class Executor(base_executor.BaseExecutor):
             )
         metrics = [metrics_of(len(told), *pair) for pair in zip(scores, readings, strict=True)]
         before = Baseline.noted_in(given) or Baseline("none")
-        unchanged = kept_start(candidate, before.path if before.kind == "in_service" else "")
+        unchanged = kept_start(candidate, before.in_service)
         baseline = metrics[1] if len(metrics) > 1 else None
         verdict = decide(gate, metrics[0], baseline, before, unchanged, recogniser)
         evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])

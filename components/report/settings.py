@@ -43,11 +43,6 @@ class RunSettings(Section):
     push: PushConfig = PushConfig()
     card: CardConfig = CardConfig()
 
-    @property
-    def keeps_characters(self) -> bool:
-        """Whether characters of the start stay that no training label has; a given alphabet is the whole alphabet."""
-        return self.train.keep_characters and self.data.alphabet is None
-
     @model_validator(mode="after")
     def _rows_for_all_stages(self) -> RunSettings:
         stages, height = len(self.model.filters), self.transform.height or 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from components.base_model import packing
 from components.common import storage
@@ -15,8 +15,12 @@ from components.trainer.settings import AUTO, ModelConfig, TrainConfig
 from components.transform.settings import TransformConfig
 from serving.version_directory import SETTINGS_FILE
 
+Kind = TypeVar("Kind", ModelConfig, TransformConfig)
+
 # Of the section `model`, those that give the weights their shapes.
 _SHAPES = ("filters", "recurrent_units", "recurrent_layers")
+# Of the section `transform`, those without which the weights read next to nothing; a network takes any width.
+_IMAGES = ("height", "resize", "contrast")
 
 
 class WarmStartError(ValueError):
@@ -82,11 +86,12 @@ def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) 
         The section with the directory of a version as `warm_start`, or None to start from nothing; and what it is.
 
     Raises:
-        WarmStartError: A directory is named, and there is no model; or layers of a new network would be frozen.
+        WarmStartError: A directory is named, and there is no model that fits; or layers of a new network would be
+            frozen.
         BaseModelError: The base model is damaged.
         OSError: The base model cannot be unpacked.
     """
-    start = _start(train.warm_start, transform.preset, model)
+    start = _start(train.warm_start, transform, model)
     if start.version is None and train.freeze:
         raise WarmStartError(
             f"train.freeze: {', '.join(train.freeze)} would keep the random weights of a new network, which starts "
@@ -95,12 +100,14 @@ def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) 
     return train.model_copy(update={"warm_start": start.version}), start
 
 
-def _start(warm_start: str | None, preset: str, model: ModelConfig) -> Start:
+def _start(warm_start: str | None, transform: TransformConfig, model: ModelConfig) -> Start:
     if warm_start is None:
         return Start(None, "nothing")
     if warm_start != AUTO:
         version = find_base(warm_start)
+        check_fits(version, model, transform)
         return Start(version, version)
+    preset = transform.preset
     if preset not in packing.presets():
         others = ", ".join(packing.presets())
         there = f" (there is one for {others})" if others else ""
@@ -129,29 +136,42 @@ def temperature_of(version: str) -> float:
     return float(settings["temperature"]) if images >= ENOUGH else 1.0
 
 
-def check_fits(version: str, model: ModelConfig) -> None:
-    """Compares the sizes of the layers.
+def check_fits(version: str, model: ModelConfig, transform: TransformConfig) -> None:
+    """Compares the sizes of the layers, and how images become tensors.
 
     Args:
         version: Directory of the base.
         model: Sizes of the new network.
+        transform: Geometry and contrast of its images.
 
     Raises:
-        WarmStartError: Other layers, or no settings that say so.
+        WarmStartError: Other layers, other images, or no settings that say so.
     """
     if other := _other_layers(version, model):
         listed = ", ".join(f"model.{name} is {getattr(model, name)} here" for name in other)
         needed = " ".join(f"--set model.{name}='{value}'" for name, value in other.items())
         raise WarmStartError(f"train.warm_start: {version} has another network: {listed}. Train with {needed}")
+    earlier = _section(version, "transform", TransformConfig)
+    if others := [name for name in _IMAGES if getattr(earlier, name) != getattr(transform, name)]:
+        listed = ", ".join(f"transform.{name} is {getattr(transform, name)} here" for name in others)
+        needed = " ".join(f"--set transform.{name}={getattr(earlier, name)}" for name in ("preset", *others))
+        raise WarmStartError(
+            f"train.warm_start: {version} has learnt from other images: {listed}. Leave train.warm_start out, which "
+            f"takes the base model of transform.preset={transform.preset}, or train with {needed}"
+        )
 
 
 def _other_layers(version: str, model: ModelConfig) -> dict[str, object]:
     """The sizes of a version's layers that differ from those of a network."""
+    earlier = _section(version, "model", ModelConfig)
+    return {name: getattr(earlier, name) for name in _SHAPES if getattr(earlier, name) != getattr(model, name)}
+
+
+def _section(version: str, name: str, kind: type[Kind]) -> Kind:
     path = os.path.join(version, SETTINGS_FILE)
     try:
-        earlier = ModelConfig.model_validate(json.loads(storage.read(path))["model"])
+        return kind.model_validate(json.loads(storage.read(path))[name])
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, KeyError) and (wrong := misplaced(version, "recogniser")):
             raise WarmStartError(f"train.warm_start: {wrong}") from error
         raise WarmStartError(f"train.warm_start: {path} does not hold the settings of a model ({error!r})") from error
-    return {name: getattr(earlier, name) for name in _SHAPES if getattr(earlier, name) != getattr(model, name)}

@@ -23,7 +23,7 @@ _ADAPTED = ((0, 0.301), (50, 0.285), (100, 0.262), (300, 0.214), (700, 0.210))
 
 
 def expected_steps(train: TrainConfig, samples: int) -> int:
-    """Optimiser steps of a training that runs all its epochs.
+    """Optimiser steps of a training that runs all its epochs; up to a tenth more where images have different widths.
 
     Args:
         train: Settings.

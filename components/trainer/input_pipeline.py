@@ -17,13 +17,26 @@ from components.transform.preprocessing import decode_batch, image_widths
 from components.transform.settings import TransformConfig
 from htr_client.model_facts import COLUMNS_PER_FRAME
 
-# Bounds at quantiles of the widths: images of a bucket differ little, so that batches have little padding.
+# Bounds at quantiles of the widths: images of a bucket differ little, so that batches have little padding. So many
+# buckets, and fewer where each bucket's last batch, which is not full, would make that many times as many batches.
 BUCKETS = 8
+_MOST_BATCHES = 1.1
 
 
 @dataclass(frozen=True)
 class Source:
-    """Transformed examples of one split, and what one pass over them tells."""
+    """Transformed examples of one split, and what one pass over them tells.
+
+    Attributes:
+        files: Gzipped TFRecords.
+        feature_spec: Specification of the transformed examples.
+        transform: Geometry of the image tensor.
+        samples: Number of images that CTC can align.
+        bounds: Widths at which a bucket ends and the next one begins.
+        per_bucket: Number of images of each bucket.
+        unalignable: The `id` of images that are left out.
+        classes: Classes that the labels of the others have.
+    """
 
     files: list[str]
     feature_spec: dict[str, Any]
@@ -32,40 +45,68 @@ class Source:
     bounds: list[int]
     per_bucket: list[int]
     unalignable: list[str]
+    classes: frozenset[int]
 
     def steps(self, batch_size: int) -> int:
         """Batches of an epoch."""
-        return sum(-(-count // batch_size) for count in self.per_bucket)
+        return _batches(self.per_bucket, batch_size)
 
 
-def survey(files: Sequence[str], feature_spec: dict[str, Any], transform: TransformConfig) -> Source:
+def survey(
+    files: Sequence[str], feature_spec: dict[str, Any], transform: TransformConfig, batch_size: int = 16
+) -> Source:
     """Reads a split once: how many images, how wide, and which ones CTC cannot align.
 
     Args:
         files: Gzipped TFRecords.
         feature_spec: Specification of the transformed examples.
         transform: Geometry of the image tensor.
+        batch_size: Images of the batches that it will make.
 
     Returns:
         The source of `batches`; images with fewer frames than `needed_frames` are named by their `id` and left out.
     """
     records = _records(files, {name: feature_spec[name] for name in ("image_png", "labels", "id")})
     records = records.map(_dense).padded_batch(256, {"image_png": [], "labels": [None], "id": []}, _PADDING)
-    records = records.map(
-        lambda r: (image_widths(r["image_png"]), _can_align(r["image_png"], r["labels"]), r["id"]), tf.data.AUTOTUNE
-    )
-    read = [tuple(column.numpy() for column in batch) for batch in records]
-    widths, alignable, ids = (np.concatenate(column) for column in zip(*read, strict=True)) if read else ([], [], [])
+
+    def look_at(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        alignable = _can_align(batch["image_png"], batch["labels"])
+        classes = tf.unique(tf.reshape(tf.boolean_mask(batch["labels"], alignable), [-1])).y
+        return image_widths(batch["image_png"]), alignable, batch["id"], classes
+
+    read = [tuple(column.numpy() for column in batch) for batch in records.map(look_at, tf.data.AUTOTUNE)]
+    columns = (np.concatenate(column) for column in zip(*read, strict=True)) if read else ([], [], [], [])
+    widths, alignable, ids, classes = columns
     widths = np.asarray(widths)[np.asarray(alignable, bool)]
-    bounds: list[int] = []
-    if transform.preset == "line" and len(widths):
-        quantiles = np.quantile(widths, np.linspace(0, 1, BUCKETS + 1)[1:-1], method="higher")
-        bounds = sorted({int(width) + 1 for width in quantiles if width < widths.max()})
-    per_bucket = np.bincount(np.searchsorted(bounds, widths, side="right"), minlength=len(bounds) + 1)
+    bounds = _bounds(widths, batch_size) if transform.preset == "line" and len(widths) else []
     return Source(
-        list(files), feature_spec, transform, len(widths), bounds, per_bucket.tolist(),
+        list(files), feature_spec, transform, len(widths), bounds, _per_bucket(widths, bounds),
         [name.decode() for name, can in zip(ids, alignable, strict=True) if not can],
+        frozenset(map(int, classes)) - {_NO_CLASS},
     )  # fmt: skip
+
+
+def _bounds(widths: np.ndarray, batch_size: int) -> list[int]:
+    """Widths at quantiles, for as many buckets as fill their batches.
+
+    A few images in many buckets are batches of two or three: the learning rate is for larger ones, and an epoch has far
+    more optimiser steps than the schedule reckons with.
+    """
+    fewest = -(-len(widths) // batch_size)
+    for buckets in range(BUCKETS, 1, -1):
+        quantiles = np.quantile(widths, np.linspace(0, 1, buckets + 1)[1:-1], method="higher")
+        bounds = sorted({int(width) + 1 for width in quantiles if width < widths.max()})
+        if _batches(_per_bucket(widths, bounds), batch_size) <= _MOST_BATCHES * fewest:
+            return bounds
+    return []
+
+
+def _per_bucket(widths: np.ndarray, bounds: Sequence[int]) -> list[int]:
+    return np.bincount(np.searchsorted(bounds, widths, side="right"), minlength=len(bounds) + 1).tolist()
+
+
+def _batches(per_bucket: Sequence[int], batch_size: int) -> int:
+    return sum(-(-count // batch_size) for count in per_bucket)
 
 
 def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) -> tf.data.Dataset:
@@ -163,7 +204,8 @@ def plain_batches(source: Source, batch_size: int) -> tf.data.Dataset:
     return dataset.map(to_inputs, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-_PADDING = {"image_png": b"", "labels": np.int64(-1), "id": b""}
+_NO_CLASS = -1
+_PADDING = {"image_png": b"", "labels": np.int64(_NO_CLASS), "id": b""}
 
 
 def _records(files: Sequence[str], spec: dict[str, Any]) -> tf.data.Dataset:

@@ -18,13 +18,14 @@ _SHORT_EPOCH, _MANY_EPOCHS = 10.0, 60
 # The first batches build the graph, once more for another shape: their time says nothing about the others. So many of
 # those are enough to reckon with, and fewer where they take long.
 _BUILDING, _ENOUGH, _LONG = 4, 10, 20.0
+_MUCH_MORE = 1.5  # times the first estimate, from which on people are told another one
 
 
 class Progress:
     """The display of one training; a context manager.
 
     What remains is reckoned from the batches of this process after its first few, which build the graph; the time of
-    validations is in it once the first epoch has ended.
+    validations is in it once the first epoch has ended, and is told then where it is much.
     """
 
     def __init__(self, epochs: int, steps: int, images: int, done: int, seconds_before: float, shown: bool = True):
@@ -43,6 +44,7 @@ class Progress:
         self._resumed_at = self._first_done = done
         self._first_time = self._begin
         self._last_line, self._estimated = self._begin, False
+        self._told_total = float("inf")
         self._last_epoch_line = float("-inf")
         self.on_terminal = console().is_terminal and shown
         self._bar = Bar(
@@ -81,9 +83,10 @@ class Progress:
         seen, waited = done - self._first_done, now - self._first_time
         if not self._estimated and ((waited >= _FIRST and seen >= _ENOUGH) or waited >= _LONG):
             self._estimated = True
-            total = self.seconds + self._remaining(done)
+            self._told_total = self.seconds + self._remaining(done)
             console().print(
-                f"  about {_rough(total)} in all at {self._rate(done):.0f} images/s, unless training stops early"
+                f"  about {_rough(self._told_total)} in all at {self._rate(done):.0f} images/s, unless training stops "
+                "early"
             )
             self._show(done, loss())
         elif self._estimated and now - self._last_line >= (_EVERY_OF_BAR if self.on_terminal else _EVERY):
@@ -107,6 +110,10 @@ class Progress:
             last: Whether the training ends with it.
         """
         now = time.monotonic()
+        total = self.seconds + self._remaining(done)
+        if self.shown and not last and total > _MUCH_MORE * self._told_total:
+            self._told_total = float("inf")
+            console().print(f"  about {_rough(total)} in all with its validations, unless training stops early")
         if not self.shown or (not last and self.epochs > _MANY_EPOCHS and now - self._last_epoch_line < _SHORT_EPOCH):
             return
         self._last_epoch_line = self._last_line = now

@@ -32,13 +32,16 @@ class TrainConfig(Section):
     """How the network is trained."""
 
     epochs: int | None = Field(
-        None, ge=1, description="passes over the training images, at most; by their number if unset, 30 for 5,000"
+        None,
+        ge=1,
+        description="passes over the training images, at most; by their number if unset, for 5,000 14 after a warm "
+        "start and 30 from random weights",
     )
     batch_size: int = Field(
         16,
         ge=1,
         description="images of one optimiser step; unless epochs is set, larger batches get as many steps, so more "
-        "epochs and a longer training",
+        "epochs and a longer training; up to 300 epochs, so that a few hundred images get fewer steps",
     )
     learning_rate: float | None = Field(
         None,
@@ -84,7 +87,7 @@ class TrainConfig(Section):
     keep_characters: bool = Field(
         True,
         description="after a warm start, whether characters that the start can write and no training label has stay in "
-        "the model; left out where validation is clearly worse with them, and where data.alphabet is set",
+        "the model, those of data.alphabet where it is set; left out where validation is clearly worse with them",
     )
     freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
     checkpoint_minutes: float = Field(
@@ -116,5 +119,10 @@ class TrainConfig(Section):
 class TuneConfig(Section):
     """Search for better hyper-parameters before training: learning rate, augmentation, dropout, recurrent units."""
 
-    trials: int = Field(0, ge=0, description="short trainings that are compared; 0 leaves the search out")
+    trials: int = Field(
+        0,
+        ge=0,
+        description="short trainings that are compared; each keeps its graph in memory, 50 MB with the smallest "
+        "network; 0 leaves the search out",
+    )
     epochs: int | None = Field(None, ge=1, description="epochs of each trial; a fifth of the training's if unset")

@@ -51,8 +51,9 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: `train_files`, `eval_files` (the validation split), `transform_output`, `serving_model_dir`,
             `model_run_dir`, and in `custom_config` the sections `transform`, `model`, `train` as JSON, the
-            servable's `name`, and `checkpoint_dir`, below which an interrupted training leaves its state; and
-            `hyperparameters`, those that Tuner found, where there is a Tuner.
+            servable's `name`, `alphabet`, the characters that the model may write, if they are given, and
+            `checkpoint_dir`, below which an interrupted training leaves its state; and `hyperparameters`, those that
+            Tuner found, where there is a Tuner.
 
     Raises:
         FloatingPointError: The loss is no longer finite.
@@ -76,8 +77,8 @@ def run_fn(fn_args: Any) -> None:
     alphabet = read_alphabet(tft_output)
     feature_spec = tft_output.transformed_feature_spec()
     with announced("Surveying the training and validation images"):
-        training = survey(expand(fn_args.train_files), feature_spec, transform)
-        validation = survey(expand(fn_args.eval_files), feature_spec, transform)
+        training = survey(expand(fn_args.train_files), feature_spec, transform, train.batch_size)
+        validation = survey(expand(fn_args.eval_files), feature_spec, transform, train.batch_size)
     _tell_unalignable(training, fn_args.model_run_dir)
 
     state_dir = None
@@ -116,7 +117,8 @@ def run_fn(fn_args: Any) -> None:
     with announced("Exporting the model"):
         kept = Kept(model, alphabet, fitting.log_probs)
         if start.version and train.keep_characters:
-            kept = with_characters_of(start.version, kept, model_config, validation)
+            is_given = fn_args.custom_config.get("alphabet") is not None
+            kept = with_characters_of(start.version, kept, model_config, training, validation, is_given)
         if kept.model is model and (replicated or mixed):  # what is served is on one device, too
             kept = kept._replace(model=build(model_config, classes, height))
             learn_from(kept.model, alphabet, model, alphabet)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +78,13 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> Take
     return Taken(fresh, told)
 
 
-def learn_from(model: Recogniser, alphabet: Sequence[str], trained: Recogniser, learnt: Sequence[str]) -> None:
+def learn_from(
+    model: Recogniser,
+    alphabet: Sequence[str],
+    trained: Recogniser,
+    learnt: Sequence[str],
+    but: Collection[str] = (),
+) -> None:
     """Gives a network the weights of a trained one of as many classes or fewer; the other classes keep theirs.
 
     Args:
@@ -86,14 +92,16 @@ def learn_from(model: Recogniser, alphabet: Sequence[str], trained: Recogniser, 
         alphabet: Its characters.
         trained: The trained one.
         learnt: Its characters, all of them in `alphabet`.
+        but: Those of them whose classes keep their weights, too.
     """
-    columns = [*(alphabet.index(character) for character in learnt), len(alphabet)]
+    pairs = [(alphabet.index(character), old) for old, character in enumerate(learnt) if character not in but]
+    columns, theirs = map(list, zip(*pairs, (len(alphabet), len(learnt)), strict=True))
     for variable, value in zip(model.variables, trained.variables, strict=True):
         if "seed_generator" not in variable.path:
             weights = value.numpy()
             if _is_of_head(variable.path):
                 wide = variable.numpy()
-                wide[..., columns] = weights
+                wide[..., columns] = weights[..., theirs]
                 weights = wide
             variable.assign(weights)
 

@@ -83,8 +83,9 @@ class RecogniserTuner(keras_tuner.Tuner):
         self.characters = read_alphabet(tft_output)
         spec = tft_output.transformed_feature_spec()
         with announced("Surveying the training and validation images"):
-            self.training_source = survey(expand(fn_args.train_files), spec, self.transform_config)
-            self.validation_source = survey(expand(fn_args.eval_files), spec, self.transform_config)
+            given = (spec, self.transform_config, train.batch_size)
+            self.training_source = survey(expand(fn_args.train_files), *given)
+            self.validation_source = survey(expand(fn_args.eval_files), *given)
         schedule = schedule_for(train, self.training_source.samples)
         epochs = trial_epochs(tune, schedule)
         self.train_config = train.model_copy(update={"epochs": epochs, "patience": epochs})

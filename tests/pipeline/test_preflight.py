@@ -46,7 +46,8 @@ def version(tmp_path):
     settings = path / SETTINGS_FILE
     settings.parent.mkdir(parents=True)
     (path / "saved_model.pb").touch()
-    settings.write_text(json.dumps({"alphabet": ["a"], "model": json.loads(Config().model.model_dump_json())}))
+    sections = {name: json.loads(getattr(Config(), name).model_dump_json()) for name in ("model", "transform")}
+    settings.write_text(json.dumps({"alphabet": ["a"], **sections}))
     return path
 
 

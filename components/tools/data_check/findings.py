@@ -141,7 +141,7 @@ def _about_characters(
     characters: Sequence[Mapping[str, Any]], known: str, config: RunSettings, result: Findings
 ) -> None:
     """Tells of characters that the model would not learn; `known` are those of the model that training starts from."""
-    kept = known if config.keeps_characters else ""
+    kept = known if config.train.keep_characters else ""
     new = [c for c in characters if not c["train"] and c["character"] not in kept]
     if new:
         shown = some([f"{visible(c['character'])} ({c['total']})" for c in new], 16)

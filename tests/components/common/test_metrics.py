@@ -2,6 +2,7 @@
 
 import math
 import random
+import tracemalloc
 import unicodedata
 from collections import Counter
 
@@ -88,6 +89,18 @@ def test_a_few_images_that_all_say_the_same_prove_little(images, differs):
     errors, back = PairedErrors(Counter({(1, 0, 10): images})), PairedErrors(Counter({(0, 1, 10): images}))
     assert errors.interval(0.95) == pytest.approx((-0.1, -0.1))
     assert (errors.differs(0.95), back.differs(0.95)) == (differs, -differs)
+
+
+def test_comparing_many_different_images_takes_little_memory():
+    errors = PairedErrors()
+    for number in range(1000):
+        errors.add(number % 7, number % 5, number)
+    tracemalloc.start()
+    try:
+        errors.interval(0.95)
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_images_that_say_nothing_are_no_difference():

@@ -37,8 +37,8 @@ def place(tmp_path):
                     json.dump({"compared_with": json.loads(noted.as_json())}, file)
             return number
 
-        def find(self, candidate, warm_start=None, model_dir=None):
-            return find(model_dir or self.model_dir, "htr", self.model(candidate), warm_start)
+        def find(self, candidate, warm_start=None, model_dir=None, off=None):
+            return find(model_dir or self.model_dir, "htr", self.model(candidate), warm_start, off)
 
     return Place()
 
@@ -112,6 +112,17 @@ def test_a_candidate_in_service_of_which_nothing_is_noted(place):
     assert place.find("a") == Baseline("none", reason="the model itself is in service")
     place.push("b", noted=Baseline("off", reason="another alphabet"))
     assert place.find("b") == Baseline("none", reason="the model itself is in service")
+
+
+def test_a_comparison_that_is_left_out_still_knows_the_version_in_service(place):
+    """For which an unchanged model is no new version."""
+    assert place.find("c", off="another alphabet") == Baseline("off", reason="another alphabet")
+    a = place.push("a")
+    found = place.find("c", off="another alphabet")
+    assert (kind(found), found.path, found.in_service) == (("off", None), "", f"{place.model_dir}/{a}")
+    assert place.find("c").in_service == found.in_service
+    place.push("c", noted=found)
+    assert place.find("c", off="another alphabet") == found, "a repeated run finds its steps cached"
 
 
 def test_the_base_of_a_warm_start_where_nothing_is_in_service(place, tmp_path):

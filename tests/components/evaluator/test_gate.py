@@ -156,6 +156,16 @@ def test_the_version_in_service_is_no_new_model(verdict):
     made = verdict("candidate", "kept", max_cer=0.2)
     assert not made.blessed and failures(made) == [("cer", "all", "unchanged")]
     assert "better than version 17, which the training started from" in str(made.failures[0])
+    assert made.failures[0].in_service == "version 17"
+
+
+def test_where_the_base_model_stayed_as_it_was_the_refusal_says_which_model_serves():
+    """A base model serves without a run only where no version is in service."""
+    alone, beside = (
+        str(Failure("cer", "all", 0.0, 0.0, "unchanged", "the base model", version)) for version in ("", "version 6")
+    )
+    assert "that model again, which serves without a run (htr read, htr serve): lower" in alone
+    assert "that model again, and version 6 stays in service (htr read --base PRESET takes the base model)" in beside
 
 
 def test_upper_end_of_the_interval_is_bounded(verdict):

@@ -113,6 +113,13 @@ def test_the_weight_of_the_base_is_taken_unless_validation_contradicts(validatio
     assert empty is None, "no n-grams are no language model"
 
 
+def test_the_base_is_not_trusted_where_it_lacks_the_letters_of_the_labels():
+    validation = images(NAMES[:2], doubt=0.3)
+    base = LanguageModel(ngrams.count(["вера", "нина"], Alphabet("авени р"), 2), 0.35, 0.5, 1.75)
+    found, facts = learn(NAMES * 20, ALPHABET, validation, LanguageConfig(), base)
+    assert found is None and not facts["trusts_base"]
+
+
 @pytest.mark.parametrize(("images", "temperature"), [(16, 1.0), (64, 0.5)])
 def test_a_few_images_that_are_all_right_make_it_no_surer(images, temperature):
     labels = ["anqa", "haqna", "johaqna", "susaqna"] * (images // 4)
@@ -245,6 +252,9 @@ def test_text_files_that_cannot_be_read(tmp_path):
     (tmp_path / "latin1.txt").write_bytes(b"th\xc3\xa9\ncaf\xe9\n")
     with pytest.raises(ConfigError, match=r"language\.texts: .*latin1\.txt is not UTF-8 \(.* at byte 8\).*iconv"):
         list(texts.lines([str(tmp_path / "latin1.txt")]))
+    (tmp_path / "utf16.txt").write_bytes("Anna\nBerta\n".encode("utf-16-le"))
+    with pytest.raises(ConfigError, match=r"language\.texts: .*utf16\.txt is not UTF-8 \(NUL at byte 1; is it UTF-16"):
+        list(texts.lines([str(tmp_path / "utf16.txt")]))
     with pytest.raises(ConfigError, match=r"language\.texts: .*nowhere\.txt cannot be read: No such file"):
         list(texts.lines([str(tmp_path / "nowhere.txt")]))
 

@@ -9,10 +9,11 @@ import tensorflow as tf
 
 from components.trainer import checkpoint, fitting
 from components.trainer.fitting import Fitting
-from components.trainer.input_pipeline import batches
+from components.trainer.input_pipeline import batches, survey
 from components.trainer.model import build
 from components.trainer.outcome import compare
-from tests.components.toy import SMALL, TRAIN, fit, source_of
+from tests.components.toy import LINE, SMALL, TRAIN, fit, source_of
+from tests.conftest import encode
 
 
 @pytest.fixture
@@ -33,6 +34,24 @@ def poison(monkeypatch, which):
         return batches(*args).enumerate().map(map_)
 
     monkeypatch.setattr(fitting, "batches", poisoned)
+
+
+@pytest.mark.parametrize("images", [3, 24, 45, 90, 270])
+def test_a_few_images_of_different_widths_fill_their_batches(tmp_path, images):
+    path = str(tmp_path / "train.gz")
+    with tf.io.TFRecordWriter(path, "GZIP") as writer:
+        for number in range(images):
+            example = tf.train.Example()
+            features = example.features.feature
+            features["image_png"].bytes_list.value.append(encode(np.zeros((4, 40 + 37 * number % 300), np.uint8)))
+            features["labels"].int64_list.value.append(0)
+            features["id"].bytes_list.value.append(b"%d" % number)
+            writer.write(example.SerializeToString())
+    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image_png", "id")}
+    source = survey([path], {**spec, "labels": tf.io.VarLenFeature(tf.int64)}, LINE, 16)
+    fewest = -(-images // 16)
+    assert source.samples == images and fewest <= source.steps(16) <= 1.1 * fewest
+    assert len(source.bounds) >= min(fewest - 1, 3)
 
 
 @pytest.mark.parametrize("policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)])

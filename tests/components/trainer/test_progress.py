@@ -48,6 +48,18 @@ def test_lines_within_an_epoch_where_there_is_no_terminal(talkative, capsys):
     assert "epoch   2/2  batch 1/10" in told
 
 
+def test_the_time_of_validations_is_told_after_the_first_epoch_where_it_is_much(talkative, capsys):
+    with Progress(epochs=100, steps=6, images=96, done=0, seconds_before=0.0) as shown:
+        for done in range(1, 13):
+            time.sleep(0.005)
+            shown.batch(done, lambda: 1.0)
+            if done % 6 == 0:
+                time.sleep(0.1)
+                shown.epoch(done, "loss", last=False)
+    told = re.findall(r"  about (\d+) seconds in all (.*), unless training stops early", capsys.readouterr().err)
+    assert [text.split()[0] for _, text in told] == ["at", "with"] and int(told[1][0]) > 1.5 * int(told[0][0])
+
+
 def test_the_first_line_comes_within_seconds_and_the_others_every_half_minute():
     assert progress._FIRST <= 10 and progress._EVERY <= 30
 

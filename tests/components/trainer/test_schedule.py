@@ -27,6 +27,11 @@ def test_epochs_follow_the_number_of_images():
     assert epochs == sorted(epochs, reverse=True) and epochs_for(OPEN, 0) == 2000
 
 
+def test_the_setting_tells_the_epochs_of_both_starts():
+    told = f"for 5,000 {epochs_for(WARM, 5000)} after a warm start and {epochs_for(OPEN, 5000)} from random weights"
+    assert told in (TrainConfig.model_fields["epochs"].description or "")
+
+
 @pytest.mark.parametrize(("images", "batch_size"), [(1, 16), (12, 16), (40, 16), (100, 16), (200, 64)])
 def test_the_smallest_sets_get_the_steps_after_which_ctc_reads(images, batch_size):
     assert 2000 <= steps(images, TrainConfig(warm_start=None, batch_size=batch_size)) <= 4700
@@ -41,6 +46,12 @@ def test_a_base_needs_half_the_steps(images):
 
 def test_larger_batches_get_as_many_steps():
     assert steps(5000, TrainConfig(batch_size=64)) == pytest.approx(steps(5000), rel=0.05)
+
+
+def test_larger_batches_of_few_images_get_fewer_steps_as_the_setting_says():
+    large = WARM.model_copy(update={"batch_size": 64})
+    assert epochs_for(large, 300) == 300 and steps(300, large) < steps(300, WARM)
+    assert "up to 300 epochs" in (TrainConfig.model_fields["batch_size"].description or "")
 
 
 @pytest.mark.parametrize("images", [10, 5000, 330_000])

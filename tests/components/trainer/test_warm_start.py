@@ -379,6 +379,17 @@ def test_a_directory_without_a_model_is_no_start(tmp_path):
         settled(TrainConfig(warm_start=str(tmp_path)), WORD, SMALL)
 
 
+def test_a_version_that_has_learnt_from_other_images_is_no_start(base):
+    start, line = TrainConfig(warm_start=base), TransformConfig(preset="line")
+    settled(start, WORD.model_copy(update={"width": 256}), SMALL)
+    settled(start, line.model_copy(update={"height": 32}), SMALL)
+    needed = r"Leave train\.warm_start out.* or train with --set transform\.preset=word --set transform\.height=32"
+    with pytest.raises(WarmStartError, match=rf"transform\.height is 64 here\. {needed}"):
+        settled(start, line, SMALL)
+    with pytest.raises(WarmStartError, match=r"transform\.contrast is False here"):
+        settled(start, WORD.model_copy(update={"contrast": False}), SMALL)
+
+
 @pytest.mark.parametrize("section", ["train", "line_training"])
 def test_a_newer_version_to_start_from_is_a_changed_input(tmp_path, section):
     from pipeline.config import load
