@@ -20,7 +20,7 @@ class NoLocks(OSError):
 
 
 @contextlib.contextmanager
-def locked(path: str, wait: bool = False) -> Iterator[None]:
+def locked(path: str, wait: bool = False, held: Exception | None = None) -> Iterator[None]:
     """Holds the lock of a file; the kernel drops it when the process ends, however it ends.
 
     NFS locks regular files that are open for writing, but no directories. The file stays behind, empty: after its
@@ -29,6 +29,7 @@ def locked(path: str, wait: bool = False) -> Iterator[None]:
     Args:
         path: File to lock; made if missing, for everybody who may write into its directory.
         wait: Whether to wait while another process holds the lock.
+        held: What is raised instead of `LockHeld`.
 
     Raises:
         LockHeld: Another process holds the lock, and `wait` is false.
@@ -40,7 +41,7 @@ def locked(path: str, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LockHeld(f"Another process has locked {path}.") from None
+            raise held or LockHeld(f"Another process has locked {path}.") from None
         except OSError as error:
             kind = NoLocks if error.errno in _NO_LOCKS else OSError
             raise kind(error.errno, f"cannot be locked: {error.strerror}", path) from None

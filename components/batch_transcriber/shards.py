@@ -343,13 +343,11 @@ def _unknown(job: Job, overwrite: bool) -> list[str]:
 def _lock(job: Job, alone: contextlib.ExitStack) -> None:
     os.makedirs(job.state, exist_ok=True)
     path = os.path.join(job.state, ".lock")
+    held = BatchError(
+        f"Another htr transcribe works on {job.output} and holds {path}. Wait for it to end, or name another output."
+    )
     try:
-        alone.enter_context(file_lock.locked(path))
-    except file_lock.LockHeld:
-        raise BatchError(
-            f"Another htr transcribe works on {job.output} and holds {path}. Wait for it to end, or name another "
-            "output."
-        ) from None
+        alone.enter_context(file_lock.locked(path, held=held))
     except file_lock.NoLocks:
         return
     for left in Path(job.state).glob("images*.jsonl"):  # by runs that were killed

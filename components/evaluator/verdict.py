@@ -187,7 +187,7 @@ class Verdict:
         compared_with = values.get("compared_with")
         return cls(
             **{
-                **{name: value for name, value in values.items() if name != "off"},  # an earlier release noted it
+                **{name: value for name, value in values.items() if name != "off"},  # older ones noted it
                 "failures": [Failure(**failure) for failure in values["failures"]],
                 "compared_with": Baseline(**compared_with) if compared_with else None,
             }

@@ -260,9 +260,9 @@ def calibration(predictions: pd.DataFrame) -> dict[str, Any]:
 
     Returns:
         `bins`, of equally many images and at least `LEAST_IN_BIN`: rows of `confidence`, `right` (means) and `samples`;
-        `error`, the expected calibration error: the mean
-        gap of the two over all images, None for fewer than `LEAST_CALIBRATED`; `gap`, mean confidence minus share of
-        right texts: above 0 is over-confident; `gap_error`, its standard error.
+        `error`, the expected calibration error: the mean gap of the two over all images, None for fewer than
+        `LEAST_CALIBRATED`; `gap`, mean confidence minus share of right texts: above 0 is over-confident; `gap_error`,
+        its standard error.
     """
     ordered = predictions.sort_values("confidence", kind="stable")
     confidence, right = ordered["confidence"].to_numpy(float), (ordered["edits"] == 0).to_numpy(float)

@@ -187,14 +187,11 @@ def locked(workspace: str) -> Iterator[None]:
         OSError: The folder cannot be written, or its file system has no locks.
     """
     path = os.path.join(workspace, ".lock")
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(file_lock.locked(path))
-        except file_lock.LockHeld:
-            raise WorkspaceBusy(
-                f"Another run works in {workspace} and holds {path}. Wait for it to end, or use another folder with "
-                "--workspace."
-            ) from None
+    held = WorkspaceBusy(
+        f"Another run works in {workspace} and holds {path}. Wait for it to end, or use another folder with "
+        "--workspace."
+    )
+    with file_lock.locked(path, held=held):
         yield
 
 

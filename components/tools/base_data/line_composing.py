@@ -19,7 +19,7 @@ from components.tools.base_data.word_cutting import SURE, Word, aligned, cut, cu
 from components.tools.dataset_folder import whole_dataset
 
 _HEIGHT = 64  # pixels of a line
-_WORDS = (2, 9)  # in a line, the longest one included
+_WORDS = (2, 9)  # of a line, if so many fit and are alike
 _LONGEST = 20.0  # width over height
 _TALL = 0.05  # standard deviation of a word's height, as a share of it
 _SHIFT = 0.03  # of its place above or below the others, as a share of the line's height
@@ -66,8 +66,9 @@ def write_composed(
     unsure = 0
     for row, line, characters in aligned(rows, lines, model):
         for word in cut(line, characters):
-            unsure += word.sure < SURE
-            if word.sure >= SURE:
+            if word.sure < SURE:
+                unsure += 1
+            else:
                 found[row["writer"]].append(word)
     writers = sorted(writer for writer, words in found.items() if len(words) > 1)
     if not writers:
@@ -104,12 +105,12 @@ def compose(words: Sequence[Word], rng: np.random.Generator) -> Word:
         scale = _HEIGHT / word.image.shape[0] * float(np.clip(rng.normal(1.0, _TALL), 0.8, 1.2))
         size = [max(round(side * scale), 1) for side in reversed(word.image.shape)]
         piece = cv2.resize(word.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        gap = round(float(rng.uniform(*_GAP)) * _HEIGHT)
+        gap = round(float(rng.uniform(*_GAP)) * _HEIGHT) * bool(chosen)  # none before the first word
         if len(chosen) == most or (chosen and width + gap + size[0] > _LONGEST * _HEIGHT):
             break
-        width += (gap if chosen else 0) + size[0]
+        width += gap + size[0]
         chosen.append(word)
-        pieces.append(np.hstack([np.full((size[1], gap if len(chosen) > 1 else 0), _paper(piece), np.uint8), piece]))
+        pieces.append(np.hstack([np.full((size[1], gap), _paper(piece), np.uint8), piece]))
     line = np.hstack([_at_height(piece, rng) for piece in pieces])
     text = " ".join(word.text for word in chosen)
     return Word(line, text, float(np.mean([word.sure for word in chosen])))

@@ -159,15 +159,12 @@ def _alone(job: _Job) -> Iterator[None]:
         raise ImportProblem(f"{job.output} exists and was not made by htr import. Name a new folder with --output.")
     os.makedirs(job.state, exist_ok=True)
     path = os.path.join(job.state, ".lock")
+    held = ImportProblem(
+        f"Another htr import works on {job.output} and holds {path}. Wait for it to end, or name another output."
+    )
     with contextlib.ExitStack() as stack:
-        try:
-            with contextlib.suppress(file_lock.NoLocks):
-                stack.enter_context(file_lock.locked(path))
-        except file_lock.LockHeld:
-            raise ImportProblem(
-                f"Another htr import works on {job.output} and holds {path}. Wait for it to end, or name another "
-                "output."
-            ) from None
+        with contextlib.suppress(file_lock.NoLocks):
+            stack.enter_context(file_lock.locked(path, held=held))
         yield
 
 
