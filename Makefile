@@ -38,13 +38,20 @@ test-current:  ## tests on the current stack; on older systems in a Debian 13 ro
 fuzz: setup  ## the property tests with 1000 examples instead of 100, where a test sets no number
 	@HTR_HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -m hypothesis --numprocesses=2
 
+# Each version of each package once, whatever Python and system its line is for: pip-audit passes over lines that are not
+# for those that it runs on, and takes one version of a package at a time.
 # --strict: behind a mirror without vulnerability data every package would count as free of them.
+LOCKS = portable current portable-cuda current-cuda airflow airflow2
 audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so it needs the internet
-	@for lock in portable current portable-cuda current-cuda airflow airflow2; do echo "$$lock.txt:"; UV_PYTHON_DOWNLOADS=never .venv/bin/uv tool run --quiet \
+	@lists=$$(mktemp -d) && trap 'rm -rf "$$lists"' EXIT && \
+	awk -v lists="$$lists" '/^[^ #]/ { sub(/ *;.*/, ""); if (seen[$$0]++) next; name = $$0; sub(/[[=].*/, "", name); \
+	  list = lists "/" (++versions[name]) ".txt"; print > list }' $(LOCKS:%=requirements/%.txt) && \
+	for list in "$$lists"/*; do UV_PYTHON_DOWNLOADS=never .venv/bin/uv tool run --quiet \
 	  --python $(PYTHON) --from pip-audit==2.10.1 pip-audit --strict --progress-spinner off --no-deps --disable-pip \
-	  --requirement requirements/$$lock.txt \
-	  $$(sed -n 's/^\([A-Z][A-Z]*-[^ ]*\) .*/--ignore-vuln \1/p' requirements/audit-exceptions.txt) \
-	  || { echo "Vulnerabilities outside of requirements/audit-exceptions.txt, or packages that pypi.org was not reached for: see above." >&2; exit 1; }; done
+	  --requirement "$$list" \
+	  $$(sed -n 's/^\([A-Z][A-Z]*-[^ ]*\) .*/--ignore-vuln \1/p' requirements/audit-exceptions.txt) || failed=1; done; \
+	[ -z "$$failed" ] \
+	  || { echo "Vulnerabilities outside of requirements/audit-exceptions.txt, or packages that pypi.org was not reached for: see above." >&2; exit 1; }
 
 base-model: setup  ## the models that are shipped, trained anew; hours on two cores, goes on where it was stopped; SETS=... holds the real sets
 	@$(PYTHON) -m pipeline.recipes.base_model --data $(SETS)
@@ -105,8 +112,9 @@ lint: setup  ## ruff, mypy, import contracts
 	@.venv/bin/lint-imports --no-logo --no-cache
 	@.venv/bin/mypy
 
-COMPILE = .venv/bin/uv pip compile --quiet --no-header --no-emit-index-url
-lock: setup  ## resolves requirements/*.txt again from requirements/*.in
+# What is locked stays where it still fits.
+COMPILE = .venv/bin/uv pip compile --quiet --no-header --no-emit-index-url $(addprefix --upgrade-package ,$(UPGRADE))
+lock: setup  ## resolves requirements/*.txt again from requirements/*.in; UPGRADE="NAME..." takes the newest of these packages
 	@$(COMPILE) --python-version 3.10 requirements/portable.in -o requirements/portable.txt
 	@$(COMPILE) --python-version 3.11 --universal requirements/current.in -o requirements/current.txt
 	@$(COMPILE) --python-version 3.10 requirements/portable-cuda.in -o requirements/portable-cuda.txt

@@ -153,7 +153,9 @@ def train(variant: str, config: Config, files: dict[str, list[str]], alphabet: S
     use_float32()
     kept = Kept(model, list(alphabet), fitting.log_probs)
     if config.train.is_warm and config.train.keep_characters:
-        kept = with_characters_of(config.train.warm_start or "", kept, config.model, *sources.values())
+        kept = with_characters_of(
+            config.train.warm_start or "", kept, config.model, sources["train"], sources["validation"]
+        )
     return Trained(kept.model, kept.alphabet, (time.process_time() - begin) / 60, fitting.done)
 
 

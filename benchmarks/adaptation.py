@@ -27,7 +27,7 @@ from components.base_model import packing
 from components.example_gen.dataset import Sample
 from components.example_gen.settings import DataConfig
 from components.language.learning import Recorded, decoded, learn
-from components.trainer import base
+from components.trainer import warm_start
 from components.trainer.fitting import log_probs_of, read_images
 from components.trainer.input_pipeline import Source, plain_batches, survey
 from components.trainer.model import Recogniser, build
@@ -122,7 +122,7 @@ def as_it_is(config: Config, evaluated: Sequence[Sample]) -> str:
     start = config.train.warm_start or ""
     with tempfile.TemporaryDirectory() as folder:
         _, files = write({"train": [], "eval": evaluated}, config.transform, Path(folder))
-        alphabet = base.alphabet_of(start)
+        alphabet = warm_start.alphabet_of(start)
         model = build(config.model, len(alphabet) + 1, config.transform.height or 0)
         start_from(model, alphabet, start)
         return f"{0:7.1f}  {rates(model, survey(files['eval'], FEATURES, config.transform), alphabet)}"
@@ -164,10 +164,10 @@ def main() -> None:
                 if count == 0 and start == "none":
                     continue
                 config = configuration.load(overrides=[*overrides, f"train.warm_start={start}", f"train.seed={seed}"])
-                settled, found = base.settled(config.train, transform, config.model)
+                settled, model, found = warm_start.settled(config.train, transform, config.model)
                 if start != "none" and settled.warm_start is None:
                     raise SystemExit(f"There is no start: {found.name}")
-                config = config.model_copy(update={"train": settled})
+                config = config.model_copy(update={"train": settled, "model": model})
                 if not count:
                     tell(start, 0, 0, seed, 0, as_it_is(config, evaluated))
                     continue

@@ -66,7 +66,7 @@ def main() -> None:
         taken = {}
         print(f"\n{'':20s} seconds  CPU s of this process")
         for way, work in ways.items():
-            taken[way], cpu = seconds(work)
+            taken[way], cpu = seconds(work, float)
             print(f"{way:20s} {taken[way]:7.2f} {cpu:8.2f}", flush=True)
         print(
             f"\nbucket / disk {taken['bucket'] / taken['disk']:.1f}, of which the store "

@@ -20,10 +20,10 @@ import grpc
 
 from benchmarks.serving import spawn
 from htr_client import HtrClient, messages
-from htr_client.addresses import grpc_target
-from htr_client.connection import channel_options
 from htr_client.errors import ImageError
 from htr_client.image_files import pack
+from htr_client.network.addresses import grpc_target
+from htr_client.network.connection import channel_options
 
 
 def bare(target: str, model: str, images: list[bytes], batch_size: int, in_flight: int) -> Callable[[], None]:

@@ -69,7 +69,8 @@ def serve(folder: Path, workers: int = 2) -> Iterator[Cluster]:
         for command in commands:
             process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
             # The last one first: workers whose scheduler has gone do not end by themselves.
-            stack.callback(lambda process=process: (process.kill(), process.wait()))
+            stack.callback(process.wait)
+            stack.callback(process.kill)
         deadline = time.monotonic() + 120
         while not described.exists() or not described.read_text():
             assert time.monotonic() < deadline, log.read_text()

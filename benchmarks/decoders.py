@@ -10,7 +10,7 @@ writers. The splits are those of `htr run` on the same folder. Time is CPU time 
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -52,6 +52,24 @@ def read(config: DataConfig) -> tuple[list[tuple[bytes, str]], list[str]]:
     checked = list(dataset.examine_all(config, TransformConfig(preset="line")))
     samples = [sample for sample in checked if isinstance(sample, dataset.Sample)]
     return [(s.image, s.text) for s in samples if s.split == "eval"], [s.text for s in samples if s.split == "train"]
+
+
+def record(server: str, model: str, images: Iterable[bytes]) -> tuple[Recorder, list[str | None]]:
+    """Asks a server for the log-probabilities of images.
+
+    Args:
+        server: Address of the server.
+        model: Name of the model.
+        images: The images.
+
+    Returns:
+        The record, and the place of each image in it: None where an image could not be read, "" where nothing is
+        written on it, for which clients give no text whatever the decoder says.
+    """
+    recorder = Recorder()
+    # One request at a time: the record is in the order of decoding.
+    with HtrClient(server, model, decoder=recorder.of, in_flight=1) as client:
+        return recorder, [result.text if result.ok else None for result in client.transcribe_many(images)]
 
 
 def error_rate(decoder: Decoder, alphabet: Alphabet, rows: Sequence[np.ndarray], labels: Sequence[str]) -> str:
@@ -108,13 +126,11 @@ def main() -> None:
 
     samples, texts = read(DataConfig(paths=args.data))
     samples = samples[: args.limit or None]
-    recorder = Recorder()
-    # One request at a time: the record is in the order of decoding.
-    with HtrClient(args.server, args.model, decoder=recorder.of, in_flight=1) as client:
-        found = list(client.transcribe_many(image for image, _ in samples))
-    good = [(int(result.text), text) for result, (_, text) in zip(found, samples, strict=True) if result.ok]
+    recorder, places = record(args.server, args.model, (image for image, _ in samples))
+    good = [(int(place), text) for place, (_, text) in zip(places, samples, strict=True) if place]
     if not good:
         parser.error("no image could be transcribed")
+    failed, empty = places.count(None), places.count("")
     rows, labels = [recorder.rows[i] for i, _ in good], [text for _, text in good]
 
     decoders: list[tuple[str, Decoder]] = [("best path", BestPath())]
@@ -130,9 +146,10 @@ def main() -> None:
     for order in args.order:
         model = CharacterModel(texts, order=order)
         for weight in args.language_weight:
-            decoder = PrefixBeamSearch(language_model=model, language_weight=weight)
-            decoders.append((f"beam + {order}-gram, weight {weight:g}", decoder))
-    print(f"{len(rows)} images, {len(samples) - len(rows)} could not be read\n")
+            search = PrefixBeamSearch(language_model=model, language_weight=weight)
+            decoders.append((f"beam + {order}-gram, weight {weight:g}", search))
+    left_out = f"{failed} could not be read, on {empty} nothing is written"
+    print(f"{len(rows)} images; {left_out}\n")
     print("| decoder | CER % | ms/image | alone |\n|---|---|---|---|")
     for name, decoder in decoders:
         print(f"| {name} | {error_rate(decoder, recorder.alphabet, rows, labels)} |", flush=True)

@@ -26,8 +26,8 @@ from components.common.artifacts import Report
 from components.common.metrics import ErrorCounts
 from components.evaluator import bounds
 from components.evaluator.component import EvaluatorExecutor
-from components.evaluator.evaluation import read_verdict
 from components.evaluator.settings import GateConfig
+from components.evaluator.tfma_verdict import read_verdict
 from components.example_gen.examples import records
 from components.example_gen.quarantine import Quarantine
 from components.example_gen.splits import SPLITS
@@ -88,7 +88,7 @@ def evaluate(inputs: dict[str, Any], folder: str) -> float:
     context = EvaluatorExecutor.Context(
         beam_pipeline_args=pipeline_options(BeamConfig()), tmp_dir=os.path.join(folder, "tmp"), unique_id="1"
     )
-    given = {name: inputs[name] for name in ("examples", "model", "baseline_model") if name in inputs}
+    given: dict[str, Any] = {name: inputs[name] for name in ("examples", "model", "baseline_model") if name in inputs}
     properties = {
         "eval_config": proto_utils.proto_to_json(bounds.eval_config(GateConfig())),
         "example_splits": '["eval"]',

@@ -24,6 +24,7 @@ from components.line_finder.data import LabelledPage, load_pages
 from components.line_finder.measuring import Readings, as_served, compare, texts_of
 from components.line_finder.metric import FindLines, LineScore, score_pages
 from components.line_finder.settings import LineFinderConfig
+from htr_client import HtrClient
 from htr_client.pages import Line, in_reading_order
 from pipeline.recipes.base_line_finder import EVALUATION, load_splits
 from serving.local import LocalClient
@@ -126,7 +127,7 @@ def timed(pages: list[LabelledPage], find: FindLines) -> tuple[LineScore, float]
     return score, (time.perf_counter() - begin) / max(len(pages), 1)
 
 
-def transcribed(pages: list[LabelledPage], find: FindLines, client: LocalClient) -> Readings:
+def transcribed(pages: list[LabelledPage], find: FindLines, client: HtrClient) -> Readings:
     """What the recogniser reads in the true lines and in the found ones."""
     readings = Readings()
     for page in pages:

@@ -168,7 +168,7 @@ def runs(folders: dict[int, Path], scratch: Path) -> None:
         slow = (
             f"{step.name} {step.seconds:.1f} s (CPU {step.cpu_seconds or 0:.1f})"
             for step in run.steps
-            if step.seconds >= 1
+            if step.seconds and step.seconds >= 1
         )
         print(f"          {', '.join(slow)}", flush=True)
 

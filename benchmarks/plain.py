@@ -32,6 +32,10 @@ class ConcatenatedColumns(Recogniser):
         shape = tf.shape(x)
         return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [shape[0], shape[2], x.shape[1] * x.shape[3]])
 
+    def frame_size(self, height: int, features: int) -> int:
+        """H * D."""
+        return height * features
+
 
 class PlainLoop:
     """The same network as Keras users write it: stock layers, `Model.fit` on the padded batch, Keras's CTC loss."""

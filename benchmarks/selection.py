@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from benchmarks.accuracy import FEATURES, read, write
 from components.example_gen.settings import DataConfig
-from components.trainer import base
+from components.trainer import warm_start
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import Source, survey
 from components.trainer.model import build
@@ -80,7 +80,8 @@ def trained(config: Config, files: dict[str, list[str]], alphabet: Sequence[str]
     if config.train.is_warm:
         start_from(model, alphabet, config.train.warm_start or "")
     held = {name: source for name, source in sources.items() if name != "train"}
-    train = config.train.model_copy(update={"patience": 10_000})
+    # What is put into the weights after the last epoch would be validated, too, and count as one more epoch.
+    train = config.train.model_copy(update={"patience": 10_000, "start_share": 0.0})
     fitting = Watched(model, sources["train"], next(iter(held.values())), alphabet, train)
     fitting.watch = Watch(held)
     fitting.run()
@@ -90,7 +91,7 @@ def trained(config: Config, files: dict[str, list[str]], alphabet: Sequence[str]
 def validation_of(errors: Errors, writers: Sequence[str]) -> Validation:
     """Validation on all images by some writers."""
     rows = np.concatenate([errors[writer] for writer in writers]).tolist()
-    return Validation([(edits, length) for edits, length in rows], 0, 0, "")
+    return Validation([(edits, length) for edits, length in rows], 0, 0)
 
 
 def rate(errors: Errors, writers: Sequence[str]) -> float:
@@ -191,8 +192,8 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     overrides = [f"transform.preset={arguments.preset}", f"train.warm_start={arguments.start}", *arguments.set]
     config = configuration.load(overrides=overrides)
-    settled, start = base.settled(config.train, config.transform, config.model)
-    config = config.model_copy(update={"train": settled})
+    settled, model, start = warm_start.settled(config.train, config.transform, config.model)
+    config = config.model_copy(update={"train": settled, "model": model})
     for number, salt in enumerate(arguments.salts):
         data = DataConfig(paths=[arguments.data], split_salt=salt, eval_fraction=arguments.held)
         samples = read(data, config.transform)

@@ -1,8 +1,8 @@
 """How far the spans of characters are from where the characters are.
 
 Renders words as the sample data does, in other writers' handwriting, whose characters are known to the pixel. A model
-transcribes them; of those that it reads correctly and confidently, the middles of spans are compared with the middles
-of the characters' ink, by the rule of `htr_client.spans` and by the plain frames in which the model fires.
+transcribes them; of those that are right and sure, the middles of spans are compared with the middles of the
+characters' ink, by the rule of `htr_client.spans` and by the plain frames in which the model fires.
 
     python -m benchmarks.spans --model demo/workspace/serving_model/htr/VERSION
 
@@ -70,15 +70,17 @@ def transcribe(model: ExportedModel, count: int, seed: int, confidence: float) -
     rng = np.random.default_rng(seed)
     found: list[Transcribed] = []
     for start in range(0, count, model.batch_size):
-        texts, images, extents = [], [], []
+        texts: list[str] = []
+        images: list[bytes] = []
+        extents = []
         while len(texts) < min(model.batch_size, count - start):
             font, text = FONTS[rng.integers(len(FONTS))], WORDS[rng.integers(len(WORDS))]
             if not load_glyphs(font).can_write(text):
                 continue
-            image, edges = render_with_extents(text, make_writer("writer", font, rng), rng)
+            drawn, edges = render_with_extents(text, make_writer("writer", font, rng), rng)
             texts.append(text)
             extents.append(edges)
-            images.append(cv2.imencode(".png", image)[1].tobytes())
+            images.append(cv2.imencode(".png", drawn)[1].tobytes())
         log_probs, frames = model.log_probs(images)
         decoded = BestPath().decode(log_probs, frames, model.alphabet)
         for text, image, edges, result, valid in zip(texts, images, extents, decoded, frames.tolist(), strict=True):
@@ -119,7 +121,7 @@ def main() -> None:
     args = parser.parse_args()
     words = transcribe(ExportedModel(args.model), args.words, args.seed, args.confidence)
     if not words:
-        parser.error("the model reads none of the words with that confidence")
+        parser.error("the model transcribes none of the words with that confidence")
     if args.record:
         with open(args.record, "w") as file:
             json.dump(words, file)

@@ -93,7 +93,7 @@ def main() -> None:
         plain = PlainLoop(config.model, len(alphabet) + 1, height, fitting.schedule.learning_rate)
         plain_data = batches(source, endless.model_copy(update={"augment": 0.0}), endless_epochs)
         plain_stream = iter(plain_data.map(lambda inputs, labels: (inputs["images"], labels)))
-        served = with_constants(fitting.model, height)
+        served = with_constants(fitting.model)
 
         mixed = config.train.bfloat16 and has_bfloat16()
 

@@ -17,9 +17,10 @@ from pipeline.commands import (
     config,
     data,
     doctor,
+    import_pages,
     label,
     orchestrate,
-    pages,
+    predict,
     read,
     reports,
     review,
@@ -33,7 +34,10 @@ from pipeline.exit_codes import DRIFT, ERROR, NOT_BLESSED, OK, TOO_MANY_REJECTS,
 
 __all__ = ["DRIFT", "ERROR", "NOT_BLESSED", "OK", "TOO_MANY_REJECTS", "USAGE", "CommandError", "main"]
 
-_FAMILIES = (read, data, pages, run, orchestrate, serve, review, label, transcribe, versions, config, reports, doctor)
+_FAMILIES = (
+    read, data, import_pages, run, orchestrate, serve, predict, review, label, transcribe, versions, config, reports,
+    doctor,
+)  # fmt: skip
 # As `htr --help` shows the commands.
 _GROUPS = {
     "Try": ("read", "sample-data", "doctor"),
@@ -55,9 +59,11 @@ def main(argv: list[str] | None = None) -> int:
         5 drift that must not be, 130 or 143 stopped by SIGINT or SIGTERM, 141 nobody reads the output any more.
     """
     from components.common.stopping import Stopped, stoppable
-    from htr_client.streams import replace_missing
+    from htr_client.errors import of_system
+    from htr_client.streams import quiet_opencv, replace_missing
 
     replace_missing()
+    quiet_opencv()
     debug = False
     try:
         with stoppable(3.0 if argv is None else None):
@@ -89,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
             return 128 + signal.SIGPIPE
         if debug:
             raise
-        _end(f"\nerror: {error}\n")
+        _end(f"\nerror: {of_system(error)}\n")
         return ERROR
 
 

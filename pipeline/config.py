@@ -28,7 +28,7 @@ from components.common.settings import ConfigError, IsPath, Section
 from components.common.suggestions import did_you_mean, setting_meant
 from components.line_finder.settings import (
     BASE,
-    NEWEST,
+    IN_SERVICE,
     LineFinderConfig,
     LineGateConfig,
     LineTrainingConfig,
@@ -43,7 +43,7 @@ from pipeline.runner_settings import AirflowConfig, KubeflowConfig
 
 # What PyYAML raises: also for a date such as 2024-13-01, for `!!int abc`, and for thousands of brackets.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-_LINE_FINDER = "htr-lines"  # `htr_client.pages.reading.LINE_FINDER`, whose module loads OpenCV
+LINE_FINDER = "htr-lines"  # `htr_client.pages.reading.LINE_FINDER`, whose module loads OpenCV
 
 
 class Config(RunSettings):
@@ -73,12 +73,12 @@ class Config(RunSettings):
     @property
     def line_finder_dir(self) -> str:
         """The same for line finders."""
-        return self.pages.model_dir or str(Path(self.workspace) / "serving_model" / _LINE_FINDER)
+        return self.pages.model_dir or str(Path(self.workspace) / "serving_model" / LINE_FINDER)
 
     @property
     def servable(self) -> tuple[str, str]:
         """Name and directory of the versions that a run of this task pushes."""
-        return (_LINE_FINDER, self.line_finder_dir) if self.task == "pages" else (self.name, self.model_dir)
+        return (LINE_FINDER, self.line_finder_dir) if self.task == "pages" else (self.name, self.model_dir)
 
     @property
     def options(self) -> str:
@@ -103,7 +103,7 @@ class Config(RunSettings):
         """Section, name and value of the settings that are set to a path or a list of paths, besides the workspace."""
         for section, name in PATHS:
             value = getattr(getattr(self, section), name)
-            if value and value not in (AUTO, NEWEST, BASE):
+            if value and value not in (AUTO, IN_SERVICE, BASE):
                 yield section, name, value
 
 

@@ -17,7 +17,7 @@ from components.batch_transcriber.component import BulkInferrer
 from components.evaluator import bounds
 from components.evaluator.baseline_step import BaselineModel
 from components.evaluator.component import Evaluator
-from components.evaluator.gate import Gate
+from components.evaluator.gate_step import Gate
 from components.example_gen.component import HandwritingExampleGen
 from components.example_gen.data_version import DataVersion
 from components.example_gen.rejects import REJECTS_FILE
@@ -60,7 +60,7 @@ def create_pipeline(
         ConfigError: The Beam options are unknown or incomplete.
     """
     transform_json = config.transform.model_dump_json()
-    data_version = None if looks_back else DataVersion(config.data)
+    data_version = None if looks_back else DataVersion(config.data, config.model_dir)
     example_gen = HandwritingExampleGen(
         config.data,
         config.transform,

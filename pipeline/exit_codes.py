@@ -12,8 +12,8 @@ _CODES = {
     "DatasetError": USAGE, "DataAnomalies": USAGE, "ConfigError": USAGE, "NoStatistics": USAGE,
     "NotBlessed": NOT_BLESSED, "TooManyRejects": TOO_MANY_REJECTS, "DataDrift": DRIFT,
     "BaseModelError": ERROR, "BaselineError": ERROR, "BatchError": ERROR, "FloatingPointError": ERROR,
-    "LineGateError": ERROR, "MetadataError": ERROR, "MissingInput": ERROR, "NoImages": ERROR, "NotServable": ERROR,
-    "StoreError": ERROR, "VersionError": ERROR, "WarmStartError": ERROR, "WorkspaceBusy": ERROR,
+    "LineGateError": ERROR, "MetadataError": ERROR, "MissingInput": ERROR, "NoCredentials": ERROR, "NoImages": ERROR,
+    "NotServable": ERROR, "StoreError": ERROR, "VersionError": ERROR, "WarmStartError": ERROR, "WorkspaceBusy": ERROR,
 }  # fmt: skip
 _NAMED = re.compile(
     rf"^(?:RuntimeError: )?(?:[\w.]*\.)?(\w+Error|{'|'.join(_CODES)}): (.*?)(?: \[while running|$)", re.MULTILINE

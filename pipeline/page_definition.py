@@ -10,9 +10,9 @@ from tfx.proto import trainer_pb2
 
 from components.base_model import packing
 from components.evaluator.baseline_step import BaselineModel
-from components.line_finder.evaluator import LineEvaluator
-from components.line_finder.example_gen import PageExampleGen
-from components.line_finder.report import LineReport
+from components.line_finder.steps.evaluator import LineEvaluator
+from components.line_finder.steps.example_gen import PageExampleGen
+from components.line_finder.steps.report import LineReport
 from components.pusher.component import AtomicPusher
 from components.serving_check.component import ServingCheck
 from components.trainer.component import Trainer
@@ -42,7 +42,7 @@ def create_page_pipeline(config: Config, pipeline_root: str, metadata_connection
     example_gen = PageExampleGen(config.data, config.pages, os.path.join(config.workspace, Pages.rejects_file))
     examples = example_gen.outputs["examples"]
     trainer = Trainer(
-        run_fn="components.line_finder.trainer.run_fn",
+        run_fn="components.line_finder.steps.trainer.run_fn",
         examples=examples,
         train_args=trainer_pb2.TrainArgs(splits=["train"]),
         eval_args=trainer_pb2.EvalArgs(splits=["validation"]),
@@ -56,7 +56,9 @@ def create_page_pipeline(config: Config, pipeline_root: str, metadata_connection
     )
     model = trainer.outputs["model"]
     baseline = BaselineModel(model, model_dir, name, None, config.line_training.warm_start).with_id("Baseline")
-    evaluator = LineEvaluator(examples, model, baseline.outputs["model"], config.line_gate, config.model_dir)
+    evaluator = LineEvaluator(
+        examples, model, baseline.outputs["model"], config.line_gate, config.model_dir, config.name
+    )
     blessing, evaluation = evaluator.outputs["blessing"], evaluator.outputs["evaluation"]
     report = LineReport(
         {name: getattr(config, name) for name in _SHOWN},

@@ -12,9 +12,11 @@ import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
 
 from components.base_model.packing import BaseModelError
 from components.common import storage
+from components.common.folders import nearest
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
 from components.common.words import some
@@ -25,7 +27,7 @@ from components.language import texts
 from components.line_finder.page_plan import list_pages
 from components.line_finder.recogniser import LineGateError, model_for_lines
 from components.line_finder.warm_start import find_start
-from components.trainer import base, devices
+from components.trainer import devices, warm_start
 from htr_client.pages.reading import LINE_FINDER
 from pipeline.beam import options as beam_options
 from pipeline.config import Config
@@ -83,7 +85,7 @@ def check_pages(config: Config) -> None:
 
 def _pages(config: Config) -> Iterator[str]:
     yield from _problems(lambda: find_start(config.line_training, config.line_finder))
-    yield from _problems(lambda: model_for_lines(config.line_gate, config.model_dir))
+    yield from _problems(lambda: model_for_lines(config.line_gate, config.model_dir, config.name))
     yield from _problems(lambda: beam_options.check_for_pipeline(config.beam))
     if storage.is_remote(config.line_finder_dir):
         yield from _problems(lambda: storage.check_writable(config.line_finder_dir), "pages.model_dir: ")
@@ -118,7 +120,8 @@ def check_airflow(config: Config) -> None:
         ConfigError: A setting cannot work; the message names all of them.
     """
     known = not config.airflow.metadata_connection
-    _refuse(_orchestrated(config), _airflow(config), _workspace(config, known), _settings(config), _here(config))
+    found = (_orchestrated(config), _airflow(config), _workspace(config, known), _settings(config), _here(config))
+    _refuse(*found, _bucket(config))
 
 
 def check_kubeflow(config: Config) -> None:
@@ -199,7 +202,7 @@ def _settings(config: Config) -> Iterator[str]:
     if config.language.texts and not config.language.enabled:
         yield "language.texts: with language.enabled=false there is no language model that learns from them"
     if not config.train.is_warm:
-        yield from _problems(lambda: base.settled(config.train, config.transform, config.model))
+        yield from _problems(lambda: warm_start.settled(config.train, config.transform, config.model))
     yield from _problems(lambda: beam_options.check_for_pipeline(config.beam))
 
 
@@ -207,7 +210,7 @@ def _here(config: Config) -> Iterator[str]:
     """What the files of this machine tell."""
     if config.train.is_warm:
         start = config.train.warm_start or ""
-        yield from _problems(lambda: base.check_fits(base.find_base(start), config.model, config.transform))
+        yield from _problems(lambda: warm_start.check_fits(warm_start.find_base(start), config.model, config.transform))
     # Read to the end, since a line that is not UTF-8 may stand anywhere.
     yield from _problems(lambda: deque(texts.lines(config.language.texts), maxlen=0))
     if not storage.is_remote(config.model_dir):
@@ -240,7 +243,7 @@ def _bucket(config: Config) -> Iterator[str]:
 def _problems(check: Callable[[], object], setting: str = "") -> Iterator[str]:
     try:
         check()
-    except (ConfigError, LineGateError, base.WarmStartError, BaseModelError, OSError) as error:
+    except (ConfigError, LineGateError, warm_start.WarmStartError, BaseModelError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _DISK:  # no setting is wrong
             raise
         yield f"{setting}{error}"
@@ -252,9 +255,7 @@ def _writable(setting: str, folder: str) -> Iterator[str]:
     Raises:
         OSError: The disk is read-only.
     """
-    place = folder
-    while not os.path.lexists(place) and os.path.dirname(place) != place:
-        place = os.path.dirname(place)
+    place = nearest(folder)
     if not os.path.isdir(place):
         yield f"{setting}: {folder} cannot be a folder, since {place} is not one"
     elif not os.access(place, os.W_OK | os.X_OK):
@@ -300,7 +301,8 @@ def _kubeflow(config: Config) -> Iterator[str]:
             elif path.startswith("minio://"):
                 yield (
                     f"{section}.{name}: only Kubeflow itself knows minio://; write s3{path.removeprefix('minio')} and "
-                    "name the endpoint in kubeflow.env, such as {AWS_ENDPOINT_URL: http://minio-service:9000}"
+                    "name the endpoint in kubeflow.env, such as {AWS_ENDPOINT_URL: "
+                    "http://seaweedfs.kubeflow:9000} (minio-service.kubeflow before Kubeflow Pipelines 2.16)"
                 )
     if config.drift.fail:
         yield (
@@ -320,13 +322,28 @@ def _kubeflow(config: Config) -> Iterator[str]:
         )
     if settings.host and not re.match(r"https?://[^/]+", settings.host):
         yield f"kubeflow.host: {settings.host!r} is no address such as https://kubeflow.example.com/pipeline"
-    mounts = {"volumes": settings.volumes, "secret_volumes": settings.secret_volumes}
-    for name, where in (
-        ("scratch", settings.scratch),
-        *((f"{kind}: {claim}", path) for kind, paths in mounts.items() for claim, path in paths.items()),
-    ):
+    yield from _mounts(config.push.model_dir, settings)
+
+
+def _mounts(model_dir: str | None, settings: KubeflowConfig) -> Iterator[str]:
+    """Mounts that no pod can have, and a model directory that would vanish with the pod of Pusher."""
+    kinds = {"volumes": settings.volumes, "secret_volumes": settings.secret_volumes}
+    mounts = [(f"{kind}: {claim}", path) for kind, paths in kinds.items() for claim, path in paths.items()]
+    for name, where in (("scratch", settings.scratch), *mounts):
         if not os.path.isabs(where):
             yield f"kubeflow.{name}: {where!r} is no absolute path, as a mount in a container must be"
+    taken: dict[str, str] = {}
+    for name, where in mounts:
+        if (other := taken.setdefault(os.path.normpath(where), name)) != name:
+            yield f"kubeflow.{name}: {other} is mounted at {where}, too; a path can hold one of them"
+    volumes = map(os.path.normpath, settings.volumes.values())
+    if model_dir and os.path.isabs(model_dir):
+        place = PurePosixPath(os.path.normpath(model_dir))
+        if not any(place.is_relative_to(volume) for volume in volumes):
+            yield (
+                f"push.model_dir: {model_dir} is on no volume, and what a container writes elsewhere is gone with it. "
+                "Name a folder below a mount of kubeflow.volumes, such as {htr-models: /models}, or in a bucket"
+            )
 
 
 def _pipeline_root(settings: KubeflowConfig) -> Iterator[str]:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from components.base_model import packing
 from components.common import storage
-from components.common.versions import list_versions, misplaced, model_at
+from components.common.in_service import VersionError, model_in_service
+from components.common.versions import list_versions, misplaced, model_at, offered
 from htr_client.model_facts import MAX_PIXELS
-from pipeline.config import Config, load
+from pipeline.config import LINE_FINDER, Config, load
 from serving.version_directory import SETTINGS_FILE, nothing_pushed
 
 if TYPE_CHECKING:
@@ -63,22 +64,22 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
         base: Preset of the base model to take, whatever was pushed.
 
     Returns:
-        The newest version that is not withdrawn; where nothing was pushed, the base model for lines, which also
-        transcribes words.
+        The version in service: the one labelled stable, else the newest that is not withdrawn; where nothing was
+        pushed, the base model for lines, which also transcribes words. Of a directory that is named, the newest.
 
     Raises:
-        NoModelError: No model there, or a line finder, all versions are withdrawn, or no base model is shipped for
-            the preset.
+        NoModelError: No model there, or a line finder, all versions are withdrawn, the labels cannot be read, or no
+            base model is shipped for the preset.
         OSError: The base model cannot be unpacked.
     """
     if base is not None:
         return _base(base, "")
     place = storage.absolute(directory or config.model_dir)
-    version = model_at(place)
+    version = model_at(place) if directory is not None else _in_service(place, config.name)
     if version is not None:
         if wrong := misplaced(version, "recogniser"):
             raise NoModelError(wrong)
-        return Model(version, config.name, f"The model is {version}")
+        return Model(version, config.name, f"The model is {version}{_newer(version) if directory is None else ''}")
     if directory is not None:
         gone = "" if storage.exists(place) else ", and does not exist"
         raise NoModelError(f"{place} is neither a version of a model nor a directory with versions{gone}.")
@@ -91,6 +92,19 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
             f"{nothing_pushed(place)} If one was pushed elsewhere, name what it was pushed with (--workspace, "
             f"--config, --set name=...). {error}"
         ) from error
+
+
+def _in_service(model_dir: str, name: str) -> str | None:
+    try:
+        return model_in_service(model_dir, name)
+    except VersionError as error:
+        raise NoModelError(str(error)) from error
+
+
+def _newer(version: str) -> str:
+    """What to say of a version in service that is not the newest; else nothing."""
+    newest = [newer.number for newer in offered(os.path.dirname(version))[-1:] if newer.path != version]
+    return "".join(f", which is in service; version {number} is newer" for number in newest)
 
 
 def _base(preset: str, why: str) -> Model:
@@ -112,8 +126,15 @@ def _scripts(version: str) -> str:
     return " and ".join(sorted({unicodedata.name(letter).partition(" ")[0].title() for letter in letters}))
 
 
+def preset_of(version: str) -> str | None:
+    """Preset that a version was trained with, by its settings; None where it has none."""
+    settings = os.path.join(version, SETTINGS_FILE)
+    known = json.loads(storage.read(settings)) if storage.exists(settings) else {}
+    return known["transform"]["preset"] if "transform" in known else None
+
+
 def pushed_line_finder(config: Config, directory: str | None = None) -> str | None:
-    """Version directory of the line finder that is named, else of the newest pushed one that is not withdrawn.
+    """Version directory of the line finder that is named, else of the one in service.
 
     Args:
         config: Whose workspace may hold pushed versions.
@@ -123,11 +144,16 @@ def pushed_line_finder(config: Config, directory: str | None = None) -> str | No
         None where nothing is named and nothing was pushed.
 
     Raises:
-        NoModelError: There is no version in the directory that is named, or one that transcribes.
+        NoModelError: There is no version in the directory that is named, or one that transcribes, or the labels
+            cannot be read.
     """
-    version = model_at(storage.absolute(directory or config.line_finder_dir))
+    if directory is not None:
+        version = model_at(storage.absolute(directory))
+    else:
+        version = _in_service(storage.absolute(config.line_finder_dir), LINE_FINDER)
     if version is None and directory is not None:
-        raise NoModelError(f"{directory} is neither a version of a line finder nor a directory with versions.")
+        gone = "" if storage.exists(storage.absolute(directory)) else ", and does not exist"
+        raise NoModelError(f"{directory} is neither a version of a line finder nor a directory with versions{gone}.")
     if version is not None and (wrong := misplaced(version, "line finder")):
         raise NoModelError(wrong)
     return version
@@ -154,7 +180,7 @@ def local_client(
     """A client that needs no server: it transcribes in this process, and its results are those of `HtrClient`.
 
     Args:
-        workspace: Folder whose newest versions are taken; where none was pushed, the base model for lines, and the
+        workspace: Folder whose versions in service are taken; where none was pushed, the base model for lines, and the
             base line finder.
         base: Preset of the base model to take, whatever was pushed.
         decoder: How log-probabilities become text; by default as `HtrClient`.

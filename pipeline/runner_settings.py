@@ -14,11 +14,30 @@ from htr_client.version import __version__
 # More than any run needs, and less than what Airflow's and Kubeflow's types of time overflow at.
 _YEAR = 365 * 24 * 3600
 _MOST_RETRIES = 100
-# Airflow's names for schedules, and a field of a cron expression; for others it shows an import error, and no DAG.
+# Airflow's names for schedules, and what the fields of a cron expression may be: lowest and highest number, and names.
+# For others it shows an import error, and no DAG.
 _SCHEDULES = ("@once", "@continuous", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
-_CRON = re.compile(
-    r"([\d*/,?#-]|l|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun)+", re.IGNORECASE
-)
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+_CRON: tuple[tuple[int, int, list[str]], ...] = (
+    (0, 59, []), (0, 23, []), (1, 31, []), (1, 12, _MONTHS), (0, 7, _DAYS), (0, 59, []),
+)  # fmt: skip
+# One part of a field, as in 1-5/2, l, l5 (the last Friday) or mon#2.
+_PART = re.compile(r"(?=.)l?(\*|\?|\d+|[a-z]{3})?(?:-(\d+|[a-z]{3}))?(?:#[1-5])?(?:/[1-9]\d*)?")
+
+
+def _is_cron(schedule: str) -> bool:
+    fields = schedule.lower().split()
+    if len(fields) not in (5, 6):
+        return False
+    for field, (lowest, highest, names) in zip(fields, _CRON, strict=False):
+        for part in map(_PART.fullmatch, field.split(",")):
+            if part is None:
+                return False
+            for value in filter(None, part.groups()):
+                if value not in ("*", "?", *names) and not (value.isdigit() and lowest <= int(value) <= highest):
+                    return False
+    return True
 
 
 class AirflowConfig(Section):
@@ -44,9 +63,7 @@ class AirflowConfig(Section):
     @field_validator("schedule")
     @classmethod
     def _known_to_airflow(cls, schedule: str | None) -> str | None:
-        fields = (schedule or "").split()
-        cron = len(fields) in (5, 6) and all(_CRON.fullmatch(field) for field in fields)
-        if schedule is not None and schedule not in _SCHEDULES and not cron:
+        if schedule is not None and schedule not in _SCHEDULES and not _is_cron(schedule):
             raise PydanticCustomError(
                 "schedule",
                 "It is neither a cron expression such as '0 3 * * *' nor one of {known}",
@@ -63,7 +80,8 @@ class KubeflowConfig(Section):
     image_pull_secrets: list[str] = Field([], description="secrets with the registry's credentials")
     pipeline_root: str | None = Field(None, description="where artifacts go, e.g. s3://bucket/htr; Kubeflow's if unset")
     scratch: str = Field(
-        "/tmp/htr", description="folder of Trainer's checkpoints; a retry goes on from those on a volume"
+        "/tmp/htr",
+        description="folder of Trainer's checkpoints; another try or a later run goes on from those on a volume",
     )
     stage_artifacts: bool = Field(
         True,
@@ -71,9 +89,13 @@ class KubeflowConfig(Section):
         "Beam workers elsewhere",
     )
     cpu: float = Field(4, gt=0, description="CPU limit of each step")
+    cpu_request: float = Field(0.5, gt=0, description="CPUs that a node keeps for each step; at most the limit")
     memory: float = Field(8, gt=0, description="memory limit of each step, GB")
+    memory_request: float = Field(2, gt=0, description="memory that a node keeps for each step, GB; at most the limit")
     trainer_cpu: float = Field(8, gt=0, description="CPU limit of Trainer and Tuner")
+    trainer_cpu_request: float = Field(2, gt=0, description="CPUs that a node keeps for Trainer and Tuner")
     trainer_memory: float = Field(32, gt=0, description="memory limit of Trainer and Tuner, GB")
+    trainer_memory_request: float = Field(8, gt=0, description="memory that a node keeps for Trainer and Tuner, GB")
     accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of the accelerator of Trainer and Tuner")
     accelerators: int | None = Field(
         None,
@@ -102,10 +124,17 @@ class KubeflowConfig(Section):
         2,
         ge=0,
         le=_MOST_RETRIES,
-        description="how often a failed step is tried again; the verdicts of ExampleValidator and Gate are final",
+        description="how often a step is tried again; after which failures, Kubeflow's installation decides "
+        "(docs/production.md). The verdicts of ExampleValidator and Gate are final",
     )
     retry_delay: float = Field(60, ge=0, le=_YEAR, description="seconds before the first retry; doubled with each")
-    host: str | None = Field(None, description="address of the API, e.g. https://kubeflow.example.com/pipeline")
+    timeout: float | None = Field(
+        86400,
+        gt=0,
+        le=_YEAR,
+        description="seconds on a node after which a try of a step is ended; unlimited if unset",
+    )
+    host: str | None = Field(None, description="address of the interface, e.g. https://kubeflow.example.com/pipeline")
     namespace: str | None = Field(None, description="profile that runs belong to, where there are several users")
     experiment: str = Field("htr", description="experiment that runs are listed under")
     service_account: str | None = Field(None, description="service account of the steps' pods; Kubeflow's if unset")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from serving.metrics import Metrics
-from serving.status import Code, ServingError, from_exception, invalid
+from serving.status import Code, ServingError, deadline_exceeded, from_exception, invalid
 
 RunFunction = Callable[[Mapping[str, np.ndarray], Sequence[str], "float | None"], list[np.ndarray]]
 
@@ -297,7 +297,7 @@ class Batcher:
                 return future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except FutureTimeout as error:
                 if not future.done():
-                    raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded") from error
+                    raise deadline_exceeded() from error
 
     # -- the batch threads -----------------------------------------------------------------------------------
 

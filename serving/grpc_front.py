@@ -19,7 +19,7 @@ from serving import ports, protos
 from serving.model_config import KEPT_MODEL
 from serving.options import ServerOptions, model_threads
 from serving.service import Call, Service
-from serving.status import UNSUPPORTED, Code, ServingError, from_exception, invalid, unsupported
+from serving.status import UNSUPPORTED, Code, ServingError, deadline_exceeded, from_exception, invalid, unsupported
 
 logger = logging.getLogger("serving")
 
@@ -190,7 +190,7 @@ class GrpcFront:
     def _expire(answer: asyncio.Future[bytes], call: Any) -> None:
         if not answer.done():
             call.expired.set()
-            answer.set_exception(ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+            answer.set_exception(deadline_exceeded())
 
     def _post(self, answer: asyncio.Future[bytes], lane: _Lane, result: bytes, error: ServingError | None) -> None:
         """Hands an answer to the event loop, from any thread; answers of one batch share one wake-up."""

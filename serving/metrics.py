@@ -31,9 +31,6 @@ class Metrics:
         self.warmup_latency = Metric(
             prefix + "model_warmup_latency", "histogram", ("model_path", "status"), latency, status
         )
-        self.warmup_records = Metric(
-            prefix + "model_warmup_records_read", "counter", ("model_path", "status"), bounded=status
-        )
         self.queuing_latency = Metric(
             prefix + "batching_session/queuing_latency", "histogram", ("thread_pool_name",), latency
         )

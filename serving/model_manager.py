@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from serving.loaded_versions import Handle, State, Version, Versions
 from serving.metrics import Metrics
 from serving.model_config import ModelConfig, with_line_finder
 from serving.options import ServerOptions
 from serving.runner import RunnerOptions
-from serving.status import Code, ServingError, invalid
+from serving.status import Code, ServingError, deadline_exceeded, invalid
 from serving.version_directory import find_versions
-from serving.versions import Handle, State, Version, Versions
 
 logger = logging.getLogger("serving")
 
@@ -84,7 +84,7 @@ class ModelManager:
         if self.versions.stopping.is_set():
             raise ServingError(Code.CANCELLED, "the server is shutting down")
         if deadline is not None and time.monotonic() >= deadline:
-            raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            raise deadline_exceeded()
         if check is not None:
             check()
 

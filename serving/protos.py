@@ -91,12 +91,13 @@ HealthCheckRequest: Any = _CLASSES["HealthCheckRequest"]
 HealthCheckResponse: Any = _CLASSES["HealthCheckResponse"]
 
 
-def read_text_proto(path: str | Path, message: Any) -> Any:
+def read_text_proto(path: str | Path, message: Any, option: str = "") -> Any:
     """Reads a text protobuf file into a message.
 
     Args:
         path: The file.
         message: An empty message of the wanted type, which is filled.
+        option: Name of the server's option that names the file, if one does.
 
     Returns:
         The message.
@@ -104,11 +105,20 @@ def read_text_proto(path: str | Path, message: Any) -> Any:
     Raises:
         ServingError: The file cannot be read or parsed.
     """
-    return parse_text_proto(read_text(path), path, message)
+    return parse_text_proto(read_text(path, option), path, message)
 
 
-def read_text(path: str | Path) -> str:
+def read_option(options: Any, name: str, message: Any) -> Any:
+    """What `read_text_proto` reads from the file that an option of the server names."""
+    return read_text_proto(getattr(options, name), message, name)
+
+
+def read_text(path: str | Path, option: str = "") -> str:
     """Reads the text of a configuration file.
+
+    Args:
+        path: The file.
+        option: Name of the server's option that names the file, if one does.
 
     Raises:
         ServingError: The file cannot be read.
@@ -116,7 +126,8 @@ def read_text(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise invalid(f"{path}: {error.strerror}") from error
+        told = f"--{option}: " if option else ""
+        raise invalid(f"{told}{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise invalid(f"Invalid protobuf file: '{path}': {error}") from error
 

@@ -88,27 +88,31 @@ class RestServer:
     def _route(self, method: str, path: str, body: bytes) -> Any:
         pattern = {"POST": _PREDICT, "GET": _STATUS}.get(method)
         match = pattern.fullmatch(path) if pattern is not None else None
-        if match is None:
-            raise invalid(f"Malformed request: {method} {path}")
-        name = urllib.parse.unquote(match[1] or "")
+        name = urllib.parse.unquote(match[1] or "") if match is not None else ""
         timeout = self.options.rest_api_timeout_in_ms
         call = Call.within(timeout / 1000 if timeout > 0 else None, "REST")
-        if method == "POST":
-            api = match[4].lower()
-            if api != "predict":
-                raise unsupported(api)
-            with self.service.counted(name, api, call), self._slot(call):
-                return self._predict(name, match[2], match[3], body, call)
-        if not name:
-            raise invalid("Missing model name in request.")
-        with self._slot(call):
-            if match[4]:
-                request = self.service.request_types["GetModelMetadata"](metadata_field=["signature_def"])
-                self._fill_spec(request.model_spec, name, match[2], match[3])
-                return self._metadata_json(self.service.get_model_metadata(request, call))
-            request = self.service.request_types["GetModelStatus"]()
+        api = match[4].lower() if match is not None and method == "POST" else ""
+        if api not in ("predict", ""):
+            raise unsupported(api)
+        # As TensorFlow Serving does, which counts whatever comes over REST; what is no prediction has no API.
+        with self.service.counted(name, api, call):
+            if match is None:
+                raise invalid(f"Malformed request: {method} {path}")
+            if not name:
+                raise invalid("Missing model name in request.")
+            with self._slot(call):
+                return self._call_service(match, name, api, body, call)
+
+    def _call_service(self, match: re.Match[str], name: str, api: str, body: bytes, call: Call) -> Any:
+        if api:
+            return self._predict(name, match[2], match[3], body, call)
+        if match[4]:
+            request = self.service.request_types["GetModelMetadata"](metadata_field=["signature_def"])
             self._fill_spec(request.model_spec, name, match[2], match[3])
-            return message_json(self.service.get_model_status(request, call), keep_names=False)
+            return self._metadata_json(self.service.get_model_metadata(request, call))
+        request = self.service.request_types["GetModelStatus"]()
+        self._fill_spec(request.model_spec, name, match[2], match[3])
+        return message_json(self.service.get_model_status(request, call), keep_names=False)
 
     @contextmanager
     def _slot(self, call: Call) -> Iterator[None]:

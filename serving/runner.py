@@ -30,7 +30,7 @@ from serving.signatures import (
     prepare_feeds,
     select_outputs,
 )
-from serving.status import Code, ServingError, from_exception, invalid
+from serving.status import Code, ServingError, deadline_exceeded, from_exception, invalid
 from serving.version_directory import GRAPH_FILE, WARMUP_FILE
 
 _INIT_OP_SIGNATURE = "__saved_model_init_op"
@@ -291,7 +291,7 @@ class LoadedModel:
         if deadline is not None:
             timeout_ms = int((deadline - time.monotonic()) * 1000)
             if timeout_ms <= 0:
-                raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+                raise deadline_exceeded()
         try:
             return self._call(feeds, fetches, (), timeout_ms)
         except Exception as error:

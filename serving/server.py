@@ -260,7 +260,7 @@ class EmbeddedServer:
             from serving import protos
 
             # Kept: what is written while the first versions load is a change that polling has to find.
-            self._config_text = protos.read_text(options.model_config_file)
+            self._config_text = protos.read_text(options.model_config_file, "model_config_file")
             return self._parse_models(self._config_text)
         if not options.model_base_path:
             raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
@@ -297,7 +297,7 @@ class EmbeddedServer:
             return None
         message = protos.BatchingParameters()
         if options.batching_parameters_file:
-            protos.read_text_proto(options.batching_parameters_file, message)
+            protos.read_option(options, "batching_parameters_file", message)
         if message.pad_variable_length_inputs:
             logger.warning(
                 "%s: pad_variable_length_inputs is without effect in the embedded server: requests of different shapes "
@@ -310,7 +310,7 @@ class EmbeddedServer:
 
         if not self.options.monitoring_config_file:
             return ""
-        message = protos.read_text_proto(self.options.monitoring_config_file, protos.MonitoringConfig())
+        message = protos.read_option(self.options, "monitoring_config_file", protos.MonitoringConfig())
         if not message.prometheus_config.enable:
             return ""
         if not self.options.rest_api_port:
@@ -322,7 +322,7 @@ class EmbeddedServer:
 
         if not self.options.ssl_config_file:
             return None
-        message = protos.read_text_proto(self.options.ssl_config_file, protos.SSLConfig())
+        message = protos.read_option(self.options, "ssl_config_file", protos.SSLConfig())
         if not (message.server_key and message.server_cert):
             raise invalid(f"{self.options.ssl_config_file} needs server_key and server_cert, in PEM.")
         return message
@@ -355,7 +355,7 @@ class EmbeddedServer:
 
         if not self.options.tensorflow_session_config_file:
             return None
-        return protos.read_text_proto(self.options.tensorflow_session_config_file, tensorflow.compat.v1.ConfigProto())
+        return protos.read_option(self.options, "tensorflow_session_config_file", tensorflow.compat.v1.ConfigProto())
 
     def _poll_config(self) -> None:
         from serving import protos

@@ -17,12 +17,12 @@ import numpy as np
 
 from serving import tensors
 from serving.batching import Batcher
+from serving.loaded_versions import Handle
 from serving.metrics import Metrics
 from serving.model_config import config_from_proto
 from serving.model_manager import ModelManager
 from serving.signatures import DEFAULT_SIGNATURE, Signature
-from serving.status import Code, ServingError, from_exception, invalid
-from serving.versions import Handle
+from serving.status import Code, ServingError, deadline_exceeded, from_exception, invalid
 
 _SIGNATURE_FIELD = "signature_def"
 
@@ -55,7 +55,7 @@ class Call:
             ServingError: The caller has gone or the deadline has passed.
         """
         if self.late:
-            raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            raise deadline_exceeded()
         if self.abandoned.is_set():
             raise ServingError(Code.CANCELLED, "the caller has gone")
 
@@ -117,29 +117,37 @@ class Service:
     def counted(self, name: str, api: str, call: Call) -> Iterator[None]:
         """Counts a request and its time under TensorFlow Serving's metrics.
 
-        A gRPC call that ends late counts as what its caller saw, whatever came of the work.
-
         Args:
             name: The model asked for.
             api: The method.
             call: The request's transport facts.
+
+        Raises:
+            ServingError: A gRPC call has ended late, whatever came of the work: what is counted is what is told.
         """
         started = time.monotonic()
-        code = Code.OK
+        failure: Exception | None = None
         try:
             yield
-        except Exception as error:
-            code = from_exception(error).code
-            raise
-        finally:
-            self._count(name, api, call, time.monotonic() - started, code)
+        except Exception as raised:
+            failure = raised
+        error = None if failure is None else from_exception(failure)
+        told = self._count(name, api, call, time.monotonic() - started, error)
+        if failure is not None and told is error:
+            raise failure
+        if told is not None:
+            raise told from failure
 
-    def _count(self, name: str, api: str, call: Call, seconds: float, code: Code) -> None:
+    def _count(
+        self, name: str, api: str, call: Call, seconds: float, error: ServingError | None
+    ) -> ServingError | None:
+        """Counts a request, and returns the error that its caller has to be told, None for an answer."""
         if call.late and call.entrypoint == "GRPC":
-            code = Code.DEADLINE_EXCEEDED
-        self.metrics.request_count.add(1, name, code.name)
-        if code == Code.OK:
+            error = deadline_exceeded()
+        self.metrics.request_count.add(1, name, Code.OK.name if error is None else error.code.name)
+        if error is None:
             self.metrics.request_latency.add(seconds * 1e6, name, api, call.entrypoint)
+        return error
 
     # -- prediction ------------------------------------------------------------------------------------------
 
@@ -211,8 +219,7 @@ class Service:
             except Exception as problem:
                 error = from_exception(problem)
             held.close()
-            code = Code.OK if error is None else error.code
-            self._count(request.model_spec.name, "Predict", call, time.monotonic() - started, code)
+            error = self._count(request.model_spec.name, "Predict", call, time.monotonic() - started, error)
             done(response, error)
 
         try:

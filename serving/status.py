@@ -83,6 +83,11 @@ def invalid(message: str) -> ServingError:
     return ServingError(Code.INVALID_ARGUMENT, message)
 
 
+def deadline_exceeded() -> ServingError:
+    """Returns the error of a call whose time is over, in TensorFlow Serving's words."""
+    return ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+
 def unsupported(method: str) -> ServingError:
     """Returns the refusal of a method that only TensorFlow Serving has."""
     return ServingError(Code.UNIMPLEMENTED, f"{method} is not implemented by the embedded server")

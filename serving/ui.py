@@ -25,7 +25,7 @@ from typing import Any
 from htr_client import HtrClient, HtrError, ImageError, image_files, kinds, pages
 from htr_client.errors import ModelNotFound
 from htr_client.headers import inspect
-from htr_client.pages.reading import LINE_FINDER
+from htr_client.pages.reading import LINE_FINDER, is_page
 from serving import http_server
 
 MAX_BYTES = image_files.MAX_BYTES
@@ -188,11 +188,11 @@ class _Handler(http_server.Handler):
     def _transcribe(self) -> dict[str, Any]:
         image = self._image()
         if not self.reading.acquire(timeout=_TIMEOUT_SECONDS):
-            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "Too many images are being read. Try again.")
+            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "Too many images are being transcribed. Try again.")
         started = time.perf_counter()
         try:
             page = kinds.page_of(self.client, image)
-            if page is not None:
+            if page is not None and is_page(page):
                 return {"page": dataclasses.asdict(page), "milliseconds": 1000 * (time.perf_counter() - started)}
             result = self.client.transcribe(image)
         finally:
@@ -205,7 +205,7 @@ class _Handler(http_server.Handler):
             "text": result.text, "confidence": result.confidence, "characters": characters,
             "width": size.width, "height": size.height, "model": result.model, "version": result.version,
             "milliseconds": 1000 * sum(result.timings),
-            "suspicions": [suspicion.message for suspicion in result.suspicions],
+            "suspicions": [suspicion.message for suspicion in kinds.of_one_line(result, page)],
         }  # fmt: skip
 
     def _send_json(self, status: HTTPStatus, content: dict[str, Any]) -> None:

@@ -39,6 +39,11 @@ def missing() -> list[str]:
     return [name for name, there in found.items() if not there]
 
 
+def why_skipped(names: list[str]) -> str:
+    """Reason of the skip where something is missing; not one of those that CI allows."""
+    return f"{', '.join(names)} not installed: `make airflow-test` tries to, as root"
+
+
 def _postgres(program: str) -> str | None:
     """Path of a program of PostgreSQL; Debian keeps those of a server off the PATH."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))

@@ -6,10 +6,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import grpc
+import numpy as np
 import pytest
 
-from benchmarks import plain, serving
+from benchmarks import decoders, plain, serving
+from htr_client.decoding import BestPath
+from htr_client.testing import FakeServer, png
 from tests.conftest import write_dataset
 
 ANSWER_SECONDS = 0.01
@@ -60,6 +64,16 @@ def test_a_deadline_that_passed_is_no_refusal(slow_server):
 def test_a_server_that_does_not_start_says_why(tmp_path):
     with pytest.raises(SystemExit, match="--no_such_flag"):
         serving.spawn(str(tmp_path), "htr", ["--no_such_flag"])
+
+
+def test_an_image_on_which_nothing_is_written_has_no_place_in_the_record():
+    white = cv2.imencode(".png", np.full((32, 128), 255, np.uint8))[1].tobytes()
+    with FakeServer() as server:
+        recorder, places = decoders.record(server.address, "htr", [png("abc"), white, b"no image", png("hello")])
+    assert places[1:3] == ["", None]
+    texts = [BestPath().decode(recorder.rows[int(place)][None], np.array([len(recorder.rows[int(place)])]),
+                               recorder.alphabet)[0].text for place in (places[0], places[3])]  # fmt: skip
+    assert texts == ["abc", "hello"]
 
 
 @pytest.mark.slow

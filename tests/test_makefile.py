@@ -68,3 +68,37 @@ def test_benchmarks_of_a_workspace_without_a_version_end_at_once(clone):
     done = called(clone, "bench", "WORKSPACE=nowhere")
     assert done.returncode and "There is no pushed version in nowhere/serving_model/htr" in done.stderr
     assert "pipeline.demo" not in (clone / "asked").read_text()
+
+
+def test_the_audit_takes_each_locked_version_once_whatever_python_it_is_for(clone):
+    """pip-audit passes over lines that are not for the Python that it runs on, and refuses two versions in one file."""
+    copies = 'while [ $# -gt 0 ]; do [ "$1" != --requirement ] || cp "$2" "audited-${2##*/}"; shift; done'
+    (clone / ".venv/bin/uv").write_text(f"#!/bin/sh\n{copies}\n")
+    done = called(clone, "audit")
+    assert done.returncode == 0, done.stderr
+    lists = [path.read_text().splitlines() for path in clone.glob("audited-*")]
+    for lines in lists:
+        names = [line.split("==")[0].split("[")[0] for line in lines]
+        assert len(set(names)) == len(names) > 1 and not [line for line in lines if ";" in line or line[0] in " #"]
+    locked = {
+        line.split(" ;")[0]
+        for name in ("portable", "current", "portable-cuda", "current-cuda", "airflow", "airflow2")
+        for line in (ROOT / f"requirements/{name}.txt").read_text().splitlines()
+        if line[0] not in " #"
+    }
+    assert sorted(line for lines in lists for line in lines) == sorted(locked)
+
+
+def test_an_audit_that_finds_something_goes_on_and_fails(clone):
+    (clone / ".venv/bin/uv").write_text('#!/bin/sh\n[ "$1" != tool ] || { echo; false; } >> asked\n')
+    done = called(clone, "audit")
+    assert done.returncode and "Vulnerabilities" in done.stderr and (clone / "asked").read_text().count("\n") > 1
+
+
+def test_a_locked_package_can_be_upgraded(clone):
+    """Without that its pin stays, also after the audit has named it."""
+    asked = make(clone, "lock", "UPGRADE=starlette tornado")
+    for name in ("starlette", "tornado"):
+        assert asked.count(name) == asked.count("compile") > 1 and asked[asked.index(name) - 1] == "--upgrade-package"
+    (clone / "asked").unlink()
+    assert "--upgrade-package" not in make(clone, "lock")

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests import no_skips
+from tests import airflow_deployment, no_skips
 
 pytestmark = pytest.mark.either_stack
 
@@ -65,6 +66,14 @@ def test_a_module_that_is_skipped_fails(tmp_path):
 def test_what_is_allowed_may_be_skipped(tmp_path):
     code, output = outcomes(tmp_path, SKIPPED.format(reason=f"because {no_skips.allowed()[0]}"))
     assert code == 0 and "1 passed, 3 skipped, 1 xfailed" in output
+
+
+def test_ci_fails_where_the_deployment_of_airflow_cannot_be_tested():
+    """Else its job is green without that test, on a system whose packages have other names."""
+    reason = airflow_deployment.why_skipped(["PostgreSQL", "MariaDB"])
+    assert not [part for part in no_skips.allowed() if part in reason]
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    assert jobs["airflow"]["env"]["HTR_NO_SKIPS"] == "1"
 
 
 def test_outside_of_ci_skips_are_skips(tmp_path):

@@ -15,7 +15,10 @@ import htr_client
 
 ROOT = Path(__file__).parent.parent
 VERSION = htr_client.__version__
-NAMED = re.compile(r"\bhtr[-_](?:pipeline|trainer|airflow|client)[:=-]{1,2}(\d+\.\d+\.\d+\S*?)(?=\.tar|[\s\"'`\])]|$)")
+NAMED = re.compile(
+    r"(?:\bhtr[-_](?:pipeline|trainer|airflow|client|serving)[:=-]{1,2}|\bnewTag: )"
+    r"(\d+\.\d+\.\d+\S*?)(?=\.tar|-[cg]pu|[\s\"'`\])]|$)"
+)
 BUILT_FROM = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "pipeline", "components", "serving",
               "client")  # fmt: skip
 MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist")
@@ -37,7 +40,8 @@ def test_no_document_or_manifest_names_another_version():
         for version in NAMED.findall(path.read_text("utf-8"))
     }
     assert {version for _, version in named} == {VERSION}, named
-    assert {"docs/production.md", "kubeflow/storage/shell.yaml"} <= {path for path, _ in named}
+    tags = {f"kubeflow/serving/overlays/{name}/kustomization.yaml" for name in ("cpu", "gpu", "canary")}
+    assert {"docs/production.md", "kubeflow/storage/shell.yaml", *tags} <= {path for path, _ in named}
 
 
 def test_the_client_has_the_licence_of_the_whole():

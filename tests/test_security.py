@@ -11,7 +11,7 @@ import pytest
 import yaml
 from google.protobuf.internal import api_implementation
 
-from components.pusher import versions
+from components.pusher import publishing
 from components.tools.sample_data import generate
 from pipeline import cli
 
@@ -38,7 +38,7 @@ ALLOWED = {
     "components/recogniser/model.py saved_model.load": "the model that a run has trained, or one that was pushed",
     "serving/rollout/labels.py os.chmod": "0644, since mkstemp makes 0600 and a server runs as another user",
     "pipeline/config.py yaml.load": "with a subclass of SafeLoader, which refuses what stands there twice",
-    "pipeline/doctor/benchmark.py saved_model.load": "the model that it has just trained",
+    "pipeline/doctor/gpu_benchmark.py saved_model.load": "the model that it has just trained",
 }
 
 
@@ -114,7 +114,7 @@ def test_files_are_writable_by_their_owner_only(tmp_path):
     try:
         generate(tmp_path / "made" / "data", images=20, writers=4)
         model_dir = tmp_path / "made" / "serving_model" / "htr"
-        version = versions.push(str(tmp_path / "export"), str(model_dir), keep=2)
+        version = publishing.push(str(tmp_path / "export"), str(model_dir), keep=2)
         assert cli.main(["promote", str(version), "--label", "stable", "--workspace", str(tmp_path / "made")]) == 0
         rejects = ["--rejects", str(tmp_path / "made" / "rejects.csv"), "--html", str(tmp_path / "made" / "check.html")]
         cli.main(["check", "--data", str(tmp_path / "made" / "data"), *rejects])

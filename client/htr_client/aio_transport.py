@@ -2,14 +2,16 @@
 
 import asyncio
 import time
+from collections.abc import Generator
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import grpc
 
-from htr_client.connection import was_closed
-from htr_client.endpoint import ChannelHolder
-from htr_client.retries import bounded
-from htr_client.steps import Ask
+from htr_client.network.connection import was_closed
+from htr_client.network.endpoint import ChannelHolder
+from htr_client.network.retries import bounded
+from htr_client.steps import Ask, T
 
 
 class AsyncTransport(Protocol):
@@ -57,7 +59,7 @@ class AsyncGrpcTransport(ChannelHolder):
         try:
             return answer.result()
         except grpc.RpcError as error:
-            raise self._endpoint.failure(error, seconds) from error
+            raise await _waited(self._failing(error, seconds, ask.headers, lambda: _connected(channel))) from error
 
     async def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
@@ -74,11 +76,19 @@ class AsyncGrpcTransport(ChannelHolder):
         loop = asyncio.get_running_loop()
         if self._opened is not None and self._opened.owner is not loop:
             raise RuntimeError("an AsyncHtrClient belongs to the event loop of its first call: make one for each loop")
-        opening = self._opening(loop, seconds, waits)
-        try:
-            while True:
-                looking, most = next(opening)
-                if not looking.done():
-                    await asyncio.wait([asyncio.wrap_future(looking)], timeout=most)
-        except StopIteration as end:
-            return end.value
+        return await _waited(self._opening(loop, seconds, waits))
+
+
+def _connected(channel: grpc.aio.Channel) -> bool:
+    return channel.get_state() is grpc.ChannelConnectivity.READY
+
+
+async def _waited(steps: Generator[tuple[Future[Any], float], None, T]) -> T:
+    """What steps return that yield what to wait for and how long."""
+    try:
+        while True:
+            looking, most = next(steps)
+            if not looking.done():
+                await asyncio.wait([asyncio.wrap_future(looking)], timeout=most)
+    except StopIteration as end:
+        return end.value

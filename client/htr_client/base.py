@@ -9,38 +9,41 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from htr_client import connection, messages
+from htr_client import messages
 from htr_client.aio_transport import AsyncTransport
 from htr_client.answers import Answer, Headers, read_alphabet, read_answer, read_language_model, read_maps
 from htr_client.beam import default_decoder
 from htr_client.checks import check_settings
-from htr_client.connection import Metadata
 from htr_client.decoding import Alphabet, Decoder, check
-from htr_client.endpoint import Endpoint
 from htr_client.errors import (
     HtrError,
     ImageError,
     ModelNotFound,
     ModelUnusable,
+    OutOfMemory,
     RequestTooLarge,
     TimedOut,
     UnexpectedAnswer,
 )
 from htr_client.image_files import Image, pack_with_pixels, path_of
 from htr_client.language import LanguageModel
+from htr_client.line_answers import believed
 from htr_client.metrics import ClientMetrics
 from htr_client.model_facts import MAX_PIXELS
+from htr_client.network import connection
+from htr_client.network.connection import Metadata
+from htr_client.network.endpoint import Endpoint
+from htr_client.network.retries import Outage, bounded, patiently, pause, remaining
 from htr_client.pages.reading import SIGNATURE
 from htr_client.readers import Reader, Readers
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
-from htr_client.retries import Outage, bounded, patiently, pause, remaining
 from htr_client.spans import pixel_spans
 from htr_client.steps import Ask, Steps, Until
-from htr_client.suspicion import look, of_geometry
+from htr_client.suspicion import look
 from htr_client.tls import Tls
 from htr_client.transport import Transport
-from htr_client.windows import Sent
+from htr_client.windows import Given, Later, Sent, now_or_later
 
 # A batch this much smaller than the message limit leaves room for the answer, which can be larger than the images.
 _BATCH_SHARE = 4
@@ -108,11 +111,15 @@ class BaseClient(Generic[TransportT]):
         Raises:
             ValueError: When settings contradict each other or cannot be, an address is not one, or a certificate or key
                 is not PEM.
-            TypeError: When `decoder` is neither a decoder nor a function, or `metadata` is no function.
+            TypeError: When a setting is of another type than it has to be.
             OSError: When a certificate or key cannot be read.
             MissingExtra: When opentelemetry is asked for and not installed.
         """
-        check_settings(version, label, timeout, decoder, batch_size, in_flight, patience, max_pixels, metadata)
+        check_settings(
+            model=model, version=version, label=label, tls=tls, decoder=decoder, metadata=metadata, log=log,
+            metrics=metrics, timeout=timeout, batch_size=batch_size, in_flight=in_flight, patience=patience,
+            max_pixels=max_pixels, max_message_bytes=max_message_bytes,
+        )  # fmt: skip
         self.model = model
         self.timeout = bounded(timeout)
         self.max_pixels = max_pixels
@@ -128,6 +135,7 @@ class BaseClient(Generic[TransportT]):
         self._metadata = metadata
         self._log = log
         self._readers = Readers()
+        self._closed = 0  # how often; what began before the last time sends nothing more
         self._transport: TransportT = transport or self._over_grpc(
             Endpoint(target, tls, max_message_bytes, opentelemetry)
         )
@@ -153,17 +161,28 @@ class BaseClient(Generic[TransportT]):
             seen = seen._replace(ink=(seen.ink[0] * scale, seen.ink[1] * scale))
         return Sent(packed, seen, source or path_of(image), time.perf_counter() - started)
 
-    def _pack_or_error(self, image: Image) -> Sent | Transcription:
+    def _pack_or_error(self, image: Image | Given) -> Sent | Transcription:
+        given = image if isinstance(image, Given) else Given(image, path_of(image))
         try:
-            return self._pack(image)
+            return self._pack(given.image, given.source)._replace(later=given.later)
         except ImageError as error:
-            return self.failed(error, path_of(image), 0.0)
+            return self.failed(error, given.source, 0.0, later=given.later)
 
-    def failed(self, error: ImageError, source: str | None, seconds: float, version: int = 0) -> Transcription:
-        """The result of an image that cannot be transcribed, which is counted."""
+    def failed(
+        self, error: ImageError, source: str | None, seconds: float, version: int = 0, later: Later | None = None
+    ) -> Transcription:
+        """The result of an image that cannot be transcribed, which is counted, now or later."""
         result = Transcription("", 0.0, (), (), self.model, version, source, Timings(seconds, 0.0, 0.0), error)
-        self.metrics.result(result)
+        now_or_later(functools.partial(self.metrics.result, result), later)
         return result
+
+    def _count(self, result: Transcription, image: bytes, request_id: str) -> None:
+        self.metrics.result(result)
+        if self._log is not None:
+            self._log.offer(
+                image, result.text, result.confidence, self.model, result.version,
+                source=result.source or "", request_id=request_id,
+            )  # fmt: skip
 
     def _predict_request(self, batch: Sequence[Sent]) -> Any:
         images = [sent.image.data for sent in batch]
@@ -187,9 +206,10 @@ class BaseClient(Generic[TransportT]):
         for sent, frames, row in zip(batch, answer.frames.tolist(), decoded, strict=True):
             if frames == 0:
                 refused = ImageError("refused", "The model's graph did not take the image.")
-                results.append(self.failed(refused, sent.source, sent.seconds, answer.version))
+                results.append(self.failed(refused, sent.source, sent.seconds, answer.version, sent.later))
                 continue
-            width, height = sent.image.width, sent.image.height
+            width = sent.image.width
+            row, suspicions = believed(row, sent.look, width, sent.image.height, frames)
             spans = pixel_spans([span for _, _, span in row.characters], frames, width, sent.look.ink)
             characters = tuple(
                 Character(text, confidence, span)
@@ -205,20 +225,10 @@ class BaseClient(Generic[TransportT]):
                     answer.version,
                     sent.source,
                     Timings(sent.seconds, server, seconds),
-                    suspicions=sent.look.suspicions or of_geometry(width, height, frames),
+                    suspicions=suspicions,
                 )
             )
-            self.metrics.result(results[-1])
-            if self._log is not None:
-                self._log.offer(
-                    sent.image.data,
-                    row.text,
-                    row.confidence,
-                    self.model,
-                    answer.version,
-                    source=sent.source or "",
-                    request_id=answer.request_id,
-                )
+            now_or_later(functools.partial(self._count, results[-1], sent.image.data, answer.request_id), sent.later)
         return results
 
     # -- steps -----------------------------------------------------------------------------------------------
@@ -242,21 +252,26 @@ class BaseClient(Generic[TransportT]):
         self, batch: Sequence[Sent], outage: Outage, timeout: float | None
     ) -> Steps[list[Transcription]]:
         """One batch of transcribe_many: patient with the server, and no image spoils another."""
+        refused: tuple[type[HtrError], ...] = (ImageError, RequestTooLarge)
+        if len(batch) > 1:  # a single image waits until there is memory for it
+            refused = (*refused, OutOfMemory)
         refusals = 0
-        while True:
+        while len(batch) == 1 or not self._too_large(batch, outage):
             try:
-                return (yield from patiently(lambda: self._transcribe(batch, self._deadline(timeout)), outage))
-            except (ImageError, RequestTooLarge) as error:
+                return (yield from patiently(lambda: self._transcribe(batch, self._deadline(timeout)), outage, refused))
+            except refused as error:
                 outage.over()
                 refusals += 1
+                self._learn(batch, error, outage)
                 if len(batch) > 1:
-                    results = []
-                    for part in self._split(batch, error):
-                        results += yield from self._transcribe_patiently(part, outage, timeout)
-                    return results
+                    break
                 if refusals == 2:
-                    refused = error if isinstance(error, ImageError) else ImageError("too_large", error.what)
-                    return [self.failed(refused, batch[0].source, batch[0].seconds)]
+                    if not isinstance(error, ImageError):
+                        error = ImageError("too_large", error.what)
+                    return [self.failed(error, batch[0].source, batch[0].seconds, later=batch[0].later)]
+        half = (len(batch) + 1) // 2
+        results = yield from self._transcribe_patiently(batch[:half], outage, timeout)
+        return results + (yield from self._transcribe_patiently(batch[half:], outage, timeout))
 
     def _transcribe(self, batch: Sequence[Sent], deadline: float) -> Steps[list[Transcription]]:
         started = time.perf_counter()
@@ -267,7 +282,9 @@ class BaseClient(Generic[TransportT]):
             headers = self._headers()
             try:
                 response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)
-                answer = read_answer(response, len(batch), headers)
+                read = functools.partial(read_answer, response, len(batch), headers)
+                # Of one image it takes less time than a thread does; of a batch it would hold up an event loop.
+                answer = (yield read) if len(batch) > 1 else read()
                 try:
                     # Behind one name there may be several servers, too; and as many queries each time could stay in
                     # step with their turns, so that none would ever meet the right one.
@@ -398,13 +415,21 @@ class BaseClient(Generic[TransportT]):
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (bounded(timeout) if timeout is not None else self.timeout)
 
-    def _split(self, batch: Sequence[Sent], error: HtrError) -> list[Sequence[Sent]]:
-        """Parts of a refused batch to try on their own; a server with a smaller limit is remembered."""
-        limit = re.search(r"maximum input batch size (\d+)", str(error))
-        if limit:
+    def _learn(self, batch: Sequence[Sent], error: HtrError, outage: Outage) -> None:
+        """Remembers a smaller limit of the server; that of its memory, which others use too, for one run only."""
+        if limit := re.search(r"maximum input batch size (\d+)", error.what):
             self._batch_size = max(1, min(self._batch_size, int(limit.group(1))))
-        half = (len(batch) + 1) // 2
-        return [batch[:half], batch[half:]]
+        limit = re.search(r"larger than max \(\d+ vs\. (\d+)\)", error.what)
+        if limit and int(limit.group(1)) < self._max_message_bytes:  # else it was the answer, and the limit this one's
+            self._batch_bytes = min(self._batch_bytes, int(limit.group(1)) - _REQUEST_OVERHEAD)
+        if isinstance(error, OutOfMemory):
+            outage.batch_size = min(outage.batch_size, len(batch) // 2)
+
+    def _too_large(self, batch: Sequence[Sent], outage: Outage) -> bool:
+        """Whether a batch exceeds what has been learnt since it was made."""
+        if len(batch) > min(self._batch_size, outage.batch_size):
+            return True
+        return sum(len(sent.image.data) for sent in batch) > self._batch_bytes
 
 
 def _half_deployed(error: ModelNotFound, version: int) -> ModelNotFound:

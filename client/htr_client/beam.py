@@ -62,6 +62,7 @@ class PrefixBeamSearch:
 
     Raises:
         ValueError: When width, candidates or pruning are not positive, or another number is infinite or none.
+        TypeError: When `lexicon` or `language_model` is something else, such as a list of words.
     """
 
     def __init__(
@@ -82,6 +83,11 @@ class PrefixBeamSearch:
             raise ValueError(
                 f"language_weight (--lm-weight) and length_bonus are finite, not {language_weight} and {length_bonus}"
             )
+        if not isinstance(lexicon, Lexicon | None):
+            raise TypeError(f"lexicon is a Lexicon, such as Lexicon(words), not a {type(lexicon).__name__}")
+        if not isinstance(language_model, CharacterModel | LanguageModel | None):
+            kind = type(language_model).__name__
+            raise TypeError(f"language_model is a CharacterModel, such as CharacterModel(texts), not a {kind}")
         self._width = width
         self._candidates = candidates
         allowance = min(-lexicon.unknown, _MOST_ALLOWANCE) if lexicon is not None else 0.0

@@ -4,14 +4,15 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from htr_client import __version__
-from htr_client.errors import AlphabetMismatch, HtrError
+from htr_client.errors import AlphabetMismatch, HtrError, of_system
 from htr_client.files import LINE_FORMATS, PAGE_FORMATS, expand
 from htr_client.progress import Bar, Waiting
-from htr_client.streams import discard, replace_missing, take_every_text, warnings_as_lines
+from htr_client.streams import discard, quiet_opencv, replace_missing, take_every_text, warnings_as_lines
 
 if TYPE_CHECKING:
     from htr_client.base import DecoderOf
@@ -83,7 +84,7 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         help="readings that are followed at a time (default: 8 with the version's language model as it is, else 16)",
     )
     decoding.add_argument(
-        "--alternatives", type=int, default=0, metavar="N", help="other readings to show, in text and json (beam)"
+        "--alternatives", type=int, default=0, metavar="N", help="other readings of lines, in text and json (beam)"
     )
     decoding.add_argument("--lexicon", metavar="FILE", help="words to expect, one or more a line")
     decoding.add_argument(
@@ -179,10 +180,14 @@ def client_from(args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" 
         The client.
 
     Raises:
-        ValueError: When settings contradict each other, an address is not one, or a certificate or key is not PEM.
+        ValueError: When a number is impossible, settings contradict each other, an address is not one, or a certificate
+            or key is not PEM.
         OSError: When a certificate or key cannot be read.
         HtrError: When the server does not answer.
     """
+    _check_numbers(args, batch_size=1, in_flight=1, patience=0)
+    if not args.timeout > 0:  # nor NaN
+        raise ValueError(f"--timeout is a number of seconds above 0, not {args.timeout:g}")
     from htr_client.client import HtrClient  # so that --help does not wait for gRPC
 
     client = HtrClient(
@@ -218,7 +223,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     """
     from htr_client.image_files import read_file
     from htr_client.kinds import failure, suspicions, transcribe
-    from htr_client.output import ResultWriter, plain
+    from htr_client.output import ResultWriter, one_field, plain
 
     take_every_text(sys.stdout)
     try:
@@ -228,7 +233,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         files = _files(args, paths)
         client = connect(args, _decoder(args))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {of_system(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     except HtrError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -249,6 +254,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
                 bar.clear()
                 name = plain(path)
                 write(name, result)
+                name = one_field(name)
                 for suspicion in suspicions(result):
                     print(f"warning: {name}: {suspicion.message}", file=sys.stderr)
                 refused = failure(result)
@@ -288,6 +294,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit code, see `run`.
     """
     replace_missing()
+    quiet_opencv()
     parser = argparse.ArgumentParser("htr-client", description="Transcribe images of handwriting.")
     parser.add_argument(
         "--version", action="version", version=f"htr-client {__version__}", help="show the version and exit"
@@ -331,9 +338,11 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
 
     penalty = _PENALTY if args.lexicon_penalty is None else args.lexicon_penalty
     unknown = None if args.strict_lexicon else -penalty
-    lexicon = Lexicon.from_file(args.lexicon, unknown=unknown) if args.lexicon else None
+    with _reading("--lexicon"):
+        lexicon = Lexicon.from_file(args.lexicon, unknown=unknown) if args.lexicon else None
     order = _ORDER if args.lm_order is None else args.lm_order
-    model = CharacterModel.from_file(args.lm, order=order) if args.lm else None
+    with _reading("--lm"):
+        model = CharacterModel.from_file(args.lm, order=order) if args.lm else None
 
     def search(language_model: "CharacterModel | LanguageModel | None") -> PrefixBeamSearch:
         return PrefixBeamSearch(
@@ -356,6 +365,27 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
     return decoder_of
 
 
+@contextmanager
+def _reading(option: str) -> Iterator[None]:
+    """Names the option whose file cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{option} {error.filename} cannot be read: {error.strerror}") from error
+
+
+def _check_numbers(args: argparse.Namespace, **least: int) -> None:
+    """Refuses numbers below the least one that each option takes, and NaN.
+
+    Raises:
+        ValueError: With the option.
+    """
+    for name, smallest in least.items():
+        number = getattr(args, name)
+        if number is not None and not number >= smallest:
+            raise ValueError(f"--{name.replace('_', '-')} is {smallest} or more, not {number:g}")
+
+
 def _given(args: argparse.Namespace) -> set[str]:
     """Names of the options of decoding that differ from their defaults."""
     parser = argparse.ArgumentParser()
@@ -373,6 +403,9 @@ def _check_decoding(args: argparse.Namespace, given: set[str]) -> None:
     if args.decoder == "best-path" and (others := sorted(given - {"decoder"})):
         options = " or ".join(f"--{name.replace('_', '-')}" for name in others)
         raise ValueError(f"--decoder best-path takes no {options}: leave one or the other out")
+    _check_numbers(args, beam_width=1, alternatives=0)
+    if args.alternatives and (args.format not in ("text", "json") or args.kind == "page"):
+        raise ValueError("--alternatives goes with images of lines in --format text or json: pages and csv have none")
     if args.strict_lexicon and not args.lexicon:
         raise ValueError("--strict-lexicon goes with --lexicon FILE")
     if args.lexicon_penalty is not None:

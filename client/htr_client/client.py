@@ -1,7 +1,6 @@
 """The client for threads: images in, transcriptions out, over TensorFlow Serving's gRPC API."""
 
 import contextvars
-import functools
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -12,17 +11,18 @@ from typing import Any
 
 from htr_client.base import BaseClient
 from htr_client.checks import refuse_one
-from htr_client.connection import was_closed
 from htr_client.ending import Ending
-from htr_client.endpoint import Endpoint
-from htr_client.image_files import Image
+from htr_client.image_files import Image, path_of
+from htr_client.network.connection import was_closed
+from htr_client.network.endpoint import Endpoint
+from htr_client.network.retries import Outage, remaining
+from htr_client.page_lines import PageLines
 from htr_client.pages.model import Page
 from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
 from htr_client.results import Transcription, VersionStatus
-from htr_client.retries import Outage, remaining
 from htr_client.steps import Ask, Steps, T, Until
 from htr_client.transport import GrpcTransport, Transport
-from htr_client.windows import Sent, Windows
+from htr_client.windows import Given, Sent, Windows
 
 
 class HtrClient(BaseClient[Transport]):
@@ -44,7 +44,11 @@ class HtrClient(BaseClient[Transport]):
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; calls of other threads that are under way fail, a later call would open a new one."""
+        """Closes the connection; calls of other threads that are under way fail, a later call would open a new one.
+
+        A `transcribe_many` under way gives what is finished, up to the first image without a result, and fails.
+        """
+        self._closed += 1
         self._transport.close()
 
     def connect(self, timeout: float = 5.0) -> None:
@@ -94,8 +98,8 @@ class HtrClient(BaseClient[Transport]):
 
         Raises:
             TypeError: At once, when `images` is one image.
-            HtrError: From the generator, when the service fails: at once when trying again makes no sense, otherwise
-                after `patience` seconds without any success.
+            HtrError: From the generator, when the service fails: at once when trying again makes no sense or this
+                client was closed, otherwise after `patience` seconds without any success.
             Exception: What `images` raised. Before either, everything that was finished is yielded up to the first
                 image without a result, so the next call may begin with that one.
         """
@@ -104,16 +108,16 @@ class HtrClient(BaseClient[Transport]):
         return self._transcribe_many(iter(images), timeout, contextvars.copy_context())
 
     def _transcribe_many(
-        self, source: Iterator[Image], timeout: float | None, context: contextvars.Context
+        self, source: Iterator[Image | Given], timeout: float | None, context: contextvars.Context
     ) -> Generator[Transcription, None, None]:
-        outage, ending = Outage(self._patience), Ending()
+        outage, ending, closed = Outage(self._patience), Ending(), self._closed
         senders = ThreadPoolExecutor(self._in_flight, "htr-send")
         packers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "htr-pack")
 
         def send(batch: list[Sent]) -> Future[list[Transcription]]:
             steps = self._transcribe_patiently(batch, outage, timeout)
             # A context of its own for each: one cannot be entered by two threads at a time.
-            return senders.submit(context.copy().run, self._run, steps, ending)
+            return senders.submit(context.copy().run, self._run, steps, ending, closed)
 
         windows = Windows(send, self._batch_bytes)
         try:
@@ -133,9 +137,12 @@ class HtrClient(BaseClient[Transport]):
     def find_page(
         self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
     ) -> Page:
-        """Finds the lines of a page; as `transcribe_page`, which also transcribes them."""
-        find_maps = self._find_maps(line_finder, timeout)
-        return find_page(image, find_maps, name or name_of(image), self.max_pixels)
+        """Finds the lines of a page; as `transcribe_page`, which also transcribes them.
+
+        The recogniser is asked about a few of them, to see which way up the page is.
+        """
+        find_maps, lines = self.models_of_page(line_finder, timeout)
+        return find_page(image, find_maps, name or name_of(image), self.max_pixels, lines.try_out)
 
     def transcribe_page(
         self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
@@ -158,12 +165,23 @@ class HtrClient(BaseClient[Transport]):
             HtrError: When the service fails, as of `transcribe_many`; `ModelNotFound` where the server has no line
                 finder.
         """
-        find_maps = self._find_maps(line_finder, timeout)
-        recognise = functools.partial(self.transcribe_many, timeout=timeout)
-        return read_page(image, find_maps, recognise, name or name_of(image), self.max_pixels)
+        name = name or name_of(image)
+        find_maps, lines = self.models_of_page(line_finder, timeout, path_of(image) or name)
+        return read_page(image, find_maps, lines, name, self.max_pixels, lines.try_out)
 
-    def _find_maps(self, line_finder: str, timeout: float | None) -> FindMaps:
-        return lambda page: self._run(self._ask_maps(page, line_finder, timeout))
+    def models_of_page(
+        self, line_finder: str = LINE_FINDER, timeout: float | None = None, source: str | None = None
+    ) -> tuple[FindMaps, PageLines]:
+        """The line finder and the recogniser of the lines of one page, as `htr_client.pages.reading` takes them.
+
+        Args:
+            line_finder: As for `transcribe_page`.
+            timeout: As for `transcribe_page`.
+            source: Path or name of the page, for the log.
+        """
+        context = contextvars.copy_context()
+        lines = PageLines(lambda given: self._transcribe_many(iter(given), timeout, context), source)
+        return lambda page: self._run(self._ask_maps(page, line_finder, timeout)), lines
 
     def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
         """Asks which versions of the model the server has.
@@ -190,7 +208,9 @@ class HtrClient(BaseClient[Transport]):
         """
         self._run(self._await_readiness(timeout))
 
-    def _read_ahead(self, packers: ThreadPoolExecutor, source: Iterator[Image]) -> list[Future[Sent | Transcription]]:
+    def _read_ahead(
+        self, packers: ThreadPoolExecutor, source: Iterator[Image | Given]
+    ) -> list[Future[Sent | Transcription]]:
         packing: list[Future[Sent | Transcription]] = []
         try:
             for image in islice(source, self._batch_size * self._in_flight):
@@ -200,11 +220,14 @@ class HtrClient(BaseClient[Transport]):
             packing[-1].set_exception(error)
         return packing
 
-    def _run(self, steps: Steps[T], ending: Ending | None = None) -> T:
+    def _run(self, steps: Steps[T], ending: Ending | None = None, closed: int | None = None) -> T:
         waiting = ending or Ending()
+        closed = self._closed if closed is None else closed
         try:
             step = next(steps)
             while True:
+                if isinstance(step, Ask) and self._closed != closed:
+                    raise was_closed(self.server)  # whatever the steps do about failures of calls
                 try:
                     if isinstance(step, Ask):
                         result = self._call(step, ending)

@@ -27,6 +27,11 @@ class HtrError(Exception):
         return f"{self.what} {self.advice}".strip()
 
 
+def of_system(error: OSError) -> str:
+    """What an error of the operating system says, for people: the file, then what is wrong with it."""
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+
+
 class ImageError(HtrError):
     """An image cannot be transcribed; other images are not affected.
 
@@ -72,6 +77,12 @@ class ServerBusy(HtrError):
     advice = "Send fewer requests at once, try again later, or give the server more threads or replicas."
 
 
+class OutOfMemory(ServerBusy):
+    """The server, or its GPU, lacks the memory for the request (RESOURCE_EXHAUSTED); a smaller one may fit."""
+
+    advice = "Send smaller batches (batch_size) or fewer at once (in_flight), or give the server more memory."
+
+
 class TimedOut(HtrError):
     """The deadline passed before the answer came (DEADLINE_EXCEEDED)."""
 
@@ -104,7 +115,7 @@ class AccessDenied(HtrError):
 
 
 class RequestTooLarge(HtrError):
-    """A message is larger than the limit of the client."""
+    """A message is larger than the limit of the client, the server or a proxy."""
 
     advice = "Send fewer or smaller images a request, or raise max_message_bytes here and on the server."
 

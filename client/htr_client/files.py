@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ COMPANIONS = (
 # Endings of the files of pages by format; all but those of `LINE_FORMATS` are documents of a page.
 PAGE_FORMATS = {"text": ".txt", "json": ".json", "csv": ".csv", "alto": ".xml", "page": ".xml", "hocr": ".hocr"}
 LINE_FORMATS = ("text", "json", "csv")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
@@ -40,7 +42,7 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
         Paths, those of a folder sorted by name.
 
     Raises:
-        ValueError: When a folder holds no image, or a glob matches no file.
+        ValueError: When a folder holds no image, a glob matches no file, or an argument is an address.
         OSError: When a folder cannot be read.
     """
     for argument in arguments:
@@ -48,6 +50,11 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
             yield argument
         elif os.path.isdir(argument):
             yield from _images_below(argument)
+        elif _ADDRESS.match(argument):
+            raise ValueError(
+                f"{argument} is an address, and images are read from files of this machine: download it, or give its "
+                "folder in a bucket to htr transcribe --input"
+            )
         elif glob.has_magic(argument):
             found = sorted(path for path in glob.glob(argument, recursive=True) if os.path.isfile(path))
             if not found:

@@ -15,6 +15,8 @@ from htr_client.errors import ImageError
 MAX_SCANS = 500
 _JPEG_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _TIFF_BITS = 258  # tag of BitsPerSample
+_TIFF_COLOURS, _WHITE_IS_ZERO, _PALETTE = 262, 0, 3  # tag of PhotometricInterpretation, and values of it
+_TIFF_CHANNELS = 277  # tag of SamplesPerPixel
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK, _PNG_CHECKSUM = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
 # Space and comments as OpenCV reads them. To it a number also ends at any other byte, which is then lost: refused here.
@@ -23,13 +25,15 @@ _PNM_HEADER = re.compile(rb"P([1-6])\s%b([0-9]+)\s%b([0-9]+)\s" % (_PNM_SPACE, _
 _PNM_HIGHEST = re.compile(rb"%b([0-9]+)" % _PNM_SPACE)
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}  # by colour type, as OpenCV decodes them
 _SUPPORTED = "PNG, JPEG, BMP, TIFF, WebP and PNM images are read."
+_PDF = "a PDF document"
+_PDF_ADVICE = f"{_SUPPORTED} Make an image of each page: pdftoppm -r 300 -png FILE.pdf page."
 # What people send by mistake: where its signature stands, the signature, its name.
 _OTHERS = (
     (4, b"ftyphei", "a HEIC image"),
     (4, b"ftypmif1", "a HEIC image"),
     (4, b"ftypavif", "an AVIF image"),
     (0, b"GIF8", "a GIF image"),
-    (0, b"%PDF", "a PDF document"),
+    (0, b"%PDF", _PDF),
     (0, b"\0\0\0\x0cjP", "a JPEG 2000 image"),
     (0, b"\0\x05\x16\x07", "an AppleDouble file, which a Mac writes beside the image"),
 )
@@ -74,7 +78,8 @@ def inspect(data: bytes) -> ImageInfo:
     if reader is None:
         for at, signature, name in _OTHERS:
             if data.startswith(signature, at):
-                raise ImageError("not_an_image", f"This is {name}.", advice=_SUPPORTED)
+                advice = _PDF_ADVICE if name == _PDF else _SUPPORTED
+                raise ImageError("not_an_image", f"This is {name}.", advice=advice)
         start = repr(data[:8])[1:]  # as text, not as Python's bytes
         raise ImageError("not_an_image", f"Not an image: it starts with {start}.", advice=_SUPPORTED)
     try:
@@ -189,14 +194,20 @@ def _bmp(data: bytes) -> ImageInfo:
 def _tiff(data: bytes) -> ImageInfo:
     tags, entries, following = _tiff_entries(data)
     if following:
-        raise _several("TIFF")
+        raise _several("TIFF", "Split it into an image of each page: magick FILE.tif page-%03d.png.")
     if len(set(tags)) < len(tags):
         # Readers differ in which of them counts.
         raise ImageError("undecodable", "The TIFF is damaged: a tag occurs twice in its directory.")
     orientation = entries.get(274, 1)
-    # A palette (photometric interpretation 3) becomes colours.
-    channels = 3 if entries.get(262) == 3 else entries.get(277, 1)
-    pixel_bytes = max(1, channels * (entries.get(_TIFF_BITS, 1) + 7 >> 3))
+    colours, bits, channels = entries.get(_TIFF_COLOURS), entries.get(_TIFF_BITS, 1), entries.get(_TIFF_CHANNELS, 1)
+    # OpenCV drops the transparency of grey images, so that what is transparent comes out black, and inverts no values
+    # of more than 8 bits.
+    if channels == 2:
+        raise _misread("grey with transparency")
+    if colours == _WHITE_IS_ZERO and bits > 8:
+        raise _misread(f"{bits} bits in which 0 is white")
+    channels = 3 if colours == _PALETTE else channels
+    pixel_bytes = max(1, channels * (bits + 7 >> 3))
     orientation = orientation if 1 <= orientation <= 8 else 1
     return _info("tiff", entries.get(256, 0), entries.get(257, 0), pixel_bytes, orientation)
 
@@ -259,11 +270,15 @@ def _pnm(data: bytes) -> ImageInfo:
     return _info("pnm", int(found.group(2)), int(found.group(3)), depth * (3 if kind in (3, 6) else 1))
 
 
-def _several(format_: str) -> ImageError:
+def _misread(kind: str) -> ImageError:
+    return ImageError("undecodable", f"The TIFF is of a kind that is not read: {kind}.", advice="Save it as PNG.")
+
+
+def _several(format_: str, advice: str = "Send the one image that you mean.") -> ImageError:
     return ImageError(
         "undecodable",
         f"The {format_} holds several images (an animation or pages).",
-        advice="Send the one image that you mean.",
+        advice=advice,
     )
 
 

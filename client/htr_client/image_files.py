@@ -18,7 +18,8 @@ from htr_client.model_facts import MAX_PIXELS
 
 # Decoded, an image takes at most what one of colours with 8 bits does that has as many pixels as are allowed.
 _MOST_PIXEL_BYTES = 3
-MAX_BYTES = 64 * 2**20
+# Of a file: an uncompressed TIFF in colours, as archives keep, may have as many pixels as are allowed.
+MAX_BYTES = 144 * 2**20
 # Models read text at 32 to 64 pixels of height. From this height on images are shrunk before sending; what
 # remains is still at least four times what the model sees, so that its own antialiased resize decides what it reads.
 TALL = 512
@@ -173,7 +174,7 @@ def _goes_as_it_is(info: ImageInfo) -> bool:
 
 def read_file(file: BinaryIO) -> bytes:
     """Reads an open file to its end, or to one byte more than `MAX_BYTES`, so that `pack` refuses a longer one."""
-    # Asked for all of it, Python makes room for 64 MiB first, which takes longer than to decode a small image.
+    # Asked for all of it, Python makes room for as much first, which takes longer than to decode a small image.
     data = file.read(_FIRST_READ)
     return data + file.read(MAX_BYTES + 1 - _FIRST_READ) if len(data) == _FIRST_READ else data
 
@@ -201,7 +202,11 @@ def read(image: Image) -> bytes:
         unread = ", which cv2.imread returns for a file that it cannot read" if image is None else ""
         raise TypeError(f"an image is a path, bytes or a numpy array, not {type(image).__name__}{unread}")
     if len(data) > MAX_BYTES:
-        raise ImageError("too_large", f"The file is larger than {MAX_BYTES // 2**20} MiB.")
+        raise ImageError(
+            "too_large",
+            f"The file is larger than {MAX_BYTES // 2**20} MiB, and no setting allows more.",
+            advice="Save it with compression: as JPEG, PNG, or TIFF with LZW.",
+        )
     return data
 
 

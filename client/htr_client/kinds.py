@@ -10,13 +10,28 @@ from htr_client.errors import ImageError, ModelNotFound
 from htr_client.headers import inspect
 from htr_client.image_files import Image, ImageFile
 from htr_client.pages.model import Page
-from htr_client.pages.reading import LINE_FINDER, is_page, may_be_page, name_of, transcribe_lines
+from htr_client.pages.reading import (
+    LINE_FINDER,
+    find_page,
+    is_like_page,
+    is_page,
+    may_be_page,
+    name_of,
+    transcribe_lines,
+)
 from htr_client.results import Transcription
-from htr_client.suspicion import Suspicion
+from htr_client.suspicion import NO_LINES, PAGE_LIKE, Suspicion
 
 _NO_LINE_FINDER = Suspicion(
     "no_line_finder",
     f"It may be a page, and there is no line finder ({LINE_FINDER}): it was transcribed as one line.",
+)
+
+# Writing as large as the image is no line to a line finder, so that this may be a word all the same.
+_NO_LINES = Suspicion(
+    NO_LINES,
+    "It has the shape of a page, and no line of text was found on it. It was transcribed as one line, which makes "
+    "sense only if it shows a large word.",
 )
 
 
@@ -27,8 +42,8 @@ def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterato
         client: Transcribes, and finds lines.
         images: Paths or encoded bytes; may be a generator.
         kind: "line", "page", or "auto": what could be a page by its size is one if several lines are found in it, or
-            one that fills a small part of it. Where there is nothing to find lines with, it is transcribed as a line,
-            with a suspicion.
+            one that fills a small part of it. Where there is nothing to find lines with, or none is found in what has
+            the shape of a page, it is transcribed as a line, with a suspicion.
 
     Yields:
         A page or a transcription for each image, in order; the latter also for a page that cannot be read.
@@ -47,26 +62,40 @@ def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterato
                 if kind != "auto":
                     raise
                 for line in client.transcribe_many([image]):
-                    yield replace(line, suspicions=(*line.suspicions, _NO_LINE_FINDER))
+                    yield replace(line, suspicions=(*of_one_line(line), _NO_LINE_FINDER))
                 continue
             except ImageError as error:
                 yield client.failed(error, image_files.path_of(image), 0.0)
                 continue
-            if page is not None:
+            if kind == "page" or is_page(page):
                 yield page
             else:
-                yield from client.transcribe_many([image])
+                for line in client.transcribe_many([image]):
+                    yield replace(line, suspicions=of_one_line(line, page))
+
+
+def of_one_line(result: Transcription, found: Page | None = None) -> tuple[Suspicion, ...]:
+    """The suspicions of an image of which something better than its shape says whether it is a page.
+
+    Args:
+        result: Transcription of the image as one line.
+        found: What the line finder found in it; None where it was not asked.
+    """
+    kept = tuple(suspicion for suspicion in result.suspicions if suspicion.code != PAGE_LIKE)
+    if found is None or found.lines or not is_like_page(found.width, found.height):
+        return kept
+    return (*kept, _NO_LINES)
 
 
 def page_of(client: HtrClient, data: bytes) -> Page | None:
-    """Transcribes an image if it is a page, as `transcribe` with "auto" decides.
+    """Transcribes an image if it is a page, which `is_page` tells, as `transcribe` with "auto" decides.
 
     Args:
         client: Transcribes, and finds lines.
         data: Encoded bytes of the image.
 
     Returns:
-        The page; None where the image is that of a line, or where there is no line finder.
+        The page; of an image of a line what was found in it, without text, or None, as where there is no line finder.
 
     Raises:
         ImageError: When the image cannot be read, by this client or by the line finder.
@@ -94,11 +123,15 @@ def suspicions(result: Transcription | Page) -> tuple[Suspicion, ...]:
     if isinstance(result, Transcription):
         return result.suspicions
     if not result.lines:
-        return (Suspicion("no_lines", "no line of text was found"),)
-    empty = sum(not line.text and line.error is None for line in result.lines)
-    if not empty:
-        return ()
-    return (Suspicion("lines_without_text", f"{empty} of {len(result.lines)} lines have no text"),)
+        return (Suspicion(NO_LINES, "no line of text was found"),)
+    found, count = [], len(result.lines)
+    if empty := sum(not line.text and line.error is None for line in result.lines):
+        found.append(Suspicion("lines_without_text", f"{empty} of {count} lines have no text"))
+    if wide := result.lines_too_wide:
+        what = f"{wide} of {count} lines are too wide for this model, and their texts mean little: a model for single "
+        what += "words transcribes no lines, and one for lines is needed (htr read and htr transcribe: --base line)"
+        found.append(Suspicion("lines_too_wide", what))
+    return tuple(found)
 
 
 def _looked_at(images: Iterable[Image], kind: str) -> Iterator[tuple[Image, bool]]:
@@ -115,13 +148,14 @@ def _looked_at(images: Iterable[Image], kind: str) -> Iterator[tuple[Image, bool
             yield file, kind == "page" or _may_be_page(file.data)
 
 
-def _page(client: HtrClient, image: Image, name: str, kind: str) -> Page | None:
-    """The page that the image shows; None where it is that of a line."""
+def _page(client: HtrClient, image: Image, name: str, kind: str) -> Page:
+    """What is found in an image, with text if it is a page."""
     grey = image_files.load(image, client.max_pixels)
-    page = client.find_page(grey, name=name)
+    find_maps, lines = client.models_of_page(source=image_files.path_of(image) or name)
+    page = find_page(grey, find_maps, name, client.max_pixels, lines.try_out)
     if kind == "auto" and not is_page(page):
-        return None
-    return transcribe_lines(grey, page, client.transcribe_many)
+        return page
+    return transcribe_lines(grey, page, lines)
 
 
 def _may_be_page(data: bytes) -> bool:

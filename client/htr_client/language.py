@@ -31,6 +31,15 @@ def _utf8(path: Path) -> Iterator[TextIO]:
         raise ValueError(f"{os.fspath(path)} is not UTF-8 ({error}): convert it, for example with iconv") from None
 
 
+def _refuse_one(texts: object, name: str) -> None:
+    """Refuses one text where several are expected; its characters would be taken for texts."""
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(
+            f"{name} takes several texts, such as a list, not one {type(texts).__name__}: give [text], "
+            f"text.splitlines(), or a file with {name}.from_file(path)"
+        )
+
+
 class Lexicon:
     """The words a text is made of.
 
@@ -50,6 +59,7 @@ class Lexicon:
     Raises:
         ValueError: When there is no word, a word is empty or holds a separator, a count is not positive, or a number is
             none.
+        TypeError: When `words` is one text.
     """
 
     def __init__(
@@ -60,6 +70,7 @@ class Lexicon:
         unknown: float | None = None,
         weight: float = 0.5,
     ) -> None:
+        _refuse_one(words, "Lexicon")
         given = words if isinstance(words, Mapping) else dict.fromkeys(words, 1)
         self._weight = weight if isinstance(words, Mapping) else 0.0
         if not given:
@@ -89,7 +100,12 @@ class Lexicon:
 
         Returns:
             The lexicon.
+
+        Raises:
+            ValueError: When there is no word.
+            TypeError: When `texts` is one text.
         """
+        _refuse_one(texts, "Lexicon")
         table = str.maketrans(dict.fromkeys(separators, "\n"))
         words = (word for text in texts for word in text.translate(table).split("\n"))
         return cls(Counter(word for word in words if word), separators=separators, unknown=unknown)
@@ -246,11 +262,13 @@ class CharacterModel:
 
     Raises:
         ValueError: When the order is not in 1..8 or there is no text.
+        TypeError: When `texts` is one text.
     """
 
     weight, length_bonus, temperature = 0.3, 0.45, None
 
     def __init__(self, texts: Iterable[str], *, order: int = 5, most_ngrams: int = 2_000_000) -> None:
+        _refuse_one(texts, "CharacterModel")
         self._texts = [unicodedata.normalize("NFC", text) for text in texts if text]
         if not 1 <= order <= 8:
             raise ValueError(f"the order of a character model (--lm-order) is from 1 to 8, not {order}")

@@ -157,6 +157,9 @@ class ClientMetrics:
         except HtrError as error:
             code = error.code or "UNKNOWN"  # no call was made
             raise
+        except Exception:  # a transport's own, or a client in another event loop
+            code = "UNKNOWN"
+            raise
         finally:
             self._calls.add(1, model, signature, code)
             self._seconds.add(time.perf_counter() - started, model, signature)

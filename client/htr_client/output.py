@@ -13,10 +13,17 @@ from htr_client.pages.model import Page
 from htr_client.results import Transcription
 from htr_client.tables import CsvWriter
 
+_SEPARATORS = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
+
 
 def plain(name: str) -> str:
     """A name that can be written as UTF-8: bytes of a file name that are none become escapes."""
     return name.encode(errors="backslashreplace").decode()
+
+
+def one_field(name: str) -> str:
+    """A file name for a line of fields between tabs: tabs and line breaks become escapes, as bytes do in `plain`."""
+    return name.translate(_SEPARATORS)
 
 
 def files_of(paths: Iterable[str], folder: str, format_: str) -> list[str]:
@@ -104,12 +111,17 @@ class ResultWriter:
                     one["confidence"] = None if one["confidence"] is None else round(one["confidence"], 6)
             self._record({"file": path, "text": page.text, **fields}, page)
         else:
+            if not page.lines:  # every image that was read is in the output
+                if self._format == "csv":
+                    self._row([path, "", "0.0000", page.model_version, "", *(one.code for one in suspicions(page))])
+                else:
+                    print(f"{one_field(path)}\t\t0.000", file=self._out)
             for number, line in enumerate(page.lines, 1):
                 if self._format == "csv":
                     row = [f"{path}:{number}", line.text, f"{line.confidence or 0.0:.4f}", page.model_version]
                     self._row([*row, line.error.reason if line.error else "", ""])
                 else:
-                    print(f"{path}:{number}\t{line.text}\t{line.confidence or 0.0:.3f}", file=self._out)
+                    print(f"{one_field(path)}:{number}\t{line.text}\t{line.confidence or 0.0:.3f}", file=self._out)
 
     def _row(self, row: list[object]) -> None:
         if not self._has_header:  # beside files of pages, until an image of a line comes
@@ -126,7 +138,7 @@ class ResultWriter:
             row = [path, result.text, f"{result.confidence:.4f}", result.version, error.reason if error else ""]
             self._row([*row, " ".join(suspicion.code for suspicion in result.suspicions)])
         elif self._format == "text" and error is None:
-            print(f"{path}\t{result.text}\t{result.confidence:.3f}", file=self._out)
+            print(f"{one_field(path)}\t{result.text}\t{result.confidence:.3f}", file=self._out)
             for text, confidence in result.alternatives:
                 print(f"\t{text}\t{confidence:.3f}", file=self._out)
         elif self._format == "json":

@@ -189,17 +189,28 @@ class RequestLog:
         self._failed += 1
 
     def _append(self, name: str, number: int, record: _Record) -> None:
-        image = Path("images") / f"{name}-{number:06d}.{suffix(record.image)}"
+        image, table = Path("images") / f"{name}-{number:06d}.{suffix(record.image)}", self.folder / f"{name}.csv"
         (self.folder / "images").mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self.folder / image, "xb", opener=_private) as file:
-            file.write(record.image)
-        # The row comes last: a table never names an image that is not there yet.
+        written = table.stat().st_size if table.exists() else 0
+        try:
+            with open(self.folder / image, "xb", opener=_private) as file:
+                file.write(record.image)
+            # The row comes last: a table never names an image that is not there yet.
+            self._add_row(table, image, record)
+        except Exception:
+            # A part of a row, as a full disk leaves it, would become one row with the next.
+            with contextlib.suppress(OSError):
+                os.truncate(table, written)
+            (self.folder / image).unlink(missing_ok=True)
+            raise
+
+    def _add_row(self, path: Path, image: Path, record: _Record) -> None:
         moment = datetime.fromtimestamp(record.moment, timezone.utc).isoformat(timespec="seconds")
         # A path need not be UTF-8, but the table is.
         source = record.source.encode(errors="backslashreplace").decode()
         read = (record.text, f"{record.confidence:.4f}", record.model, record.version)
         row = (image.as_posix(), *read, moment, source, record.request_id)
-        with open(self.folder / f"{name}.csv", "a", encoding="utf-8", newline="", opener=_private) as table:
+        with open(path, "a", encoding="utf-8", newline="", opener=_private) as table:
             writer = csv.writer(table)
             if table.tell() == 0:
                 writer.writerow(FIELDS)

@@ -27,7 +27,9 @@ class Timings(NamedTuple):
 
     Attributes:
         pack: Reading, checking and encoding the image.
-        server: Time from sending the request to having the answer, with retries.
+        server: Time from sending the request to having the answer, with what the channel repeats; of the first answer
+            of a version also the time for its alphabet and language model. Attempts of `transcribe_many` that failed
+            are not in it.
         decode: Time from log-probabilities to text.
     """
 
@@ -38,7 +40,7 @@ class Timings(NamedTuple):
 
 @dataclass(frozen=True)
 class Transcription:
-    """What the model reads in one image.
+    """What the model recognises in one image.
 
     Attributes:
         text: The text; "" when `error` is set, and also when the model sees no writing.

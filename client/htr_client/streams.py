@@ -24,6 +24,14 @@ def replace_missing() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
 
 
+def quiet_opencv() -> None:
+    """Keeps OpenCV from logging to standard error, unless its own variable says otherwise; before it is imported.
+
+    What it says of a file lacks the file's name, and stands beside the client's own message, which has it.
+    """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+
+
 def discard(out: IO[str]) -> None:
     """Sends what is still to be written to the null device, so that no later write, nor the end of the process, fails.
 

@@ -13,15 +13,21 @@ from htr_client.model_facts import COLUMNS_PER_FRAME, LEAST_CONTRAST
 
 _SAMPLED = 8192
 _FEWEST_ROWS = 16  # of the image tensor of any model of this system
+# By so many grey levels the faintest writing that a model can read stands out from what is around it. The grain of
+# empty paper stays below, once neighbouring pixels are averaged.
+_FAINTEST, _NEIGHBOURS, _AROUND = 10, (3, 3), (31, 31)
+PAGE_LIKE, NO_TEXT, NO_LINES, TOO_WIDE = "page_like", "no_text", "no_lines", "too_wide"
 
 
 class Suspicion(NamedTuple):
     """One reason why an image may be of another kind than the model was trained on.
 
     Attributes:
-        code: "blank" (nothing is written, or too faintly), "inverted" (light writing on a dark ground) or "too_wide"
-            (so wide for the model that its writing becomes illegibly small). Of a page "no_lines" (none was found) or
-            "lines_without_text" (nothing was seen in them). Of an image that may be a page "no_line_finder".
+        code: "blank" (nothing is written, or too faintly), "inverted" (light writing on a dark ground), "too_wide" (so
+            wide for the model that its writing becomes illegibly small), "page_like" (it has the shape of a page) or
+            "no_text" (no text was found in it). Of a page "no_lines" (none was found), "lines_without_text" (nothing
+            was seen in them) or "lines_too_wide" (for the model, as each of its own). Of an image that may be a page
+            "no_line_finder"; and "no_lines" where none was found.
         message: One sentence or two for a person, with what to do.
     """
 
@@ -35,10 +41,12 @@ class Look(NamedTuple):
     Attributes:
         suspicions: At most one.
         ink: First column with ink and the one after the last, in pixels; the whole width when that cannot be told.
+        is_empty: Whether nothing at all is written.
     """
 
     suspicions: tuple[Suspicion, ...]
     ink: tuple[float, float]
+    is_empty: bool = False
 
 
 def look(grey: np.ndarray) -> Look:
@@ -61,7 +69,7 @@ def look(grey: np.ndarray) -> Look:
             f"The image shows nothing, or next to nothing: {lightest - darkest} of 255 grey levels lie between its "
             "darkest and lightest parts.",
         )
-        return Look((blank,), everywhere)
+        return Look((blank,), everywhere, _is_empty(grey))
     middle = (darkest + lightest) // 2
     if below[middle] > 0.5:
         inverted = Suspicion(
@@ -70,6 +78,12 @@ def look(grey: np.ndarray) -> Look:
         return Look((inverted,), everywhere)
     columns = np.flatnonzero(grey.min(axis=0) <= middle)
     return Look((), (int(columns[0]), int(columns[-1]) + 1) if len(columns) else everywhere)
+
+
+def _is_empty(grey: np.ndarray) -> bool:
+    """Whether nothing stands out: few thin strokes on a wide sheet may be lost among its grey levels."""
+    near, around = cv2.blur(grey, _NEIGHBOURS), cv2.blur(grey, _AROUND)
+    return float(cv2.absdiff(near, around).max()) < _FAINTEST
 
 
 def of_geometry(width: int, height: int, frames: int) -> tuple[Suspicion, ...]:
@@ -91,7 +105,7 @@ def of_geometry(width: int, height: int, frames: int) -> tuple[Suspicion, ...]:
         return ()
     return (
         Suspicion(
-            "too_wide",
+            TOO_WIDE,
             f"The image is {width / height:.0f} times as wide as high: in the {columns} columns that the model sees, "
             f"it is {max(1, columns * height // width)} pixels high. If it is a line of text and the model is one for "
             "single words, cut it into words, or use a model for lines.",

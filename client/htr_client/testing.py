@@ -32,7 +32,7 @@ _CERTAINTY = 0.9
 
 
 def draw(text: str, height: int = 16) -> np.ndarray:
-    """An image that the fake model reads.
+    """An image that the fake model transcribes.
 
     Args:
         text: Letters of `ALPHABET`.
@@ -40,7 +40,12 @@ def draw(text: str, height: int = 16) -> np.ndarray:
 
     Returns:
         uint8 [height, 8 * len(text)]: for each letter a block of its grey level and a white one.
+
+    Raises:
+        ValueError: When the text has other characters.
     """
+    if others := sorted(set(text) - set(ALPHABET)):
+        raise ValueError(f"the fake model knows the letters {ALPHABET} only, not {''.join(others)!r}")
     levels: list[int] = []
     for character in text:
         levels += [ALPHABET.index(character) * _STEP, 255]

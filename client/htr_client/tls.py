@@ -43,7 +43,7 @@ class Tls:
             raise ValueError("certificate and key belong together (--tls-certificate and --tls-key)")
         ca = _certificates(self.ca, "Tls(ca=...), --tls-ca")
         certificate = _certificates(self.certificate, "Tls(certificate=...), --tls-certificate")
-        key = _pem(self.key, "PRIVATE KEY")
+        key = _pem(self.key, "PRIVATE KEY", "Tls(key=...), --tls-key")
         if certificate is not None and key is not None:
             _check_pair(certificate, key, _name(self.key))
         return grpc.ssl_channel_credentials(ca, key, certificate)
@@ -67,7 +67,7 @@ def _trusting(ca: bytes | None) -> ssl.SSLContext:
 
 
 def _certificates(part: Pem | None, setting: str) -> bytes | None:
-    content = _pem(part, "CERTIFICATE")
+    content = _pem(part, "CERTIFICATE", setting)
     if content is not None:
         try:
             # gRPC takes a damaged one for a server that is away, and leaves out in silence those that follow it.
@@ -101,10 +101,13 @@ def _check_pair(certificate: bytes, key: bytes, name: str) -> None:
             return
 
 
-def _pem(part: Pem | None, kind: str) -> bytes | None:
+def _pem(part: Pem | None, kind: str, setting: str) -> bytes | None:
     if part is None:
         return None
-    content = _read(part)
+    try:
+        content = _read(part)
+    except OSError as error:
+        raise type(error)(error.errno, f"{error.strerror} ({setting})", error.filename) from None
     # A key with a passphrase is none that gRPC can use.
     lines = (
         rb"-----BEGIN (?!ENCRYPTED )((?:[A-Z0-9]+ )?%b)-----(?!\s*Proc-Type: 4,ENCRYPTED).+?-----END \1-----"

@@ -2,16 +2,19 @@
 
 import os
 import time
-from concurrent.futures import wait
+from collections.abc import Generator
+from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
 import grpc
 
-from htr_client.connection import was_closed
 from htr_client.ending import Ending
-from htr_client.endpoint import ChannelHolder
-from htr_client.retries import bounded
-from htr_client.steps import Ask
+from htr_client.network.connection import was_closed
+from htr_client.network.endpoint import ChannelHolder
+from htr_client.network.retries import bounded
+from htr_client.steps import Ask, T
+
+_STATE_SECONDS = 1.0
 
 
 class Transport(Protocol):
@@ -74,7 +77,7 @@ class GrpcTransport(ChannelHolder):
         except grpc.FutureCancelledError as error:
             raise was_closed(self.name) from error
         except grpc.RpcError as error:
-            raise self._endpoint.failure(error, seconds) from error
+            raise _waited(self._failing(error, seconds, ask.headers, lambda: _connected(channel))) from error
         except ValueError as error:
             if "closed" not in str(error):
                 raise
@@ -93,10 +96,30 @@ class GrpcTransport(ChannelHolder):
         return channel if tracing is None else tracing.grpcext.intercept_channel(channel, tracing.client_interceptor())
 
     def _open(self, seconds: float, waits: bool = False) -> Any:
-        opening = self._opening(os.getpid(), seconds, waits)
-        try:
-            while True:
-                looking, most = next(opening)
-                wait([looking], most)
-        except StopIteration as end:
-            return end.value
+        return _waited(self._opening(os.getpid(), seconds, waits))
+
+
+def _waited(steps: Generator[tuple[Future[Any], float], None, T]) -> T:
+    """What steps return that yield what to wait for and how long."""
+    try:
+        while True:
+            looking, most = next(steps)
+            wait([looking], most)
+    except StopIteration as end:
+        return end.value
+
+
+def _connected(channel: grpc.Channel) -> bool:
+    """Whether a channel has a connection, which gRPC tells in another thread."""
+    told: Future[grpc.ChannelConnectivity] = Future()
+
+    def tell(state: grpc.ChannelConnectivity) -> None:
+        if not told.done():
+            told.set_result(state)
+
+    channel.subscribe(tell)
+    try:
+        wait([told], _STATE_SECONDS)
+    finally:
+        channel.unsubscribe(tell)
+    return not told.done() or told.result() is grpc.ChannelConnectivity.READY

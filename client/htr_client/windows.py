@@ -6,11 +6,31 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Generic, NamedTuple, TypeVar, Union
 
-from htr_client.image_files import PackedImage
+from htr_client.image_files import Image, PackedImage
 from htr_client.results import Transcription
 from htr_client.suspicion import Look
 
 _AT_A_TIME = 2  # windows: one whose results are awaited, and one that keeps the server busy meanwhile
+
+
+Later = list[Callable[[], None]]
+"""What counts and logs a result, where it is not known yet whether that becomes an answer."""
+
+
+def now_or_later(count: Callable[[], None], later: Later | None) -> None:
+    """Counts a result, or keeps what counts it."""
+    if later is None:
+        count()
+    else:
+        later.append(count)
+
+
+class Given(NamedTuple):
+    """An image that is to be transcribed, with what is known of it."""
+
+    image: Image
+    source: str | None
+    later: Later | None = None
 
 
 class Sent(NamedTuple):
@@ -20,6 +40,7 @@ class Sent(NamedTuple):
     look: Look
     source: str | None
     seconds: float
+    later: Later | None = None
 
 
 CallT = TypeVar("CallT", bound=Union["Future[list[Transcription]]", "asyncio.Future[list[Transcription]]"])

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.batch_transcriber.reading import Reader
+from components.batch_transcriber.reading import ImageText, Reader
 from components.batch_transcriber.shards import Job, Record, Shard, plan
 from components.batch_transcriber.writing import remark, writer_of
 from components.common import storage
@@ -47,7 +47,9 @@ class Outcome:
         pages: Images that are pages.
         lines: Lines of these pages.
         other_formats: Files of formats that are not read, such as PDF, by ending; they count as `errors`.
-        incomplete: Pages without lines, and pages with lines without text, by reason; the same file names them.
+        incomplete: Pages without lines, and pages with lines without text or too wide for the model, by reason; the
+            same file names them. So does it images that may be pages without lines, and were transcribed as one line.
+        suspicions: Images whose text may be nonsense, by the code of the suspicion; tables name them.
         hidden: Hidden files that have the name of an image, and were left out.
         others: Files that are no images by their names, and were left out; no companions such as XML or CSV.
         other_example: The first of them below the input folder; empty if there is none.
@@ -63,6 +65,7 @@ class Outcome:
     lines: int
     other_formats: dict[str, int]
     incomplete: dict[str, int]
+    suspicions: dict[str, int]
     hidden: int
     others: int
     other_example: str
@@ -120,6 +123,7 @@ def transcribe(
         pages=sum(len(record.lines) for record in records), lines=sum(sum(r.lines.values()) for r in records),
         other_formats=_other_formats(error["path"] for error in errors),
         incomplete=dict(Counter(entry["reason"] for entry in remarks)),
+        suspicions=dict(Counter(code for r in records for codes in r.suspicions.values() for code in codes)),
     )  # fmt: skip
 
 
@@ -153,6 +157,7 @@ class _Transcribe(beam.DoFn):
             stamps, errors=[failed[path] for path in still_failed], run=self._job.run, new=len(todo),
             remarks=[entry for entry in before.remarks if entry["path"] in kept],
             lines={path: before.lines[path] for path in kept if path in before.lines},
+            suspicions={path: before.suspicions[path] for path in kept if path in before.suspicions},
         )  # fmt: skip
         for path in kept:
             writer.keep(path)
@@ -162,6 +167,8 @@ class _Transcribe(beam.DoFn):
                 (record.errors if isinstance(result, ImageError) else record.remarks).append(wrong)
             if isinstance(result, Page):
                 record.lines[image.path] = len(result.lines)
+            if isinstance(result, ImageText) and result.suspicions:
+                record.suspicions[image.path] = [suspicion.code for suspicion in result.suspicions]
             if not isinstance(result, ImageError):
                 writer.add(image.path, result)
         record.documents.update(writer.close())

@@ -3,7 +3,7 @@
 TFX's own BulkInferrer wants examples and writes PredictionLogs. This one reads a folder of images as it is and writes
 what `htr transcribe` writes, with the images that it cannot read in a file of their own:
 
-    texts-00000-of-00004.jsonl, ...   path, text and confidence of each image, or of each line of its page
+    texts-00000-of-00004.jsonl, ...   path, text, confidence and suspicions of each image, or of each line of its page
     texts-errors.jsonl                path, reason and detail of each that could not be read or lacks text
     pages/, pages-errors.csv          instead of both, where each page becomes a file
     counts.json                       images, errors, and of pages their number, lines and what they lack; `blessed`
@@ -95,7 +95,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     config.folder or "", os.path.join(output, config.output), reader, self._beam_pipeline_args or [],
                     overwrite=True, format_=config.format,
                 )  # fmt: skip
-                counts.update(images=outcome.images, errors=outcome.errors)
+                counts.update(images=outcome.images, errors=outcome.errors, suspicions=outcome.suspicions)
                 if config.kind != "line":
                     counts.update(pages=outcome.pages, lines=outcome.lines, incomplete=outcome.incomplete)
             except shards.NoImages:  # nothing has arrived since the last run

@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from components.base_model import packing
-from components.batch_transcriber.shards import BatchError, Image
+from components.batch_transcriber.output import BatchError
+from components.batch_transcriber.shards import Image
 from components.common import storage
 from components.common.ahead import ahead
 from components.common.versions import misplaced
@@ -24,8 +25,10 @@ from htr_client.beam import PrefixBeamSearch
 from htr_client.client import HtrClient
 from htr_client.decoding import BestPath, Decoder
 from htr_client.errors import ImageError
+from htr_client.line_answers import believed
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.model import Page
+from htr_client.suspicion import Look, Suspicion, look
 from serving.precision import use_bfloat16
 from serving.version_directory import LANGUAGE_MODEL_FILE
 
@@ -44,12 +47,22 @@ class ImageText(NamedTuple):
     Attributes:
         text: The text.
         confidence: Confidence of the whole text.
+        suspicions: Why the text may be nonsense.
     """
 
     text: str
     confidence: float
+    suspicions: tuple[Suspicion, ...] = ()
 
 
+class _Packed(NamedTuple):
+    """The image of a line, ready for the model, and what its pixels show."""
+
+    image: image_files.PackedImage
+    look: Look
+
+
+ContentT = TypeVar("ContentT", bytes, _Packed)
 Result = ImageText | Page | ImageError
 
 
@@ -125,29 +138,30 @@ class Reader:
         else:
             yield from self._read_pages(_opened(_content, folder, images, _PAGES_AHEAD))
 
-    def _read_lines(self, opened: Iterator[tuple[Image, bytes | ImageError]]) -> Iterator[tuple[Image, Result]]:
+    def _read_lines(self, opened: Iterator[tuple[Image, _Packed | ImageError]]) -> Iterator[tuple[Image, Result]]:
         while batch := list(islice(opened, self.batch_size)):
-            good = [data for _, data in batch if isinstance(data, bytes)]
-            texts = iter(self._decode(good))
-            for image, data in batch:
-                yield image, next(texts) if isinstance(data, bytes) else data
+            texts = iter(self._decode([content for _, content in batch if isinstance(content, _Packed)]))
+            for image, content in batch:
+                yield image, next(texts) if isinstance(content, _Packed) else content
 
-    def _decode(self, batch: list[bytes]) -> list[Result]:
+    def _decode(self, batch: list[_Packed]) -> list[Result]:
         if not batch:
             return []
         with _loading:  # an engine may run several threads in a process
             model = _load(self.model_path, self.bfloat16)
         # The last batch of a shard is filled up, so that the graph sees one shape only.
-        filled = batch + batch[-1:] * (self.batch_size - len(batch))
-        log_probs, frames = model.log_probs(filled)
+        images = [packed.image.data for packed in batch]
+        log_probs, frames = model.log_probs(images + images[-1:] * (self.batch_size - len(batch)))
         decoder = DECODERS[self.decoder]() if self.decoder != DEFAULT else model.decoder()
-        return [
-            # How the model says that it has no image.
-            ImageError("refused", "The model cannot decode it.")
-            if not found.text and found.confidence == 0
-            else ImageText(found.text, found.confidence)
-            for found in decoder.decode(log_probs[: len(batch)], frames[: len(batch)], model.alphabet)
-        ]
+        decoded = decoder.decode(log_probs[: len(batch)], frames[: len(batch)], model.alphabet)
+        results: list[Result] = []
+        for packed, valid, found in zip(batch, frames[: len(batch)].tolist(), decoded, strict=True):
+            if valid == 0:  # how the model says that it has no image
+                results.append(ImageError("refused", "The model cannot decode it."))
+                continue
+            found, suspicions = believed(found, packed.look, packed.image.width, packed.image.height, valid)
+            results.append(ImageText(found.text, found.confidence, suspicions))
+        return results
 
     def _read_pages(self, opened: Iterator[tuple[Image, bytes | ImageError]]) -> Iterator[tuple[Image, Result]]:
         waiting: deque[tuple[Image, ImageError | None]] = deque()
@@ -167,7 +181,7 @@ class Reader:
                 name = os.fsencode(os.path.basename(image.path)).decode(errors="backslashreplace")
                 yield image, replace(result, image=name)
             else:
-                yield image, result.error or ImageText(result.text, result.confidence)
+                yield image, result.error or ImageText(result.text, result.confidence, result.suspicions)
 
 
 def _fingerprint_file(model_path: str) -> bytes:
@@ -203,11 +217,11 @@ _copies = contextlib.ExitStack()
 
 
 def _opened(
-    content: Callable[[str], bytes], folder: str, images: Iterable[Image], most: int
-) -> Iterator[tuple[Image, bytes | ImageError]]:
+    content: Callable[[str], ContentT], folder: str, images: Iterable[Image], most: int
+) -> Iterator[tuple[Image, ContentT | ImageError]]:
     """Images with their content, so many of which are read ahead."""
 
-    def read(image: Image) -> tuple[Image, bytes | ImageError]:
+    def read(image: Image) -> tuple[Image, ContentT | ImageError]:
         try:
             return image, content(os.path.join(folder, image.path))
         except ImageError as error:
@@ -216,8 +230,9 @@ def _opened(
     return ahead(read, images, _READERS, most)
 
 
-def _packed(path: str, max_pixels: int) -> bytes:
-    return image_files.pack(_content(path), max_pixels).data
+def _packed(path: str, max_pixels: int) -> _Packed:
+    packed, grey = image_files.pack_with_pixels(_content(path), max_pixels)
+    return _Packed(packed, look(grey))
 
 
 def _content(path: str) -> bytes:

@@ -26,19 +26,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from components.batch_transcriber.output import BatchError, format_rows, table_format
 from components.common import storage
 from components.common.words import counted
 from htr_client.files import COMPANIONS, OTHER_FORMATS, PAGE_FORMATS, SUFFIXES, is_hidden, walk
-from htr_client.tables import CsvWriter
 from serving import file_lock
 
 _LISTED = (*SUFFIXES, *OTHER_FORMATS)  # of which the latter cannot be read: they are named among the errors
-_TABLES = {".jsonl": ("jsonl", "json"), ".csv": ("csv",)}  # by ending, what the format may be called
 _ERROR_COLUMNS = ["path", "reason", "detail"]
-
-
-class BatchError(ValueError):
-    """The batch cannot start, or cannot go on where it stopped; the message says why and what to do."""
 
 
 class NoImages(BatchError):
@@ -88,6 +83,7 @@ class Record:
         remarks: Path, reason and detail of pages that lack lines or texts.
         documents: Names of the files of pages below the output folder, by path; none of a table.
         lines: Number of lines of each page.
+        suspicions: Why the text of an image may be nonsense: codes as of `htr_client.suspicion`, by path.
     """
 
     stamps: dict[str, str] = field(default_factory=dict)
@@ -97,6 +93,7 @@ class Record:
     remarks: list[dict[str, str]] = field(default_factory=list)
     documents: dict[str, str] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
+    suspicions: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +122,7 @@ class Job:
         format: "jsonl" or "csv" for a table, or that of documents.
         has_documents: Whether each page becomes a file.
         run: Identity of the run.
+        has_suspicions: Whether a table has the column `suspicions`; those that earlier releases have begun have none.
     """
 
     folder: str
@@ -134,6 +132,7 @@ class Job:
     format: str
     has_documents: bool
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
+    has_suspicions: bool = True
 
     @property
     def state(self) -> str:
@@ -159,7 +158,8 @@ class Job:
     @property
     def columns(self) -> list[str]:
         """Columns of a table of texts."""
-        return ["path", "text", "confidence"] if self.kind == "line" else ["path", "line", "text", "confidence"]
+        first = ["path"] if self.kind == "line" else ["path", "line"]
+        return [*first, "text", "confidence", *(["suspicions"] if self.has_suspicions else [])]
 
     def shard_path(self, number: int) -> str:
         """Output file of a shard."""
@@ -271,18 +271,7 @@ def plan(
         BatchError: No images, an unknown file format, an earlier run had another model or input, or another one works
             on the output.
     """
-    table = _TABLES.get(os.path.splitext(output)[1])
-    if table is None and format_ is None:
-        raise BatchError(
-            f"The output {output} ends neither in .jsonl nor in .csv. Name such a file; or add --format, such as "
-            "--format alto, and each page becomes a file in this folder."
-        )
-    if table is not None and format_ not in (None, *table):
-        raise BatchError(f"In the format {format_} each page becomes a file: name a folder instead of {output}.")
-    if table is None and kind == "line":
-        raise BatchError(
-            f"In {output} each page becomes a file. Images of lines become a table: name a .jsonl or .csv."
-        )
+    table = table_format(output, kind, format_)
     listing = list_images(folder)
     images = listing.images
     shards_needed = max(1, -(-len(images) // images_per_shard))
@@ -290,7 +279,7 @@ def plan(
         job = Job(folder, output, shards_needed, "page", str(format_), has_documents=True)
         images = _with_documents(images, PAGE_FORMATS[job.format])
     else:
-        job = Job(folder, output, shards_needed, kind, table[0], has_documents=False)
+        job = Job(folder, output, shards_needed, kind, table, has_documents=False)
     manifest_path = os.path.join(job.state, "manifest.json")
     parts = [] if storage.exists(manifest_path) else _unknown(job, overwrite)
     if alone is not None and not storage.is_remote(job.state):
@@ -305,7 +294,10 @@ def plan(
         for path in parts:
             storage.remove(path)
     _delete(job.incoming)
-    settings = {"input": folder, "shards": job.shards, "model": model, "kind": job.kind, "format": job.format}
+    settings = {
+        "input": folder, "shards": job.shards, "model": model, "kind": job.kind, "format": job.format,
+        "suspicions": job.has_suspicions,
+    }  # fmt: skip
     job.write(manifest_path, json.dumps(settings, indent=1).encode())
     by_shard: list[list[Image]] = [[] for _ in range(job.shards)]
     for image in images:
@@ -366,7 +358,7 @@ def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:
     elif manifest["input"] != job.folder:
         different = f"for the images in {manifest['input']}, not for those in {job.folder}"
     else:
-        return replace(job, shards=manifest["shards"])
+        return replace(job, shards=manifest["shards"], has_suspicions=manifest.get("suspicions", False))
     raise BatchError(
         f"{job.output} was begun {different}. Name another output, or begin this one again with --overwrite."
     )
@@ -422,22 +414,3 @@ def _delete(path: str) -> None:
 
 def _shard_of(path: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8], "big") % shards
-
-
-def format_rows(rows: list[dict[str, Any]], columns: list[str], format_: str) -> bytes:
-    """A file of a table.
-
-    Args:
-        rows: Values by column.
-        columns: Columns of the table.
-        format_: "jsonl" or "csv".
-    """
-    text = io.StringIO(newline="")
-    if format_ == "csv":
-        writer = CsvWriter(text)
-        for values in (columns, *([row[column] for column in columns] for row in rows)):
-            writer.writerow(values)
-    else:
-        text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    # File names need not be UTF-8.
-    return text.getvalue().encode("utf-8", "surrogateescape")

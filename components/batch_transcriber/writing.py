@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from components.batch_transcriber.output import format_rows
 from components.batch_transcriber.reading import ImageText, Result
-from components.batch_transcriber.shards import Image, Job, Record, format_rows
+from components.batch_transcriber.shards import Image, Job, Record
 from components.common import storage
 from htr_client import pages
 from htr_client.errors import ImageError
 from htr_client.kinds import failure, suspicions
+from htr_client.suspicion import NO_LINES
 
 
 def writer_of(job: Job, number: int, before: Record, images: Iterable[Image]) -> Table | Documents:
@@ -30,7 +32,7 @@ def writer_of(job: Job, number: int, before: Record, images: Iterable[Image]) ->
 
 
 class Table:
-    """Rows of a shard's file: path, text and confidence of each image; with pages also the number of the line.
+    """Rows of a shard's file: path, text, confidence and suspicions of each image; with pages also the line's number.
 
     A page without lines has one row, with line 0 and without text: every image that was read is in the table.
     """
@@ -53,9 +55,11 @@ class Table:
         texts: list[Any] = list(result.lines) if isinstance(result, pages.Page) else [result]
         first = 1
         if not texts:
-            texts, first = [ImageText("", 0.0)], 0
+            texts, first = [ImageText("", 0.0, suspicions(result) if isinstance(result, pages.Page) else ())], 0
         for number, text in enumerate(texts, first):
             row = {"path": path, "line": number, "text": text.text, "confidence": round(text.confidence or 0.0, 6)}
+            codes = [suspicion.code for suspicion in text.suspicions] if isinstance(text, ImageText) else []
+            row["suspicions"] = " ".join(codes)
             self._rows.append({column: row[column] for column in self._job.columns})
 
     def close(self) -> dict[str, str]:
@@ -132,11 +136,15 @@ def remark(path: str, result: Result) -> dict[str, str] | None:
     """
     if isinstance(result, ImageError):
         return {"path": path, "reason": result.reason, "detail": str(result)}
+    if isinstance(result, ImageText):  # one that may be a page
+        messages = [suspicion.message for suspicion in result.suspicions if suspicion.code == NO_LINES]
+        return {"path": path, "reason": NO_LINES, "detail": messages[0]} if messages else None
     if isinstance(result, pages.Page):
-        details = [suspicion.message for suspicion in suspicions(result)]
+        found = suspicions(result)
+        details = [suspicion.message for suspicion in found]
         if (error := failure(result)) is not None:
             details.append(str(error))
         if details:
-            reason = "lines_without_text" if result.lines else "no_lines"
+            reason = found[0].code if found else "lines_without_text"
             return {"path": path, "reason": reason, "detail": "; ".join(details)}
     return None

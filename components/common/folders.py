@@ -16,6 +16,14 @@ def free_space(folder: str) -> int:
     return shutil.disk_usage(folder).free
 
 
+def nearest(folder: str) -> str:
+    """A folder, or the nearest one above it that exists, in which it would be made."""
+    folder = os.path.abspath(folder)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
 @contextlib.contextmanager
 def made_whole(folder: Path) -> Iterator[Path]:
     """Lets a folder be filled under another name; it gets its own when that has ended without an exception.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
+from components.common.workspace import AIRFLOW_FOLDER, METADATA_FILE, PINNED_FILE, PIPELINE_FOLDER
 
 # Custom properties of executions, which `pipeline.runners.local_runner` writes.
 PEAK_PROPERTY, CPU_PROPERTY = "peak_bytes", "cpu_seconds"
@@ -33,12 +35,19 @@ def check_metadata(workspace: str) -> None:
     """Looks whether the database of a workspace is whole, before ML Metadata reads or writes it; it may be missing.
 
     Raises:
-        MetadataError: It is damaged, or gone while the artifacts that it describes are there.
+        MetadataError: It is damaged, gone while the artifacts that it describes are there, or never was here.
     """
     database, artifacts = (os.path.join(workspace, name) for name in (METADATA_FILE, PIPELINE_FOLDER))
     if not os.path.exists(database) or not os.path.getsize(database):
         # A kill may have left an empty database, but not one that has been used.
         wrong = "missing or empty" if os.path.isdir(artifacts) and os.listdir(artifacts) else None
+        if wrong and (connection := _connection_of_airflow(workspace)):
+            raise MetadataError(
+                f"The runs of {workspace} are those of a DAG and noted in the database of Airflow's connection "
+                f"{connection}, which this command does not read. Nothing is missing. Their reports are "
+                f"{artifacts}/RunReport/report/NUMBER/report.html; for runs of your own name another folder with "
+                "--workspace."
+            )
     else:
         wrong = _damage(database)
     if wrong:
@@ -47,6 +56,13 @@ def check_metadata(workspace: str) -> None:
             f"{artifacts} aside: the next run then begins anew, without an earlier model to compare with. Pushed "
             "versions stay."
         )
+
+
+def _connection_of_airflow(workspace: str) -> str | None:
+    """The setting `airflow.metadata_connection` of the newest run of a DAG in a workspace."""
+    runs = Path(workspace, AIRFLOW_FOLDER).glob(f"*/*/{PINNED_FILE}")
+    newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
+    return json.loads(newest.read_bytes())["airflow"]["metadata_connection"] if newest else None
 
 
 def _damage(database: str) -> str | None:

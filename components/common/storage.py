@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+from components.common.store_errors import as_os_error
+
 _PIECE = 2**16  # bytes that are read at once
 READERS = 16  # requests at once: enough to hide a store's latency
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}  # those of our extras; fsspec knows more schemes
@@ -117,12 +119,12 @@ def _info(path: str) -> dict[str, Any] | None:
 
 
 def check_writable(folder: str) -> None:
-    """Writes and removes a small object in a folder of a bucket.
+    """Writes and removes a small file in a folder.
 
     Raises:
         OSError: It is not possible; the message says why.
     """
-    probe = posixpath.join(folder, ".htr-writable")
+    probe = posixpath.join(folder, f".htr-writable-{uuid.uuid4().hex[:8]}")  # others may check it at once
     write(probe, b"")
     remove(probe)
 
@@ -442,9 +444,5 @@ def _bucket(path: str) -> Iterator[Any]:
         raise OSError(f"{path}: {error}") from error
     try:
         yield bucket
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: there is no such file, folder or bucket") from error
-    except PermissionError as error:
-        raise PermissionError(f"{path}: the store refuses the credentials of this process ({error})") from error
-    except Exception as error:  # each store's library has classes of its own
-        raise OSError(f"{path}: {error}") from error
+    except Exception as error:
+        raise as_os_error(path, error) from error

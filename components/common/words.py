@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 def counted(number: int, noun: str, several: str = "") -> str:
     """A number and what it counts, such as "1 image" or "3 images".
@@ -20,5 +22,11 @@ def some(names: list[str], most: int = 5) -> str:
 
 
 def visible(character: str) -> str:
-    """A character as something that can be seen: a space becomes an open box."""
-    return {" ": "␣", "": "∅", "\u00a0": "NBSP"}.get(character, character)
+    """A character as something that can be seen: a space becomes an open box, what a terminal obeys a number."""
+    known = {" ": "␣", "": "∅", "\u00a0": "NBSP"}
+    if character in known or len(character) > 1:
+        return known.get(character, character)
+    category = unicodedata.category(character)
+    if category in ("Mn", "Me"):  # would be drawn on the character before it
+        return f"◌{character}"
+    return f"U+{ord(character):04X}" if category[0] in "CZ" else character

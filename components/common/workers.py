@@ -8,12 +8,13 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
+from components.common.cores import usable_cores
 from components.common.stopping import follow_parent
 
 
 @contextlib.contextmanager
 def worker_pool() -> Iterator[ProcessPoolExecutor]:
-    """A pool with a process for each core; they end with this one.
+    """A pool with a process for each usable core; they end with this one.
 
     They are copies of this process without its threads. What it no longer needs is collected before they are made, and
     what it has now is never collected in them: objects of gRPC would wait there for a thread of theirs, for ever.
@@ -23,7 +24,8 @@ def worker_pool() -> Iterator[ProcessPoolExecutor]:
     gc.collect()
     gc.freeze()
     try:
-        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork"), initializer=follow_parent) as pool:
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(usable_cores(), mp_context=fork, initializer=follow_parent) as pool:
             yield pool
     finally:
         if not frozen_before:

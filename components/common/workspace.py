@@ -9,6 +9,9 @@ METADATA_FILE = "metadata.db"
 """Where ML Metadata notes runs."""
 PIPELINE_FOLDER = "pipeline"
 """Where the artifacts of the steps lie."""
+AIRFLOW_FOLDER = "airflow"
+"""Where the runs of DAGs keep the compiled pipeline that they go by, in NAME/RUN/`PINNED_FILE`."""
+PINNED_FILE = "pipeline.json"
 
 
 def is_workspace(folder: str, names: Collection[str]) -> bool:

@@ -10,7 +10,8 @@ import json
 import os
 
 from components.base_model import packing
-from components.common import service, storage
+from components.common import storage
+from components.common.in_service import in_service, metrics
 from components.common.versions import model_at
 from components.evaluator.verdict import Baseline
 from components.trainer.settings import AUTO
@@ -41,14 +42,14 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
         VersionError: The file of labels cannot be read.
         OSError: A model cannot be read.
     """
-    current = service.in_service(model_dir, name)
+    current = in_service(model_dir, name)
     if current is not None:
         digest = storage.digest(current.path)
         if digest != storage.digest(candidate):
             if off:
                 return Baseline("off", reason=off, passed_over=current.path)
             return Baseline("in_service", current.number, current.path, digest)
-        noted = (service.metrics(model_dir, current.number) or {}).get("compared_with")
+        noted = (metrics(model_dir, current.number) or {}).get("compared_with")
         if noted and (noted["kind"] == "off") == bool(off):
             return Baseline(**{**noted, "reason": off or noted["reason"]})
     if off:

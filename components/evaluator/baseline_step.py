@@ -9,10 +9,11 @@ from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
-from components.common import service, storage
+from components.common import storage
 from components.common.artifacts import write_text
 from components.common.console import console
 from components.common.fingerprint_driver import NotingDriver
+from components.common.in_service import holds, in_service
 from components.evaluator.baseline import BaselineError, find
 from components.evaluator.settings import GateConfig
 from components.evaluator.verdict import BASELINE_FILE, Baseline
@@ -85,8 +86,8 @@ class Executor(base_executor.BaseExecutor):
 def _without(gone: Baseline, input_dict: dict[str, Any], exec_properties: dict[str, Any]) -> Baseline:
     """What to do without a version that retention has deleted: a candidate that is in service already needs it not."""
     candidate = path_utils.serving_model_path(artifact_utils.get_single_uri(list(input_dict["candidate"])))
-    current = service.in_service(exec_properties["model_dir"], exec_properties["name"])
-    if current is None or not service.holds(current, candidate):
+    current = in_service(exec_properties["model_dir"], exec_properties["name"])
+    if current is None or not holds(current, candidate):
         raise BaselineError(f"The gate cannot compare with {gone}: {gone.path} no longer exists. Run again.")
     return Baseline("none", reason=f"{gone} when the model was pushed, no longer exists")
 

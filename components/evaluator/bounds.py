@@ -10,13 +10,10 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.settings import GateConfig
 from components.evaluator.slices import SLICES, prefix
-from components.evaluator.verdict import BOUND_DIGITS, GATE_BOUNDS
+from components.evaluator.verdict import GATE_BOUNDS, ROUNDING
 from components.recogniser.decoders import DECODERS
 
 _MODULE = "components.evaluator.tfma_metrics"
-# TFMA compares floats: 4/200 - 3/200 is more than 0.005 by a last digit, and 0.7 % less than 7/1000. What is equal is
-# within the bound. One edit is more than this in any evaluation.
-_ROUNDING = 10.0 ** -(BOUND_DIGITS + 1)
 
 
 def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
@@ -74,13 +71,13 @@ def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
 
 
 def _bound(value: float | None) -> config_pb2.MetricThreshold:
-    bound = {"value": math.inf if value is None else value + _ROUNDING}
+    bound = {"value": math.inf if value is None else value + ROUNDING}
     return config_pb2.MetricThreshold(value_threshold=config_pb2.GenericValueThreshold(upper_bound=bound))
 
 
 def _change(value: float | None) -> config_pb2.MetricThreshold:
     change = config_pb2.GenericChangeThreshold(
-        direction=config_pb2.LOWER_IS_BETTER, absolute={"value": math.inf if value is None else value + _ROUNDING}
+        direction=config_pb2.LOWER_IS_BETTER, absolute={"value": math.inf if value is None else value + ROUNDING}
     )
     return config_pb2.MetricThreshold(change_threshold=change)
 

@@ -16,7 +16,7 @@ from components.common import storage
 from components.common.artifacts import bless, write_text
 from components.common.versions import kept_start
 from components.evaluator import readings
-from components.evaluator.evaluation import NOTE_FILE
+from components.evaluator.tfma_verdict import NOTE_FILE
 from components.evaluator.verdict import Baseline
 from serving.version_directory import GRAPH_FILE
 

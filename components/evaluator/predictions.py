@@ -1,11 +1,13 @@
 """What Evaluator evaluates: the texts that clients read in the log-probabilities, with and without language model.
 
 TFMA would call a signature that gives texts. Clients get theirs by decoding, so that is done here too, for candidate
-and baseline alike, each with the language model of its own version. What they read is kept for the report.
+and baseline alike, each with the language model of its own version. Where nothing is written on an image clients get no
+text (`htr_client.line_answers.believed`). What they read is kept for the report.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +20,9 @@ from components.evaluator import readings
 from components.evaluator.slices import SLICES, prefix
 from components.recogniser.decoders import DECODERS
 from components.recogniser.model import ExportedModel, loaded
+from htr_client.image_files import load
+from htr_client.model_facts import LEAST_CONTRAST
+from htr_client.suspicion import look
 
 
 def custom_extractors(eval_shared_model: Any, eval_config: Any, tensor_adapter_config: Any) -> list[Any]:
@@ -44,6 +49,10 @@ class _Read(beam.DoFn):
         features = extracts[tfma.FEATURES_KEY]
         images = np.ravel(features["image"]).tolist()
         by_model = _read({name: loaded(path) for name, path in self._paths.items()}, images)
+        contrasts = np.ravel(features["paper_level"]) - np.ravel(features["ink_level"])
+        for i in _empty(images, contrasts):
+            for rows in (rows for by in by_model.values() for rows in by.values()):
+                rows[i] = ("", 0.0)
         for i, image_id in enumerate(np.ravel(features["id"])):
             # TFMA leaves out the name of a model that is alone.
             read = {name or readings.CANDIDATE: {d: rows[i] for d, rows in by.items()} for name, by in by_model.items()}
@@ -61,6 +70,11 @@ class _Read(beam.DoFn):
 
     def finish_bundle(self) -> None:
         readings.write(self._rows, self._kept_in)
+
+
+def _empty(images: list[bytes], contrasts: np.ndarray) -> list[int]:
+    """Places of the images on which nothing is written; only those of little contrast need to be decoded."""
+    return [i for i in np.flatnonzero(contrasts < LEAST_CONTRAST) if look(load(images[i], sys.maxsize)).is_empty]
 
 
 def _read(models: Mapping[str, ExportedModel], images: list[bytes]) -> dict[str, dict[str, list[tuple[str, float]]]]:

@@ -13,6 +13,20 @@ from components.common import storage
 BASELINE_FILE = "baseline.json"
 BOUND_DIGITS = 8
 """Decimal places of a bound that count."""
+# 4/200 - 3/200 is more than 0.005 by a last digit, and 0.7 % less than 7/1000. What is equal is within the bound. One
+# edit is more than this in any evaluation.
+ROUNDING = 10.0 ** -(BOUND_DIGITS + 1)
+"""By how much a value may be beyond a bound, as floats are compared."""
+
+
+def telling_places(excess: float, least: int) -> int:
+    """Decimal places with which a value is told from the bound that it misses.
+
+    Args:
+        excess: By how much it misses the bound.
+        least: As many as are shown in any case.
+    """
+    return next((n for n in range(least, BOUND_DIGITS + 1) if round(excess, n) > 0), BOUND_DIGITS + 1)
 
 
 @dataclass(frozen=True)
@@ -139,13 +153,16 @@ class Failure:
                 known = "which is pushed"
             elif self.in_service:
                 known = f"and {self.in_service} stays in service (htr read --base PRESET takes the base model)"
+            # A version counts as unchanged only with the same language model; beside a base model, it is another one.
+            but = "" if self.against.startswith("version") else ", but for its language model,"
             return (
-                f"no epoch read the validation images better than {self.against}, which the training started from, so "
-                f"this would be that model again, {known}: lower train.learning_rate, or label more images"
+                f"no epoch transcribed the validation images better than {self.against}, which the training started "
+                f"from, so{but} this would be that model again, {known}: lower train.learning_rate, or label "
+                "more images"
             )
         where = "" if self.slice == "all" else f" for {self.slice}"
         excess = self.value - self.bound
-        places = next((n for n in range(4, 9) if round(excess, n) > 0), 9)  # that tell the value from its bound
+        places = telling_places(excess, 4)
         more = f"{excess:.{places}f} too much"
         unknown = GateBound("the gate", self.metric, self.metric)  # another release may have asked for something else
         missed = next(filter(self.misses, GATE_BOUNDS), unknown)

@@ -19,11 +19,11 @@ from components.example_gen.images import find_image, read_image
 from components.example_gen.labels import check_label, length_band
 from components.example_gen.measures import describe
 from components.example_gen.plan import Plan, make_plan, split_of
-from components.example_gen.rejects import CONTROLS, Reject, Rejected, rejected_image
+from components.example_gen.rejects import CONTROLS, FITS_AS_LINE, Reject, Rejected, rejected_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLIT_NAMES, SplitRule
 from components.example_gen.table import Row, Table, plain, read_together, why_malformed
-from components.transform.geometry import available_frames, needed_frames
+from components.transform.geometry import available_frames, fits_as_line, needed_frames
 from components.transform.settings import TransformConfig
 from htr_client import image_files
 from htr_client.errors import ImageError
@@ -172,10 +172,11 @@ def _accept(
     height, width = image.grey.shape
     frames = available_frames(width, height, transform)
     if 2 * len(label) > frames and (needed := needed_frames(label)) > frames:  # twice the length is always enough
+        fits = f" ({FITS_AS_LINE})" if fits_as_line(label, width, height, transform) else ""
         width, height = image.original
         raise Rejected(
             "label_too_long",
-            f"{len(label)} characters need {needed} frames, a {width} x {height} image has {frames}",
+            f"{len(label)} characters need {needed} frames, a {width} x {height} image has {frames}{fits}",
         )
     writer = row.writer
     id_, key = table.names_of(fields.path)

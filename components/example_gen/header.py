@@ -30,7 +30,9 @@ SAVE_AS_CSV = 'Open it and save it as "CSV UTF-8" (File, Save As).'
 # Headers of tables that hold no labels, by what writes them: texts of a model are no truth.
 _OWN = {
     rejects.HEADER: "htr check --rejects",
-    "path,text,confidence": "htr transcribe",
+    "path,text,confidence,suspicions": "htr transcribe",
+    "path,line,text,confidence,suspicions": "htr transcribe",
+    "path,text,confidence": "htr transcribe",  # of earlier releases, as the next one
     "path,line,text,confidence": "htr transcribe",
 }
 _WORKBOOKS = {b"PK\x03\x04": "an Excel workbook or another zip archive", b"\xd0\xcf\x11\xe0": "an Excel workbook"}
@@ -96,13 +98,13 @@ class _Header:
 
     Attributes:
         names: Names of the columns as they stand in the file.
-        known: The same as they are compared with the usual names.
+        known: The same as they are compared with the usual names, and with a setting that has none to the letter.
         hint: What to do where the first line is no header but data, as the end of an error; else empty.
     """
 
     def __init__(self, path: str, names: list[str]):
         self.names = names
-        self.known = [re.sub(r"[\s-]+", "_", name.lower()) for name in names]
+        self.known = [_compared(name) for name in names]
         data = _looks_like_data(names)
         self.hint = (
             f" The first line looks like data (`{data[:40]}`): there is no header. Add a line before it that names its "
@@ -121,13 +123,15 @@ class _Header:
         """
         if wanted is None:
             names, found = self.known, next((name for name in usual if name in self.known), None)
-        else:
+        elif wanted in self.names:
             names, found = self.names, wanted
+        else:
+            names, found = self.known, _compared(wanted)
         if found is None:
             return None
         if found not in names:
-            columns = _listed(names)
-            raise DatasetError(f"{self._path} has no column {found!r} ({setting}). It has: {columns}.{self.hint}")
+            columns = _listed(self.names)
+            raise DatasetError(f"{self._path} has no column {wanted!r} ({setting}). It has: {columns}.{self.hint}")
         if names.count(found) > 1:
             self._ambiguous[setting] = found
         return names.index(found)
@@ -144,6 +148,10 @@ class _Header:
             raise DatasetError(
                 f"{self._path} has several columns {name!r}. Rename all but one, or choose another by {setting}."
             )
+
+
+def _compared(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.lower())
 
 
 def _encoding(mark: bytes, told: str) -> str:

@@ -167,6 +167,8 @@ def _nearest(name: str, base: str, folder: str, root: str, only: str | None) -> 
         ending = os.path.splitext(near[0])[1].lower()
         advice = f": {ending} is not read, save it as JPEG or PNG" if ending in OTHER_FORMATS else ""
         what += f"; {near[0]} has a similar name{advice}"
+    elif numbered := _within(only, _files(root).of_number(stem if known_suffix else folded(base))):
+        what += f"; {numbered[0]} has this number: has a spreadsheet removed the zeros? Its column must be text"
     if linked := _linked_folders(root):
         what += f"; {root}/{linked[0]} is a link, which is not searched: name the image {linked[0]}/{base}"
     raise Rejected("missing_file", what)
@@ -208,6 +210,10 @@ class _Files:
         """Paths of images by their name without its extension, in NFC and without case."""
         return self._paths(self._stems[stem].split("/")) if stem in self._stems else []
 
+    def of_number(self, stem: str) -> list[str]:
+        """Paths of images whose name is a number, by its digits; zeros before these do not count."""
+        return self._paths(self._numbers.get(stem.lstrip("0"), "").split("/")) if stem.isdecimal() else []
+
     def _paths(self, names: list[str]) -> list[str]:
         return [f"{folder}/{name}" for name in names for folder in self._folders.get(name, ())]
 
@@ -242,6 +248,15 @@ class _Files:
             stem, suffix = os.path.splitext(folded(name))
             if suffix in SUFFIXES or suffix in OTHER_FORMATS:
                 index[stem] = f"{index[stem]}/{name}" if stem in index else name
+        return index
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, str]:
+        """Names of `_stems` that are numbers, by these without the zeros before them; the first of several."""
+        index: dict[str, str] = {}
+        for stem, names in self._stems.items():
+            if stem.isdecimal():
+                index.setdefault(stem.lstrip("0"), names)
         return index
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from components.common import storage
+from components.common.store_errors import NoCredentials
 from components.example_gen.table import DatasetError
 
 # Of a disk, a network file system or a machine that has too little of something, not of a path.
@@ -56,7 +57,7 @@ def unreadable(what: str, error: Exception, advice: str = "") -> DatasetError:
         error: What reading it has raised.
         advice: A sentence that says what to do, unless another try may succeed.
     """
-    if isinstance(error, StoreError):
+    if isinstance(error, StoreError | NoCredentials):  # which say what to do
         return StoreError(what)
     if is_outage(error):
         return StoreError(f"{what} Its store, disk or network fails: try again.")

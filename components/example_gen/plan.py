@@ -282,8 +282,8 @@ def _right_to_left(survey: _Survey) -> list[str]:
     scripts = ", ".join(f"{script} {count}" for script, count in survey.scripts.most_common())
     return [
         f"Rows whose labels are written from right to left: {survey.right_to_left_rows} ({scripts}), for example "
-        f"{', '.join(survey.right_to_left)}. Such scripts are not supported: the model reads from left to right and "
-        f"cannot learn these labels."
+        f"{', '.join(survey.right_to_left)}. Such scripts are not supported: the model transcribes from left to "
+        f"right and cannot learn these labels."
     ]
 
 

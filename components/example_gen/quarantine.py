@@ -12,7 +12,7 @@ from tfx.dsl.io import fileio
 from tfx.types.artifact import Artifact
 
 from components.common.words import counted
-from components.example_gen.rejects import ADVICE, CONTROLS, NO_ROWS, REJECTS_FILE
+from components.example_gen.rejects import CONTROLS, FITS_AS_LINE, NO_ROWS, REJECTS_FILE, advice_for
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 
@@ -67,34 +67,36 @@ def check_counts(
     total = accepted + rejected
     by_count = dict(sorted(counts["rejected"].items(), key=lambda x: -x[1]))
     by_reason = ", ".join(f"{n} {reason}" for reason, n in by_count.items())
-    most = next(iter(by_count), "")
-    advice = f" {ADVICE[most]}." if most in ADVICE else ""
     where = f" Each is listed in {rejects_copy}." if rejects_copy else ""
     if not total:
         raise DatasetError(NO_ROWS)
     if rejected > data.max_rejected * total:
+        examples, advice = _looked_through(by_count, rejects)
         raise TooManyRejects(
             f"{rejected} of {counted(total, row)} {'was' if rejected == 1 else 'were'} rejected "
             f"({rejected / total:.1%}; data.max_rejected allows {data.max_rejected:.1%}): {by_reason}.{advice}{where}"
-            f"{_examples(by_count, rejects)}"
+            f"{examples}"
         )
     empty = [split for split, count in counts["accepted"].items() if not count]
     if empty:
+        examples, advice = _looked_through(by_count, rejects)
         raise DatasetError(
             f"No {sample} is left for {' and '.join(empty)}; rejected are {rejected} of {counted(total, row)}"
-            f"{f' ({by_reason})' if by_reason else ''}. Add data, or correct what was rejected.{where}"
-            f"{_examples(by_count, rejects)}"
+            f"{f' ({by_reason})' if by_reason else ''}. Add data, or correct what was rejected.{advice}{where}"
+            f"{examples}"
         )
 
 
-def _examples(reasons: Mapping[str, int], rejects: Iterable[tuple[str, str]]) -> str:
-    """A line for each reason."""
+def _looked_through(reasons: Mapping[str, int], rejects: Iterable[tuple[str, str]]) -> tuple[str, str]:
+    """A line for each reason, the most frequent first, and a sentence on what helps against that one."""
+    most, lines = next(iter(reasons), ""), 0
     found: dict[str, str] = {}
     for reason, example in rejects:
         found.setdefault(reason, example)
-        if len(found) == len(reasons):
-            break
-    return "".join(
+        lines += reason == most and FITS_AS_LINE in example
+    advice = advice_for(most, reasons.get(most, 0), lines)
+    examples = "".join(
         f"\n  {reason}, e.g. {found[reason][:_MOST_CHARACTERS].translate(CONTROLS)}"
         for reason in reasons if reason in found
     )  # fmt: skip
+    return examples, f" {advice}." if advice else ""

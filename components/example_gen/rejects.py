@@ -18,10 +18,13 @@ ADVICE = {
     "outside_folder": "data.allow_outside=true reads images outside of the data folder too, through links and absolute "
     "paths: set it if you trust who made the folder",
     "placeholder_label": "data.placeholders=[] keeps such labels",
-    "image_too_large": "data.max_megapixels allows larger images",
+    "image_too_large": "data.max_megapixels allows images of more pixels",
     "unknown_character": "data.alphabet says which characters are allowed",
     "unknown_split": "data.split_column=none leaves the column out of account",
 }
+
+# In the detail of a label that is too long for the preset `word` only.
+FITS_AS_LINE = "enough with transform.preset=line"
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,19 @@ def rejected_image(error: ImageError) -> Rejected:
 def is_unreadable_image(reason: str) -> bool:
     """Whether rows with a reason have an image that cannot be shown."""
     return reason == "not_an_image" or reason.startswith("image_")
+
+
+def advice_for(reason: str, count: int, lines: int) -> str:
+    """What helps against a reason; empty if nothing is known.
+
+    Args:
+        reason: Reason of some rejects.
+        count: How many there are.
+        lines: How many of these say `FITS_AS_LINE`.
+    """
+    if lines:
+        return f"transform.preset=line has frames enough for {lines} of these {count}, which look like lines of text"
+    return ADVICE.get(reason, "")
 
 
 def as_csv_line(reject: Reject) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import functools
 import io
@@ -15,6 +17,7 @@ from typing import NamedTuple
 
 from components.common import storage
 from components.common.words import counted
+from components.example_gen.rejects import CONTROLS
 from htr_client.files import OTHER_FORMATS, SUFFIXES
 
 ROWS = 128  # that are examined together
@@ -26,6 +29,9 @@ NUL_SHOWN_AS = "\x1a"  # ASCII's "substitute"; messages say NUL
 _END = "\x1aend"  # a line after the last one of a file
 _MISQUOTED = "\x1amisquoted"  # begins a surplus field, which ends with the name of the column whose quotation is wrong
 _IMAGES = (*SUFFIXES, *OTHER_FORMATS)
+_NO_UTF8 = re.compile("[\udc80-\udcff]")  # bytes as Python reads them on where they are none
+_LEGACY_ENCODINGS = {"cp1252": "Excel on Windows", "mac_roman": "Excel on a Mac"}
+_SHOWN = 20  # characters before the first one that is wrong, at most
 _LONG_ROW = 2**16  # characters of a row that patterns look at: they take a hundred bytes for each quotation mark
 
 
@@ -263,7 +269,30 @@ def _lines(file: io.TextIOWrapper, path: str, raw: list[str]) -> Iterator[str]:
 
 def encoding_problem(path: str, encoding: str, error: object) -> str:
     """What is wrong with a file that is not text in its encoding, and what to do."""
-    return f"{path} is not {encoding} text ({error}). Save it as UTF-8, or name its encoding with data.encoding."
+    found = _other_encodings(path, encoding) if isinstance(error, UnicodeDecodeError) else ""
+    return (
+        f"{path} is not {encoding} text ({found or error}). Save it as UTF-8, or name its encoding with data.encoding."
+    )
+
+
+def _other_encodings(path: str, encoding: str) -> str:
+    """The first line that is not UTF-8, and how other encodings read it; empty for a file that should be another one.
+
+    The error counts bytes from the last piece that was read, and nobody finds a line by its bytes.
+    """
+    if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
+        return ""
+    with storage.open_file(path) as raw, io.TextIOWrapper(raw, encoding, errors="surrogateescape") as file:
+        for number, line in enumerate(iter(functools.partial(file.readline, _MOST_CHARACTERS), ""), 1):
+            if wrong := _NO_UTF8.search(line):
+                part = line[max(0, wrong.start() - _SHOWN) :][: 2 * _SHOWN].strip()
+                read = []
+                for name, program in _LEGACY_ENCODINGS.items():
+                    with contextlib.suppress(UnicodeError):
+                        shown = part.encode("utf-8", "surrogateescape").decode(name).translate(CONTROLS)
+                        read.append(f"`{shown}` with data.encoding={name} ({program})")
+                return f"line {number} reads {' or '.join(read)}"
+    return ""
 
 
 def plain(text: str) -> str:

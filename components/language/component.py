@@ -75,7 +75,7 @@ class Executor(base_executor.BaseExecutor):
             packing.language_model(base) if base else None,
             itertools.chain(texts.lines(config.texts), packing.texts(base) if base else ()),
         )
-        console().print(f"  {_told(learnt)}", markup=False)
+        console().print(f"  {in_words(learnt)}", markup=False)
         directory = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))
         storage.copy_tree(exported, directory)
         put(learnt, directory)
@@ -106,17 +106,23 @@ def put(learnt: Learnt, directory: str) -> None:
     write_text(path, json.dumps(settings, indent=1, ensure_ascii=False))
 
 
-def _told(learnt: Learnt) -> str:
+def in_words(learnt: Learnt) -> str:
+    """What was learnt, and what the validation images told of it, for the log of the run."""
     facts = learnt.facts
     if "validation_cer" not in facts:
         return "no language model: the validation split has no image that tells whether one helps"
-    images = f"{facts['validation_images']:,} validation images"
-    change = f"CER {facts['validation_cer_best_path']:.4f} without, {facts['validation_cer']:.4f} with it on {images}"
+    images, weight = f"{facts['validation_images']:,} validation images", facts["validation_weight"]
+    without, with_it = facts["validation_cer_best_path"], facts["validation_cer"]
+    change = f"CER {without:.4f} without, {with_it:.4f} with weight {weight:g}"
+    if facts.get("base_weight", weight) != weight:
+        change += f", {facts['validation_cer_base_weight']:.4f} with the base's weight {facts['base_weight']:g}"
+    change += f", on {images}"
     if facts["texts_left_out"]:
         change += f"; {facts['texts_left_out']:,} texts are left out, beyond {MOST_CHARACTERS:,} characters"
     if learnt.model is None:
         return f"no language model: it does not help by more than chance ({change})"
-    return f"{facts['ngrams']:,} n-grams, {facts['bytes'] / 1e3:,.0f} kB, weight {facts['weight']:g}: {change}"
+    whose = ", the base's, which these images do not contradict" if facts["trusts_base"] else ""
+    return f"{facts['ngrams']:,} n-grams, {facts['bytes'] / 1e3:,.0f} kB, weight {weight:g}{whose}: {change}"
 
 
 class LanguageModel(base_component.BaseComponent):

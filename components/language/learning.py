@@ -61,9 +61,9 @@ def learn(
 
     Of the weights those count that read as well as the best one, but for chance. That of the base's language model is
     taken if it is one of them, and even where it is not sure that it helps: the base's own images have shown that it
-    does, unless the labels are in characters that it does not know. It must read better then, or, of images that are
-    too few to tell, not surely worse. Else the smallest is taken: the validation split may be harder than what comes,
-    where the image itself tells more.
+    does, unless the labels are in characters that it does not know. It must read better then than none; where the
+    images are too few to tell, it is taken unless it is surely worse than none, whatever other weights do. Else the
+    smallest is taken: the validation split may be harder than what comes, where the image itself tells more.
 
     Args:
         labels: Labels of the training split.
@@ -101,9 +101,14 @@ def learn(
     best = min(tried, key=sum)
     good = [i for i, edits in enumerate(tried) if _differs(best, edits, lengths, _AT_LEAST) <= 0]
     usual = weights.index(base.weight) if base is not None else None
-    chosen = usual if usual is not None and usual in good else good[0]
+    chosen = good[0]
+    if usual is not None:
+        stands = len(lengths) < _FEW and _may_help(before, tried[usual], lengths)
+        chosen = usual if stands or usual in good else chosen
+        facts |= {"base_weight": weights[usual], "validation_cer_base_weight": sum(tried[usual]) / sum(lengths)}
     facts["validation_cer_best_path"] = sum(before) / sum(lengths)
     facts["validation_cer"] = sum(tried[chosen]) / sum(lengths)
+    facts["validation_weight"] = weights[chosen]
     model = models[chosen]
     if _differs(before, tried[chosen], lengths, _SURE) < 0:
         temperature = _temperature(model, alphabet, validation, base.temperature if base is not None else 1.0)

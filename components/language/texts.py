@@ -9,6 +9,7 @@ from typing import Any
 
 from components.common import storage
 from components.common.settings import ConfigError
+from components.example_gen.outages import StoreError, is_outage
 
 _PART = 2**20  # bytes that are read at once
 
@@ -35,6 +36,7 @@ def lines(paths: Sequence[str]) -> Iterator[str]:
 
     Raises:
         ConfigError: A file cannot be read, or is not UTF-8.
+        StoreError: Its store, disk or network fails.
     """
     for path in paths:
         position = 0
@@ -53,7 +55,10 @@ def lines(paths: Sequence[str]) -> Iterator[str]:
                         if stripped := line.strip():
                             yield unicodedata.normalize("NFC", stripped)
         except OSError as error:
-            raise ConfigError(f"language.texts: {path} cannot be read: {error.strerror or error}") from error
+            wrong = f"language.texts: {path} cannot be read: {error.strerror or error}"
+            if is_outage(error):
+                raise StoreError(f"{wrong}. Its store, disk or network fails: try again.") from error
+            raise ConfigError(wrong) from error
         except UnicodeDecodeError as error:
             raise ConfigError(
                 f"language.texts: {path} is not UTF-8 ({error.reason} at byte {position + error.start}): convert it, "

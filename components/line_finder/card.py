@@ -9,7 +9,7 @@ from typing import Any
 from components.line_finder.augmentation import STEEPEST
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.verdict import LineVerdict
-from components.report.report import environment
+from components.report.html import environment
 
 
 def model_card(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from components.common.warmup import write_warmups
-from components.line_finder.model import CHANNELS, LineFinder, build, take_weights
+from components.line_finder.model import CHANNELS, LineFinder
 from components.line_finder.preprocessing import scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig
 from components.transform.decoding import NOTHING, decode_grey, kinds_of
@@ -83,20 +82,6 @@ def save(served: ServedLineFinder, directory: str, config: LineFinderConfig, fac
     write_warmups(directory, LINE_FINDER, [(SIGNATURE, "image_bytes", batch) for batch in ([page], [page, page])])
     with tf.io.gfile.GFile(os.path.join(directory, SETTINGS_FILE), "w") as file:
         file.write(json.dumps({"line_finder": config.model_dump(), **facts}, indent=1) + "\n")
-
-
-def export_again(version: str, target: str) -> None:
-    """Exports the weights of a version with the code as it is now; its settings are the same.
-
-    Args:
-        version: Directory of the version.
-        target: Directory of the new one.
-    """
-    facts = json.loads(Path(version, SETTINGS_FILE).read_text("utf-8"))
-    config = LineFinderConfig.model_validate(facts.pop("line_finder"))
-    network = build(config)
-    take_weights(network, version)
-    save(ServedLineFinder(network, config), target, config, facts)
 
 
 def _drawn_page() -> np.ndarray:

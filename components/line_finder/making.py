@@ -10,10 +10,10 @@ import keras
 from components.common.console import announced
 from components.line_finder.data import LabelledPage
 from components.line_finder.export import ServedLineFinder, save
+from components.line_finder.fitting import LineFitting
 from components.line_finder.model import build
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
-from components.line_finder.training import LineFitting
-from components.trainer.base import Start
+from components.trainer.warm_start import Start
 
 
 class NotValidated(RuntimeError):

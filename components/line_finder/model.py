@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from components.common import storage
 from components.line_finder.settings import COARSEST, LineFinderConfig
-from components.trainer.base import WarmStartError
 from components.trainer.model import FusedBatchNormalization
+from components.trainer.warm_start import WarmStartError
 from components.trainer.weights import read_weights
 from serving.version_directory import SETTINGS_FILE
 

@@ -13,12 +13,24 @@ from components.example_gen.outages import is_of_the_store, unreadable
 from components.example_gen.plan import fill_splits
 from components.example_gen.rejects import Rejected, as_rejected
 from components.example_gen.settings import DataConfig
-from components.example_gen.table import DatasetError
+from components.example_gen.table import DatasetError, plain
 from components.example_gen.walking import files as files_of
 from components.example_gen.walking import refuse_workspace
 from components.line_finder.data import require_baselines
 from components.line_finder.settings import PagesConfig
-from components.pages.files import Claim, ImportProblem, PageFile, find_pages, locate_image, lost_claims
+from components.pages.files import (
+    ELSEWHERE,
+    NEARBY,
+    Claim,
+    ImportProblem,
+    PageFile,
+    documents_of,
+    find_pages,
+    geometry_of,
+    image_of_damaged,
+    locate_image,
+    lost_claims,
+)
 from components.pages.images import require_fitting
 from htr_client import pages
 from htr_client.errors import ImageError
@@ -96,60 +108,75 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
         DatasetError: There are no pages, or too few documents to divide, or a bucket fails.
     """
     files = list_pages(data, settings)
+    rejected, claims, sizes_of = _examine(files)
+    misfits = _misfits(claims, sizes_of)
+    rejected += misfits.values()
+    claims = [replace(claim, usable=claim.usable and claim.file not in misfits) for claim in claims]
+    lost, documents = lost_claims(claims), documents_of(claims)
+    for claim in claims:
+        if owner := lost.get(claim.file):
+            detail = f"{claim.image} is the image of {owner.name}"
+            rejected.append(RejectedPage(claim.file.name, "same_image", detail))
+    used = [claim for claim in claims if claim.usable and claim.file not in lost]
+    claims_of, images = {claim.file.name: claim for claim in claims}, {claim.image for claim in used}
+    rejected = [replace(one, lost=_is_lost(one, claims_of.get(one.page), images)) for one in rejected]
+    kept = [replace(one.file, writer=one.file.writer or documents[one.file] or one.file.key) for one in used]
+    sizes = Counter(file.writer for file in kept)
+    rule = fill_splits(sizes, data)
+    if rule is None:
+        detail = f" {rejected[0].page}: {rejected[0].detail}" if rejected else ""
+        or_apart = "; or let each page stand for itself, with pages.document='.*', which underestimates the error"
+        advice = f"four of like size usually do{f'{or_apart} on new documents' if len(sizes) < len(kept) else ''}"
+        raise DatasetError(
+            f"{counted(len(kept), 'usable page')} of {counted(len(sizes), 'document')} cannot be divided into pages to "
+            f"train on, for validation and for evaluation; {len(rejected)} of {counted(len(files), 'page')} cannot be "
+            f"used.{detail} Add documents: {advice}."
+        )
+    notes = []
+    if taken := [f"{document} for {split}" for document, split in rule.forced.items()]:
+        notes.append(
+            f"The draw by document leaves splits empty; taken instead: {', '.join(taken)}. They may change their "
+            "split when documents are added."
+        )
+    if alone := sum(not (claim.file.writer or documents[claim.file]) for claim in used):
+        notes.append(
+            f"{counted(alone, 'page')} of {len(used)} {'name' if alone > 1 else 'names'} no document, so that each "
+            "counts as one of its own. If several are of one document, say so with pages.document=folder or a pattern: "
+            "otherwise F1 and CER are of documents that were trained on."
+        )
+    if elsewhere := [claim for claim in used if claim.place == ELSEWHERE]:
+        notes.append(
+            f"Pages whose image was found by its name in another folder: {len(elsewhere)}, such as "
+            f"{plain(elsewhere[0].image)} for {elsewhere[0].file.name}."
+        )
+    divided = tuple((file, rule.assign(None, file.writer, file.writer, "", data)) for file in kept)
+    return PagePlan(divided, tuple(rejected), tuple(notes))
+
+
+def _examine(files: list[PageFile]) -> tuple[list[RejectedPage], list[Claim], dict[PageFile, pages.Page]]:
+    """What the XML files tell: those that cannot be used, the images that pages would take, and the pages' sizes."""
     rejected: list[RejectedPage] = []
-    usable: list[tuple[PageFile, str]] = []
     claims: list[Claim] = []
     sizes_of: dict[PageFile, pages.Page] = {}
-    claims_of: dict[str, Claim] = {}  # by name of the page
     for file in files:
         try:
             page = pages.read(storage.read(file.path, MAX_BYTES + 1))
-            image, claimed = locate_image(page.image, file)
-            claim = claims_of[file.name] = Claim(file, image, claimed)
+            image, place = locate_image(page.image, file)
+            claims.append(Claim(file, image, place, usable=False, document=page.document))
             if not page.lines:
                 raise Rejected("no_lines", "the page has no lines")
             require_baselines(page, file)
         except (pages.PageError, Rejected, OSError) as error:
             if is_of_the_store(file.path, error):
                 raise unreadable(f"The pages cannot be read: {error}.", error) from error
+            if isinstance(error, pages.PageError) and (image := image_of_damaged(file)):
+                claims.append(Claim(file, image, NEARBY, usable=False))
             why = as_rejected(error)
             rejected.append(RejectedPage(file.name, why.reason, why.detail))
             continue
-        usable.append((file, file.writer or page.document or file.key))
-        claims.append(claim)
+        claims[-1] = replace(claims[-1], usable=True, geometry=geometry_of(page.lines))
         sizes_of[file] = replace(page, lines=())
-    misfits = _misfits(claims, sizes_of)
-    rejected += misfits.values()
-    usable = [(file, document) for file, document in usable if file not in misfits]
-    claims = [claim for claim in claims if claim.file not in misfits]
-    lost = lost_claims(claims)
-    images = {claim.file: claim.image for claim in claims}
-    for file, owner in lost.items():
-        rejected.append(RejectedPage(file.name, "same_image", f"{images[file]} is the image of {owner.name}"))
-    kept = [replace(file, writer=document) for file, document in usable if file not in lost]
-    used = {images[file] for file, _ in usable if file not in lost}
-    rejected = [replace(one, lost=_is_lost(one, claims_of.get(one.page), used)) for one in rejected]
-    sizes = Counter(file.writer for file in kept)
-    rule = fill_splits(sizes, data)
-    if rule is None:
-        detail = f" {rejected[0].page}: {rejected[0].detail}" if rejected else ""
-        raise DatasetError(
-            f"{counted(len(kept), 'usable page')} of {counted(len(sizes), 'document')} cannot be divided into pages to "
-            f"train on, for validation and for evaluation; {len(rejected)} of {counted(len(files), 'page')} cannot be "
-            f"used.{detail} Add documents; or let each page stand for itself, with pages.document='.*', which "
-            "underestimates the error on new documents."
-        )
-    taken = [f"{document} for {split}" for document, split in rule.forced.items()]
-    notes = (
-        [
-            f"The draw by document leaves splits empty; taken instead: {', '.join(taken)}. They may change their "
-            "split when documents are added."
-        ]
-        if taken
-        else []
-    )
-    divided = tuple((file, rule.assign(None, file.writer, file.writer, "", data)) for file in kept)
-    return PagePlan(divided, tuple(rejected), tuple(notes))
+    return rejected, claims, sizes_of
 
 
 def _is_lost(rejected: RejectedPage, claim: Claim | None, used: Collection[str]) -> bool:
@@ -160,7 +187,7 @@ def _is_lost(rejected: RejectedPage, claim: Claim | None, used: Collection[str])
         claim: Its image, if it has one.
         used: Images of the pages that are used. A page without its own image may have found one of them.
     """
-    return rejected.reason != "not_a_page" and not (claim and claim.lies_there and claim.image in used)
+    return rejected.reason != "not_a_page" and not (claim and claim.place != ELSEWHERE and claim.image in used)
 
 
 def _misfits(claims: list[Claim], pages_of: dict[PageFile, pages.Page]) -> dict[PageFile, RejectedPage]:
@@ -172,7 +199,7 @@ def _misfits(claims: list[Claim], pages_of: dict[PageFile, pages.Page]) -> dict[
     contested = {*lost, *lost.values()}
     found: dict[PageFile, RejectedPage] = {}
     for claim in claims:
-        if claim.file in contested:
+        if claim.usable and claim.file in contested:
             try:
                 require_fitting(claim.image, pages_of[claim.file])
             except Rejected as error:

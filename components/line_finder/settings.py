@@ -14,8 +14,8 @@ STRIDE = 2
 """Pixels of the scaled page for a cell of the maps."""
 COARSEST = 32
 """The network needs pages whose sides are multiples of this, in pixels of the scaled page."""
-NEWEST, BASE = "newest", "base"
-"""Of `line_gate.recogniser`: the version in the workspace, the base model for lines."""
+IN_SERVICE, BASE = "in_service", "base"
+"""Of `line_gate.recogniser`: the version in service, the base model for lines."""
 _RATE, _WARM_RATE = 3e-3, 5e-4
 
 
@@ -103,7 +103,8 @@ class LineGateConfig(Section):
         0.02, ge=0, description="allowed increase over the ratio of the line finder in service, same pages; null: off"
     )
     recogniser: PathText = Field(
-        NEWEST,
-        description="what transcribes the lines. newest: the newest version in the workspace, else the base model; "
-        "base: the base model for lines; else a version directory, or a directory of versions",
+        IN_SERVICE,
+        description="what transcribes the lines. in_service: the version labelled stable, else the newest in the "
+        "workspace, else the base model; base: the base model for lines; else a version directory, or a directory of "
+        "versions",
     )

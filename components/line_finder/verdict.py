@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from components.common import storage
-from components.evaluator.verdict import Baseline
+from components.evaluator.verdict import ROUNDING, Baseline, telling_places
 from components.line_finder.measuring import Readings
 from components.line_finder.metric import LineScore
 from components.line_finder.settings import LineGateConfig
 
 VERDICT_FILE, PAGES_FILE = "verdict.json", "pages.json"
-"""Files of the evaluation artifact, see `components.line_finder.evaluator`."""
+"""Files of the evaluation artifact, see `components.line_finder.steps.evaluator`."""
 
 
 @dataclass(frozen=True)
@@ -118,20 +118,23 @@ def decide(
         _bound("max_ratio_increase", increase, gate.max_ratio_increase),
     ]
     ratio_met, f1_met, increase_met = (row.met for row in bounds)
-    if ratio_met is False:
+    if gate.max_cer_ratio is not None and ratio_met is False:
+        places = telling_places(ratio - gate.max_cer_ratio, 3)
         failures.append(
-            f"CER in the found lines is {metrics['cer']:.4f}, {ratio:.3f} times that in the true lines "
+            f"CER in the found lines is {metrics['cer']:.4f}, {ratio:.{places}f} times that in the true lines "
             f"({metrics['cer_true']:.4f}); line_gate.max_cer_ratio allows {gate.max_cer_ratio:g}"
         )
-    if f1_met is False:
+    if gate.min_f1 is not None and f1_met is False:
+        places = telling_places(gate.min_f1 - f1, 4)
         failures.append(
-            f"F1 of the lines is {f1:.4f} (precision {metrics['precision']:.4f}, recall {metrics['recall']:.4f}); "
-            f"line_gate.min_f1 asks for {gate.min_f1:g}"
+            f"F1 of the lines is {f1:.{places}f} (precision {metrics['precision']:.4f}, "
+            f"recall {metrics['recall']:.4f}); line_gate.min_f1 asks for {gate.min_f1:g}"
         )
-    if baseline is not None and increase_met is False:
+    if baseline and increase is not None and gate.max_ratio_increase is not None and increase_met is False:
+        places = telling_places(increase - gate.max_ratio_increase, 3)
         failures.append(
-            f"the ratio of CER is {increase:+.3f} against {compared_with}, whose lines give "
-            f"{baseline['cer_ratio']:.3f}; line_gate.max_ratio_increase allows {gate.max_ratio_increase:+g}"
+            f"the ratio of CER is {increase:+.{places}f} against {compared_with}, whose lines give "
+            f"{baseline['cer_ratio']:.{places}f}; line_gate.max_ratio_increase allows {gate.max_ratio_increase:+g}"
         )
     if unchanged:
         failures.append(
@@ -154,7 +157,7 @@ def decide(
 def _bound(name: str, value: float | None, bound: float | None, least: bool = False) -> Bound:
     met = None
     if value is not None and bound is not None:
-        met = not (value < bound if least else value > bound)
+        met = not (value < bound - ROUNDING if least else value > bound + ROUNDING)
     return Bound(f"line_gate.{name}", value, bound, met)
 
 

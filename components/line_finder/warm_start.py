@@ -9,8 +9,8 @@ from components.base_model import packing
 from components.common import storage
 from components.common.versions import misplaced, model_at
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
-from components.trainer.base import Start, WarmStartError
 from components.trainer.settings import AUTO
+from components.trainer.warm_start import Start, WarmStartError
 from serving.version_directory import SETTINGS_FILE
 
 _SETTING = "line_training.warm_start"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -16,8 +17,12 @@ from components.example_gen.rejects import Rejected
 from components.example_gen.table import DatasetError, plain
 from components.example_gen.walking import walk
 from htr_client.files import SUFFIXES, is_hidden
+from htr_client.pages import Line
+from htr_client.pages.xml_files import corners
 
 AUTO, FOLDER = "auto", "folder"
+# Where an image lies: as the page says; beside the page or above it, under another name; in any other folder.
+THERE, NEARBY, ELSEWHERE = 2, 1, 0
 # Folders that Transkribus, eScriptorium and others make for the XML files of one document.
 _FORMAT_FOLDERS = {"page", "alto", "xml", "page_xml", "pagexml", "alto_xml"}
 
@@ -49,17 +54,24 @@ class PageFile:
 
 @dataclass(frozen=True)
 class Claim:
-    """A page that can be used, and the image that it would take.
+    """A page and the image that it would take.
 
     Attributes:
         file: The page.
         image: Path of the image.
-        lies_there: Whether the image lies where the page says (`locate_image`).
+        place: How the image's place fits the page: `THERE`, `NEARBY` or `ELSEWHERE`.
+        usable: Whether the page can be used. One that cannot, such as one without text, still keeps its image from
+            pages that have found it elsewhere.
+        geometry: How much is known of the page's lines, see `geometry_of`.
+        document: Document that the page belongs to; empty if its file names none.
     """
 
     file: PageFile
     image: str
-    lies_there: bool
+    place: int
+    usable: bool = True
+    geometry: int = 0
+    document: str = ""
 
 
 def find_pages(folders: Sequence[str], writer: str = AUTO, allow_outside: bool = False) -> list[PageFile]:
@@ -166,7 +178,7 @@ def _folder(name: str) -> str:
     return str(folder.parent if folder.name.lower() in _FORMAT_FOLDERS and len(folder.parts) > 1 else folder)
 
 
-def locate_image(name: str, page: PageFile) -> tuple[str, bool]:
+def locate_image(name: str, page: PageFile) -> tuple[str, int]:
     """Finds the image that a page names.
 
     Its name counts beside the XML file and in the folder above; a path of the machine that wrote the file, or an
@@ -178,45 +190,98 @@ def locate_image(name: str, page: PageFile) -> tuple[str, bool]:
         page: Page that names it.
 
     Returns:
-        Its path, and whether it lies where the page says, so that no other page has a better claim.
+        Its path, and its place: `THERE`, `NEARBY` or `ELSEWHERE`.
 
     Raises:
         Rejected: There is none, or several; or it lies outside of the input folder.
     """
-    folder = os.path.dirname(page.path)
     base = name.replace("\\", "/").rpartition("/")[2]
-    for place in (folder, os.path.dirname(folder)):
+    for place in _places(page):
         for wanted in dict.fromkeys((name, base)):
             path = storage.absolute(wanted if storage.is_remote(wanted) else os.path.join(place, wanted))
             if wanted and storage.is_inside(path, page.root) and storage.exists(path) and not storage.is_dir(path):
-                return path, True
+                return path, THERE
     problem: Rejected | None = None
     # Names without their extension: the image may have been converted since.
     for wanted in (name, base, os.path.splitext(base)[0], os.path.splitext(os.path.basename(page.path))[0]):
         try:
             if wanted:
-                return find_image(wanted, page).path, False
+                path = find_image(wanted, page).path
+                return path, NEARBY if os.path.dirname(path) in _places(page) else ELSEWHERE
         except Rejected as rejected:
             problem = problem or rejected
     raise problem or Rejected("missing_file", f"{page.path} names no image")
 
 
+def image_of_damaged(page: PageFile) -> str:
+    """The image of an XML file that cannot be read: the one of its name beside it or above; empty for none."""
+    with contextlib.suppress(Rejected):
+        image, place = locate_image("", page)
+        return image if place != ELSEWHERE else ""
+    return ""
+
+
+def _places(page: PageFile) -> tuple[str, str]:
+    folder = os.path.dirname(page.path)
+    return folder, os.path.dirname(folder)
+
+
+def geometry_of(lines: Iterable[Line]) -> int:
+    """How much is known of lines: of two files of a page, the one of the larger number is used.
+
+    ALTO of version 2, as Transkribus writes it beside PAGE, has a box and the height of the baseline only.
+    """
+    known = 0
+    for line in lines:
+        known += 1
+        known += bool(line.polygon) and line.polygon != corners(Line(polygon=line.polygon).box)
+        known += len(line.baseline) > 2 or len({y for _, y in line.baseline}) > 1
+    return known
+
+
 def lost_claims(claims: Sequence[Claim]) -> dict[PageFile, PageFile]:
     """Decides whose an image is that several pages want, as PAGE beside ALTO does: it is used once.
 
+    A page whose image lies beside it or above has a better claim than one that has found it elsewhere, even if it
+    cannot be used: the other one would get the image of another document. Of pages with equal claims, the one with the
+    better geometry gets the image, then the first.
+
     Args:
-        claims: Claims of all pages that can be used, in their order.
+        claims: Claims of all pages that have found an image, in their order.
 
     Returns:
-        The pages that do not get their image, each with the page that gets it: one whose image lies where it says
-        before others, then the first.
+        The usable pages that do not get their image, each with the page that has the best claim.
     """
-    owners: dict[str, PageFile] = {}
+    owners: dict[str, Claim] = {}
     images = [_real(claim.image) for claim in claims]
-    for better in (True, False):
-        for claim, image in zip(claims, images, strict=True):
-            if claim.lies_there == better:
-                owners.setdefault(image, claim.file)
+    for claim, image in zip(claims, images, strict=True):
+        owner = owners.setdefault(image, claim)
+        if _strength(claim) > _strength(owner):
+            owners[image] = claim
     return {
-        claim.file: owners[image] for claim, image in zip(claims, images, strict=True) if owners[image] != claim.file
+        claim.file: owners[image].file
+        for claim, image in zip(claims, images, strict=True)
+        if claim.usable and owners[image] is not claim
+    }
+
+
+def _strength(claim: Claim) -> tuple[bool, bool, int, int]:
+    return (claim.place != ELSEWHERE, claim.usable, claim.place, claim.geometry)
+
+
+def documents_of(claims: Sequence[Claim]) -> dict[PageFile, str]:
+    """The documents that pages belong to, empty where none is known.
+
+    A file that names none belongs to that of another file of its image: Transkribus names it in PAGE and not in ALTO.
+
+    Args:
+        claims: Claims of all pages that have found an image.
+    """
+    of_images: dict[str, str] = {}
+    for claim in claims:
+        if claim.document and claim.place != ELSEWHERE:
+            of_images.setdefault(_real(claim.image), claim.document)
+    return {
+        claim.file: claim.document or ("" if claim.place == ELSEWHERE else of_images.get(_real(claim.image), ""))
+        for claim in claims
     }

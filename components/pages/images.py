@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 
 from components.common import storage
@@ -16,7 +19,7 @@ def fitting_image(path: str, page: pages.Page, max_pixels: int) -> tuple[np.ndar
     """Loads the image of a page.
 
     Tools differ in whether they obey an EXIF orientation. So the page's size decides which way up it means the image;
-    where both ways have the same size, upright.
+    where both ways have the same size, the ink on its lines does.
 
     Args:
         path: Path of the image.
@@ -35,12 +38,30 @@ def fitting_image(path: str, page: pages.Page, max_pixels: int) -> tuple[np.ndar
     height, width = grey.shape
     if not (page.width and page.height):
         return grey, page
-    if _alike(page, width, height):
-        return grey, page.scaled(width, height)
-    if inspect(data).orientation >= 5 and _alike(page, height, width):
+    orientation = inspect(data).orientation
+    found = [(grey, page.scaled(width, height))] if _alike(page, width, height) else []
+    if orientation != 1 and _alike(page, *((height, width) if orientation >= 5 else (width, height))):
         stored = image_files.load(data, max_pixels, upright=False)
-        return stored, page.scaled(stored.shape[1], stored.shape[0])
-    raise _other_image(path, page, width, height)
+        found.append((stored, page.scaled(stored.shape[1], stored.shape[0])))
+    if not found:
+        raise _other_image(path, page, width, height)
+    return max(found, key=lambda way: _ink(way[0], way[1].lines)) if len(found) > 1 else found[0]
+
+
+def _ink(grey: np.ndarray, lines: Sequence[pages.Line]) -> float:
+    """How much pixels along lines differ from the paper, dark or light.
+
+    Along the baselines all of 87 pages of three sources had more of it the right way up than turned by 180 degrees;
+    within the outlines, which lie close together on full pages, 5 had less.
+    """
+    mask = np.zeros(grey.shape, np.uint8)
+    thickness = int(np.clip((pages.line_pitch(lines) or 0) / 3, 3, 255))
+    for line in lines:
+        if len(line.baseline) > 1:
+            cv2.polylines(mask, [np.array(line.baseline, np.int32)], False, (1,), thickness)
+        elif line.polygon:
+            cv2.fillPoly(mask, [np.array(line.polygon, np.int32)], (1,))
+    return cv2.mean(cv2.absdiff(grey, np.full_like(grey, np.median(grey))), mask)[0]
 
 
 def require_fitting(path: str, page: pages.Page) -> None:

@@ -15,9 +15,9 @@ from tfx.utils import json_utils, proto_utils
 from components.common import storage
 from components.common.artifacts import Report
 from components.common.console import console
-from components.common.service import holds, needing_no_push, withdrawn_as
+from components.common.in_service import holds, needing_no_push, withdrawn_as
 from components.common.writers import without_writers
-from components.pusher.versions import WITHDRAWN_VERSION, push, why_withheld
+from components.pusher.publishing import WITHDRAWN_VERSION, push, why_withheld
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
 MODEL_NAME = "model_name"

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.common.writers import without_writers
 from components.evaluator.verdict import MAX_CER, Verdict
-from components.report.report import environment, switched_off
+from components.report.html import environment, switched_off
 
 REVIEWED = 0.1
 

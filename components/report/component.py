@@ -23,12 +23,12 @@ from tfx.utils import path_utils
 
 from components.common.artifacts import Report, write_text
 from components.evaluator import readings
-from components.evaluator.evaluation import read_verdict
+from components.evaluator.tfma_verdict import read_verdict
 from components.example_gen.quarantine import Quarantine, read_counts
 from components.example_gen.rejects import REJECTS_FILE
 from components.example_validator.component import read_anomalies
 from components.recogniser.model import loaded
-from components.report import analysis, card, collect, contents, report
+from components.report import analysis, card, collect, contents, html
 from components.report.material import Material
 from components.report.settings import RunSettings
 from components.trainer.training import HISTORY_FILE, SHEET_FILE, UNALIGNABLE_FILE
@@ -91,11 +91,11 @@ class Executor(base_executor.BaseExecutor):
         )
         built = contents.build(material)
         files = {
-            report.CONTENTS_FILE: json.dumps(built, ensure_ascii=False),
+            html.CONTENTS_FILE: json.dumps(built, ensure_ascii=False),
             METRICS_FILE: json.dumps(contents.metrics(built), ensure_ascii=False, indent=1, allow_nan=False),
             CARD_FILE: card.write(built),
-            report.PAGE_FILE: report.page(built),
-            report.PREDICTIONS_FILE: analysis.as_csv(predictions),
+            html.PAGE_FILE: html.page(built),
+            html.PREDICTIONS_FILE: analysis.as_csv(predictions),
         }
         folder = artifact_utils.get_single_uri(output_dict["report"])
         for name, text in files.items():

@@ -1,4 +1,4 @@
-"""Puts together what a report says, as plain data: numbers, sentences, figures. `report.py` lays it out as a page."""
+"""Puts together what a report says, as plain data: numbers, sentences, figures. `html.py` lays it out as a page."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.evaluator.verdict import GATE_BOUNDS, GateBound, Verdict
+from components.evaluator.verdict import BOUND_DIGITS, GATE_BOUNDS, GateBound, Verdict
 from components.example_gen.folders import find_tables
 from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Rejected, is_unreadable_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table
 from components.report import analysis, figures
+from components.report.html import switched_off
 from components.report.material import Material
 from components.report.next_steps import next_steps
-from components.report.report import switched_off
 from components.report.run_findings import findings
 from components.report.settings import RunSettings
 from components.transform.geometry import resized_width
@@ -147,7 +147,9 @@ def _bound_of(name: str, allowed: float, bound: GateBound, verdict: Verdict) -> 
     wanted = [f"{column} = {value}"] if equals else [s for s in verdict.slices if s.startswith(f"{column} = ")]
     found = [(verdict.slices[s][bound.metric], s) for s in wanted if s in verdict.slices]
     worst, where = max(found, default=(None, name))
-    missed = [f for f in verdict.failures if f.misses(bound) and f.slice in [s for _, s in found]]
+    # A slice may have two bounds, that of its feature and its own: it is the missed one's value that tells them apart.
+    here, limit = [s for _, s in found], round(allowed, BOUND_DIGITS)
+    missed = [f for f in verdict.failures if f.misses(bound) and f.slice in here and f.bound == limit]
     missed += [f for f in verdict.failures if f.kind == "missing" and f.slice in (column, *wanted)]
     return {
         "setting": bound.setting, "slice": column,

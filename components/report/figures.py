@@ -150,7 +150,7 @@ def confusion_matrix(characters: Sequence[str], counts: np.ndarray) -> str:
                                                             alpha=0.12 + 0.55 * count / top))  # fmt: skip
                 axis.text(j, i, f"{int(count)}", ha="center", va="center", fontsize=7)
         names = [visible(c) for c in characters]
-        axis.set(xticks=range(n + 1), yticks=range(n), xlabel="read as", ylabel="truth", xlim=(-0.6, n + 0.6),
+        axis.set(xticks=range(n + 1), yticks=range(n), xlabel="recognised as", ylabel="truth", xlim=(-0.6, n + 0.6),
                  ylim=(n - 0.4, -0.6))  # fmt: skip
         axis.set_xticklabels([*names, "nothing"])
         axis.set_yticklabels(names)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.common.metrics import samples_for
-from components.common.words import counted
+from components.common.words import counted, visible
 from components.evaluator.verdict import MAX_CER, Verdict
 from components.trainer.schedule import epochs_for
 from components.trainer.settings import TrainConfig
@@ -72,12 +72,12 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
         )
     elif 0 < epochs < _FEW_EPOCHS:
         yield f"Train for longer than {counted(epochs, 'epoch')}. For example train.epochs={more}."
-    yield from _about_comparison(contents, collapsed)
+    yield from _about_comparison(contents, made_worse=not collapsed and "base_kept" not in kinds)
     yield from _about_bounds(contents, collapsed)
     if labelled < _FEW_TRAINING_IMAGES and train["warm_start"]:
         yield (
             f"Label more training images than {labelled}, best by other writers. Images that nobody has labelled help, "
-            "too, once a version is pushed that reads them (gate.max_cer bounds its CER): htr label."
+            "too, once a version is pushed that transcribes them (gate.max_cer bounds its CER): htr label."
         )
     elif labelled < _FEW_TRAINING_IMAGES:
         yield (
@@ -105,7 +105,7 @@ def _misfits(contents: Mapping[str, Any]) -> Iterator[str]:
         yield f"{misfits} of {data['rows']} labels were left out, too long for the frames of their images; {what}."
 
 
-def _about_comparison(contents: Mapping[str, Any], collapsed: bool) -> Iterator[str]:
+def _about_comparison(contents: Mapping[str, Any], made_worse: bool) -> Iterator[str]:
     verdict, model, baseline = contents["verdict"], contents["model"], contents["baseline_model"]
     if not baseline or not any(failure["kind"] == "change" for failure in verdict["failures"]):
         return
@@ -126,7 +126,7 @@ def _about_comparison(contents: Mapping[str, Any], collapsed: bool) -> Iterator[
     found = verdict["compared_with"]
     if found and found["kind"] == "in_service" and not contents["config"]["train"]["warm_start"] and not differs:
         yield f"Start from the model in service: train.warm_start={found['path']}."
-    elif found and found["kind"] in ("warm_start", "base_model") and not collapsed:
+    elif found and found["kind"] in ("warm_start", "base_model") and made_worse:
         rate = contents["config"]["train"]["learning_rate"] / 10
         yield f"The training has made the model that it started from worse: lower train.learning_rate, e.g. {rate:g}."
 
@@ -149,10 +149,11 @@ def _about_bounds(contents: Mapping[str, Any], collapsed: bool) -> Iterator[str]
             f"Its CER is lower than that of {contents['against']} ({metrics['cer']:.3f}, "
             f"{compared['baseline']['rate']:.3f}). If that is enough, raise the bound: gate.max_cer={enough:g}."
         )
-    slices = [failure.slice for failure in failures if failure.kind == "bound" and failure.slice != "all"]
+    missed = [failure.slice for failure in failures if failure.kind == "bound" and failure.slice != "all"]
+    slices = list(dict.fromkeys(missed))  # one may miss two bounds
     if slices:
         yield f"Add training images like those of {', '.join(slices[:3])}, which miss their bounds."
     unknown = contents["coverage"]["unknown"]
     if unknown:
-        shown = " ".join(row["character"] for row in unknown[:8])
+        shown = " ".join(visible(row["character"]) for row in unknown[:8])
         yield f"Add training images with the characters {shown}, which the model cannot write."

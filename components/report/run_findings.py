@@ -84,7 +84,7 @@ def _check_labels(m: Material, result: Findings) -> None:
     swapped = f", and {elsewhere} times that is exactly the label of another image" if elsewhere else ""
     (result.problem if len(suspect) > 0.03 * sure else result.note)(
         "suspicious_labels",
-        f"About {len(suspect) / sure:.0%} of the labels look wrong: of {sure} images that were read with a "
+        f"About {len(suspect) / sure:.0%} of the labels look wrong: of {sure} images that were transcribed with a "
         f"confidence of {analysis.SURE:g} or more, {len(suspect)} say something wholly different from their "
         f"label{swapped}.",
         "Look at the suspect labels below. " + ("Were rows swapped or shifted?" if elsewhere else ""),
@@ -141,8 +141,9 @@ def _check_training(m: Material, result: Findings) -> None:
         result.problem("collapse", f"Training collapsed: {facts['collapse']}.",
                        "Try more epochs (train.epochs), a lower train.learning_rate, or more labels.")  # fmt: skip
     if facts.get("base_validation_cer") is not None and facts["best_epoch"] == 0:
-        result.note("base_kept", "No epoch read the validation images better than the model that training started "
-                    "from: its weights were kept.", "Try a lower train.learning_rate, or more labels.")  # fmt: skip
+        result.note("base_kept", "No epoch transcribed the validation images better than the model that training "
+                    "started from: its weights were kept.",
+                    "Try a lower train.learning_rate, or more labels.")  # fmt: skip
     if facts.get("still_falling"):
         result.note("still_learning", "The validation CER was still falling when training ended.",
                     "More epochs will probably help: train.epochs.")  # fmt: skip

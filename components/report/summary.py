@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,11 +26,14 @@ from components.common.run_metadata import (
 )
 from components.common.versions import fate
 from components.evaluator.verdict import Verdict
-from components.pusher.versions import WITHDRAWN_VERSION, why_withheld
-from components.report import report
+from components.pusher.publishing import WITHDRAWN_VERSION, why_withheld
+from components.report import html
+from components.report.numbers import run_name
 from serving.version_directory import METRICS_FILE
 
 _COUNTS_FILE = "counts.json"  # of Quarantine and of Transcriptions
+# Parameters of ExampleGen that hold a section of settings as JSON.
+_READ_WITH = {"data": "data_config", "transform": "transform_config"}
 _NO_COUNTS: dict[str, Any] = {"accepted": {}, "rejected": {}, "notes": []}
 
 
@@ -41,14 +44,14 @@ class Step:
     Attributes:
         name: Name of the component.
         state: "COMPLETE", "CACHED", "FAILED", ...
-        seconds: Time between its registration and its end.
+        seconds: Time between its registration and its end; None for one that has no end, since it runs, or was killed.
         peak_bytes: Peak memory of the process while it ran; None where it was not measured.
         cpu_seconds: CPU time of the process and of those that it started; None where it was not measured.
     """
 
     name: str
     state: str
-    seconds: float
+    seconds: float | None
     peak_bytes: int | None = None
     cpu_seconds: float | None = None
 
@@ -60,7 +63,7 @@ class RunSummary:
     Attributes:
         run_id: Time of its start.
         steps: Steps in order.
-        seconds: Time from its first to its last step.
+        seconds: Time from its first step to the end of its last one; None where a step has no end.
         counts: `{"accepted": {split: n}, "rejected": {reason: n}, "notes": [...]}`.
         report_folder: Artifact of its report; None if the run did not come so far.
         pushed: Whether a version was pushed by this run or the run whose push it found cached.
@@ -68,12 +71,15 @@ class RunSummary:
         pushed_path: Its directory.
         withdrawn_path: Where the version lay that holds the same model, if nothing was pushed because it was withdrawn.
         transcriptions_folder: Artifact of its BulkInferrer, where there is one.
+        statistics_folder: Artifact of its StatisticsGen; None if the run did not come so far.
         anomalies_folder: Artifact of its ExampleValidator; None if the run did not come so far.
+        read_with: Sections `data` and `transform` of its settings, by which ExampleGen accepted and rejected rows;
+            empty if the run did not come so far.
     """
 
     run_id: str
     steps: list[Step]
-    seconds: float
+    seconds: float | None
     counts: dict[str, Any]
     report_folder: str | None = None
     pushed: bool = False
@@ -81,17 +87,19 @@ class RunSummary:
     pushed_path: str | None = None
     withdrawn_path: str | None = None
     transcriptions_folder: str | None = None
+    statistics_folder: str | None = None
     anomalies_folder: str | None = None
+    read_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """What tells runs apart for people: the time of its start in seconds, before it what Airflow says of it."""
-        return re.sub(r"(T\d\d:\d\d:\d\d).*", r"\1", self.run_id).replace("/", "-")
+        """What tells runs apart for people."""
+        return run_name(self.run_id)
 
     @cached_property
     def report(self) -> dict[str, Any] | None:
         """Contents of its report, see `components.report.contents`."""
-        return _read(self.report_folder, report.CONTENTS_FILE)
+        return _read(self.report_folder, html.CONTENTS_FILE)
 
     @cached_property
     def metrics(self) -> dict[str, Any] | None:
@@ -125,7 +133,7 @@ class RunSummary:
     @property
     def off(self) -> list[str]:
         """Settings of the gate that are null."""
-        return report.switched_off(self.report) if self.report else []
+        return html.switched_off(self.report) if self.report else []
 
     @property
     def withdrawn(self) -> int | None:
@@ -163,12 +171,14 @@ class RunSummary:
     def page(self) -> str:
         """The report as HTML, with the push and the timings that were not known when it was first written."""
         pushed = (self.version, self.pushed_path) if self.version and self.pushed_path else None
+        found = fate(self.pushed_path) if pushed and self.pushed_path else ""
+        became = found if found in ("withdrawn", "deleted") else ""
         not_pushed = ""
         if self.withdrawn is not None and self.withdrawn_path:
             restorable = fate(self.withdrawn_path) in ("withdrawn", "unknown")
             then = f"this model is version {self.withdrawn}, which was withdrawn then"
             not_pushed = why_withheld(self.withdrawn) if restorable else then
-        return report.page(self.report, self.run_id, self.steps, pushed, not_pushed)
+        return html.page(self.report, self.run_id, self.steps, pushed, not_pushed, became)
 
 
 def read(workspace: str, name: str, run: str = "latest") -> RunSummary:
@@ -233,27 +243,34 @@ def read_all(workspace: str, name: str, newest: int | None = None) -> list[RunSu
 
 
 def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, executions: list[Any]) -> RunSummary:
-    steps, outputs = [], {}
+    steps, outputs, read_with = [], {}, {}
     for execution in executions:
         nodes = [c.name for c in store.get_contexts_by_execution(execution.id) if c.name.startswith(f"{name}.")]
         component = nodes[0].removeprefix(f"{name}.")
         state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
-        seconds = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
+        # ML Metadata hears of a step when it begins and when it ends: between, what it notes last is the beginning.
+        ended = state != "RUNNING"
+        taken = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
         measured = execution.custom_properties
         peak = measured[PEAK_PROPERTY].int_value if PEAK_PROPERTY in measured else None
         cpu = measured[CPU_PROPERTY].double_value if CPU_PROPERTY in measured else None
-        steps.append(Step(component, state, seconds, peak, cpu))
+        steps.append(Step(component, state, taken if ended else None, peak, cpu))
         outputs.update(outputs_of(store, execution.id))
+        for section, parameter in _READ_WITH.items():
+            if parameter in measured:
+                read_with[section] = json.loads(measured[parameter].string_value)
     pushed, quarantine = outputs.get("pushed_model"), outputs.get("quarantine")
     properties = pushed.custom_properties if pushed else {}
     was_pushed = bool(pushed) and properties["pushed"].int_value == 1
     withdrawn = properties[WITHDRAWN_VERSION].string_value if WITHDRAWN_VERSION in properties else ""
-    written, transcribed, anomalies = (outputs.get(name) for name in ("report", "transcriptions", "anomalies"))
+    written, transcribed = outputs.get("report"), outputs.get("transcriptions")
+    statistics, anomalies = outputs.get("statistics"), outputs.get("anomalies")
+    begin = executions[0].create_time_since_epoch
     ends = [execution.last_update_time_since_epoch for execution in executions]
     return RunSummary(
         run_id=run_id,
         steps=steps,
-        seconds=(max(ends) - executions[0].create_time_since_epoch) / 1000,
+        seconds=None if any(step.seconds is None for step in steps) else (max(ends) - begin) / 1000,
         counts=_read(quarantine.uri if quarantine else None, _COUNTS_FILE) or _NO_COUNTS,
         report_folder=written.uri if written else None,
         pushed=was_pushed,
@@ -261,7 +278,9 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
         pushed_path=properties["pushed_destination"].string_value if was_pushed else None,
         withdrawn_path=withdrawn or None,
         transcriptions_folder=transcribed.uri if transcribed else None,
+        statistics_folder=statistics.uri if statistics else None,
         anomalies_folder=anomalies.uri if anomalies else None,
+        read_with=read_with,
     )
 
 

@@ -90,7 +90,7 @@ class ServedModel(tf.Module):
         characters = tf.constant(list(alphabet))
         feature_spec = {"image": tf.io.FixedLenFeature([1], tf.string)}
 
-        network = with_constants(model, config.height)
+        network = with_constants(model)
         certain_blank = tf.constant([[[_NEVER] * len(alphabet) + [0.0]]])
 
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
@@ -156,7 +156,7 @@ def _answered(answer: Callable[[tf.Tensor], dict[str, tf.Tensor]], files: tf.Ten
     return {name: value[:number] for name, value in answer(some).items()}
 
 
-def with_constants(model: Recogniser, height: int | None) -> Any:
+def with_constants(model: Recogniser) -> Any:
     """The network as what is served has it: a function of images and widths with its weights as constants.
 
     TensorFlow computes once, when it loads the graph, what depends on constants only: folded normalisation, weights in
@@ -164,13 +164,12 @@ def with_constants(model: Recogniser, height: int | None) -> Any:
 
     Args:
         model: Trained network.
-        height: Rows of the image tensor.
 
     Returns:
         The function, from images float32 [N, H, W, 1] and widths int32 [N] to frames int32 [N] and logits float32
         [N, T, C].
     """
-    signature = [tf.TensorSpec([None, height, None, 1]), tf.TensorSpec([None], tf.int32)]
+    signature = [tf.TensorSpec([None, model.height, None, 1]), tf.TensorSpec([None], tf.int32)]
 
     @tf.function(input_signature=signature, autograph=False)
     def network(images: tf.Tensor, widths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

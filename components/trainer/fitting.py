@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from components.common.ahead import NETWORK_THREADS, ahead
+from components.common.calibration import MOST_NUMBERS
 from components.common.console import announced, console
 from components.common.words import counted
 from components.trainer.accelerators import is_chief
+from components.trainer.clean_statistics import BATCHES, move_statistics
 from components.trainer.input_pipeline import Source, batches, divisible, plain_batches
 from components.trainer.loop import Plan, TrainingLoop
 from components.trainer.model import Recogniser, ctc_loss
@@ -22,6 +24,17 @@ from components.trainer.schedule import schedule_for
 from components.trainer.settings import TrainConfig
 from components.trainer.transfer import mixture
 from htr_client.decoding import Alphabet, BestPath
+
+_FIRST = 1024  # images of a split that tell of it
+_BATCH = 16
+
+
+class Seen(NamedTuple):
+    """What a network sees in a batch: log probabilities float32 [N, T, C], frames int32 [N]; and the labels."""
+
+    log_probs: np.ndarray
+    frames: np.ndarray
+    labels: list[str]
 
 
 def log_probs_of(model: Recogniser) -> Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]:
@@ -35,12 +48,15 @@ def log_probs_of(model: Recogniser) -> Callable[[dict[str, tf.Tensor]], tuple[tf
         outputs = model(inputs, training=False)
         return tf.nn.log_softmax(outputs["logits"]), outputs["frames"]
 
-    return tf.function(log_probs, autograph=False, reduce_retracing=True)
+    # Traced once: batches differ in size and width.
+    images = tf.TensorSpec([None, model.height, None, 1])
+    signature = [{"images": images, "widths": tf.TensorSpec([None], tf.int32)}]
+    return tf.function(log_probs, input_signature=signature, autograph=False)
 
 
 def read_images(
     log_probs: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]], images: tf.data.Dataset
-) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+) -> Iterator[Seen]:
     """What a network sees in images, several batches at once.
 
     Args:
@@ -48,14 +64,34 @@ def read_images(
         images: Batches of `plain_batches`.
 
     Yields:
-        Log probabilities float32 [N, T, C], frames int32 [N] and labels of each batch.
+        What it sees in each batch.
     """
 
     def read(batch: tuple[dict[str, tf.Tensor], tf.Tensor]) -> list[np.ndarray]:
         return [part.numpy() for part in (*log_probs(batch[0]), batch[1])]
 
     for found, frames, labels in ahead(read, images, NETWORK_THREADS):
-        yield found, frames, [label.decode() for label in labels]
+        yield Seen(found, frames, [label.decode() for label in labels])
+
+
+def read_first(
+    log_probs: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]], source: Source
+) -> Iterator[Seen]:
+    """What a network sees in the first images of a split: `_FIRST`, or those that have `MOST_NUMBERS`.
+
+    Args:
+        log_probs: Function of `log_probs_of`.
+        source: The split.
+
+    Yields:
+        What it sees in each batch.
+    """
+    numbers = 0
+    for seen in read_images(log_probs, plain_batches(source, _BATCH).take(_FIRST // _BATCH)):
+        yield seen
+        numbers += seen.log_probs.size
+        if numbers > MOST_NUMBERS:
+            return
 
 
 class Fitting(TrainingLoop):
@@ -66,7 +102,8 @@ class Fitting(TrainingLoop):
     others better (docs/experiments.md). The base of a warm start is validated before the first optimiser step, and is
     kept unless an epoch has a lower CER: a training that only damages ends where it began. A share of its weights is
     put into those of the epoch that was kept (`train.start_share`), unless such weights would not be kept
-    (`train.start_share_checked`).
+    (`train.start_share_checked`). Then its normalisation may be fitted to images as they are
+    (`train.clean_statistics`).
 
     Attributes:
         schedule: Epochs, patience and learning rate, with what the configuration leaves open filled in.
@@ -135,6 +172,8 @@ class Fitting(TrainingLoop):
             self._tell_end()
         if self.train.is_warm and self.train.start_share and self.best_epoch:
             self._mix()
+        if self.train.clean_statistics and self.train.augment and self.best_epoch:
+            self._move_statistics()
 
     def outcome(self, device: str = "") -> Outcome:
         """Facts about the training that has been run.
@@ -205,17 +244,28 @@ class Fitting(TrainingLoop):
         """Puts a share of the start into the weights: what it knew stays."""
         share = self.train.start_share
         self.weights.assign(mixture(self.model, self._start, self.best_weights, share, self._new))
+        told = f"with a share of {share:g} of the start's weights"
+        self._keep_or_take_back(self.best_weights, self.train.start_share_checked, told)
+
+    def _move_statistics(self) -> None:
+        """Lets normalisation fit images as they are."""
+        share, before = self.train.clean_statistics, self.weights.current()
+        plain = self.train.model_copy(update={"augment": 0.0})
+        move_statistics(self.model, batches(self.training, plain).take(BATCHES), share)
+        self._keep_or_take_back(before, True, f"with {share:g} of the statistics of images as they are")
+
+    def _keep_or_take_back(self, before: Sequence[np.ndarray], is_checked: bool, told: str) -> None:
+        """Measures weights that were changed after the training, and goes back to those before if they read worse."""
         found = self.validate()
-        told = f"  {found.rate:.4f} with a share of {share:g} of the start's weights"
         # With few images the lowest of a hundred epochs is luck: what beats the epoch that is kept is no worse.
         is_kept = found.rate <= self.best_cer or self._is_kept(found, self._is_clearly_worse(found))
-        if not self.train.start_share_checked or is_kept:
+        if is_kept or not is_checked:
             self.best_cer, self._best_collapse = found.rate, found.collapse
         else:
-            self.weights.assign(self.best_weights)
+            self.weights.assign(before)
             told += ": left out"
         if is_chief():
-            console().print(told)
+            console().print(f"  {found.rate:.4f} {told}")
 
     def _validated(self, epoch: int, loss: float | None, seconds: float) -> str:
         self._newest = found = self.validate()
@@ -262,8 +312,8 @@ class Fitting(TrainingLoop):
         rate = self.schedule.learning_rate
         if self.train.is_warm and self.best_epoch == 0:
             console().print(
-                f"  no epoch reads the validation images better than the base (CER {self.best_cer:.4f}): the weights "
-                f"of the base are kept. Try a lower train.learning_rate (it is {rate:g}), or more labels.",
+                f"  no epoch transcribes the validation images better than the base (CER {self.best_cer:.4f}): the "
+                f"weights of the base are kept. Try a lower train.learning_rate (it is {rate:g}), or more labels.",
                 style="yellow",
             )
         elif self.train.is_warm:

@@ -128,6 +128,9 @@ def batches(source: Source, train: TrainConfig, epochs: int = 1, done: int = 0) 
     first_epoch, skipped = divmod(done, source.steps(train.batch_size))
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        # The seed of this function's graph, not of the process: the order would follow from what ran before, and a
+        # shuffle whose own seed is a tensor cannot be built beside a seed of 0.
+        tf.compat.v1.set_random_seed(train.seed)
         dataset = _records(source.files, spec).map(_dense)
         if source.unalignable:
             dataset = dataset.filter(lambda r: _can_align(r["image_png"][tf.newaxis], r["labels"][tf.newaxis])[0])

@@ -9,41 +9,44 @@ the labels happen to lack.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from components.common.console import console
-from components.trainer.base import alphabet_of
-from components.trainer.fitting import log_probs_of, read_images
-from components.trainer.input_pipeline import Source, plain_batches
+from components.trainer.fitting import Seen, log_probs_of, read_first
+from components.trainer.input_pipeline import Source
 from components.trainer.model import Recogniser, build
 from components.trainer.outcome import Validation, compare
 from components.trainer.settings import ModelConfig
 from components.trainer.transfer import learn_from, start_from
+from components.trainer.warm_start import alphabet_of
 from htr_client.decoding import Alphabet, BestPath
 
-_MOST = 1024  # images of a split that are read
 # With fewer validation images training images are read, too: of five that are all read wrongly the randomisation test
 # cannot tell that this is no chance. In a training image, a character that is in no label is an error wherever it comes
 # out, as a Latin letter does in place of the Greek one that looks like it.
 _ENOUGH = 10
-_BATCH = 16
 
 
 class Kept(NamedTuple):
-    """A trained network, its characters, and the traced function of `fitting.log_probs_of` for it."""
+    """A trained network, its characters, and the traced function of `fitting.log_probs_of` for it.
+
+    Where it has been read, also what it sees in the first validation images (`fitting.read_first`). Of these a batch's
+    log probabilities need not sum to one.
+    """
 
     model: Recogniser
     alphabet: list[str]
     log_probs: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
+    seen: Sequence[Seen] = ()
 
 
 def with_characters_of(
     version: str, trained: Kept, config: ModelConfig, training: Source, validation: Source, is_given: bool = False
 ) -> Kept:
-    """Adds the characters of its start to a trained network, unless it reads clearly worse with them.
+    """Adds the characters of its start to a trained network, unless it is clearly worse with them.
 
     Args:
         version: Directory of the version that the training started from.
@@ -66,9 +69,11 @@ def with_characters_of(
     start_from(wide, characters, version)
     learn_from(wide, characters, trained.model, trained.alphabet, added)
     kept = Kept(wide, characters, log_probs_of(wide))
+    kept = kept._replace(seen=list(read_first(kept.log_probs, validation)))
     are_enough = validation.samples >= _ENOUGH
-    sources = [validation] if are_enough else [validation, training]
-    without, found = _read(kept, [character for character in characters if character not in added], sources)
+    learnt = () if are_enough else read_first(kept.log_probs, training)
+    before = [character for character in trained.alphabet if character not in added]
+    without, found = _compared(kept.alphabet, before, itertools.chain(kept.seen, learnt))
     is_worse = found.is_clearly_worse(without.images)
     outcome = "left out" if is_worse else "kept"
     console().print(
@@ -76,6 +81,9 @@ def with_characters_of(
         f"({'validation' if are_enough else 'validation and training'} CER {found.rate:.4f} with them, "
         f"{without.rate:.4f} without)"
     )
+    if is_worse and not is_given:  # else its own weights for these characters are not those that were read with
+        columns = _columns(kept.alphabet, trained.alphabet)
+        return trained._replace(seen=[seen._replace(log_probs=seen.log_probs[..., columns]) for seen in kept.seen])
     return trained if is_worse else kept
 
 
@@ -86,19 +94,20 @@ def _addable(known: Sequence[str], labelled: set[str]) -> set[str]:
     return {c for c in known if c not in labelled and not (is_other_script and c.isalpha())}
 
 
-def _read(kept: Kept, alphabet: Sequence[str], sources: Sequence[Source]) -> tuple[Validation, Validation]:
+def _compared(characters: Sequence[str], some: Sequence[str], images: Iterable[Seen]) -> tuple[Validation, Validation]:
     """How a network reads images with some of its characters, and with all of them."""
-    characters = kept.alphabet
-    columns = [*(characters.index(character) for character in alphabet), len(characters)]
-
+    columns = _columns(characters, some)
     texts: list[str] = []
     some_classes: list[str] = []
     all_classes: list[str] = []
-    decoder, few, many = BestPath(), Alphabet(alphabet), Alphabet(characters)
-    batches = (plain_batches(source, _BATCH).take(_MOST // _BATCH) for source in sources)
-    images = itertools.chain.from_iterable(read_images(kept.log_probs, dataset) for dataset in batches)
+    decoder, few, many = BestPath(), Alphabet(some), Alphabet(characters)
     for log_probs, frames, labels in images:
         texts += labels
         some_classes += [result.text for result in decoder.decode(log_probs[..., columns], frames, few)]
         all_classes += [result.text for result in decoder.decode(log_probs, frames, many)]
     return compare(texts, some_classes), compare(texts, all_classes)
+
+
+def _columns(characters: Sequence[str], some: Sequence[str]) -> list[int]:
+    """The classes of some characters, and the blank."""
+    return [*map(characters.index, some), len(characters)]

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from components.trainer.recurrent import BidirectionalLSTM, reversed_frames
 from components.trainer.settings import ModelConfig
-from htr_client.model_facts import COLUMNS_PER_FRAME
 
 _MOMENTUM, _EPSILON = 0.95, 1e-3
 
@@ -54,6 +53,29 @@ class FusedBatchNormalization(keras.layers.Layer):
         return y
 
 
+def softened(kernels: tf.Tensor, softening: float) -> tf.Tensor:
+    """Kernels that see softer images: a pixel is the mean of itself and its neighbours, across and down.
+
+    Args:
+        kernels: float32 [H, W, D, C], those of a convolution with padding `SAME`.
+        softening: Weight of each neighbour; 0 changes nothing.
+
+    Returns:
+        float32 [H + 2, W + 2, D, C].
+    """
+    if not softening:
+        return kernels
+    for axis in (0, 1):
+        beside = _shifted(kernels, axis, 0) + _shifted(kernels, axis, 2)
+        kernels = softening * beside + (1.0 - 2.0 * softening) * _shifted(kernels, axis, 1)
+    return kernels
+
+
+def _shifted(kernels: tf.Tensor, axis: int, by: int) -> tf.Tensor:
+    """Kernels with room for two more weights along an axis, of which so many are before theirs."""
+    return tf.pad(kernels, [[by, 2 - by] if axis == dimension else [0, 0] for dimension in range(4)])
+
+
 class ConvolutionStage(keras.layers.Layer):
     """Convolution, batch normalisation, ReLU, max-pooling; columns right of an image's width stay zero.
 
@@ -61,9 +83,11 @@ class ConvolutionStage(keras.layers.Layer):
     depend on the widths of its neighbours in the batch.
     """
 
-    def __init__(self, filters: int, kernel: int, stride: int, pool: tuple[int, int], **kwargs: Any):
+    def __init__(
+        self, filters: int, kernel: int, stride: int, pool: tuple[int, int], softening: float = 0.0, **kwargs: Any
+    ):
         super().__init__(**kwargs)
-        self.stride, self.pool = stride, pool
+        self.stride, self.pool, self.softening = stride, pool, softening
         self.convolution = keras.layers.Conv2D(
             filters, kernel, strides=stride, padding="same", use_bias=False, name="convolution"
         )
@@ -74,6 +98,10 @@ class ConvolutionStage(keras.layers.Layer):
         self.convolution.build(shape)
         self.normalisation.build((*shape[:3], self.convolution.filters))
 
+    def rows(self, height: int) -> int:
+        """H of the output for that of the input."""
+        return -(-height // self.stride) // self.pool[0]
+
     def call(self, x: tf.Tensor, widths: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """Features [N, H, W, D] and valid widths int32 [N] to those of the next stage."""
         if training:
@@ -81,8 +109,10 @@ class ConvolutionStage(keras.layers.Layer):
             x = self.normalisation(self.convolution(x), training=self.trainable)
         else:
             scale, offset = self.normalisation.scale_and_offset()
-            kernel = tf.cast(tf.cast(self.convolution.kernel.value, tf.float32) * scale, x.dtype)
-            x = tf.nn.bias_add(tf.nn.conv2d(x, kernel, self.stride, "SAME"), tf.cast(offset, x.dtype))
+            # Folded, since both are constants of what is served.
+            kernel = softened(tf.cast(self.convolution.kernel.value, tf.float32) * scale, self.softening)
+            x = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.stride, "SAME")
+            x = tf.nn.bias_add(x, tf.cast(offset, x.dtype))
         x = tf.nn.relu(x)
         if max(self.pool) > 1:
             x = tf.nn.max_pool2d(x, self.pool, self.pool, "VALID")
@@ -96,6 +126,10 @@ class Recogniser(keras.Model):
     """CNN - BiLSTM - CTC (Shi et al. 2015, arXiv 1507.05717), with a maximum over each column of the last
     convolution instead of the concatenation of its rows, and a second CTC head that skips the recurrent layers in
     training (Retsinas et al. 2022, arXiv 2404.11339): the convolutions learn from it before the LSTMs do.
+
+    Attributes:
+        height: Rows of its images.
+        softening: How soft images get when they are not those of training, which augmentation has softened.
     """  # noqa: D205
 
     def __init__(self, config: ModelConfig, classes: int, **kwargs: Any):
@@ -110,8 +144,9 @@ class Recogniser(keras.Model):
         last = len(config.filters) - 1
         # The first stage has few channels at full size, where time goes to memory: a stride instead of pooling.
         shapes = [(5, 2, (1, 1)), (3, 1, (2, 2)), *[(3, 1, (2, 1))] * (last - 2), (3, 1, (1, 1))]
+        self.softening = config.softening or 0.0
         self.stages = [
-            ConvolutionStage(filters, *shape, name=f"convolution_{i}")
+            ConvolutionStage(filters, *shape, 0.0 if i else self.softening, name=f"convolution_{i}")
             for i, (filters, shape) in enumerate(zip(config.filters, shapes, strict=True))
         ]
         self.recurrent = [
@@ -121,6 +156,23 @@ class Recogniser(keras.Model):
         # float32 also under mixed precision: the loss needs it.
         self.classes = keras.layers.Dense(classes, dtype="float32", name="classes")
         self.shortcut_classes = keras.layers.Dense(classes, dtype="float32", name="shortcut_classes")
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Creates the weights for images [N, H, W, 1].
+
+        Without it Keras would trace the whole network for their shapes, which takes ten times as long.
+        """
+        self.height = height = shape[1] or 0
+        for stage in self.stages:
+            stage.build(shape)
+            height = stage.rows(height)
+            shape = (None, height, None, stage.convolution.filters)
+        frames = (None, None, self.frame_size(height, shape[3] or 0))
+        self.shortcut_classes.build(frames)
+        for layer in self.recurrent:
+            layer.build(frames)
+            frames = (None, None, 2 * layer.units)
+        self.classes.build(frames)
 
     def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Runs the network.
@@ -159,6 +211,10 @@ class Recogniser(keras.Model):
         """Features of the convolutions [N, H, T, D] to frames [N, T, D]: the strongest of each column."""
         return tf.reduce_max(x, axis=1)
 
+    def frame_size(self, height: int, features: int) -> int:
+        """D of what `frames_of` makes of H rows of features."""
+        return features
+
 
 def ctc_loss(labels: tf.Tensor, logits: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
     """CTC loss of each sample; the blank is the last class.
@@ -192,6 +248,5 @@ def needed_frames(labels: tf.Tensor) -> tf.Tensor:
 def build(config: ModelConfig, classes: int, height: int, kind: type[Recogniser] = Recogniser) -> Recogniser:
     """Creates a network with its weights for images of `height` rows."""
     model = kind(config, classes)
-    width = 8 * COLUMNS_PER_FRAME
-    model({"images": tf.zeros([1, height, width, 1]), "widths": tf.constant([width])}, training=True)
+    model.build((None, height, None, 1))
     return model

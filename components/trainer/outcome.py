@@ -21,7 +21,7 @@ class Validation:
 
     Attributes:
         images: Edits and length of the label, of each image.
-        empty: Images in which the network reads nothing.
+        empty: Images in which the network recognises nothing.
         alike: Images that come out as the most frequent text.
     """
 
@@ -47,13 +47,13 @@ class Validation:
 
     @property
     def collapse(self) -> str | None:
-        """A sentence where the network has collapsed: it reads nothing, or the same text everywhere."""
+        """A sentence where the network has collapsed: it recognises nothing, or the same text everywhere."""
         images = len(self.images)
         if images and self.empty >= _COLLAPSED * images:
-            return f"the network reads nothing: {self.empty} of {images} validation images come out empty"
+            return f"the network recognises nothing: {self.empty} of {images} validation images come out empty"
         if images > 1 and self.alike >= _COLLAPSED * images and self.rate > 0.5:
             # Without the text, since the sentence goes along with the version.
-            return f"the network reads the same everywhere: {self.alike} of {images} validation images come out alike"
+            return f"the network recognises one text only: {self.alike} of {images} validation images come out alike"
         return None
 
 

@@ -12,7 +12,7 @@ from components.common.settings import PathText, Section
 AUTO = "auto"  # of train.warm_start: the base model that is shipped
 
 
-Augmentation = Literal["affine", "elastic", "neighbours", "stroke", "contrast", "noise", "cutout"]
+Augmentation = Literal["affine", "elastic", "neighbours", "stroke", "contrast", "noise", "cutout", "sharpness"]
 
 
 class ModelConfig(Section):
@@ -25,6 +25,12 @@ class ModelConfig(Section):
     recurrent_layers: int = Field(2, ge=1, le=6, description="number of bidirectional LSTM layers")
     dropout: Fraction = Field(
         0.2, lt=0.9, description="dropout rate before each recurrent layer and before the classes"
+    )
+    softening: Fraction | None = Field(
+        None,
+        le=0.25,
+        description="how soft images get that are transcribed, as augmentation makes those of training: the weight of "
+        "a pixel's neighbours in the row and in the column, each; that of the start if unset, 0 from random weights",
     )
 
 
@@ -57,7 +63,8 @@ class TrainConfig(Section):
     augment: float = Field(0.5, ge=0, le=3, description="strength of the random augmentation; 0 switches it off")
     augmentations: list[Augmentation] = Field(
         ["affine", "elastic", "stroke", "contrast", "noise", "cutout"],
-        description="kinds of augmentation that are used; neighbours, too, for lines that are cut out of pages",
+        description="kinds of augmentation that are used; neighbours, too, for lines that are cut out of pages, "
+        "sharpness for scans of other sharpness",
     )
     patience: int | None = Field(
         None,
@@ -84,6 +91,11 @@ class TrainConfig(Section):
         description="whether validation may leave start_share out; false always keeps it, from which other data "
         "may gain",
     )
+    clean_statistics: Fraction = Field(
+        0.0,
+        description="after training, share of the statistics of images as they are in those of batch normalisation, "
+        "which training takes of augmented ones; left out where validation is clearly worse with it",
+    )
     keep_characters: bool = Field(
         True,
         description="after a warm start, whether characters that the start can write and no training label has stay in "
@@ -107,7 +119,7 @@ class TrainConfig(Section):
 
     @property
     def is_warm(self) -> bool:
-        """Whether a version's weights are the start; `auto` has to be settled first (`base.settled`)."""
+        """Whether a version's weights are the start; `auto` has to be settled first (`warm_start.settled`)."""
         return self.warm_start not in (None, AUTO)
 
     @field_validator("warm_start")

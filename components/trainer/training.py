@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.common import storage
-from components.common.ahead import NETWORK_THREADS, ahead
-from components.common.calibration import MOST_NUMBERS, temperatures
 from components.common.console import announced, console
 from components.common.datasets import expand
 from components.common.words import counted
-from components.trainer import base, export
+from components.trainer import export, warm_start
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators, use_float32
 from components.trainer.augmentation import augment_batch
 from components.trainer.checkpoint import fingerprint, forget, has_checkpoint
-from components.trainer.fitting import Fitting
+from components.trainer.fitting import Fitting, read_first
 from components.trainer.input_pipeline import Source, batches, plain_batches, survey
 from components.trainer.keeping import Kept, with_characters_of
-from components.trainer.model import build, ctc_loss, needed_frames
+from components.trainer.model import build
 from components.trainer.settings import ModelConfig, TrainConfig
+from components.trainer.temperature import fit_temperature
 from components.trainer.transfer import freeze, learn_from, start_from
 from components.transform.preprocessing import read_alphabet
 from components.transform.settings import TransformConfig
@@ -40,7 +37,6 @@ SHEET_FILE = "augmented.png"
 UNALIGNABLE_FILE = "unalignable.json"
 _SHOWN, _VARIANTS = 8, 4  # images of the sheet, and how often training might see each
 _WARMUP_IMAGES = 4
-_MOST_IMAGES = 4096  # that tell of the temperature
 
 
 # Nothing that is traced here depends on AutoGraph, which would take a quarter of the time of tracing.
@@ -64,7 +60,7 @@ def run_fn(fn_args: Any) -> None:
     model_config = ModelConfig.model_validate_json(fn_args.custom_config["model"])
     train = TrainConfig.model_validate_json(fn_args.custom_config["train"])
     # Before Tuner's values are in them, as Tuner does: what it finds for one start need not suit another.
-    train, start = base.settled(train, transform, model_config)
+    train, model_config, start = warm_start.settled(train, transform, model_config)
     if found := getattr(fn_args, "hyperparameters", None):
         from components.trainer.tuning import with_hyperparameters
 
@@ -122,8 +118,9 @@ def run_fn(fn_args: Any) -> None:
         if kept.model is model and (replicated or mixed):  # what is served is on one device, too
             kept = kept._replace(model=build(model_config, classes, height))
             learn_from(kept.model, alphabet, model, alphabet)
-        neutral = base.temperature_of(start.version) if start.version else 1.0
-        temperature = fit_temperature(kept.log_probs, validation, kept.alphabet, neutral)
+        neutral = warm_start.temperature_of(start.version) if start.version else 1.0
+        seen = kept.seen or read_first(kept.log_probs, validation)
+        temperature = fit_temperature(seen, kept.alphabet, neutral)
         served = export.ServedModel(kept.model, kept.alphabet, transform, temperature)
         images = _images_for_warmup(validation)
         export.save(served, fn_args.serving_model_dir, images, fn_args.custom_config["name"])
@@ -151,55 +148,6 @@ def _state_dir(parent: str, files: Sequence[str], sections: Sequence[str]) -> st
     if has_checkpoint(others) and not has_checkpoint(own):
         console().print(f"  a training that was interrupted used {other}, this one {precision}: it starts anew")
     return own
-
-
-def fit_temperature(
-    log_probs: Callable[[Any], tuple[tf.Tensor, tf.Tensor]],
-    validation: Source,
-    alphabet: Sequence[str],
-    neutral: float = 1.0,
-) -> float:
-    """Temperature under which the true texts of the validation split are most probable (Guo et al. 2017).
-
-    It is fitted there and not on the evaluation split, which must stay unseen by everything that ships, and on the
-    first images only: `_MOST_IMAGES`, or those that have `MOST_NUMBERS` logits.
-
-    Args:
-        log_probs: Trained network, from a batch's inputs to log probabilities float32 [N, T, C] and frames int32 [N].
-        validation: Images with their texts.
-        alphabet: Characters of the classes.
-        neutral: Temperature without any image; a few images may only tell of a higher one.
-
-    Returns:
-        The divisor of the logits; above 1 where the network is too sure of itself.
-    """
-    classes = {character: i for i, character in enumerate(alphabet)}
-    collected = []
-    numbers = 0
-    images = plain_batches(validation, 16).take(_MOST_IMAGES // 16)
-    # CTC normalises what it gets: log probabilities are logits to it.
-    for logits, frames, texts in ahead(lambda batch: (*log_probs(batch[0]), batch[1]), images, NETWORK_THREADS):
-        known = [[classes[c] for c in text.decode() if c in classes] for text in texts.numpy()]
-        labels = tf.ragged.constant(known, tf.int64, ragged_rank=1).to_tensor(-1)
-        possible = (needed_frames(labels) <= frames) & tf.reduce_any(labels >= 0, axis=1)
-        parts = (labels, logits, frames)
-        collected.append([tf.boolean_mask(part, possible) for part in parts])
-        numbers += int(tf.size(collected[-1][1]))
-        if numbers > MOST_NUMBERS:
-            break
-
-    @functools.cache
-    def surprise(temperature: float) -> float:
-        losses = [ctc_loss(labels, logits / temperature, frames).numpy() for labels, logits, frames in collected]
-        return float(np.concatenate(losses).mean())
-
-    collected = [parts for parts in collected if len(parts[0])]
-    if not collected:
-        return neutral
-    tried = temperatures(sum(len(parts[0]) for parts in collected), neutral)
-    # Every fourth, then those around the best of them: there is one minimum.
-    about = min(range(0, len(tried), 4), key=lambda index: surprise(tried[index]))
-    return min(tried[max(about - 3, 0) : about + 4], key=surprise)
 
 
 def augmentation_sheet(source: Source, train: TrainConfig) -> bytes:

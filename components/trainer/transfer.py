@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from components.common import storage
-from components.trainer.base import WarmStartError, alphabet_of
 from components.trainer.model import Recogniser
+from components.trainer.warm_start import WarmStartError, alphabet_of
 from components.trainer.weights import read_weights
 from serving.version_directory import SETTINGS_FILE
 

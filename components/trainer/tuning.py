@@ -13,7 +13,7 @@ from tfx.components.tuner.component import TunerFnResult
 
 from components.common.console import announced, console
 from components.common.datasets import expand
-from components.trainer import base
+from components.trainer import warm_start
 from components.trainer.accelerators import use_accelerators
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
@@ -74,9 +74,9 @@ class RecogniserTuner(keras_tuner.Tuner):
         """Reads what all trials share; `fn_args` as in `training.run_fn`."""
         sections = fn_args.custom_config
         self.transform_config = TransformConfig.model_validate_json(sections["transform"])
-        self.model_config = ModelConfig.model_validate_json(sections["model"])
+        model = ModelConfig.model_validate_json(sections["model"])
         train = TrainConfig.model_validate_json(sections["train"])
-        train, start = base.settled(train, self.transform_config, self.model_config)
+        train, self.model_config, start = warm_start.settled(train, self.transform_config, model)
         console().print(f"  starting from {start.name}", markup=False)
         use_accelerators(train)
         tft_output = tft.TFTransformOutput(fn_args.transform_graph_path)

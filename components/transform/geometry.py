@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 
-from components.transform.settings import TransformConfig
+from components.transform.settings import SIZES, TransformConfig
 from htr_client.model_facts import COLUMNS_PER_FRAME
 
 CROWDED = 0.6
@@ -27,6 +27,13 @@ def resized_width(width: int, height: int, config: TransformConfig) -> int:
 def available_frames(width: int, height: int, config: TransformConfig) -> int:
     """Frames that CTC may use for an image of `width` x `height` pixels: those of its own columns, not the padding."""
     return -(-resized_width(width, height, config) // COLUMNS_PER_FRAME)
+
+
+def fits_as_line(text: str, width: int, height: int, config: TransformConfig) -> bool:
+    """Whether a label that has too few frames has enough with the preset for lines, instead of that for words."""
+    if config.preset != "word" or (config.height, config.width) != SIZES["word"]:  # a given size outlasts the preset
+        return False
+    return needed_frames(text) <= available_frames(width, height, TransformConfig(preset="line", resize=config.resize))
 
 
 def crowding(samples: Iterable[tuple[int, int, str]], config: TransformConfig) -> float:

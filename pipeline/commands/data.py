@@ -141,7 +141,7 @@ def _drift(arguments: argparse.Namespace) -> int:
                 before = profiles.of_folders(data, config.transform)
             else:
                 before = profiles.of_run(config.workspace, config.name, arguments.run_name or "latest")
-            after = profiles.of_folders(config.data, config.transform, arguments.since)
+            after = profiles.of_folders(*profiles.as_read(before, config.data, config.transform), arguments.since)
     except (DatasetError, profiles.NoStatistics) as error:
         raise CommandError(str(error), exit_code(type(error).__name__)) from error
     found = comparison.compare(before, after, config.drift.thresholds)

@@ -1,4 +1,4 @@
-"""The command `label`: images that nobody has labelled become training data, with what the newest model reads."""
+"""The command `label`: images that nobody has labelled become training data, with what the model in service reads."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 
 from components.common.words import counted
 from pipeline.commands.common import MODELS, AddCommand, CommandError, add_config_arguments, read_config
-from pipeline.commands.models import add_model_arguments, check_local, chosen_model
+from pipeline.commands.models import add_model_arguments, check_local, chosen_model, finding_a_model
 from pipeline.commands.options import fraction
 from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
     from components.tools.labelling.labelling import Counts
+    from pipeline.config import Config
     from pipeline.reading import Model
 
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    text = "make training data of images that nobody has labelled: those whose text the newest model is sure of"
+    text = "make training data of images that nobody has labelled: those whose text the model is sure of"
     command = add("label", _label, text, "htr label scans --data names --output read")
     command.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv and images")
@@ -72,11 +73,13 @@ def _label(arguments: argparse.Namespace) -> int:
         raise CommandError(str(error), USAGE) from error
     for line in _told(counts, arguments.above):
         print(line)
+    if counts.left_out:
+        print(f"these are listed in {os.path.join(arguments.output, labelling.LEFT_OUT_FILE)}")
     run = ["htr", "run"]
     for option, values in (
         ("--data", [*(config.data.paths or ["LABELLED"]), os.path.abspath(arguments.output)]),
         ("--config", [arguments.config] if arguments.config else []),
-        ("--set", arguments.set),
+        ("--set", [*arguments.set, *_preset_of(model, config)]),
         ("--workspace", [config.workspace] if arguments.workspace else []),
     ):
         run += [word for value in values for word in (option, value)]
@@ -85,9 +88,18 @@ def _label(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _preset_of(model: Model, config: Config) -> list[str]:
+    """Setting for a training on what a model has read, where none is given and it is not the default."""
+    from pipeline.reading import preset_of
+
+    preset = None if "preset" in config.transform.model_fields_set else preset_of(model.path)
+    return [] if preset in (None, config.transform.preset) else [f"transform.preset={preset}"]
+
+
 def _write(paths: Iterable[str], model: Model, max_pixels: int, output: str, above: float, counts: Counts) -> None:
     from components.common.console import announced, quiet
     from components.tools.labelling import labelling
+    from pipeline.reading import base_line_finder
     from serving.local import LocalClient
     from serving.runner import without_extras
 
@@ -99,10 +111,13 @@ def _write(paths: Iterable[str], model: Model, max_pixels: int, output: str, abo
             asked += 1
             yield path
 
-    said = announced(lambda: f"Reading: {counted(asked, 'image')}")
-    reader = LocalClient(model.path, model.name, max_pixels=max_pixels)
+    said = announced(lambda: f"Transcribing: {counted(asked, 'image')}")
+    with finding_a_model():
+        finder = base_line_finder()
+    reader = LocalClient(model.path, model.name, max_pixels=max_pixels, line_finder=finder)
     with quiet(), said, without_extras(), reader as client:
-        labelling.write(client.transcribe_many(counting()), output, above, counts, max_pixels)
+        answers, find_page = client.transcribe_many(counting()), client.find_page if finder else None
+        labelling.write(answers, output, above, counts, max_pixels, find_page)
 
 
 def _told(counts: Counts, above: float) -> Iterator[str]:
@@ -110,6 +125,7 @@ def _told(counts: Counts, above: float) -> Iterator[str]:
     for count, reason in (
         (counts.unsure, f"of which the model is less sure than {above:g}"),
         (counts.empty, "in which the model sees no writing"),
+        (counts.page, "of a page: htr transcribe --kind page finds its lines"),
         (counts.suspect, "of another kind than the model was trained on"),
         (counts.known, "labelled already"),
         (counts.repeated, "the same as another one"),

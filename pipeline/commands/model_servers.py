@@ -56,7 +56,7 @@ def server_options(arguments: argparse.Namespace, addresses: Collection[str]) ->
     Returns:
         Options, with a space in front.
     """
-    from htr_client.addresses import split_address
+    from htr_client.network.addresses import split_address
 
     given, encrypted = _servers(arguments)
     options = [f"--server {shlex.quote(','.join(addresses))}"]
@@ -77,7 +77,7 @@ def _servers(arguments: argparse.Namespace) -> tuple[list[str], bool | None]:
     given = ",".join(filter(None, map(str.strip, (arguments.server or "").split(","))))
     if not given:
         return [], None
-    from htr_client.addresses import read_addresses, split_address
+    from htr_client.network.addresses import read_addresses, split_address
 
     try:
         addresses, encrypted = read_addresses(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def add_model_arguments(command: argparse.ArgumentParser, line_finder: bool = Tr
     model.add_argument(
         "--model",
         metavar="DIR",
-        help="a version's folder, or a folder of versions (default: newest of the workspace, else the base model)",
+        help="a version's folder, or a folder of versions (default: the one in service, else the base model)",
     )
     model.add_argument(
         "--base", metavar="PRESET", help="the base model for this preset (line, word), whatever there is"
@@ -35,7 +36,7 @@ def add_model_arguments(command: argparse.ArgumentParser, line_finder: bool = Tr
         command.add_argument(
             "--line-finder",
             metavar="DIR",
-            help="as --model, the line finder for pages (default: newest of the workspace, else the base line finder)",
+            help="as --model, the line finder for pages (default: the one in service, else the base line finder)",
         )
 
 
@@ -67,6 +68,18 @@ def chosen_model(config: Config, arguments: argparse.Namespace) -> Model:
 
     with finding_a_model("--model" if arguments.model else "--base" if arguments.base else ""):
         return reading.find_model(config, arguments.model, arguments.base)
+
+
+def tell_of_words(model: Model) -> None:
+    """Prints a note if a model that is to transcribe pages is one for single words."""
+    from pipeline.reading import preset_of
+
+    if preset_of(model.path) == "word":
+        print(
+            "note: This model is for single words, and the lines of pages are longer: --base line takes the base model "
+            "for lines.",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
 
 
 def check_local(option: str, path: str) -> None:

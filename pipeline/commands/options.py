@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from typing import TYPE_CHECKING
 
 from pipeline.commands.common import CommandError
@@ -102,10 +101,6 @@ def check_can_be_written(option: str, file: str) -> None:
         if os.path.exists(file) and not os.path.isfile(file):
             return
     try:
-        if storage.is_remote(file):
-            storage.check_writable(folder)
-        else:
-            with tempfile.TemporaryFile(dir=folder):  # rights alone do not tell, as in /proc
-                pass
+        storage.check_writable(folder)  # rights alone do not tell, as in /proc
     except OSError as error:
         raise CommandError(f"{option} {file} cannot be written: {error.strerror or error}.") from error

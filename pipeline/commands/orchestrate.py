@@ -17,7 +17,7 @@ from pipeline.commands.common import (
     read_config,
     read_given_config,
 )
-from pipeline.exit_codes import OK, USAGE
+from pipeline.exit_codes import OK, USAGE, exit_code
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -53,6 +53,7 @@ def add_commands(add: AddCommand) -> None:
 def _compile(arguments: argparse.Namespace) -> int:
     from components.common.console import announced
     from components.common.settings import ConfigError
+    from components.example_gen.table import DatasetError
 
     read = read_config if arguments.target == "airflow" else read_given_config  # containers see other folders
     config = read(arguments)
@@ -61,30 +62,52 @@ def _compile(arguments: argparse.Namespace) -> int:
     log = os.path.join(config.workspace, "logs", "compile.log")
     with logged(log), announced("Loading TFX and compiling the pipeline"):
         try:
-            written = _COMPILERS[arguments.target](config, arguments.output)
-        except ConfigError as error:
-            raise CommandError(str(error), USAGE) from error
+            write = _COMPILERS[arguments.target](config)
+        except (ConfigError, DatasetError) as error:
+            raise CommandError(str(error), exit_code(type(error).__name__)) from error
+        try:
+            written = write(arguments.output)
         except OSError as error:
             raise CommandError(f"cannot write {arguments.output}: {error.strerror or error}", USAGE) from error
     print(written)
     return OK
 
 
-def _compile_airflow(config: Config, folder: str) -> Path:
-    from pipeline.runners.airflow_runner import compile_dag
+def _compile_airflow(config: Config) -> Callable[[str], Path]:
+    from components.common.console import console
+    from pipeline.runners import airflow_runner
 
-    return compile_dag(config, folder)
+    document = airflow_runner.compile_dag(config)
+
+    def write(folder: str) -> Path:
+        if other := airflow_runner.replaced_workspace(document, folder):
+            console().print(
+                f"Warning: this replaces the DAG {config.name} in {folder}, whose workspace was {other}. Two pipelines "
+                "in one folder of DAGs need different settings of name.",
+                markup=False,
+            )
+        return airflow_runner.write_dag(document, folder)
+
+    return write
 
 
-def _compile_kubeflow(config: Config, file: str) -> Path:
+def _compile_kubeflow(config: Config) -> Callable[[str], Path]:
     from pipeline.runners import kubeflow_runner
 
     text = kubeflow_runner.as_yaml(kubeflow_runner.compile_pipeline(config))
-    Path(file).write_text(text, encoding="utf-8")
-    return Path(file)
+
+    def write(file: str) -> Path:
+        Path(file).write_text(text, encoding="utf-8")
+        return Path(file)
+
+    return write
 
 
-_COMPILERS: dict[str, Callable[[Config, str], Path]] = {"airflow": _compile_airflow, "kubeflow": _compile_kubeflow}
+# Each returns the function that writes what it has compiled.
+_COMPILERS: dict[str, Callable[[Config], Callable[[str], Path]]] = {
+    "airflow": _compile_airflow,
+    "kubeflow": _compile_kubeflow,
+}
 
 
 def _submit(arguments: argparse.Namespace) -> int:

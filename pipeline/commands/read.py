@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.commands.common import MODELS, AddCommand, add_config_arguments, read_config
-from pipeline.commands.models import add_model_arguments, check_local, chosen_model, finding_a_model
+from pipeline.commands.models import add_model_arguments, check_local, chosen_model, finding_a_model, tell_of_words
 from pipeline.commands.options import positive
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) ->
     for option, path in (("--model", model.path), ("--line-finder", finder or "")):
         check_local(option, path)
     print(f"note: {model.note}", file=sys.stderr, flush=True)
+    if arguments.kind == "page" or arguments.format not in LINE_FORMATS:  # else each page tells
+        tell_of_words(model)
     if pushed and not arguments.line_finder:
         print(f"note: The line finder is {pushed}", file=sys.stderr, flush=True)
     from serving.local import LocalClient

@@ -81,12 +81,13 @@ def _list_runs(arguments: argparse.Namespace) -> int:
         runs = summary.read_all(config.workspace, config.servable[0])
     print(task_of(config).listing(runs))
     if arguments.prometheus:
-        write_output("--prometheus", arguments.prometheus, prometheus.runs_page(runs[: prometheus.NEWEST], config.task))
+        page = prometheus.runs_page(runs[: prometheus.NEWEST], config.servable[0], config.task)
+        write_output("--prometheus", arguments.prometheus, page)
     return OK
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from components.report.comparison import NothingToCompare
+    from components.report.side_by_side import NothingToCompare
 
     config, (before, after) = _runs_of(arguments, [arguments.before, arguments.after])
     try:

@@ -149,8 +149,9 @@ def _disk_trouble(error: BaseException | None, config: Config) -> str | None:
 
 
 def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, duration: datetime.timedelta) -> None:
+    from components.batch_transcriber import suspects
     from components.common.console import console
-    from components.pusher.versions import why_withheld
+    from components.pusher.publishing import why_withheld
 
     out, task = console(), task_of(config)
     accepted, rejected = summary.counts["accepted"], summary.counts["rejected"]
@@ -179,4 +180,6 @@ def _print_outcome(summary: RunSummary, config: Config, report: Path, log: str, 
             "read\n"
             f"           {summary.transcriptions_folder}", markup=False,
         )  # fmt: skip
+        for sentence in suspects.told(summary.transcribed.get("suspicions", {}), "bulk.kind=auto"):
+            out.print(f"           {sentence}", markup=False)
     out.print(f"Report     {report}\nLog        {log}\nTook       {str(duration).split('.')[0]}", markup=False)

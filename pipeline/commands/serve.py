@@ -1,4 +1,4 @@
-"""Commands of a server and its callers: `serve`, `predict`."""
+"""The command `serve`: the embedded server with the pushed versions, their labels and line finders."""
 
 from __future__ import annotations
 
@@ -17,26 +17,17 @@ if TYPE_CHECKING:
 
 
 def add_commands(add: AddCommand) -> None:
-    """Adds them to the parser of `htr`."""
-    from htr_client.cli import add_arguments as add_client_arguments
-    from serving.options import add_arguments as add_server_arguments
+    """Adds it to the parser of `htr`."""
+    from serving.options import add_arguments
 
     command = add(
         "serve", _serve, "serve the pushed versions with the embedded server, for development", "htr serve --ui"
     )
     add_config_arguments(command, None, MODELS)
-    add_server_arguments(command)
+    add_arguments(command)
     command.add_argument("--ui", action="store_true", help="also a page to try the model: http://localhost:8600")
     command.add_argument("--pages", action="store_true", help="also serve the line finder, for htr predict --kind page")
     command.set_defaults(model_name=None)  # as the configuration has it
-
-    command = add(
-        "predict",
-        _predict,
-        "send images to a server and print their text",
-        "htr predict word.png --server localhost:8500",
-    )
-    add_client_arguments(command)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -132,9 +123,3 @@ def _labels(model_dir: str, name: str) -> Labels | None:
         return Labels.read(model_dir, name)
     except RolloutError as error:
         raise CommandError(str(error), USAGE) from error
-
-
-def _predict(arguments: argparse.Namespace) -> int:
-    from htr_client.cli import run
-
-    return run(arguments)

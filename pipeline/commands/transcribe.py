@@ -19,9 +19,9 @@ from pipeline.commands.common import (
     read_config,
     resumable,
 )
-from pipeline.commands.models import add_model_arguments, chosen_model, finding_a_model
+from pipeline.commands.models import add_model_arguments, chosen_model, finding_a_model, tell_of_words
 from pipeline.commands.options import positive
-from pipeline.exit_codes import OK, USAGE
+from pipeline.exit_codes import ERROR, OK, USAGE
 from serving.precision import has_bfloat16
 
 
@@ -34,7 +34,7 @@ def add_commands(add: AddCommand) -> None:
         "transcribe a folder of any size, of lines or pages, without a server; if run again, it continues where it "
         "stopped"
     )
-    command = add("transcribe", _transcribe, text, "htr transcribe --input scans --output texts.jsonl")
+    command = add("transcribe", _transcribe, text, "htr transcribe --input lines --output texts.jsonl")
     command.add_argument("--input", required=True, metavar="DIR", help="folder with images, also s3://, gs:// or az://")
     command.add_argument(
         "--output", required=True, metavar="PATH",
@@ -72,8 +72,10 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _transcribe(arguments: argparse.Namespace) -> int:
+    from components.batch_transcriber.output import BatchError, table_format
     from components.common import storage
     from components.common.console import announced, console
+    from components.common.folders import nearest
     from components.common.settings import ConfigError
     from pipeline import reading
 
@@ -82,14 +84,26 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     if arguments.line_finder and kind == "line":
         raise CommandError("--line-finder is for pages, and images of lines are none: add --kind page or auto.", USAGE)
     folder, output = map(storage.absolute, (arguments.input, arguments.output))
-    if not (storage.is_remote(folder) or os.path.isdir(folder)):  # before the slow imports
+    try:  # before the slow imports
+        is_folder = storage.is_dir(folder)
+    except OSError as error:
+        raise CommandError(f"--input: {error}", USAGE if isinstance(error, PermissionError) else ERROR) from error
+    if not is_folder:
         raise CommandError(f"--input: {folder} does not exist or is not a folder.", USAGE)
-    if storage.is_remote(output):
-        try:
+    try:
+        table_format(output, kind, arguments.format)
+    except BatchError as error:
+        raise CommandError(str(error), USAGE) from error
+    try:
+        if storage.is_remote(output):
             storage.check_writable(os.path.dirname(output))
-        except OSError as error:
-            raise CommandError(f"--output: {error}", USAGE) from error
+        elif not os.path.lexists(output):
+            storage.check_writable(nearest(output))
+    except OSError as error:
+        raise CommandError(f"--output {output} cannot be written: {error.strerror or error}.", USAGE) from error
     model = chosen_model(config, arguments)
+    if kind == "page":
+        tell_of_words(model)
     if model.is_base and config.beam.runner != "local":
         raise CommandError(
             f"The base model lies in a cache of this machine, where workers of beam.runner={config.beam.runner} do not "
@@ -107,9 +121,9 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     with logged(log):
         console().print(f"Transcribing {folder}. {model.note}", markup=False)
         with announced("Loading Apache Beam and TensorFlow"):
-            from components.batch_transcriber import batch
+            from components.batch_transcriber import batch, suspects
             from components.batch_transcriber.reading import Reader
-            from components.batch_transcriber.shards import BatchError, written
+            from components.batch_transcriber.shards import written
             from components.recogniser.decoders import DEFAULT
             from pipeline.beam import options as beam_options
 
@@ -146,6 +160,8 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         lacking = "".join(f", {count} with {reason.replace('_', ' ')}" for reason, count in outcome.incomplete.items())
         see = f", see {outcome.errors_path}" if lacking else ""
         print(f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}{see}")
+    for sentence in suspects.told(outcome.suspicions, "--kind auto"):
+        print(sentence)
     if before := outcome.images - outcome.new:
         print(f"Done by an earlier run: {counted(before, 'image')}")
     if outcome.hidden:

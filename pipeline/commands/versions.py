@@ -68,7 +68,7 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _versions(arguments: argparse.Namespace) -> int:
-    from components.common import service
+    from components.common import in_service
     from components.common.versions import list_versions
     from serving.rollout.labels import RolloutError
     from serving.version_directory import nothing_pushed
@@ -81,14 +81,14 @@ def _versions(arguments: argparse.Namespace) -> int:
     if not found:
         raise CommandError(nothing_pushed(model_dir, config.options))
     try:
-        labels = service.labels(model_dir, name)
+        labels = in_service.labels(model_dir, name)
     except RolloutError as error:
         raise CommandError(str(error)) from error
     newest = max((v.number for v in found if not v.withdrawn), default=None)
     for version in found:
         notes = ["withdrawn"] if version.withdrawn else ["newest"] if version.number == newest else []
         notes += [label for label, number in labels.items() if number == version.number]
-        cer = ((service.metrics(model_dir, version.number) or {}).get("metrics") or {}).get("cer")
+        cer = ((in_service.metrics(model_dir, version.number) or {}).get("metrics") or {}).get("cer")
         rate = "CER unknown" if cer is None else f"CER {cer:>7.2%}"
         print(f"{version.number}  {_moment(version.number)}  {rate:<11s}  {version.path}  {', '.join(notes)}".rstrip())
     withdrawn = [version.number for version in found if version.withdrawn]
@@ -154,8 +154,8 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from components.common.service import VersionError, in_service
-    from components.pusher.versions import roll_back
+    from components.common.in_service import VersionError, in_service
+    from components.pusher.publishing import roll_back
 
     if arguments.label:
         return _move_label(arguments, lambda rollout: rollout.roll_back(arguments.label))
@@ -202,7 +202,7 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
         print("No earlier version with this label is known: this is the next older one.")
     if moved.servers:
         print(f"It answers on {', '.join(moved.servers)}.", flush=True)
-    else:
+    elif not moved.away:
         print("Servers read this when they start; to move the label on running ones, name them with --server.")
     if note:
         print(f"note: {note}", file=sys.stderr, flush=True)
@@ -217,8 +217,8 @@ def _move_label(arguments: argparse.Namespace, move: Callable[[Rollout], Moved])
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    from components.common.service import VersionError, in_service
-    from components.pusher.versions import restore
+    from components.common.in_service import VersionError, in_service
+    from components.pusher.publishing import restore
 
     config = read_config(arguments)
     name, model_dir = config.servable

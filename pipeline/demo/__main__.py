@@ -22,7 +22,7 @@ SHOWN = 16
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Makes the data, runs the pipeline, serves the model, shows what it reads.
+    """Makes the data, runs the pipeline, serves the model, shows what it transcribes.
 
     Args:
         argv: Arguments; those of the process if None.
@@ -68,7 +68,7 @@ def _serve_and_ask(data: Path, workspace: Path, settings: dict[str, str]) -> int
             right = 0
             with HtrClient(found[1]) as client:
                 results = client.transcribe_many([sample.image for sample in shown])
-                console().print(f"  {'written':18s} {'read':18s} {'confidence':>10s}")
+                console().print(f"  {'written':18s} {'transcribed':18s} {'confidence':>10s}")
                 for sample, result in zip(shown, results, strict=True):
                     right += result.text == sample.text
                     mark = " " if result.text == sample.text else "x"
@@ -91,7 +91,7 @@ The logs       {workspace / "logs"}
 
 To try next, after `source .venv/bin/activate`:
   htr serve --workspace {workspace} &
-  htr predict {image}
+  htr predict --patience 60 {image}
   htr run --data {data} --workspace {workspace} {same_settings} --set gate.max_cer=0.0001
   htr check --data YOUR_FOLDER        what would be accepted of your own CSV and images
   htr run --data YOUR_FOLDER          train on them""",

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from pipeline.doctor import comparison, examination
+from pipeline.doctor import examination, gpu_comparison
 
 
 def run(arguments: argparse.Namespace, workspace: str) -> int:
@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace, workspace: str) -> int:
     if problems:
         return _end_early(findings, findings, arguments.json)
     try:
-        found = comparison.compare(arguments.device, arguments.seconds, _tell)
-    except comparison.BenchmarkError as failure:
+        found = gpu_comparison.compare(arguments.device, arguments.seconds, _tell)
+    except gpu_comparison.BenchmarkError as failure:
         return _end_early(findings, [], arguments.json, str(failure))
     report = [f"- {by_name[name].name}: {by_name[name].text}"
               for name in ("htr", "Stack", "System", "Processor", "Cores", "Memory", "GPU", "TensorFlow")]  # fmt: skip

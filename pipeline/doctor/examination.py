@@ -19,7 +19,8 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from components.common.folders import free_space
+from components.common import storage
+from components.common.folders import free_space, nearest
 from pipeline.doctor import machine
 
 REPOSITORY = Path(__file__).parents[2]
@@ -266,8 +267,7 @@ def writing(workspace: str) -> Finding:
     problems = []
     for folder in (workspace, tempfile.gettempdir()):
         try:
-            with tempfile.TemporaryFile(dir=_existing(folder)):
-                pass
+            storage.check_writable(nearest(folder))
         except OSError as error:
             problems.append(
                 f"{folder} cannot be written ({error.strerror}): use another folder (--workspace, TMPDIR), or give "
@@ -336,13 +336,6 @@ def _taken(port: int) -> bool:
         except OSError:
             return True
     return False
-
-
-def _existing(folder: str) -> str:
-    """The folder, or what is nearest above it."""
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(os.path.abspath(folder))
-    return folder
 
 
 def _size(count: int) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.cores import usable_cores
+from components.common.cores import cgroups, core_limit, read_text, visible_cores
 from components.trainer import devices
 from serving.precision import BFLOAT16_INSTRUCTIONS
 
@@ -48,7 +47,7 @@ def system() -> str:
 
 def processor(root: Path = ROOT) -> tuple[str, dict[str, bool]]:
     """Name of the processor, and which of the instruction sets that matter it has; empty where that is not known."""
-    text = _read(root / "proc/cpuinfo")
+    text = read_text(root / "proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
     flags = re.search(r"^flags\s*:(.*)$", text, re.M)
     has = set(flags[1].split()) if flags else set()
@@ -58,18 +57,17 @@ def processor(root: Path = ROOT) -> tuple[str, dict[str, bool]]:
 
 def cores(root: Path = ROOT) -> tuple[int, float | None]:
     """Cores that this process may use, and how many the cgroup allows it to fill; None where it sets no limit."""
-    limits = [limit for folder in _cgroups(root) if (limit := _core_limit(folder)) is not None]
-    return usable_cores(), min(limits, default=None)
+    return visible_cores(), core_limit(root)
 
 
 def memory(root: Path = ROOT) -> tuple[int, int, int | None]:
     """Bytes of memory, bytes that are available, and the limit of the cgroup; None where it sets none."""
     sizes = {
         name: int(kilobytes) * 1024
-        for name, kilobytes in re.findall(r"(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"))
+        for name, kilobytes in re.findall(r"(\w+):\s+(\d+) kB", read_text(root / "proc/meminfo"))
     }
     total = sizes.get("MemTotal", 0)
-    texts = (_read(folder / name) for folder in _cgroups(root) for name in ("memory.max", "memory.limit_in_bytes"))
+    texts = (read_text(folder / name) for folder in cgroups(root) for name in ("memory.max", "memory.limit_in_bytes"))
     limits = [int(text) for text in texts if text.strip().isdigit()]
     limit = min(limits, default=total)
     return total, sizes.get("MemAvailable", 0), limit if limit < total else None
@@ -83,41 +81,19 @@ def gpus(root: Path = ROOT) -> tuple[list[Gpu], str | None]:
     if rows:
         found = [Gpu(name, int(size) * 2**20 if size.strip().isdigit() else None) for name, _, size in rows]
         return found, rows[0][1]
-    version = re.search(r"^NVRM version:.*? (\d+\.[\d.]+) ", _read(root / "proc/driver/nvidia/version"), re.M)
+    version = re.search(r"^NVRM version:.*? (\d+\.[\d.]+) ", read_text(root / "proc/driver/nvidia/version"), re.M)
     return [Gpu(name, None) for name in devices.system_gpus(str(root))], version[1] if version else None
 
 
 def cards_without_driver(root: Path = ROOT) -> int:
     """Number of NVIDIA display cards on the PCI bus that NVIDIA's driver does not drive."""
-    folders = (root / "sys/bus/pci/devices").glob("*")
-    cards = [f for f in folders if _read(f / "vendor").strip() == _NVIDIA and _read(f / "class")[:6] in _DISPLAYS]
+    cards = [
+        folder for folder in (root / "sys/bus/pci/devices").glob("*")
+        if read_text(folder / "vendor").strip() == _NVIDIA and read_text(folder / "class")[:6] in _DISPLAYS
+    ]  # fmt: skip
     return sum((card / "driver").resolve().name not in ("nvidia", "vfio-pci") for card in cards)
 
 
 def is_older(version: str, than: str) -> bool:
     """Whether a version such as 525.60.13 is older than another."""
     return [int(n) for n in re.findall(r"\d+", version)] < [int(n) for n in re.findall(r"\d+", than)]
-
-
-def _cgroups(root: Path) -> Iterator[Path]:
-    """Folders with limits of this process: its cgroup and all above it (version 2), or a container's (version 1)."""
-    top = root / "sys/fs/cgroup"
-    own = re.search(r"^0::/(.*)$", _read(root / "proc/self/cgroup"), re.M)
-    parts = [part for part in (own[1] if own else "").split("/") if part not in ("", "..")]
-    for depth in range(len(parts), -1, -1):
-        yield top.joinpath(*parts[:depth])
-    yield from (top / "cpu", top / "memory")
-
-
-def _core_limit(folder: Path) -> float | None:
-    texts = _read(folder / "cpu.max").split() or [
-        _read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
-    ]
-    return int(texts[0]) / int(texts[1]) if len(texts) == 2 and all(text.isdigit() for text in texts) else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

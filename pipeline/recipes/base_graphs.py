@@ -13,7 +13,7 @@ from pathlib import Path
 
 from components.base_model import packing
 from components.common.console import console
-from components.line_finder import export as line_finder_export
+from components.line_finder.export_again import export_again as export_line_finder_again
 from components.trainer.export_again import export_again
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
@@ -25,7 +25,7 @@ def main() -> int:
         version, texts = Path(packing.unpack(preset)), packing.texts(preset)
         with tempfile.TemporaryDirectory() as folder:
             again = Path(folder, version.name)
-            anew = line_finder_export.export_again if preset in line_finders else export_again
+            anew = export_line_finder_again if preset in line_finders else export_again
             anew(str(version), str(again))
             for file in (CARD_FILE, METRICS_FILE):
                 if (beside := version.with_name(f"{version.name}.{file}")).exists():

@@ -33,7 +33,7 @@ from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.pages.files import ImportProblem
 from components.tools.base_data.rendered_pages.pages import render_page
 from components.tools.base_data.rendered_text.texts import draw_texts
-from components.trainer.base import Start
+from components.trainer.warm_start import Start
 from htr_client.pages import PageError
 from serving.version_directory import CARD_FILE, METRICS_FILE
 

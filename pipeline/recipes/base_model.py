@@ -217,13 +217,15 @@ def _train(
         "workspace": str(workspace),
         "data": {"paths": [str(folder) for folder in (*drawn, *written)]},
         "transform": {"preset": preset},
+        "model": {"softening": one.softening},
         "train": {
             "warm_start": start or "none",
             "learning_rate": one.learning_rate,
             "epochs": one.epochs,
             "augment": one.augment,
-            "augmentations": TrainConfig().augmentations + ["neighbours"] * one.neighbours,
+            "augmentations": [*TrainConfig().augmentations, *one.augmentations],
             "start_share": one.start_share,
+            "clean_statistics": one.clean_statistics,
             "start_share_checked": False,  # it is for sources that validation does not have
             "bfloat16": True,
             "patience": one.epochs,  # the last epochs, at a low rate, are the best ones

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+
+from components.trainer.settings import Augmentation
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class Round:
         learning_rate: Its peak; what such a training takes by itself if None.
         augment: Strength of the random augmentation.
         start_share: Share of the weights of the version before in the result.
-        neighbours: Whether lines have strokes of other ones above and below.
+        augmentations: Kinds of augmentation besides the usual ones.
+        clean_statistics: Share of images as they are in the statistics of batch normalisation.
+        softening: How soft images get that are transcribed.
     """
 
     rendered: Sequence[Rendered]
@@ -72,7 +77,22 @@ class Round:
     learning_rate: float | None = None
     augment: float = 0.5
     start_share: float = 0.0
-    neighbours: bool = False
+    augmentations: Sequence[Augmentation] = ()
+    clean_statistics: float = 0.0
+    softening: float = 0.0
+
+
+# Lines from the fifth round on.
+_later = partial(Round, learning_rate=2e-3, augment=1.0, start_share=0.5)
+
+
+def _rendered(number: int) -> list[Rendered]:
+    """Words, lines and entries of forms for a round on lines that is mostly of real images."""
+    return [
+        Rendered(f"rendered-words-{number}", 1000, 22, 100 * number + 1, least=4),
+        Rendered(f"rendered-lines-{number}", 1000, 60, 100 * number + 2),
+        Rendered(f"rendered-forms-{number}", 1500, 20, 100 * number + 3, forms=True),
+    ]
 
 
 _DHSD = Real("dhsd-words", "DHSD (nauman-riaz/DHSD), CC BY 4.0")
@@ -119,31 +139,22 @@ RECIPES: dict[str, Sequence[Round]] = {
             10,
             learning_rate=2e-3,
         ),
-        Round(
+        _later(
             [Rendered("rendered-words-5", 1000, 22, 501, least=4), Rendered("rendered-lines-5", 1000, 60, 502)],
             [_DHSD, *_FRENCH_3],
             8,
-            learning_rate=2e-3,
-            augment=1.0,
-            start_share=0.5,
         ),
-        Round(
+        _later(
             [Rendered("rendered-words-6", 1000, 22, 601, least=4), Rendered("rendered-lines-6", 1000, 60, 602)],
             [_DHSD, *_FRENCH_4, _POILUS_WORDS, _MSS19_WORDS],
             5,
-            learning_rate=2e-3,
-            augment=1.0,
-            start_share=0.5,
         ),
-        Round(
+        _later(
             [Rendered("rendered-words-7", 1000, 22, 701, least=4), Rendered("rendered-lines-7", 1000, 60, 702)],
             [_DHSD, _DHSD_WORDS, *_FRENCH, *_HALF_OF_WORDS],
             4,
-            learning_rate=2e-3,
-            augment=1.0,
-            start_share=0.5,
         ),
-        Round(
+        _later(
             [
                 Rendered("rendered-words-8", 1500, 22, 801, least=4),
                 Rendered("rendered-lines-8", 1000, 60, 802),
@@ -151,35 +162,33 @@ RECIPES: dict[str, Sequence[Round]] = {
             ],
             [_DHSD, _DHSD_CAPITALS, *_FRENCH_2, *_OTHER_HALF_OF_WORDS],
             4,
-            learning_rate=2e-3,
-            augment=1.0,
-            start_share=0.5,
         ),
-        Round(
-            [
-                Rendered("rendered-words-9", 1000, 22, 901, least=4),
-                Rendered("rendered-lines-9", 1000, 60, 902),
-                Rendered("rendered-forms-9", 1500, 20, 903, forms=True),
-            ],
+        _later(
+            _rendered(9),
             [_DHSD, _DHSD_CAPITALS, *_FRENCH_3, *_OF_PAGES, *_HALF_OF_WORDS],
             4,
-            learning_rate=2e-3,
-            augment=1.0,
-            start_share=0.5,
-            neighbours=True,
+            augmentations=["neighbours"],
         ),
-        Round(
-            [
-                Rendered("rendered-words-10", 1000, 22, 1001, least=4),
-                Rendered("rendered-lines-10", 1000, 60, 1002),
-                Rendered("rendered-forms-10", 1500, 20, 1003, forms=True),
-            ],
+        _later(
+            _rendered(10),
             [_DHSD, _DHSD_CAPITALS, *_FRENCH_4, *_OF_PAGES, *_OTHER_HALF_OF_WORDS, *_COMPOSED],
             4,
-            learning_rate=2e-3,
-            augment=1.0,
-            start_share=0.5,
-            neighbours=True,
+            augmentations=["neighbours"],
+        ),
+        _later(
+            _rendered(11),
+            [_DHSD, _DHSD_CAPITALS, *_FRENCH, *_OF_PAGES, *_HALF_OF_WORDS, *_COMPOSED],
+            3,
+            augmentations=["neighbours", "sharpness"],
+            clean_statistics=0.5,
+        ),
+        _later(
+            _rendered(12),
+            [_DHSD, _DHSD_CAPITALS, *_FRENCH_2, *_OF_PAGES, *_OTHER_HALF_OF_WORDS, *_COMPOSED],
+            4,
+            augmentations=["neighbours", "sharpness"],
+            clean_statistics=0.5,
+            softening=0.125,
         ),
     ],
     "word": [

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from components.common import storage
+from components.common.workspace import AIRFLOW_FOLDER, PINNED_FILE
 
-_FOLDER = "airflow"
 _KEPT = 20  # runs of a DAG
-_PIPELINE = "pipeline.json"
 _DONE = b"done"
 
 
@@ -34,7 +33,7 @@ def pinned(document: dict[str, Any], step: str, run_id: str, tries: str) -> Iter
         tries: Airflow's `max_tries` of the task, which changes when the task is cleared, but not with a retry.
     """
     folder = _folder(document) / hashlib.sha256(run_id.encode()).hexdigest()[:16]
-    kept, seen = folder / _PIPELINE, folder / f"{step}.tries"
+    kept, seen = folder / PINNED_FILE, folder / f"{step}.tries"
     # What has been done runs again only because somebody wants it.
     cleared = seen.exists() and seen.read_bytes() != tries.encode()
     if cleared or not kept.exists():
@@ -54,10 +53,10 @@ def pinned(document: dict[str, Any], step: str, run_id: str, tries: str) -> Iter
 
 
 def _folder(document: dict[str, Any]) -> Path:
-    return Path(document["workspace"]) / _FOLDER / document["name"]
+    return Path(document["workspace"]) / AIRFLOW_FOLDER / document["name"]
 
 
 def _forget_old_runs(folder: Path) -> None:
-    runs = sorted(folder.glob(f"*/{_PIPELINE}"), key=lambda path: path.stat().st_mtime)
+    runs = sorted(folder.glob(f"*/{PINNED_FILE}"), key=lambda path: path.stat().st_mtime)
     for path in runs[:-_KEPT]:
         shutil.rmtree(path.parent, ignore_errors=True)

@@ -11,11 +11,11 @@ with the Python of the pipeline, which launches the step as the local runner doe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from components.common.settings import ConfigError
 from components.common.stopping import Stopped, follow_parent, stoppable
 from components.common.suggestions import did_you_mean
 from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
+from htr_client.version import __version__
 from pipeline.config import Config
 from pipeline.runners.airflow_pinning import pinned
+from pipeline.runners.process import check_release, tell
 
 # An environment variable, since command lines are no place for the database's password.
 METADATA_VARIABLE = "HTR_METADATA_DATABASE"
@@ -33,18 +35,18 @@ METADATA_VARIABLE = "HTR_METADATA_DATABASE"
 _STOP_SECONDS = 3.0
 
 
-def compile_dag(config: Config, folder: str) -> Path:
-    """Writes `<name>.py` and `<name>.json` into Airflow's folder of DAGs.
+def compile_dag(config: Config) -> dict[str, Any]:
+    """Compiles the pipeline of a configuration.
 
     Args:
         config: All settings; every worker must see its paths, which must be absolute.
-        folder: Folder where Airflow looks for DAGs; made if missing.
 
     Returns:
-        The DAG file.
+        What `write_dag` writes.
 
     Raises:
         ConfigError: A setting cannot work, such as a step in `airflow.pools` or `airflow.queues` that does not exist.
+        StoreError: A store fails that `language.texts` are read from.
     """
     from google.protobuf import json_format
     from tfx.dsl.compiler import compiler
@@ -64,16 +66,36 @@ def compile_dag(config: Config, folder: str) -> Path:
         if unknown:
             meant = did_you_mean(unknown[0], upstream)
             raise ConfigError(f"airflow.{name}: no step {', '.join(unknown)}; there are {', '.join(upstream)}{meant}")
-    document = {
+    return {
         "name": config.name,
+        "release": __version__,
         "airflow": settings.model_dump(mode="json"),
         "upstream": upstream,
         "python": sys.executable,
         "workspace": config.workspace,
         "pipeline": json_format.MessageToDict(compiled, preserving_proto_field_name=True),
     }
+
+
+def replaced_workspace(document: dict[str, Any], folder: str) -> str | None:
+    """The workspace of the DAG that a compiled one would replace in a folder; None if it is the same."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        before = json.loads((Path(folder) / f"{document['name']}.json").read_text(encoding="utf-8"))["workspace"]
+        return str(before) if before != document["workspace"] else None
+    return None
+
+
+def write_dag(document: dict[str, Any], folder: str) -> Path:
+    """Writes `<name>.py` and `<name>.json` into Airflow's folder of DAGs, which is made if it is missing.
+
+    Returns:
+        The DAG file.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    dag = Path(folder) / f"{config.name}.py"
+    dag = Path(folder) / f"{document['name']}.py"
     # Airflow reads the folder all the time, and must find no half of a file.
     storage.write(str(dag.with_suffix(".json")), json.dumps(document, indent=1).encode())
     storage.write(str(dag), Path(__file__).with_name("airflow_dag.py").read_bytes())
@@ -84,7 +106,7 @@ def run_step(document: dict[str, Any], step: str, run_id: str) -> None:
     """Launches one step of a compiled pipeline; does nothing if that has no such step.
 
     Args:
-        document: What `compile_dag` wrote.
+        document: What `compile_dag` returned.
         step: Id of the step.
         run_id: Airflow's, which becomes the run's in ML Metadata.
 
@@ -182,17 +204,12 @@ def main() -> int:
             stoppable(_STOP_SECONDS),
             pinned(json.loads(Path(path).read_text(encoding="utf-8")), step, run_id, tries) as document,
         ):
+            check_release(document.get("release"), "compile the DAG again, and start another run")
             run_step(document, step, run_id)
     except Stopped as stopped:
         return stopped.code
     except Exception as error:
-        from pipeline.exit_codes import exit_code, root_message
-
-        traceback.print_exc()
-        name, message = root_message(error)
-        sys.stderr.flush()
-        print(" ".join(message.split()), flush=True)
-        return exit_code(name)
+        return tell(error)
     return 0
 
 

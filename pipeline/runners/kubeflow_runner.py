@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from components.common.settings import ConfigError
-from htr_client.reach import is_here
+from htr_client.network.reach import is_here
+from htr_client.version import __version__
 from pipeline import preflight
 from pipeline.config import Config
 from pipeline.runner_settings import KubeflowConfig
@@ -63,12 +64,7 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
     pipeline = create_pipeline(config, settings.scratch, looks_back=False, fails_unblessed=True)
     resources = pipeline_spec_pb2.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
     for component in pipeline.components:
-        limits = resources(cpu_limit=settings.cpu, memory_limit=settings.memory)
-        if component.id in TRAINING:
-            limits = resources(cpu_limit=settings.trainer_cpu, memory_limit=settings.trainer_memory)
-            if settings.reserved:
-                limits.accelerator.type, limits.accelerator.count = settings.accelerator, settings.reserved
-        component.with_platform_config(limits)
+        component.with_platform_config(resources(**_resources(component.id, settings)))
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
         kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
             default_image={
@@ -95,6 +91,26 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
         _finish_container(spec, name, settings)
     executors = {f"{name}_executor": _on_kubernetes(name, settings) for name in spec["components"]}
     return [spec, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}]
+
+
+def _resources(name: str, settings: KubeflowConfig) -> dict[str, Any]:
+    """Fields of a step's ResourceSpec."""
+    trains = name in TRAINING
+    cpu, cpu_request = settings.cpu, settings.cpu_request
+    memory, memory_request = settings.memory, settings.memory_request
+    if trains:
+        cpu, cpu_request = settings.trainer_cpu, settings.trainer_cpu_request
+        memory, memory_request = settings.trainer_memory, settings.trainer_memory_request
+    result: dict[str, Any] = {
+        "cpu_limit": cpu,
+        "memory_limit": memory,
+        # Without requests a node keeps the whole limits for the pod; with more than the limits there is no pod.
+        "cpu_request": min(cpu, cpu_request),
+        "memory_request": min(memory, memory_request),
+    }
+    if trains and settings.reserved:
+        result["accelerator"] = {"type": settings.accelerator, "count": settings.reserved}
+    return result
 
 
 def _finish_task(name: str, task: dict[str, Any], settings: KubeflowConfig, may_be_cached: bool) -> None:
@@ -128,8 +144,12 @@ def _finish_container(spec: dict[str, Any], name: str, settings: KubeflowConfig)
     # The compiler wrote it before the types were finished.
     place = container["args"].index("--json_serialized_inputs_spec_args") + 1
     container["args"][place] = json.dumps(component.get("inputDefinitions", {}), sort_keys=True)
-    if settings.env:
-        container["env"] = [{"name": key, "value": value} for key, value in settings.env.items()]
+    container["args"] += ["--release", __version__]
+    # TensorFlow does not see a container's limit: with a thread for each core of the node it would stand still for most
+    # of each tenth of a second.
+    threads = str(math.ceil(settings.trainer_cpu if name in TRAINING else settings.cpu))
+    env = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), threads) | settings.env
+    container["env"] = [{"name": key, "value": value} for key, value in env.items()]
     if settings.stage_artifacts:
         for side in ("input", "output"):
             for key in sorted(component.get(f"{side}Definitions", {}).get("artifacts", {})):
@@ -138,7 +158,7 @@ def _finish_container(spec: dict[str, Any], name: str, settings: KubeflowConfig)
 
 
 def _on_kubernetes(name: str, settings: KubeflowConfig) -> dict[str, Any]:
-    """KubernetesExecutorConfig of a step: where its pod may run and what is mounted."""
+    """KubernetesExecutorConfig of a step: where its pod may run, for how long, and what is mounted."""
     trains = name in TRAINING
     accelerated = trains and settings.reserved > 0
     result: dict[str, Any] = {
@@ -158,6 +178,8 @@ def _on_kubernetes(name: str, settings: KubeflowConfig) -> dict[str, Any]:
     }
     if labels := settings.node_selector | (settings.trainer_node_selector if trains else {}):
         result["nodeSelector"] = {"labels": labels}
+    if settings.timeout:
+        result["activeDeadlineSeconds"] = math.ceil(settings.timeout)
     return {key: value for key, value in result.items() if value}
 
 
@@ -182,7 +204,7 @@ def submit(config: Config, token: str | None = None) -> str:
     """
     host = (config.kubeflow.host or "").rstrip("/")
     if not host:
-        raise ConfigError("kubeflow.host: name the address of Kubeflow Pipelines' API, e.g. http://localhost:8888")
+        raise ConfigError("kubeflow.host: name the address of Kubeflow Pipelines, e.g. http://localhost:8080")
     package = as_yaml(compile_pipeline(config))
 
     try:

@@ -17,20 +17,28 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.runners.process import check_release, tell
+
 
 def main(argv: Sequence[str]) -> None:
     """Runs one step.
 
     Args:
-        argv: `--local SIDE/KEY=PATH` for each artifact that the launcher copies (`inputs/model=...`), TFX's arguments,
-            and options of Beam.
+        argv: `--release VERSION` of what has compiled it, `--local SIDE/KEY=PATH` for each artifact that the launcher
+            copies (`inputs/model=...`), TFX's arguments, and options of Beam.
+
+    Raises:
+        ConfigError: Another release has compiled it.
     """
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--executor_class_path", required=True)
     parser.add_argument("--json_serialized_invocation_args", type=json.loads, required=True)
     parser.add_argument("--json_serialized_inputs_spec_args", type=json.loads, required=True)
+    parser.add_argument("--release")
     parser.add_argument("--local", action="append", default=[])
     arguments, beam_args = parser.parse_known_args(argv)
+    advice = "build images of that release and name them (kubeflow.image, trainer_image), or compile with this one"
+    check_release(arguments.release, advice)
     invocation = arguments.json_serialized_invocation_args
     local = dict(entry.split("=", 1) for entry in arguments.local)
     addresses = {}
@@ -71,5 +79,14 @@ def _address(value: Any, addresses: dict[str, str]) -> Any:
     return value
 
 
+def run(argv: Sequence[str]) -> int:
+    """Runs one step as `main` does; the last line of its output says what went wrong. Returns the exit code."""
+    try:
+        main(argv)
+    except Exception as error:
+        return tell(error)
+    return 0
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run(sys.argv[1:]))

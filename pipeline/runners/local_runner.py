@@ -47,7 +47,7 @@ _DOING = {
     "Pusher": "Pushing the model",
     "BulkInferrer": "Transcribing new images",
     "PageExampleGen": "Reading pages",
-    "LineEvaluator": "Finding and reading the lines of the evaluation pages, asking the gate",
+    "LineEvaluator": "Finding and transcribing the lines of the evaluation pages, asking the gate",
     "LineReport": "Writing the report",
 }
 # What the same steps do with a model that is not blessed.

@@ -12,15 +12,16 @@ import os
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.io import fileio
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
-from tfx.orchestration.portable import launcher
+from tfx.orchestration.portable import launcher, outputs_utils
 
-from components.common import code_version, run_metadata, service, storage, versions
+from components.common import code_version, in_service, run_metadata, storage, versions
 from components.common.console import console
 from components.example_gen.rejects import REJECTS_FILE
 from components.pusher.component import MODEL_NAME
-from components.pusher.versions import WITHDRAWN_VERSION
+from components.pusher.publishing import WITHDRAWN_VERSION
 
 _FILES_PROPERTY = "output_files"
 _PUSHED = "pushed_destination"  # property of TFX's PushedModel
@@ -28,6 +29,20 @@ _PUSHED = "pushed_destination"  # property of TFX's PushedModel
 
 class MissingInput(RuntimeError):
     """A step has no input, since a step before it has not run; the message says which may be meant."""
+
+
+class _Launcher(launcher.Launcher):
+    """Gives executors empty output folders.
+
+    Another try in an Airflow run gets the execution of the one that was killed, and with it the folders, half-written.
+    There Transform, for example, could not rename its graph into place.
+    """
+
+    def _run_executor(self, execution_info: Any) -> Any:
+        outputs_utils.remove_output_dirs(
+            {key: [a for a in found if fileio.exists(a.uri)] for key, found in execution_info.output_dict.items()}
+        )
+        return super()._run_executor(execution_info)
 
 
 def metadata_connection(pipeline: Any) -> Any:
@@ -60,7 +75,7 @@ def launch(pipeline: Any, node: Any, connection: metadata.Metadata) -> Any:
     name = f"{pipeline.pipeline_info.id}.{node_id}"
     with connection as handle:
         _forget_damaged(handle.store, name)
-    execution = launcher.Launcher(
+    execution = _Launcher(
         pipeline_node=node.pipeline_node,
         mlmd_connection=connection,
         pipeline_info=pipeline.pipeline_info,
@@ -190,5 +205,5 @@ def _version(path: str) -> tuple[str, bool]:
 def _is_followed(path: str, name: str) -> bool:
     """Whether a newer version has taken the place of a pushed one, which a label does not keep in service."""
     model_dir, number = os.path.split(path)
-    current = [version.number for version in service.needing_no_push(model_dir, name)]
+    current = [version.number for version in in_service.needing_no_push(model_dir, name)]
     return int(number) not in current and any(other > int(number) for other in current)

@@ -25,7 +25,7 @@ class Pages(Task):
 
     def write_report(self, run: RunSummary, config: Config) -> Path:  # noqa: D102
         from components.common import storage
-        from components.report.report import PAGE_FILE
+        from components.report.html import PAGE_FILE
 
         if not run.report_folder:
             raise NoReport(f"The run {run.name} has no report: {run.outcome}.")
@@ -61,14 +61,14 @@ class Pages(Task):
         }  # fmt: skip
 
     def listing(self, runs: list[RunSummary]) -> str:  # noqa: D102
-        from components.report import page_runs
+        from components.report import line_finder_runs
 
-        return page_runs.listing(runs)
+        return line_finder_runs.listing(runs)
 
     def compare(self, before: RunSummary, after: RunSummary) -> str:  # noqa: D102
-        from components.report import page_runs
+        from components.report import line_finder_runs
 
-        return page_runs.compare(before, after)
+        return line_finder_runs.compare(before, after)
 
 
 def _compared_with(told: dict[str, Any]) -> str:

@@ -81,11 +81,11 @@ class Text(Task):
         }  # fmt: skip
 
     def listing(self, runs: list[RunSummary]) -> str:  # noqa: D102
-        from components.report import comparison
+        from components.report import recogniser_runs
 
-        return comparison.listing(runs)
+        return recogniser_runs.listing(runs)
 
     def compare(self, before: RunSummary, after: RunSummary) -> str:  # noqa: D102
-        from components.report import comparison
+        from components.report import recogniser_runs
 
-        return comparison.compare(before, after)
+        return recogniser_runs.compare(before, after)

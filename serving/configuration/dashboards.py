@@ -17,9 +17,11 @@ from serving.configuration.monitoring import (
     LOADS,
     MEMORY,
     NO_THREAD,
+    PREDICTIONS,
     QUEUEING,
     REQUESTS,
     WARM_UPS,
+    answered,
     quantile,
     share,
 )
@@ -28,6 +30,7 @@ from serving.configuration.settings import Settings
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _WINDOW = "$__rate_interval"
 _MODEL = 'model_name="$model"'
+_PREDICTIONS = f"{_MODEL}, {PREDICTIONS}"
 _CLIENT = 'model="$model"'
 _COLUMNS, _WIDTH, _HEIGHT = 24, 8, 8  # Grafana's grid, and a panel's place in it
 _RED, _GREEN = "red", "green"
@@ -44,20 +47,26 @@ def render(settings: Settings) -> dict[str, str]:
     Returns:
         JSON by name.
     """
-    model = {
+    served = _model(settings, f"label_values({REQUESTS}, model_name)")
+    trained = _model(settings, "label_values(htr_run_info, model)")
+    serving = _dashboard(f"{settings.model}-serving", "HTR: servers and clients", _serving(settings), [served])
+    runs = _dashboard(f"{settings.model}-runs", "HTR: runs and drift", _runs(), [trained])
+    return {name: json.dumps(found, indent=1) + "\n" for name, found in (("serving", serving), ("runs", runs))}
+
+
+def _model(settings: Settings, values: str) -> dict[str, Any]:
+    """The variable with which a dashboard shows one model of those that a query names."""
+    return {
         "type": "query",
         "name": "model",
         "label": "Model",
         "datasource": _SOURCE,
-        "definition": f"label_values({REQUESTS}, model_name)",
-        "query": {"query": f"label_values({REQUESTS}, model_name)", "refId": "model"},
+        "definition": values,
+        "query": {"query": values, "refId": "model"},
         "current": {"text": settings.model, "value": settings.model},
         "refresh": 2,
         "sort": 1,
     }
-    serving = _dashboard(f"{settings.model}-serving", "HTR: servers and clients", _serving(settings), [model])
-    runs = _dashboard(f"{settings.model}-runs", "HTR: runs and drift", _runs(), [])
-    return {name: json.dumps(found, indent=1) + "\n" for name, found in (("serving", serving), ("runs", runs))}
 
 
 def _serving(settings: Settings) -> list[dict[str, Any]]:
@@ -72,12 +81,17 @@ def _serving(settings: Settings) -> list[dict[str, Any]]:
         return f"{total} / {count}"
 
     batches = ":tensorflow:serving:batching_session:wrapped_run_count"
-    requests = f"{REQUESTS}{{{_MODEL}}}"
+    other = f'{REQUESTS}{{{_MODEL}, status!="OK"}}'
     zero = " or vector(0)"  # a status that never occurred has no series
     millis = " / 1000"  # TensorFlow Serving's unit is the microsecond
     return [
         _row("Servers"),
-        _chart("Requests by status", "reqps", [(f"sum by (status) (rate({requests}[{_WINDOW}]))", "{{status}}")]),
+        _chart(
+            "Requests by status", "reqps",
+            [(f"sum({answered(_MODEL, _WINDOW)})", "OK"),
+             (f"sum by (status) (rate({other}[{_WINDOW}]))", "{{status}}")],
+            "Without the probes that are answered, which TensorFlow Serving counts as requests.",
+        ),
         _chart(
             "Share of requests that fail", "percentunit",
             [(share(f"{CALLERS_FAULT}|{FULL}", _MODEL, _WINDOW, "!~") + zero, "fail")],
@@ -91,10 +105,10 @@ def _serving(settings: Settings) -> list[dict[str, Any]]:
             "By a full server. It counts those that find its batch queue full, and not those that find no thread.",
             limit=bounds.rejected_share,
         ),
-        _chart("Latency in the server", "ms", quantiles(LATENCY, _MODEL, millis), limit=bounds.p95_latency_ms),
+        _chart("Latency in the server", "ms", quantiles(LATENCY, _PREDICTIONS, millis), limit=bounds.p95_latency_ms),
         _chart(
             "Where the time goes, on average", "ms",
-            [(mean(LATENCY, _MODEL) + millis, "request"),
+            [(mean(LATENCY, _PREDICTIONS) + millis, "request"),
              (mean(":tensorflow:serving:runtime_latency", _MODEL) + millis, "model, with waiting for the batch"),
              (mean(QUEUEING) + millis, "waiting for the batch")],
         ),
@@ -102,7 +116,7 @@ def _serving(settings: Settings) -> list[dict[str, Any]]:
         _chart(
             "Batch size", "short",
             # Of all models, as the batches are counted, and without what was refused and is in no batch.
-            [(f'sum(rate({REQUESTS}{{status="OK"}}[{_WINDOW}])) / sum(rate({batches}[{_WINDOW}]))',
+            [(f"sum({answered('', _WINDOW)}) / sum(rate({batches}[{_WINDOW}]))",
               "requests in a batch (of all models)"),
              (mean(":tensorflow:serving:batching:processed_batch_size"), "images in a batch (embedded server)"),
              (mean(":tensorflow:serving:batching:input_batch_size"), "images in a request (embedded server)")],
@@ -116,9 +130,7 @@ def _serving(settings: Settings) -> list[dict[str, Any]]:
         _chart(
             "Warm-up of versions", "ms",
             [(f"sum by (model_path, status) ({WARM_UPS}_sum) / sum by (model_path, status) ({WARM_UPS}_count){millis}",
-              "{{model_path}} {{status}}"),
-             ("sum by (model_path) (:tensorflow:serving:model_warmup_records_read)", "requests for {{model_path}}")],
-            right="/requests/",
+              "{{model_path}} {{status}}")],
         ),
         _chart(
             "Memory, and versions that were loaded", "bytes",
@@ -159,25 +171,28 @@ def _serving(settings: Settings) -> list[dict[str, Any]]:
 
 def _runs() -> list[dict[str, Any]]:
     drift = "htr_drift / htr_drift_allowed"
-    run_drift = "max by (run, measure) (htr_run_drift / htr_run_drift_allowed)"
+
+    def largest(metric: str, labels: str = "run") -> str:
+        return f'max by ({labels}) ({metric}{{model="$model"}})'
+
     return [
         _row("Runs (htr runs --prometheus FILE)"),
         _bars(
-            "CER by run", "percentunit",
-            [f"max by (run) ({metric})" for metric in ("htr_run_cer", "htr_run_cer_low", "htr_run_cer_high")],
+            "CER by run", "percentunit", [largest(f"htr_run_{name}") for name in ("cer", "cer_low", "cer_high")],
             ["CER", "lower end", "upper end"], width=2,
         ),
         _matrix(
-            "Drift by run, as a multiple of what is allowed", run_drift, "measure",
+            "Drift by run, as a multiple of what is allowed",
+            'max by (run, measure) (htr_run_drift{model="$model"} / htr_run_drift_allowed)', "measure",
             "Of the training split against that of the run before, by ExampleValidator. The first run has none.",
         ),
         _table(
             "Runs",
-            ["max by (run, outcome, version) (htr_run_info)", "max by (run) (htr_run_wer)",
-             "sum by (run) (htr_run_images)", "max by (run) (htr_run_seconds)"],
+            [largest("htr_run_info", "run, outcome, version"), largest("htr_run_wer"),
+             'sum by (run) (htr_run_images{model="$model"})', largest("htr_run_seconds")],
             ["Value #B", "Value #C", "Value #D"], ["WER", "images", "seconds"], hidden=["Value #A"], width=2,
         ),
-        _matrix("Rejected rows by run", "max by (run, reason) (htr_run_rejected_rows)", "reason", limit=None),
+        _matrix("Rejected rows by run", largest("htr_run_rejected_rows", "run, reason"), "reason", limit=None),
         _row("Production (htr drift --prometheus FILE)"),
         _chart(
             "Drift, as a multiple of what is allowed", "short", [(f"max by (measure) ({drift})", "{{measure}}")],

@@ -65,7 +65,7 @@ def render(settings: Settings) -> dict[str, str]:
     files = {
         "monitoring.config": _MADE + text_format.MessageToString(exporter),
         "docker-compose.yml": _yaml(_compose(settings)),
-        "prometheus.yml": _yaml(monitoring.prometheus(REST_PORT)),
+        "prometheus.yml": _yaml(monitoring.prometheus(REST_PORT, settings)),
         "prometheus.kubernetes.yml": _yaml(monitoring.kubernetes(REST_PORT)),
         "alerts.yml": _yaml(monitoring.rules(settings)),
         **{f"dashboard.{name}.json": text for name, text in dashboards.render(settings).items()},
@@ -166,9 +166,10 @@ def _compose(settings: Settings) -> dict[str, Any]:
         "ports": ["127.0.0.1:9090:9090"],
     }
     services["containers"] = {
-        # TensorFlow Serving does not export its memory. cAdvisor measures containers; it needs these rights.
+        # TensorFlow Serving does not export its memory. cAdvisor measures containers; it needs these rights. Versions
+        # before 0.54 see no container of Docker 29.
         "profiles": ["memory"],
-        "image": "gcr.io/cadvisor/cadvisor:v0.49.1",
+        "image": "ghcr.io/google/cadvisor:0.60.5",
         "restart": "unless-stopped",
         "privileged": True,
         "devices": ["/dev/kmsg"],
@@ -207,4 +208,4 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _yaml(value: Mapping[str, Any]) -> str:
-    return _MADE + yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=1000)
+    return _MADE + yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=10_000)

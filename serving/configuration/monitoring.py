@@ -14,6 +14,9 @@ QUEUEING = ":tensorflow:serving:batching_session:queuing_latency"
 LOADS = ":tensorflow:cc:saved_model:load_attempt_count"
 WARM_UPS = ":tensorflow:serving:model_warmup_latency"
 CLIENT_CALLS = "htr_client_calls_total"
+# TensorFlow Serving counts every request over REST, and those that ask for metadata under no API: among them are the
+# probes, of which there are more than predictions where traffic is low.
+PREDICTIONS = 'API!=""'
 # gRPC codes for which the caller is to blame, and those of a full server.
 CALLERS_FAULT, FULL = "OK|INVALID_ARGUMENT|CANCELLED", "UNAVAILABLE|RESOURCE_EXHAUSTED"
 # What a client is told that finds all threads busy, which no server counts. UNAVAILABLE may be a server that is down.
@@ -27,25 +30,40 @@ MEMORY = " or ".join((
     'container_memory_rss{container="server", pod=~"htr-serving-.+"}',
 ))  # fmt: skip
 _JOB = "htr"
+# One set of servers, such as production beside staging; a single machine has no such label, which is one set, too.
+_APART = "namespace"
 _RECORDED_MEMORY = "htr:memory_bytes"
 CONTAINERS_PORT = 8080
 
 
 def share(codes: str, selector: str, window: str, operator: str = "=~", clients: bool = False, by: str = "") -> str:
-    """PromQL for the share of requests that end with some of the gRPC codes.
+    """PromQL for the share of predictions that end with some of the gRPC codes.
 
     Args:
-        codes: Regular expression of codes.
+        codes: Regular expression of codes; those of servers are others than OK.
         selector: Label matcher of the model.
         window: Range of the rates.
         operator: `=~`, or `!~` for all other codes.
         clients: Whether to count the calls of clients, in place of the requests of servers.
-        by: Label to tell apart, if any.
+        by: Labels to tell apart, if any.
     """
     counter, label = (CLIENT_CALLS, "code") if clients else (REQUESTS, "status")
-    some = f'{counter}{{{selector}, {label}{operator}"{codes}"}}'
+    some = f'rate({counter}{{{selector}, {label}{operator}"{codes}"}}[{window}])'
+    every = f"rate({counter}{{{selector}}}[{window}])"
+    if not clients:  # a server that answers none has no such series, hence not a sum of two
+        every = f'{answered(selector, window)} or rate({counter}{{{selector}, {label}!="OK"}}[{window}])'
     total = f"sum by ({by}) " if by else "sum"
-    return f"{total}(rate({some}[{window}])) / {total}(rate({counter}{{{selector}}}[{window}]))"
+    return f"{total}({some}) / {total}({every})"
+
+
+def answered(selector: str, window: str) -> str:
+    """PromQL for the rates of predictions that servers answered, without their probes.
+
+    Args:
+        selector: Label matcher of the model; "" for all models.
+        window: Range of the rates.
+    """
+    return f"rate({LATENCY}_count{{{', '.join(filter(None, [selector, PREDICTIONS]))}}}[{window}])"
 
 
 def quantile(q: float, metric: str, window: str, selector: str = "", by: str = "") -> str:
@@ -62,15 +80,19 @@ def quantile(q: float, metric: str, window: str, selector: str = "", by: str = "
     return f"histogram_quantile({q:g}, sum by (le{', ' + by if by else ''}) (rate({chosen}[{window}])))"
 
 
-def prometheus(port: int) -> dict[str, Any]:
+def prometheus(port: int, settings: Settings) -> dict[str, Any]:
     """Prometheus' configuration.
 
     Args:
         port: REST port of the servers, which has the metrics.
+        settings: Addresses of Alertmanagers and of clients.
     """
+    notified = {"alerting": {"alertmanagers": [{"static_configs": [{"targets": list(settings.alertmanagers)}]}]}}
+    clients = {"job_name": "clients", "static_configs": [{"targets": list(settings.clients)}]}
     return {
         "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
         "rule_files": ["/etc/prometheus/alerts.yml"],
+        **(notified if settings.alertmanagers else {}),
         "scrape_configs": [
             {
                 "job_name": _JOB,
@@ -84,6 +106,7 @@ def prometheus(port: int) -> dict[str, Any]:
                     {"source_labels": ["__name__"], "regex": "container_memory_rss", "action": "keep"}
                 ],
             },
+            *([clients] if settings.clients else []),
         ],
     }
 
@@ -108,7 +131,10 @@ def kubernetes(port: int) -> dict[str, Any]:
                 "kubernetes_sd_configs": [{"role": "pod"}],
                 "relabel_configs": [
                     *({"source_labels": [label], "regex": value, "action": "keep"} for label, value in kept.items()),
-                    {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
+                    *(
+                        {"source_labels": [f"__meta_kubernetes_{label}"], "target_label": name}
+                        for label, name in (("namespace", _APART), ("pod_name", "pod"))
+                    ),
                 ],
             }
         ]
@@ -131,34 +157,53 @@ def rules(settings: Settings) -> dict[str, Any]:
         new = f"({counter} unless {counter} offset 15m) and on (job, instance, pod) {up} offset 15m == 1"
         return f"increase({counter}[15m]) > 0 or {new}"
 
+    def not_warmed_up() -> str:
+        # TensorFlow Serving 2.16.1 counts no warm-up request that fails, but those versions that have answered all of
+        # theirs. Ours have some; of other models nobody knows.
+        loaded = f'{LOADS}{{status="success", model_path=~".+/({settings.model}|{LINE_FINDER})/[0-9]+"}}'
+        failed, done = (f'{WARM_UPS}_count{{status{equal}"OK"}}' for equal in ("!=", "="))
+        return (
+            f"{risen(failed)} or {loaded} offset 5m unless {loaded} offset 20m "
+            f"unless on (job, instance, pod, model_path) present_over_time({done}[20m]) "
+            f"and on (job, instance, pod) {up} offset 20m == 1"
+        )
+
     def grown(since: str) -> str:
         # The least of six hours: while one version takes the place of another, both are in memory.
         now, then = (f"min_over_time({_RECORDED_MEMORY}[6h]{offset})" for offset in ("", f" offset {since}"))
         loads = f'{LOADS}{{status="success"}}'
-        # Of one server: the sum would rise with each pod that the autoscaler adds, and fall with each that it takes.
+        # Of one server in each set: the sum would rise with each pod that the autoscaler adds, and fall with each that
+        # it takes.
         pushed = " > ".join(
-            f"max(sum by (job, instance, pod) ({loads}{offset}))" for offset in ("", f" offset {since}")
+            f"max by ({_APART}) (sum by ({_APART}, job, instance, pod) ({loads}{offset}))"
+            for offset in ("", f" offset {since}")
         )
-        return f"({now} / {then} > {bounds.memory_growth:g} and on () {pushed})"
+        return f"({now} / {then} > {bounds.memory_growth:g} and on ({_APART}) {pushed})"
 
     def too_many(codes: str, bound: float, operator: str = "=~", clients: bool = False) -> str:
         counter, model, code = (CLIENT_CALLS, "model", "code") if clients else (REQUESTS, "model_name", "status")
-        shares = share(codes, f'{model}=~"{settings.model}|{LINE_FINDER}"', "5m", operator, clients, by=model)
+        apart = f"{_APART}, {model}"
+        shares = share(codes, f'{model}=~"{settings.model}|{LINE_FINDER}"', "5m", operator, clients, by=apart)
         # Clients that look for pages ask for a line finder also where none is served, and are told so.
         lines = f'{counter}{{{model}="{LINE_FINDER}"}}'
-        served = f'sum by ({model}) (increase({counter}{{{model}="{LINE_FINDER}", {code}!="{NOT_FOUND}"}}[1d])) > 0'
-        return f"{shares} > {bound} unless on ({model}) ({lines} unless on ({model}) {served})"
+        served = f'sum by ({apart}) (increase({counter}{{{model}="{LINE_FINDER}", {code}!="{NOT_FOUND}"}}[1d])) > 0'
+        return f"{shares} > {bound} unless on ({apart}) ({lines} unless on ({apart}) {served})"
 
     # Their unit is the microsecond.
-    latency = f"{quantile(0.95, LATENCY, '5m', model)} / 1000"
+    latency = f"{quantile(0.95, LATENCY, '5m', f'{model}, {PREDICTIONS}', _APART)} / 1000"
     bound = bounds.rejected_share
     overloaded = f"{too_many(FULL, bound)} or {too_many(NO_THREAD, bound, clients=True)}"
-    queueing = f"{quantile(0.95, QUEUEING, '5m')} / 1000"
+    queueing = f"{quantile(0.95, QUEUEING, '5m', by=_APART)} / 1000"
+    seen = f'present_over_time(up{{job="{_JOB}", {_APART}!=""}}[1d])'
     alerts = [
         (
             # Without any server to scrape, as where Kubernetes has no pod, there is no `up`, and no other rule fires.
-            "HtrServerDown", f"absent({up} == 1)", "1m", "page",
-            "No model server answers Prometheus, or there is none to ask.",
+            # Which namespaces should have servers is told by those that had some within a day.
+            "HtrServerDown",
+            f"group by ({_APART}) ({seen}) unless on ({_APART}) {up} == 1 or absent({up} == 1) unless on () {seen}",
+            "1m", "page",
+            "No model server{{ with $labels.namespace }} of {{ . }}{{ end }} answers Prometheus, or there is none to "
+            "ask.",
         ),
         (
             # A new pod does not answer until it has loaded the models, for which it has five minutes.
@@ -194,7 +239,7 @@ def rules(settings: Settings) -> dict[str, Any]:
             "{{ $labels.model_path }} does not load; what was served before still is.",
         ),
         (
-            "HtrWarmUpFails", risen(f'{WARM_UPS}_count{{status!="OK"}}'), "0m", "ticket",
+            "HtrWarmUpFails", not_warmed_up(), "0m", "ticket",
             "{{ $labels.model_path }} does not answer its warm-up requests and is not served.",
         ),
         (

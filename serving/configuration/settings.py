@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FOLDER = Path(__file__).parents[1] / "production"
+Address = Annotated[str, Field(pattern=r"^([\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]+$")]
 
 
 class _Section(BaseModel):
@@ -77,6 +78,10 @@ class Settings(_Section):
     tls: Literal["mutual", "server", "none"]
     variants: dict[Literal["gpu", "cpu"], Variant]
     alerts: Alerts
+    alertmanagers: list[Address] = Field(default=[], description="HOST:PORT; without any, alerts reach nobody")
+    clients: list[Address] = Field(
+        default=[], description="HOST:PORT of services that serve the metrics of HtrClient at /metrics"
+    )
 
     @classmethod
     def read(cls, path: Path = FOLDER / "settings.yaml") -> Settings:

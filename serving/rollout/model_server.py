@@ -73,7 +73,7 @@ def servers_at(addresses: Iterable[str], tls: Tls | None = None) -> list[Server]
 
 
 def _behind(address: str, tls: Tls | None) -> list[Server]:
-    from htr_client.addresses import split_address
+    from htr_client.network.addresses import split_address
 
     host, port = split_address(address)
     try:
@@ -108,7 +108,7 @@ class Server:
         """
         import grpc
 
-        from htr_client.endpoint import Endpoint
+        from htr_client.network.endpoint import Endpoint
 
         self.address = address
         self._endpoint = Endpoint(address, tls, max_message_bytes=2**31 - 1, opentelemetry=False)
@@ -141,7 +141,7 @@ class Server:
         return answer
 
     def _error(self, error: Any, method: str, seconds: float) -> ServerError:
-        from htr_client.reach import NOBODY
+        from htr_client.network.reach import NOBODY
 
         code = error.code().name
         if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):

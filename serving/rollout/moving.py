@@ -126,7 +126,8 @@ class Rollout:
         Without one, a canary ends: it goes to the version that is stable, as it does in place of one that is older.
         Stable then goes to the next older version. A canary that is the version left moves along with stable.
 
-        A server that cannot be reached is left out, since it may be the bad version that it cannot stand.
+        A server that cannot be reached, or that is lost on the way, is left out, since it may be the bad version that
+        it cannot stand.
 
         Args:
             label: "stable" or "canary".
@@ -219,35 +220,65 @@ class Rollout:
             if away and not (back and changes):
                 raise ServerError(f"{' '.join(away.values())} {self._without(file, back)}", "UNAVAILABLE")
             until = time.monotonic() + self.timeout
+            going, lost = changes, away if back else None
             try:
-                for change in changes:
-                    change.load(until)
-                for change in changes:
-                    change.wait(until)
-                for change in changes:
-                    change.move()
-                write()
+                for step in (lambda change: change.load(until), lambda change: change.wait(until), Change.move):
+                    going = self._on_each(going, step, lost)
+                if going:
+                    write()
             except BaseException as error:
                 left = self._undo(changes)
                 if isinstance(error, RolloutError):
                     error.args = (f"{error} {left}",)
                 raise
+            if not going:
+                raise ServerError(f"{' '.join(away.values())} {self._without(file, back)}", "UNAVAILABLE")
             time.sleep(_SETTLE_SECONDS)
-            for change in changes:
+            failures: list[ServerError] = []
+            for change in going:
                 try:
                     change.drop()
                 except ServerError as error:
-                    text = f"The labels have moved, but versions that nothing needs are still loaded: {error}"
-                    raise ServerError(text, error.code) from None
-            return [change.server.address for change in changes], away
+                    if back and error.away:
+                        away[change.server.address] = str(error)
+                    else:
+                        failures.append(error)
+            if failures:
+                text = "The labels have moved, but versions that nothing needs are still loaded: "
+                raise ServerError(text + " ".join(map(str, failures)), failures[0].code)
+            return [change.server.address for change in going if change.server.address not in away], away
+
+    @staticmethod
+    def _on_each(changes: list[Change], step: Callable[[Change], None], lost: dict[str, str] | None) -> list[Change]:
+        """Takes a step on all servers.
+
+        Args:
+            changes: Changes of the servers.
+            step: What to do.
+            lost: Takes the errors of servers that do not answer, by address; None where one that does not ends it all.
+
+        Returns:
+            Changes of the servers that answered.
+        """
+        answered = []
+        for change in changes:
+            try:
+                step(change)
+            except ServerError as error:
+                if lost is None or not error.away:
+                    raise
+                lost[change.server.address] = str(error)
+            else:
+                answered.append(change)
+        return answered
 
     @staticmethod
     def _without(file: Labels, back: bool) -> str:
         """What to do without a server, as the end of a message."""
         if back:
             return (
-                "No server could be reached, and nothing has changed. Without --server the label moves back in "
-                f"{file.path}, which servers read when they start."
+                f"No server answers, and {file.path} is as before. Without --server the label moves back in it, for "
+                "servers that start later."
             )
         return (
             f"Nothing has changed. Leave a server that is down out of --server: it reads {file.path.name} when it "

@@ -3,6 +3,7 @@ import random
 import shutil
 import subprocess
 
+import grpc
 import pytest
 
 from htr_client import AsyncHtrClient, HtrClient
@@ -14,6 +15,24 @@ def words(count, seed=0):
     """Words that the fake server reads."""
     rng = random.Random(seed)
     return ["".join(rng.choices(ALPHABET, k=rng.randint(1, 12))) for _ in range(count)]
+
+
+def refuse(model, why):
+    """Has a model of a server refuse with RESOURCE_EXHAUSTED what `why` gives words for, given the request.
+
+    Returns the numbers of images that were refused. The channel does not repeat the call, which would take seconds.
+    """
+    answer, refused = model.predict, []
+
+    def predict(request, context):
+        if words := why(request):
+            refused.append(len(request.inputs["image_bytes"].string_val))
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "-1"),))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, words)
+        return answer(request, context)
+
+    model.predict = predict
+    return refused
 
 
 @pytest.fixture
@@ -51,6 +70,10 @@ class Blocking:
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
+    def close(self):
+        """By another thread, while a call goes on."""
+        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop)
+
     def connect(self, timeout):
         self._loop.run_until_complete(self._client.connect(timeout))
 
@@ -58,7 +81,9 @@ class Blocking:
         return self._loop.run_until_complete(self._client.transcribe(image, **options))
 
     def transcribe_many(self, images, **options):
-        results = self._client.transcribe_many(images, **options)
+        return self._results(self._client.transcribe_many(images, **options))
+
+    def _results(self, results):
         try:
             while True:
                 try:

@@ -93,7 +93,7 @@ def test_servers_that_have_moved_are_found_again(kind, names):
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_calls_in_flight_go_on_while_another_connection_is_opened(asynchronous, names, monkeypatch):
-    monkeypatch.setattr("htr_client.addresses._LOOKUP_SECONDS", 0.0)
+    monkeypatch.setattr("htr_client.network.addresses._LOOKUP_SECONDS", 0.0)
     old = ServerAt("127.0.0.1")
     new = ServerAt("127.0.0.2", old.port)
     arrived, go_on = threading.Event(), threading.Event()
@@ -193,7 +193,7 @@ def test_a_slow_resolver_takes_no_longer_than_the_call_may(kind, server, slow_na
 
 
 def test_an_open_connection_serves_while_the_resolver_is_slow(kind, server, slow_names, monkeypatch):
-    monkeypatch.setattr("htr_client.addresses._LOOKUP_SECONDS", 0.0)
+    monkeypatch.setattr("htr_client.network.addresses._LOOKUP_SECONDS", 0.0)
     slow_names.set()
     with kind([f"pod-0:{server.port}", f"pod-1:{server.port}"], timeout=SECONDS) as client:
         assert client.transcribe(png("a")).text == "a"

@@ -125,19 +125,16 @@ def test_the_versions_own_language_model(call, folder, server):
     "arguments",
     [
         ["none-*.png"],
-        ["a.png", "--lexicon", "nowhere.txt"],
         ["a.png", "--lexicon", "empty.txt"],
         ["a.png", "--strict-lexicon"],
         ["a.png", "--tls-certificate", "a.pem"],
         ["a.png", "--tls-key", "a.pem"],
-        ["a.png", "--tls-ca", "nowhere.pem"],
-        ["a.png", "--batch-size", "0"],
-        ["a.png", "--decoder", "beam", "--alternatives", "-1"],
-        ["a.png", "--beam-width", "0"],
         ["a.png", "--lexicon", "latin1.txt"],
         ["a.png", "--lm", "latin1.txt"],
         ["a.png", "--model-version", "99999999999999999999"],
         # What would do nothing.
+        ["a.png", "--alternatives", "2", "--format", "csv"],
+        ["a.png", "--alternatives", "2", "--kind", "page"],
         ["a.png", "--lexicon-penalty", "3"],
         ["a.png", "--lexicon", "words.txt", "--strict-lexicon", "--lexicon-penalty", "3"],
         ["a.png", "--decoder", "beam", "--lm-weight", "0.5"],
@@ -157,6 +154,36 @@ def test_wrong_usage(call, arguments, tmp_path, monkeypatch):
     assert "empty.txt" not in arguments or "empty.txt holds no words" in err
     assert "latin1.txt" not in arguments or "latin1.txt is not UTF-8" in err
     assert (code, out) == (2, "") and err.startswith("error: ") and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--lexicon", "nowhere.txt"], "--lexicon nowhere.txt cannot be read: No such file or directory"),
+        (["--lexicon", "."], "--lexicon . cannot be read: Is a directory"),
+        (["--lm", "nowhere.txt"], "--lm nowhere.txt cannot be read: No such file or directory"),
+        (["--tls-ca", "nowhere.pem"], "nowhere.pem: No such file or directory (Tls(ca=...), --tls-ca)"),
+        (
+            ["--tls-certificate", "nowhere.pem", "--tls-key", "nowhere.pem"],
+            "nowhere.pem: No such file or directory (Tls(certificate=...), --tls-certificate)",
+        ),
+        (["--beam-width", "0"], "--beam-width is 1 or more, not 0"),
+        (["--decoder", "beam", "--alternatives", "-1"], "--alternatives is 0 or more, not -1"),
+        (["--batch-size", "0"], "--batch-size is 1 or more, not 0"),
+        (
+            ["s3://a/*.png"],
+            "s3://a/*.png is an address, and images are read from files of this machine: download it, "
+            "or give its folder in a bucket to htr transcribe --input",
+        ),
+        (["--in-flight", "-2"], "--in-flight is 1 or more, not -2"),
+        (["--timeout", "0"], "--timeout is a number of seconds above 0, not 0"),
+        (["--patience", "nan"], "--patience is 0 or more, not nan"),
+    ],
+)
+def test_errors_name_the_option(call, arguments, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(png("a"))
+    assert call("a.png", *arguments) == (2, "", f"error: {told}\n")
 
 
 def test_best_path_refuses_every_option_of_the_beam(call, capsys):

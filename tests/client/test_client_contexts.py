@@ -60,11 +60,12 @@ def test_metadata_sees_the_variables_of_the_caller(kind, server, page, work):
     assert headers_of(server) == {"mine"}
 
 
-def test_the_variables_are_those_of_the_call_not_of_who_takes_its_results(server):
-    with HtrClient(server.address, metadata=lambda: [("x-request-id", REQUEST.get())]) as client:
+@pytest.mark.parametrize("source", [list, iter])
+def test_the_variables_are_those_of_the_call_not_of_who_takes_its_results(kind, server, source):
+    with kind(server.address, metadata=lambda: [("x-request-id", REQUEST.get())]) as client:
         context = contextvars.copy_context()
         context.run(REQUEST.set, "mine")
-        results = context.run(client.transcribe_many, [png("a")] * 3)
+        results = context.run(client.transcribe_many, source([png("a")] * 3))
         assert [result.text for result in results] == ["a"] * 3
     assert headers_of(server) == {"mine"}
 

@@ -1,6 +1,9 @@
 """Headers of image files: read or refused, and never another size than the decoder's."""
 
+import os
 import struct
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -71,6 +74,33 @@ def test_a_tiff_that_says_its_size_twice_is_damaged():
         assert reason(tiff((tag, 10))) == "undecodable"
     signed = struct.pack("<HHII", 256, 4, 1, 64)
     assert reason(tiff((256, 10)).replace(signed, struct.pack("<HHII", 256, 9, 1, 64))) == "undecodable"
+
+
+@pytest.mark.parametrize("tags", [[(277, 2)], [(262, 0), (258, 16)]], ids=["grey with alpha", "white is zero"])
+def test_a_tiff_that_opencv_would_show_black_or_inverted_is_refused(tags):
+    usual = tiff()
+    for tag, value in tags:
+        usual = usual.replace(*(struct.pack("<HHII", tag, 4, 1, one) for one in ({277: 1, 262: 1, 258: 8}[tag], value)))
+    with pytest.raises(ImageError, match=r"of a kind that is not read.*Save it as PNG") as raised:
+        image_files.load(usual)
+    assert raised.value.reason == "undecodable"
+    eight = tiff().replace(struct.pack("<HHII", 262, 4, 1, 1), struct.pack("<HHII", 262, 4, 1, 0))
+    assert image_files.load(eight).min() == 255
+
+
+def test_documents_of_several_pages_are_refused_with_what_to_do():
+    with pytest.raises(ImageError, match=r"holds several images.*an image of each page"):
+        image_files.load(saved(Image.fromarray(grey()), "TIFF", save_all=True, append_images=[Image.fromarray(grey())]))
+    with pytest.raises(ImageError, match=r"PDF document.*an image of each page"):
+        image_files.load(b"%PDF-1.7")
+
+
+def test_a_command_says_what_is_wrong_with_a_file_and_opencv_does_not(server, tmp_path):
+    (tmp_path / "cut.tif").write_bytes(tiff()[:-2000])
+    command = [sys.executable, "-m", "htr_client.cli", "cut.tif", "--server", server.address]
+    environment = {name: value for name, value in os.environ.items() if name != "OPENCV_LOG_LEVEL"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stderr.startswith("error: cut.tif: OpenCV cannot decode") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from htr_client import image_files
 from htr_client.errors import ImageError
+from htr_client.model_facts import MAX_PIXELS
 from tests.client.test_client_images import grey, raw_png, reason, saved
 
 Image = pytest.importorskip("PIL.Image")
@@ -86,3 +87,16 @@ def test_too_many_bytes(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
     path.write_bytes(bytes(5000))
     assert reason(path) == "too_large"
+    with pytest.raises(ImageError, match="Save it with compression") as refused:
+        image_files.load(path)
+    assert "max_megapixels" not in str(refused.value), "it allows more pixels, and no more bytes"
+
+
+def test_a_file_without_compression_may_have_as_many_pixels_as_others(tmp_path):
+    path, (width, height) = tmp_path / "master.ppm", (5000, 4500)
+    with open(path, "wb") as file:
+        header = f"P6 {width} {height} 255\n".encode()
+        file.write(header)
+        file.truncate(len(header) + 3 * width * height)  # of which the disk holds one block
+    assert image_files.inspect(image_files.read(path)).height == height
+    assert 3 * MAX_PIXELS < image_files.MAX_BYTES

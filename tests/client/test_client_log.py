@@ -3,16 +3,19 @@
 import asyncio
 import csv
 import multiprocessing
+import resource
 import stat
 import threading
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from htr_client import AsyncHtrClient, HtrClient, RequestLog
+from htr_client import AsyncHtrClient, HtrClient, RequestLog, kinds, testing
 from htr_client.request_log import FIELDS
-from htr_client.testing import png
+from htr_client.testing import ALPHABET, find_bars, png
 from tests.conftest import until
 
 
@@ -159,6 +162,29 @@ def test_a_record_that_cannot_be_written_does_not_end_the_log(tmp_path, caplog):
     assert [record.message.startswith("requests cannot be logged") for record in caplog.records] == [True]
 
 
+def _offer_to_a_disk_that_is_full_for_a_moment(log):
+    log.offer(b"\x89PNG", "anna", 0.5, "htr", 1)
+    until(lambda: log.counts.written == 1)
+    [table] = log.folder.glob("*.csv")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (table.stat().st_size + 75, before[1]))
+    log.offer(b"\x89PNG", "a text with a comma, whose quotation mark stays open", 0.5, "htr", 1)
+    until(lambda: log.counts.failed == 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log.offer(b"\x89PNG", "berta", 0.5, "htr", 1)
+    log.close()
+
+
+def test_a_disk_that_is_full_for_a_moment_spoils_no_other_row(tmp_path):
+    log = RequestLog(tmp_path, rate=1)
+    child = multiprocessing.get_context("fork").Process(target=_offer_to_a_disk_that_is_full_for_a_moment, args=(log,))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert [row["text"] for row in rows(tmp_path)] == ["anna", "berta"]
+    assert {row["filename"] for row in rows(tmp_path)} == {f"images/{path.name}" for path in tmp_path.glob("images/*")}
+
+
 def test_a_system_without_threads_to_spare_gets_its_answers(server, tmp_path, monkeypatch, caplog):
     log = RequestLog(tmp_path, rate=1)
     start = threading.Thread.start
@@ -234,3 +260,49 @@ def test_a_process_that_was_forked_in_the_middle_of_a_record_ends(tmp_path):
 def test_impossible_settings(tmp_path, settings):
     with pytest.raises(ValueError):
         RequestLog(tmp_path, **settings)
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """The path of a page of five lines; the line finder is not sure of any."""
+
+    def unsure(data):
+        maps, scale = find_bars(data)
+        faint = cv2.dilate(maps[..., 0], np.ones((7, 1), np.uint8)) // 3
+        return np.dstack([np.maximum(maps[..., 0], faint), maps[..., 1:]]), scale
+
+    monkeypatch.setattr(testing, "find_bars", unsure)
+    grey = np.full((400, 400), 255, np.uint8)
+    for bottom, text in zip(range(70, 370, 60), ("abca", "bcab", "cabc", "aabb", "bbcc"), strict=True):
+        letters = [ALPHABET.index(letter) * 9 for letter in text * 21]
+        grey[bottom - 30 : bottom, 30:366] = np.repeat(letters, 4)
+    cv2.imwrite(str(tmp_path / "page.png"), grey)
+    return str(tmp_path / "page.png")
+
+
+@pytest.mark.parametrize(("certainty", "tried"), [(0.9, 3), (0.6, 6)], ids=["upright", "perhaps upside down"])
+def test_lines_that_only_tell_which_way_up_a_page_is_are_no_answers(
+    kind, server, tmp_path, monkeypatch, page, certainty, tried
+):
+    monkeypatch.setattr(testing, "_CERTAINTY", certainty)
+    log = RequestLog(tmp_path / "log", rate=1)
+    with kind(server.address, log=log) as client:
+        assert len(client.find_page(page).lines) == 5 and len(server.model.seen) == tried
+        assert log.counts.seen == 0 and "htr_client_images_total{" not in client.metrics.page()
+        server.model.seen.clear()
+        lines = client.transcribe_page(page).lines
+        assert len(server.model.seen) == tried + 2, "what was tried upright is not sent again"
+        assert 'htr_client_images_total{model="htr",version="1",outcome="ok"} 5\n' in client.metrics.page()
+    log.close()
+    found = rows(tmp_path / "log")
+    assert sorted(row["text"] for row in found) == sorted(line.text for line in lines) and len(lines) == 5
+    assert {row["source"] for row in found} == {page}
+
+
+def test_lines_of_images_of_all_kinds_name_their_page(server, tmp_path, page):
+    log = RequestLog(tmp_path / "log", rate=1)
+    with HtrClient(server.address, log=log) as client:
+        [read] = kinds.transcribe(client, [page], "auto")
+    log.close()
+    assert [row["source"] for row in rows(tmp_path / "log")] == [page] * len(read.lines)
+    assert len(server.model.seen) == len(read.lines) == 5

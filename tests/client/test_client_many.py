@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from htr_client import AsyncHtrClient, ImageError
-from htr_client.errors import HtrError, ModelNotFound, ServerUnavailable
+from htr_client.errors import HtrError, ModelNotFound, OutOfMemory, ServerBusy, ServerUnavailable
 from htr_client.image_files import PackedImage
+from htr_client.network.retries import Outage, pause
 from htr_client.results import Timings, Transcription
-from htr_client.retries import Outage, pause
 from htr_client.suspicion import look
 from htr_client.testing import FakeServer, draw, png
 from htr_client.windows import Sent, Windows
-from tests.client.conftest import words
+from tests.client.conftest import refuse, words
+from tests.conftest import until
 
 Code = grpc.StatusCode
 
@@ -101,6 +102,48 @@ def test_an_answer_larger_than_the_limit_is_asked_for_in_parts(kind, server):
         assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
 
 
+def test_a_smaller_limit_of_messages_is_learnt(kind, server):
+    """Such as that of a proxy."""
+    limit = 4 * 10**4
+
+    def why(request):
+        size = request.ByteSize()
+        return f"Received message larger than max ({size} vs. {limit})" if size > limit else ""
+
+    refused = refuse(server.model, why)
+    noise = np.random.default_rng(0).integers(100, 200, (40, 400), np.uint8)  # 16 KB
+    noise[20] = draw("abcdefghijklmnopqrstuvwxyz" * 2)[0, :400]
+    with kind(server.address, batch_size=8, in_flight=1) as client:
+        for _ in range(2):
+            results = list(client.transcribe_many([noise] * 24))
+            assert len(results) == 24 and all(result.text.startswith("abc") for result in results)
+    assert refused == [8], "also of the batches that were made before"
+    assert set(server.model.batches) == {2}
+
+
+def test_batches_that_a_server_lacks_the_memory_for_are_halved(kind, server):
+    def why(request):
+        return (
+            "OOM when allocating tensor with shape[32,64]" if len(request.inputs["image_bytes"].string_val) > 8 else ""
+        )
+
+    refused = refuse(server.model, why)
+    texts = words(96)
+    with kind(server.address, in_flight=1, patience=0.1) as client:
+        for _ in range(2):
+            assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+    assert refused == [32, 16] * 2, "once in a run: the next one may find more memory"
+
+
+def test_a_single_image_waits_for_the_memory_of_a_server(client, server):
+    words_of_tensorflow = iter(["failed to allocate memory", "", "", "", "OOM when allocating tensor"])
+    refuse(server.model, lambda request: next(words_of_tensorflow))
+    assert [result.text for result in client.transcribe_many([png("patient")])] == ["patient"]
+    with pytest.raises(OutOfMemory, match="Send smaller batches") as error:
+        client.transcribe(png("a"))
+    assert error.value.retryable and isinstance(error.value, ServerBusy)
+
+
 def test_requests_overlap(kind, server):
     server.model.delay = 0.2
     with kind(server.address, batch_size=4, in_flight=4) as client:
@@ -129,6 +172,28 @@ def test_stopping_early_stops_everything(client, server):
     time.sleep(0.3)
     assert read == stopped_at
     assert threading.active_count() <= threads + 20
+
+
+def test_closing_the_client_ends_what_is_under_way(kind, server):
+    answer = server.model.predict
+    results = []
+    with kind(server.address, batch_size=1, in_flight=2) as client:
+        assert client.transcribe(png("a")).text == "a"
+
+        def predict(request, context):
+            if png("b") in request.inputs["image_bytes"].string_val:
+                until(lambda: 'outcome="ok"} 1\n' not in client.metrics.page())  # "a" is there, too
+                client.close()
+            return answer(request, context)
+
+        server.model.predict = predict
+        with pytest.raises(ServerUnavailable, match="was closed during the call"):
+            for result in client.transcribe_many(map(png, "abcdefgh")):
+                results.append(result.text)
+        assert results == ["a"], "what is finished comes first"
+        assert not {*map(png, "efgh")} & {*server.model.seen}
+        server.model.predict = answer
+        assert client.transcribe(png("on")).text == "on"
 
 
 def test_a_batch_size_that_is_lowered_while_images_are_read_ahead_still_bounds_them(server):

@@ -18,7 +18,9 @@ from htr_client.errors import ImageError, ModelNotFound, ServerUnavailable, Time
 from htr_client.files import LINE_FORMATS, PAGE_FORMATS
 from htr_client.output import ResultWriter, files_of
 from htr_client.pages.reading import is_page, may_be_page
-from htr_client.testing import png
+from htr_client.results import Timings, Transcription
+from htr_client.suspicion import of_geometry
+from htr_client.testing import find_bars, png
 
 BOTTOMS = (150, 250, 350)
 
@@ -103,8 +105,18 @@ def test_images_of_all_kinds_in_order(call, folder):
     code, out, err = call(folder, "--kind", "auto")
     names = [line.split("\t")[0].removeprefix(f"{folder}/") for line in out.splitlines()]
     assert names == ["1-page.png:1", "1-page.png:2", "1-page.png:3", "2-word.png", "3-line.png", "5-page.png:1"]
+    assert "warning" not in err, "the line finder says what the shape cannot tell"
     assert out.splitlines()[3].split("\t")[1] == "word"
     assert code == 1 and "4-none.png: The PNG ends early" in err and err.count("error: ") == 1
+
+
+def test_what_has_the_shape_of_a_page_and_no_line_is_suspect(server):
+    images = [drawn([]), drawn([280], 300, 250), drawn([880], 900, 850)]  # the second is too low for a page
+    with HtrClient(server.address) as client:
+        empty, word, huge = kinds.transcribe(client, images, "auto")
+    codes = [[suspicion.code for suspicion in result.suspicions] for result in (empty, word, huge)]
+    assert codes == [["blank", "no_lines"], [], []], "what one line fills is none"
+    assert empty.text == "" and word.text and huge.text
 
 
 @pytest.mark.parametrize("kind", ["auto", "page"])
@@ -137,8 +149,23 @@ def test_a_file_is_read_once_whatever_it_shows(server, folder, monkeypatch):
     assert [one.source for one in (word, line, damaged)] == files[1:4]
 
 
+def test_what_an_image_shows_counts_more_than_what_the_model_reads(client):
+    grain = np.random.default_rng(0).integers(216, 224, (64, 600)).astype(np.uint8)
+    thin, turned = np.full((100, 1000), 255, np.uint8), np.full((64, 400), 255, np.uint8)
+    thin[30:70, 500:502] = turned[5:15] = 0
+    images = [grain, np.full((4, 4), 225, np.uint8), thin, turned, drawn(BOTTOMS, 1200), png("line")]
+    found = list(client.transcribe_many(images))
+    codes = [[suspicion.code for suspicion in result.suspicions] for result in found]
+    assert codes == [["blank"], ["blank"], ["blank"], ["no_text"], ["page_like"], []]
+    # Of these the model is as sure as of any image.
+    assert [(result.text, result.confidence, result.characters) for result in found[:2]] == [("", 0.0, ())] * 2
+    assert found[2].text and found[2].confidence > 0, "a stroke is little of a wide image"
+    assert (found[3].text, found[5].text) == ("", "line") and found[3].confidence > 0.0
+
+
 def test_by_default_the_client_takes_every_image_for_a_line(call, folder, server):
-    code, out, _ = call(folder / "1-page.png")
+    code, out, err = call(folder / "1-page.png")
+    assert "1-page.png: It has the shape of a page, and was transcribed as one line." in err
     assert code == 0 and len(out.splitlines()) == 1 and len(server.model.seen) == 1
 
 
@@ -175,6 +202,31 @@ def test_lines_in_which_nothing_is_seen_are_no_errors():
     assert str(kinds.failure(page)) == "1 of 3 lines were not transcribed. The first: No."
     assert kinds.suspicions(page) == (("lines_without_text", "1 of 3 lines have no text"),)
     assert kinds.failure(pages.Page("", 90, 100, (empty,))) is None
+
+
+def test_a_page_tells_that_its_lines_are_too_wide_for_the_model():
+    """A model for single words has an image tensor of fixed width: it sees whole lines a few pixels high."""
+
+    def recognise(cut):
+        for image in cut:
+            wide = of_geometry(image.shape[1], image.shape[0], frames=32)
+            yield Transcription("text", 0.9, (), (), "htr", 1, None, Timings(0, 0, 0), None, wide)
+
+    grey = np.full((700, 2000), 240, np.uint8)
+    for right, bottom in ((1900, 150), (1900, 250), (200, 350)):
+        grey[bottom - 30 : bottom, 100:right] = 30
+    page = pages.read_page(grey, find_bars, recognise)
+    assert [suspicion.code for suspicion in kinds.suspicions(page)] == ["lines_too_wide"]
+    assert kinds.suspicions(page)[0].message.startswith("2 of 3 lines are too wide for this model")
+    assert pages.from_json(pages.write(page, "json")) == page
+
+
+def test_a_line_of_text_is_one_line_whatever_the_name_of_the_file(call, tmp_path):
+    for number, name in enumerate(("a\nb\t.png", "page\r.png")):
+        (tmp_path / name).write_bytes(drawn() if number else png("alpha"))
+    code, out, err = call(tmp_path, "--kind", "auto")
+    assert code == 0 and [line.count("\t") for line in out.split("\n")[:-1]] == [2, 2, 2, 2]
+    assert "\\nb\\t.png\talpha\t" in out and "/page\\r.png:3\t" in out and "\r" not in out + err
 
 
 def test_objects_of_pages_and_lines_share_their_keys(call, folder):
@@ -300,7 +352,10 @@ def test_an_output_that_cannot_be_written_is_one_sentence(call, folder):
 def test_an_empty_page_is_told(call, tmp_path):
     (tmp_path / "empty.png").write_bytes(drawn([]))
     code, out, err = call(tmp_path / "empty.png", "--kind", "page")
-    assert (code, out) == (0, "") and "no line of text was found" in err
+    assert (code, out) == (0, f"{tmp_path / 'empty.png'}\t\t0.000\n") and "no line of text was found" in err
+    _, out, _ = call(tmp_path / "empty.png", "--kind", "page", "--format", "csv")
+    [row] = csv.reader(io.StringIO(out.partition("\n")[2]))
+    assert row == [str(tmp_path / "empty.png"), "", "0.0000", "0", "", "no_lines"]
 
 
 def test_what_could_be_a_page():

@@ -14,9 +14,9 @@ import grpc
 import pytest
 
 from htr_client import HtrClient, Tls
-from htr_client.addresses import hosts_of, read_addresses
 from htr_client.cli import main
 from htr_client.errors import AccessDenied, ServerUnavailable, TimedOut, UnexpectedAnswer
+from htr_client.network.addresses import hosts_of, read_addresses
 from htr_client.testing import FakeServer, png
 from tests.conftest import until
 
@@ -65,7 +65,8 @@ def at_once(*calls):
 def test_nobody_answers_is_said_in_one_line_and_soon(closed, image):
     started = time.monotonic()
     schemes = ("", "http://", "grpc://", "dns:///")
-    told = f"Nobody answers at {closed}. Start a server with `htr serve`, or name one with --server HOST:PORT."
+    told = f"Nobody answers at {closed}. Start a server with `htr serve`, or name another: --server HOST:PORT, "
+    told += 'in Python HtrClient("HOST:PORT").'
     for done in at_once(*(partial(command, image, "--server", scheme + closed) for scheme in schemes)):
         assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {told}\n"), done.args
     assert time.monotonic() - started < 20  # 3 s on a quiet machine; it was 64 s
@@ -140,10 +141,10 @@ def test_connect(kind, server, closed):
     with kind(server.address) as client:
         client.connect(10.0)
         assert client.transcribe(png("up")).text == "up"
-    addresses = (closed, "nowhere.invalid:8500", "unix:/nowhere.sock")
-    nobody, unknown, socketless = at_once(*(partial(refusal, kind, address) for address in addresses))
+    addresses = (closed, "nowhere.invalid:8500", "unix:/nowhere.sock", "a..b:8500")
+    nobody, unknown, socketless, impossible = at_once(*(partial(refusal, kind, address) for address in addresses))
     assert nobody.startswith(f"Nobody answers at {closed}.")
-    assert "'nowhere.invalid' is not known" in unknown
+    assert "'nowhere.invalid' is not known" in unknown and "'a..b' is not known" in impossible
     assert socketless.startswith("Nobody answers at the address.")
 
 
@@ -246,6 +247,38 @@ def test_calls_without_a_connection_speak_for_themselves(kind, server, closed):
     with kind(server.address, timeout=0.3) as client, pytest.raises(TimedOut) as late:
         client.transcribe(png("a"))
     assert late.value.what == f"No answer from {server.address} within 0.3 seconds."
+
+
+def test_a_deadline_shorter_than_the_attempts_to_connect(kind, closed):
+    """They use it up; what is told is what a longer one would have told, unless a server may be there."""
+    word = png("a")
+
+    def told(address, seconds, expected, method="transcribe", given=word):
+        with kind(address, timeout=seconds) as client, pytest.raises((ServerUnavailable, TimedOut)) as error:
+            getattr(client, method)(given)
+        assert type(error.value) is expected and error.value.retryable
+        assert error.value.code == ("DEADLINE_EXCEEDED" if expected is TimedOut else "UNAVAILABLE")
+        return error.value.what
+
+    gone = FakeServer()
+
+    def went():
+        with kind(gone.address, timeout=SECONDS) as client:
+            client.transcribe(png("a"))
+            gone.stop()
+            with pytest.raises(ServerUnavailable, match="Nobody answers"):
+                client.transcribe(png("a"), timeout=0.7)
+
+    with socket.create_server(("127.0.0.1", 0)) as held_up:  # takes connections, and has no time for them
+        slow = f"127.0.0.1:{held_up.getsockname()[1]}"
+        *nobody, late, _ = at_once(
+            partial(told, closed, 0.7, ServerUnavailable),
+            partial(told, closed, SECONDS, ServerUnavailable, "wait_until_ready", 0.7),
+            partial(told, slow, 0.7, TimedOut),
+            went,
+        )
+    assert nobody == [f"Nobody answers at {closed}."] * 2
+    assert late == f"No answer from {slow} within 0.7 seconds."
 
 
 def test_a_proxy_is_named_and_not_asked_for_this_machine(kind, server, closed, monkeypatch):

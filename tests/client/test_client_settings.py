@@ -12,7 +12,8 @@ from htr_client import AsyncHtrClient, BestPath, HtrClient, Tls
 from htr_client.beam import PrefixBeamSearch
 from htr_client.errors import AlphabetMismatch, HtrError, RequestRefused
 from htr_client.language import CharacterModel, Lexicon
-from htr_client.testing import png
+from htr_client.testing import draw, png
+from tests.client.conftest import refuse
 
 # Secrets.
 
@@ -43,6 +44,16 @@ def test_metadata_that_is_no_pairs_is_told_without_its_value(kind, server, given
     with kind(server.address, metadata=lambda: given) as client, pytest.raises(RequestRefused, match=told) as error:
         client.transcribe(png("a"))
     assert "s3cret" not in str(error.value)
+
+
+def test_metadata_that_is_too_much_for_a_server_is_told_without_its_value(kind, server):
+    refuse(server.model, lambda request: "received metadata size exceeds hard limit (value length 20000 vs. 16384)")
+    pairs = [("x-request-id", "7"), ("authorization", "s3cret" * 9), ("x-tenant", "eight")]
+    with kind(server.address, metadata=lambda: pairs) as client:
+        for call in (client.transcribe, lambda image: list(client.transcribe_many([image]))):
+            with pytest.raises(RequestRefused, match="the largest is 'authorization' with 54 bytes") as error:
+                call(png("a"))
+            assert "s3cret" not in str(error.value) and not error.value.retryable
 
 
 def test_metadata_may_be_a_mapping(kind, server):
@@ -80,6 +91,19 @@ def test_a_private_key_is_never_shown(certificates):
         ({"patience": -1}, ValueError, "patience .* not -1"),
         ({"max_pixels": -1}, ValueError, "max_pixels is positive, not -1"),
         ({"max_pixels": 0}, ValueError, "max_pixels is positive, not 0"),
+        ({"model": ""}, ValueError, "model is empty: .* environment"),
+        ({"model": None}, TypeError, "model is a str, not a NoneType"),
+        ({"label": ""}, ValueError, "label is empty: .* environment"),
+        ({"label": 3}, TypeError, "label is a str, not a int"),
+        ({"version": "3"}, TypeError, "version is an int, not a str: '3'"),
+        ({"timeout": "15"}, TypeError, "timeout is a number of seconds .*, not a str: '15'"),
+        ({"timeout": None}, TypeError, r"timeout is a number of seconds \(math.inf for no limit\), not a NoneType"),
+        ({"patience": "60"}, TypeError, "patience is a number of seconds"),
+        ({"batch_size": 2.5}, TypeError, "batch_size is an int, not a float: 2.5"),
+        ({"max_message_bytes": 8e6}, TypeError, "max_message_bytes is an int, not a float"),
+        ({"tls": "s3cret.pem"}, TypeError, r"tls is True or a Tls, such as Tls\(ca='ca.pem'\), not a str"),
+        ({"log": "requests"}, TypeError, r"log is a RequestLog, such as RequestLog\('requests'\), not a str"),
+        ({"metrics": True}, TypeError, "metrics is a ClientMetrics, .* not a bool"),
     ],
 )
 def test_impossible_settings_are_refused_by_the_constructor(kind, server, settings, error, told):
@@ -102,6 +126,24 @@ def test_weights_that_are_no_numbers(number):
     with pytest.raises(ValueError, match=f"weight .* {number}"):
         Lexicon({"a": 1}, weight=number)
     assert Lexicon(["a"], unknown=-math.inf).unknown == -math.inf
+
+
+@pytest.mark.parametrize("kind_of", [Lexicon, Lexicon.from_texts, CharacterModel])
+def test_one_text_is_not_several(kind_of):
+    with pytest.raises(TypeError, match=r"several texts, such as a list, not one str: give \[text\]"):
+        kind_of("Anna und Otto")
+
+
+def test_words_are_no_lexicon_and_texts_no_language_model():
+    with pytest.raises(TypeError, match=r"such as Lexicon\(words\), not a list"):
+        PrefixBeamSearch(lexicon=["a"])
+    with pytest.raises(TypeError, match=r"such as CharacterModel\(texts\), not a list"):
+        PrefixBeamSearch(language_model=["a"])
+
+
+def test_the_fake_model_says_what_it_reads():
+    with pytest.raises(ValueError, match="letters abcdefghijklmnopqrstuvwxyz only, not ' Hü'"):
+        draw("Hallo fünf")
 
 
 # One image instead of several.

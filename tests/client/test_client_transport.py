@@ -8,8 +8,8 @@ import pytest
 from htr_client import AsyncHtrClient, HtrClient
 from htr_client.aio_transport import AsyncGrpcTransport
 from htr_client.ending import Ending
-from htr_client.endpoint import Endpoint
 from htr_client.errors import ServerBusy
+from htr_client.network.endpoint import Endpoint
 from htr_client.testing import png
 from htr_client.transport import GrpcTransport
 

@@ -216,6 +216,34 @@ def test_page_xml_lines_in_tables_are_read():
     assert [line.region for line in page.lines][:4] == ["c09", "c010", "c10", "n"]
 
 
+def test_page_xml_cells_of_2019_come_row_by_row():
+    cells = "".join(
+        f'<TextRegion id="c{row}{column}"><Roles><TableCellRole rowIndex="{row}" columnIndex="{column}"/></Roles>'
+        f'<TextLine id="t{row}{column}"/></TextRegion>'
+        for row, column in ((1, 0), (0, 10), (0, 9))
+    )
+    page = pages.read(f'<PcGts><Page><TableRegion id="t">{cells}</TableRegion></Page></PcGts>'.encode())
+    assert [line.id for line in page.lines] == ["t09", "t010", "t10"]
+
+
+def test_a_word_without_points_is_still_part_of_the_text():
+    words = "".join(
+        f'<Word><Coords points="{points}"/><TextEquiv><Unicode>{text}</Unicode></TextEquiv></Word>'
+        for text, points in (("one", "1,1 2,2"), ("two", ""), ("", "2,2 3,3"), ("three", "3,3 4,4"))
+    )
+    body = f'<PcGts><Page><TextRegion id="r"><TextLine id="l">{words}</TextLine></TextRegion></Page></PcGts>'
+    (line,) = pages.read(body.encode()).lines
+    assert (line.text, line.words) == ("one two three", ())
+
+
+def test_page_xml_of_2010_has_an_element_for_each_point():
+    coords = '<Coords><Point x="10" y="18"/><Point x="290" y="18"/><Point x="290" y="42"/></Coords>'
+    damaged = '<Coords><Point x="10"/><Point x="290" y="18"/></Coords>'
+    lines = f'<TextLine id="a">{coords}</TextLine><TextLine id="b">{damaged}</TextLine>'
+    page = pages.read(f'<PcGts><Page><TextRegion id="r">{lines}</TextRegion></Page></PcGts>'.encode())
+    assert [line.polygon for line in page.lines] == [((10, 18), (290, 18), (290, 42)), ()]
+
+
 def alto(version, body, unit="pixel", size='WIDTH="1000" HEIGHT="2000"'):
     return (
         f'<alto xmlns="http://www.loc.gov/standards/alto/ns-v{version}#"><Description>'
@@ -240,6 +268,30 @@ def test_alto_2_has_boxes_and_the_height_of_the_baseline():
     assert page.scaled(2000, 4000).lines[0].words[0].box == (20, 40, 100, 100)
 
 
+@pytest.mark.parametrize(
+    ("word", "hyphen", "text"),
+    [("Fon-", "-", "de Fon-"), ("Ver", "\xad", "de Ver-"), ("Ver\xad", "-", "de Ver-"), ("Ver=", "\xad", "de Ver="),
+     ("Ver\u2010", "-", "de Ver\u2010"), ("Ver", "=", "de Ver=")],
+)  # fmt: skip
+def test_the_hyphen_of_an_alto_line_counts_once_and_is_visible(word, hyphen, text):
+    strings = f'<String CONTENT="de"/><SP/><String CONTENT="{word}"/><HYP CONTENT="{hyphen}"/>'
+    assert pages.read(alto(2, f"<TextBlock><TextLine>{strings}</TextLine></TextBlock>")).text == text
+
+
+def test_a_page_in_millimetres_is_scaled_before_it_is_written_in_a_format_of_pixels():
+    outline = '<Shape><Polygon POINTS="100 200 600 200 600 250"/></Shape>'
+    page = pages.read(alto(4, f'<TextBlock ID="b"><TextLine ID="l">{outline}</TextLine></TextBlock>', unit="mm10"))
+    assert pages.read(pages.write(page, "alto").encode()) == page and page.unit == "mm10"
+    assert pages.from_json(pages.write(page, "json")) == page
+    for name in ("page", "hocr"):
+        with pytest.raises(ValueError, match=r"measured in mm10, .* page\.scaled\(width, height\)"):
+            pages.write(page, name)
+    scaled = page.scaled(2000, 4000)
+    assert pages.read(pages.write(scaled, "page").encode()).lines[0].polygon == ((200, 400), (1200, 400), (1200, 500))
+    # As Transkribus writes it over pixels.
+    assert 'points="100,200 600,200 600,250"' in pages.write(page.scaled(1000, 2000), "page")
+
+
 def test_alto_4_has_polygons_polylines_and_a_reading_order():
     line = '<TextLine ID="{}" BASELINE="{}"><Shape><Polygon POINTS="{}"/></Shape><String CONTENT="{}"/></TextLine>'
     body = (
@@ -252,6 +304,25 @@ def test_alto_4_has_polygons_polylines_and_a_reading_order():
     assert (two.text, two.baseline, two.polygon) == ("two", ((1, 19), (8, 19)), ((1, 11), (8, 11), (8, 19)))
     order = b'<ReadingOrder><OrderedGroup ID="g"><ElementRef ID="x" REF="b2"/></OrderedGroup></ReadingOrder><Layout>'
     assert [line.id for line in pages.read(data.replace(b"<Layout>", order)).lines] == ["t2", "t1"]
+
+
+@pytest.mark.parametrize(
+    ("order", "found"),
+    [
+        (["c2", "c1"], ["c", "d", "a", "b"]),  # blocks of blocks
+        (["b1", "b", "a", "c2"], ["b", "a", "c", "d"]),  # a block, and its lines in another order
+        (["d", "b1"], ["d", "a", "b", "c"]),
+    ],
+)
+def test_alto_lines_come_at_their_own_place_or_that_of_what_is_around_them(order, found):
+    block = '<TextBlock ID="{}"><TextLine ID="{}"/><TextLine ID="{}"/></TextBlock>'
+    body = "".join(
+        f'<ComposedBlock ID="c{number}">{block.format(f"b{number}", *lines)}</ComposedBlock>'
+        for number, lines in ((1, "ab"), (2, "cd"))
+    )
+    refs = "".join(f'<ElementRef REF="{ref}"/>' for ref in order)
+    ordered = alto(4, body).replace(b"<Layout>", f"<ReadingOrder>{refs}</ReadingOrder><Layout>".encode())
+    assert [line.id for line in pages.read(ordered).lines] == found
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """A page becomes text: its lines are found, cut out and transcribed in order, with words where they stand."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
-from htr_client import ImageError
+from htr_client import ImageError, ModelNotFound
 from htr_client.pages import Line, LineError, find_page, from_json, read_page, write
 from htr_client.results import Character, Timings, Transcription
 from htr_client.testing import find_bars
@@ -82,30 +84,94 @@ def test_a_large_page_is_shrunk_for_the_finder_and_cut_at_its_own_size():
     assert [line.box[2] for line in found.lines] == pytest.approx([4000, 4000], abs=20)
 
 
-@pytest.mark.parametrize("quarters", [0, 1, 3])
-def test_a_page_on_its_side_is_read_where_it_lies(quarters):
-    """The stand-in for the network marks the lower edge of black bars only where they are longer than high."""
+def pale_at_the_left(bars):
+    page = page_of(bars)
+    for left, _, bottom in bars:
+        page[bottom - 30 : bottom, left : left + 60] = 90
+    return page
 
-    def horizontal(data):
-        maps, scale = find_bars(data)
-        rows = (maps[..., 1] > 0).any(1).sum()
-        return (maps, scale) if rows < 200 else (np.zeros_like(maps), scale)
 
-    bars = [(100, 800, 150), (100, 800, 250)]
-    page = np.ascontiguousarray(np.rot90(page_of(bars), quarters))
+def sure_of_the_upright(images):
+    """A recogniser that knows lines whose paler end is the left one."""
+    for image in images:
+        left, right = (part[part < 128].mean() for part in np.array_split(image, 2, axis=1))
+        yield replace(transcription(image, "text"), confidence=0.8 if left > right else 0.2)
+
+
+def unsure_below(data):
+    """A line finder that finds bars that are longer than high, and also sees something faint where they lie low."""
+    maps, scale = find_bars(data)
+    rows = np.flatnonzero((maps[..., 1] > 0).any(1))
+    if len(rows) > 100:
+        return np.zeros_like(maps), scale
+    if rows.mean() > len(maps) / 2:
+        maps[:10, ..., 0] = 80
+    return maps, scale
+
+
+BARS = [(100, 800, 150), (100, 500, 250)]
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_page_on_its_side_or_upside_down_is_read_where_it_lies(quarters):
+    page = np.ascontiguousarray(np.rot90(pale_at_the_left(BARS), quarters))
     cuts = []
 
     def recognise(images):
-        cuts.extend(images)
-        return [transcription(one, text) for one, text in zip(images, ["one", "two"], strict=True)]
+        cuts.append(images)
+        return sure_of_the_upright(images)
 
-    read = read_page(page, horizontal, recognise)
+    read = read_page(page, unsure_below, recognise)
     assert (read.height, read.width) == page.shape
-    assert len(read.lines) == 2 and all(cut.shape[1] > 5 * cut.shape[0] for cut in cuts)
+    assert len(read.lines) == 2 and all(line.confidence == 0.8 for line in read.lines)
+    assert all(cut.shape[1] > 5 * cut.shape[0] for cut in cuts[-1])
+    assert cuts[-1][0].shape[1] > cuts[-1][1].shape[1], "in reading order"
+    assert len(cuts) == [1, 3, 4, 3][quarters], "a clear page is not tried in other ways"
+    along = np.array([[1, 0], [0, -1], [-1, 0], [0, 1]])[quarters]
     for line in read.lines:
         left, top, right, bottom = line.box
         assert page[top + 8 : bottom - 8, left + 8 : right - 8].mean() < 60
-        assert (right - left > bottom - top) == (quarters == 0)
+        assert np.subtract(line.baseline[-1], line.baseline[0]) @ along > 300
+
+
+@pytest.mark.parametrize("recognise", [sure_of_the_upright, None])
+def test_a_page_that_only_looks_clearer_upside_down_stays_as_it_is(recognise):
+    page = pale_at_the_left([(100, 800, 550), (100, 500, 650)])
+    found = find_page(page, unsure_below, recognise=recognise)
+    assert len(found.lines) == 2 and all(line.baseline[0][0] < line.baseline[-1][0] for line in found.lines)
+
+
+@pytest.mark.parametrize(("quarters", "along"), [(0, (1, 0)), (1, (0, -1)), (2, (-1, 0)), (3, (0, 1))])
+def test_where_a_recogniser_can_read_neither_way_the_line_finder_decides(quarters, along):
+    def find(data):
+        maps, scale = unsure_below(data)
+        maps[:2, ..., 0] = np.maximum(maps[:2, ..., 0], 80 * maps.any())
+        return maps, scale
+
+    def recognise(images):  # a little surer of what is upside down
+        for one in sure_of_the_upright(images):
+            asked.append(one)
+            yield replace(one, confidence=0.01 if one.confidence > 0.5 else 0.02)
+
+    asked = []
+    page = np.ascontiguousarray(np.rot90(pale_at_the_left(BARS), quarters))
+    found = find_page(page, find, recognise=recognise)
+    assert len(found.lines) == 2 and len(asked) == 4
+    for line in found.lines:
+        assert np.subtract(line.baseline[-1], line.baseline[0]) @ along > 300
+
+
+def test_without_a_recogniser_a_page_on_its_side_lies_as_it_is_clearer():
+    page = np.ascontiguousarray(np.rot90(pale_at_the_left(BARS), 1))
+    assert all(line.baseline[0][1] > line.baseline[-1][1] for line in find_page(page, unsure_below).lines)
+
+
+def test_a_server_that_only_finds_lines_is_asked_no_more():
+    def missing(images):
+        raise ModelNotFound("there is no recogniser")
+
+    page = np.ascontiguousarray(np.rot90(pale_at_the_left(BARS), 2))
+    assert len(find_page(page, unsure_below, recognise=missing).lines) == 2
 
 
 @pytest.mark.parametrize("times", [1, 16], ids=["2062 pixels wide", "33,000 pixels wide, more than OpenCV turns"])

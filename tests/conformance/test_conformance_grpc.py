@@ -14,7 +14,7 @@ from conformance_rows import INVALID, NOT_FOUND, PNG, RANK, Row, check, outputs,
 from serving_client import TIMEOUT, Client
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
-from htr_client.connection import channel_options
+from htr_client.network.connection import channel_options
 
 
 def test_answer_names_version_and_signature_and_holds_typed_values(client: Client) -> None:

@@ -189,6 +189,26 @@ def test_metrics(http_call) -> None:
     assert 'entrypoint="REST"' in text
 
 
+def test_requests_that_are_no_predictions_are_counted(http_call) -> None:
+    """Alerts and dashboards tell them apart by the histogram's empty label."""
+
+    def counted() -> dict[str, float]:
+        page = http_call("GET", "/monitoring/prometheus/metrics")[1].decode()
+        wanted = [f'request_count{{model_name="{name}",status="{status}"}} ' for name, status in asked]
+        wanted.append('request_latency_count{model_name="htr",API="",entrypoint="REST"} ')
+        return {name: float((page.partition(name)[2] or "0").split()[0]) for name in wanted}
+
+    asked = {
+        ("htr", "OK"): "/v1/models/htr/metadata",
+        ("nope", "NOT_FOUND"): "/v1/models/nope",
+        ("", "INVALID_ARGUMENT"): "/v1/models/htr/nope",
+    }
+    before = counted()
+    for path in asked.values():
+        http_call("GET", path)
+    assert counted() == {name: count + 1 for name, count in before.items()}
+
+
 @pytest.mark.parametrize("method", ["classify", "regress"])
 def test_methods_of_other_models_are_refused(http_call, target, method) -> None:
     """The real server says that the signature does not fit; the embedded one that it has no such method."""

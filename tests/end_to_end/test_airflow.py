@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from components.common.versions import list_versions
+from components.common.workspace import METADATA_FILE
 from pipeline import cli
 from pipeline.demo.airflow import AIRFLOW, SETTINGS, run_dag
 from pipeline.runners import airflow_runner, local_runner
@@ -84,6 +85,17 @@ def test_steps_that_do_not_exist_are_refused(tmp_path, capsys):
     assert "airflow.pools: no step Training; there are" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.either_stack
+def test_the_dag_of_another_workspace_is_not_replaced_without_a_word(tmp_path, capfd):
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "htr.json").write_text('{"workspace": "/srv/other"}')
+    assert compile_dag(tmp_path, "s3://bucket/names") == 0
+    assert "whose workspace was /srv/other." in " ".join(capfd.readouterr().err.split())
+    assert compile_dag(tmp_path, "s3://bucket/names") == 0
+    assert "Warning" not in capfd.readouterr().err
+
+
 @needs_airflow
 @pytest.mark.slow
 @pytest.mark.either_stack
@@ -139,30 +151,27 @@ except Exception as error:
 def test_a_step_ends_with_its_reason_and_exit_code(tmp_path, monkeypatch, capfd):
     monkeypatch.delenv(METADATA_VARIABLE, raising=False)
 
-    def launch(folder, step, run, **more):
-        document = str(folder / "dags" / "htr.json")
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.runners.airflow_runner", document, step, run, "2"],
-            env=os.environ | more, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        return done.returncode, done.stdout.splitlines()[-1]
-
     def launch_here(step, run):
-        """Without another ten seconds of imports."""
+        """Without ten seconds of imports."""
         monkeypatch.setattr(sys, "argv", ["airflow_runner", str(tmp_path / "dags" / "htr.json"), step, run, "2"])
         capfd.readouterr()
         return airflow_runner.main(), capfd.readouterr().out.splitlines()[-1]
 
     (tmp_path / "data").mkdir()
     assert compile_dag(tmp_path, tmp_path / "data") == 0
-    code, reason = launch(tmp_path, "HandwritingExampleGen", "run1")
+    code, reason = launch_here("HandwritingExampleGen", "run1")
     assert code == cli.USAGE and "holds no .csv or .tsv file with labels" in reason
 
     assert compile_dag(tmp_path / "remote", "s3://bucket/names") == 0
     dead = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1", "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
-    code, reason = launch(tmp_path / "remote", "HandwritingExampleGen", "run1", **dead)
-    assert code == cli.ERROR and "s3://bucket/names cannot be read: Could not connect" in reason  # and is tried again
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.runners.airflow_runner", str(tmp_path / "remote" / "dags" / "htr.json"),
+         "HandwritingExampleGen", "run1", "2"],
+        env=os.environ | dead, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == cli.ERROR, done.stderr  # and is tried again
+    assert "s3://bucket/names cannot be read: Could not connect" in done.stdout.splitlines()[-1]
 
     code, reason = launch_here("Trainer", "run1")
     assert code == cli.ERROR and "Trainer has not all of its inputs: first run the steps before it (" in reason
@@ -170,6 +179,28 @@ def test_a_step_ends_with_its_reason_and_exit_code(tmp_path, monkeypatch, capfd)
     with local_runner.locked(str(tmp_path / "workspace")):
         code, reason = launch_here("HandwritingExampleGen", "run2")
     assert code == cli.ERROR and "Another run works in" in reason
+
+
+@pytest.mark.slow
+@pytest.mark.either_stack
+def test_another_try_finds_nothing_of_the_one_that_was_killed(tmp_path, monkeypatch):
+    from ml_metadata.proto import metadata_store_pb2
+    from tfx.orchestration import metadata
+
+    monkeypatch.delenv(METADATA_VARIABLE, raising=False)
+    assert compile_dag(tmp_path, "s3://bucket/names") == 0
+    document = json.loads((tmp_path / "dags" / "htr.json").read_text())
+    airflow_runner.run_step(document, "SchemaGen", "run1")
+    database = tmp_path / "workspace" / METADATA_FILE
+    with metadata.Metadata(metadata.sqlite_metadata_connection_config(str(database))) as handle:
+        (execution,) = handle.store.get_executions()
+        execution.last_known_state = metadata_store_pb2.Execution.RUNNING  # as a kill leaves it
+        handle.store.put_executions([execution])
+    (schema,) = (tmp_path / "workspace").rglob("schema.pbtxt")
+    (schema.parent / "transform_fn").mkdir()
+    (schema.parent / "transform_fn" / "saved_model.pb").touch()
+    airflow_runner.run_step(document, "SchemaGen", "run1")
+    assert [path.name for path in schema.parent.iterdir()] == ["schema.pbtxt"]
 
 
 @pytest.mark.either_stack

@@ -25,9 +25,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.deployment,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(
-        bool(MISSING), reason=f"{', '.join(MISSING)} not installed: `make airflow-test` installs it, as root"
-    ),
+    pytest.mark.skipif(bool(MISSING), reason=airflow_deployment.why_skipped(MISSING)),
 ]
 POOL = "trainings"
 

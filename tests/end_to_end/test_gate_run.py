@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 
 from components.base_model import packing
-from components.common.service import metrics
+from components.common.in_service import metrics
 from components.common.versions import list_versions, offered
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
-from components.pusher import versions
+from components.pusher import publishing
 from components.report import summary
 from components.transform.settings import TransformConfig
 from pipeline import cli
@@ -135,7 +135,7 @@ def test_a_model_that_is_worse_than_the_one_in_service_is_refused(data, workspac
     os.makedirs(os.path.dirname(os.path.join(source, SETTINGS_FILE)), exist_ok=True)
     with open(os.path.join(source, SETTINGS_FILE), "w", encoding="utf-8") as file:
         json.dump(settings, file)
-    best = versions.push(source, model_dir, keep=9)
+    best = publishing.push(source, model_dir, keep=9)
     Rollout(model_dir, "htr").promote(best, "stable")
     before = [version.number for version in list_versions(model_dir)]
 
@@ -182,7 +182,7 @@ def test_a_training_that_brings_nothing_is_refused_for_that_reason(data, workspa
     assert code == cli.NOT_BLESSED and not outcome["blessed"] and outcome["version"] is None
     assert "starting from the base model for transform.preset=word" in text
     assert outcome["baseline"] == "the base model that the training started from"
-    assert "no epoch read the validation images better than the base model" in text
+    assert "no epoch transcribed the validation images better than the base model" in text
     assert not os.path.exists(tmp_path / "models") or not list_versions(str(tmp_path / "models"))
     page = summary.read(str(workspace), "htr").page()
-    assert "no epoch read the validation images better than the base model" in page
+    assert "no epoch transcribed the validation images better than the base model" in page

@@ -142,10 +142,10 @@ def test_drifted_span_stops_the_run_when_asked_and_is_a_warning_otherwise(worksp
     written = workspace / "runs.prom"
     assert cli.main(["runs", "--workspace", str(workspace), "--prometheus", str(written)]) == 0
     drift, allowed = (
-        dict(re.findall(rf'htr_run_{name}{{run="([^"]+)",measure="sharpness"}} (\S+)', written.read_text()))
+        dict(re.findall(rf'htr_run_{name}{{model="htr",run="([^"]+)",measure="sharpness"}} (\S+)', written.read_text()))
         for name in ("drift", "drift_allowed")
     )
     # The first run had nothing to compare with.
     newest = summary.read(str(workspace), "htr").name
     assert newest in drift and drift.keys() == allowed.keys() and float(drift[newest]) > float(allowed[newest])
-    assert f'htr_run_cer{{run="{newest}"}} ' in written.read_text()
+    assert f'htr_run_cer{{model="htr",run="{newest}"}} ' in written.read_text()

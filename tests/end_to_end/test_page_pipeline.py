@@ -96,7 +96,8 @@ def test_from_pages_to_a_line_finder_in_service(folder, tmp_path, monkeypatch, c
     ratio = f"{outcome['cer_ratio']:.3f}"
     newest, first = about("runs", "--prometheus", tmp_path / "runs.prom").splitlines()[1:]
     assert newest.split()[1:3] == ["blessed", ratio] and version.name in newest and "not blessed" in first
-    assert f'htr_run_cer_ratio{{run="{newest.split()[0]}"}}' in (tmp_path / "runs.prom").read_text(encoding="utf-8")
+    series = f'htr_run_cer_ratio{{model="htr-lines",run="{newest.split()[0]}"}}'
+    assert series in (tmp_path / "runs.prom").read_text(encoding="utf-8")
     told = about("compare", first.split()[0], "latest")
     assert "not blessed" in told and told.count(ratio) == 2 and "line_gate.min_f1" in told
     assert "cannot be compared" not in told
@@ -123,7 +124,7 @@ def test_from_pages_to_a_line_finder_in_service(folder, tmp_path, monkeypatch, c
     code, _, _ = run(*NO_BOUNDS, "line_training.learning_rate=1e30")
     assert code not in (0, cli.NOT_BLESSED)
     code, _, err = htr(capfd, "compare", first.split()[0], "latest", "--task", "pages", "--workspace", workspace)
-    assert code == cli.USAGE and "has no report" in err
+    assert code == cli.USAGE and "has no figures to compare" in err
     assert f"`htr runs --task pages --workspace {workspace}` lists the runs." in err
 
 

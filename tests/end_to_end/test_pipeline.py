@@ -159,7 +159,7 @@ def test_new_images_are_transcribed_by_a_blessed_model(workspace, data, tmp_path
     assert ran.code == 0 and ran.states["Trainer"] == "CACHED" and ran.states["BulkInferrer"] == "COMPLETE"
     assert "6 images in" in ran.err and "1 could not be read" in ran.err
     found, counts = transcribed(workspace)
-    assert counts == {"folder": str(folder), "blessed": True, "images": 6, "errors": 1}
+    assert counts == {"folder": str(folder), "blessed": True, "images": 6, "errors": 1, "suspicions": {}}
     with served(workspace) as address, HtrClient(address) as client:
         asked = {path: client.transcribe(folder / path).text for path in found}
     assert len(found) == 5 and found == asked
@@ -306,7 +306,7 @@ def test_report_stands_alone(workspace):
 def test_all_figures_are_the_evaluators_to_the_last_digit(workspace):
     from components.common.metrics import count_errors
     from components.common.writers import without_writers
-    from components.evaluator.evaluation import read_verdict
+    from components.evaluator.tfma_verdict import read_verdict
     from components.report import analysis, summary
 
     printed = json.loads((workspace / "first.json").read_text())

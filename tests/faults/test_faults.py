@@ -22,7 +22,7 @@ import pytest
 
 from components.common import run_metadata, storage
 from components.common.versions import list_versions, offered
-from components.pusher import versions
+from components.pusher import publishing
 from components.report import summary
 from tests.faults.conftest import REPOSITORY, run_arguments
 
@@ -137,7 +137,7 @@ def test_the_run_after_the_kills_has_the_result_of_an_undisturbed_one(forge, dat
 
 def push_for_ever(source, base):
     while True:
-        versions.push(source, base, keep=2)
+        publishing.push(source, base, keep=2)
 
 
 def test_killed_pushes_leave_whole_versions_or_none(tmp_path):
@@ -160,7 +160,7 @@ def test_killed_pushes_leave_whole_versions_or_none(tmp_path):
     assert seen
     for path in base.glob(".incoming-*"):
         os.utime(path, (0, 0))  # a day later
-    versions.push(str(source), str(base), keep=2)
+    publishing.push(str(source), str(base), keep=2)
     assert not list(base.glob(".*going-*")) and len(offered(str(base))) == 2, "leftovers of killed pushes"
 
 
@@ -348,13 +348,13 @@ def test_a_damaged_version_is_pushed_again_with_a_greater_number_although_the_cl
     assert len(set(names)) == len(names) and len(list((whole / "reports").iterdir())) > 1
 
     # A version that was withdrawn is not damaged. It comes back by a command only, and the next run notices.
-    versions.roll_back(str(model_dir(whole)))
+    publishing.roll_back(str(model_dir(whole)))
     for steps in ({"Pusher"}, set()):
         done = forge.run(*run_arguments(data, whole))
         outcome = json.loads(done.out)
         assert (done.code, outcome["version"], outcome["withdrawn_version"]) == (0, None, before + 1)
         assert done_by(whole) == steps and numbers(whole) == [before]
-    versions.restore(str(model_dir(whole)), before + 1)
+    publishing.restore(str(model_dir(whole)), before + 1)
     for steps in ({"Pusher"}, set()):
         outcome = json.loads(forge.run(*run_arguments(data, whole)).out)
         assert (outcome["version"], outcome["withdrawn_version"]) == (before + 1, None)

@@ -23,7 +23,7 @@ from typing import Any
 IMPORTS = (
     "pipeline.runners.local_runner", "pipeline.cli", "components.trainer.training",
     "components.transform.preprocessing", "components.evaluator.tfma_metrics", "components.batch_transcriber.batch",
-    "serving.server", "components.tools.data_check.check", "components.report.comparison",
+    "serving.server", "components.tools.data_check.check", "components.report.recogniser_runs",
     "tfx.components.statistics_gen.executor", "tfx.components.trainer.executor", "tfx.components.transform.executor",
 )  # fmt: skip
 

@@ -44,18 +44,27 @@ class Run:
     attempts: dict[str, int] = field(default_factory=dict)
 
 
+# `templateDefaults.retryStrategy` of Kubeflow Pipelines as it is installed, by version; and with the patch for it.
+UP_TO_2_16: dict = {}
+OF_2_17 = {"limit": "2", "retryPolicy": "OnError"}
+_PATCH = yaml.safe_load((Path(__file__).parents[2] / "kubeflow" / "retries.yaml").read_text())
+PATCHED = yaml.safe_load(_PATCH["data"]["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
+
+
 class Attempts:
     """When Argo tries a task again (argoproj/argo-workflows, workflow/controller/operator.go, processNodeRetries).
 
     Its `maxDuration` counts from the start of the first attempt: none begins after it, and all but the first are killed
-    by it. Kubeflow (backend/src/v2/compiler/argocompiler) hands over whole seconds, and 0 for what is missing.
+    by it. Kubeflow (backend/src/v2/compiler/argocompiler) hands over whole seconds, and 0 for what is missing, but no
+    policy, which comes from the defaults of the installation.
     """
 
-    def __init__(self, policy: dict | None):
-        """`policy`: retryPolicy of the task, which is tried once without it."""
-        self.number, self.now = 1, 0.0
-        policy = policy or {}
-        self.retries, self.factor = policy.get("maxRetryCount", 0), policy.get("backoffFactor", 0) or 1
+    def __init__(self, policy: dict | None, defaults: dict = PATCHED):
+        """`policy`: retryPolicy of the task; `defaults`: what Argo merges into it."""
+        self.number, self.now, self.on = 1, 0.0, defaults.get("retryPolicy", "OnFailure")
+        policy = policy or {"maxRetryCount": int(defaults.get("limit", 0)), "backoffMaxDuration": "1e9s"}
+        self.retries = policy.get("maxRetryCount", 0)
+        self.factor = policy.get("backoffFactor", 0) or 1
         self.delay, self.deadline = (
             int(float(policy.get(name, "0s").removesuffix("s"))) for name in ("backoffDuration", "backoffMaxDuration")
         )
@@ -65,9 +74,14 @@ class Attempts:
         self.now += seconds
         return self.number == 1 or self.now <= self.deadline
 
-    def begin_another(self) -> bool:
-        """Whether there is another attempt after one that has failed; the clock goes on by what is waited."""
+    def begin_another(self, lost: bool = False) -> bool:
+        """Whether there is another attempt; the clock goes on by what is waited.
+
+        `lost`: the pod is gone, by which Argo calls the step an error, not failed.
+        """
         wait = self.delay * self.factor ** (self.number - 1)
+        if self.on == ("OnFailure" if lost else "OnError"):
+            return False
         if self.number > self.retries or self.now + wait > self.deadline:
             return False
         self.now += wait

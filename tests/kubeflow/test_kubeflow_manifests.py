@@ -25,7 +25,9 @@ KUBERNETES = ("1.28", kubernetes_validate.latest_version())
 BUILDABLE = ("storage", "serving/overlays/cpu", "serving/overlays/gpu", "serving/overlays/canary")
 # Patches and kustomizations are no objects of their own.
 OBJECTS = sorted(
-    path for path in FOLDER.rglob("*.yaml") if path.name != "kustomization.yaml" and ("overlays" not in path.parts)
+    path
+    for path in FOLDER.rglob("*.yaml")
+    if path.name not in ("kustomization.yaml", "retries.yaml") and ("overlays" not in path.parts)
 )
 
 
@@ -119,9 +121,10 @@ def test_versions_in_images_code_and_configuration_agree():
     assert uv in script
     release = metadata.version("htr-pipeline")
     assert Config().kubeflow.image == f"htr-pipeline:{release}"
-    assert re.findall(r"-t (htr-\w+):(\S+)", DOCKERFILE) == [
-        (name, "$VERSION") for name in ("htr-pipeline", "htr-trainer", "htr-airflow", "htr-beam")
-    ]
+    assert re.findall(r"-t (htr-\w+:\S+)", DOCKERFILE) == [
+        "htr-pipeline:$VERSION", "htr-trainer:$VERSION", "htr-airflow:$VERSION", "htr-airflow:$VERSION-gpu",
+        "htr-beam:$VERSION",
+    ]  # fmt: skip
     # The server is that of the older stack, since it must serve the models of both.
     served = {v.image.split(":")[1].removesuffix("-gpu") for v in settings.Settings.read().variants.values()}
     oldest = locked("portable", "3.10")["tensorflow"]
@@ -134,14 +137,22 @@ def dockerfile_stages():
 
 def test_image_has_the_packages_and_no_rights():
     stages = dockerfile_stages()
-    assert list(stages) == ["build-cpu", "build-gpu", "build-airflow", "step", "cpu", "gpu", "beam", "airflow"]
+    assert list(stages) == [
+        "build-cpu", "build-gpu", "build-airflow", "step", "cpu", "gpu", "beam", "airflow-base", "airflow-gpu",
+        "airflow",
+    ]  # fmt: skip
     assert re.findall(r"^USER (\S+)", stages["step"], re.M) == [files.USER]
     # One environment in each, which takes gigabytes.
-    assert "/opt/htr /opt/htr" not in stages["step"] + stages["beam"]
-    for name, base in (("cpu", "step"), ("gpu", "step"), ("beam", "cpu")):
-        assert "USER" not in stages[name] and stages[name].startswith(f"{base} AS {name}")
-        assert base == "cpu" or stages[name].count(f"COPY --from=build-{name} /opt/htr /opt/htr\n") == 1
-    assert re.findall(r"^USER (\S+)", stages["airflow"], re.M) == ["50000:0"]
+    assert "/opt/htr /opt/htr" not in stages["step"] + stages["beam"] + stages["airflow-base"]
+    for name, base, environment in (
+        ("cpu", "step", "cpu"), ("gpu", "step", "gpu"), ("beam", "cpu", None),
+        ("airflow", "airflow-base", "cpu"), ("airflow-gpu", "airflow-base", "gpu"),
+    ):  # fmt: skip
+        assert "USER" not in stages[name] and stages[name].startswith(f"{base} AS {name}\n")
+        copied = re.findall(r"^COPY --from=build-(\w+) /opt/htr /opt/htr$", stages[name], re.M)
+        assert copied == ([environment] if environment else [])
+        assert ("NVIDIA_DRIVER_CAPABILITIES=compute,utility" in stages[name]) == (environment == "gpu")
+    assert re.findall(r"^USER (\S+)", stages["airflow-base"], re.M) == ["50000:0"]
     copied = {name for name in re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.M)}
     ignored = (FOLDER / "Dockerfile.dockerignore").read_text().split()
     entry_point = kubeflow_runner.ENTRY_POINT
@@ -163,7 +174,7 @@ def test_beams_engines_can_start_the_image_of_their_workers():
 
 def test_airflows_helm_chart_can_start_the_image(tmp_path):
     """Airflow asks for the user's name, and the chart's probes run `exec /entrypoint airflow jobs check`."""
-    image = dockerfile_stages()["airflow"].replace("\\\n", "")
+    image = dockerfile_stages()["airflow-base"].replace("\\\n", "")
     (created,) = re.findall(r"useradd .*?(?= &&)", image)
     made = argparse.ArgumentParser()
     for option in ("--uid", "--gid", "--home-dir", "name"):
@@ -245,7 +256,8 @@ def test_parts_of_an_overlay_fit_together(build):
         pod = deployment["spec"]["template"]
         labels = pod["metadata"]["labels"]
         (container,) = pod["spec"]["containers"]
-        assert container["image"] == f"htr-serving:{name}"
+        # Nodes do not pull a tag again that they have, so it changes with what is in the image.
+        assert container["image"] == f"htr-serving:{metadata.version('htr-pipeline')}-{name}"
         for selector in (
             deployment["spec"]["selector"]["matchLabels"],
             service["spec"]["selector"],
@@ -277,6 +289,13 @@ def test_canary_stands_behind_the_service_but_is_no_part_of_the_other_deployment
     assert canary["spec"]["replicas"] == 1
 
 
+def test_istio_leaves_the_pods_alone(build):
+    """Its sidecar, which Kubeflow's profiles add, is never ready where a policy allows no egress."""
+    pods = [of_kind(build[f"serving/overlays/{name}"], "Deployment")["spec"]["template"] for name in ("cpu", "canary")]
+    for pod in [*pods, yaml.safe_load((FOLDER / "storage" / "shell.yaml").read_text())]:
+        assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+
+
 def test_new_certificates_reach_every_deployment_of_the_overlays(build):
     """Pods never see a new Secret: the command that restarts them finds all that mount it."""
     readme = (settings.FOLDER.parent / "README.md").read_text()
@@ -297,10 +316,17 @@ def test_pods_suit_the_server_in_the_image():
     security = spec["securityContext"]
     assert f"{security['runAsUser']}:{security['runAsGroup']}" == files.USER and security["runAsNonRoot"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
+    chosen = settings.Settings.read()
+    # TensorFlow sees all cores of the node, and reads these where the image's command line names no number.
+    threads = {variable["name"]: variable["valueFrom"] for variable in container["env"]}
+    own_limit = {"resourceFieldRef": {"resource": "limits.cpu"}}
+    assert threads == {"TF_NUM_INTRAOP_THREADS": own_limit, "TF_NUM_INTEROP_THREADS": own_limit}
+    assert container["resources"]["limits"]["cpu"] and not any(
+        "parallelism" in flag for name in chosen.variants for flag in files.flags(chosen, name)
+    )
     annotations = deployment["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/path"] == PROMETHEUS_PATH
     assert annotations["prometheus.io/port"] == str(files.REST_PORT)
-    chosen = settings.Settings.read()
     path = f"/v1/models/{chosen.model}/labels/stable/metadata"
     assert container["readinessProbe"]["httpGet"]["path"] == container["startupProbe"]["httpGet"]["path"] == path
     assert path in files.health_command(chosen.model)

@@ -1,13 +1,16 @@
 """What is compiled: valid by Kubeflow's schema, with the resources, nodes, secrets and volumes of the configuration."""
 
+import errno
 import json
+import re
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
-from kubeflow_launcher import Attempts
+from kubeflow_launcher import OF_2_17, PATCHED, UP_TO_2_16, Attempts
 from tfx.types.artifact import Artifact
 from tfx.utils import import_utils
 
@@ -26,6 +29,8 @@ SETTINGS = [
     "kubeflow.accelerators=2",
     "kubeflow.accelerator=amd.com/gpu",
     "kubeflow.memory=6",
+    "kubeflow.cpu_request=9",
+    "kubeflow.trainer_memory_request=24",
     "kubeflow.node_selector={disk: ssd}",
     "kubeflow.trainer_node_selector={gpu: l4}",
     "kubeflow.tolerations=[{key: batch, operator: Equal, value: 'yes', effect: NoSchedule}]",
@@ -33,7 +38,8 @@ SETTINGS = [
     "kubeflow.secret_env={s3: {accesskey: AWS_ACCESS_KEY_ID}}",
     "kubeflow.secret_volumes={gcs: /secrets}",
     "kubeflow.image_pull_secrets=[registry]",
-    "kubeflow.env={TZ: UTC}",
+    "kubeflow.cpu=3.5",
+    "kubeflow.env={TZ: UTC, TF_NUM_INTEROP_THREADS: '2'}",
     "kubeflow.pipeline_root=s3://bucket/htr",
 ]
 
@@ -55,7 +61,10 @@ def executors(package):
 
 def pod(container, config):
     """The pod as Kubeflow's driver makes it of both documents."""
-    limits = {"cpu": f"{container['resources']['cpuLimit']}", "memory": f"{container['resources']['memoryLimit']}G"}
+    limits, requests = (
+        {"cpu": f"{container['resources'][f'cpu{kind}']}", "memory": f"{container['resources'][f'memory{kind}']}G"}
+        for kind in ("Limit", "Request")
+    )
     if accelerator := container["resources"].get("accelerator"):
         limits[accelerator["type"]] = accelerator["count"]
     env = container.get("env", []) + [
@@ -81,7 +90,7 @@ def pod(container, config):
                     "image": container["image"],
                     "command": container["command"],
                     "args": container["args"],
-                    "resources": {"limits": limits},
+                    "resources": {"limits": limits, "requests": requests},
                     "env": env,
                     "volumeMounts": mounts,
                 }
@@ -89,6 +98,7 @@ def pod(container, config):
             "volumes": volumes,
             "nodeSelector": config.get("nodeSelector", {}).get("labels", {}),
             "tolerations": config.get("tolerations", []),
+            "activeDeadlineSeconds": config.get("activeDeadlineSeconds"),
             "imagePullSecrets": [{"name": s["secretName"]} for s in config.get("imagePullSecret", [])],
         },
     }
@@ -138,6 +148,31 @@ def test_steps_become_valid_pods(package, version):
         kubernetes_validate.validate(pod(container, config), version, strict=True)
 
 
+def test_a_node_keeps_less_for_a_step_than_its_limits(package):
+    kept = {
+        name: pod(container, config)["spec"]["containers"][0]["resources"]["requests"]
+        for name, (container, config) in executors(package).items()
+    }
+    assert kept["Trainer"] == kept["Tuner"] == {"cpu": "2.0", "memory": "24.0G"}
+    assert kept["Gate"] == {"cpu": "3.5", "memory": "2.0G"}  # more than its limit no pod can ask for
+
+
+def test_tensorflow_has_no_more_threads_than_the_limit_lets_it_use(package):
+    """It sees all cores of the node. What the settings name stays."""
+    for name, (container, _) in executors(package).items():
+        assert {variable["name"]: variable["value"] for variable in container["env"]} == {
+            "TF_NUM_INTRAOP_THREADS": "8" if name in ("Trainer", "Tuner") else "4",
+            "TF_NUM_INTEROP_THREADS": "2",
+            "TZ": "UTC",
+        }
+
+
+def test_a_try_of_a_step_ends_in_time(package):
+    assert {config["activeDeadlineSeconds"] for _, config in executors(package).values()} == {86400}
+    unlimited = kubeflow_runner.compile_pipeline(load(overrides=[*SETTINGS, "kubeflow.timeout=null"]))
+    assert not any("activeDeadlineSeconds" in config for _, config in executors(unlimited).values())
+
+
 def test_only_training_gets_accelerators_and_their_nodes(package):
     assert {"Trainer", "Tuner"} <= set(executors(package))
     for name, (container, config) in executors(package).items():
@@ -149,10 +184,10 @@ def test_only_training_gets_accelerators_and_their_nodes(package):
             assert limits == {"cpu": "8.0", "memory": "32.0G", "amd.com/gpu": "2"}
             assert spec["nodeSelector"] == {"disk": "ssd", "gpu": "l4"} and tolerated == ["batch", "nvidia.com/gpu"]
         else:
-            assert container["image"] == f"htr-pipeline:{__version__}" and limits == {"cpu": "4.0", "memory": "6.0G"}
+            assert container["image"] == f"htr-pipeline:{__version__}" and limits == {"cpu": "3.5", "memory": "6.0G"}
             assert spec["nodeSelector"] == {"disk": "ssd"} and tolerated == ["batch"]
         (main,) = spec["containers"]
-        assert [variable["name"] for variable in main["env"]] == ["TZ", "AWS_ACCESS_KEY_ID"]
+        assert main["env"][-1]["name"] == "AWS_ACCESS_KEY_ID"
         assert {mount["mountPath"] for mount in main["volumeMounts"]} == {"/data", "/models", "/secrets"}
 
 
@@ -194,6 +229,21 @@ def test_a_training_is_tried_again_however_long_it_took(package):
     assert attempts.ends_in_time(7 * day) and not attempts.begin_another() and attempts.number == 3
 
 
+@pytest.mark.parametrize(
+    ("installed", "failed", "lost"), [(UP_TO_2_16, True, False), (OF_2_17, False, True), (PATCHED, True, True)]
+)
+def test_what_is_tried_again_depends_on_the_installation(package, installed, failed, lost):
+    told = (Path(kubeflow_runner.__file__).parents[2] / "docs" / "production.md").read_text()
+    assert "patch configmap workflow-controller-configmap --type merge --patch-file kubeflow/retries.yaml\n" in told
+    words = " | ".join("tried again" if again else "ends the run" for again in (failed, lost))
+    assert re.search(rf"^ +\| .*{re.escape(words)} \|$", told, re.MULTILINE)
+    tasks = package[0]["root"]["dag"]["tasks"]
+    assert Attempts(tasks["Trainer"]["retryPolicy"], installed).begin_another() == failed
+    assert Attempts(tasks["Trainer"]["retryPolicy"], installed).begin_another(lost=True) == lost
+    # Nor does a verdict begin the pipeline again, whose template has no limit of its own, too.
+    assert not Attempts(tasks["Gate"].get("retryPolicy"), installed).begin_another()
+
+
 def test_steps_can_work_on_addresses_without_cache_retries_and_accelerator():
     changes = ["stage_artifacts=false", "pipeline_root=gs://bucket/htr", "cache=false", "retries=0", "accelerators=0"]
     settings = [*SETTINGS, *(f"kubeflow.{change}" for change in changes)]
@@ -224,9 +274,18 @@ def test_a_step_that_works_on_addresses(package, tmp_path):
     assert reported["uri"] == str(place) and None not in reported["metadata"].values()
 
 
-def test_nothing_of_this_machine_is_in_the_package(package):
-    from pathlib import Path
+@pytest.mark.parametrize("release", ["0.0.9", None])
+def test_a_step_of_another_release_is_refused_in_one_sentence(package, release, capfd):
+    container, _ = executors(package)["SchemaGen"]
+    arguments = container["args"][: container["args"].index("--release")]
+    arguments += ["--release", release] if release else []
+    assert kubeflow_step.run([argument.replace("{{$}}", "{}") for argument in arguments]) == cli.USAGE
+    reason = capfd.readouterr().out.splitlines()[-1]
+    by = f"htr {release}" if release else "an earlier release of htr"
+    assert f"compiled by {by}, and htr {__version__} is installed here: build images of that release" in reason
 
+
+def test_nothing_of_this_machine_is_in_the_package(package):
     text = kubeflow_runner.as_yaml(package)
     assert str(Path(kubeflow_runner.__file__).parents[2]) not in text
 
@@ -250,6 +309,18 @@ def test_what_cannot_work_is_refused(change, message):
 def test_unknown_key_of_a_toleration_is_refused():
     with pytest.raises(ConfigError, match=r"kubeflow\.tolerations: .*not taint"):
         load(overrides=["kubeflow.tolerations=[{taint: x}]"])
+
+
+def test_a_failure_to_read_is_not_told_as_one_to_write(tmp_path, capsys, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error", "version.zip")
+
+    monkeypatch.setattr(kubeflow_runner, "compile_pipeline", failing)
+    settings = [argument for setting in SETTINGS for argument in ("--set", setting)]
+    command = ["compile", "kubeflow", str(tmp_path / "htr.yaml"), "--workspace", str(tmp_path), *settings]
+    assert cli.main(command) == cli.ERROR
+    error = capsys.readouterr().err
+    assert "version.zip" in error and "cannot write" not in error
 
 
 def test_command_writes_what_is_compiled(tmp_path, capsys, package):

@@ -2,10 +2,12 @@
 
 import base64
 import json
+import re
 import ssl
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -73,6 +75,7 @@ def submit(api, tmp_path, capsys):
     def submit(*arguments):
         settings = ["push.model_dir=/models/htr", f"kubeflow.host={submit.host}", "kubeflow.namespace=team"]
         settings += ["kubeflow.service_account=runner", "kubeflow.pipeline_root=s3://bucket/htr"]
+        settings += ["kubeflow.volumes={htr-models: /models}"]
         command = ["submit", "kubeflow", "--data", "/data", "--workspace", str(tmp_path), *arguments]
         code = cli.main(command + [f"--set={setting}" for setting in settings])
         return code, capsys.readouterr()
@@ -144,12 +147,16 @@ def test_packages_that_are_missing_are_named(submit, monkeypatch):
 
 
 def test_no_api_there_is_one_readable_sentence(tmp_path, capsys):
-    settings = ["push.model_dir=/models/htr", "kubeflow.host=http://127.0.0.1:9"]
+    settings = ["push.model_dir=gs://models/htr", "kubeflow.host=http://127.0.0.1:9"]
     command = ["submit", "kubeflow", "--data", "/data", "--workspace", str(tmp_path)]
     assert cli.main(command + [f"--set={setting}" for setting in settings]) == 1
     assert "No Kubeflow Pipelines API answers at http://127.0.0.1:9" in capsys.readouterr().err
-    assert cli.main([*command, "--set=push.model_dir=/models/htr"]) == cli.USAGE
-    assert "kubeflow.host" in capsys.readouterr().err
+    assert cli.main([*command, "--set=push.model_dir=gs://models/htr"]) == cli.USAGE
+    (address,) = re.findall("kubeflow.host: name the address of .*(http://localhost.*)", capsys.readouterr().err)
+    guide = (Path(cli.__file__).parents[1] / "docs" / "production.md").read_text()
+    # The interface, which passes the API on: the API's own Service does not show the page of a run.
+    service, port = re.search(rf"host: {address} +# kubectl port-forward service/(\S+) (\d+):80\n", guide).groups()
+    assert service == "ml-pipeline-ui" and address.endswith(f":{port}")
 
 
 def test_certificates_of_another_authority(api, submit, tmp_path, monkeypatch):

@@ -202,6 +202,9 @@ def test_check_counts_what_is_accepted_and_rejected(sample_data, tmp_path, capsy
         ),
         (["serve", "--set", "push.model_dir=gs://bucket/htr"], "gs://bucket/htr is in a bucket"),
         (["check", "--data", "https://example.org/names"], "is an address of the web, where nothing lists a folder."),
+        (["doctor", "--seconds", "3"], "--seconds goes with --gpu."),
+        (["doctor", "--device", "cpu", "--json"], "--device goes with --gpu."),
+        (["transcribe", "--input", ".", "--output", "/proc/x.csv"], "--output /proc/x.csv cannot be written: No such"),
         (["compile", "airflow", __file__], "test_cli.py is a file. Name Airflow's folder of DAGs."),
     ],
 )
@@ -395,6 +398,11 @@ def test_sample_data_refuses_a_folder_with_something_in_it(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("keep me")
     assert cli.main(["sample-data", str(tmp_path)]) == cli.USAGE
     assert (tmp_path / "mine.txt").exists()
+
+
+def test_an_error_of_the_system_names_the_file_first(capsys):
+    assert cli.main(["sample-data", "/proc/x"]) == cli.ERROR
+    assert capsys.readouterr().err == "\nerror: /proc/x: No such file or directory\n"
 
 
 def test_check_suggests_more_frames_for_crowded_labels(tmp_path, capsys):

@@ -153,7 +153,7 @@ def test_the_printed_configuration_names_the_permitted_values():
     lines = {line.split(":")[0].strip(): line for line in as_yaml(load()).splitlines() if "# " in line}
     for setting, values in (
         ("task", "one of: text, pages"), ("preset", "one of: word, line"),
-        ("augmentations", "each one of: affine, elastic, neighbours, stroke, contrast, noise, cutout"),
+        ("augmentations", "each one of: affine, elastic, neighbours, stroke, contrast, noise, cutout, sharpness"),
         ("freeze", "each one of: convolutions, recurrent"), ("runner", "one of: local, dask, flink, spark, dataflow"),
         ("decoder", "one of: default, best_path"),
     ):  # fmt: skip
@@ -231,7 +231,24 @@ def test_no_number_is_infinite(value):
             load(overrides=[f"{setting}={written % value}"])
 
 
-@pytest.mark.parametrize("schedule", ["every day", "@dayly", "daily", "", "0 3 * *", "every day at 3 sharp", "5"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "every day",
+        "@dayly",
+        "daily",
+        "",
+        "0 3 * *",
+        "every day at 3 sharp",
+        "5",
+        "61 * * * *",
+        "0 25 * * *",
+        "0 0 0 * *",
+        "1/0 * * * *",
+        "1- * * * *",
+        "mon mon mon mon mon",
+    ],
+)
 def test_a_schedule_that_airflow_does_not_know_is_refused(schedule):
     with pytest.raises(ConfigError, match=r"airflow\.schedule: It is neither a cron expression .* nor one of @once"):
         load(overrides=[f"airflow.schedule='{schedule}'"])
@@ -264,6 +281,6 @@ def test_settings_that_are_paths_are_found_by_their_type():
 
 
 def test_only_settings_that_are_set_to_a_path_are_told():
-    config = load(overrides=["data.paths=[a, b]", "push.model_dir=models", "line_gate.recogniser=newest"])
+    config = load(overrides=["data.paths=[a, b]", "push.model_dir=models", "line_gate.recogniser=in_service"])
     assert list(config.paths()) == [("data", "paths", ["a", "b"]), ("push", "model_dir", "models")]
     assert list(load(overrides=["line_gate.recogniser=models"]).paths()) == [("line_gate", "recogniser", "models")]

@@ -23,6 +23,7 @@ def test_what_takes_longer_is_said_again_and_again(capsys):
             time.sleep(0.05)
             said += re.findall(r"^  (\d) of 9 \[files\] \(0:00 elapsed\)$", capsys.readouterr().err, re.M)
     assert len(said) > 1 and said[0] == "0"
+    capsys.readouterr()
     time.sleep(0.2)
     assert capsys.readouterr().err == ""  # nothing once it is done
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from components.common.cores import usable_cores, visible_cores
 from components.trainer.devices import system_gpus
 from pipeline import cli
-from pipeline.doctor import comparison, examination, machine
+from pipeline.doctor import examination, gpu_comparison, machine
 from serving.options import ServerOptions
 from tests.pipeline.test_cli import HEAVY
 
@@ -87,12 +88,14 @@ def test_limits_of_a_container_are_read(tmp_path):
     sizes = "MemTotal: 16777216 kB\nMemFree: 100 kB\nMemAvailable: 8388608 kB\n"
     root = write(tmp_path, proc__meminfo=sizes, proc__self__cgroup="0::/a/b\n")
     assert machine.cores(root)[1] is None and machine.memory(root) == (16 * 2**30, 8 * 2**30, None)
+    assert usable_cores(root) == visible_cores()
     write(root, sys__fs__cgroup__a__b__cgroup="")
     (root / "sys/fs/cgroup/a/b/cpu.max").write_text("max 100000\n")
     (root / "sys/fs/cgroup/cpu.max").write_text("200000 100000\n")
     (root / "sys/fs/cgroup/a/cpu.max").write_text("50000 100000\n")
     (root / "sys/fs/cgroup/memory.max").write_text(f"{2 * 2**30}\n")
-    assert machine.cores(root)[1] == 0.5 and machine.memory(root)[2] == 2 * 2**30
+    assert machine.cores(root) == (visible_cores(), 0.5) and machine.memory(root)[2] == 2 * 2**30
+    assert usable_cores(root) == 1
     finding = examination.memory(root)
     assert "limit of the container 2.0 GB" in finding.text and "2.0 GB of memory can be used" in finding.notes[0]
 
@@ -104,6 +107,9 @@ def test_limits_of_an_older_container_are_read(tmp_path):
            "sys__fs__cgroup__memory__memory.limit_in_bytes": "9223372036854771712\n"},
     )  # fmt: skip
     assert machine.cores(root)[1] == 1.5 and machine.memory(root)[2] is None
+    assert usable_cores(root) == min(2, visible_cores())
+    (root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us").write_text("100000\n")
+    assert usable_cores(root) == 1
     (root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us").write_text("-1\n")
     assert machine.cores(root)[1] is None
 
@@ -227,7 +233,7 @@ def test_the_driver_tells_of_its_cards(tmp_path):
 
 
 def failing(bench, device, what, **arguments):
-    raise comparison.BenchmarkError("Training on the CPU failed: no memory.")
+    raise gpu_comparison.BenchmarkError("Training on the CPU failed: no memory.")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +247,7 @@ def failing(bench, device, what, **arguments):
 def test_a_program_gets_json_where_nothing_is_measured(tmp_path, monkeypatch, capsys, device, workspace, do, why):
     (tmp_path / "file").touch()
     if do:
-        monkeypatch.setattr(comparison._Bench, "do", do)
+        monkeypatch.setattr(gpu_comparison._Bench, "do", do)
     command = ["doctor", "--gpu", "--json", "--device", device, "--workspace", str(tmp_path / workspace)]
     assert cli.main(command) == cli.ERROR
     (line,) = capsys.readouterr().out.splitlines()
@@ -289,17 +295,17 @@ def test_a_full_disk_is_noticed(tmp_path, monkeypatch):
 def test_texts_of_the_gpu_are_compared_with_those_of_the_cpu():
     def answers(device, precision, texts, confidences):
         figures = {"texts": texts, "confidences": confidences, "cer": 0.1, "rate": 10, "milliseconds": 1}
-        return comparison.Transcription("gpu-float32", device, precision, figures)
+        return gpu_comparison.Transcription("gpu-float32", device, precision, figures)
 
     cpu = answers("cpu", "float32", ["a", "b", "c"], [0.5, 0.6, 0.7])
     alike = answers("gpu", "float32", ["a", "b", "c"], [0.5, 0.61, 0.7])
     other = answers("gpu", "float32", ["a", "x", "c"], [0.5, 0.1, 0.75])
     assert alike.difference(cpu) == (0, pytest.approx(0.01)) and other.difference(cpu) == (1, pytest.approx(0.05))
-    assert comparison.Comparison({}, [], [cpu, alike]).problems() == []
-    (problem,) = comparison.Comparison({}, [], [cpu, other]).problems()
+    assert gpu_comparison.Comparison({}, [], [cpu, alike]).problems() == []
+    (problem,) = gpu_comparison.Comparison({}, [], [cpu, other]).problems()
     assert "1 of 3 texts of the model gpu-float32 differently" in problem
     half = answers("gpu", "float16", other.figures["texts"], other.figures["confidences"])
-    assert comparison.Comparison({}, [], [cpu, half]).problems() == []
+    assert gpu_comparison.Comparison({}, [], [cpu, half]).problems() == []
 
 
 def test_the_plan_of_a_measurement(monkeypatch):
@@ -318,9 +324,9 @@ def test_the_plan_of_a_measurement(monkeypatch):
         texts = ["a", "b", "x" if (device, arguments["precision"]) == ("gpu", "float16") else "c"]
         return {"texts": texts, "confidences": [0.5] * 3, "cer": 0.1, "rate": 10, "milliseconds": 1}
 
-    monkeypatch.setattr(comparison._Bench, "do", answer)
+    monkeypatch.setattr(gpu_comparison._Bench, "do", answer)
     told = []
-    found = comparison.compare("gpu", 60, told.append)
+    found = gpu_comparison.compare("gpu", 60, told.append)
     trainings = [(where, job["name"], job["epochs"], job["mixed_precision"])
                  for where, what, job in jobs if what == "train"]  # fmt: skip
     assert trainings == [
@@ -339,15 +345,15 @@ def test_the_plan_of_a_measurement(monkeypatch):
     assert rows[4] == ["cpu-float32", "CPU", "6", "100", "1.0", "0.1000", ""]
     assert [row[6] for row in rows[7:]] == ["0", "0", "0", "1"] * 3
     jobs.clear()
-    assert [training.epochs for training in comparison.compare("cpu", 20, told.append).trainings] == [2]
+    assert [training.epochs for training in gpu_comparison.compare("cpu", 20, told.append).trainings] == [2]
     assert [what for _, what, _ in jobs].count("train") == 1, "what has measured the epochs is the training"
 
 
 def test_a_gpu_without_fast_float16_is_told():
     figures = {"texts": ["a"], "confidences": [0.5], "cer": 0.1, "rate": 10, "milliseconds": 1}
-    answers = [comparison.Transcription("gpu-float16", "cpu", "float32", figures)]
-    training = comparison.Training("gpu-float16", "gpu", 2, 10, {"precision": "float32"})
-    (problem,) = comparison.Comparison({}, [training], answers).problems()
+    answers = [gpu_comparison.Transcription("gpu-float16", "cpu", "float32", figures)]
+    training = gpu_comparison.Training("gpu-float16", "gpu", 2, 10, {"precision": "float32"})
+    (problem,) = gpu_comparison.Comparison({}, [training], answers).problems()
     assert "trained in float32: this GPU has no fast float16" in problem
 
 
@@ -358,7 +364,7 @@ def test_only_measurements_of_the_gpu_see_it(tmp_path, monkeypatch, device, visi
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert comparison._Bench(tmp_path, 30.0).do(device, "train") == visible
+    assert gpu_comparison._Bench(tmp_path, 30.0).do(device, "train") == visible
 
 
 def test_a_measurement_that_takes_too_long_keeps_what_it_said(tmp_path, monkeypatch):
@@ -367,8 +373,8 @@ def test_a_measurement_that_takes_too_long_keeps_what_it_said(tmp_path, monkeypa
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(comparison.BenchmarkError, match="on the CPU took longer than 1 s: started") as raised:
-        comparison._Bench(tmp_path, 1.0).do("cpu", "train")
+    with pytest.raises(gpu_comparison.BenchmarkError, match="on the CPU took longer than 1 s: started") as raised:
+        gpu_comparison._Bench(tmp_path, 1.0).do("cpu", "train")
     assert Path(str(raised.value).rpartition(" ")[2]).read_text() == "started\n"
 
 

@@ -17,7 +17,7 @@ from components.example_gen.plan import make_plan
 from components.example_gen.settings import DataConfig
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.warm_start import find_start
-from components.trainer.base import WarmStartError
+from components.trainer.warm_start import WarmStartError
 from pipeline import cli, preflight
 from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE
@@ -176,7 +176,7 @@ def test_a_model_directory_that_cannot_be_written_is_refused(data, tmp_path, cap
     assert f"push.model_dir: {tmp_path}/models/htr cannot be written" in error
 
 
-KUBEFLOW = ["data.paths=[/data/names]", "push.model_dir=/models/htr"]
+KUBEFLOW = ["data.paths=[/data/names]", "push.model_dir=/models/htr", "kubeflow.volumes={htr-models: /models}"]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,13 @@ KUBEFLOW = ["data.paths=[/data/names]", "push.model_dir=/models/htr"]
         ("kubeflow.scratch=tmp", "kubeflow.scratch: 'tmp' is no absolute path"),
         ("kubeflow.volumes={htr-data: data}", "kubeflow.volumes: htr-data: 'data' is no absolute path"),
         ("kubeflow.secret_volumes={gcs: secrets}", "kubeflow.secret_volumes: gcs: 'secrets'"),
+        (
+            "kubeflow.secret_volumes={gcs: /models/}",
+            "kubeflow.secret_volumes: gcs: volumes: htr-models is mounted at /models/, too",
+        ),
+        ("kubeflow.volumes={}", "push.model_dir: /models/htr is on no volume, and what a container writes elsewhere"),
+        ("push.model_dir=/model/htr", "push.model_dir: /model/htr is on no volume"),
+        ("push.model_dir=/models/../tmp/htr", r"push.model_dir: /models/\.\./tmp/htr is on no volume"),
         ("kubeflow.host=localhost:8888", "kubeflow.host: 'localhost:8888' is no address"),
         ("data.paths=[names]", "data.paths: names is relative; name it as the containers see it"),
         ("push.model_dir=models", "push.model_dir: models is relative"),
@@ -234,6 +241,12 @@ def test_airflow_is_refused_what_a_task_would_find_late(tmp_path, capsys):
     settings = ["--data", "/later", "--workspace", str(tmp_path / "w"), "--set", f"train.warm_start={tmp_path}/nowhere"]
     assert cli.main(["compile", "airflow", str(tmp_path / "dags"), *settings]) == cli.USAGE
     assert "train.warm_start" in capsys.readouterr().err and not (tmp_path / "dags").exists()
+
+
+def test_airflow_is_told_of_a_bucket_that_cannot_be_written(tmp_path):
+    settings = ["data.paths=[/later]", "push.model_dir=nowhere://models/htr", f"workspace={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"push\.model_dir: .*nowhere"):
+        preflight.check_airflow(load(None, settings))
 
 
 def test_airflow_is_not_compiled_without_the_name_of_the_data(tmp_path, capsys):

@@ -14,11 +14,13 @@ import pytest
 from components.base_model import packing
 from components.line_finder.recogniser import LineGateError, model_for_lines
 from components.line_finder.settings import LineGateConfig
-from components.pusher.versions import push
+from components.pusher.publishing import push
 from htr_client import HtrClient, ImageError
 from htr_client.beam import PrefixBeamSearch
 from pipeline import cli
-from pipeline.reading import NoModelError, local_client
+from pipeline.config import load
+from pipeline.reading import NoModelError, find_model, local_client, pushed_line_finder
+from serving.rollout.moving import Rollout
 from serving.server import EmbeddedServer
 from serving.version_directory import GRAPH_FILE, SETTINGS_FILE
 from tests.components.toy import drawn
@@ -119,6 +121,8 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(images, workspace, base
     assert (
         code == cli.USAGE and f"--model: {images} is neither a version of a model nor a directory with versions" in err
     )
+    code, _, err = run(capfd, "read", image, "--line-finder", empty)
+    assert code == cli.USAGE and f"--line-finder: {empty} is neither" in err and "versions, and does not exist" in err
     code, _, err = run(capfd, "read", image, "--base", "word")
     assert code == cli.USAGE and "--base: There is no base model for transform.preset=word" in err
     code, _, err = run(capfd, "read", tmp_path / "no*.png")
@@ -150,7 +154,32 @@ def test_a_line_finder_and_a_model_that_transcribes_are_told_apart(images, works
     code, _, err = run(capfd, "read", images, "--workspace", workspace, "--line-finder", models)
     assert code == cli.USAGE and f"--line-finder: {models}/" in err and "is no line finder" in err
     with pytest.raises(LineGateError, match=r"line_gate\.recogniser: .* is a line finder"):
-        model_for_lines(LineGateConfig(recogniser=str(finder)), str(models))
+        model_for_lines(LineGateConfig(recogniser=str(finder)), str(models), "htr")
+
+
+def test_what_reads_without_a_server_follows_a_label_that_is_rolled_back(tmp_path):
+    config = load(workspace=str(tmp_path))
+    finders = config.model_copy(update={"task": "pages"})
+    for name, model_dir in (config.servable, finders.servable):
+        for number in (1800000001, 1800000002):
+            for path, content in ((GRAPH_FILE, ""), ("variables/variables.index", "")):
+                there = Path(model_dir, str(number), path)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                there.write_text(content)
+        rollout = Rollout(model_dir, name)
+        for number in (1800000001, 1800000002):
+            rollout.promote(number, "stable")
+    assert find_model(config).note == f"The model is {config.model_dir}/1800000002"
+    for name, model_dir in (config.servable, finders.servable):
+        Rollout(model_dir, name).roll_back("stable")
+    found = find_model(config)
+    assert found.path == model_for_lines(LineGateConfig(), config.model_dir, "htr") == f"{config.model_dir}/1800000001"
+    assert found.note.endswith("/1800000001, which is in service; version 1800000002 is newer")
+    assert pushed_line_finder(config) == f"{config.line_finder_dir}/1800000001"
+    assert find_model(config, config.model_dir).path.endswith("2"), "of a folder that is named, the newest"
+    Path(tmp_path, "serving_model", "models.config").write_text("no configuration")
+    with pytest.raises(NoModelError, match="is not a readable model configuration"):
+        find_model(config)
 
 
 def test_a_file_that_is_not_there_is_told_without_a_model(workspace, tmp_path, monkeypatch, capfd):
@@ -160,6 +189,22 @@ def test_a_file_that_is_not_there_is_told_without_a_model(workspace, tmp_path, m
         assert (code, out) == (1, "") and "No such file" in err and "Loading" not in err
     code, _, err = run(capfd, "read", tmp_path / "gone.png", "--line-finder", tmp_path)
     assert code == cli.USAGE and f"--line-finder: {tmp_path} is neither" in err
+
+
+@pytest.mark.parametrize(("preset", "kind", "told"), [("word", "page", 1), ("word", "line", 0), ("line", "page", 0)])
+def test_a_model_for_words_is_told_where_pages_are_asked_for(tmp_path, monkeypatch, capfd, preset, kind, told):
+    monkeypatch.setattr("serving.local.LoadedModel", None)
+    for number, settings in (("7", {"transform": {"preset": preset}}), ("8", {"line_finder": {}})):
+        for name, content in ((GRAPH_FILE, ""), (SETTINGS_FILE, json.dumps(settings))):
+            (tmp_path / number / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / number / name).write_text(content)
+    arguments = ["--kind", kind, "--model", tmp_path / "7", "--workspace", tmp_path / "w", "--line-finder"]
+    _, _, err = run(capfd, "read", tmp_path / "gone.png", *arguments, tmp_path / "8")
+    assert err.count("note: This model is for single words") == err.count("--base line") == told
+    # The line finder that is missing ends it before anything is loaded.
+    batch = ["transcribe", "--input", tmp_path, "--output", tmp_path / "texts.csv", *arguments, tmp_path / "9"]
+    code, _, err = run(capfd, *batch)
+    assert code == cli.USAGE and err.count("note: This model is for single words") == told
 
 
 def test_in_python(images, workspace, base_models, tmp_path, monkeypatch):

@@ -115,7 +115,7 @@ def test_what_the_serving_check_starts_by_name_counts_for_it_and_for_no_other_st
 
 
 @pytest.mark.parametrize(
-    "path", ["serving/rollout/moving.py", "serving/rollout/labels.py", "components/common/service.py"]
+    "path", ["serving/rollout/moving.py", "serving/rollout/labels.py", "components/common/in_service.py"]
 )
 def test_moving_labels_trains_nothing_again(names, tree, path):
     changed = changed_steps(names, tree, path, r"\Z", "# changed\n")
@@ -123,7 +123,7 @@ def test_moving_labels_trains_nothing_again(names, tree, path):
 
 
 def test_how_versions_are_kept_matters_to_the_push_alone(names, tree):
-    assert changed_steps(names, tree, "components/pusher/versions.py", r"\Z", "# changed\n") == {"Pusher"}
+    assert changed_steps(names, tree, "components/pusher/publishing.py", r"\Z", "# changed\n") == {"Pusher"}
 
 
 @pytest.mark.parametrize(

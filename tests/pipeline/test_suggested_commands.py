@@ -4,7 +4,7 @@ import re
 import shlex
 
 from components.common.versions import offered
-from components.pusher import versions
+from components.pusher import publishing
 from pipeline import cli
 from serving.rollout.labels import Labels
 
@@ -17,7 +17,7 @@ def test_suggested_commands_work_as_they_stand_and_from_another_folder(tmp_path,
     base, folder = tmp_path / "my models", tmp_path / "elsewhere"
     folder.mkdir()
     (tmp_path / "run.yaml").write_text("name: words\npush: {model_dir: my models}\n")
-    first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
+    first, second = (publishing.push(str(model), str(base), keep=5) for _ in range(2))
 
     def suggested(command, *arguments, code=cli.OK):
         monkeypatch.chdir(tmp_path if arguments else folder)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from components.pusher import versions
+from components.pusher import publishing
 from pipeline.runners import local_runner
 from serving.file_lock import LockHeld, NoLocks, locked
 from serving.rollout.moving import Rollout
@@ -25,13 +25,13 @@ def model_dir(tmp_path):
 
 
 def push(model_dir):
-    versions.push(str(model_dir / "1"), str(model_dir), 5)
+    publishing.push(str(model_dir / "1"), str(model_dir), 5)
 
 
 def withdraw(model_dir):
     os.rename(model_dir / "1", model_dir / "2")
     (model_dir / "1").mkdir()
-    versions.roll_back(str(model_dir))
+    publishing.roll_back(str(model_dir))
 
 
 def promote(model_dir):

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from htr_client import ClientMetrics
-from serving.configuration.settings import FOLDER
+from serving.configuration import files
+from serving.configuration.settings import FOLDER, Settings
 from serving.metrics import Metrics
 
 pytestmark = pytest.mark.either_stack
@@ -45,41 +46,71 @@ def test_promtool_accepts_rules_and_configuration(promtool, tmp_path):
     cluster = yaml.safe_load((FOLDER / "prometheus.kubernetes.yml").read_text())
     # Debian's Prometheus is built without Kubernetes: the rest of the job is checked.
     assert cluster["scrape_configs"][0].pop("kubernetes_sd_configs") == [{"role": "pod"}]
-    (tmp_path / "cluster.yml").write_text(yaml.safe_dump(cluster))
-    configurations = (["config", "--syntax-only", name] for name in ("prometheus.yml", str(tmp_path / "cluster.yml")))
-    for command in (["rules", "alerts.yml"], *configurations):
-        done = subprocess.run([promtool, "check", *command], cwd=FOLDER, capture_output=True, text=True)
+    told = Settings.read().model_copy(update={"alertmanagers": ["alerts:9093"], "clients": ["web:8000", "[::1]:80"]})
+    made = yaml.safe_load(files.render(told)["prometheus.yml"])
+    assert made["alerting"]["alertmanagers"] == [{"static_configs": [{"targets": ["alerts:9093"]}]}]
+    assert made["scrape_configs"][-1]["static_configs"] == [{"targets": ["web:8000", "[::1]:80"]}]
+    machine = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    for configuration in (machine, made):
+        # The rules are looked for where they are in the container; promtool before 2.33, as in Ubuntu 22.04, cannot be
+        # told to leave that out.
+        assert configuration["rule_files"] == ["/etc/prometheus/alerts.yml"]
+        configuration["rule_files"] = [str(FOLDER / "alerts.yml")]
+    for name, configuration in (("machine.yml", machine), ("told.yml", made), ("cluster.yml", cluster)):
+        (tmp_path / name).write_text(yaml.safe_dump(configuration))
+        done = subprocess.run([promtool, "check", "config", tmp_path / name], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + done.stdout
+        assert ("rules found" in done.stdout) == ("rule_files" in configuration), done.stdout
+
+
+def within(namespace: str, series: list[dict]) -> list[dict]:
+    """Series as those of servers in a namespace."""
+    return [line | {"series": line["series"].replace("{", f'{{namespace="{namespace}",', 1)} for line in series]
 
 
 def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
-    count, latency = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency_bucket"
+    count, latency = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
+    answered = f'{latency}_count{{model_name="%s",API="Predict",entrypoint="GRPC"}}'
     loads = ':tensorflow:cc:saved_model:load_attempt_count{job="htr",model_path="/models/htr/3",status="%s"}'
     warm_ups = ':tensorflow:serving:model_warmup_latency_count{job="htr",model_path="/models/htr/3",status="%s"}'
     waiting = ':tensorflow:serving:batching_session:queuing_latency_bucket{thread_pool_name="p",le="%s"}'
 
     def series(**values: str) -> list[dict]:
-        lines = {UP: "1x30", f'{count}{{model_name="htr",status="OK"}}': "0+6000x30"}
+        lines = {UP: "1x30", f'{count}{{model_name="htr",status="OK"}}': "0+6024x30", answered % "htr": "0+6000x30"}
         lines |= {f'{count}{{model_name="htr",status="{code}"}}': text for code, text in values.items()}
         return [{"series": name, "values": text} for name, text in lines.items()]
+
+    def quiet(answers: int, **values: str) -> list[dict]:
+        """Of a server whose probes, 24 a minute, are more than its predictions."""
+        probes = {"series": f'{latency}_count{{model_name="htr",entrypoint="REST"}}', "values": "0+24x30"}
+        lines = {f'{count}{{model_name="htr",status="OK"}}': f"0+{24 + answers}x30"}
+        lines |= {answered % "htr": f"0+{answers}x30"} if answers else {}
+        lines |= {f'{count}{{model_name="htr",status="{code}"}}': text for code, text in values.items()}
+        return [{"series": UP, "values": "1x30"}, probes, *({"series": n, "values": v} for n, v in lines.items())]
 
     def calls(code: str, model: str = "htr", answered: str = "0+6000x30") -> list[dict]:
         name = f'htr_client_calls_total{{model="{model}",signature="transcribe",code="%s"}}'
         return [{"series": name % "OK", "values": answered}, {"series": name % code, "values": "0+300x30"}]
 
-    def lines(code: str, answered: str = "0x30") -> list[dict]:
+    def lines(code: str, good: str = "0x30") -> list[dict]:
         name = f'{count}{{model_name="htr-lines",status="%s"}}'
-        return [{"series": name % "OK", "values": answered}, {"series": name % code, "values": "0+300x30"}]
+        names = {name % "OK": good, answered % "htr-lines": good, name % code: "0+300x30"}
+        return [{"series": each, "values": values} for each, values in names.items()]
 
     slow = [
-        {"series": f'{latency}{{model_name="htr",le="{bound}"}}', "values": f"0+{step}x30"}
-        for bound, step in (("100000", 50), ("1000000", 100), ("+Inf", 100))
+        {"series": f'{latency}_bucket{{model_name="htr",{of},le="{bound}"}}', "values": f"0+{step}x30"}
+        for of, steps in (('API="Predict",entrypoint="GRPC"', (50, 100, 100)), ('entrypoint="REST"', (2400,) * 3))
+        for bound, step in zip(("100000", "1000000", "+Inf"), steps, strict=True)
     ]
     queueing = [
         {"series": waiting % bound, "values": f"0+{step}x30"}
         for bound, step in (("100000", 50), ("1000000", 100), ("+Inf", 100))
     ]
-    prompt = [{"series": waiting % bound, "values": "0+100x30"} for bound in ("1000", "1000000", "+Inf")]
+    prompt = [
+        {"series": name % bound, "values": "0+6000x30"}
+        for name in (waiting, f'{latency}_bucket{{model_name="htr",API="Predict",le="%s"}}')
+        for bound in ("1000", "1000000", "+Inf")
+    ]
     cases = [
         (series(), set()),
         (series(INVALID_ARGUMENT="0+6000x30", CANCELLED="0+6000x30"), set()),
@@ -88,6 +119,10 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
         (series(NOT_FOUND="0+300x30"), {"HtrRequestsFail"}),
         (series(DEADLINE_EXCEEDED="0+300x30"), {"HtrRequestsFail"}),
         (series(UNAVAILABLE="0+300x30"), {"HtrOverloaded"}),
+        (quiet(9, INTERNAL="0+1x30"), {"HtrRequestsFail"}),
+        (quiet(9, UNAVAILABLE="0+1x30"), {"HtrOverloaded"}),
+        (quiet(0, INTERNAL="0+1x30"), {"HtrRequestsFail"}),  # no prediction has ever been answered
+        (quiet(0), set()),
         (series() + calls("RESOURCE_EXHAUSTED"), {"HtrOverloaded"}),  # what finds no thread, no server counts
         # The servers are well and nobody reaches them: an expired certificate, a name, a network policy.
         (series() + calls("UNAVAILABLE", answered="0x30"), {"HtrCallsFail"}),
@@ -109,10 +144,43 @@ def test_alerts_fire_when_they_should_and_only_then(promtool, tmp_path):
             [*series()[1:], {"series": 'up{job="htr",pod="a"}', "values": "1x10 _x20"}],
             {"HtrServerDown"},
         ),  # no pod is left
+        # Staging, in another namespace, is well, and production is not.
+        (
+            [*within("staging", series()), *within("production", [{"series": UP, "values": "1x10 _x20"}])],
+            {"HtrServerDown"},
+        ),
+        ([*within("production", series()), {"series": UP, "values": "1x20 _x10"}], set()),  # before it told namespaces
+        (within("staging", series()) + within("production", quiet(9, INTERNAL="0+1x30")), {"HtrRequestsFail"}),
+        (
+            within("staging", series() + prompt) + within("production", [*quiet(9), *slow, *queueing]),
+            {"HtrSlow", "HtrQueueing"},
+        ),
+        # Only one of them has a line finder, and misses it.
+        (
+            within("staging", series() + lines("NOT_FOUND"))
+            + within("production", series() + lines("NOT_FOUND", "0+300x30")),
+            {"HtrRequestsFail"},
+        ),
         (series() + slow, {"HtrSlow"}),
         (series() + queueing, {"HtrQueueing"}),
         (series() + prompt, set()),
-        ([*series(), {"series": loads % "success", "values": "_x18 1x12"}], set()),
+        (
+            [*series(), *({"series": name, "values": "_x15 1x15"} for name in (loads % "success", warm_ups % "OK"))],
+            set(),
+        ),
+        # TensorFlow Serving says nothing of a warm-up request that fails.
+        ([*series(), {"series": loads % "success", "values": "_x15 1x15"}], {"HtrWarmUpFails"}),
+        ([*series(), {"series": loads % "success", "values": "_x22 1x8"}], set()),  # still answers them
+        (  # again, after a restart
+            [
+                *series(),
+                {"series": loads % "success", "values": "_x12 1x18"},
+                {"series": warm_ups % "OK", "values": "_x12 1x5 _x13"},
+            ],
+            set(),
+        ),
+        ([*series(), {"series": loads % "success", "values": "1x30"}], set()),  # long ago
+        ([*series(), {"series": (loads % "success").replace("htr/", "other/"), "values": "_x15 1x15"}], set()),
         ([*series(), {"series": loads % "fail", "values": "_x18 1x12"}], {"HtrLoadFails"}),  # the very first
         ([*series(), {"series": loads % "fail", "values": "1x18 2x12"}], {"HtrLoadFails"}),
         ([*series(), {"series": loads % "fail", "values": "1x30"}], set()),  # long ago
@@ -178,6 +246,10 @@ def test_memory_that_grows_with_pushes_is_told(promtool, tmp_path):
         (series(nightly, server=compose), {"HtrMemoryGrows"}),
         (series(nightly, server=kubernetes), {"HtrMemoryGrows"}),
         (series(nightly, every=hours), set()),  # without pushes
+        (  # but in another namespace
+            within("production", series(nightly, every=hours)) + within("staging", series(lambda hour: 840)),
+            set(),
+        ),
         # A server of two days, with a push every other hour.
         (series(lambda hour: 840 + 25 * (hour - 168) if hour >= 168 else None, every=2), {"HtrMemoryGrows"}),
         (series(lambda hour: 1800 if hour < 190 else 840), set()),  # a restart

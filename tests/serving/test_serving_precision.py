@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from components.base_model.packing import unpack
 from components.batch_transcriber.reading import Reader
+from components.batch_transcriber.shards import Image
 from components.common.metrics import count_errors
 from components.tools.sample_data import generate
 from htr_client import HtrClient
@@ -109,10 +110,10 @@ def test_a_batch_that_began_in_float32_goes_on_in_float32(version):
 
 def test_batches_choose_for_their_process(version, words):
     """In lines TensorFlow runs functions, for which there is one setting in a process."""
-    images = [(path, path.read_bytes()) for path in words]
+    folder, images = str(next(iter(words)).parent), [Image(path.name, "") for path in words]
     texts = {}
     for mixed in (False, True, False):
-        texts[mixed] = [result.text for result in Reader(str(version), bfloat16=mixed)._decode([b for _, b in images])]
+        texts[mixed] = [result.text for _, result in Reader(str(version), bfloat16=mixed).read(folder, images)]
         told = tf.config.optimizer.get_experimental_options()
         assert told.get("auto_mixed_precision_onednn_bfloat16", False) is (mixed and precision.has_bfloat16())
     cers = [count_errors(list(words.values()), texts[mixed]).rate for mixed in (False, True)]

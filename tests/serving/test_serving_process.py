@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -112,18 +113,25 @@ def test_a_request_that_outlasts_the_grace_is_cancelled(tmp_path, toy_model, bat
 
 @pytest.mark.either_stack
 @pytest.mark.slow
-@pytest.mark.parametrize("ready", [False, True], ids=["at the start", "later"])
-def test_a_load_that_takes_long_does_not_make_the_end_a_crash(tmp_path, toy_model, ready):
-    if ready:
-        toy.push(toy_model, tmp_path, 1)
-    with Process(f"--model_base_path={tmp_path}", "--file_system_poll_wait_seconds=0.1") as server:
-        if ready:
-            server.ready()
-        toy.push(toy_model, tmp_path, 2, "endless_warmup")
-        server.says("Loading version 2")
-        time.sleep(3)  # until its warm-up runs
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == 0, server.errors
+def test_a_load_that_takes_long_does_not_make_the_end_a_crash(tmp_path, toy_model):
+    """At the start and later; at once, since each server waits ten seconds for the load."""
+    starting, later = tmp_path / "starting", tmp_path / "later"
+    starting.mkdir()
+    toy.push(toy_model, later, 1)
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(Process(f"--model_base_path={folder}", "--file_system_poll_wait_seconds=0.1"))
+            for folder in (starting, later)
+        ]
+        servers[1].ready()
+        for server, folder in zip(servers, (starting, later), strict=True):
+            toy.push(toy_model, folder, 2, "endless_warmup")
+            server.says("Loading version 2")
+        time.sleep(3)  # until their warm-ups run
+        for server in servers:
+            server.process.send_signal(signal.SIGTERM)
+        for server in servers:
+            assert server.process.wait(60) == 0, server.errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -75,6 +75,8 @@ def test_the_files_are_made_from_the_settings():
         ({"variants__gpu__batching__num_batch_threads": True}, "num_batch_threads"),  # as YAML reads `yes`
         ({"variants__gpu__image": "tensorflow/serving"}, "image"),
         ({"tls": "perhaps"}, "tls"),
+        ({"alertmanagers": ["http://alerts:9093"]}, "alertmanagers"),
+        ({"clients": ["web"]}, "clients"),
         ({"grpc_port": 1}, "Extra inputs"),
     ],
 )
@@ -103,7 +105,14 @@ def test_monitoring_is_scraped_where_it_is_served():
     job, containers = load("prometheus.yml")["scrape_configs"]
     assert message.prometheus_config.enable and message.prometheus_config.path == job["metrics_path"]
     host, port = containers["static_configs"][0]["targets"][0].split(":")
-    assert f"--port={port}" in load("docker-compose.yml")["services"][host]["command"]
+    measuring = load("docker-compose.yml")["services"][host]
+    assert f"--port={port}" in measuring["command"]
+    # Older ones, which are in another registry, see no container of Docker 29; nothing but an empty series tells.
+    registry, version = measuring["image"].split(":")
+    assert registry == "ghcr.io/google/cadvisor" and tuple(map(int, version.split("."))) >= (0, 54)
+    readme = (FOLDER.parent / "README.md").read_text()
+    (query,) = re.findall(r"Prometheus has values of\s`(container_memory_rss[^`]+)`", readme)
+    assert query in (FOLDER / "alerts.yml").read_text()
     (target,) = job["static_configs"][0]["targets"]
     host, port = target.split(":")
     for variant in VARIANTS:
@@ -126,6 +135,9 @@ def test_a_cluster_scrapes_the_pods_of_the_manifests_as_the_job_of_the_alerts():
     found["__meta_kubernetes_pod_phase"] = ["Running"]
     kept = [rule for rule in job["relabel_configs"] if rule.get("action") == "keep"]
     assert len(kept) == 3 and all(rule["regex"] in found[rule["source_labels"][0]] for rule in kept)
+    # By these labels the alerts tell servers apart.
+    copied = {rule["source_labels"][0]: rule["target_label"] for rule in job["relabel_configs"] if rule not in kept}
+    assert copied == {"__meta_kubernetes_namespace": "namespace", "__meta_kubernetes_pod_name": "pod"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -267,5 +279,7 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
         other = files.health_command("other", running.rest_port).replace("$$", "$")
         assert subprocess.run(["bash", "-c", other], timeout=10).returncode != 0
         metrics = f"http://127.0.0.1:{running.rest_port}{PROMETHEUS_PATH}"
-        with urllib.request.urlopen(metrics, timeout=10) as page:
-            assert ':tensorflow:serving:request_count{model_name="htr",status="OK"} 3' in page.read().decode()
+        with urllib.request.urlopen(metrics, timeout=10) as response:
+            page = response.read().decode()
+        for kind, count in (('API="Predict",entrypoint="GRPC"', 3), ('API="",entrypoint="REST"', 1)):
+            assert f':tensorflow:serving:request_latency_count{{model_name="htr",{kind}}} {count}\n' in page

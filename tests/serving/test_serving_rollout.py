@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import shutil
 import socket
@@ -12,12 +13,12 @@ import serving_toy as toy
 from serving_client import Client, Load
 from serving_rollout import base, config_file, htr, labels, serve, written
 
-from components.common.service import VersionError
-from components.pusher import versions
+from components.common.in_service import VersionError
+from components.pusher import publishing
 from pipeline import cli
-from serving.rollout.change import LoadFailed
+from serving.rollout.change import Change, LoadFailed
 from serving.rollout.labels import Labels, Refused, RolloutError
-from serving.rollout.model_server import Server
+from serving.rollout.model_server import Server, ServerError
 from serving.rollout.moving import Rollout
 
 pytestmark = [pytest.mark.either_stack, pytest.mark.usefixtures("quick")]
@@ -160,6 +161,56 @@ def test_a_name_stands_for_all_its_servers_and_only_a_rollback_does_without_one(
         assert f"{first.address} has stable at 1, but {config_file(workspace)} says stable at 2." in said
         assert cli.main(said.strip().partition(": htr ")[2].split()) == 0
         assert htr(workspace, "versions", server=first.address) == 0
+
+
+def test_a_rollback_goes_on_where_servers_die_on_the_way(workspace, monkeypatch, capsys):
+    """One that crashes again and again under the bad version answers first and is gone a moment later."""
+    assert htr(workspace, "promote", 1, "--label", "stable") == 0
+    assert htr(workspace, "promote", 2, "--label", "stable") == 0
+    with contextlib.ExitStack() as stack:
+        *dying, last = [stack.enter_context(serve(workspace)) for _ in range(4)]
+        dies = {server.address: (step, server) for step, server in enumerate(dying, 1)}
+        told, reload = collections.Counter(), Server.reload
+
+        def reload_or_die(self, config, *seconds):
+            told[self.address] += 1
+            step, server = dies.get(self.address, (0, None))
+            if told[self.address] == step:
+                server.stop(grace=0)
+            reload(self, config, *seconds)
+
+        monkeypatch.setattr(Server, "reload", reload_or_die)
+        everywhere = ",".join([*dies, last.address])
+        assert htr(workspace, "rollback", "--label", "stable", server=everywhere) == cli.ERROR
+        said = capsys.readouterr()
+        assert "stable is version 1 (before: 2)" in said.out and f"It answers on {last.address}.\n" in said.out
+        assert f"Not on {', '.join(dies)}: Nobody answers at {dying[0].address}." in said.err
+        assert labels(last.address)["stable"] == written(workspace).version_labels["stable"] == 1
+        with Client(last.address) as client:
+            client.wait_state(2, END)
+        # The last one, too: the file stays, and what helps is said.
+        assert htr(workspace, "promote", 2, "--label", "stable", server=last.address) == 0
+        dies[last.address] = (told[last.address] + 2, last)
+        assert htr(workspace, "rollback", "--label", "stable", server=last.address) == cli.ERROR
+        assert "is as before. Without --server the label moves back in it" in capsys.readouterr().err
+        assert written(workspace).version_labels["stable"] == 2
+
+
+def test_a_promotion_drops_old_versions_where_it_can(workspace, monkeypatch):
+    with serve(workspace) as first, serve(workspace) as second:
+        move, drop = Rollout(str(base(workspace)), "htr", [first.address, second.address]), Change.drop
+        move.promote(1, "stable")
+
+        def drop_or_die(self):
+            if self.server.address == first.address:
+                first.stop(grace=0)
+            drop(self)
+
+        monkeypatch.setattr(Change, "drop", drop_or_die)
+        with pytest.raises(ServerError, match=f"have moved, but .* still loaded: Nobody answers at {first.address}"):
+            move.promote(2, "stable")
+        with Client(second.address) as client:
+            client.wait_state(1, END)
 
 
 def test_this_machine_is_asked_without_a_proxy(workspace, monkeypatch, capsys):
@@ -374,5 +425,5 @@ def test_an_unreadable_file_is_named_and_nothing_is_deleted(workspace, toy_model
     assert "models.config is not a readable model configuration" in capsys.readouterr().err
     assert htr(workspace, "rollback") == cli.ERROR
     with pytest.raises(VersionError, match="not a readable"):
-        versions.push(str(toy_model), str(base(workspace)), keep=1)
+        publishing.push(str(toy_model), str(base(workspace)), keep=1)
     assert sorted(path.name for path in base(workspace).iterdir()) == [".versions.lock", "1", "2"]

@@ -22,6 +22,8 @@ from tests.conftest import until
 
 pytestmark = pytest.mark.either_stack
 
+ASKED = "!window.dispatchEvent(new Event('beforeunload', {cancelable: true}))"  # whether whoever leaves is asked
+
 
 @pytest.fixture
 def page(model):
@@ -93,7 +95,8 @@ def test_words_are_corrected_and_become_training_data(page, browser, tmp_path, c
     # As one that was drawn or pasted: it comes from no file, and is saved too.
     answer = {"text": "ink", "confidence": 1, "characters": [], "width": 32, "height": 16}
     browser.evaluate(f"show({json.dumps(answer)}, new Blob([label.image], {{type: 'image/png'}}))")
-    browser.evaluate("at('label').requestSubmit(); at('save-csv').click()")
+    assert browser.evaluate(f"at('label').requestSubmit(); {ASKED}"), "who leaves without saving is asked"
+    assert not browser.evaluate(f"at('save-csv').click(); {ASKED}")
     assert browser.evaluate("at('kept').textContent") == "Images in the CSV: 3"
     saved = tmp_path / "labels.csv"
     until(lambda: saved.exists() and len(list(tmp_path.glob("word-*.png"))) == 1)
@@ -233,8 +236,10 @@ def test_lines_of_a_page_are_corrected_and_become_training_data(page, browser, s
     assert browser.evaluate("at('line-name').textContent").startswith("Line 3 of 3, ")
     assert browser.evaluate("at('page-text').textContent") == f"{texts[0]}\nGr\u00fc\u00dfe aus <Wien>\n{texts[2]}"
     browser.evaluate("at('line').requestSubmit()")
+    assert browser.evaluate(ASKED), "who leaves without saving is asked"
     browser.evaluate("at('save').click()")
     until(lambda: browser.evaluate("at('saved').textContent") == "Saved 2 of 3 lines")
+    assert not browser.evaluate(ASKED)
     saved = scan.with_suffix(".xml")
     until(lambda: saved.exists() and saved.read_bytes().endswith(b"</PcGts>\n"))
     assert browser.errors == []
@@ -270,6 +275,7 @@ def test_without_a_line_finder_the_page_says_how_to_get_one(model, page, browser
     browser.choose_file("#file", scan)
     text_of(browser)
     assert len(model.model.seen) == 1, "the whole image, as one line"
+    assert browser.evaluate("at('suspicions').hidden"), "a word that is drawn has the shape of a page, too"
 
 
 @pytest.mark.parametrize(

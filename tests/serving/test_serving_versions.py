@@ -13,7 +13,8 @@ from typing import ClassVar
 import pytest
 from google.protobuf import text_format
 
-from serving import versions
+from serving import loaded_versions
+from serving.loaded_versions import State
 from serving.metrics import Metrics
 from serving.model_config import ModelConfig, Policy, config_from_proto
 from serving.model_manager import ModelManager
@@ -22,7 +23,6 @@ from serving.rollout.labels import messages
 from serving.runner import RunnerOptions
 from serving.status import Code, ServingError
 from serving.version_directory import find_versions
-from serving.versions import State
 from tests.conftest import until
 
 
@@ -69,7 +69,7 @@ class Spec:
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    monkeypatch.setattr(versions, "LoadedModel", FakeModel)
+    monkeypatch.setattr(loaded_versions, "LoadedModel", FakeModel)
     FakeModel.open, FakeModel.loads = set(), []
     return tmp_path / "m"
 
@@ -384,7 +384,7 @@ def test_ended_versions_do_not_pile_up(base, make):
     push(base, 1)
     manager = make()
     for number in range(2, 130):
-        manager.versions._end(versions.Version("m", number, "x"), None)
+        manager.versions._end(loaded_versions.Version("m", number, "x"), None)
     assert len(manager.versions.status("m")) <= 101
 
 

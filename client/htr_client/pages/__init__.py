@@ -57,7 +57,7 @@ _READERS = {"PcGts": from_page_xml, "alto": from_alto}
 
 
 def read(data: bytes) -> Page:
-    """Reads a page from PAGE XML (2013 to 2019) or ALTO (2 to 4), whichever it is.
+    """Reads a page from PAGE XML (2010 to 2019) or ALTO (2 to 4), whichever it is.
 
     Args:
         data: Content of the file.
@@ -82,7 +82,7 @@ def write(page: Page, name: str) -> str:
         Content of the file, to be written in UTF-8.
 
     Raises:
-        ValueError: There is no such format.
+        ValueError: There is no such format; or it has pixels only, and the page another unit.
     """
     if name not in FORMATS:
         raise ValueError(f"There is no format {name!r}; there are {', '.join(FORMATS)}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 from htr_client.pages.model import Box, Line, Page, PageError, Points, Word, one_line
 from htr_client.pages.xml_files import (
@@ -29,14 +30,17 @@ from htr_client.version import __version__
 
 _NAMESPACE = "http://www.loc.gov/standards/alto/ns-v4#"
 _BOX = ("HPOS", "VPOS", "WIDTH", "HEIGHT")
+_SOFT_HYPHEN = "\xad"  # invisible where a line is not broken, while the hyphen at its end was written
+_HYPHENS = ("-", "\u2010", "=", "\xac")  # of print and handwriting; the last one is how transcribers mark them
 
 
 def from_alto(root: Element) -> Page:
     """Reads a page from the root of an ALTO file, as of `xml_files.parse`.
 
-    Lines come in the file's ReadingOrder, where it has one (since 4.3), those without a place in it last; else in the
-    order of the file. Points that are damaged count as none; a line without polygon has its box. A String with spaces
-    is a text, and not a word.
+    Lines come in the file's ReadingOrder, where it has one (since 4.3), at their own place or that of the block around
+    them, those without a place in it last; else in the order of the file. Points that are damaged count as none; a line
+    without polygon has its box. A String with spaces is a text, and not a word. The hyphen at the end of a line counts
+    once, and as a visible one.
 
     Args:
         root: Element alto.
@@ -52,20 +56,30 @@ def from_alto(root: Element) -> Page:
     unit = (root.findtext("Description/MeasurementUnit") or "pixel").strip()
     if unit != "pixel" and not (width and height):
         raise PageError("unknown_scale", f"Lengths are in {unit}, and Page has no WIDTH and HEIGHT to compare with.")
-    order = {ref.get("REF", ""): place for place, ref in enumerate(root.iter("ElementRef"))}
-    found = [
-        (min(order.get(line.get("ID", ""), math.inf), order.get(block.get("ID", ""), math.inf)), _line(line, block))
-        for block in pages[0].iter("TextBlock")
-        for line in block.findall("TextLine")
-    ]
+    order = {ref: place for place, one in enumerate(root.iter("ElementRef")) if (ref := one.get("REF"))}
     source = "Description/sourceImageInformation"
     return Page(
         image=(root.findtext(f"{source}/fileName") or "").strip(" \t\r\n"),
         width=width,
         height=height,
-        lines=tuple(line for _, line in sorted(found, key=lambda pair: pair[0])),
+        lines=tuple(line for _, line in sorted(_placed_lines(pages[0], order), key=lambda pair: pair[0])),
         document=(root.findtext(f"{source}/documentIdentifier") or "").strip(" \t\r\n"),
+        unit=unit,
     )
+
+
+def _placed_lines(page: Element, order: dict[str, int]) -> list[tuple[float, Line]]:
+    """Lines in the order of the file, each with its own place or that of the nearest block around it."""
+    found: list[tuple[float, Line]] = []
+    waiting: list[tuple[Element, float]] = [(page, math.inf)]  # the next one last
+    while waiting:
+        element, around_it = waiting.pop()
+        place = order.get(element.get("ID", ""), around_it)
+        if element.tag == "TextBlock":
+            for line in element.findall("TextLine"):
+                found.append((order.get(line.get("ID", ""), place), _line(line, element)))
+        waiting += [(one, place) for one in reversed(element)]
+    return found
 
 
 def _line(element: Element, block: Element) -> Line:
@@ -76,7 +90,9 @@ def _line(element: Element, block: Element) -> Line:
     contents = [one_line(string.get("CONTENT", "")) for string in strings]
     hyphen = element.find("HYP")
     if hyphen is not None and contents:
-        contents[-1] += one_line(hyphen.get("CONTENT", "-"))
+        if not contents[-1].endswith((*_HYPHENS, _SOFT_HYPHEN)):  # some tools write it in both elements
+            contents[-1] += one_line(hyphen.get("CONTENT", "-"))
+        contents[-1] = re.sub(f"{_SOFT_HYPHEN}$", "-", contents[-1])
     words = [
         Word(content, place, read_confidence(string.get("WC")))
         for string, content in zip(strings, contents, strict=True)
@@ -117,7 +133,7 @@ def to_alto(page: Page) -> str:
     """
     root = Element("alto", {"xmlns": _NAMESPACE})
     description = SubElement(root, "Description")
-    SubElement(description, "MeasurementUnit").text = "pixel"
+    SubElement(description, "MeasurementUnit").text = legal(page.unit)
     source = SubElement(description, "sourceImageInformation")
     SubElement(source, "fileName").text = legal(page.image)
     if page.document:

@@ -25,6 +25,7 @@ CUTS = 2
 _LONGEST = 32_000  # pixels; cv2.remap counts in 16 bits
 _MOST_PIXELS = 10_000_000  # of a line
 _MOST_POINTS = 500  # of outline and course, when their distances are measured
+_MOST_LINES = 5_000  # of a page, whose distances are measured: a file may hold 100,000
 _MOST_TURNS = 20  # an outline may be as many times as long as the image is wide and high together
 _ALONG, _ACROSS = 0.1, 0.02  # margins of the band's height: polygons cut off strokes, but what is near is misread
 _SHARE_ABOVE = 0.72  # of the distance between two lines; the rest lies below the baseline
@@ -147,12 +148,14 @@ def line_pitch(lines: Sequence[Line]) -> float | None:
         np.array(line.baseline or line.polygon, np.float64) @ turn for line in lines if line.baseline or line.polygon
     ]
     spans = [(p[:, 0].min(), p[:, 0].max(), p[:, 1].mean()) for p in points]
+    left, right, y = np.array(sorted(spans, key=lambda span: span[2])).reshape(-1, 3).T
     gaps = []
-    for left, right, y in spans:
+    for line in range(0, len(y), -(-len(y) // _MOST_LINES) or 1):
         # Of lines in the same column, and not of two parts of one line.
-        below = [other - y for start, end, other in spans if start < right and end > left and other > y + 2]
-        if below:
-            gaps.append(min(below))
+        below = np.searchsorted(y, y[line] + 2, side="right")
+        same_column = (left[below:] < right[line]) & (right[below:] > left[line])
+        if same_column.any():
+            gaps.append(y[below + same_column.argmax()] - y[line])
     return float(np.median(gaps)) if gaps else None
 
 

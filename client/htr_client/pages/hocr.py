@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from htr_client.pages.model import Box, Line, Page, Points, Word
+from htr_client.pages.model import Box, Line, Page, Points, Word, require_pixels
 from htr_client.pages.xml_files import Element, Identifiers, SubElement, around, legal, placed, serialise
 from htr_client.version import __version__
 
@@ -24,7 +24,11 @@ def to_hocr(page: Page) -> str:
 
     Returns:
         Content of the file, to be written in UTF-8.
+
+    Raises:
+        ValueError: The page is not in pixels.
     """
+    require_pixels(page, "hOCR")
     root = Element("html", {"xmlns": "http://www.w3.org/1999/xhtml"})
     head = SubElement(root, "head")
     SubElement(head, "title").text = legal(page.image)

@@ -118,6 +118,8 @@ class Page:
         document: Identifier of the document that the page belongs to; "" if unknown.
         model: Name of the model that transcribed the lines; "" if unknown.
         model_version: The newest of its versions that answered for a line; 0 if unknown.
+        unit: Unit of all lengths: "pixel", or another one of an ALTO file, such as "mm10".
+        lines_too_wide: Number of lines that are so wide for that model that their writing became illegibly small.
     """
 
     image: str
@@ -127,6 +129,8 @@ class Page:
     document: str = ""
     model: str = ""
     model_version: int = 0
+    unit: str = "pixel"
+    lines_too_wide: int = 0
 
     @property
     def text(self) -> str:
@@ -134,7 +138,7 @@ class Page:
         return "\n".join(line.text for line in self.lines)
 
     def scaled(self, width: int, height: int) -> Page:
-        """The page in the pixels of an image of another size.
+        """The page in the pixels of an image, from another size or unit.
 
         Args:
             width: Width of that image.
@@ -146,7 +150,7 @@ class Page:
         if not (self.width and self.height):
             raise ValueError("the size of the page is unknown")
         if (width, height) == (self.width, self.height):
-            return self
+            return replace(self, unit="pixel")  # as Transkribus writes ALTO: pixels, and says mm10
         across, down = width / self.width, height / self.height
 
         def point(x: int, y: int) -> tuple[int, int]:
@@ -160,4 +164,21 @@ class Page:
                 words=tuple(replace(w, box=(*point(*w.box[:2]), *point(*w.box[2:]))) for w in one.words),
             )
 
-        return replace(self, width=width, height=height, lines=tuple(map(line, self.lines)))
+        return replace(self, width=width, height=height, lines=tuple(map(line, self.lines)), unit="pixel")
+
+
+def require_pixels(page: Page, name: str) -> None:
+    """Refuses a page in another unit, for a format that has pixels only.
+
+    Args:
+        page: The page.
+        name: Name of the format, for the message.
+
+    Raises:
+        ValueError: The page is in another unit.
+    """
+    if page.unit != "pixel":
+        raise ValueError(
+            f"The page is measured in {page.unit}, and {name} in pixels. Scale it to its image first, with "
+            "page.scaled(width, height); where its numbers are pixels all the same, with page.width and page.height."
+        )

@@ -1,4 +1,4 @@
-"""PAGE XML: reads the versions of 2013 to 2019, writes that of 2019.
+"""PAGE XML: reads the versions of 2010 to 2019, writes that of 2019.
 
 Readers on PyPI exist (pagexml-tools, ocrd), but bring SciPy, Shapely, lxml or a whole framework into a client that has
 none of them; the part of the format that a page of lines needs is small. Tests let pagexml-tools read what is written
@@ -11,7 +11,7 @@ import datetime
 import itertools
 import math
 
-from htr_client.pages.model import Line, Page, PageError, Word, one_line
+from htr_client.pages.model import Line, Page, PageError, Word, one_line, require_pixels
 from htr_client.pages.xml_files import (
     Element,
     Identifiers,
@@ -29,6 +29,7 @@ from htr_client.pages.xml_files import (
 from htr_client.version import __version__
 
 _NAMESPACE = "http://schema.primaresearch.org/PAGE/gts/pagecontent/2019-07-15"
+_NOWHERE = around(())
 _REGION_REFS = ("RegionRef", "RegionRefIndexed")
 
 
@@ -36,8 +37,9 @@ def from_page_xml(root: Element) -> Page:
     """Reads a page from the root of a PAGE file, as of `xml_files.parse`.
 
     Every element that has lines is a region, a cell of a table too. Regions come in the file's ReadingOrder, those
-    without a place in it last; lines in the order of the file. Points that are damaged count as none. Words that do not
-    add up to the line's text are left out: the text was corrected, and they were not.
+    without a place in it last; cells of a table row by row, lines in the order of the file. Points that are damaged
+    count as none. Words that do not add up to the line's text, or lack a box, are left out: in the first case the text
+    was corrected, and they were not.
 
     Args:
         root: Element PcGts.
@@ -77,8 +79,11 @@ def _regions(page: Element) -> list[Element]:
 
 def _cell(element: Element) -> tuple[float, int]:
     """Row and column of a cell, whose order in the file means nothing; all other elements come after it."""
-    row = element.get("row")
-    return (math.inf, 0) if row is None else (read_number(row), read_number(element.get("col")))
+    row, column = element.get("row"), element.get("col")  # of Transkribus
+    role = element.find("Roles/TableCellRole")
+    if role is not None:
+        row, column = role.get("rowIndex"), role.get("columnIndex")
+    return (math.inf, 0) if row is None else (read_number(row), read_number(column))
 
 
 def _reading_order(group: Element | None) -> list[str]:
@@ -95,9 +100,8 @@ def _reading_order(group: Element | None) -> list[str]:
 
 
 def _line(element: Element, region: str) -> Line:
-    words = [_word(word) for word in element.findall("Word")]
-    whole = tuple(word for word in words if word is not None)
-    together = " ".join(word.text for word in whole)
+    words = [word for word in map(_word, element.findall("Word")) if word.text]
+    together = " ".join(word.text for word in words)
     text, confidence = _text(element)
     if not text:  # some tools write an empty one beside words
         text, confidence = together, None if together else confidence
@@ -106,18 +110,16 @@ def _line(element: Element, region: str) -> Line:
         baseline=_points(element.find("Baseline")),
         polygon=_points(element.find("Coords")),
         confidence=confidence,
-        words=whole if together == text else (),
+        words=tuple(words) if together == text and all(word.box != _NOWHERE for word in words) else (),
         id=element.get("id", ""),
         region=region,
     )
 
 
-def _word(element: Element) -> Word | None:
+def _word(element: Element) -> Word:
+    """A word, which may have no text, or no box (`_NOWHERE`)."""
     text, confidence = _text(element)
-    points = _points(element.find("Coords"))
-    if not (text and points):
-        return None
-    return Word(text, around((x, y, x, y) for x, y in points), confidence)
+    return Word(text or "", around((x, y, x, y) for x, y in _points(element.find("Coords"))), confidence)
 
 
 def _text(element: Element) -> tuple[str | None, float | None]:
@@ -132,7 +134,12 @@ def _text(element: Element) -> tuple[str | None, float | None]:
 
 
 def _points(element: Element | None) -> tuple[tuple[int, int], ...]:
-    return () if element is None else read_points(element.get("points"))
+    if element is None:
+        return ()
+    text = element.get("points")
+    if text is None:  # as until 2010
+        text = " ".join(f"{point.get('x')},{point.get('y')}" for point in element.iter("Point"))
+    return read_points(text)
 
 
 def to_page_xml(page: Page) -> str:
@@ -146,7 +153,11 @@ def to_page_xml(page: Page) -> str:
 
     Returns:
         Content of the file, to be written in UTF-8.
+
+    Raises:
+        ValueError: The page is not in pixels.
     """
+    require_pixels(page, "PAGE XML")
     root = Element("PcGts", {"xmlns": _NAMESPACE})
     metadata = SubElement(root, "Metadata")
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

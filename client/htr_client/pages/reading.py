@@ -8,19 +8,23 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from htr_client import image_files
+from htr_client.errors import ModelNotFound
 from htr_client.image_files import Image
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.cutting import Band, CutError, band_of, cut_band, line_pitch
 from htr_client.pages.model import Box, Line, LineError, Page, Points, Word, one_line
 from htr_client.pages.reading_order import skew_of
-from htr_client.pages.vectorising import find_lines
+from htr_client.pages.vectorising import clarity_of, find_lines
 from htr_client.results import Transcription
+from htr_client.suspicion import TOO_WIDE
 
 FindMaps = Callable[[bytes], tuple[np.ndarray, float]]
 """From a page, PNG or JPEG, to the line finder's maps and their scale, as `find_lines` takes them."""
@@ -36,10 +40,18 @@ _TURNED = 2 * LONGEST  # pixels of the longest side of what is turned upright; f
 _SKEWED = math.radians(5)  # from which on a page is turned upright and looked at again
 _KEPT = 0.9  # of the length of all baselines: with less of it, turning a page has cost lines
 _SCARCE = 0.5  # length of all baselines, of the page's longest side: less may be a page on its side
+# Upside down the network finds most lines, too, but is less sure of them (docs/pages.md): below this the recogniser is
+# asked how sure it is of a character in some of them, and below its own bound also the other way up.
+_CLEAR, _SURE = 0.87, 0.8
+# Where the recogniser is less sure than this either way, it can read neither, and the line finder decides.
+_READS = 0.5
+_TRIED = 3  # lines
 
 
 # An image lower than this, or much wider than high, is a line or a word.
 _LEAST_HEIGHT, _MOST_ASPECT = 200, 4.0
+# Those that are higher, and less wide, are hardly ever a word.
+_PAGE_HEIGHT, _PAGE_ASPECT = 400, 2.0
 # The body of a single line is at least this share of the height of its own image.
 _LINE_SHARE = 0.4
 
@@ -47,6 +59,11 @@ _LINE_SHARE = 0.4
 def may_be_page(width: int, height: int) -> bool:
     """Whether an image of this size could be a page, so that it is worth looking for lines."""
     return height >= _LEAST_HEIGHT and width <= _MOST_ASPECT * height
+
+
+def is_like_page(width: int, height: int) -> bool:
+    """Whether an image of this size is a page rather than a large image of a word."""
+    return height >= _PAGE_HEIGHT and width <= _PAGE_ASPECT * height
 
 
 def is_page(page: Page) -> bool:
@@ -57,7 +74,13 @@ def is_page(page: Page) -> bool:
     return bottom - top < _LINE_SHARE * page.height
 
 
-def find_page(image: Image, find_maps: FindMaps, name: str = "", max_pixels: int = MAX_PIXELS) -> Page:
+def find_page(
+    image: Image,
+    find_maps: FindMaps,
+    name: str = "",
+    max_pixels: int = MAX_PIXELS,
+    recognise: Recognise | None = None,
+) -> Page:
     """Finds the lines of a page.
 
     Args:
@@ -65,19 +88,27 @@ def find_page(image: Image, find_maps: FindMaps, name: str = "", max_pixels: int
         find_maps: The line finder.
         name: Name of the image for the result.
         max_pixels: Larger images are refused by their header, before they are decoded.
+        recognise: The recogniser of lines, which tells where a page is upside down. Without it none is, and one on
+            its side lies as its lines are clearer.
 
     Returns:
-        The page with its lines in reading order, without text, in pixels of the upright image. An empty page has no
-        lines. Where a page lies on its side, its baselines run up or down; `cut_line` turns the lines.
+        The page with its lines in reading order, without text, in pixels of the image as it is. An empty page has no
+        lines. Where a page lies on its side or upside down, its baselines run up, down or to the left; `cut_line`
+        turns the lines.
 
     Raises:
         ImageError: The image cannot be used.
     """
-    return _found(image_files.load(image, max_pixels), find_maps, name)
+    return _found(image_files.load(image, max_pixels), find_maps, name, recognise)
 
 
 def read_page(
-    image: Image, find_maps: FindMaps, recognise: Recognise, name: str = "", max_pixels: int = MAX_PIXELS
+    image: Image,
+    find_maps: FindMaps,
+    recognise: Recognise,
+    name: str = "",
+    max_pixels: int = MAX_PIXELS,
+    try_out: Recognise | None = None,
 ) -> Page:
     """Finds the lines of a page and transcribes them.
 
@@ -87,6 +118,7 @@ def read_page(
         recognise: The recogniser of lines.
         name: Name of the image for the result.
         max_pixels: As for `find_page`.
+        try_out: What transcribes some of the lines to see which way up the page is; by default `recognise`.
 
     Returns:
         The page with its lines in reading order, with text, confidences and boxes of words. A line that cannot be cut
@@ -96,7 +128,7 @@ def read_page(
         ImageError: The image cannot be used.
     """
     grey = image_files.load(image, max_pixels)
-    return transcribe_lines(grey, _found(grey, find_maps, name), recognise)
+    return transcribe_lines(grey, _found(grey, find_maps, name, try_out or recognise), recognise)
 
 
 def transcribe_lines(grey: np.ndarray, page: Page, recognise: Recognise) -> Page:
@@ -122,11 +154,12 @@ def transcribe_lines(grey: np.ndarray, page: Page, recognise: Recognise) -> Page
     # Once for the page: a line with little on it says nothing certain, and its neighbours do.
     if sum(map(_is_light_on_dark, cut)) > len(cut) / 2:
         cut = [255 - line for line in cut]
-    model, version = page.model, page.model_version
+    model, version, too_wide = page.model, page.model_version, 0
     for (place, band), transcription in zip(bands, recognise(cut), strict=True):
         lines[place] = with_text(lines[place], band, transcription, page.width, page.height)
         model, version = transcription.model, max(version, transcription.version)
-    return replace(page, lines=tuple(lines), model=model, model_version=version)
+        too_wide += any(suspicion.code == TOO_WIDE for suspicion in transcription.suspicions)
+    return replace(page, lines=tuple(lines), model=model, model_version=version, lines_too_wide=too_wide)
 
 
 def _is_light_on_dark(cut: np.ndarray) -> bool:
@@ -182,28 +215,67 @@ def name_of(image: Image) -> str:
     return os.path.basename(image_files.path_of(image) or "")
 
 
-def _found(grey: np.ndarray, find_maps: FindMaps, name: str) -> Page:
+class _Look(NamedTuple):
+    """What the line finder sees in a page that `np.rot90` has turned, in the pixels that it has then."""
+
+    quarters: int
+    lines: tuple[Line, ...]
+    clarity: float
+
+
+def _found(grey: np.ndarray, find_maps: FindMaps, name: str, recognise: Recognise | None) -> Page:
     height, width = grey.shape
-    lines = _lines(grey, find_maps)
+
+    def look(quarters: int) -> _Look:
+        return _Look(quarters, *_lines(np.rot90(grey, quarters), find_maps))
+
+    def sureness(one: _Look, turned: int = 0) -> float:
+        with suppress(ModelNotFound):  # on a server that only finds lines
+            if recognise is not None:
+                return _sureness(np.rot90(grey, one.quarters), one.lines, recognise, turned)
+        return 1 + one.clarity  # surer than any recogniser is, so that none is turned over by this alone
+
+    best = look(0)
     # Of a page that lies on its side the network marks next to nothing.
-    least = max(_SCARCE * max(grey.shape), 2.0 * _length(lines))
-    if _length(lines) < _SCARCE * max(grey.shape):
-        turned = [_turned_back(_lines(np.rot90(grey, k), find_maps), k, width, height) for k in (1, 3)]
-        turned = [found for found in turned if _length(found) > least]
-        # Upside down, the network misses parts of lines. Their number says nothing: what it misses may be whole lines.
-        lines = max(turned, key=_length, default=lines)
+    if _length(best.lines) < _SCARCE * max(grey.shape):
+        least = max(_SCARCE * max(grey.shape), 2.0 * _length(best.lines))
+        turned = [one for one in (look(1), look(3)) if _length(one.lines) > least]
+        if turned:
+            sure = [sureness(one) for one in turned] if len(turned) > 1 else [1.0]
+            best = turned[int(np.argmax(sure if max(sure) >= _READS else [one.clarity for one in turned]))]
+    if best.lines and not best.quarters and best.clarity < _CLEAR and (as_it_is := sureness(best)) < _SURE:
+        reads = max(as_it_is, as_turned := sureness(best, turned=2)) >= _READS
+        if as_turned > as_it_is or not reads:
+            over = look(2)
+            if sureness(over) > as_it_is if reads else over.clarity > best.clarity:
+                best = over
+    lines = best.lines
     if _SKEWED < abs(skew := skew_of([np.array(line.baseline, np.float64) for line in lines])) < math.pi / 4:
-        upright = _lines_of_skewed(grey, skew, find_maps)
+        upright = _lines_of_skewed(np.rot90(grey, best.quarters), skew, find_maps)
         # What turning joins at wide gaps is longer, too.
         lines = upright if _length(upright) > _KEPT * _length(lines) else lines
-    return Page(name, width, height, lines)
+    return Page(name, width, height, _turned_back(lines, best.quarters, width, height))
 
 
-def _lines(grey: np.ndarray, find_maps: FindMaps) -> tuple[Line, ...]:
+def _sureness(grey: np.ndarray, lines: Sequence[Line], recognise: Recognise, turned: int) -> float:
+    """How sure a recogniser is of a character in the longest of a page's lines, with their images turned or not."""
+    longest = sorted(lines, key=lambda line: -_length([line]))[:_TRIED]
+    page = Page("", grey.shape[1], grey.shape[0], tuple(longest))
+
+    def recognise_turned(cut: Sequence[np.ndarray]) -> Iterable[Transcription]:
+        return recognise([np.ascontiguousarray(np.rot90(one, turned)) for one in cut])
+
+    read = transcribe_lines(grey, page, recognise_turned).lines
+    sure = [(len(line.text), line.confidence) for line in read if line.text and line.confidence]
+    return math.exp(sum(math.log(one) for _, one in sure) / sum(length for length, _ in sure)) if sure else 0.0
+
+
+def _lines(grey: np.ndarray, find_maps: FindMaps) -> tuple[tuple[Line, ...], float]:
+    """The lines of a page, and how clear they are."""
     height, width = grey.shape
     sent, shrink = _shrunk(np.ascontiguousarray(grey), LONGEST)
     maps, scale = find_maps(image_files.encode(sent, tall=LONGEST + 1))
-    return find_lines(maps, scale * shrink, width, height) if scale > 0 else ()
+    return (find_lines(maps, scale * shrink, width, height), clarity_of(maps)) if scale > 0 else ((), 0.0)
 
 
 def _shrunk(grey: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
@@ -232,7 +304,7 @@ def _lines_of_skewed(grey: np.ndarray, skew: float, find_maps: FindMaps) -> tupl
         found = (np.array(points, np.float64) @ back[:, :2].T + back[:, 2] + 0.5) / shrink - 0.5
         return tuple((int(x), int(y)) for x, y in np.rint(found).clip(0, [grey.shape[1] - 1, grey.shape[0] - 1]))
 
-    found = _lines(upright, find_maps)
+    found, _ = _lines(upright, find_maps)
     return tuple(replace(line, baseline=placed(line.baseline), polygon=placed(line.polygon)) for line in found)
 
 
@@ -241,10 +313,14 @@ def _length(lines: Sequence[Line]) -> float:
     return sum(math.dist(line.baseline[0], line.baseline[-1]) for line in lines)
 
 
-def _turned_back(lines: Sequence[Line], quarters: int, width: int, height: int) -> tuple[Line, ...]:
-    """Lines of a page that `np.rot90` has turned, in the pixels that the page had before."""
+def _turned_back(lines: tuple[Line, ...], quarters: int, width: int, height: int) -> tuple[Line, ...]:
+    """Lines of a page that `np.rot90` has turned, in the pixels that the page had before, of the size given."""
+    if not quarters:
+        return lines
 
     def back(points: Points) -> Points:
+        if quarters == 2:
+            return tuple((width - 1 - x, height - 1 - y) for x, y in points)
         return tuple((width - 1 - y, x) if quarters == 1 else (y, height - 1 - x) for x, y in points)
 
     return tuple(replace(line, baseline=back(line.baseline), polygon=back(line.polygon)) for line in lines)

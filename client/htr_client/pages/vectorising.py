@@ -119,6 +119,20 @@ def find_lines(maps: np.ndarray, scale: float, width: int, height: int) -> tuple
     return in_reading_order(lines)
 
 
+def clarity_of(maps: np.ndarray) -> float:
+    """How sure the line finder is of the baselines that it marks.
+
+    Args:
+        maps: As for `find_lines`.
+
+    Returns:
+        Mean probability of a baseline over the cells that may hold one; 0 where there is none.
+    """
+    marked = maps[..., BASELINE].astype(np.float32) / (255 if maps.dtype == np.uint8 else 1)
+    marked = marked[marked >= _WEAKEST]
+    return float(marked.mean()) if marked.size else 0.0
+
+
 def _follow(baseline: np.ndarray) -> list[_Ridge]:
     """Ridges of a map: cells that are greater than those above and below, from column to column."""
     padded = np.pad(baseline, ((1, 1), (0, 0)), constant_values=-1)

@@ -1,6 +1,6 @@
 """Words cut out of labelled lines: images of words by writers of whom there are only lines.
 
-Where a word stands in its line is what a model that reads lines says of the label: the most probable CTC alignment. Two
+Where a word stands in its line is what a model for lines says of the label: the most probable CTC alignment. Two
 words are parted in the column with the least ink between them.
 """
 

@@ -13,19 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from components.common.cores import usable_cores
-from components.common.words import counted
+from components.common.words import counted, visible
 from components.example_gen.images import mend_notes, resolve_image
 from components.example_gen.plan import Plan
-from components.example_gen.rejects import ADVICE, Reject, Rejected, is_unreadable_image
+from components.example_gen.rejects import FITS_AS_LINE, Reject, Rejected, advice_for, is_unreadable_image
 from components.example_gen.splits import SPLITS
 from components.example_gen.table import Table
 from components.report import figures
-from components.report.report import environment
+from components.report.html import environment
 from components.report.settings import RunSettings
 from components.tools.data_check.findings import find
 from components.tools.data_check.look import Seen
 from components.tools.data_check.suspects import misfits, odd_labels, same_images
-from components.trainer import base, estimate
+from components.trainer import estimate, warm_start
 from components.trainer.schedule import epochs_for
 from components.transform import geometry
 from components.transform.settings import TransformConfig
@@ -94,14 +94,14 @@ def _rejected(rejects: Sequence[Reject], tables: Sequence[Table]) -> list[dict[s
     by_name = {table.name: table for table in tables}
     groups = []
     for reason, count in Counter(reject.reason for reject in rejects).most_common():
-        examples = []
-        for reject in [r for r in rejects if r.reason == reason][:3]:
+        examples, of_reason = [], [r for r in rejects if r.reason == reason]
+        for reject in of_reason[:3]:
             path = ""
             if not is_unreadable_image(reason):  # those cannot be shown
                 with contextlib.suppress(Rejected):
                     path = resolve_image(reject.image.strip(), by_name[reject.table])
             examples.append({"row": reject.line, "table": reject.table, "detail": reject.detail, "path": path})
-        advice = ADVICE.get(reason, "")
+        advice = advice_for(reason, count, sum(FITS_AS_LINE in reject.detail for reject in of_reason))
         said = any(advice in str(example["detail"]) for example in examples)
         groups.append({"reason": reason, "count": count, "examples": examples, "advice": "" if said else advice})
     return groups
@@ -176,7 +176,7 @@ def _training(by_split: Mapping[str, Sequence[Seen]], config: RunSettings) -> di
     # The preset `word` fills each row of the tensor up; `line` fills up to the widest image of a batch.
     widths = [geometry.resized_width(s.sample.width, s.sample.height, transform) for s in images]
     width = transform.width if transform.preset == "word" else statistics.mean(widths or [0])
-    train, start = base.settled(config.train, transform, config.model)
+    train, _, start = warm_start.settled(config.train, transform, config.model)
     steps = estimate.expected_steps(train, len(images))
     seconds = estimate.expected_seconds(
         train, len(images), len(by_split["validation"]), transform.height * width
@@ -185,7 +185,7 @@ def _training(by_split: Mapping[str, Sequence[Seen]], config: RunSettings) -> di
         "images": len(images), "steps": steps, "seconds": seconds, "time": estimate.in_words(seconds),
         "epochs": epochs_for(train, len(images)), "start": start.name,
         "warm": train.is_warm, "cores": usable_cores(),
-        "start_alphabet": "".join(base.alphabet_of(start.version)) if start.version else "",
+        "start_alphabet": "".join(warm_start.alphabet_of(start.version)) if start.version else "",
     }  # fmt: skip
 
 
@@ -217,10 +217,12 @@ def as_text(contents: Mapping[str, Any], shown: bool) -> str:
         lines.append(f"  {group['count']:7d} rejected: {group['reason']}, e.g. {where}: {row['detail']}")
         if group["advice"]:
             lines.append(f"          {group['advice']}")
-    characters = sorted(c["character"] for c in contents["characters"])
-    lines.append(f"{counted(len(characters), 'character')}: {''.join(characters)}")
+    characters = sorted((visible(c["character"]) for c in contents["characters"]), key=lambda c: (len(c), c))
+    shown_alone = (f" {character}" if len(character) > 1 else character for character in characters)
+    lines.append(f"{counted(len(characters), 'character')}: {''.join(shown_alone)}")
     labels = contents["labels"]
-    frequent = ", ".join(f"{row['text']} ({row['count']})" for row in labels["frequent"][:5] if row["count"] > 1)
+    several = [row for row in labels["frequent"][:5] if row["count"] > 1]
+    frequent = ", ".join(f"{_shown(row['text'])} ({row['count']})" for row in several)
     lines.append(counted(labels["distinct"], "different label") + (f", most often {frequent}" if frequent else ""))
     lines.append(training_in_words(contents["training"]))
     for finding in contents["findings"]:
@@ -232,6 +234,10 @@ def as_text(contents: Mapping[str, Any], shown: bool) -> str:
     if not shown and (any(contents["same"].values()) or any(contents["suspect"].values())):
         lines += ["", "With --html FILE the check writes a page that shows the images."]
     return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else visible(c) for c in text)
 
 
 def training_in_words(training: Mapping[str, Any]) -> str:

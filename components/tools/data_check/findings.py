@@ -19,6 +19,8 @@ RARE = 10
 # learns to write nothing at all.
 TOO_FEW, LITTLE = 300, 1000
 LONG_HOURS, LIMIT = 4, 20_000
+# Labels. Rows that are shifted are many; of few rows, one bad label is more than one in a hundred.
+SHIFTED = 5
 
 
 def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
@@ -35,7 +37,9 @@ def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
         return result
     for problem in contents["problems"]:
         result.problem("plan", problem)
-    _about_splits(contents, result)
+    most = contents["rejected"][:1]  # an empty split and too many rejects often have one cause
+    cause = next((f"Most are {group['reason']}: {group['advice']}." for group in most if group["advice"]), "")
+    _about_splits(contents, cause, result)
     _about_the_gate(contents["splits"]["eval"]["samples"], config, result)
     add_texts_by_models(contents["splits"], result)
     _about_labels(contents, accepted, result)
@@ -43,12 +47,12 @@ def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
     _about_sizes(contents, accepted, result)
     if rejected > config.data.max_rejected * rows:
         result.problem("rejected", f"{rejected} of {rows} rows would be rejected; data.max_rejected allows "
-                       f"{config.data.max_rejected:.1%}.", "The reasons are listed; one cause often explains "
-                       "most of them.")  # fmt: skip
+                       f"{config.data.max_rejected:.1%}.", cause or "The reasons are listed; one cause often "
+                       "explains most of them.")  # fmt: skip
     return result
 
 
-def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
+def _about_splits(contents: Mapping[str, Any], cause: str, result: Findings) -> None:
     shared = contents["writers"]["shared"]
     evaluated = {writer: found["eval"] for writer, found in shared.items() if "eval" in found}
     together = contents["writers"]["kept_together"]  # else a note says so
@@ -78,10 +82,10 @@ def _about_splits(contents: Mapping[str, Any], result: Findings) -> None:
             "too good.",
             "Remove one of each pair, or give both rows the same writer or split.",
         )
-    for split, found in contents["splits"].items():
-        if not found["samples"]:
-            result.problem("empty_split", f"No image falls into {split}: the run would stop.", "Add data, "
-                           "or correct what is rejected.")  # fmt: skip
+    empty = [split for split, found in contents["splits"].items() if not found["samples"]]
+    if empty:
+        result.problem("empty_split", f"No image falls into {' and '.join(empty)}: the run would stop.",
+                       f"Add data, or correct what is rejected. {cause}".strip())  # fmt: skip
 
 
 def _about_the_gate(images: int, config: RunSettings, result: Findings) -> None:
@@ -117,7 +121,7 @@ def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -
     if count:
         share = count / max(samples, 1)
         shown = some([f"{row['text']!r} in row {row['place'].split()[1]}" for row in suspect["misfits"]], 3)
-        if share > 0.01:
+        if share > 0.01 and count >= SHIFTED:
             result.problem(
                 "swapped_labels",
                 f"{count} labels ({share:.1%}) are much too long or too short for the ink of their image ({shown}). "
@@ -162,7 +166,7 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
     frames = contents["frames"]
     if frames["crowding"] > geometry.CROWDED and frames["preset"] == "word":
         result.note("crowded", f"One label in twenty needs {frames['crowding']:.0%} or more of its image's frames.",
-                    "More frames read better: --set transform.preset=line")  # fmt: skip
+                    "With more frames it is transcribed better: --set transform.preset=line")  # fmt: skip
     if frames["shrunk"] > 0.05 * samples and frames["shrunk_by"] > 1.25:
         result.note(
             "long_images",
@@ -181,22 +185,13 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
             "error rate would say nothing.",
             "Give htr run the folder with the labels by people, too: --data LABELLED --data READ.",
         )
-    elif 0 < samples < LITTLE and training["warm"]:
-        before, after = estimate.adapted_cer(samples)
-        result.note(
-            "little_data",
-            f"{counted(samples, 'label')} would be too few to train a model from nothing; they adapt "
-            f"{training['start']} to these words and writers. Where it was measured, with words and writers that the "
-            f"base model for lines had never seen, so many brought its CER on other writers from {before:.2f} to "
-            f"{after:.2f}.",
-            "More writers bring more than more images of the same ones; images that nobody has labelled help, too: "
-            "htr label (docs/training.md).",
-        )
+    elif training["warm"]:
+        _about_adapting(contents, samples, result)
     elif 0 < samples < TOO_FEW:
         result.problem(
             "too_little_data",
-            f"{counted(samples, 'label')} are too few to train a model from nothing: it will read next to nothing.",
-            "Label a thousand or more, or begin with a model that can read (train.warm_start).",
+            f"{counted(samples, 'label')} are too few to train a model from nothing: it would recognise little.",
+            "Label a thousand or more, or begin with a trained model (train.warm_start).",
         )
     elif 0 < samples < LITTLE:
         result.note("little_data", f"{samples} labels are little to learn from: such a model may read these words of "
@@ -210,3 +205,22 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
             f"--set data.limit={LIMIT} takes a part with the same writers and splits, for a first model in a fraction "
             "of the time; fewer train.epochs do for large data.",
         )
+
+
+def _about_adapting(contents: Mapping[str, Any], samples: int, result: Findings) -> None:
+    """What few labels bring to the model that training starts from; nothing where the run stops before it trains."""
+    if samples >= LITTLE or not all(split["samples"] for split in contents["splits"].values()):
+        return
+    many, unknown, least = "so many", "", estimate.FEWEST_ADAPTED
+    if samples < least:
+        many, unknown = f"{least} labels", "; fewer were not measured"
+    before, after = estimate.adapted_cer(max(samples, least))
+    result.note(
+        "little_data",
+        f"{counted(samples, 'label')} would be too few to train a model from nothing; they adapt "
+        f"{contents['training']['start']} to these words and writers. Where it was measured, with words and writers "
+        f"that the base model for lines had never seen, {many} brought its CER on other "
+        f"writers from {before:.2f} to {after:.2f}{unknown}.",
+        "More writers bring more than more images of the same ones; images that nobody has labelled help, too: "
+        "htr label (docs/training.md).",
+    )

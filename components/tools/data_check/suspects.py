@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import unicodedata
@@ -144,6 +145,9 @@ def odd_labels(text: str) -> Iterator[str]:
         yield "holds two spaces in a row"
     if text.lower().strip(".?!-_ ") in NO_TEXT or not text.strip("?._-* "):
         yield "looks like a note that there is no text (data.placeholders)"
+    if not text.isascii():
+        with contextlib.suppress(UnicodeError):  # as nearly always: such letters alone are no UTF-8
+            yield f"is what {text.encode('cp1252').decode()!r} becomes where UTF-8 is opened as cp1252, as Excel does"
     scripts = {unicodedata.name(c, "").split(" ")[0] for c in text if c.isalpha()}
     scripts &= {"LATIN", "CYRILLIC", "GREEK"}
     if len(scripts) > 1:

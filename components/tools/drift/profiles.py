@@ -17,18 +17,17 @@ import numpy as np
 import pandas as pd
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from components.common import run_metadata
 from components.common.words import counted
 from components.common.workers import worker_pool
 from components.example_gen import dataset
 from components.example_gen.folders import find_tables
 from components.example_gen.measures import NUMBERS
 from components.example_gen.plan import make_plan
-from components.example_gen.rejects import ADVICE, Reject
+from components.example_gen.rejects import FITS_AS_LINE, Reject, advice_for
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SplitRule
 from components.example_gen.table import DatasetError, Row, Table, read_together
-from components.report import report, summary
+from components.report import html, summary
 from components.tools.log_times import read_time, time_column
 from components.transform.settings import TransformConfig
 from htr_client.pages.xml_files import read_confidence
@@ -36,6 +35,8 @@ from htr_client.pages.xml_files import read_confidence
 CONFIDENCE = "confidence"
 # Values that stand for a distribution that is known by its quantiles only; odd, so that the middle one is its median.
 _VALUES = 1001
+# Settings of `data` that reject rows, whatever the names of their columns.
+_REJECTING = ("placeholders", "alphabet", "max_megapixels")
 
 
 class NoStatistics(LookupError):
@@ -60,6 +61,7 @@ class Profile:
         predicted: Whether the texts are what a model read.
         texts: Number of texts by the set of their characters; empty if unknown.
         notes: What was passed over, sentences.
+        read_with: Settings that accepted and rejected the rows of a run, as in `summary.RunSummary`.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Profile:
     texts: Counter[frozenset[str]] = field(default_factory=Counter)
     known_at: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    read_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def labels_with(self, characters: Container[str]) -> int:
         """Number of texts in which any of some characters occurs."""
@@ -101,14 +104,22 @@ def of_folders(data: DataConfig, transform: TransformConfig, since: datetime | N
     ]  # fmt: skip
     with worker_pool() as pool:
         results = [result for measured in pool.map(_measure, jobs) for result in measured]
-    found = [result for result in results if not isinstance(result, str)]
-    rejected = Counter(result for result in results if isinstance(result, str))
+    found = [result for result in results if not isinstance(result, Reject)]
+    rejects = [result for result in results if isinstance(result, Reject)]
+    rejected = Counter(reject.reason for reject in rejects)
+    lines = Counter(reject.reason for reject in rejects if FITS_AS_LINE in reject.detail)
     name = ", ".join(os.path.basename(os.path.normpath(path)) for path in data.paths)
     if not found:
         none = f"there is none since {since:%Y-%m-%d %H:%M} UTC" if since else "there is none"
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common()) or none
-        advice = "".join(f" {ADVICE[reason]}." for reason, _ in rejected.most_common(1) if reason in ADVICE)
+        told = [advice_for(reason, count, lines[reason]) for reason, count in rejected.most_common(1)]
+        advice = "".join(f" {text}." for text in told if text)
         raise DatasetError(f"{name} holds no usable row: {reasons}.{advice}")
+    for reason, count in lines.items():
+        notes.append(
+            f"{name}: {rejected[reason]} of {counted(len(results), 'row')} left out, {reason}: "
+            f"{advice_for(reason, rejected[reason], count)}."
+        )
     if recent.unknown:
         notes.append(
             f"{name}: left out {counted(len(recent.unknown), 'row')} without a date and a time, such as "
@@ -159,13 +170,13 @@ def columns(table: Table) -> dict[str, int]:
 
 def _measure(
     job: tuple[list[Row], int | None, SplitRule, DataConfig, TransformConfig],
-) -> list[tuple[str, list[float], str] | str]:
+) -> list[tuple[str, list[float], str] | Reject]:
     """Text, `NUMBERS` and `CONFIDENCE` (nan where unknown), and where one is missing; or why the row is refused."""
     rows, place, splits, data, transform = job
-    results: list[tuple[str, list[float], str] | str] = []
+    results: list[tuple[str, list[float], str] | Reject] = []
     for row, sample in zip(rows, dataset.examine_rows(rows, splits, data, transform), strict=True):
         if isinstance(sample, Reject):
-            results.append(sample.reason)
+            results.append(sample)
             continue
         measured = {
             **sample.statistics, "width": sample.width, "height": sample.height, "text_length": len(sample.text)
@@ -183,14 +194,14 @@ def of_run(workspace: str, name: str, run: str) -> Profile:
     Args:
         workspace: Folder with the pipeline's metadata.
         name: Name of the pipeline.
-        run: Run as `components.report.summary.read` takes it.
+        run: Run as `components.report.summary.read` takes it; "latest" is the latest whose data was measured.
 
     Raises:
         NoSuchRun: There is no such run.
-        NoStatistics: It ended before its data was measured.
+        NoStatistics: It, or every run, ended before its data was measured.
     """
-    found = summary.read(workspace, name, run)
-    path = os.path.join(_statistics_uri(workspace, found.run_id), "Split-train", "FeatureStats.pb")
+    found, notes = _measured_run(workspace, name, run)
+    path = os.path.join(found.statistics_folder or "", "Split-train", "FeatureStats.pb")
     try:
         with open(path, "rb") as file:
             statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read()).datasets[0]
@@ -203,12 +214,11 @@ def of_run(workspace: str, name: str, run: str) -> Profile:
             numbers[measure], known_at[measure] = quantiles(feature.num_stats)
     counts: Counter[str] = Counter()
     alphabet: list[str] = []
-    notes: list[str] = []
     if found.report_folder and found.report:
         counts.update({row["character"]: row["in_training"] for row in found.report["characters"]})
         alphabet = list(found.report["model"]["alphabet"])
         if _as_clients_decode(found.report):
-            predictions = pd.read_csv(os.path.join(found.report_folder, report.PREDICTIONS_FILE), usecols=[CONFIDENCE])
+            predictions = pd.read_csv(os.path.join(found.report_folder, html.PREDICTIONS_FILE), usecols=[CONFIDENCE])
             numbers[CONFIDENCE] = predictions[CONFIDENCE].to_numpy(np.float64)
         else:
             notes.append(
@@ -219,7 +229,40 @@ def of_run(workspace: str, name: str, run: str) -> Profile:
     return Profile(
         f"training data of run {found.name}", samples, sum(found.counts["accepted"].values()) or samples, numbers,
         counts, frozenset(alphabet), found.counts["rejected"], known_at=known_at, notes=notes,
+        read_with=found.read_with,
     )  # fmt: skip
+
+
+def _measured_run(workspace: str, name: str, run: str) -> tuple[summary.RunSummary, list[str]]:
+    """A run with statistics, and a note where it is not the one that was asked for."""
+    asked = summary.read(workspace, name, run)
+    if asked.statistics_folder:
+        return asked, []
+    ended = f"Run {asked.name} ended before its data was measured"
+    if run != "latest":
+        raise NoStatistics(f"{ended}. Name another with --run; `htr runs` lists them.")
+    earlier = (one for one in summary.read_all(workspace, name) if one.statistics_folder)
+    if (found := next(earlier, None)) is None:
+        raise NoStatistics(f"{ended}, and so did all before it. Compare with a folder instead: --against DIR.")
+    return found, [f"{ended} ({asked.outcome}); run {found.name} is the latest before it that came so far."]
+
+
+def as_read(before: Profile, data: DataConfig, transform: TransformConfig) -> tuple[DataConfig, TransformConfig]:
+    """Settings that accept and reject rows as those of a run were, but for what a command has set itself.
+
+    Else rows that the run learnt from would be rejected as new data, such as lines by the preset `word`.
+
+    Args:
+        before: Profile of the run.
+        data: Section `data` of the command.
+        transform: Section `transform` of the command; taken whole where anything of it is set.
+    """
+    recorded = before.read_with.get("data", {})
+    alike = {key: recorded[key] for key in _REJECTING if key in recorded and key not in data.model_fields_set}
+    if "preset" not in transform.model_fields_set and transform == TransformConfig():
+        known = before.read_with.get("transform", {}).items()  # another release may have other settings
+        transform = TransformConfig(**{key: value for key, value in known if key in TransformConfig.model_fields})
+    return data.model_copy(update=alike), transform
 
 
 def _as_clients_decode(contents: Mapping[str, Any]) -> bool:
@@ -242,13 +285,3 @@ def quantiles(numbers: statistics_pb2.NumericStatistics) -> tuple[np.ndarray, np
     below = np.nextafter(np.float32(histogram.buckets[0].low_value), np.float32(-np.inf))
     known_at = np.unique(np.array([below, *ends], np.float32))
     return ends[np.searchsorted(reached / reached[-1], shares)], known_at
-
-
-def _statistics_uri(workspace: str, run_id: str) -> str:
-    """Folder of the artifact of StatisticsGen that a run made or found cached."""
-    store = run_metadata.open_metadata(workspace)
-    context = store.get_context_by_type_and_name("pipeline_run", run_id)
-    for execution in store.get_executions_by_context(context.id):
-        if statistics := run_metadata.outputs_of(store, execution.id).get("statistics"):
-            return statistics.uri
-    raise NoStatistics(f"Run {run_id} ended before its data was measured.")

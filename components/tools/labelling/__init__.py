@@ -1,1 +1,1 @@
-"""Labels images with what a model reads in them, for a training of the next one."""
+"""Labels images with what a model recognises in them, for a training of the next one."""

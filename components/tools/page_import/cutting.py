@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from components.common import storage
 from components.example_gen.rejects import Rejected, as_rejected
-from components.pages.files import PageFile, locate_image
+from components.pages.files import ELSEWHERE, NEARBY, PageFile, geometry_of, image_of_damaged, locate_image
 from components.pages.images import fitting_image
 from htr_client import image_files, pages
 from htr_client.errors import ImageError
@@ -38,15 +38,17 @@ class Result:
 
     Attributes:
         image: Path of the image; empty if none was found.
-        claimed: Whether the image lies where the page says (see `locate_image`).
+        place: How the image's place fits the page (see `locate_image`).
         document: Document that the page belongs to; empty if the file names none.
+        geometry: How much is known of the lines of `rows` (see `geometry_of`).
         rows: For each line the image's path below the output folder, the text, and the line's identifier.
         left_out: Lines, or the page itself.
     """
 
     image: str = ""
-    claimed: bool = False
+    place: int = ELSEWHERE
     document: str = ""
+    geometry: int = 0
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
@@ -80,17 +82,20 @@ def cut_page(file: PageFile, output: str, max_pixels: int = MAX_PIXELS) -> Resul
     try:
         page = pages.read(storage.read(file.path, MAX_BYTES + 1))
         result.document = page.document
-        result.image, result.claimed = locate_image(page.image, file)
+        result.image, result.place = locate_image(page.image, file)
         if not page.lines:
             raise Rejected("no_lines", "the page has no lines")
         grey, page = fitting_image(result.image, page, max_pixels)
     except (pages.PageError, Rejected, ImageError, OSError) as error:
         if storage.is_store_failure(file.path, error):
             raise
+        if isinstance(error, pages.PageError):
+            result.image, result.place = image_of_damaged(file), NEARBY
         rejected = as_rejected(error)
         result.left_out.append(LeftOut("", rejected.reason, rejected.detail))
         return result
     pitch = pages.line_pitch(page.lines)
+    used: list[pages.Line] = []
     for number, line in enumerate(page.lines, 1):
         name = line.id or str(number)
         if not line.text:
@@ -107,4 +112,6 @@ def cut_page(file: PageFile, output: str, max_pixels: int = MAX_PIXELS) -> Resul
         with open(path, "wb") as target:
             target.write(image_files.encode(cut))
         result.rows.append((image, line.text, name))
+        used.append(line)
+    result.geometry = geometry_of(used)
     return result

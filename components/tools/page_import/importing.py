@@ -26,9 +26,12 @@ from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain, read_rows
 from components.pages.files import (
+    ELSEWHERE,
+    THERE,
     Claim,
     ImportProblem,
     PageFile,
+    documents_of,
     find_pages,
     locate_image,
     lost_claims,
@@ -45,6 +48,7 @@ from serving import file_lock
 LOST_IMAGES = "lost_images"  # why a page is left out whose images another program has deleted meanwhile
 _Rows = Sequence[tuple[str, str, str]]  # of a page, see `Result`
 _MANIFEST = "manifest.json"
+_NAMES = {one.name for one in fields(Result)}
 _LEFT_OUT_COLUMNS = ("page", "line", "reason", "detail")
 
 
@@ -65,6 +69,8 @@ class Outcome:
         left_out_table: Names each page and line that was left out, with the reason.
         unnamed: Images below the input folders that belong to no page.
         unnamed_example: The first of them; empty if there is none.
+        elsewhere: Pages with lines whose image lies in another folder, neither beside the XML file nor above it.
+        elsewhere_example: The image of the first of them and the page; empty if there is none.
     """
 
     pages: int
@@ -79,6 +85,8 @@ class Outcome:
     left_out_table: str
     unnamed: int
     unnamed_example: str
+    elsewhere: int
+    elsewhere_example: str
 
 
 @dataclass(frozen=True)
@@ -239,7 +247,8 @@ class _CutPage(beam.DoFn):
             stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
             rows = record["rows"]
             same = all(stamps) and record["stamps"] == stamps and record.get("cuts") == CUTS
-            if same and (record["claimed"] or _is_still_found(file, record)):
+            same = same and record.keys() >= _NAMES  # an earlier release has written others
+            if same and (record["place"] == THERE or _is_still_found(file, record)):
                 # Of a page without rows, whatever was missing or damaged may be there today.
                 if rows and not _lost(self._job, rows):
                     return
@@ -256,7 +265,7 @@ def _is_still_found(file: PageFile, record: dict[str, Any]) -> bool:
     """Whether a page whose image did not lie where it says still finds the same one: a better one may have come."""
     try:
         page = pages.read(storage.read(file.path, MAX_BYTES + 1))
-        return locate_image(page.image, file) == (record["image"], False)
+        return locate_image(page.image, file) == (record["image"], record["place"])
     except (pages.PageError, Rejected, OSError) as error:
         if storage.is_store_failure(file.path, error):
             raise
@@ -281,7 +290,7 @@ def _remove_images(job: _Job, rows: _Rows) -> None:
 def _read_record(job: _Job, file: PageFile) -> Result:
     record = json.loads(storage.read(job.record_path(file)))
     record["left_out"] = [LeftOut(**left_out) for left_out in record["left_out"]]
-    return Result(**{one.name: record[one.name] for one in fields(Result)})
+    return Result(**{name: record[name] for name in _NAMES})
 
 
 def _write_record(job: _Job, file: PageFile, result: Result, stamps: list[str], owner: PageFile | None = None) -> None:
@@ -296,7 +305,7 @@ def _leave_to(job: _Job, owner: PageFile, file: PageFile, result: Result) -> Res
     stamps = json.loads(storage.read(job.record_path(file)))["stamps"]
     _remove_images(job, result.rows)
     detail = f"{result.image} is the image of {owner.name}"
-    left = Result(result.image, result.claimed, left_out=[LeftOut("", "same_image", detail)])
+    left = Result(result.image, result.place, result.document, left_out=[LeftOut("", "same_image", detail)])
     _write_record(job, file, left, stamps, owner)
     return left
 
@@ -313,15 +322,14 @@ def _remove_gone(job: _Job, files: Sequence[PageFile]) -> int:
 def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new: int) -> Outcome:
     """Joins the records, in the order of the pages, to the two tables."""
     claims: list[Claim] = []
-    images: list[str] = []
     for file in files:
         result = _read_record(job, file)
-        images.append(result.image)
-        if result.rows:
-            claims.append(Claim(file, result.image, result.claimed))
-    lost = lost_claims(claims)
-    unnamed = unnamed_images(folders, images)
+        if result.image:
+            claims.append(Claim(file, result.image, result.place, bool(result.rows), result.geometry, result.document))
+    lost, documents = lost_claims(claims), documents_of(claims)
+    unnamed = unnamed_images(folders, [claim.image for claim in claims])
     lines, without_document = 0, 0
+    elsewhere: list[str] = []
     writers: set[str] = set()
     reasons: Counter[str] = Counter()
     page_reasons: Counter[str] = Counter()
@@ -341,7 +349,8 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
             elif gone := _lost(job, result.rows):
                 detail = f"{len(gone)} of {len(result.rows)} images of lines are gone since they were cut: {gone[0]}"
                 result = Result(left_out=[LeftOut("", LOST_IMAGES, detail)])
-            writer = file.writer or result.document or file.key
+            known = file.writer or documents.get(file, "")
+            writer = known or file.key
             for image, text, line in result.rows:
                 add((image, text, writer, file.name, line))
             for one in result.left_out:
@@ -350,10 +359,13 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
             if result.rows:
                 lines += len(result.rows)
                 writers.add(writer)
-                without_document += not (file.writer or result.document)
+                without_document += not known
+                if result.place == ELSEWHERE:
+                    elsewhere.append(f"{result.image} for {file.name}")
     return Outcome(
         pages=len(files), new=new, removed=_remove_gone(job, files), lines=lines,
         writers=len(writers), without_document=without_document,
         left_out=dict(reasons.most_common()), left_out_pages=dict(page_reasons.most_common()), labels=job.labels,
         left_out_table=job.left_out, unnamed=len(unnamed), unnamed_example=plain(unnamed[0]) if unnamed else "",
+        elsewhere=len(elsewhere), elsewhere_example=plain(elsewhere[0]) if elsewhere else "",
     )  # fmt: skip

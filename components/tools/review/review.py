@@ -58,7 +58,7 @@ class Doubt:
 def from_logs(
     folders: list[str], below: float, unread: list[str], notes: list[str], since: datetime | None = None
 ) -> Iterator[Doubt]:
-    """Doubts in logs of requests.
+    """Doubts in logs of requests: guesses that are not believed, and empty ones, whatever their confidence.
 
     Args:
         folders: Folders that `htr_client.RequestLog` wrote, or others with the columns filename, text and confidence.
@@ -78,7 +78,7 @@ def from_logs(
         names = columns(table)
         if CONFIDENCE not in names:
             raise ReviewError(
-                f"{table.path} has no column confidence: it is no log of requests. To have a server read images, "
+                f"{table.path} has no column confidence: it is no log of requests. To have a server transcribe images, "
                 f"name them without --logs."
             )
         version = names.get("model_version", names.get(LABELLING_MODEL))
@@ -99,7 +99,7 @@ def from_logs(
             if confidence is None:
                 unread.append(plain(f"{place}: confidence is {field!r}, not a number from 0 to 1"))
                 continue
-            if confidence >= below:
+            if confidence >= below and row.fields[table.text].strip():
                 continue
             try:
                 # As a server is sent it: TIFF becomes PNG here, and what is no image is told.
@@ -113,7 +113,7 @@ def from_logs(
 
 
 def from_answers(answers: Iterable[Transcription], below: float, unread: list[str]) -> Iterator[Doubt]:
-    """Doubts among what a server answers.
+    """Doubts among what a server answers: guesses not believed; empty and suspect ones, whatever their confidence.
 
     Args:
         answers: Answers with the images' paths as their sources.
@@ -128,7 +128,7 @@ def from_answers(answers: Iterable[Transcription], below: float, unread: list[st
         source = plain(answer.source)
         if answer.error is not None:
             unread.append(f"{source}: {answer.error}")
-        elif answer.confidence < below:
+        elif answer.confidence < below or answer.suspicions or not answer.text.strip():
             try:
                 image = pack(answer.source).data
             except ImageError as error:  # gone since it was read

@@ -254,7 +254,7 @@ def _readme(summary: Summary, seed: int) -> str:
         f"{IMAGE_DIR}/  the images, JPEG and PNG, found by base name",
         "",
         "The images are not handwriting: they are drawn from handwriting-style fonts and altered at random.",
-        "They show that the pipeline works. They do not show how well a model reads real handwriting.",
+        "They show that the pipeline works. They do not show how well a model transcribes real handwriting.",
         f"Number of writers: {summary.writers}. Each has a slant, stroke, spacing and paper of their own, but",
         f"there are only {len(SAMPLE_FONTS)} fonts, so writers share them.",
         "",

@@ -20,7 +20,7 @@ from PIL import Image
 from components.base_model import packing
 from components.base_model.packing import BaseModelError, pack, presets, unpack
 from components.common.metrics import count_errors
-from components.pusher.versions import push
+from components.pusher.publishing import push
 from components.tools.sample_data import generate
 from components.trainer import transfer
 from components.trainer.model import build

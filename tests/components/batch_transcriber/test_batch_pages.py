@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from components.batch_transcriber import batch
+from components.batch_transcriber import batch, suspects
 from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.settings import BulkConfig
 from components.batch_transcriber.shards import BatchError
@@ -84,7 +84,7 @@ def files(folder):
 def test_lines_of_pages_in_a_table(transcribe, folder, models, tmp_path):
     outcome = transcribe("texts.jsonl", "auto")
     assert (outcome.images, outcome.new, outcome.errors, outcome.shards) == (6, 6, 1, 3)
-    assert (outcome.pages, outcome.lines, outcome.incomplete) == (3, 8, {})
+    assert (outcome.pages, outcome.lines, outcome.incomplete) == (3, 8, {"no_lines": 1})
     table = rows(tmp_path, "texts-0*.jsonl")
     numbers = {path: [row["line"] for row in table if row["path"] == path] for path in {row["path"] for row in table}}
     assert numbers == {
@@ -98,7 +98,8 @@ def test_lines_of_pages_in_a_table(transcribe, folder, models, tmp_path):
         lines = client.transcribe_page(folder / "1.png").lines
     first = [(row["text"], row["confidence"]) for row in table if row["path"] == "1.png"]
     assert first == [(line.text, pytest.approx(line.confidence, abs=1e-5)) for line in lines]
-    assert [error["path"] for error in rows(tmp_path, "texts-errors.jsonl")] == ["cut.png"]
+    named = {error["path"]: error["reason"] for error in rows(tmp_path, "texts-errors.jsonl")}
+    assert named == {"b/empty.png": "no_lines", "cut.png": "truncated"}
     assert transcribe("texts.jsonl", "auto").new == 0
     transcribe("texts.csv", "auto")
     assert [{**row, "line": str(row["line"]), "confidence": str(row["confidence"])} for row in table] == rows(
@@ -110,7 +111,7 @@ def test_a_page_without_lines_is_in_the_table_and_named(transcribe, folder, tmp_
     outcome = transcribe("texts.csv")
     assert (outcome.pages, outcome.errors, outcome.incomplete) == (5, 1, {"no_lines": 1})
     [empty] = [row for row in rows(tmp_path, "texts-0*.csv") if row["path"] == "b/empty.png"]
-    assert (empty["line"], empty["text"]) == ("0", "")
+    assert (empty["line"], empty["text"], empty["suspicions"]) == ("0", "", "no_lines")
     named = {row["path"]: row["reason"] for row in rows(tmp_path, "texts-errors.csv")}
     assert named == {"b/empty.png": "no_lines", "cut.png": "truncated"}
     assert transcribe("texts.csv").new == 0
@@ -222,14 +223,25 @@ def test_the_command(folder, models, tmp_path, capfd):
     assert code == 0 and {row["reason"] for row in rows(tmp_path, "small-errors.csv")}.isdisjoint({"too_large"})
     code, out, _ = run("--output", tmp_path / "lines.csv", "--shard-size", "100", finder=())
     assert out.startswith(f"5 of 8 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}; 3 could not be read")
+    assert "\nSuspect images, whose texts may be nonsense: 1 blank, 3 page_like\n" in out
+    assert "\nTranscribed as one line, but of the shape of a page: 3 images. If so: --kind auto\n" in out
     for path in errors:
         os.remove(os.path.join(os.fsencode(folder), os.fsencode(path)))
     code, out, _ = run("--output", tmp_path / "lines.csv", finder=())
-    assert out.startswith(f"4 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}\nDone by an earlier run: 4")
+    assert out.startswith(f"4 images in 1 file like {tmp_path / 'lines-00000-of-00001.csv'}\n")
+    assert "\nDone by an earlier run: 4" in out
     code, _, err = run("--output", tmp_path / "others.csv")
     assert code == cli.USAGE and "--line-finder is for pages" in err and "--kind page" in err
     code, _, err = run("--output", tmp_path / "texts.csv", "--line-finder", folder, "--kind", "page")
     assert code == cli.USAGE and "--line-finder: " in err
+
+
+def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(folder, tmp_path, capfd):
+    for more, message in (([], "ends neither in .jsonl nor in .csv"), (["--format", "alto", "--kind", "line"], "line")):
+        arguments = ["--input", folder, "--output", tmp_path / "x.txt", "--workspace", tmp_path / "w", *more]
+        assert cli.main(["transcribe", *map(str, arguments)]) == cli.USAGE
+        told = capfd.readouterr().err
+        assert message in told and "Loading" not in told and not (tmp_path / "w").exists()
 
 
 def test_the_file_of_errors_says_why_lines_have_no_text():
@@ -238,6 +250,8 @@ def test_the_file_of_errors_says_why_lines_have_no_text():
     detail = "1 of 2 lines have no text; 1 of 2 lines were not transcribed. The first: The model's graph did not take "
     assert found == {"path": "1.png", "reason": "lines_without_text", "detail": f"{detail}the image."}
     assert remark("1.png", pages.Page("1.png", 90, 100, (pages.Line("text"),))) is None
+    found = remark("1.png", pages.Page("1.png", 90, 100, (pages.Line("text"),), lines_too_wide=1))
+    assert found["reason"] == "lines_too_wide" and "--base line" in found["detail"]
 
 
 def test_pages_in_a_bucket(transcribe, folder, models, tmp_path, s3):
@@ -290,3 +304,12 @@ def test_the_step_writes_files_of_pages(folder, models, tmp_path):
     counts = json.loads((tmp_path / "out" / COUNTS_FILE).read_text())
     assert (counts["images"], counts["errors"], counts["pages"], counts["lines"]) == (7, 2, 5, 9)
     assert (tmp_path / "out" / "pages-errors.csv").exists() and counts["incomplete"] == {"no_lines": 1}
+    assert isinstance(counts["suspicions"], dict)
+
+
+def test_suspect_images_are_told_with_the_remedy():
+    assert suspects.told({}, "--kind auto") == []
+    assert suspects.told({"page_like": 11, "blank": 1}, "bulk.kind=auto") == [
+        "Suspect images, whose texts may be nonsense: 1 blank, 11 page_like",
+        "Transcribed as one line, but of the shape of a page: 11 images. If so: bulk.kind=auto",
+    ]

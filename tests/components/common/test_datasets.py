@@ -1,6 +1,5 @@
 """Whoever has read a dataset does not wait for the thread that tunes it (`components.common.datasets`)."""
 
-import keras
 import pytest
 
 from components.trainer.input_pipeline import batches, divisible, plain_batches
@@ -21,7 +20,6 @@ def source(tmp_path_factory):
     ],
 )
 def test_what_a_training_reads_is_not_tuned_meanwhile(source, made):
-    keras.utils.set_random_seed(TRAIN.seed)  # as a training does; the line finder's may have been 0 in this process
     dataset = made(source)
     assert dataset.options().autotune.enabled is False
     assert sum(inputs["images"].shape[0] for inputs, _ in dataset) >= 40

@@ -9,7 +9,7 @@ import pytest
 import s3fs
 
 from components.common import storage
-from components.common.service import in_service
+from components.common.in_service import in_service
 from components.common.versions import list_versions, offered
 from components.example_gen import dataset
 from components.example_gen.dataset import Sample, examine_all
@@ -17,9 +17,10 @@ from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
 from components.example_gen.outages import StoreError
 from components.example_gen.settings import DataConfig
-from components.line_finder.example_gen import _Examine
+from components.language import texts
+from components.line_finder.steps.example_gen import _Examine
 from components.pages.files import PageFile
-from components.pusher import versions
+from components.pusher import publishing
 from components.transform.settings import TransformConfig
 from pipeline import cli
 from tests.conftest import drawn_image, encode, until, write_dataset
@@ -118,15 +119,46 @@ def test_refused_credentials_are_one_sentence(s3, names, tmp_path, capsys):
 
 
 @pytest.fixture
-def dead_endpoint(monkeypatch):
+def anew():
+    """Has the libraries look at the environment again."""
+
+    def forget():
+        storage._file_system.cache_clear()
+        s3fs.S3FileSystem.clear_instance_cache()
+
+    yield forget
+    forget()
+
+
+def test_credentials_that_nobody_has_set(names, tmp_path, monkeypatch, anew, capsys):
+    """Nothing but setting them helps, unless the machine's role gives them; so orchestrators try again."""
+    data, output = str(tmp_path / "names"), str(tmp_path / "texts.csv")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for file in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(file, str(tmp_path / "none"))
+    for name, what, code in (
+        ("AWS_SECRET_ACCESS_KEY", "Partial credentials found in env", cli.USAGE),
+        ("AWS_ACCESS_KEY_ID", "there are no credentials for s3://", cli.ERROR),
+    ):
+        monkeypatch.delenv(name)
+        for command, where, ends in (
+            (["check", "--data", names], f"The data folder {names} cannot be read", code),
+            (["check", "--data", data, "--set", f"push.model_dir={names}"], f"push.model_dir: {names}/", cli.USAGE),
+            (["transcribe", "--input", names, "--output", output], f"--input: {names}", code),
+        ):
+            anew()
+            assert cli.main(command) == ends
+            told = capsys.readouterr().err
+            assert f"error: {where}" in told and what in told and "set AWS_ACCESS_KEY_ID and AWS_SECRET" in told
+            assert "try again" not in told and "goes on" not in told
+
+
+@pytest.fixture
+def dead_endpoint(monkeypatch, anew):
     """No store listens there; libraries give up at once."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    storage._file_system.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield
-    storage._file_system.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
+    anew()
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
@@ -143,6 +175,11 @@ def test_a_store_that_does_not_answer_is_no_wrong_data(command, dead_endpoint, t
 def test_an_image_of_a_store_that_does_not_answer_is_not_rejected(dead_endpoint):
     with pytest.raises(StoreError, match=r"The data cannot be read: s3://bucket/names/a\.png: .* Its store, disk or"):
         dataset._read_file("s3://bucket/names/a.png", DataConfig())
+
+
+def test_texts_of_a_store_that_does_not_answer_are_no_wrong_setting(dead_endpoint):
+    with pytest.raises(StoreError, match=r"language\.texts: s3://bucket/a\.txt cannot be read: .* fails: try again"):
+        list(texts.lines(["s3://bucket/a.txt"]))
 
 
 def test_a_store_that_fails_ends_the_run_instead_of_rejecting_its_images(s3, names):
@@ -179,7 +216,7 @@ def test_a_server_that_polls_sees_a_version_whole_or_not_at_all(model, bucket):
     reader = threading.Thread(target=poll)
     reader.start()
     try:
-        pushed = [versions.push(model, models, keep=1) for _ in range(3)]
+        pushed = [publishing.push(model, models, keep=1) for _ in range(3)]
         until(lambda: (str(pushed[-1]), files) in loadable)
     finally:
         stop.set()
@@ -191,11 +228,11 @@ def test_a_server_that_polls_sees_a_version_whole_or_not_at_all(model, bucket):
 
 def test_a_broken_push_is_no_version(model, bucket):
     models = f"{bucket}/models"
-    first = versions.push(model, models, keep=2)
+    first = publishing.push(model, models, keep=2)
     for number in (first + 50, 1):  # one that may be under way, and one that was killed long ago
         storage.copy_file(f"{model}/variables/variables.index", f"{models}/{number}/variables/variables.index")
     assert [version.number for version in offered(models)] == [first] and in_service(models, "htr").number == first
-    second = versions.push(model, models, keep=2)
+    second = publishing.push(model, models, keep=2)
     assert second == first + 51
     assert [version.number for version in list_versions(models)] == [first, second]
     assert storage.entries(models)[0] == [str(first), str(first + 50), str(second)]

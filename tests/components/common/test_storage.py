@@ -11,14 +11,14 @@ import pytest
 
 from components.batch_transcriber.shards import list_images
 from components.common import storage
-from components.common.service import VersionError, holds
+from components.common.in_service import VersionError, holds
 from components.common.versions import offered
 from components.example_gen import dataset
 from components.example_gen.fingerprint import fingerprint
 from components.example_gen.folders import find_tables
 from components.example_gen.rejects import Reject
 from components.example_gen.settings import DataConfig
-from components.pusher import versions
+from components.pusher import publishing
 from components.transform.settings import TransformConfig
 from tests.conftest import write_dataset
 
@@ -114,6 +114,22 @@ def test_the_named_file_is_copied_last(model, bucket, monkeypatch):
     assert order == ["variables.index", "saved_model.pb"]
 
 
+def test_runs_that_check_one_folder_at_once_are_not_in_each_others_way(bucket, tmp_path, monkeypatch):
+    """The other one ends between the writing and the removing of this one."""
+    remove = storage.remove
+
+    def later(path):
+        monkeypatch.setattr(storage, "remove", remove)
+        storage.check_writable(os.path.dirname(path))
+        remove(path)
+
+    for folder in (f"{bucket}/models", str(tmp_path)):
+        storage.write(f"{folder}/kept", b"")
+        monkeypatch.setattr(storage, "remove", later)
+        storage.check_writable(folder)
+        assert storage.entries(folder) == ([], ["kept"])
+
+
 def test_what_is_missing_is_an_os_error(bucket):
     with pytest.raises(OSError, match=r"none\.csv"):
         storage.read(f"{bucket}/none.csv")
@@ -150,11 +166,11 @@ def test_a_dataset_in_a_bucket_is_read_as_one_here(tmp_path, bucket):
 
 def test_versions_in_a_bucket(model, bucket):
     base = f"{bucket}/serving/htr"
-    pushed = [versions.push(model, base, keep=2) for _ in range(3)]
+    pushed = [publishing.push(model, base, keep=2) for _ in range(3)]
     assert [v.number for v in offered(base)] == pushed[-2:]
     assert holds(offered(base)[-1], model)
     with pytest.raises(VersionError, match="in a bucket"):
-        versions.roll_back(base)
+        publishing.roll_back(base)
 
 
 def test_nothing_is_deleted_from_a_bucket_with_labels(model, bucket, tmp_path):
@@ -162,5 +178,5 @@ def test_nothing_is_deleted_from_a_bucket_with_labels(model, bucket, tmp_path):
     (tmp_path / "labels" / "models.config").write_text("model_config_list {}")
     storage.copy_tree(str(tmp_path / "labels"), f"{bucket}/serving")
     for _ in range(3):
-        versions.push(model, f"{bucket}/serving/htr", keep=1)
+        publishing.push(model, f"{bucket}/serving/htr", keep=1)
     assert len(offered(f"{bucket}/serving/htr")) == 3

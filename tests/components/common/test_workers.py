@@ -53,3 +53,13 @@ def test_what_a_process_has_frozen_itself_stays_so(thawed):
     with worker_pool() as pool:
         assert pool.submit(told, 1).result()[0] == 1
     assert gc.get_freeze_count() > frozen / 2 > 0, "but for the few that have gone since"
+
+
+def test_there_are_as_many_workers_as_usable_cores():
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(mine)})
+    try:
+        with worker_pool() as pool:
+            assert len({process for _, process in pool.map(told, range(20))}) == 1
+    finally:
+        os.sched_setaffinity(0, mine)

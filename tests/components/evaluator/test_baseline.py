@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from components.common import storage
-from components.common.service import VersionError
+from components.common.in_service import VersionError
 from components.common.versions import kept_start, list_versions
 from components.evaluator.baseline import find
 from components.evaluator.verdict import Baseline
-from components.pusher import versions
+from components.pusher import publishing
 from serving.rollout.moving import Rollout
 
 
@@ -31,7 +31,7 @@ def place(tmp_path):
             return str(folder)
 
         def push(self, name, keep=9, noted=None):
-            number = versions.push(self.model(name), self.model_dir, keep)
+            number = publishing.push(self.model(name), self.model_dir, keep)
             if noted:
                 with open(f"{self.model_dir}/{number}.metrics.json", "w") as file:
                     json.dump({"compared_with": json.loads(noted.as_json())}, file)
@@ -60,12 +60,12 @@ def test_a_version_that_no_server_can_load_is_not_in_service(place):
 def test_the_newest_version_that_is_not_withdrawn(place):
     a, b = place.push("a"), place.push("b")
     assert kind(place.find("c")) == ("in_service", b)
-    versions.roll_back(place.model_dir)
+    publishing.roll_back(place.model_dir)
     found = place.find("c")
     assert kind(found) == ("in_service", a) and found.digest == storage.digest(place.model("a"))
     # What is withdrawn is a candidate like any other.
     assert kind(place.find("b")) == ("in_service", a)
-    versions.restore(place.model_dir, b)
+    publishing.restore(place.model_dir, b)
     assert kind(place.find("c")) == ("in_service", b)
 
 
@@ -130,7 +130,7 @@ def test_the_base_of_a_warm_start_where_nothing_is_in_service(place, tmp_path):
     found = place.find("c", warm_start=base)
     assert (found.kind, found.path, found.digest) == ("warm_start", base, storage.digest(base))
     elsewhere = str(tmp_path / "elsewhere")
-    number = versions.push(base, elsewhere, 5)
+    number = publishing.push(base, elsewhere, 5)
     assert place.find("c", warm_start=elsewhere).path == f"{elsewhere}/{number}"
     a = place.push("a")
     assert kind(place.find("c", warm_start=base)) == ("in_service", a)
@@ -138,7 +138,7 @@ def test_the_base_of_a_warm_start_where_nothing_is_in_service(place, tmp_path):
 
 def test_versions_in_a_bucket(place, tmp_path):
     bucket = f"memory://{uuid.uuid4().hex}/serving"  # fsspec's file system in memory
-    first, second = (versions.push(place.model(name), f"{bucket}/htr", 9) for name in ("a", "b"))
+    first, second = (publishing.push(place.model(name), f"{bucket}/htr", 9) for name in ("a", "b"))
     assert kind(place.find("c", model_dir=f"{bucket}/htr/")) == ("in_service", second)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "models.config").write_text(

@@ -11,14 +11,15 @@ from tfx.orchestration import metadata, pipeline
 from tfx.types import standard_artifacts
 from tfx_bsl.coders import example_coder
 
-from components.example_gen import component, dataset
+from components.common.settings import ConfigError
+from components.example_gen import component, data_version, dataset
 from components.example_gen.quarantine import Quarantine, TooManyRejects, read_counts
 from components.example_gen.rejects import REJECTS_FILE, Reject
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
-from components.line_finder.example_gen import Executor as PageExecutor
-from components.line_finder.example_gen import PageExampleGen
 from components.line_finder.settings import PagesConfig
+from components.line_finder.steps.example_gen import Executor as PageExecutor
+from components.line_finder.steps.example_gen import PageExampleGen
 from components.report import summary
 from components.transform.settings import TransformConfig
 from htr_client.pages import Page, write
@@ -104,6 +105,19 @@ def test_what_was_decided_for_all_rows_is_counted(tmp_path):
     assert "data.limit=40 leaves out 20 of 60 rows" in notes and "images are split one by one" in notes
     assert "Found by adding the extension that the row leaves out (0 for 0.jpg): 40 images." in notes
     assert "(Hebrew 1)" in counts["problems"][0]
+
+
+def test_a_model_directory_that_pusher_cannot_write_ends_the_first_step(tmp_path):
+    write_dataset(tmp_path / "data", [{"filename": "1.png", "text": "ab"}])
+    (tmp_path / "file").touch()
+    fingerprint = standard_artifacts.String()
+    fingerprint.uri = str(tmp_path / "fingerprint")
+    settings = {"data_config": DataConfig(paths=[str(tmp_path / "data")]).model_dump_json()}
+    step = data_version.Executor()
+    with pytest.raises(ConfigError, match=r"push\.model_dir: \S+/file/htr cannot be written .* Not a directory"):
+        step.Do({}, {"fingerprint": [fingerprint]}, {**settings, "model_dir": str(tmp_path / "file" / "htr")})
+    step.Do({}, {"fingerprint": [fingerprint]}, {**settings, "model_dir": str(tmp_path / "models" / "htr")})
+    assert fingerprint.read() and not (tmp_path / "models").exists()
 
 
 def test_kaggle_layout_keeps_its_splits(tmp_path):

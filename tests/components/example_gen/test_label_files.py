@@ -117,6 +117,18 @@ def test_what_is_no_table_is_named(tmp_path, content, settings, message):
         read(one_image(tmp_path, content), **settings)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [("cp1252", "0042.png,été` with data.encoding=cp1252 ("), ("mac_roman", "été` with data.encoding=mac_roman (")],
+)
+def test_the_line_that_is_no_utf8_is_shown_as_other_encodings_read_it(tmp_path, encoding, told):
+    rows = "".join(f"{i:04d}.png,Anna\r" for i in range(3000))  # more than is read at once
+    (tmp_path / "labels.csv").write_bytes(f"filename,text\r{rows}0042.png,été\r".encode(encoding))
+    with pytest.raises(DatasetError, match="line 3002 reads ") as found:
+        read(tmp_path)
+    assert told in str(found.value) and "position" not in str(found.value)
+
+
 @pytest.mark.parametrize("name", ["labels.xlsx", "Labels.ODS"])
 def test_a_workbook_without_a_csv_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"PK\x03\x04")
@@ -171,10 +183,13 @@ def test_the_one_image_that_a_row_must_mean_is_found(tmp_path, on_disk, named, m
         (["a.heic"], "a.jpg", "missing_file", ".heic is not read"),
         (["a.heic"], "a.heic", "not_an_image", ".heic is not read: save the image as JPEG or PNG"),
         (["b.png"], "a.png", "missing_file", "nor anywhere below"),
+        (["images/0017.png", "images/0071.png"], "17", "missing_file", "images/0017.png has this number: has a spread"),
+        (["0017.png"], "17.png", "missing_file", "0017.png has this number"),
     ],
 )
 def test_what_a_row_may_mean_is_named(tmp_path, on_disk, named, reason, detail):
     for name in on_disk:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(
             encode(drawn_image()) if name.lower().endswith(SUFFIXES) else b"\0\0\0\x18ftypheic"
         )

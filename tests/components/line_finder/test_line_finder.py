@@ -16,17 +16,19 @@ from components.line_finder.augmentation import STEEPEST, draw_window
 from components.line_finder.card import model_card
 from components.line_finder.data import draw_number, load_pages
 from components.line_finder.examples import encode, read_examples
-from components.line_finder.export import ServedLineFinder, export_again, save
+from components.line_finder.export import ServedLineFinder, save
+from components.line_finder.export_again import export_again
+from components.line_finder.fitting import LineFitting, finder
 from components.line_finder.metric import LineScore, score_page
 from components.line_finder.model import build
 from components.line_finder.preprocessing import local_ink, scaled_ink
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
-from components.line_finder.training import LineFitting, finder
 from components.line_finder.warm_start import find_start
 from components.tools.sample_data import generate
-from components.trainer.base import WarmStartError
+from components.trainer.warm_start import WarmStartError
 from htr_client import image_files
 from htr_client.pages import Page, find_page, write
+from serving.local import LocalClient
 from serving.local_lines import LocalLineFinder
 from serving.status import ServingError
 from serving.version_directory import SETTINGS_FILE
@@ -388,6 +390,18 @@ def test_a_page_on_its_side_is_not_read_upside_down(seed, quarters, tmp_path, mo
     assert len(found) > 20
     # Turned to the left, text runs upwards.
     assert {np.sign(line.baseline[-1][1] - line.baseline[0][1]) for line in found} == {quarters - 2}
+
+
+@pytest.mark.skipif(not (packing.FOLDER / packing.LINE_FINDER).is_dir(), reason="no base line finder is shipped")
+def test_the_shipped_models_tell_which_way_up_a_page_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    page, along = written_page(0), [(1, 0), (0, -1), (-1, 0), (0, 1)]
+    finder, recogniser = LocalLineFinder(packing.unpack(packing.LINE_FINDER)), LocalClient(packing.unpack("line"))
+    with finder, recogniser:
+        for quarters in range(4):
+            found = find_page(np.rot90(page, quarters), finder.maps, recognise=recogniser.transcribe_many).lines
+            assert len(found) > 20
+            assert all(np.subtract(line.baseline[-1], line.baseline[0]) @ along[quarters] > 0 for line in found)
 
 
 def test_pages_come_from_alto_and_page_xml(tmp_path):

@@ -113,6 +113,46 @@ def test_only_pages_are_lost_not_the_other_files_of_an_export(tmp_path):
     assert [one.page for one in plan.rejected if one.lost] == ["letters/elsewhere/deeper/leaf1"]
 
 
+def test_a_page_without_its_image_does_not_get_that_of_a_page_that_cannot_be_used(tmp_path):
+    for leaf in range(6):
+        save_page(tmp_path / "a", f"leaf{leaf}")
+    save_page(tmp_path / "b", "leaf6", (replace(LINE, baseline=()),))
+    save_page(tmp_path / "a", "leaf6")
+    (tmp_path / "a" / "leaf6.png").unlink()
+    plan = planned(tmp_path, "auto")
+    assert len(plan.pages) == 6
+    rejected = {one.page.partition("/")[2]: (one.reason, one.lost) for one in plan.rejected}
+    assert rejected["a/leaf6"] == ("same_image", True) and rejected["b/leaf6"] == ("no_geometry", True)
+    (tmp_path / "b" / "leaf6.xml").unlink()
+    plan = planned(tmp_path, "auto")
+    assert len(plan.pages) == 7 and "another folder: 1, such as" in plan.notes[-1] and "a/leaf6." in plan.notes[-1]
+
+
+def test_of_two_files_of_a_page_the_one_that_knows_more_of_its_lines_is_used(tmp_path):
+    """As Transkribus exports them: ALTO has boxes, and PAGE the document."""
+    for leaf in range(10):
+        save_page(tmp_path, f"leaf{leaf}")
+        boxes = (tmp_path / f"leaf{leaf}.xml").rename(tmp_path / f"leaf{leaf}-a.xml")
+        outline = replace(LINE, polygon=((20, 40), (280, 44), (280, 70), (20, 66)), baseline=((20, 60), (280, 64)))
+        written = write(Page(f"leaf{leaf}.png", 300, 200, (outline,)), "page")
+        document = f'<TranskribusMetadata docId="{leaf // 2}"/></Metadata>'
+        named = tmp_path / f"leaf{leaf}-b.xml" if leaf else boxes  # the document is taken from either file
+        (tmp_path / f"leaf{leaf}-b.xml").write_text(written)
+        named.write_text(named.read_text().replace("</Metadata>", document))
+    plan = planned(tmp_path, "auto")
+    assert [os.path.basename(file.path) for file, _ in plan.pages] == [f"leaf{leaf}-b.xml" for leaf in range(10)]
+    assert [file.writer for file, _ in plan.pages] == [str(leaf // 2) for leaf in range(10)]
+    assert not any("no document" in note for note in plan.notes)
+
+
+def test_pages_without_a_document_are_told(tmp_path):
+    for leaf in range(6):
+        save_page(tmp_path, f"leaf{leaf}")
+    (note,) = [note for note in planned(tmp_path, "auto").notes if "document" in note and "splits" not in note]
+    assert note.startswith("6 pages of 6 name no document") and "pages.document=folder" in note
+    assert not any("no document" in note for note in planned(tmp_path, ".*").notes)
+
+
 def test_a_page_of_another_shape_does_not_take_the_image_of_a_page(tmp_path):
     for leaf in range(6):
         save_page(tmp_path / "letters", f"leaf{leaf}")
@@ -132,6 +172,10 @@ def test_too_few_documents_are_told_with_what_to_do(tmp_path):
     assert len(planned(tmp_path / "letters", ".*").pages) == 6
     with pytest.raises(DatasetError, match=r"pages\.document \( is neither auto nor folder"):
         planned(tmp_path / "letters", "(")
+    for leaf in range(2):
+        save_page(tmp_path / "few", f"leaf{leaf}")
+    with pytest.raises(DatasetError, match=r"2 usable pages of 2 documents .* four of like size usually do\.$"):
+        planned(tmp_path / "few", ".*")
 
 
 def test_a_changed_page_is_a_changed_input(tmp_path):
@@ -256,6 +300,16 @@ def test_a_line_finder_within_all_bounds_is_blessed_and_its_verdict_survives_jso
 def test_a_missed_bound_is_told_with_figure_and_setting(found, failure):
     assert not found.blessed and len(found.failures) == 1
     assert re.search(failure, found.failures[0])
+
+
+def test_what_is_at_its_bound_meets_it_and_what_misses_it_by_little_is_told_with_more_digits():
+    for edits in (50, 100, 150, 250, 400):
+        found = verdict(metrics(edits, 1.02 * edits), metrics(edits, edits))
+        assert found.blessed and found.metrics["cer_ratio"] - 1 > 0.02 - 1e-9, edits
+    (told,) = verdict(metrics(10000, 11503)).failures
+    assert "1.1503 times" in told and "allows 1.15" in told
+    (told,) = verdict(metrics(10000, 10203), metrics(10000, 10000)).failures
+    assert "+0.0203 against" in told and "give 1.0000; line_gate.max_ratio_increase allows +0.02" in told
 
 
 def test_bounds_that_are_off_ask_nothing():

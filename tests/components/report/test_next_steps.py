@@ -171,9 +171,18 @@ def test_no_bound_is_raised_for_a_model_that_serves_nobody():
         assert not any("raise the bound" in step for step in steps)
 
 
+def test_characters_that_cannot_be_seen_have_names():
+    predictions = read()
+    predictions.loc[0, "text"] += "\u00a0"
+    alphabet = "".join(sorted({*"".join(predictions["text"]), *"".join(predictions["prediction"])} - {"\u00a0"}))
+    missed = [Failure("cer_high", "all", 0.5, 0.1, "bound")]
+    told = suggested(predictions, failures=missed, alphabet=alphabet)
+    assert any("with the characters NBSP, which" in sentence for sentence in told)
+
+
 def test_slices_few_images_and_nothing_at_all():
-    missed = [Failure("cer", "writer = 7", 0.4, 0.2, "bound")]
-    assert any("like those of writer = 7" in step for step in suggested(read(), failures=missed))
+    missed = [Failure("cer", "writer = 7", 0.4, bound, "bound") for bound in (0.3, 0.2)]
+    assert any("like those of writer = 7, which" in step for step in suggested(read(), failures=missed))
     assert suggested(read(300, rate=0.2)) == ["Look at the worst images in the report, under 'Where it fails'."]
 
 
@@ -193,5 +202,10 @@ def test_a_base_that_training_made_worse():
         made.verdict, blessed=False, failures=CHANGE, compared_with=Baseline("warm_start", path="base")
     )
     same = {**made.settings, "alphabet": list(made.alphabet)}
-    built = without_plots(dataclasses.replace(made, verdict=verdict, baseline=same, history=LEARNT))
-    assert any("lower train.learning_rate" in step for step in next_steps(built))
+    made = dataclasses.replace(made, verdict=verdict, baseline=same, history=LEARNT)
+    (advice,) = [step for step in next_steps(without_plots(made)) if "train.learning_rate" in step]
+    assert advice.startswith("The training has made the model that it started from worse")
+    kept = {**made.settings, "training": {"base_validation_cer": 0.03, "best_epoch": 0}}
+    kept_steps = next_steps(without_plots(dataclasses.replace(made, settings=kept)))
+    (advice,) = [step for step in kept_steps if "train.learning_rate" in step]
+    assert advice.startswith("No epoch was better"), "what reads worse is the language model, not the network"

@@ -240,6 +240,8 @@ def test_bounds_are_told_with_what_was_measured():
     assert rows[2]["value"] == 0.06 and "w2" in rows[2]["what"]
     made.verdict.failures.append(Failure("cer_high", "all", 0.3, 0.2, "bound"))
     assert [row["met"] for row in contents.bounds(made.verdict, config)] == [False, True, False, True]
+    both = Config(gate={"max_cer": 0.2, "slice_max_cer": {"writer": 0.3, "writer=w2": 0.01}})
+    assert [row["met"] for row in contents.bounds(made.verdict, both)[2:]] == [True, False], "of one slice"
     missing = Config(gate={"max_cer": 0.2, "slice_max_cer": {"writer=nobody": 0.5}})
     made.verdict.failures.append(Failure("samples", "writer = nobody", 0.0, 1.0, "missing"))
     row = contents.bounds(made.verdict, missing)[2]
@@ -250,24 +252,24 @@ def test_bounds_are_told_with_what_was_measured():
 
 
 def test_slices_of_one_image_do_not_change(monkeypatch):
-    from components.report import comparison
+    from components.report import recogniser_runs
 
     before = table(words(60), rate=0.0, writers=60)
     before.loc[0, "prediction"] = ""
     before = analysis.count_edits(before.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
     tables = iter([before, table(words(60), rate=0.0, writers=60)])
-    monkeypatch.setattr(comparison, "_predictions", lambda run: next(tables))
-    text = comparison._verdict(None, None, 0.95)
+    monkeypatch.setattr(recogniser_runs, "_predictions", lambda run: next(tables))
+    text = recogniser_runs._verdict(None, None, 0.95)
     assert "That cannot be told from chance" in text and "Slices that changed" not in text
 
 
 def test_runs_of_a_data_folder_that_was_renamed_are_compared(monkeypatch):
-    from components.report import comparison
+    from components.report import recogniser_runs
 
     def verdict(*tables):
         given = iter(tables)
-        monkeypatch.setattr(comparison, "_predictions", lambda run: next(given))
-        return comparison._verdict(None, None, 0.95)
+        monkeypatch.setattr(recogniser_runs, "_predictions", lambda run: next(given))
+        return recogniser_runs._verdict(None, None, 0.95)
 
     predictions = table(words(100), rate=0.1)
     renamed = predictions.assign(source="names-v2", id=predictions["id"].str.replace("data/", "names-v2/", regex=False))
@@ -277,7 +279,7 @@ def test_runs_of_a_data_folder_that_was_renamed_are_compared(monkeypatch):
 
 
 def test_equal_rows_are_compared_once_each(monkeypatch):
-    from components.report import comparison
+    from components.report import recogniser_runs
 
     better, worse = table(words(100), rate=0.0), table(words(100), rate=0.0)
     repeated = [0] * 10
@@ -285,6 +287,6 @@ def test_equal_rows_are_compared_once_each(monkeypatch):
     worse.loc[:9, "prediction"] = ""
     worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
     tables = iter([better, worse])
-    monkeypatch.setattr(comparison, "_predictions", lambda run: next(tables))
-    text = comparison._verdict(None, None, 0.95)
+    monkeypatch.setattr(recogniser_runs, "_predictions", lambda run: next(tables))
+    text = recogniser_runs._verdict(None, None, 0.95)
     assert "on the same 109 images" in text and "10 worse" in text

@@ -10,7 +10,9 @@ import subprocess
 import pytest
 
 from components.evaluator.verdict import Baseline
-from components.report import analysis, card, contents, report
+from components.report import analysis, card, contents
+from components.report.html import page as write_page
+from components.report.numbers import percent
 from components.report.summary import Step
 from pipeline import cli
 from pipeline.config import Config
@@ -42,19 +44,19 @@ def built():
 @pytest.fixture(scope="module")
 def page(built):
     # The way through JSON is the way that `htr report` goes.
-    return report.page(json.loads(json.dumps(built)), steps=STEPS, pushed=(17, "models/htr/17"))
+    return write_page(json.loads(json.dumps(built)), steps=STEPS, pushed=(17, "models/htr/17"))
 
 
 def test_page_answers_the_questions(page, built):
     metrics = built["verdict"]["metrics"]
     for text in (
-        "Blessed: this model may ship.", "Pushed as version 17", report.percent(metrics["cer"]),
-        report.percent(metrics["cer_high"]), "What the gate asked", "gate.max_cer_increase",
+        "Blessed: this model may ship.", "Pushed as version 17", percent(metrics["cer"]),
+        percent(metrics["cer_high"]), "What the gate asked", "gate.max_cer_increase",
         "Better than version 17 (in service)?", "randomisation test", "Where it fails", "Worst", "Typical errors",
         "Most frequent confusions", "Missed and added", "Alphabet", "By writer", "By sharpness", "Reliability",
         "expected calibration error", "With a person for the least confident", "validation CER", "Rejected rows",
         "empty label", "the label is empty", "Trainer", "1.00 GiB", "Configuration", "learning_rate", "tensorflow",
-        "0123456789ab", "Run of 2026-01-02 03:04:05", "What the network saw in training",
+        "0123456789ab", "Run of 2026-01-02T03:04:05", "What the network saw in training",
     ):  # fmt: skip
         assert text in page, text
 
@@ -75,7 +77,7 @@ def test_ids_of_the_figures_do_not_collide(page):
 
 def test_page_of_a_model_that_must_not_ship_says_so():
     made = material(table(words(200), rate=0.3), Config(gate={"max_cer": 0.05}))
-    html = report.page(in_words(made))
+    html = write_page(in_words(made))
     assert "Not blessed: this model must not ship." in html and "missed" in html
     assert "Compared with nothing (none yet)" in html and 'id="steps"' not in html
     assert "What to try" in html
@@ -100,7 +102,7 @@ def with_language_model(facts, decoder="default"):
 
 def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
     built = with_language_model(FACTS)
-    html, text = report.page(json.loads(json.dumps(built))), card.write(built)
+    html, text = write_page(json.loads(json.dumps(built))), card.write(built)
     found = built["language_model"]
     assert (
         found["high"] < 0 and found["better"] > found["worse"] and (found["with"], found["without"]) == (0.0312, 0.0923)
@@ -109,12 +111,12 @@ def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
         "4321 character n-grams",
         "3.12 %",
         "9.23 %",
-        f"{found['better']} images are read better",
+        f"{found['better']} images are transcribed better",
         "Weight 0.4",
     ):
         assert told in html, told
     assert "chosen on 50 validation images" in html and "the base model's: 50" not in html
-    assert "the base model's: 50 validation images are too few" in report.page(
+    assert "the base model's: 50 validation images are too few" in write_page(
         with_language_model({**FACTS, "trusts_base": True})
     )
     assert "with the version's language model" in text and "9.23 %" in text
@@ -135,21 +137,21 @@ def test_characters_of_the_card_are_code_also_where_one_is_a_backtick(extra):
 
 def test_page_and_card_of_a_gate_that_evaluates_the_best_path():
     built = with_language_model(FACTS, "best_path")
-    html, text = report.page(built), card.write(built)
+    html, text = write_page(built), card.write(built)
     assert "difference" not in built["language_model"]  # the texts that it gives are not in the table
     assert "are those of the best path" in html and "of the best path" in text and "3.12 %" in text
 
 
 def test_page_and_card_without_a_language_model():
-    html, text = (make(with_language_model({**FACTS, "weight": 0.0, "bytes": 0})) for make in (report.page, card.write))
+    html, text = (make(with_language_model({**FACTS, "weight": 0.0, "bytes": 0})) for make in (write_page, card.write))
     assert "on 50 validation images none helped by more than chance" in html and "## Language model" not in text
     left_out = in_words(material(table(words(200)), Config()))
-    assert left_out["language_model"] is None and "Language model" not in report.page(left_out) + card.write(left_out)
+    assert left_out["language_model"] is None and "Language model" not in write_page(left_out) + card.write(left_out)
 
 
 def test_page_and_card_say_what_the_gate_did_not_ask():
     made = in_words(material(table(words(200)), Config(gate={"max_cer": None})))
-    html, text = report.page(made), card.write(made)
+    html, text = write_page(made), card.write(made)
     assert "<b>Off:</b> gate.max_cer. " in html and "model. Switched off: `gate.max_cer`." in text
     other = in_words(material(table(words(200)), Config(gate={"max_cer": 0.4, "max_cer_increase": None})))
     assert contents.metrics(other)["off"] == ["gate.max_cer_increase"]
@@ -159,7 +161,7 @@ def test_page_and_card_say_what_the_gate_did_not_ask():
         material(table(words(200))).verdict, compared_with=Baseline("off", reason="another alphabet")
     )
     made = in_words(material(table(words(200)), config, verdict=verdict))
-    for made_of in (report.page(made), card.write(made), json.dumps(contents.metrics(made))):
+    for made_of in (write_page(made), card.write(made), json.dumps(contents.metrics(made))):
         assert "another alphabet" in made_of
 
 
@@ -179,9 +181,9 @@ def test_contents_of_an_earlier_release_make_a_page(built):
     suspect = made["cases"].pop("suspect")
     del made["comparison"]["differs"]
     made["comparison"].update(low=-0.03, high=-0.01, p_value=0.001)
-    assert "Better than the model before?</h3>\n<p><b>Yes.</b>" in report.page(made)
+    assert "Better than the model before?</h3>\n<p><b>Yes.</b>" in write_page(made)
     made["cases"]["doubtful"] = suspect or made["cases"]["worst"][:1]
-    assert "Suspect labels" in report.page(made)
+    assert "Suspect labels" in write_page(made)
 
 
 def test_page_tells_what_a_warm_start_has_brought():
@@ -196,7 +198,7 @@ def test_page_tells_what_a_warm_start_has_brought():
     )
     assert "base_kept" in {finding["kind"] for finding in made["findings"]}
     json.dumps(contents.metrics(made), allow_nan=False)
-    told = report.page(json.loads(json.dumps(made)))
+    told = write_page(json.loads(json.dumps(made)))
     assert "CER over 2 epochs" in told and "2 epochs in 20 s" in told
     assert "The model that training started from has 6.00 % there" in told
 
@@ -217,9 +219,9 @@ def test_what_the_training_kept_is_told_and_not_found_out_anew():
 
 def test_page_tells_of_a_collapse():
     settings = material(table(words(50))).settings
-    facts = {"collapse": "the network reads nothing: 50 of 50 validation images come out empty"}
+    facts = {"collapse": "the network recognises nothing: 50 of 50 validation images come out empty"}
     made = in_words(material(table(words(50)), settings={**settings, "training": facts}))
-    assert "the network reads nothing: 50 of 50 validation images come out empty" in report.page(made)
+    assert "the network recognises nothing: 50 of 50 validation images come out empty" in write_page(made)
 
 
 def test_what_the_data_step_has_decided_is_on_the_page():
@@ -229,7 +231,7 @@ def test_what_the_data_step_has_decided_is_on_the_page():
     predictions = table(words(200), writers=1)
     splits = {"train": split_of(words(2000), ["w0"] * 2000), "eval": split_of(list(predictions["text"]), ["w0"] * 200)}
     made = in_words(material(predictions, counts=counts, splits=splits))
-    html, kinds = report.page(made), {finding["kind"] for finding in made["findings"]}
+    html, kinds = write_page(made), {finding["kind"] for finding in made["findings"]}
     assert "written from right to left: 3 (Hebrew 3)" in html and "images are split one by one" in html
     assert "data" in kinds and "leaked_writers" not in kinds
     told = "200 of 200 evaluation images are by writers of training images (w0). The error on unseen writers is higher"
@@ -246,7 +248,7 @@ def test_page_and_card_say_what_a_model_has_labelled():
               "by_model": {"train": 1800}}  # fmt: skip
     made = in_words(material(table(words(200)), counts=counts))
     told = f"A model wrote the texts of 1800 of {made['data']['splits']['train']['samples']} training images"
-    assert told in report.page(made) and told in card.write(made)
+    assert told in write_page(made) and told in card.write(made)
     counts["by_model"] = {"eval": 7}
     (finding,) = [f for f in in_words(material(table(words(200)), counts=counts))["findings"]
                   if f["kind"] == "measured_on_a_model"]  # fmt: skip
@@ -255,9 +257,9 @@ def test_page_and_card_say_what_a_model_has_labelled():
 
 def test_page_and_card_of_a_few_images_tell_no_calibration_error():
     few, more = (in_words(material(table(words(count)))) for count in (60, 200))
-    for write in (report.page, card.write):
+    for write in (write_page, card.write):
         assert "on average" in write(more) and "on average" not in write(few)
-    assert "Drawn from the other images with an error" in report.page(in_words(material(table(words(200), rate=0.3))))
+    assert "Drawn from the other images with an error" in write_page(in_words(material(table(words(200), rate=0.3))))
 
 
 def test_page_and_card_say_what_the_interval_is_over():
@@ -266,16 +268,50 @@ def test_page_and_card_say_what_the_interval_is_over():
     predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
     made = in_words(material(predictions))
     assert made["writer_range"] == (0.0, 1.0)
-    for text in (report.page(made), card.write(made)):
+    for text in (write_page(made), card.write(made)):
         assert "images of these 8 writers" in text and "ranges from 0.00 % to 100.00 %" in text
     assert "too few to say" in card.write(made)
     many = card.write(in_words(material(table(words(400), writers=40))))
     assert "images of these 40 writers." in many and "single writers" not in many
 
 
+def test_thresholds_of_a_good_model_send_no_more_to_a_person_than_their_rows_say():
+    made = in_words(material(table(words(200))))
+    thresholds = {0: 0.0, 0.01: 0.000026, 0.02: 0.5, 0.05: 0.6653, 0.1: 0.9977, 0.2: 0.99994, 0.5: 1.0}
+    made["review"] = [{"share": share, "threshold": value, "cer": 0.01, "exact": 0.9}
+                      for share, value in thresholds.items()]  # fmt: skip
+    rows = re.findall(r'<tr><td class="n">[\d.]+ %</td><td class="n">([\d.]+)</td>', write_page(made))
+    assert rows == ["0.000026", "0.5", "0.665", "0.9977", "0.99994", "1"]
+    assert "(confidence below 0.9977)" in card.write(made)
+
+
 def test_page_of_a_run_that_failed_names_the_step():
-    html = report.page(None, "2026-01-02T03:04:05", [Step("Transform", "FAILED", 1.0)])
-    assert "The run ended at Transform" in html and "Run of 2026-01-02 03:04:05" in html
+    html = write_page(None, "2026-01-02T03:04:05", [Step("Transform", "FAILED", 1.0)])
+    assert "The run ended at Transform" in html and "Run of 2026-01-02T03:04:05" in html
+
+
+def test_page_of_a_blessed_model_that_no_run_has_pushed_says_so():
+    made = in_words(material(table(words(200))))
+    ended = Step("Evaluator", "COMPLETE", 1.0)
+    failed, stopped, whole = (
+        write_page(made, steps=[ended, *more], pushed=pushed)
+        for more, pushed in (
+            ([Step("ServingCheck", "FAILED", 2.0)], None), ([], None), ([Step("Pusher", "COMPLETE", 1.0)], (17, "a/17"))
+        )
+    )  # fmt: skip
+    assert 'class="verdict no"' in failed and "not pushed: the run failed at ServingCheck." in failed
+    assert 'class="verdict yes"' in stopped and "Not pushed: the run has not come to the push." in stopped
+    assert 'class="verdict yes"' in whole and "ot pushed" not in whole
+
+
+@pytest.mark.parametrize(("run_id", "name"), [
+    ("scheduled__2026-11-29T10:00:00+00:00", "scheduled__2026-11-29T10:00:00"),
+    ("0f3b2c1a-9d5e-4a7f-8c2b-1a2b3c4d5e6f", "0f3b2c1a-9d5e-4a7f-8c2b-1a2b3c4d5e6f"),
+])  # fmt: skip
+def test_page_and_card_name_a_run_as_the_list_of_runs_does(run_id, name):
+    made = in_words(material(table(words(50)), run_id=run_id))
+    assert f"<h1>Run of {name}</h1>" in write_page(made)
+    assert f"Evaluated by the run of {name}. " in card.write(made), "its training may be another run's, from the cache"
 
 
 def test_card_and_metrics_say_the_same_as_the_page(built):
@@ -283,7 +319,7 @@ def test_card_and_metrics_say_the_same_as_the_page(built):
     made = in_words(material(table(words(300)), config))
     text, metrics = card.write(made), json.loads(json.dumps(contents.metrics(made), allow_nan=False))
     for part in ("CC-BY 4.0", "desk@example.org", "## Intended use", "## Limits", made["data"]["digest"],
-                 report.percent(made["verdict"]["metrics"]["cer_high"]), made["model"]["alphabet"]):  # fmt: skip
+                 percent(made["verdict"]["metrics"]["cer_high"]), made["model"]["alphabet"]):  # fmt: skip
         assert part in text, part
     assert "not stated (`card.data_licence`)" in card.write(built)
     assert metrics["metrics"] == made["verdict"]["metrics"] and metrics["blessed"] is True
@@ -344,7 +380,7 @@ def test_a_long_path_in_a_report_is_broken_on_a_phone(tmp_path):
     made = material(table(words(200), rate=0.05, baseline_rate=0.06), Config(gate={"max_cer": 0.3}))
     base = Baseline("warm_start", None, "/" + "a_long_name_of_a_folder/" * 6)
     made = dataclasses.replace(made, verdict=dataclasses.replace(made.verdict, compared_with=base))
-    text = report.page(json.loads(json.dumps(in_words(made))), steps=STEPS)
+    text = write_page(json.loads(json.dumps(in_words(made))), steps=STEPS)
     assert base.path in text
     measured = laid_out(text, 360, tmp_path)
     assert measured["wide"] == [] and measured["scroll"] <= measured["width"] + 1

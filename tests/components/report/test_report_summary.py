@@ -1,14 +1,16 @@
 """What is told of runs: their names, how they ended, and what has become of their versions."""
 
 import json
+from pathlib import Path
 
 import pytest
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from components.common.run_metadata import NoSuchRun
-from components.report import summary
+from components.report import prometheus, recogniser_runs, summary
 from components.report.summary import RunSummary, Step
+from pipeline import cli
 from tests.components.report.report_material import material, table, without_plots, words
 
 
@@ -20,12 +22,12 @@ def note(tmp_path):
     connection.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
     store = metadata_store.MetadataStore(connection)
 
-    def put(run_id):
+    def put(run_id, state=mlmd.Execution.COMPLETE):
         names = {"pipeline": "htr", "pipeline_run": run_id, "node": "htr.Pusher"}
         contexts = [mlmd.Context(type_id=store.put_context_type(mlmd.ContextType(name=kind)), name=name)
                     for kind, name in names.items()]  # fmt: skip
         kind = store.put_execution_type(mlmd.ExecutionType(name="step"))
-        step = mlmd.Execution(type_id=kind, last_known_state=mlmd.Execution.COMPLETE)
+        step = mlmd.Execution(type_id=kind, last_known_state=state)
         store.put_execution(step, [], contexts, reuse_context_if_already_exist=True)
 
     return put
@@ -43,6 +45,35 @@ def test_a_run_is_found_by_the_name_that_is_shown_although_another_begins_with_i
         summary.read(str(tmp_path), "htr", "2026-05-04")
 
 
+def test_no_time_is_told_of_a_run_that_has_not_ended(note, tmp_path):
+    note("killed", mlmd.Execution.RUNNING)
+    note("whole")
+    whole, killed = summary.read_all(str(tmp_path), "htr")
+    assert (killed.seconds, killed.steps[0].seconds) == (None, None) and whole.seconds is not None
+    assert recogniser_runs.listing([killed]).splitlines()[1].split() == ["killed", "unfinished"]
+    assert "htr_run_seconds{" not in prometheus.runs_page([killed], "htr") and "<td>running</td>" in killed.page()
+
+
+def test_a_failed_run_has_a_page_with_the_step_and_no_figures_to_compare(note, tmp_path, capsys):
+    note("2026-05-04", mlmd.Execution.FAILED)
+    workspace = ["--workspace", str(tmp_path)]
+    assert cli.main(["report", *workspace]) == cli.OK
+    page = Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8")
+    assert "The run ended at Pusher." in page and "<code>logs</code> of the workspace" in page
+    assert cli.main(["compare", "latest", "2026-05", *workspace]) == cli.USAGE
+    assert "The run 2026-05-04 has no figures to compare: failed at Pusher." in capsys.readouterr().err
+
+
+def test_figures_of_two_pipelines_on_a_machine_are_told_apart(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"blessed": True, "metrics": dict.fromkeys(
+        ("cer", "cer_low", "cer_high", "wer", "cer_true", "cer_ratio", "f1"), 0.1)}))  # fmt: skip
+    run = RunSummary("a", [], 1.0, {"accepted": {"train": 1}, "rejected": {}}, str(tmp_path))
+    pages = (prometheus.runs_page([run], "htr"), prometheus.runs_page([run], "htr-lines", "pages"))
+    words, lines = ({line for line in page.splitlines() if line[0] != "#"} for page in pages)
+    assert 'htr_run_cer{model="htr",run="a"} 0.1' in words and 'htr_run_f1{model="htr-lines",run="a"} 0.1' in lines
+    assert not words & lines
+
+
 def test_the_list_of_runs_tells_what_has_become_of_their_versions(tmp_path):
     base = tmp_path / "htr"
     figures = dict.fromkeys(("reliability", "review", "distributions", "curves", "confusion"), "")
@@ -55,6 +86,7 @@ def test_the_list_of_runs_tells_what_has_become_of_their_versions(tmp_path):
         return RunSummary("a", [], 0.0, counts={}, report_folder=str(tmp_path), **push)
 
     assert told().version_text == "7", "another machine's folder"
+    assert "</code>, and" not in told().page()
     (base / "7").mkdir(parents=True)
     assert (told().version_text, told(6).version_text) == ("7", "6 (deleted)")
     assert told(withheld=True).version_text == "7", "it was restored"
@@ -62,6 +94,7 @@ def test_the_list_of_runs_tells_what_has_become_of_their_versions(tmp_path):
     (base / "7").rename(base / ".withdrawn-7")
     assert told().version_text == told(withheld=True).version_text == "7 (withdrawn)"
     assert "htr restore 7" in told(withheld=True).page()
+    assert "</code>, and withdrawn since." in told().page() and "</code>, and deleted since." in told(6).page()
     assert told(folder=tmp_path / "elsewhere", withheld=True).version_text == "7 (withdrawn)"
     assert RunSummary("a", [], 0.0, {}, pushed=True, version=7, pushed_path="gs://b/htr/7").version_text == "7"
 

@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from components.example_gen.dataset import Sample
+from components.example_gen.dataset import Sample, examine_all
+from components.example_gen.quarantine import TooManyRejects, check_counts
+from components.example_gen.settings import DataConfig
 from components.tools.data_check.look import Seen, extent, outline
 from components.tools.data_check.suspects import misfits, odd_labels
 from components.tools.sample_data import generate
@@ -159,13 +161,14 @@ def test_empty_and_inverted_images_are_named(tmp_path, capsys):
         ("n/a", "no text"),
         ("???", "no text"),
         ("Аnna", "mixes Cyrillic and Latin"),
+        ("Ã©tÃ©", "'été' becomes where UTF-8 is opened as cp1252"),
     ],
 )
 def test_odd_labels_are_explained(label, reason):
     assert reason in " ".join(odd_labels(label))
 
 
-@pytest.mark.parametrize("label", ["Anna", "it's", "12-B", "Ελένη", "Анна", "naïve café", "?!", "St. John"])
+@pytest.mark.parametrize("label", ["Anna", "it's", "12-B", "Ελένη", "Анна", "naïve café", "São", "?!", "St. John"])
 def test_ordinary_labels_are_not_odd(label):
     assert list(odd_labels(label)) == []
 
@@ -200,6 +203,26 @@ def test_without_an_image_there_is_no_training_to_estimate(tmp_path, capsys):
     assert "No image falls into train" in out and "epochs" not in out
 
 
+def test_lines_with_the_preset_for_words_are_told_the_other_one(tmp_path, capsys):
+    folder, text = tmp_path / "lines", "many more characters than fit into an image"
+    write_dataset(folder, [{"filename": f"{i}.png", "text": text} for i in range(20)])
+    for i in range(1, 20):  # one remains that no preset has frames for
+        (folder / f"{i}.png").write_bytes(encode(drawn_image(600, 40, i)))
+    (folder / "0.png").write_bytes(encode(drawn_image(60, 40)))
+    assert cli.main(["check", "--data", str(folder)]) == cli.TOO_MANY_REJECTS
+    out = capsys.readouterr().out
+    advice = "transform.preset=line has frames enough for 19 of these 20, which look like lines of text"
+    assert "20 rejected: label_too_long, e.g. " in out and f"\n          {advice}\n" in out
+    assert out.count(f"Most are label_too_long: {advice}.") == 2 and "No image falls into train, validation" not in out
+    with pytest.raises(TooManyRejects, match=f"20 label_too_long. {advice}\\."):
+        counts = {"accepted": {"train": 0}, "rejected": {"label_too_long": 20}}
+        data = DataConfig(paths=[str(folder)])
+        rejects = [(one.reason, one.detail) for one in examine_all(data, TransformConfig())]
+        check_counts(counts, data, rejects, None)
+    assert cli.main(["check", "--data", str(folder), "--set", "transform.width=132"]) == cli.TOO_MANY_REJECTS
+    assert "transform.preset=line" not in capsys.readouterr().out, "a given width outlasts the preset"
+
+
 def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
     fits = ["transform.preset=line", "model.filters=[8,16,16]", "model.recurrent_units=24", "model.recurrent_layers=1"]
     options = [option for setting in [*fits, "data.limit=200"] for option in ("--set", setting)]
@@ -210,6 +233,16 @@ def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
     assert after < before and f"brought its CER on other writers from {before:.2f} to {after:.2f}" in out
     out = " ".join(looked(clean, capsys, *options, "--set", "train.warm_start=none").split())
     assert "starting from nothing" in out and "Problem: 200 labels are too few" in out
+
+
+def test_of_very_few_labels_no_figure_is_told_that_was_not_measured(tmp_path, capsys):
+    for count, code in ((10, cli.OK), (1, cli.USAGE)):
+        rows = [{"filename": f"{number}.png", "text": "a", "writer": str(number)} for number in range(count)]
+        assert cli.main(["check", "--data", str(write_dataset(tmp_path / f"few{count}", rows))]) == code
+        out = " ".join(capsys.readouterr().out.split())
+        before, after = adapted_cer(50)
+        told = f"50 labels brought its CER on other writers from {before:.2f} to {after:.2f}; fewer were not measured."
+        assert (told in out) == (count == 10) and ("CER on other writers" in out) == (count == 10)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +334,26 @@ def test_the_size_of_writing_on_canvases_of_one_size_is_no_reason_for_suspicion(
     found = [i for i, _ in misfits(seen)]
     assert set(found[:4]) == {7, 8, 9, 10}
     assert len(found) <= 6
+
+
+@pytest.mark.parametrize("wrong", [1, 6])
+def test_a_few_labels_that_do_not_fit_are_no_shifted_rows(tmp_path, capsys, wrong):
+    lengths = [3 + i % 12 for i in range(60)]
+    labels = [("n" * (17 - n if i < wrong else n)) for i, n in enumerate(lengths)]
+    write_dataset(tmp_path, [{"filename": f"{i}.png", "text": label} for i, label in enumerate(labels)])
+    for i, n in enumerate(lengths):
+        (tmp_path / f"{i}.png").write_bytes(encode(canvas("n" * n, i)))
+    out = looked(tmp_path, capsys)
+    assert ("swapped or shifted" in out) == (wrong == 6)
+    assert ("Note: Labels that are much too long or too short for the ink of their image: 1 (" in out) == (wrong == 1)
+
+
+def test_characters_that_cannot_be_seen_have_numbers(tmp_path, capsys):
+    labels = ["ab"] * 20 + ["a\u202eb", "a\u200bb", "e\u0333 b"]
+    write_dataset(tmp_path, [{"filename": f"{i}.png", "text": label} for i, label in enumerate(labels)])
+    out = looked(tmp_path, capsys)
+    assert "7 characters: abe␣ ◌\u0333 U+200B U+202E\n" in out
+    assert not set(out) & {"\u202e", "\u200b"}
 
 
 def test_labels_that_say_nothing_about_the_ink_give_no_suspects():

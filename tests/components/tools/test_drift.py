@@ -14,13 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_data_validation as tfdv
-from ml_metadata import metadata_store
-from ml_metadata.proto import metadata_store_pb2 as mlmd
-from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.common.settings import ConfigError
 from components.example_validator import thresholds
-from components.report.report import CONTENTS_FILE, PREDICTIONS_FILE
 from components.tools.drift import comparison, profiles
 from components.tools.drift.settings import DRIFT_MEASURES
 from htr_client import RequestLog
@@ -132,62 +128,6 @@ def test_rejected_rows_are_named(halves, tmp_path, capsys):
     after = span(tmp_path / "after", rest, label=lambda text, number: "" if number % 5 == 0 else text)
     _, found = drift(first, after, capsys=capsys)
     assert "rejected" in found["moved"] and "empty_label" in words(found, "rejected")
-
-
-def test_rejected_rows_of_a_run_are_a_share_of_all_its_rows(halves, tmp_path, capsys):
-    a_run(tmp_path / "workspace", {"train": 72, "validation": 9, "eval": 9}, {"missing_file": 10})
-    assert cli.main(["drift", "--workspace", str(tmp_path / "workspace"), "--data", str(halves[0]), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    (rejected,) = [measure for measure in found["measures"] if measure["name"] == "rejected"]
-    assert rejected["before"] == pytest.approx(0.1) and found["samples"][0] == 72
-
-
-@pytest.mark.parametrize(
-    ("decoder", "weight", "known"), [("default", 0.8, True), ("best_path", 0.8, False), ("best_path", 0.0, True)]
-)
-def test_confidence_is_compared_where_both_sides_are_decoded_alike(halves, tmp_path, capsys, decoder, weight, known):
-    folder = a_run(tmp_path / "workspace", {"train": 72, "validation": 9, "eval": 9}, {})
-    written = {"config": {"gate": {"decoder": decoder}}, "language_model": {"weight": weight}, "characters": [],
-               "model": {"alphabet": "ab"}}  # fmt: skip
-    (folder / CONTENTS_FILE).write_text(json.dumps(written))
-    (folder / PREDICTIONS_FILE).write_text("confidence\n" + "0.9\n0.8\n" * 30)
-    log = RequestLog(tmp_path / "log", rate=1)
-    for grey, text in halves[1]:
-        log.offer(cv2.imencode(".png", grey)[1].tobytes(), text, 0.9, "htr", 7)
-    log.close()
-    arguments = ["--workspace", str(tmp_path / "workspace"), "--data", str(tmp_path / "log"), "--json"]
-    assert cli.main(["drift", *arguments]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert ("confidence" in [measure["name"] for measure in found["measures"]]) == known
-    assert any("without its language model (gate.decoder=best_path)" in note for note in found["notes"]) != known
-
-
-def a_run(workspace, accepted, rejected):
-    """Metadata of a run that has read and counted its data; returns the folder of its report, which is empty."""
-    quarantine, statistics, report = (workspace / name for name in ("quarantine", "statistics", "report"))
-    quarantine.mkdir(parents=True)
-    report.mkdir()
-    (quarantine / "counts.json").write_text(json.dumps({"accepted": accepted, "rejected": rejected, "notes": []}))
-    measured = statistics_pb2.DatasetFeatureStatisticsList()
-    measured.datasets.add(num_examples=accepted["train"])
-    (statistics / "Split-train").mkdir(parents=True)
-    (statistics / "Split-train" / "FeatureStats.pb").write_bytes(measured.SerializeToString())
-    connection = mlmd.ConnectionConfig()
-    connection.sqlite.filename_uri = str(workspace / "metadata.db")
-    connection.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
-    store = metadata_store.MetadataStore(connection)
-    names = {"pipeline": "htr", "pipeline_run": "2026-01-01T00:00:00", "node": "htr.StatisticsGen"}
-    contexts = [mlmd.Context(type_id=store.put_context_type(mlmd.ContextType(name=kind)), name=name)
-                for kind, name in names.items()]  # fmt: skip
-    execution = mlmd.Execution(type_id=store.put_execution_type(mlmd.ExecutionType(name="step")),
-                               last_known_state=mlmd.Execution.COMPLETE)  # fmt: skip
-    outputs = []
-    for kind, folder in (("Quarantine", quarantine), ("ExampleStatistics", statistics), ("Report", report)):
-        artifact = mlmd.Artifact(type_id=store.put_artifact_type(mlmd.ArtifactType(name=kind)), uri=str(folder))
-        steps = [{"key": folder.name}, {"index": 0}]
-        outputs.append((artifact, mlmd.Event(type=mlmd.Event.OUTPUT, path={"steps": steps})))
-    store.put_execution(execution, outputs, contexts)
-    return report
 
 
 def test_logged_requests_are_skew_and_low_confidence_is_named(halves, tmp_path, capsys):
@@ -342,11 +282,6 @@ def test_unknown_measure_is_refused():
 def test_wrong_usage(arguments, message, capsys):
     assert cli.main(["drift", *arguments]) == cli.USAGE
     assert message in capsys.readouterr().err
-
-
-def test_no_run_to_compare_with(halves, tmp_path, capsys):
-    assert cli.main(["drift", "--data", str(halves[0]), "--workspace", str(tmp_path)]) == cli.ERROR
-    assert "holds no run yet" in capsys.readouterr().err
 
 
 def validated(count, states):

@@ -6,6 +6,8 @@ import shlex
 import shutil
 import threading
 import uuid
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -26,7 +28,9 @@ from components.tools.review import review
 from components.tools.sample_data.generator import generate
 from components.transform.settings import TransformConfig
 from htr_client import ImageError, Timings, Transcription
+from htr_client.pages.reading import find_page
 from htr_client.suspicion import Suspicion
+from htr_client.testing import find_bars
 from pipeline import cli
 from tests.conftest import drawn_image, encode, failing_bucket
 
@@ -82,16 +86,27 @@ def test_every_image_is_accounted_for(names, tmp_path, capsys):
     (labelled,) = re.findall(r"(\d+) images? in ", said)
     assert int(labelled) + sum(left_out.values()) == IMAGES + 2
     assert f"htr run --data {names} --data {output}\n" in said
+    assert f"these are listed in {output}/left-out.txt\n" in said
+    with open(f"{output}/left-out.txt", encoding="utf-8", newline="") as file:
+        listed = list(csv.DictReader(file, dialect="excel-tab"))
+    written = {row["source"] for row in rows(Path(output) / "labels.csv")}
+    assert written | {row["image"] for row in listed} == set(map(str, (names / "images").iterdir()))
+    counts = Counter(row["reason"] for row in listed)
+    assert counts.total() == sum(left_out.values()) and (counts["known"], counts["unread"]) == (LABELLED, 1)
+    assert all(row["text"] and float(row["confidence"]) < 0.5 for row in listed if row["reason"] == "unsure")
+    sample = dataset.examine_all(DataConfig(paths=[output]), TransformConfig())
+    assert len(list(sample)) == len(written), "the list holds no labels"
 
 
 def test_the_command_to_train_with_them_is_about_the_same_settings(names, tmp_path, capsys):
     settings, output = tmp_path / "run.yaml", tmp_path / "my out"
     settings.write_text(f"data: {{paths: ['{names}']}}\nworkspace: '{tmp_path / 'w'}'\n")
     command = ["label", str(names), "--config", str(settings), "--set", "data.limit=30", "--output", str(output)]
-    assert cli.main([*command, "--base", "word", "--above", "0.1"]) == 0
+    assert cli.main([*command, "--base", "line", "--above", "0.1"]) == 0
     (printed,) = re.findall(r"^  (htr run .+)$", capsys.readouterr().out, re.MULTILINE)
-    data = ["--data", str(names), "--data", str(output)]
-    assert shlex.split(printed) == ["htr", "run", *data, "--config", str(settings), "--set", "data.limit=30"]
+    data, sets = ["--data", str(names), "--data", str(output)], ["--set", "data.limit=30"]
+    sets += ["--set", "transform.preset=line"]  # what such a model reads may be too long for the default
+    assert shlex.split(printed) == ["htr", "run", *data, "--config", str(settings), *sets]
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +218,12 @@ def test_where_nothing_can_be_labelled_nothing_is_left(names, tmp_path, capsys, 
     ("suspicions", "said"),
     [
         ((), "in 2 images the model sees no writing, and 0 of another kind"),
+        ((Suspicion("no_text", "None."),), "in 2 images the model sees no writing, and 0 of another kind"),
         ((Suspicion("blank", "Empty."),), "in 0 images the model sees no writing, and 2 of another kind"),
+        (
+            (Suspicion("page_like", "A page."), Suspicion("no_text", "None.")),
+            "in 2 images the model sees no writing, and 0 of another kind",
+        ),
     ],
 )
 def test_images_without_writing_are_not_called_unsure(tmp_path, suspicions, said):
@@ -212,6 +232,27 @@ def test_images_without_writing_are_not_called_unsure(tmp_path, suspicions, said
     with pytest.raises(labelling.LabellingError, match=f"Nothing to label: {said}") as raised:
         labelling.write(answers, str(tmp_path / "read"), 0.5, counts)
     assert "--above" not in str(raised.value) and counts.unsure == 0
+
+
+@pytest.mark.parametrize(("text", "confidence"), [(";", 0.9), ("se", 0.0078), ("", 0.9)])
+def test_pages_are_left_out_and_large_images_of_a_word_are_not(tmp_path, text, confidence):
+    """Both are of the shape of a page; a model for words may be sure of what it reads in one, and seldom is."""
+    grey = np.full((700, 900), 240, np.uint8)
+    (tmp_path / "word.png").write_bytes(encode(grey))  # in writing as large as the image no line is found
+    grey[120:150, 100:700] = grey[220:250, 100:700] = 30
+    (tmp_path / "page.png").write_bytes(encode(grey))
+    shape = (Suspicion("page_like", "A page."),)
+    answers = [
+        Transcription(*told, (), (), "htr", 7, str(tmp_path / f"{name}.png"), Timings(0.0, 0.0, 0.0), None, shape)
+        for name, told in (("page", (text, confidence)), ("word", ("Anna", 0.9)))
+    ]
+    counts, find = labelling.Counts(), partial(find_page, find_maps=find_bars)
+    labelling.write(answers, str(tmp_path / "read"), 0.5, counts, find_page=find)
+    assert [row["text"] for row in rows(tmp_path / "read" / "labels.csv")] == ["Anna"]
+    assert (counts.labelled, counts.page) == (1, 1)
+    assert counts.left_out == [(str(tmp_path / "page.png"), "page", text, f"{confidence:.4f}", "page_like")]
+    with pytest.raises(labelling.LabellingError, match=r"1 image of pages.* htr transcribe --kind page"):
+        labelling.write(answers[:1], str(tmp_path / "none"), 0.5, labelling.Counts(), find_page=find)
 
 
 def test_an_image_that_is_read_with_a_raised_limit_is_written(scans, tmp_path):
@@ -259,5 +300,6 @@ def test_any_answers_add_up(tmp_path, answers, above):
         assert not output.exists()
     assert len(written) == counts.labelled
     assert counts.labelled + counts.unsure + counts.empty + counts.suspect + len(counts.unread) == len(answers)
+    assert counts.labelled + len(counts.left_out) == len(answers)
     sure = [a for a in answers if not a[2] and not a[3] and not a[4] and a[1] >= above and a[0].strip()]
     assert written == [text for text, *_ in sure]

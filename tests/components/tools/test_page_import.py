@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import re
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -154,6 +156,26 @@ def test_pages_on_a_turned_or_scaled_image(tmp_path):
     assert "400 x 300" in left_out[0]["detail"] and "300 x 300" in left_out[0]["detail"]
 
 
+def test_pages_on_an_image_upside_down_are_cut_where_their_ink_is(tmp_path):
+    drawn, page = drawn_page(lines=2)
+    turned = tuple(
+        Line(line.text, *(tuple((WIDTH - 1 - x, HEIGHT - 1 - y) for x, y in p) for p in (line.baseline, line.polygon)))
+        for line in page.lines
+    )
+    add_page(tmp_path / "in", name="obeyed", image="obeyed.tif", lines=page.lines)
+    add_page(tmp_path / "in", name="passed-over", image="passed-over.tif", lines=turned)
+    outlines = tuple(replace(line, baseline=()) for line in page.lines)
+    add_page(tmp_path / "in", name="z-outlines", image="outlines.tif", lines=outlines)
+    for name in ("obeyed", "passed-over", "outlines"):
+        Image.fromarray(np.rot90(drawn, 2).copy()).save(tmp_path / "in" / f"{name}.tif", tiffinfo={274: 3})
+    outcome, rows, _ = run(tmp_path / "in", tmp_path / "out")
+    assert outcome.lines == 6
+    for row, line in zip(rows, 3 * page.lines, strict=True):
+        expected = pages.cut_line(drawn, line)
+        cut = cv2.imread(str(tmp_path / "out" / row["filename"]), cv2.IMREAD_GRAYSCALE)
+        assert np.abs(cv2.resize(cut, expected.shape[::-1]).astype(int) - expected).mean() < 6
+
+
 def test_everything_left_out_has_a_reason(tmp_path):
     folder = tmp_path / "in"
     _, page = drawn_page()
@@ -206,6 +228,48 @@ def test_an_image_is_imported_once(tmp_path):
     _, rows, _ = run(folder.parent, tmp_path / "out")
     assert {row["page"] for row in rows} == {"in/page/scan"}
     assert all((tmp_path / "out" / row["filename"]).exists() for row in rows)
+
+
+def test_a_page_without_its_image_does_not_get_that_of_another_document(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lost, others = tmp_path / "in" / "a", tmp_path / "in" / "b"
+    for name in ("empty", "damaged", "converted"):
+        add_page(lost, name, f"{name}.png", place=False)
+        add_page(others, name, f"{name}.png", **({"lines": ()} if name == "empty" else {}))
+    (others / "damaged.xml").write_text("<PcGts><Page>")
+    (others / "converted.png").rename(others / "converted.jpg")
+    _, rows, left_out = run(tmp_path / "in", tmp_path / "out")
+    assert {row["page"] for row in rows} == {"in/b/converted"}
+    assert [(row["page"], row["reason"]) for row in left_out] == [
+        ("in/a/converted", "same_image"), ("in/a/damaged", "same_image"), ("in/a/empty", "same_image"),
+        ("in/b/damaged", "damaged_xml"), ("in/b/empty", "no_lines"),
+    ]  # fmt: skip
+    assert run(tmp_path / "in", tmp_path / "out")[1:] == (rows, left_out)
+    (others / "empty.xml").unlink()  # now nothing tells that the image is another document's
+    assert cli.main(["import", "in", "--output", "again"]) == cli.OK
+    said = f"found by its name in another folder: 1, such as {others}/empty.png for in/a/empty"
+    assert said in capsys.readouterr().out
+
+
+def test_of_two_files_of_a_page_the_one_with_outlines_is_used_and_either_names_the_document(tmp_path):
+    """As Transkribus exports them: ALTO has boxes, and no document."""
+    page = drawn_page()[1]
+    boxes = tuple(replace(line, baseline=((30, line.box[3] - 15), (300, line.box[3] - 15))) for line in page.lines)
+    outlined = tuple(
+        replace(line, polygon=(*line.polygon, (29, line.box[1] + 20)), baseline=((30, 0), (90, 1))) for line in boxes
+    )
+    folder = add_page(tmp_path / "in" / "alto", kind="alto", lines=boxes, place=tmp_path / "in" / "scan.png")
+    add_page(tmp_path / "in" / "page", lines=outlined, place=False)
+    (folder / "scan.xml").write_text((folder / "scan.xml").read_text().replace("30,95 300,95", "95"))
+    xml = tmp_path / "in" / "page" / "scan.xml"
+    xml.write_text(xml.read_text().replace("</Metadata>", '<TranskribusMetadata docId="77"/></Metadata>'))
+    outcome, rows, left_out = run(folder.parent, tmp_path / "out")
+    assert {(row["page"], row["writer"]) for row in rows} == {("in/page/scan", "77")}
+    assert [(row["page"], row["reason"]) for row in left_out] == [("in/alto/scan", "same_image")]
+    xml.write_text(re.sub("<Unicode>[^<]*</Unicode>", "<Unicode/>", xml.read_text()))  # it has lost its texts
+    outcome, rows, _ = run(folder.parent, tmp_path / "out")
+    assert {(row["page"], row["writer"]) for row in rows} == {("in/alto/scan", "77")}
+    assert (outcome.writers, outcome.without_document) == (1, 0)
 
 
 def test_pages_that_a_run_has_written_are_not_imported(tmp_path):
@@ -338,6 +402,9 @@ def test_images_that_no_page_names_are_told(tmp_path, capsys, monkeypatch):
     assert cli.main(["import", "in", "--output", "lines", "--json"]) == cli.OK
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["unnamed"], told["unnamed_example"]) == (2, f"{scans}/more/2.JPG")
+    reference = (Path(__file__).parents[3] / "docs" / "reference.md").read_text(encoding="utf-8")
+    documented = reference.split("**`htr import`**: ")[1].split("\n\n")[0]
+    assert [name for name in told if f"`{name}`" not in documented] == []
     shutil.rmtree(scans / "more")
     assert cli.main(["import", "in", "--output", "lines"]) == cli.OK
     assert "no page names" not in capsys.readouterr().out

@@ -18,6 +18,7 @@ from components.example_gen.splits import SPLITS
 from components.tools.review import review
 from components.transform.settings import TransformConfig
 from htr_client import ImageError, RequestLog, Timings, Transcription
+from htr_client.suspicion import Suspicion
 from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset
 
@@ -57,12 +58,17 @@ def test_page_saves_what_was_corrected_also_after_unreadable_was_taken_back(log,
         pytest.skip("no browser is on the PATH")
     assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / "review"), "--below", "0.5"]) == 0
     script = """<script>
-      URL.createObjectURL = blob => { blob.text().then(text => { document.body.innerText = text; }); return '#'; };
+      URL.createObjectURL = blob => { blob.text().then(text => { document.body.innerText = text + asked; });
+        return '#'; };
+      const asked = [], leave = () => asked.push(!window.dispatchEvent(new Event('beforeunload', {cancelable: true})));
+      leave();
       const [corrected, regretted, unreadable] = items.map(item => item.querySelectorAll('input'));
       corrected[0].value = 'corrected';
       corrected[0].dispatchEvent(new Event('input'));
       for (const box of [corrected[1], corrected[1], regretted[1], regretted[1], unreadable[1]]) box.click();
+      leave();
       document.querySelector('button').click();
+      leave();
     </script></body>"""
     page = tmp_path / "review" / "review.html"
     page.write_text(page.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
@@ -74,6 +80,27 @@ def test_page_saves_what_was_corrected_also_after_unreadable_was_taken_back(log,
     saved = done.stdout[done.stdout.index("<body") :]
     assert ",corrected," in saved and ",UNREADABLE," in saved
     assert saved.count("images/") == 2, "a row whose tick was taken back was not looked at"
+    assert "false,true,false" in saved, "who leaves without saving is asked"
+
+
+def test_a_suspect_image_is_a_doubt_however_sure_the_model_is(tmp_path):
+    image = tmp_path / "0.png"
+    image.write_bytes(encode(drawn_image(200, 40, 0)))
+    answers = [Transcription("ab", 0.94, (), (), "htr", 7, str(image), Timings(0.0, 0.0, 0.0), suspicions=suspicions)
+               for suspicions in ((), (Suspicion("inverted", "Dark."),))]  # fmt: skip
+    assert len(list(review.from_answers(answers, 0.7, []))) == 1
+
+
+def test_an_empty_guess_is_a_doubt_however_sure_the_model_is(tmp_path):
+    made, answers = RequestLog(tmp_path / "log", rate=1), []
+    for number, text in enumerate(("", "ab")):
+        image = tmp_path / f"{number}.png"
+        image.write_bytes(encode(drawn_image(200, 40, number)))
+        made.offer(image.read_bytes(), text, 0.94, "htr", 7)
+        answers.append(Transcription(text, 0.94, (), (), "htr", 7, str(image), Timings(0.0, 0.0, 0.0)))
+    made.close()
+    for doubts in (review.from_answers(answers, 0.7, []), review.from_logs([str(tmp_path / "log")], 0.7, [], [])):
+        assert [doubt.guess for doubt in doubts] == [""]
 
 
 def test_texts_of_htr_label_keep_the_version_that_wrote_them(log, tmp_path):

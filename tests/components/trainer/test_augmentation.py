@@ -36,6 +36,18 @@ def test_augmentation_keeps_shape_range_and_room_for_the_label(kinds, strength):
     assert same_widths.numpy().tolist() == widths.numpy().tolist()
 
 
+def test_some_edges_become_softer_and_others_sharper():
+    images = np.zeros((64, 20, 20, 1), np.float32)
+    images[:, 8:12, 5:15] = 0.6
+    widths = tf.constant([20] * 64)
+    moved, _ = augment_batch(images, widths, widths, 1.0, ["sharpness"], tf.constant([1, 2], tf.int64))
+    inside, outside = moved.numpy()[:, 8, 10, 0], moved.numpy()[:, 7, 10, 0]
+    softer = (inside < 0.55) & (outside > 0.05)
+    sharper = (inside > 0.65) & (outside == 0)
+    assert softer.sum() > 16 and sharper.sum() > 16
+    np.testing.assert_allclose(moved[:, :6], 0.0)
+
+
 def test_neighbours_leave_the_middle_and_the_padding_alone():
     """Their strokes come from the other images of the batch, above and below, never into the middle of a line."""
     images = np.zeros((64, 40, 30, 1), np.float32)

@@ -13,6 +13,7 @@ import tensorflow_transform as tft
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
+from benchmarks.plain import ConcatenatedColumns
 from components.common.metrics import count_errors
 from components.language.component import put
 from components.language.learning import Learnt
@@ -20,7 +21,7 @@ from components.recogniser.model import ExportedModel
 from components.trainer import export
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
-from components.trainer.model import build, ctc_loss, needed_frames
+from components.trainer.model import Recogniser, build, ctc_loss, needed_frames
 from components.trainer.recurrent import BidirectionalLSTM
 from components.transform import geometry, preprocessing
 from components.transform.settings import TransformConfig
@@ -39,6 +40,28 @@ from tests.conftest import drawn_image
 def model():
     keras.utils.set_random_seed(3)
     return build(SMALL, classes=5, height=32)
+
+
+@pytest.fixture(scope="module")
+def soft():
+    """The same network, for which images are softened."""
+    keras.utils.set_random_seed(3)
+    return build(SMALL.model_copy(update={"softening": 0.2}), classes=5, height=32)
+
+
+@pytest.mark.parametrize("kind", [Recogniser, ConcatenatedColumns])
+def test_a_new_network_has_the_weights_that_its_layers_ask_for(kind):
+    class Traced(kind):
+        """Keras finds them by tracing the whole network."""
+
+        build = keras.Model.build
+
+    traced = Traced(SMALL, 5)
+    traced({"images": tf.zeros([1, 33, 32, 1]), "widths": tf.constant([32])}, training=True)
+    new = build(SMALL, 5, 33, kind)
+    assert [(v.path, v.shape) for v in new.weights] == [(v.path, v.shape) for v in traced.weights]
+    variances = [v.numpy() for v in new.weights if v.path.endswith("moving_variance")]
+    assert variances and all((variance == 1).all() for variance in variances), "no image has gone through it"
 
 
 def test_recurrent_layers_and_their_gradients_are_those_of_keras():
@@ -71,14 +94,29 @@ def test_recurrent_layers_and_their_gradients_are_those_of_keras():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_padding_does_not_change_a_result(model):
-    random = np.random.default_rng(0)
+@pytest.mark.parametrize("name", ["model", "soft"])
+def test_padding_does_not_change_a_result(name, request):
+    model, random = request.getfixturevalue(name), np.random.default_rng(0)
     image = random.random((1, 32, 60, 1)).astype("float32")
     alone = model({"images": image, "widths": tf.constant([60])})
     padded = np.concatenate([np.pad(image, [(0, 0), (0, 0), (0, 68), (0, 0)]), random.random((1, 32, 128, 1))])
     beside = model({"images": padded.astype("float32"), "widths": tf.constant([60, 128])})
     assert alone["frames"].numpy().tolist() == [15] and beside["frames"].numpy().tolist() == [15, 32]
     np.testing.assert_allclose(alone["logits"][0, :15], beside["logits"][0, :15], atol=1e-4)
+
+
+def test_what_is_transcribed_is_softened_and_what_is_trained_on_is_not(model, soft):
+    images = np.zeros((2, 32, 64, 1), "float32")
+    images[:, 4:28, 4:60] = np.random.default_rng(1).random((2, 24, 56, 1))
+    widths = tf.constant([64, 64])
+    blur = np.array([0.2, 0.6, 0.2])
+    across = np.tensordot(blur, [np.roll(images, by, 2) for by in (-1, 0, 1)], 1)
+    both = np.tensordot(blur, [np.roll(across, by, 1) for by in (-1, 0, 1)], 1).astype("float32")
+    by_hand, ours = model({"images": both, "widths": widths}), soft({"images": images, "widths": widths})
+    np.testing.assert_allclose(ours["logits"], by_hand["logits"], atol=1e-5)
+    assert np.abs(model({"images": images, "widths": widths})["logits"] - ours["logits"]).max() > 1e-3
+    trained = [one.stages[0](tf.constant(images), widths, training=True)[0] for one in (model, soft)]
+    np.testing.assert_array_equal(*trained)
 
 
 @pytest.mark.parametrize("width", [1, 3, 4, 5, 63, 64, 128])

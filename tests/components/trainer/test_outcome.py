@@ -10,7 +10,7 @@ LABELS = [f"name {i}" for i in range(49)]
 def test_a_network_that_reads_nothing_is_called_so():
     found = compare(LABELS, [""] * 49)
     assert found.rate == 1.0 and found.empty == 49
-    assert found.collapse == "the network reads nothing: 49 of 49 validation images come out empty"
+    assert found.collapse == "the network recognises nothing: 49 of 49 validation images come out empty"
     assert "48 of 49" in compare(LABELS, ["n"] + [""] * 48).collapse
 
 

@@ -19,12 +19,13 @@ from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 
 from components.common.words import counted
-from components.trainer import accelerators, export, training, transfer, tuning
-from components.trainer.base import temperature_of
-from components.trainer.fitting import Fitting
+from components.trainer import accelerators, export, fitting, training, transfer, tuning
+from components.trainer.fitting import Fitting, Seen, read_first
 from components.trainer.input_pipeline import batches, plain_batches
 from components.trainer.model import build
 from components.trainer.settings import TuneConfig
+from components.trainer.temperature import fit_temperature
+from components.trainer.warm_start import temperature_of
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
 from pipeline.exit_codes import root_message
@@ -84,6 +85,15 @@ def test_batches_go_on_where_an_interrupted_training_stopped(lines):
         for (inputs, labels), (expected, expected_labels) in zip(rest, whole[done:], strict=True):
             np.testing.assert_array_equal(inputs["images"], expected["images"])
             np.testing.assert_array_equal(labels, expected_labels)
+
+
+@pytest.mark.either_stack
+def test_the_order_of_the_batches_does_not_follow_from_what_ran_before(lines):
+    def labels(seed_of_the_process):
+        tf.random.set_seed(seed_of_the_process)
+        return np.concatenate([batch.numpy().flatten() for _, batch in batches(source_of(lines, LINE), TRAIN)]).tolist()
+
+    assert labels(0) == labels(5) == labels(TRAIN.seed)  # a line finder's training leaves 0
 
 
 def test_every_image_is_seen_once_in_an_epoch(lines):
@@ -340,34 +350,35 @@ def test_temperature_makes_a_doubtful_network_say_so(toy):
         logits[:, 0, 0], logits[:, 0, 3] = 12, 0
         return tf.nn.log_softmax(logits), tf.fill([len(logits)], 8)
 
-    source = source_of(toy)
-    assert training.fit_temperature(overconfident, source, ["a", "b", "c"]) > 2.0
+    assert fit_temperature(read_first(overconfident, source_of(toy)), ["a", "b", "c"]) > 2.0
 
 
 @pytest.mark.parametrize(
     ("images", "neutral", "expected"), [(5, 1.0, 1.0), (5, 1.3, 1.3), (60, 1.0, 0.5), (0, 1.3, 1.3)]
 )
-def test_a_few_images_that_are_all_right_make_no_network_surer(monkeypatch, images, neutral, expected):
-    def right(_):
-        probabilities = np.tile(np.float32([0.8, 0.1, 0.1]), (images, 1, 1))
-        return tf.math.log(probabilities), tf.fill([images], 1)
-
-    batch = {"images": None}, tf.constant(["a"] * images, tf.string)
-    monkeypatch.setattr(training, "plain_batches", lambda *_: SimpleNamespace(take=lambda _: [batch]))
-    assert training.fit_temperature(right, None, ["a", "b"], neutral) == pytest.approx(expected)
+def test_a_few_images_that_are_all_right_make_no_network_surer(images, neutral, expected):
+    log_probs = np.log(np.tile(np.float32([0.8, 0.1, 0.1]), (images, 1, 1)))
+    seen = [Seen(log_probs, np.ones(images, np.int32), ["a"] * images)]
+    assert fit_temperature(seen, ["a", "b"], neutral) == pytest.approx(expected)
 
 
-def test_a_temperature_is_fitted_with_bounded_memory(monkeypatch):
-    def long(_):
-        given.append(1)
-        return tf.math.log(tf.fill([1, 1000, 3], 1 / 3)), tf.fill([1], 1000)
+def test_images_that_cannot_be_aligned_tell_nothing_of_a_temperature():
+    log_probs = np.log(np.tile(np.float32([0.6, 0.3, 0.1]), (120, 2, 1)))
+    some = Seen(log_probs, np.full(120, 2, np.int32), ["", "ababa", "ab", "aa"] * 30)
+    alone = Seen(log_probs[:30], some.frames[:30], ["ab"] * 30)
+    assert fit_temperature([some], ["a", "b"]) == fit_temperature([alone], ["a", "b"])
 
+
+def test_the_first_images_are_read_with_bounded_memory(toy, monkeypatch):
     given = []
-    batch = {"images": None}, tf.constant(["a"])
-    monkeypatch.setattr(training, "plain_batches", lambda *_: SimpleNamespace(take=lambda _: [batch] * 50))
-    monkeypatch.setattr(training, "MOST_NUMBERS", 10_000)
-    training.fit_temperature(long, None, ["a", "b"])
-    assert 4 <= len(given) <= 8, "four of 3,000 numbers each, and what was under way"
+
+    def long(inputs):
+        given.append(len(inputs["widths"]))
+        return tf.math.log(tf.fill([given[-1], 1000, 3], 1 / 3)), tf.fill([given[-1]], 1000)
+
+    monkeypatch.setattr(fitting, "MOST_NUMBERS", 50_000)
+    source = source_of(toy)
+    assert len(list(read_first(long, source))) == 2 and 2 <= len(given) <= 5 < source.samples / 16
 
 
 @pytest.mark.parametrize(("images", "expected"), [(30, 1.75), (29, 1.0)])

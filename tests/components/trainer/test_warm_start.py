@@ -15,7 +15,6 @@ from tfx.utils import json_utils
 from components.base_model import packing
 from components.evaluator.baseline import find
 from components.trainer import accelerators, training, transfer, tuning
-from components.trainer.base import WarmStartError, settled
 from components.trainer.component import Driver
 from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import survey
@@ -23,6 +22,7 @@ from components.trainer.model import build
 from components.trainer.outcome import compare
 from components.trainer.schedule import RATE
 from components.trainer.settings import AUTO, ModelConfig, TrainConfig, TuneConfig
+from components.trainer.warm_start import WarmStartError, settled
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
 from serving.version_directory import CARD_FILE
@@ -91,7 +91,7 @@ def test_a_training_that_only_damages_ends_with_the_weights_of_its_base(toy, bas
     assert not facts["collapse"] and not facts["still_falling"]
     told = " ".join(capsys.readouterr().err.split())
     assert f"epoch 0/2 the base validation CER {before:.4f}" in told
-    assert f"no epoch reads the validation images better than the base (CER {before:.4f})" in told
+    assert f"no epoch transcribes the validation images better than the base (CER {before:.4f})" in told
     assert "the weights of the base are kept. Try a lower train.learning_rate (it is 1)" in told
 
 
@@ -198,6 +198,22 @@ def test_a_share_of_the_start_stays_in_the_result_unless_it_reads_clearly_worse(
 
 
 @pytest.mark.either_stack
+@pytest.mark.parametrize("found, left_out", [(HARDLY_WORSE, False), (CLEARLY_WORSE, True)])
+def test_normalisation_is_fitted_to_images_as_they_are_unless_these_read_clearly_worse(
+    toy, base, without_share, monkeypatch, capsys, found, left_out
+):
+    # Nothing is augmented, so that the weights are those of a training without.
+    settings = {"start_share": 0.0, "clean_statistics": 0.5, "augment": 0.5, "augmentations": []}
+    fitting, _ = fitted(toy, base, monkeypatch, [BEFORE, FIRST, KEPT, found], **settings)
+    for variable, learnt, now in zip(fitting.model.variables, without_share[1], fitting.weights.current(), strict=True):
+        is_moved = not left_out and "moving_" in variable.path
+        assert (np.abs(now - learnt).max() > 1e-4) == is_moved, variable.path
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{found.rate:.4f} with 0.5 of the statistics of images as they are" in told
+    assert ("as they are: left out" in told) == left_out
+
+
+@pytest.mark.either_stack
 def test_the_start_has_no_share_in_what_it_did_not_know(toy, base, monkeypatch):
     """Before the training the columns of a new character are random numbers."""
     settings = {"start_share": 0.25, "start_share_checked": False}
@@ -222,7 +238,7 @@ def test_a_warm_start_that_was_interrupted_does_not_measure_its_base_again(toy, 
     neutral = []
 
     def interrupted(*given):
-        neutral.append(given[3])
+        neutral.append(given[-1])
         raise KeyboardInterrupt
 
     train = warm(base, epochs=1, learning_rate=ABSURD)
@@ -282,7 +298,7 @@ def test_a_collapse_of_a_warm_start_is_told_at_once_and_once(toy, base, capsys):
     Fitting(model, source, source, ["a", "b", "c"], warm(base, epochs=1, learning_rate=1e-6)).run()
     base_line, told, *rest = capsys.readouterr().err.splitlines()
     assert "epoch   0/1  the base      validation CER 1.0000" in base_line
-    assert told.strip() == "the network reads nothing: 192 of 192 validation images come out empty"
+    assert told.strip() == "the network recognises nothing: 192 of 192 validation images come out empty"
     assert sum("192 of 192" in line for line in rest) == 1, "and at the end, with what to do"
 
 
@@ -291,7 +307,7 @@ def test_a_training_from_nothing_tells_of_a_collapse_only_at_its_end(toy, tmp_pa
     history, settings = run(toy, tmp_path, TRAIN.model_copy(update={"epochs": 2, "learning_rate": 1e-3}))
     assert [(entry["epoch"], entry["empty"]) for entry in history] == [(1, 192), (2, 192)]
     told = " ".join(capsys.readouterr().err.split())
-    assert told.count("the network reads nothing: 192 of 192 validation images come out empty") == 1
+    assert told.count("the network recognises nothing: 192 of 192 validation images come out empty") == 1
     assert "Try more epochs (train.epochs is 2: 48 optimiser steps" in told and "or more labels" in told
     facts = settings["training"]
     assert "validation images come out" in facts["collapse"] and facts["base_validation_cer"] is None
@@ -351,13 +367,25 @@ def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_
         (WORD, ModelConfig(), "has another model.filters, model.recurrent_units, model.recurrent_layers"),
         (TransformConfig(preset="line"), SMALL, "no base model is shipped for transform.preset=line"),
     ):
-        train, start = settled(TrainConfig(), transform, model)
+        train, _, start = settled(TrainConfig(), transform, model)
         assert (
             train.warm_start is None and not start.is_base and start.name.startswith("nothing: ") and why in start.name
         )
         with pytest.raises(WarmStartError, match=r"train\.freeze: recurrent would keep the random weights"):
             settled(TrainConfig(freeze=["recurrent"]), transform, model)
     assert TrainConfig(warm_start="none").warm_start is None
+
+
+def test_a_training_softens_images_as_its_start_does_unless_it_is_told_otherwise(toy, tmp_path):
+    soft = SMALL.model_copy(update={"softening": 0.1})
+    first = TRAIN.model_copy(update={"epochs": 1, "warm_start": None})
+    given = arguments(toy, tmp_path, first, WORD)
+    given["custom_config"]["model"] = soft.model_dump_json()
+    training.run_fn(SimpleNamespace(**given))
+    assert settings_of(tmp_path / "model")["model"]["softening"] == 0.1
+    train = first.model_copy(update={"warm_start": str(tmp_path / "model")})
+    assert settled(train, WORD, SMALL)[1] == soft and settled(first, WORD, SMALL)[1].softening == 0.0
+    assert settled(train, WORD, SMALL.model_copy(update={"softening": 0.0}))[1].softening == 0.0
 
 
 @pytest.mark.either_stack

@@ -1,6 +1,6 @@
 """The measurements of `htr doctor --gpu`, each in a process of its own, which sees the devices that it is to use.
 
-`python -m pipeline.doctor.benchmark JOB.json` does what the file says and writes its answer beside it.
+`python -m pipeline.doctor.gpu_benchmark JOB.json` does what the file says and writes its answer beside it.
 """
 
 from __future__ import annotations

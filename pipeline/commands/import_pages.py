@@ -87,6 +87,11 @@ def _import(arguments: argparse.Namespace) -> int:
             if reasons:
                 counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
                 print(f"Left out {what}: {counts}; see {outcome.left_out_table}")
+        if outcome.elsewhere:
+            print(
+                f"Pages whose image was found by its name in another folder: {outcome.elsewhere}, such as "
+                f"{outcome.elsewhere_example}"
+            )
         if outcome.unnamed:
             print(f"Images that no page names: {outcome.unnamed}, such as {outcome.unnamed_example}")
         if outcome.without_document:

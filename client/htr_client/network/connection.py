@@ -7,7 +7,6 @@ from typing import Any
 
 import grpc
 
-from htr_client.addresses import hosts_of
 from htr_client.answers import Headers
 from htr_client.errors import (
     AccessDenied,
@@ -16,6 +15,7 @@ from htr_client.errors import (
     MissingExtra,
     ModelNotFound,
     ModelUnusable,
+    OutOfMemory,
     RequestRefused,
     RequestTooLarge,
     ServerBusy,
@@ -24,7 +24,8 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.reach import why_no_connection, with_proxy
+from htr_client.network.addresses import hosts_of
+from htr_client.network.reach import why_no_connection, with_proxy
 
 Metadata = Callable[[], Iterable[tuple[str, str | bytes]]]
 _PAIRS = "It returns a mapping or pairs of name and value, such as [('authorization', 'Bearer ...')]."
@@ -57,6 +58,8 @@ _WRONG_REQUEST = re.compile(
 )
 # What gRPC says of an answer that is no gRPC, such as the error page of a proxy.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
+# What TensorFlow says (RESOURCE_EXHAUSTED) of a batch that does not fit.
+_NO_MEMORY = re.compile(r"OOM when allocating|[Oo]ut of memory|[Ff]ailed to allocate")
 _NO_LABEL = "Unrecognized servable version label"
 _NO_HEADER_NAME, _NO_HEADER_VALUE = re.compile(r"[^a-z0-9_.-]"), re.compile(r"[^ -~]")
 # What gRPC says itself, for the server, when there is no connection to it or the connection ends.
@@ -169,7 +172,9 @@ def tracing() -> Any:
     return instrumentation
 
 
-def to_error(error: grpc.RpcError, where: str, seconds: float, encrypted: bool = False) -> HtrError:
+def to_error(
+    error: grpc.RpcError, where: str, seconds: float, encrypted: bool = False, headers: Headers = ()
+) -> HtrError:
     """Translates a failed call.
 
     Args:
@@ -177,6 +182,7 @@ def to_error(error: grpc.RpcError, where: str, seconds: float, encrypted: bool =
         where: The servers' addresses, for the message.
         seconds: How long the call was allowed to take.
         encrypted: Whether the connection is to be encrypted.
+        headers: Metadata of the call.
 
     Returns:
         The exception to raise instead. INVALID_ARGUMENT becomes an ImageError unless the server's words show that
@@ -208,9 +214,22 @@ def to_error(error: grpc.RpcError, where: str, seconds: float, encrypted: bool =
         return ImageError("refused", said, advice="", code=code.name)
     if code is grpc.StatusCode.INVALID_ARGUMENT and _NO_LABEL in details:
         return ModelNotFound(said, code=code.name)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        return RequestTooLarge(said, code=code.name)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return _exhausted(details, said, headers, code.name)
     return _ERRORS.get(code, ServerFault)(said, code=code.name)
+
+
+def _exhausted(details: str, said: str, headers: Headers, code: str) -> HtrError:
+    """RESOURCE_EXHAUSTED is said of much that waiting does not help."""
+    if "larger than max" in details:
+        return RequestTooLarge(said, code=code)
+    if "metadata size exceeds" in details:
+        advice = "Something on the way, such as tracing or a proxy, adds too much metadata, or the answer has too much."
+        if headers:
+            name, value = max(headers, key=lambda pair: len(pair[1]))
+            advice = f"Send less metadata: the largest is {name!r} with {len(value)} bytes."
+        return RequestRefused(said, advice=advice, code=code)
+    return (OutOfMemory if _NO_MEMORY.search(details) else ServerBusy)(said, code=code)
 
 
 def was_closed(where: str) -> ServerUnavailable:
@@ -224,7 +243,6 @@ def was_closed(where: str) -> ServerUnavailable:
 _ERRORS: dict[grpc.StatusCode, type[HtrError]] = {
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
     grpc.StatusCode.CANCELLED: ServerUnavailable,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: ServerBusy,
     grpc.StatusCode.NOT_FOUND: ModelNotFound,
     grpc.StatusCode.FAILED_PRECONDITION: ModelUnusable,
     grpc.StatusCode.INVALID_ARGUMENT: RequestRefused,

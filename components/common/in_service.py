@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from components.common import storage
-from components.common.versions import Version, list_versions, offered
-from serving.rollout.labels import CONFIG_FILE, Labels, RolloutError
+from components.common.versions import Version, list_versions, model_at, offered
+from serving.rollout.labels import CONFIG_FILE, Labels, RolloutError, config_path
 from serving.version_directory import GRAPH_FILE, METRICS_FILE
 
 
@@ -36,6 +36,22 @@ def in_service(model_dir: str, name: str) -> Version | None:
         raise VersionError(str(error)) from error
     labelled = [version for version in found if version.number == stable]
     return next(iter(labelled or found[-1:]), None)
+
+
+def model_in_service(model_dir: str, name: str) -> str | None:
+    """Directory of the version in service, for what works without a server; None if there is no version.
+
+    Where none is complete it is that of the newest, whose reader then says what it lacks.
+
+    Args:
+        model_dir: Directory of the numbered versions, or a SavedModel's.
+        name: Name of the model in the file of labels.
+
+    Raises:
+        VersionError: The file of labels cannot be read.
+    """
+    found = in_service(model_dir, name)
+    return found.path if found else model_at(model_dir)
 
 
 def needing_no_push(model_dir: str, name: str) -> list[Version]:
@@ -87,6 +103,8 @@ def labels(model_dir: str, name: str) -> dict[str, int]:
         RolloutError: The file cannot be understood.
     """
     if not storage.is_remote(model_dir):
+        if not config_path(model_dir).exists():  # its messages take long to import
+            return {}
         return Labels.read(model_dir, name).labels
     path = config_in_bucket(model_dir)
     text = storage.read(path).decode(errors="replace") if storage.exists(path) else ""

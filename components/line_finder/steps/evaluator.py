@@ -47,6 +47,7 @@ class LineEvaluatorSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         "gate": component_spec.ExecutionParameter(type=str),
         "recogniser_dir": component_spec.ExecutionParameter(type=str),
+        "recogniser_name": component_spec.ExecutionParameter(type=str),
         # Set by the driver, so that another recogniser is a changed input.
         "input_fingerprint": component_spec.ExecutionParameter(type=str, optional=True),
     }
@@ -63,7 +64,7 @@ class LineEvaluatorSpec(component_spec.ComponentSpec):
 
 def _recogniser(exec_properties: dict[str, Any]) -> str:
     gate = LineGateConfig.model_validate_json(exec_properties["gate"])
-    return model_for_lines(gate, exec_properties["recogniser_dir"])
+    return model_for_lines(gate, exec_properties["recogniser_dir"], exec_properties["recogniser_name"])
 
 
 class Driver(FingerprintDriver):
@@ -86,7 +87,7 @@ class Executor(base_executor.BaseExecutor):
         """
         gate = LineGateConfig.model_validate_json(exec_properties["gate"])
         recogniser = _recogniser(exec_properties)
-        console().print(f"  reading with {recogniser}", markup=False)
+        console().print(f"  transcribing with {recogniser}", markup=False)
         candidate = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
         given = artifact_utils.get_single_uri(input_dict["baseline_model"])
         baseline_path = path_utils.serving_model_path(given)
@@ -100,8 +101,8 @@ class Executor(base_executor.BaseExecutor):
             console().print(f"  {counted(uncut, 'line')} with a text cannot be cut, and count on neither side")
         if not readings[0].true.length:
             raise LineGateError(
-                "No line of the evaluation pages has a text, so the gate cannot compare what is read in the found "
-                "lines with what is read in the true ones. Add transcribed pages."
+                "No line of the evaluation pages has a text, so the gate cannot compare the texts of the found lines "
+                "with those of the true ones. Add transcribed pages."
             )
         metrics = [metrics_of(len(told), *pair) for pair in zip(scores, readings, strict=True)]
         before = Baseline.noted_in(given) or Baseline("none")
@@ -148,7 +149,10 @@ class LineEvaluator(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
     DRIVER_CLASS = Driver
 
-    def __init__(self, examples: Any, model: Any, baseline_model: Any, gate: LineGateConfig, recogniser_dir: str):
+    def __init__(
+        self, examples: Any, model: Any, baseline_model: Any, gate: LineGateConfig, recogniser_dir: str,
+        recogniser_name: str,
+    ):  # fmt: skip
         """Creates the step.
 
         Args:
@@ -157,11 +161,12 @@ class LineEvaluator(base_component.BaseComponent):
             baseline_model: Channel of the one that it is compared with, which may be empty.
             gate: The bounds, and which recogniser reads.
             recogniser_dir: Directory of the recogniser's versions.
+            recogniser_name: Its name in the file of labels.
         """
         super().__init__(
             LineEvaluatorSpec(
                 examples=examples, model=model, baseline_model=baseline_model,
-                gate=gate.model_dump_json(), recogniser_dir=recogniser_dir,
+                gate=gate.model_dump_json(), recogniser_dir=recogniser_dir, recogniser_name=recogniser_name,
                 evaluation=channel_utils.as_channel([standard_artifacts.ModelEvaluation()]),
                 blessing=channel_utils.as_channel([standard_artifacts.ModelBlessing()]),
             )

@@ -15,8 +15,8 @@ from htr_client.errors import AccessDenied, HtrError, ServerUnavailable
 from htr_client.tls import Tls
 
 _SECONDS = 0.5
-NOBODY = "Start a server with `htr serve`, or name one with --server HOST:PORT."
-_CHECK = "Check the address of the server (--server HOST:PORT)."
+NOBODY = 'Start a server with `htr serve`, or name another: --server HOST:PORT, in Python HtrClient("HOST:PORT").'
+_CHECK = 'Check the address of the server (HtrClient("HOST:PORT"), --server HOST:PORT).'
 _REST = "If this is a model server's REST port (8501 by default), name its gRPC port (8500 by default)."
 _PLAIN = "Leave out https:// and the settings of TLS."
 # How gRPC and BoringSSL tell the reason, in versions of gRPC from 1.48 on.
@@ -30,17 +30,19 @@ _CLOSED = re.compile(r"last error:.*(?:Socket closed|Connection reset|Endpoint c
 _PROXIES, _NO_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy"), ("no_grpc_proxy", "no_proxy")
 
 
-def explain(addresses: Sequence[tuple[str, int]], tls: Tls | None) -> HtrError:
+def explain(addresses: Sequence[tuple[str, int]], tls: Tls | None, late: HtrError | None = None) -> HtrError:
     """Looks for the reason why no connection came about; takes about a second at most for each address.
 
     Args:
         addresses: Host and port of each server; empty when they have none, as a Unix socket.
         tls: Encryption of the connection, or None.
+        late: The error to return where a server is there, or may be, and only takes its time.
 
     Returns:
         The error to raise: what is wrong at the first address where somebody answers, else that nobody does.
     """
-    return with_proxy(_reason(addresses, tls), addresses)
+    reason = _reason(addresses, tls, late)
+    return reason if reason is late else with_proxy(reason, addresses)
 
 
 def why_no_connection(details: str, where: str, encrypted: bool, code: str) -> HtrError:
@@ -102,7 +104,7 @@ def with_proxy(error: HtrError, addresses: Sequence[tuple[str, int]]) -> HtrErro
     return error
 
 
-def _reason(addresses: Sequence[tuple[str, int]], tls: Tls | None) -> HtrError:
+def _reason(addresses: Sequence[tuple[str, int]], tls: Tls | None, late: HtrError | None) -> HtrError:
     try:
         context = tls.context() if tls is not None else None
     except OSError as error:  # the file was there, and whole, when the client was made; an SSLError is one, too
@@ -114,7 +116,7 @@ def _reason(addresses: Sequence[tuple[str, int]], tls: Tls | None) -> HtrError:
     for host, port in addresses:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError:
+        except (OSError, UnicodeError):  # a name with an empty or too long part, such as a..b, is none to Python
             if len(addresses) == 1:
                 return ServerUnavailable(f"The name {host!r} is not known.", advice=_CHECK)
             continue
@@ -124,33 +126,39 @@ def _reason(addresses: Sequence[tuple[str, int]], tls: Tls | None) -> HtrError:
                 connection.connect(place)
                 where = f"{host}:{port}"
                 if context is None:
-                    return _in_clear(connection, where)
-                return _encrypted(connection, where, (tls.server_name if tls is not None else None) or host, context)
+                    return _in_clear(connection, where, late)
+                name = (tls.server_name if tls is not None else None) or host
+                return _encrypted(connection, where, name, context, late)
     names = ", ".join(f"{host}:{port}" for host, port in addresses) or "the address"
     return ServerUnavailable(f"Nobody answers at {names}.", advice=NOBODY)
 
 
-def _in_clear(connection: socket.socket, where: str) -> HtrError:
-    said = b"?"
+def _in_clear(connection: socket.socket, where: str, late: HtrError | None) -> HtrError:
+    said, silent = b"", False
     try:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         said = connection.recv(64)
     except ConnectionError:
         said = b""
-    except OSError:  # it says nothing
-        pass
+    except OSError:
+        silent = True
     if said.startswith(b"HTTP/"):
         return ServerUnavailable(
             f"An HTTP server answers at {where}, not a gRPC server.", advice=_REST, retryable=False
         )
     if said[3:4] == b"\x04":  # a frame of settings, the first thing that a gRPC server sends (RFC 9113, 4.1)
-        return ServerUnavailable(f"The server at {where} took too long to answer.", advice="Wait longer (--patience).")
-    if said[:1] in (b"", b"\x15"):  # closed without a word, or an alert of TLS
+        slow = f"The server at {where} took too long to answer."
+        return late or ServerUnavailable(slow, advice="Wait longer (timeout, --patience).")
+    if silent and late is not None:  # as a server is that has no time even for new connections
+        return late
+    if not silent and said[:1] in (b"", b"\x15"):  # closed without a word, or an alert of TLS
         return _closes(where)
     return ServerUnavailable(f"What answers at {where} is not a gRPC server.", advice=_CHECK, retryable=False)
 
 
-def _encrypted(connection: socket.socket, where: str, name: str, context: ssl.SSLContext) -> HtrError:
+def _encrypted(
+    connection: socket.socket, where: str, name: str, context: ssl.SSLContext, late: HtrError | None
+) -> HtrError:
     try:
         with context.wrap_socket(connection, server_hostname=name) as secured:
             protocol = secured.selected_alpn_protocol()
@@ -159,14 +167,15 @@ def _encrypted(connection: socket.socket, where: str, name: str, context: ssl.SS
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"):
             return _not_encrypted(where)
-        return AccessDenied(f"The server at {where} refuses the encrypted connection ({error.reason}).")
+        return late or AccessDenied(f"The server at {where} refuses the encrypted connection ({error.reason}).")
     except OSError:
-        return ServerUnavailable(f"The server at {where} does not answer in an encrypted way.", advice=_PLAIN)
+        return late or ServerUnavailable(f"The server at {where} does not answer in an encrypted way.", advice=_PLAIN)
     if protocol is None:
         return ServerUnavailable(
             f"An HTTPS server answers at {where}, not a gRPC server.", advice=_CHECK, retryable=False
         )
-    return AccessDenied(f"The server at {where} refuses the encrypted connection: it may want another certificate.")
+    other = f"The server at {where} refuses the encrypted connection: it may want another certificate."
+    return late or AccessDenied(other)
 
 
 def _untrusted(where: str, why: str, code: str = "") -> HtrError:

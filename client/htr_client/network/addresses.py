@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from htr_client.errors import ServerUnavailable
+from htr_client.network.threads import begun
 
 _GRPC_SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):")
 # Schemes of URLs that users give instead of an address, and whether they ask for encryption.
@@ -213,19 +214,13 @@ class Servers:
         with self._lock:
             if self._looking is None or self._process != os.getpid():  # threads do not survive a fork
                 self._asked_at, self._failed = time.monotonic(), False
-                self._looking, self._process = Future(), os.getpid()
-                self._looking.set_running_or_notify_cancel()  # who stops waiting for it does not cancel it
+                self._process = os.getpid()
                 if self._fixed is not None:
+                    self._looking = Future()
                     self._looking.set_result(self._fixed)
                 else:
-                    threading.Thread(target=self._ask, args=(self._looking,), name="htr-names", daemon=True).start()
+                    self._looking = begun("htr-names", lambda: grpc_target(self._addresses))
             return self._looking
-
-    def _ask(self, looking: "Future[str]") -> None:
-        try:
-            looking.set_result(grpc_target(self._addresses))
-        except Exception as error:
-            looking.set_exception(error)
 
     def target(self, looking: "Future[str]", known: str | None = None) -> str:
         """The target that was looked up.

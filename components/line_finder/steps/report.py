@@ -30,10 +30,11 @@ from components.line_finder.card import model_card
 from components.line_finder.data import LabelledPage
 from components.line_finder.examples import read_examples
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
-from components.line_finder.trainer import FACTS_FILE
+from components.line_finder.steps.trainer import FACTS_FILE
 from components.line_finder.verdict import PAGES_FILE, LineVerdict, read_verdict
 from components.report import figures
-from components.report.report import PAGE_FILE, environment
+from components.report.html import PAGE_FILE, environment
+from components.report.numbers import run_name
 from components.report.settings import CardConfig
 from serving.version_directory import CARD_FILE, METRICS_FILE
 
@@ -79,7 +80,7 @@ class Executor(base_executor.BaseExecutor):
         html = environment(os.path.dirname(__file__)).get_template("report.html.j2").render(
             verdict=verdict, told=told, facts=facts, counts=counts, sections=sections, bounds=bounds,
             curves=figures.learning_curves(facts["history"], facts["best_epoch"], "f1"),
-            when=((self._context.pipeline_run_id if self._context else None) or "")[:19].replace("T", " "),
+            when=run_name((self._context.pipeline_run_id if self._context else None) or ""),
         )  # fmt: skip
         folder = artifact_utils.get_single_uri(output_dict["report"])
         for name, text in (

@@ -1,8 +1,7 @@
-"""Runs side by side, as text for a terminal."""
+"""Runs that trained a recogniser side by side, as text for a terminal."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from components.common.metrics import PairedErrors
+from components.common.words import visible
 from components.report import analysis
-from components.report.report import PREDICTIONS_FILE, clock, percent, points
+from components.report.html import PREDICTIONS_FILE
+from components.report.numbers import clock, percent, points
+from components.report.side_by_side import changes, heading, metrics_of, settings_that_differ, table
 
 if TYPE_CHECKING:
     from components.report.summary import RunSummary
 
 IMAGES_SHOWN, SLICES_SHOWN = 6, 8
-
-
-class NothingToCompare(LookupError):
-    """A run has no report; the message names it."""
 
 
 def listing(runs: Iterable[RunSummary]) -> str:
@@ -38,11 +36,6 @@ def listing(runs: Iterable[RunSummary]) -> str:
     return table(rows)
 
 
-def _setting(value: Any) -> str:
-    """As one writes it in a configuration."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-
-
 def compare(before: RunSummary, after: RunSummary) -> str:
     """What changed from one run to another, and whether it is better.
 
@@ -54,7 +47,7 @@ def compare(before: RunSummary, after: RunSummary) -> str:
         A text of several paragraphs.
 
     Raises:
-        NothingToCompare: A run has no report.
+        NothingToCompare: A run has no figures.
     """
     a, b = metrics_of(before), metrics_of(after)
     rows = heading(before, after)
@@ -74,34 +67,8 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     for name, this, other in (("A", a, b), ("B", b, a)):
         only = sorted(set(this["alphabet"]) - set(other["alphabet"]))
         if only:
-            parts.append(f"Only in the alphabet of {name}: {' '.join(only)}")
+            parts.append(f"Only in the alphabet of {name}: {' '.join(map(visible, only))}")
     return "\n\n".join(parts)
-
-
-def heading(before: RunSummary, after: RunSummary) -> list[list[str]]:
-    """First rows of a comparison: names, outcomes and versions of two runs."""
-    return [
-        ["", f"A  {before.name}", f"B  {after.name}"],
-        ["outcome", before.outcome, after.outcome],
-        ["version", before.version_text or "none", after.version_text or "none"],
-    ]
-
-
-def settings_that_differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """A paragraph about the configurations of two runs, from their metrics."""
-    changed = [[key, _setting(x), "->", _setting(y)] for key, x, y in changes(before["config"], after["config"])]
-    return "Settings that differ\n" + table(changed) if changed else "The settings are the same."
-
-
-def metrics_of(run: RunSummary) -> dict[str, Any]:
-    """What the report of a run tells programs.
-
-    Raises:
-        NothingToCompare: It has none.
-    """
-    if run.metrics is None:
-        raise NothingToCompare(f"The run {run.name} has no report: {run.outcome}.")
-    return run.metrics
 
 
 def _predictions(run: RunSummary) -> pd.DataFrame:
@@ -138,7 +105,7 @@ def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
     p_value = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.3f}"
     lines = [
         f"Is B better? {answer.capitalize()}: {points(paired.difference)} points of CER ({points(low)} to "
-        f"{points(high)}, {p_value}) on {images}; {len(better)} are read better, {len(worse)} worse."
+        f"{points(high)}, {p_value}) on {images}; {len(better)} are transcribed better, {len(worse)} worse."
     ]
     changed = _changed_slices(both, level)
     if changed:
@@ -172,24 +139,3 @@ def _changed_slices(both: pd.DataFrame, level: float) -> list[list[str]]:
                 row = [f"{title} {value or 'unknown'}", f"{len(part)} images", rates[0], "->", rates[1]]
                 found.append((abs(edits[0] - edits[1]), row))
     return [row for _, row in sorted(found, key=lambda item: -item[0])[:SLICES_SHOWN]]
-
-
-def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Dotted names of the values that differ, with both values."""
-    found = []
-    for key in [*before, *(key for key in after if key not in before)]:
-        a, b = before.get(key), after.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += changes(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append((f"{prefix}{key}", a, b))
-    return found
-
-
-def table(rows: Sequence[Sequence[Any]]) -> str:
-    """Text in columns of equal width, two spaces apart."""
-    texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in texts
-    )

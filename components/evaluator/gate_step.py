@@ -11,7 +11,7 @@ from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 
 from components.common.artifacts import is_blessed
-from components.evaluator.evaluation import read_verdict
+from components.evaluator.tfma_verdict import read_verdict
 
 
 class NotBlessed(RuntimeError):

@@ -220,9 +220,8 @@ class Versions:
             loaded = LoadedModel(version.path, self._runner_options)
             started = time.monotonic()
             warm_status = "OK"
-            count = 0
             try:
-                count = loaded.warm_up()
+                loaded.warm_up()
             except Exception as error:
                 warm_status = from_exception(error).code.name
                 loaded.close()
@@ -230,7 +229,6 @@ class Versions:
             finally:
                 micros = (time.monotonic() - started) * 1e6
                 self._metrics.warmup_latency.add(micros, version.path, warm_status)
-                self._metrics.warmup_records.add(count, version.path, warm_status)
             return loaded
         except Exception:
             status = "fail"

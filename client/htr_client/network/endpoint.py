@@ -1,17 +1,21 @@
 """Where the requests of a client go, and how: addresses, trust, limits of messages, tracing."""
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import grpc
 
-from htr_client import connection
-from htr_client.addresses import SOON, Servers, hosts_of, read_addresses
+from htr_client.answers import Headers
 from htr_client.errors import HtrError, ServerUnavailable, TimedOut
-from htr_client.reach import explain, is_here
+from htr_client.network import connection
+from htr_client.network.addresses import SOON, Servers, hosts_of, read_addresses
+from htr_client.network.reach import explain, is_here
+from htr_client.network.threads import begun
 from htr_client.tls import Tls
+
+_REASON_SECONDS = 1.0
 
 
 class Endpoint:
@@ -68,14 +72,15 @@ class Endpoint:
             return api.insecure_channel(target, options, *more)
         return api.secure_channel(target, self.credentials, options, *more)
 
-    def failure(self, error: grpc.RpcError, seconds: float) -> HtrError:
+    def failure(self, error: grpc.RpcError, seconds: float, headers: Headers = ()) -> HtrError:
         """What to raise for a failed call, which may show that servers have other addresses by now.
 
         Args:
             error: What gRPC raised.
             seconds: How long the call was allowed to take.
+            headers: Metadata of the call.
         """
-        failure = connection.to_error(error, self.name, seconds, self.tls is not None)
+        failure = connection.to_error(error, self.name, seconds, self.tls is not None, headers)
         if isinstance(failure, (ServerUnavailable, TimedOut)):
             self.servers.failed()
         return failure
@@ -95,6 +100,24 @@ class Endpoint:
         """What to raise when no connection came about; finds out what answers instead, which takes a moment."""
         self.servers.failed()
         return explain(self.hosts, self.tls)
+
+    def look_why(self, late: TimedOut) -> "Future[HtrError]":
+        """Begins to find out why there is no connection whose call has timed out, in a thread: names may take long.
+
+        Args:
+            late: The error of the call.
+
+        Returns:
+            What to raise: `late` where a server is there, or may be, and only takes its time.
+        """
+
+        def look() -> HtrError:
+            reason = explain(self.hosts, self.tls, late)
+            if reason is not late:
+                reason.code = grpc.StatusCode.UNAVAILABLE.name
+            return reason
+
+        return begun("htr-reach", look)
 
 
 class _Opened(NamedTuple):
@@ -120,6 +143,21 @@ class ChannelHolder:
 
     def _connect(self, target: str) -> Any:
         raise NotImplementedError
+
+    def _failing(
+        self, error: grpc.RpcError, seconds: float, headers: Headers, connected: Callable[[], bool]
+    ) -> Generator[tuple["Future[HtrError]", float], None, HtrError]:
+        """Yields what to wait for and how long; returns what to raise for a failed call.
+
+        The attempts to connect use up a short deadline, and gRPC then tells that it has passed, not why they failed.
+        """
+        failure = self._endpoint.failure(error, seconds, headers)
+        if isinstance(failure, TimedOut) and not connected():
+            looking = self._endpoint.look_why(failure)
+            yield looking, min(seconds, _REASON_SECONDS)
+            if looking.done():
+                return looking.result()
+        return failure
 
     def _of(self, owner: object) -> _Opened | None:
         return opened if (opened := self._opened) is not None and opened.owner == owner else None

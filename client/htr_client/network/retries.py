@@ -13,9 +13,14 @@ _LONGEST = 365 * 24 * 3600.0
 
 
 class Outage:
-    """How long calls have been failing, shared by the batches of one transcribe_many run."""
+    """How long calls have been failing, shared by the batches of one transcribe_many run.
+
+    Attributes:
+        batch_size: Images of the largest batch that the server has had memory for, as far as is known.
+    """
 
     def __init__(self, patience: float) -> None:
+        self.batch_size = math.inf
         self._patience = patience
         self._since: float | None = None
 
@@ -33,12 +38,13 @@ class Outage:
         return time.monotonic() - since < self._patience
 
 
-def patiently(call: Callable[[], Steps[T]], outage: Outage) -> Steps[T]:
+def patiently(call: Callable[[], Steps[T]], outage: Outage, final: tuple[type[HtrError], ...] = ()) -> Steps[T]:
     """Carries out steps anew until they succeed, as long as their failures are bearable.
 
     Args:
         call: Makes the steps.
         outage: How long calls have been failing.
+        final: Failures that are raised at once.
 
     Returns:
         What the steps return; raises the last failure.
@@ -49,7 +55,7 @@ def patiently(call: Callable[[], Steps[T]], outage: Outage) -> Steps[T]:
             outage.over()
             return result
         except HtrError as error:
-            if not outage.bearable(error) or (yield pause(attempt)):
+            if isinstance(error, final) or not outage.bearable(error) or (yield pause(attempt)):
                 raise
     raise AssertionError("unreachable")
 

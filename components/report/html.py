@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import jinja2
 
 from components.common.words import visible
 from components.evaluator.verdict import Verdict
+from components.report.numbers import clock, percent, points, run_name, threshold
 
 CONTENTS_FILE, PAGE_FILE, PREDICTIONS_FILE = "contents.json", "report.html", "predictions.csv"
 
@@ -28,8 +28,8 @@ def environment(*folders: str) -> jinja2.Environment:
         autoescape=jinja2.select_autoescape(("html.j2",)), trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip
-    made.filters.update(percent=percent, points=points, visible=visible, clock=clock, yaml=_yaml, small=_small,
-                        band=_band, code=_code)  # fmt: skip
+    made.filters.update(percent=percent, points=points, visible=visible, clock=clock, run_name=run_name,
+                        threshold=threshold, yaml=_yaml, small=_small, band=_band, code=_code)  # fmt: skip
     made.globals["range_"] = range
     return made
 
@@ -47,6 +47,7 @@ def page(
     steps: Sequence[Any] = (),
     pushed: tuple[int, str] | None = None,
     not_pushed: str = "",
+    became: str = "",
 ) -> str:
     """The page of a run.
 
@@ -56,6 +57,7 @@ def page(
         steps: `components.report.summary.Step`s of the run; empty if unknown.
         pushed: Version and its directory, where one was pushed.
         not_pushed: Why a blessed model was not pushed; empty where that is unknown.
+        became: What has become of the version since it was pushed: "withdrawn", "deleted", or empty.
 
     Returns:
         HTML.
@@ -72,36 +74,17 @@ def page(
             sign = int(compared["low"] > 0) - int(compared["high"] < 0)
             contents["comparison"] = {"differs": sign * (compared["p_value"] <= 1 - contents["level"]), **compared}
     verdict = Verdict.from_dict(contents["verdict"]) if contents else None
-    when = (run_id or (contents["run_id"] if contents else ""))[:19].replace("T", " ")
+    when = run_name(run_id or (contents["run_id"] if contents else ""))
     template = environment().get_template("report.html.j2")
     return template.render(
-        r=contents, when=when, steps=steps, pushed=pushed, not_pushed=not_pushed, failed=failed, verdict=verdict,
-        off=switched_off(contents) if contents else [],
+        r=contents, when=when, steps=steps, pushed=pushed, not_pushed=not_pushed, became=became, failed=failed,
+        verdict=verdict, off=switched_off(contents) if contents else [],
     )  # fmt: skip
 
 
 def switched_off(contents: Mapping[str, Any]) -> list[str]:
     """Settings of the gate that are null, so that nothing was asked."""
     return [row["setting"] for row in contents["bounds"] if row["bound"] is None]
-
-
-def percent(rate: float | None) -> str:
-    """A rate in percent with two digits; a dash for what is not a number."""
-    return "–" if rate is None or math.isnan(rate) else f"{100 * rate:.2f} %"
-
-
-def points(difference: float | None) -> str:
-    """A difference of rates in percentage points, with its sign."""
-    if difference is None or math.isnan(difference):
-        return "–"
-    return f"{100 * difference:+.2f}".replace("-", "−")
-
-
-def clock(seconds: float) -> str:
-    """A duration as people say it, such as 3 min 20 s."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _band(value: str) -> str:

@@ -1,7 +1,6 @@
 """Pushed versions: complete or absent, the last few kept, and a way back."""
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -14,71 +13,62 @@ from unittest.mock import Mock
 import pytest
 
 from components.common import storage
-from components.common.service import VersionError, config_in_bucket, holds
+from components.common.in_service import VersionError, config_in_bucket
 from components.common.versions import list_versions, offered
-from components.pusher import versions
+from components.pusher import publishing
 from pipeline import cli
 from serving.rollout.labels import RolloutError, labels_locked
 from serving.rollout.moving import Rollout
 from tests.conftest import until
 
 
-@pytest.fixture
-def model(tmp_path):
-    source = tmp_path / "export"
-    (source / "variables").mkdir(parents=True)
-    (source / "saved_model.pb").write_bytes(b"graph")
-    (source / "variables" / "variables.index").write_bytes(b"index" * 200_000)
-    return source
-
-
 def test_push_copies_everything_and_numbers_rise(model, tmp_path):
     base = tmp_path / "serving" / "htr"
-    first = versions.push(str(model), str(base), keep=5)
-    second = versions.push(str(model), str(base), keep=5)
+    first = publishing.push(str(model), str(base), keep=5)
+    second = publishing.push(str(model), str(base), keep=5)
     assert abs(first - time.time()) < 60 and second > first
     assert (base / str(second) / "variables" / "variables.index").read_bytes() == b"index" * 200_000
 
 
 def test_only_the_last_versions_are_kept(model, tmp_path):
-    pushed = [versions.push(str(model), str(tmp_path / "m"), keep=2) for _ in range(4)]
+    pushed = [publishing.push(str(model), str(tmp_path / "m"), keep=2) for _ in range(4)]
     assert [v.number for v in list_versions(str(tmp_path / "m"))] == pushed[-2:]
 
 
 def test_numbers_rise_although_the_clock_goes_back(model, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
-    first = versions.push(str(model), str(tmp_path / "m"), keep=5)
+    first = publishing.push(str(model), str(tmp_path / "m"), keep=5)
     monkeypatch.setattr(time, "time", lambda: 1_000_000_000.0)
-    assert versions.push(str(model), str(tmp_path / "m"), keep=5) == first + 1
+    assert publishing.push(str(model), str(tmp_path / "m"), keep=5) == first + 1
 
 
 def test_rollback_and_a_number_is_never_used_twice(model, tmp_path):
     base = str(tmp_path / "m")
-    first, second = (versions.push(str(model), base, keep=5) for _ in range(2))
-    assert versions.roll_back(base) == (second, first)
+    first, second = (publishing.push(str(model), base, keep=5) for _ in range(2))
+    assert publishing.roll_back(base) == (second, first)
     assert [(v.number, v.withdrawn) for v in list_versions(base)] == [(first, False), (second, True)]
     with pytest.raises(VersionError, match="none to go back to"):
-        versions.roll_back(base)
-    assert versions.push(str(model), base, keep=5) > second
+        publishing.roll_back(base)
+    assert publishing.push(str(model), base, keep=5) > second
 
 
 def test_what_was_withdrawn_comes_back(model, tmp_path):
     base = str(tmp_path / "m")
-    first, second, third = (versions.push(str(model), base, keep=5) for _ in range(3))
-    versions.roll_back(base)
-    versions.roll_back(base)
-    assert versions.restore(base, second) == second
-    assert versions.restore(base, third) == third
+    first, second, third = (publishing.push(str(model), base, keep=5) for _ in range(3))
+    publishing.roll_back(base)
+    publishing.roll_back(base)
+    assert publishing.restore(base, second) == second
+    assert publishing.restore(base, third) == third
     assert [(v.number, v.withdrawn) for v in list_versions(base)] == [
         (first, False), (second, False), (third, False)
     ]  # fmt: skip
     with pytest.raises(VersionError, match=f"Version {second} of .* is not withdrawn. Withdrawn are: none"):
-        versions.restore(base, second)
-    versions.roll_back(base)
+        publishing.restore(base, second)
+    publishing.roll_back(base)
     with pytest.raises(VersionError, match=f"no version 5 in .* Withdrawn are: {third}"):
-        versions.restore(base, 5)
+        publishing.restore(base, 5)
     with pytest.raises(VersionError, match="in a bucket"):
-        versions.restore("gs://bucket/htr", 5)
+        publishing.restore("gs://bucket/htr", 5)
 
 
 def test_commands_about_versions(model, tmp_path, capsys):
@@ -96,7 +86,7 @@ def test_commands_about_versions(model, tmp_path, capsys):
             code == cli.ERROR
             and f"No version has been pushed to {base} yet: htr run --workspace {tmp_path} first." in said
         )
-    first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
+    first, second = (publishing.push(str(model), str(base), keep=5) for _ in range(2))
     (base / f"{first}.metrics.json").write_text('{"metrics": {"cer": 0.0491}}')
     code, listed, hint = htr("versions")
     assert code == 0 and hint == "" and [line.split()[0] for line in listed.splitlines()] == [str(first), str(second)]
@@ -116,7 +106,7 @@ def test_commands_about_versions(model, tmp_path, capsys):
     assert f"stays with version {first}: htr promote {second} --label stable" in htr("restore", second)[1]
     assert htr("promote", second, "--label", "stable")[0] == 0
     for _ in range(2):
-        versions.push(str(model), str(base), keep=5)
+        publishing.push(str(model), str(base), keep=5)
     assert f"The label stable stays with version {second}, which answers as before" in htr("rollback")[1]
     code, _, said = htr("restore", 7)
     assert code == cli.ERROR and "no version 7" in said
@@ -129,7 +119,7 @@ def test_leftovers_of_a_broken_push_disappear_once_it_cannot_be_under_way_any_mo
     for name in (".incoming-17", ".incoming-young", ".outgoing-3"):
         (base / name / "variables").mkdir(parents=True)
     os.utime(base / ".incoming-17", (time.time() - 25 * 3600,) * 2)
-    versions.push(str(model), str(base), keep=5)
+    publishing.push(str(model), str(base), keep=5)
     assert [path.name for path in base.glob(".*going-*")] == []
     assert [path.name for path in base.glob(".incoming-*")] == [".incoming-young"]
 
@@ -140,14 +130,14 @@ def test_labels_in_a_bucket_are_seen_however_its_folder_is_written(model, tmp_pa
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "models.config").write_text("model_config_list {}")
     storage.copy_tree(str(tmp_path / "labels"), f"{bucket}/serving")
-    pushed = [versions.push(str(model), f"{bucket}/serving/htr{end}", keep=1) for _ in range(2)]
+    pushed = [publishing.push(str(model), f"{bucket}/serving/htr{end}", keep=1) for _ in range(2)]
     assert [version.number for version in offered(f"{bucket}/serving/htr")] == pushed
     assert config_in_bucket("s3://whole-bucket") == "s3://whole-bucket/models.config", "not in another one's bucket"
 
 
 def test_versions_of_a_bucket_are_listed_with_their_labels(model, tmp_path, capsys):
     bucket = f"memory://{uuid.uuid4().hex}/serving"
-    pushed = [versions.push(str(model), f"{bucket}/htr", keep=5) for _ in range(2)]
+    pushed = [publishing.push(str(model), f"{bucket}/htr", keep=5) for _ in range(2)]
     labelled = f'config {{ name: "htr" version_labels {{ key: "stable" value: {pushed[0]} }} }}'
     storage.write(f"{bucket}/models.config", f"model_config_list {{ {labelled} }}".encode())
     assert cli.main(["versions", "--workspace", str(tmp_path), "--set", f"push.model_dir={bucket}/htr"]) == cli.OK
@@ -173,7 +163,7 @@ def test_a_poller_never_sees_half_a_version(model, tmp_path):
     poller.start()
     try:
         for _ in range(20):
-            versions.push(str(model), str(base), keep=50)
+            publishing.push(str(model), str(base), keep=50)
     finally:
         stop.set()
         poller.join()
@@ -182,33 +172,33 @@ def test_a_poller_never_sees_half_a_version(model, tmp_path):
 
 def test_versions_under_a_label_are_neither_deleted_nor_withdrawn(model, tmp_path):
     base = str(tmp_path / "m")
-    first, second, third = (versions.push(str(model), base, keep=5) for _ in range(3))
+    first, second, third = (publishing.push(str(model), base, keep=5) for _ in range(3))
     rollout = Rollout(base, "m")
     rollout.promote(first, "stable")
     rollout.promote(third, "stable")
     with pytest.raises(VersionError, match="served under a label"):
-        versions.roll_back(base)
-    newest = versions.push(str(model), base, keep=1)
+        publishing.roll_back(base)
+    newest = publishing.push(str(model), base, keep=1)
     # The first would come back with `htr rollback --label stable`.
     assert [v.number for v in list_versions(base)] == [first, third, newest]
-    assert versions.roll_back(base) == (newest, third)
+    assert publishing.roll_back(base) == (newest, third)
     assert second not in [v.number for v in list_versions(base)]
 
 
 def test_of_the_versions_that_had_a_label_only_the_last_is_kept(model, tmp_path):
     base = str(tmp_path / "m")
-    first, second, third = (versions.push(str(model), base, keep=5) for _ in range(3))
+    first, second, third = (publishing.push(str(model), base, keep=5) for _ in range(3))
     rollout = Rollout(base, "m")
     for number in (first, second, third):
         rollout.promote(number, "stable")
-    newest = versions.push(str(model), base, keep=1)
+    newest = publishing.push(str(model), base, keep=1)
     # `htr rollback --label stable` goes to the second, not to the first.
     assert [v.number for v in list_versions(base)] == [second, third, newest]
 
 
 def test_a_version_that_gets_a_label_during_a_push_is_not_deleted_by_it(model, tmp_path, monkeypatch):
     base, copy = str(tmp_path / "m"), storage.copy_tree
-    first, _second, third = (versions.push(str(model), base, keep=3) for _ in range(3))
+    first, _second, third = (publishing.push(str(model), base, keep=3) for _ in range(3))
     rollout = Rollout(base, "m")
     rollout.promote(third, "stable")
 
@@ -217,7 +207,7 @@ def test_a_version_that_gets_a_label_during_a_push_is_not_deleted_by_it(model, t
         rollout.promote(first, "stable")
 
     monkeypatch.setattr(storage, "copy_tree", interrupted)
-    newest = versions.push(str(model), base, keep=1)
+    newest = publishing.push(str(model), base, keep=1)
     # The third would come back with `htr rollback --label stable`.
     assert [v.number for v in list_versions(base)] == [first, third, newest]
 
@@ -225,7 +215,7 @@ def test_a_version_that_gets_a_label_during_a_push_is_not_deleted_by_it(model, t
 @pytest.mark.parametrize("act", ["push", "roll_back"])
 def test_no_label_moves_while_a_version_is_deleted_or_withdrawn(model, tmp_path, monkeypatch, act):
     base, rename, refused = str(tmp_path / "m"), os.rename, []
-    first, second = (versions.push(str(model), base, keep=2) for _ in range(2))
+    first, second = (publishing.push(str(model), base, keep=2) for _ in range(2))
     victim = first if act == "push" else second
 
     def interrupted(source, target):
@@ -237,9 +227,9 @@ def test_no_label_moves_while_a_version_is_deleted_or_withdrawn(model, tmp_path,
 
     monkeypatch.setattr(os, "rename", interrupted)
     if act == "push":
-        versions.push(str(model), base, keep=2)
+        publishing.push(str(model), base, keep=2)
     else:
-        assert versions.roll_back(base) == (second, first)
+        assert publishing.roll_back(base) == (second, first)
     assert refused == [victim] and victim not in [v.number for v in offered(base)]
     with pytest.raises(RolloutError, match=r"There is no version|is withdrawn"):
         Rollout(base, "m").promote(victim, "stable")
@@ -247,11 +237,11 @@ def test_no_label_moves_while_a_version_is_deleted_or_withdrawn(model, tmp_path,
 
 def test_a_push_waits_for_a_rollout_and_a_rollback_refuses(model, tmp_path):
     base = str(tmp_path / "m")
-    first, second = (versions.push(str(model), base, keep=2) for _ in range(2))
+    first, second = (publishing.push(str(model), base, keep=2) for _ in range(2))
     with labels_locked(base):
         with pytest.raises(VersionError, match=r"A label is being moved.*/\.models\.config\.lock"):
-            versions.roll_back(base)
-        pushing = threading.Thread(target=versions.push, args=(str(model), base, 2))
+            publishing.roll_back(base)
+        pushing = threading.Thread(target=publishing.push, args=(str(model), base, 2))
         pushing.start()
         found = until(lambda: len(versions := offered(base)) >= 3 and versions)
         pushing.join(0.2)
@@ -260,13 +250,38 @@ def test_a_push_waits_for_a_rollout_and_a_rollback_refuses(model, tmp_path):
     assert second == offered(base)[0].number
 
 
+def test_a_rollback_that_has_waited_for_a_push_does_not_withdraw_what_that_has_brought(model, tmp_path, monkeypatch):
+    base, waits, told, lock = str(tmp_path / "m"), threading.Event(), [], publishing.locked
+    first, second = (publishing.push(str(model), base, keep=5) for _ in range(2))
+
+    def noticed(path, wait=False):
+        _ = wait and waits.set()
+        return lock(path, wait=wait)
+
+    def roll_back():
+        try:
+            told.append(publishing.roll_back(base))
+        except VersionError as error:
+            told.append(str(error))
+
+    monkeypatch.setattr(publishing, "locked", noticed)
+    rollback = threading.Thread(target=roll_back)
+    with lock(Path(base, ".versions.lock")):
+        rollback.start()
+        assert waits.wait(60)
+        shutil.copytree(model, Path(base, str(second + 1)))
+    rollback.join()
+    assert [v.number for v in offered(base)] == [first, second, second + 1]
+    assert f"nothing is withdrawn. Look at htr versions. htr rollback withdraws version {second + 1} now" in told[0]
+
+
 def test_a_push_into_a_folder_beside_which_it_may_not_write(model, tmp_path, monkeypatch):
     """Old versions go all the same: without the right to write there this user can have moved no label either."""
     base = tmp_path / "m"
-    first = versions.push(str(model), str(base), keep=1)
+    first = publishing.push(str(model), str(base), keep=1)
     refused = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".models.config.lock"))
-    monkeypatch.setattr(versions, "labels_locked", Mock(side_effect=refused))
-    second = versions.push(str(model), str(base), keep=1)
+    monkeypatch.setattr(publishing, "labels_locked", Mock(side_effect=refused))
+    second = publishing.push(str(model), str(base), keep=1)
     assert [v.number for v in list_versions(str(base))] == [second] != [first]
 
 
@@ -343,7 +358,7 @@ def test_a_model_that_was_withdrawn_is_not_pushed_again_until_it_is_restored(pus
         return int(pushed.get_string_custom_property("pushed_version"))
 
     first, second = version(push("a")), version(push("b"))
-    versions.roll_back(base)
+    publishing.roll_back(base)
     capsys.readouterr()
     refused = push("b")
     assert refused.get_int_custom_property("pushed") == 0 and not refused.get_string_custom_property("pushed_version")
@@ -355,74 +370,11 @@ def test_a_model_that_was_withdrawn_is_not_pushed_again_until_it_is_restored(pus
     third = version(push("c"))
     assert push("b").get_int_custom_property("pushed") == 0 and version(push("c")) == third
     # Restored, it is a model like any other: without labels the newest is in service.
-    versions.restore(base, second)
+    publishing.restore(base, second)
     fourth = version(push("b"))
     assert [v.number for v in offered(base)] == [first, second, third, fourth]
-    versions.roll_back(base)
+    publishing.roll_back(base)
     assert push("b").get_int_custom_property("pushed") == 0, "the last that was said of it counts"
-
-
-def test_two_pushes_at_once_make_two_whole_versions(model, tmp_path, monkeypatch):
-    """Without the lock the second would delete what the first has copied so far, and the first publish the rest."""
-    copy, base, both = storage.copy_tree, tmp_path / "htr", []
-
-    def slowly(source, target, last=""):
-        copy(source, target, last)
-        if not both:
-            both.append(threading.Thread(target=versions.push, args=(str(model), str(base), 5)))
-            both[0].start()
-            time.sleep(0.5)
-
-    monkeypatch.setattr(storage, "copy_tree", slowly)
-    versions.push(str(model), str(base), 5)
-    both[0].join()
-    found = list_versions(str(base))
-    assert len(found) == 2 and all(holds(version, str(model)) for version in found)
-
-
-@pytest.fixture
-def no_locks(monkeypatch):
-    """Every process gets every lock, as on two machines whose file system keeps locks to each of them."""
-    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-
-
-def test_two_pushes_at_once_without_locks_make_two_whole_versions(model, tmp_path, monkeypatch, no_locks):
-    """The second begins and ends while the first copies: it must take nothing of it away."""
-    copy, base, second = storage.copy_file, tmp_path / "htr", []
-
-    def interrupted(source, target):
-        copy(source, target)
-        if not second:
-            second.append(None)
-            second[0] = versions.push(str(model), str(base), 5)
-
-    monkeypatch.setattr(storage, "copy_file", interrupted)
-    first = versions.push(str(model), str(base), 5)
-    found = list_versions(str(base))
-    assert [version.number for version in found] == [second[0], first]
-    assert all(holds(version, str(model)) for version in found)
-
-
-def test_a_number_that_another_machine_has_just_taken_is_left_to_it(model, tmp_path, monkeypatch):
-    base = tmp_path / "m"
-    taken = versions.push(str(model), str(base), 5)
-    monkeypatch.setattr(versions, "_next_number", lambda _: taken)  # a listing that is behind, as NFS may give it
-    assert versions.push(str(model), str(base), 5) == taken + 1
-    assert all(holds(version, str(model)) for version in list_versions(str(base)))
-
-
-def test_a_file_system_without_locks(model, tmp_path, monkeypatch):
-    """Pushes do without; rollouts refuse, since each sends a whole configuration. Both name the file."""
-
-    def unlockable(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", unlockable)
-    base = tmp_path / "m"
-    number = versions.push(str(model), str(base), 5)
-    assert [version.number for version in list_versions(str(base))] == [number]
-    with pytest.raises(RolloutError, match=r"/\.models\.config\.lock, which keeps .*: cannot be locked: No locks"):
-        Rollout(str(base), "m").promote(number, "stable")
 
 
 def test_what_is_suggested_for_a_line_finder_is_about_line_finders(model, tmp_path, capsys):
@@ -436,7 +388,7 @@ def test_what_is_suggested_for_a_line_finder_is_about_line_finders(model, tmp_pa
         assert f"pushed to {base} yet: htr run --task pages --workspace {tmp_path} first." in htr(
             *command, code=cli.ERROR
         )
-    first, second = (versions.push(str(model), str(base), keep=5) for _ in range(2))
+    first, second = (publishing.push(str(model), str(base), keep=5) for _ in range(2))
     assert f"Undo: htr restore {second} --task pages" in htr("rollback")
     assert f"htr restore {second} --task pages" in htr("versions")
     refused = htr("promote", second, "--label", "stable", code=cli.USAGE)

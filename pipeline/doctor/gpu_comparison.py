@@ -25,7 +25,7 @@ class BenchmarkError(RuntimeError):
 
 @dataclass(frozen=True)
 class Training:
-    """A training and its figures, as `benchmark.train` returns them."""
+    """A training and its figures, as `gpu_benchmark.train` returns them."""
 
     name: str
     device: Device
@@ -41,7 +41,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Transcription:
-    """A model's answers on one device in one precision, as `benchmark.transcribe` returns them."""
+    """A model's answers on one device in one precision, as `gpu_benchmark.transcribe` returns them."""
 
     model: str
     device: Device
@@ -174,7 +174,7 @@ class _Bench:
         environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         if device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = "-1"
-        command = [sys.executable, "-m", "pipeline.doctor.benchmark", str(job)]
+        command = [sys.executable, "-m", "pipeline.doctor.gpu_benchmark", str(job)]
         try:
             done = subprocess.run(
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 
 from components.common import storage
-from components.common.service import VersionError, config_in_bucket
+from components.common.in_service import VersionError, config_in_bucket
 from components.common.versions import Version, list_versions, offered
 from components.common.words import counted
 from serving.file_lock import LockHeld, NoLocks, locked
@@ -158,8 +158,8 @@ def roll_back(model_dir: str, options: str = "") -> tuple[int, int]:
         The withdrawn version's number and that of the version which is now the newest.
 
     Raises:
-        VersionError: There is no earlier version, the newest has a label, a label is being moved, or the directory is
-            in a bucket.
+        VersionError: There is no earlier version, the newest has a label, a label is being moved, a push has brought
+            a newer one meanwhile, or the directory is in a bucket.
     """
     if storage.is_remote(model_dir):
         raise VersionError(
@@ -168,12 +168,19 @@ def roll_back(model_dir: str, options: str = "") -> tuple[int, int]:
         )
     if not list_versions(model_dir):
         raise VersionError(nothing_pushed(model_dir, options))
+    meant = offered(model_dir)[-1:]
     with _locked(model_dir):
-        return _withdraw(model_dir, options)
+        return _withdraw(model_dir, meant, options)
 
 
-def _withdraw(model_dir: str, options: str) -> tuple[int, int]:
+def _withdraw(model_dir: str, meant: list[Version], options: str) -> tuple[int, int]:
     serving = offered(model_dir)
+    if serving[-1:] != meant:  # who asked saw another one fail
+        raise VersionError(
+            f"Another process has just changed what is the newest version in {model_dir}, so nothing is withdrawn. "
+            f"Look at htr versions{options}. htr rollback{options} withdraws version {serving[-1].number} now."
+            if serving else f"Another process has just withdrawn the versions in {model_dir}."
+        )  # fmt: skip
     if len(serving) < 2:
         raise VersionError(f"{model_dir} holds {counted(len(serving), 'version')}: there is none to go back to.")
     newest = serving[-1]

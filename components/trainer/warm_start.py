@@ -1,4 +1,4 @@
-"""The base of a warm start, as far as it can be known without TensorFlow: which version it is, whether it fits."""
+"""Where the training of a recogniser starts: the base model, another version, or random weights. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kind = TypeVar("Kind", ModelConfig, TransformConfig)
 
 # Of the section `model`, those that give the weights their shapes.
 _SHAPES = ("filters", "recurrent_units", "recurrent_layers")
-# Of the section `transform`, those without which the weights read next to nothing; a network takes any width.
+# Of the section `transform`, those without which the weights recognise next to nothing; a network takes any width.
 _IMAGES = ("height", "resize", "contrast")
 
 
@@ -74,8 +74,10 @@ class Start:
         return {"name": self.name, "base_model": self.is_base, "root_base": root, "alphabet": alphabet}
 
 
-def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) -> tuple[TrainConfig, Start]:
-    """Decides what `train.warm_start: auto` means here.
+def settled(
+    train: TrainConfig, transform: TransformConfig, model: ModelConfig
+) -> tuple[TrainConfig, ModelConfig, Start]:
+    """Decides what `train.warm_start: auto` means here, and what is left to the start.
 
     Args:
         train: Section `train`.
@@ -83,7 +85,8 @@ def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) 
         model: Sizes of the network's layers.
 
     Returns:
-        The section with the directory of a version as `warm_start`, or None to start from nothing; and what it is.
+        The section `train` with the directory of a version as `warm_start`, or None to start from nothing; the
+        section `model` with a number as `softening`; and what the start is.
 
     Raises:
         WarmStartError: A directory is named, and there is no model that fits; or layers of a new network would be
@@ -97,7 +100,10 @@ def settled(train: TrainConfig, transform: TransformConfig, model: ModelConfig) 
             f"train.freeze: {', '.join(train.freeze)} would keep the random weights of a new network, which starts "
             f"from {start.name}; it goes with train.warm_start"
         )
-    return train.model_copy(update={"warm_start": start.version}), start
+    if model.softening is None:
+        earlier = _section(start.version, "model", ModelConfig).softening if start.version else None
+        model = model.model_copy(update={"softening": earlier or 0.0})
+    return train.model_copy(update={"warm_start": start.version}), model, start
 
 
 def _start(warm_start: str | None, transform: TransformConfig, model: ModelConfig) -> Start:

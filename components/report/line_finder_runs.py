@@ -1,12 +1,12 @@
-"""Runs of the pipeline of pages side by side, as text for a terminal."""
+"""Runs that trained a line finder side by side, as text for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from components.report.comparison import heading, metrics_of, settings_that_differ, table
-from components.report.report import clock, percent
+from components.report.numbers import clock, percent
+from components.report.side_by_side import heading, metrics_of, settings_that_differ, table
 
 if TYPE_CHECKING:
     from components.report.summary import RunSummary
@@ -37,7 +37,7 @@ def compare(before: RunSummary, after: RunSummary) -> str:
         A text of several paragraphs.
 
     Raises:
-        NothingToCompare: A run has no report.
+        NothingToCompare: A run has no figures.
     """
     a, b = metrics_of(before), metrics_of(after)
     both = a["metrics"], b["metrics"]

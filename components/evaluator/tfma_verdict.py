@@ -1,4 +1,4 @@
-"""What Evaluator has written: the verdict on a model, its metrics, what it was compared with."""
+"""What Evaluator has written, read with TFMA: the verdict on a model, its metrics, what it was compared with."""
 
 from __future__ import annotations
 

@@ -1,0 +1,193 @@
+"""The client for asyncio: neither the event loop, nor one caller, nor what he gives holds up the others."""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from htr_client import AsyncHtrClient, BestPath, HtrClient
+from htr_client.aio_transport import AsyncGrpcTransport
+from htr_client.errors import TimedOut
+from htr_client.network.endpoint import Endpoint
+from htr_client.testing import png
+
+
+def test_images_of_many_that_take_their_time_do_not_hold_up_single_ones(server, tmp_path):
+    go_on = threading.Event()
+
+    class Slow:
+        def __fspath__(self):
+            go_on.wait(30)
+            return str(tmp_path / "a.png")
+
+    (tmp_path / "a.png").write_bytes(png("a"))
+
+    async def beside_many():
+        async with AsyncHtrClient(server.address) as client:
+
+            async def many():
+                return [result.text async for result in client.transcribe_many([Slow()] * 128)]
+
+            running = asyncio.create_task(many())
+            await asyncio.sleep(0.05)
+            try:
+                single = await asyncio.wait_for(client.transcribe(png("single"), timeout=10), 10)
+            finally:
+                go_on.set()
+            return single.text, await running
+
+    assert asyncio.run(beside_many()) == ("single", ["a"] * 128)
+
+
+def test_the_timeout_holds_where_others_have_all_threads(server):
+    go_on = threading.Event()
+
+    async def wait():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        async with AsyncHtrClient(server.address) as client:
+            assert (await client.transcribe(png("a"))).text == "a"
+            other = asyncio.create_task(asyncio.to_thread(go_on.wait, 30))
+            await asyncio.sleep(0)
+            try:
+                with pytest.raises(TimedOut, match="No thread was free"):
+                    await asyncio.wait_for(client.transcribe(png("a"), timeout=0.1), 10)
+            finally:
+                go_on.set()
+            await other
+            return (await client.transcribe(png("b"))).text
+
+    assert asyncio.run(wait()) == "b"
+
+
+def test_decoding_that_has_begun_is_waited_for(server):
+    class Slow:
+        seconds = 0.0
+
+        def decode(self, *answer):
+            time.sleep(self.seconds)
+            return BestPath().decode(*answer)
+
+    async def text():
+        async with AsyncHtrClient(server.address, decoder=Slow()) as client:
+            assert (await client.transcribe(png("a"))).text == "a"
+            Slow.seconds = 0.6
+            return (await client.transcribe(png("b"), timeout=0.5)).text
+
+    assert asyncio.run(text()) == "b"
+
+
+def test_a_decoder_that_raises_stop_iteration_holds_up_nobody(server):
+    class OnceWrong:
+        asked = 0
+
+        def decode(self, *answer):
+            self.asked += 1
+            return next(iter([])) if self.asked == 1 else BestPath().decode(*answer)
+
+    async def both():
+        async with AsyncHtrClient(server.address, decoder=OnceWrong()) as client:
+            with pytest.raises(RuntimeError, match="StopIteration"):
+                await asyncio.wait_for(client.transcribe(png("a")), 10)
+            return (await client.transcribe(png("b"))).text
+
+    assert asyncio.run(both()) == "b"
+    with HtrClient(server.address, decoder=OnceWrong()) as client, pytest.raises(RuntimeError, match="StopIteration"):
+        client.transcribe(png("a"))
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["generator", "iterator over a generator"])
+def test_a_source_ends_in_the_thread_in_which_it_began(server, wrapped):
+    where = []
+
+    def rows():
+        where.append(threading.current_thread().name)
+        database = sqlite3.connect(":memory:")
+        try:
+            for letter in "abcdefgh" * 20:
+                yield database.execute("select ?", (png(letter),)).fetchone()[0]
+        finally:
+            database.close()  # raises an error in another thread
+            where.append(threading.current_thread().name)
+
+    async def first(source):
+        async with AsyncHtrClient(server.address, batch_size=2, in_flight=2) as client:
+            results = client.transcribe_many(map(bytes, source()) if wrapped else source())
+            async for _ in results:
+                break
+            await results.aclose()
+            return list(where)
+
+    assert asyncio.run(first(rows)) == ["htr-source_0"] * 2
+
+
+def test_an_asynchronous_source_ends_with_the_results(server):
+    ended = []
+
+    async def source():
+        try:
+            while True:
+                yield png("a")
+        finally:
+            ended.append(True)
+
+    async def first():
+        images = source()
+        async with AsyncHtrClient(server.address, batch_size=2, in_flight=2) as client:
+            results = client.transcribe_many(images)
+            assert (await anext(results)).text == "a"
+            await results.aclose()
+            return list(ended)
+
+    assert asyncio.run(first()) == [True]
+
+
+def test_who_leaves_does_not_wait_for_a_source_that_is_stuck(server):
+    go_on, stuck = threading.Event(), threading.Event()
+
+    def source():
+        yield png("a")
+        stuck.set()
+        go_on.wait(30)
+
+    async def leave():
+        async with AsyncHtrClient(server.address, batch_size=1, in_flight=1) as client:
+            running = asyncio.ensure_future(anext(client.transcribe_many(source())))
+            await asyncio.to_thread(stuck.wait, 10)
+            running.cancel()
+            try:
+                await asyncio.wait([running], timeout=10)
+                return running.cancelled()
+            finally:
+                go_on.set()
+
+    assert asyncio.run(leave())
+
+
+def test_the_answer_to_a_batch_is_read_in_a_thread(server):
+    threads = []
+
+    class Read:
+        def __init__(self, response):
+            self.model_spec, self._response = response.model_spec, response
+
+        @property
+        def outputs(self):
+            threads.append(threading.current_thread())
+            return self._response.outputs
+
+    class Transport(AsyncGrpcTransport):
+        async def call(self, ask, seconds):
+            response = await super().call(ask, seconds)
+            signature = ask.request.model_spec.signature_name
+            return Read(response) if signature == "serving_default" else response
+
+    async def texts():
+        transport = Transport(Endpoint(server.address, None, 2**25, False))
+        async with AsyncHtrClient(transport=transport) as client:
+            return [result.text async for result in client.transcribe_many([png("a")] * 3)]
+
+    assert asyncio.run(texts()) == ["a"] * 3
+    assert threads and threading.main_thread() not in threads
