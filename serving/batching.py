@@ -9,7 +9,6 @@ calls is tried alone, so that one bad image fails alone.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from htr_client.cores import usable_cores
 from serving.metrics import Metrics
 from serving.status import Code, ServingError, deadline_exceeded, from_exception, invalid
 
@@ -173,7 +173,7 @@ class Batcher:
         self._queues: dict[Hashable, _Queue] = {}
         self._changed = threading.Condition()
         self._stopped = False
-        threads = options.num_batch_threads or os.cpu_count() or 1
+        threads = options.num_batch_threads or usable_cores()
         self._threads = [
             threading.Thread(target=self._work, name=f"batch-{index}", daemon=True) for index in range(threads)
         ]

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass, field
 from typing import Any
+
+from htr_client.cores import usable_cores
 
 DEFAULT_MAX_REQUEST_BYTES = 64 << 20
 DEFAULT_MAX_ROWS = 256
 
 
-def _cpus() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
-
-
 def model_threads() -> int:
     """Requests that run the model at once, without batching; more of them only take each other's time."""
-    return 4 * _cpus()
+    return 4 * usable_cores()
 
 
 @dataclass
@@ -33,7 +27,7 @@ class ServerOptions:
     port: int = 8500
     grpc_socket_path: str = ""
     rest_api_port: int = 0
-    rest_api_num_threads: int = field(default_factory=lambda: 4 * _cpus())
+    rest_api_num_threads: int = field(default_factory=lambda: 4 * usable_cores())
     rest_api_timeout_in_ms: int = 30_000
     rest_api_enable_cors_support: bool = False
     model_name: str = "default"

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import os
 import threading
 import time
 from collections.abc import (
@@ -22,6 +21,7 @@ from typing import Any
 from htr_client.aio_transport import AsyncGrpcTransport, AsyncTransport
 from htr_client.base import BaseClient
 from htr_client.checks import refuse_one
+from htr_client.cores import usable_cores
 from htr_client.errors import TimedOut
 from htr_client.image_files import Image, path_of
 from htr_client.network.connection import was_closed
@@ -92,7 +92,7 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
         outage, closed = Outage(self._patience), self._closed
         slots = asyncio.Semaphore(self._in_flight)
         # Not those of `asyncio.to_thread`, in which single calls would wait behind all images that are read ahead.
-        packers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "htr-pack")
+        packers = ThreadPoolExecutor(min(4, usable_cores()), "htr-pack")
 
         def send(batch: list[Sent]) -> asyncio.Task[list[Transcription]]:
             steps = self._transcribe_patiently(batch, outage, timeout)

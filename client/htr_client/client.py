@@ -1,7 +1,6 @@
 """The client for threads: images in, transcriptions out, over TensorFlow Serving's gRPC API."""
 
 import contextvars
-import os
 import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -11,6 +10,7 @@ from typing import Any
 
 from htr_client.base import BaseClient
 from htr_client.checks import refuse_one
+from htr_client.cores import usable_cores
 from htr_client.ending import Ending
 from htr_client.image_files import Image, path_of
 from htr_client.network.connection import was_closed
@@ -112,7 +112,7 @@ class HtrClient(BaseClient[Transport]):
     ) -> Generator[Transcription, None, None]:
         outage, ending, closed = Outage(self._patience), Ending(), self._closed
         senders = ThreadPoolExecutor(self._in_flight, "htr-send")
-        packers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "htr-pack")
+        packers = ThreadPoolExecutor(min(4, usable_cores()), "htr-pack")
 
         def send(batch: list[Sent]) -> Future[list[Transcription]]:
             steps = self._transcribe_patiently(batch, outage, timeout)

@@ -8,8 +8,8 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from components.common.cores import usable_cores
 from components.common.stopping import follow_parent
+from htr_client.cores import usable_cores
 
 
 @contextlib.contextmanager

@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 
 from components.common.console import console
-from components.common.cores import usable_cores
 from components.common.words import counted
 from components.trainer.devices import system_gpus, tf_config, unused_gpus, worker_count
 from components.trainer.settings import TrainConfig
+from htr_client.cores import usable_cores
 from serving.precision import use_bfloat16
 
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from components.common.cores import usable_cores
 from components.trainer.schedule import epochs_for
 from components.trainer.settings import TrainConfig
+from htr_client.cores import usable_cores
 
 # Seconds of CPU time for an image of a batch, fitted to trainings of the default network with 4,096, 16,384 and about
 # 62,000 pixels an image (docs/accuracy.md): 6.7, 19 and 80 ms.

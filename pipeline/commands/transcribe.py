@@ -8,8 +8,8 @@ import json
 import os
 from dataclasses import asdict
 
-from components.common.cores import usable_cores
 from components.common.words import counted
+from htr_client.cores import usable_cores
 from pipeline.commands.common import (
     MODELS,
     AddCommand,

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.cores import cgroups, core_limit, read_text, visible_cores
 from components.trainer import devices
+from htr_client.cores import cgroups, core_limit, read_text, visible_cores
 from serving.precision import BFLOAT16_INSTRUCTIONS
 
 ROOT = Path("/")

@@ -19,10 +19,10 @@ from tfx.orchestration.portable import runtime_parameter_utils, tfx_runner
 from components.common import run_metadata
 from components.common.ahead import NETWORK_THREADS
 from components.common.console import announced, console
-from components.common.cores import usable_cores
 from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
 from components.report import summary
 from components.serving_check import early
+from htr_client.cores import usable_cores
 from pipeline import imports
 from pipeline.config import Config
 from pipeline.definition import create_pipeline

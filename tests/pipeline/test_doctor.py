@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from components.common.cores import usable_cores, visible_cores
 from components.trainer.devices import system_gpus
+from htr_client.cores import usable_cores, visible_cores
 from pipeline import cli
 from pipeline.doctor import examination, gpu_comparison, machine
 from serving.options import ServerOptions

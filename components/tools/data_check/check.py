@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.common.cores import usable_cores
 from components.common.words import counted, visible
 from components.example_gen.images import mend_notes, resolve_image
 from components.example_gen.plan import Plan
@@ -29,6 +28,7 @@ from components.trainer import estimate, warm_start
 from components.trainer.schedule import epochs_for
 from components.transform import geometry
 from components.transform.settings import TransformConfig
+from htr_client.cores import usable_cores
 
 FAINT = 24
 SHOWN = 12
