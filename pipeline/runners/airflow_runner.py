@@ -27,7 +27,7 @@ from components.common.workspace import METADATA_FILE, PIPELINE_FOLDER
 from htr_client.version import __version__
 from pipeline.config import Config
 from pipeline.runners.airflow_pinning import pinned
-from pipeline.runners.process import check_release, tell
+from pipeline.runners.process import check_release, limit_threads, tell
 
 # An environment variable, since command lines are no place for the database's password.
 METADATA_VARIABLE = "HTR_METADATA_DATABASE"
@@ -199,6 +199,7 @@ def _successful(store: Any, names: dict[str, str]) -> list[int]:
 def main() -> int:
     """Runs the step that the command line names; the last line of its output says what went wrong."""
     path, step, run_id, tries = sys.argv[1:]
+    limit_threads()
     try:
         with (
             stoppable(_STOP_SECONDS),

@@ -1,6 +1,7 @@
 """`htr doctor`: what it says of this machine, and of machines made of a few files."""
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -16,6 +18,7 @@ from components.trainer.devices import system_gpus
 from htr_client.cores import usable_cores, visible_cores
 from pipeline import cli
 from pipeline.doctor import examination, gpu_comparison, machine
+from pipeline.runners.process import limit_threads
 from serving.options import ServerOptions
 from tests.pipeline.test_cli import HEAVY
 
@@ -98,6 +101,18 @@ def test_limits_of_a_container_are_read(tmp_path):
     assert usable_cores(root) == 1
     finding = examination.memory(root)
     assert "limit of the container 2.0 GB" in finding.text and "2.0 GB of memory can be used" in finding.notes[0]
+
+
+def test_tensorflow_gets_the_threads_of_a_limit_unless_told(tmp_path):
+    names = ["TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"]
+    root = write(tmp_path, proc__self__cgroup="0::/\n", **{"sys__fs__cgroup__cpu.max": "max 100000\n"})
+    with mock.patch.dict(os.environ, {names[0]: "7"}):
+        os.environ.pop(names[1], None)
+        limit_threads(root)
+        assert names[1] not in os.environ
+        write(root, **{"sys__fs__cgroup__cpu.max": "50000 100000\n"})
+        limit_threads(root)
+        assert [os.environ[name] for name in names] == ["7", "1"]
 
 
 def test_limits_of_an_older_container_are_read(tmp_path):
