@@ -1,7 +1,8 @@
 """Accuracy against CPU time: trains recipes on labelled folders and reads the images of writers not in training.
 
 Every variant is the default recipe for random weights with some settings changed, so that the table is the ablation
-behind the defaults; `train.warm_start=auto` and the settings of `data` have no effect.
+behind the defaults, from random weights unless a version is named with `--set train.warm_start=DIR`; the settings of
+`data` have no effect.
 Splits are by writer, drawn with a salt of their own. Transform's own functions resize the images, Trainer's own loop
 trains; what a run adds around that is measured elsewhere.
 
@@ -172,7 +173,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="of TensorFlow within an operation; 0 lets it choose")
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
-    base = [f"transform.preset={arguments.preset}", f"train.epochs={arguments.epochs}", *arguments.set]
+    base = [f"transform.preset={arguments.preset}", f"train.epochs={arguments.epochs}", "train.warm_start=none",
+            *arguments.set]  # fmt: skip
     data = DataConfig(paths=arguments.data, split_salt="benchmark")
     transform = configuration.load(overrides=base).transform
     with tempfile.TemporaryDirectory() as folder:

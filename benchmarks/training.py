@@ -78,7 +78,9 @@ def main() -> None:
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(2)
-    config = configuration.load(overrides=[f"transform.preset={arguments.preset}", *arguments.set])
+    config = configuration.load(
+        overrides=[f"transform.preset={arguments.preset}", "train.warm_start=none", *arguments.set]
+    )
     with tempfile.TemporaryDirectory() as folder:
         alphabet, files = prepare(DataConfig(paths=arguments.data), config.transform, Path(folder))
         source = survey(files["train"], FEATURES, config.transform, config.train.batch_size)

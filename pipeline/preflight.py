@@ -201,14 +201,14 @@ def _settings(config: Config) -> Iterator[str]:
             yield f"data.alphabet: {', '.join(map(repr, unusable))} cannot be in a label"
     if config.language.texts and not config.language.enabled:
         yield "language.texts: with language.enabled=false there is no language model that learns from them"
-    if not config.train.is_warm:
+    if not config.train.names_start:
         yield from _problems(lambda: warm_start.settled(config.train, config.transform, config.model))
     yield from _problems(lambda: beam_options.check_for_pipeline(config.beam))
 
 
 def _here(config: Config) -> Iterator[str]:
     """What the files of this machine tell."""
-    if config.train.is_warm:
+    if config.train.names_start:
         start = config.train.warm_start or ""
         yield from _problems(lambda: warm_start.check_fits(warm_start.find_base(start), config.model, config.transform))
     # Read to the end, since a line that is not UTF-8 may stand anywhere.

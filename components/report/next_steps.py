@@ -45,7 +45,7 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
         yield "Correct the suspect labels: the report shows those of the evaluation split, `htr check` all of them."
     learnt = contents["data"]["splits"].get("train", {"samples": 0, "by_model": 0})
     labelled = learnt["samples"] - learnt["by_model"]
-    more = _more(train["epochs"], learnt["samples"])
+    more = _more(train, learnt["samples"])
     samples = contents["verdict"]["metrics"]["samples"]
     collapsed = contents["empty"] >= _COLLAPSED * samples > 0
     if collapsed and train["warm_start"]:
@@ -86,9 +86,9 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _more(epochs: int, images: int) -> int:
-    """Three times as many epochs, and no fewer than so many images get where nobody sets a number."""
-    return max(3 * epochs, epochs_for(TrainConfig(), images))
+def _more(train: dict[str, Any], images: int) -> int:
+    """Three times as many epochs, and no fewer than so many images get from this start where nobody sets a number."""
+    return max(3 * train["epochs"], epochs_for(TrainConfig.model_validate({**train, "epochs": None}), images))
 
 
 def _misfits(contents: Mapping[str, Any]) -> Iterator[str]:

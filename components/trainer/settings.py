@@ -118,9 +118,20 @@ class TrainConfig(Section):
     seed: int = Field(1, ge=1, lt=2**31 - 1, description="seed of weights, shuffling and augmentation")
 
     @property
-    def is_warm(self) -> bool:
-        """Whether a version's weights are the start; `auto` has to be settled first (`warm_start.settled`)."""
+    def names_start(self) -> bool:
+        """Whether the setting names the version to start from: neither `auto` nor none."""
         return self.warm_start not in (None, AUTO)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether a version's weights are the start.
+
+        Raises:
+            ValueError: The start is still `auto`; `warm_start.settled` says what that comes to.
+        """
+        if self.warm_start == AUTO:
+            raise ValueError("train.warm_start=auto is not settled")
+        return self.warm_start is not None
 
     @field_validator("warm_start")
     @classmethod

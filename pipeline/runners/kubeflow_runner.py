@@ -86,7 +86,7 @@ def compile_pipeline(config: Config) -> list[dict[str, Any]]:
     for name, task in spec["root"]["dag"]["tasks"].items():
         _finish_types(spec["components"][name], titles)
         # Without a driver nobody notices other texts, or another version to start from.
-        unnoticed = {"LanguageModel": bool(config.language.texts), **dict.fromkeys(TRAINING, config.train.is_warm)}
+        unnoticed = {"LanguageModel": bool(config.language.texts), **dict.fromkeys(TRAINING, config.train.names_start)}
         _finish_task(name, task, settings, not (unnoticed.get(name) or name in NEVER_CACHED))
         _finish_container(spec, name, settings)
     executors = {f"{name}_executor": _on_kubernetes(name, settings) for name in spec["components"]}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SMALL = ModelConfig(filters=[8, 16, 16], recurrent_units=24, recurrent_layers=1, dropout=0)
 TRAIN = TrainConfig(epochs=12, batch_size=8, learning_rate=0.004, augment=0, patience=12)
+COLD = TRAIN.model_copy(update={"warm_start": None})
 LINE = TransformConfig(preset="line", height=32, width=400)
 VERSION = Path("htr", "1700000000")
 WORDS = ["ab", "ba", "aab", "cab", "abc", "bca", "caab", "bbc"]

@@ -82,8 +82,9 @@ def material(predictions, config=None, splits=None, alphabet=None, **more):
     paired = analysis.paired_errors(predictions)
     baseline = {"cer": analysis.errors_of(predictions, baseline=True).rate} if paired else None
     texts, writers = list(predictions["text"]), list(predictions["writer"])
-    train = split_of(words(2000, 3) + [c * 20 for c in known], [f"t{i % 20}" for i in range(2000 + len(known))])
+    learnt = split_of(words(2000, 3) + [c * 20 for c in known], [f"t{i % 20}" for i in range(2000 + len(known))])
     shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
+    train = config.train.model_copy(update={"warm_start": None})
     values = {
         "config": config,
         "verdict": Verdict(
@@ -91,14 +92,13 @@ def material(predictions, config=None, splits=None, alphabet=None, **more):
             compared_with=Baseline("in_service", 17, "models/17") if paired else Baseline("none", reason="none yet"),
         ),
         "predictions": predictions,
-        "splits": splits or {"train": train, "validation": split_of(words(50), ["v1"] * 50),
+        "splits": splits or {"train": learnt, "validation": split_of(words(50), ["v1"] * 50),
                              "eval": split_of(texts, writers)},
         "digest": "0123456789abcdef" * 4,
         "alphabet": list(alphabet),
         "settings": {"transform": {"preset": "word", "height": 32, "width": 128}, "best_validation_cer": 0.05,
                      "model": config.model.model_dump(),
-                     "train": {**config.train.model_dump(), "warm_start": None,
-                               **asdict(schedule_for(config.train, 2000))}},
+                     "train": {**train.model_dump(), **asdict(schedule_for(train, 2000))}},
         "model_bytes": 3_400_000,
         "readings": {place: reading(predictions["prediction"][place], alphabet, place) for place in shown},
         "history": [{"epoch": i, "loss": 20 / i, "validation_cer": 1 / (i + 1), "seconds": 10.0 * i}

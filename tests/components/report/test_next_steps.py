@@ -8,6 +8,8 @@ import pytest
 from components.evaluator.verdict import Baseline, Failure
 from components.report import analysis
 from components.report.next_steps import next_steps
+from components.trainer.schedule import epochs_for
+from components.trainer.settings import TrainConfig
 from pipeline.config import Config
 from tests.components.report.report_material import material, split_of, table, without_plots, words
 
@@ -68,6 +70,19 @@ def test_more_epochs_where_the_error_was_still_falling():
 def test_few_epochs_are_not_called_falling():
     (first, *_) = suggested(read(300, rate=0.2), history=LEARNT[:2])
     assert first.startswith("Train for longer than 2 epochs.") and "falling" not in first
+
+
+def test_more_epochs_are_no_fewer_than_a_training_from_that_start_gets_by_itself():
+    made = material(read())
+    train = {**made.settings["train"], "epochs": 2}
+    usual = {}
+    for start in (None, "htr/1"):
+        settings = {**made.settings, "train": {**train, "warm_start": start}}
+        (first, *_) = suggested(read(), history=LEARNT[:2], settings=settings)
+        usual[start] = int(first.rsplit("train.epochs=", 1)[1].rstrip("."))
+        images = made.splits["train"].samples
+        assert usual[start] == epochs_for(TrainConfig(warm_start=start), images)
+    assert 6 < usual["htr/1"] < usual[None]
 
 
 def test_a_base_that_stays_the_best_asks_for_a_lower_learning_rate_not_for_more_epochs():

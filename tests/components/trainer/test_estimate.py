@@ -7,8 +7,8 @@ from components.trainer.settings import TrainConfig
 
 
 def test_steps_count_the_last_batch_of_each_epoch():
-    assert estimate.expected_steps(TrainConfig(epochs=3, batch_size=16), 33) == 9
-    assert estimate.expected_steps(TrainConfig(epochs=3, batch_size=16), 0) == 0
+    assert estimate.expected_steps(TrainConfig(warm_start=None, epochs=3, batch_size=16), 33) == 9
+    assert estimate.expected_steps(TrainConfig(warm_start=None, epochs=3, batch_size=16), 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -21,12 +21,16 @@ def test_steps_count_the_last_batch_of_each_epoch():
     ],
 )
 def test_it_is_right_to_a_factor_of_two_where_time_was_measured(images, validation, epochs, pixels, measured):
-    seconds = estimate.expected_seconds(TrainConfig(epochs=epochs), images, validation, pixels, cores=2)
+    seconds = estimate.expected_seconds(
+        TrainConfig(warm_start=None, epochs=epochs), images, validation, pixels, cores=2
+    )
     assert measured / 2 < seconds < measured * 2
 
 
 def test_more_cores_take_less_time_but_not_in_proportion():
-    times = [estimate.expected_seconds(TrainConfig(), 1000, 100, 4096, cores) for cores in (1, 2, 4, 8, 64)]
+    times = [
+        estimate.expected_seconds(TrainConfig(warm_start=None), 1000, 100, 4096, cores) for cores in (1, 2, 4, 8, 64)
+    ]
     assert times[0] > times[1] > times[2] > times[3] == times[4] > times[0] / 8
 
 

@@ -12,7 +12,7 @@ from components.trainer.fitting import Fitting
 from components.trainer.input_pipeline import batches, survey
 from components.trainer.model import build
 from components.trainer.outcome import compare
-from tests.components.toy import LINE, SMALL, TRAIN, fit, source_of
+from tests.components.toy import COLD, LINE, SMALL, fit, source_of
 from tests.conftest import encode
 
 
@@ -59,7 +59,7 @@ def test_a_batch_whose_numbers_are_not_finite_changes_nothing(toy, monkeypatch, 
     source = source_of(toy)
     if policy == "mixed_float16":
         request.getfixturevalue("float16")
-    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], TRAIN)
+    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], COLD)
     optimizer = fitting.optimizer
     if policy == "mixed_float16":
         optimizer.dynamic_scale.assign(16.0)  # nothing overflows
@@ -80,7 +80,7 @@ def test_a_batch_whose_numbers_are_not_finite_changes_nothing(toy, monkeypatch, 
 @pytest.mark.either_stack
 @pytest.mark.slow
 def test_a_batch_whose_numbers_are_not_finite_is_left_out_and_counted(toy, monkeypatch, capsys):
-    train = TRAIN.model_copy(update={"epochs": 2})
+    train = COLD.model_copy(update={"epochs": 2})
     steps = source_of(toy).steps(train.batch_size)
     poison(monkeypatch, lambda number: number == 3)
     done = fit(source_of(toy), train)
@@ -101,13 +101,13 @@ def test_a_batch_whose_numbers_are_not_finite_is_left_out_and_counted(toy, monke
 def test_a_training_of_which_much_is_not_finite_fails(toy, monkeypatch, which, epoch):
     poison(monkeypatch, which)
     with pytest.raises(FloatingPointError, match=rf"nan in epoch {epoch}: lower train\.learning_rate"):
-        fit(source_of(toy), TRAIN.model_copy(update={"epochs": 9}))
+        fit(source_of(toy), COLD.model_copy(update={"epochs": 9}))
 
 
 @pytest.mark.either_stack
 @pytest.mark.slow
 def test_one_batch_of_a_short_epoch_that_is_not_finite_ends_nothing(toy, monkeypatch):
-    train = TRAIN.model_copy(update={"epochs": 5, "batch_size": 64})
+    train = COLD.model_copy(update={"epochs": 5, "batch_size": 64})
     assert source_of(toy).steps(train.batch_size) < 5
     poison(monkeypatch, lambda number: number == 1)
     assert [entry["epoch"] for entry in fit(source_of(toy), train).history] == [1, 2, 3, 4, 5]
@@ -116,7 +116,7 @@ def test_one_batch_of_a_short_epoch_that_is_not_finite_ends_nothing(toy, monkeyp
 @pytest.mark.either_stack
 @pytest.mark.slow
 def test_a_training_of_a_few_steps_fails_when_one_of_them_is_not_finite(toy, monkeypatch):
-    train = TRAIN.model_copy(update={"epochs": 2, "batch_size": 64})
+    train = COLD.model_copy(update={"epochs": 2, "batch_size": 64})
     poison(monkeypatch, lambda number: number == 5)  # the last one
     with pytest.raises(FloatingPointError, match="nan in epoch 2"):
         fit(source_of(toy), train)
@@ -141,7 +141,7 @@ def test_the_first_batches_of_a_training_that_are_not_finite_do_not_end_it(
     toy, monkeypatch, capsys, warm_start, left_out
 ):
     source = source_of(toy)
-    train = TRAIN.model_copy(update={"epochs": 30, "patience": 30, "batch_size": source.samples})
+    train = COLD.model_copy(update={"epochs": 30, "patience": 30, "batch_size": source.samples})
     monkeypatch.setattr(Stepping, "given", [np.nan] * left_out + [1.0] * 30)
     found = fit(source, train.model_copy(update={"warm_start": warm_start, "start_share": 0.0}), Stepping)
     assert found.history[-1]["epoch"] == 30, "each epoch is one batch"
@@ -154,7 +154,7 @@ def test_a_resumed_training_knows_which_batches_were_left_out_before(toy, tmp_pa
             return self.done == 2
 
     source = source_of(toy)
-    train = TRAIN.model_copy(update={"batch_size": source.samples})
+    train = COLD.model_copy(update={"batch_size": source.samples})
     monkeypatch.setattr(Stepping, "given", [np.nan] * 12)
     fit(source, train, Killed, checkpoint_dir=str(tmp_path))
     with pytest.raises(FloatingPointError, match="nan in epoch 3"):
@@ -173,7 +173,7 @@ def test_short_epochs_get_no_checkpoint_of_their_own_but_for_the_first(toy, tmp_
     source = source_of(toy)
     settings = {"epochs": 30, "patience": 30, "batch_size": source.samples, "checkpoint_minutes": minutes}
     monkeypatch.setattr(Stepping, "given", [1.0] * 30)
-    fit(source, TRAIN.model_copy(update=settings), Stepping, checkpoint_dir=str(tmp_path))
+    fit(source, COLD.model_copy(update=settings), Stepping, checkpoint_dir=str(tmp_path))
     assert seen == saves and checkpoint.load(str(tmp_path / checkpoint.CHECKPOINT_FILE))[1]["done"] == 30
 
 
@@ -181,7 +181,7 @@ def test_short_epochs_get_no_checkpoint_of_their_own_but_for_the_first(toy, tmp_
 @pytest.mark.slow
 def test_the_search_for_the_loss_scale_of_float16_is_no_broken_training(toy, float16, capsys):
     source = source_of(toy)
-    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], TRAIN.model_copy(update={"epochs": 1}))
+    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], COLD.model_copy(update={"epochs": 1}))
     fitting.optimizer.dynamic_scale.assign(2.0**24)
     fitting.run()
     overflowed = fitting.done - int(fitting.optimizer.iterations)
@@ -193,7 +193,7 @@ def test_the_search_for_the_loss_scale_of_float16_is_no_broken_training(toy, flo
 @pytest.mark.slow
 def test_gradients_that_overflow_without_a_loss_scale_break_a_training_in_float16(toy, float16, monkeypatch):
     source = source_of(toy)
-    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], TRAIN)
+    fitting = Fitting(build(SMALL, 4, 32), source, source, ["a", "b", "c"], COLD)
     fitting.optimizer.dynamic_scale.assign(1.0)
     monkeypatch.setattr(tf.linalg, "global_norm", lambda _: tf.constant(np.inf))
     with pytest.raises(FloatingPointError, match="nan in epoch 1"):
@@ -212,7 +212,7 @@ def told(data, wrong, kind=Fitting, **settings):
     marked = []
     source = source_of(data)
     train = {"epochs": 6, "patience": 3, "batch_size": source.samples, "average_epochs": 0.0} | settings
-    fitting = Told(build(SMALL, 4, 32), source, source, ["a", "b", "c"], TRAIN.model_copy(update=train))
+    fitting = Told(build(SMALL, 4, 32), source, source, ["a", "b", "c"], COLD.model_copy(update=train))
     fitting.run()
     return fitting, marked
 

@@ -32,7 +32,7 @@ from htr_client.language import LanguageModel
 from serving.runner import LoadedModel, RunnerOptions
 from serving.server import EmbeddedServer
 from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
-from tests.components.toy import SMALL, TRAIN, WORDS, drawn
+from tests.components.toy import COLD, SMALL, WORDS, drawn
 from tests.conftest import drawn_image
 
 
@@ -176,7 +176,7 @@ def trained(tmp_path_factory, toy):
     source = survey([str(toy / "train.gz")], tft_output.transformed_feature_spec(), transform)
     keras.utils.set_random_seed(1)
     network = build(SMALL, len(alphabet) + 1, 32)
-    fitting = Fitting(network, source, source, alphabet, TRAIN)
+    fitting = Fitting(network, source, source, alphabet, COLD)
     fitting.run()
     served = export.ServedModel(network, alphabet, transform)
     export.save(served, str(folder / "export"), [drawn("abc", 0), drawn("b", 1)], "htr")

@@ -49,9 +49,9 @@ tf.config.set_logical_device_configuration(
 )
 from components.trainer.fitting import Fitting
 from components.trainer.model import build
-from tests.components.toy import SMALL, TRAIN, source_of
+from tests.components.toy import COLD, SMALL, source_of
 
-train = TRAIN.model_copy(update={"epochs": 2, "batch_size": batch_size})
+train = COLD.model_copy(update={"epochs": 2, "batch_size": batch_size})
 strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
 keras.utils.set_random_seed(train.seed)
 with strategy.scope():
@@ -94,7 +94,7 @@ tf.config.set_logical_device_configuration(
 )
 from components.trainer.fitting import Fitting
 from components.trainer.model import build
-from tests.components.toy import SMALL, TRAIN, source_of
+from tests.components.toy import COLD, SMALL, source_of
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 source = source_of(folder)
@@ -127,7 +127,7 @@ for precision in ("float32", "mixed_float16"):
     keras.mixed_precision.set_global_policy(precision)
     with strategy.scope():
         model = build(SMALL, 4, 32)
-    fitting = Fitting(model, source, source, ["a", "b", "c"], TRAIN, strategy=strategy)
+    fitting = Fitting(model, source, source, ["a", "b", "c"], COLD, strategy=strategy)
     if precision == "mixed_float16":
         fitting.optimizer.dynamic_scale.assign(16.0)  # nothing overflows yet
     stream, found[precision] = fitting._stream(), []

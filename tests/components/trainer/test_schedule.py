@@ -45,7 +45,7 @@ def test_a_base_needs_half_the_steps(images):
 
 
 def test_larger_batches_get_as_many_steps():
-    assert steps(5000, TrainConfig(batch_size=64)) == pytest.approx(steps(5000), rel=0.05)
+    assert steps(5000, TrainConfig(warm_start=None, batch_size=64)) == pytest.approx(steps(5000), rel=0.05)
 
 
 def test_larger_batches_of_few_images_get_fewer_steps_as_the_setting_says():
@@ -56,13 +56,13 @@ def test_larger_batches_of_few_images_get_fewer_steps_as_the_setting_says():
 
 @pytest.mark.parametrize("images", [10, 5000, 330_000])
 def test_an_explicit_number_wins(images):
-    told = TrainConfig(epochs=9, patience=2, learning_rate=0.03)
+    told = TrainConfig(warm_start=None, epochs=9, patience=2, learning_rate=0.03)
     assert schedule_for(told, images) == Schedule(epochs=9, patience=2, learning_rate=0.03)
 
 
 def test_patience_is_relative_and_a_warm_start_of_few_images_learns_slower():
     assert schedule_for(OPEN, 5000) == Schedule(epochs=30, patience=12, learning_rate=2e-3)
-    assert schedule_for(TrainConfig(epochs=4), 5000).patience == 5
+    assert schedule_for(TrainConfig(warm_start=None, epochs=4), 5000).patience == 5
     rates = [schedule_for(WARM, images).learning_rate for images in (10, 300, 1000, 4165, 5000, 330_000)]
     assert rates == [5e-4, 5e-4, 9.1e-4, 1.9e-3, 2e-3, 2e-3]
     assert trial_epochs(TuneConfig(), schedule_for(OPEN, 5000)) == 6

@@ -32,7 +32,7 @@ from pipeline.exit_codes import root_message
 from pipeline.runners.local_runner import LocalRunner
 from serving import precision
 from serving.version_directory import SETTINGS_FILE, WARMUP_FILE
-from tests.components.toy import LINE, SMALL, TRAIN, WORDS, arguments, fit, source_of, start, write_transformed
+from tests.components.toy import COLD, LINE, SMALL, TRAIN, WORDS, arguments, fit, source_of, start, write_transformed
 from tests.conftest import until
 
 pytestmark = pytest.mark.slow  # networks are trained
@@ -66,7 +66,7 @@ def losses(history):
 
 @pytest.mark.either_stack
 def test_a_seed_gives_one_curve_and_another_seed_another(toy):
-    train = TRAIN.model_copy(update={"epochs": 1, "augment": 0.5})
+    train = COLD.model_copy(update={"epochs": 1, "augment": 0.5})
     first, again = (fit(source_of(toy), train) for _ in range(2))
     np.testing.assert_allclose(losses(first.history), losses(again.history), rtol=1e-4)
     other = fit(source_of(toy), train.model_copy(update={"seed": 2}))
@@ -302,7 +302,7 @@ def test_warm_start_knows_old_characters_and_learns_new_ones(toy, toy_model, tmp
     model = build(SMALL, 5, 32)
     taken = transfer.start_from(model, alphabet, str(toy_model))
     assert taken.told == "3 characters known, new: d" and taken.new == [3]
-    old_words = Fitting(model, source_of(toy), source_of(toy), alphabet, TRAIN)
+    old_words = Fitting(model, source_of(toy), source_of(toy), alphabet, COLD)
     assert old_words.validate().rate < 0.1, "what was known is still known"
 
     searching = TRAIN.model_copy(update={"epochs": 1, "warm_start": str(toy_model),
@@ -317,7 +317,7 @@ def test_warm_start_knows_old_characters_and_learns_new_ones(toy, toy_model, tmp
 
     transfer.freeze(model, ["convolutions"])
     before = [w.numpy() for stage in model.stages for w in stage.weights]
-    short = TRAIN.model_copy(update={"epochs": 8})
+    short = COLD.model_copy(update={"epochs": 8})
     fitting = Fitting(model, source_of(grown), source_of(grown), alphabet, short)
     fitting.run()
     assert fitting.best_cer < 0.1, "and the new character is learnt"

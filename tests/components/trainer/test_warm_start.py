@@ -26,7 +26,7 @@ from components.trainer.warm_start import WarmStartError, settled
 from components.transform import preprocessing
 from components.transform.settings import TransformConfig
 from serving.version_directory import CARD_FILE
-from tests.components.toy import SMALL, TRAIN, WORDS, arguments, source_of, write_transformed
+from tests.components.toy import COLD, SMALL, TRAIN, WORDS, arguments, source_of, write_transformed
 
 pytestmark = pytest.mark.slow  # networks are trained
 
@@ -74,7 +74,7 @@ def validation_cer(data, model_dir):
     alphabet = preprocessing.read_alphabet(tft_output)
     model = build(SMALL, len(alphabet) + 1, 32)
     transfer.start_from(model, alphabet, model_dir)
-    return Fitting(model, source, source, alphabet, TRAIN).validate().rate
+    return Fitting(model, source, source, alphabet, COLD).validate().rate
 
 
 @pytest.mark.either_stack
