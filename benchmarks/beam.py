@@ -20,7 +20,7 @@ from tfx.types import standard_artifacts
 
 from benchmarks import dask_cluster
 from components.batch_transcriber.batch import transcribe
-from components.batch_transcriber.reading import Reader
+from components.batch_transcriber.transcribing import Transcriber
 from components.example_gen import dataset
 from components.example_gen.component import Executor
 from components.example_gen.quarantine import Quarantine
@@ -102,7 +102,9 @@ def main() -> None:
                 if step == "ExampleGen":
                     return seconds(lambda: example_gen(folders[count], Path(scratch), options), elsewhere)
                 output = str(Path(scratch) / "texts.jsonl")
-                return seconds(lambda: transcribe(str(folders[count]), output, Reader(args.model), options), elsewhere)
+                return seconds(
+                    lambda: transcribe(str(folders[count]), output, Transcriber(args.model), options), elsewhere
+                )
 
         @contextlib.contextmanager
         def engine(workers: int) -> Iterator[tuple[list[str], Callable[[], float]]]:

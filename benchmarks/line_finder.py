@@ -21,7 +21,7 @@ import numpy as np
 
 from components.base_model import packing
 from components.line_finder.data import LabelledPage, load_pages
-from components.line_finder.measuring import Readings, as_served, compare, texts_of
+from components.line_finder.measuring import TextErrors, as_served, compare, texts_of
 from components.line_finder.metric import FindLines, LineScore, score_pages
 from components.line_finder.settings import LineFinderConfig
 from htr_client import HtrClient
@@ -127,14 +127,14 @@ def timed(pages: list[LabelledPage], find: FindLines) -> tuple[LineScore, float]
     return score, (time.perf_counter() - begin) / max(len(pages), 1)
 
 
-def transcribed(pages: list[LabelledPage], find: FindLines, client: HtrClient) -> Readings:
+def transcribed(pages: list[LabelledPage], find: FindLines, client: HtrClient) -> TextErrors:
     """What the recogniser reads in the true lines and in the found ones."""
-    readings = Readings()
+    errors = TextErrors()
     for page in pages:
         found = find(page.grey)
         read, texts = (texts_of(page, lines, client.transcribe_many) for lines in (page.lines, found))
-        readings.merge(compare(page, read, found, texts))
-    return readings
+        errors.merge(compare(page, read, found, texts))
+    return errors
 
 
 def main() -> None:
@@ -172,7 +172,7 @@ def main() -> None:
         print(
             f"\n{'set':28} {'pages':>5}  {'CER true lines':>15} {'found on them':>14} {'whole pages':>12} {'ratio':>6}"
         )
-        together, count = Readings(), 0
+        together, count = TextErrors(), 0
         with LocalClient(version) as client:
             for name, pages in sets.items():
                 chosen = pages[: given.limit]
@@ -183,7 +183,7 @@ def main() -> None:
         print(_row("held back, together", count, together))
 
 
-def _row(name: str, pages: int, read: Readings) -> str:
+def _row(name: str, pages: int, read: TextErrors) -> str:
     """A row of the second table; its ratio is that of whole pages to the true lines."""
     ratio = read.pages.rate / read.true.rate
     return f"{name:28} {pages:5}  {read.true.rate:15.4f} {read.found.rate:14.4f} {read.pages.rate:12.4f} {ratio:6.2f}"

@@ -26,6 +26,7 @@ from htr_client.errors import (
     UnexpectedAnswer,
 )
 from htr_client.image_files import Image, pack_with_pixels, path_of
+from htr_client.known_versions import KnownVersion, KnownVersions
 from htr_client.language import LanguageModel
 from htr_client.line_answers import believed
 from htr_client.metrics import ClientMetrics
@@ -35,7 +36,6 @@ from htr_client.network.connection import Metadata
 from htr_client.network.endpoint import Endpoint
 from htr_client.network.retries import Outage, bounded, patiently, pause, remaining
 from htr_client.pages.reading import SIGNATURE
-from htr_client.readers import Reader, Readers
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
 from htr_client.spans import pixel_spans
@@ -134,7 +134,7 @@ class BaseClient(Generic[TransportT]):
         self._batch_bytes = max_message_bytes // _BATCH_SHARE
         self._metadata = metadata
         self._log = log
-        self._readers = Readers()
+        self._known_versions = KnownVersions()
         self._closed = 0  # how often; what began before the last time sends nothing more
         self._transport: TransportT = transport or self._over_grpc(
             Endpoint(target, tls, max_message_bytes, opentelemetry)
@@ -194,13 +194,15 @@ class BaseClient(Generic[TransportT]):
             raise RequestTooLarge(f"The request has {request.ByteSize()} bytes, {self._max_message_bytes} at most.")
         return request
 
-    def _results(self, batch: Sequence[Sent], answer: Answer, reader: Reader, server: float) -> list[Transcription]:
+    def _results(
+        self, batch: Sequence[Sent], answer: Answer, known: KnownVersion, server: float
+    ) -> list[Transcription]:
         started = time.perf_counter()
         try:
-            check(answer.log_probs, answer.frames, reader.alphabet)
+            check(answer.log_probs, answer.frames, known.alphabet)
         except ValueError as error:
             raise UnexpectedAnswer(f"The answer of serving_default cannot be decoded: {error}.") from None
-        decoded = reader.decoder.decode(answer.log_probs, answer.frames, reader.alphabet)
+        decoded = known.decoder.decode(answer.log_probs, answer.frames, known.alphabet)
         seconds = time.perf_counter() - started
         results = []
         for sent, frames, row in zip(batch, answer.frames.tolist(), decoded, strict=True):
@@ -308,33 +310,33 @@ class BaseClient(Generic[TransportT]):
     ) -> Steps[list[Transcription]]:
         """The texts of an answer; what the first one of a version fetches and compiles serves all."""
         characters = answer.log_probs.shape[2] - 1
-        while isinstance(found := self._readers.find(answer.version, characters), Future):
+        while isinstance(found := self._known_versions.find(answer.version, characters), Future):
             yield Until(found, deadline)
             remaining(deadline)
         if found is not None:
             return (yield functools.partial(self._results, batch, answer, found, time.perf_counter() - started))
         try:
-            reader = yield from self._ask_reader(answer.version, deadline, queries)
+            known = yield from self._ask_known(answer.version, deadline, queries)
             # Within the turn, since decoders compile what they need when they meet an alphabet for the first time.
-            results = yield functools.partial(self._results, batch, answer, reader, time.perf_counter() - started)
-            self._readers.keep(answer.version, reader)
+            results = yield functools.partial(self._results, batch, answer, known, time.perf_counter() - started)
+            self._known_versions.keep(answer.version, known)
         finally:
-            self._readers.end_turn(answer.version)
+            self._known_versions.end_turn(answer.version)
         return results
 
     def _ask_alphabet(self, version: int | None, deadline: float, queries: int = 1) -> Steps[Alphabet]:
         return read_alphabet((yield from self._ask_about(version, "alphabet", deadline, queries)))
 
-    def _ask_reader(self, version: int, deadline: float, queries: int) -> Steps[Reader]:
+    def _ask_known(self, version: int, deadline: float, queries: int) -> Steps[KnownVersion]:
         alphabet = yield from self._ask_alphabet(version, deadline, queries)
-        known = self._readers.of(version)
+        known = self._known_versions.of(version)
         if known is not None and known.alphabet == alphabet:
             return known
         decoder = self._decoder
         if not isinstance(decoder, Decoder):
             own = yield from self._ask_language_model(version, alphabet, deadline, queries)
             decoder = yield functools.partial(decoder, own)
-        return Reader(alphabet, decoder)
+        return KnownVersion(alphabet, decoder)
 
     def _ask_language_model(
         self, version: int, alphabet: Alphabet, deadline: float, queries: int

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.batch_transcriber.reading import ImageText, Reader
 from components.batch_transcriber.shards import Job, Record, Shard, plan
+from components.batch_transcriber.transcribing import ImageText, Transcriber
 from components.batch_transcriber.writing import remark, writer_of
 from components.common import storage
 from components.common.console import console
@@ -72,8 +72,8 @@ class Outcome:
 
 
 def transcribe(
-    folder: str, output: str, reader: Reader, beam_args: Sequence[str], *, images_per_shard: int | None = None,
-    overwrite: bool = False, format_: str | None = None,
+    folder: str, output: str, transcriber: Transcriber, beam_args: Sequence[str], *,
+    images_per_shard: int | None = None, overwrite: bool = False, format_: str | None = None,
 ) -> Outcome:  # fmt: skip
     """Transcribes all images below a folder; a repeated or interrupted batch does only what is missing.
 
@@ -81,7 +81,7 @@ def transcribe(
         folder: Folder of the images; local or in a bucket.
         output: `texts.jsonl` becomes `texts-00000-of-00020.jsonl` and so on; `.csv` likewise. Else a folder, in which
             each page becomes a file. Workers must see the same folders under the same names.
-        reader: What reads the images.
+        transcriber: What transcribes the images.
         beam_args: Pipeline options, which say where it runs.
         images_per_shard: Average number of images in the first run, which fixes how many shards there are; 1,000
             images of lines or 50 that may be pages if None. What an interrupted worker loses is at most one shard.
@@ -95,20 +95,20 @@ def transcribe(
         BatchError: Nothing to do, not a model, an earlier run had another model or input, or another one works on the
             output.
     """
-    model = {"path": reader.model_path, "fingerprint": reader.fingerprint()}
-    per_shard = images_per_shard or (_LINES_PER_SHARD if reader.kind == "line" else _PAGES_PER_SHARD)
+    model = {"path": transcriber.model_path, "fingerprint": transcriber.fingerprint()}
+    per_shard = images_per_shard or (_LINES_PER_SHARD if transcriber.kind == "line" else _PAGES_PER_SHARD)
     with contextlib.ExitStack() as alone:
-        job, shards, listing = plan(folder, output, model, per_shard, overwrite, reader.kind, format_, alone)
+        job, shards, listing = plan(folder, output, model, per_shard, overwrite, transcriber.kind, format_, alone)
         if len(listing.images) > _GROWN * per_shard * job.shards:
             console().print(
                 f"{counted(len(listing.images), 'image')} in {counted(job.shards, 'part')}, as many as the first run "
                 f"has made: a worker does a part at a time, and a kill loses all of it. --overwrite begins again with "
                 f"{-(-len(listing.images) // per_shard):,}.", markup=False,
             )  # fmt: skip
-        reader = replace(reader, kind=job.kind)
+        transcriber = replace(transcriber, kind=job.kind)
         with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
             # Create spreads its elements among the workers.
-            _ = pipeline | "Shards" >> beam.Create(shards) | "Transcribe" >> beam.ParDo(_Transcribe(job, reader))
+            _ = pipeline | "Shards" >> beam.Create(shards) | "Transcribe" >> beam.ParDo(_Transcribe(job, transcriber))
         # From the records, since not every engine brings results or metrics back.
         records = [job.read_record(shard.number) for shard in shards]
         remarks = [entry for record in records for entry in record.remarks]
@@ -135,8 +135,8 @@ def _other_formats(paths: Iterable[str]) -> dict[str, int]:
 class _Transcribe(beam.DoFn):
     """Does one shard, and yields its number."""
 
-    def __init__(self, job: Job, reader: Reader):
-        self._job, self._reader = job, reader
+    def __init__(self, job: Job, transcriber: Transcriber):
+        self._job, self._transcriber = job, transcriber
 
     def process(self, shard: Shard) -> Iterator[int]:
         yield shard.number
@@ -161,7 +161,7 @@ class _Transcribe(beam.DoFn):
         )  # fmt: skip
         for path in kept:
             writer.keep(path)
-        for image, result in self._reader.read(self._job.folder, todo):
+        for image, result in self._transcriber.transcribe(self._job.folder, todo):
             wrong = remark(image.path, result)
             if wrong is not None:
                 (record.errors if isinstance(result, ImageError) else record.remarks).append(wrong)

@@ -24,8 +24,8 @@ from tfx.utils import path_utils
 
 from components.base_model import packing
 from components.batch_transcriber import batch, shards
-from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.settings import BulkConfig
+from components.batch_transcriber.transcribing import Transcriber
 from components.common.artifacts import is_blessed, write_text
 from components.common.fingerprint_driver import FingerprintDriver
 
@@ -86,14 +86,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         counts: dict[str, Any] = {"folder": config.folder, "blessed": blessed}
         if blessed:
             try:
-                reader = Reader(
+                transcriber = Transcriber(
                     path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])), config.kind,
                     config.line_finder, config.batch_size, config.decoder, bfloat16=config.bfloat16,
                     max_pixels=exec_properties["max_pixels"],
                 )  # fmt: skip
                 outcome = batch.transcribe(
-                    config.folder or "", os.path.join(output, config.output), reader, self._beam_pipeline_args or [],
-                    overwrite=True, format_=config.format,
+                    config.folder or "", os.path.join(output, config.output), transcriber,
+                    self._beam_pipeline_args or [], overwrite=True, format_=config.format,
                 )  # fmt: skip
                 counts.update(images=outcome.images, errors=outcome.errors, suspicions=outcome.suspicions)
                 if config.kind != "line":

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from components.batch_transcriber.output import format_rows
-from components.batch_transcriber.reading import ImageText, Result
 from components.batch_transcriber.shards import Image, Job, Record
+from components.batch_transcriber.transcribing import ImageText, Result
 from components.common import storage
 from htr_client import pages
 from htr_client.errors import ImageError

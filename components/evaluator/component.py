@@ -15,7 +15,7 @@ from tfx.utils import path_utils
 from components.common import storage
 from components.common.artifacts import bless, write_text
 from components.common.versions import kept_start
-from components.evaluator import readings
+from components.evaluator import kept_texts
 from components.evaluator.tfma_verdict import NOTE_FILE
 from components.evaluator.verdict import Baseline
 from serving.version_directory import GRAPH_FILE
@@ -33,7 +33,7 @@ class EvaluatorExecutor(executor.Executor):
         given = input_dict.get(_BASELINE, [])
         models = [m for m in given if storage.exists(f"{path_utils.serving_model_path(m.uri)}/{GRAPH_FILE}")]
         evaluation = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
-        with readings.keeping_in(os.path.join(evaluation, readings.READINGS_FOLDER)):
+        with kept_texts.keeping_in(os.path.join(evaluation, kept_texts.FOLDER)):
             super().Do({**input_dict, _BASELINE: models}, output_dict, {**exec_properties, **_PREDICTIONS})
         found = Baseline.noted_in(given[0].uri) if given else None
         candidate = artifact_utils.get_single_uri(input_dict[standard_component_specs.MODEL_KEY])

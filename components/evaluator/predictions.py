@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 
 from components.common.ahead import NETWORK_THREADS, ahead
-from components.evaluator import readings
+from components.evaluator import kept_texts
 from components.evaluator.slices import SLICES, prefix
 from components.recogniser.decoders import DECODERS
 from components.recogniser.model import ExportedModel, loaded
@@ -29,7 +29,7 @@ def custom_extractors(eval_shared_model: Any, eval_config: Any, tensor_adapter_c
     """Called by TFX's Evaluator: TFMA's own extractors, but for the predictions."""
     models = eval_shared_model if isinstance(eval_shared_model, list) else [eval_shared_model]
     paths = {m.model_name: m.model_path for m in models}
-    reading = tfma.extractors.Extractor("ReadImages", beam.ParDo(_Read(paths, readings.kept_in())))
+    reading = tfma.extractors.Extractor("ReadImages", beam.ParDo(_Read(paths, kept_texts.kept_in())))
     return tfma.default_extractors(
         eval_shared_model=eval_shared_model, eval_config=eval_config, tensor_adapter_config=tensor_adapter_config,
         custom_predict_extractor=reading,
@@ -55,7 +55,9 @@ class _Read(beam.DoFn):
                 rows[i] = ("", 0.0)
         for i, image_id in enumerate(np.ravel(features["id"])):
             # TFMA leaves out the name of a model that is alone.
-            read = {name or readings.CANDIDATE: {d: rows[i] for d, rows in by.items()} for name, by in by_model.items()}
+            read = {
+                name or kept_texts.CANDIDATE: {d: rows[i] for d, rows in by.items()} for name, by in by_model.items()
+            }
             self._rows.append({"id": image_id.decode(), **read})
         texts = {
             name: {decoder: np.array([[text] for text, _ in rows], object) for decoder, rows in by.items()}
@@ -69,7 +71,7 @@ class _Read(beam.DoFn):
         }
 
     def finish_bundle(self) -> None:
-        readings.write(self._rows, self._kept_in)
+        kept_texts.write(self._rows, self._kept_in)
 
 
 def _empty(images: list[bytes], contrasts: np.ndarray) -> list[int]:

@@ -29,7 +29,7 @@ def as_served(finder: LocalLineFinder) -> FindLines:
 
 
 @dataclass
-class Readings:
+class TextErrors:
     """Errors of what a recogniser reads on pages, which add up over pages.
 
     Lines without a label do not count, nor do those that cannot be cut: they would count as misread on both sides.
@@ -47,7 +47,7 @@ class Readings:
     pages: ErrorCounts = field(default_factory=ErrorCounts)
     uncut: int = 0
 
-    def merge(self, other: Readings) -> Readings:
+    def merge(self, other: TextErrors) -> TextErrors:
         """Adds other errors to these and returns them."""
         self.true.merge([other.true])
         self.found.merge([other.found])
@@ -76,7 +76,7 @@ def texts_of(page: LabelledPage, lines: Sequence[Line], recognise: Recognise) ->
 
 def compare(
     page: LabelledPage, read: Sequence[str | None], found: Sequence[Line], texts: Sequence[str | None]
-) -> Readings:
+) -> TextErrors:
     """Compares what was read on a page with its labels.
 
     Args:
@@ -85,16 +85,16 @@ def compare(
         found: The lines that were found.
         texts: What was read in them, as of `texts_of`.
     """
-    readings = Readings()
+    errors = TextErrors()
     for line, text, x_height in zip(page.lines, read, x_heights(page.lines), strict=True):
         if not line.text:
             continue
         if text is None:
-            readings.uncut += 1
+            errors.uncut += 1
             continue
         course = points(line.baseline)
         on_it = [covered(points(one.baseline), course, x_height) > _ON for one in found]
-        readings.true.add(line.text, text)
-        readings.found.add(line.text, " ".join(one for one, is_on in zip(texts, on_it, strict=True) if is_on and one))
-    readings.pages.add("\n".join(line.text for line in page.lines if line.text), "\n".join(one or "" for one in texts))
-    return readings
+        errors.true.add(line.text, text)
+        errors.found.add(line.text, " ".join(one for one, is_on in zip(texts, on_it, strict=True) if is_on and one))
+    errors.pages.add("\n".join(line.text for line in page.lines if line.text), "\n".join(one or "" for one in texts))
+    return errors

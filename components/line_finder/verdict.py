@@ -9,7 +9,7 @@ from typing import Any
 
 from components.common import storage
 from components.evaluator.verdict import ROUNDING, Baseline, telling_places
-from components.line_finder.measuring import Readings
+from components.line_finder.measuring import TextErrors
 from components.line_finder.metric import LineScore
 from components.line_finder.settings import LineGateConfig
 
@@ -73,18 +73,18 @@ class LineVerdict:
         return cls(**{**values, **parts})
 
 
-def metrics_of(pages: int, score: LineScore, readings: Readings) -> dict[str, float]:
+def metrics_of(pages: int, score: LineScore, errors: TextErrors) -> dict[str, float]:
     """The metrics of a line finder, as `LineVerdict` has them.
 
     Args:
         pages: Number of pages.
         score: Score of their lines.
-        readings: Errors of what was read; at least one line has a label.
+        errors: Errors of what was read; at least one line has a label.
     """
     return {
         "pages": pages, "lines": score.true, "found": score.found, "precision": score.precision,
-        "recall": score.recall, "f1": score.f1, "cer_true": readings.true.rate, "cer": readings.found.rate,
-        "cer_pages": readings.pages.rate, "cer_ratio": readings.ratio,
+        "recall": score.recall, "f1": score.f1, "cer_true": errors.true.rate, "cer": errors.found.rate,
+        "cer_pages": errors.pages.rate, "cer_ratio": errors.ratio,
     }  # fmt: skip
 
 

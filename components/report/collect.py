@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.evaluator.readings import BASELINE, CANDIDATE
+from components.evaluator.kept_texts import BASELINE, CANDIDATE
 from components.example_gen.examples import records
 from components.example_gen.measures import NUMBERS
 from components.example_gen.splits import SPLITS
@@ -19,7 +19,7 @@ from components.recogniser.decoders import BEST_PATH, DEFAULT
 from components.recogniser.located import located
 from components.recogniser.model import ExportedModel
 from components.report import analysis
-from components.report.material import Reading, Split
+from components.report.material import CloseLook, Split
 from htr_client.decoding import align
 from htr_client.image_files import load
 
@@ -57,7 +57,7 @@ def predictions(
 
     Args:
         examples_uri: URI of the Examples artifact.
-        readings: What Evaluator has kept, see `components.evaluator.readings`.
+        readings: What Evaluator has kept, see `components.evaluator.kept_texts`.
         compared: Whether there is a model to compare with.
         decoder: Name of the decoder whose texts are the predictions, as in `gate.decoder`.
 
@@ -78,7 +78,7 @@ def predictions(
 
 def look_closely(
     examples_uri: str, model: ExportedModel, texts: dict[int, str], decoder: str = DEFAULT
-) -> dict[int, Reading]:
+) -> dict[int, CloseLook]:
     """Reads some images of the evaluation split again, this time keeping what the model saw in each frame.
 
     Args:
@@ -107,7 +107,7 @@ def look_closely(
             probabilities = np.exp(log_probs[i, : frames[i]])
             image, valid = images[place], int(frames[i])
             grey = load(image)
-            readings[place] = Reading(
+            readings[place] = CloseLook(
                 image, probabilities, model.alphabet, located(read, grey, valid), located(truth, grey, valid)
             )
     return readings

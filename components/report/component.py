@@ -22,7 +22,7 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import path_utils
 
 from components.common.artifacts import Report, write_text
-from components.evaluator import readings
+from components.evaluator import kept_texts
 from components.evaluator.tfma_verdict import read_verdict
 from components.example_gen.quarantine import Quarantine, read_counts
 from components.example_gen.rejects import REJECTS_FILE
@@ -64,7 +64,7 @@ class Executor(base_executor.BaseExecutor):
         examples = uri("examples")
         model = loaded(path_utils.serving_model_path(uri("model")))
         baseline = _settings(input_dict.get("baseline_model") or [])
-        read = readings.read(os.path.join(uri("evaluation"), readings.READINGS_FOLDER))
+        read = kept_texts.read(os.path.join(uri("evaluation"), kept_texts.FOLDER))
         predictions = collect.predictions(examples, read, baseline is not None, config.gate.decoder)
         shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
         splits, digest = collect.read_splits(examples)

@@ -35,7 +35,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Reading:
+class CloseLook:
     """How a model read one image, frame by frame.
 
     Attributes:
@@ -86,7 +86,7 @@ class Material:
     alphabet: Sequence[str]
     settings: Mapping[str, Any]
     model_bytes: int
-    readings: Mapping[int, Reading]
+    readings: Mapping[int, CloseLook]
     history: Sequence[Mapping[str, Any]]
     counts: Mapping[str, Any]
     rejects: Sequence[Mapping[str, str]] = ()

@@ -18,7 +18,7 @@ from pipeline.exit_codes import OK, USAGE
 if TYPE_CHECKING:
     from components.tools.labelling.labelling import Counts
     from pipeline.config import Config
-    from pipeline.reading import Model
+    from pipeline.local_models import Model
 
 
 def add_commands(add: AddCommand) -> None:
@@ -90,7 +90,7 @@ def _label(arguments: argparse.Namespace) -> int:
 
 def _preset_of(model: Model, config: Config) -> list[str]:
     """Setting for a training on what a model has read, where none is given and it is not the default."""
-    from pipeline.reading import preset_of
+    from pipeline.local_models import preset_of
 
     preset = None if "preset" in config.transform.model_fields_set else preset_of(model.path)
     return [] if preset in (None, config.transform.preset) else [f"transform.preset={preset}"]
@@ -99,7 +99,7 @@ def _preset_of(model: Model, config: Config) -> list[str]:
 def _write(paths: Iterable[str], model: Model, max_pixels: int, output: str, above: float, counts: Counts) -> None:
     from components.common.console import announced, quiet
     from components.tools.labelling import labelling
-    from pipeline.reading import base_line_finder
+    from pipeline.local_models import base_line_finder
     from serving.local import LocalClient
     from serving.runner import without_extras
 

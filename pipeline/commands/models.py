@@ -13,7 +13,7 @@ from pipeline.exit_codes import ERROR, USAGE
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-    from pipeline.reading import Model
+    from pipeline.local_models import Model
 
 
 def add_model_arguments(command: argparse.ArgumentParser, line_finder: bool = True) -> None:
@@ -50,7 +50,7 @@ def finding_a_model(option: str = "") -> Iterator[None]:
     Raises:
         CommandError: There is no such model, or none at all, or it is damaged.
     """
-    from pipeline.reading import NoModelError
+    from pipeline.local_models import NoModelError
 
     try:
         yield
@@ -64,15 +64,15 @@ def chosen_model(config: Config, arguments: argparse.Namespace) -> Model:
     Raises:
         CommandError: There is no such model, or none at all.
     """
-    from pipeline import reading
+    from pipeline import local_models
 
     with finding_a_model("--model" if arguments.model else "--base" if arguments.base else ""):
-        return reading.find_model(config, arguments.model, arguments.base)
+        return local_models.find_model(config, arguments.model, arguments.base)
 
 
 def tell_of_words(model: Model) -> None:
     """Prints a note if a model that is to transcribe pages is one for single words."""
-    from pipeline.reading import preset_of
+    from pipeline.local_models import preset_of
 
     if preset_of(model.path) == "word":
         print(

@@ -49,16 +49,16 @@ def _read(arguments: argparse.Namespace) -> int:
 def _open(arguments: argparse.Namespace, decoder: Decoder | DecoderOf | None) -> LocalClient:
     from components.common.console import announced, quiet
     from htr_client.files import LINE_FORMATS
-    from pipeline import reading
+    from pipeline import local_models
 
     config = read_config(arguments)
     model = chosen_model(config, arguments)
     pushed = finder = None
     if arguments.kind != "line" or arguments.format not in LINE_FORMATS:
         with finding_a_model("--line-finder"):
-            pushed = reading.pushed_line_finder(config, arguments.line_finder)
+            pushed = local_models.pushed_line_finder(config, arguments.line_finder)
         with finding_a_model():
-            finder = pushed or reading.base_line_finder()
+            finder = pushed or local_models.base_line_finder()
     for option, path in (("--model", model.path), ("--line-finder", finder or "")):
         check_local(option, path)
     print(f"note: {model.note}", file=sys.stderr, flush=True)

@@ -33,7 +33,7 @@ def add_commands(add: AddCommand) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     from components.common import storage
     from components.common.versions import offered
-    from pipeline import reading
+    from pipeline import local_models
     from serving.server import run
     from serving.status import Code, ServingError
 
@@ -54,7 +54,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             _serve_labels(arguments, config.model_dir, config.name)
         else:
             with finding_a_model():
-                model = reading.find_model(config)
+                model = local_models.find_model(config)
             print(f"note: {model.note}; this server then goes over to the new version.", file=sys.stderr, flush=True)
             arguments.model_base_path = config.model_dir
             arguments.fallback_base_path = os.path.dirname(model.path)
@@ -75,7 +75,7 @@ def _serve_line_finder(arguments: argparse.Namespace, model_dir: str) -> None:
     from components.common import storage
     from components.common.versions import offered
     from htr_client.pages.reading import LINE_FINDER
-    from pipeline.reading import base_line_finder
+    from pipeline.local_models import base_line_finder
 
     if storage.is_remote(model_dir):
         raise CommandError(f"--pages: {model_dir} is in a bucket, which the embedded server does not read.", USAGE)

@@ -77,7 +77,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from components.common.console import announced, console
     from components.common.folders import nearest
     from components.common.settings import ConfigError
-    from pipeline import reading
+    from pipeline import local_models
 
     config = read_config(arguments)
     kind = arguments.kind or ("line" if arguments.output.endswith((".jsonl", ".csv")) else "page")
@@ -112,7 +112,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     if arguments.bfloat16 and not has_bfloat16() and config.beam.runner == "local":
         raise CommandError("--bfloat16: this machine's processor has neither AVX512_BF16 nor AMX.", USAGE)
     with finding_a_model("--line-finder"):
-        finder = reading.pushed_line_finder(config, arguments.line_finder) if kind != "line" else None
+        finder = local_models.pushed_line_finder(config, arguments.line_finder) if kind != "line" else None
     log = os.path.join(config.workspace, "logs", f"transcribe-{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
     started = datetime.datetime.now()
     # Workers that share this machine would otherwise each start as many threads as there are cores.
@@ -122,21 +122,21 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         console().print(f"Transcribing {folder}. {model.note}", markup=False)
         with announced("Loading Apache Beam and TensorFlow"):
             from components.batch_transcriber import batch, suspects
-            from components.batch_transcriber.reading import Reader
             from components.batch_transcriber.shards import written
+            from components.batch_transcriber.transcribing import Transcriber
             from components.recogniser.decoders import DEFAULT
             from pipeline.beam import options as beam_options
 
         with resumable(log, BatchError, ConfigError):
             beam_options.check(config.beam)
             with announced(lambda: written(output) or "Looking for images", after=10):
-                reader = Reader(
+                transcriber = Transcriber(
                     model.path, kind, finder, arguments.batch_size, (arguments.decoder or DEFAULT).replace("-", "_"),
                     bfloat16=arguments.bfloat16, max_pixels=config.data.max_pixels,
                 )  # fmt: skip
                 outcome = batch.transcribe(
-                    folder, output, reader, beam_options.pipeline_options(config.beam), overwrite=arguments.overwrite,
-                    images_per_shard=arguments.shard_size, format_=arguments.format,
+                    folder, output, transcriber, beam_options.pipeline_options(config.beam),
+                    overwrite=arguments.overwrite, images_per_shard=arguments.shard_size, format_=arguments.format,
                 )  # fmt: skip
     seconds = (datetime.datetime.now() - started).total_seconds()
     if arguments.json:

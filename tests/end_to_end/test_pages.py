@@ -12,7 +12,7 @@ from components.common.metrics import count_errors
 from components.tools.base_data.rendered_text.dataset import write_dataset
 from htr_client import HtrClient, pages
 from pipeline import cli
-from pipeline.reading import base_line_finder, local_client
+from pipeline.local_models import base_line_finder, local_client
 from serving.server import EmbeddedServer
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from htr_client import HtrClient, ImageError
 from htr_client.beam import PrefixBeamSearch
 from pipeline import cli
 from pipeline.config import load
-from pipeline.reading import NoModelError, find_model, local_client, pushed_line_finder
+from pipeline.local_models import NoModelError, find_model, local_client, pushed_line_finder
 from serving.rollout.moving import Rollout
 from serving.server import EmbeddedServer
 from serving.version_directory import GRAPH_FILE, SETTINGS_FILE

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from components.base_model.packing import unpack
-from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.shards import Image
+from components.batch_transcriber.transcribing import Transcriber
 from components.common.metrics import count_errors
 from components.tools.sample_data import generate
 from htr_client import HtrClient
@@ -105,7 +105,7 @@ def test_the_server_takes_the_flag_of_the_real_one(version, words, processor, ca
 
 
 def test_a_batch_that_began_in_float32_goes_on_in_float32(version):
-    assert Reader(str(version)).fingerprint() != Reader(str(version), bfloat16=True).fingerprint()
+    assert Transcriber(str(version)).fingerprint() != Transcriber(str(version), bfloat16=True).fingerprint()
 
 
 def test_batches_choose_for_their_process(version, words):
@@ -113,7 +113,9 @@ def test_batches_choose_for_their_process(version, words):
     folder, images = str(next(iter(words)).parent), [Image(path.name, "") for path in words]
     texts = {}
     for mixed in (False, True, False):
-        texts[mixed] = [result.text for _, result in Reader(str(version), bfloat16=mixed).read(folder, images)]
+        texts[mixed] = [
+            result.text for _, result in Transcriber(str(version), bfloat16=mixed).transcribe(folder, images)
+        ]
         told = tf.config.optimizer.get_experimental_options()
         assert told.get("auto_mixed_precision_onednn_bfloat16", False) is (mixed and precision.has_bfloat16())
     cers = [count_errors(list(words.values()), texts[mixed]).rate for mixed in (False, True)]

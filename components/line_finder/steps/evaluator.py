@@ -29,7 +29,7 @@ from components.common.words import counted
 from components.evaluator.verdict import Baseline
 from components.line_finder.data import LabelledPage
 from components.line_finder.examples import read_examples
-from components.line_finder.measuring import Readings, as_served, compare, texts_of
+from components.line_finder.measuring import TextErrors, as_served, compare, texts_of
 from components.line_finder.metric import LineScore, score_page
 from components.line_finder.recogniser import LineGateError, model_for_lines
 from components.line_finder.settings import LineGateConfig
@@ -94,17 +94,17 @@ class Executor(base_executor.BaseExecutor):
         finders = [candidate, baseline_path] if fileio.exists(f"{baseline_path}/{GRAPH_FILE}") else [candidate]
         split = artifact_utils.get_split_uri(input_dict["examples"], "eval")
         with storage.here(recogniser) as version, LocalClient(version) as client:
-            told, scores, readings = _measure(
+            told, scores, errors = _measure(
                 read_examples([os.path.join(split, "*")]), finders, client.transcribe_many
             )  # fmt: skip
-        if uncut := readings[0].uncut:
+        if uncut := errors[0].uncut:
             console().print(f"  {counted(uncut, 'line')} with a text cannot be cut, and count on neither side")
-        if not readings[0].true.length:
+        if not errors[0].true.length:
             raise LineGateError(
                 "No line of the evaluation pages has a text, so the gate cannot compare the texts of the found lines "
                 "with those of the true ones. Add transcribed pages."
             )
-        metrics = [metrics_of(len(told), *pair) for pair in zip(scores, readings, strict=True)]
+        metrics = [metrics_of(len(told), *pair) for pair in zip(scores, errors, strict=True)]
         before = Baseline.noted_in(given) or Baseline("none")
         unchanged = kept_start(candidate, before.in_service)
         baseline = metrics[1] if len(metrics) > 1 else None
@@ -117,10 +117,10 @@ class Executor(base_executor.BaseExecutor):
 
 def _measure(
     labelled: Iterator[LabelledPage], finders: list[str], recognise: Recognise
-) -> tuple[list[dict[str, Any]], list[LineScore], list[Readings]]:
-    """Facts about each page with the lines of the first finder; score and readings of each finder over all pages."""
+) -> tuple[list[dict[str, Any]], list[LineScore], list[TextErrors]]:
+    """Facts about each page with the lines of the first finder; score and errors of each finder over all pages."""
     told: list[dict[str, Any]] = []
-    scores, readings = [LineScore() for _ in finders], [Readings() for _ in finders]
+    scores, errors = [LineScore() for _ in finders], [TextErrors() for _ in finders]
     with ExitStack() as stack:
         ways = [as_served(stack.enter_context(LocalLineFinder(path))) for path in finders]
         for page in labelled:
@@ -130,7 +130,7 @@ def _measure(
                 score = score_page(page.lines, found)
                 reading = compare(page, read, found, texts_of(page, found, recognise))
                 scores[i] += score
-                readings[i].merge(reading)
+                errors[i].merge(reading)
                 if i == 0:
                     height, width = page.grey.shape
                     told.append({
@@ -139,7 +139,7 @@ def _measure(
                         "characters": reading.true.length,
                         "lines": json.loads(pages.write(pages.Page(page.name, width, height, found), "json"))["lines"],
                     })  # fmt: skip
-    return told, scores, readings
+    return told, scores, errors
 
 
 class LineEvaluator(base_component.BaseComponent):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from components.batch_transcriber import batch, suspects
-from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.settings import BulkConfig
 from components.batch_transcriber.shards import BatchError
+from components.batch_transcriber.transcribing import Transcriber
 from components.batch_transcriber.writing import remark
 from components.common import storage
 from htr_client import pages
@@ -63,7 +63,7 @@ def transcribe(folder, models, tmp_path):
     def run(output, kind="page", **settings):
         settings = {"images_per_shard": 2, **settings}
         return batch.transcribe(
-            str(folder), str(tmp_path / output), Reader(models[0], kind, models[1]), LOCAL, **settings
+            str(folder), str(tmp_path / output), Transcriber(models[0], kind, models[1]), LOCAL, **settings
         )
 
     return run
@@ -172,7 +172,7 @@ def test_what_cannot_go_on_says_why(transcribe, folder, models, tmp_path):
         transcribe("texts.csv", format_="alto")
     with pytest.raises(BatchError, match="is no SavedModel"):
         batch.transcribe(
-            str(folder), str(tmp_path / "out"), Reader(models[0], "page", str(folder)), LOCAL, format_="page"
+            str(folder), str(tmp_path / "out"), Transcriber(models[0], "page", str(folder)), LOCAL, format_="page"
         )
     transcribe("out", format_="page")
     with pytest.raises(BatchError, match="begun in the format page, not text"):
@@ -182,7 +182,9 @@ def test_what_cannot_go_on_says_why(transcribe, folder, models, tmp_path):
         transcribe("texts.csv")
     other = save_line_finder(tmp_path / "finder" / "2")
     with pytest.raises(BatchError, match="or its line finder is"):
-        batch.transcribe(str(folder), str(tmp_path / "out"), Reader(models[0], "page", other), LOCAL, format_="page")
+        batch.transcribe(
+            str(folder), str(tmp_path / "out"), Transcriber(models[0], "page", other), LOCAL, format_="page"
+        )
 
 
 def test_the_command(folder, models, tmp_path, capfd):
@@ -259,10 +261,10 @@ def test_pages_in_a_bucket(transcribe, folder, models, tmp_path, s3):
     bucket = s3.bucket()
     for source, name in ((str(folder), "in"), (models[0], "models/1"), (models[1], "lines/1")):
         storage.copy_tree(source, f"{bucket}/{name}")
-    reader = Reader(f"{bucket}/models/1", "page", f"{bucket}/lines/1")
+    transcriber = Transcriber(f"{bucket}/models/1", "page", f"{bucket}/lines/1")
 
     def run():
-        return batch.transcribe(f"{bucket}/in", f"{bucket}/out", reader, LOCAL, format_="json", images_per_shard=2)
+        return batch.transcribe(f"{bucket}/in", f"{bucket}/out", transcriber, LOCAL, format_="json", images_per_shard=2)
 
     transcribe("out", format_="json")
     outcome = run()

@@ -17,8 +17,8 @@ import pytest
 import tensorflow as tf
 
 from components.batch_transcriber import batch
-from components.batch_transcriber.reading import Reader
 from components.batch_transcriber.shards import BatchError, Listing, NoImages, list_images, plan, written
+from components.batch_transcriber.transcribing import Transcriber
 from components.common import storage
 from components.example_gen.folders import find_tables
 from components.example_gen.settings import DataConfig
@@ -36,7 +36,7 @@ IMAGES = 60
 
 
 def transcribe(folder, output, model, beam_args, *, batch_size=64, decoder="default", kind="line", finder=None, **rest):
-    return batch.transcribe(folder, output, Reader(model, kind, finder, batch_size, decoder), beam_args, **rest)
+    return batch.transcribe(folder, output, Transcriber(model, kind, finder, batch_size, decoder), beam_args, **rest)
 
 
 @pytest.fixture(scope="module")

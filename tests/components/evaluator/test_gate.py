@@ -14,7 +14,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils, proto_utils
 
 from components.common.artifacts import is_blessed
-from components.evaluator import readings
+from components.evaluator import kept_texts
 from components.evaluator.bounds import eval_config
 from components.evaluator.component import EvaluatorExecutor
 from components.evaluator.settings import GateConfig
@@ -207,9 +207,9 @@ def test_three_images_all_right_are_too_few_for_a_bound(verdict, examples, bound
 
 def test_an_image_on_which_nothing_is_written_has_no_text_as_for_clients(verdict, tmp_path):
     verdict("better", "unsure", "blank")
-    rows = readings.read(str(tmp_path / "evaluation" / readings.READINGS_FOLDER))
+    rows = kept_texts.read(str(tmp_path / "evaluation" / kept_texts.FOLDER))
     white = rows.pop("white.png")
-    for model in (readings.CANDIDATE, readings.BASELINE):
+    for model in (kept_texts.CANDIDATE, kept_texts.BASELINE):
         assert list(white[model].values()) == [["", 0.0], ["", 0.0]]
         assert len(rows) == FEW and all(text for row in rows.values() for text, _ in row[model].values())
 
@@ -295,7 +295,7 @@ def test_a_baseline_is_read_with_its_own_language_model(verdict, tmp_path):
     made = verdict("unsure", max_cer=None, max_cer_increase=0.0)
     assert (made.baseline["cer"], made.baseline["cer_best_path"]) == pytest.approx((0.0, 0.2))
     assert failures(made) == [("cer", "all", "change")]
-    kept = readings.read(str(tmp_path / "evaluation" / readings.READINGS_FOLDER))  # for the report
+    kept = kept_texts.read(str(tmp_path / "evaluation" / kept_texts.FOLDER))  # for the report
     assert kept.keys() == {f"{number}.png" for number in range(SAMPLES)}
     read = {name: [row[0] for row in kept["1.png"][name].values()] for name in ("candidate", "baseline")}
     assert read == {"candidate": [wrong(2)] * 2, "baseline": [LABEL, wrong(2)]}

@@ -11,7 +11,7 @@ from components.evaluator.verdict import Baseline
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 from components.line_finder.data import LabelledPage
-from components.line_finder.measuring import Readings, compare, texts_of
+from components.line_finder.measuring import TextErrors, compare, texts_of
 from components.line_finder.metric import LineScore
 from components.line_finder.page_plan import plan_pages, stamps
 from components.line_finder.settings import LineGateConfig, PagesConfig
@@ -234,21 +234,21 @@ def test_what_is_read_in_found_lines_counts_where_they_lie():
     page = labelled(first, second, unlabelled)
     # In two parts, in the right order; the second line is missed, one without a label found.
     found = [straight(20, 140, 61), straight(150, 280, 61), straight(20, 280, 180)]
-    readings = compare(page, ["abcx", "efgh", "?"], found, ["ab", "cd", "stamp"])
-    assert (readings.true.edits, readings.true.length) == (1, 8)
-    assert readings.found.edits == 1 + 4  # the space between the parts, all of the missed line
-    assert readings.pages.edits > readings.found.edits  # which has the stamp, too
-    assert readings.ratio == 5.0
-    assert Readings().ratio == 1.0
+    errors = compare(page, ["abcx", "efgh", "?"], found, ["ab", "cd", "stamp"])
+    assert (errors.true.edits, errors.true.length) == (1, 8)
+    assert errors.found.edits == 1 + 4  # the space between the parts, all of the missed line
+    assert errors.pages.edits > errors.found.edits  # which has the stamp, too
+    assert errors.ratio == 5.0
+    assert TextErrors().ratio == 1.0
 
 
 def test_a_line_that_cannot_be_cut_counts_on_neither_side():
     lone = Line("abcd", baseline=((20, 60), (280, 60)))
     page = labelled(lone)
     read = texts_of(page, page.lines, lambda cut: [])
-    readings = compare(page, read, [straight(20, 280, 61)], ["abcd"])
-    assert (readings.true.length, readings.found.length, readings.uncut) == (0, 0, 1)
-    assert Readings().merge(readings).uncut == 1
+    errors = compare(page, read, [straight(20, 280, 61)], ["abcd"])
+    assert (errors.true.length, errors.found.length, errors.uncut) == (0, 0, 1)
+    assert TextErrors().merge(errors).uncut == 1
 
 
 def test_parts_without_text_add_no_spaces():
@@ -259,16 +259,16 @@ def test_parts_without_text_add_no_spaces():
 
 def test_a_line_over_two_columns_costs_both():
     left, right = replace(straight(20, 140, 60), text="abcd"), replace(straight(160, 280, 60), text="efgh")
-    readings = compare(labelled(left, right), ["abcd", "efgh"], [straight(20, 280, 60)], ["abcd efgh"])
-    assert readings.found.edits == 8  # it lies on neither
+    errors = compare(labelled(left, right), ["abcd", "efgh"], [straight(20, 280, 60)], ["abcd efgh"])
+    assert errors.found.edits == 8  # it lies on neither
 
 
 def metrics(edits_true, edits_found, score=ALL_FOUND):
-    readings = Readings()
-    readings.true.pairs[(edits_true, 100)] += 1
-    readings.found.pairs[(edits_found, 100)] += 1
-    readings.pages.pairs[(edits_found, 100)] += 1
-    return metrics_of(2, score, readings)
+    errors = TextErrors()
+    errors.true.pairs[(edits_true, 100)] += 1
+    errors.found.pairs[(edits_found, 100)] += 1
+    errors.pages.pairs[(edits_found, 100)] += 1
+    return metrics_of(2, score, errors)
 
 
 BEFORE = Baseline("in_service", version=7, path="models/7")

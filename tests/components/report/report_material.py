@@ -10,7 +10,7 @@ import pandas as pd
 from components.evaluator.verdict import Baseline, Verdict
 from components.example_gen.measures import NUMBERS
 from components.report import analysis, contents
-from components.report.material import Material, Reading, Split
+from components.report.material import CloseLook, Material, Split
 from components.tools.sample_data.words import WORDS
 from components.trainer.outcome import still_falling
 from components.trainer.schedule import schedule_for
@@ -66,7 +66,7 @@ def reading(text, alphabet, number):
     image = encode(drawn_image(120, 40, number))
     spans = pixel_spans([c.span for c in decoded.characters], len(classes), 1.0, (0.0, 1.0))
     characters = [(c.text, c.confidence, span) for c, span in zip(decoded.characters, spans, strict=True)]
-    return Reading(image, probabilities, alphabet, characters, characters)
+    return CloseLook(image, probabilities, alphabet, characters, characters)
 
 
 def material(predictions, config=None, splits=None, alphabet=None, **more):

@@ -7,34 +7,34 @@ from typing import NamedTuple
 
 from htr_client.decoding import Alphabet, Decoder
 
-# A reader holds a compiled language model. Of a rollout there are two versions, and a label may stay on a third one.
+# Each holds a compiled language model. Of a rollout there are two versions, and a label may stay on a third one.
 _KEPT = 3
 # A server that was wiped counts its versions from 1 again. It cannot stop, start and load a model in less time, so
 # between two answers that are closer together a version stays what it was.
 TRUSTED_SECONDS = 2.0
 
 
-class Reader(NamedTuple):
+class KnownVersion(NamedTuple):
     """What turns the log-probabilities of a version into texts."""
 
     alphabet: Alphabet
     decoder: Decoder
 
 
-class Readers:
-    """The readers of the versions that answered last; safe to use from several threads.
+class KnownVersions:
+    """The versions that answered last; safe to use from several threads.
 
-    Whoever meets a version first makes its reader, which takes calls to the server and the time to compile a language
+    Whoever meets a version first learns it, which takes calls to the server and the time to compile a language
     model. Others wait for the end of that turn, and look again: where it failed the next one has a turn.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         # By version, since several servers may have different ones. The one that answered last is the last one.
-        self._kept: dict[int, tuple[Reader, float]] = {}  # with the time of the last answer
+        self._kept: dict[int, tuple[KnownVersion, float]] = {}  # with the time of the last answer
         self._turns: dict[int, Future[None]] = {}
 
-    def find(self, version: int, characters: int) -> Reader | Future[None] | None:
+    def find(self, version: int, characters: int) -> KnownVersion | Future[None] | None:
         """What to do with an answer.
 
         Args:
@@ -42,37 +42,37 @@ class Readers:
             characters: How many characters it writes.
 
         Returns:
-            The reader; or what is done at the end of another caller's turn; or None: now it is the caller's turn to
-            make a reader, which must call `end_turn`.
+            The version; or what is done at the end of another caller's turn; or None: now it is the caller's turn to
+            learn it, which must call `end_turn`.
         """
         with self._lock:
-            reader, answered_at = self._kept.get(version, (None, 0.0))
+            known, answered_at = self._kept.get(version, (None, 0.0))
             now = time.monotonic()
-            if reader is not None and len(reader.alphabet) == characters and now - answered_at < TRUSTED_SECONDS:
-                self._put(version, reader, now)
-                return reader
+            if known is not None and len(known.alphabet) == characters and now - answered_at < TRUSTED_SECONDS:
+                self._put(version, known, now)
+                return known
             if version in self._turns:
                 return self._turns[version]
             self._turns[version] = Future()
             return None
 
-    def of(self, version: int) -> Reader | None:
-        """The reader that a version had when it answered before; its alphabet has to be compared."""
+    def of(self, version: int) -> KnownVersion | None:
+        """The version as it was when it answered before; its alphabet has to be compared."""
         with self._lock:
             return self._kept.get(version, (None, 0.0))[0]
 
-    def keep(self, version: int, reader: Reader) -> None:
-        """Keeps the reader of a version that has just answered."""
+    def keep(self, version: int, known: KnownVersion) -> None:
+        """Keeps a version that has just answered."""
         with self._lock:
-            self._put(version, reader, time.monotonic())
+            self._put(version, known, time.monotonic())
 
     def end_turn(self, version: int) -> None:
         """Lets the others go on."""
         with self._lock:
             self._turns.pop(version).set_result(None)
 
-    def _put(self, version: int, reader: Reader, now: float) -> None:
+    def _put(self, version: int, known: KnownVersion, now: float) -> None:
         self._kept.pop(version, None)
-        self._kept[version] = (reader, now)
+        self._kept[version] = (known, now)
         for oldest in list(self._kept)[:-_KEPT]:
             del self._kept[oldest]

@@ -2,7 +2,7 @@
 
 In Python:
 
-    from pipeline.reading import local_client
+    from pipeline.local_models import local_client
 
     with local_client() as client:
         print(client.transcribe("word.png").text)

@@ -1,4 +1,4 @@
-"""Reads images with models that each process of an engine loads once."""
+"""Transcribes images with models that each process of an engine loads once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ Result = ImageText | Page | ImageError
 
 
 @dataclass(frozen=True)
-class Reader:
+class Transcriber:
     """What reads images, and how; small, since it travels to every worker.
 
     Attributes:
@@ -119,12 +119,12 @@ class Reader:
         except packing.BaseModelError as error:
             raise BatchError(f"{error} Name one, or transcribe images of lines.") from error
 
-    def read(self, folder: str, images: Iterable[Image]) -> Iterator[tuple[Image, Result]]:
-        """Reads images.
+    def transcribe(self, folder: str, images: Iterable[Image]) -> Iterator[tuple[Image, Result]]:
+        """Transcribes images.
 
         Args:
             folder: Folder that their paths are below.
-            images: Images to read.
+            images: Images to transcribe.
 
         Yields:
             Each image, in order, with its text, its page, or what is wrong with it.
@@ -201,15 +201,18 @@ def _load(model_path: str, bfloat16: bool) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _client(reader: Reader) -> HtrClient:
+def _client(transcriber: Transcriber) -> HtrClient:
     from serving.local import LocalClient
 
     # The client loads a model when it first needs it, so copies of what lies in a bucket stay as long as the process.
-    assert reader.line_finder is not None
-    folder, finder = (_copies.enter_context(storage.here(path)) for path in (reader.model_path, reader.line_finder))
+    assert transcriber.line_finder is not None
+    folder, finder = (
+        _copies.enter_context(storage.here(path)) for path in (transcriber.model_path, transcriber.line_finder)
+    )
     return LocalClient(
-        folder, decoder=DECODERS[reader.decoder]() if reader.decoder != DEFAULT else None,
-        batch_size=reader.batch_size, line_finder=finder, bfloat16=reader.bfloat16, max_pixels=reader.max_pixels,
+        folder, decoder=DECODERS[transcriber.decoder]() if transcriber.decoder != DEFAULT else None,
+        batch_size=transcriber.batch_size, line_finder=finder, bfloat16=transcriber.bfloat16,
+        max_pixels=transcriber.max_pixels,
     )  # fmt: skip
 
 

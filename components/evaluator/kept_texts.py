@@ -1,4 +1,4 @@
-"""What models read in the images of an evaluation: Evaluator keeps it, so that the report need not ask them again."""
+"""The texts of the images of an evaluation: Evaluator keeps them, so that the report need not ask the models again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from components.common.artifacts import write_text
 
-READINGS_FOLDER = "readings"
+FOLDER = "readings"
 """Folder in the evaluation artifact."""
 CANDIDATE, BASELINE = "candidate", "baseline"
 """Names of the models in an evaluation."""
@@ -38,7 +38,7 @@ def kept_in() -> str:
 
 
 def write(rows: Iterable[dict[str, Any]], folder: str) -> None:
-    """Adds what was read in some images; the same rows written again change nothing.
+    """Adds the texts of some images; the same rows written again change nothing.
 
     Args:
         rows: An image each: `id`, and by the name of a model the text and its confidence by the name of a decoder.
