@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--recogniser", help="preset of a base model, or version directory")
     given = parser.parse_args()
     longest = LineFinderConfig().longest
-    finder = LocalLineFinder(given.model or packing.unpack(packing.LINE_FINDER))
+    finder = LocalLineFinder(given.model or packing.unpack(packing.PAGES))
     find = as_served(finder)
     sets = load_splits(given.data, longest)[EVALUATION]
     unseen = f"{given.unseen} (unseen source)"

@@ -38,12 +38,12 @@ from components.report.settings import RunSettings
 from components.tools.drift.settings import DriftConfig
 from components.trainer.settings import AUTO
 from components.transform.settings import SIZES, TransformConfig
+from htr_client.model_facts import LINE_FINDER
 from pipeline.beam.settings import BeamConfig
 from pipeline.runner_settings import AirflowConfig, KubeflowConfig
 
 # What PyYAML raises: also for a date such as 2024-13-01, for `!!int abc`, and for thousands of brackets.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-LINE_FINDER = "htr-lines"  # `htr_client.pages.reading.LINE_FINDER`, whose module loads OpenCV
 
 
 class Config(RunSettings):

@@ -20,8 +20,8 @@ from components.base_model import packing
 from components.common import storage
 from components.common.in_service import VersionError, model_in_service
 from components.common.versions import list_versions, misplaced, model_at, offered
-from htr_client.model_facts import MAX_PIXELS
-from pipeline.config import LINE_FINDER, Config, load
+from htr_client.model_facts import LINE_FINDER, MAX_PIXELS
+from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE, nothing_pushed
 
 if TYPE_CHECKING:
@@ -165,10 +165,10 @@ def base_line_finder() -> str | None:
     Raises:
         NoModelError: It is damaged.
     """
-    if not packing.is_shipped(packing.LINE_FINDER):
+    if not packing.is_shipped(packing.PAGES):
         return None
     try:
-        return packing.unpack(packing.LINE_FINDER)
+        return packing.unpack(packing.PAGES)
     except packing.BaseModelError as error:
         raise NoModelError(str(error)) from error
 

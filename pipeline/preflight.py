@@ -28,7 +28,7 @@ from components.line_finder.page_plan import list_pages
 from components.line_finder.recogniser import LineGateError, model_for_lines
 from components.line_finder.warm_start import find_start
 from components.trainer import devices, warm_start
-from htr_client.pages.reading import LINE_FINDER
+from htr_client.model_facts import LINE_FINDER
 from pipeline.beam import options as beam_options
 from pipeline.config import Config
 from pipeline.runner_settings import KubeflowConfig

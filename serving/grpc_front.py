@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from htr_client.model_facts import LINE_FINDER
 from serving import ports, protos
 from serving.model_config import KEPT_MODEL
 from serving.options import ServerOptions, model_threads
@@ -167,8 +168,6 @@ class GrpcFront:
         else:
             lane.pool.submit(self._work, name, method, data, call, done)
         if name == "GetModelStatus" and self._options.line_finder_base_path:
-            from htr_client.pages.reading import LINE_FINDER
-
             context.set_trailing_metadata(((KEPT_MODEL, LINE_FINDER),))
         timer = None
         if left is not None and not answer.done():

@@ -19,9 +19,8 @@ from htr_client.decoding import Decoder
 from htr_client.ending import Ending
 from htr_client.errors import ModelNotFound, ModelUnusable
 from htr_client.messages import GET_MODEL_STATUS, ModelVersionStatus
-from htr_client.model_facts import MAX_PIXELS
+from htr_client.model_facts import LINE_FINDER, MAX_PIXELS
 from htr_client.network.connection import to_error
-from htr_client.pages.reading import LINE_FINDER
 from htr_client.request_log import RequestLog
 from htr_client.steps import Ask
 from serving import tensors

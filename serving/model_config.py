@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from htr_client.model_facts import LINE_FINDER
 from serving.options import ServerOptions
 from serving.status import invalid
 
@@ -57,8 +58,6 @@ def with_line_finder(models: list[ModelConfig], options: ServerOptions) -> list[
     """Returns the models, and the line finder of the options where the models hold none of that name."""
     if not options.line_finder_base_path:
         return models
-    from htr_client.pages.reading import LINE_FINDER
-
     if any(model.name == LINE_FINDER for model in models):
         return models
     fallback = options.line_finder_fallback_base_path

@@ -25,7 +25,8 @@ from typing import Any
 from htr_client import HtrClient, HtrError, ImageError, image_files, kinds, pages
 from htr_client.errors import ModelNotFound
 from htr_client.headers import inspect
-from htr_client.pages.reading import LINE_FINDER, is_page
+from htr_client.model_facts import LINE_FINDER
+from htr_client.pages.reading import is_page
 from serving import http_server
 
 MAX_BYTES = image_files.MAX_BYTES

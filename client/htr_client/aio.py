@@ -24,12 +24,13 @@ from htr_client.checks import refuse_one
 from htr_client.cores import usable_cores
 from htr_client.errors import TimedOut
 from htr_client.image_files import Image, path_of
+from htr_client.model_facts import LINE_FINDER
 from htr_client.network.connection import was_closed
 from htr_client.network.endpoint import Endpoint
 from htr_client.network.retries import Outage, remaining
 from htr_client.page_lines import PageLines
 from htr_client.pages.model import Page
-from htr_client.pages.reading import LINE_FINDER, FindMaps, find_page, name_of, read_page
+from htr_client.pages.reading import FindMaps, find_page, name_of, read_page
 from htr_client.results import Transcription, VersionStatus
 from htr_client.steps import Ask, Steps, T, Until
 from htr_client.windows import Entry, Given, Sent, Windows

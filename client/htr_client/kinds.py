@@ -9,16 +9,9 @@ from htr_client.client import HtrClient
 from htr_client.errors import ImageError, ModelNotFound
 from htr_client.headers import inspect
 from htr_client.image_files import Image, ImageFile
+from htr_client.model_facts import LINE_FINDER
 from htr_client.pages.model import Page
-from htr_client.pages.reading import (
-    LINE_FINDER,
-    find_page,
-    is_like_page,
-    is_page,
-    may_be_page,
-    name_of,
-    transcribe_lines,
-)
+from htr_client.pages.reading import find_page, is_like_page, is_page, may_be_page, name_of, transcribe_lines
 from htr_client.results import Transcription
 from htr_client.suspicion import NO_LINES, PAGE_LIKE, Suspicion
 

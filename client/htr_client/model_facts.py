@@ -1,5 +1,7 @@
 """What the client and the graphs that a server runs go by alike. Nothing is imported here."""
 
+LINE_FINDER = "htr-lines"
+"""Name of the line finder on a server."""
 MAX_PIXELS = 50_000_000
 """Pixels of the largest image that is decoded: a small file can declare a huge one."""
 LEAST_CONTRAST = 40

@@ -22,7 +22,8 @@ import grpc
 import numpy as np
 
 from htr_client import messages
-from htr_client.pages.reading import LINE_FINDER, SIGNATURE
+from htr_client.model_facts import LINE_FINDER
+from htr_client.pages.reading import SIGNATURE
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _COLUMNS = 4  # of a block, which is what the model sees as a frame

@@ -42,7 +42,7 @@ _FINGERPRINT = "fingerprint.pb"
 # Ends the keys of tensors in float16. All lower bytes of one stand before all upper ones, uint8 [2, ...], as HDF5's
 # shuffle filter has them: apart they are compressed to 0.93 of the size.
 _PLANES = ".float16"
-LINE_FINDER = "pages"
+PAGES = "pages"
 """Name of the line finder among the base models."""
 
 
@@ -52,11 +52,11 @@ class BaseModelError(RuntimeError):
 
 def presets() -> list[str]:
     """The presets for which a base model is shipped; the line finder is none."""
-    return sorted({path.parent.name for path in FOLDER.glob(f"*/{_FACTS}")} - {LINE_FINDER})
+    return sorted({path.parent.name for path in FOLDER.glob(f"*/{_FACTS}")} - {PAGES})
 
 
 def is_shipped(preset: str) -> bool:
-    """Whether there is a base model for a preset, or the base line finder for `LINE_FINDER`."""
+    """Whether there is a base model for a preset, or the base line finder for `PAGES`."""
     return (FOLDER / preset / _FACTS).exists()
 
 
@@ -67,7 +67,7 @@ def unpack(preset: str) -> str:
     temporary folder that goes when this process ends. Several processes may ask for it at once.
 
     Args:
-        preset: Preset of the model, see `presets`, or `LINE_FINDER`.
+        preset: Preset of the model, see `presets`, or `PAGES`.
 
     Returns:
         Path of the version. Its number is a date, less than that of any pushed version.
@@ -78,7 +78,7 @@ def unpack(preset: str) -> str:
     """
     packed = FOLDER / preset
     if not is_shipped(preset):
-        if preset == LINE_FINDER:
+        if preset == PAGES:
             raise BaseModelError("There is no base line finder in this installation.")
         known = ", ".join(presets())
         raise BaseModelError(
@@ -218,7 +218,7 @@ def pack(version: str, preset: str, texts: Iterable[str] = ()) -> Path:
 
     Args:
         version: Directory of an exported version, with its model card and metrics beside it as Pusher leaves them.
-        preset: Preset of the model, or `LINE_FINDER`.
+        preset: Preset of the model, or `PAGES`.
         texts: What its language model learnt from, all of it public.
 
     Returns:
@@ -268,15 +268,15 @@ def pack(version: str, preset: str, texts: Iterable[str] = ()) -> Path:
 
 
 def _check(version: Path, preset: str) -> None:
-    wanted = "the base line finder" if preset == LINE_FINDER else f"the base model for transform.preset={preset}"
+    wanted = "the base line finder" if preset == PAGES else f"the base model for transform.preset={preset}"
     refused = f"{version} cannot be {wanted}"
     try:
         settings = json.loads((version / SETTINGS_FILE).read_text("utf-8"))
     except OSError as error:
         raise BaseModelError(f"{refused}: it is no version of this pipeline ({error}).") from error
-    own = LINE_FINDER if "line_finder" in settings else settings["transform"]["preset"]
+    own = PAGES if "line_finder" in settings else settings["transform"]["preset"]
     if own != preset:
-        kind = "it is a line finder" if own == LINE_FINDER else f"it was trained with transform.preset={own}"
+        kind = "it is a line finder" if own == PAGES else f"it was trained with transform.preset={own}"
         raise BaseModelError(f"{refused}: {kind}.")
     card = version.with_name(f"{version.name}.{CARD_FILE}")
     if not card.exists():

@@ -66,7 +66,7 @@ class Driver(FingerprintDriver):
         except shards.NoImages:
             lines = []
         if config.kind != "line" and config.line_finder is None:
-            lines.append(str(packing.release(packing.LINE_FINDER)))
+            lines.append(str(packing.release(packing.PAGES)))
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 

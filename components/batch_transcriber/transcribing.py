@@ -115,7 +115,7 @@ class Transcriber:
 
     def _line_finder(self) -> str:
         try:
-            return self.line_finder or packing.unpack(packing.LINE_FINDER)
+            return self.line_finder or packing.unpack(packing.PAGES)
         except packing.BaseModelError as error:
             raise BatchError(f"{error} Name one, or transcribe images of lines.") from error
 

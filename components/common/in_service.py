@@ -14,7 +14,7 @@ from serving.version_directory import GRAPH_FILE, METRICS_FILE
 
 
 class VersionError(RuntimeError):
-    """A version cannot be pushed or withdrawn; the message says why."""
+    """The versions of a model directory cannot be used or changed as asked; the message says why."""
 
 
 def in_service(model_dir: str, name: str) -> Version | None:

@@ -58,7 +58,7 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
         return Baseline("none", reason="the model itself is in service")
     if warm_start == AUTO:
         settings = json.loads(storage.read(os.path.join(candidate, SETTINGS_FILE)))
-        preset = packing.LINE_FINDER if "line_finder" in settings else settings["transform"]["preset"]
+        preset = packing.PAGES if "line_finder" in settings else settings["transform"]["preset"]
         base = packing.unpack(preset) if settings.get("start", {}).get("base_model") else None
     else:
         base = model_at(warm_start) if warm_start else None

@@ -16,7 +16,7 @@ _TEXTS = ("id", "source", "writer", "length_band", "text")
 
 
 def records(examples_uri: str, split: str) -> Iterator[dict[str, Any]]:
-    """The examples of a split: `image` bytes, `_TEXTS` str, `NUMBERS` float, in the order of the files.
+    """The examples of a split: `image` bytes, `_TEXTS` str, `NUMBERS` int or float, in the order of the files.
 
     Args:
         examples_uri: URI of the Examples artifact.

@@ -16,7 +16,8 @@ from components.line_finder.preprocessing import scaled_ink
 from components.line_finder.settings import STRIDE, LineFinderConfig
 from components.transform.decoding import NOTHING, decode_grey, kinds_of
 from htr_client import image_files
-from htr_client.pages.reading import LINE_FINDER, SIGNATURE
+from htr_client.model_facts import LINE_FINDER
+from htr_client.pages.reading import SIGNATURE
 from serving.version_directory import SETTINGS_FILE
 
 

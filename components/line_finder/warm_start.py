@@ -48,9 +48,9 @@ def find_start(train: LineTrainingConfig, config: LineFinderConfig) -> Start:
                 f"--set line_finder.filters='{earlier}'"
             )
         return Start(version, version)
-    if not packing.is_shipped(packing.LINE_FINDER):
+    if not packing.is_shipped(packing.PAGES):
         return Start(None, "nothing: no base line finder is shipped")
-    version = packing.unpack(packing.LINE_FINDER)
+    version = packing.unpack(packing.PAGES)
     name = f"the base line finder, version {os.path.basename(version)}"
     if _filters(version) != config.filters:
         return Start(None, f"nothing: {name}, has other line_finder.filters")

@@ -13,6 +13,7 @@ from components.transform.settings import SIZES, TransformConfig
 from htr_client.model_facts import COLUMNS_PER_FRAME
 
 CROWDED = 0.6
+"""Share of an image's frames that its label takes up, from which on too few are left between the characters."""
 
 
 def resized_width(width: int, height: int, config: TransformConfig) -> int:

@@ -74,7 +74,7 @@ def _serve_line_finder(arguments: argparse.Namespace, model_dir: str) -> None:
     """The pushed line finders, or the base one until there is a pushed one."""
     from components.common import storage
     from components.common.versions import offered
-    from htr_client.pages.reading import LINE_FINDER
+    from htr_client.model_facts import LINE_FINDER
     from pipeline.local_models import base_line_finder
 
     if storage.is_remote(model_dir):

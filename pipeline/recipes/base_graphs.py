@@ -20,7 +20,7 @@ from serving.version_directory import CARD_FILE, METRICS_FILE
 
 def main() -> int:
     """Packs each model anew. Returns the exit code."""
-    line_finders = [packing.LINE_FINDER] if packing.is_shipped(packing.LINE_FINDER) else []
+    line_finders = [packing.PAGES] if packing.is_shipped(packing.PAGES) else []
     for preset in [*packing.presets(), *line_finders]:
         version, texts = Path(packing.unpack(preset)), packing.texts(preset)
         with tempfile.TemporaryDirectory() as folder:

@@ -154,7 +154,7 @@ def _make(given: argparse.Namespace) -> None:
     if not version.exists():
         _train(config, train, training, validation, version, given.so_far)
     _evaluate(version, splits[EVALUATION], config, train)
-    console().print(f"{packing.pack(str(version), packing.LINE_FINDER)} is the new base line finder")
+    console().print(f"{packing.pack(str(version), packing.PAGES)} is the new base line finder")
 
 
 def _name_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from htr_client.pages.reading import LINE_FINDER
+from htr_client.model_facts import LINE_FINDER
 from serving.configuration.settings import Settings
 from serving.server import PROMETHEUS_PATH
 

@@ -57,12 +57,12 @@ def test_from_pages_to_the_packed_files(sets, tmp_path, monkeypatch, capfd):
     command = ["--data", str(sets), "--folder", str(tmp_path / "made")]
     assert base_line_finder.main(command) == 0
     assert packing.presets() == []  # it is no recogniser
-    with LocalLineFinder(packing.unpack(packing.LINE_FINDER)) as finder:
+    with LocalLineFinder(packing.unpack(packing.PAGES)) as finder:
         page = drawn_page(7)
         maps, scale = finder.maps(image_files.encode(page.grey))
         assert maps.shape == (160, 128, 3) and scale == 0.5
         find_lines(maps, scale, 256, 320)
-    packed = tmp_path / "files" / packing.LINE_FINDER
+    packed = tmp_path / "files" / packing.PAGES
     card = (packed / "model_card.md").read_text(encoding="utf-8")
     metrics = json.loads((packed / "metrics.json").read_text(encoding="utf-8"))
     assert "Somebody's letters" in card and "| letters | 2 |" in card and "5 pages" in card

@@ -55,7 +55,7 @@ def run(capfd, *arguments):
 
 
 def test_the_shipped_line_finder_is_small():
-    folder = packing.FOLDER / packing.LINE_FINDER
+    folder = packing.FOLDER / packing.PAGES
     assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
 
 

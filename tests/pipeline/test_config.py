@@ -5,7 +5,7 @@ import re
 import pytest
 
 from components.common.settings import ConfigError
-from htr_client.pages.reading import LINE_FINDER
+from htr_client.model_facts import LINE_FINDER
 from pipeline.config import PATHS, SETTINGS, Config, as_yaml, load
 
 

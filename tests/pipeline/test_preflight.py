@@ -60,7 +60,7 @@ def refused(command, data, workspace, capsys, *settings):
 
 
 def test_a_damaged_base_model_is_named_instead_of_passed_over(data, tmp_path, capsys, monkeypatch):
-    for preset in ("word", packing.LINE_FINDER):
+    for preset in ("word", packing.PAGES):
         (tmp_path / "files" / preset).mkdir(parents=True)
         (tmp_path / "files" / preset / "base.json").write_text('{"version": 1, "files": {"saved_model.pb": 1}}')
         (tmp_path / "files" / preset / "version.zip").write_bytes(b"no archive")

@@ -127,11 +127,11 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(images, workspace, base
     assert code == cli.USAGE and "--base: There is no base model for transform.preset=word" in err
     code, _, err = run(capfd, "read", tmp_path / "no*.png")
     assert code == cli.USAGE and "no file matches" in err
-    shutil.copytree(SHIPPED / packing.LINE_FINDER, base_models / packing.LINE_FINDER)
-    os.truncate(base_models / packing.LINE_FINDER / "weights.npz", 1000)
+    shutil.copytree(SHIPPED / packing.PAGES, base_models / packing.PAGES)
+    os.truncate(base_models / packing.PAGES / "weights.npz", 1000)
     for command in (["read", image], ["serve", "--pages"]):
         code, _, err = run(capfd, *command, "--workspace", workspace)
-        assert code == cli.ERROR and f"{base_models}/{packing.LINE_FINDER} is damaged" in err and "install htr" in err
+        assert code == cli.ERROR and f"{base_models}/{packing.PAGES} is damaged" in err and "install htr" in err
     with pytest.raises(NoModelError, match="is damaged"):
         local_client(str(workspace))
     [version] = (workspace / "serving_model" / "htr").glob("[0-9]*[0-9]")

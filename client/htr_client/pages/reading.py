@@ -31,8 +31,8 @@ FindMaps = Callable[[bytes], tuple[np.ndarray, float]]
 Recognise = Callable[[Sequence[np.ndarray]], Iterable[Transcription]]
 """From images of lines, uint8 [height, width], to one transcription for each, such as `HtrClient.transcribe_many`."""
 
-LINE_FINDER, SIGNATURE = "htr-lines", "find_lines"
-"""Name of the line finder on a server, and its signature."""
+SIGNATURE = "find_lines"
+"""Signature of the line finder."""
 
 LONGEST = 2048
 """Pixels of the longest side of what is sent to the line finder; no line finder sees more."""

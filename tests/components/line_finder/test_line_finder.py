@@ -270,7 +270,7 @@ def test_the_card_tells_what_training_did():
     assert f"angle up to {STEEPEST / 2:g} degrees" in card and "; 2 epochs of 1 augmented windows" in card
 
 
-@pytest.mark.skipif(not (packing.FOLDER / packing.LINE_FINDER).is_dir(), reason="no base line finder is shipped")
+@pytest.mark.skipif(not (packing.FOLDER / packing.PAGES).is_dir(), reason="no base line finder is shipped")
 def test_a_network_of_other_sizes_does_not_start_from_the_base_line_finder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     start = find_start(TRAIN, CONFIG)
@@ -310,9 +310,9 @@ def test_a_line_finder_is_no_base_recogniser(version, tmp_path, monkeypatch):
     with pytest.raises(packing.BaseModelError, match=r"preset=line: it is a line finder\."):
         packing.pack(str(folder), "line")
     with pytest.raises(packing.BaseModelError, match="cannot be the base line finder: it has no model card"):
-        packing.pack(str(folder), packing.LINE_FINDER)
+        packing.pack(str(folder), packing.PAGES)
     with pytest.raises(packing.BaseModelError, match="no base line finder"):
-        packing.unpack(packing.LINE_FINDER)
+        packing.unpack(packing.PAGES)
 
 
 @pytest.fixture(scope="module")
@@ -359,13 +359,13 @@ HAPPENS = {
 }
 
 
-@pytest.mark.parametrize("columns", [1, 2] if (packing.FOLDER / packing.LINE_FINDER).is_dir() else [])
+@pytest.mark.parametrize("columns", [1, 2] if (packing.FOLDER / packing.PAGES).is_dir() else [])
 @pytest.mark.parametrize("what", HAPPENS)
 def test_the_shipped_finder_finds_rendered_lines_in_order(words, columns, what, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     page, lines = rendered_page(words, columns)
     image, matrix = HAPPENS[what](page)
-    with LocalLineFinder(packing.unpack(packing.LINE_FINDER)) as shipped:
+    with LocalLineFinder(packing.unpack(packing.PAGES)) as shipped:
         found = find_page(image, shipped.maps).lines
         assert find_page(np.full((1200, 900), 240, np.uint8), shipped.maps).lines == ()
 
@@ -381,22 +381,22 @@ def test_the_shipped_finder_finds_rendered_lines_in_order(words, columns, what, 
 
 
 @pytest.mark.parametrize("quarters", [1, 3])
-@pytest.mark.parametrize("seed", [0, 1, 2] if (packing.FOLDER / packing.LINE_FINDER).is_dir() else [])
+@pytest.mark.parametrize("seed", [0, 1, 2] if (packing.FOLDER / packing.PAGES).is_dir() else [])
 def test_a_page_on_its_side_is_not_read_upside_down(seed, quarters, tmp_path, monkeypatch):
     """Upside down, the network marks less of these lines, but of some in fewer pieces."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with LocalLineFinder(packing.unpack(packing.LINE_FINDER)) as shipped:
+    with LocalLineFinder(packing.unpack(packing.PAGES)) as shipped:
         found = find_page(np.rot90(written_page(seed), quarters), shipped.maps).lines
     assert len(found) > 20
     # Turned to the left, text runs upwards.
     assert {np.sign(line.baseline[-1][1] - line.baseline[0][1]) for line in found} == {quarters - 2}
 
 
-@pytest.mark.skipif(not (packing.FOLDER / packing.LINE_FINDER).is_dir(), reason="no base line finder is shipped")
+@pytest.mark.skipif(not (packing.FOLDER / packing.PAGES).is_dir(), reason="no base line finder is shipped")
 def test_the_shipped_models_tell_which_way_up_a_page_is(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     page, along = written_page(0), [(1, 0), (0, -1), (-1, 0), (0, 1)]
-    finder, recogniser = LocalLineFinder(packing.unpack(packing.LINE_FINDER)), LocalClient(packing.unpack("line"))
+    finder, recogniser = LocalLineFinder(packing.unpack(packing.PAGES)), LocalClient(packing.unpack("line"))
     with finder, recogniser:
         for quarters in range(4):
             found = find_page(np.rot90(page, quarters), finder.maps, recognise=recogniser.transcribe_many).lines
