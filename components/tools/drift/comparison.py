@@ -111,12 +111,12 @@ class Comparison:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """For machines; `moved` is what version 0.1 calls `drifted`."""
+        drifted = [measure.name for measure in self.drifted]
+        measures = [{**asdict(m), "drifted": m.drifted, "moved": m.drifted} for m in self.measures]
         return {
             "before": self.before, "after": self.after, "samples": list(self.samples), "kind": self.kind,
-            "moved": [measure.name for measure in self.drifted],
-            "measures": [{**asdict(measure), "moved": measure.drifted} for measure in self.measures],
-            "notes": list(self.notes),
+            "drifted": drifted, "moved": drifted, "measures": measures, "notes": list(self.notes),
         }  # fmt: skip
 
     def as_prometheus(self) -> str:

@@ -71,7 +71,7 @@ def test_more_of_the_same_is_no_drift(halves, capsys):
     code, found = drift(first, span(folder / "same", rest), "--fail", capsys=capsys)
     (new,) = (measure for measure in found["measures"] if measure["name"] == "new_characters")
     assert new["after"] > 0, "there are new characters, by chance"
-    assert code == 0 and found["moved"] == [] and found["kind"] == "drift"
+    assert code == 0 and found["drifted"] == [] and found["kind"] == "drift"
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ def test_changed_images_are_named_and_fail_when_asked(halves, tmp_path, capsys, 
     first, rest, _ = halves
     after = span(tmp_path / "after", rest, change)
     code, found = drift(first, after, capsys=capsys)
-    assert code == 0 and name in found["moved"] and sentence in words(found, name)
+    assert code == 0 and name in found["drifted"] and sentence in words(found, name)
     code, _ = drift(first, after, "--fail", capsys=capsys)
     assert code == cli.DRIFT
     code, _ = drift(first, after, "--set=drift.fail=true", capsys=capsys)
     assert code == cli.DRIFT
     allowed = "--set=drift.thresholds={" + ", ".join(f"{measure}: 1" for measure in DRIFT_MEASURES) + "}"
     code, found = drift(first, after, "--fail", allowed, capsys=capsys)
-    assert code == 0 and found["moved"] == []
+    assert code == 0 and found["drifted"] == []
 
 
 def test_rows_without_a_confidence_and_tables_without_labels_are_told(halves, tmp_path, capsys):
@@ -120,14 +120,14 @@ def test_new_character_is_named(halves, tmp_path, capsys):
     first, rest, _ = halves
     after = span(tmp_path / "after", rest, label=lambda text, number: text + "Ж" if number % 4 == 0 else text)
     _, found = drift(first, after, capsys=capsys)
-    assert "new_characters" in found["moved"] and "Ж (" in words(found, "new_characters")
+    assert "new_characters" in found["drifted"] and "Ж (" in words(found, "new_characters")
 
 
 def test_rejected_rows_are_named(halves, tmp_path, capsys):
     first, rest, _ = halves
     after = span(tmp_path / "after", rest, label=lambda text, number: "" if number % 5 == 0 else text)
     _, found = drift(first, after, capsys=capsys)
-    assert "rejected" in found["moved"] and "empty_label" in words(found, "rejected")
+    assert "rejected" in found["drifted"] and "empty_label" in words(found, "rejected")
 
 
 def test_logged_requests_are_skew_and_low_confidence_is_named(halves, tmp_path, capsys):
@@ -140,7 +140,7 @@ def test_logged_requests_are_skew_and_low_confidence_is_named(halves, tmp_path, 
     _, found = drift(first, tmp_path / "sure", capsys=capsys)
     assert found["kind"] == "skew" and found["samples"][1] == len(rest)
     _, found = drift(tmp_path / "sure", tmp_path / "unsure", capsys=capsys)
-    assert found["moved"] == ["confidence"] and "the model is less sure" in words(found, "confidence")
+    assert found["drifted"] == ["confidence"] and "the model is less sure" in words(found, "confidence")
 
 
 def test_a_day_that_differs_does_not_drown_in_older_logs(images, tmp_path, capsys):
@@ -152,7 +152,7 @@ def test_a_day_that_differs_does_not_drown_in_older_logs(images, tmp_path, capsy
     timed = [f"{row},{time:%Y-%m-%dT%H:%M:%S+00:00}" for row, time in zip(rows, times, strict=True)]
     (log / "labels.csv").write_text("\n".join([f"{header},Time", *timed, f"{rows[0]},yesterday", "0.png", ""]))
     code, found = drift(first, log, "--since", "1d", capsys=capsys)
-    assert code == 0 and found["samples"] == [60, 30] and {"paper_level", "ink_level"} <= set(found["moved"])
+    assert code == 0 and found["samples"] == [60, 30] and {"paper_level", "ink_level"} <= set(found["drifted"])
     assert any("left out 2 rows without a date and a time" in note for note in found["notes"])
     assert cli.main(["drift", "--against", str(log), "--data", str(first), "--since", "1d"]) == cli.USAGE
     assert "labels.csv has no column time" in capsys.readouterr().err
