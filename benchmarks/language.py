@@ -83,7 +83,7 @@ def main() -> None:
         raise SystemExit("No language model helps this model by more than chance.")
     decoders: dict[str, Decoder] = {"best path": BestPath(), "default": default_decoder(learnt)}
     for weight in WEIGHTS:
-        for ratio in (0.75, BONUS_BY_WEIGHT, 2.25):
+        for ratio in (1.5, BONUS_BY_WEIGHT, 5.0):
             weighed = learnt.weighed(weight, ratio * weight, learnt.temperature)
             decoders[f"weight {weight:g}, bonus {ratio:g} x weight"] = default_decoder(weighed)
     for width in (4, 8, 16):

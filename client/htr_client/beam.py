@@ -58,7 +58,7 @@ class PrefixBeamSearch:
         language_model: Model of likely texts.
         language_weight: Weight of the language model; by default the model's own, which is 0.3 for a `CharacterModel`.
         length_bonus: Added for every character, which makes up for what the model takes away for every character; by
-            default the model's own, or 1.5 x language_weight where that is given, and 0 without a model.
+            default the model's own, as many times larger as language_weight is, and 0 without a model.
 
     Raises:
         ValueError: When width, candidates or pruning are not positive, or another number is infinite or none.
@@ -98,10 +98,11 @@ class PrefixBeamSearch:
         self._language_model = language_model
         if language_model is None:
             self._weight, own_bonus = 0.0, 0.0
-        elif language_weight is None:
-            self._weight, own_bonus = language_model.weight, language_model.length_bonus
         else:
-            self._weight, own_bonus = language_weight, 1.5 * language_weight
+            self._weight = language_model.weight if language_weight is None else language_weight
+            # A heavier model takes more away for every character.
+            heavier = self._weight / language_model.weight if language_model.weight else 1.0
+            own_bonus = heavier * language_model.length_bonus
         self._length_bonus = own_bonus if length_bonus is None else length_bonus
         self._temperature = language_model.temperature if language_model is not None else None
 

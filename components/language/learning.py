@@ -21,10 +21,9 @@ from htr_client.beam import default_decoder
 from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
 from htr_client.language import LanguageModel
 
-# Weights that are tried, and the bonus of a character by weight, whose exact value matters little: see
-# docs/experiments.md.
+# Weights that are tried, and the bonus of a character by weight: see docs/experiments.md.
 WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
-BONUS_BY_WEIGHT = 1.5
+BONUS_BY_WEIGHT = 3.5
 # Counting takes some 100 bytes of memory a character.
 MOST_CHARACTERS = 10_000_000
 # Coverage of the intervals that tell a difference from chance: a gain must be surer than a loss that is put up with.
