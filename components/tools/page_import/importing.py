@@ -30,6 +30,7 @@ from components.pages.files import (
     THERE,
     Claim,
     ImportProblem,
+    LostClaim,
     PageFile,
     documents_of,
     find_pages,
@@ -300,13 +301,12 @@ def _write_record(job: _Job, file: PageFile, result: Result, stamps: list[str], 
     storage.write(job.record_path(file), json.dumps(record).encode())
 
 
-def _leave_to(job: _Job, owner: PageFile, file: PageFile, result: Result) -> Result:
-    """Deletes the images of a page whose image is that of another page; notes it until one of the two files changes."""
+def _leave(job: _Job, lost: LostClaim, file: PageFile, result: Result) -> Result:
+    """Deletes the images of a page that does not get its image; of another page's, notes it until a file changes."""
     stamps = json.loads(storage.read(job.record_path(file)))["stamps"]
     _remove_images(job, result.rows)
-    detail = f"{result.image} is the image of {owner.name}"
-    left = Result(result.image, result.place, result.document, left_out=[LeftOut("", "same_image", detail)])
-    _write_record(job, file, left, stamps, owner)
+    left = Result(result.image, result.place, result.document, left_out=[LeftOut("", lost.reason, lost.detail)])
+    _write_record(job, file, left, stamps, lost.owner)
     return left
 
 
@@ -343,9 +343,9 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
     with labels as add, whole_table(job.left_out, _LEFT_OUT_COLUMNS) as leave_out:
         for file in files:
             result = _read_record(job, file)
-            if owner := lost.get(file):
+            if loses := lost.get(file):
                 # A second file of the same page (PAGE beside ALTO), or one whose own image is missing.
-                result = _leave_to(job, owner, file, result)
+                result = _leave(job, loses, file, result)
             elif gone := _lost(job, result.rows):
                 detail = f"{len(gone)} of {len(result.rows)} images of lines are gone since they were cut: {gone[0]}"
                 result = Result(left_out=[LeftOut("", LOST_IMAGES, detail)])
