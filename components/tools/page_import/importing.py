@@ -72,6 +72,9 @@ class Outcome:
         unnamed_example: The first of them; empty if there is none.
         elsewhere: Pages with lines whose image lies in another folder, neither beside the XML file nor above it.
         elsewhere_example: The image of the first of them and the page; empty if there is none.
+        with_confidence: Lines with a confidence, as a model writes it: texts that perhaps nobody has corrected.
+        with_confidence_pages: Pages with such lines.
+        with_confidence_example: The first of them; empty if there is none.
     """
 
     pages: int
@@ -88,6 +91,9 @@ class Outcome:
     unnamed_example: str
     elsewhere: int
     elsewhere_example: str
+    with_confidence: int
+    with_confidence_pages: int
+    with_confidence_example: str
 
 
 @dataclass(frozen=True)
@@ -330,6 +336,7 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
     unnamed = unnamed_images(folders, [claim.image for claim in claims])
     lines, without_document = 0, 0
     elsewhere: list[str] = []
+    with_confidence: dict[str, int] = {}
     writers: set[str] = set()
     reasons: Counter[str] = Counter()
     page_reasons: Counter[str] = Counter()
@@ -360,6 +367,8 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
                 lines += len(result.rows)
                 writers.add(writer)
                 without_document += not known
+                if result.with_confidence:
+                    with_confidence[file.name] = result.with_confidence
                 if result.place == ELSEWHERE:
                     elsewhere.append(f"{result.image} for {file.name}")
     return Outcome(
@@ -368,4 +377,6 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
         left_out=dict(reasons.most_common()), left_out_pages=dict(page_reasons.most_common()), labels=job.labels,
         left_out_table=job.left_out, unnamed=len(unnamed), unnamed_example=plain(unnamed[0]) if unnamed else "",
         elsewhere=len(elsewhere), elsewhere_example=plain(elsewhere[0]) if elsewhere else "",
+        with_confidence=sum(with_confidence.values()), with_confidence_pages=len(with_confidence),
+        with_confidence_example=next(iter(with_confidence), ""),
     )  # fmt: skip
