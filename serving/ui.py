@@ -88,6 +88,15 @@ def _content_security_policy(page: bytes) -> str:
     )
 
 
+def _confirmed(page: pages.Page) -> pages.Page:
+    """The page without confidences: what a person has confirmed or typed is no longer a model's."""
+    lines = []
+    for line in page.lines:
+        words = tuple(dataclasses.replace(word, confidence=None) for word in line.words)
+        lines.append(dataclasses.replace(line, confidence=None, words=words))
+    return dataclasses.replace(page, lines=tuple(lines))
+
+
 class _Refused(Exception):
     """A request that is answered with an error.
 
@@ -182,7 +191,8 @@ class _Handler(http_server.Handler):
         if self.headers.get("Content-Type") != "application/json":
             raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the page as application/json.")
         try:
-            return {"xml": pages.write(pages.from_json(self._body().decode("utf-8", "replace")), "page")}
+            page = pages.from_json(self._body().decode("utf-8", "replace"))
+            return {"xml": pages.write(_confirmed(page), "page")}
         except (ValueError, TypeError) as error:  # a PageError, or values of other types deep within
             raise _Refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"This is no page: {error}") from None
 

@@ -24,6 +24,19 @@ MENDS = {
 }
 
 
+class AmbiguousFile(Rejected):
+    """Several files have the name of an image.
+
+    Attributes:
+        paths: Their paths.
+    """
+
+    def __init__(self, paths: list[str]):
+        detail = f"{len(paths)} files of that name, among them {paths[0]} and {paths[1]}"
+        super().__init__("ambiguous_file", detail)
+        self.paths = paths
+
+
 def mend_notes(mended: Mapping[str, int]) -> list[str]:
     """Sentences about images that do not have the names which their rows give; counts by key of `MENDS`."""
     return [f"{MENDS[mend]}: {counted(count, 'image')}." for mend, count in sorted(mended.items())]
@@ -79,7 +92,8 @@ def find_image(name: str, table: Place) -> Found:
         table: Table that the row stands in, or another file that names images.
 
     Raises:
-        Rejected: There is none, or several of that name, or it lies outside of the dataset folder.
+        AmbiguousFile: There are several of that name.
+        Rejected: There is none, or it lies outside of the dataset folder.
     """
     if not name:
         raise Rejected("missing_file", "the row names no image")
@@ -105,6 +119,11 @@ def find_image(name: str, table: Place) -> Found:
     if not (table.allow_outside or storage.is_inside(found.path, table.root)):
         raise Rejected("outside_folder", f"{found.path} lies outside of {table.root} (data.allow_outside)")
     return found
+
+
+def holds_images(root: str) -> bool:
+    """Whether a folder has images at any depth, of formats that are not read too."""
+    return _files(root).holds_images
 
 
 def read_image(path: str) -> bytes:
@@ -139,7 +158,7 @@ def _only(paths: list[str], root: str) -> str:
     if len(paths) > 1:  # a program's thumbnails have the names of the images
         paths = [path for path in paths if not is_hidden(path.removeprefix(f"{root}/"))] or paths
     if len(paths) > 1:
-        raise Rejected("ambiguous_file", f"{len(paths)} files of that name, among them {paths[0]} and {paths[1]}")
+        raise AmbiguousFile(paths)
     return paths[0]
 
 
@@ -201,6 +220,11 @@ class _Files:
         """Whether a folder holds files."""
         return bool(self._names.get(folder))
 
+    @property
+    def holds_images(self) -> bool:
+        """Whether there is an image."""
+        return bool(self._stems)
+
     def named(self, base: str) -> list[str]:
         """Paths of the files of a name, in NFC or not: archives made on a Mac hold names in NFD."""
         name = unicodedata.normalize("NFC", base)
@@ -260,7 +284,7 @@ class _Files:
         return index
 
 
-_files = functools.lru_cache(maxsize=16)(_Files)
+_files = functools.lru_cache(maxsize=256)(_Files)  # pages look into all input folders, which a shell may have listed
 
 
 @functools.lru_cache(maxsize=16)

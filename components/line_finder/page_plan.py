@@ -87,7 +87,7 @@ def list_pages(data: DataConfig, settings: PagesConfig) -> list[PageFile]:
         )
     try:
         found = find_pages(data.paths, settings.document, data.allow_outside)
-        for root in {file.root for file in found}:
+        for root in _roots(found):
             refuse_workspace(root)
     except (ImportProblem, OSError) as error:
         found_out = error.__cause__ if isinstance(error.__cause__, DatasetError | OSError) else error
@@ -114,9 +114,8 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
     claims = [replace(claim, usable=claim.usable and claim.file not in misfits) for claim in claims]
     lost, documents = lost_claims(claims), documents_of(claims)
     for claim in claims:
-        if owner := lost.get(claim.file):
-            detail = f"{claim.image} is the image of {owner.name}"
-            rejected.append(RejectedPage(claim.file.name, "same_image", detail))
+        if loses := lost.get(claim.file):
+            rejected.append(RejectedPage(claim.file.name, loses.reason, loses.detail))
     used = [claim for claim in claims if claim.usable and claim.file not in lost]
     claims_of, images = {claim.file.name: claim for claim in claims}, {claim.image for claim in used}
     rejected = [replace(one, lost=_is_lost(one, claims_of.get(one.page), images)) for one in rejected]
@@ -196,7 +195,7 @@ def _misfits(claims: list[Claim], pages_of: dict[PageFile, pages.Page]) -> dict[
     Only images that several pages want are looked at: to read all of them here would take long.
     """
     lost = lost_claims(claims)
-    contested = {*lost, *lost.values()}
+    contested = {*lost, *(one.owner for one in lost.values())}
     found: dict[PageFile, RejectedPage] = {}
     for claim in claims:
         if claim.usable and claim.file in contested:
@@ -208,6 +207,11 @@ def _misfits(claims: list[Claim], pages_of: dict[PageFile, pages.Page]) -> dict[
                 if is_of_the_store(claim.image, error):
                     raise unreadable(f"The pages cannot be read: {error}.", error) from error
     return found
+
+
+def _roots(found: list[PageFile]) -> list[str]:
+    """All input folders, also those without XML files: images may lie in them."""
+    return sorted({root for file in found for root in (file.root, *file.others)})
 
 
 def stamps(data: DataConfig, settings: PagesConfig) -> Iterator[str]:
@@ -224,12 +228,12 @@ def stamps(data: DataConfig, settings: PagesConfig) -> Iterator[str]:
         DatasetError: There are no pages.
     """
     found = list_pages(data, settings)
-    for root in sorted({file.root for file in found}):
+    for root in _roots(found):
         for file in files_of(root):
             if file.path.lower().endswith((".xml", *SUFFIXES)):
                 yield f"{file.path}\0{file.stamp}"
     for page in found if data.allow_outside else ():
         with contextlib.suppress(pages.PageError, Rejected, OSError):  # a run tells what is wrong with it
             image, _ = locate_image(pages.read(storage.read(page.path, MAX_BYTES + 1)).image, page)
-            if not storage.is_inside(image, page.root):
+            if not any(storage.is_inside(image, root) for root in (page.root, *page.others)):
                 yield f"{image}\0{storage.stamp(image)}"

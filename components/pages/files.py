@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ from pathlib import PurePosixPath
 from components.common import storage
 from components.common.suggestions import did_you_mean
 from components.example_gen.folders import source_names
-from components.example_gen.images import find_image
+from components.example_gen.images import AmbiguousFile, find_image, holds_images
 from components.example_gen.rejects import Rejected
 from components.example_gen.table import DatasetError, plain
 from components.example_gen.walking import walk
@@ -41,7 +42,8 @@ class PageFile:
         name: Name of the page, unique and without characters that a CSV file in UTF-8 cannot hold.
         key: Name that no other input folder changes, by which splits are drawn; pages of two folders may share it.
         writer: Who wrote the page or which document it belongs to; empty where the file itself must tell.
-        allow_outside: Whether its image may lie outside of `root`.
+        allow_outside: Whether its image may lie outside of the input folders.
+        others: The other input folders, where its image is looked for if `root` holds no images.
     """
 
     path: str
@@ -50,6 +52,7 @@ class PageFile:
     key: str
     writer: str
     allow_outside: bool = False
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,21 @@ class Claim:
     usable: bool = True
     geometry: int = 0
     document: str = ""
+
+
+@dataclass(frozen=True)
+class LostClaim:
+    """Why a page does not get the image that it has found.
+
+    Attributes:
+        owner: Page whose image it is; None if nothing tells whose it is.
+        reason: One of a few words, for counting.
+        detail: What exactly is wrong.
+    """
+
+    owner: PageFile | None
+    reason: str
+    detail: str
 
 
 def find_pages(folders: Sequence[str], writer: str = AUTO, allow_outside: bool = False) -> list[PageFile]:
@@ -99,6 +117,8 @@ def find_pages(folders: Sequence[str], writer: str = AUTO, allow_outside: bool =
     pages: list[PageFile] = []
     taken: set[str] = set()
     roots: dict[str, set[str]] = {}  # by writer as the keys tell it
+    inputs = [storage.absolute(folder) for folder in folders]
+    others = {root: tuple(other for other in inputs if other != root) for root in inputs}
     for path, root, source in _files(folders, (".xml",)):
         stem = os.path.splitext(path[len(root) :].lstrip("/"))[0]
         whole = os.fsencode(f"{source}/{stem}").decode("utf-8", "backslashreplace")
@@ -109,7 +129,7 @@ def find_pages(folders: Sequence[str], writer: str = AUTO, allow_outside: bool =
         key = plain(root.rpartition("/")[2]) + name[len(source) :]
         known = _writer(key, writer, pattern)
         roots.setdefault(known, set()).add(root)
-        pages.append(PageFile(path, root, name, key, known, allow_outside))
+        pages.append(PageFile(path, root, name, key, known, allow_outside, others[root]))
     if not pages:
         raise ImportProblem(f"There is no XML file anywhere below {', '.join(folders)}.")
     if writer != AUTO:
@@ -183,7 +203,8 @@ def locate_image(name: str, page: PageFile) -> tuple[str, int]:
 
     Its name counts beside the XML file and in the folder above; a path of the machine that wrote the file, or an
     address, counts by its last part. Else the one image of that name, in any format, or of the XML file's name is
-    taken, wherever it lies below the input folder.
+    taken, wherever it lies below the input folder, or below the others if that holds no images. Of several, it is the
+    one whose folders are those of the XML file, as in `images/book/1.jpg` for `page/book/1.xml`.
 
     Args:
         name: Name as the XML file gives it; may be empty.
@@ -193,24 +214,85 @@ def locate_image(name: str, page: PageFile) -> tuple[str, int]:
         Its path, and its place: `THERE`, `NEARBY` or `ELSEWHERE`.
 
     Raises:
-        Rejected: There is none, or several; or it lies outside of the input folder.
+        Rejected: There is none, or several; or it lies outside of the input folders.
     """
     base = name.replace("\\", "/").rpartition("/")[2]
     for place in _places(page):
         for wanted in dict.fromkeys((name, base)):
             path = storage.absolute(wanted if storage.is_remote(wanted) else os.path.join(place, wanted))
-            if wanted and storage.is_inside(path, page.root) and storage.exists(path) and not storage.is_dir(path):
+            is_inside = wanted and any(storage.is_inside(path, root) for root in (page.root, *page.others))
+            if is_inside and storage.exists(path) and not storage.is_dir(path):
                 return path, THERE
-    problem: Rejected | None = None
     # Names without their extension: the image may have been converted since.
-    for wanted in (name, base, os.path.splitext(base)[0], os.path.splitext(os.path.basename(page.path))[0]):
+    stems = os.path.splitext(base)[0], os.path.splitext(os.path.basename(page.path))[0]
+    names = [wanted for wanted in dict.fromkeys((name, base, *stems)) if wanted]
+    # Of volumes with images of their own, one without an image must not get that of another one.
+    roots = (page.root,) if holds_images(page.root) else (page.root, *page.others)
+    problems: list[Rejected] = []
+    for wanted in names:
         try:
-            if wanted:
-                path = find_image(wanted, page).path
-                return path, NEARBY if os.path.dirname(path) in _places(page) else ELSEWHERE
+            path = _find_below(roots, wanted, page)
+            return path, NEARBY if os.path.dirname(path) in _places(page) else ELSEWHERE
         except Rejected as rejected:
-            problem = problem or rejected
-    raise problem or Rejected("missing_file", f"{page.path} names no image")
+            problems.append(rejected)
+    # Two images of another format say more than that there is none of the format that the page names.
+    problems.sort(key=lambda problem: not isinstance(problem, AmbiguousFile))
+    raise problems[0] if problems else Rejected("missing_file", f"{page.path} names no image")
+
+
+def _find_below(roots: Sequence[str], name: str, page: PageFile) -> str:
+    """Path of the image of a name below folders.
+
+    Raises:
+        AmbiguousFile: There are several, and the folders of none, or of several, are those of the page.
+        Rejected: There is none, or it lies outside of the folders.
+    """
+    paths: dict[str, int] = {}
+    problems: list[Rejected] = []
+    for root in roots:
+        try:
+            found = [find_image(name, replace(page, root=root)).path]
+        except AmbiguousFile as several:
+            found = several.paths
+        except Rejected as rejected:
+            problems.append(rejected)
+            continue
+        paths |= {path: _shared_folders(path, page) for path in found}
+    if not paths:
+        raise problems[-1]
+    best = max(paths.values())
+    fitting = [path for path, shared in paths.items() if shared == best]
+    if len(paths) > 1 and not (best and len(fitting) == 1):
+        raise AmbiguousFile(list(paths))
+    return fitting[0]
+
+
+def _shared_folders(image: str, page: PageFile) -> int:
+    """How well the folders of an image fit those of an XML file; 0 where nothing says that they belong together.
+
+    They do where their last folders have one name, or where the image lies below the folder of the document; folders
+    that are there for a format do not count. The number is that of the folders which they share, from both ends. Where
+    the path below the input folder is the same, no other image fits better.
+    """
+    of_page, of_image = _document_folders(page.path), _document_folders(image)
+    roots = [root for root in (page.root, *page.others) if image.startswith(f"{root.rstrip('/')}/")]
+    below = {tuple(of_image[len(_document_folders(f"{root}/")) :]) for root in roots}
+    if tuple(of_page[len(_document_folders(f"{page.root}/")) :]) in below:
+        return len(of_page) + 1
+    start = _same(of_page, of_image)
+    rest, rest_of_image = of_page[start:], of_image[start:]
+    end = _same(rest[::-1], rest_of_image[::-1])
+    return start + end if end or not rest else 0
+
+
+def _same(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many parts are the same, from the first on."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _document_folders(path: str) -> list[str]:
+    """The folders of a path, without those that are there for a format."""
+    return [part for part in os.path.dirname(path).split("/") if part.lower() not in _FORMAT_FOLDERS]
 
 
 def image_of_damaged(page: PageFile) -> str:
@@ -239,34 +321,46 @@ def geometry_of(lines: Iterable[Line]) -> int:
     return known
 
 
-def lost_claims(claims: Sequence[Claim]) -> dict[PageFile, PageFile]:
+def lost_claims(claims: Sequence[Claim]) -> dict[PageFile, LostClaim]:
     """Decides whose an image is that several pages want, as PAGE beside ALTO does: it is used once.
 
-    A page whose image lies beside it or above has a better claim than one that has found it elsewhere, even if it
-    cannot be used: the other one would get the image of another document. Of pages with equal claims, the one with the
-    better geometry gets the image, then the first.
+    A page whose image lies beside it or above has a better claim than one that has found it elsewhere, and of these the
+    one whose folders are those of the image, even if it cannot be used: the other one would get the image of another
+    document. Of pages with equal claims, the one with the better geometry gets the image, then the first. Where nothing
+    tells to which of several folders an image belongs, no page gets it.
 
     Args:
         claims: Claims of all pages that have found an image, in their order.
 
     Returns:
-        The usable pages that do not get their image, each with the page that has the best claim.
+        The usable pages that do not get their image, each with the reason.
     """
-    owners: dict[str, Claim] = {}
-    images = [_real(claim.image) for claim in claims]
-    for claim, image in zip(claims, images, strict=True):
-        owner = owners.setdefault(image, claim)
-        if _strength(claim) > _strength(owner):
-            owners[image] = claim
-    return {
-        claim.file: owners[image].file
-        for claim, image in zip(claims, images, strict=True)
-        if claim.usable and owners[image] is not claim
-    }
+    of_images: dict[str, list[Claim]] = {}
+    for claim in claims:
+        of_images.setdefault(_real(claim.image), []).append(claim)
+    lost: dict[PageFile, LostClaim] = {}
+    for rivals in of_images.values():
+        owner = max(rivals, key=_strength)  # the first of equal ones
+        usable = [claim for claim in rivals if claim.usable]
+        others = [claim for claim in usable if _folder(claim.file.name) != _folder(owner.file.name)]
+        if others and _fit(owner) == (False, 0):
+            detail = f"{owner.image} may be the image of {owner.file.name} or of {others[0].file.name}"
+            advice = "Put it beside the XML file of its page, or into a folder of the same name"
+            lost |= {claim.file: LostClaim(None, "ambiguous_file", f"{detail}. {advice}.") for claim in usable}
+        else:
+            same = LostClaim(owner.file, "same_image", f"{owner.image} is the image of {owner.file.name}")
+            lost |= {claim.file: same for claim in usable if claim is not owner}
+    return lost
 
 
-def _strength(claim: Claim) -> tuple[bool, bool, int, int]:
-    return (claim.place != ELSEWHERE, claim.usable, claim.place, claim.geometry)
+def _strength(claim: Claim) -> tuple[tuple[bool, int], bool, int, int]:
+    return (_fit(claim), claim.usable, claim.place, claim.geometry)
+
+
+def _fit(claim: Claim) -> tuple[bool, int]:
+    """Whether an image lies beside its page or above, else how well its folders fit."""
+    is_near = claim.place != ELSEWHERE
+    return is_near, 0 if is_near else _shared_folders(claim.image, claim.file)
 
 
 def documents_of(claims: Sequence[Claim]) -> dict[PageFile, str]:

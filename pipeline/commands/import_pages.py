@@ -92,6 +92,12 @@ def _import(arguments: argparse.Namespace) -> int:
                 f"Pages whose image was found by its name in another folder: {outcome.elsewhere}, such as "
                 f"{outcome.elsewhere_example}"
             )
+        if outcome.with_confidence:
+            print(
+                f"Lines with a confidence, as a model writes it: {outcome.with_confidence} on "
+                f"{counted(outcome.with_confidence_pages, 'page')}, such as {outcome.with_confidence_example}. A model "
+                "that learns from texts which nobody has corrected is evaluated on them, too: leave those out."
+            )
         if outcome.unnamed:
             print(f"Images that no page names: {outcome.unnamed}, such as {outcome.unnamed_example}")
         if outcome.without_document:

@@ -193,7 +193,7 @@ def test_page_xml_of_others():
     assert right.text == "two words"
     assert right.words == (Word("two", (9, 50, 40, 80), 0.9), Word("words", (50, 50, 90, 80)))
     assert (whose_text_is_empty.text, whose_text_is_empty.confidence) == ("three", None)
-    assert (left.text, left.confidence, left.words) == ("first choice", 0.5, ())
+    assert (left.text, left.confidence, left.words) == ("first choice", None, ())  # corrected, since it was 0.5
     assert left.baseline == ((10, 35), (90, 36))
     assert (extra.text, extra.polygon, extra.baseline) == ("", (), ())
 

@@ -1,6 +1,7 @@
 """Maps of the line finder become lines in the page's pixels: as drawn, apart from each other, and in reading order."""
 
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htr_client.pages.model import Line
+from htr_client import pages
+from htr_client.pages.model import Line, Page
 from htr_client.pages.reading_order import in_reading_order
 from htr_client.pages.vectorising import find_lines
 
@@ -145,6 +147,27 @@ def test_a_line_that_pokes_into_the_gutter_stays_in_its_column(mirrored):
         columns = turned[::-1]
     order = columns[0] + columns[1]
     assert list(in_reading_order(order[::2] + order[1::2])) == order
+
+
+def test_columns_are_regions_of_their_own_in_every_format():
+    rows = range(160, 900, 40)
+    columns = [straight(40, 370, y) for y in rows], [straight(430, 760, y) for y in rows]
+    heading = [straight(40, 760, 40), straight(40, 300, 80), straight(40, 760, 120)]  # of which one line is short
+    lines = found([*heading, *columns[0], *columns[1]])
+    assert_same(lines, [*heading, *columns[0], *columns[1]])
+    expected = [["column_1"] * 3, ["column_2"] * len(rows), ["column_3"] * len(rows)]
+    assert [line.region for line in lines] == [name for names in expected for name in names]
+    page = Page("a.png", WIDTH, HEIGHT, tuple(replace(line, text="x") for line in lines))
+    for kind in ("page", "alto"):
+        again = pages.read(pages.write(page, kind).encode()).lines
+        assert [(line.region, line.baseline) for line in again] == [(line.region, line.baseline) for line in lines]
+    assert pages.write(page, "page").count("<TextRegion ") == 3
+    assert pages.write(page, "hocr").count('class="ocr_carea"') == 3
+    assert [len(part.split()) for part in pages.write(page, "text").split("\n\n")] == [3, len(rows), len(rows)]
+
+
+def test_one_column_is_no_region():
+    assert {line.region for line in found([straight(60, 740, y) for y in range(80, 900, 45)])} == {""}
 
 
 @pytest.mark.parametrize(("left", "right"), [(18, 7), (5, 18), (18, 2)])

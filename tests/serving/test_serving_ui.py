@@ -285,7 +285,10 @@ def test_what_is_no_page_is_not_written(page, scan, change):
     found = json.loads(post(page, scan.read_bytes())[1])["page"]
     json_type = {"Content-Type": "application/json"}
     status, body, _ = post(page, json.dumps(found), json_type, path="/page-xml")
-    assert status == 200 and "<PcGts" in json.loads(body)["xml"]
+    written = json.loads(body)["xml"]
+    assert status == 200 and "<PcGts" in written
+    assert found["lines"][0]["confidence"] is not None
+    assert "conf=" not in written, "what a person has confirmed is no longer a model's"
     if "lines" in change:
         change = {"lines": [{**found["lines"][0], **line} if line else {} for line in change["lines"]]}
     status, body, _ = post(page, json.dumps({**found, **change}), json_type, path="/page-xml")

@@ -39,7 +39,8 @@ def from_page_xml(root: Element) -> Page:
     Every element that has lines is a region, a cell of a table too. Regions come in the file's ReadingOrder, those
     without a place in it last; cells of a table row by row, lines in the order of the file. Points that are damaged
     count as none. Words that do not add up to the line's text, or lack a box, are left out: in the first case the text
-    was corrected, and they were not.
+    was corrected, and they were not. Where even their letters are others, the confidence of the line is left out too,
+    which is that of the text before.
 
     Args:
         root: Element PcGts.
@@ -105,6 +106,8 @@ def _line(element: Element, region: str) -> Line:
     text, confidence = _text(element)
     if not text:  # some tools write an empty one beside words
         text, confidence = together, None if together else confidence
+    elif together and together.replace(" ", "") != text.replace(" ", ""):
+        confidence = None
     return Line(
         text=text,
         baseline=_points(element.find("Baseline")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,9 +47,29 @@ def in_reading_order(lines: Sequence[Line]) -> tuple[Line, ...]:
     Returns:
         The same lines. Without gutters from top to bottom, and lines at the same height from left to right.
     """
+    return tuple(line for block in _blocks(lines) for line in block)
+
+
+def with_columns(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Lines in reading order, each with its column as region: tools that sort the lines of a region keep columns apart.
+
+    Args:
+        lines: Lines with a baseline or a polygon; their regions are replaced.
+
+    Returns:
+        The lines, in the order of `in_reading_order`. Their regions are "column_1" and so on, those of lines across
+        columns too; "" where there is only one.
+    """
+    blocks = _blocks(lines)
+    names = [f"column_{number}" for number in range(1, len(blocks) + 1)] if len(blocks) > 1 else [""]
+    return tuple(replace(line, region=name) for name, block in zip(names, blocks, strict=False) for line in block)
+
+
+def _blocks(lines: Sequence[Line]) -> list[list[Line]]:
+    """Columns in reading order, with the lines of each."""
     rotated, sheared = _extents(lines, rotate=True), _extents(lines, rotate=False)
     extents = sheared if _gutter(sheared)[0] > _gutter(rotated)[0] else rotated
-    return tuple(lines[extent.place] for extent in _ordered(extents))
+    return [[lines[extent.place] for extent in block] for block in _ordered(extents)]
 
 
 def _extents(lines: Sequence[Line], rotate: bool) -> list[_Extent]:
@@ -110,20 +130,30 @@ def _height(line: Line) -> float:
     return float(area / max(np.ptp(course[:, 0]), 1.0))
 
 
-def _ordered(extents: list[_Extent]) -> list[_Extent]:
+def _ordered(extents: list[_Extent]) -> list[list[_Extent]]:
+    """The blocks that gutters leave, in order; lines across a gutter are one with undivided ones above and below."""
     score, gutter = _gutter(extents)
     if not score:
-        return _by_rows(extents)
+        return [_by_rows(extents)] if extents else []
     left, right, crossing = _divided(extents, gutter)
     if not crossing:
         return _ordered(left) + _ordered(right)
-    ordered: list[_Extent] = []
+    bands: list[list[list[_Extent]]] = []
     rest = sorted(left + right, key=lambda extent: extent.middle)
     for line in sorted(crossing, key=lambda extent: extent.middle):
         above = [extent for extent in rest if extent.middle < line.middle]
         rest = rest[len(above) :]
-        ordered += [*_ordered(above), line]
-    return ordered + _ordered(rest)
+        bands += [_ordered(above), [[line]]]
+    bands.append(_ordered(rest))
+    ordered: list[list[_Extent]] = []
+    is_undivided = False
+    for band in filter(None, bands):
+        if is_undivided and len(band) == 1:
+            ordered[-1] += band[0]
+        else:
+            ordered += band
+        is_undivided = len(band) == 1
+    return ordered
 
 
 def _gutter(extents: list[_Extent]) -> tuple[float, float]:

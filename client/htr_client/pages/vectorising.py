@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from htr_client.pages.model import Line, Points
-from htr_client.pages.reading_order import in_reading_order
+from htr_client.pages.reading_order import with_columns
 
 BASELINE, BODY, ENDS = range(3)
 """Channels of the maps."""
@@ -87,7 +87,7 @@ def find_lines(maps: np.ndarray, scale: float, width: int, height: int) -> tuple
         height: Height of the page in pixels.
 
     Returns:
-        Lines with baseline and polygon, without text, in reading order.
+        Lines with baseline and polygon, without text, in reading order; of several columns, each is a region.
 
     Raises:
         ValueError: The maps have another shape, or the scale is not positive.
@@ -116,7 +116,7 @@ def find_lines(maps: np.ndarray, scale: float, width: int, height: int) -> tuple
         for ridge, a, b in zip(ridges, above, below, strict=True)
         if _is_line(ridge, max(_usual(a) + _usual(b), usual), baseline, maps[..., BODY])
     ]
-    return in_reading_order(lines)
+    return with_columns(lines)
 
 
 def clarity_of(maps: np.ndarray) -> float:

@@ -41,6 +41,7 @@ class Result:
         place: How the image's place fits the page (see `locate_image`).
         document: Document that the page belongs to; empty if the file names none.
         geometry: How much is known of the lines of `rows` (see `geometry_of`).
+        with_confidence: How many of `rows` have a confidence, as a model writes it.
         rows: For each line the image's path below the output folder, the text, and the line's identifier.
         left_out: Lines, or the page itself.
     """
@@ -49,6 +50,7 @@ class Result:
     place: int = ELSEWHERE
     document: str = ""
     geometry: int = 0
+    with_confidence: int = 0
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
@@ -112,6 +114,9 @@ def cut_page(file: PageFile, output: str, max_pixels: int = MAX_PIXELS) -> Resul
         with open(path, "wb") as target:
             target.write(image_files.encode(cut))
         result.rows.append((image, line.text, name))
+        # ALTO has a confidence for words only.
+        confidences = (line.confidence, *(word.confidence for word in line.words))
+        result.with_confidence += any(confidence is not None for confidence in confidences)
         used.append(line)
     result.geometry = geometry_of(used)
     return result

@@ -30,6 +30,7 @@ from components.pages.files import (
     THERE,
     Claim,
     ImportProblem,
+    LostClaim,
     PageFile,
     documents_of,
     find_pages,
@@ -71,6 +72,9 @@ class Outcome:
         unnamed_example: The first of them; empty if there is none.
         elsewhere: Pages with lines whose image lies in another folder, neither beside the XML file nor above it.
         elsewhere_example: The image of the first of them and the page; empty if there is none.
+        with_confidence: Lines with a confidence, as a model writes it: texts that perhaps nobody has corrected.
+        with_confidence_pages: Pages with such lines.
+        with_confidence_example: The first of them; empty if there is none.
     """
 
     pages: int
@@ -87,6 +91,9 @@ class Outcome:
     unnamed_example: str
     elsewhere: int
     elsewhere_example: str
+    with_confidence: int
+    with_confidence_pages: int
+    with_confidence_example: str
 
 
 @dataclass(frozen=True)
@@ -300,13 +307,12 @@ def _write_record(job: _Job, file: PageFile, result: Result, stamps: list[str], 
     storage.write(job.record_path(file), json.dumps(record).encode())
 
 
-def _leave_to(job: _Job, owner: PageFile, file: PageFile, result: Result) -> Result:
-    """Deletes the images of a page whose image is that of another page; notes it until one of the two files changes."""
+def _leave(job: _Job, lost: LostClaim, file: PageFile, result: Result) -> Result:
+    """Deletes the images of a page that does not get its image; of another page's, notes it until a file changes."""
     stamps = json.loads(storage.read(job.record_path(file)))["stamps"]
     _remove_images(job, result.rows)
-    detail = f"{result.image} is the image of {owner.name}"
-    left = Result(result.image, result.place, result.document, left_out=[LeftOut("", "same_image", detail)])
-    _write_record(job, file, left, stamps, owner)
+    left = Result(result.image, result.place, result.document, left_out=[LeftOut("", lost.reason, lost.detail)])
+    _write_record(job, file, left, stamps, lost.owner)
     return left
 
 
@@ -330,6 +336,7 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
     unnamed = unnamed_images(folders, [claim.image for claim in claims])
     lines, without_document = 0, 0
     elsewhere: list[str] = []
+    with_confidence: dict[str, int] = {}
     writers: set[str] = set()
     reasons: Counter[str] = Counter()
     page_reasons: Counter[str] = Counter()
@@ -343,9 +350,9 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
     with labels as add, whole_table(job.left_out, _LEFT_OUT_COLUMNS) as leave_out:
         for file in files:
             result = _read_record(job, file)
-            if owner := lost.get(file):
+            if loses := lost.get(file):
                 # A second file of the same page (PAGE beside ALTO), or one whose own image is missing.
-                result = _leave_to(job, owner, file, result)
+                result = _leave(job, loses, file, result)
             elif gone := _lost(job, result.rows):
                 detail = f"{len(gone)} of {len(result.rows)} images of lines are gone since they were cut: {gone[0]}"
                 result = Result(left_out=[LeftOut("", LOST_IMAGES, detail)])
@@ -360,6 +367,8 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
                 lines += len(result.rows)
                 writers.add(writer)
                 without_document += not known
+                if result.with_confidence:
+                    with_confidence[file.name] = result.with_confidence
                 if result.place == ELSEWHERE:
                     elsewhere.append(f"{result.image} for {file.name}")
     return Outcome(
@@ -368,4 +377,6 @@ def _write_tables(job: _Job, folders: Sequence[str], files: list[PageFile], new:
         left_out=dict(reasons.most_common()), left_out_pages=dict(page_reasons.most_common()), labels=job.labels,
         left_out_table=job.left_out, unnamed=len(unnamed), unnamed_example=plain(unnamed[0]) if unnamed else "",
         elsewhere=len(elsewhere), elsewhere_example=plain(elsewhere[0]) if elsewhere else "",
+        with_confidence=sum(with_confidence.values()), with_confidence_pages=len(with_confidence),
+        with_confidence_example=next(iter(with_confidence), ""),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,6 +210,29 @@ def test_a_changed_image_outside_of_the_data_is_a_changed_input(tmp_path, place)
     assert taken() == before
     (scans / "leaf.png").write_bytes(b"another")
     assert taken() != before
+
+
+def test_images_may_lie_in_a_data_folder_of_their_own(tmp_path):
+    scans, xml = tmp_path / "scans", tmp_path / "xml"
+    for place in ("a/leaf", "b/leaf", "c/leaf", "d/leaf", "e/v1/leaf", "e/v2/leaf"):
+        save_page(xml / Path(place).parent, "leaf")
+        image = scans / f"{place}.png"
+        image.parent.mkdir(parents=True)
+        (xml / f"{place}.png").rename(image)
+    (scans / "e" / "v1" / "leaf.png").rename(scans / "e" / "sheet.png")
+    (scans / "e" / "v2" / "leaf.png").unlink()
+    for volume in ("v1", "v2"):
+        path = xml / "e" / volume / "leaf.xml"
+        path.write_text(path.read_text().replace("leaf.png", "sheet.png"))
+    data = DataConfig(paths=[str(xml), str(scans)])
+    plan = plan_pages(data, PagesConfig(document="folder"))
+    assert sorted(file.name for file, _ in plan.pages) == ["xml/a/leaf", "xml/b/leaf", "xml/c/leaf", "xml/d/leaf"]
+    assert [(one.page, one.reason, one.lost) for one in plan.rejected] == [
+        ("xml/e/v1/leaf", "ambiguous_file", True), ("xml/e/v2/leaf", "ambiguous_file", True)
+    ]  # fmt: skip
+    before = list(stamps(data, PagesConfig()))
+    (scans / "a" / "leaf.png").write_bytes(b"another")
+    assert list(stamps(data, PagesConfig())) != before
 
 
 def test_a_workspace_within_the_data_holds_no_pages(tmp_path):
