@@ -47,8 +47,9 @@ class Outcome:
         pages: Images that are pages.
         lines: Lines of these pages.
         other_formats: Files of formats that are not read, such as PDF, by ending; they count as `errors`.
-        incomplete: Pages without lines, and pages with lines without text or too wide for the model, by reason; the
-            same file names them. So does it images that may be pages without lines, and were transcribed as one line.
+        incomplete: Pages without lines, and pages with lines without text, too wide for the model or too low, by
+            reason; the same file names them. So does it images that may be pages without lines, and were transcribed as
+            one line.
         kept: Documents that this batch did not replace or delete because somebody has changed them; the same file names
             them.
         deleted: Documents that this run deleted, since their images have gone or cannot be read.
