@@ -10,10 +10,15 @@ from htr_client.errors import ImageError, ModelNotFound
 from htr_client.headers import inspect
 from htr_client.image_files import Image, ImageFile
 from htr_client.model_facts import LINE_FINDER
+from htr_client.pages.cutting import line_pitch
 from htr_client.pages.model import Page
 from htr_client.pages.reading import find_page, is_like_page, is_page, may_be_page, name_of, transcribe_lines
 from htr_client.results import Transcription
 from htr_client.suspicion import NO_LINES, PAGE_LIKE, Suspicion
+
+# Pixels between lines. Eight pages of three collections, made smaller and smaller, had a CER of 0.20 in full size, 0.33
+# at 18 pixels, 0.38 at 15, 0.52 at 12 and 0.68 at 9.
+_LEAST_PITCH = 16
 
 _NO_LINE_FINDER = Suspicion(
     "no_line_finder",
@@ -124,6 +129,9 @@ def suspicions(result: Transcription | Page) -> tuple[Suspicion, ...]:
         what = f"{wide} of {count} lines are too wide for this model, and their texts mean little: a model for single "
         what += "words transcribes no lines, and one for lines is needed (htr read and htr transcribe: --base line)"
         found.append(Suspicion("lines_too_wide", what))
+    if (pitch := line_pitch(result.lines)) is not None and pitch < _LEAST_PITCH:
+        what = f"the lines lie {pitch:.0f} pixels apart, and of writing so low many characters are wrong: if this is a "
+        found.append(Suspicion("lines_too_low", f"{what}small copy, such as a thumbnail, take the scan itself"))
     return tuple(found)
 
 

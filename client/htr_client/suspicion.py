@@ -26,8 +26,9 @@ class Suspicion(NamedTuple):
         code: "blank" (nothing is written, or too faintly), "inverted" (light writing on a dark ground), "too_wide" (so
             wide for the model that its writing becomes illegibly small), "page_like" (it has the shape of a page) or
             "no_text" (no text was found in it). Of a page "no_lines" (none was found), "lines_without_text" (nothing
-            was seen in them) or "lines_too_wide" (for the model, as each of its own). Of an image that may be a page
-            "no_line_finder"; and "no_lines" where none was found.
+            was seen in them), "lines_too_wide" (for the model, as each of its own) or "lines_too_low" (a few pixels
+            high, as on a thumbnail). Of an image that may be a page "no_line_finder"; and "no_lines" where none was
+            found.
         message: One sentence or two for a person, with what to do.
     """
 

@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.batch_transcriber.shards import Job, Record, Shard, plan
 from components.batch_transcriber.transcribing import ImageText, Transcriber
-from components.batch_transcriber.writing import remark, writer_of
+from components.batch_transcriber.writing import CHANGED_DOCUMENT, remark, writer_of
 from components.common import storage
 from components.common.console import console
 from components.common.words import counted
@@ -47,8 +47,12 @@ class Outcome:
         pages: Images that are pages.
         lines: Lines of these pages.
         other_formats: Files of formats that are not read, such as PDF, by ending; they count as `errors`.
-        incomplete: Pages without lines, and pages with lines without text or too wide for the model, by reason; the
-            same file names them. So does it images that may be pages without lines, and were transcribed as one line.
+        incomplete: Pages without lines, and pages with lines without text, too wide for the model or too low, by
+            reason; the same file names them. So does it images that may be pages without lines, and were transcribed as
+            one line.
+        kept: Documents that this batch did not replace or delete because somebody has changed them; the same file names
+            them.
+        deleted: Documents that this run deleted, since their images have gone or cannot be read.
         suspicions: Images whose text may be nonsense, by the code of the suspicion; tables name them.
         hidden: Hidden files that have the name of an image, and were left out.
         others: Files that are no images by their names, and were left out; no companions such as XML or CSV.
@@ -65,6 +69,8 @@ class Outcome:
     lines: int
     other_formats: dict[str, int]
     incomplete: dict[str, int]
+    kept: int
+    deleted: int
     suspicions: dict[str, int]
     hidden: int
     others: int
@@ -85,7 +91,7 @@ def transcribe(
         beam_args: Pipeline options, which say where it runs.
         images_per_shard: Average number of images in the first run, which fixes how many shards there are; 1,000
             images of lines or 50 that may be pages if None. What an interrupted worker loses is at most one shard.
-        overwrite: Whether to begin again what an earlier run has done.
+        overwrite: Whether to begin again what an earlier run has done. Documents that were changed stay all the same.
         format_: Format of documents, as of `htr_client.pages`.
 
     Returns:
@@ -113,6 +119,8 @@ def transcribe(
         records = [job.read_record(shard.number) for shard in shards]
         remarks = [entry for record in records for entry in record.remarks]
         errors = [error for record in records for error in record.errors]
+        reasons = Counter(entry["reason"] for entry in remarks)
+        kept = reasons.pop(CHANGED_DOCUMENT, 0)
         job.write_errors(errors + remarks)
         storage.remove(job.list_path)
     return Outcome(
@@ -122,7 +130,8 @@ def transcribe(
         shards=job.shards, example=job.output if job.has_documents else job.shard_path(0), errors_path=job.errors_path,
         pages=sum(len(record.lines) for record in records), lines=sum(sum(r.lines.values()) for r in records),
         other_formats=_other_formats(error["path"] for error in errors),
-        incomplete=dict(Counter(entry["reason"] for entry in remarks)),
+        incomplete=dict(reasons), kept=kept,
+        deleted=sum(record.deleted for record in records if record.run == job.run),
         suspicions=dict(Counter(code for r in records for codes in r.suspicions.values() for code in codes)),
     )  # fmt: skip
 
@@ -162,14 +171,14 @@ class _Transcribe(beam.DoFn):
         for path in kept:
             writer.keep(path)
         for image, result in self._transcriber.transcribe(self._job.folder, todo):
-            wrong = remark(image.path, result)
+            not_written = None if isinstance(result, ImageError) else writer.add(image.path, result)
+            wrong = not_written or remark(image.path, result)
             if wrong is not None:
                 (record.errors if isinstance(result, ImageError) else record.remarks).append(wrong)
             if isinstance(result, Page):
                 record.lines[image.path] = len(result.lines)
             if isinstance(result, ImageText) and result.suspicions:
                 record.suspicions[image.path] = [suspicion.code for suspicion in result.suspicions]
-            if not isinstance(result, ImageError):
-                writer.add(image.path, result)
-        record.documents.update(writer.close())
+        documents, remarks, deleted = writer.close()
+        record = replace(record, documents=documents, remarks=record.remarks + remarks, deleted=deleted)
         self._job.write_record(shard.number, record)

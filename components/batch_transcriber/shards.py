@@ -6,6 +6,7 @@ shard is one file of a table, or the documents of some pages; beside them lies t
     manifest.json       which model, which input, what is written, how many shards: fixed by the first run
     images-RUN.jsonl    the images of a run, shard by shard; workers read their part of it, and it goes with the run
     00000.json, ...     one record a shard: the images it holds, with size and time, and those that failed
+    documents-00000.json, ...    digests of the documents that a shard has written
     .lock               held while a run works here, unless the output is in a bucket, where two may work at once
 
 Files are written to `incoming` in that folder and renamed, objects of a bucket written whole: whoever is killed leaves
@@ -21,11 +22,11 @@ import json
 import os
 import re
 import uuid
-from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from components.batch_transcriber.documents import OwnFiles, names_of
 from components.batch_transcriber.output import BatchError, format_rows, table_format
 from components.common import storage
 from components.common.words import counted
@@ -84,6 +85,7 @@ class Record:
         documents: Names of the files of pages below the output folder, by path; none of a table.
         lines: Number of lines of each page.
         suspicions: Why the text of an image may be nonsense: codes as of `htr_client.suspicion`, by path.
+        deleted: Number of documents that this run deleted.
     """
 
     stamps: dict[str, str] = field(default_factory=dict)
@@ -94,6 +96,7 @@ class Record:
     documents: dict[str, str] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
     suspicions: dict[str, list[str]] = field(default_factory=dict)
+    deleted: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,12 @@ class Job:
         stem, suffix = os.path.splitext(self.output)
         return f"{stem}-{number:05d}-of-{self.shards:05d}{suffix}"
 
+    def shard_of(self, path: str) -> int:
+        """Number of an image's shard."""
+        # Images that differ in their endings only are in one shard: one may take over the document of another.
+        path = os.path.splitext(path)[0] if self.has_documents else path
+        return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8], "big") % self.shards
+
     def record_path(self, number: int) -> str:
         """Record of a shard."""
         return os.path.join(self.state, f"{number:05d}.json")
@@ -174,6 +183,14 @@ class Job:
         """The record of a shard; an empty one where there is none yet."""
         path = self.record_path(number)
         return Record(**json.loads(storage.read(path))) if storage.exists(path) else Record()
+
+    def documents_path(self, number: int) -> str:
+        """Notes about the documents of a shard."""
+        return os.path.join(self.state, f"documents-{number:05d}.json")
+
+    def own_files(self, number: int) -> OwnFiles:
+        """The documents that a shard has written."""
+        return OwnFiles(self.output, self.documents_path(number), self.write)
 
     def images(self, shard: Shard) -> list[Image]:
         """The images of a shard, by path."""
@@ -277,7 +294,6 @@ def plan(
     shards_needed = max(1, -(-len(images) // images_per_shard))
     if table is None:
         job = Job(folder, output, shards_needed, "page", str(format_), has_documents=True)
-        images = _with_documents(images, PAGE_FORMATS[job.format])
     else:
         job = Job(folder, output, shards_needed, kind, table, has_documents=False)
     manifest_path = os.path.join(job.state, "manifest.json")
@@ -287,13 +303,18 @@ def plan(
     if storage.exists(manifest_path):
         before = json.loads(storage.read(manifest_path))
         if overwrite:
-            _forget(replace(job, shards=before["shards"]))
+            _remember(job, _forget(replace(job, shards=before["shards"])))
         else:
             job = _resumed(job, before, model)
     else:  # numbered in another way, they would stay beside the new ones
         for path in parts:
             storage.remove(path)
     _delete(job.incoming)
+    if job.has_documents:
+        records = storage.concurrently(job.read_record, range(job.shards))
+        former = {path: name for record in records for path, name in record.documents.items()}
+        names = names_of([image.path for image in images], PAGE_FORMATS[job.format], former)
+        images = [replace(image, document=name) for image, name in zip(images, names, strict=True)]
     settings = {
         "input": folder, "shards": job.shards, "model": model, "kind": job.kind, "format": job.format,
         "suspicions": job.has_suspicions,
@@ -301,9 +322,7 @@ def plan(
     job.write(manifest_path, json.dumps(settings, indent=1).encode())
     by_shard: list[list[Image]] = [[] for _ in range(job.shards)]
     for image in images:
-        # Images that differ in their endings only are in one shard, which renames their documents.
-        path = os.path.splitext(image.path)[0] if job.has_documents else image.path
-        by_shard[_shard_of(path, job.shards)].append(image)
+        by_shard[job.shard_of(image.path)].append(image)
     lines, shards = io.BytesIO(), []
     for number, members in enumerate(by_shard):
         offset = lines.tell()
@@ -359,19 +378,10 @@ def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:
         different = f"for the images in {manifest['input']}, not for those in {job.folder}"
     else:
         return replace(job, shards=manifest["shards"], has_suspicions=manifest.get("suspicions", False))
+    kept = ", which leaves files that somebody has changed as they are" if job.has_documents else ""
     raise BatchError(
-        f"{job.output} was begun {different}. Name another output, or begin this one again with --overwrite."
+        f"{job.output} was begun {different}. Name another output, or begin this one again with --overwrite{kept}."
     )
-
-
-def _with_documents(images: list[Image], ending: str) -> list[Image]:
-    """Images with names for their documents: its ending instead of the image's, or after it where names would meet."""
-    stems = {image.path: os.path.splitext(image.path)[0] for image in images}
-    counts = Counter([*stems.values(), *stems])
-    return [
-        replace(image, document=(stem if counts[stem] == 1 else image.path) + ending)
-        for image, stem in zip(images, stems.values(), strict=True)
-    ]
 
 
 def _is_empty(folder: str) -> bool:
@@ -390,18 +400,36 @@ def _parts(output: str) -> list[str]:
     return []
 
 
-def _forget(former: Job) -> None:
-    """Deletes what a batch has written, and no other file; the records come last, and the manifest stays.
+def _forget(former: Job) -> dict[str, str]:
+    """Deletes what a batch has written, and no file that is not so now; the records come last, the manifest stays.
 
     A kill would else leave texts beside the new ones that nobody knows of.
+
+    Returns:
+        Names of the documents that stay, by path of the image, or by name where that is unknown.
     """
+    kept = {}
     for path in () if former.has_documents else _parts(former.output):
         storage.remove(path)
     for number in range(former.shards):
-        names = former.read_record(number).documents.values()
-        storage.concurrently(_delete, [os.path.join(former.output, name) for name in names])
+        own = former.own_files(number)
+        documents = {**{name: name for name in own.names}, **former.read_record(number).documents}
+        names = {name: path for path, name in documents.items()}  # by path of the image where it is known
+        deleted = storage.concurrently(own.delete, names)
+        kept.update({path: name for (name, path), gone in zip(names.items(), deleted, strict=True) if gone is False})
+        _delete(former.documents_path(number))
         _delete(former.record_path(number))
     _delete(former.errors_path)
+    return kept
+
+
+def _remember(job: Job, documents: dict[str, str]) -> None:
+    """Records documents that stay when a batch begins again; without stamps, so that their images are done again."""
+    by_shard: dict[int, dict[str, str]] = {}
+    for path, name in documents.items():
+        by_shard.setdefault(job.shard_of(path), {})[path] = name
+    for number, some in by_shard.items():
+        job.write_record(number, Record(stamps=dict.fromkeys(some, ""), documents=some))
 
 
 def _delete(path: str) -> None:
@@ -410,7 +438,3 @@ def _delete(path: str) -> None:
         storage.remove_tree(path)
     elif storage.exists(path):
         storage.remove(path)
-
-
-def _shard_of(path: str, shards: int) -> int:
-    return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8], "big") % shards

@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.batch_transcriber.output import format_rows
 from components.batch_transcriber.shards import Image, Job, Record
@@ -17,6 +17,23 @@ from htr_client import pages
 from htr_client.errors import ImageError
 from htr_client.kinds import failure, suspicions
 from htr_client.suspicion import NO_LINES
+
+CHANGED_DOCUMENT = "changed_document"
+"""Reason of a row of the file of errors: a document is not as the batch has written it, and stays."""
+
+
+class Written(NamedTuple):
+    """What a shard has come to, beside its results.
+
+    Attributes:
+        documents: Names of the documents, by path of the image; none of a table.
+        remarks: Rows about documents that stay although they have no image that can be read.
+        deleted: Number of documents that were deleted.
+    """
+
+    documents: dict[str, str]
+    remarks: list[dict[str, str]]
+    deleted: int
 
 
 def writer_of(job: Job, number: int, before: Record, images: Iterable[Image]) -> Table | Documents:
@@ -28,7 +45,7 @@ def writer_of(job: Job, number: int, before: Record, images: Iterable[Image]) ->
         before: Its record.
         images: Images that it holds now.
     """
-    return Documents(job, before, images) if job.has_documents else Table(job, number, before)
+    return Documents(job, number, before, images) if job.has_documents else Table(job, number, before)
 
 
 class Table:
@@ -51,7 +68,7 @@ class Table:
         self._rows += self._old[path]
 
     def add(self, path: str, result: ImageText | pages.Page) -> None:
-        """Takes a new result."""
+        """Takes a new result; nothing keeps it from being written."""
         texts: list[Any] = list(result.lines) if isinstance(result, pages.Page) else [result]
         first = 1
         if not texts:
@@ -62,11 +79,11 @@ class Table:
             row["suspicions"] = " ".join(codes)
             self._rows.append({column: row[column] for column in self._job.columns})
 
-    def close(self) -> dict[str, str]:
-        """Writes the file; a table has no documents to name."""
+    def close(self) -> Written:
+        """Writes the file."""
         self._rows.sort(key=lambda row: (row["path"], row.get("line", 1)))
         self._job.write(self._path, format_rows(self._rows, self._job.columns, self._job.format))
-        return {}
+        return Written({}, [], 0)
 
     def _read(self) -> dict[str, list[dict[str, Any]]]:
         """The rows that the file holds, by path."""
@@ -87,10 +104,14 @@ class Table:
 
 
 class Documents:
-    """A file of each page, below the output folder as its image lies below the input folder."""
+    """A file of each page, below the output folder as its image lies below the input folder.
 
-    def __init__(self, job: Job, before: Record, images: Iterable[Image]) -> None:
+    A file that somebody has changed is neither replaced nor deleted: the texts that people correct are in it.
+    """
+
+    def __init__(self, job: Job, number: int, before: Record, images: Iterable[Image]) -> None:
         self._job, self._before = job, before.documents
+        self._own = job.own_files(number)
         self._names = {image.path: image.document for image in images}
         paths = [path for path, name in self._before.items() if self._names.get(path) == name]
         there = storage.concurrently(storage.exists, [self._place(path) for path in paths]) if paths else []
@@ -105,23 +126,31 @@ class Documents:
         """Leaves it where it is."""
         self._written[path] = self._names[path]
 
-    def add(self, path: str, result: ImageText | pages.Page) -> None:
-        """Writes the document of a page."""
+    def add(self, path: str, result: ImageText | pages.Page) -> dict[str, str] | None:
+        """Writes the document of a page; where it must not, the row of the file of errors that says so."""
         assert isinstance(result, pages.Page)
+        name = self._written[path] = self._names[path]
         text = pages.write(result, self._job.format)
-        self._job.write(self._place(path), text.encode("utf-8", "backslashreplace"))
-        self._written[path] = self._names[path]
+        if self._own.replace(name, text.encode("utf-8", "backslashreplace")):
+            return None
+        return _kept(path, f"{name} is not as this batch wrote it, and stays. Delete it to have the page transcribed.")
 
-    def close(self) -> dict[str, str]:
+    def close(self) -> Written:
         """Deletes documents of images that have gone or are damaged now, and names the others by their images."""
-        for name in set(self._before.values()) - set(self._written.values()):
-            path = os.path.join(self._job.output, name)
-            if storage.exists(path):
-                storage.remove(path)
-        return self._written
+        gone = sorted({*self._before.values(), *self._own.names} - {*self._written.values()})
+        deleted = list(map(self._own.delete, gone))
+        if gone:
+            self._own.note()
+        why = "It is not as this batch wrote it, and stays, although no image that can be read has it now."
+        kept = [_kept(name, why) for name, is_deleted in zip(gone, deleted, strict=True) if is_deleted is False]
+        return Written(self._written, kept, deleted.count(True))
 
     def _place(self, path: str) -> str:
         return os.path.join(self._job.output, self._names[path])
+
+
+def _kept(path: str, detail: str) -> dict[str, str]:
+    return {"path": path, "reason": CHANGED_DOCUMENT, "detail": detail}
 
 
 def remark(path: str, result: Result) -> dict[str, str] | None:

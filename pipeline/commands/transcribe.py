@@ -66,7 +66,11 @@ def add_commands(add: AddCommand) -> None:
         "--bfloat16", action="store_true",
         help="compute in bfloat16 where the processor has it (AVX512_BF16, AMX): faster; a text differs now and then",
     )  # fmt: skip
-    command.add_argument("--overwrite", action="store_true", help="begin again instead of going on")
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="begin again instead of going on; files of pages that were changed stay",
+    )
     command.add_argument("--json", action="store_true", help="print the counts as JSON")
     add_config_arguments(command, None, MODELS)
 
@@ -162,6 +166,10 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         print(f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}{see}")
     for sentence in suspects.told(outcome.suspicions, "--kind auto"):
         print(sentence)
+    if outcome.kept:
+        print(f"Kept as they are: {counted(outcome.kept, 'file')} that somebody has changed, see {outcome.errors_path}")
+    if outcome.deleted:
+        print(f"Deleted: {counted(outcome.deleted, 'file')} whose images have gone or cannot be read")
     if before := outcome.images - outcome.new:
         print(f"Done by an earlier run: {counted(before, 'image')}")
     if outcome.hidden:

@@ -221,6 +221,14 @@ def test_a_page_tells_that_its_lines_are_too_wide_for_the_model():
     assert pages.from_json(pages.write(page, "json")) == page
 
 
+@pytest.mark.parametrize(("pitch", "codes"), [(12, ["lines_too_low"]), (40, [])])
+def test_a_page_tells_that_its_writing_is_a_few_pixels_high(pitch, codes):
+    lines = [pages.Line("text", ((10, y), (90, y))) for y in range(20, 20 + 5 * pitch, pitch)]
+    found = kinds.suspicions(pages.Page("", 100, 300, tuple(lines)))
+    assert [suspicion.code for suspicion in found] == codes
+    assert all("12 pixels apart" in suspicion.message for suspicion in found)
+
+
 def test_a_line_of_text_is_one_line_whatever_the_name_of_the_file(call, tmp_path):
     for number, name in enumerate(("a\nb\t.png", "page\r.png")):
         (tmp_path / name).write_bytes(drawn() if number else png("alpha"))

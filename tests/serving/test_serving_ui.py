@@ -81,7 +81,6 @@ def test_chosen_image_is_read_and_its_characters_are_where_they_stand(model, pag
     assert browser.errors == []
 
 
-@pytest.mark.either_stack
 def test_words_are_corrected_and_become_training_data(page, browser, tmp_path, capsys):
     browser.open(f"http://{page.address}/")
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
@@ -109,7 +108,6 @@ def test_words_are_corrected_and_become_training_data(page, browser, tmp_path, c
     assert all((tmp_path / row["filename"]).read_bytes() == png("word") for row in rows)
 
 
-@pytest.mark.either_stack
 def test_images_of_two_folders_with_one_name_are_both_kept(page, browser, tmp_path):
     browser.open(f"http://{page.address}/")
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
@@ -135,7 +133,6 @@ def test_images_of_two_folders_with_one_name_are_both_kept(page, browser, tmp_pa
     assert browser.errors == []
 
 
-@pytest.mark.either_stack
 @pytest.mark.parametrize(
     ("confidence", "level", "words"),
     [
@@ -158,7 +155,6 @@ def test_low_confidence_is_said_in_words_and_looks_another_way(page, browser, co
     assert browser.evaluate(looks)[0] != found[0]
 
 
-@pytest.mark.either_stack
 def test_what_the_answer_suspects_is_listed(page, browser):
     browser.open(f"http://{page.address}/")
     answer = {"text": "", "confidence": 0.9, "characters": [], "width": 9, "height": 9, "model": "htr", "version": 7,
@@ -170,7 +166,6 @@ def test_what_the_answer_suspects_is_listed(page, browser):
     assert browser.evaluate("at('copy').disabled && at('text').textContent") == "(no text found)"
 
 
-@pytest.mark.either_stack
 def test_text_is_copied(page, browser, tmp_path):
     (tmp_path / "word.png").write_bytes(png("word"))
     browser.open(f"http://{page.address}/")
@@ -183,7 +178,6 @@ def test_text_is_copied(page, browser, tmp_path):
     assert browser.evaluate("navigator.clipboard.readText()") == "word"
 
 
-@pytest.mark.either_stack
 def test_the_model_is_named_before_the_first_image(page, model, browser):
     browser.open(f"http://{page.address}/")
     until(lambda: browser.evaluate("at('model').textContent"))
@@ -208,7 +202,6 @@ def scan(tmp_path):
     return path
 
 
-@pytest.mark.either_stack
 def test_lines_of_a_page_are_corrected_and_become_training_data(page, browser, scan, tmp_path):
     browser.open(f"http://{page.address}/")
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(scan.parent))
@@ -252,7 +245,6 @@ def test_lines_of_a_page_are_corrected_and_become_training_data(page, browser, s
     assert all(cv2.imread(str(tmp_path / "lines" / row["filename"])).shape[1] > 300 for row in rows)
 
 
-@pytest.mark.either_stack
 def test_a_word_after_a_page(page, browser, scan, tmp_path):
     (tmp_path / "word.png").write_bytes(png("word"))
     browser.open(f"http://{page.address}/", 360)
@@ -266,7 +258,28 @@ def test_a_word_after_a_page(page, browser, scan, tmp_path):
     assert text_of(browser) == "word"
 
 
-@pytest.mark.either_stack
+def test_corrections_of_a_page_are_not_replaced_unasked(page, browser, scan, tmp_path):
+    """By a second image that is dropped or pasted by mistake; another file than an image takes nothing away."""
+    word, other = tmp_path / "word.png", tmp_path / "scan.pdf"
+    word.write_bytes(png("word"))
+    other.write_bytes(b"%PDF-1.7\n")
+    browser.open(f"http://{page.address}/")
+    browser.choose_file("#file", scan)
+    until(lambda: browser.evaluate("!at('page').hidden"))
+    browser.evaluate("asked = []; answer = false; confirm = question => { asked.push(question); return answer; }")
+    browser.evaluate("at('line-text').value = 'right'; at('line').requestSubmit()")
+    browser.choose_file("#file", word)
+    until(lambda: "corrections of this page are in no file yet" in browser.evaluate("asked.join()"))
+    assert browser.evaluate("at('busy').textContent === '' && !at('page').hidden && sheet.texts[0]") == "right"
+    browser.evaluate("answer = true")
+    browser.choose_file("#file", other)
+    until(lambda: browser.evaluate("!at('error').hidden"))
+    assert browser.evaluate("!at('page').hidden && sheet.texts[0]") == "right" and browser.evaluate(ASKED)
+    browser.choose_file("#file", word)
+    assert text_of(browser) == "word" and browser.evaluate("at('page').hidden && asked.length") == 3
+    assert not browser.evaluate(ASKED)
+
+
 def test_without_a_line_finder_the_page_says_how_to_get_one(model, page, browser, scan):
     model.model.has_line_finder = False
     browser.open(f"http://{page.address}/")
@@ -298,7 +311,6 @@ def test_what_is_no_page_is_not_written(page, scan, change):
     assert post(page, json.dumps(found), {"Content-Type": "text/plain"}, path="/page-xml")[0] == 415
 
 
-@pytest.mark.either_stack
 def test_dropped_image_is_read(page, browser):
     browser.open(f"http://{page.address}/")
     content = base64.b64encode(png("drop")).decode()
@@ -309,7 +321,6 @@ def test_dropped_image_is_read(page, browser):
     assert text_of(browser) == "drop"
 
 
-@pytest.mark.either_stack
 def test_drawing_is_cut_to_the_ink_and_read(page, model, browser):
     browser.open(f"http://{page.address}/")
     assert browser.evaluate("at('read').disabled")
@@ -329,7 +340,6 @@ def test_drawing_is_cut_to_the_ink_and_read(page, model, browser):
     assert browser.evaluate("at('read').disabled")
 
 
-@pytest.mark.either_stack
 def test_errors_are_readable(page, model, browser, tmp_path):
     (tmp_path / "letter.png").write_bytes(b"Dear Sir or Madam")
     browser.open(f"http://{page.address}/")
@@ -346,7 +356,6 @@ def test_errors_are_readable(page, model, browser, tmp_path):
     browser.call("Network.emulateNetworkConditions", offline=False, **network)
 
 
-@pytest.mark.either_stack
 @pytest.mark.parametrize("width", [360, 1000])
 def test_page_fits_a_phone_and_a_desk(page, browser, tmp_path, width):
     (tmp_path / "word.png").write_bytes(png("abcdefghijklmnopqrstuvwxyz" * 3))
@@ -367,7 +376,6 @@ def nameless(browser):
     ]  # fmt: skip
 
 
-@pytest.mark.either_stack
 def test_every_control_has_a_name(page, browser, scan, tmp_path):
     (tmp_path / "word.png").write_bytes(png("word"))
     browser.open(f"http://{page.address}/")

@@ -140,13 +140,86 @@ def test_second_run_does_only_what_is_new_or_changed(transcribe, folder, tmp_pat
     (folder / "word.png").unlink()
     (tmp_path / "out" / "b" / "empty.xml").unlink()
     outcome = transcribe("out", format_="page")
-    assert (outcome.new, outcome.errors, outcome.incomplete) == (5, 2, {"no_lines": 2})
+    assert (outcome.new, outcome.errors, outcome.incomplete) == (4, 2, {"no_lines": 2})
+    assert (outcome.kept, outcome.deleted) == (0, 2)
     after = files(tmp_path / "out")
-    assert set(after) == {"1.png.xml", "1.jpg.xml", "b/empty.xml", "caf\udce9.xml", "new.xml"}
-    assert after["caf\udce9.xml"] == before["caf\udce9.xml"]
+    assert set(after) == {"1.xml", "1.jpg.xml", "b/empty.xml", "caf\udce9.xml", "new.xml"}
+    assert {name: after[name] for name in ("1.xml", "caf\udce9.xml")}.items() <= before.items()
     (folder / "1.jpg").unlink()
-    assert transcribe("out", format_="page").new == 1 and "1.xml" in files(tmp_path / "out")
-    assert transcribe("out", format_="page", overwrite=True).new == 6
+    outcome = transcribe("out", format_="page")
+    assert (outcome.new, outcome.deleted) == (0, 1) and "1.jpg.xml" not in files(tmp_path / "out")
+    outcome = transcribe("out", format_="page", overwrite=True)
+    assert (outcome.new, outcome.kept) == (6, 0)
+
+
+CORRECTED = b"<corrected by='hand'/>"
+
+
+def correct(output, *names):
+    for name in names:
+        (output / name).write_bytes(CORRECTED)
+
+
+def test_a_corrected_file_is_neither_replaced_nor_deleted(transcribe, folder, models, tmp_path, capfd):
+    transcribe("out", format_="page")
+    output, arguments = tmp_path / "out", ["transcribe", "--input", folder, "--output", tmp_path / "out"]
+    arguments += ["--model", models[0], "--line-finder", models[1], "--format", "page", "--workspace", tmp_path / "w"]
+    correct(output, "1.xml", "b/1.xml", "word.xml")
+    (folder / "1.jpg").write_bytes((folder / "1.png").read_bytes())  # beside 1.png
+    os.utime(folder / "b" / "1.png", (1, 1))
+    os.utime(folder / "b" / "empty.png", (1, 1))
+    (folder / "word.png").unlink()
+    os.remove(os.path.join(os.fsencode(folder), b"caf\xe9.png"))
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    told = capfd.readouterr().out
+    assert f"\nKept as they are: 2 files that somebody has changed, see {output}-errors.csv\n" in told
+    assert "\nDeleted: 1 file whose images have gone or cannot be read\n" in told
+    kept = {
+        row["path"]: row["detail"] for row in rows(tmp_path, "out-errors.csv") if row["reason"] == "changed_document"
+    }
+    assert set(kept) == {"b/1.png", "word.xml"} and "Delete it to have the page transcribed" in kept["b/1.png"]
+    assert {name for name, data in files(output).items() if data == CORRECTED} == {"1.xml", "b/1.xml", "word.xml"}
+    assert set(files(output)) == {"1.xml", "1.jpg.xml", "b/1.xml", "b/empty.xml", "word.xml"}
+
+    (folder / "word.png").write_bytes(bars(200))  # it is there again
+    outcome = transcribe("out", format_="page")
+    assert (outcome.new, outcome.kept, outcome.deleted) == (1, 2, 0)
+    (output / "b" / "1.xml").unlink()
+    outcome = transcribe("out", format_="page")
+    assert (outcome.new, outcome.kept) == (1, 1) and len(pages.read((output / "b" / "1.xml").read_bytes()).lines) == 2
+    assert cli.main([str(argument) for argument in (*arguments, "--overwrite", "--json")]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert (told["new"], told["kept"], told["deleted"], told["incomplete"]) == (6, 2, 0, {"no_lines": 1})
+    assert {name for name, data in files(output).items() if data == CORRECTED} == {"1.xml", "word.xml"}
+
+
+def test_what_a_killed_run_has_written_is_its_own(transcribe, folder, models, tmp_path):
+    """It has written documents, and no record yet."""
+    transcribe("out", format_="page")
+    for record in (tmp_path / "out.state").glob("[0-9]*.json"):
+        record.unlink()
+    correct(tmp_path / "out", "b/1.xml")
+    (folder / "word.png").unlink()
+    (folder / "1.png").write_bytes(bars(150))
+    outcome = transcribe("out", format_="page")
+    assert (outcome.new, outcome.kept, outcome.deleted) == (5, 1, 1)
+    assert len(pages.read((tmp_path / "out" / "1.xml").read_bytes()).lines) == 1
+    for record in (tmp_path / "out.state").glob("[0-9]*.json"):
+        record.unlink()
+    outcome = transcribe("out", format_="alto", overwrite=True)
+    assert (outcome.new, outcome.kept) == (5, 1)
+    found = files(tmp_path / "out")
+    assert found.pop("b/1.xml") == CORRECTED and len(found) == 3
+    assert all(b"<alto" in data for data in found.values())
+
+
+def test_a_folder_may_have_the_name_of_a_document(transcribe, folder, tmp_path):
+    (folder / "1.xml").mkdir()
+    (folder / "1.xml" / "2.png").write_bytes(bars(200))
+    transcribe("out", format_="page")
+    found = files(tmp_path / "out")
+    assert {"1.png.xml", "1.xml/2.xml", "b/1.xml"} <= set(found) and "1.xml" not in found
+    assert transcribe("out", format_="page").new == 0
 
 
 def test_an_overwrite_deletes_no_file_that_no_batch_has_written(transcribe, folder, tmp_path):
@@ -276,6 +349,14 @@ def test_pages_in_a_bucket(transcribe, folder, models, tmp_path, s3):
     assert run().new == 0
     storage.remove(f"{bucket}/out/b/1.json")
     assert run().new == 1
+    storage.write(f"{bucket}/out/b/1.json", CORRECTED)
+    for name in ("1.png", "b/1.png"):
+        storage.write(f"{bucket}/in/{name}", bars(200))
+    storage.remove(f"{bucket}/in/word.png")
+    outcome = run()
+    assert (outcome.new, outcome.kept, outcome.deleted) == (2, 1, 1)
+    assert storage.read(f"{bucket}/out/b/1.json") == CORRECTED
+    assert len(json.loads(storage.read(f"{bucket}/out/1.json"))["lines"]) == 1
 
 
 def test_a_file_of_each_page_needs_pages():
