@@ -6,11 +6,16 @@ import argparse
 import datetime
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from components.common.words import counted
 from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, logged, read_config, resumable
 from pipeline.exit_codes import OK, USAGE
+
+if TYPE_CHECKING:
+    from components.tools.page_import.importing import Outcome
 
 
 def add_commands(add: AddCommand) -> None:
@@ -76,37 +81,8 @@ def _import(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}))
     else:
-        before = outcome.pages - outcome.new
-        print(
-            f"{counted(outcome.lines, 'line')} of {counted(outcome.pages, 'page')} in {outcome.labels}"
-            + (f", {counted(before, 'page')} of them done before" if before else "")
-        )
-        if outcome.removed:
-            print(f"Removed: the lines of {counted(outcome.removed, 'page')} whose XML file is gone")
-        for what, reasons in (("pages", outcome.left_out_pages), ("lines", outcome.left_out)):
-            if reasons:
-                counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-                print(f"Left out {what}: {counts}; see {outcome.left_out_table}")
-        if outcome.elsewhere:
-            print(
-                f"Pages whose image was found by its name in another folder: {outcome.elsewhere}, such as "
-                f"{outcome.elsewhere_example}"
-            )
-        if outcome.with_confidence:
-            print(
-                f"Lines with a confidence, as a model writes it: {outcome.with_confidence} on "
-                f"{counted(outcome.with_confidence_pages, 'page')}, such as {outcome.with_confidence_example}. A model "
-                "that learns from texts which nobody has corrected is evaluated on them, too: leave those out."
-            )
-        if outcome.unnamed:
-            print(f"Images that no page names: {outcome.unnamed}, such as {outcome.unnamed_example}")
-        if outcome.without_document:
-            print(
-                f"Pages that name neither writer nor document, so that each counts as a writer of its own: "
-                f"{outcome.without_document}. If several are of one writer, say so with --writer folder or --writer "
-                "PATTERN."
-            )
-        print(f"Took {seconds:.0f} s. Next: htr check --data {arguments.output} --set transform.preset=line")
+        took = f"Took {seconds:.0f} s. Next: htr check --data {arguments.output} --set transform.preset=line"
+        print(*_in_words(outcome), took, sep="\n")
     if lost := outcome.left_out_pages.get(LOST_IMAGES):
         raise CommandError(
             f"Images of lines of {counted(lost, 'page')} are gone, which something else has deleted meanwhile; "
@@ -115,3 +91,37 @@ def _import(arguments: argparse.Namespace) -> int:
     if not outcome.lines:
         raise CommandError(f"No line was imported. {outcome.left_out_table} says why.")
     return OK
+
+
+def _in_words(outcome: Outcome) -> Iterator[str]:
+    """What an import has come to, as lines for people."""
+    before = outcome.pages - outcome.new
+    yield (
+        f"{counted(outcome.lines, 'line')} of {counted(outcome.pages, 'page')} in {outcome.labels}"
+        + (f", {counted(before, 'page')} of them done before" if before else "")
+    )
+    if outcome.removed:
+        yield f"Removed: the lines of {counted(outcome.removed, 'page')} whose XML file is gone"
+    for what, reasons in (("pages", outcome.left_out_pages), ("lines", outcome.left_out)):
+        if reasons:
+            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            yield f"Left out {what}: {counts}; see {outcome.left_out_table}"
+    if outcome.elsewhere:
+        yield (
+            f"Pages whose image was found by its name in another folder: {outcome.elsewhere}, such as "
+            f"{outcome.elsewhere_example}"
+        )
+    if outcome.with_confidence:
+        yield (
+            f"Lines with a confidence, as a model writes it: {outcome.with_confidence} on "
+            f"{counted(outcome.with_confidence_pages, 'page')}, such as {outcome.with_confidence_example}. A model "
+            "that learns from texts which nobody has corrected is evaluated on them, too: leave those out."
+        )
+    if outcome.unnamed:
+        yield f"Images that no page names: {outcome.unnamed}, such as {outcome.unnamed_example}"
+    if outcome.without_document:
+        yield (
+            f"Pages that name neither writer nor document, so that each counts as a writer of its own: "
+            f"{outcome.without_document}. If several are of one writer, say so with --writer folder or --writer "
+            "PATTERN."
+        )

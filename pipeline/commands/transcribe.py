@@ -6,7 +6,9 @@ import argparse
 import datetime
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from components.common.words import counted
 from htr_client.cores import usable_cores
@@ -23,6 +25,9 @@ from pipeline.commands.models import add_model_arguments, chosen_model, finding_
 from pipeline.commands.options import positive
 from pipeline.exit_codes import ERROR, OK, USAGE
 from serving.precision import has_bfloat16
+
+if TYPE_CHECKING:
+    from components.batch_transcriber.batch import Outcome
 
 
 def add_commands(add: AddCommand) -> None:
@@ -125,7 +130,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     with logged(log):
         console().print(f"Transcribing {folder}. {model.note}", markup=False)
         with announced("Loading Apache Beam and TensorFlow"):
-            from components.batch_transcriber import batch, suspects
+            from components.batch_transcriber import batch
             from components.batch_transcriber.shards import written
             from components.batch_transcriber.transcribing import Transcriber
             from components.recogniser.decoders import DEFAULT
@@ -147,6 +152,14 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         counts = {**asdict(outcome), "pictures": outcome.images}  # the name of `images` in version 0.1
         print(json.dumps({**counts, "seconds": round(seconds, 1)}))
         return OK
+    print(*_in_words(outcome, output, kind), f"Took {seconds:.0f} s", sep="\n")
+    return OK
+
+
+def _in_words(outcome: Outcome, output: str, kind: str) -> Iterator[str]:
+    """What a batch has come to, as lines for people."""
+    from components.batch_transcriber import suspects
+
     where = (
         outcome.example if outcome.example == output else f"{counted(outcome.shards, 'file')} like {outcome.example}"
     )
@@ -154,27 +167,24 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     if outcome.errors:
         others = " and ".join(f"{count} {ending}" for ending, count in outcome.other_formats.items())
         advice = f", of them {others}: convert these to JPEG or PNG, a page each" if others else ""
-        print(
+        yield (
             f"{outcome.images - outcome.errors} of {images} in {where}; {outcome.errors} could not be read, see "
             f"{outcome.errors_path}{advice}"
         )
     else:
-        print(f"{images} in {where}")
+        yield f"{images} in {where}"
     if kind != "line":
         lacking = "".join(f", {count} with {reason.replace('_', ' ')}" for reason, count in outcome.incomplete.items())
         see = f", see {outcome.errors_path}" if lacking else ""
-        print(f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}{see}")
-    for sentence in suspects.told(outcome.suspicions, "--kind auto"):
-        print(sentence)
+        yield f"{counted(outcome.pages, 'page')} with {counted(outcome.lines, 'line')}{lacking}{see}"
+    yield from suspects.told(outcome.suspicions, "--kind auto")
     if outcome.kept:
-        print(f"Kept as they are: {counted(outcome.kept, 'file')} that somebody has changed, see {outcome.errors_path}")
+        yield f"Kept as they are: {counted(outcome.kept, 'file')} that somebody has changed, see {outcome.errors_path}"
     if outcome.deleted:
-        print(f"Deleted: {counted(outcome.deleted, 'file')} whose images have gone or cannot be read")
+        yield f"Deleted: {counted(outcome.deleted, 'file')} whose images have gone or cannot be read"
     if before := outcome.images - outcome.new:
-        print(f"Done by an earlier run: {counted(before, 'image')}")
+        yield f"Done by an earlier run: {counted(before, 'image')}"
     if outcome.hidden:
-        print(f"Left out: {counted(outcome.hidden, 'hidden file')}")
+        yield f"Left out: {counted(outcome.hidden, 'hidden file')}"
     if outcome.others:
-        print(f"Left out: {counted(outcome.others, 'other file')}, such as {outcome.other_example}")
-    print(f"Took {seconds:.0f} s")
-    return OK
+        yield f"Left out: {counted(outcome.others, 'other file')}, such as {outcome.other_example}"
