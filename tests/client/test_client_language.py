@@ -180,6 +180,17 @@ def test_confidence_is_calibrated_where_the_search_drops_much():
     assert np.mean([result.confidence for result in results]) == pytest.approx(np.mean(right), abs=0.12)
 
 
+def test_another_weight_changes_the_bonus_of_a_character_as_much():
+    random = np.random.default_rng(0)
+    log_probs = np.log(random.dirichlet(np.full(27, 0.3), (20, 12))).astype(np.float32)
+
+    def texts(**settings):
+        search = PrefixBeamSearch(language_model=HELLO.weighed(0.5, 2.0), language_weight=1.0, **settings)
+        return [result.text for result in search.decode(log_probs, np.full(20, 12), LETTERS)]
+
+    assert texts() == texts(length_bonus=4.0) != texts(length_bonus=2.0)
+
+
 @settings(max_examples=25)
 @given(
     st.integers(1, 1100), st.sampled_from([0.0, 0.01, 0.3, 1.0]), st.integers(0, 2**32 - 1),

@@ -20,6 +20,7 @@ from PIL import Image
 from components.base_model import packing
 from components.base_model.packing import BaseModelError, pack, presets, unpack
 from components.common.metrics import count_errors
+from components.language.learning import BONUS_BY_WEIGHT
 from components.pusher.publishing import push
 from components.tools.sample_data import generate
 from components.trainer import transfer
@@ -60,6 +61,13 @@ def test_the_shipped_model_transcribes_rendered_words(preset, tmp_path, monkeypa
         results = list(client.transcribe_many(summary.directory / "images" / row["FILENAME"] for row in rows))
     errors = count_errors([row["IDENTITY"] for row in rows], [result.text for result in results])
     assert errors.rate < 0.15, [(row["IDENTITY"], result.text) for row, result in zip(rows, results, strict=True)]
+
+
+@pytest.mark.parametrize("preset", SHIPPED)
+def test_the_shipped_language_model_has_the_bonus_that_others_get(preset):
+    """`make base-graphs` gives it that."""
+    model = packing.language_model(preset)
+    assert model.length_bonus == pytest.approx(BONUS_BY_WEIGHT * model.weight)
 
 
 @pytest.mark.slow
