@@ -25,6 +25,8 @@ FEW_WRITERS = 5  # with fewer, a split by writer would say more about single wri
 # With so many keys, a draw that leaves a split empty does not occur: 0.9 to this power is 10^-46.
 _MANY = 1000
 _PLACES_SHOWN = 3
+# Share of rows without a writer, beside rows with one, that cannot change the figures by much.
+_FEW_NAMELESS = 0.01
 
 
 class _Group(NamedTuple):
@@ -77,6 +79,7 @@ class _Survey:
         self.trains = bool(in_training)  # whether a row can be trained on
         self.groups: Counter[_Group] = Counter()  # rows by writer
         self.unknown: list[tuple[Row, str | None]] = []  # rows without a writer, at most _MANY + 1 of them
+        self.nameless: Counter[str] = Counter()  # rows without a writer by table, all of them
         self.right_to_left: list[str] = []  # places of some rows with such labels
         self.right_to_left_rows = 0
         self.scripts: Counter[str] = Counter()
@@ -106,7 +109,9 @@ class _Survey:
         writer = row.writer
         if writer:
             self.groups[_Group(writer, named)] += 1
-        elif len(self.unknown) <= _MANY:
+            return
+        self.nameless[row.table.path] += 1
+        if len(self.unknown) <= _MANY:
             self.unknown.append((row, named))
 
 
@@ -142,6 +147,9 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
         notes.append(f"data.limit={data.limit} leaves out {left_out} of {counted(survey.rows, 'row')}.")
     notes += unused.notes()
     problems = _right_to_left(survey) + _nothing_to_train_on(survey, tables) + _large_writers(survey, splits, data)
+    if splits.by_writer and survey.groups and survey.nameless:
+        few = survey.nameless.total() <= _FEW_NAMELESS * survey.groups.total()
+        (notes if few else problems).append(_nameless(survey, tables))
     return Plan(splits, survey.rows, left_out, notes, problems, kept)
 
 
@@ -307,6 +315,18 @@ def _large_writers(survey: _Survey, splits: SplitRule, data: DataConfig) -> list
         f"Writer {key} has {count / total:.0%} of the images and was drawn for {drawn[key]}: {left / total:.0%} are "
         f"left to train on. Draw others with --set data.split_salt=1 (or another text), or name the splits in a column."
     ]
+
+
+def _nameless(survey: _Survey, tables: Sequence[Table]) -> str:
+    """What is wrong where some rows name their writer and others do not, as where a column has got another name."""
+    count = survey.nameless.total()
+    bare = next((table for table in tables if table.writer is None and table.path in survey.nameless), None)
+    return (
+        f"{count} of {count + survey.groups.total()} rows name no writer"
+        f"{f', such as those of {bare.name}, which has no column for it' if bare else ''}. Nothing keeps the images of "
+        "their writers in one split, so the error on unseen writers is higher than measured. Name the writer in each "
+        "row, in a column that is called the same in all tables."
+    )
 
 
 def _nothing_to_train_on(survey: _Survey, tables: Sequence[Table]) -> list[str]:

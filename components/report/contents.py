@@ -232,6 +232,7 @@ def _data(m: Material) -> dict[str, Any]:
             "by_model": m.counts.get("by_model", {}).get(name, 0),
             "writers": len([writer for writer in split.writers if writer]),
             "known_writers": len(m.shared_writers) if name == "eval" else 0,
+            "without_writer": split.writers[""],
             "characters": int(sum(split.characters.values())),
             "distinct_characters": len(split.characters),
             **{f"median_{column}": float(np.median(split.numbers[column])) if split.samples else None

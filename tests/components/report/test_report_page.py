@@ -178,6 +178,7 @@ def test_contents_of_an_earlier_release_make_a_page(built):
     made["verdict"]["off"] = []
     for name in ("kept", "dropped"):
         del made["coverage"][name]
+    del made["data"]["splits"]["eval"]["without_writer"]
     suspect = made["cases"].pop("suspect")
     del made["comparison"]["differs"]
     made["comparison"].update(low=-0.03, high=-0.01, p_value=0.001)
@@ -241,6 +242,18 @@ def test_what_the_data_step_has_decided_is_on_the_page():
     assert "by 8 writers that training did not see:" in card.write(in_words(material(table(words(200)))))
     together = in_words(material(predictions, splits=splits))
     assert "leaked_writers" in {finding["kind"] for finding in together["findings"]}
+
+
+def test_page_and_card_count_images_of_unknown_writers_apart():
+    predictions = table(words(200))
+    predictions.loc[predictions["writer"] == "w0", "writer"] = ""
+    made = in_words(material(predictions))
+    text = card.write(made)
+    told = "On 200 images that training did not see, 175 by 7 writers and 25 by unknown ones, whose writing it may have"
+    assert told in text and "over the images of these 7 writers and of unknown ones" in text
+    assert "by 7 writers and unknown ones" in write_page(made)
+    nobody = card.write(in_words(material(predictions.assign(writer=""))))
+    assert "On 200 images that training did not see:" in nobody
 
 
 def test_page_and_card_say_what_a_model_has_labelled():
