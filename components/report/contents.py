@@ -92,6 +92,7 @@ def facts(material: Material, characters: analysis.Characters) -> dict[str, Any]
         "data": _data(m),
         "training": {
             "start": m.settings.get("start", {}).get("name"),
+            "seen_before": m.seen_before.get("start", 0),
             "from_base_model": m.settings.get("start", {}).get("base_model", False),
             "history": list(m.history),
             "best_validation_cer": m.settings.get("best_validation_cer"),

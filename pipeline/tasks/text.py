@@ -53,6 +53,9 @@ class Text(Task):
             lines.append(f"Before     CER {before['cer']:.4f} ({compared or 'the model before'}; same images)")
         elif compared:
             lines.append(f"Before     {compared}")
+        for finding in (run.metrics or {}).get("findings", []):
+            if finding["kind"] in ("leaked_start", "leaked_baseline"):  # by which the figures above mislead
+                lines.append(f"{'Warning' if finding['severity'] == 'problem' else 'Note':10s} {finding['text']}")
         return [*lines, *(f"Gate       {setting} is off" for setting in run.off)]
 
     def refusal(self, run: RunSummary) -> str:  # noqa: D102
