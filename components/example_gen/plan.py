@@ -27,6 +27,8 @@ _MANY = 1000
 _PLACES_SHOWN = 3
 # Share of rows without a writer, beside rows with one, that cannot change the figures by much.
 _FEW_NAMELESS = 0.01
+# Share of the images by which fewer may be drawn for training than the fractions ask for.
+_UNLUCKY = 0.1
 
 
 class _Group(NamedTuple):
@@ -146,7 +148,9 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
         left_out = survey.rows - sum(map(len, kept.values()))
         notes.append(f"data.limit={data.limit} leaves out {left_out} of {counted(survey.rows, 'row')}.")
     notes += unused.notes()
-    problems = _right_to_left(survey) + _nothing_to_train_on(survey, tables) + _large_writers(survey, splits, data)
+    few_notes, few_problems = _few_to_train_on(survey, splits, data)
+    notes += few_notes
+    problems = _right_to_left(survey) + _nothing_to_train_on(survey, tables) + few_problems
     if splits.by_writer and survey.groups and survey.nameless:
         few = survey.nameless.total() <= _FEW_NAMELESS * survey.groups.total()
         (notes if few else problems).append(_nameless(survey, tables))
@@ -295,13 +299,14 @@ def _right_to_left(survey: _Survey) -> list[str]:
     ]
 
 
-def _large_writers(survey: _Survey, splits: SplitRule, data: DataConfig) -> list[str]:
-    """What is wrong where a writer with most of the images was drawn for another split than training.
+def _few_to_train_on(survey: _Survey, splits: SplitRule, data: DataConfig) -> tuple[list[str], list[str]]:
+    """Notes and problems where less than half of the images is left to train on.
 
-    The draw goes by writer, whatever the number of images. It stays, since writers keep their split as data is added.
+    The fractions may ask for that. Else a writer with many images was drawn for another split than training: the draw
+    goes by writer, whatever the number of images. It stays, since writers keep their split as data is added.
     """
     if not splits.by_writer or survey.given or survey.unknown:
-        return []
+        return [], []
     of_writers: Counter[str] = Counter()
     for group, count in survey.groups.items():
         of_writers[group.key] += count
@@ -309,11 +314,16 @@ def _large_writers(survey: _Survey, splits: SplitRule, data: DataConfig) -> list
     total = of_writers.total()
     left = sum(count for key, count in of_writers.items() if drawn[key] == "train")
     if 2 * left >= total:
-        return []
+        return [], []
+    meant = 1 - data.eval_fraction - data.validation_fraction
+    if left / total > meant - _UNLUCKY:
+        note = f"data.eval_fraction and data.validation_fraction leave {left / total:.0%} of the images to train on."
+        return [note], []
     key, count = max(((key, count) for key, count in of_writers.items() if drawn[key] != "train"), key=lambda x: x[1])
-    return [
-        f"Writer {key} has {count / total:.0%} of the images and was drawn for {drawn[key]}: {left / total:.0%} are "
-        f"left to train on. Draw others with --set data.split_salt=1 (or another text), or name the splits in a column."
+    # Without a name: problems are told in the model card, which goes wherever the model goes.
+    return [], [
+        f"One writer has {count / total:.0%} of the images and was drawn for {drawn[key]}: {left / total:.0%} are left "
+        f"to train on. Draw others with --set data.split_salt=1 (or another text), or name the splits in a column."
     ]
 
 

@@ -283,12 +283,23 @@ def test_a_table_without_the_writers_of_its_siblings_is_named(tmp_path):
     assert not make_plan(find_tables(data)[0], data).problems
 
 
+def test_fractions_that_leave_little_to_train_on_are_named_and_no_writer(tmp_path):
+    folder = dataset(tmp_path, 40, 400)
+    plan, _ = planned(folder, eval_fraction=0.45, validation_fraction=0.2)
+    left = Counter(s.split for s in samples(folder, eval_fraction=0.45, validation_fraction=0.2))["train"] / 400
+    assert left < 0.5 and not plan.problems
+    assert plan.notes == [
+        f"data.eval_fraction and data.validation_fraction leave {left:.0%} of the images to train on."
+    ]
+
+
 def test_a_writer_with_most_images_outside_of_training_is_told(tmp_path):
     config = DataConfig()
     (large,) = [f"w{i}" for i in range(40) if draw(f"w{i}", config) < config.eval_fraction][:1]
     plan, _ = planned(dataset(tmp_path / "a", 20, 200, writer=lambda i: large if i < 150 else f"w{i % 20}"))
     (problem,) = plan.problems
-    assert problem.startswith(f"Writer {large} has 7") and "was drawn for eval" in problem and "split_salt" in problem
+    assert problem.startswith("One writer has 7") and "was drawn for eval" in problem and "split_salt" in problem
+    assert large not in problem, "the model card tells problems, and goes wherever the model goes"
     (trained,) = in_training(1)
     other, _ = planned(dataset(tmp_path / "b", 20, 200, writer=lambda i: trained if i < 150 else f"w{i % 20}"))
     assert not other.problems
