@@ -124,12 +124,13 @@ def split_of(row: Row) -> str | None:
     return named_split(value) if value.strip() else row.table.default_split
 
 
-def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
+def make_plan(tables: Sequence[Table], data: DataConfig, passed_over: Sequence[str] = ()) -> Plan:
     """Decides what has to be decided for all rows together.
 
     Args:
         tables: Label files.
         data: Fractions, salt and limit.
+        passed_over: Problems of other files, as `folders.find` tells them.
 
     Raises:
         DatasetError: A table cannot be read.
@@ -150,7 +151,7 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
     notes += unused.notes()
     few_notes, few_problems = _few_to_train_on(survey, splits, data)
     notes += few_notes
-    problems = _right_to_left(survey) + _nothing_to_train_on(survey, tables) + few_problems
+    problems = [*passed_over, *_right_to_left(survey), *_nothing_to_train_on(survey, tables), *few_problems]
     if splits.by_writer and survey.groups and survey.nameless:
         few = survey.nameless.total() <= _FEW_NAMELESS * survey.groups.total()
         (notes if few else problems).append(_nameless(survey, tables))
