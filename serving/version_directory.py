@@ -7,8 +7,9 @@ import re
 
 # Servers look at numeric names only, so what `htr rollback` has withdrawn lies beside the versions in service.
 WITHDRAWN = ".withdrawn-"
-# Beside each version: `NUMBER.metrics.json` and `NUMBER.model_card.md`. Within it they would make it another model.
-METRICS_FILE, CARD_FILE = "metrics.json", "model_card.md"
+# Beside each version, as `NUMBER.metrics.json`: its figures, its card, and which images it has learnt from. Within it
+# they would make it another model.
+METRICS_FILE, CARD_FILE, LEARNT_FILE = "metrics.json", "model_card.md", "learnt_images"
 # Within a version: its graph and signatures. Whoever copies a version writes it last.
 GRAPH_FILE = "saved_model.pb"
 # Within a version of this pipeline: its alphabet, its settings.

@@ -18,7 +18,7 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from components.common.fingerprint_driver import FingerprintDriver
 from components.example_gen import dataset
 from components.example_gen.fingerprint import fingerprint
-from components.example_gen.folders import find_tables
+from components.example_gen.folders import find, find_tables
 from components.example_gen.images import mend_notes
 from components.example_gen.labels import length_band
 from components.example_gen.plan import make_plan
@@ -154,11 +154,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             TooManyRejects: The rejected share exceeds `data.max_rejected`.
         """
         data = DataConfig.model_validate_json(exec_properties["data_config"])
-        tables, notes = find_tables(data)
+        tables, notes, passed_over = find(data)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
-        plan = make_plan(tables, data)
+        plan = make_plan(tables, data, passed_over)
         lines = [(number, plan.lines(table)) for number, table in enumerate(tables)]
         known = {
             "left_out": plan.left_out, "split_by_writer": plan.splits.by_writer, "notes": [*notes, *plan.notes],

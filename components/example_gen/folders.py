@@ -13,7 +13,7 @@ from typing import NamedTuple
 from components.common import storage
 from components.common.words import counted
 from components.common.workspace import is_workspace
-from components.example_gen.header import SAVE_AS_CSV, open_table
+from components.example_gen.header import SAVE_AS_CSV, NoLabels, open_table
 from components.example_gen.outages import unreadable
 from components.example_gen.settings import DataConfig
 from components.example_gen.split_folders import with_splits_of_folders
@@ -27,14 +27,31 @@ _OTHER_LABELS = (".txt", ".json", ".jsonl", ".parquet")
 _WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
+class Found(NamedTuple):
+    """Label files of all dataset folders, and what was passed over.
+
+    Attributes:
+        tables: The tables, sorted by path.
+        notes: Sentences on files that were passed over.
+        problems: The same where labels are probably lost by that.
+    """
+
+    tables: list[Table]
+    notes: list[str]
+    problems: list[str]
+
+
 def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
+    """As `find`, with the problems among the notes."""
+    tables, notes, problems = find(config)
+    return tables, [*notes, *problems]
+
+
+def find(config: DataConfig) -> Found:
     """Finds the label files of all dataset folders.
 
     Args:
         config: Paths and column names.
-
-    Returns:
-        The tables, sorted by path, and notes on files that were passed over.
 
     Raises:
         DatasetError: No such folder, or the same one twice, no CSV file in it, none with the needed columns, an
@@ -45,6 +62,7 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
         raise DatasetError("No data folder given: name one with --data DIR (a folder with a CSV file and images).")
     tables: list[Table] = []
     notes: list[str] = []
+    problems: list[str] = []
     real: dict[str, Table] = {}  # by path when links have been followed
     for root, source in source_names([storage.absolute(path) for path in config.paths]).items():
         if root.startswith(("http://", "https://")):
@@ -63,7 +81,7 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             inside = f" ({error.filename})" if error.filename not in (None, root) else ""
             raise unreadable(f"The data folder {root} cannot be read: {reason}{inside}.", error) from error
         found: list[Table] = []
-        without: list[str] = []
+        without: list[NoLabels] = []
         hidden: list[str] = []
         for level in levels:
             if found:
@@ -90,7 +108,8 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
             instead = workbook or _way_on(root)
             passed = f" Hidden files do not count, such as {hidden[0]}." if hidden else ""
             raise DatasetError(
-                " ".join(without) or f"The data folder {root} holds no .csv or .tsv file with labels.{instead}{passed}"
+                " ".join(each.why for each in without)
+                or f"The data folder {root} holds no .csv or .tsv file with labels.{instead}{passed}"
             )
         for table in found:
             same = real.setdefault(table.path if storage.is_remote(root) else os.path.realpath(table.path), table)
@@ -99,11 +118,12 @@ def find_tables(config: DataConfig) -> tuple[list[Table], list[str]]:
         found, told = with_splits_of_folders(found)
         several = len({os.path.dirname(table.path) for table in found}) > 1
         tables += [replace(table, in_several_folders=several) for table in found]
-        notes += [*without, *told]
-    return tables, notes
+        notes += [*(each.why for each in without if not each.problem), *told]
+        problems += [each.problem for each in without if each.problem]
+    return Found(tables, notes, problems)
 
 
-def _open(path: str, root: str, source: str, config: DataConfig) -> Table | str:
+def _open(path: str, root: str, source: str, config: DataConfig) -> Table | NoLabels:
     """As `open_table`, for a file that may be a link.
 
     Raises:

@@ -6,12 +6,13 @@ import csv
 import io
 import os
 import re
+from typing import NamedTuple
 
 from components.common import storage
 from components.example_gen import rejects
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import split_in_name
-from components.example_gen.table import DatasetError, Table, encoding_problem
+from components.example_gen.table import DatasetError, Table, encoding_problem, plain
 from htr_client.files import OTHER_FORMATS, SUFFIXES
 
 # By preference: of several that a table has, the first one here counts.
@@ -38,7 +39,20 @@ _OWN = {
 _WORKBOOKS = {b"PK\x03\x04": "an Excel workbook or another zip archive", b"\xd0\xcf\x11\xe0": "an Excel workbook"}
 
 
-def open_table(path: str, root: str, source: str, config: DataConfig) -> Table | str:
+class NoLabels(NamedTuple):
+    """What there is to say of a file that holds no labels.
+
+    Attributes:
+        why: Sentence that says why it holds none.
+        problem: What to say where other tables hold some: it names images, so that its texts may have another header;
+            else empty.
+    """
+
+    why: str
+    problem: str = ""
+
+
+def open_table(path: str, root: str, source: str, config: DataConfig) -> Table | NoLabels:
     """Reads the header of a label file.
 
     Args:
@@ -48,7 +62,7 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
         config: Names of columns, encoding.
 
     Returns:
-        The table, or a sentence that says why the file holds no labels.
+        The table, or why the file holds no labels.
 
     Raises:
         DatasetError: It is no text, is empty, or lacks a column that the configuration names.
@@ -67,7 +81,7 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
         delimiter = max(DELIMITERS, key=lambda d: len(_fields(line, d)))
     header = _Header(path, _fields(line, delimiter))
     if writer := _OWN.get(",".join(header.known)):
-        return (
+        return NoLabels(
             f"{path} is a table of `{writer}`, not of labels. Move it out of the folder; or, if people "
             "have corrected its texts, leave out its last column."
         )
@@ -79,8 +93,14 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
     ]
     if image is None or text is None:
         if header.hint:
-            return f"{path} cannot be read.{header.hint}"
-        return f"{path} has no column for {' and none for '.join(missing)}. Its columns are: {_listed(header.names)}."
+            return NoLabels(f"{path} cannot be read.{header.hint}")
+        columns = f"Its columns are: {_listed(header.names)}."
+        problem = "" if image is None else (
+            f"{source}/{plain(path.removeprefix(f'{root}/'))} names images and has no column for their texts, so its "
+            f"rows are left out. {columns} If one of them holds the texts, call it as in the other tables; else move "
+            "the file out of the data folder."
+        )  # fmt: skip
+        return NoLabels(f"{path} has no column for {' and none for '.join(missing)}. {columns}", problem)
     table = Table(
         path=path, root=root, source=source, delimiter=delimiter, encoding=encoding, header_line=header_line,
         names=tuple(header.names), image=image, text=text, writer=header.optional(config.writer_column, "writer"),

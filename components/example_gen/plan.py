@@ -25,6 +25,10 @@ FEW_WRITERS = 5  # with fewer, a split by writer would say more about single wri
 # With so many keys, a draw that leaves a split empty does not occur: 0.9 to this power is 10^-46.
 _MANY = 1000
 _PLACES_SHOWN = 3
+# Share of rows without a writer, beside rows with one, that cannot change the figures by much.
+_FEW_NAMELESS = 0.01
+# Share of the images by which fewer may be drawn for training than the fractions ask for.
+_UNLUCKY = 0.1
 
 
 class _Group(NamedTuple):
@@ -77,6 +81,7 @@ class _Survey:
         self.trains = bool(in_training)  # whether a row can be trained on
         self.groups: Counter[_Group] = Counter()  # rows by writer
         self.unknown: list[tuple[Row, str | None]] = []  # rows without a writer, at most _MANY + 1 of them
+        self.nameless: Counter[str] = Counter()  # rows without a writer by table, all of them
         self.right_to_left: list[str] = []  # places of some rows with such labels
         self.right_to_left_rows = 0
         self.scripts: Counter[str] = Counter()
@@ -106,7 +111,9 @@ class _Survey:
         writer = row.writer
         if writer:
             self.groups[_Group(writer, named)] += 1
-        elif len(self.unknown) <= _MANY:
+            return
+        self.nameless[row.table.path] += 1
+        if len(self.unknown) <= _MANY:
             self.unknown.append((row, named))
 
 
@@ -117,12 +124,13 @@ def split_of(row: Row) -> str | None:
     return named_split(value) if value.strip() else row.table.default_split
 
 
-def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
+def make_plan(tables: Sequence[Table], data: DataConfig, passed_over: Sequence[str] = ()) -> Plan:
     """Decides what has to be decided for all rows together.
 
     Args:
         tables: Label files.
         data: Fractions, salt and limit.
+        passed_over: Problems of other files, as `folders.find` tells them.
 
     Raises:
         DatasetError: A table cannot be read.
@@ -141,7 +149,12 @@ def make_plan(tables: Sequence[Table], data: DataConfig) -> Plan:
         left_out = survey.rows - sum(map(len, kept.values()))
         notes.append(f"data.limit={data.limit} leaves out {left_out} of {counted(survey.rows, 'row')}.")
     notes += unused.notes()
-    problems = _right_to_left(survey) + _nothing_to_train_on(survey, tables) + _large_writers(survey, splits, data)
+    few_notes, few_problems = _few_to_train_on(survey, splits, data)
+    notes += few_notes
+    problems = [*passed_over, *_right_to_left(survey), *_nothing_to_train_on(survey, tables), *few_problems]
+    if splits.by_writer and survey.groups and survey.nameless:
+        few = survey.nameless.total() <= _FEW_NAMELESS * survey.groups.total()
+        (notes if few else problems).append(_nameless(survey, tables))
     return Plan(splits, survey.rows, left_out, notes, problems, kept)
 
 
@@ -287,13 +300,14 @@ def _right_to_left(survey: _Survey) -> list[str]:
     ]
 
 
-def _large_writers(survey: _Survey, splits: SplitRule, data: DataConfig) -> list[str]:
-    """What is wrong where a writer with most of the images was drawn for another split than training.
+def _few_to_train_on(survey: _Survey, splits: SplitRule, data: DataConfig) -> tuple[list[str], list[str]]:
+    """Notes and problems where less than half of the images is left to train on.
 
-    The draw goes by writer, whatever the number of images. It stays, since writers keep their split as data is added.
+    The fractions may ask for that. Else a writer with many images was drawn for another split than training: the draw
+    goes by writer, whatever the number of images. It stays, since writers keep their split as data is added.
     """
     if not splits.by_writer or survey.given or survey.unknown:
-        return []
+        return [], []
     of_writers: Counter[str] = Counter()
     for group, count in survey.groups.items():
         of_writers[group.key] += count
@@ -301,12 +315,29 @@ def _large_writers(survey: _Survey, splits: SplitRule, data: DataConfig) -> list
     total = of_writers.total()
     left = sum(count for key, count in of_writers.items() if drawn[key] == "train")
     if 2 * left >= total:
-        return []
+        return [], []
+    meant = 1 - data.eval_fraction - data.validation_fraction
+    if left / total > meant - _UNLUCKY:
+        note = f"data.eval_fraction and data.validation_fraction leave {left / total:.0%} of the images to train on."
+        return [note], []
     key, count = max(((key, count) for key, count in of_writers.items() if drawn[key] != "train"), key=lambda x: x[1])
-    return [
-        f"Writer {key} has {count / total:.0%} of the images and was drawn for {drawn[key]}: {left / total:.0%} are "
-        f"left to train on. Draw others with --set data.split_salt=1 (or another text), or name the splits in a column."
+    # Without a name: problems are told in the model card, which goes wherever the model goes.
+    return [], [
+        f"One writer has {count / total:.0%} of the images and was drawn for {drawn[key]}: {left / total:.0%} are left "
+        f"to train on. Draw others with --set data.split_salt=1 (or another text), or name the splits in a column."
     ]
+
+
+def _nameless(survey: _Survey, tables: Sequence[Table]) -> str:
+    """What is wrong where some rows name their writer and others do not, as where a column has got another name."""
+    count = survey.nameless.total()
+    bare = next((table for table in tables if table.writer is None and table.path in survey.nameless), None)
+    return (
+        f"{count} of {count + survey.groups.total()} rows name no writer"
+        f"{f', such as those of {bare.name}, which has no column for it' if bare else ''}. Nothing keeps the images of "
+        "their writers in one split, so the error on unseen writers is higher than measured. Name the writer in each "
+        "row, in a column that is called the same in all tables."
+    )
 
 
 def _nothing_to_train_on(survey: _Survey, tables: Sequence[Table]) -> list[str]:

@@ -18,7 +18,7 @@ from components.common.console import console
 from components.common.in_service import holds, needing_no_push, withdrawn_as
 from components.common.writers import without_writers
 from components.pusher.publishing import WITHDRAWN_VERSION, push, why_withheld
-from serving.version_directory import CARD_FILE, METRICS_FILE
+from serving.version_directory import CARD_FILE, LEARNT_FILE, METRICS_FILE
 
 MODEL_NAME = "model_name"
 """Property of PushedModel: name of the model in the file of labels."""
@@ -55,9 +55,11 @@ class Executor(executor.Executor):
 
 
 def _describe(report: str, model_dir: str, version: int) -> None:
-    """Puts model card and metrics beside a version, without what they tell of single writers."""
+    """Puts model card, metrics and note on the images beside a version, without what they tell of single writers."""
     beside = os.path.join(model_dir, f"{version}.")
-    storage.copy_file(os.path.join(report, CARD_FILE), beside + CARD_FILE)
+    for name in (CARD_FILE, LEARNT_FILE):
+        if storage.exists(os.path.join(report, name)):  # of a line finder, no images are noted
+            storage.copy_file(os.path.join(report, name), beside + name)
     metrics = without_writers(json.loads(storage.read(os.path.join(report, METRICS_FILE))))
     storage.write(beside + METRICS_FILE, json.dumps(metrics, ensure_ascii=False, indent=1).encode())
 

@@ -6,8 +6,11 @@ that are shown once more, frame by frame. What is written into the artifact:
     report.html      one self-contained page
     predictions.csv  every evaluation image with label, prediction, confidence and edits
     metrics.json     the figures, for programs
-    model_card.md    what the model is for; Pusher copies it, and metrics.json, beside a pushed version
+    model_card.md    what the model is for
+    learnt_images    which images it has learnt from, see `components.common.learnt`
     contents.json    all that the page says, so that it can be written again with push and timings
+
+Pusher copies metrics, card and note on the images beside a pushed version.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
+from components.common import learnt, storage
 from components.common.artifacts import Report, write_text
 from components.evaluator import kept_texts
 from components.evaluator.tfma_verdict import read_verdict
@@ -32,7 +36,7 @@ from components.report import analysis, card, collect, contents, html
 from components.report.material import Material
 from components.report.settings import RunSettings
 from components.trainer.training import HISTORY_FILE, SHEET_FILE, UNALIGNABLE_FILE
-from serving.version_directory import CARD_FILE, METRICS_FILE, SETTINGS_FILE
+from serving.version_directory import CARD_FILE, LEARNT_FILE, METRICS_FILE, SETTINGS_FILE
 
 
 class RunReportSpec(component_spec.ComponentSpec):
@@ -68,9 +72,14 @@ class Executor(base_executor.BaseExecutor):
         predictions = collect.predictions(examples, read, baseline is not None, config.gate.decoder)
         shown = [place for group in analysis.choose_cases(predictions).values() for place in group]
         splits, digest = collect.read_splits(examples)
+        verdict, started_from = read_verdict(uri("evaluation")), model.settings["train"]["warm_start"]
+        before = {
+            "start": learnt.note_of(started_from),
+            "baseline": learnt.note_of(verdict.compared_with.path if verdict.compared_with else None),
+        }
         material = Material(
             config=config,
-            verdict=read_verdict(uri("evaluation")),
+            verdict=verdict,
             predictions=predictions,
             splits=splits,
             digest=digest,
@@ -87,6 +96,7 @@ class Executor(base_executor.BaseExecutor):
             augmented=_read(os.path.join(uri("model_run"), SHEET_FILE)),
             unalignable=len(json.loads(_read(os.path.join(uri("model_run"), UNALIGNABLE_FILE)) or "[]")),
             baseline=baseline,
+            seen_before={who: learnt.count(splits["eval"].images.keys(), noted) for who, noted in before.items()},
             run_id=(self._context.pipeline_run_id if self._context else None) or "",
         )
         built = contents.build(material)
@@ -100,6 +110,8 @@ class Executor(base_executor.BaseExecutor):
         folder = artifact_utils.get_single_uri(output_dict["report"])
         for name, text in files.items():
             write_text(os.path.join(folder, name), text)
+        own = splits["train"].images.keys() | splits["validation"].images.keys()
+        storage.write(os.path.join(folder, LEARNT_FILE), learnt.note(own, before["start"]))
 
 
 def _settings(found: list[Any]) -> dict[str, Any] | None:

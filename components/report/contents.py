@@ -92,6 +92,7 @@ def facts(material: Material, characters: analysis.Characters) -> dict[str, Any]
         "data": _data(m),
         "training": {
             "start": m.settings.get("start", {}).get("name"),
+            "seen_before": m.seen_before.get("start", 0),
             "from_base_model": m.settings.get("start", {}).get("base_model", False),
             "history": list(m.history),
             "best_validation_cer": m.settings.get("best_validation_cer"),
@@ -232,6 +233,7 @@ def _data(m: Material) -> dict[str, Any]:
             "by_model": m.counts.get("by_model", {}).get(name, 0),
             "writers": len([writer for writer in split.writers if writer]),
             "known_writers": len(m.shared_writers) if name == "eval" else 0,
+            "without_writer": split.writers[""],
             "characters": int(sum(split.characters.values())),
             "distinct_characters": len(split.characters),
             **{f"median_{column}": float(np.median(split.numbers[column])) if split.samples else None

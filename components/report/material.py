@@ -75,6 +75,8 @@ class Material:
         augmented: A sheet of augmented training images as PNG, if the Trainer wrote one.
         unalignable: Number of training images with fewer frames than their labels need, which were left out.
         baseline: Settings (`htr.json`) of the model that the candidate is compared with.
+        seen_before: How many evaluation images the "start" of the training and the "baseline" have learnt from, as far
+            as it is known.
         run_id: Identifier that the orchestrator gave the run.
     """
 
@@ -94,6 +96,7 @@ class Material:
     augmented: bytes | None = None
     unalignable: int = 0
     baseline: Mapping[str, Any] | None = None
+    seen_before: Mapping[str, int] = field(default_factory=dict)
     run_id: str = ""
 
     @property

@@ -138,7 +138,8 @@ def _about_bounds(contents: Mapping[str, Any], collapsed: bool) -> Iterator[str]
         least = samples_for(bound, contents["level"])
         yield (
             f"Evaluate on more images: the CER itself is within gate.max_cer, but the interval is wide with "
-            f"{counted(int(metrics['samples']), 'image')} (data.eval_fraction, or more labels)."
+            f"{counted(int(metrics['samples']), 'image')} (more labels; or data.eval_fraction in a training "
+            "that starts from none of your models, which have learnt from some of these images)."
             + (f" {bound:g} takes {least} at least, all of them right." if metrics["samples"] < least else "")
         )
     compared, failures = contents["comparison"], Verdict.from_dict(verdict).failures

@@ -24,7 +24,7 @@ def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
     result = Findings()
     for problem in m.counts.get("problems", []):
         result.problem("data", problem)
-    _check_splits(m, result)
+    _check_splits(m, contents, result)
     add_texts_by_models(contents["data"]["splits"], result)
     _check_labels(m, result)
     _check_characters(contents["coverage"], result)
@@ -39,7 +39,7 @@ def findings(m: Material, contents: Mapping[str, Any]) -> list[Finding]:
     return result.sorted()
 
 
-def _check_splits(m: Material, result: Findings) -> None:
+def _check_splits(m: Material, contents: Mapping[str, Any], result: Findings) -> None:
     evaluated, learnt = m.splits.get("eval", Split()), [m.splits[s] for s in ("train", "validation") if s in m.splits]
     shared = m.shared_writers
     images = shared.total()
@@ -67,6 +67,22 @@ def _check_splits(m: Material, result: Findings) -> None:
             f"Evaluation images that are also among the training images: {len(leaked)} ({names}). "
             f"The figures are too good.",
             "`htr check` lists them; keep each image in one split.",
+        )
+    count = len(evaluated.images)
+    if before := m.seen_before.get("start"):
+        result.problem(
+            "leaked_start",
+            f"The model that the training started from has learnt from {before} of the {count} evaluation images. The "
+            "figures are too good.",
+            "Leave fractions, salt, writers and folders as they were when it was trained, or start from a model that "
+            "has not seen these images (train.warm_start).",
+        )
+    elif before := m.seen_before.get("baseline"):
+        result.note(
+            "leaked_baseline",
+            f"The model is compared with {contents['against']}, which has learnt from {before} of the {count} "
+            "evaluation images. Its figures are too good, so a better model may be refused.",
+            "gate.baseline=none with gate.baseline_reason leaves the comparison out of one run.",
         )
     known = {writer for split in m.splits.values() for writer in split.writers if writer}
     if not known:
@@ -117,7 +133,8 @@ def _check_figures(m: Material, contents: Mapping[str, Any], result: Findings) -
         )
     if measured["samples"] < FEW_IMAGES:
         result.note("few_images", f"The figures rest on {measured['samples']} images only; see how wide the "
-                    "intervals are.", "Evaluate on more, with data.eval_fraction or more data.")  # fmt: skip
+                    "intervals are.", "Label more. A larger data.eval_fraction takes images that models so far have "
+                    "learnt from: then start from none of them.")  # fmt: skip
     for group in contents["slices"]:
         if group["name"] == "source" or group["name"] in analysis.BY_QUARTER or group["name"] == "writer":
             bad = [r for r in group["rows"] if r["worse"] and r["rate"] > 1.5 * measured["rate"]]

@@ -72,7 +72,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from components.common.console import announced
     from components.common.settings import ConfigError
     from components.common.workers import worker_pool
-    from components.example_gen.folders import find_tables
+    from components.example_gen.folders import find
     from components.example_gen.plan import make_plan
     from components.example_gen.rejects import NO_ROWS, Reject, as_csv
     from components.example_gen.table import ROWS, DatasetError
@@ -85,8 +85,8 @@ def _check(arguments: argparse.Namespace) -> int:
         if file:
             check_can_be_written(option, file)
     try:
-        tables, notes = find_tables(config.data)
-        plan = make_plan(tables, config.data)
+        tables, notes, passed_over = find(config.data)
+        plan = make_plan(tables, config.data, passed_over)
         preflight.check_run(config, tables, plan)
         rows = [row for table in tables for row in plan.read(table)]
         with worker_pool() as pool:

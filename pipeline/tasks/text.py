@@ -21,12 +21,12 @@ class Text(Task):
 
     def check(self, config: Config) -> None:  # noqa: D102
         from components.common.console import console
-        from components.example_gen.folders import find_tables
+        from components.example_gen.folders import find
         from components.example_gen.plan import make_plan
         from pipeline import preflight
 
-        tables, notes = find_tables(config.data)
-        plan = make_plan(tables, config.data)
+        tables, notes, passed_over = find(config.data)
+        plan = make_plan(tables, config.data, passed_over)
         preflight.check_run(config, tables, plan)
         for kind, sentences in (("Warning", plan.problems), ("Note", (*notes, *plan.notes))):
             for sentence in sentences:
@@ -53,6 +53,9 @@ class Text(Task):
             lines.append(f"Before     CER {before['cer']:.4f} ({compared or 'the model before'}; same images)")
         elif compared:
             lines.append(f"Before     {compared}")
+        for finding in (run.metrics or {}).get("findings", []):
+            if finding["kind"] in ("leaked_start", "leaked_baseline"):  # by which the figures above mislead
+                lines.append(f"{'Warning' if finding['severity'] == 'problem' else 'Note':10s} {finding['text']}")
         return [*lines, *(f"Gate       {setting} is off" for setting in run.off)]
 
     def refusal(self, run: RunSummary) -> str:  # noqa: D102

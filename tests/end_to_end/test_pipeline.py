@@ -335,10 +335,15 @@ def test_all_figures_are_the_evaluators_to_the_last_digit(workspace):
     assert f"{100 * evaluated.metrics['cer']:.2f} %" in run.page()
 
 
-def test_model_card_lies_beside_the_version(workspace):
+def test_card_and_note_on_the_images_lie_beside_the_version(workspace):
+    from components.report import summary
+
     version = json.loads((workspace / "first.json").read_text())["version"]
     card = (workspace / "serving_model" / "htr" / f"{version}.model_card.md").read_text()
     assert "## Intended use" in card and "character error rate" in card and "not stated" in card
+    learnt = (workspace / "serving_model" / "htr" / f"{version}.learnt_images").stat().st_size // 8
+    accepted = summary.read(str(workspace), "htr", str(version)).counts["accepted"]
+    assert 0.9 < learnt / (accepted["train"] + accepted["validation"]) <= 1
 
 
 def test_two_runs_in_one_workspace_are_refused(workspace, data, capsys):

@@ -100,7 +100,7 @@ def _about_the_gate(images: int, config: RunSettings, result: Findings) -> None:
             "too_few_to_evaluate",
             f"{counted(images, 'evaluation image')} cannot show that a model meets gate.max_cer={bound:g}: that takes "
             f"{least} at least, all of them right.",
-            f"Label more, or raise data.eval_fraction{looser}.",
+            f"Label more, or raise data.eval_fraction before the first run{looser}.",
         )
 
 

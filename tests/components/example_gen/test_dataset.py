@@ -14,7 +14,7 @@ from components.common import storage
 from components.example_gen import dataset
 from components.example_gen.dataset import Sample
 from components.example_gen.fingerprint import fingerprint
-from components.example_gen.folders import find_tables
+from components.example_gen.folders import find, find_tables
 from components.example_gen.images import _files
 from components.example_gen.measures import describe
 from components.example_gen.outages import StoreError
@@ -23,6 +23,7 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, assign_split
 from components.example_gen.table import DatasetError
 from components.transform.settings import TransformConfig
+from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset
 
 
@@ -249,6 +250,18 @@ def test_other_csv_files_are_noted_not_read(tmp_path):
     tables, notes = find_tables(DataConfig(paths=[str(tmp_path)]))
     assert len(tables) == 1
     assert "prices.csv has no column for image" in notes[0]
+    assert not find(DataConfig(paths=[str(tmp_path)])).problems
+
+
+def test_a_table_whose_texts_have_another_header_is_a_problem(tmp_path, capsys):
+    folder = write_dataset(tmp_path / "data", [{"filename": "a.png", "text": "ab"}])
+    (folder / "november.csv").write_text("filename,transkription\nb.png,ab\n")
+    data = DataConfig(paths=[str(folder)])
+    (problem,) = find(data).problems
+    assert problem.startswith("data/november.csv names images and has no column for their texts, so its rows are left")
+    assert "Its columns are: filename, transkription. If" in problem and problem in find_tables(data)[1]
+    cli.main(["check", "--data", str(folder)])
+    assert f"Problem: {problem}" in capsys.readouterr().out
 
 
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=40, unique=True))

@@ -258,12 +258,48 @@ def test_rows_that_are_all_malformed_are_said_to_be_that(tmp_path, name, row, wh
     ]
 
 
+@pytest.mark.parametrize(("named", "told"), [
+    (lambda i: f"w{i % 20}" if i % 2 else "", "100 of 200 rows name no writer. Nothing keeps"),
+    (lambda i: f"w{i % 20}" if i else " ", ""),
+    (lambda i: f"w{i % 20}", None),
+])  # fmt: skip
+def test_rows_without_a_writer_among_others_are_told(tmp_path, named, told):
+    plan, _ = planned(dataset(tmp_path, 20, 200, writer=named))
+    assert [problem[: len(told)] for problem in plan.problems] == ([told] if told else [])
+    assert any("1 of 200 rows name no writer" in note for note in plan.notes) == (told == ""), "a single one is a note"
+
+
+def test_a_table_without_the_writers_of_its_siblings_is_named(tmp_path):
+    folder = dataset(tmp_path / "data", 20, 100)
+    rows = [f"{i}.png,ab,w{i % 20}" for i in range(100)]
+    (folder / "more.csv").write_text("\n".join(["filename,text,scribe", *rows]))
+    (problem,) = planned(folder)[0].problems
+    assert problem.startswith("100 of 200 rows name no writer, such as those of data/more.csv, which has no column for")
+    # What is for training only is not drawn: images that were reviewed name no writers.
+    rows = [{"filename": "r.png", "text": "ab", "split": "train"}]
+    reviewed = write_dataset(tmp_path / "reviewed", rows)
+    (folder / "more.csv").unlink()
+    data = DataConfig(paths=[str(folder), str(reviewed)])
+    assert not make_plan(find_tables(data)[0], data).problems
+
+
+def test_fractions_that_leave_little_to_train_on_are_named_and_no_writer(tmp_path):
+    folder = dataset(tmp_path, 40, 400)
+    plan, _ = planned(folder, eval_fraction=0.45, validation_fraction=0.2)
+    left = Counter(s.split for s in samples(folder, eval_fraction=0.45, validation_fraction=0.2))["train"] / 400
+    assert left < 0.5 and not plan.problems
+    assert plan.notes == [
+        f"data.eval_fraction and data.validation_fraction leave {left:.0%} of the images to train on."
+    ]
+
+
 def test_a_writer_with_most_images_outside_of_training_is_told(tmp_path):
     config = DataConfig()
     (large,) = [f"w{i}" for i in range(40) if draw(f"w{i}", config) < config.eval_fraction][:1]
     plan, _ = planned(dataset(tmp_path / "a", 20, 200, writer=lambda i: large if i < 150 else f"w{i % 20}"))
     (problem,) = plan.problems
-    assert problem.startswith(f"Writer {large} has 7") and "was drawn for eval" in problem and "split_salt" in problem
+    assert problem.startswith("One writer has 7") and "was drawn for eval" in problem and "split_salt" in problem
+    assert large not in problem, "the model card tells problems, and goes wherever the model goes"
     (trained,) = in_training(1)
     other, _ = planned(dataset(tmp_path / "b", 20, 200, writer=lambda i: trained if i < 150 else f"w{i % 20}"))
     assert not other.problems

@@ -293,13 +293,14 @@ def pusher(model, tmp_path):
 
     from components.common.artifacts import Report
     from components.pusher.component import Executor
-    from serving.version_directory import CARD_FILE, METRICS_FILE
+    from serving.version_directory import CARD_FILE, LEARNT_FILE, METRICS_FILE
 
     base = str(tmp_path / "htr")
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / CARD_FILE).write_text("# Card\n")
     told = {"metrics": {"cer": 0.1}, "slices": {"writer = Zoë": {}, "source = names": {}}}
     (tmp_path / "report" / METRICS_FILE).write_text(json.dumps(told))
+    (tmp_path / "report" / LEARNT_FILE).write_bytes(b"12345678")
 
     def push(graph):
         made, blessing, servable, report, pushed = (
@@ -323,12 +324,15 @@ def pusher(model, tmp_path):
     return push, base
 
 
-def test_card_and_metrics_lie_beside_a_version_without_writers(pusher):
+def test_card_and_metrics_lie_beside_a_version_without_writers(pusher, tmp_path):
     push, base = pusher
     version = push("A").get_string_custom_property("pushed_version")
     assert Path(base, f"{version}.model_card.md").read_text() == "# Card\n"
     metrics = json.loads(Path(base, f"{version}.metrics.json").read_text())
     assert metrics == {"metrics": {"cer": 0.1}, "slices": {"source = names": {}}}
+    assert Path(base, f"{version}.learnt_images").read_bytes() == b"12345678"
+    (tmp_path / "report" / "learnt_images").unlink()  # as in the report of a line finder
+    assert not Path(base, f"{push('B').get_string_custom_property('pushed_version')}.learnt_images").exists()
 
 
 def test_a_model_that_is_in_service_or_the_newest_is_not_pushed_again(pusher):

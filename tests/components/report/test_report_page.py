@@ -13,9 +13,10 @@ from components.evaluator.verdict import Baseline
 from components.report import analysis, card, contents
 from components.report.html import page as write_page
 from components.report.numbers import percent
-from components.report.summary import Step
+from components.report.summary import RunSummary, Step
 from pipeline import cli
 from pipeline.config import Config
+from pipeline.tasks.text import Text
 from tests.components.report.report_material import material, split_of, table, without_plots, words
 from tests.conftest import drawn_image, encode, write_dataset
 
@@ -178,6 +179,7 @@ def test_contents_of_an_earlier_release_make_a_page(built):
     made["verdict"]["off"] = []
     for name in ("kept", "dropped"):
         del made["coverage"][name]
+    del made["data"]["splits"]["eval"]["without_writer"]
     suspect = made["cases"].pop("suspect")
     del made["comparison"]["differs"]
     made["comparison"].update(low=-0.03, high=-0.01, p_value=0.001)
@@ -241,6 +243,39 @@ def test_what_the_data_step_has_decided_is_on_the_page():
     assert "by 8 writers that training did not see:" in card.write(in_words(material(table(words(200)))))
     together = in_words(material(predictions, splits=splits))
     assert "leaked_writers" in {finding["kind"] for finding in together["findings"]}
+
+
+def test_page_and_card_count_images_of_unknown_writers_apart():
+    predictions = table(words(200))
+    predictions.loc[predictions["writer"] == "w0", "writer"] = ""
+    made = in_words(material(predictions))
+    text = card.write(made)
+    told = "On 200 images that training did not see, 175 by 7 writers and 25 by unknown ones, whose writing it may have"
+    assert told in text and "over the images of these 7 writers and of unknown ones" in text
+    assert "by 7 writers and unknown ones" in write_page(made)
+    nobody = card.write(in_words(material(predictions.assign(writer=""))))
+    assert "On 200 images that training did not see:" in nobody
+
+
+def test_page_card_and_run_say_that_the_start_has_learnt_from_evaluation_images():
+    predictions = table(words(200), baseline_rate=0.1)
+    images = {bytes([i]): (text, f"data/{i}.png") for i, text in enumerate(predictions["text"])}
+    splits = {
+        "train": split_of(words(2000), ["t"] * 2000),
+        "eval": split_of(list(predictions["text"]), list(predictions["writer"]), images),
+    }
+    for who, severity in (("start", "problem"), ("baseline", "note")):
+        made = in_words(material(predictions, splits=splits, seen_before={"start": 0, "baseline": 0, who: 120}))
+        (finding,) = [f for f in made["findings"] if f["kind"] == f"leaked_{who}"]
+        told = "has learnt from 120 of the 200 evaluation images"
+        assert finding["severity"] == severity and told in finding["text"] and told in write_page(made)
+        sees = "On 200 images by 8 writers; the model that the training started from has learnt from 120 of these"
+        assert (sees in card.write(made)) == ("that training did not see" not in card.write(made)) == (who == "start")
+        run = RunSummary("2026-01-02", [], 1.0, {}, report_folder="")
+        run.__dict__.update(report=made, metrics=contents.metrics(made))
+        (line,) = [line for line in Text().figures(run) if told in line]
+        assert line.startswith({"problem": "Warning", "note": "Note"}[severity])
+    assert not [f for f in in_words(material(predictions, splits=splits))["findings"] if "leaked" in f["kind"]]
 
 
 def test_page_and_card_say_what_a_model_has_labelled():

@@ -247,7 +247,7 @@ def test_of_very_few_labels_no_figure_is_told_that_was_not_measured(tmp_path, ca
 
 @pytest.mark.parametrize(
     ("bound", "least"), [("0.1", "7 evaluation images cannot show that a model meets gate.max_cer=0.1: that takes 29"),
-                         ("0.3", "raise data.eval_fraction, or --set gate.max_cer=0.35, the least that so many can"),
+                         ("0.3", "eval_fraction before the first run, or --set gate.max_cer=0.35, the least that so"),
                          ("0.35", None), ("null", None)],
 )  # fmt: skip
 def test_an_evaluation_split_that_is_too_small_for_the_gate(tmp_path, capsys, bound, least):
