@@ -89,15 +89,16 @@ FACTS = {
 }  # fmt: skip
 
 
-def with_language_model(facts, decoder="default"):
+def with_language_model(facts, decoder="default", start=None, **language):
     """Contents of a report whose model reads better with its language model than by the best path."""
     predictions = table(words(500), rate=0.03, best_path_rate=0.09)
     if decoder == "best_path":
         predictions[["prediction", "edits"]] = predictions[["best_path", "best_path_edits"]]
-    made = material(predictions, Config(gate={"max_cer": 0.3, "decoder": decoder}))
+    made = material(predictions, Config(gate={"max_cer": 0.3, "decoder": decoder}, language=language))
     metrics = {**made.verdict.metrics, "cer_default": 0.0312, "cer_best_path": 0.0923}
     verdict = dataclasses.replace(made.verdict, metrics=metrics)
-    return in_words(dataclasses.replace(made, verdict=verdict, settings={**made.settings, "language_model": facts}))
+    settings = {**made.settings, "language_model": facts, "start": start or {"name": "nothing"}}
+    return in_words(dataclasses.replace(made, verdict=verdict, settings=settings))
 
 
 def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
@@ -122,6 +123,15 @@ def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
     assert "with the version's language model" in text and "9.23 %" in text
     assert "a name that stands in several labels can be put together" in text and "`language.enabled=false`" in text
     assert json.loads(json.dumps(contents.metrics(built)))["language_model"]["weight"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("root", "base_texts", "told"), [("word", True, True), ("word", False, False), ("line", True, False)]
+)
+def test_the_card_names_the_texts_of_the_base_model_also_where_a_version_goes_back_to_it(root, base_texts, told):
+    start = {"name": "models/17", "base_model": False, "root_base": root}
+    text = card.write(with_language_model(FACTS, start=start, base_texts=base_texts))
+    assert ("training labels, and the texts of the base model, which are public." in text) == told
 
 
 @pytest.mark.parametrize("extra", ["", "`"])
