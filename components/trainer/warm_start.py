@@ -67,11 +67,15 @@ class Start:
 
         Returns:
             Its name and characters, whether it is the base model, and the preset of the base model that it goes back
-            to, if any.
+            to, if any. Of a version also the section `transform` and the `softening` that it serves with.
         """
         root = preset if self.is_base else _root_base(self.version) if self.version else None
         alphabet = alphabet_of(self.version) if self.version else []
-        return {"name": self.name, "base_model": self.is_base, "root_base": root, "alphabet": alphabet}
+        noted = {"name": self.name, "base_model": self.is_base, "root_base": root, "alphabet": alphabet}
+        if self.version:
+            noted["transform"] = _section(self.version, "transform", TransformConfig).model_dump()
+            noted["softening"] = _section(self.version, "model", ModelConfig).softening or 0.0
+        return noted
 
 
 def settled(

@@ -13,6 +13,7 @@ import tensorflow_transform as tft
 from tfx.utils import json_utils
 
 from components.base_model import packing
+from components.common.versions import kept_start
 from components.evaluator.baseline import find
 from components.trainer import accelerators, training, transfer, tuning
 from components.trainer.component import Driver
@@ -355,6 +356,29 @@ def test_a_training_starts_from_the_base_model_of_its_preset(toy, base, shipped,
     found = find(str(tmp_path / "models"), "htr", str(tmp_path / "model"), AUTO)
     assert found.kind == "base_model" and found.path == settings["train"]["warm_start"]
     assert str(found) == "the base model that the training started from"
+
+
+@pytest.mark.either_stack
+@pytest.mark.parametrize(
+    ("transform", "softening", "train", "is_kept"),
+    [
+        (WORD, None, {}, True),
+        (WORD.model_copy(update={"contrast": False}), None, {}, False),
+        (WORD, 0.25, {}, False),
+        (WORD, None, {"keep_characters": False}, False),
+    ],
+    ids=["same", "other images", "other softening", "fewer characters"],
+)
+def test_the_weights_of_the_start_are_that_model_only_where_it_would_transcribe_with_them_as_it_does(
+    shipped, tmp_path, transform, softening, train, is_kept
+):
+    data = write_transformed(tmp_path / "data", ["ab", "ba", "aab", "abba"] * 12, WORD)  # the start also knows a c
+    train = TRAIN.model_copy(update={"epochs": 1, "learning_rate": ABSURD, **train})
+    given = arguments(data, tmp_path, train, transform)
+    given["custom_config"]["model"] = SMALL.model_copy(update={"softening": softening}).model_dump_json()
+    training.run_fn(SimpleNamespace(**given))
+    assert settings_of(tmp_path / "model")["training"]["best_epoch"] == 0
+    assert kept_start(str(tmp_path / "model")) == ("the base model" if is_kept else "")
 
 
 @pytest.mark.either_stack
