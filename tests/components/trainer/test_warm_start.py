@@ -400,6 +400,15 @@ def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_
     assert TrainConfig(warm_start="none").warm_start is None
 
 
+@pytest.mark.either_stack
+def test_a_base_model_that_has_learnt_from_other_images_is_said_to_start_worse(shipped):
+    same = settled(TrainConfig(), WORD.model_copy(update={"width": 256}), SMALL)[2]
+    assert same.is_base and "learnt" not in same.name
+    other = settled(TrainConfig(), WORD.model_copy(update={"resize": "stretch", "height": 48}), SMALL)[2]
+    learnt = "(it has learnt with transform.height=32, transform.resize=pad, so it starts worse here)"
+    assert other.is_base and other.name == f"{same.name} {learnt}"
+
+
 def test_a_training_softens_images_as_its_start_does_unless_it_is_told_otherwise(toy, tmp_path):
     soft = SMALL.model_copy(update={"softening": 0.1})
     first = TRAIN.model_copy(update={"epochs": 1, "warm_start": None})
