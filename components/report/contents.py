@@ -95,6 +95,7 @@ def facts(material: Material, characters: analysis.Characters) -> dict[str, Any]
             "start": m.settings.get("start", {}).get("name"),
             "history": list(m.history),
             "best_validation_cer": m.settings.get("best_validation_cer"),
+            "trained_validation_cer": m.settings.get("training", {}).get("best_validation_cer"),
             "base_validation_cer": m.settings.get("training", {}).get("base_validation_cer"),
             "augmented": f"data:image/png;base64,{base64.b64encode(m.augmented).decode()}" if m.augmented else None,
         },

@@ -213,6 +213,16 @@ def test_page_tells_what_a_warm_start_has_brought():
     assert "The model that training started from has 6.00 % there" in told
 
 
+@pytest.mark.parametrize(
+    ("trained", "told"), [(0.06, " (6.00 % before the start's other characters were added)"), (0.05, "")]
+)
+def test_page_tells_the_validation_cer_of_the_network_that_ships(trained, told):
+    settings = material(table(words(50))).settings
+    facts = {**settings["training"], "best_validation_cer": trained}
+    html = write_page(in_words(material(table(words(50)), settings={**settings, "training": facts})))
+    assert f"The weights that were kept have a validation CER of 5.00 %{told}." in markup.unescape(html)
+
+
 def test_what_the_training_kept_is_told_and_not_found_out_anew():
     # The last epoch was kept since it is not clearly worse than the lowest; for want of patience the training ended.
     cers = (0.3, 0.2, 0.11, 0.1, 0.13, 0.12)
