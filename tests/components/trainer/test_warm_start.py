@@ -422,11 +422,12 @@ def test_a_training_softens_images_as_its_start_does_unless_it_is_told_otherwise
 
 
 @pytest.mark.either_stack
-def test_a_training_starts_where_the_trials_of_its_tuner_have_started(toy, shipped, tmp_path):
+def test_a_training_starts_where_the_trials_of_its_tuner_have_started(toy, shipped, tmp_path, capsys):
     given = arguments(toy, tmp_path, TrainConfig(epochs=1, batch_size=64), WORD)
     given["custom_config"]["model"] = SMALL.model_copy(update={"recurrent_units": 12}).model_dump_json()
     given["custom_config"]["tune"] = TuneConfig(trials=1, epochs=1).model_dump_json()
     tuner = tuning.tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)))
+    assert "1 trial of 1 epoch each, before the training of 1 epoch" in " ".join(capsys.readouterr().err.split())
     assert not tuner.tuner.train_config.is_warm, "the base model has twice as many units"
     found = {"values": {"model.recurrent_units": SMALL.recurrent_units, "train.learning_rate": 0.004}}
     training.run_fn(SimpleNamespace(**given, hyperparameters=found))
