@@ -68,7 +68,7 @@ def create_pipeline(
         data_version and data_version.outputs["fingerprint"].future()[0].value,
     )
     examples = example_gen.outputs["examples"]
-    schema_gen = CuratedSchema(config.drift.thresholds).with_id("SchemaGen")
+    schema_gen = CuratedSchema().with_id("SchemaGen")
     schema = schema_gen.outputs["schema"]
     statistics_gen = StatisticsGen(examples=examples, schema=schema)
     statistics = statistics_gen.outputs["statistics"]
@@ -80,7 +80,7 @@ def create_pipeline(
         else None
     )
     validator = CuratedExampleValidator(
-        statistics, schema, before and before.outputs["statistics"], config.drift.fail
+        statistics, schema, before and before.outputs["statistics"], config.drift.thresholds, config.drift.fail
     ).with_id("ExampleValidator")
     transform = Transform(
         examples=examples,

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
 import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import PurePosixPath
 
 from components.base_model.packing import BaseModelError
@@ -44,6 +46,14 @@ _SECTIONS_OF_PAGES = ("pages", "line_finder", "line_training", "line_gate")
 _DATA_OF_PAGES = (
     "paths", "allow_outside", "max_megapixels", "max_rejected", "validation_fraction", "eval_fraction", "split_salt",
 )  # fmt: skip
+# A setting, the value with which others have no effect, and these.
+_SWITCHES = (
+    ("tune.trials", 0, ("tune.epochs",)),
+    ("train.augment", 0, ("train.augmentations", "train.clean_statistics")),
+    ("train.warm_start", None, ("train.start_share", "train.start_share_checked", "train.keep_characters")),
+    ("language.enabled", False, ("language.base_texts", "language.order", "language.least_labels",
+                                 "language.max_megabytes")),
+)  # fmt: skip
 
 
 def unused(config: Config) -> list[str]:
@@ -65,6 +75,24 @@ def unused(config: Config) -> list[str]:
             for name in type(given).model_fields
             if name not in used and getattr(given, name) != getattr(default, name)
         ]
+    return found
+
+
+def without_effect(config: Config) -> list[str]:
+    """Settings that are not their defaults, and that another one switches off.
+
+    Args:
+        config: All settings.
+
+    Returns:
+        Sentences such as "tune.epochs has no effect with tune.trials=0".
+    """
+    default, found = Config(), []
+    for switch, off, others in _SWITCHES:
+        names = [name for name in others if attrgetter(name)(config) != attrgetter(name)(default)]
+        if names and attrgetter(switch)(config) == off:
+            has = "has" if len(names) == 1 else "have"
+            found.append(f"{', '.join(names)} {has} no effect with {switch}={json.dumps(off)}")
     return found
 
 

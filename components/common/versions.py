@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from components.common import storage
 from serving.version_directory import GRAPH_FILE, LANGUAGE_MODEL_FILE, SETTINGS_FILE, WITHDRAWN, number_of
@@ -87,7 +87,9 @@ def kept_start(version: str, in_service: str = "") -> str:
     """The model that a training has left as it was: no epoch was better than it, and it needs no other push.
 
     That is the base model, or where the training started from there the version in service, or a newer one beside it,
-    which waits for its label. With another language model a version is a new one, though.
+    which waits for its label. A version whose images become other tensors, or are softened otherwise, or that lacks
+    characters of its start, transcribes in another way with the same weights, and is a new one. So is one with another
+    language model than the version's that it started from.
 
     Args:
         version: Directory of the version; one without settings was not trained here.
@@ -99,7 +101,7 @@ def kept_start(version: str, in_service: str = "") -> str:
     settings = os.path.join(version, SETTINGS_FILE)
     noted = json.loads(storage.read(settings)) if storage.exists(settings) else {}
     start = noted.get("start", {})
-    if not start or noted["training"]["best_epoch"] != 0:
+    if not start or noted["training"]["best_epoch"] != 0 or _serves_otherwise(noted):
         return ""
     if start["base_model"]:
         return "the base model"
@@ -108,6 +110,19 @@ def kept_start(version: str, in_service: str = "") -> str:
     if in_service and needs_no_push and _language_model(start["name"]) == _language_model(version):
         return f"version {name}"
     return ""
+
+
+def _serves_otherwise(noted: dict[str, Any]) -> bool:
+    """Whether a version transcribes in another way than its start does, were the weights the same.
+
+    Args:
+        noted: Its settings. Earlier releases noted less of the start, and line finders note none of this: what is not
+            noted counts as the same.
+    """
+    start = noted["start"]
+    own = {"transform": noted.get("transform"), "softening": noted.get("model", {}).get("softening")}
+    lacks = set(start.get("alphabet", ())) - set(noted.get("alphabet", ()))
+    return bool(lacks) or any(start.get(name, value) != value for name, value in own.items())
 
 
 def _without_links(path: str) -> str:

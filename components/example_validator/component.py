@@ -6,7 +6,7 @@ TFX's own only writes anomalies down, and compares with the schema alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -19,6 +19,7 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import io_utils, json_utils, writer_utils
 
 from components.common.console import console
+from components.example_validator.thresholds import override
 
 _DRIFT = anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH
 _Severity = anomalies_pb2.AnomalyInfo.Severity
@@ -38,6 +39,7 @@ class CuratedExampleValidatorSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         "exclude_splits": component_spec.ExecutionParameter(type=str),
         "fails_on_drift": component_spec.ExecutionParameter(type=int),
+        "thresholds": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
         "statistics": component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics),
@@ -62,7 +64,8 @@ class Executor(executor.Executor):
         result = super().Do(input_dict, output_dict, exec_properties)
         (artifact,) = output_dict["anomalies"]
         if input_dict.get("previous"):
-            _add_drift(input_dict, artifact, bool(exec_properties["fails_on_drift"]))
+            overrides = json_utils.loads(exec_properties["thresholds"])
+            _add_drift(input_dict, artifact, overrides, bool(exec_properties["fails_on_drift"]))
         wrong: list[str] = []
         drifted: list[str] = []
         for info, sentence in _anomalies(artifact):
@@ -83,11 +86,12 @@ class Executor(executor.Executor):
         return result
 
 
-def _add_drift(input_dict: dict[str, Any], artifact: Any, fails: bool) -> None:
+def _add_drift(input_dict: dict[str, Any], artifact: Any, overrides: Mapping[str, float], fails: bool) -> None:
     """Adds drift of the training split to its anomalies, as errors or as warnings."""
     (statistics,), (schema,), (previous,) = (input_dict[name] for name in ("statistics", "schema", "previous"))
     now, then = (stats_artifact_utils.load_statistics(found, "train").proto() for found in (statistics, previous))
     rules = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema.uri))
+    override(rules, overrides)
     anomalies = tfdv.validate_statistics(now, rules, previous_statistics=then)
     for info in anomalies.anomaly_info.values():
         if not fails and _only_drift(info):
@@ -124,19 +128,23 @@ class CuratedExampleValidator(base_component.BaseComponent):
     SPEC_CLASS = CuratedExampleValidatorSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
-    def __init__(self, statistics: Any, schema: Any, previous: Any = None, fails_on_drift: bool = False):
+    def __init__(
+        self, statistics: Any, schema: Any, previous: Any, thresholds: Mapping[str, float], fails_on_drift: bool
+    ):
         """Creates the step.
 
         Args:
             statistics: Channel of StatisticsGen.
             schema: Channel of the curated schema.
             previous: Channel of the statistics to compare with; None where the runner cannot find them.
+            thresholds: Thresholds of drift by feature, instead of the schema's: they are a setting of this step alone,
+                since the schema is an input of steps that would train again for another one.
             fails_on_drift: Whether drift ends the run instead of being a warning.
         """
         super().__init__(
             CuratedExampleValidatorSpec(
                 statistics=statistics, schema=schema, previous=previous, exclude_splits=json_utils.dumps([]),
-                fails_on_drift=int(fails_on_drift),
+                fails_on_drift=int(fails_on_drift), thresholds=json_utils.dumps(dict(sorted(thresholds.items()))),
                 anomalies=channel_utils.as_channel([standard_artifacts.ExampleAnomalies()]),
             )
         )  # fmt: skip

@@ -5,14 +5,13 @@ path of the machine that describes the pipeline has to exist on the one that run
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 
 from components.common.artifacts import write_text
-from components.example_validator.thresholds import schema_text
+from components.example_validator.thresholds import SCHEMA_FILE
 
 
 class CuratedSchemaSpec(component_spec.ComponentSpec):
@@ -38,11 +37,7 @@ class CuratedSchema(base_component.BaseComponent):
     SPEC_CLASS = CuratedSchemaSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
-    def __init__(self, thresholds: Mapping[str, float]) -> None:
-        """Creates the step.
-
-        Args:
-            thresholds: Thresholds of the drift and skew comparators, by feature, instead of the file's.
-        """
-        text = schema_text(thresholds)
+    def __init__(self) -> None:
+        """Creates the step."""
+        text = SCHEMA_FILE.read_text(encoding="utf-8")
         super().__init__(CuratedSchemaSpec(text=text, schema=channel_utils.as_channel([standard_artifacts.Schema()])))

@@ -13,22 +13,18 @@ SCHEMA_FILE = Path(__file__).with_name("schema.pbtxt")
 Kind = Literal["drift", "skew"]
 
 
-def schema_text(overrides: Mapping[str, float]) -> str:
-    """The curated schema, with other thresholds for some features.
+def override(schema: schema_pb2.Schema, overrides: Mapping[str, float]) -> None:
+    """Gives some features of a schema other thresholds.
 
     Args:
+        schema: The schema, which is changed.
         overrides: Jensen-Shannon divergence by feature; names without a comparator in the schema are passed over, since
             `drift.thresholds` also names measures that no feature has.
     """
-    text = SCHEMA_FILE.read_text(encoding="utf-8")
-    if not overrides:
-        return text
-    schema = text_format.Parse(text, schema_pb2.Schema())
     for feature in schema.feature:
         if feature.name in overrides and feature.HasField("drift_comparator"):
             for comparator in (feature.drift_comparator, feature.skew_comparator):
                 comparator.jensen_shannon_divergence.threshold = overrides[feature.name]
-    return text_format.MessageToString(schema, as_utf8=True)
 
 
 def read(kind: Kind, overrides: Mapping[str, float]) -> dict[str, float]:
@@ -38,7 +34,8 @@ def read(kind: Kind, overrides: Mapping[str, float]) -> dict[str, float]:
         kind: "drift" between two spans of data, "skew" between training data and what a model is asked.
         overrides: Thresholds that win over those of the schema.
     """
-    schema = text_format.Parse(schema_text(overrides), schema_pb2.Schema())
+    schema = text_format.Parse(SCHEMA_FILE.read_text(encoding="utf-8"), schema_pb2.Schema())
+    override(schema, overrides)
     comparators = {
         feature.name: feature.drift_comparator if kind == "drift" else feature.skew_comparator
         for feature in schema.feature

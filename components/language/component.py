@@ -66,7 +66,7 @@ class Executor(base_executor.BaseExecutor):
         examples = artifact_utils.get_single_uri(input_dict["examples"])
         exported = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["base_model"]))
         model = ExportedModel(exported)
-        base = started_from(model.settings) if config.base_texts else None
+        base = texts.started_from(model.settings) if config.base_texts else None
         learnt = learn(
             texts.labels(records(examples, "train")),
             model.alphabet,
@@ -79,16 +79,6 @@ class Executor(base_executor.BaseExecutor):
         directory = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))
         storage.copy_tree(exported, directory)
         put(learnt, directory)
-
-
-def started_from(settings: dict[str, Any]) -> str | None:
-    """The preset of the base model from which a training started, or the versions before it; else None.
-
-    Args:
-        settings: Settings of the exported model; another preset than its own does not count.
-    """
-    preset = str(settings["transform"]["preset"])
-    return preset if settings.get("start", {}).get("root_base") == preset else None
 
 
 def put(learnt: Learnt, directory: str) -> None:

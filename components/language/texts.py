@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from components.common import storage
@@ -26,6 +26,16 @@ def labels(examples: Iterable[dict[str, Any]]) -> Iterator[str]:
         if image not in seen:
             seen.add(image)
             yield example["text"]
+
+
+def started_from(settings: Mapping[str, Any]) -> str | None:
+    """The preset of the base model from which a training started, or the versions before it; else None.
+
+    Args:
+        settings: Settings of the exported model; another preset than its own does not count.
+    """
+    preset = str(settings["transform"]["preset"])
+    return preset if settings.get("start", {}).get("root_base") == preset else None
 
 
 def lines(paths: Sequence[str]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from components.example_gen.images import resolve_image
 from components.example_gen.rejects import Rejected, is_unreadable_image
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table
+from components.language.texts import started_from
 from components.report import analysis, figures
 from components.report.html import switched_off
 from components.report.material import Material
@@ -93,9 +94,9 @@ def facts(material: Material, characters: analysis.Characters) -> dict[str, Any]
         "training": {
             "start": m.settings.get("start", {}).get("name"),
             "seen_before": m.seen_before.get("start", 0),
-            "from_base_model": m.settings.get("start", {}).get("base_model", False),
             "history": list(m.history),
             "best_validation_cer": m.settings.get("best_validation_cer"),
+            "trained_validation_cer": m.settings.get("training", {}).get("best_validation_cer"),
             "base_validation_cer": m.settings.get("training", {}).get("base_validation_cer"),
             "augmented": f"data:image/png;base64,{base64.b64encode(m.augmented).decode()}" if m.augmented else None,
         },
@@ -178,15 +179,18 @@ def _language_model(m: Material, level: float) -> dict[str, Any] | None:
     """What the version's language model is and brings; None where the run was told to leave it out.
 
     Returns:
-        The facts of the settings file, and CER `with` and `without` it by the Evaluator. Where the predictions are
-        those with it, also the paired `difference` with `low`, `high` and `p_value`, and how many images are read
-        `better` and `worse`.
+        The facts of the settings file, whether it has learnt from the `base_texts`, and CER `with` and `without` it by
+        the Evaluator. Where the predictions are those with it, also the paired `difference` with `low`, `high` and
+        `p_value`, and how many images are read `better` and `worse`.
     """
     facts = m.settings.get("language_model")
     if facts is None:
         return None
     metrics = m.verdict.metrics
-    found = {**facts, "with": metrics.get("cer_default"), "without": metrics.get("cer_best_path")}
+    found = {
+        **facts, "base_texts": m.config.language.base_texts and started_from(m.settings) is not None,
+        "with": metrics.get("cer_default"), "without": metrics.get("cer_best_path"),
+    }  # fmt: skip
     paired = analysis.paired_errors(m.predictions, "best_path_edits")
     if m.config.gate.decoder == "default" and facts["weight"] and paired is not None:
         low, high = paired.interval(level)

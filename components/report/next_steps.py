@@ -45,7 +45,10 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
         yield "Correct the suspect labels: the report shows those of the evaluation split, `htr check` all of them."
     learnt = contents["data"]["splits"].get("train", {"samples": 0, "by_model": 0})
     labelled = learnt["samples"] - learnt["by_model"]
-    more = _more(train, learnt["samples"])
+    usual = epochs_for(TrainConfig.model_validate({**train, "epochs": None}), learnt["samples"])
+    more = max(3 * train["epochs"], usual)  # no fewer than a training from this start gets where nobody sets a number
+    # All that was asked for, which was next to nothing: more tells more than another learning rate.
+    few_asked = epochs == train["epochs"] < min(usual, _FEW_EPOCHS)
     samples = contents["verdict"]["metrics"]["samples"]
     collapsed = contents["empty"] >= _COLLAPSED * samples > 0
     if collapsed and train["warm_start"]:
@@ -60,7 +63,7 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
             f"beginning of every training. Train for longer (train.epochs={more}), with more images "
             "or from a model of similar handwriting (train.warm_start=DIR)."
         )
-    elif "base_kept" in kinds:
+    elif "base_kept" in kinds and not few_asked:
         yield (
             "No epoch was better than the model that the training started from: lower train.learning_rate, e.g. to "
             f"{train['learning_rate'] / 10:g}, or label more images of this kind."
@@ -84,11 +87,6 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
             f"Label more images, or start from a model of similar handwriting (train.warm_start=DIR): {labelled} "
             "training images are few for a model that starts from nothing."
         )
-
-
-def _more(train: dict[str, Any], images: int) -> int:
-    """Three times as many epochs, and no fewer than so many images get from this start where nobody sets a number."""
-    return max(3 * train["epochs"], epochs_for(TrainConfig.model_validate({**train, "epochs": None}), images))
 
 
 def _misfits(contents: Mapping[str, Any]) -> Iterator[str]:

@@ -94,6 +94,29 @@ def read_first(
             return
 
 
+def validation_of(
+    log_probs: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]],
+    source: Source,
+    alphabet: Alphabet,
+    batch_size: int,
+) -> Validation:
+    """How a network reads a whole split, by the best path.
+
+    Args:
+        log_probs: Function of `log_probs_of`.
+        source: The split.
+        alphabet: Characters of its classes.
+        batch_size: Images that are read at once.
+    """
+    texts: list[str] = []
+    predictions: list[str] = []
+    with announced("Reading the validation images", after=20.0) if is_chief() else nullcontext():
+        for found, frames, labels in read_images(log_probs, plain_batches(source, batch_size)):
+            texts += labels
+            predictions += [result.text for result in BestPath().decode(found, frames, alphabet)]
+    return compare(texts, predictions)
+
+
 class Fitting(TrainingLoop):
     """The training of a recogniser.
 
@@ -193,14 +216,7 @@ class Fitting(TrainingLoop):
 
     def validate(self) -> Validation:
         """How the current weights read the validation split."""
-        texts: list[str] = []
-        predictions: list[str] = []
-        with announced("Reading the validation images", after=20.0) if is_chief() else nullcontext():
-            images = plain_batches(self.validation, self.train.batch_size)
-            for log_probs, frames, labels in read_images(self.log_probs, images):
-                texts += labels
-                predictions += [result.text for result in BestPath().decode(log_probs, frames, self.alphabet)]
-        return compare(texts, predictions)
+        return validation_of(self.log_probs, self.validation, self.alphabet, self.train.batch_size)
 
     def _stream(self) -> Iterator[Any]:
         dataset = batches(self.training, self.train, self.schedule.epochs, self.done)

@@ -88,7 +88,8 @@ class Outcome:
         epochs_done: Epochs that were finished.
         steps: Optimiser steps that were done.
         best_epoch: Epoch whose weights were kept, see `fitting.Fitting`; 0 for those of the base.
-        best_validation_cer: Its CER on the validation split.
+        best_validation_cer: Its CER on the validation split. The settings' own `best_validation_cer` is that of the
+            exported network, to which characters of its start may have been added since.
         base_validation_cer: CER of the base of a warm start before the first step; None from nothing.
         ended: "epochs" after the last one, "patience" where validation was clearly worse for long, "loss" where it was
             not finite.

@@ -13,6 +13,7 @@ from tfx.components.tuner.component import TunerFnResult
 
 from components.common.console import announced, console
 from components.common.datasets import expand
+from components.common.words import counted
 from components.trainer import warm_start
 from components.trainer.accelerators import use_accelerators
 from components.trainer.fitting import Fitting
@@ -88,6 +89,8 @@ class RecogniserTuner(keras_tuner.Tuner):
             self.validation_source = survey(expand(fn_args.eval_files), *given)
         schedule = schedule_for(train, self.training_source.samples)
         epochs = trial_epochs(tune, schedule)
+        trials = f"{counted(tune.trials, 'trial')} of {counted(epochs, 'epoch')} each"
+        console().print(f"  {trials}, before the training of {counted(schedule.epochs, 'epoch')}")
         self.train_config = train.model_copy(update={"epochs": epochs, "patience": epochs})
         space = search_space(self.model_config, train, schedule.learning_rate)
         oracle = ConfiguredFirst(

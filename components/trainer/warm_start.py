@@ -19,7 +19,8 @@ Kind = TypeVar("Kind", ModelConfig, TransformConfig)
 
 # Of the section `model`, those that give the weights their shapes.
 _SHAPES = ("filters", "recurrent_units", "recurrent_layers")
-# Of the section `transform`, those without which the weights recognise next to nothing; a network takes any width.
+# Of the section `transform`, those that cost the weights most of what they know: they start with many times the errors,
+# though they still beat random ones. A network takes any width.
 _IMAGES = ("height", "resize", "contrast")
 
 
@@ -67,11 +68,15 @@ class Start:
 
         Returns:
             Its name and characters, whether it is the base model, and the preset of the base model that it goes back
-            to, if any.
+            to, if any. Of a version also the section `transform` and the `softening` that it serves with.
         """
         root = preset if self.is_base else _root_base(self.version) if self.version else None
         alphabet = alphabet_of(self.version) if self.version else []
-        return {"name": self.name, "base_model": self.is_base, "root_base": root, "alphabet": alphabet}
+        noted = {"name": self.name, "base_model": self.is_base, "root_base": root, "alphabet": alphabet}
+        if self.version:
+            noted["transform"] = _section(self.version, "transform", TransformConfig).model_dump()
+            noted["softening"] = _section(self.version, "model", ModelConfig).softening or 0.0
+        return noted
 
 
 def settled(
@@ -122,6 +127,9 @@ def _start(warm_start: str | None, transform: TransformConfig, model: ModelConfi
     name = f"the base model for transform.preset={preset}, version {os.path.basename(version)}"
     if other := _other_layers(version, model):
         return Start(None, f"nothing: {name}, has another {', '.join(f'model.{setting}' for setting in other)}")
+    if images := _other_images(version, transform):
+        learnt = ", ".join(f"transform.{setting}={value}" for setting, value in images.items())
+        name += f" (it has learnt with {learnt}, so it starts worse here)"
     return Start(version, name, is_base=True)
 
 
@@ -157,10 +165,10 @@ def check_fits(version: str, model: ModelConfig, transform: TransformConfig) -> 
         listed = ", ".join(f"model.{name} is {getattr(model, name)} here" for name in other)
         needed = " ".join(f"--set model.{name}='{value}'" for name, value in other.items())
         raise WarmStartError(f"train.warm_start: {version} has another network: {listed}. Train with {needed}")
-    earlier = _section(version, "transform", TransformConfig)
-    if others := [name for name in _IMAGES if getattr(earlier, name) != getattr(transform, name)]:
-        listed = ", ".join(f"transform.{name} is {getattr(transform, name)} here" for name in others)
-        needed = " ".join(f"--set transform.{name}={getattr(earlier, name)}" for name in ("preset", *others))
+    if images := _other_images(version, transform):
+        listed = ", ".join(f"transform.{name} is {getattr(transform, name)} here" for name in images)
+        images = {"preset": _section(version, "transform", TransformConfig).preset, **images}
+        needed = " ".join(f"--set transform.{name}={value}" for name, value in images.items())
         raise WarmStartError(
             f"train.warm_start: {version} has learnt from other images: {listed}. Leave train.warm_start out, which "
             f"takes the base model of transform.preset={transform.preset}, or train with {needed}"
@@ -171,6 +179,12 @@ def _other_layers(version: str, model: ModelConfig) -> dict[str, object]:
     """The sizes of a version's layers that differ from those of a network."""
     earlier = _section(version, "model", ModelConfig)
     return {name: getattr(earlier, name) for name in _SHAPES if getattr(earlier, name) != getattr(model, name)}
+
+
+def _other_images(version: str, transform: TransformConfig) -> dict[str, object]:
+    """What a version has learnt with, of `_IMAGES`, where that differs."""
+    earlier = _section(version, "transform", TransformConfig)
+    return {name: getattr(earlier, name) for name in _IMAGES if getattr(earlier, name) != getattr(transform, name)}
 
 
 def _section(version: str, name: str, kind: type[Kind]) -> Kind:

@@ -68,6 +68,8 @@ def _check(config: Config) -> None:
 
     if names := preflight.unused(config):
         console().print(f"Warning: task={config.task} does not use {', '.join(names)}", markup=False)
+    for sentence in preflight.without_effect(config):
+        console().print(f"Warning: {sentence}", markup=False)
     try:
         task_of(config).check(config)
     except (DatasetError, ConfigError) as error:

@@ -240,27 +240,27 @@ def test_steps_take_what_a_cleared_step_has_written_last(tmp_path, sample_data, 
 
     monkeypatch.delenv(METADATA_VARIABLE, raising=False)
 
-    def launch(*steps, threshold):
-        assert compile_dag(tmp_path, sample_data, f"drift.thresholds={{sharpness: {threshold}}}") == 0
+    def launch(*steps, limit):
+        assert compile_dag(tmp_path, sample_data, f"data.limit={limit}") == 0
         document = json.loads((tmp_path / "dags" / "htr.json").read_text())
         for step in steps:
             airflow_runner.run_step(document, step, "run1")
 
-    def schemas():
+    def examples():
         store = run_metadata.open_metadata(str(tmp_path / "workspace"))
         execution = max(
             store.get_executions_by_type("tfx.components.statistics_gen.component.StatisticsGen"), key=lambda e: e.id
         )
         events = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == e.INPUT]
-        used = [a for a in store.get_artifacts_by_id([e.artifact_id for e in events]) if "SchemaGen" in a.uri]
-        return [a.id for a in used], sorted(a.id for a in store.get_artifacts_by_type("Schema"))
+        used = [a for a in store.get_artifacts_by_id([e.artifact_id for e in events]) if "ExampleGen" in a.uri]
+        return [a.id for a in used], sorted(a.id for a in store.get_artifacts_by_type("Examples"))
 
-    launch("HandwritingExampleGen", "SchemaGen", threshold=0.1)
-    launch("SchemaGen", "StatisticsGen", threshold=0.2)
-    used, (_, newest) = schemas()
+    launch("HandwritingExampleGen", "SchemaGen", limit=100)
+    launch("HandwritingExampleGen", "StatisticsGen", limit=120)
+    used, (_, newest) = examples()
     assert used == [newest]
-    launch("SchemaGen", "StatisticsGen", threshold=0.1)  # from the cache
-    used, (oldest, _) = schemas()
+    launch("HandwritingExampleGen", "StatisticsGen", limit=100)  # from the cache
+    used, (oldest, _) = examples()
     assert used == [oldest]
 
 

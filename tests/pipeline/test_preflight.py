@@ -127,6 +127,24 @@ def test_settings_that_the_task_does_not_use_are_named(task, given, named, tmp_p
     assert f"Warning: task={task} does not use {named}\n" in error
 
 
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (["tune.epochs=3"], "tune.epochs has no effect with tune.trials=0"),
+        (["tune.epochs=3", "tune.trials=2"], None),
+        (["train.augment=0", "train.clean_statistics=0.5"],
+         "train.clean_statistics has no effect with train.augment=0"),
+        (["train.warm_start=none", "train.start_share=0.1", "train.keep_characters=false"],
+         "train.start_share, train.keep_characters have no effect with train.warm_start=null"),
+        (["language.enabled=false", "language.order=4"], "language.order has no effect with language.enabled=false"),
+    ],
+)  # fmt: skip
+def test_settings_that_another_one_switches_off_are_named(given, told, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    error = refused("run", tmp_path / "empty", tmp_path / "workspace", capsys, *given)
+    assert f"Warning: {told}\n" in error if told else "has no effect" not in error
+
+
 def test_a_bound_for_a_writer_of_another_split_names_those_of_the_right_one(data, evaluated, tmp_path, capsys):
     trained = next(writer for writer in WRITERS if writer not in evaluated)
     error = refused("run", data, tmp_path / "w", capsys, f"gate.slice_max_cer={{writer={trained}: 0.2}}")

@@ -25,7 +25,7 @@ from components.tools.data_check.findings import find
 from components.tools.data_check.look import Seen
 from components.tools.data_check.suspects import misfits, odd_labels, same_images
 from components.trainer import estimate, warm_start
-from components.trainer.schedule import epochs_for
+from components.trainer.schedule import schedule_for, trial_epochs
 from components.transform import geometry
 from components.transform.settings import TransformConfig
 from htr_client.cores import usable_cores
@@ -170,7 +170,7 @@ def _frames(seen: Sequence[Seen], transform: TransformConfig) -> dict[str, Any]:
 
 
 def _training(by_split: Mapping[str, Sequence[Seen]], config: RunSettings) -> dict[str, Any]:
-    """How much a training has to do, and how long it takes on this machine's CPU."""
+    """How much a training and the search before it have to do, and how long both take on this machine's CPU."""
     transform, images = config.transform, by_split["train"]
     assert transform.height and transform.width
     # The preset `word` fills each row of the tensor up; `line` fills up to the widest image of a batch.
@@ -178,12 +178,13 @@ def _training(by_split: Mapping[str, Sequence[Seen]], config: RunSettings) -> di
     width = transform.width if transform.preset == "word" else statistics.mean(widths or [0])
     train, _, start = warm_start.settled(config.train, transform, config.model)
     steps = estimate.expected_steps(train, len(images))
-    seconds = estimate.expected_seconds(
-        train, len(images), len(by_split["validation"]), transform.height * width
-    )  # fmt: skip
+    schedule, tune = schedule_for(train, len(images)), config.tune
+    trial = train.model_copy(update={"epochs": trial_epochs(tune, schedule)})
+    sizes = (len(images), len(by_split["validation"]), transform.height * width)
+    seconds = estimate.expected_seconds(train, *sizes) + tune.trials * estimate.expected_seconds(trial, *sizes)
     return {
         "images": len(images), "steps": steps, "seconds": seconds, "time": estimate.in_words(seconds),
-        "epochs": epochs_for(train, len(images)), "start": start.name,
+        "epochs": schedule.epochs, "trials": tune.trials, "trial_epochs": trial.epochs, "start": start.name,
         "warm": train.is_warm, "cores": usable_cores(),
         "start_alphabet": "".join(warm_start.alphabet_of(start.version)) if start.version else "",
     }  # fmt: skip
@@ -241,13 +242,17 @@ def _shown(text: str) -> str:
 
 
 def training_in_words(training: Mapping[str, Any]) -> str:
-    """How long the training takes."""
+    """How long the training takes, with the search before it."""
     if not training["images"]:
         return "Training: there is no image to train on"
+    search = ""
+    if training["trials"]:
+        trials, epochs = counted(training["trials"], "trial"), counted(training["trial_epochs"], "epoch")
+        search = f"and a search of {trials} of {epochs} each before it, "
     return (
-        f"Training: {training['images']:,} images in {training['epochs']} epochs, {training['steps']:,} steps, take "
-        f"{training['time']} on {counted(training['cores'], 'core')} without a GPU (an estimate, right to a factor of "
-        f"two), starting from {training['start']}"
+        f"Training: {training['images']:,} images in {training['epochs']} epochs, {training['steps']:,} steps, {search}"
+        f"take {training['time']} on {counted(training['cores'], 'core')} without a GPU (an estimate, right to a "
+        f"factor of two), starting from {training['start']}"
     )
 
 

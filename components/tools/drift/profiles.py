@@ -215,8 +215,9 @@ def of_run(workspace: str, name: str, run: str) -> Profile:
     counts: Counter[str] = Counter()
     alphabet: list[str] = []
     if found.report_folder and found.report:
-        counts.update({row["character"]: row["in_training"] for row in found.report["characters"]})
-        alphabet = list(found.report["model"]["alphabet"])
+        rows = found.report["characters"]  # those of the alphabet, too, whether or not a label has them
+        counts.update({row["character"]: row["in_training"] for row in rows if row["in_training"]})
+        alphabet = [row["character"] for row in rows if row["in_training"] or row["seen"]]
         if _as_clients_decode(found.report):
             predictions = pd.read_csv(os.path.join(found.report_folder, html.PREDICTIONS_FILE), usecols=[CONFIDENCE])
             numbers[CONFIDENCE] = predictions[CONFIDENCE].to_numpy(np.float64)

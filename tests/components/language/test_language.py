@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from components.base_model import packing
 from components.common.settings import ConfigError
 from components.language import learning, recording, texts
-from components.language.component import in_words, started_from
+from components.language.component import in_words
 from components.language.learning import Recorded, learn
 from components.language.settings import LanguageConfig
 from components.recogniser.model import ExportedModel
@@ -285,23 +285,25 @@ def test_text_files_that_cannot_be_read(tmp_path):
     ids=["base", "version", "unknown"],
 )
 def test_the_base_model_counts_where_the_training_started_from_it(start, expected):
-    assert started_from({"transform": {"preset": "word"}, **({"start": start} if start else {})}) == expected
+    assert texts.started_from({"transform": {"preset": "word"}, **({"start": start} if start else {})}) == expected
 
 
 def test_the_base_model_counts_through_a_chain_of_versions(tmp_path):
     file = tmp_path / "assets.extra" / "htr.json"
     file.parent.mkdir()
-    file.write_text(json.dumps({"alphabet": ["a"], "transform": {"preset": "word"}}))
+    settings = {"alphabet": ["a"], "transform": {"preset": "word"}, "model": {}}
+    file.write_text(json.dumps(settings))
     start = Start(str(tmp_path), "the base model", is_base=True).noted("word")
     for _ in range(2):
-        file.write_text(json.dumps({"alphabet": ["a"], "transform": {"preset": "word"}, "start": start}))
+        file.write_text(json.dumps({**settings, "start": start}))
         start = Start(str(tmp_path), "version 7").noted("line")
         assert start["root_base"] == "word" and not start["base_model"]
-        assert started_from({"transform": {"preset": "word"}, "start": start}) == "word"
-        assert started_from({"transform": {"preset": "line"}, "start": start}) is None
+        assert texts.started_from({"transform": {"preset": "word"}, "start": start}) == "word"
+        assert texts.started_from({"transform": {"preset": "line"}, "start": start}) is None
     start = Start(None, "nothing").noted("word")
-    file.write_text(json.dumps({"alphabet": ["a"], "transform": {"preset": "word"}, "start": start}))
-    assert started_from({"transform": {"preset": "word"}, "start": Start(str(tmp_path), "7").noted("word")}) is None
+    file.write_text(json.dumps({**settings, "start": start}))
+    start = Start(str(tmp_path), "7").noted("word")
+    assert texts.started_from({"transform": {"preset": "word"}, "start": start}) is None
 
 
 def test_a_language_model_of_a_later_format_is_left_out_with_a_warning(tmp_path):

@@ -97,6 +97,17 @@ def test_a_base_that_stays_the_best_asks_for_a_lower_learning_rate_not_for_more_
     assert not any("No epoch" in step for step in suggested(read(), history=history, settings=better))
 
 
+@pytest.mark.parametrize(("asked", "done", "longer"), [(1, 1, True), (47, 1, False), (8, 8, False)])
+def test_a_base_that_stays_the_best_after_the_one_epoch_that_was_asked_for_asks_for_more(asked, done, longer):
+    """Where a training ended by itself, or was given time, it is the learning rate."""
+    base = {"epoch": 0, "loss": None, "validation_cer": 0.03, "seconds": 0.0}
+    settings = {**_with_epochs(asked), "training": {"base_validation_cer": 0.03, "best_epoch": 0}}
+    (first, *others) = suggested(read(), history=[base, *LEARNT[:done]], settings=settings)
+    assert first.startswith(f"Train for longer than {done} epoch") == longer
+    assert first.startswith("No epoch was better than the model") != longer
+    assert not any("train.learning_rate" in step for step in others)
+
+
 @pytest.mark.parametrize("epochs, more", [(2, 47), (100, 300)])
 def test_no_fewer_epochs_than_the_number_of_images_asks_for(epochs, more):
     first, *_ = suggested(read(), history=LEARNT[:2], settings=_with_epochs(epochs))  # 2,000 training images

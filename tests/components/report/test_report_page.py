@@ -90,15 +90,16 @@ FACTS = {
 }  # fmt: skip
 
 
-def with_language_model(facts, decoder="default"):
+def with_language_model(facts, decoder="default", start=None, **language):
     """Contents of a report whose model reads better with its language model than by the best path."""
     predictions = table(words(500), rate=0.03, best_path_rate=0.09)
     if decoder == "best_path":
         predictions[["prediction", "edits"]] = predictions[["best_path", "best_path_edits"]]
-    made = material(predictions, Config(gate={"max_cer": 0.3, "decoder": decoder}))
+    made = material(predictions, Config(gate={"max_cer": 0.3, "decoder": decoder}, language=language))
     metrics = {**made.verdict.metrics, "cer_default": 0.0312, "cer_best_path": 0.0923}
     verdict = dataclasses.replace(made.verdict, metrics=metrics)
-    return in_words(dataclasses.replace(made, verdict=verdict, settings={**made.settings, "language_model": facts}))
+    settings = {**made.settings, "language_model": facts, "start": start or {"name": "nothing"}}
+    return in_words(dataclasses.replace(made, verdict=verdict, settings=settings))
 
 
 def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
@@ -123,6 +124,15 @@ def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
     assert "with the version's language model" in text and "9.23 %" in text
     assert "a name that stands in several labels can be put together" in text and "`language.enabled=false`" in text
     assert json.loads(json.dumps(contents.metrics(built)))["language_model"]["weight"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("root", "base_texts", "told"), [("word", True, True), ("word", False, False), ("line", True, False)]
+)
+def test_the_card_names_the_texts_of_the_base_model_also_where_a_version_goes_back_to_it(root, base_texts, told):
+    start = {"name": "models/17", "base_model": False, "root_base": root}
+    text = card.write(with_language_model(FACTS, start=start, base_texts=base_texts))
+    assert ("training labels, and the texts of the base model, which are public." in text) == told
 
 
 @pytest.mark.parametrize("extra", ["", "`"])
@@ -203,6 +213,16 @@ def test_page_tells_what_a_warm_start_has_brought():
     told = write_page(json.loads(json.dumps(made)))
     assert "CER over 2 epochs" in told and "2 epochs in 20 s" in told
     assert "The model that training started from has 6.00 % there" in told
+
+
+@pytest.mark.parametrize(
+    ("trained", "told"), [(0.06, " (6.00 % before the start's other characters were added)"), (0.05, "")]
+)
+def test_page_tells_the_validation_cer_of_the_network_that_ships(trained, told):
+    settings = material(table(words(50))).settings
+    facts = {**settings["training"], "best_validation_cer": trained}
+    html = write_page(in_words(material(table(words(50)), settings={**settings, "training": facts})))
+    assert f"The weights that were kept have a validation CER of 5.00 %{told}." in markup.unescape(html)
 
 
 def test_what_the_training_kept_is_told_and_not_found_out_anew():

@@ -183,10 +183,18 @@ def test_images_too_long_for_the_tensor_are_named(tmp_path, capsys):
     assert TransformConfig(preset="line").width / TransformConfig(preset="line").height > 640 / 40
 
 
+def _minutes(out):
+    return int(re.search(r"^Training: .* take about (\d+) minutes on", out, re.MULTILINE).group(1))
+
+
 def test_long_trainings_and_small_data_are_said(clean, tmp_path, capsys):
     out = looked(clean, capsys)
     assert re.search(r"Training: [\d,]+ images in \d+ epochs, [\d,]+ steps, take about \d+ minutes on \d+ cores", out)
     assert "Training takes" not in out and "too few" not in out
+    assert _minutes(looked(clean, capsys, "--set", "tune.trials=10")) == pytest.approx(3 * _minutes(out), abs=2)
+    assert "steps, and a search of 1 trial of 4 epochs each before it, take" in looked(
+        clean, capsys, "--set", "tune.trials=1", "--set", "tune.epochs=4"
+    )
     out = looked(clean, capsys, "--set", "train.epochs=30000")
     assert re.search(r"Note: Training takes about \d+ (hours|days) on", out) and "--set data.limit=20000" in out
     nothing = ("--set", "train.warm_start=none")

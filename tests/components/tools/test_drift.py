@@ -335,10 +335,16 @@ def test_drift_draws_no_figures():
 
 
 @pytest.mark.parametrize(
-    ("evaluated", "fails", "error"),
-    [("x", 1, "DataDrift"), ("?", 1, "DataAnomalies"), ("?", 0, "DataAnomalies"), ("x", 0, None)],
+    ("evaluated", "fails", "thresholds", "error"),
+    [
+        ("x", 1, "{}", "DataDrift"),
+        ("x", 1, '{"characters": 0.5, "length": 1.0}', None),
+        ("?", 1, "{}", "DataAnomalies"),
+        ("?", 0, "{}", "DataAnomalies"),
+        ("x", 0, "{}", None),
+    ],
 )
-def test_data_that_contradicts_the_schema_is_more_than_drift(tmp_path, evaluated, fails, error):
+def test_data_that_contradicts_the_schema_is_more_than_drift(tmp_path, evaluated, fails, thresholds, error):
     """Where another split has a value that the schema forbids, `drift.fail=false` would not help."""
     from tensorflow_metadata.proto.v0 import schema_pb2
     from tfx.types import artifact_utils, standard_artifacts
@@ -372,8 +378,8 @@ def test_data_that_contradicts_the_schema_is_more_than_drift(tmp_path, evaluated
         "schema": [schema], "previous": [measured("then", train=["x"] * 100)],
     }  # fmt: skip
     outputs = {"anomalies": [artifact(standard_artifacts.ExampleAnomalies, "anomalies")]}
-    validate = functools.partial(component.Executor().Do, inputs, outputs,
-                                 {"exclude_splits": "[]", "fails_on_drift": fails})  # fmt: skip
+    settings = {"exclude_splits": "[]", "fails_on_drift": fails, "thresholds": thresholds}
+    validate = functools.partial(component.Executor().Do, inputs, outputs, settings)
     if error is None:
         validate()
         return

@@ -1,6 +1,7 @@
 """`htr drift` compares with what a run was trained on: its statistics, counts and settings in ML Metadata."""
 
 import json
+from collections import Counter
 
 import pytest
 from ml_metadata import metadata_store
@@ -8,6 +9,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.example_gen.settings import DataConfig
+from components.report.analysis import Characters
 from components.report.html import CONTENTS_FILE, PREDICTIONS_FILE
 from components.transform.settings import TransformConfig
 from htr_client import RequestLog
@@ -137,6 +139,22 @@ def test_confidence_is_compared_where_both_sides_are_decoded_alike(words, tmp_pa
     found = json.loads(capsys.readouterr().out)
     assert ("confidence" in [measure["name"] for measure in found["measures"]]) == known
     assert any("without its language model (gate.decoder=best_path)" in note for note in found["notes"]) != known
+
+
+def test_characters_that_only_the_start_of_a_model_knows_are_new_in_labels(words, tmp_path, capsys):
+    """The alphabet of a model has more than its labels: by default all characters of its base model."""
+    folder = a_run(tmp_path / "workspace", {"train": 72, "validation": 9, "eval": 9}, {})
+    table = Characters().table(Counter("word" * 60), "word0123456789")
+    written = {"config": {"gate": {"decoder": "default"}}, "language_model": None, "characters": table,
+               "model": {"alphabet": "".join(row["character"] for row in table)}}  # fmt: skip
+    (folder / CONTENTS_FILE).write_text(json.dumps(written))
+    (folder / PREDICTIONS_FILE).write_text("confidence\n0.9\n")
+    arguments = ["--workspace", str(tmp_path / "workspace")]
+    other = dataset(tmp_path / "other", ["17", "word", "word", "word"] * 15, 90)
+    for data, share in ((words, 0.0), (other, 0.25)):
+        _, found, _ = drift(data, *arguments, capsys=capsys)
+        (measure,) = [measure for measure in found["measures"] if measure["name"] == "new_characters"]
+        assert measure["after"] == share and ("new_characters" in found["moved"]) == bool(share)
 
 
 def test_no_run_to_compare_with(words, tmp_path, capsys):

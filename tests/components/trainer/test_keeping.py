@@ -14,6 +14,7 @@ from components.trainer import keeping, training
 from components.trainer.fitting import log_probs_of
 from components.trainer.keeping import Kept, with_characters_of
 from components.trainer.model import build
+from components.trainer.outcome import Validation
 from components.trainer.transfer import start_from
 from components.transform.settings import TransformConfig
 from serving.local import LocalClient
@@ -60,7 +61,8 @@ def test_characters_that_no_training_label_has_stay(few, base, tmp_path, capsys)
     _, narrow = trained(few, tmp_path / "dropped", train.model_copy(update={"keep_characters": False}))
     assert narrow["alphabet"] == ["a", "b"] and narrow["start"]["alphabet"] == ["a", "b", "c"]
     # They were trained alike, and differ in that character only.
-    assert narrow["best_validation_cer"] == settings["best_validation_cer"]
+    cers = [each["training"]["best_validation_cer"] for each in (settings, narrow)]
+    assert cers[0] == cers[1] == narrow["best_validation_cer"]
     images = [drawn(word, 500 + i) for i, word in enumerate(WORDS)]
     texts = {}
     for name in ("kept", "dropped"):
@@ -70,8 +72,9 @@ def test_characters_that_no_training_label_has_stay(few, base, tmp_path, capsys)
     assert "c" not in "".join(texts["dropped"]) and count_errors(WORDS, texts["dropped"]).rate > 0.15
 
 
-def test_characters_that_harm_are_left_out(few, base, tmp_path, monkeypatch, capsys):
-    """As where the start writes a letter that looks like one of the labels."""
+@pytest.fixture
+def harmful(monkeypatch):
+    """The character that is added comes out everywhere: the start writes a letter that looks like one of the labels."""
     learn = keeping.learn_from
 
     def harmed(wide, *others):
@@ -81,9 +84,22 @@ def test_characters_that_harm_are_left_out(few, base, tmp_path, monkeypatch, cap
                 variable.assign(variable.numpy() + np.array([0, 0, 50, 0]))
 
     monkeypatch.setattr(keeping, "learn_from", harmed)
+
+
+def test_characters_that_harm_are_left_out(few, base, harmful, tmp_path, capsys):
     _, settings = trained(few, tmp_path, warm(base))
     assert settings["alphabet"] == ["a", "b"]
     assert "no training label has: 1, left out (validation CER" in " ".join(capsys.readouterr().err.split())
+    assert settings["best_validation_cer"] == settings["training"]["best_validation_cer"]
+
+
+def test_the_validation_cer_is_that_of_the_network_that_is_exported(few, base, harmful, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Validation, "is_clearly_worse", lambda *_: False)
+    _, settings = trained(few, tmp_path, warm(base))
+    assert settings["alphabet"] == ["a", "b", "c"]
+    cer = settings["best_validation_cer"]
+    assert f"kept (validation CER {cer:.4f} with them" in " ".join(capsys.readouterr().err.split())
+    assert cer > settings["training"]["best_validation_cer"] + 0.3
 
 
 def called(base, folder, characters):

@@ -13,6 +13,7 @@ import tensorflow_transform as tft
 from tfx.utils import json_utils
 
 from components.base_model import packing
+from components.common.versions import kept_start
 from components.evaluator.baseline import find
 from components.trainer import accelerators, training, transfer, tuning
 from components.trainer.component import Driver
@@ -358,6 +359,29 @@ def test_a_training_starts_from_the_base_model_of_its_preset(toy, base, shipped,
 
 
 @pytest.mark.either_stack
+@pytest.mark.parametrize(
+    ("transform", "softening", "train", "is_kept"),
+    [
+        (WORD, None, {}, True),
+        (WORD.model_copy(update={"contrast": False}), None, {}, False),
+        (WORD, 0.25, {}, False),
+        (WORD, None, {"keep_characters": False}, False),
+    ],
+    ids=["same", "other images", "other softening", "fewer characters"],
+)
+def test_the_weights_of_the_start_are_that_model_only_where_it_would_transcribe_with_them_as_it_does(
+    shipped, tmp_path, transform, softening, train, is_kept
+):
+    data = write_transformed(tmp_path / "data", ["ab", "ba", "aab", "abba"] * 12, WORD)  # the start also knows a c
+    train = TRAIN.model_copy(update={"epochs": 1, "learning_rate": ABSURD, **train})
+    given = arguments(data, tmp_path, train, transform)
+    given["custom_config"]["model"] = SMALL.model_copy(update={"softening": softening}).model_dump_json()
+    training.run_fn(SimpleNamespace(**given))
+    assert settings_of(tmp_path / "model")["training"]["best_epoch"] == 0
+    assert kept_start(str(tmp_path / "model")) == ("the base model" if is_kept else "")
+
+
+@pytest.mark.either_stack
 def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_why(toy, shipped, tmp_path, capsys):
     history, settings = run(toy, tmp_path, TRAIN.model_copy(update={"epochs": 1, "warm_start": None}))
     assert history[0]["epoch"] == 1 and settings["start"]["name"] == "nothing" and not settings["start"]["base_model"]
@@ -376,6 +400,15 @@ def test_without_a_base_model_that_fits_a_training_starts_from_nothing_and_says_
     assert TrainConfig(warm_start="none").warm_start is None
 
 
+@pytest.mark.either_stack
+def test_a_base_model_that_has_learnt_from_other_images_is_said_to_start_worse(shipped):
+    same = settled(TrainConfig(), WORD.model_copy(update={"width": 256}), SMALL)[2]
+    assert same.is_base and "learnt" not in same.name
+    other = settled(TrainConfig(), WORD.model_copy(update={"resize": "stretch", "height": 48}), SMALL)[2]
+    learnt = "(it has learnt with transform.height=32, transform.resize=pad, so it starts worse here)"
+    assert other.is_base and other.name == f"{same.name} {learnt}"
+
+
 def test_a_training_softens_images_as_its_start_does_unless_it_is_told_otherwise(toy, tmp_path):
     soft = SMALL.model_copy(update={"softening": 0.1})
     first = TRAIN.model_copy(update={"epochs": 1, "warm_start": None})
@@ -389,11 +422,12 @@ def test_a_training_softens_images_as_its_start_does_unless_it_is_told_otherwise
 
 
 @pytest.mark.either_stack
-def test_a_training_starts_where_the_trials_of_its_tuner_have_started(toy, shipped, tmp_path):
+def test_a_training_starts_where_the_trials_of_its_tuner_have_started(toy, shipped, tmp_path, capsys):
     given = arguments(toy, tmp_path, TrainConfig(epochs=1, batch_size=64), WORD)
     given["custom_config"]["model"] = SMALL.model_copy(update={"recurrent_units": 12}).model_dump_json()
     given["custom_config"]["tune"] = TuneConfig(trials=1, epochs=1).model_dump_json()
     tuner = tuning.tuner_fn(SimpleNamespace(**given, transform_graph_path=str(toy / "tft"), working_dir=str(tmp_path)))
+    assert "1 trial of 1 epoch each, before the training of 1 epoch" in " ".join(capsys.readouterr().err.split())
     assert not tuner.tuner.train_config.is_warm, "the base model has twice as many units"
     found = {"values": {"model.recurrent_units": SMALL.recurrent_units, "train.learning_rate": 0.004}}
     training.run_fn(SimpleNamespace(**given, hyperparameters=found))
