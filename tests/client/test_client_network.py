@@ -1,5 +1,8 @@
 """The clients, image by image, against a server whose answers are known and that misbehaves on demand."""
 
+import contextlib
+import socket
+import threading
 import time
 
 import grpc
@@ -133,6 +136,53 @@ def test_decoder_and_alternatives(kind, server):
 def test_unavailable_is_retried_in_the_channel(client, server):
     server.model.failures = [(Code.UNAVAILABLE, "queue full")] * 3
     assert client.transcribe(png("again")).text == "again"
+
+
+class Silent:
+    """A way to a server on which nothing is said for some seconds after a connection was accepted."""
+
+    def __init__(self, server, seconds):
+        self._server, self._seconds = server, seconds
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._spawn(self._accept)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _spawn(self, work, *arguments):
+        threading.Thread(target=work, args=arguments, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):  # the listener is closed
+            while True:
+                self._spawn(self._serve, self._listener.accept()[0])
+
+    def _serve(self, near):
+        time.sleep(self._seconds)
+        with contextlib.suppress(OSError), near, socket.create_connection(("127.0.0.1", self._server.port)) as far:
+            self._spawn(self._carry, far, near)
+            self._carry(near, far)
+
+    def _carry(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_server_that_is_slow_to_connect_takes_no_attempts(kind, server):
+    """As one far away, behind a busy proxy, or on a machine that has no time for it just then."""
+    with Silent(server, 1.0) as slow:
+        with kind(slow.address) as client:
+            client.connect(5.0)
+        with kind(slow.address) as client:
+            server.model.failures = [(Code.UNAVAILABLE, "queue full")] * 3
+            assert client.transcribe(png("again")).text == "again"
 
 
 def test_calls_cut_off_by_a_stopping_server_are_retried(client, server):

@@ -97,9 +97,11 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 0),
+        # The time that one attempt to connect may take, whatever its name says: TCP, TLS and the server's first words.
+        # An attempt that is cut off fails the calls that wait for it, and uses up one of their attempts.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         # gRPC's own maximum of two minutes would leave a restarted server unused for that long.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 500),
         ("grpc.max_reconnect_backoff_ms", 3_000),
     ]
 
