@@ -25,7 +25,7 @@ from htr_client.errors import (
     UnexpectedAnswer,
 )
 from htr_client.network.addresses import hosts_of
-from htr_client.network.reach import why_no_connection, with_proxy
+from htr_client.network.reach import CHECK, why_no_connection, with_proxy
 
 Metadata = Callable[[], Iterable[tuple[str, str | bytes]]]
 _PAIRS = "It returns a mapping or pairs of name and value, such as [('authorization', 'Bearer ...')]."
@@ -100,6 +100,8 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
         # The time that one attempt to connect may take, whatever its name says: TCP, TLS and the server's first words.
         # An attempt that is cut off fails the calls that wait for it, and uses up one of their attempts.
         ("grpc.min_reconnect_backoff_ms", 5_000),
+        # A server that has moved is looked for at once; gRPC's own pause between lookups is 30 seconds.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         # gRPC's own maximum of two minutes would leave a restarted server unused for that long.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 3_000),
@@ -195,7 +197,8 @@ def to_error(
     if code is grpc.StatusCode.UNAVAILABLE:
         hosts = hosts_of(where.split(", "))
         if _NO_NAME.search(details):
-            return with_proxy(ServerUnavailable(f"The name of the server {where} is not known.", code=code.name), hosts)
+            unknown = f"The name of the server {where} is not known."
+            return with_proxy(ServerUnavailable(unknown, advice=CHECK, code=code.name), hosts)
         if _NO_CONNECTION.search(details):
             return with_proxy(why_no_connection(details, where, encrypted, code.name), hosts)
         if _BROKEN.search(details):
@@ -219,6 +222,16 @@ def to_error(
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return _exhausted(details, said, headers, code.name)
     return _ERRORS.get(code, ServerFault)(said, code=code.name)
+
+
+def found_nobody(error: grpc.RpcError) -> bool:
+    """Whether a call failed since there was no connection to any server, or no address.
+
+    Args:
+        error: What gRPC raised.
+    """
+    details = error.details() or ""
+    return bool(_NO_NAME.search(details) or _NO_CONNECTION.search(details))
 
 
 def _exhausted(details: str, said: str, headers: Headers, code: str) -> HtrError:

@@ -16,7 +16,7 @@ from htr_client.tls import Tls
 
 _SECONDS = 0.5
 NOBODY = 'Start a server with `htr serve`, or name another: --server HOST:PORT, in Python HtrClient("HOST:PORT").'
-_CHECK = 'Check the address of the server (HtrClient("HOST:PORT"), --server HOST:PORT).'
+CHECK = 'Check the address of the server (HtrClient("HOST:PORT"), --server HOST:PORT).'
 _REST = "If this is a model server's REST port (8501 by default), name its gRPC port (8500 by default)."
 _PLAIN = "Leave out https:// and the settings of TLS."
 # How gRPC and BoringSSL tell the reason, in versions of gRPC from 1.48 on.
@@ -68,7 +68,7 @@ def why_no_connection(details: str, where: str, encrypted: bool, code: str) -> H
         return AccessDenied(f"The server at {where} refuses the encrypted connection ({found.group(1)}).", code=code)
     if _NO_GRPC.search(details):
         return ServerUnavailable(
-            f"What answers at {where} is not a gRPC server.", advice=f"{_CHECK} {_REST}", code=code, retryable=False
+            f"What answers at {where} is not a gRPC server.", advice=f"{CHECK} {_REST}", code=code, retryable=False
         )
     if _CLOSED.search(details):
         return _other_certificate(where, code) if encrypted else _closes(where, code)
@@ -118,7 +118,7 @@ def _reason(addresses: Sequence[tuple[str, int]], tls: Tls | None, late: HtrErro
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):  # a name with an empty or too long part, such as a..b, is none to Python
             if len(addresses) == 1:
-                return ServerUnavailable(f"The name {host!r} is not known.", advice=_CHECK)
+                return ServerUnavailable(f"The name {host!r} is not known.", advice=CHECK)
             continue
         for family, kind, protocol, _, place in found:
             with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as connection:
@@ -153,7 +153,7 @@ def _in_clear(connection: socket.socket, where: str, late: HtrError | None) -> H
         return late
     if not silent and said[:1] in (b"", b"\x15"):  # closed without a word, or an alert of TLS
         return _closes(where)
-    return ServerUnavailable(f"What answers at {where} is not a gRPC server.", advice=_CHECK, retryable=False)
+    return ServerUnavailable(f"What answers at {where} is not a gRPC server.", advice=CHECK, retryable=False)
 
 
 def _encrypted(
@@ -172,7 +172,7 @@ def _encrypted(
         return late or ServerUnavailable(f"The server at {where} does not answer in an encrypted way.", advice=_PLAIN)
     if protocol is None:
         return ServerUnavailable(
-            f"An HTTPS server answers at {where}, not a gRPC server.", advice=_CHECK, retryable=False
+            f"An HTTPS server answers at {where}, not a gRPC server.", advice=CHECK, retryable=False
         )
     other = f"The server at {where} refuses the encrypted connection: it may want another certificate."
     return late or AccessDenied(other)
