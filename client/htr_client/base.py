@@ -34,7 +34,7 @@ from htr_client.model_facts import MAX_PIXELS
 from htr_client.network import connection
 from htr_client.network.connection import Metadata
 from htr_client.network.endpoint import Endpoint
-from htr_client.network.retries import Outage, bounded, patiently, pause, remaining
+from htr_client.network.retries import Outage, bounded, patiently, pause, remaining, while_busy
 from htr_client.pages.reading import SIGNATURE
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
@@ -283,7 +283,8 @@ class BaseClient(Generic[TransportT]):
         for attempt in range(10**9):
             headers = self._headers()
             try:
-                response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)
+                ask = Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)
+                response = yield from while_busy(ask)
                 read = functools.partial(read_answer, response, len(batch), headers)
                 # Of one image it takes less time than a thread does; of a batch it would hold up an event loop.
                 answer = (yield read) if len(batch) > 1 else read()
@@ -362,8 +363,9 @@ class BaseClient(Generic[TransportT]):
         pinned = version if version is not None else self._version
         request = messages.predict_request(self.model, pinned, label, signature, {"query": [b""]})
         for left in reversed(range(queries)):
+            ask = Ask(messages.PREDICT, request, messages.PredictResponse, deadline, self._headers())
             try:
-                return (yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, self._headers()))
+                return (yield from while_busy(ask))
             except ModelNotFound:
                 if not left:
                     raise
@@ -375,7 +377,7 @@ class BaseClient(Generic[TransportT]):
         answer = messages.PredictResponse
 
         def ask() -> Steps[Any]:
-            return (yield Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers()))
+            return while_busy(Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers()))
 
         outage = Outage(self._patience)
         try:
@@ -394,7 +396,8 @@ class BaseClient(Generic[TransportT]):
         request = messages.GetModelStatusRequest()
         request.model_spec.name = self.model
         answer = messages.GetModelStatusResponse
-        response = yield Ask(messages.GET_MODEL_STATUS, request, answer, self._deadline(timeout), self._headers())
+        ask = Ask(messages.GET_MODEL_STATUS, request, answer, self._deadline(timeout), self._headers())
+        response = yield from while_busy(ask)
         states = messages.ModelVersionStatus.State
         return [
             VersionStatus(status.version, states.Name(status.state), status.status.error_message)

@@ -1,5 +1,6 @@
 """The clients, image by image, against a server whose answers are known and that misbehaves on demand."""
 
+import collections
 import contextlib
 import socket
 import threading
@@ -14,7 +15,9 @@ from htr_client.beam import PrefixBeamSearch
 from htr_client.errors import (
     ModelNotFound,
     ModelUnusable,
+    OutOfMemory,
     RequestRefused,
+    RequestTooLarge,
     ServerBusy,
     ServerFault,
     ServerUnavailable,
@@ -24,6 +27,7 @@ from htr_client.errors import (
 from htr_client.language import Lexicon
 from htr_client.spans import pixel_spans
 from htr_client.testing import ALPHABET, draw, png
+from tests.client.conftest import refuse
 
 Code = grpc.StatusCode
 
@@ -190,9 +194,39 @@ def test_calls_cut_off_by_a_stopping_server_are_retried(client, server):
     assert client.transcribe(png("again")).text == "again"
 
 
-def test_a_full_server_is_retried(client, server):
-    server.model.failures = [(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")] * 2
-    assert client.transcribe(png("again")).text == "again"
+def test_a_full_server_is_retried(kind, server):
+    """Whatever is asked."""
+    asked = collections.Counter()
+
+    def fill(method):
+        def answer(request, context):
+            what = request.model_spec.signature_name
+            asked[what] += 1
+            if asked[what] < 3:
+                context.abort(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+            return method(request, context)
+
+        return answer
+
+    server.model.predict, server.model.status = fill(server.model.predict), fill(server.model.status)
+    with kind(server.address, timeout=60.0) as client:
+        assert client.transcribe(png("again")).text == "again"
+        assert client.model_status()[0].state == "AVAILABLE"
+    assert asked == {"serving_default": 3, "alphabet": 3, "language_model": 3, "": 3}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("SERVER: Received message larger than max (5829193 vs. 4194304)", RequestTooLarge),
+        ("OOM when allocating tensor with shape[1,64]", OutOfMemory),
+    ],
+)
+def test_what_is_too_large_for_a_server_is_sent_once(client, server, words, error):
+    refused = refuse(server.model, lambda request: words)
+    with pytest.raises(error):
+        client.transcribe(png("a"))
+    assert refused == [1]
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ from htr_client.network.reach import CHECK, why_no_connection, with_proxy
 Metadata = Callable[[], Iterable[tuple[str, str | bytes]]]
 _PAIRS = "It returns a mapping or pairs of name and value, such as [('authorization', 'Bearer ...')]."
 
-# Predict is a pure function, so a call may be repeated. A full server answers RESOURCE_EXHAUSTED at once and without
-# having started; the throttle keeps a struggling server from getting five times the load: half of the tokens are
-# gone after 500 failures in a row, and then nothing is repeated in the channel until calls succeed again. (A budget for
-# 50 is used up by 50 callers of a server that is merely full and refuses more often than it answers.)
+# Predict is a pure function, so a call may be repeated. The throttle keeps a struggling server from getting five times
+# the load: half of the tokens are gone after 500 failures in a row, and then nothing is repeated in the channel until
+# calls succeed again. (A budget for 50 is used up by 50 callers of a server that is merely full and refuses more often
+# than it answers.)
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "retryThrottling": {"maxTokens": 1000, "tokenRatio": 1},
@@ -46,7 +46,8 @@ _SERVICE_CONFIG = {
                 "maxBackoff": "2s",
                 "backoffMultiplier": 3,
                 # CANCELLED is what a stopping server says to the calls it cuts off; this client never cancels its own.
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
+                # RESOURCE_EXHAUSTED is also said of what is too large; `retries.while_busy` tells that apart.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
