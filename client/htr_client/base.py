@@ -26,7 +26,7 @@ from htr_client.errors import (
     UnexpectedAnswer,
 )
 from htr_client.image_files import Image, pack_with_pixels, path_of
-from htr_client.known_versions import KnownVersion, KnownVersions
+from htr_client.known_versions import KnownVersion, KnownVersions, half_deployed
 from htr_client.language import LanguageModel
 from htr_client.line_answers import believed
 from htr_client.metrics import ClientMetrics
@@ -255,14 +255,21 @@ class BaseClient(Generic[TransportT]):
     ) -> Steps[list[Transcription]]:
         """One batch of transcribe_many: patient with the server, and no image spoils another."""
         refused: tuple[type[HtrError], ...] = (ImageError, RequestTooLarge)
-        if len(batch) > 1:  # a single image waits until there is memory for it
-            refused = (*refused, OutOfMemory)
-        refusals = 0
+        if len(batch) > 1:  # a single image waits until there is memory, or time, for it
+            refused = (*refused, OutOfMemory, TimedOut)
+        refusals = late = 0
         while len(batch) == 1 or not self._too_large(batch, outage):
             try:
                 return (yield from patiently(lambda: self._transcribe(batch, self._deadline(timeout)), outage, refused))
             except refused as error:
-                outage.over()
+                if isinstance(error, TimedOut):
+                    late += 1
+                    if not outage.bearable(error) or (yield pause(late)):
+                        raise
+                    if late == 1:  # as it is once more, since the server may have been held up
+                        continue
+                else:
+                    outage.over()
                 refusals += 1
                 self._learn(batch, error, outage)
                 if len(batch) > 1:
@@ -296,7 +303,7 @@ class BaseClient(Generic[TransportT]):
                 except ModelNotFound as error:
                     # The version that answered has been unloaded since, or other servers do not have it (yet).
                     # Whatever answers next may be a known version, and is one that is there.
-                    absent = _half_deployed(error, answer.version)
+                    absent = half_deployed(error, answer.version)
                     wait = pause(attempt)
                     if time.monotonic() + wait > deadline or (yield wait):
                         raise absent from error
@@ -421,13 +428,13 @@ class BaseClient(Generic[TransportT]):
         return time.monotonic() + (bounded(timeout) if timeout is not None else self.timeout)
 
     def _learn(self, batch: Sequence[Sent], error: HtrError, outage: Outage) -> None:
-        """Remembers a smaller limit of the server; that of its memory, which others use too, for one run only."""
+        """Remembers a smaller limit of the server; of its memory and time, which others use too, for one run only."""
         if limit := re.search(r"maximum input batch size (\d+)", error.what):
             self._batch_size = max(1, min(self._batch_size, int(limit.group(1))))
         limit = re.search(r"larger than max \(\d+ vs\. (\d+)\)", error.what)
         if limit and int(limit.group(1)) < self._max_message_bytes:  # else it was the answer, and the limit this one's
             self._batch_bytes = min(self._batch_bytes, int(limit.group(1)) - _REQUEST_OVERHEAD)
-        if isinstance(error, OutOfMemory):
+        if isinstance(error, (OutOfMemory, TimedOut)):
             outage.batch_size = min(outage.batch_size, len(batch) // 2)
 
     def _too_large(self, batch: Sequence[Sent], outage: Outage) -> bool:
@@ -435,12 +442,3 @@ class BaseClient(Generic[TransportT]):
         if len(batch) > min(self._batch_size, outage.batch_size):
             return True
         return sum(len(sent.image.data) for sent in batch) > self._batch_bytes
-
-
-def _half_deployed(error: ModelNotFound, version: int) -> ModelNotFound:
-    """The error of a version that has answered, and which no server knew when it was asked for its alphabet."""
-    advice = (
-        f"Version {version} has just answered: where there are several servers, only some of them may have it (yet). "
-        "Try again, and compare what `htr versions --server HOST:PORT` says of each."
-    )
-    return ModelNotFound(error.what, advice=advice, code=error.code, retryable=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from htr_client import AsyncHtrClient, ImageError
-from htr_client.errors import HtrError, ModelNotFound, OutOfMemory, ServerBusy, ServerUnavailable
+from htr_client.errors import HtrError, ModelNotFound, OutOfMemory, ServerBusy, ServerUnavailable, TimedOut
 from htr_client.image_files import PackedImage
 from htr_client.network.retries import Outage, pause
 from htr_client.results import Timings, Transcription
@@ -133,6 +133,33 @@ def test_batches_that_a_server_lacks_the_memory_for_are_halved(kind, server):
         for _ in range(2):
             assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
     assert refused == [32, 16] * 2, "once in a run: the next one may find more memory"
+
+
+def test_batches_that_a_server_has_no_time_for_are_halved(kind, server):
+    answer, late = server.model.predict, []
+
+    def predict(request, context):
+        count = len(request.inputs["image_bytes"].string_val)
+        if count > 8:
+            late.append(count)
+            given_up = threading.Event()
+            assert context.add_callback(given_up.set) and given_up.wait(60)
+        return answer(request, context)
+
+    server.model.predict = predict
+    texts = words(96)
+    with kind(server.address, in_flight=1, timeout=1.0, patience=30.0) as client:
+        assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+    assert late == [32, 32, 16, 16], "the other batches are made no larger than has been learnt"
+
+
+def test_a_server_that_never_has_time_is_given_up_when_patience_is_over(kind, server):
+    server.model.delay = 1.0
+    with kind(server.address, in_flight=1, timeout=0.2, patience=1.5) as client:
+        started = time.monotonic()
+        with pytest.raises(TimedOut):
+            list(client.transcribe_many([png("a")] * 32))
+        assert time.monotonic() - started < 10
 
 
 def test_a_single_image_waits_for_the_memory_of_a_server(client, server):

@@ -18,7 +18,7 @@ class Outage:
     """How long calls have been failing, shared by the batches of one transcribe_many run.
 
     Attributes:
-        batch_size: Images of the largest batch that the server has had memory for, as far as is known.
+        batch_size: Images of the largest batch that the server has memory and time for, as far as is known.
     """
 
     def __init__(self, patience: float) -> None:
