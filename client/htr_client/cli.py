@@ -221,12 +221,13 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         Exit code: 0 when every image was transcribed, 1 when one or more were not (or lines of them) or the server
         failed, 2 for wrong usage, 130 after Ctrl-C.
     """
-    from htr_client.image_files import read_file
-    from htr_client.kinds import failure, suspicions, transcribe
-    from htr_client.output import ResultWriter, one_field, plain
-
     take_every_text(sys.stdout)
     try:
+        # They load libraries for a second, in which Ctrl-C may be pressed, too.
+        from htr_client.image_files import read_file
+        from htr_client.kinds import failure, suspicions, transcribe
+        from htr_client.output import ResultWriter, one_field, plain
+
         paths = list(expand(args.images))
         if "-" in paths and sys.stdin is None:
             raise ValueError("standard input (-) is closed: name a file, or pipe an image in")

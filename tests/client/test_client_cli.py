@@ -452,6 +452,23 @@ def test_interrupted(server, folder):
     assert running.returncode == 130
 
 
+def test_an_interrupt_before_libraries_are_loaded(call, tmp_path, monkeypatch):
+    """They take the command's first second."""
+
+    class Interrupting:
+        def find_spec(self, name, path=None, target=None):
+            if name == "htr_client.kinds":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "htr_client.kinds", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    try:
+        told = call(tmp_path / "a.png")
+    except KeyboardInterrupt:  # which would end the whole session
+        told = None
+    assert told == (130, "", "Interrupted.\n")
+
+
 def test_help_needs_no_grpc():
     code = (
         "import sys\nfrom htr_client.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
