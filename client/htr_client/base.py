@@ -432,7 +432,8 @@ class BaseClient(Generic[TransportT]):
         if limit := re.search(r"maximum input batch size (\d+)", error.what):
             self._batch_size = max(1, min(self._batch_size, int(limit.group(1))))
         limit = re.search(r"larger than max \(\d+ vs\. (\d+)\)", error.what)
-        if limit and int(limit.group(1)) < self._max_message_bytes:  # else it was the answer, and the limit this one's
+        # Else it was the answer, and the limit this client's: older gRPC does not tell the two apart.
+        if limit and int(limit.group(1)) < self._max_message_bytes:
             self._batch_bytes = min(self._batch_bytes, int(limit.group(1)) - _REQUEST_OVERHEAD)
         if isinstance(error, (OutOfMemory, TimedOut)):
             outage.batch_size = min(outage.batch_size, len(batch) // 2)

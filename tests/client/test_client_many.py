@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import threading
 import time
 from concurrent.futures import Future
@@ -12,7 +13,15 @@ import numpy as np
 import pytest
 
 from htr_client import AsyncHtrClient, ImageError
-from htr_client.errors import HtrError, ModelNotFound, OutOfMemory, ServerBusy, ServerUnavailable, TimedOut
+from htr_client.errors import (
+    HtrError,
+    ModelNotFound,
+    OutOfMemory,
+    RequestTooLarge,
+    ServerBusy,
+    ServerUnavailable,
+    TimedOut,
+)
 from htr_client.image_files import PackedImage
 from htr_client.network.retries import Outage, pause
 from htr_client.results import Timings, Transcription
@@ -100,6 +109,9 @@ def test_an_answer_larger_than_the_limit_is_asked_for_in_parts(kind, server):
     texts = ["abcdefghijkl"] * 32  # 24 frames x 27 classes x 4 bytes x 32 rows = 83 KB
     with kind(server.address, max_message_bytes=40 * 1024) as client:
         assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+    with kind(server.address, max_message_bytes=10 * 1024) as client, pytest.raises(RequestTooLarge) as error:
+        client.transcribe(png("abcdefghijklmnopqrstuvwxyz" * 3))
+    assert re.match(r"The answer of \d+ bytes is larger than max_message_bytes \(10240\)\.", str(error.value))
 
 
 def test_a_smaller_limit_of_messages_is_learnt(kind, server):

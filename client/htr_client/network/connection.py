@@ -59,6 +59,8 @@ _WRONG_REQUEST = re.compile(
 )
 # What gRPC says of an answer that is no gRPC, such as the error page of a proxy.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
+# What gRPC says (RESOURCE_EXHAUSTED), for the server, of an answer that this client's limit refuses.
+_ANSWER_TOO_LARGE = re.compile(r"CLIENT: Received message larger than max \((\d+) vs\. (\d+)\)")
 # What TensorFlow says (RESOURCE_EXHAUSTED) of a batch that does not fit.
 _NO_MEMORY = re.compile(r"OOM when allocating|[Oo]ut of memory|[Ff]ailed to allocate")
 _NO_LABEL = "Unrecognized servable version label"
@@ -237,6 +239,12 @@ def found_nobody(error: grpc.RpcError) -> bool:
 
 def _exhausted(details: str, said: str, headers: Headers, code: str) -> HtrError:
     """RESOURCE_EXHAUSTED is said of much that waiting does not help."""
+    if own := _ANSWER_TOO_LARGE.search(details):
+        return RequestTooLarge(
+            f"The answer of {own.group(1)} bytes is larger than max_message_bytes ({own.group(2)}).",
+            advice="Raise max_message_bytes here, or send fewer images a request.",
+            code=code,
+        )
     if "larger than max" in details:
         return RequestTooLarge(said, code=code)
     if "metadata size exceeds" in details:
