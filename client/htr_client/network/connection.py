@@ -96,7 +96,8 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         # Finds a peer that vanished without closing. Only during calls: TensorFlow Serving, like every gRPC server
-        # with default settings, closes connections that ping while they are idle.
+        # with default settings, closes connections that ping while they are idle. It also closes those on which a call
+        # has been silent for three minutes, which no request of this system takes unless it waits in a queue.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 0),
