@@ -121,6 +121,14 @@ def test_the_versions_own_language_model(call, folder, server):
     assert lines[0] == call(folder / "b.png")[1].splitlines()[0] and len(lines) == 2
 
 
+def test_a_path_for_the_name_of_a_served_model(call, server, tmp_path):
+    (tmp_path / "a.png").write_bytes(png("a"))
+    code, _, err = call(tmp_path / "a.png", "--model", "workspace/serving_model/htr")
+    assert code == 1 and "has no model 'workspace/serving_model/htr'. --model is the name of a served model" in err
+    server.model.name = "team/htr"
+    assert call(tmp_path / "a.png", "--model", "team/htr")[0] == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
