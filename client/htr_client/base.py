@@ -166,9 +166,9 @@ class BaseClient(Generic[TransportT]):
         try:
             return self._pack(given.image, given.source)._replace(later=given.later)
         except ImageError as error:
-            return self.failed(error, given.source, 0.0, later=given.later)
+            return self._failed(error, given.source, 0.0, later=given.later)
 
-    def failed(
+    def _failed(
         self, error: ImageError, source: str | None, seconds: float, version: int = 0, later: Later | None = None
     ) -> Transcription:
         """The result of an image that cannot be transcribed, which is counted, now or later."""
@@ -208,7 +208,7 @@ class BaseClient(Generic[TransportT]):
         for sent, frames, row in zip(batch, answer.frames.tolist(), decoded, strict=True):
             if frames == 0:
                 refused = ImageError("refused", "The model's graph did not take the image.")
-                results.append(self.failed(refused, sent.source, sent.seconds, answer.version, sent.later))
+                results.append(self._failed(refused, sent.source, sent.seconds, answer.version, sent.later))
                 continue
             width = sent.image.width
             row, suspicions = believed(row, sent.look, width, sent.image.height, frames)
@@ -245,7 +245,7 @@ class BaseClient(Generic[TransportT]):
                 # Another caller's image may have spoiled the server's batch: a second chance for one that seems good.
                 [result] = yield from self._transcribe(batch, deadline)
         except ImageError as error:
-            result = self.failed(error, source, 0.0)
+            result = self._failed(error, source, 0.0)
         if result.error is not None:
             raise result.error
         return result
@@ -277,7 +277,7 @@ class BaseClient(Generic[TransportT]):
                 if refusals == 2:
                     if not isinstance(error, ImageError):
                         error = ImageError("too_large", error.what)
-                    return [self.failed(error, batch[0].source, batch[0].seconds, later=batch[0].later)]
+                    return [self._failed(error, batch[0].source, batch[0].seconds, later=batch[0].later)]
         half = (len(batch) + 1) // 2
         results = yield from self._transcribe_patiently(batch[:half], outage, timeout)
         return results + (yield from self._transcribe_patiently(batch[half:], outage, timeout))
